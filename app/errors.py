@@ -1,0 +1,102 @@
+"""Domain errors. Each carries what an HTTP answer needs (status, code, param), and knows nothing of HTTP frameworks."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+class PermafrostError(Exception):
+    """Something a caller can be told: what was wrong, where (`param`, `errors`), and what would work.
+
+    `errors` holds one dict per problem in a data file: `line` (1-based or None), `field`, `code`, `message`.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        errors: Sequence[dict[str, Any]] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.errors = list(errors)
+        self.headers = headers or {}
+
+    def to_json(self) -> dict[str, Any]:
+        """The `error` object of OpenAI's envelope; `errors` is ours and absent when empty."""
+        body: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return body | ({"errors": self.errors} if self.errors else {})
+
+
+class InvalidRequest(PermafrostError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class PolicyError(InvalidRequest):
+    """A freeze policy that does not mean what it says."""
+
+    code = "invalid_freeze_policy"
+
+
+class DataError(InvalidRequest):
+    """A training file that cannot be trained on; `errors` names lines and fields."""
+
+    code = "invalid_training_data"
+
+
+class ModelError(InvalidRequest):
+    """A model spec or model files that cannot be used."""
+
+    code = "invalid_model"
+
+
+class Unauthenticated(PermafrostError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(PermafrostError):
+    status = 403
+    type = "permission_error"
+    code = "insufficient_permissions"
+
+
+class NotFound(PermafrostError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class Conflict(PermafrostError):
+    """The object's state does not allow this, and repeating the request will not help."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "invalid_state"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.headers.setdefault("x-should-retry", "false")
+
+
+class TooLarge(PermafrostError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class StorageFull(PermafrostError):
+    status = 507
+    type = "server_error"
+    code = "storage_full"

@@ -1,0 +1,85 @@
+"""The PERMAFROST_* environment, in one class."""
+
+import ipaddress
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every variable has an embedded default, so that `permafrost serve` needs no configuration."""
+
+    model_config = SettingsConfigDict(env_prefix="PERMAFROST_", extra="ignore")
+
+    data_dir: Path = Path(".permafrost")
+    database_url: str = ""
+    broker_url: str = ""
+    storage_url: str = ""
+    models_dir: Path | None = None
+    signing_key: Path | None = None
+    auth: Literal["", "required", "off"] = ""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+
+    #: Device slots of this worker: "auto" is every CUDA device, or one CPU slot where there is none.
+    devices: str = "auto"
+    #: Seconds a lease lives without a heartbeat, and between heartbeats.
+    lease_seconds: float = Field(default=60.0, gt=0)
+    heartbeat_seconds: float = Field(default=10.0, gt=0)
+    sweep_seconds: float = Field(default=15.0, gt=0)
+    #: Seconds that a trainer has to save its state after SIGTERM before the process group is killed.
+    grace_seconds: float = Field(default=20.0, ge=0)
+    max_crashes: int = Field(default=3, ge=1)
+    max_upload_bytes: int = Field(default=8 * 2**30, ge=1)
+
+    @cached_property
+    def home(self) -> Path:
+        """The data folder as an absolute path: child processes have other working folders."""
+        return self.data_dir.expanduser().absolute()
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'permafrost.db'}"
+
+    @property
+    def broker(self) -> str:
+        return self.broker_url or f"filesystem://{self.home / 'broker'}"
+
+    @property
+    def storage(self) -> str:
+        return self.storage_url or f"file://{self.home / 'blobs'}"
+
+    @property
+    def models(self) -> Path:
+        """Folder of base models by name."""
+        return (self.models_dir or self.home / "models").expanduser().absolute()
+
+    @property
+    def signing_key_path(self) -> Path:
+        return self.signing_key or self.home / "keys" / "signing.key"
+
+    @property
+    def work(self) -> Path:
+        """Scratch space of this worker: one folder per job and attempt."""
+        return self.home / "work"
+
+    @property
+    def embedded(self) -> bool:
+        return not self.broker_url
+
+    @property
+    def on_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def auth_required(self) -> bool:
+        """Keys are asked for everywhere but on loopback, where they are asked for on request."""
+        return self.auth == "required" or (self.auth == "" and not self.on_loopback)
