@@ -1,0 +1,25 @@
+"""Uploaded files. The bytes are a blob in the storage; this is their name and owner."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+
+class File(Base):
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_project_created", "project", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    filename: Mapped[str] = mapped_column(String(512))
+    purpose: Mapped[str] = mapped_column(String(24))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    blob: Mapped[str] = mapped_column(String(96))
+    status: Mapped[str] = mapped_column(String(12))
+    status_details: Mapped[str | None] = mapped_column(Text)

@@ -1,0 +1,31 @@
+"""A job's states and the moves between them, as data. `lifecycle` is the only module that performs one."""
+
+from typing import Final, Literal
+
+Status = Literal[
+    "validating_files", "queued", "running", "pausing", "paused", "succeeded", "failed", "cancelled"
+]
+Desired = Literal["run", "pause", "cancel"]
+
+MOVES: Final[dict[str, frozenset[str]]] = {
+    # A large file is validated by the worker, as the first thing of its attempt.
+    "validating_files": frozenset({"running", "paused", "cancelled"}),
+    "queued": frozenset({"running", "paused", "cancelled"}),
+    # Back to queued: the worker drained, died or lost its lease.
+    "running": frozenset({"succeeded", "failed", "cancelled", "pausing", "queued"}),
+    "pausing": frozenset({"paused", "succeeded", "failed", "cancelled", "running"}),
+    "paused": frozenset({"queued", "cancelled"}),
+    "succeeded": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+}
+
+TERMINAL: Final = frozenset(status for status, moves in MOVES.items() if not moves)
+#: Waiting for a worker.
+CLAIMABLE: Final = frozenset({"validating_files", "queued"})
+#: Under a worker's lease.
+LEASED: Final = frozenset({"running", "pausing"})
+
+
+def allowed(source: str, target: str) -> bool:
+    return target in MOVES[source]

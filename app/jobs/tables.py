@@ -1,0 +1,104 @@
+"""Jobs and what they leave behind while they run: events, metrics, checkpoints."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+
+class Job(Base):
+    """One fine-tuning job. `version` grows with every change, so that a poller's ETag is one integer."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_project_created", "project", "created_at", "id"),
+        Index("ix_jobs_status_created", "status", "created_at"),
+        UniqueConstraint("project", "idempotency_key"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(default=1)
+
+    status: Mapped[str] = mapped_column(String(24))
+    desired: Mapped[str] = mapped_column(String(8), default="run")
+    priority: Mapped[int] = mapped_column(default=0)
+
+    # What was asked for.
+    model: Mapped[str] = mapped_column(String(256))
+    model_spec: Mapped[dict[str, Any]]
+    base_model: Mapped[str | None] = mapped_column(String(256))  # models.id once it is known
+    task: Mapped[str] = mapped_column(String(40))
+    training_file: Mapped[str] = mapped_column(String(64))
+    validation_file: Mapped[str | None] = mapped_column(String(64))
+    data: Mapped[dict[str, Any]]
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    seed: Mapped[int]
+    hyperparameters: Mapped[dict[str, Any]]
+    method: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    meta: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSON(none_as_null=True))
+    integrations: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    freeze_policy: Mapped[dict[str, Any]]
+    evidence_options: Mapped[dict[str, Any]]
+    fingerprint: Mapped[str | None] = mapped_column(String(64))  # of the request, for retries without a key
+    idempotency_key: Mapped[str | None] = mapped_column(String(255))
+
+    # Who works on it. `attempt` is the fencing token: a writer with an older one matches no row.
+    attempt: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]  # back-off after a crash
+
+    # How far it is, and how it ended.
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    freeze_plan: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    trained_tokens: Mapped[int | None]
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
+    result_files: Mapped[list[Any]] = mapped_column(default=list)
+    events_count: Mapped[int] = mapped_column(default=0)
+
+
+class Event(Base):
+    """`seq` counts from 1 without gaps within a job: a reader who has n events asks for those after n."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    level: Mapped[str] = mapped_column(String(8))
+    type: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class Metric(Base):
+    """One point of a job's curves: `values` maps a metric's name to a number."""
+
+    __tablename__ = "job_metrics"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    split: Mapped[str] = mapped_column(String(8), primary_key=True)  # "train" | "valid"
+    values: Mapped[dict[str, Any]]
+
+
+class Checkpoint(Base):
+    __tablename__ = "job_checkpoints"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    step: Mapped[int]
+    attempt: Mapped[int]
+    model: Mapped[str | None] = mapped_column(String(256))  # models.id under which it can be used as a base
+    metrics: Mapped[dict[str, Any]]

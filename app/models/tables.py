@@ -1,0 +1,35 @@
+"""Models: base models and the ones that jobs made. A model's files are slices of blobs, so a result costs what it changed."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Index, String, Text
+from sqlalchemy.orm import Mapped, deferred, mapped_column
+
+from app.db import Base
+
+
+class Model(Base):
+    __tablename__ = "models"
+    __table_args__ = (Index("ix_models_project_created", "project", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    #: None: a base model that every project may use.
+    project: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    owned_by: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(12))  # "base" | "fine_tuned" | "initial" (a torch job's first weights)
+    status: Mapped[str] = mapped_column(String(12))  # "pending" (a worker will read it) | "ready" | "failed"
+    error: Mapped[str | None] = mapped_column(Text)
+    #: How to load it: a resolved model spec (type, task, architecture, kwargs, ...).
+    spec: Mapped[dict[str, Any]]
+    base_id: Mapped[str | None] = mapped_column(String(256))
+    job_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    #: RFC 9162 root over the model's tensors: what an auditor pins.
+    root: Mapped[str | None] = mapped_column(String(64))
+    #: [{name, size, sha256, blob | null}]; a null blob is composed on download from `tensors`.
+    files: Mapped[list[Any]] = mapped_column(default=list)
+    #: [{file, name, dtype, shape, nbytes, sha256, blob, offset}], in file order.
+    tensors: Mapped[list[Any]] = deferred(mapped_column(JSON, default=list))
+    #: Manifest for plan.resolve, made once by a worker: [TensorInfo as JSON], or None until then.
+    manifest: Mapped[list[Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
