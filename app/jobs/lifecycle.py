@@ -1,0 +1,408 @@
+"""The only door to a job's status: every move is one compare-and-swap in one transaction, by the database's clock.
+
+A worker holds a job by a `Lease`, whose attempt number is the fencing token: once the lease has run out or the job has
+moved on, nothing that its holder writes matches a row any more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from sqlalchemy import ColumnElement, Select, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.db import Database, new_id, now
+from app.errors import Conflict, NotFound, PermafrostError
+from app.evidence.tables import Evidence, Parameter
+from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
+from app.jobs.tables import Checkpoint, Event, Job, Metric
+from app.models.tables import Model
+
+#: Every move out of a worker's hands gives the lease up with it.
+NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
+#: How long a request without a key counts as the same request when the SDK says that it is a retry.
+RETRY_WINDOW = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    job_id: str
+    attempt: int
+    worker: str
+    seconds: float
+
+
+class LeaseLost(Exception):
+    """The job is no longer this worker's: cancelled, finished, or taken over. Stop the trainer and write nothing."""
+
+    def __init__(self, lease: Lease, status: str) -> None:
+        super().__init__(f"attempt {lease.attempt} of {lease.job_id} has lost its lease; the job is {status}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An event before it has its number."""
+
+    message: str
+    level: Literal["info", "warn", "error"] = "info"
+    type: Literal["message", "metrics"] = "message"
+    data: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class News:
+    """What a supervisor has to tell since its last beat."""
+
+    progress: dict[str, Any] | None = None
+    freeze_plan: dict[str, Any] | None = None
+    notes: list[Note] = field(default_factory=list)
+    metrics: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)  # (step, split, values)
+    checkpoints: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (step, metrics)
+
+    def __bool__(self) -> bool:
+        return bool(self.progress or self.freeze_plan or self.notes or self.metrics or self.checkpoints)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an attempt ended, with all that has to be stored in the same transaction as the status."""
+
+    status: Literal["succeeded", "failed"]
+    error: dict[str, Any] | None = None
+    evidence: Evidence | None = None
+    parameters: Sequence[Parameter] = ()
+    model: Model | None = None
+    result_files: Sequence[str] = ()
+    trained_tokens: int | None = None
+    notes: Sequence[Note] = ()
+
+
+# ---- the requester's side
+
+
+def submit(db: Database, job: Job, *, retried: bool = False) -> tuple[Job, bool]:
+    """Stores a new job and returns it, or the one that this very request made before (and True).
+
+    `retried` says that the client repeats a request whose answer it did not see. Without an idempotency key, an equal
+    request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
+    """
+    with db.write() as session:
+        if earlier := _same_request(session, job, retried=retried):
+            return earlier, True
+        job.created_at = now(session)
+        session.add(job)
+        session.flush()
+        _note(session, job.id, [Note("Job created")])
+        session.refresh(job)
+        return job, False
+
+
+def cancel(db: Database, project: str, job_id: str) -> Job:
+    """Cancels at once, in any state: the worker finds its lease gone and ends the trainer. Idempotent."""
+    with db.write() as session:
+        job = find(session, project, job_id)
+        if job.status == "cancelled":
+            return job
+        moved = _move(session, job_id, to="cancelled", desired="cancel", finished_at=now(session), **NO_LEASE)
+        return _told(session, job, moved=moved, verb="cancelled", note=Note("Job cancelled"))
+
+
+def pause(db: Database, project: str, job_id: str) -> Job:
+    """A waiting job pauses at once; a running one saves its state first (`pausing`). Idempotent."""
+    with db.write() as session:
+        job = find(session, project, job_id)
+        if job.status in {"pausing", "paused"}:
+            return job
+        target = "paused" if job.status in CLAIMABLE else "pausing"
+        moved = _move(session, job_id, to=target, desired="pause")
+        return _told(session, job, moved=moved, verb="paused", note=Note(f"Job {target}"))
+
+
+def resume(db: Database, project: str, job_id: str) -> Job:
+    """A paused job queues again and goes on from its last checkpoint; a pausing one is told to go on. Idempotent."""
+    with db.write() as session:
+        job = find(session, project, job_id)
+        if job.status in CLAIMABLE | {"running"}:
+            return job
+        target = "running" if job.status == "pausing" else "queued"
+        moved = _move(session, job_id, to=target, source=job.status, desired="run")
+        return _told(session, job, moved=moved, verb="resumed", note=Note("Job resumed"))
+
+
+def find(session: Session, project: str, job_id: str) -> Job:
+    """The job, if it is this project's; another project's job is not found, and not 'forbidden'."""
+    job = session.scalar(select(Job).where(Job.id == job_id, Job.project == project))
+    if job is None:
+        raise NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
+    return job
+
+
+# ---- the worker's side
+
+
+def claim(db: Database, *, worker: str, seconds: float) -> Lease | None:
+    """Takes the waiting job of highest priority, oldest first; None when there is none.
+
+    The doorbell's job id is not asked for: whichever message woke the worker, the best job goes first.
+    """
+    with db.write() as session:
+        at = now(session)
+        job = session.scalar(claimable(at).limit(1).with_for_update(skip_locked=True))
+        if job is None:
+            return None
+        moved = _move(
+            session,
+            job.id,
+            to="running",
+            source=job.status,
+            attempt=Job.attempt + 1,
+            lease_owner=worker,
+            lease_until=at + timedelta(seconds=seconds),
+            started_at=job.started_at or at,
+            not_before=None,
+        )
+        if not moved:
+            return None
+        session.refresh(job)
+        started = "Job started" if job.attempt == 1 else f"Job started again, attempt {job.attempt}"
+        _note(session, job.id, [Note(started)])
+        return Lease(job.id, job.attempt, worker, seconds)
+
+
+def beat(db: Database, lease: Lease, news: News | None = None) -> str:
+    """Extends the lease, stores the news, and returns what is wished of the job: "run" or "pause".
+
+    Raises LeaseLost when the job is not this lease's any more.
+    """
+    with db.write() as session:
+        at = now(session)
+        changes: dict[str, Any] = {"lease_until": at + timedelta(seconds=lease.seconds)}
+        if news:
+            changes["version"] = Job.version + 1
+            changes |= {"progress": news.progress} if news.progress else {}
+            changes |= {"freeze_plan": news.freeze_plan} if news.freeze_plan else {}
+        statement = update(Job).where(*_held(lease, at)).values(changes).returning(Job.desired)
+        desired = session.execute(statement).scalar_one_or_none()
+        if desired is None:
+            raise _lost(session, lease)
+        if news:
+            _note(session, lease.job_id, news.notes)
+            for step, split, values in news.metrics:
+                session.merge(Metric(job_id=lease.job_id, step=step, split=split, values=values))
+            for step, metrics in news.checkpoints:
+                _checkpoint(session, lease, step, metrics, at)
+        return str(desired)
+
+
+def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
+    """Ends the job: status, evidence and model in one transaction. Repeating it changes nothing.
+
+    Raises LeaseLost when the job was cancelled, taken over, or ended otherwise.
+    """
+    with db.write() as session:
+        at = now(session)
+        moved = _move(
+            session,
+            lease.job_id,
+            *_held(lease, at),
+            to=outcome.status,
+            error=outcome.error,
+            finished_at=at,
+            **NO_LEASE,
+            fine_tuned_model=outcome.model.id if outcome.model else None,
+            result_files=list(outcome.result_files),
+            trained_tokens=outcome.trained_tokens,
+        )
+        if not moved:
+            if _already(session, lease, outcome.status):
+                return
+            raise _lost(session, lease)
+        for row in (outcome.model, outcome.evidence):
+            if row is not None:
+                row.created_at = at
+                session.add(row)
+        session.add_all(outcome.parameters)
+        _note(session, lease.job_id, [*outcome.notes, _ending(outcome)])
+
+
+def release(db: Database, lease: Lease) -> str:
+    """Gives a job back whose state was saved: paused if that was wished, else queued for the next worker.
+
+    Returns the new status. Not counted as a crash.
+    """
+    with db.write() as session:
+        job = session.get_one(Job, lease.job_id, with_for_update=True)
+        target = "paused" if job.desired == "pause" else "queued"
+        if not _give_back(session, job, _held(lease, now(session)), to=target):
+            raise _lost(session, lease)
+        _note(session, job.id, [Note("Job paused" if target == "paused" else "Worker is stopping; job queued again")])
+        return target
+
+
+def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = (), limit: int) -> str:
+    """Books the death of a trainer: queued again after a while, or failed after `limit` of them.
+
+    Returns the new status.
+    """
+    with db.write() as session:
+        job = session.get_one(Job, lease.job_id, with_for_update=True)
+        if not _crashed(session, job, _held(lease, now(session)), reason=reason, log_tail=log_tail, limit=limit):
+            raise _lost(session, lease)
+        session.refresh(job)
+        return job.status
+
+
+def sweep(db: Database, *, limit: int) -> list[str]:
+    """Takes over jobs whose lease has run out, and returns the ids of all that wait for a worker, best first.
+
+    Safe to run anywhere at any time: each takeover is a compare-and-swap, so two sweeps make one.
+    """
+    with db.write() as session:
+        at = now(session)
+        expired = select(Job).where(Job.status.in_(LEASED), Job.lease_until < at).with_for_update(skip_locked=True)
+        for job in session.scalars(expired).all():
+            guard = [Job.id == job.id, Job.attempt == job.attempt, Job.lease_until < at]
+            _crashed(session, job, guard, reason="its worker stopped answering", log_tail=(), limit=limit)
+    with db.read() as session:
+        return [job.id for job in session.scalars(claimable(now(session)))]
+
+
+def claimable(at: datetime) -> Select[Job]:
+    """Jobs that wait for a worker, in the order in which they will be taken."""
+    waiting = (Job.status.in_(CLAIMABLE), Job.desired == "run", or_(Job.not_before.is_(None), Job.not_before <= at))
+    return select(Job).where(*waiting).order_by(Job.priority.desc(), Job.created_at, Job.id)
+
+
+# ---- the one UPDATE, and what the moves share
+
+
+def _move(
+    session: Session, job_id: str, *guard: ColumnElement[bool], to: str, source: str | None = None, **changes: Any
+) -> bool:
+    sources = [status for status, moves in MOVES.items() if to in moves and source in (None, status)]
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.status.in_(sources), *guard)
+        .values(status=to, version=Job.version + 1, **changes)
+        .execution_options(synchronize_session=False)
+    )
+    return bool(session.execute(statement).rowcount == 1)  # type: ignore[attr-defined]
+
+
+def _held(lease: Lease, at: datetime) -> list[ColumnElement[bool]]:
+    """The guard of every write by a worker."""
+    return [
+        Job.id == lease.job_id,
+        Job.attempt == lease.attempt,
+        Job.status.in_(LEASED),
+        Job.lease_until > at,
+    ]
+
+
+def _lost(session: Session, lease: Lease) -> LeaseLost:
+    return LeaseLost(lease, session.scalar(select(Job.status).where(Job.id == lease.job_id)) or "gone")
+
+
+def _already(session: Session, lease: Lease, status: str) -> bool:
+    row = session.execute(select(Job.attempt, Job.status).where(Job.id == lease.job_id)).one_or_none()
+    return row is not None and row.attempt == lease.attempt and row.status == status
+
+
+def _told(session: Session, job: Job, *, moved: bool, verb: str, note: Note) -> Job:
+    session.refresh(job)
+    if not moved:
+        ended = "has already ended" if job.status in TERMINAL else "is"
+        raise Conflict(f"job {job.id} cannot be {verb}: it {ended} ({job.status})")
+    _note(session, job.id, [note])
+    session.refresh(job)
+    return job
+
+
+def _give_back(session: Session, job: Job, guard: Sequence[ColumnElement[bool]], *, to: str, **changes: Any) -> bool:
+    if job.status == "pausing" and to == "queued":
+        # There is no such move: a pausing job whose pause was taken back was running all along.
+        _move(session, job.id, *guard, to="running", source="pausing")
+    if job.status == "running" and to == "paused":
+        _move(session, job.id, *guard, to="pausing", source="running")
+    return _move(session, job.id, *guard, to=to, **NO_LEASE, **changes)
+
+
+def _crashed(
+    session: Session,
+    job: Job,
+    guard: Sequence[ColumnElement[bool]],
+    *,
+    reason: str,
+    log_tail: Sequence[str],
+    limit: int,
+) -> bool:
+    crashes = job.crashes + 1
+    data = {"attempt": job.attempt, "crashes": crashes, "log_tail": list(log_tail)}
+    if crashes >= limit:
+        message = f"failed after {crashes} crashes; the last: {reason}"
+        error = {"code": "trainer_crashed", "message": message, "param": None, "log_tail": list(log_tail)}
+        changes = {"error": error, "crashes": crashes, "finished_at": now(session)}
+        moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
+        note = Note(message, level="error", data=data)
+    else:
+        target = "paused" if job.desired == "pause" else "queued"
+        wait = timedelta(seconds=min(2.0**crashes, 60.0))
+        moved = _give_back(session, job, guard, to=target, crashes=crashes, not_before=now(session) + wait)
+        note = Note(f"Attempt {job.attempt} ended: {reason}; job {target} again", level="warn", data=data)
+    if moved:
+        _note(session, job.id, [note])
+    return moved
+
+
+def _note(session: Session, job_id: str, notes: Sequence[Note]) -> None:
+    """Appends events. The counter on the job's row is locked by its update, so numbers have no gaps and no doubles."""
+    if not notes:
+        return
+    statement = (
+        update(Job)
+        .where(Job.id == job_id)
+        .values(events_count=Job.events_count + len(notes))
+        .returning(Job.events_count)
+        .execution_options(synchronize_session=False)
+    )
+    last = session.execute(statement).scalar_one()
+    at = now(session)
+    for seq, note in enumerate(notes, start=last - len(notes) + 1):
+        event = Event(job_id=job_id, seq=seq, id=new_id("ftevent"), created_at=at, data=note.data)
+        event.level, event.type, event.message = note.level, note.type, note.message
+        session.add(event)
+
+
+def _checkpoint(session: Session, lease: Lease, step: int, metrics: dict[str, Any], at: datetime) -> None:
+    row = Checkpoint(id=new_id("ftckpt"), job_id=lease.job_id, created_at=at, step=step, attempt=lease.attempt)
+    row.metrics, row.model = metrics, None
+    session.add(row)
+
+
+def _ending(outcome: Outcome) -> Note:
+    if outcome.status == "succeeded":
+        return Note("Job succeeded", data={"model": outcome.model.id if outcome.model else None})
+    message = str((outcome.error or {}).get("message", "no reason was given"))
+    return Note(f"Job failed: {message}", level="error", data=outcome.error)
+
+
+def _same_request(session: Session, job: Job, *, retried: bool) -> Job | None:
+    if job.idempotency_key is not None:
+        same_key = (Job.project == job.project, Job.idempotency_key == job.idempotency_key)
+        earlier = session.scalar(select(Job).where(*same_key))
+        if earlier is not None and earlier.fingerprint != job.fingerprint:
+            raise KeyReused("this Idempotency-Key was used with another request body; use a new key for a new job")
+        return earlier
+    if not retried:
+        return None
+    recent = Job.created_at > now(session) - RETRY_WINDOW
+    same = select(Job).where(Job.project == job.project, Job.fingerprint == job.fingerprint, recent)
+    return session.scalar(same.order_by(Job.created_at.desc()).limit(1))
+
+
+class KeyReused(PermafrostError):
+    status = 422
+    type = "invalid_request_error"
+    code = "idempotency_key_reused"
