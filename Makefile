@@ -1,0 +1,54 @@
+# `make help` prints the targets. A machine needs Python >= 3.11, git, make and a C compiler; `make setup` brings the rest.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench chaos check fuzz verifier lock clean
+
+# The first interpreter that is new enough; `make setup PYTHON=...` names another.
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+# Options for pytest, such as ARGS='-k freeze -x'.
+ARGS ?=
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with the locked dependencies (quick when nothing changed)
+
+# torch goes first and by its exact version, so that no range elsewhere can pull another build of it.
+$(READY): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "Permafrost needs Python 3.11 or newer; none of python3, python3.11 ... is. Name one: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)" -c requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[worker,demo,test,check]'
+	@touch $@
+
+demo: setup ## train with frozen weights through HTTP, and check the evidence as an outsider
+	$(BIN)/python -m demo
+
+test: setup ## every test but the fault injection; on SQLite, and on PostgreSQL with Redis
+	$(BIN)/python -m pytest -m 'not chaos' $(ARGS)
+
+chaos: setup ## kill, stop and corrupt a running service; nothing may be lost
+	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+bench: setup ## every benchmark, a line per figure
+	$(BIN)/python -m benchmarks all
+
+check: setup ## linter, types, import contracts
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fuzz: setup ## requests made from the OpenAPI document against a running service
+	$(BIN)/python -m tools.fuzz
+
+verifier: setup ## dist/permafrost-verify.pyz: the verifier in one file, for a Python with `cryptography`
+	$(BIN)/python -m tools.verifier
+
+lock: setup ## rewrite requirements.lock from what .venv holds
+	$(BIN)/python -m tools.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean: ## remove what the targets above made (not .venv, not .permafrost)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
