@@ -343,7 +343,7 @@ def _crashed(
     if crashes >= limit:
         message = f"failed after {crashes} crashes; the last: {reason}"
         error = {"code": "trainer_crashed", "message": message, "param": None, "log_tail": list(log_tail)}
-        changes = {"error": error, "crashes": crashes, "finished_at": now(session)}
+        changes: dict[str, Any] = {"error": error, "crashes": crashes, "finished_at": now(session)}
         moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
         note = Note(message, level="error", data=data)
     else:
