@@ -1,0 +1,70 @@
+"""Stand-ins for the trainer, each with one habit. The forkserver calls them by name."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def introduce(workspace: Path) -> None:
+    """Writes down what a process at this place can see."""
+    process = Path("/proc/self")
+    environment = [each.decode() for each in (process / "environ").read_bytes().split(b"\0") if each]
+    links = {each.name: os.readlink(each) for each in (process / "fd").iterdir() if each.exists()}
+    seen = {
+        "environ": environment,
+        "os.environ": dict(os.environ),
+        "fd": links,
+        "pid": os.getpid(),
+        "pgid": os.getpgid(0),
+        "threads": len(list((process / "task").iterdir())),
+        "limits": (process / "limits").read_text(),
+        "oom_score_adj": int((process / "oom_score_adj").read_text()),
+        "cwd": str(Path.cwd()),
+        "modules": sorted(sys.modules),
+    }
+    (workspace / "seen.json").write_text(json.dumps(seen))
+
+
+def fail(workspace: Path) -> None:
+    print("one last line before the end")
+    raise ValueError("the trainer does not like this workspace")
+
+
+def leave(workspace: Path) -> None:
+    raise SystemExit(75)
+
+
+def sleep(workspace: Path) -> None:
+    (workspace / "asleep").touch()
+    time.sleep(600)
+
+
+def ignore(workspace: Path) -> None:
+    """Hangs, and does not listen to SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (workspace / "asleep").touch()
+    time.sleep(600)
+
+
+def hold_the_lock(workspace: Path) -> None:
+    """Computes inside one C call for minutes: no other Python thread of this process runs meanwhile."""
+    (workspace / "asleep").touch()
+    sum(range(10**11))
+
+
+def multiply(workspace: Path) -> None:
+    """Has a loader process of its own, as a data loader would, and hangs together with it."""
+    loader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (workspace / "loader").write_text(str(loader.pid))
+    (workspace / "asleep").touch()
+    time.sleep(600)
+
+
+def abandon(workspace: Path) -> None:
+    """Ends at once and leaves a loader process behind."""
+    loader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (workspace / "loader").write_text(str(loader.pid))

@@ -1,0 +1,55 @@
+"""What a forked process does to itself before it becomes a trainer: own group, log, limits, and death with its worker."""
+
+import fcntl
+import os
+import resource
+import select
+import signal
+from pathlib import Path
+
+from worker.trainer.protocol import Workspace
+
+OPEN_FILES = 4096
+#: Out of memory, the kernel should end a trainer and not the worker that supervises it.
+OOM_SCORE = 500
+
+
+def confine(workspace: Path, *, lifeline: int) -> None:
+    """`lifeline` is the read end of a pipe that only the worker holds open for writing."""
+    os.setpgid(0, 0)
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    die_with(lifeline)
+    os.umask(0o077)
+    os.chdir(workspace)
+    _log_to(Workspace(workspace).log)
+    _limit()
+
+
+def die_with(lifeline: int) -> None:
+    """The kernel kills the whole process group when the pipe's other end closes, even while Python holds its lock.
+
+    PR_SET_PDEATHSIG would not do: a trainer's parent is the forkserver, which dies only after the worker.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
+    # The worker may have ended before anyone listened.
+    if select.select([lifeline], [], [], 0)[0]:
+        os.killpg(0, signal.SIGKILL)
+
+
+def _log_to(log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
