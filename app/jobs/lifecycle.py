@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Select, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db import Database, new_id, now
@@ -88,6 +89,14 @@ def submit(db: Database, job: Job, *, retried: bool = False) -> tuple[Job, bool]
     `retried` says that the client repeats a request whose answer it did not see. Without an idempotency key, an equal
     request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
     """
+    try:
+        return _submit(db, job, retried=retried)
+    except IntegrityError:
+        # Two requests with one key at the same moment: the other one has made the job, and is found now.
+        return _submit(db, job, retried=retried)
+
+
+def _submit(db: Database, job: Job, *, retried: bool) -> tuple[Job, bool]:
     with db.write() as session:
         if earlier := _same_request(session, job, retried=retried):
             return earlier, True
