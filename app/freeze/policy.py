@@ -1,0 +1,403 @@
+"""A freeze policy in its normal form: ordered rules over the tensors of a model, first match wins.
+
+`Policy.from_json` accepts what users write (shorthands, single strings for lists) and refuses everything else by name.
+"""
+
+import difflib
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.errors import PolicyError
+from app.freeze.patterns import check_glob, check_regex
+
+ACTIONS = ("freeze", "train")
+MECHANISMS = ("requires_grad", "detach", "param_group")
+KINDS = ("parameter", "buffer")
+BUFFERS = ("pin", "track")
+ON_VIOLATION = ("abort", "continue")
+WHOLE_RUN: tuple[tuple[int, int | None], ...] = ((0, None),)
+
+MAX_RULES = 1_000
+MAX_STRINGS = 10_000  # patterns in one selector
+MAX_RANGES = 10_000  # row ranges in one rule, intervals in one schedule
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Some of the integer children of the module `path`: the first n, the last n, or start <= number < stop."""
+
+    path: str
+    first: int | None = None
+    last: int | None = None
+    start: int | None = None
+    stop: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        parts = {"path": self.path, "first": self.first, "last": self.last, "from": self.start, "to": self.stop}
+        return {key: value for key, value in parts.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Select:
+    """Which tensors a rule is about. Selectors given together must all match; within one list any may."""
+
+    name: tuple[str, ...] = ()
+    regex: tuple[str, ...] = ()
+    module: tuple[str, ...] = ()
+    module_type: tuple[str, ...] = ()
+    layers: Layers | None = None
+    kind: str | None = None
+    rows: tuple[tuple[int, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            "name": list(self.name),
+            "regex": list(self.regex),
+            "module": list(self.module),
+            "module_type": list(self.module_type),
+            "layers": self.layers.to_json() if self.layers else None,
+            "kind": self.kind,
+            "rows": [list(bounds) for bounds in self.rows],
+        }
+        return {key: value for key, value in parts.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """What the author of a rule believes that it decides."""
+
+    tensors: int | None = None
+    elements: int | None = None
+
+    def to_json(self) -> dict[str, int]:
+        parts = {"tensors": self.tensors, "elements": self.elements}
+        return {key: value for key, value in parts.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One decision: `when` holds the step intervals of a scheduled freeze and is empty for the whole run."""
+
+    id: str
+    action: str
+    select: Select
+    mechanism: str | None = None  # None for a rule that trains
+    expect: Expect | None = None
+    when: tuple[tuple[int, int | None], ...] = ()
+    at: str = field(default="freeze_policy.rules", compare=False)  # where it stood in the request, for errors
+
+    @property
+    def intervals(self) -> tuple[tuple[int, int | None], ...]:
+        """The optimizer steps (a, b] during which the rule freezes; b None means to the end."""
+        if self.action == "train":
+            return ()
+        return self.when or WHOLE_RUN
+
+    def select_at(self, key: str = "") -> str:
+        """The path of a selector in the request: a shorthand is its own selector."""
+        if not self.at.endswith("]"):
+            return self.at
+        return f"{self.at}.select.{key}" if key else f"{self.at}.select"
+
+    def to_json(self) -> dict[str, Any]:
+        out: dict[str, Any] = {"id": self.id, "action": self.action}
+        if self.mechanism:
+            out["mechanism"] = self.mechanism
+        out["select"] = self.select.to_json()
+        if self.expect:
+            out["expect"] = self.expect.to_json()
+        if self.when:
+            out["when"] = [{"from_step": start, "to_step": stop} for start, stop in self.when]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rules in order, then `default`; `mechanism` is how the default freezes and what rules inherit."""
+
+    default: str = "train"
+    rules: tuple[Rule, ...] = ()
+    mechanism: str = "requires_grad"
+    buffers: str = "pin"
+    on_violation: str = "abort"
+    enforce: bool = True
+
+    @classmethod
+    def from_json(cls, obj: Mapping[str, Any]) -> "Policy":
+        """Read a policy as users write it. PolicyError.param is the path of the part that is wrong."""
+        return _read_policy(obj, "freeze_policy")
+
+    def to_json(self) -> dict[str, Any]:
+        """The normal form: every default written out, every selector a list, no shorthand."""
+        return {
+            "default": self.default,
+            "mechanism": self.mechanism,
+            "rules": [rule.to_json() for rule in self.rules],
+            "buffers": self.buffers,
+            "on_violation": self.on_violation,
+            "enforce": self.enforce,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of the normal form as JSON with sorted keys and no spaces, in hex."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+_COMMON = ("mechanism", "buffers", "on_violation", "enforce")
+
+
+def _read_policy(obj: Any, at: str) -> Policy:
+    _keys(obj, at, ("default", "rules", *ACTIONS, *_COMMON))
+    mechanism = _choice(obj.get("mechanism", "requires_grad"), f"{at}.mechanism", MECHANISMS)
+    enforce = _boolean(obj.get("enforce", True), f"{at}.enforce")
+    shorthands = [key for key in ACTIONS if key in obj]
+    if shorthands:
+        default, rules = _shorthand(obj, at, shorthands, mechanism)
+    else:
+        default = _choice(obj.get("default", "train"), f"{at}.default", ACTIONS)
+        rules = _read_rules(obj.get("rules", []), f"{at}.rules", mechanism)
+    return Policy(
+        default=default,
+        rules=rules,
+        mechanism=mechanism,
+        buffers=_choice(obj.get("buffers", "pin"), f"{at}.buffers", BUFFERS),
+        # An audit declares without enforcing: stopping at the first movement would defeat it.
+        on_violation=_choice(
+            obj.get("on_violation", "abort" if enforce else "continue"), f"{at}.on_violation", ON_VIOLATION
+        ),
+        enforce=enforce,
+    )
+
+
+def _shorthand(obj: Any, at: str, keys: list[str], mechanism: str) -> tuple[str, tuple[Rule, ...]]:
+    """`{"freeze": [...]}` trains the rest; `{"train": [...]}` freezes the rest."""
+    extra = [key for key in ("default", "rules") if key in obj]
+    if len(keys) > 1 or extra:
+        both = " and ".join(f"'{key}'" for key in keys + extra)
+        raise PolicyError(f"{both} cannot be given together: the short form has one list; use 'rules'", param=at)
+    action = keys[0]
+    at = f"{at}.{action}"
+    select = Select(name=_strings(obj[action], at, check_glob))
+    rule = Rule("rule-1", action, select, mechanism if action == "freeze" else None, at=at)
+    return ("train" if action == "freeze" else "freeze"), (rule,)
+
+
+def _read_rules(value: Any, at: str, mechanism: str) -> tuple[Rule, ...]:
+    if not isinstance(value, list | tuple):
+        raise PolicyError(f"must be a list of rules, not {_type(value)}", param=at)
+    if len(value) > MAX_RULES:
+        raise PolicyError(f"{len(value)} rules; at most {MAX_RULES}", param=at)
+    rules = tuple(_read_rule(item, f"{at}[{i}]", i, mechanism) for i, item in enumerate(value))
+    seen: dict[str, Rule] = {}
+    for rule in rules:
+        if rule.id in seen:
+            raise PolicyError(f"the id '{rule.id}' is already that of {seen[rule.id].at}", param=f"{rule.at}.id")
+        seen[rule.id] = rule
+    return rules
+
+
+def _read_rule(value: Any, at: str, number: int, inherited: str) -> Rule:
+    _keys(value, at, ("id", "action", "mechanism", "select", "expect", "when"))
+    for key in ("action", "select"):
+        if key not in value:
+            raise PolicyError(f"a rule needs '{key}'", param=f"{at}.{key}")
+    action = _choice(value["action"], f"{at}.action", ACTIONS)
+    select = _read_select(value["select"], f"{at}.select")
+    for key in ("mechanism", "when"):
+        if action == "train" and value.get(key) is not None:
+            raise PolicyError(f"only a rule that freezes has '{key}'", param=f"{at}.{key}")
+    when = _read_when(value["when"], f"{at}.when") if value.get("when") is not None else ()
+    if when and select.rows:
+        raise PolicyError(
+            "a rule with 'rows' has no schedule: freeze the rows for the whole run, or schedule the whole tensor",
+            param=f"{at}.when",
+        )
+    mechanism = _choice(value.get("mechanism") or inherited, f"{at}.mechanism", MECHANISMS)
+    return Rule(
+        id=_identifier(value.get("id", f"rule-{number + 1}"), f"{at}.id"),
+        action=action,
+        select=select,
+        mechanism=mechanism if action == "freeze" else None,
+        expect=_read_expect(value["expect"], f"{at}.expect") if value.get("expect") is not None else None,
+        when=when,
+        at=at,
+    )
+
+
+def _read_select(value: Any, at: str) -> Select:
+    keys = ("name", "regex", "module", "module_type", "layers", "kind", "rows")
+    _keys(value, at, keys)
+    given = {key: item for key, item in value.items() if item is not None}
+    if not given:
+        raise PolicyError(f"selects nothing: give at least one of {', '.join(keys)}", param=at)
+    if set(given) == {"rows"}:
+        raise PolicyError("'rows' says which rows, not which tensor: add 'name'", param=at)
+    return Select(
+        name=_strings(given["name"], f"{at}.name", check_glob) if "name" in given else (),
+        regex=_strings(given["regex"], f"{at}.regex", check_regex) if "regex" in given else (),
+        module=_strings(given["module"], f"{at}.module", check_glob) if "module" in given else (),
+        module_type=_strings(given["module_type"], f"{at}.module_type", check_glob) if "module_type" in given else (),
+        layers=_read_layers(given["layers"], f"{at}.layers") if "layers" in given else None,
+        kind=_choice(given["kind"], f"{at}.kind", KINDS) if "kind" in given else None,
+        rows=_read_rows(given["rows"], f"{at}.rows") if "rows" in given else (),
+    )
+
+
+def _read_layers(value: Any, at: str) -> Layers:
+    _keys(value, at, ("path", "first", "last", "from", "to"))
+    if "path" not in value:
+        raise PolicyError("needs 'path', the module whose children are numbered", param=f"{at}.path")
+    path = _string(value["path"], f"{at}.path", check_glob)
+    if "*" in path:
+        raise PolicyError("is one module's own path, without wildcards", param=f"{at}.path")
+    given = {key for key in ("first", "last", "from", "to") if value.get(key) is not None}
+    if given not in ({"first"}, {"last"}, {"from"}, {"to"}, {"from", "to"}):
+        raise PolicyError("needs 'first', or 'last', or 'from' and 'to' (one of the three)", param=at)
+    least = {"first": 1, "last": 1, "from": 0, "to": 1}
+    number = {key: _integer(value[key], f"{at}.{key}", least[key]) for key in given}
+    if given == {"from", "to"} and number["from"] >= number["to"]:
+        raise PolicyError(f"from {number['from']} to {number['to']} is empty ('to' is not included)", param=at)
+    return Layers(path, number.get("first"), number.get("last"), number.get("from"), number.get("to"))
+
+
+def _read_rows(value: Any, at: str) -> tuple[tuple[int, int], ...]:
+    """Half-open ranges of dimension 0, sorted; neighbours that touch become one."""
+    ranges = sorted(_read_range(item, f"{at}[{i}]") for i, item in enumerate(_list(value, at)))
+    merged: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if merged and start < merged[-1][1]:
+            raise PolicyError(f"the ranges {list(merged[-1])} and {[start, stop]} overlap", param=at)
+        if merged and start == merged[-1][1]:
+            merged[-1] = (merged[-1][0], stop)
+        else:
+            merged.append((start, stop))
+    return tuple(merged)
+
+
+def _read_range(value: Any, at: str) -> tuple[int, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise PolicyError("must be a pair [first row, row after the last]", param=at)
+    start, stop = (_integer(bound, at, 0) for bound in value)
+    if start >= stop:
+        raise PolicyError(f"[{start}, {stop}] holds no row (the second number is not included)", param=at)
+    return start, stop
+
+
+def _read_when(value: Any, at: str) -> tuple[tuple[int, int | None], ...]:
+    """Intervals of optimizer steps: frozen for every update with from_step < step <= to_step."""
+    intervals = [_read_interval(item, f"{at}[{i}]") for i, item in enumerate(_list(value, at))]
+    for i, ((_, stop), (start, _)) in enumerate(itertools.pairwise(intervals), start=1):
+        if stop is None or start < stop:
+            raise PolicyError("begins before the one above it ends: sort them, without overlap", param=f"{at}[{i}]")
+        if start == stop:
+            raise PolicyError("begins where the one above it ends: join the two", param=f"{at}[{i}]")
+    return tuple(intervals)
+
+
+def _read_interval(value: Any, at: str) -> tuple[int, int | None]:
+    _keys(value, at, ("from_step", "to_step"))
+    start = _integer(value.get("from_step", 0), f"{at}.from_step", 0)
+    if "to_step" not in value:
+        raise PolicyError(
+            "this schedule never ends: give 'to_step', or write null to mean the end of the run", param=f"{at}.to_step"
+        )
+    if value["to_step"] is None:
+        if start == 0:
+            raise PolicyError("this schedule never ends: leave 'when' out to freeze for the whole run", param=at)
+        return start, None
+    stop = _integer(value["to_step"], f"{at}.to_step", 0)
+    if start >= stop:
+        raise PolicyError(f"this schedule never begins: step {start} is not before step {stop}", param=at)
+    return start, stop
+
+
+def _read_expect(value: Any, at: str) -> Expect:
+    _keys(value, at, ("tensors", "elements"))
+    given = {key: _integer(item, f"{at}.{key}", 1) for key, item in value.items() if item is not None}
+    if not given:
+        raise PolicyError("expects nothing: give 'tensors', 'elements' or both", param=at)
+    return Expect(**given)
+
+
+def _keys(value: Any, at: str, allowed: Iterable[str]) -> None:
+    if not isinstance(value, Mapping):
+        raise PolicyError(f"must be an object, not {_type(value)}", param=at)
+    allowed = tuple(allowed)
+    for key in value:
+        if key in allowed:
+            continue
+        nearest = difflib.get_close_matches(str(key), allowed, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(allowed)}"
+        raise PolicyError(f"unknown key {str(key)!r}; {hint}", param=f"{at}.{key}")
+
+
+def _list(value: Any, at: str) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise PolicyError("must be a list with at least one entry", param=at)
+    if len(value) > MAX_RANGES:
+        raise PolicyError(f"{len(value)} entries; at most {MAX_RANGES}", param=at)
+    return value
+
+
+def _strings(value: Any, at: str, check: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (_string(value, at, check),)
+    if not isinstance(value, list | tuple) or not value:
+        raise PolicyError("must be a string or a list with at least one string", param=at)
+    if len(value) > MAX_STRINGS:
+        raise PolicyError(f"{len(value)} entries; at most {MAX_STRINGS}", param=at)
+    return tuple(dict.fromkeys(_string(item, f"{at}[{i}]", check) for i, item in enumerate(value)))
+
+
+def _string(value: Any, at: str, check: Any) -> str:
+    if not isinstance(value, str):
+        raise PolicyError(f"must be a string, not {_type(value)}", param=at)
+    try:
+        value.encode()
+        check(value)
+    except ValueError as error:  # UnicodeEncodeError (a lone surrogate) is one too
+        raise PolicyError(str(error), param=at) from error
+    return value
+
+
+def _identifier(value: Any, at: str) -> str:
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise PolicyError("an id is 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first", param=at)
+    if value == "default":
+        raise PolicyError("'default' is the id of what no rule decides; choose another", param=at)
+    return value
+
+
+def _choice(value: Any, at: str, allowed: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in allowed:
+        return value
+    raise PolicyError(f"must be one of {', '.join(repr(item) for item in allowed)}, not {_shown(value)}", param=at)
+
+
+def _boolean(value: Any, at: str) -> bool:
+    if not isinstance(value, bool):
+        raise PolicyError(f"must be true or false, not {_shown(value)}", param=at)
+    return value
+
+
+def _integer(value: Any, at: str, least: int) -> int:
+    if type(value) is not int or not least <= value < 2**53:
+        raise PolicyError(f"must be a whole number of at least {least}, not {_shown(value)}", param=at)
+    return value
+
+
+def _type(value: Any) -> str:
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
