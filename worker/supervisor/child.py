@@ -1,4 +1,4 @@
-"""Trainer processes as the worker sees them: started through the forkserver, waited for, stopped with their whole group."""
+"""Trainer processes as the worker sees them: started through the forkserver, waited for, stopped as a whole group."""
 
 import contextlib
 import os
@@ -204,7 +204,7 @@ class Child:
         return True
 
     def _signal(self, number: int) -> None:
-        """To the whole group. The forkserver reaps only after this handle could have heard, so the number is its own."""
+        """To the whole group, while its leader is known to live: a number that was reaped may be another process's."""
         if self.alive:
             _kill_group(self.pid, number)
 

@@ -1,4 +1,4 @@
-"""What a forked process does to itself before it becomes a trainer: own group, log, limits, and death with its worker."""
+"""What a forked process does to itself before it is a trainer: own group, log, limits, and death with its worker."""
 
 import fcntl
 import os

@@ -62,11 +62,11 @@ def serve(channel: socket.socket) -> Birth | None:
     statuses: dict[int, int] = {}  # pid -> pipe on which the worker waits for the exit code
     channel.send(READY)
     while True:
-        ready, _, _ = select.select([channel, wake], [], [])
+        ready, _, _ = select.select([channel.fileno(), wake], [], [])
         if wake in ready:
             os.read(wake, MESSAGE_BYTES)
             _reap(statuses)
-        if channel not in ready:
+        if channel.fileno() not in ready:
             continue
         message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 2)
         if not message:

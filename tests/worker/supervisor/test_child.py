@@ -127,7 +127,8 @@ def test_child_dies_with_its_worker(tmp_path: Path, workspace: Path, habit: str)
     """kill -9 of the worker ends trainer, loaders and forkserver, even while Python holds its lock in the trainer."""
     code = (
         "import sys, time; from pathlib import Path; from worker.supervisor.child import Nursery\n"
-        f"nursery = Nursery(home=Path({str(tmp_path / 'home')!r}), preload=[{TRAINEES!r}], entry='{TRAINEES}:{habit}')\n"
+        f"home, entry = Path({str(tmp_path / 'home')!r}), '{TRAINEES}:{habit}'\n"
+        f"nursery = Nursery(home=home, preload=[{TRAINEES!r}], entry=entry)\n"
         f"child = nursery.start(Path({str(workspace)!r}))\n"
         "print(child.pid, flush=True); time.sleep(600)"
     )
@@ -168,9 +169,9 @@ def test_death_of_the_forkserver_is_noticed(nursery: Nursery, workspace: Path) -
 
 def test_import_that_fails_is_said(tmp_path: Path, workspace: Path) -> None:
     """A module that cannot be imported is an error at the start, with its name."""
-    with Nursery(home=tmp_path / "home", preload=["no_such_module"]) as nursery:
-        with pytest.raises(ChildError, match="no_such_module"):
-            nursery.start(workspace)
+    nursery = Nursery(home=tmp_path / "home", preload=["no_such_module"])
+    with nursery, pytest.raises(ChildError, match="no_such_module"):
+        nursery.start(workspace)
 
 
 def _introduced(nursery: Nursery, workspace: Path, **environment: str) -> dict[str, Any]:

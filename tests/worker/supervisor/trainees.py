@@ -13,7 +13,7 @@ def introduce(workspace: Path) -> None:
     """Writes down what a process at this place can see."""
     process = Path("/proc/self")
     environment = [each.decode() for each in (process / "environ").read_bytes().split(b"\0") if each]
-    links = {each.name: os.readlink(each) for each in (process / "fd").iterdir() if each.exists()}
+    links = {each.name: str(each.readlink()) for each in (process / "fd").iterdir() if each.is_symlink()}
     seen = {
         "environ": environment,
         "os.environ": dict(os.environ),
