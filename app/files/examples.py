@@ -1,0 +1,311 @@
+"""One record into one example of a task, in the form that the trainer reads, with every problem noted by field."""
+
+import base64
+import binascii
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.files.lines import Problem, kind_of, nearest
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+MAX_LABELS = 10_000
+_IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+
+# Fields of a record per task: the alternatives, each with its required and its optional fields.
+SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
+    "causal-lm": ((("messages",), ()), (("prompt", "completion"), ()), (("text",), ())),
+    "text-classification": ((("text", "label"), ("text_pair",)),),
+    "text-regression": ((("text", "label"), ("text_pair",)),),
+    "token-classification": ((("tokens", "labels"), ()),),
+    "pairs": ((("anchor", "positive"), ()),),
+    "preference": ((("prompt", "chosen", "rejected"), ()),),
+    "image-classification": ((("image", "label"), ()),),
+    "tabular-regression": ((("x", "y"), ()),),
+    "tabular-classification": ((("x", "y"), ()),),
+}
+
+
+@dataclass
+class Reader:
+    """Turns records of one file into examples; remembers what must be the same in all of them."""
+
+    task: str
+    labels: Sequence[str] | None = None  # the given map; labels become its indices
+    features: tuple[str, ...] = ()  # columns of a table, () when a record holds `x` and `y` itself
+    target: tuple[str, ...] = ()
+    text_numbers: bool = False  # CSV: numbers come as text
+    problems: list[Problem] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)
+    first_line: dict[str, int] = field(default_factory=dict)
+    whole_labels: bool | None = None  # every label so far is an integer / a string
+    shape: tuple[str, ...] | None = None
+    width: int | None = None
+    targets: int | None = None
+    _line: int = 0
+    _index: dict[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            self._index = {label: number for number, label in enumerate(self.labels)}
+
+    def read(self, line: int, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The example, or None after noting at least one problem."""
+        self._line = line
+        before = len(self.problems)
+        if self.features:
+            example = self._table(record)
+        else:
+            example = _TASKS[self.task](self, record) if self._shape(record) else {}
+        return example if len(self.problems) == before else None
+
+    def _shape(self, record: Mapping[str, Any]) -> bool:
+        """Note missing and unknown fields, against the alternative that the record comes closest to."""
+        given = [key for key, value in record.items() if value is not None]
+        alternatives = SHAPES[self.task]
+        required, optional = max(alternatives, key=lambda shape: len(set(given) & set(shape[0])) / len(shape[0]))
+        known = (*required, *optional)
+        for name in required:
+            if name not in given:
+                there = ", ".join(f"'{key}'" for key in given[:10]) or "nothing"
+                self._note(name, "missing_field", f"'{name}' is missing; there is {there}; {_wanted(self.task)}")
+        for name in record:
+            if name not in known:
+                self._note(
+                    name, "unknown_field", f"'{name}' is not a field{nearest(name, known)}; {_wanted(self.task)}"
+                )
+        complete = all(name in given for name in required) and all(name in known for name in record)
+        if complete and self.shape is None:
+            self.shape = required
+        if complete and self.shape != required:
+            ours, theirs = " and ".join(required), " and ".join(self.shape or ())
+            self._note(required[0], "mixed_shapes", f"has {ours}, and the lines above {theirs}; use one in a file")
+            return False
+        return complete
+
+    # ---- tasks -------------------------------------------------------------------------------------------------
+
+    def _causal(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        if "messages" in record:
+            return {"messages": self._messages(record["messages"])}
+        if "text" in record:
+            return {"text": self._text("text", record["text"])}
+        prompt = self._text("prompt", record["prompt"], empty=True)
+        return {"prompt": prompt, "completion": self._text("completion", record["completion"])}
+
+    def _messages(self, value: Any) -> list[dict[str, str]]:
+        if not isinstance(value, list) or not value:
+            what = "an empty array" if value == [] else kind_of(value)
+            self._note("messages", "wrong_type", f"'messages' is {what}; it is a list of role and content")
+            return []
+        messages = [self._message(f"messages[{i}]", item) for i, item in enumerate(value)]
+        if not any(message.get("role") == "assistant" for message in messages):
+            self._note("messages", "nothing_to_learn", "has no message of the role 'assistant' to learn from")
+        return messages
+
+    def _message(self, name: str, value: Any) -> dict[str, str]:
+        if not isinstance(value, dict):
+            self._note(
+                name, "wrong_type", f"'{name}' is {kind_of(value)}; a message is an object with role and content"
+            )
+            return {}
+        for key in value:
+            if key not in ("role", "content"):
+                self._note(f"{name}.{key}", "unknown_field", f"a message has role and content, not '{key}'")
+        role = value.get("role")
+        if role not in ROLES:
+            near = nearest(role, ROLES) if isinstance(role, str) else ""
+            self._note(f"{name}.role", "unknown_role", f"the role is one of {', '.join(ROLES)}, not {role!r:.40}{near}")
+        content = self._text(f"{name}.content", value.get("content"), empty=role != "assistant")
+        return {"role": str(role), "content": content}
+
+    def _text_label(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        example: dict[str, Any] = {"text": self._text("text", record["text"])}
+        if record.get("text_pair") is not None:
+            example["text_pair"] = self._text("text_pair", record["text_pair"])
+        regression = self.task == "text-regression"
+        example["label"] = (self._number if regression else self._label)("label", record["label"])
+        return example
+
+    def _tokens(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        tokens, labels = record["tokens"], record["labels"]
+        for name, value in (("tokens", tokens), ("labels", labels)):
+            if not isinstance(value, list) or not value:
+                what = "an empty array" if value == [] else kind_of(value)
+                self._note(name, "wrong_type", f"'{name}' is {what}; it is a list with one entry per token")
+                return {}
+        if len(tokens) != len(labels):
+            message = f"there are {len(tokens)} tokens and {len(labels)} labels; each token needs one label"
+            self._note("labels", "inconsistent_width", message)
+        return {
+            "tokens": [self._text(f"tokens[{i}]", token) for i, token in enumerate(tokens)],
+            "labels": [self._label(f"labels[{i}]", label) for i, label in enumerate(labels)],
+        }
+
+    def _texts(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        example = {name: self._text(name, record[name]) for name in SHAPES[self.task][0][0]}
+        if self.task == "preference" and example["chosen"] and example["chosen"] == example["rejected"]:
+            self._note("rejected", "no_preference", "'chosen' and 'rejected' are the same text")
+        return example
+
+    def _image(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {"image": self._image_bytes(record["image"]), "label": self._label("label", record["label"])}
+
+    def _image_bytes(self, value: Any) -> bytes:
+        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+            value = value["bytes"]  # how the `datasets` library stores an image in Parquet
+        if isinstance(value, str):
+            try:
+                value = base64.b64decode(value, validate=True)
+            except (binascii.Error, ValueError):
+                self._note("image", "not_base64", "'image' is not base64; in JSONL it holds the file's bytes as base64")
+                return b""
+        if not isinstance(value, bytes):
+            self._note("image", "wrong_type", f"'image' is {kind_of(value)}; it holds the bytes of an image file")
+            return b""
+        if not value.startswith(_IMAGES):
+            self._note("image", "not_an_image", "'image' does not begin as a PNG, JPEG, GIF, BMP, WebP or TIFF file")
+        return value
+
+    def _tabular(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {"x": self._vector("x", record["x"]), "y": self._y("y", record["y"])}
+
+    def _vector(self, name: str, value: Any) -> list[float]:
+        if not isinstance(value, list) or not value:
+            what = "an empty array" if value == [] else kind_of(value)
+            self._note(name, "wrong_type", f"'{name}' is {what}; it is a list of numbers")
+            return []
+        if self.width is None:
+            self.width = len(value)
+        elif len(value) != self.width:
+            message = f"'{name}' has {len(value)} numbers; in the lines above it has {self.width}"
+            self._note(name, "inconsistent_width", message)
+        return [self._number(f"{name}[{i}]", item) for i, item in enumerate(value)]
+
+    def _y(self, name: str, value: Any) -> Any:
+        if self.task == "tabular-classification":
+            return self._label(name, value)
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            self._note(name, "wrong_type", f"'{name}' is an empty array; it is a number or a list of numbers")
+        if self.targets is None:
+            self.targets = len(values)
+        elif len(values) != self.targets:
+            message = f"'{name}' has {len(values)} numbers; in the lines above it has {self.targets}"
+            self._note(name, "inconsistent_width", message)
+        return [self._number(f"{name}[{i}]" if isinstance(value, list) else name, v) for i, v in enumerate(values)]
+
+    def _table(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        x = [self._number(name, record[name]) for name in self.features]
+        if self.task == "tabular-classification":
+            return {"x": x, "y": self._label(self.target[0], record[self.target[0]])}
+        return {"x": x, "y": [self._number(name, record[name]) for name in self.target]}
+
+    # ---- values ------------------------------------------------------------------------------------------------
+
+    def _text(self, name: str, value: Any, *, empty: bool = False) -> str:
+        if not isinstance(value, str):
+            self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; it is a string")
+            return ""
+        if not empty and not value.strip():
+            self._note(name, "empty_value", f"'{name}' is empty")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            message = f"'{name}' holds half of a surrogate pair at character {error.start}; it is no text"
+            self._note(name, "not_unicode", message)
+        if "\0" in value:
+            self._note(name, "nul_byte", f"'{name}' holds a NUL character; remove it")
+        return value
+
+    def _number(self, name: str, value: Any) -> float:
+        if self.text_numbers and isinstance(value, str):
+            value = _parsed(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            what = f"'{value:.40}'" if isinstance(value, str) and value.strip() else "empty"
+            what = what if isinstance(value, str) else kind_of(value)
+            self._note(name, "not_a_number", f"'{name}' is {what}; it is a number")
+            return 0.0
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            self._note(name, "not_finite", f"'{name}' is {number}; a number must be finite (leave the example out)")
+        return number
+
+    def _label(self, name: str, value: Any) -> str | int:
+        """The label's name; its index when a map is given."""
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; a label is a string or a whole number")
+            return ""
+        whole = isinstance(value, int)
+        if self.whole_labels is None:
+            self.whole_labels = whole
+        elif self.whole_labels != whole:
+            other = "a string" if whole else "a number"
+            self._note(name, "mixed_labels", f"'{name}' is {kind_of(value)}, and in the lines above {other}; use one")
+            return ""
+        label = str(value)
+        if not label.strip():
+            self._note(name, "empty_value", f"'{name}' is empty")
+            return ""
+        if self._index is not None:
+            return self._mapped(name, value, label)
+        return self._counted(name, label)
+
+    def _counted(self, name: str, label: str) -> str:
+        if label not in self.seen and len(self.seen) >= MAX_LABELS:
+            self._note(name, "too_many_labels", f"'{name}' is one of more than {MAX_LABELS:,} labels; is it a class?")
+            return ""
+        self.seen[label] += 1
+        self.first_line.setdefault(label, self._line)
+        return label
+
+    def _mapped(self, name: str, value: int | str, label: str) -> int:
+        """By name; a whole number that is no name counts as an index of the map."""
+        assert self.labels is not None
+        assert self._index is not None
+        number = self._index.get(label)
+        if number is None and isinstance(value, int) and 0 <= value < len(self.labels):
+            number = value
+        if number is None:
+            near = nearest(label, self._index)
+            some = ", ".join(list(self._index)[:10])
+            self._note(name, "unknown_label", f"'{label:.60}' is not among the {len(self._index)} labels: {some}{near}")
+            return -1
+        self._counted(name, self.labels[number])
+        return number
+
+    def _note(self, name: str | None, code: str, message: str) -> None:
+        self.problems.append(Problem(self._line, name, code, message))
+
+
+_TASKS: dict[str, Callable[[Reader, Mapping[str, Any]], dict[str, Any]]] = {
+    "causal-lm": Reader._causal,
+    "text-classification": Reader._text_label,
+    "text-regression": Reader._text_label,
+    "token-classification": Reader._tokens,
+    "pairs": Reader._texts,
+    "preference": Reader._texts,
+    "image-classification": Reader._image,
+    "tabular-regression": Reader._tabular,
+    "tabular-classification": Reader._tabular,
+}
+
+
+def _parsed(text: str) -> float | str:
+    """A CSV cell as a number, else the text itself. Python's digit grouping is not a number here."""
+    try:
+        return text if "_" in text else float(text)
+    except ValueError:
+        return text
+
+
+def _wanted(task: str) -> str:
+    shapes = [
+        "{" + ", ".join([*required, *(f"{name}?" for name in optional)]) + "}" for required, optional in SHAPES[task]
+    ]
+    return f"an example of {task} is {' or '.join(shapes)}"
