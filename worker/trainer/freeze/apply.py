@@ -1,0 +1,207 @@
+"""A plan made true on a live model: mechanisms on, stateful modules pinned, and the list for the optimizer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from app.errors import PolicyError
+from app.freeze.plan import Decision, FreezePlan
+from worker.trainer.freeze import param_group, requires_grad
+from worker.trainer.freeze.disguise import ROWS, Look, disguise, undisguise
+from worker.trainer.freeze.inventory import tied
+from worker.trainer.freeze.pin import Pin, pins, unpinnable
+from worker.trainer.freeze.refusals import refuse as refuse
+from worker.trainer.freeze.schedule import Groups, frozen_after
+from worker.trainer.freeze.slots import Slot
+from worker.trainer.freeze.split import Rows
+
+
+def freeze(model: nn.Module, plan: FreezePlan) -> "Frozen":
+    """Apply the plan to a model on its final device, after tying and before the optimizer and torch.compile.
+
+    In audit mode (`enforce: false`) nothing is applied and everything that takes gradients goes to the optimizer.
+    Raises PolicyError for a frozen tensor that its own module would move and that cannot be pinned.
+    """
+    return Frozen(model, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """One decision with the places in the model that it is about."""
+
+    decision: Decision
+    slots: list[Slot]
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        found = self.slots[0].tensor
+        assert isinstance(found, nn.Parameter)
+        return found
+
+
+class Frozen:
+    """A model with a plan applied. `model` keeps its names, its `state_dict` and its parameters."""
+
+    def __init__(self, model: nn.Module, plan: FreezePlan) -> None:
+        self.model = model
+        self.plan = plan
+        self.warnings: tuple[str, ...] = ()
+        self._tensors = _tensors(model, plan)
+        self._rows: dict[str, Rows] = {}
+        self._hooks: list[RemovableHandle] = []
+        self._pins: list[Pin] = []
+        self._looks: dict[nn.Module, Look] = {}
+        self._groups: Groups | None = None
+        self._now: frozenset[str] = frozenset()
+        self._enforced = plan.policy.enforce
+        if self._enforced:
+            self._split()
+            self._set(self._frozen_after(0))
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What the optimizer gets, in the model's order: trained and scheduled tensors, and trainable rows.
+
+        Rows are named `tensor[start:stop]`. A scheduled tensor is listed also while it is frozen; `at_step` keeps it
+        out of the optimizer's group until then.
+        """
+        if not self._enforced:
+            return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        found: list[tuple[str, nn.Parameter]] = []
+        for tensor in self._tensors:
+            name, decision = tensor.decision.name, tensor.decision
+            if decision.kind != "parameter":
+                continue
+            if name in self._rows:
+                rows = self._rows[name]
+                spans = [f"{name}[{start}:{stop}]" for start, stop in rows.ranges]
+                found.extend(zip(spans, rows.slices, strict=True))
+            elif (decision.action == "train" or decision.scheduled) and requires_grad.can_train(tensor.parameter):
+                found.append((name, tensor.parameter))
+        return found
+
+    def parameters(self) -> list[nn.Parameter]:
+        """`named_parameters` without the names: for the optimizer, and for gradient clipping."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def at_step(self, step: int, optimizer: Optimizer) -> list[str]:
+        """Make the schedule true for the update after `step` (0 before the first). Names that changed sides.
+
+        Call before the optimizer's state is loaded on resume, and again after each step. It depends on `step` alone,
+        not on what was called before.
+        """
+        if not self._enforced:
+            return []
+        wanted = self._frozen_after(step)
+        changed = wanted ^ self._now
+        first = self._groups is None or self._groups.optimizer is not optimizer
+        if first:
+            self._groups = Groups(optimizer)
+        if changed:
+            self._set(wanted)
+        if changed or first:
+            assert self._groups is not None
+            self._groups.keep_out([t.parameter for t in self._tensors if self._is_out(t)])
+        return sorted(changed)
+
+    @contextmanager
+    def removed(self) -> Iterator[nn.Module]:
+        """The plain model, for state_dict(), export and torch.save: modules read and behave as they were built."""
+        for module in self._looks:
+            undisguise(module)
+        try:
+            yield self.model
+        finally:
+            for module, look in self._looks.items():
+                disguise(module, look)
+
+    def _frozen_after(self, step: int) -> frozenset[str]:
+        return frozenset(t.decision.name for t in self._tensors if frozen_after(t.decision, step))
+
+    def _is_out(self, tensor: _Tensor) -> bool:
+        return tensor.decision.kind == "parameter" and tensor.decision.name in self._now
+
+    def _split(self) -> None:
+        for tensor in self._tensors:
+            if tensor.decision.action != "split":
+                continue
+            rows = Rows(tensor.parameter, tensor.decision.trainable_rows)
+            self._rows[tensor.decision.name] = rows
+            for slot in tensor.slots:
+                slot.module.__dict__.setdefault(ROWS, {})[slot.leaf] = rows
+
+    def _set(self, frozen: frozenset[str]) -> None:
+        """Exactly these tensors frozen: everything is taken off and put on again, which is rare (once per change)."""
+        self._clear()
+        for tensor in self._tensors:
+            if tensor.decision.kind == "parameter":
+                self._set_parameter(tensor, tensor.decision.name in frozen)
+        self._pin([slot for t in self._tensors if t.decision.name in frozen or self._split_one(t) for slot in t.slots])
+        for module, look in self._looks.items():
+            disguise(module, look)
+        self._now = frozen
+
+    def _split_one(self, tensor: _Tensor) -> bool:
+        return tensor.decision.name in self._rows
+
+    def _set_parameter(self, tensor: _Tensor, frozen: bool) -> None:
+        parameter, mechanism = tensor.parameter, tensor.decision.mechanism
+        if self._split_one(tensor):
+            requires_grad.freeze(parameter)
+            for slot in tensor.slots:
+                self._look(slot.module).joined.add(slot.leaf)
+        elif not frozen:
+            requires_grad.thaw(parameter)
+        elif mechanism == "requires_grad" or not requires_grad.can_train(parameter):
+            requires_grad.freeze(parameter)
+        else:
+            # For detach this is the net under it: code that reads `_parameters` directly still leaves no gradient.
+            self._hooks.append(param_group.freeze(parameter))
+            if mechanism == "detach":
+                for slot in tensor.slots:
+                    self._look(slot.module).detached.add(slot.leaf)
+
+    def _pin(self, frozen: list[Slot]) -> None:
+        reasons = unpinnable(frozen)
+        if reasons:
+            raise PolicyError("; ".join(reasons), param="freeze_policy")
+        self._pins = pins(frozen)
+        self.warnings = tuple(pin.warning for pin in self._pins if pin.warning)
+        for pin in self._pins:
+            if pin.eval or pin.inert:
+                look = self._look(pin.module)
+                look.eval, look.inert = pin.eval, pin.inert
+            if pin.max_norm is not None:
+                pin.module.max_norm = None  # type: ignore[assignment]
+
+    def _clear(self) -> None:
+        for handle in self._hooks:
+            handle.remove()
+        for pin in self._pins:
+            if pin.max_norm is not None:
+                pin.module.max_norm = pin.max_norm  # type: ignore[assignment]
+        for module, look in self._looks.items():
+            undisguise(module)
+            if look.eval:
+                module.train(self.model.training)
+        self._hooks, self._pins, self._looks = [], [], {}
+
+    def _look(self, module: nn.Module) -> Look:
+        return self._looks.setdefault(module, Look())
+
+
+def _tensors(model: nn.Module, plan: FreezePlan) -> list[_Tensor]:
+    """Plan and model side by side, in the model's order. PolicyError when they are not about the same tensors."""
+    decided = {decision.name: decision for decision in plan.decisions}
+    found: list[_Tensor] = []
+    for group in tied(model):
+        decision = decided.pop(group[0].name, None)
+        if decision is None or tuple(slot.name for slot in group[1:]) != decision.aliases:
+            raise PolicyError(f"the plan was made for another model: it does not hold '{group[0].name}' as it is here")
+        found.append(_Tensor(decision, group))
+    if decided:
+        raise PolicyError(f"the plan was made for another model: this one has no '{next(iter(decided))}'")
+    return found

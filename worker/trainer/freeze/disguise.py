@@ -1,0 +1,113 @@
+"""A module wearing a subclass of its own class, under the same name, that reads some weights differently.
+
+`_parameters` stays as it is, so names, ties and state_dict do not change; only an attribute read does. Two modules of
+one class with the same leaves share their disguise, so torch.compile sees one class for a stack of equal layers.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+ROWS = "_permafrost_rows"  # in a module's __dict__: leaf -> Rows
+_PLAIN = "_permafrost_plain"  # on the disguise: the class beneath
+
+
+@dataclass(slots=True)
+class Look:
+    """How a module is to read: leaves that detach, leaves joined from Rows, eval for good, input passed through."""
+
+    detached: set[str] = field(default_factory=set)
+    joined: set[str] = field(default_factory=set)
+    eval: bool = False
+    inert: bool = False
+
+
+def disguise(module: nn.Module, look: Look) -> None:
+    undisguise(module)
+    plain: Any = type(module)
+    module.__class__ = _disguised(
+        plain, tuple(sorted(look.detached)), tuple(sorted(look.joined)), look.eval, look.inert
+    )
+    if look.eval:
+        module.training = False
+
+
+def undisguise(module: nn.Module) -> None:
+    plain = vars(type(module)).get(_PLAIN)
+    if plain is not None:
+        module.__class__ = plain
+
+
+@functools.cache
+def _disguised(plain: type, detached: tuple[str, ...], joined: tuple[str, ...], pinned: bool, inert: bool) -> type:
+    body: dict[str, Any] = {
+        _PLAIN: plain,
+        "__module__": plain.__module__,
+        "__qualname__": plain.__qualname__,
+        "__doc__": plain.__doc__,
+    }
+    body |= {leaf: property(_detached_reader(leaf)) for leaf in detached}
+    body |= {leaf: property(_joined_reader(leaf)) for leaf in joined}
+    if joined:
+        body["_apply"] = _apply_and_rebind(plain)
+    if pinned:
+        body["train"] = _train_but_stay(plain)
+    if inert:
+        body["forward"] = _pass_through
+    if issubclass(plain, nn.RNNBase) and (detached or joined):
+        body["_flat_weights"] = property(_read_flat_weights, _keep_flat_weights)
+    return type(plain)(plain.__name__, (plain,), body)
+
+
+def _detached_reader(leaf: str) -> Any:
+    def read(module: nn.Module) -> Tensor | None:
+        weight = module._parameters[leaf]
+        return None if weight is None else weight.detach()
+
+    return read
+
+
+def _joined_reader(leaf: str) -> Any:
+    def read(module: nn.Module) -> Tensor:
+        joined: Tensor = module.__dict__[ROWS][leaf].joined()
+        return joined
+
+    return read
+
+
+def _train_but_stay(plain: type) -> Any:
+    """`train()` for the children, eval for the module itself: its own state moves only in training mode."""
+
+    def train(module: nn.Module, mode: bool = True) -> nn.Module:
+        plain.train(module, mode)  # type: ignore[attr-defined]
+        module.training = False
+        return module
+
+    return train
+
+
+def _pass_through(module: nn.Module, x: Tensor) -> Tensor:
+    return x
+
+
+def _apply_and_rebind(plain: type) -> Any:
+    """`.to()` and `.half()` give the whole tensor new memory; its trainable rows must follow."""
+
+    def _apply(module: nn.Module, fn: Any, recurse: bool = True) -> nn.Module:
+        plain._apply(module, fn, recurse)  # type: ignore[attr-defined]
+        for leaf, rows in module.__dict__[ROWS].items():
+            rows.rebind(module._parameters[leaf])
+        return module
+
+    return _apply
+
+
+def _read_flat_weights(module: Any) -> list[Tensor]:
+    """Recurrent layers keep their own list of weights, which would bypass the attribute."""
+    return [getattr(module, name) for name in module._flat_weights_names]
+
+
+def _keep_flat_weights(module: Any, weights: list[Tensor]) -> None:
+    module.__dict__["_flat_weights"] = weights

@@ -1,0 +1,102 @@
+"""Modules whose state moves in a forward pass, and how each kind is kept still. What cannot be kept still is named.
+
+Batch and instance norm (running statistics) and spectral norm (power iteration) move in training mode only, so they
+stay in eval; observers move even in eval, so they pass their input through; an embedding with `max_norm` rewrites its
+rows on every read, so the renormalisation is off.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from worker.trainer.freeze.slots import Slot
+
+_SPECTRAL_HOOK = "torch.nn.utils.spectral_norm.SpectralNorm"
+_SPECTRAL_PARAMETRIZATION = "torch.nn.utils.parametrizations._SpectralNorm"
+_OBSERVER = "torch.ao.quantization.observer.ObserverBase"
+_FAKE_QUANTIZE = "torch.ao.quantization.fake_quantize.FakeQuantizeBase"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What one module needs: `eval` to ignore train(), `inert` to pass its input through, `max_norm` to switch off."""
+
+    module: nn.Module
+    path: str
+    eval: bool = False
+    inert: bool = False
+    max_norm: float | None = None
+
+    @property
+    def warning(self) -> str | None:
+        if self.max_norm is None:
+            return None
+        return (
+            f"'{self.path}' has max_norm={self.max_norm:g}, which rewrites its frozen rows on every read; it is off"
+            " while they are frozen, so rows longer than that are used as they are stored"
+        )
+
+
+def pins(frozen: Iterable[Slot]) -> list[Pin]:
+    """One Pin per module that would move one of these tensors by itself."""
+    return [pin for path, owned in _by_module(frozen).items() if (pin := _pin(path, owned)) is not None]
+
+
+def unpinnable(frozen: Iterable[Slot]) -> list[str]:
+    """Why some of these tensors cannot be kept still, a sentence each."""
+    return [reason for path, owned in _by_module(frozen).items() if (reason := _reason(path, owned)) is not None]
+
+
+def _by_module(frozen: Iterable[Slot]) -> dict[str, list[Slot]]:
+    owned: dict[str, list[Slot]] = {}
+    for slot in frozen:
+        owned.setdefault(slot.path, []).append(slot)
+    return owned
+
+
+def _pin(path: str, owned: list[Slot]) -> Pin | None:
+    module = owned[0].module
+    if any(slot.kind == "parameter" for slot in owned) and getattr(module, "max_norm", None) is not None:
+        return Pin(module, path, max_norm=module.max_norm)  # type: ignore[arg-type]
+    if not any(slot.kind == "buffer" for slot in owned):
+        return None
+    if is_a(module, _OBSERVER):
+        return Pin(module, path, inert=True)
+    if _moves_in_training(module, owned):
+        return Pin(module, path, eval=True)
+    return None
+
+
+def _moves_in_training(module: nn.Module, owned: list[Slot]) -> bool:
+    if isinstance(module, nn.modules.batchnorm._NormBase) or is_a(module, _SPECTRAL_PARAMETRIZATION):
+        return True
+    if any(is_a(hook, _SPECTRAL_HOOK) for hook in module._forward_pre_hooks.values()):
+        return True
+    # Norms of somebody else's making keep the field's names for their statistics.
+    return any(slot.leaf.startswith("running_") or slot.leaf == "num_batches_tracked" for slot in owned)
+
+
+def _reason(path: str, owned: list[Slot]) -> str | None:
+    module, leaves = owned[0].module, {slot.leaf for slot in owned}
+    if is_a(module, _FAKE_QUANTIZE) and _observes(module):
+        return (
+            f"'{path}' is a fake-quantize module with its observer on: the scale moves in every forward, also in eval."
+            " Call disable_observer() on it before the job, or let its buffers move ('buffers': 'track')"
+        )
+    if "inv_freq" in leaves and str(getattr(module, "rope_type", "")) in {"dynamic", "longrope"}:
+        return (
+            f"'{path}.inv_freq' is replaced while running (rope type '{module.rope_type}'); computed, not learned:"
+            " let it move with 'buffers': 'track' or a rule that trains it"
+        )
+    return None
+
+
+def _observes(module: nn.Module) -> bool:
+    enabled = getattr(module, "observer_enabled", None)
+    return enabled is None or bool(enabled[0])
+
+
+def is_a(thing: object, qualified: str) -> bool:
+    """Whether a class of this full name is among the types of `thing`, without importing it (some warn on import)."""
+    return any(f"{kind.__module__}.{kind.__qualname__}" == qualified for kind in type(thing).__mro__)

@@ -1,0 +1,39 @@
+"""Where a name lives: an entry of some module's `_parameters` or `_buffers`, read without going through attributes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One live name. A tied tensor has several slots, a detached one reads differently as an attribute."""
+
+    name: str
+    kind: str  # "parameter" | "buffer"
+    path: str  # the owning module's own name, "" for the root
+    module: nn.Module
+    leaf: str
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """None once the entry is gone or emptied."""
+        return entries(self.module, self.kind).get(self.leaf)
+
+    @property
+    def persistent(self) -> bool:
+        return self.kind == "parameter" or self.leaf not in self.module._non_persistent_buffers_set
+
+
+def slots(model: nn.Module) -> Iterator[Slot]:
+    """Every live name once, in the order of `named_parameters`; a shared module's tensors under each of its paths."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for kind in ("parameter", "buffer"):
+            for leaf, tensor in entries(module, kind).items():
+                if tensor is not None:
+                    yield Slot(f"{path}.{leaf}" if path else leaf, kind, path, module, leaf)
+
+
+def entries(module: nn.Module, kind: str) -> dict[str, Tensor | None]:
+    return module._parameters if kind == "parameter" else module._buffers  # type: ignore[return-value]
