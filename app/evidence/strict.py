@@ -1,0 +1,58 @@
+"""JSON without second meanings: what one reader would resolve one way and another reader another way is made visible.
+
+A repeated key is kept as a fact of the object (`repeated`), so that a caller can refuse it and say where it stood.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+
+class JsonError(ValueError):
+    """Bytes that are not one JSON document in UTF-8, or that hold something JSON readers disagree on."""
+
+
+class JsonObject(dict[str, Any]):
+    """A JSON object that remembers which of its keys were written more than once (the last value is kept)."""
+
+    repeated: tuple[str, ...] = ()
+
+
+def read_json(raw: bytes) -> Any:
+    """Parse UTF-8 JSON; NaN, Infinity, lone surrogates, endless digits and bottomless nesting raise JsonError."""
+    try:
+        document = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        if b"\\u" in raw:
+            json.dumps(document, ensure_ascii=False).encode("utf-8")  # a lone surrogate has no UTF-8 form
+    except RecursionError:
+        raise JsonError("nested too deeply to be read") from None
+    except UnicodeError as error:
+        raise JsonError(f"text that is not valid Unicode: {error}") from None
+    except JsonError:
+        raise
+    except ValueError as error:
+        raise JsonError(f"not valid JSON: {error}") from None
+    return document
+
+
+def repeated_keys(document: Any, at: str = "") -> Iterator[str]:
+    """Paths of all keys that were written twice, in document order."""
+    if isinstance(document, JsonObject):
+        yield from (f"{at}.{key}".lstrip(".") for key in document.repeated)
+        for key, value in document.items():
+            yield from repeated_keys(value, f"{at}.{key}".lstrip("."))
+    elif isinstance(document, list):
+        for index, value in enumerate(document):
+            yield from repeated_keys(value, f"{at}[{index}]")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
+    made = JsonObject(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        made.repeated = tuple(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    return made
+
+
+def _constant(name: str) -> NoReturn:
+    raise JsonError(f"{name} is not JSON")
