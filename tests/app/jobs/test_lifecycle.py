@@ -1,5 +1,6 @@
 """The job's state machine, on each database that the service runs on."""
 
+import contextlib
 import threading
 from datetime import timedelta
 
@@ -259,10 +260,8 @@ def test_cancel_races_with_completion(db):
 
         def stop(won=won, job=job, start=start) -> None:
             start.wait()
-            try:
+            with contextlib.suppress(Conflict):
                 won.append(lifecycle.cancel(db, "default", job.id).status)
-            except Conflict:
-                pass
 
         threads = [threading.Thread(target=end), threading.Thread(target=stop)]
         for thread in threads:
