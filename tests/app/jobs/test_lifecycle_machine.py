@@ -1,7 +1,7 @@
 """The lifecycle under arbitrary interleavings: several workers, lost, doubled and late messages, leases that run out.
 
-A doorbell is a call of `claim`, so a lost message is a claim that does not happen, a doubled one two claims, a late one a
-claim at any time. A stopped or jumping clock of a worker changes nothing by design: only the database's is read.
+A doorbell is a call of `claim`, so a lost message is a claim that does not happen, a doubled one two claims, a late one
+a claim at any time. A stopped or jumping clock of a worker changes nothing by design: only the database's is read.
 """
 
 from collections import Counter

@@ -1,0 +1,55 @@
+"""Defaults need no configuration, and the environment overrides each of them."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+
+
+def test_embedded_defaults():
+    """Without any variable everything lies under ./.permafrost, as absolute paths."""
+    settings = Settings()
+    home = Path.cwd() / ".permafrost"
+    assert settings.database == f"sqlite:///{home}/permafrost.db"
+    assert settings.broker == f"filesystem://{home}/broker" and settings.embedded
+    assert settings.storage == f"file://{home}/blobs"
+    assert settings.signing_key_path == home / "keys" / "signing.key"
+
+
+def test_the_environment_rules(monkeypatch: pytest.MonkeyPatch):
+    """The variables of the manual are the ones that are read."""
+    for name, value in {
+        "DATA_DIR": "/data",
+        "DATABASE_URL": "postgresql://db/permafrost",
+        "BROKER_URL": "redis://broker",
+        "STORAGE_URL": "s3://bucket/prefix",
+        "MODELS_DIR": "/models",
+        "SIGNING_KEY": "/keys/signing.key",
+        "AUTH": "required",
+        "HOST": "0.0.0.0",
+        "PORT": "9000",
+    }.items():
+        monkeypatch.setenv(f"PERMAFROST_{name}", value)
+    settings = Settings()
+    assert (settings.database, settings.broker) == ("postgresql://db/permafrost", "redis://broker")
+    assert settings.storage == "s3://bucket/prefix" and settings.models == Path("/models")
+    assert settings.signing_key_path == Path("/keys/signing.key") and settings.home == Path("/data")
+    assert (settings.host, settings.port, settings.auth_required, settings.embedded) == ("0.0.0.0", 9000, True, False)
+
+
+@pytest.mark.parametrize(
+    ("host", "auth", "required"),
+    [
+        ("127.0.0.1", "", False),
+        ("localhost", "", False),
+        ("::1", "", False),
+        ("127.0.0.1", "required", True),
+        ("0.0.0.0", "", True),
+        ("10.0.0.5", "", True),
+        ("example.org", "", True),
+    ],
+)
+def test_keys_are_asked_for_off_loopback(host: str, auth: str, required: bool):
+    """Only a loopback address goes without keys unasked."""
+    assert Settings(host=host, auth=auth).auth_required is required
