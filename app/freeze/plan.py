@@ -141,6 +141,9 @@ class FreezePlan:
         """By a tensor's name or any of its aliases; KeyError when the model has no such tensor."""
         return self._by_name[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
     @cached_property
     def frozen(self) -> tuple[Decision, ...]:
         """Parameters and buffers that must not change during the whole run."""

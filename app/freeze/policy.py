@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,7 +154,7 @@ _COMMON = ("mechanism", "buffers", "on_violation", "enforce")
 
 
 def _read_policy(obj: Any, at: str) -> Policy:
-    _keys(obj, at, ("default", "rules", *ACTIONS, *_COMMON))
+    obj = _given(obj, at, ("default", "rules", *ACTIONS, *_COMMON))
     mechanism = _choice(obj.get("mechanism", "requires_grad"), f"{at}.mechanism", MECHANISMS)
     enforce = _boolean(obj.get("enforce", True), f"{at}.enforce")
     shorthands = [key for key in ACTIONS if key in obj]
@@ -194,7 +194,9 @@ def _read_rules(value: Any, at: str, mechanism: str) -> tuple[Rule, ...]:
         raise PolicyError(f"must be a list of rules, not {_type(value)}", param=at)
     if len(value) > MAX_RULES:
         raise PolicyError(f"{len(value)} rules; at most {MAX_RULES}", param=at)
-    rules = tuple(_read_rule(item, f"{at}[{i}]", i, mechanism) for i, item in enumerate(value))
+    taken = {item["id"] for item in value if isinstance(item, Mapping) and isinstance(item.get("id"), str)}
+    free = (name for name in map("rule-{}".format, itertools.count(1)) if name not in taken)
+    rules = tuple(_read_rule(item, f"{at}[{i}]", free, mechanism) for i, item in enumerate(value))
     seen: dict[str, Rule] = {}
     for rule in rules:
         if rule.id in seen:
@@ -203,29 +205,29 @@ def _read_rules(value: Any, at: str, mechanism: str) -> tuple[Rule, ...]:
     return rules
 
 
-def _read_rule(value: Any, at: str, number: int, inherited: str) -> Rule:
-    _keys(value, at, ("id", "action", "mechanism", "select", "expect", "when"))
+def _read_rule(value: Any, at: str, free: Iterator[str], inherited: str) -> Rule:
+    value = _given(value, at, ("id", "action", "mechanism", "select", "expect", "when"))
     for key in ("action", "select"):
         if key not in value:
             raise PolicyError(f"a rule needs '{key}'", param=f"{at}.{key}")
     action = _choice(value["action"], f"{at}.action", ACTIONS)
     select = _read_select(value["select"], f"{at}.select")
     for key in ("mechanism", "when"):
-        if action == "train" and value.get(key) is not None:
+        if action == "train" and key in value:
             raise PolicyError(f"only a rule that freezes has '{key}'", param=f"{at}.{key}")
-    when = _read_when(value["when"], f"{at}.when") if value.get("when") is not None else ()
+    when = _read_when(value["when"], f"{at}.when") if "when" in value else ()
     if when and select.rows:
         raise PolicyError(
             "a rule with 'rows' has no schedule: freeze the rows for the whole run, or schedule the whole tensor",
             param=f"{at}.when",
         )
-    mechanism = _choice(value.get("mechanism") or inherited, f"{at}.mechanism", MECHANISMS)
+    mechanism = _choice(value.get("mechanism", inherited), f"{at}.mechanism", MECHANISMS)
     return Rule(
-        id=_identifier(value.get("id", f"rule-{number + 1}"), f"{at}.id"),
+        id=_identifier(value["id"] if "id" in value else next(free), f"{at}.id"),
         action=action,
         select=select,
         mechanism=mechanism if action == "freeze" else None,
-        expect=_read_expect(value["expect"], f"{at}.expect") if value.get("expect") is not None else None,
+        expect=_read_expect(value["expect"], f"{at}.expect") if "expect" in value else None,
         when=when,
         at=at,
     )
@@ -233,8 +235,7 @@ def _read_rule(value: Any, at: str, number: int, inherited: str) -> Rule:
 
 def _read_select(value: Any, at: str) -> Select:
     keys = ("name", "regex", "module", "module_type", "layers", "kind", "rows")
-    _keys(value, at, keys)
-    given = {key: item for key, item in value.items() if item is not None}
+    given = _given(value, at, keys)
     if not given:
         raise PolicyError(f"selects nothing: give at least one of {', '.join(keys)}", param=at)
     if set(given) == {"rows"}:
@@ -251,13 +252,13 @@ def _read_select(value: Any, at: str) -> Select:
 
 
 def _read_layers(value: Any, at: str) -> Layers:
-    _keys(value, at, ("path", "first", "last", "from", "to"))
+    value = _given(value, at, ("path", "first", "last", "from", "to"))
     if "path" not in value:
         raise PolicyError("needs 'path', the module whose children are numbered", param=f"{at}.path")
     path = _string(value["path"], f"{at}.path", check_glob)
     if "*" in path:
         raise PolicyError("is one module's own path, without wildcards", param=f"{at}.path")
-    given = {key for key in ("first", "last", "from", "to") if value.get(key) is not None}
+    given = set(value) - {"path"}
     if given not in ({"first"}, {"last"}, {"from"}, {"to"}, {"from", "to"}):
         raise PolicyError("needs 'first', or 'last', or 'from' and 'to' (one of the three)", param=at)
     least = {"first": 1, "last": 1, "from": 0, "to": 1}
@@ -319,17 +320,22 @@ def _read_interval(value: Any, at: str) -> tuple[int, int | None]:
 
 
 def _read_expect(value: Any, at: str) -> Expect:
-    _keys(value, at, ("tensors", "elements"))
-    given = {key: _integer(item, f"{at}.{key}", 1) for key, item in value.items() if item is not None}
+    value = _given(value, at, ("tensors", "elements"))
+    given = {key: _integer(item, f"{at}.{key}", 1) for key, item in value.items()}
     if not given:
         raise PolicyError("expects nothing: give 'tensors', 'elements' or both", param=at)
     return Expect(**given)
 
 
-def _keys(value: Any, at: str, allowed: Iterable[str]) -> None:
+def _given(value: Any, at: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+    """The keys that have a value: null stands for a key left out."""
+    _keys(value, at, allowed)
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def _keys(value: Any, at: str, allowed: tuple[str, ...]) -> None:
     if not isinstance(value, Mapping):
         raise PolicyError(f"must be an object, not {_type(value)}", param=at)
-    allowed = tuple(allowed)
     for key in value:
         if key in allowed:
             continue
