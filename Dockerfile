@@ -1,0 +1,61 @@
+# Two images from one file: `api` (no torch) and `worker` (torch, and a C compiler, which Triton needs for its kernels on GPUs).
+#   docker build --target api -t permafrost-api .
+#   docker build --target worker -t permafrost-worker .
+# Build arguments for networks with their own package mirror: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, PIP_CERT.
+
+FROM debian:bookworm-slim AS python
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates python3 \
+ && rm -rf /var/lib/apt/lists/* \
+ && useradd --system --uid 10001 --home-dir /var/lib/permafrost --create-home permafrost
+ENV PATH=/opt/permafrost/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PERMAFROST_DATA_DIR=/var/lib/permafrost
+
+# Dependencies come before the code, so that a change of code does not install them again.
+FROM python AS api-dependencies
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
+WORKDIR /build
+COPY pyproject.toml requirements.lock ./
+RUN python3 -m venv /opt/permafrost \
+ && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > api.txt \
+ && pip install --no-cache-dir -c requirements.lock -r api.txt
+
+FROM api-dependencies AS worker-dependencies
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['worker'], sep='\n')" > worker.txt \
+ && pip install --no-cache-dir -c requirements.lock "$(grep '^torch==' requirements.lock)" \
+ && pip install --no-cache-dir -c requirements.lock -r worker.txt
+
+FROM api-dependencies AS api-build
+COPY . .
+RUN pip install --no-cache-dir --no-deps .
+
+FROM worker-dependencies AS worker-build
+COPY . .
+RUN pip install --no-cache-dir --no-deps .
+
+FROM python AS api
+COPY --from=api-build /opt/permafrost /opt/permafrost
+USER permafrost
+WORKDIR /var/lib/permafrost
+VOLUME /var/lib/permafrost
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
+  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"PERMAFROST_PORT\", \"8000\")}/readyz', timeout=4)"]
+ENTRYPOINT ["permafrost"]
+CMD ["serve"]
+
+FROM python AS worker
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=worker-build /opt/permafrost /opt/permafrost
+USER permafrost
+WORKDIR /var/lib/permafrost
+VOLUME /var/lib/permafrost
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["permafrost"]
+CMD ["worker"]
