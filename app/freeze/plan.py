@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from app.errors import PolicyError
-from app.freeze.patterns import compile_glob, compile_regex, literal_prefix
+from app.freeze.glob import compile_glob, literal_prefix
 from app.freeze.policy import WHOLE_RUN, Layers, Policy, Rule
+from app.freeze.regex import compile_regex
 
 Ranges = tuple[tuple[int, int], ...]
 Intervals = tuple[tuple[int, int | None], ...]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import PolicyError
-from app.freeze.patterns import check_glob, check_regex
+from app.freeze.glob import check_glob
+from app.freeze.regex import compile_regex
 
 ACTIONS = ("freeze", "train")
 MECHANISMS = ("requires_grad", "detach", "param_group")
@@ -242,7 +243,7 @@ def _read_select(value: Any, at: str) -> Select:
         raise PolicyError("'rows' says which rows, not which tensor: add 'name'", param=at)
     return Select(
         name=_strings(given["name"], f"{at}.name", check_glob) if "name" in given else (),
-        regex=_strings(given["regex"], f"{at}.regex", check_regex) if "regex" in given else (),
+        regex=_strings(given["regex"], f"{at}.regex", compile_regex) if "regex" in given else (),
         module=_strings(given["module"], f"{at}.module", check_glob) if "module" in given else (),
         module_type=_strings(given["module_type"], f"{at}.module_type", check_glob) if "module_type" in given else (),
         layers=_read_layers(given["layers"], f"{at}.layers") if "layers" in given else None,

@@ -1,4 +1,4 @@
-"""Dotted globs and guarded regexes, always matched against a whole name."""
+"""Dotted globs, always matched against a whole name."""
 
 import re
 from collections.abc import Callable
@@ -65,22 +65,3 @@ def _segment(segment: str) -> str:
         return re.escape(segment)
     middle = "".join(rf"(?>[^.]*?{re.escape(part)})" for part in rest[:-1] if part)
     return f"{re.escape(first)}{middle}[^.]*{re.escape(rest[-1])}"
-
-
-MAX_REGEX = 200
-
-
-def check_regex(pattern: str) -> None:
-    """Raise ValueError for a regex that is malformed or that could run for ever."""
-    if not pattern or len(pattern) > MAX_REGEX:
-        raise ValueError(f"a regex has 1 to {MAX_REGEX} characters")
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regex: {error}") from error
-
-
-def compile_regex(pattern: str) -> Callable[[str], bool]:
-    """The whole name must match."""
-    fullmatch = re.compile(pattern).fullmatch
-    return lambda name: fullmatch(name) is not None

@@ -1,0 +1,239 @@
+"""Regular expressions in linear time: a set of automaton states instead of backtracking, so no pattern can hang.
+
+A pattern comes in over HTTP and runs against every name of a model. What needs backtracking (look-around,
+back-references) is refused; for the rest the answer is that of `re.fullmatch`.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+MAX_LENGTH = 200
+MAX_STATES = 2_000  # after {m,n} is written out
+MAX_ROWS = 10_000  # state sets remembered before the memory is cleared
+
+_CLASSES = "dDwWsS"
+_LITERALS = "tnrfv"
+_COUNTED = re.compile(r"\{([0-9]*)(,?)([0-9]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Atom:
+    """One character: a literal, `.`, an escape or a class, in regex syntax."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    parts: tuple["_Node", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    parts: tuple["_Node", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeat:
+    part: "_Node"
+    least: int
+    most: int | None
+
+
+_Node = _Atom | _Sequence | _Choice | _Repeat
+
+
+def compile_regex(pattern: str) -> Callable[[str], bool]:
+    """A test of whole names. ValueError says what is wrong with the pattern."""
+    if not pattern or len(pattern) > MAX_LENGTH:
+        raise ValueError(f"a regex has 1 to {MAX_LENGTH} characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as a possible nested set: meanings that will change
+            re.compile(pattern)
+    except (re.error, Warning, OverflowError, RecursionError) as error:
+        raise ValueError(f"'{pattern}' is not a regex: {error}") from error
+    automaton = _Automaton(_Parser(pattern).parse())
+    return automaton.matches
+
+
+class _Parser:
+    """Recursive descent over a pattern that `re` has already found well-formed."""
+
+    def __init__(self, pattern: str) -> None:
+        # The whole name must match in any case, so anchors at the ends say nothing.
+        self.text = pattern.removeprefix("^")
+        if self.text.endswith("$") and (len(self.text) - len(self.text[:-1].rstrip("\\"))) % 2 == 1:
+            self.text = self.text[:-1]
+        self.at = 0
+
+    def parse(self) -> _Node:
+        return self._choice()
+
+    def _choice(self) -> _Node:
+        parts = [self._sequence()]
+        while self._peek() == "|":
+            self.at += 1
+            parts.append(self._sequence())
+        return parts[0] if len(parts) == 1 else _Choice(tuple(parts))
+
+    def _sequence(self) -> _Node:
+        parts = []
+        while self._peek() not in ("", "|", ")"):
+            parts.append(self._repeats(self._single()))
+        return _Sequence(tuple(parts))
+
+    def _single(self) -> _Node:
+        character = self._take()
+        if character == "(":
+            return self._group()
+        if character == "[":
+            return _Atom(self._class())
+        if character == "\\":
+            return self._escape()
+        if character in "^$":
+            self._refuse(f"'{character}' inside it; the whole name must match anyway")
+        return _Atom("." if character == "." else re.escape(character))
+
+    def _group(self) -> _Node:
+        if self._peek() == "?":
+            if self.text[self.at : self.at + 2] != "?:":
+                self._refuse("'(?' other than '(?:'; look-around, flags and named groups are not supported")
+            self.at += 2
+        inside = self._choice()
+        self.at += 1  # the closing bracket
+        return inside
+
+    def _class(self) -> str:
+        start = self.at - 1
+        self.at += self._peek() == "^"
+        self.at += self._peek() == "]"  # a bracket that stands first is a member
+        while self._peek() != "]":
+            self.at += 2 if self._peek() == "\\" else 1
+        self.at += 1
+        return self.text[start : self.at]
+
+    def _escape(self) -> _Node:
+        character = self._take()
+        if character.isalnum() and character not in _CLASSES + _LITERALS:
+            self._refuse(f"'\\{character}'; back-references, anchors and character codes are not supported")
+        return _Atom("\\" + character)
+
+    def _repeats(self, part: _Node) -> _Node:
+        bounds = self._bounds()
+        if bounds is None:
+            return part
+        if self._peek() == "+":
+            self._refuse("a possessive quantifier")
+        self.at += self._peek() == "?"  # lazy or greedy is the same for a whole match
+        return _Repeat(part, *bounds)
+
+    def _bounds(self) -> tuple[int, int | None] | None:
+        simple: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+        if self._peek() in simple:
+            return simple[self._take()]
+        counted = _COUNTED.match(self.text, self.at)
+        if not counted or counted[0] == "{}":  # `re` reads this as text
+            return None
+        self.at = counted.end()
+        least = int(counted[1] or 0)
+        return least, (int(counted[3]) if counted[3] else None) if counted[2] else least
+
+    def _peek(self) -> str:
+        return self.text[self.at : self.at + 1]
+
+    def _take(self) -> str:
+        self.at += 1
+        return self.text[self.at - 1]
+
+    def _refuse(self, what: str) -> None:
+        raise ValueError(f"a regex that selects tensors has no {what}: '{self.text}'")
+
+
+class _Row(dict[str, "_Row | None"]):
+    """A set of states: the next one for each character seen so far, None when nothing can match any more."""
+
+    def __init__(self, automaton: "_Automaton", states: frozenset[int]) -> None:
+        self.automaton = automaton
+        self.states = states
+        self.accepts = 0 in states
+
+    def __missing__(self, character: str) -> "_Row | None":
+        self[character] = following = self.automaton.step(self.states, character)
+        return following
+
+
+class _Automaton:
+    """Thompson's construction, made deterministic as far as the names ask for it."""
+
+    def __init__(self, node: _Node) -> None:
+        self.tests: dict[int, Callable[[str], object]] = {}
+        self.next: dict[int, tuple[int, ...]] = {0: ()}  # 0 accepts
+        self.start = _Row(self, frozenset(self._closure([self._build(node, 0)])))
+        self.rows: dict[frozenset[int], _Row] = {}
+
+    def matches(self, name: str) -> bool:
+        row = self.start
+        for character in name:
+            following = row[character]
+            if following is None:
+                return False
+            row = following
+        return row.accepts
+
+    def step(self, states: frozenset[int], character: str) -> _Row | None:
+        """The row after one more character."""
+        passed = [self.next[state][0] for state in states if state in self.tests and self.tests[state](character)]
+        states = frozenset(self._closure(passed))
+        if len(self.rows) >= MAX_ROWS:
+            self.rows.clear()
+            self.start.clear()
+        return self.rows.setdefault(states, _Row(self, states)) if states else None
+
+    def _closure(self, states: list[int]) -> Iterator[int]:
+        """States reached without reading a character; only those that read one, or accept, are kept."""
+        seen, open_states = set(states), list(states)
+        while open_states:
+            state = open_states.pop()
+            if state in self.tests or state == 0:
+                yield state
+                continue
+            for following in self.next[state]:
+                if following not in seen:
+                    seen.add(following)
+                    open_states.append(following)
+
+    def _build(self, node: _Node, after: int) -> int:
+        """The state that reads `node` and then goes on at `after`."""
+        if isinstance(node, _Atom):
+            state = self._new(after)
+            self.tests[state] = re.compile(node.text, re.DOTALL).fullmatch
+            return state
+        if isinstance(node, _Sequence):
+            for part in reversed(node.parts):
+                after = self._build(part, after)
+            return after
+        if isinstance(node, _Choice):
+            return self._new(*(self._build(part, after) for part in node.parts))
+        return self._build_repeat(node, after)
+
+    def _build_repeat(self, node: _Repeat, after: int) -> int:
+        entry = after
+        if node.most is None:
+            entry = self._new(after)
+            self.next[entry] = (self._build(node.part, entry), after)
+        else:
+            for _ in range(node.most - node.least):
+                entry = self._new(self._build(node.part, entry), after)
+        for _ in range(node.least):
+            entry = self._build(node.part, entry)
+        return entry
+
+    def _new(self, *following: int) -> int:
+        if len(self.next) >= MAX_STATES:
+            raise ValueError(f"this regex is too large: its counts write out to more than {MAX_STATES} states")
+        state = len(self.next)
+        self.next[state] = following
+        return state
