@@ -1,0 +1,204 @@
+"""What the OpenAPI page says beyond the code: tags, errors, examples to try."""
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DESCRIPTION: Final = """
+Fine-tuning jobs with a **freeze policy**: which parameters and buffers must not change. Every job ends with **evidence**,
+a signed statement per tensor that the frozen weights are bit-identical to the base, which anyone can check offline with
+`permafrost verify`.
+
+The official `openai` SDK speaks to this service unmodified: `OpenAI(base_url="http://host:port/v1", api_key=...)`. Our own
+fields ride in `extra_body` and come back as extra fields.
+
+**Errors** come in OpenAI's envelope, with the path of the offending field in `param`; with
+`Accept: application/problem+json` as an RFC 9457 problem. **Lists** are keyset pages: pass the last id as `after`.
+**Polling**: send `If-None-Match` and `Prefer: wait=30`.
+"""
+
+TAGS: Final = [
+    {"name": "Fine-tuning", "description": "Jobs: create, list, read, control, watch."},
+    {"name": "Evidence", "description": "What changed and what did not: verdict, signed attestation, every tensor."},
+    {"name": "Freeze policies", "description": "What a policy would freeze, without training."},
+    {"name": "Files", "description": "Training data, uploaded once and used by any job of the project."},
+    {"name": "Models", "description": "Base models and the results of jobs: manifest, download, registration."},
+    {"name": "Operations", "description": "For whoever runs the service."},
+]
+
+
+class ErrorDetail(BaseModel):
+    line: int | None = Field(default=None, description="Of a data file, from 1.")
+    field: str | None = None
+    code: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "message": "training_file: this field is required",
+                    "type": "invalid_request_error",
+                    "param": "training_file",
+                    "code": "missing_field",
+                }
+            ]
+        }
+    )
+
+    message: str
+    type: Literal["invalid_request_error", "authentication_error", "permission_error", "server_error"]
+    param: str | None = Field(description="Dotted path of what was wrong, such as `freeze_policy.rules[0].select`.")
+    code: str | None
+    errors: list[ErrorDetail] = Field(default=[], description="Every problem; for data, with line and field.")
+
+
+class Error(BaseModel):
+    """OpenAI's error envelope."""
+
+    error: ErrorBody
+
+
+def _error(description: str) -> dict[str, Any]:
+    return {"model": Error, "description": description}
+
+
+#: On every route.
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    400: _error("The request is wrong; `param` says where."),
+    401: _error("The API key is missing or wrong."),
+    403: _error("The key's role does not reach this far."),
+    404: _error("No such object in this project."),
+    405: _error("Not a method of this URL."),
+    413: _error("The body is too large."),
+    415: _error("The body has another Content-Type than the one that is read."),
+    500: _error("Our fault; quote the header x-request-id."),
+}
+CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
+    409: _error("The object's state does not allow it. `x-should-retry: false` keeps the SDK from repeating the request.")
+}
+
+UPLOAD_FORM: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["purpose", "file"],
+                    "properties": {
+                        "purpose": {
+                            "type": "string",
+                            "enum": ["fine-tune", "user_data", "batch", "assistants", "vision", "evals"],
+                            "description": "`fine-tune` for training and validation files.",
+                        },
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
+                        "file": {"type": "string", "format": "binary"},
+                    },
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
+
+EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "A page of events, or with `stream=true` server-sent events.",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'id: ftevent-1\ndata: {"id":"ftevent-1","object":"fine_tuning.job.event","message":"Job created"}\n\n',
+            }
+        },
+    }
+}
+
+BINARY: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+    206: {"description": "The range that was asked for."},
+    304: {"description": "The caller has these bytes already (`If-None-Match`)."},
+    416: _error("The range lies outside of the file."),
+}
+
+_AFFINE: Final = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 10, "out_features": 1}}
+
+
+def _job(summary: str, description: str, **value: Any) -> dict[str, Any]:
+    example = {"training_file": "file-5f0c1d2e3a4b5c6d7e8f9a0b", "seed": 42, **value}
+    return {"summary": summary, "description": description, "value": example}
+
+
+#: To try from the page; the first three freeze the same weight by the field's three mechanisms.
+JOB_EXAMPLES: Final = {
+    "requires_grad": _job(
+        "Freeze `weight` with requires_grad",
+        "The attribute is false: autograd computes no gradient for it.",
+        model=_AFFINE,
+        freeze_policy={"freeze": ["weight"], "mechanism": "requires_grad"},
+    ),
+    "detach": _job(
+        "Freeze `weight` with detach()",
+        "It takes part in the forward pass through `detach()`; gradient still flows to earlier layers.",
+        model=_AFFINE,
+        freeze_policy={"freeze": ["weight"], "mechanism": "detach"},
+    ),
+    "param_group": _job(
+        "Freeze `weight` by leaving it out of the optimizer",
+        "It is in none of the optimizer's parameter groups.",
+        model=_AFFINE,
+        freeze_policy={"freeze": ["weight"], "mechanism": "param_group"},
+    ),
+    "audit": _job(
+        "The mistake: `requires_grad` as a group option",
+        "Optimizers accept this key and ignore it. With `enforce: false` the job runs, and its evidence says `violated`.",
+        model=_AFFINE,
+        freeze_policy={"freeze": ["weight"], "enforce": False, "on_violation": "continue"},
+        hyperparameters={
+            "optimizer": {
+                "name": "sgd",
+                "groups": [
+                    {"select": {"name": "weight"}, "options": {"requires_grad": False}},
+                    {"select": {"name": "bias"}, "options": {"lr": 0.01}},
+                ],
+            }
+        },
+    ),
+    "encoder": _job(
+        "A text classifier over a frozen encoder",
+        "The encoder stays as it is, its buffers too; only the head trains.",
+        model={"type": "transformers", "path": "minilm", "task": "text-classification"},
+        freeze_policy={"freeze": ["bert.**"]},
+        hyperparameters={"n_epochs": 5, "batch_size": 32},
+        suffix="docs",
+        metadata={"team": "search"},
+    ),
+    "layers": _job(
+        "Rules: the first four layers and the embeddings",
+        "Ordered rules, first match wins; `expect` refuses the job if the rule does not decide what its author believes.",
+        model="minilm",
+        freeze_policy={
+            "default": "train",
+            "rules": [
+                {
+                    "id": "encoder",
+                    "action": "freeze",
+                    "select": {"layers": {"path": "bert.encoder.layer", "first": 4}},
+                    "expect": {"tensors": 64},
+                },
+                {"id": "embeddings", "action": "freeze", "mechanism": "detach", "select": {"name": "bert.embeddings.**"}},
+            ],
+        },
+    ),
+}
+
+PREVIEW_EXAMPLES: Final = {
+    "affine": {
+        "summary": "One frozen weight",
+        "value": {"model": _AFFINE, "freeze_policy": {"freeze": ["weight"], "mechanism": "detach"}},
+    },
+    "encoder": {"summary": "A frozen encoder", "value": {"model": "minilm", "freeze_policy": {"freeze": ["bert.**"]}}},
+}

@@ -1,0 +1,97 @@
+"""Evidence of a job: verdict, signed envelope, tensors; and the public keys to check it with."""
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Response
+from sqlalchemy import select
+
+from app.auth import Who
+from app.dependencies import Config, Db
+from app.documentation import ERRORS
+from app.errors import InvalidRequest, NotFound
+from app.evidence.keys import read_ring
+from app.evidence.schemas import EvidenceObject, ParameterList, ParameterObject, SigningKeyList, SigningKeyObject
+from app.evidence.tables import Evidence, Parameter
+from app.jobs.lifecycle import find
+from app.jobs.states import TERMINAL
+from app.paging import AfterQuery, ends
+
+router = APIRouter(tags=["Evidence"], responses=ERRORS)
+
+JobId = Annotated[str, Path(description="`ftjob-…`")]
+Role = Literal["frozen", "trainable", "split", "new", "buffer", "dropped", "scheduled"]
+ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
+
+
+@router.get("/fine_tuning/jobs/{fine_tuning_job_id}/evidence", operation_id="retrieveEvidence", summary="Read a job's evidence")
+def retrieve_evidence(fine_tuning_job_id: JobId, who: Who, db: Db) -> EvidenceObject:
+    """`pending` until the job ends; a job that ended without a result stays `incomplete`."""
+    with db.read() as session:
+        job = find(session, who.project, fine_tuning_job_id)
+        row = session.get(Evidence, job.id)
+    if row is not None:
+        return EvidenceObject.of(row)
+    if job.status not in TERMINAL:
+        return EvidenceObject(fine_tuning_job_id=job.id, created_at=None, verdict="pending")
+    reason = f"the job ended without a result ({job.status})"
+    return EvidenceObject(fine_tuning_job_id=job.id, created_at=None, verdict="incomplete", reason=reason)
+
+
+@router.get(
+    "/fine_tuning/jobs/{fine_tuning_job_id}/attestation",
+    operation_id="downloadAttestation",
+    summary="Download a job's attestation",
+    response_class=Response,
+    responses={200: {"content": {ENVELOPE_TYPE: {"schema": {"type": "object"}}}}},
+)
+def download_attestation(fine_tuning_job_id: JobId, who: Who, db: Db) -> Response:
+    """The DSSE envelope around an in-toto statement, byte for byte as it was signed. For `permafrost verify`."""
+    with db.read() as session:
+        job = find(session, who.project, fine_tuning_job_id)
+        row = session.get(Evidence, job.id)
+        envelope = row.envelope if row is not None else None
+    if envelope is None:
+        message = f"job {job.id} has no attestation (it is {job.status}); one is made when a job succeeds"
+        raise NotFound(message, code="no_attestation")
+    headers = {"content-disposition": f'attachment; filename="{job.id}.attestation.json"'}
+    return Response(envelope, headers=headers, media_type=ENVELOPE_TYPE)
+
+
+@router.get(
+    "/fine_tuning/jobs/{fine_tuning_job_id}/parameters", operation_id="listParameters", summary="List what became of every tensor"
+)
+def list_parameters(
+    fine_tuning_job_id: JobId,
+    who: Who,
+    db: Db,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    role: Annotated[Role | None, Query(description="Only tensors in this role.")] = None,
+    changed: Annotated[bool | None, Query(description="Only tensors that changed, or that did not.")] = None,
+) -> ParameterList:
+    """By name. Empty until the job ends."""
+    statement = select(Parameter).where(Parameter.job_id == fine_tuning_job_id)
+    statement = statement.where(Parameter.role == role) if role is not None else statement
+    statement = statement.where(Parameter.changed.is_(changed)) if changed is not None else statement
+    statement = statement.where(Parameter.position > _position(after)) if after is not None else statement
+    with db.read() as session:
+        find(session, who.project, fine_tuning_job_id)
+        rows = list(session.scalars(statement.order_by(Parameter.position).limit(limit + 1)))
+    data = [ParameterObject.of(row) for row in rows[:limit]]
+    return ParameterList(data=data, has_more=len(rows) > limit, **ends(data))
+
+
+@router.get("/signing_keys", operation_id="listSigningKeys", summary="List the public keys")
+def list_signing_keys(who: Who, settings: Config) -> SigningKeyList:
+    """What `permafrost verify --key` takes; get it over a channel that you trust. Empty before the first signature."""
+    path = settings.signing_key_path
+    keys = read_ring(path) if path.exists() or path.with_suffix(".ring.json").exists() else ()
+    return SigningKeyList(data=[SigningKeyObject(**key.to_json()) for key in keys], has_more=False)
+
+
+def _position(after: str) -> int:
+    match = re.fullmatch(r"param-(\d{1,9})", after)
+    if match is None:
+        raise InvalidRequest(f"{after!r} is not the id of a tensor in this list", param="after", code="invalid_cursor")
+    return int(match[1])

@@ -1,0 +1,100 @@
+"""Evidence as it travels: the verdict of a job, its tensors, and the keys that sign."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.evidence.tables import Evidence, Parameter
+from app.paging import Page
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class EvidenceObject(Answer):
+    """What was claimed of a job's frozen tensors, and whether it held."""
+
+    object: Literal["fine_tuning.job.evidence"] = "fine_tuning.job.evidence"
+    fine_tuning_job_id: str
+    created_at: int | None
+    verdict: Literal["pending", "verified", "violated", "incomplete"] = Field(
+        description="`verified`: every frozen tensor has the base's bytes; `incomplete`: nobody can tell."
+    )
+    reason: str | None = None
+    attempt: int | None = None
+    frozen_tensors: int | None = None
+    frozen_bytes: int | None = None
+    base_root: str | None = Field(default=None, description="RFC 9162 root over the base's tensors: what an auditor pins.")
+    frozen_root: str | None = None
+    result_root: str | None = None
+    violations: list[dict[str, Any]] = []
+    checks: dict[str, Any] = {}
+    keyid: str | None = Field(default=None, description="The key under which the attestation was signed.")
+
+    @classmethod
+    def of(cls, row: Evidence) -> "EvidenceObject":
+        return cls(
+            fine_tuning_job_id=row.job_id,
+            created_at=int(row.created_at.timestamp()),
+            verdict=row.verdict,
+            reason=row.reason,
+            attempt=row.attempt,
+            frozen_tensors=row.frozen_tensors,
+            frozen_bytes=row.frozen_bytes,
+            base_root=row.base_root,
+            frozen_root=row.frozen_root,
+            result_root=row.result_root,
+            violations=row.violations,
+            checks=row.checks,
+            keyid=row.keyid,
+        )
+
+
+class ParameterObject(Answer):
+    """One tensor: what the policy said of it, and what became of it."""
+
+    id: str = Field(description="Cursor of the list.")
+    name: str
+    base_name: str | None = Field(description="Its name in the base's files.")
+    result_name: str | None = Field(description="Its name in the result's files.")
+    kind: str
+    role: str
+    rule: str | None
+    mechanism: str | None
+    dtype: str
+    shape: list[int]
+    elements: int
+    nbytes: int
+    changed: bool | None = Field(description="null: there is nothing to compare with (a new tensor).")
+    changed_elements: int | None
+    first_changed_step: int | None
+    base_sha256: str | None
+    result_sha256: str | None
+    stats: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, row: Parameter) -> "ParameterObject":
+        values = {name: getattr(row, name) for name in cls.model_fields if name != "id"}
+        return cls(id=f"param-{row.position}", **values)
+
+
+class ParameterList(Page):
+    data: list[ParameterObject]
+
+
+class SigningKeyObject(Answer):
+    """A public key, and when statements under it count."""
+
+    id: str = Field(description="SHA-256 of the key's DER SubjectPublicKeyInfo.")
+    object: Literal["signing_key"] = "signing_key"
+    algorithm: str
+    public_key: str = Field(description="PEM.")
+    not_before: str | None
+    not_after: str | None
+    revoked_at: str | None
+    introduced_by: dict[str, Any] | None = Field(description="Statement under the key before it that introduced this one.")
+
+
+class SigningKeyList(Page):
+    data: list[SigningKeyObject]

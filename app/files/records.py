@@ -1,0 +1,87 @@
+"""Rows of uploaded files: what a project can see, and what a finished upload becomes."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Select, String, cast, or_, select
+from sqlalchemy.orm import Session
+
+from app.db import Database, new_id, now
+from app.errors import InvalidRequest, NotFound
+from app.files.schemas import PURPOSES, FileObject
+from app.files.tables import File
+from app.files.uploads import Upload
+from app.models.tables import Model
+
+#: How long an equal upload counts as the same one when the client says that it is repeating itself.
+_RETRY_WINDOW: Final = timedelta(minutes=10)
+_LIFETIME: Final = range(3_600, 2_592_000 + 1)
+
+
+def visible(session: Session, project: str) -> Select[tuple[File]]:
+    """The project's files that have not expired."""
+    return select(File).where(File.project == project, or_(File.expires_at.is_(None), File.expires_at > now(session)))
+
+
+def find_file(session: Session, project: str, file_id: str, *, param: str = "file_id") -> File:
+    row = session.scalar(visible(session, project).where(File.id == file_id))
+    if row is None:
+        raise NotFound(f"no file {file_id!r} in this project", param=param)
+    return row
+
+
+def store(db: Database, upload: Upload, *, project: str, retried: bool) -> FileObject:
+    """Books an upload whose bytes are in the storage already."""
+    purpose, lifetime = check_fields(upload.fields)
+    with db.write() as session:
+        at = now(session)
+        if retried and (row := _same_upload(session, upload, project=project, purpose=purpose, since=at - _RETRY_WINDOW)):
+            return FileObject.of(row)
+        row = File(id=new_id("file"), project=project, created_at=at, filename=upload.filename, purpose=purpose)
+        row.expires_at = at + lifetime if lifetime else None
+        row.bytes, row.sha256, row.blob = upload.blob.size, upload.blob.sha256, upload.blob.key
+        row.status, row.status_details = "processed", None
+        session.add(row)
+    return FileObject.of(row)
+
+
+def check_fields(fields: dict[str, str]) -> tuple[str, timedelta | None]:
+    """Purpose and lifetime as the form gave them."""
+    known = {"purpose", "expires_after[anchor]", "expires_after[seconds]"}
+    if unknown := sorted(set(fields) - known):
+        message = f"unknown field {unknown[0]!r}; known here: file, {', '.join(sorted(known))}"
+        raise InvalidRequest(message, param=unknown[0], code="unknown_field")
+    purpose = fields.get("purpose")
+    if purpose is None:
+        raise InvalidRequest("purpose: this field is required", param="purpose", code="missing_field")
+    if purpose not in PURPOSES:
+        message = f"purpose: {purpose!r} is not one of {', '.join(PURPOSES)}"
+        raise InvalidRequest(message, param="purpose", code="invalid_value")
+    return purpose, _lifetime(fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]"))
+
+
+def blob_in_use(session: Session, blob: str) -> bool:
+    """Whether another file or any model is made of these bytes."""
+    if session.scalar(select(File.id).where(File.blob == blob).limit(1)):
+        return True
+    # Models keep their blobs in JSON lists; the key is unique enough to be searched for as text.
+    mention = or_(*(cast(column, String).contains(blob) for column in (Model.files, Model.tensors)))
+    return session.scalar(select(Model.id).where(mention).limit(1)) is not None
+
+
+def _lifetime(anchor: str | None, seconds: str | None) -> timedelta | None:
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        message = "expires_after.anchor: must be 'created_at'"
+        raise InvalidRequest(message, param="expires_after.anchor", code="invalid_value")
+    if not (seconds and seconds.isascii() and seconds.isdigit() and int(seconds) in _LIFETIME):
+        message = f"expires_after.seconds: must be a whole number from {_LIFETIME[0]} to {_LIFETIME[-1]}"
+        raise InvalidRequest(message, param="expires_after.seconds", code="invalid_value")
+    return timedelta(seconds=int(seconds))
+
+
+def _same_upload(session: Session, upload: Upload, *, project: str, purpose: str, since: datetime) -> File | None:
+    same = (File.sha256 == upload.blob.sha256, File.filename == upload.filename, File.purpose == purpose)
+    statement = visible(session, project).where(*same, File.created_at > since)
+    return session.scalar(statement.order_by(File.created_at.desc()).limit(1))

@@ -1,0 +1,104 @@
+"""/v1/files: upload, list, read, delete."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response, StreamingResponse
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.auth import Who
+from app.dependencies import Blobs, Config, Db
+from app.documentation import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
+from app.downloads import blob_bytes, download
+from app.errors import Conflict
+from app.files.records import blob_in_use, find_file, store, visible
+from app.files.schemas import FileDeleted, FileList, FileObject, Purpose
+from app.files.tables import File
+from app.files.uploads import OVERHEAD, receive
+from app.jobs.states import TERMINAL
+from app.jobs.tables import Job
+from app.paging import AfterQuery, OrderQuery, ends, keyset
+from app.rendering import allow_body, is_retry
+
+router = APIRouter(prefix="/files", tags=["Files"], responses=ERRORS)
+
+FileId = Annotated[str, Path(description="`file-…`", examples=["file-5f0c1d2e3a4b5c6d7e8f9a0b"])]
+
+
+@router.post("", operation_id="createFile", summary="Upload a file", openapi_extra=UPLOAD_FORM)
+async def create_file(request: Request, who: Who, db: Db, storage: Blobs, settings: Config) -> FileObject:
+    """Streams the file into the storage while hashing it. Send the fields before the file, as the `openai` SDK does.
+
+    Training files are one JSON object a line (`.jsonl`), CSV or Parquet; a job checks them against its task.
+    """
+    who.must("writer")
+    allow_body(request, settings.max_upload_bytes + OVERHEAD)
+    content_type = request.headers.get("content-type", "")
+    upload = await receive(content_type, request.stream(), storage, limit=settings.max_upload_bytes)
+    return await run_in_threadpool(store, db, upload, project=who.project, retried=is_retry(request))
+
+
+@router.get("", operation_id="listFiles", summary="List files")
+def list_files(
+    who: Who,
+    db: Db,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=10000)] = 10000,
+    order: OrderQuery = "desc",
+    purpose: Annotated[Purpose | None, Query(description="Only files of this purpose.")] = None,
+) -> FileList:
+    with db.read() as session:
+        statement = visible(session, who.project)
+        if purpose is not None:
+            statement = statement.where(File.purpose == purpose)
+        rows, more = keyset(session, statement, File, after=after, limit=limit, order=order)
+    data = [FileObject.of(row) for row in rows]
+    return FileList(data=data, has_more=more, **ends(data))
+
+
+@router.get("/{file_id}", operation_id="retrieveFile", summary="Read a file's metadata")
+def retrieve_file(file_id: FileId, who: Who, db: Db) -> FileObject:
+    with db.read() as session:
+        return FileObject.of(find_file(session, who.project, file_id))
+
+
+@router.get(
+    "/{file_id}/content",
+    operation_id="downloadFile",
+    summary="Download a file",
+    response_class=StreamingResponse,
+    responses=BINARY,
+)
+def download_file(file_id: FileId, request: Request, who: Who, db: Db, storage: Blobs) -> Response:
+    """The bytes as they were uploaded. `Range` is understood."""
+    with db.read() as session:
+        row = find_file(session, who.project, file_id)
+    return download(request, size=row.bytes, sha256=row.sha256, name=row.filename, read=blob_bytes(storage, row.blob))
+
+
+@router.delete("/{file_id}", operation_id="deleteFile", summary="Delete a file", responses=CONFLICT)
+def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDeleted:
+    """Refused while a job that has not ended needs the file; the answer lists those jobs."""
+    who.must("writer")
+    with db.write() as session:
+        row = find_file(session, who.project, file_id)
+        if users := _jobs_using(session, row):
+            raise Conflict(
+                f"{file_id} is needed by {len(users)} job(s) that have not ended: {', '.join(users[:20])}",
+                code="file_in_use",
+                param="file_id",
+            )
+        session.delete(row)
+        session.flush()
+        last = not blob_in_use(session, row.blob)
+    if last:
+        storage.delete(row.blob)
+    return FileDeleted(id=file_id)
+
+
+def _jobs_using(session: Session, file: File) -> list[str]:
+    waiting = select(Job).where(Job.project == file.project, Job.status.not_in(TERMINAL)).order_by(Job.created_at)
+    jobs = session.scalars(waiting)
+    return [job.id for job in jobs if file.id in (job.training_file, job.validation_file, job.model_spec.get("weights"))]

@@ -1,0 +1,175 @@
+"""A multipart body becomes a blob while it arrives: parsed, hashed and written in one pass, with nothing kept in memory."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from fastapi.concurrency import run_in_threadpool
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.errors import InvalidRequest, TooLarge
+from app.storage import Blob, Storage, Writer
+
+#: Chunks from the socket are gathered to this size, so that a gigabyte takes a thousand hops to the thread, not sixteen.
+_BATCH: Final = 1 << 20
+_MAX_FIELDS: Final = 32
+_MAX_FIELD_BYTES: Final = 64 << 10
+#: Room for the other fields and the boundaries around a file of the greatest size.
+OVERHEAD: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class Upload:
+    """What a form held: its text fields, and the file by name."""
+
+    fields: dict[str, str]
+    filename: str
+    blob: Blob
+
+
+async def receive(content_type: str, body: AsyncIterator[bytes], storage: Storage, *, limit: int) -> Upload:
+    """Stores the form's `file` part, of at most `limit` bytes. Nothing is left in the storage when it raises."""
+    boundary = _boundary(content_type)
+    incoming = storage.writer()
+    writer = await run_in_threadpool(incoming.__enter__)
+    try:
+        form = Form(boundary, writer, limit=limit)
+        pending = bytearray()
+        async for chunk in body:
+            pending += chunk
+            if len(pending) >= _BATCH:
+                await run_in_threadpool(form.feed, bytes(pending))
+                pending.clear()
+        await run_in_threadpool(form.feed, bytes(pending))
+        form.finish()
+    except BaseException as error:
+        await run_in_threadpool(incoming.__exit__, type(error), error, error.__traceback__)
+        raise
+    await run_in_threadpool(incoming.__exit__, None, None, None)
+    return Upload(form.fields, form.filename, writer.blob)
+
+
+@dataclass(slots=True)
+class _Part:
+    name: str = ""
+    filename: str | None = None
+    data: bytearray = field(default_factory=bytearray)
+
+
+class Form:
+    """Takes a multipart body in pieces of any size; file bytes go to `writer`, small fields are kept."""
+
+    def __init__(self, boundary: bytes, writer: Writer, *, limit: int) -> None:
+        self.fields: dict[str, str] = {}
+        self.filename = ""
+        self._has_file = False
+        self._complete = False
+        self._writer = writer
+        self._limit = limit
+        self._part = _Part()
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": self._on_header_name,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header,
+                "on_headers_finished": self._on_headers,
+                "on_part_data": self._on_data,
+                "on_part_end": self._end,
+                "on_end": self._on_end,
+            },
+        )
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise InvalidRequest(f"the multipart body is malformed: {error}", code="invalid_multipart") from None
+
+    def finish(self) -> None:
+        """Raises where the body ended early or held no file."""
+        if not self._complete:
+            raise InvalidRequest("the multipart body ends before its closing boundary", code="invalid_multipart")
+        if not self._has_file:
+            message = "the form has no part named `file` with a filename"
+            raise InvalidRequest(message, param="file", code="missing_field")
+        if self._writer.size == 0:
+            raise InvalidRequest(f"{self.filename!r} is empty", param="file", code="empty_file")
+
+    def _begin(self) -> None:
+        self._part = _Part()
+
+    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _on_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            _, options = parse_options_header(bytes(self._header_value))
+            self._part.name = _text(options.get(b"name", b""))
+            if b"filename" in options:
+                self._part.filename = safe_name(_text(options[b"filename"]))
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def _on_headers(self) -> None:
+        name = self._part.name
+        if name == "file":
+            if self._has_file:
+                raise InvalidRequest("the form has two parts named `file`; send one file a request", param="file")
+            self._has_file = True
+            self.filename = self._part.filename or "upload"
+        elif name in self.fields or len(self.fields) >= _MAX_FIELDS:
+            raise InvalidRequest(f"the form has the field {name!r} twice, or too many fields", param=name or None)
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part.name == "file":
+            if self._writer.size + end - start > self._limit:
+                raise TooLarge(f"a file may have {self._limit:,} bytes at most", param="file", code="file_too_large")
+            self._writer.write(memoryview(data)[start:end])
+            return
+        if len(self._part.data) + end - start > _MAX_FIELD_BYTES:
+            message = f"the field {self._part.name!r} is longer than {_MAX_FIELD_BYTES:,} bytes"
+            raise InvalidRequest(message, param=self._part.name or None)
+        self._part.data += data[start:end]
+
+    def _end(self) -> None:
+        if self._part.name != "file":
+            self.fields[self._part.name] = _text(bytes(self._part.data))
+
+    def _on_end(self) -> None:
+        self._complete = True
+
+
+def safe_name(name: str) -> str:
+    """A file name for showing: no folders, no control characters, at most 255 characters. Never used as a path."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return "".join(character for character in last if character.isprintable())[:255] or "upload"
+
+
+def _boundary(content_type: str) -> bytes:
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data":
+        sent = f"not {content_type.partition(';')[0]!r}" if content_type else "and the request names no type"
+        raise NotMultipart(f"a file is uploaded as multipart/form-data, {sent}")
+    if not options.get(b"boundary"):
+        raise InvalidRequest("the Content-Type names no boundary", code="invalid_multipart")
+    return options[b"boundary"]
+
+
+class NotMultipart(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

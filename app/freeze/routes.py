@@ -1,0 +1,71 @@
+"""POST /v1/freeze_policies/preview: what a policy would freeze, without training."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.auth import Who
+from app.dependencies import Config, Db
+from app.documentation import ERRORS, PREVIEW_EXAMPLES
+from app.errors import InvalidRequest
+from app.freeze.preview import preview
+from app.freeze.schemas import FreezePolicy
+from app.jobs.schemas import FreezePlanCounts, ModelField
+from app.models.catalog import choose
+from app.paging import Page
+
+router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS)
+
+
+class PreviewRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: ModelField
+    freeze_policy: FreezePolicy
+    optimizer: Literal["adamw", "sgd", "muon", "adafactor", "lbfgs"] = "adamw"
+    after: str | None = Field(default=None, max_length=1024, description="Name of the last tensor of the page before.")
+    limit: int = Field(default=100, ge=1, le=10_000)
+
+
+class PolicyPreview(Page):
+    """The plan: counts, memory, warnings, and a page of decisions, one per tensor."""
+
+    model: str
+    freeze_policy: dict[str, Any] = Field(description="The policy in its normal form.")
+    policy_digest: str
+    freeze_plan: FreezePlanCounts
+    tensors: int
+    memory: dict[str, Any]
+    warnings: list[str]
+    data: list[dict[str, Any]]
+
+
+@router.post("/preview", operation_id="previewFreezePolicy", summary="Preview a freeze policy")
+def preview_policy(
+    wanted: Annotated[PreviewRequest, Body(openapi_examples=PREVIEW_EXAMPLES)], who: Who, db: Db, settings: Config
+) -> PolicyPreview:
+    """Resolves the policy as a job would, against the model's tensors. The model must have been registered or used before."""
+    model = wanted.model if isinstance(wanted.model, str) else wanted.model.model_dump(exclude_none=True)
+    with db.read() as session:
+        chosen = choose(session, settings, who.project, model)
+    if chosen.tensors is None:
+        message = (
+            f"the tensors of {chosen.name!r} are not known yet: register it with POST /v1/models (a worker then reads it), "
+            "or name the task and adapter that it was registered with"
+        )
+        raise InvalidRequest(message, param="model", code="model_not_described")
+    found = preview(wanted.freeze_policy.normal(), chosen.tensors, optimizer=wanted.optimizer)
+    names = [row["name"] for row in found.rows]
+    if wanted.after is not None and wanted.after not in names:
+        raise InvalidRequest(f"no tensor {wanted.after!r} in this plan", param="after", code="invalid_cursor")
+    start = names.index(wanted.after) + 1 if wanted.after is not None else 0
+    page = found.rows[start : start + wanted.limit]
+    return PolicyPreview(
+        model=chosen.name,
+        data=page,
+        has_more=start + wanted.limit < len(names),
+        first_id=page[0]["name"] if page else None,
+        last_id=page[-1]["name"] if page else None,
+        **found.to_json(),
+    )

@@ -1,0 +1,300 @@
+"""/v1/fine_tuning/jobs: create, list, read, control, watch."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from sqlalchemy import Select, select
+
+from app.auth import Who
+from app.db import Database
+from app.dependencies import Bell, Blobs, Config, Db
+from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES
+from app.errors import InvalidRequest
+from app.jobs import lifecycle, views
+from app.jobs.events import Watcher, sequence_of
+from app.jobs.schemas import (
+    CheckpointList,
+    CheckpointObject,
+    EventList,
+    EventObject,
+    JobCreate,
+    JobList,
+    JobObject,
+    MetricList,
+)
+from app.jobs.states import TERMINAL, Status
+from app.jobs.submission import Place, prepare
+from app.jobs.tables import Checkpoint, Event, Job
+from app.paging import AfterQuery, Order, OrderQuery, ends, keyset
+from app.rendering import is_retry
+
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
+
+#: Longest time that a poll is held open, whatever `Prefer: wait` asks for.
+MAX_WAIT_SECONDS = 60
+_METADATA = re.compile(r"metadata\[(.{1,64})\]")
+
+JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
+
+
+async def _watcher(request: Request) -> Watcher:
+    return cast(Watcher, request.app.state.watcher)
+
+
+Watch = Annotated[Watcher, Depends(_watcher)]
+
+
+@router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job")
+def create_job(
+    wanted: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES)],
+    request: Request,
+    response: Response,
+    who: Who,
+    db: Db,
+    storage: Blobs,
+    settings: Config,
+    bell: Bell,
+    idempotency_key: Annotated[
+        str | None, Header(max_length=255, description="Repeat a request with the same key and get the same job.")
+    ] = None,
+) -> JobObject:
+    """Checks all that can be known before training, stores the job and wakes a worker.
+
+    The policy is resolved against the model's tensors at once where they are known, and otherwise as the first thing of
+    the run; a file of up to 4 MiB is read to its end here. A retry by the `openai` SDK, which sends no key, is recognised
+    by the SDK's retry header and gets the job that its first try made.
+    """
+    who.must("writer")
+    with db.read() as session:
+        job = prepare(Place(session, storage, settings, who.project), wanted, idempotency_key=idempotency_key)
+    job, repeated = lifecycle.submit(db, job, retried=is_retry(request))
+    if repeated:
+        response.headers["idempotent-replayed"] = "true"
+    else:
+        bell.ring(job.id)
+    response.headers["location"] = f"/v1/fine_tuning/jobs/{job.id}"
+    return _answer(db, who.project, job.id, response)
+
+
+@router.get("", operation_id="listPaginatedFineTuningJobs", summary="List fine-tuning jobs")
+def list_jobs(
+    request: Request,
+    who: Who,
+    db: Db,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: OrderQuery = "desc",
+    status: Annotated[list[Status] | None, Query(description="Only jobs in one of these states.")] = None,
+    model: Annotated[str | None, Query(max_length=256, description="Only jobs on this model.")] = None,
+    created_after: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
+    created_before: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
+) -> JobList:
+    """Newest first. `metadata[key]=value` keeps jobs with that entry, `metadata=null` those without any."""
+    statement = select(Job).where(Job.project == who.project)
+    everything = statement
+    several = [*(status or ()), *_states(request.query_params.getlist("status[]"))]
+    statement = statement.where(Job.status.in_(several)) if several else statement
+    statement = statement.where(Job.model == model) if model is not None else statement
+    statement = statement.where(Job.created_at > _time(created_after)) if created_after is not None else statement
+    statement = statement.where(Job.created_at < _time(created_before)) if created_before is not None else statement
+    statement = _by_metadata(statement, request)
+    with db.read() as session:
+        rows, more = keyset(session, statement, Job, within=everything, after=after, limit=limit, order=order)
+        data = views.shown(session, rows)
+    return JobList(data=data, has_more=more, **ends(data))
+
+
+@router.get("/{fine_tuning_job_id}", operation_id="retrieveFineTuningJob", summary="Read a job", responses={304: {"description": "Nothing has changed since `If-None-Match`."}})
+async def retrieve_job(
+    fine_tuning_job_id: JobId,
+    request: Request,
+    response: Response,
+    who: Who,
+    db: Db,
+    watcher: Watch,
+    if_none_match: Annotated[str | None, Header(description="The `ETag` of the last answer.")] = None,
+    prefer: Annotated[str | None, Header(description="`wait=N` holds the answer until the job changes, N seconds at most.")] = None,
+) -> Any:
+    """Progress, verdict and all. For polling: send `If-None-Match` with the last `ETag`, and `Prefer: wait=30`."""
+    if seconds := _wait_seconds(prefer, request):
+        await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
+        response.headers["preference-applied"] = f"wait={seconds}"
+    return await run_in_threadpool(_answer, db, who.project, fine_tuning_job_id, response, known=if_none_match)
+
+
+@router.post("/{fine_tuning_job_id}/cancel", operation_id="cancelFineTuningJob", summary="Cancel a job", responses=CONFLICT)
+def cancel_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -> JobObject:
+    """At once, in any state that is not an end; the worker then stops the trainer. Repeating it changes nothing."""
+    who.must("writer")
+    lifecycle.cancel(db, who.project, fine_tuning_job_id)
+    return _answer(db, who.project, fine_tuning_job_id, response)
+
+
+@router.post("/{fine_tuning_job_id}/pause", operation_id="pauseFineTuningJob", summary="Pause a job", responses=CONFLICT)
+def pause_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -> JobObject:
+    """A running job saves its state first (`pausing`); a waiting one is `paused` at once."""
+    who.must("writer")
+    lifecycle.pause(db, who.project, fine_tuning_job_id)
+    return _answer(db, who.project, fine_tuning_job_id, response)
+
+
+@router.post("/{fine_tuning_job_id}/resume", operation_id="resumeFineTuningJob", summary="Resume a paused job", responses=CONFLICT)
+def resume_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db, bell: Bell) -> JobObject:
+    """Goes on from the last saved state, and ends with the same bits as if it had never paused."""
+    who.must("writer")
+    lifecycle.resume(db, who.project, fine_tuning_job_id)
+    bell.ring(fine_tuning_job_id)
+    return _answer(db, who.project, fine_tuning_job_id, response)
+
+
+@router.get(
+    "/{fine_tuning_job_id}/events",
+    operation_id="listFineTuningEvents",
+    summary="List or stream a job's events",
+    response_model=EventList,
+    responses=EVENT_STREAM,
+)
+async def list_events(
+    fine_tuning_job_id: JobId,
+    who: Who,
+    db: Db,
+    watcher: Watch,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    order: OrderQuery = "desc",
+    stream: Annotated[bool, Query(description="Server-sent events from `after` to the end of the job.")] = False,
+    last_event_id: Annotated[str | None, Header(max_length=64, description="Where a dropped stream goes on.")] = None,
+) -> Any:
+    """Newest first as a list; oldest first as a stream, which ends with `data: [DONE]` once the job has ended."""
+    if not stream:
+        return await run_in_threadpool(_events, db, who.project, fine_tuning_job_id, after=after, limit=limit, order=order)
+    seen = after or last_event_id
+    start = await run_in_threadpool(_sequence, db, who.project, fine_tuning_job_id, seen) if seen else 0
+    blocks = watcher.stream(who.project, fine_tuning_job_id, after=start)
+    # Its first block comes before the answer starts, so that an unknown job is a 404 and not a broken stream.
+    first = await anext(blocks)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(_chain(first, blocks), 200, headers, "text/event-stream")
+
+
+@router.get("/{fine_tuning_job_id}/checkpoints", operation_id="listFineTuningJobCheckpoints", summary="List a job's checkpoints")
+def list_checkpoints(
+    fine_tuning_job_id: JobId,
+    who: Who,
+    db: Db,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    order: OrderQuery = "desc",
+) -> CheckpointList:
+    """Newest first."""
+    with db.read() as session:
+        lifecycle.find(session, who.project, fine_tuning_job_id)
+        statement = select(Checkpoint).where(Checkpoint.job_id == fine_tuning_job_id)
+        rows, more = keyset(session, statement, Checkpoint, after=after, limit=limit, order=order)
+    data = [CheckpointObject.of(row) for row in rows]
+    return CheckpointList(data=data, has_more=more, **ends(data))
+
+
+@router.get("/{fine_tuning_job_id}/metrics", operation_id="listFineTuningJobMetrics", summary="Read a job's curves")
+def list_metrics(
+    fine_tuning_job_id: JobId,
+    who: Who,
+    db: Db,
+    split: Annotated[str | None, Query(pattern="^(train|valid)$")] = None,
+    from_step: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    to_step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="A longer curve is thinned out evenly.")] = 1_000,
+) -> MetricList:
+    """Loss, learning rate and the rest by step."""
+    with db.read() as session:
+        lifecycle.find(session, who.project, fine_tuning_job_id)
+        return views.metrics(session, fine_tuning_job_id, split=split, first=from_step, last=to_step, limit=limit)
+
+
+# ---- what the endpoints share
+
+
+def _answer(db: Database, project: str, job_id: str, response: Response, *, known: str | None = None) -> Any:
+    """The job with its ETag, or 304 where the caller has this very version."""
+    with db.read() as session:
+        job = lifecycle.find(session, project, job_id)
+        answer = views.shown(session, [job])[0]
+    tag = views.etag(answer, job.version)
+    if known is not None and tag in (each.strip() for each in known.split(",")):
+        return Response(status_code=304, headers={"etag": tag})
+    response.headers["etag"] = tag
+    if job.status not in TERMINAL:
+        response.headers["retry-after"] = "1"
+    return answer
+
+
+def _events(db: Database, project: str, job_id: str, *, after: str | None, limit: int, order: Order) -> EventList:
+    with db.read() as session:
+        lifecycle.find(session, project, job_id)
+        statement = select(Event).where(Event.job_id == job_id)
+        if after is not None:
+            seq = sequence_of(session, job_id, after)
+            statement = statement.where(Event.seq < seq if order == "desc" else Event.seq > seq)
+        statement = statement.order_by(Event.seq.desc() if order == "desc" else Event.seq)
+        rows = list(session.scalars(statement.limit(limit + 1)))
+    data = [EventObject.of(row) for row in rows[:limit]]
+    return EventList(data=data, has_more=len(rows) > limit, **ends(data))
+
+
+def _sequence(db: Database, project: str, job_id: str, event_id: str) -> int:
+    with db.read() as session:
+        lifecycle.find(session, project, job_id)
+        return sequence_of(session, job_id, event_id)
+
+
+async def _chain(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async with aclosing(cast(Any, blocks)):
+        yield first
+        async for block in blocks:
+            yield block
+
+
+def _by_metadata(statement: Select[tuple[Job]], request: Request) -> Select[tuple[Job]]:
+    for key, value in request.query_params.multi_items():
+        if key == "metadata":
+            if value != "null":
+                message = "filter with metadata[key]=value, or metadata=null for jobs without any"
+                raise InvalidRequest(message, param="metadata", code="invalid_value")
+            statement = statement.where(Job.meta.is_(None))
+        elif match := _METADATA.fullmatch(key):
+            statement = statement.where(Job.meta[match[1]].as_string() == value)
+    return statement
+
+
+def _states(values: list[str]) -> list[str]:
+    from typing import get_args
+
+    for value in values:
+        if value not in get_args(Status):
+            raise InvalidRequest(f"no state is called {value!r}", param="status", code="invalid_value")
+    return values
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _wait_seconds(prefer: str | None, request: Request) -> int:
+    """RFC 7240's `wait`, kept below the time after which the client gives up."""
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", prefer or "")
+    if match is None:
+        return 0
+    timeout = request.headers.get("x-stainless-read-timeout", "")
+    patience = int(float(timeout)) - 5 if re.fullmatch(r"\d+(\.\d+)?", timeout) else MAX_WAIT_SECONDS
+    return max(0, min(int(match[1]), MAX_WAIT_SECONDS, patience))
+
+
+def _version(tag: str | None) -> int | None:
+    match = re.search(r'W/"(\d{1,18})\.', tag or "")
+    return int(match[1]) if match else None

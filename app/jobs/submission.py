@@ -1,0 +1,208 @@
+"""A request becomes a job: everything that can be known to be wrong is refused here, before anything is stored."""
+
+import difflib
+import hashlib
+import json
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from app.db import new_id
+from app.errors import DataError, InvalidRequest
+from app.files import formats
+from app.files.records import find_file
+from app.files.tables import File
+from app.freeze.plan import resolve
+from app.freeze.policy import Policy
+from app.jobs.schemas import Hyperparameters, JobCreate
+from app.jobs.tables import Job
+from app.models.catalog import Chosen, choose
+from app.settings import Settings
+from app.storage import Storage
+
+#: Larger files are read by a worker, line by line, before it trains.
+INLINE_BYTES: Final = 4 << 20
+#: A task is inferred from a file's first examples; one in an object store would have to be fetched for it.
+_INFER_BYTES: Final = 64 << 20
+
+#: What each optimizer acts on. It takes any other key in a group without a word, and ignores it.
+OPTIONS: Final[dict[str, frozenset[str]]] = {
+    "sgd": frozenset({"weight_decay", "momentum", "dampening", "nesterov"}),
+    "adam": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
+    "adamw": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
+    "adafactor": frozenset({"weight_decay", "beta2_decay", "eps", "d"}),
+}
+#: A torch spec says what its numbers are for; the data's reader calls these tasks by their full names.
+_TABULAR: Final = {"regression": "tabular-regression", "classification": "tabular-classification"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a submission looks things up."""
+
+    session: Session
+    storage: Storage
+    settings: Settings
+    project: str
+
+
+def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> Job:
+    """The row of a new job, not yet stored. Raises InvalidRequest and its kin, with `param`."""
+    policy = wanted.policy()
+    chosen = choose(place.session, place.settings, place.project, _plain(wanted.model))
+    training, validation = _files(place, wanted)
+    task, data, checked = _examples(place, wanted, chosen, training, validation)
+    hyperparameters = wanted.chosen()
+    refuse_ignored_options(hyperparameters, policy)
+    plan = resolve(policy, chosen.tensors) if chosen.tensors is not None else None
+    return Job(
+        id=new_id("ftjob"),
+        project=place.project,
+        status="queued" if checked else "validating_files",
+        priority=wanted.priority,
+        model=chosen.name,
+        model_spec=chosen.spec,
+        base_model=chosen.base_id,
+        task=task,
+        training_file=training.id,
+        validation_file=validation.id if validation else None,
+        data=data,
+        suffix=wanted.suffix,
+        seed=wanted.seed if wanted.seed is not None else secrets.randbelow(2**31),
+        hyperparameters=hyperparameters.model_dump(exclude_none=True),
+        method=_method(hyperparameters),
+        meta=wanted.metadata,
+        integrations=None,
+        freeze_policy=policy.to_json(),
+        freeze_plan=plan.counts() if plan else None,
+        evidence_options=wanted.evidence.model_dump(exclude_none=True) if wanted.evidence else {"overhead_budget": 0.01},
+        fingerprint=fingerprint(wanted),
+        idempotency_key=idempotency_key,
+        result_files=[],
+    )
+
+
+def fingerprint(wanted: JobCreate) -> str:
+    """Equal for requests that ask for the same, however their JSON is written."""
+    content = json.dumps(wanted.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def refuse_ignored_options(hyperparameters: Hyperparameters, policy: Policy) -> None:
+    """An optimizer takes a group's key that it does not know and ignores it, so that a weight trains that was meant not to.
+
+    An audit (`enforce: false`) may do it on purpose: it is how the detector is tested.
+    """
+    optimizer = hyperparameters.optimizer
+    if optimizer is None:
+        return
+    known = OPTIONS[optimizer.name]
+    for key in optimizer.model_dump(exclude_none=True, exclude={"name", "groups"}):
+        if key not in known:
+            message = f"{optimizer.name} has no option {key!r}; it has {', '.join(sorted(known))}"
+            raise InvalidRequest(message, param=f"hyperparameters.optimizer.{key}", code="unknown_option")
+    for number, group in enumerate(optimizer.groups or []):
+        for key in group.options if policy.enforce else ():
+            if key not in known | {"lr"}:
+                at = f"hyperparameters.optimizer.groups[{number}].options.{key}"
+                raise InvalidRequest(_why_ignored(key, optimizer.name, known | {"lr"}), param=at, code="ignored_option")
+
+
+def _why_ignored(key: str, name: str, known: frozenset[str]) -> str:
+    if key == "requires_grad":
+        return (
+            f"{name} accepts 'requires_grad' in a parameter group and ignores it: the weight would train on. "
+            'Freeze it with freeze_policy, for example {"freeze": ["weight"], "mechanism": "param_group"}; '
+            "to watch the mistake happen, set freeze_policy.enforce to false"
+        )
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(sorted(known))}"
+    return f"{name} accepts {key!r} in a parameter group and ignores it; {hint}"
+
+
+def _plain(model: Any) -> str | dict[str, Any]:
+    return model if isinstance(model, str) else model.model_dump(exclude_none=True)
+
+
+def _files(place: Place, wanted: JobCreate) -> tuple[File, File | None]:
+    training = _file(place, wanted.training_file, param="training_file")
+    validation = _file(place, wanted.validation_file, param="validation_file") if wanted.validation_file else None
+    weights = getattr(wanted.model, "weights", None)
+    if weights is not None:
+        find_file(place.session, place.project, weights, param="model.weights")
+    return training, validation
+
+
+def _file(place: Place, file_id: str, *, param: str) -> File:
+    row = find_file(place.session, place.project, file_id, param=param)
+    if row.purpose != "fine-tune":
+        message = f"{file_id} was uploaded for {row.purpose!r}; upload it again with the purpose 'fine-tune'"
+        raise InvalidRequest(message, param=param, code="wrong_purpose")
+    if row.bytes == 0:
+        raise DataError(f"{file_id} is empty", param=param, code="empty_file")
+    return row
+
+
+def _examples(
+    place: Place, wanted: JobCreate, chosen: Chosen, training: File, validation: File | None
+) -> tuple[str, dict[str, Any], bool]:
+    """The task, how the files are to be read, and whether they have been read to their ends."""
+    data: dict[str, Any] = wanted.data.model_dump(exclude_none=True) if wanted.data else {}
+    data["format"] = _format(place.storage, training, param="training_file")
+    task = _task(place, chosen, training, data["format"])
+    checked = _validate(place.storage, training, data, form=data["format"], task=task, param="training_file")
+    if validation is not None:
+        form = data["validation_format"] = _format(place.storage, validation, param="validation_file")
+        checked &= _validate(place.storage, validation, data, form=form, task=task, param="validation_file")
+    return task, data, checked
+
+
+def _task(place: Place, chosen: Chosen, file: File, form: str) -> str:
+    """The spec's own, else what the file's fields speak of."""
+    if chosen.spec["type"] == "torch":
+        return _TABULAR[chosen.spec.get("task", "regression")]
+    if chosen.spec.get("task"):
+        return str(chosen.spec["task"])
+    if not formats.can_read(form) or (place.storage.root is None and file.bytes > _INFER_BYTES):
+        message = "the task cannot be told from this file here; name it in the model spec"
+        raise InvalidRequest(message, param="model.task", code="missing_field")
+    with _on_disk(place.storage, file) as path:
+        return formats.infer_task(path, form)
+
+
+def _validate(storage: Storage, file: File, data: Mapping[str, Any], *, form: str, task: str, param: str) -> bool:
+    """Reads a small file to its end; False for one that is left to a worker. Raises DataError with lines and fields."""
+    if file.bytes > INLINE_BYTES or not formats.can_read(form):
+        return False
+    columns = formats.Columns.from_json(data)
+    with _on_disk(storage, file) as path:
+        formats.validate(path, format=form, task=task, columns=columns, held_out=param == "validation_file", param=param)
+    return True
+
+
+def _format(storage: Storage, file: File, *, param: str) -> str:
+    with storage.open(file.blob) as source:
+        head = source.read(4096)
+    try:
+        return formats.detect(file.filename, head)
+    except DataError as error:
+        raise DataError(error.message, param=param) from None
+
+
+@contextmanager
+def _on_disk(storage: Storage, file: File) -> Iterator[Path]:
+    """The file's bytes under a path, for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="permafrost-") as folder:
+        yield storage.fetch(file.blob, Path(folder) / "data")
+
+
+def _method(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """OpenAI's `method`, with its three hyperparameters."""
+    three = hyperparameters.model_dump(include={"n_epochs", "batch_size", "learning_rate_multiplier"})
+    return {"type": "supervised", "supervised": {"hyperparameters": three}}

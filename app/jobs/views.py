@@ -1,0 +1,58 @@
+"""Jobs as a reader sees them: rows joined with their evidence and their place in the queue."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.evidence.tables import Evidence
+from app.jobs.schemas import JobObject, MetricList, MetricPoint
+from app.jobs.states import CLAIMABLE
+from app.jobs.tables import Job, Metric
+
+
+def shown(session: Session, jobs: Sequence[Job]) -> list[JobObject]:
+    """The jobs with evidence, in as many queries for a page as for one."""
+    ended = [job.id for job in jobs if job.finished_at is not None]
+    found = session.scalars(select(Evidence).where(Evidence.job_id.in_(ended))) if ended else ()
+    evidence = {row.job_id: row for row in found}
+    return [JobObject.of(job, evidence=evidence.get(job.id), position=queue_position(session, job)) for job in jobs]
+
+
+def queue_position(session: Session, job: Job) -> int | None:
+    """1 for the job that starts next; None for one that does not wait."""
+    if job.status not in CLAIMABLE or job.desired != "run":
+        return None
+    earlier = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
+    ahead = or_(Job.priority > job.priority, and_(Job.priority == job.priority, earlier))
+    waiting = select(func.count()).where(Job.status.in_(CLAIMABLE), Job.desired == "run", ahead)
+    return 1 + session.scalars(waiting).one()
+
+
+def etag(job: JobObject, version: int) -> str:
+    """Weak: equal tags mean that nothing of note has changed. The place in the queue moves without the row."""
+    return f'W/"{version}.{job.queue_position or 0}"'
+
+
+def metrics(session: Session, job_id: str, *, split: str | None, first: int, last: int | None, limit: int) -> MetricList:
+    """The curve between two steps; evenly thinned out to `limit` points, the first and the last among them."""
+    within = [Metric.job_id == job_id, Metric.step >= first]
+    within += [Metric.step <= last] if last is not None else []
+    within += [Metric.split == split] if split is not None else []
+    keys = session.execute(select(Metric.step, Metric.split).where(*within).order_by(Metric.step, Metric.split)).all()
+    chosen = _thinned(keys, limit) if len(keys) > limit else keys
+    rows = session.scalars(_at(job_id, chosen, sampled=len(chosen) < len(keys), within=within))
+    wanted = {(step, kind) for step, kind in chosen}
+    data = [MetricPoint.of(row) for row in rows if (row.step, row.split) in wanted]
+    return MetricList(data=data, sampled=len(chosen) < len(keys), has_more=False)
+
+
+def _at(job_id: str, chosen: Sequence[tuple[int, str]], *, sampled: bool, within: list[object]) -> Select[tuple[Metric]]:
+    statement = select(Metric).where(*within).order_by(Metric.step, Metric.split)  # type: ignore[arg-type]
+    return statement.where(Metric.step.in_(sorted({step for step, _ in chosen}))) if sampled else statement
+
+
+def _thinned(keys: Sequence[tuple[int, str]], limit: int) -> list[tuple[int, str]]:
+    if limit == 1:
+        return [keys[-1]]
+    return [keys[round(index * (len(keys) - 1) / (limit - 1))] for index in range(limit)]

@@ -1,0 +1,72 @@
+"""create_app(): backends, routers, pages, error rendering. `uvicorn --factory app.main:create_app` serves it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from app import health, rendering
+from app.auth import refuse_open_doors
+from app.db import Database
+from app.dependencies import Backends
+from app.documentation import DESCRIPTION, TAGS
+from app.doorbell import Doorbell
+from app.evidence.routes import router as evidence
+from app.files.routes import router as files
+from app.freeze.routes import router as freeze
+from app.jobs.events import Watcher
+from app.jobs.routes import router as jobs
+from app.models.routes import router as models
+from app.pages.routes import mount_static
+from app.pages.routes import router as pages
+from app.queue import make_celery
+from app.settings import Settings
+from app.storage import Storage
+from app.telemetry import configure_logs
+
+VERSION = "0.1.0"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application over its own database engine and storage. Nothing is connected to before the first request."""
+    settings = settings or Settings()
+    configure_logs()
+    refuse_open_doors(settings)
+    application = FastAPI(
+        title="Permafrost",
+        version=VERSION,
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        docs_url=None,  # served from our own copy of its assets
+        redoc_url=None,
+        redirect_slashes=False,  # a redirected POST may lose its body
+        lifespan=_lifespan,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    )
+    application.state.backends = Backends(
+        settings=settings,
+        database=Database(settings.database),
+        storage=Storage(settings.storage),
+        doorbell=Doorbell(make_celery(settings)),
+    )
+    application.state.watcher = Watcher(application.state.backends.database)
+    rendering.install(application)
+    v1 = APIRouter(prefix="/v1")
+    for router in (jobs, evidence, freeze, files, models):
+        v1.include_router(router)
+    for router in (v1, health.router, pages):
+        application.include_router(router)
+    mount_static(application)
+    return application
+
+
+@asynccontextmanager
+async def _lifespan(application: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    backends: Backends = application.state.backends
+    try:
+        yield {}
+    finally:
+        await application.state.watcher.close()
+        backends.doorbell.close()
+        backends.database.close()

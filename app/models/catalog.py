@@ -1,0 +1,166 @@
+"""Which models there are: rows of the database, and folders that an operator put under PERMAFROST_MODELS_DIR."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Select, or_, select
+from sqlalchemy.orm import Session
+
+from app.errors import ModelError, NotFound
+from app.freeze.plan import TensorInfo
+from app.models.compose import Layout, Slice, compose
+from app.models.tables import Model
+from app.settings import Settings
+
+#: config.json names a class per task; the end of its name tells the task.
+_TASK_OF_CLASS: Final = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForImageClassification": "image-classification",
+}
+_OUR_ARCHITECTURES: Final = ("affine", "convnet", "mlp")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The model of a job: its name, how to load it, the row that it is known by, and its tensors where known."""
+
+    name: str
+    spec: dict[str, Any]
+    base_id: str | None = None
+    tensors: list[TensorInfo] | None = None
+
+
+def visible(project: str) -> Select[tuple[Model]]:
+    """Models that a project may use: its own, and base models that belong to nobody."""
+    return select(Model).where(or_(Model.project.is_(None), Model.project == project))
+
+
+def find_model(session: Session, project: str, model_id: str) -> Model:
+    row = session.scalar(visible(project).where(Model.id == model_id))
+    if row is None:
+        raise NotFound(f"no model {model_id!r} in this project", param="model", code="model_not_found")
+    return row
+
+
+def choose(session: Session, settings: Settings, project: str, wanted: str | Mapping[str, Any]) -> Chosen:
+    """What a request's `model` stands for. Raises ModelError, with the nearest names, where it stands for nothing."""
+    if isinstance(wanted, str):
+        return _by_id(session, settings, project, wanted)
+    if wanted["type"] == "torch":
+        return _torch(settings, wanted)
+    return _transformers(session, settings, project, wanted)
+
+
+def folders(settings: Settings) -> Iterator[Path]:
+    """Folders under the models folder that hold a model in the layout of transformers."""
+    if settings.models.is_dir():
+        yield from sorted(path.parent for path in settings.models.glob("*/config.json"))
+
+
+def folder_of(settings: Settings, name: str, *, param: str) -> Path:
+    """The folder called `name`; never one outside of the models folder."""
+    for folder in folders(settings):
+        if folder.name == name:
+            return folder
+    known = [folder.name for folder in folders(settings)]
+    raise ModelError(f"no model folder is called {name!r}{_nearest(name, known)}", param=param, code="model_not_found")
+
+
+def task_of(folder: Path) -> str | None:
+    """The task that config.json names, if it names one that we train."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        classes = [str(each) for each in config.get("architectures") or ()]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    return next((task for name in classes for end, task in _TASK_OF_CLASS.items() if name.endswith(end)), None)
+
+
+def layout(row: Model, file: str) -> Layout:
+    """The slices that make up a file which is composed on download."""
+    slices = [
+        Slice(
+            name=each["name"],
+            dtype=each["dtype"],
+            shape=tuple(each["shape"]),
+            blob=each["blob"],
+            offset=each["offset"],
+            nbytes=each["nbytes"],
+            sha256=each["sha256"],
+        )
+        for each in row.tensors
+        if each["file"] == file
+    ]
+    return compose(slices, {"format": "pt"})
+
+
+def _by_id(session: Session, settings: Settings, project: str, model_id: str) -> Chosen:
+    row = session.scalar(visible(project).where(Model.id == model_id))
+    if row is not None:
+        return _registered(row)
+    if any(folder.name == model_id for folder in folders(settings)):
+        return Chosen(model_id, {"type": "transformers", "path": model_id})
+    known = [*session.scalars(visible(project).with_only_columns(Model.id)), *(folder.name for folder in folders(settings))]
+    raise ModelError(f"no model is called {model_id!r}{_nearest(model_id, known)}", param="model", code="model_not_found")
+
+
+def _registered(row: Model) -> Chosen:
+    if row.status == "failed":
+        raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
+    tensors = [TensorInfo.from_json(each) for each in row.manifest] if row.manifest is not None else None
+    return Chosen(row.id, dict(row.spec), base_id=row.id, tensors=tensors)
+
+
+def _transformers(session: Session, settings: Settings, project: str, wanted: Mapping[str, Any]) -> Chosen:
+    name = wanted["path"]
+    row = session.scalar(visible(project).where(Model.id == name, Model.kind == "base"))
+    if row is None:
+        folder_of(settings, name, param="model.path")
+        return Chosen(name, dict(wanted))
+    known = _registered(row)
+    # The manifest was made for one task and without an adapter: with others the tensors are others.
+    same = wanted.get("task") in (None, row.spec.get("task")) and not wanted.get("adapter")
+    return Chosen(name, {**row.spec, **wanted}, base_id=row.id, tensors=known.tensors if same else None)
+
+
+def _torch(settings: Settings, wanted: Mapping[str, Any]) -> Chosen:
+    name, kwargs = wanted["architecture"], wanted.get("kwargs") or {}
+    known = sorted({*_OUR_ARCHITECTURES, *(each.name for each in entry_points(group="permafrost.architectures"))})
+    if name not in known and settings.embedded:  # elsewhere the workers may have packages that this process has not
+        message = f"no architecture is called {name!r}{_nearest(name, known)}"
+        raise ModelError(message, param="model.architecture", code="unknown_architecture")
+    return Chosen(name, dict(wanted), tensors=_affine(kwargs) if name == "affine" else None)
+
+
+def _affine(kwargs: Mapping[str, Any]) -> list[TensorInfo]:
+    """The two tensors of the smallest architecture, which need no torch to be known."""
+    sizes = {}
+    for key in ("in_features", "out_features"):
+        value = kwargs.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**31:
+            message = f"affine needs {key!r}, a whole number of at least 1" + (f", not {value!r}" if key in kwargs else "")
+            raise ModelError(message, param=f"model.kwargs.{key}")
+        sizes[key] = value
+    if unknown := sorted(set(kwargs) - set(sizes)):
+        message = f"affine does not take {unknown[0]!r}; it takes in_features and out_features"
+        raise ModelError(message, param=f"model.kwargs.{unknown[0]}")
+    rows, columns = sizes["in_features"], sizes["out_features"]
+    return [
+        TensorInfo("weight", (rows, columns), "F32", module_types=("Affine",)),
+        TensorInfo("bias", (columns,), "F32", module_types=("Affine",)),
+    ]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known are {', '.join(sorted(known)[:20])}" if known else "; none is known yet"

@@ -1,0 +1,165 @@
+"""/v1/models: what jobs can start from, and what they made; manifest and download."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.auth import Who
+from app.db import Database, now
+from app.dependencies import Bell, Blobs, Config, Db
+from app.documentation import BINARY, CONFLICT, ERRORS
+from app.downloads import Reader, blob_bytes, download
+from app.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from app.files.records import blob_in_use
+from app.jobs.states import TERMINAL
+from app.jobs.tables import Job
+from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
+from app.models.compose import Layout
+from app.models.schemas import ModelDeleted, ModelList, ModelObject, ModelRegister, TensorList, TensorObject
+from app.models.tables import Model
+from app.paging import AfterQuery, ends
+from app.storage import Storage
+
+router = APIRouter(prefix="/models", tags=["Models"], responses=ERRORS)
+
+ModelId = Annotated[str, Path(description="Id of a model.", examples=["minilm"])]
+
+
+@router.get("", operation_id="listModels", summary="List models")
+def list_models(who: Who, db: Db, settings: Config) -> ModelList:
+    """The project's own and the base models; also folders on the server that no job has used yet (`available`)."""
+    with db.read() as session:
+        rows = session.scalars(visible(who.project).order_by(Model.created_at.desc(), Model.id)).all()
+    known = {row.id for row in rows}
+    fresh = [ModelObject.of_folder(folder) for folder in folders(settings) if folder.name not in known]
+    return ModelList(data=[*map(ModelObject.of, rows), *fresh])
+
+
+@router.post("", operation_id="registerModel", summary="Register a base model", responses=CONFLICT)
+def register_model(wanted: Annotated[ModelRegister, Body()], who: Who, db: Db, settings: Config, bell: Bell) -> ModelObject:
+    """A worker then reads the folder: digests, manifest, blobs. Registering the same folder again changes nothing."""
+    who.must("admin")
+    folder = folder_of(settings, wanted.path, param="path")
+    spec = {"type": "transformers", "path": wanted.path}
+    if task := wanted.task or task_of(folder):
+        spec["task"] = task
+    row, new = _register(db, wanted.id or wanted.path, spec)
+    if new:
+        bell.ring_model(row.id)
+    return ModelObject.of(row)
+
+
+# The longer routes come first: a model's id may hold slashes, which {model:path} takes in.
+@router.get("/{model:path}/tensors", operation_id="listModelTensors", summary="List a model's tensors")
+def list_tensors(
+    model: ModelId,
+    who: Who,
+    db: Db,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
+) -> TensorList:
+    """Name, dtype, shape and SHA-256 of the bytes of every tensor, in UTF-8 order of names."""
+    with db.read() as session:
+        tensors = find_model(session, who.project, model).tensors
+    ordered = sorted(tensors, key=lambda each: each["name"].encode())
+    start = 0
+    if after is not None:
+        names = [each["name"] for each in ordered]
+        if after not in names:
+            raise InvalidRequest(f"no tensor {after!r} in this model", param="after", code="invalid_cursor")
+        start = names.index(after) + 1
+    data = [TensorObject.of(each) for each in ordered[start : start + limit]]
+    return TensorList(data=data, has_more=start + limit < len(ordered), **ends(data))
+
+
+@router.get(
+    "/{model:path}/files/{name}",
+    operation_id="downloadModelFile",
+    summary="Download a model's file",
+    response_class=StreamingResponse,
+    responses=BINARY,
+)
+def download_model_file(
+    model: ModelId, name: Annotated[str, Path(examples=["model.safetensors"])], request: Request, who: Who, db: Db, storage: Blobs
+) -> Response:
+    """`model.safetensors` is composed while it streams: frozen tensors from the base, the others from the result."""
+    with db.read() as session:
+        row = find_model(session, who.project, model)
+        files = {each["name"]: each for each in row.files}
+        if name not in files:
+            there = ", ".join(files) or "none yet"
+            raise NotFound(f"model {model} has no file {name!r}; it has {there}", param="name")
+        file = files[name]
+        composed = layout(row, name) if file["blob"] is None else None
+    read = composed_bytes(storage, composed) if composed else blob_bytes(storage, file["blob"])
+    return download(request, size=file["size"], sha256=file["sha256"], name=name, read=read)
+
+
+@router.get("/{model:path}", operation_id="retrieveModel", summary="Read a model")
+def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelObject:
+    with db.read() as session:
+        row = session.scalar(visible(who.project).where(Model.id == model))
+    if row is not None:
+        return ModelObject.of(row)
+    folder = next((each for each in folders(settings) if each.name == model), None)
+    if folder is None:
+        raise NotFound(f"no model {model!r} in this project", param="model", code="model_not_found")
+    return ModelObject.of_folder(folder)
+
+
+@router.delete("/{model:path}", operation_id="deleteModel", summary="Delete a model", responses=CONFLICT)
+def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDeleted:
+    """Refused while other models are made of it or jobs need it; the answer lists those."""
+    who.must("writer")
+    with db.write() as session:
+        row = find_model(session, who.project, model)
+        if row.project is None and who.role != "admin":
+            raise Forbidden(f"{model} is a base model of every project; deleting it needs the role admin")
+        if users := _users(session, row):
+            raise Conflict(f"{model} is needed by {', '.join(users[:20])}", code="model_in_use", param="model")
+        blobs = _blobs(row)
+        session.delete(row)
+        session.flush()
+        unused = [blob for blob in blobs if not blob_in_use(session, blob)]
+    for blob in unused:
+        storage.delete(blob)
+    return ModelDeleted(id=model)
+
+
+def composed_bytes(storage: Storage, composed: Layout) -> Reader:
+    """Reads a file that is made of slices. The blobs are opened as they are reached."""
+
+    def read(start: int, stop: int) -> Iterator[bytes]:
+        return composed.stream(storage.open, start, stop)
+
+    return read
+
+
+def _register(db: Database, model_id: str, spec: dict[str, str]) -> tuple[Model, bool]:
+    with db.write() as session:
+        row = session.get(Model, model_id)
+        if row is None:
+            row = Model(id=model_id, project=None, created_at=now(session), owned_by="permafrost", kind="base")
+            row.status, row.spec, row.files, row.tensors = "pending", spec, [], []
+            session.add(row)
+            return row, True
+        if row.spec.get("path") != spec["path"] or row.project is not None:
+            raise Conflict(f"a model {model_id!r} is there already", code="model_exists", param="id")
+        if row.status == "failed":
+            row.status, row.error = "pending", None
+            return row, True
+        return row, False
+
+
+def _users(session: Session, row: Model) -> list[str]:
+    models = session.scalars(select(Model.id).where(Model.base_id == row.id).order_by(Model.id))
+    jobs = session.scalars(select(Job.id).where(Job.base_model == row.id, Job.status.not_in(TERMINAL)).order_by(Job.id))
+    return [*models, *jobs]
+
+
+def _blobs(row: Model) -> set[str]:
+    return {each["blob"] for each in (*row.files, *row.tensors) if each["blob"]}

@@ -1,0 +1,13 @@
+"""Pages for people: dashboard, a job, the API's documentation. Rendered here, with every asset served from this process."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.staticfiles import StaticFiles
+
+router = APIRouter(include_in_schema=False)
+STATIC = Path(__file__).parent / "static"
+
+
+def mount_static(application: FastAPI) -> None:
+    application.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -1,0 +1,60 @@
+"""Keyset pages over (created_at, id): `after` is the id of the last object seen, and a page costs the same at any depth."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Select, tuple_
+from sqlalchemy.orm import Session
+
+from app.errors import InvalidRequest
+
+Order = Literal["asc", "desc"]
+AfterQuery = Annotated[
+    str | None, Query(max_length=256, description="Id of the last object of the page before; the page starts behind it.")
+]
+OrderQuery = Annotated[Order, Query(description="By creation time: `desc` is newest first.")]
+
+
+Row = TypeVar("Row")
+
+
+class Page(BaseModel):
+    """The fields that every list has beside `data`. `has_more` is always there: clients would ask for ever without it."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    object: Literal["list"] = "list"
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = Field(description="Whether another page follows; ask for it with `after` = `last_id`.")
+
+
+def keyset(
+    session: Session,
+    statement: Select[tuple[Row]],
+    table: Any,
+    *,
+    within: Select[tuple[Row]] | None = None,
+    after: str | None,
+    limit: int,
+    order: Order,
+) -> tuple[list[Row], bool]:
+    """One page of `statement` and whether more follow. The cursor is looked up `within` (default: the statement itself)."""
+    if after is not None:
+        found = session.scalar((within if within is not None else statement).where(table.id == after))
+        if found is None:
+            raise InvalidRequest(f"no object {after!r} in this list", param="after", code="invalid_cursor")
+        place = tuple_(table.created_at, table.id)
+        cursor = tuple_(found.created_at, found.id)
+        statement = statement.where(place < cursor if order == "desc" else place > cursor)
+    columns = (table.created_at, table.id)
+    statement = statement.order_by(*(column.desc() if order == "desc" else column.asc() for column in columns))
+    rows = list(session.scalars(statement.limit(limit + 1)))
+    return rows[:limit], len(rows) > limit
+
+
+def ends(data: Sequence[Any]) -> dict[str, str | None]:
+    """`first_id` and `last_id` of a page."""
+    return {"first_id": data[0].id, "last_id": data[-1].id} if data else {"first_id": None, "last_id": None}
