@@ -24,15 +24,18 @@ RUN python3 -m venv /opt/permafrost \
  && pip install --no-cache-dir -c requirements.lock -r api.txt
 
 FROM api-dependencies AS worker-dependencies
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
 RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['worker'], sep='\n')" > worker.txt \
  && pip install --no-cache-dir -c requirements.lock "$(grep '^torch==' requirements.lock)" \
  && pip install --no-cache-dir -c requirements.lock -r worker.txt
 
 FROM api-dependencies AS api-build
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
 COPY . .
 RUN pip install --no-cache-dir --no-deps .
 
 FROM worker-dependencies AS worker-build
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
 COPY . .
 RUN pip install --no-cache-dir --no-deps .
 
