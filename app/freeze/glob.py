@@ -39,7 +39,8 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
     if len(runs) > 1:
         expression += r"(?:[^.]+\.)*" + _run(runs[-1])
     fullmatch = re.compile(expression).fullmatch
-    return lambda name: fullmatch(name + ".") is not None
+    tail = pattern.rpartition("*")[2].removeprefix(".")  # most names of a model fail here, at a tenth of the cost
+    return lambda name: name.endswith(tail) and fullmatch(name + ".") is not None
 
 
 def _runs(pattern: str) -> list[list[str]]:

@@ -21,7 +21,8 @@ MECHANISMS = ("requires_grad", "detach", "param_group")
 KINDS = ("parameter", "buffer")
 BUFFERS = ("pin", "track")
 ON_VIOLATION = ("abort", "continue")
-WHOLE_RUN: tuple[tuple[int, int | None], ...] = ((0, None),)
+Intervals = tuple[tuple[int, int | None], ...]  # optimizer steps (a, b]; b None means to the end
+WHOLE_RUN: Intervals = ((0, None),)
 
 MAX_RULES = 1_000
 MAX_STRINGS = 10_000  # patterns in one selector
@@ -90,11 +91,11 @@ class Rule:
     select: Select
     mechanism: str | None = None  # None for a rule that trains
     expect: Expect | None = None
-    when: tuple[tuple[int, int | None], ...] = ()
+    when: Intervals = ()
     at: str = field(default="freeze_policy.rules", compare=False)  # where it stood in the request, for errors
 
     @property
-    def intervals(self) -> tuple[tuple[int, int | None], ...]:
+    def intervals(self) -> Intervals:
         """The optimizer steps (a, b] during which the rule freezes; b None means to the end."""
         if self.action == "train":
             return ()
@@ -292,7 +293,7 @@ def _read_range(value: Any, at: str) -> tuple[int, int]:
     return start, stop
 
 
-def _read_when(value: Any, at: str) -> tuple[tuple[int, int | None], ...]:
+def _read_when(value: Any, at: str) -> Intervals:
     """Intervals of optimizer steps: frozen for every update with from_step < step <= to_step."""
     intervals = [_read_interval(item, f"{at}[{i}]") for i, item in enumerate(_list(value, at))]
     for i, ((_, stop), (start, _)) in enumerate(itertools.pairwise(intervals), start=1):

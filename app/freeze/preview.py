@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from app.errors import InvalidRequest
-from app.freeze.plan import DTYPE_BITS, Decision, FreezePlan, TensorInfo, resolve
+from app.freeze.plan import Decision, FreezePlan, resolve
 from app.freeze.policy import Policy
+from app.freeze.tensors import DTYPE_BITS, TensorInfo
 
 NORMS_WITH_STATE = ("BatchNorm", "SyncBatchNorm", "InstanceNorm")
 MANY = 3  # names spelled out in a warning

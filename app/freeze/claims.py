@@ -1,0 +1,179 @@
+"""First match wins: which rule has taken which name, whole or in rows, and what that decides."""
+
+from dataclasses import dataclass, field
+
+from app.errors import PolicyError
+from app.freeze.policy import WHOLE_RUN, Intervals, Policy, Rule
+from app.freeze.selectors import Index, listed
+from app.freeze.tensors import TensorInfo
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    action: str
+    mechanism: str | None
+    intervals: Intervals
+    frozen_rows: Ranges = ()
+    trainable_rows: Ranges = ()
+    rule: str = field(default="default", compare=False)  # two rules may say the same about two names of one tensor
+
+
+class Claims:
+    """Every name of a model, and the rule that has decided it."""
+
+    def __init__(self, policy: Policy, index: Index) -> None:
+        self.policy = policy
+        self.index = index
+        self.whole: list[int] = [-1] * len(index.names)  # rule numbers by position; -1 is the default
+        self.rows: dict[int, list[tuple[int, int, int]]] = {}  # position -> (start, stop, rule number)
+        self.verdicts = [Verdict(rule.action, rule.mechanism, rule.intervals, rule=rule.id) for rule in policy.rules]
+        frozen = policy.default == "freeze"
+        # Last, so that number -1 finds it.
+        self.verdicts.append(Verdict(policy.default, policy.mechanism if frozen else None, WHOLE_RUN if frozen else ()))
+
+    def add(self, number: int, matched: list[int]) -> None:
+        """Give a rule what no rule above it has taken; PolicyError when that is nothing."""
+        rule = self.policy.rules[number]
+        taken = [position for position in matched if self.whole[position] < 0]
+        if not taken:
+            earlier = list(dict.fromkeys(self.policy.rules[self.whole[p]].id for p in matched))
+            raise PolicyError(
+                f"rule '{rule.id}' decides nothing: all {len(matched)} names that it matches are already decided by "
+                f"{listed(earlier)}; the first match wins, so put '{rule.id}' above",
+                param=rule.at,
+            )
+        for position in taken:
+            if rule.select.rows:
+                self._add_rows(number, rule, position)
+            else:
+                self.whole[position] = number
+        _check_expect(rule, self.index, taken, len(matched))
+
+    def verdict(self, at: int) -> Verdict:
+        """What is decided for the tensor number `at`; PolicyError when its names disagree."""
+        tensor = self.index.tensors[at]
+        verdict = self._of_name(tensor.name, tensor)
+        for alias in tensor.aliases:
+            other = self._of_name(alias, tensor)
+            if other != verdict:
+                raise PolicyError(
+                    f"'{tensor.name}' and '{alias}' are one tensor (they share storage), and the policy decides "
+                    f"twice: {_described(verdict)}, and {_described(other)}; name both in one rule",
+                    param=_where(self.policy, other if other.rule != "default" else verdict),
+                )
+        return verdict
+
+    def _of_name(self, name: str, tensor: TensorInfo) -> Verdict:
+        position = self.index.position[name]
+        rest = self.verdicts[self.whole[position]]
+        pieces = self.rows.get(position)
+        return _with_rows(self.policy, rest, pieces, tensor) if pieces else rest
+
+    def _add_rows(self, number: int, rule: Rule, position: int) -> None:
+        name, tensor = self.index.names[position], self.index.tensors[self.index.owner[position]]
+        where = rule.select_at("rows")
+        if tensor.kind != "parameter":
+            raise PolicyError(f"rule '{rule.id}': '{name}' is a buffer; only parameters can be split", param=where)
+        if not tensor.shape:
+            raise PolicyError(f"rule '{rule.id}': '{name}' is a scalar and has no rows", param=where)
+        rows, pieces = tensor.shape[0], self.rows.setdefault(position, [])
+        for start, stop in rule.select.rows:
+            if stop > rows:
+                raise PolicyError(
+                    f"rule '{rule.id}': rows [{start}, {stop}] of '{name}', which has {rows} rows",
+                    param=where,
+                )
+            for other_start, other_stop, other in pieces:
+                if start < other_stop and other_start < stop:
+                    raise PolicyError(
+                        f"rule '{rule.id}': rows [{start}, {stop}] of '{name}' overlap rows "
+                        f"[{other_start}, {other_stop}] of rule '{self.policy.rules[other].id}'",
+                        param=where,
+                    )
+        pieces.extend((start, stop, number) for start, stop in rule.select.rows)
+        if sum(stop - start for start, stop, _ in pieces) == rows:
+            self.whole[position] = number  # no row is left for the rules below
+
+
+def _check_expect(rule: Rule, index: Index, taken: list[int], matched: int) -> None:
+    """`expect` counts tensors of a saved file once each, whatever the number of their names."""
+    if rule.expect is None:
+        return
+    owners = {index.owner[p] for p in taken}
+    tensors = [index.tensors[owner] for owner in owners if index.tensors[owner].persistent]
+    rows = sum(stop - start for start, stop in rule.select.rows)
+    elements = (t.elements // t.shape[0] * rows if rows else t.elements for t in tensors)
+    found = {"tensors": len(tensors), "elements": sum(elements)}
+    for key, wanted in rule.expect.to_json().items():
+        if found[key] != wanted:
+            shadowed = f" ({matched - len(taken)} of its {matched} names went to rules above)"
+            raise PolicyError(
+                f"rule '{rule.id}' expects {wanted} {key} and decides {found[key]}"
+                + (shadowed if matched > len(taken) else "")
+                + f"; among them {listed(sorted(t.name for t in tensors)[:3])}",
+                param=f"{rule.at}.expect.{key}",
+            )
+
+
+def _with_rows(policy: Policy, rest: Verdict, pieces: list[tuple[int, int, int]], tensor: TensorInfo) -> Verdict:
+    """Rows decided by `rows` rules, the others by what decides the rest of the tensor."""
+    pieces = sorted(pieces)
+    frozen = [(a, b) for a, b, number in pieces if policy.rules[number].action == "freeze"]
+    train = [(a, b) for a, b, number in pieces if policy.rules[number].action == "train"]
+    holes = _holes(pieces, tensor.shape[0])
+    (frozen if rest.action == "freeze" else train).extend(holes)
+    first = policy.rules[pieces[0][2]]
+    if holes and rest.action == "freeze" and rest.intervals != WHOLE_RUN:
+        raise PolicyError(
+            f"rule '{first.id}' takes rows of '{tensor.name}', and rule '{rest.rule}' schedules the rest: "
+            "only a whole tensor can be frozen for some steps",
+            param=first.select_at("rows"),
+        )
+    ways = {policy.rules[number].mechanism for _, _, number in pieces} | ({rest.mechanism} if holes else set())
+    ways.discard(None)
+    if len(ways) > 1:
+        raise PolicyError(
+            f"the frozen rows of '{tensor.name}' have two mechanisms, {listed(sorted(filter(None, ways)))}: use one",
+            param=f"{first.at}.mechanism",
+        )
+    mechanism = ways.pop() if ways else None
+    if not train:
+        return Verdict("freeze", mechanism, WHOLE_RUN, rule=first.id)
+    if not frozen:
+        return Verdict("train", None, (), rule=first.id)
+    return Verdict("split", mechanism, WHOLE_RUN, _joined(frozen), _joined(train), rule=first.id)
+
+
+def _holes(pieces: list[tuple[int, int, int]], rows: int) -> list[tuple[int, int]]:
+    holes, at = [], 0
+    for start, stop, _ in [*pieces, (rows, rows, -1)]:
+        if at < start:
+            holes.append((at, start))
+        at = stop
+    return holes
+
+
+def _joined(ranges: list[tuple[int, int]]) -> Ranges:
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return tuple(joined)
+
+
+def _where(policy: Policy, verdict: Verdict) -> str:
+    return next((rule.at for rule in policy.rules if rule.id == verdict.rule), "freeze_policy")
+
+
+def _described(verdict: Verdict) -> str:
+    by = "the default" if verdict.rule == "default" else f"rule '{verdict.rule}'"
+    if verdict.action == "train":
+        return f"{by} trains it"
+    if verdict.action == "split":
+        return f"{by} splits its rows"
+    steps = ", ".join(f"{a} to {'the end' if b is None else b}" for a, b in verdict.intervals)
+    return f"{by} freezes it by {verdict.mechanism}" + ("" if verdict.intervals == WHOLE_RUN else f" in steps {steps}")
