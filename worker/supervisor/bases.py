@@ -1,0 +1,114 @@
+"""Base models: a folder becomes blobs and a row once, and every later job reads those."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import select, update
+
+from app.db import Database, now
+from app.errors import ModelError
+from app.evidence.digest import FileReading, read_files
+from app.evidence.tensorfile import TensorFileError
+from app.evidence.tree import root
+from app.models.tables import Model
+from app.storage import Storage
+
+#: What a model folder may hold for us. Pickles and code are left where they are.
+SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A folder's files as blobs, and the tensors in them."""
+
+    files: list[dict[str, Any]]
+    tensors: list[dict[str, Any]]
+    root: str
+
+
+def register(db: Database, storage: Storage, folder: Path, *, model_id: str) -> Model:
+    """Makes a folder a base model that every project may use. Its tensors are described later, by whoever has time."""
+    model = Model(id=model_id, project=None, owned_by="permafrost", kind="base", status="pending")
+    model.spec = {"type": "transformers", "path": folder.name}
+    return publish(db, ingest(folder, storage), model)
+
+
+def ingest(folder: Path, storage: Storage) -> Stored:
+    """Puts the model files of `folder` into the storage. ModelError where its weights have no one meaning."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    weights = [path for path in paths if path.suffix == ".safetensors"]
+    if not weights:
+        raise ModelError(f"{folder.name}: no .safetensors file; other formats of weights are not read", param="model")
+    try:
+        readings = {reading.name: reading for reading in read_files(weights)}
+        whole = root(tensor for reading in readings.values() for tensor in reading.tensors)
+    except (TensorFileError, ValueError) as error:
+        raise ModelError(f"{folder.name}: {error}", param="model") from error
+    files: list[dict[str, Any]] = []
+    tensors: list[dict[str, Any]] = []
+    for path in paths:
+        blob = storage.put(path)
+        reading = readings.get(path.name)
+        if reading is not None and reading.sha256 != blob.sha256:
+            raise ModelError(f"{folder.name}: {path.name} changed while it was read", param="model")
+        files.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
+        tensors += tensor_rows(reading, blob.key) if reading is not None else []
+    return Stored(files, tensors, whole)
+
+
+def tensor_rows(reading: FileReading, blob: str) -> Iterable[dict[str, Any]]:
+    """The tensors of a stored file, as a model's row lists them."""
+    for tensor in reading.tensors:
+        yield {
+            "file": reading.name,
+            "name": tensor.name,
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "nbytes": tensor.nbytes,
+            "sha256": tensor.sha256,
+            "blob": blob,
+            "offset": tensor.offset,
+        }
+
+
+def publish(db: Database, stored: Stored, model: Model) -> Model:
+    """Fills the row in and stores it, unless another worker was first with the same name: then theirs is returned."""
+    model.files, model.tensors, model.root = stored.files, stored.tensors, stored.root
+    with db.write() as session:
+        there = session.scalar(select(Model).where(Model.id == model.id).with_for_update())
+        if there is None:
+            model.created_at = now(session)
+            session.add(model)
+            return model
+        if there.status == "pending":
+            there.files, there.tensors, there.root = stored.files, stored.tensors, stored.root
+            there.manifest, there.status, there.error = model.manifest, model.status, model.error
+        # Deferred columns are read while there is a session to read them with.
+        return loaded(there)
+
+
+def find(db: Database, model_id: str) -> Model | None:
+    with db.read() as session:
+        model = session.get(Model, model_id)
+        return loaded(model) if model is not None else None
+
+
+def loaded(model: Model) -> Model:
+    """The row with its deferred columns, which are out of reach once the session is closed."""
+    _ = model.tensors, model.manifest
+    return model
+
+
+def ready(db: Database, model_id: str, manifest: list[Any]) -> None:
+    """Only a pending model becomes ready: two workers may have read it at the same time."""
+    with db.write() as session:
+        pending = update(Model).where(Model.id == model_id, Model.status == "pending")
+        session.execute(pending.values(status="ready", manifest=manifest, error=None))
+
+
+def fail(db: Database, model_id: str, reason: str) -> None:
+    with db.write() as session:
+        pending = update(Model).where(Model.id == model_id, Model.status == "pending")
+        session.execute(pending.values(status="failed", error=reason))

@@ -1,0 +1,68 @@
+"""Reads a registered model once: its files into the storage, its tensors' names and shapes into its manifest."""
+
+import json
+import shutil
+from typing import Final
+
+import structlog
+
+from app.errors import PermafrostError
+from app.models.catalog import folder_of, task_of
+from app.models.tables import Model
+from worker.supervisor import bases, workspace
+from worker.supervisor.news import Tail
+from worker.supervisor.runner import Refused, Runner
+from worker.trainer.protocol import EXIT_DONE, WorkOrder, Workspace
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for building a model without weights and listing its tensors.
+SECONDS: Final = 600.0
+
+
+def describe(runner: Runner, model_id: str) -> None:
+    """Makes a pending model ready, or failed with the reason. Doing it twice, or in two workers, changes nothing."""
+    model = bases.find(runner.db, model_id)
+    if model is not None and model.status != "pending":
+        return
+    try:
+        if model is None or not model.files:
+            path = model.spec["path"] if model else model_id
+            folder = folder_of(runner.settings, path, param="model.path")
+            model = bases.register(runner.db, runner.storage, folder, model_id=model_id)
+        manifest = _manifest(runner, model)
+    except PermafrostError as refused:
+        log.warning("a model cannot be read", model=model_id, error=refused.message)
+        bases.fail(runner.db, model_id, refused.message)
+        return
+    bases.ready(runner.db, model_id, manifest)
+    log.info("model is ready", model=model_id, tensors=len(manifest))
+
+
+def _manifest(runner: Runner, model: Model) -> list[object]:
+    space = workspace.place(runner.settings.work, f"describe-{runner.worker.replace('/', '-')}", 0)
+    workspace.create(space)
+    try:
+        workspace.stage_base(space, model, runner.storage)
+        task = model.spec.get("task") or task_of(space.base)
+        WorkOrder(job_id=model.id, stage="describe", model=model.spec, task=task, device="cpu").save(space.root)
+        return _run(runner, space)
+    finally:
+        shutil.rmtree(space.root, ignore_errors=True)
+
+
+def _run(runner: Runner, space: Workspace) -> list[object]:
+    tail = Tail(space.reports)
+    with runner.nursery.start(space.root, environment={"CUDA_VISIBLE_DEVICES": ""}) as child:
+        code = child.wait(SECONDS)
+        if code is None:
+            child.kill()
+            child.wait()
+    tail.read()
+    if tail.failed is not None:
+        raise Refused(tail.failed)
+    if code != EXIT_DONE:
+        lines = " / ".join(workspace.log_tail(space)[-3:])
+        raise PermafrostError(f"the process that reads the model ended with code {code}: {lines}")
+    tensors: list[object] = json.loads(space.manifest.read_text())["tensors"]
+    return tensors

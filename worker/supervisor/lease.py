@@ -1,0 +1,134 @@
+"""Keeps one job's lease alive from a thread of its own, carries news to the database and wishes back."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.db import Database
+from app.jobs import lifecycle
+from app.jobs.lifecycle import Lease, LeaseLost, News
+from app.jobs.tables import Job
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between writes of news: at most four transactions a second for each job.
+WRITE_SECONDS: Final = 0.25
+#: Seconds between looks at what is wished of the job.
+LOOK_SECONDS: Final = 0.5
+#: Part of the lease that must be left for a trainer to be stopped in, when the database does not answer.
+MARGIN: Final = 0.2
+#: The database is away, not unhappy with what it was told: the same words may be said again.
+AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)
+
+
+class Keeper:
+    """`wish` says what is wanted of the job; `lost` is set once it is another's; `over` once nobody can know."""
+
+    def __init__(self, db: Database, lease: Lease, *, heartbeat: float) -> None:
+        self.lease = lease
+        self.wish = "run"
+        self.lost: LeaseLost | None = None
+        self._db = db
+        self._heartbeat = heartbeat
+        self._until = time.monotonic() + lease.seconds
+        self._wrote = float("-inf")
+        self._beaten = time.monotonic()
+        self._news = News()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._urgent = False
+        self._closed = False
+        self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
+
+    @property
+    def over(self) -> bool:
+        """No beat has come through for so long that another worker may soon own the job: stop the trainer."""
+        return self.lost is not None or time.monotonic() > self._until - MARGIN * self.lease.seconds
+
+    @property
+    def stop_wished(self) -> bool:
+        return self.wish != "run" or self.over
+
+    def post(self, news: News, *, urgent: bool = False) -> None:
+        """Takes news to be written soon, or at once where somebody waits for it."""
+        if not news:
+            return
+        with self._lock:
+            _join(self._news, news)
+            self._urgent |= urgent
+        if urgent:
+            self._wake.set()
+
+    def flush(self) -> None:
+        """Writes what is left, in the caller's thread. Raises LeaseLost."""
+        self._beat()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        self._wake.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._closed and self.lost is None:
+            try:
+                self._once()
+            except LeaseLost as lost:
+                self.lost = lost
+            except AWAY as error:
+                log.warning("the database did not answer a heartbeat", job=self.lease.job_id, error=str(error))
+            self._wake.wait(WRITE_SECONDS if self._news else LOOK_SECONDS)
+            self._wake.clear()
+
+    def _once(self) -> None:
+        at = time.monotonic()
+        news_due = bool(self._news) and (self._urgent or at - self._wrote >= WRITE_SECONDS)
+        if news_due or at - self._beaten >= self._heartbeat or self._changed():
+            self._beat()
+
+    def _changed(self) -> bool:
+        """A look that takes no lock; what it sees is then asked for properly, by a beat."""
+        with self._db.read() as session:
+            row = session.execute(select(Job.attempt, Job.status, Job.desired).where(Job.id == self.lease.job_id)).one()
+        held = row.attempt == self.lease.attempt and row.status in ("running", "pausing")
+        return not held or row.desired != self.wish
+
+    def _beat(self) -> None:
+        with self._lock:
+            news, self._news, self._urgent = self._news, News(), False
+        at = time.monotonic()
+        try:
+            self.wish = lifecycle.beat(self._db, self.lease, news)
+        except AWAY:
+            with self._lock:
+                self._news = _join(news, self._news)
+            raise
+        except SQLAlchemyError:
+            # Something in these news cannot be stored. The job goes on without them.
+            log.exception("news were refused by the database", job=self.lease.job_id)
+            self.wish = lifecycle.beat(self._db, self.lease)
+        # The lease runs from before the beat was sent: the database's own clock may have started later, never earlier.
+        self._until, self._beaten = at + self.lease.seconds, at
+        if news:
+            self._wrote = at
+
+
+def _join(news: News, later: News) -> News:
+    """Adds `later` to `news`, in place."""
+    news.progress = later.progress or news.progress
+    news.freeze_plan = later.freeze_plan or news.freeze_plan
+    news.notes += later.notes
+    news.metrics += later.metrics
+    news.checkpoints += later.checkpoints
+    return news

@@ -1,0 +1,388 @@
+"""What an attempt left on disk becomes evidence and a model: read again, judged, signed, published.
+
+The trainer is dead by now, and its folder is material: links out of it are refused, and every digest is computed anew.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import select
+
+from app.db import Database
+from app.errors import PermafrostError
+from app.evidence import records
+from app.evidence.changes import Span, compare, compare_values
+from app.evidence.digest import FileReading, TensorReading, read_file
+from app.evidence.envelope import seal
+from app.evidence.keys import SigningKey
+from app.evidence.records import Judged
+from app.evidence.statement import Claim, FileRef, build
+from app.evidence.tables import Evidence
+from app.evidence.tensorfile import TensorFileError
+from app.evidence.tree import root
+from app.freeze.policy import Policy
+from app.jobs.lifecycle import Note, Outcome
+from app.jobs.tables import Job
+from app.models.compose import Layout, Slice, compose
+from app.models.tables import Model
+from app.storage import Blob, Storage
+from worker.supervisor.news import Tail
+from worker.trainer.protocol import Workspace
+
+#: The trainer's JSON files, at most.
+JSON_BYTES: Final = 256 << 20
+#: What of a result's other files is published.
+SUFFIXES: Final = (".json", ".jsonl", ".csv", ".txt", ".model", ".jinja", ".tiktoken", ".md")
+WEIGHTS: Final = {"full": "model.safetensors", "adapter": "adapter_model.safetensors"}
+
+
+class ResultError(PermafrostError):
+    """The trainer said that it was done, and what it left cannot be a result."""
+
+    code = "invalid_result"
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """What it takes to turn a result into evidence."""
+
+    db: Database
+    storage: Storage
+    key: SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`result.json`: the tensors of the full result and where each one's bytes are."""
+
+    tensors: list[dict[str, Any]]
+    metadata: dict[str, str]
+    kind: str
+
+
+def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
+    """The outcome of an attempt whose trainer ended well, with evidence for or against it."""
+    policy = Policy.from_json(job.freeze_policy)
+    observed = _read_json(workspace.observations)
+    seen = records.read_observations(observed)
+    result = _read_result(workspace.result)
+    base_rows, result_rows = records.rows_needed(policy, seen)
+    base_tensors = _read_base(workspace, base, base_rows)
+    changed = _read_weights(workspace.changed, result_rows)
+    blob = signer.storage.put(workspace.changed)
+    if blob.sha256 != changed.sha256:
+        raise ResultError(f"{workspace.changed.name} changed while it was read")
+    slices = _slices(result, base, changed, blob)
+    layout = compose(slices, result.metadata)
+    weights = FileRef(WEIGHTS[result.kind], layout.size, layout.sha256(signer.storage.open))
+    judged = records.judge(
+        policy,
+        seen,
+        base=base_tensors,
+        result=_result_readings(result, base_tensors, changed),
+        reported=[*observed.get("violations", ()), *tail.violations],
+        kind=result.kind,
+    )
+    others = _publish_files(workspace, signer.storage)
+    envelope = _sign(signer, job, policy, base, judged, observed, [weights, *map(_ref, others)], result)
+    evidence = records.evidence_row(
+        judged,
+        job_id=job.id,
+        attempt=job.attempt,
+        checks=dict(observed.get("checks") or {}),
+        envelope=envelope,
+        keyid=signer.key.keyid,
+    )
+    stats = _statistics(judged, workspace, base, changed)
+    parameters = records.parameter_rows(judged, job_id=job.id, stats=stats)
+    model = _model(job, base, result, layout, weights, others, [tensor.info.to_json() for tensor in seen])
+    model.root = evidence.result_root
+    return _outcome(policy, evidence, parameters, model, tail)
+
+
+def violated(job: Job, tail: Tail) -> Evidence | None:
+    """Evidence of an attempt that the witness stopped: what it saw, without a statement about any result."""
+    if not tail.violations:
+        return None
+    names = ", ".join(str(each.get("name")) for each in tail.violations)
+    return Evidence(
+        job_id=job.id,
+        attempt=job.attempt,
+        verdict="violated",
+        reason=f"training was stopped: frozen tensors changed ({names})",
+        frozen_tensors=0,
+        frozen_bytes=0,
+        violations=[dict(each) for each in tail.violations],
+        checks={},
+    )
+
+
+def _outcome(policy: Policy, evidence: Evidence, parameters: Any, model: Model, tail: Tail) -> Outcome:
+    tokens = (tail.done or {}).get("trained_tokens")
+    outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, trained_tokens=tokens)
+    if evidence.verdict == "violated" and policy.enforce and policy.on_violation == "abort":
+        # The promise was broken: the evidence is kept, and nobody gets a model that does not keep it.
+        outcome.status = "failed"
+        outcome.error = {"code": "frozen_parameters_changed", "message": evidence.reason, "param": "freeze_policy"}
+        return outcome
+    outcome.model = model
+    outcome.notes = [_note(evidence)]
+    return outcome
+
+
+def _note(evidence: Evidence) -> Note:
+    data = {"verdict": evidence.verdict, "frozen_tensors": evidence.frozen_tensors, "frozen_root": evidence.frozen_root}
+    if evidence.verdict == "verified":
+        message = f"Evidence verified: {evidence.frozen_tensors} frozen tensors are bit-identical to the base"
+        return Note(message, data=data)
+    return Note(f"Evidence {evidence.verdict}: {evidence.reason}", level="warn", data=data)
+
+
+def _read_json(path: Path) -> Any:
+    with _regular(path) as file:
+        raw = file.read(JSON_BYTES + 1)
+    if len(raw) > JSON_BYTES:
+        raise ResultError(f"{path.name} is larger than {JSON_BYTES} bytes")
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path.name} is not JSON: {error}") from error
+
+
+def _read_result(path: Path) -> Result:
+    document = _read_json(path)
+    try:
+        result = Result(list(document["tensors"]), dict(document.get("metadata") or {}), document.get("kind", "full"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultError(f"{path.name} cannot be read: {type(error).__name__} {error}") from error
+    if result.kind not in WEIGHTS:
+        raise ResultError(f"{path.name}: kind {result.kind!r} is not one of {', '.join(WEIGHTS)}")
+    return result
+
+
+def _read_weights(path: Path, rows: Mapping[str, Any]) -> FileReading:
+    try:
+        known = read_file(path, follow_symlinks=False)
+        wanted = {each.name: rows[each.name] for each in known.tensors if each.name in rows}
+        return read_file(path, rows=wanted, follow_symlinks=False) if wanted else known
+    except (OSError, TensorFileError) as error:
+        raise ResultError(f"{path.name} cannot be read: {error}") from error
+
+
+def _read_base(workspace: Workspace, base: Model, rows: Mapping[str, Any]) -> dict[str, TensorReading]:
+    """Every base tensor, read from disk again; they have to be the ones that were registered."""
+    tensors: dict[str, TensorReading] = {}
+    for file in base.files:
+        if not file["name"].endswith(".safetensors"):
+            continue
+        names = {each["name"] for each in base.tensors if each["file"] == file["name"]}
+        wanted = {name: rows[name] for name in rows if name in names}
+        reading = read_file(workspace.base / file["name"], rows=wanted)
+        tensors |= {each.name: each for each in reading.tensors}
+    if root(tensors.values()) != base.root:
+        raise ResultError(f"the files of base model {base.id} are not the ones that were registered")
+    return tensors
+
+
+def _slices(result: Result, base: Model, changed: FileReading, blob: Blob) -> list[Slice]:
+    """Where the bytes of each result tensor lie: in what the trainer wrote, or in the base's blobs."""
+    written = {each.name: each for each in changed.tensors}
+    stored = {each["name"]: each for each in base.tensors}
+    slices = []
+    for tensor in result.tensors:
+        name = tensor["name"]
+        if tensor["from"] == "changed":
+            if name not in written:
+                raise ResultError(f"result.json lists {name!r}, which {changed.name} does not hold")
+            each = written[name]
+            slices.append(Slice(name, each.dtype, each.shape, blob.key, each.offset, each.nbytes, each.sha256))
+        else:
+            if tensor["base_name"] not in stored:
+                raise ResultError(f"result.json takes {name!r} from {tensor['base_name']!r}, which the base has not")
+            row = stored[tensor["base_name"]]
+            shape = tuple(row["shape"])
+            slices.append(Slice(name, row["dtype"], shape, row["blob"], row["offset"], row["nbytes"], row["sha256"]))
+    return slices
+
+
+def _result_readings(
+    result: Result, base: Mapping[str, TensorReading], changed: FileReading
+) -> dict[str, TensorReading]:
+    """The result's tensors under the result's names."""
+    written = {each.name: each for each in changed.tensors}
+    readings = {}
+    for tensor in result.tensors:
+        name = tensor["name"]
+        each = written[name] if tensor["from"] == "changed" else base[tensor["base_name"]]
+        readings[name] = TensorReading(name, each.dtype, each.shape, each.nbytes, each.offset, each.sha256, each.slices)
+    return readings
+
+
+def _publish_files(workspace: Workspace, storage: Storage) -> list[dict[str, Any]]:
+    """Configuration and tokenizer files beside the weights."""
+    if workspace.out.is_symlink() or workspace.files.is_symlink():
+        raise ResultError("the trainer's output folder is a link")
+    published = []
+    for path in sorted(workspace.files.iterdir()):
+        if path.suffix not in SUFFIXES:
+            raise ResultError(f"{path.name} is no file that belongs to a model; known are {', '.join(SUFFIXES)}")
+        with _regular(path):
+            blob = storage.put(path)
+        published.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
+    return published
+
+
+@contextmanager
+def _regular(path: Path) -> Iterator[Any]:
+    """The file itself and never what a link points at: the supervisor can read more than the trainer can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ResultError(f"{path.name} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not path.is_file():
+            raise ResultError(f"{path.name} is no regular file")
+        yield file
+
+
+def _ref(file: Mapping[str, Any]) -> FileRef:
+    return FileRef(file["name"], file["size"], file["sha256"])
+
+
+def _sign(
+    signer: Signer,
+    job: Job,
+    policy: Policy,
+    base: Model,
+    judged: Judged,
+    observed: Mapping[str, Any],
+    files: list[FileRef],
+    result: Result,
+) -> bytes:
+    checks = observed.get("checks") or {}
+    claim = Claim(
+        job_id=job.id,
+        attempt=job.attempt,
+        nonce=job.evidence_options.get("nonce"),
+        issued_at=datetime.now(UTC),
+        policy=policy.to_json(),
+        policy_digest=policy.digest(),
+        base_files=tuple(map(_ref, base.files)),
+        result_files=tuple(files),
+        rows=judged.rows,
+        observed={
+            "checks": checks.get("count", 0),
+            "first_step": checks.get("first_step", 0),
+            "last_step": checks.get("last_step", 0),
+            "fingerprint": checks.get("scheme"),
+        },
+        violations=tuple(each["name"] for each in judged.violations),
+        result_kind=result.kind,
+        metadata=result.metadata,
+        previous=_previous(signer.db, base),
+    )
+    return json.dumps(seal(build(claim), [signer.key])).encode()
+
+
+def _previous(db: Database, base: Model) -> str | None:
+    """The SHA-256 of the statement about the base, where a job of ours made it."""
+    if base.kind != "fine_tuned" or base.job_id is None:
+        return None
+    with db.read() as session:
+        envelope = session.scalar(select(Evidence.envelope).where(Evidence.job_id == base.job_id))
+    return hashlib.sha256(base64.b64decode(json.loads(envelope)["payload"])).hexdigest() if envelope else None
+
+
+def _statistics(judged: Judged, workspace: Workspace, base: Model, changed: FileReading) -> dict[str, dict[str, Any]]:
+    """Change statistics by result name, for every tensor that is in both and differs."""
+    file_of = {each["name"]: each["file"] for each in base.tensors}
+    offset_of: dict[str, int] = {}
+    written = {each.name: each for each in changed.tensors}
+    statistics: dict[str, dict[str, Any]] = {}
+    opened: dict[Path, int] = {}
+    try:
+        for row in judged.rows:
+            if row.base is None or row.result is None or not row.changed or row.result.name not in written:
+                continue
+            path = workspace.base / file_of[row.base.name]
+            if path not in opened:
+                opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                offset_of |= {each.name: each.offset for each in read_file(path).tensors}
+            if workspace.changed not in opened:
+                opened[workspace.changed] = os.open(workspace.changed, os.O_RDONLY | os.O_CLOEXEC)
+            before = Span(opened[path], offset_of[row.base.name])
+            after = Span(opened[workspace.changed], written[row.result.name].offset)
+            change = _change(before, after, row.base.dtype, row.result.dtype, row.base.shape, row.result.shape)
+            if change is not None:
+                statistics[row.result.name] = change
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
+    return statistics
+
+
+def _change(
+    before: Span, after: Span, base_dtype: str, result_dtype: str, base_shape: tuple[int, ...], shape: tuple[int, ...]
+) -> dict[str, Any] | None:
+    if base_shape != shape:
+        return None
+    if base_dtype == result_dtype:
+        return compare(before, after, dtype=result_dtype, shape=shape).to_json()
+    change = compare_values(before, after, base_dtype=base_dtype, result_dtype=result_dtype, shape=shape)
+    return change.to_json() if change else None
+
+
+def _model(
+    job: Job,
+    base: Model,
+    result: Result,
+    layout: Layout,
+    weights: FileRef,
+    others: list[dict[str, Any]],
+    manifest: list[Any],
+) -> Model:
+    spec = {key: value for key, value in job.model_spec.items() if key not in ("weights", "adapter")}
+    return Model(
+        id=model_id(job, base),
+        project=job.project,
+        owned_by=job.project,
+        kind="fine_tuned",
+        status="ready",
+        spec=spec,
+        base_id=base.id,
+        job_id=job.id,
+        files=[{"name": weights.name, "size": weights.size, "sha256": weights.sha256, "blob": None}, *others],
+        tensors=[
+            {
+                "file": weights.name,
+                "name": each.name,
+                "dtype": each.dtype,
+                "shape": list(each.shape),
+                "nbytes": each.nbytes,
+                "sha256": each.sha256,
+                "blob": each.blob,
+                "offset": each.offset,
+            }
+            for each in layout.slices
+        ],
+        manifest=manifest,
+    )
+
+
+def model_id(job: Job, base: Model) -> str:
+    """`ft:<base>:<project>:<suffix>:<job>`, without a slash, since SDKs put it into a path.
+
+    A fine-tune of a fine-tune is called after the first base.
+    """
+    name = job.model.split(":")[1] if job.model.startswith("ft:") else job.model
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80]
+    return f"ft:{short}:{job.project}:{job.suffix or ''}:{job.id.rpartition('-')[2][:12]}"

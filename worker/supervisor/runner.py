@@ -1,0 +1,281 @@
+"""The story of one job in a worker: claim, workspace, base, training, evidence, one transaction at the end."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import structlog
+from sqlalchemy import select
+
+from app.db import Database
+from app.errors import NotFound, PermafrostError
+from app.evidence.keys import SigningKey
+from app.files.tables import File
+from app.jobs import lifecycle
+from app.jobs.lifecycle import LeaseLost, Outcome
+from app.jobs.states import TERMINAL
+from app.jobs.tables import Job
+from app.models.catalog import folder_of
+from app.models.tables import Model
+from app.settings import Settings
+from app.storage import Storage
+from worker.supervisor import bases, results, workspace
+from worker.supervisor.child import Child, Nursery
+from worker.supervisor.devices import Device, Slots
+from worker.supervisor.lease import AWAY, Keeper
+from worker.supervisor.news import Tail
+from worker.trainer.protocol import EXIT_DONE, EXIT_STOPPED, Stage, WorkOrder, Workspace
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+#: Seconds between looks at a trainer's reports.
+LOOK_SECONDS: Final = 0.02
+#: Seconds that a trainer may take to end whose work nobody wants any more.
+CANCEL_SECONDS: Final = 5.0
+#: Seconds between tries while the database is away.
+RETRY_SECONDS: Final = 0.5
+
+
+class Stopped(Exception):
+    """The trainer ended because it was asked to; its state is saved as far as it got."""
+
+
+class Crashed(Exception):
+    """The trainer ended without saying why."""
+
+
+@dataclass(slots=True)
+class Runner:
+    """What every job of this worker shares. `stopping` is set once, when the worker drains."""
+
+    settings: Settings
+    db: Database
+    storage: Storage
+    nursery: Nursery
+    slots: Slots
+    key: SigningKey
+    worker: str
+    #: Seconds of silence after which a trainer counts as hanging.
+    stall_seconds: float = 1800.0
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def run_next(self) -> bool:
+        """Runs the best waiting job to its end, or as far as it gets; False when none waits."""
+        with self.slots.take() as device:
+            if self.stopping.is_set():
+                return False
+            lease = lifecycle.claim(self.db, worker=self.worker, seconds=self.settings.lease_seconds)
+            if lease is None:
+                return False
+            with Keeper(self.db, lease, heartbeat=self.settings.heartbeat_seconds) as keeper:
+                self._attempt(keeper, device)
+            return True
+
+    def _attempt(self, keeper: Keeper, device: Device) -> None:
+        """Whatever happens, the attempt ends with at most one move of the job, and leaves nothing behind."""
+        lease = keeper.lease
+        space = workspace.place(self.settings.work, lease.job_id, lease.attempt)
+        status = "running"
+        try:
+            outcome = self._work(space, keeper, device)
+            self._firmly(keeper, lambda: lifecycle.finish(self.db, lease, outcome))
+            status = outcome.status
+        except Stopped:
+            status = self._firmly(keeper, lambda: lifecycle.release(self.db, lease))
+        except LeaseLost as lost:
+            status = lost.status
+        except Exception as error:  # the one broad except: a bug here must not leave a job running for ever
+            if not isinstance(error, Crashed):
+                log.exception("an attempt failed in the supervisor", job=lease.job_id)
+            status = self._book_crash(keeper, space, error)
+        log.info("attempt ended", job=lease.job_id, attempt=lease.attempt, status=status)
+        workspace.discard(space, ended=status in TERMINAL)
+
+    def _work(self, space: Workspace, keeper: Keeper, device: Device) -> Outcome:
+        job = self._firmly(keeper, lambda: self._job(keeper.lease.job_id))
+        workspace.create(space)
+        tail = Tail(space.reports)
+        try:
+            base = self._base(job, space, keeper, device, tail)
+            order = self._order(job, space, keeper, device, "train")
+            self._run(order, space, keeper, device, tail)
+            self._firmly(keeper, keeper.flush)
+            signer = results.Signer(self.db, self.storage, self.key)
+            return results.conclude(signer, job, base, space, tail)
+        except PermafrostError as refused:
+            error: dict[str, Any] = {
+                "code": refused.code or "invalid_request",
+                "message": refused.message,
+                "param": refused.param,
+            }
+            error |= {"errors": refused.errors} if refused.errors else {}
+            return Outcome("failed", error=error, evidence=results.violated(job, tail))
+
+    # ---- the base
+
+    def _base(self, job: Job, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> Model:
+        """The model to start from, in the workspace and in the database."""
+        model = self._known_base(job)
+        if model is not None:
+            workspace.stage_base(space, model, self.storage)
+            return model
+        if weights := job.model_spec.get("weights"):
+            file = self._file(weights)
+            workspace.stage_weights(space, file.blob, self.storage)
+        else:
+            order = self._order(job, space, keeper, device, "initialise")
+            self._run(order, space, keeper, device, tail)
+        return self._publish_initial(job, space)
+
+    def _known_base(self, job: Job) -> Model | None:
+        """The registered base of a job; a folder is registered on its first use."""
+        initial = _initial_id(job)
+        name = job.base_model or (initial if job.model_spec["type"] == "torch" else job.model_spec["path"])
+        model = bases.find(self.db, name)
+        if model is not None and model.files:
+            return model
+        if name == initial:
+            return None
+        folder = folder_of(self.settings, (model.spec if model else job.model_spec)["path"], param="model.path")
+        return bases.register(self.db, self.storage, folder, model_id=name)
+
+    def _publish_initial(self, job: Job, space: Workspace) -> Model:
+        stored = bases.ingest(space.base, self.storage)
+        spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
+        model = Model(id=_initial_id(job), project=job.project, owned_by=job.project, kind="initial", status="ready")
+        model.spec, model.job_id = spec, job.id
+        return bases.publish(self.db, stored, model)
+
+    # ---- the trainer
+
+    def _order(self, job: Job, space: Workspace, keeper: Keeper, device: Device, stage: Stage) -> WorkOrder:
+        data = dict(job.data)
+        if stage == "train":
+            names = {"training": job.training_file, "validation": job.validation_file}
+            data |= {name: self._stage_file(space, name, file_id) for name, file_id in names.items()}
+        return WorkOrder(
+            job_id=job.id,
+            attempt=keeper.lease.attempt,
+            stage=stage,
+            model=job.model_spec,
+            task=job.task,
+            data=data,
+            hyperparameters=job.hyperparameters,
+            policy=job.freeze_policy,
+            evidence=job.evidence_options,
+            seed=job.seed,
+            device=device.name,
+        )
+
+    def _run(self, order: WorkOrder, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> None:
+        """One trainer process from start to end. Returns when it is done; raises what else became of it."""
+        order.save(space.root)
+        tail.heard_at = time.monotonic()
+        with self.nursery.start(space.root, environment=dict(device.environment)) as child:
+            while (code := child.wait(LOOK_SECONDS)) is None:
+                self._listen(tail, keeper)
+                if keeper.stop_wished or self.stopping.is_set():
+                    code = self._stop(child, tail, keeper)
+                    break
+                if time.monotonic() - tail.heard_at > self.stall_seconds:
+                    child.kill()
+                    raise Crashed(f"the trainer reported nothing for {self.stall_seconds:.0f} seconds")
+        self._listen(tail, keeper)
+        _explain(code, tail, asked=keeper.stop_wished or self.stopping.is_set(), keeper=keeper)
+
+    def _listen(self, tail: Tail, keeper: Keeper) -> None:
+        stepped = tail.stepped
+        news = tail.read()
+        # Somebody is waiting for the first step; the others can wait for each other.
+        keeper.post(news, urgent=tail.stepped and not stepped)
+
+    def _stop(self, child: Child, tail: Tail, keeper: Keeper) -> int:
+        """Asks for a checkpoint and waits for it; a job that is no longer ours gets less time."""
+        child.terminate()
+        asked = time.monotonic()
+        while (code := child.wait(LOOK_SECONDS)) is None:
+            self._listen(tail, keeper)
+            grace = CANCEL_SECONDS if keeper.over else self.settings.grace_seconds
+            if time.monotonic() - asked > min(grace, self.settings.grace_seconds):
+                child.kill()
+                code = child.wait()
+                break
+        assert code is not None
+        return code
+
+    # ---- endings
+
+    def _book_crash(self, keeper: Keeper, space: Workspace, error: Exception) -> str:
+        reason = str(error) if isinstance(error, Crashed) else f"the worker failed: {type(error).__name__}: {error}"
+        lines, limit = workspace.log_tail(space), self.settings.max_crashes
+        try:
+            return self._firmly(
+                keeper,
+                lambda: lifecycle.crash(self.db, keeper.lease, reason[:2000], log_tail=lines, limit=limit),
+            )
+        except LeaseLost as lost:
+            return lost.status  # whoever has the job now books it
+
+    def _firmly(self, keeper: Keeper, write: Callable[[], T]) -> T:
+        """Repeats a guarded write while the database is away, for as long as the lease can still be held."""
+        while True:
+            try:
+                return write()
+            except AWAY as error:
+                if keeper.over:
+                    raise LeaseLost(keeper.lease, "unknown, the database does not answer") from error
+                log.warning("the database is away", job=keeper.lease.job_id, error=str(error))
+                time.sleep(RETRY_SECONDS)
+
+    # ---- rows
+
+    def _job(self, job_id: str) -> Job:
+        with self.db.read() as session:
+            return session.get_one(Job, job_id)
+
+    def _file(self, file_id: str) -> File:
+        with self.db.read() as session:
+            row = session.scalar(select(File).where(File.id == file_id))
+        if row is None:
+            raise NotFound(f"file {file_id!r} is gone: it was deleted after the job was made", param="training_file")
+        return row
+
+    def _stage_file(self, space: Workspace, name: str, file_id: str | None) -> str | None:
+        if file_id is None:
+            return None
+        file = self._file(file_id)
+        return workspace.stage_data(space, name, filename=file.filename, blob=file.blob, storage=self.storage)
+
+
+def _initial_id(job: Job) -> str:
+    return f"init:{job.id}"
+
+
+def _explain(code: int, tail: Tail, *, asked: bool, keeper: Keeper) -> None:
+    """What a trainer's exit means; returns only when it has done its work."""
+    if keeper.lost is not None:
+        raise keeper.lost
+    if keeper.over:
+        raise LeaseLost(keeper.lease, "unknown, the database does not answer")
+    if code == EXIT_DONE:
+        return
+    if tail.failed is not None:
+        raise Refused(tail.failed)
+    if code == EXIT_STOPPED or asked:
+        raise Stopped
+    raise Crashed(f"the trainer was killed by signal {-code}" if code < 0 else f"the trainer ended with code {code}")
+
+
+class Refused(PermafrostError):
+    """The trainer said what was wrong, in words for the person who made the job."""
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        super().__init__(
+            str(report.get("message")),
+            code=str(report.get("code") or "training_failed"),
+            param=report.get("param"),
+            errors=report.get("errors") or (),
+        )

@@ -1,0 +1,88 @@
+"""What a worker does besides jobs: takes over expired leases, wakes free slots, reads new models, removes leftovers."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy import func, select
+
+from app.db import now
+from app.jobs import lifecycle
+from app.jobs.states import CLAIMABLE, TERMINAL
+from app.jobs.tables import Job
+from app.models.catalog import folders
+from app.models.tables import Model
+from worker.supervisor.runner import Runner
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between sweeps at least, however many jobs wait for the end of their back-off.
+PAUSE_SECONDS: Final = 0.5
+
+
+class Sweeper:
+    """A thread that sweeps at once and then every `sweep_seconds`; `ring` wakes a slot of any worker."""
+
+    def __init__(self, runner: Runner, *, ring: Callable[[str], None], ring_model: Callable[[str], None]) -> None:
+        self._runner = runner
+        self._ring = ring
+        self._ring_model = ring_model
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def sweep(self) -> None:
+        """One round. Each part may run anywhere at any time, beside any number of others."""
+        waiting = lifecycle.sweep(self._runner.db, limit=self._runner.settings.max_crashes)
+        # Whichever message arrives, the best job is claimed; more messages than free slots would wake nobody.
+        for job_id in waiting[: self._runner.slots.free]:
+            self._ring(job_id)
+        self._find_models()
+        self._remove_leftovers()
+
+    def _loop(self) -> None:
+        while not self._closed.is_set():
+            pause = self._runner.settings.sweep_seconds
+            try:
+                self.sweep()
+                pause = self._until_due(pause)
+            except Exception as error:  # a database or broker that is away now is there again at some later sweep
+                log.warning("a sweep did not come through", error=f"{type(error).__name__}: {error}")
+            self._closed.wait(pause)
+
+    def _until_due(self, longest: float) -> float:
+        """Seconds until the next job's back-off is over, so that a crashed job does not wait for a whole round more."""
+        with self._runner.db.read() as session:
+            waiting = select(func.min(Job.not_before)).where(Job.status.in_(CLAIMABLE), Job.desired == "run")
+            due = session.scalar(waiting)
+            left = due - now(session) if due is not None else timedelta(seconds=longest)
+        return min(longest, max(PAUSE_SECONDS, left.total_seconds()))
+
+    def _find_models(self) -> None:
+        """Asks for every folder that has no row yet and every row that nobody has described."""
+        with self._runner.db.read() as session:
+            known = dict(session.execute(select(Model.id, Model.status)).tuples())
+        new = [folder.name for folder in folders(self._runner.settings) if folder.name not in known]
+        pending = [model_id for model_id, status in known.items() if status == "pending"]
+        for model_id in [*new, *pending]:
+            self._ring_model(model_id)
+
+    def _remove_leftovers(self) -> None:
+        """Work folders of jobs that have ended or are gone; a worker that was killed could not remove its own."""
+        work = self._runner.settings.work
+        if not work.is_dir():
+            return
+        there = [path.name for path in work.iterdir() if path.name.startswith("ftjob-")]
+        with self._runner.db.read() as session:
+            alive = set(session.scalars(select(Job.id).where(Job.id.in_(there), Job.status.not_in(TERMINAL))))
+        for name in set(there) - alive:
+            shutil.rmtree(work / name, ignore_errors=True)

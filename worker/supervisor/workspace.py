@@ -1,0 +1,71 @@
+"""The folder in which one attempt runs: base files, data and order go in, results come out.
+
+`<data_dir>/work/<job>/a<attempt>/`; checkpoints lie beside the attempts, so that the next attempt finds them.
+"""
+
+import shutil
+from pathlib import Path
+
+from app.models.catalog import layout
+from app.models.tables import Model
+from app.storage import Storage
+from worker.trainer.protocol import Workspace
+
+LOG_LINES = 20
+LOG_BYTES = 16_384
+
+
+def place(work: Path, job_id: str, attempt: int) -> Workspace:
+    return Workspace(work / job_id / f"a{attempt}")
+
+
+def create(workspace: Workspace) -> None:
+    """Makes the folders, empty; what an earlier process left under this name is removed."""
+    shutil.rmtree(workspace.root, ignore_errors=True)
+    checkpoints = workspace.root.parent / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    workspace.root.mkdir()
+    workspace.checkpoints.symlink_to(checkpoints)
+    workspace.create()
+
+
+def stage_base(workspace: Workspace, model: Model, storage: Storage) -> None:
+    """The model's files: links to stored blobs, and what is composed on download written out."""
+    for file in model.files:
+        target = workspace.base / file["name"]
+        if file["blob"] is not None:
+            storage.fetch(file["blob"], target)
+            continue
+        with target.open("wb") as composed:
+            for chunk in layout(model, file["name"]).stream(storage.open):
+                composed.write(chunk)
+
+
+def stage_data(workspace: Workspace, name: str, *, filename: str, blob: str, storage: Storage) -> str:
+    """Puts an uploaded file into `data/` as `name` with its own suffix; returns its path within the workspace."""
+    # Only the suffix of what a client called its file gets into a path.
+    suffix = Path(filename).suffix.lower()
+    target = workspace.data / (name + (suffix if suffix[1:].isalnum() else ""))
+    storage.fetch(blob, target)
+    return str(target.relative_to(workspace.root))
+
+
+def stage_weights(workspace: Workspace, blob: str, storage: Storage) -> None:
+    """An uploaded safetensors file as the only file of a base."""
+    storage.fetch(blob, workspace.base / "model.safetensors")
+
+
+def log_tail(workspace: Workspace) -> list[str]:
+    """The last lines of the trainer's output, for the person who asks why it ended."""
+    try:
+        with workspace.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - LOG_BYTES))
+            text = log.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    return text.replace("\0", "\ufffd").splitlines()[-LOG_LINES:]
+
+
+def discard(workspace: Workspace, *, ended: bool) -> None:
+    """Removes one attempt; the checkpoints beside it stay for the next one, unless the job has ended."""
+    shutil.rmtree(workspace.root.parent if ended else workspace.root, ignore_errors=True)

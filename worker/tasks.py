@@ -1,0 +1,94 @@
+"""Celery's side of a worker: messages wake the runner, a shutdown drains it. The only file here that knows Celery."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from celery import Celery
+from celery.signals import worker_ready, worker_shutting_down
+
+from app.db import Database
+from app.evidence.keys import load_or_create
+from app.queue import DESCRIBE_MODEL, RUN_JOB, make_celery, ring, ring_model
+from app.settings import Settings
+from app.storage import Storage
+from worker.supervisor.child import Nursery
+from worker.supervisor.describe import describe
+from worker.supervisor.devices import Slots, find_devices
+from worker.supervisor.identity import identity
+from worker.supervisor.runner import Runner
+from worker.supervisor.sweep import Sweeper
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker process: its Celery application, and what its tasks work with."""
+
+    celery: Celery
+    runner: Runner
+    sweeper: Sweeper
+
+    def serve(self) -> None:
+        """Works until SIGTERM or SIGINT; then trainers save their state and their jobs go back into the queue."""
+        for signal, handler in ((worker_ready, self._ready), (worker_shutting_down, self._drain)):
+            signal.connect(handler, weak=False)
+        service = self.celery.Worker(
+            pool="threads",
+            concurrency=len(self.runner.slots.devices),
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel=logging.WARNING,
+            quiet=True,
+        )
+        try:
+            service.start()
+        finally:
+            self.sweeper.close()
+            self.runner.nursery.close()
+            self.runner.db.close()
+
+    def _ready(self, **_: Any) -> None:
+        self.sweeper.start()
+        devices = ", ".join(device.name for device in self.runner.slots.devices)
+        print(f"permafrost worker ready on {devices}", flush=True)
+
+    def _drain(self, **_: Any) -> None:
+        self.runner.stopping.set()
+
+
+def make_worker(settings: Settings) -> Worker:
+    celery = make_celery(settings)
+    runner = Runner(
+        settings=settings,
+        db=Database(settings.database),
+        storage=Storage(settings.storage),
+        nursery=Nursery(home=settings.work / "home"),
+        slots=Slots(find_devices(settings.devices)),
+        key=load_or_create(settings.signing_key_path),
+        worker=identity(),
+    )
+    sweeper = Sweeper(
+        runner,
+        ring=lambda job_id: ring(celery, job_id),
+        ring_model=lambda model_id: ring_model(celery, model_id),
+    )
+    _add_tasks(celery, runner)
+    return Worker(celery, runner, sweeper)
+
+
+def _add_tasks(celery: Celery, runner: Runner) -> None:
+    """Signatures take what later versions may add; which job a message names does not matter."""
+
+    def run_job(job_id: str = "", v: int = 1, **_: Any) -> None:
+        while runner.run_next():
+            pass
+
+    def describe_model(model_id: str, v: int = 1, **_: Any) -> None:
+        describe(runner, model_id)
+
+    celery.task(run_job, name=RUN_JOB)
+    celery.task(describe_model, name=DESCRIBE_MODEL)
