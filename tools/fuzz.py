@@ -1,0 +1,26 @@
+"""`make fuzz`: Schemathesis makes requests from the OpenAPI document of a running service; a 5xx or a breach of the schema fails.
+
+`FUZZ_SECONDS` bounds the time; what it found is printed with a seed that repeats it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from demo.service import Service
+
+
+def main() -> int:
+    schemathesis = str(Path(sys.executable).with_name("schemathesis"))
+    seconds = os.environ.get("FUZZ_SECONDS", "300")
+    with tempfile.TemporaryDirectory(prefix="permafrost-fuzz-") as folder, Service(Path(folder)) as service:
+        schema = f"{service.url}/openapi.json"
+        return subprocess.run(
+            [schemathesis, "fuzz", schema, "--max-time", seconds, *sys.argv[1:]], check=False
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
