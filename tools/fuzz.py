@@ -1,6 +1,6 @@
-"""`make fuzz`: Schemathesis makes requests from the OpenAPI document of a running service; a 5xx or a breach of the schema fails.
+"""`make fuzz`: Schemathesis makes requests from the OpenAPI document of a running service.
 
-`FUZZ_SECONDS` bounds the time; what it found is printed with a seed that repeats it.
+An answer that is a 5xx or breaks the schema fails. `FUZZ_SECONDS` bounds the time; a printed seed repeats what was found.
 """
 
 import os

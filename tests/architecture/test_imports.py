@@ -20,8 +20,8 @@ SUPERVISOR = sorted(
     "worker.supervisor" if path.stem == "__init__" else f"worker.supervisor.{path.stem}"
     for path in (ROOT / "worker" / "supervisor").glob("*.py")
 )
-#: What a bare Python has, and the one package that checking signatures needs; `_cffi_backend` is its binding.
-FOR_AUDITORS = set(sys.stdlib_module_names) | {"cryptography", "_cffi_backend", "app"}
+#: What a bare Python has, and the one package that checking signatures needs, with its own binary modules.
+FOR_AUDITORS = set(sys.stdlib_module_names) | {"cryptography", "_cffi_backend", "_openssl", "app"}
 
 
 def loaded_by(module: str) -> set[str]:
