@@ -49,7 +49,7 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
   CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"PERMAFROST_PORT\", \"8000\")}/readyz', timeout=4)"]
 ENTRYPOINT ["permafrost"]
-CMD ["serve"]
+CMD ["serve", "--no-worker"]
 
 FROM python AS worker
 RUN apt-get update \

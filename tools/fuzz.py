@@ -1,6 +1,6 @@
 """`make fuzz`: Schemathesis makes requests from the OpenAPI document of a running service.
 
-An answer that is a 5xx or breaks the schema fails. `FUZZ_SECONDS` bounds the time; a printed seed repeats what was found.
+An answer that is a 5xx or breaks the schema fails. `FUZZ_SECONDS` bounds the time; a printed seed repeats a find.
 """
 
 import os

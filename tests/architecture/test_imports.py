@@ -1,4 +1,4 @@
-"""The arrows between packages hold: statically by import-linter's contracts, and in fresh interpreters by `sys.modules`."""
+"""The arrows between packages hold: by import-linter's contracts, and by `sys.modules` of fresh interpreters."""
 
 import json
 import subprocess
