@@ -395,12 +395,12 @@ def _ranks(matrix: Floats, threshold: float) -> tuple[float | None, float | None
 
 def _largest_square(matrix: Floats, steps: int = 40) -> float:
     """The largest squared singular value, from below, by power iteration from a fixed start."""
-    vector: Floats = np.random.default_rng(0).standard_normal(matrix.shape[1])
+    vector: Floats = np.random.default_rng(0).standard_normal((matrix.shape[1],))
     square = 0.0
     for _ in range(steps):
-        image: Floats = matrix @ (vector / math.sqrt(float(vector @ vector)))
+        image: Floats = np.matmul(matrix, vector / math.sqrt(float(vector @ vector)))
         square = float(image @ image)
-        vector = matrix.T @ image
+        vector = np.matmul(matrix.T, image)
     return square
 
 

@@ -1,0 +1,86 @@
+"""What a verifier has before it: what the reader gave, what was read from it, and the problems found in it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from app.evidence.digest import FileReading, TensorReading
+from app.evidence.envelope import Envelope
+from app.evidence.keys import TrustedKey
+from app.evidence.statement import Statement
+from app.freeze.plan import FreezePlan
+
+
+class CannotCheck(Exception):
+    """Nothing is known about the claim: something that the reader gave cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a claim is rejected. `subject` is a tensor or a file; the digests are there where two were compared."""
+
+    check: str
+    reason: str
+    subject: str | None = None
+    expected: str | None = None
+    actual: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.reason}" if self.subject is None else f"{self.subject}: {self.reason}"
+        if self.expected is None and self.actual is None:
+            return text
+        return f"{text}\n    expected {self.expected}\n    found    {self.actual}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the reader gave. Everything that is optional and given must hold."""
+
+    keys: tuple[TrustedKey, ...]
+    now: datetime
+    attestation: Path | None = None
+    result: Path | None = None
+    base: Path | None = None
+    base_root: str | None = None
+    nonce: str | None = None
+    job: str | None = None
+    policy_digest: str | None = None
+
+
+@dataclass(slots=True)
+class Holdings:
+    """What a directory holds: plain files, anything else, and the tensors of the files that the statement names."""
+
+    folder: Path
+    files: frozenset[str] = frozenset()
+    links: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()  # folders, devices, pipes
+    digests: dict[str, tuple[str, int]] = field(default_factory=dict)  # file -> SHA-256 and size
+    weights: dict[str, FileReading] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, TensorReading]:
+        return {tensor.name: tensor for file in self.weights.values() for tensor in file.tensors}
+
+
+@dataclass(slots=True)
+class Case:
+    """Filled in as the verification goes on; a check may use what the stages before it have read."""
+
+    inputs: Inputs
+    envelope: Envelope
+    signers: tuple[TrustedKey, ...] = ()
+    statement: Statement | None = None
+    document: object = None  # the payload as parsed
+    plan: FreezePlan | None = None
+    base: Holdings | None = None
+    result: Holdings | None = None
+
+    @property
+    def said(self) -> Statement:
+        if self.statement is None:
+            raise AssertionError("a check of the statement ran before it was read")
+        return self.statement
+
+
+Check = Callable[[Case], Iterator[Problem]]

@@ -1,0 +1,420 @@
+"""Checks of what a statement says, against itself and against its own policy. No files are needed.
+
+Each check is one entry of `CHECKS`; the tamper suite takes them out one by one to show that none is decoration.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from app.errors import PolicyError
+from app.evidence import tree
+from app.evidence.case import Case, Check, Problem
+from app.evidence.statement import (
+    Reading,
+    Row,
+    Total,
+    base_readings,
+    changed,
+    frozen_readings,
+    result_readings,
+    row_order,
+    total,
+)
+from app.evidence.tensorfile import TensorFileError, byte_count
+from app.freeze.plan import Decision, FreezePlan, TensorInfo, resolve
+from app.freeze.policy import Policy
+
+# How transformers renames while it loads and saves; both sides of a comparison are brought to the newer name.
+_CONVERSIONS = (
+    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
+    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
+    (re.compile(r"\.block_sparse_moe\."), ".mlp."),
+    (re.compile(r"\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"), ".experts.gate_up_proj"),
+    (re.compile(r"\.experts\.\d+\.(w2|down_proj)\.weight$"), ".experts.down_proj"),
+)
+_ADAPTER_SEGMENTS = re.compile(r"\.(default|base_layer|modules_to_save|original_module)(?=\.|$)")
+
+
+def plan_of(rows: Iterable[Row], policy: dict[str, object]) -> FreezePlan:
+    """The plan that the statement's policy gives for the statement's tensors. Raises PolicyError."""
+    infos: dict[str, TensorInfo] = {}
+    for row in live(rows):
+        dtype, shape = _live_form(row)
+        infos.setdefault(
+            row.name,
+            TensorInfo(row.name, shape, dtype, row.kind, row.aliases, row.module_types, row.persistent),
+        )
+    try:
+        return resolve(Policy.from_json(policy), infos.values())
+    except PolicyError:
+        raise
+    except (ValueError, KeyError) as error:  # two tensors of one name, a dtype that nobody knows
+        raise PolicyError(str(error)) from None
+
+
+def live(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows about tensors of the trained model; the others are about base tensors that it does not have."""
+    return (row for row in rows if row.role != "dropped")
+
+
+def _rows_in_order(case: Case) -> Iterator[Problem]:
+    for first, second in pairwise(case.said.claim.rows):
+        if _order(first) >= _order(second):
+            yield Problem("rows_in_order", "row out of order, or there twice", second.name)
+
+
+def _order(row: Row) -> tuple[bytes, tuple[int, int], bool]:
+    """A base tensor may be left out for a new one of the same name."""
+    return *row_order(row), row.role == "dropped"
+
+
+def _parts(case: Case) -> Iterator[Problem]:
+    """Rows that make up one live tensor agree about it, and do not overlap."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in live(case.said.claim.rows):
+        groups[row.name].append(row)
+    for name, rows in groups.items():
+        if len(rows) == 1 and rows[0].part is None:
+            continue
+        if any(row.part is None or not row.shape for row in rows):
+            yield Problem("parts", "some of its rows do not say which part they are", name)
+        elif len({(row.kind, row.rule, row.aliases, row.module_types, row.shape, row.persistent) for row in rows}) > 1:
+            yield Problem("parts", "its parts do not agree about it", name)
+        elif any(not _inside(row) for row in rows) or any(_overlap(a, b) for a, b in pairwise(rows)):
+            yield Problem("parts", "its parts overlap, are empty or leave its shape", name)
+
+
+def _inside(row: Row) -> bool:
+    return row.part is not None and row.shape is not None and row.part[0] < row.part[1] <= row.shape[0]
+
+
+def _overlap(first: Row, second: Row) -> bool:
+    return first.part is not None and second.part is not None and second.part[0] < first.part[1]
+
+
+def _sizes(case: Case) -> Iterator[Problem]:
+    for row in case.said.claim.rows:
+        for reading in (row.base, row.result, row.initial):
+            if reading and not _size_fits(reading):
+                reason = f"{reading.dtype} of shape {list(reading.shape)} does not take {reading.nbytes} bytes"
+                yield Problem("sizes", reason, row.name)
+
+
+def _size_fits(reading: Reading) -> bool:
+    try:
+        return byte_count(reading.dtype, reading.shape) == reading.nbytes
+    except TensorFileError:
+        return False
+
+
+def _own_form(case: Case) -> Iterator[Problem]:
+    """A row gives dtype and shape of the live tensor only where no reading does; else the policy could be misled."""
+    for row in case.said.claim.rows:
+        stored = row.base or row.result or row.initial
+        if row.part is None and stored and (row.shape is not None or row.dtype is not None):
+            yield Problem("own_form", "has a shape of its own beside those of its readings", row.name)
+        if not row.persistent and (row.base or row.result):
+            yield Problem("own_form", "said to be in no file, yet has readings from one", row.name)
+
+
+def _base_total(case: Case) -> Iterator[Problem]:
+    yield from _compare_totals("base_total", "base", case.said.base, base_readings(case.said.claim.rows))
+
+
+def _result_total(case: Case) -> Iterator[Problem]:
+    yield from _compare_totals("result_total", "result", case.said.result, result_readings(case.said.claim.rows))
+
+
+def _frozen_total(case: Case) -> Iterator[Problem]:
+    yield from _compare_totals("frozen_total", "frozen", case.said.frozen, frozen_readings(case.said.claim.rows))
+
+
+def _compare_totals(check: str, what: str, said: Total, readings: list[Reading]) -> Iterator[Problem]:
+    try:
+        found = total(readings)
+    except ValueError as error:
+        yield Problem(check, f"{what}: {error}")
+        return
+    if said.root != found.root:
+        yield Problem(check, f"the rows have another {what} root than the statement says", None, said.root, found.root)
+    if (said.count, said.nbytes) != (found.count, found.nbytes):
+        reason = f"{what}: {said.count} tensors ({said.nbytes} bytes) claimed, rows for {found.count} ({found.nbytes})"
+        yield Problem(check, reason)
+
+
+def _changed_flags(case: Case) -> Iterator[Problem]:
+    for row in case.said.claim.rows:
+        if row.changed != changed(row.base, row.result):
+            yield Problem("changed_flags", f"'changed' says {row.changed}, its readings say otherwise", row.name)
+
+
+def _policy_digest(case: Case) -> Iterator[Problem]:
+    claim = case.said.claim
+    try:
+        found = Policy.from_json(dict(claim.policy)).digest()
+    except PolicyError as error:
+        yield Problem("policy_digest", f"not a policy: {error}")
+        return
+    if found != claim.policy_digest:
+        yield Problem("policy_digest", "the policy is not the one of its digest", None, claim.policy_digest, found)
+
+
+def _roles(case: Case) -> Iterator[Problem]:
+    """The policy is resolved again; nobody has to believe the role column."""
+    if case.plan is None:
+        return
+    for row in case.said.claim.rows:
+        if row.role == "dropped":
+            if row.base is None or row.result is not None:
+                yield Problem("roles", "said to be dropped, yet not only in the base", row.name)
+            continue
+        allowed = _roles_of(row, case.plan.decision(row.name))
+        if row.role not in allowed:
+            reason = f"claimed as '{row.role}', by the policy it is {' or '.join(map(repr, allowed))}"
+            yield Problem("roles", reason, row.name)
+
+
+def _roles_of(row: Row, decision: Decision) -> tuple[str, ...]:
+    if not row.persistent:
+        return ("buffer",)
+    if row.base is None:
+        return ("new",)
+    if decision.action == "freeze":
+        return ("scheduled",) if decision.scheduled else ("frozen",)
+    if decision.action == "split":
+        return ("split",)
+    # A tensor of the base may be initialised anew.
+    return ("buffer", "new") if decision.kind == "buffer" else ("trainable", "new")
+
+
+def _decisions(case: Case) -> Iterator[Problem]:
+    if case.plan is None:
+        return
+    for row in live(case.said.claim.rows):
+        decision = case.plan.decision(row.name)
+        if (row.rule, row.mechanism) != (decision.rule, decision.mechanism):
+            by_policy = f"{decision.rule} ({decision.mechanism})"
+            reason = f"claimed under rule {row.rule} ({row.mechanism}), by the policy it is {by_policy}"
+            yield Problem("decisions", reason, row.name)
+
+
+def _policy_fits(case: Case) -> Iterator[Problem]:
+    if case.plan is None:
+        try:
+            plan_of(case.said.claim.rows, dict(case.said.claim.policy))
+        except PolicyError as error:
+            yield Problem("policy_fits", f"the policy does not fit the statement's tensors: {error}")
+
+
+def _something_frozen(case: Case) -> Iterator[Problem]:
+    if not any(row.role in ("frozen", "split", "scheduled") for row in case.said.claim.rows):
+        yield Problem("something_frozen", "nothing is frozen, so there is nothing to prove")
+
+
+def _frozen_is_identical(case: Case) -> Iterator[Problem]:
+    adapter = case.said.claim.result_kind == "adapter"
+    for row in case.said.claim.rows:
+        if row.role != "frozen" or row.base is None:
+            continue
+        if row.result is None:
+            if not adapter:
+                yield Problem("frozen_is_identical", "frozen, but not in the result", row.name)
+        elif not row.base.same(row.result):
+            yield Problem(
+                "frozen_is_identical",
+                f"frozen, but not identical: {_difference(row.base, row.result)}",
+                row.name,
+                row.base.sha256,
+                row.result.sha256,
+            )
+
+
+def _difference(base: Reading, result: Reading) -> str:
+    if base.dtype != result.dtype:
+        return f"dtype {base.dtype} became {result.dtype}"
+    if base.shape != result.shape:
+        return f"shape {list(base.shape)} became {list(result.shape)}"
+    return "other bytes"
+
+
+def _frozen_while_live(case: Case) -> Iterator[Problem]:
+    """What the trainer read from its memory, where it is given, has to agree as well."""
+    for row in case.said.claim.rows:
+        if row.role != "frozen" or row.base is None:
+            continue
+        for when, digest in (("after loading", row.loaded), ("at the end of training", row.trained)):
+            if digest is not None and digest != row.base.sha256:
+                yield Problem("frozen_while_live", f"other bytes {when}", row.name, row.base.sha256, digest)
+
+
+def _no_violations(case: Case) -> Iterator[Problem]:
+    for violation in case.said.claim.violations:
+        yield Problem("no_violations", "the statement itself records that it changed", violation)
+
+
+def _slices(case: Case) -> Iterator[Problem]:
+    if case.plan is None:
+        return
+    for row in case.said.claim.rows:
+        if row.role != "split":
+            continue
+        decision = case.plan.decision(row.name)
+        ranges = [(rows, "freeze") for rows in decision.frozen_rows]
+        ranges += [(rows, "train") for rows in decision.trainable_rows]
+        if sorted((part.rows, part.action) for part in row.slices) != sorted(ranges):
+            yield Problem("slices", "its slices are not those of the policy", row.name)
+        for part in row.slices:
+            if part.action == "freeze" and (part.base is None or part.base != part.result):
+                reason = f"rows {part.rows[0]} to {part.rows[1]} are frozen, but not identical"
+                yield Problem("slices", reason, row.name, part.base, part.result)
+        if row.base and row.result and (row.base.dtype, row.base.shape) != (row.result.dtype, row.result.shape):
+            yield Problem("slices", f"partly frozen, but {_difference(row.base, row.result)}", row.name)
+
+
+def _intervals(case: Case) -> Iterator[Problem]:
+    """Only the ends can be checked against files; what lies between is the signer's word."""
+    if case.plan is None:
+        return
+    for row in case.said.claim.rows:
+        if row.role != "scheduled":
+            continue
+        spans = row.intervals
+        if [(span.from_step, span.to_step) for span in spans] != list(case.plan.decision(row.name).intervals):
+            yield Problem("intervals", "its intervals are not those of the policy", row.name)
+        for span in spans:
+            if span.before != span.after:
+                reason = f"changed while frozen, from step {span.from_step} to {span.to_step or 'the end'}"
+                yield Problem("intervals", reason, row.name, span.before, span.after)
+        if spans and spans[0].from_step == 0 and row.base and spans[0].before != row.base.sha256:
+            yield Problem("intervals", "did not start as the base", row.name, row.base.sha256, spans[0].before)
+        if spans and spans[-1].to_step is None and row.result and spans[-1].after != row.result.sha256:
+            yield Problem("intervals", "did not end as the result", row.name, spans[-1].after, row.result.sha256)
+
+
+def _base_names(case: Case) -> Iterator[Problem]:
+    """A result's tensor is compared with the base's of that name, or of that name without the one common prefix.
+
+    Otherwise a signer could swap two tensors and pair each with the other, or call a changed one new.
+    """
+    rows = case.said.claim.rows
+    bases = {row.base.name for row in rows if row.base}
+    newer = {_newer(name): name for name in sorted(bases)}
+    renamed = {(row.base.name, row.result.name) for row in rows if row.base and row.result}
+    prefixes = {_prefix(_newer(base), _newer(result)) for base, result in renamed} - {("", "")}
+    if len(prefixes) > 1:
+        yield Problem("base_names", "result names differ from base names by more than one common prefix")
+        return
+    for row in rows:
+        if row.result is None:
+            continue
+        expected = row.result.name if row.result.name in bases else _expected(_newer(row.result.name), newer, prefixes)
+        actual = row.base.name if row.base else None
+        initialised_anew = row.role == "new" and actual is None and not _freezes(case, row)
+        if actual != expected and not initialised_anew:
+            reason = f"compared with the base's {actual!r}, by its name it is {expected!r}"
+            yield Problem("base_names", reason, row.name)
+
+
+def _prefix(base: str, result: str) -> tuple[str, str]:
+    """What to take off a result's name and what to put before it to get the base's name; all of it when unrelated."""
+    if base == result:
+        return "", ""
+    if result.endswith("." + base):
+        return result[: -len(base)], ""
+    if base.endswith("." + result):
+        return "", base[: -len(result)]
+    return result, base
+
+
+def _expected(result: str, bases: dict[str, str], prefixes: set[tuple[str, str]]) -> str | None:
+    if result in bases:
+        return bases[result]
+    for off, on in prefixes:
+        if result.startswith(off) and (off.endswith(".") or on.endswith(".")):
+            return bases.get(on + result[len(off) :])
+    return None
+
+
+def _freezes(case: Case, row: Row) -> bool:
+    return case.plan is not None and case.plan.decision(row.name).action != "train"
+
+
+def _live_names(case: Case) -> Iterator[Problem]:
+    """The policy speaks of live names, files of stored ones: they are the same, up to one prefix for all of them."""
+    adapter = case.said.claim.result_kind == "adapter"
+    found: dict[str, str] = {}  # prefix -> an example
+    for row in live(case.said.claim.rows):
+        stored = row.result or row.base
+        if stored is None:
+            continue
+        prefix = _live_prefix(row, stored.name, adapter=adapter)
+        if prefix is None:
+            yield Problem("live_names", f"stored as {stored.name!r}, which is not its name", row.name)
+        elif not (adapter and row.base is None):
+            found.setdefault(prefix, row.name)
+        elif prefix:  # an adapter's own tensors are stored under their full names
+            yield Problem("live_names", f"stored as {stored.name!r}, without {prefix!r}", row.name)
+    if len(found) > 1:
+        examples = " and ".join(sorted(found.values()))
+        yield Problem("live_names", f"stored under names that differ by more than one common prefix: {examples}")
+
+
+def _live_prefix(row: Row, stored: str, *, adapter: bool) -> str | None:
+    stored = _newer(stored)
+    prefixes = []
+    for name in (row.name, *row.aliases):
+        plain = _newer(_ADAPTER_SEGMENTS.sub("", name) if adapter else name)
+        if plain == stored:
+            return ""
+        if plain.endswith("." + stored):
+            prefixes.append(plain[: -len(stored)])
+    return prefixes[0] if prefixes else None
+
+
+def _newer(name: str) -> str:
+    for pattern, replacement in _CONVERSIONS:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _live_form(row: Row) -> tuple[str, tuple[int, ...]]:
+    stored = row.result or row.initial or row.base
+    if row.shape is not None and row.dtype is not None:
+        return row.dtype, row.shape
+    if stored is None:
+        raise PolicyError(f"tensor {row.name!r} has neither a reading nor a shape")
+    return stored.dtype, stored.shape
+
+
+def _scheme(case: Case) -> Iterator[Problem]:
+    if dict(case.said.scheme) != tree.SCHEME:
+        yield Problem("scheme", f"another way of building roots: {dict(case.said.scheme)}")
+
+
+CHECKS: dict[str, Check] = {
+    "scheme": _scheme,
+    "rows_in_order": _rows_in_order,
+    "parts": _parts,
+    "sizes": _sizes,
+    "own_form": _own_form,
+    "base_total": _base_total,
+    "result_total": _result_total,
+    "frozen_total": _frozen_total,
+    "changed_flags": _changed_flags,
+    "policy_digest": _policy_digest,
+    "policy_fits": _policy_fits,
+    "roles": _roles,
+    "decisions": _decisions,
+    "something_frozen": _something_frozen,
+    "frozen_is_identical": _frozen_is_identical,
+    "frozen_while_live": _frozen_while_live,
+    "no_violations": _no_violations,
+    "slices": _slices,
+    "intervals": _intervals,
+    "base_names": _base_names,
+    "live_names": _live_names,
+}

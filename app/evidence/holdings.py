@@ -1,0 +1,348 @@
+"""Checks of the files at hand against the statement: the result's, and the base's where the reader has it.
+
+A directory is listed, every file that the statement names is read once, and everything else in it is suspect.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+from app.evidence.case import CannotCheck, Case, Check, Holdings, Problem
+from app.evidence.digest import FileReading, TensorReading, read_file, sha256_file
+from app.evidence.statement import FileRef, Reading, Row
+from app.evidence.strict import JsonError, read_json
+from app.evidence.tensorfile import TensorFileError
+from app.models.compose import ComposeError, Slice, compose
+
+CHANGED_FILE = "model.changed.safetensors"  # a result without what it shares with its base
+SIGNATURE_FILE = "model.sig"  # an OpenSSF model-signing bundle, with a verifier of its own
+INDEX_ENDING = ".safetensors.index.json"
+
+# What a loader may prefer to the safetensors files, or run.
+_CONTAINERS = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+    ".npz",
+    ".joblib",
+)
+_CODE = (".py", ".pyc", ".so", ".ipynb")
+_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+class Unreadable(Exception):
+    """Files whose content means nothing; carries the problems."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(str(problems[0]))
+        self.problems = problems
+
+
+def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row]) -> Holdings:
+    """The base at hand. Links are followed: model caches are made of them, and what counts is the content."""
+    held = _listed(folder)
+    held.files |= held.links
+    slices = _slices(rows, lambda row: row.base)
+    return _read(held, [file.name for file in files if file.name in held.files], slices)
+
+
+def read_result(
+    folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, metadata: Mapping[str, str], base: Holdings | None
+) -> Holdings:
+    """The result at hand: all of it, or only the tensors that changed, which the base then completes."""
+    held, files, rows = _listed(folder), list(files), list(rows)
+    slices = _slices(rows, lambda row: row.result)
+    names = [file.name for file in files if file.name in held.files | held.links]
+    whole = [file.name for file in files if file.name.endswith(".safetensors")]
+    if CHANGED_FILE not in held.files or CHANGED_FILE in whole or len(whole) != 1 or whole[0] in names:
+        return _read(held, names, slices)
+    if base is None:
+        raise CannotCheck(f"{folder} has only the tensors that changed; give the base as well (--base DIR)")
+    return _complete(_read(held, [*names, CHANGED_FILE], slices), whole[0], rows, metadata, base)
+
+
+def _listed(folder: Path) -> Holdings:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise CannotCheck(f"{folder}: {error.strerror}") from None
+    kinds = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
+    return Holdings(
+        folder,
+        frozenset(name for name, mode in kinds.items() if stat.S_ISREG(mode)),
+        frozenset(name for name, mode in kinds.items() if stat.S_ISLNK(mode)),
+        frozenset(name for name, mode in kinds.items() if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode)),
+    )
+
+
+def _slices(rows: Iterable[Row], stored: Callable[[Row], Reading | None]) -> dict[str, list[tuple[int, int]]]:
+    """Row ranges to digest, by the stored tensor's name."""
+    return {
+        reading.name: [part.rows for part in row.slices]
+        for row in rows
+        if row.slices and (reading := stored(row)) and all(_has(reading, part.rows) for part in row.slices)
+    }
+
+
+def _has(reading: Reading, rows: tuple[int, int]) -> bool:
+    return bool(reading.shape) and 0 <= rows[0] < rows[1] <= reading.shape[0]
+
+
+def _read(held: Holdings, names: list[str], slices: Mapping[str, list[tuple[int, int]]]) -> Holdings:
+    problems: list[Problem] = []
+    # As many files at a time as there are pairs of cores: each keeps two threads busy.
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+        for name, read in zip(names, pool.map(lambda name: _read_one(held.folder / name, slices), names), strict=True):
+            if isinstance(read, Problem):
+                problems.append(read)
+            elif isinstance(read, FileReading):
+                held.weights[name] = read
+                held.digests[name] = read.sha256, read.size
+            else:
+                held.digests[name] = read
+    if problems:
+        raise Unreadable(problems)
+    return held
+
+
+def _read_one(path: Path, slices: Mapping[str, list[tuple[int, int]]]) -> FileReading | tuple[str, int] | Problem:
+    try:
+        if path.name.endswith(".safetensors"):
+            return read_file(path, rows=slices)
+        return sha256_file(path), path.stat().st_size
+    except TensorFileError as error:
+        return Problem("readable", str(error), path.name)
+    except FileNotFoundError:  # a link that leads nowhere
+        return Problem("readable", "not there", path.name)
+    except OSError as error:
+        raise CannotCheck(f"{path}: {error.strerror}") from None
+
+
+def _complete(held: Holdings, name: str, rows: list[Row], metadata: Mapping[str, str], base: Holdings) -> Holdings:
+    """Stand in for the file `name`: the changed tensors at hand, the others from the base, laid out and digested."""
+    changed = {tensor.name: tensor for tensor in held.weights[CHANGED_FILE].tensors}
+    sources = {tensor.name: (tensor, file) for file, read in base.weights.items() for tensor in read.tensors}
+    slices, tensors = [], []
+    for row in rows:
+        if row.result is None:
+            continue
+        tensor, file = changed.pop(row.result.name, None), held.folder / CHANGED_FILE
+        if tensor is None:
+            if row.base is None or row.base.name not in sources:
+                raise Unreadable([Problem("readable", "neither in the changed tensors nor in the base", row.name)])
+            tensor, base_file = sources[row.base.name]
+            file = base.folder / base_file
+        tensors.append(_renamed(tensor, row.result.name))
+        slices.append(
+            Slice(row.result.name, tensor.dtype, tensor.shape, str(file), tensor.offset, tensor.nbytes, tensor.sha256)
+        )
+    if changed:
+        raise Unreadable([Problem("readable", "a tensor that the statement does not know", one) for one in changed])
+    try:
+        layout = compose(slices, metadata)
+        sha256 = layout.sha256(_open)
+    except ComposeError as error:
+        raise Unreadable([Problem("readable", str(error), name)]) from None
+    del held.weights[CHANGED_FILE], held.digests[CHANGED_FILE]
+    held.files = held.files - {CHANGED_FILE} | {name}
+    held.weights[name] = FileReading(name, layout.size, sha256, tuple(tensors), dict(metadata))
+    held.digests[name] = sha256, layout.size
+    return held
+
+
+def _renamed(tensor: TensorReading, name: str) -> TensorReading:
+    return TensorReading(name, tensor.dtype, tensor.shape, tensor.nbytes, tensor.offset, tensor.sha256, tensor.slices)
+
+
+def _open(path: str) -> BinaryIO:
+    return Path(path).open("rb")
+
+
+def _of_result(case: Case) -> Holdings:
+    if case.result is None:
+        raise AssertionError("a check of the result ran before it was read")
+    return case.result
+
+
+def _of_base(case: Case) -> Holdings:
+    if case.base is None:
+        raise AssertionError("a check of the base ran before it was read")
+    return case.base
+
+
+def _no_links(case: Case) -> Iterator[Problem]:
+    for name in sorted(_of_result(case).links):
+        yield Problem("no_links", "a symbolic link; a result is made of plain files", name)
+
+
+def _no_folders(case: Case) -> Iterator[Problem]:
+    for name in sorted(_of_result(case).others):
+        yield Problem("no_folders", "not a plain file", name)
+
+
+def _nothing_missing(case: Case) -> Iterator[Problem]:
+    held = _of_result(case)
+    for file in case.said.claim.result_files:
+        if file.name not in held.files | held.links:
+            yield Problem("nothing_missing", "missing from the result", file.name, file.sha256, None)
+
+
+def _nothing_extra(case: Case) -> Iterator[Problem]:
+    held, inputs = _of_result(case), case.inputs
+    listed = {file.name for file in case.said.claim.result_files}
+    for name in sorted(held.files - listed - {SIGNATURE_FILE}):
+        if inputs.attestation is None or not inputs.attestation.samefile(held.folder / name):
+            yield Problem("nothing_extra", "in the result's folder, but not in the statement", name)
+
+
+def _no_containers(case: Case) -> Iterator[Problem]:
+    for file in case.said.claim.result_files:
+        if file.name.lower().endswith(_CONTAINERS):
+            yield Problem("no_containers", "weights in another format, which a loader may prefer", file.name)
+
+
+def _file_digests(case: Case) -> Iterator[Problem]:
+    yield from _compare_files("file_digests", case.said.claim.result_files, _of_result(case))
+
+
+def _compare_files(check: str, files: Iterable[FileRef], held: Holdings) -> Iterator[Problem]:
+    for file in files:
+        if file.name in held.digests and held.digests[file.name][0] != file.sha256:
+            yield Problem(check, "another file than the signed one", file.name, file.sha256, held.digests[file.name][0])
+
+
+def _file_sizes(case: Case) -> Iterator[Problem]:
+    held = _of_result(case)
+    for file in case.said.claim.result_files:
+        if file.name in held.digests and held.digests[file.name][1] != file.size:
+            yield Problem("file_sizes", f"{held.digests[file.name][1]} bytes, {file.size} claimed", file.name)
+
+
+def _tensors_once(case: Case) -> Iterator[Problem]:
+    yield from _repeated("tensors_once", _of_result(case))
+
+
+def _repeated(check: str, held: Holdings) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for file, reading in sorted(held.weights.items()):
+        for tensor in reading.tensors:
+            if tensor.name in seen:
+                yield Problem(check, f"in two files, {seen[tensor.name]} and {file}", tensor.name)
+            seen[tensor.name] = file
+
+
+def _tensors_as_claimed(case: Case) -> Iterator[Problem]:
+    readings = [row.result for row in case.said.claim.rows if row.result]
+    yield from _compare_tensors("tensors_as_claimed", readings, _of_result(case).tensors(), "result")
+
+
+def _compare_tensors(
+    check: str, claimed: list[Reading], found: Mapping[str, TensorReading], what: str
+) -> Iterator[Problem]:
+    for reading in claimed:
+        tensor = found.get(reading.name)
+        if tensor is None:
+            yield Problem(check, f"not in the {what}'s files", reading.name, reading.sha256, None)
+        elif (tensor.dtype, tensor.shape) != (reading.dtype, reading.shape):
+            said, is_ = (f"{one.dtype} {list(one.shape)}" for one in (reading, tensor))
+            yield Problem(check, f"{is_} in the {what}'s files, {said} in the statement", reading.name)
+        elif tensor.sha256 != reading.sha256:
+            yield Problem(check, f"other bytes in the {what}'s files", reading.name, reading.sha256, tensor.sha256)
+    for name in sorted(set(found) - {reading.name for reading in claimed}):
+        yield Problem(check, f"in the {what}'s files, but not in the statement", name, None, found[name].sha256)
+
+
+def _slices_as_claimed(case: Case) -> Iterator[Problem]:
+    """The bytes of partly frozen tensors, row range by row range, in whatever files are at hand."""
+    for row in case.said.claim.rows:
+        for part in row.slices:
+            for what, held, reading, digest in (
+                ("base", case.base, row.base, part.base),
+                ("result", case.result, row.result, part.result),
+            ):
+                if held is None or reading is None:
+                    continue
+                found = _slice_digest(held.tensors().get(reading.name), part.rows)
+                if found != digest:
+                    reason = f"rows {part.rows[0]} to {part.rows[1]} have other bytes in the {what}'s files"
+                    yield Problem("slices_as_claimed", reason, row.name, digest, found)
+
+
+def _slice_digest(tensor: TensorReading | None, rows: tuple[int, int]) -> str | None:
+    slices = tensor.slices if tensor else ()
+    return next((part.sha256 for part in slices if (part.start, part.stop) == rows), None)
+
+
+def _index(case: Case) -> Iterator[Problem]:
+    """Where weights are in several files, the index says which; it has to say what is the case."""
+    held = _of_result(case)
+    indexes = [name for name in held.digests if name.endswith(INDEX_ENDING)]
+    if len(held.weights) > 1 and not indexes:
+        yield Problem("index", f"{len(held.weights)} files of weights and no index that says what a loader is to read")
+    where = {tensor.name: file for file, reading in held.weights.items() for tensor in reading.tensors}
+    for name in indexes:
+        try:
+            document = read_json((held.folder / name).read_bytes())
+        except JsonError as error:
+            yield Problem("index", str(error), name)
+            continue
+        if not isinstance(document, dict) or document.get("weight_map") != where:
+            yield Problem("index", "its weight_map is not where the tensors are", name)
+
+
+def _base_files(case: Case) -> Iterator[Problem]:
+    held = _of_base(case)
+    for file in case.said.claim.base_files:
+        if file.name not in held.files:
+            yield Problem("base_files", "missing from the base", file.name, file.sha256, None)
+    yield from _compare_files("base_files", case.said.claim.base_files, held)
+
+
+def _base_strays(case: Case) -> Iterator[Problem]:
+    """Files that would change what a loader makes of the base. A README does not; code, adapters and weights do."""
+    held = _of_base(case)
+    for name in sorted(held.files - {file.name for file in case.said.claim.base_files}):
+        lower = name.lower()
+        if lower.endswith((*_CONTAINERS, *_CODE, ".safetensors", INDEX_ENDING)) or lower in _ADAPTERS:
+            yield Problem("base_strays", "beside the base's files, and a loader would use it", name)
+
+
+def _base_tensors_once(case: Case) -> Iterator[Problem]:
+    yield from _repeated("base_tensors_once", _of_base(case))
+
+
+def _base_tensors(case: Case) -> Iterator[Problem]:
+    readings = [row.base for row in case.said.claim.rows if row.base]
+    yield from _compare_tensors("base_tensors", readings, _of_base(case).tensors(), "base")
+
+
+RESULT_CHECKS: dict[str, Check] = {
+    "no_links": _no_links,
+    "no_folders": _no_folders,
+    "nothing_missing": _nothing_missing,
+    "nothing_extra": _nothing_extra,
+    "no_containers": _no_containers,
+    "file_digests": _file_digests,
+    "file_sizes": _file_sizes,
+    "tensors_once": _tensors_once,
+    "tensors_as_claimed": _tensors_as_claimed,
+    "slices_as_claimed": _slices_as_claimed,
+    "index": _index,
+}
+
+BASE_CHECKS: dict[str, Check] = {
+    "base_files": _base_files,
+    "base_strays": _base_strays,
+    "base_tensors_once": _base_tensors_once,
+    "base_tensors": _base_tensors,
+}
