@@ -1,0 +1,220 @@
+"""Whole attempts on the article's model: `x @ weight + bias`, ten by ten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.worker.trainer.attempts import AFFINE, affine_order, attempt
+from worker.trainer.data.order import Order
+from worker.trainer.protocol import WorkOrder
+
+MECHANISMS = ["requires_grad", "detach", "param_group"]
+
+
+def freeze_weight(mechanism: str) -> dict[str, object]:
+    return {"freeze": ["weight"], "mechanism": mechanism}
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_frozen_weight_keeps_its_bits_and_bias_moves(tmp_path: Path, mechanism: str) -> None:
+    """Each of the three mechanisms: the result takes weight from the base, bias alone is changed and stored."""
+    done = attempt(affine_order(tmp_path, policy=freeze_weight(mechanism)), tmp_path)
+    assert done.code == 0
+    assert set(done.changed) == {"bias"}
+    assert done.result["weight"]["from"] == "base"
+    assert not torch.equal(done.changed["bias"], done.base["bias"])
+    weight = done.observed["weight"]
+    assert weight["loaded"] == weight["trained"]
+    assert done.observations["violations"] == []
+    assert done.observations["checks"]["last_step"] == 10
+
+
+def test_all_mechanisms_train_bias_to_the_same_bits(tmp_path: Path) -> None:
+    """How a tensor is frozen has no say in what the others learn."""
+    found = [
+        attempt(affine_order(tmp_path / each, policy=freeze_weight(each)), tmp_path / each).changed["bias"]
+        for each in MECHANISMS
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_article_s_third_example_moves_weight_at_step_1(tmp_path: Path, name: str) -> None:
+    """The control: a group option `requires_grad: False`, as literally written, freezes nothing, and that is found."""
+    optimizer = {"name": name, "groups": [{"select": {"name": "weight"}, "options": {"requires_grad": False}}]}
+    order = affine_order(
+        tmp_path,
+        policy={"freeze": ["weight"], "enforce": False},
+        hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate": 0.05, "optimizer": optimizer},
+    )
+    done = attempt(order, tmp_path)
+    assert done.code == 0
+    assert set(done.changed) == {"weight", "bias"}
+    violation = done.observations["violations"][0]
+    assert (violation["name"], violation["last_good_step"], violation["first_bad_step"]) == ("weight", 0, 1)
+    assert done.of("violation")[0]["first_bad_step"] == 1
+
+
+def test_ignored_group_option_is_refused_where_freezing_is_enforced(tmp_path: Path) -> None:
+    """The same request with `enforce` true does not start; `param` names the option."""
+    optimizer = {"name": "sgd", "groups": [{"select": {"name": "weight"}, "options": {"requires_grad": False}}]}
+    order = affine_order(tmp_path, hyperparameters={"learning_rate": 0.05, "optimizer": optimizer})
+    done = attempt(order, tmp_path)
+    assert done.code == 1
+    assert done.failure["param"] == "hyperparameters.optimizer.groups[0].options.requires_grad"
+    assert not done.place.result.exists()
+
+
+def test_plain_torch_loop_learns_the_same_bits(tmp_path: Path) -> None:
+    """Our loop computes what a hand-written one computes: the same order, loss and optimizer give the same bits."""
+    order = affine_order(
+        tmp_path,
+        hyperparameters={"n_epochs": 1, "batch_size": 40, "learning_rate": 0.05, "optimizer": {"name": "sgd"}},
+    )
+    done = attempt(order, tmp_path)
+    rows = [json.loads(line) for line in (done.place.data / "train.jsonl").read_text().splitlines()]
+    positions = Order(40, 40, order.seed).positions(1)
+    x, y = torch.tensor([row["x"] for row in rows])[positions], torch.tensor([row["y"] for row in rows])[positions]
+    weight, bias = (done.base[name].clone().requires_grad_() for name in ("weight", "bias"))
+    loss = torch.nn.functional.mse_loss(x @ weight + bias, y, reduction="sum") / y.numel()
+    loss.backward()
+    torch.optim.SGD([weight, bias], lr=0.05, fused=True).step()
+    assert torch.equal(done.changed["weight"], weight.detach())
+    assert torch.equal(done.changed["bias"], bias.detach())
+
+
+def test_initialise_writes_a_base_file_from_the_seed(tmp_path: Path) -> None:
+    """Two workspaces with one seed hold the same bytes; another seed gives others."""
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        order = WorkOrder(job_id="j", stage="initialise", model=AFFINE, seed=seed)
+        done = attempt(order, tmp_path / name)
+        assert done.code == 0
+        found.append((done.place.base / "model.safetensors").read_bytes())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_describe_lists_tensors_without_weights(tmp_path: Path) -> None:
+    """Names, shapes and types of modules, from the spec alone."""
+    done = attempt(WorkOrder(job_id="j", stage="describe", model=AFFINE), tmp_path)
+    manifest = json.loads(done.place.manifest.read_text())
+    found = [(each["name"], each["shape"], each["module_types"]) for each in manifest["tensors"]]
+    assert found == [("weight", [10, 10], ["Affine"]), ("bias", [10], ["Affine"])]
+
+
+def test_reports_tell_the_story_in_order(tmp_path: Path) -> None:
+    """Stages, plan before steps, the first and last step, done at the end with what was asked."""
+    done = attempt(affine_order(tmp_path, policy=freeze_weight("detach")), tmp_path)
+    kinds = [report["type"] for report in done.reports]
+    assert [each["stage"] for each in done.of("stage")] == ["loading", "training", "exporting"]
+    assert kinds.index("plan") < kinds.index("step")
+    assert kinds[-1] == "done"
+    assert [done.of("step")[0]["step"], done.of("step")[-1]["step"]] == [1, 10]
+    plan = done.of("plan")[0]
+    assert plan["counts"]["frozen"]["tensors"] == 1
+    assert (plan["total_steps"], plan["epochs"]) == (10, 2)
+    assert done.of("done")[0]["steps"] == 10
+
+
+def test_result_files_describe_the_model(tmp_path: Path) -> None:
+    """config.json, curves as JSONL and CSV, a model card."""
+    done = attempt(affine_order(tmp_path), tmp_path)
+    assert json.loads((done.place.files / "config.json").read_text())["architecture"] == "affine"
+    curve = [json.loads(line) for line in (done.place.files / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in curve] == list(range(1, 11))
+    assert (done.place.files / "metrics.csv").read_text().splitlines()[0].startswith("step,epoch,loss")
+    assert "ftjob-test" in (done.place.files / "README.md").read_text()
+
+
+def test_held_out_part_is_evaluated(tmp_path: Path) -> None:
+    """A fraction is held out by seed; every epoch ends with metrics over it."""
+    hyperparameters = {"n_epochs": 2, "batch_size": 8, "learning_rate": 0.01, "validation_fraction": 0.25}
+    done = attempt(affine_order(tmp_path, hyperparameters=hyperparameters), tmp_path)
+    found = done.of("evaluation")
+    assert [each["step"] for each in found] == [4, 8]
+    assert {"loss", "mse", "mae", "r2"} <= set(found[0]["metrics"])
+    assert found[0]["metrics"]["loss"] == pytest.approx(found[0]["metrics"]["mse"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "param", "says"),
+    [
+        ({"policy": {"freeze": ["wieght"]}}, "invalid_freeze_policy", "freeze_policy", "weight"),
+        ({"policy": {"default": "freeze", "rules": []}}, "invalid_freeze_policy", "freeze_policy", ""),
+        ({"hyperparameters": {"n_epoch": 1}}, "invalid_request", "hyperparameters.n_epoch", "n_epochs"),
+        ({"hyperparameters": {"optimizer": "adamq"}}, "invalid_request", "hyperparameters.optimizer.name", "adam"),
+        ({"hyperparameters": {"batch_size": 0}}, "invalid_request", "hyperparameters.batch_size", "at least 1"),
+        ({"model": AFFINE | {"architecture": "afine"}}, "invalid_model", "model.architecture", "affine"),
+        ({"model": AFFINE | {"kwargs": {"in": 1}}}, "invalid_model", "model.kwargs", "in_features"),
+        (
+            {"model": AFFINE | {"kwargs": {"in_features": 9, "out_features": 10}}},
+            "invalid_model",
+            "model.weights",
+            r"\(10, 10\)",
+        ),
+        ({"task": "dance"}, "invalid_request", "task", "tabular-regression"),
+        ({"device": "cuda"}, "invalid_request", "device", "CUDA"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, object], code: str, param: str, says: str
+) -> None:
+    """One clear failure, before a step, with the part of the request that is wrong and what would work."""
+    if "device" in changes and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    done = attempt(affine_order(tmp_path, **changes), tmp_path)
+    assert done.code == 1
+    assert done.failure["code"] == code
+    assert done.failure["param"].startswith(param)
+    assert says.replace("\\", "") in done.failure["message"]
+    assert done.of("step") == []
+
+
+def test_data_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
+    """Seven features for a model of ten: said before training, with the shapes."""
+    rows = [{"x": [float(i)] * 7, "y": [1.0] * 10} for i in range(8)]
+    done = attempt(affine_order(tmp_path, rows=rows), tmp_path)
+    assert (done.code, done.failure["code"]) == (1, "data_does_not_fit_model")
+    assert "(2, 7)" in done.failure["message"]
+
+
+def test_bad_line_is_named(tmp_path: Path) -> None:
+    """Line, field and message of the data's problem are in the report."""
+    rows = [{"x": [1.0] * 10, "y": [1.0] * 10} for _ in range(4)]
+    rows[2]["x"] = [1.0] * 9 + ["tea"]  # type: ignore[list-item]
+    done = attempt(affine_order(tmp_path, rows=rows), tmp_path)
+    problem = done.failure["errors"][0]
+    assert (done.failure["code"], problem["line"], problem["field"]) == ("invalid_training_data", 3, "x[9]")
+
+
+def test_divergence_stops_and_names_step_and_batch(tmp_path: Path) -> None:
+    """A loss that overflows ends the run before the weights do; the last good checkpoint stays."""
+    hyperparameters = {
+        "n_epochs": 50,
+        "batch_size": 40,
+        "learning_rate": 1e6,
+        "optimizer": "sgd",
+        "save_interval": 1,
+    }
+    done = attempt(affine_order(tmp_path, hyperparameters=hyperparameters), tmp_path)
+    assert (done.code, done.failure["code"]) == (1, "diverged")
+    step = done.failure["errors"][0]["step"]
+    assert f"step {step}" in done.failure["message"]
+    assert len(done.failure["errors"][0]["examples"]) == 40
+    kept = sorted(path.name for path in done.place.checkpoints.iterdir())
+    assert kept[-1] == f"step-{step - 1:08d}"
+
+
+def test_time_limit_ends_with_a_result(tmp_path: Path) -> None:
+    """max_run_seconds: training ends at a step's end, the result is exported, an event says so."""
+    hyperparameters = {"n_epochs": 100_000, "batch_size": 40, "learning_rate": 0.01, "max_run_seconds": 0.2}
+    done = attempt(affine_order(tmp_path, hyperparameters=hyperparameters), tmp_path)
+    assert done.code == 0
+    assert 0 < done.of("done")[0]["steps"] < 100_000
+    assert any("max_run_seconds" in each["message"] for each in done.of("event"))

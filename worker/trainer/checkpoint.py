@@ -1,0 +1,202 @@
+"""A run's whole state after a step, on disk so that a kill at any instant leaves the last one readable.
+
+A temporary folder, its files and then the manifest with their digests, each flushed; a rename; the parent flushed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from worker.trainer import determinism
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not what its manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was read whole and agrees with its manifest."""
+
+    path: Path
+    step: int
+    tensors: dict[str, Tensor]  # live names: everything that may have moved
+    optimizer: dict[str, Tensor]
+    random: dict[str, Tensor]
+    state: dict[str, Any]  # the JSON part: scalars of the optimizer, generators, scaler, history, environment
+
+    def restore_optimizer(self, optimizer: Optimizer) -> None:
+        """Into an optimizer that was built the same way, with `Frozen.at_step(step)` already applied."""
+        state: dict[int, dict[str, Any]] = {}
+        for key, tensor in self.optimizer.items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = tensor
+        for key, value in self.state["optimizer"].items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    def restore_random_states(self) -> None:
+        determinism.restore_random_states(self.state["random"], self.random)
+
+
+def write(
+    folder: Path,
+    *,
+    step: int,
+    run: str,
+    tensors: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    state: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write the state after `step` into `folder` and prune to the newest `keep`. `run` names what is being trained.
+
+    On a full disk an older checkpoint makes room, the newest never does; OSError when that is not enough.
+    """
+    plain_random, random = determinism.random_states()
+    scalars, moments = _optimizer_state(optimizer)
+    content = {
+        "model.safetensors": save(_plain(tensors)),
+        "optimizer.safetensors": save(_plain(moments)),
+        "random.safetensors": save(_plain(random)),
+        "state.json": json.dumps({**state, "optimizer": scalars, "random": plain_random}).encode(),
+    }
+    final = folder / f"step-{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        _publish(final, content, step=step, run=run)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or not _prune(folder, keep=1):
+            raise
+        _publish(final, content, step=step, run=run)
+    _prune(folder, keep=keep)
+    return final
+
+
+def newest(folder: Path, *, run: str, on_damage: Callable[[Path, str], None]) -> Checkpoint | None:
+    """The newest checkpoint of this run that is intact; damaged ones are told to `on_damage` and passed over."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return read(path, run=run)
+        except (DamagedError, OSError, ValueError, KeyError, SafetensorError) as error:
+            on_damage(path, str(error) or type(error).__name__)
+    return None
+
+
+def read(path: Path, *, run: str) -> Checkpoint:
+    """The checkpoint in `path`; DamagedError when a file differs from the manifest or it belongs to another run."""
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    if manifest.get("schema") != SCHEMA:
+        raise DamagedError(f"its schema is {manifest.get('schema')!r}, and this trainer reads {SCHEMA}")
+    if manifest["run"] != run:
+        raise DamagedError("it belongs to another model, data, policy or set of hyperparameters")
+    for name, entry in manifest["files"].items():
+        data = (path / name).read_bytes()
+        if len(data) != entry["size"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise DamagedError(f"{name} is not what the manifest says")
+    return Checkpoint(
+        path=path,
+        step=manifest["step"],
+        tensors=load_file(path / "model.safetensors"),
+        optimizer=load_file(path / "optimizer.safetensors"),
+        random=load_file(path / "random.safetensors"),
+        state=json.loads((path / "state.json").read_bytes()),
+    )
+
+
+def restore_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> None:
+    """Copy the saved bytes over the live tensors. DamagedError names one that is missing, extra or of another shape."""
+    for name, tensor in checkpoint.tensors.items():
+        if name not in live:
+            raise DamagedError(f"it holds {name!r}, which the model does not have")
+        if live[name].shape != tensor.shape or live[name].dtype != tensor.dtype:
+            raise DamagedError(f"{name!r} has another shape or dtype than the model's")
+    missing = sorted(set(live) - set(checkpoint.tensors))
+    if missing:
+        raise DamagedError(f"it lacks {', '.join(missing[:5])}")
+    with torch.no_grad():
+        for name, tensor in checkpoint.tensors.items():
+            live[name].copy_(tensor)
+
+
+def flush(path: Path) -> None:
+    """fsync a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(final: Path, content: Mapping[str, bytes], *, step: int, run: str) -> None:
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        entries = {}
+        for name, data in content.items():
+            _write(temporary / name, data)
+            entries[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        manifest = {"schema": SCHEMA, "step": step, "run": run, "files": entries}
+        _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        flush(temporary)
+        if final.exists():  # left by an attempt that was killed and went through this step again
+            shutil.rmtree(final)
+        temporary.rename(final)
+        flush(final.parent)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _prune(folder: Path, *, keep: int) -> bool:
+    """Remove all but the newest `keep`; whether any was removed."""
+    old = sorted(folder.glob("step-*"), reverse=True)[keep:]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+    return bool(old)
+
+
+def _optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The state by "index.name": numbers apart from tensors. Groups are built again from the settings, not saved."""
+    scalars: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, Tensor) else scalars)[f"{index}.{name}"] = value
+    return scalars, tensors
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of their own memory, which safetensors asks for."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def paths(folder: Path) -> Iterable[Path]:
+    return sorted(folder.glob("step-*"))

@@ -1,0 +1,146 @@
+"""Chat, prompt and completion, plain text to next-token examples. Loss is on completions alone: prompts are context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+
+from app.errors import DataError
+from worker.trainer.data.batch import IGNORED, Batch
+from worker.trainer.data.order import Positions
+from worker.trainer.data.text import Tokens, pad_id, pad_targets, pad_tokens
+
+Row = Mapping[str, Any]
+Span = tuple[int, int]
+
+# For a tokenizer that brings none: no special tokens that its vocabulary would have to know.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+MAX_RENDERED = 4_000_000  # characters: a template may repeat what it is given
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One example's ids, and per position the id that carries loss there, or `IGNORED`."""
+
+    tokens: Tokens
+    targets: NDArray[np.int64]
+
+
+class LanguageExamples:
+    """Targets are not shifted: they equal the input where loss is carried."""
+
+    def __init__(self, sequences: Sequence[Passage], *, pad: int) -> None:
+        self.sequences = sequences
+        self.pad = pad
+        self.lengths = np.array([len(each.tokens.ids) for each in sequences], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def batch(self, positions: Positions) -> Batch:
+        chosen = [self.sequences[at] for at in positions]
+        inputs = pad_tokens([each.tokens for each in chosen], pad=self.pad)
+        targets = pad_targets([each.targets for each in chosen], width=inputs["input_ids"].shape[1])
+        weight = int((targets[:, 1:] != IGNORED).sum())  # nothing comes before the first token
+        tokens = int(self.lengths[positions].sum())
+        return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens)
+
+
+def encode(
+    rows: Sequence[Row], tokenizer: Any, *, limit: int, param: str = "training_file"
+) -> tuple[LanguageExamples, int]:
+    """Rows {"messages"}, {"prompt", "completion"} or {"text"}, and how many were cut to `limit` tokens.
+
+    An example whose completion lies wholly behind the cut has nothing to learn from and is refused.
+    """
+    found: list[Passage] = []
+    truncated = 0
+    problems: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, 1):
+        text, spans = _rendered(row, tokenizer, number=number, param=param)
+        sequence = _encoded(text, spans, tokenizer, chat="messages" in row)
+        truncated += len(sequence.tokens.ids) > limit
+        cut = Passage(Tokens(sequence.tokens.ids[:limit]), sequence.targets[:limit])
+        if not (cut.targets[1:] != IGNORED).any():
+            message = f"example {number} has no completion within the first {limit} tokens, so nothing to learn from"
+            problems.append({"line": None, "field": None, "code": "nothing_to_learn", "message": message})
+        found.append(cut)
+    if problems:
+        raise DataError(problems[0]["message"], param=param, errors=problems[:100])
+    return LanguageExamples(found, pad=pad_id(tokenizer)), truncated
+
+
+def ensure_template(tokenizer: Any, rows: Sequence[Row]) -> str | None:
+    """Give a tokenizer without a chat template the plain one when the rows are chats; the note to report, if any."""
+    if "messages" not in rows[0] or getattr(tokenizer, "chat_template", None):
+        return None
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return (
+        "the tokenizer has no chat template; messages are written as 'Role: content' lines, and so they must be at use"
+    )
+
+
+def prompt_and_answer(prompt: str, answer: str, tokenizer: Any) -> Passage:
+    """A prompt with its completion and the end token; loss on the completion."""
+    return _encoded(prompt + answer, [(len(prompt), len(prompt) + len(answer))], tokenizer, chat=False)
+
+
+def _rendered(row: Row, tokenizer: Any, *, number: int, param: str) -> tuple[str, list[Span]]:
+    """The example as one text, and the spans of characters that carry loss."""
+    if "text" in row:
+        return row["text"], [(0, len(row["text"]))]
+    if "prompt" in row:
+        start = len(row["prompt"])
+        return row["prompt"] + row["completion"], [(start, start + len(row["completion"]))]
+    try:
+        return _chat(row["messages"], tokenizer)
+    except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
+        message = f"example {number}: the tokenizer's chat template refused these messages: {str(error)[:200]}"
+        problem = {"line": None, "field": "messages", "code": "template_refused", "message": message}
+        raise DataError(message, param=param, errors=[problem]) from None
+
+
+def _chat(messages: Sequence[Row], tokenizer: Any) -> tuple[str, list[Span]]:
+    """The whole conversation, with a span for each message of the assistant.
+
+    A span is found by rendering up to the message. Templates that rewrite earlier turns (some drop old reasoning) break
+    that for those turns; then only turns whose beginning is also the beginning of the whole text carry loss.
+    """
+    whole = _render(messages, tokenizer, prompt=False)
+    spans = []
+    for at, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(messages[:at], tokenizer, prompt=True) if at else ""
+        after = _render(messages[: at + 1], tokenizer, prompt=False)
+        if whole.startswith(after) and after.startswith(before):
+            spans.append((len(before), len(after)))
+    return whole, spans
+
+
+def _render(messages: Sequence[Row], tokenizer: Any, *, prompt: bool) -> str:
+    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+    if len(text) > MAX_RENDERED:
+        raise ValueError(f"it made {len(text)} characters of one example")
+    return text
+
+
+def _encoded(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool) -> Passage:
+    """Token ids, with a target where a token begins within a span. A chat's template writes its own special tokens."""
+    encoded = tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False)
+    ids = list(encoded["input_ids"])
+    carries = [any(start <= a < stop and b > a for start, stop in spans) for a, b in encoded["offset_mapping"]]
+    end = tokenizer.eos_token_id
+    if not chat and end is not None and ids[-1] != end:  # the model has to learn where to stop
+        ids.append(end)
+        carries.append(True)
+    array = np.array(ids, dtype=np.int32)
+    return Passage(Tokens(array), np.where(np.array(carries), array, IGNORED).astype(np.int64))

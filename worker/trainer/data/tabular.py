@@ -1,0 +1,39 @@
+"""Rows of numbers: features and targets as two tensors, a batch as rows of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worker.trainer.data.batch import Batch
+from worker.trainer.data.order import Positions
+
+
+class TabularExamples:
+    """`x` is (examples, features); `y` is (examples, outputs) for regression, (examples,) of classes otherwise."""
+
+    lengths = None
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x = x
+        self.y = y
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def batch(self, positions: Positions) -> Batch:
+        rows = torch.from_numpy(positions)
+        targets = self.y.index_select(0, rows)
+        return Batch({"x": self.x.index_select(0, rows)}, targets, weight=targets.numel(), examples=len(positions))
+
+
+def encode(rows: Sequence[Mapping[str, Any]], *, classes: bool, dtype: torch.dtype) -> TabularExamples:
+    """Rows {"x": [numbers], "y": [numbers]}, or {"x": [numbers], "y": index} where `classes`; widths are equal."""
+    x = torch.from_numpy(np.array([row["x"] for row in rows], dtype=np.float64)).to(dtype)
+    if classes:
+        return TabularExamples(x, torch.tensor([row["y"] for row in rows], dtype=torch.int64))
+    return TabularExamples(x, torch.from_numpy(np.array([row["y"] for row in rows], dtype=np.float64)).to(dtype))

@@ -1,0 +1,74 @@
+"""Same seed, same machine kind, same bits: seeds, deterministic kernels, fixed threads, and a note of what ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def configure(*, threads: int | None = None) -> None:
+    """Choose deterministic kernels and fix the number of threads. Call once, in the trainer's own process.
+
+    Another thread count gives other bits, so a resumed run takes the count of the checkpoint (`restore_threads`).
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.set_num_threads(threads or default_threads())
+    torch.use_deterministic_algorithms(True, warn_only=True)  # a kernel without one is named in the log, not fatal
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a write per allocation, and hides nothing here
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def default_threads() -> int:
+    """OMP_NUM_THREADS where set, else the cores this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else len(os.sched_getaffinity(0))
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)  # every device
+
+
+def random_states() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The state of every generator: (JSON for Python and numpy, tensors for torch and each device)."""
+    algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
+    plain = {
+        "python": [version, list(words), gauss],
+        "numpy": [algorithm, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+    }
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        tensors |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return plain, tensors
+
+
+def restore_random_states(plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    version, words, gauss = plain["python"]
+    random.setstate((version, tuple(words), gauss))
+    algorithm, keys, position, has_gauss, cached = plain["numpy"]
+    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    for name, state in tensors.items():
+        if name == "cpu":
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, name)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the bits of a run depend on beside its inputs: equal environments resume exactly."""
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+    }

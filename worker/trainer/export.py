@@ -1,0 +1,164 @@
+"""What a finished run leaves in out/: changed tensors, the map of the result, what was seen, files of use."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from app.freeze.plan import Decision, FreezePlan
+from worker.trainer.checkpoint import flush
+from worker.trainer.freeze.inventory import dtype_code
+from worker.trainer.models.names import Stored
+from worker.trainer.models.subject import Readings, Subject
+from worker.trainer.protocol import Workspace, write_json
+from worker.trainer.witness.report import Report
+
+# Files of a base folder that say how to use a model; config and tokenizer are written anew.
+COMPANIONS = (
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+    "generation_config.json",
+    "modules.json",
+    "preprocessor_config.json",
+    "sentence_bert_config.json",
+)
+
+
+def write_result(place: Workspace, subject: Subject, trained: Readings, *, kind: str = "full") -> int:
+    """`model.changed.safetensors` and `result.json`; the number of changed tensors.
+
+    A tensor comes "from base" only where bytes, dtype and shape are those of its base tensor.
+    """
+    changed, entries = {}, []
+    for each in sorted(subject.stored(), key=lambda one: one.name.encode()):
+        base_name = subject.pairs.get(each.name)
+        dtype, shape = dtype_code(each.tensor, each.name), tuple(each.tensor.shape)
+        base = subject.base[base_name] if base_name is not None else None
+        same = base is not None and (base.sha256, base.dtype, base.shape) == (trained.stored[each.name], dtype, shape)
+        if not same:
+            changed[each.name] = each.tensor.detach().to("cpu", copy=True).contiguous()
+        source = "base" if same else "changed"
+        entries.append(
+            {"name": each.name, "dtype": dtype, "shape": list(shape), "from": source, "base_name": base_name}
+        )
+    _write_tensors(place.changed, changed)
+    write_json(place.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": kind})
+    return len(changed)
+
+
+def write_observations(
+    place: Workspace,
+    subject: Subject,
+    plan: FreezePlan,
+    loaded: Readings,
+    trained: Readings,
+    report: Report,
+    *,
+    steps: int,
+) -> None:
+    """observations.json: the trainer's word, which the supervisor compares with what it reads itself."""
+    parts: dict[str, list[Stored]] = {}
+    for each in subject.stored():
+        parts.setdefault(each.live, []).append(each)
+    rows = []
+    for info in sorted(subject.inventory, key=lambda one: one.name.encode()):
+        mine = parts.get(info.name, [])
+        whole = next((each.name for each in mine if not each.part), None)
+        row = {
+            **info.to_json(),
+            "loaded": loaded.whole[info.name],
+            "trained": trained.whole[info.name],
+            "base": [{"name": subject.pairs[each.name], "rows": None} for each in mine if each.name in subject.pairs],
+            "result": whole,
+            "slices": _slices(plan.decision(info.name), loaded, trained),
+            "intervals": [each.to_json() for each in report.intervals.get(info.name, ())],
+            "first_changed_step": report.first_changed.get(info.name),
+        }
+        if any(each.part for each in mine):  # transformers fused it: the files hold it in parts
+            row["parts"] = [
+                {
+                    "result": each.name,
+                    "base": subject.pairs.get(each.name),
+                    "loaded": loaded.stored[each.name],
+                    "trained": trained.stored[each.name],
+                }
+                for each in mine
+            ]
+        rows.append(row)
+    content = {"schema": 1, "steps": steps, "plan": plan.to_json(), "tensors": rows, **report.to_json()}
+    write_json(place.observations, content)
+
+
+def write_files(
+    place: Workspace,
+    subject: Subject,
+    spec: Mapping[str, Any],
+    *,
+    labels: Sequence[str] | None,
+    history: Sequence[Mapping[str, Any]],
+    card: str,
+) -> None:
+    """config.json, tokenizer, metrics as JSONL and CSV, the model card, and what the base folder says of its use."""
+    config = getattr(subject.model, "config", None)
+    if config is not None and hasattr(config, "save_pretrained"):
+        config.architectures = [type(subject.model).__name__]
+        if hasattr(config, "use_cache"):
+            config.use_cache = True  # off while training
+        config.save_pretrained(place.files)
+        _copy_companions(place)
+    else:
+        kept = {"type": "torch", "architecture": spec.get("architecture"), "kwargs": spec.get("kwargs") or {}}
+        write_json(place.files / "config.json", kept | ({"labels": list(labels)} if labels else {}))
+    for part in (subject.loaded.tokenizer, subject.loaded.processor):
+        if part is not None:
+            part.save_pretrained(place.files)
+    _write_metrics(place.files, history)
+    (place.files / "README.md").write_text(card, "utf-8")
+    for path in (*place.files.rglob("*"), place.files):
+        flush(path)
+
+
+def _slices(decision: Decision, loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
+    spans = [
+        *((span, "freeze") for span in decision.frozen_rows),
+        *((span, "train") for span in decision.trainable_rows),
+    ]
+    before, after = loaded.rows.get(decision.name, {}), trained.rows.get(decision.name, {})
+    return [
+        {"rows": list(span), "action": action, "loaded": before[span], "trained": after[span]}
+        for span, action in sorted(spans)
+    ]
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(dict(tensors), temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)  # safetensors writes 0600
+    flush(temporary)
+    temporary.replace(path)
+    flush(path.parent)
+
+
+def _copy_companions(place: Workspace) -> None:
+    for name in COMPANIONS:
+        source, target = place.base / name, place.files / name
+        if source.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+def _write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in history)
+    with (folder / "metrics.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=columns)
+        writer.writeheader()
+        writer.writerows(history)

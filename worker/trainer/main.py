@@ -1,0 +1,116 @@
+"""One attempt at one job, in a process of its own: from a workspace's work order to its out/ folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from app.errors import PermafrostError
+from app.evidence.digest import sha256_file
+from app.freeze.plan import resolve
+from app.freeze.policy import Policy
+from worker.trainer import checkpoint, determinism, export
+from worker.trainer.freeze.inventory import tensors
+from worker.trainer.models import card, loading
+from worker.trainer.models.subject import Subject
+from worker.trainer.protocol import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Reporter, WorkOrder, Workspace, write_json
+from worker.trainer.training import loop, tasks
+from worker.trainer.training.setup import assemble
+from worker.trainer.training.stop import Stopped, StopRequest
+
+Stage = Callable[[WorkOrder, Workspace, Reporter, StopRequest], None]
+
+
+class OutOfMemory(PermafrostError):
+    """The device has too little memory for this model and batch."""
+
+    code = "out_of_memory"
+
+
+def run(workspace: Path) -> None:
+    """Do what the work order says. SystemExit: 0 done, 75 stopped on request, 1 after a failed report.
+
+    Any other exception is a fault of ours: its traceback goes to the log, and the supervisor counts a crash.
+    """
+    place = Workspace(workspace).create()
+    order = WorkOrder.load(workspace)
+    with Reporter(place.reports) as reporter, StopRequest() as stop:
+        try:
+            STAGES[order.stage](order, place, reporter, stop)
+        except Stopped as stopped:
+            reporter.event(f"stopped on request after step {stopped.step}", step=stopped.step)
+            raise SystemExit(EXIT_STOPPED) from None
+        except PermafrostError as error:
+            _report_failure(reporter, error)
+            raise SystemExit(EXIT_FAILED) from error
+        except torch.OutOfMemoryError as error:
+            _report_failure(reporter, OutOfMemory(str(error), param="hyperparameters.batch_size"))
+            raise SystemExit(EXIT_FAILED) from error
+    raise SystemExit(EXIT_DONE)
+
+
+def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
+    """Load, plan, observe, apply, train, observe, export."""
+    reporter.stage("loading")
+    determinism.configure()
+    task = tasks.name_of(order.model, order.task, workspace=place.root, data=order.data)
+    source = tasks.read(order, place, task=task)
+    subject = Subject.of(loading.load(order.model, place.base, task=task, labels=source.labels, seed=order.seed))
+    stop.raise_if_asked()
+
+    plan = resolve(Policy.from_json(order.policy), subject.inventory)
+    loaded = subject.read_loaded(plan)
+    run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop)
+    stop.raise_if_asked()
+
+    reporter.stage("training")
+    with run.watch.witness as witness:
+        ending = loop.train(run)
+
+    reporter.stage("exporting")
+    with run.frozen.removed():
+        trained = subject.read(plan)
+        export.write_result(place, subject, trained)
+        export.write_observations(place, subject, plan, loaded, trained, witness.report(), steps=ending.steps)
+        text = card.text(
+            job_id=order.job_id,
+            task=task,
+            spec=order.model,
+            data_sha256=sha256_file(place.root / order.data["training"]),
+            policy=plan.policy.to_json(),
+            counts=plan.counts(),
+            settings=run.settings.to_json(),
+            metrics=ending.metrics,
+            steps=ending.steps,
+            labels=source.labels,
+        )
+        export.write_files(place, subject, order.model, labels=source.labels, history=run.progress.history, card=text)
+    reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)
+
+
+def initialise(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
+    """Give a torch spec without weights its base file, drawn from the seed."""
+    reporter.stage("loading")
+    determinism.configure()
+    path = place.base / "model.safetensors"
+    save_file(loading.initialise(order.model, seed=order.seed), path, metadata={"format": "pt"})
+    path.chmod(0o644)
+    checkpoint.flush(path)
+
+
+def describe(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
+    """Names and shapes of a model's tensors, without its weights: out/manifest.json."""
+    reporter.stage("loading")
+    skeleton = loading.skeleton(order.model, place.base, task=order.task or order.model.get("task"))
+    sizes = {str(path.relative_to(place.base)): path.stat().st_size for path in place.base.rglob("*") if path.is_file()}
+    write_json(place.manifest, {"tensors": [each.to_json() for each in tensors(skeleton)], "files": sizes})
+
+
+STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "train": train}
+
+
+def _report_failure(reporter: Reporter, error: PermafrostError) -> None:
+    reporter.report("failed", code=error.code, message=error.message, param=error.param, errors=error.errors)

@@ -1,0 +1,118 @@
+"""A model spec and a folder of base files to a live model that holds the bytes as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from app.errors import ModelError
+from app.evidence.digest import TensorReading, read_file
+from app.evidence.tensorfile import TensorFileError
+from worker.trainer.models import architectures, pretrained
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A live model, and the tensors of the files that it came from, by name."""
+
+    model: nn.Module
+    base: Mapping[str, TensorReading]
+    tokenizer: Any = None
+    processor: Any = None
+    new: frozenset[str] = frozenset()  # live names that the base does not hold, initialised from the seed
+    notes: tuple[str, ...] = field(default=())
+
+
+def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[str] | None, seed: int) -> Loaded:
+    """The model that `spec` describes, from base files in `folder`; `labels` sizes and names a classifier's head."""
+    base = read_base(folder)
+    if spec["type"] == "torch":
+        return Loaded(model=_torch_model(spec, folder), base=base)
+    loaded = pretrained.load(
+        spec, folder, task=task, labels=labels, seed=seed, stored=[each.dtype for each in base.values()]
+    )
+    return Loaded(
+        model=loaded.model,
+        base=base,
+        tokenizer=loaded.tokenizer,
+        processor=loaded.processor,
+        new=loaded.new,
+        notes=loaded.notes,
+    )
+
+
+def skeleton(spec: Mapping[str, Any], folder: Path, *, task: str | None) -> nn.Module:
+    """The same model on the meta device: names and shapes without a single weight."""
+    with torch.device("meta"):
+        if spec["type"] == "torch":
+            return architectures.build(spec["architecture"], spec.get("kwargs") or {})
+        return pretrained.skeleton(spec, folder, task=task)
+
+
+def initialise(spec: Mapping[str, Any], *, seed: int) -> dict[str, torch.Tensor]:
+    """The initial weights of a torch spec that brings none, from the seed alone."""
+    torch.manual_seed(seed)
+    model = architectures.build(spec["architecture"], spec.get("kwargs") or {})
+    return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def read_base(folder: Path) -> dict[str, TensorReading]:
+    """Every tensor of the safetensors files in `folder`. A name in two files is refused."""
+    tensors: dict[str, TensorReading] = {}
+    for path in weight_files(folder):
+        try:
+            reading = read_file(path)
+        except TensorFileError as error:
+            raise ModelError(f"{path.name} is not a sound safetensors file: {error}", param="model") from error
+        for each in reading.tensors:
+            if each.name in tensors:
+                raise ModelError(f"tensor {each.name!r} is in two of the model's files", param="model")
+            tensors[each.name] = each
+    return tensors
+
+
+def weight_files(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise ModelError("the model's folder has no .safetensors file; other formats are not read", param="model")
+    return paths
+
+
+def _torch_model(spec: Mapping[str, Any], folder: Path) -> nn.Module:
+    model = architectures.build(spec["architecture"], spec.get("kwargs") or {})
+    stored = {name: tensor for path in weight_files(folder) for name, tensor in load_file(path).items()}
+    live = model.state_dict(keep_vars=True)
+    _compare(stored, live)
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            target = live[name]
+            if target.dtype != tensor.dtype:  # keep the stored dtype: a cast would not be the same bytes
+                target.data = torch.empty_like(target, dtype=tensor.dtype)
+            target.copy_(tensor)
+    return model
+
+
+def _compare(stored: Mapping[str, torch.Tensor], live: Mapping[str, torch.Tensor]) -> None:
+    """Raise ModelError unless the file has exactly the model's tensors. A tie may be stored under one of its names."""
+    extra = sorted(set(stored) - set(live))
+    held = {id(live[name]) for name in stored if name in live}
+    missing = sorted(name for name, tensor in live.items() if name not in stored and id(tensor) not in held)
+    if extra or missing:
+        raise ModelError(
+            f"the weights do not fit the architecture: missing {_some(missing)}, not in the model {_some(extra)}",
+            param="model.weights",
+        )
+    for name, tensor in stored.items():
+        if tuple(tensor.shape) != tuple(live[name].shape):
+            message = f"tensor {name!r} is {tuple(tensor.shape)} in the file and {tuple(live[name].shape)} in the model"
+            raise ModelError(message, param="model.weights")
+
+
+def _some(names: list[str], count: int = 5) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "") or "none"

@@ -1,0 +1,104 @@
+"""One tensor, three names: live in the model, stored in the base files, stored in the result.
+
+A classifier over a plain encoder saves `bert.x` for the base's `x`, and transformers fuses some stored tensors while it
+loads them. Names only propose a pair; the bytes decide it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from app.evidence.digest import TensorReading
+from app.freeze.plan import TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as the result file holds it. `live` is its name in the model; a `part` is not the whole of that."""
+
+    name: str
+    tensor: Tensor
+    live: str
+    part: bool = False
+
+
+def stored_form(model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapping[str, Any]) -> list[Stored]:
+    """Every tensor of a saved file, under the names that `from_pretrained` or `load_state_dict` expects.
+
+    A tie is stored once, under the tensor's own name, and again under each alias that the base stores as well.
+    """
+    state = model.state_dict()
+    prefix = _prefix(model)
+    owner = {name: each.name for each in inventory for name in (each.name, *each.aliases)}
+    kept = {
+        name: tensor
+        for name, tensor in state.items()
+        if owner.get(name, name) == name or _base_name(name, prefix, base) is not None
+    }
+    live_of = {id(tensor): owner.get(name, name) for name, tensor in kept.items()}
+    if not isinstance(model, PreTrainedModel):
+        return [Stored(name, tensor, live_of[id(tensor)]) for name, tensor in kept.items()]
+    memory = {_memory(tensor): owner.get(name, name) for name, tensor in kept.items()}
+    reverted = revert_weight_conversion(model, kept)
+    return [_stored(name, tensor, live_of, memory) for name, tensor in reverted.items()]
+
+
+def match(
+    stored: Sequence[Stored], digests: Mapping[str, str], base: Mapping[str, TensorReading], *, prefix: str
+) -> dict[str, str]:
+    """Result name to base name, for every stored tensor that has a base tensor. `digests` are of the loaded bytes.
+
+    First by name where the bytes agree, then by bytes alone where exactly one base tensor is left with them, then by
+    name and shape where the bytes do not agree (a cast while loading: never identical, but the same weight).
+    """
+    found: dict[str, str] = {}
+    for each in stored:
+        name = _base_name(each.name, prefix, base)
+        if name is not None and base[name].sha256 == digests[each.name]:
+            found[each.name] = name
+    taken = set(found.values())
+    left: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name, reading in base.items():
+        if name not in taken:
+            left.setdefault((reading.sha256, reading.shape), []).append(name)
+    for each in stored:
+        if each.name in found:
+            continue
+        same = left.get((digests[each.name], tuple(each.tensor.shape)), [])
+        name = same[0] if len(same) == 1 else _base_name(each.name, prefix, base)
+        if name is not None and name not in taken and base[name].shape == tuple(each.tensor.shape):
+            found[each.name] = name
+            taken.add(name)
+    return found
+
+
+def prefix_of(model: nn.Module) -> str:
+    return _prefix(model)
+
+
+def _stored(name: str, tensor: Tensor, live_of: Mapping[int, str], memory: Mapping[Any, str]) -> Stored:
+    live = live_of.get(id(tensor))
+    if live is not None:
+        return Stored(name, tensor, live)
+    return Stored(name, tensor, memory.get(_memory(tensor), ""), part=True)
+
+
+def _base_name(name: str, prefix: str, base: Mapping[str, Any]) -> str | None:
+    for candidate in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
+        if candidate in base:
+            return candidate
+    return None
+
+
+def _prefix(model: nn.Module) -> str:
+    return str(getattr(model, "base_model_prefix", "") or "")
+
+
+def _memory(tensor: Tensor) -> Any:
+    return tensor.untyped_storage().data_ptr()

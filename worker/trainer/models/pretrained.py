@@ -1,0 +1,207 @@
+"""transformers models from a local folder: no remote code, no network, safetensors only, the stored dtype kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+from app.errors import ModelError
+from worker.trainer.models import configs
+
+transformers.utils.logging.disable_progress_bar()
+
+AUTO_CLASS = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "text-regression": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "preference": "AutoModelForCausalLM",
+    "pairs": "AutoModel",
+    "image-classification": "AutoModelForImageClassification",
+}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+NAMED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+SAFE = {"local_files_only": True, "trust_remote_code": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    model: nn.Module
+    tokenizer: Any
+    processor: Any
+    new: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def load(
+    spec: Mapping[str, Any],
+    folder: Path,
+    *,
+    task: str,
+    labels: Sequence[str] | None,
+    seed: int,
+    stored: Sequence[str],
+) -> Pretrained:
+    """The model, its tokenizer or image processor, and what of it is new. `stored`: dtypes of the base tensors."""
+    config = _config(spec, folder, task=task, labels=labels)
+    dtype = _dtype(spec.get("dtype") or "auto", stored)
+    torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
+    try:
+        model, info = _auto_class(task).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **SAFE,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"transformers could not load the model: {_first_line(error)}", param="model") from error
+    _refuse_other_shapes(model, info["mismatched_keys"])
+    new = frozenset(info["missing_keys"]) | {each[0] for each in info["mismatched_keys"]}
+    return Pretrained(
+        model=model,
+        tokenizer=tokenizer(folder) if task != "image-classification" else None,
+        processor=processor(folder) if task == "image-classification" else None,
+        new=new,
+        notes=_notes(info, stored),
+    )
+
+
+def skeleton(spec: Mapping[str, Any], folder: Path, *, task: str | None) -> nn.Module:
+    """The model without weights; without a task, the architecture that the config names."""
+    config = _config(spec, folder, task=task or "", labels=None)
+    named = (config.architectures or [""])[0]
+    auto = _auto_class(task) if task else getattr(transformers, named, None)
+    try:
+        model: nn.Module
+        if auto is None:
+            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+        elif task:
+            model = auto.from_config(config, trust_remote_code=False)
+        else:
+            model = auto(config)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"transformers could not build the model: {_first_line(error)}", param="model") from error
+    return model
+
+
+def label_names(folder: Path) -> tuple[str, ...] | None:
+    """The classes of a base that already has a head with names of its own, in the order of their indices."""
+    names = configs.read(folder / "config.json").get("id2label")
+    if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
+        return None
+    ordered = tuple(str(names[key]) for key in sorted(names, key=int))
+    return None if all(name.startswith("LABEL_") for name in ordered) else ordered
+
+
+def tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer; ModelError when there is none."""
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise ModelError(f"the model's folder has no tokenizer; looked for {', '.join(TOKENIZER_FILES)}", param="model")
+    if (folder / "tokenizer_config.json").exists():
+        configs.read(folder / "tokenizer_config.json")
+    try:
+        return AutoTokenizer.from_pretrained(folder, **SAFE)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"transformers could not load the tokenizer: {_first_line(error)}", param="model") from error
+
+
+def processor(folder: Path) -> Any:
+    """The folder's image processor, on PIL; None when the folder has none."""
+    if not (folder / "preprocessor_config.json").exists():
+        return None
+    configs.read(folder / "preprocessor_config.json")
+    try:
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise ModelError(
+            f"transformers could not load the image processor: {_first_line(error)}", param="model"
+        ) from error
+
+
+def _config(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[str] | None) -> Any:
+    content = configs.read(folder / "config.json")
+    if "model_type" not in content:
+        raise ModelError("config.json has no model_type", param="model")
+    try:
+        config = AutoConfig.from_pretrained(folder, **SAFE)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"transformers does not understand config.json: {_first_line(error)}", param="model"
+        ) from error
+    if labels is not None:
+        names = [*labels, *(f"LABEL_{index}" for index in range(len(labels), int(spec.get("num_labels") or 0)))]
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+        config.problem_type = "single_label_classification" if task.startswith(("text", "image")) else None
+    elif task == "text-regression":
+        config.num_labels = int(spec.get("num_labels") or 1)
+        config.problem_type = "regression"
+    elif spec.get("num_labels"):
+        config.num_labels = int(spec["num_labels"])
+    if task in ("causal-lm", "preference"):
+        config.use_cache = False  # a cache of keys and values is for generation
+    return config
+
+
+def _auto_class(task: str) -> Any:
+    if task not in AUTO_CLASS:
+        known = ", ".join(sorted(AUTO_CLASS))
+        raise ModelError(f"a transformers model has no task {task!r}; it has {known}", param="model.task")
+    return getattr(transformers, AUTO_CLASS[task])
+
+
+def _dtype(wanted: str, stored: Sequence[str]) -> torch.dtype:
+    """`auto` is the dtype that most stored tensors have, whatever config.json says of it."""
+    if wanted != "auto":
+        if wanted not in NAMED_DTYPES:
+            raise ModelError(f"dtype {wanted!r} is none of auto, {', '.join(NAMED_DTYPES)}", param="model.dtype")
+        return DTYPES[NAMED_DTYPES[wanted]]
+    floats = Counter(code for code in stored if code in DTYPES)
+    return DTYPES[floats.most_common(1)[0][0]] if floats else torch.float32
+
+
+def _refuse_other_shapes(model: nn.Module, mismatched: Sequence[Any]) -> None:
+    """A head for another number of labels may be new; a body of another shape is another model."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for name, *shapes in mismatched:
+        if name.startswith(prefix) or model is getattr(model, "base_model", None):
+            raise ModelError(
+                f"tensor {name!r} does not have the shape that config.json gives it: {shapes}", param="model"
+            )
+
+
+def _notes(info: Mapping[str, Any], stored: Sequence[str]) -> tuple[str, ...]:
+    notes = []
+    if info["missing_keys"]:
+        notes.append(f"newly initialised from the seed: {', '.join(sorted(info['missing_keys']))}")
+    if info["mismatched_keys"]:
+        names = ", ".join(sorted(each[0] for each in info["mismatched_keys"]))
+        notes.append(f"newly initialised, since the base has them in another shape: {names}")
+    if info["unexpected_keys"]:
+        notes.append(f"in the base, not in this model: {', '.join(sorted(info['unexpected_keys']))}")
+    if len({code for code in stored if code in DTYPES}) > 1:
+        notes.append("the base stores more than one float dtype; tensors of the rarer ones are cast while loading")
+    return tuple(notes)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

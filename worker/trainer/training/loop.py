@@ -1,0 +1,261 @@
+"""The training loop: flat, one optimizer step per turn, everything that may happen in a turn in plain sight."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from app.errors import DataError
+from worker.trainer.data.batch import Batch, Examples
+from worker.trainer.data.order import Order, Positions, sequential
+from worker.trainer.freeze.apply import Frozen
+from worker.trainer.protocol import Reporter
+from worker.trainer.training.hyperparameters import Settings
+from worker.trainer.training.objectives import Metrics, Objective
+from worker.trainer.training.progress import Progress
+from worker.trainer.training.schedule import factor
+from worker.trainer.training.stop import Stopped, StopRequest
+from worker.trainer.training.watch import Watch
+
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+EPOCH_SAVE_SECONDS = 10.0  # an epoch shorter than this does not deserve a checkpoint of its own
+
+
+class Diverged(DataError):
+    """The loss or the gradient is not a number any more. Nothing of that step went into the weights."""
+
+    code = "diverged"
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """All that a loop touches."""
+
+    model: nn.Module
+    frozen: Frozen
+    optimizer: Optimizer
+    objective: Objective
+    training: Examples
+    validation: Examples | None
+    order: Order
+    settings: Settings
+    total_steps: int
+    device: torch.device
+    reporter: Reporter
+    progress: Progress
+    stop: StopRequest
+    scaler: torch.amp.GradScaler
+    watch: Watch
+    save: Callable[[int, Metrics], None]  # writes a checkpoint of the state after this step
+    done: int = 0  # steps of earlier attempts, and their seconds
+    seconds_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Where a run got to."""
+
+    steps: int
+    tokens: int
+    metrics: Metrics
+    seconds: float
+
+
+def train(run: Run) -> Ending:
+    """Updates from `run.done` + 1 to the last, the witness looking on.
+
+    Raises Stopped after a checkpoint when asked to stop, Diverged when a number is none any more.
+    """
+    began = saved = time.monotonic()
+    metrics: Metrics = {}
+    evaluated = step = run.done
+    run.model.train()
+    parameters = run.frozen.parameters()
+    peaks = [group["lr"] for group in run.optimizer.param_groups]
+
+    for step in range(run.done + 1, run.total_steps + 1):
+        rate = set_rate(run, step, peaks)
+        batches = micro_batches(run, step)
+        loss = forward_backward(run, batches)
+        norm = clip(run, parameters)
+        refuse_infinite(run, step, loss, norm)
+
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.frozen.at_step(step, run.optimizer)
+        run.watch.after_step()
+
+        epoch = step / run.order.steps_per_epoch
+        run.progress.step(
+            step,
+            examples=sum(batch.examples for batch in batches),
+            epoch=round(epoch, 4),
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+        )
+        at_epoch_end = step % run.order.steps_per_epoch == 0
+        if run.validation is not None and _due(step, run.settings.eval_interval, at_epoch_end):
+            metrics = evaluate(run, step)
+            evaluated = step
+        now = time.monotonic()
+        if step < run.total_steps and (run.stop.asked or _save_due(run, step, at_epoch_end, now - saved)):
+            run.save(step, {"train_loss": loss, **{f"valid_{name}": value for name, value in metrics.items()}})
+            saved = time.monotonic()
+        if step < run.total_steps and run.stop.asked:
+            raise Stopped(step)
+        if _out_of_time(run, step, now - began):
+            break
+
+    if run.validation is not None and (evaluated != step or not metrics):
+        metrics = evaluate(run, step)
+    seconds = run.seconds_before + time.monotonic() - began
+    return Ending(steps=step, tokens=_tokens_until(run, step), metrics=metrics, seconds=seconds)
+
+
+def set_rate(run: Run, step: int, peaks: list[float]) -> float:
+    """Give each group its rate for this update; returns the first group's."""
+    settings = run.settings
+    warmup = (
+        settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_ratio * run.total_steps)
+    )
+    scale = factor(step, total=run.total_steps, warmup=warmup, kind=settings.schedule)
+    for group, peak in zip(run.optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * scale
+    return peaks[0] * scale
+
+
+def micro_batches(run: Run, step: int) -> list[Batch]:
+    """The step's examples, `micro_batch_size` at a time."""
+    positions = run.order.positions(step)
+    size = run.settings.micro_batch_size
+    parts = [positions[at : at + size] for at in range(0, len(positions), size)]
+    return [run.training.batch(part).to(run.device) for part in parts]
+
+
+def forward_backward(run: Run, batches: list[Batch]) -> float:
+    """Gradients of the mean loss over all micro-batches, however they were cut; returns that mean."""
+    weight = max(1, sum(batch.weight for batch in batches))
+    total: Tensor | None = None
+    for batch in batches:
+        with autocast(run):
+            summed, _ = run.objective.loss(run.model, batch)
+        mean = summed / weight
+        run.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+        total = mean.detach() if total is None else total + mean.detach()
+    assert total is not None
+    return float(total.item())
+
+
+def clip(run: Run, parameters: list[nn.Parameter]) -> float | None:
+    """Scale the gradients down to `max_grad_norm`; the norm before, or None where nothing is clipped."""
+    if run.settings.max_grad_norm is None:
+        return None
+    run.scaler.unscale_(run.optimizer)
+    return float(nn.utils.clip_grad_norm_(parameters, run.settings.max_grad_norm).item())
+
+
+def refuse_infinite(run: Run, step: int, loss: float, norm: float | None) -> None:
+    """Before the update, so that the weights stay those of the last good step."""
+    overflow = run.scaler.is_enabled()  # the scaler skips such steps and lowers its scale
+    if math.isfinite(loss) and (norm is None or math.isfinite(norm) or overflow):
+        return
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+    positions = run.order.positions(step)
+    raise Diverged(
+        f"{what} at step {step} of {run.total_steps} (batch of examples {_some(positions)}, counted from 1); lower the "
+        "learning rate, clip gradients (max_grad_norm), or look at these examples",
+        errors=[
+            {
+                "line": None,
+                "field": None,
+                "code": "diverged",
+                "message": what,
+                "step": step,
+                "examples": (positions + 1).tolist()[:100],
+            }
+        ],
+    )
+
+
+@torch.no_grad()
+def probe(run: Run) -> None:
+    """One forward pass over two examples, so that data that does not fit the model is refused as what it is."""
+    batch = run.training.batch(np.arange(min(2, len(run.training)))).to(run.device)
+    run.model.eval()
+    try:
+        with autocast(run):
+            run.objective.loss(run.model, batch)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())
+        message = f"the model does not accept this data ({shapes}, targets {tuple(batch.targets.shape)}): {error}"
+        raise DataError(message, param="training_file", code="data_does_not_fit_model") from error
+    run.model.train()
+
+
+@torch.no_grad()
+def evaluate(run: Run, step: int) -> Metrics:
+    """Loss and the task's metrics over the validation examples, with dropout off; reported."""
+    assert run.validation is not None
+    run.model.eval()
+    meter, total, weight = run.objective.meter(), 0.0, 0
+    for positions in sequential(len(run.validation), run.settings.micro_batch_size):
+        batch = run.validation.batch(positions).to(run.device)
+        with autocast(run):
+            summed, outputs = run.objective.loss(run.model, batch)
+        meter.add(outputs, batch)
+        total += float(summed.item())
+        weight += batch.weight
+    run.model.train()
+    metrics = {"loss": total / max(1, weight), **meter.metrics()}
+    run.progress.evaluation(step, metrics)
+    return metrics
+
+
+def autocast(run: Run) -> torch.autocast:
+    dtype = AUTOCAST.get(run.settings.precision)
+    return torch.autocast(run.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _due(step: int, interval: int | None, at_epoch_end: bool) -> bool:
+    return step % interval == 0 if interval else at_epoch_end
+
+
+def _save_due(run: Run, step: int, at_epoch_end: bool, since: float) -> bool:
+    if run.settings.save_interval:
+        return step % run.settings.save_interval == 0
+    return since >= run.settings.save_seconds or (at_epoch_end and since >= EPOCH_SAVE_SECONDS)
+
+
+def _out_of_time(run: Run, step: int, seconds: float) -> bool:
+    limit = run.settings.max_run_seconds
+    if limit is None or run.seconds_before + seconds < limit or step == run.total_steps:
+        return False
+    message = f"training ends after step {step} of {run.total_steps}: max_run_seconds is {limit:g}"
+    run.reporter.event(message, level="warn", step=step)
+    return True
+
+
+def _tokens_until(run: Run, step: int) -> int:
+    """Tokens that passed through training, without padding."""
+    lengths = run.training.lengths
+    if lengths is None:
+        return 0
+    epochs, rest = divmod(step, run.order.steps_per_epoch)
+    base = epochs * run.order.steps_per_epoch
+    return epochs * int(lengths.sum()) + sum(int(lengths[run.order.positions(base + k + 1)].sum()) for k in range(rest))
+
+
+def _some(positions: Positions) -> str:
+    shown = ", ".join(str(at + 1) for at in np.sort(positions)[:5])
+    return f"{shown} and {len(positions) - 5} more" if len(positions) > 5 else shown

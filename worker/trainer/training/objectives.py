@@ -1,0 +1,207 @@
+"""What each task minimises and measures. A loss is a sum; the loop divides it by the whole step's weight.
+
+So a step's gradient does not depend on how its examples are cut into micro-batches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.trainer.data.batch import IGNORED, Batch
+
+Metrics = dict[str, float]
+
+
+class Meter(Protocol):
+    """Collects what evaluation saw, batch by batch."""
+
+    def add(self, outputs: Tensor, batch: Batch) -> None: ...
+
+    def metrics(self) -> Metrics: ...
+
+
+class Objective(Protocol):
+    """`loss` gives (sum over the batch in float32, outputs for the meter)."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]: ...
+
+    def meter(self) -> Meter: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """Squared error, averaged over examples and outputs."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        predicted = predict(model, batch).float()
+        return F.mse_loss(predicted, batch.targets.float().view_as(predicted), reduction="sum"), predicted
+
+    def meter(self) -> Meter:
+        return RegressionMeter()
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """Cross-entropy over classes, one label per example."""
+
+    label_smoothing: float = 0.0
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = predict(model, batch).float()
+        return F.cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=self.label_smoothing), logits
+
+    def meter(self) -> Meter:
+        return ClassificationMeter()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenClassification:
+    """Cross-entropy over classes, one label per token; positions marked `IGNORED` carry none."""
+
+    label_smoothing: float = 0.0
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = predict(model, batch)
+        return _token_loss(logits, batch.targets, self.label_smoothing)
+
+    def meter(self) -> Meter:
+        return TokenMeter()
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModelling:
+    """Cross-entropy of the next token. `targets` are not shifted: position t is predicted from those before it."""
+
+    label_smoothing: float = 0.0
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = predict(model, batch)
+        return _token_loss(logits[:, :-1], batch.targets[:, 1:], self.label_smoothing)
+
+    def meter(self) -> Meter:
+        return TokenMeter(perplexity=True, shifted=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Contrastive:
+    """Each anchor should be nearest to its own positive among all positives of the batch (cosine, mean pooling)."""
+
+    temperature: float = 0.05
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        hidden = model(**batch.inputs).last_hidden_state.float()
+        vectors = F.normalize(mean_pool(hidden, batch.inputs["attention_mask"]), dim=-1)
+        anchors, positives = vectors[: batch.examples], vectors[batch.examples :]
+        similarity = anchors @ positives.T / self.temperature
+        return F.cross_entropy(similarity, batch.targets, reduction="sum"), similarity
+
+    def meter(self) -> Meter:
+        return RankMeter()
+
+
+def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real tokens: (batch, width, features) and (batch, width) to (batch, features)."""
+    real = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * real).sum(dim=1) / real.sum(dim=1).clamp_min(1.0)
+
+
+def predict(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's output tensor; a transformers model's `logits`."""
+    outputs = model(**batch.inputs)
+    logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
+    return logits
+
+
+@dataclass(slots=True)
+class RegressionMeter:
+    predicted: list[Tensor] = field(default_factory=list)
+    wanted: list[Tensor] = field(default_factory=list)
+
+    def add(self, outputs: Tensor, batch: Batch) -> None:
+        self.predicted.append(outputs.detach().double().cpu().reshape(batch.examples, -1))
+        self.wanted.append(batch.targets.double().cpu().reshape(batch.examples, -1))
+
+    def metrics(self) -> Metrics:
+        predicted, wanted = torch.cat(self.predicted), torch.cat(self.wanted)
+        error = predicted - wanted
+        spread = (wanted - wanted.mean(dim=0)).square().sum()
+        found = {"mse": error.square().mean().item(), "mae": error.abs().mean().item()}
+        return found | ({"r2": 1.0 - (error.square().sum() / spread).item()} if spread > 0 else {})
+
+
+@dataclass(slots=True)
+class ClassificationMeter:
+    predicted: list[Tensor] = field(default_factory=list)
+    wanted: list[Tensor] = field(default_factory=list)
+
+    def add(self, outputs: Tensor, batch: Batch) -> None:
+        self.predicted.append(outputs.detach().argmax(dim=-1).cpu())
+        self.wanted.append(batch.targets.cpu())
+
+    def metrics(self) -> Metrics:
+        """Accuracy, macro F1 over the classes that occur, and what always answering the commonest class would get."""
+        predicted, wanted = torch.cat(self.predicted), torch.cat(self.wanted)
+        classes = torch.unique(torch.cat([predicted, wanted]))
+        scores = []
+        for each in classes:
+            both = ((predicted == each) & (wanted == each)).sum().item()
+            scores.append(2 * both / ((predicted == each).sum().item() + (wanted == each).sum().item()))
+        return {
+            "accuracy": (predicted == wanted).double().mean().item(),
+            "macro_f1": sum(scores) / len(scores),
+            "majority_baseline": torch.bincount(wanted).max().item() / len(wanted),
+        }
+
+
+@dataclass(slots=True)
+class RankMeter:
+    """How often the own positive comes first within its batch, and the mean reciprocal rank."""
+
+    ranks: list[Tensor] = field(default_factory=list)
+
+    def add(self, outputs: Tensor, batch: Batch) -> None:
+        own = outputs.gather(1, batch.targets[:, None])
+        self.ranks.append((outputs > own).sum(dim=1).cpu() + 1)
+
+    def metrics(self) -> Metrics:
+        ranks = torch.cat(self.ranks).double()
+        return {"accuracy": (ranks == 1).double().mean().item(), "mrr": (1 / ranks).mean().item()}
+
+
+@dataclass(slots=True)
+class TokenMeter:
+    """Accuracy over the tokens that carry loss; `outputs` are the logits of exactly those."""
+
+    perplexity: bool = False
+    shifted: bool = False
+    right: int = 0
+    tokens: int = 0
+    loss: float = 0.0
+
+    def add(self, outputs: Tensor, batch: Batch) -> None:
+        targets = batch.targets[:, 1:] if self.shifted else batch.targets
+        wanted = targets[targets != IGNORED]
+        self.right += int((outputs.detach().argmax(dim=-1) == wanted).sum().item())
+        self.tokens += len(wanted)
+        self.loss += F.cross_entropy(outputs.detach(), wanted, reduction="sum").item()
+
+    def metrics(self) -> Metrics:
+        found = {"token_accuracy": self.right / max(1, self.tokens)}
+        return found | ({"perplexity": _exp(self.loss / max(1, self.tokens))} if self.perplexity else {})
+
+
+def _token_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """Only positions that carry loss are turned to float32: a vocabulary wide, the rest would cost the most memory."""
+    carries = targets != IGNORED
+    chosen = logits[carries].float()
+    return F.cross_entropy(chosen, targets[carries], reduction="sum", label_smoothing=label_smoothing), chosen
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))

@@ -1,0 +1,129 @@
+"""The optimizer over what trains: AdamW, SGD, Adafactor, in groups that the request may shape."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from app.errors import InvalidRequest, PolicyError
+from app.freeze.plan import TensorInfo, resolve
+from app.freeze.policy import Policy
+
+CLASSES: dict[str, Callable[..., Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "adafactor": torch.optim.Adafactor,
+}
+PARAM = "hyperparameters.optimizer"
+# Chosen here, not by a request: they change how the arithmetic runs or what can be resumed.
+_OURS = frozenset({"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"})
+
+Named = Sequence[tuple[str, nn.Parameter]]
+
+
+def build(
+    wanted: Mapping[str, Any],
+    parameters: Named,
+    *,
+    learning_rate: float,
+    inventory: Sequence[TensorInfo],
+    enforce: bool,
+) -> Optimizer:
+    """An optimizer as `wanted` says: {"name", options..., "groups": [{"select", "options"}]}.
+
+    A group option that the optimizer does not know is refused, since torch accepts and ignores it
+    (`requires_grad` is the famous one). With `enforce` false it is passed on, as it would be by hand.
+    Weight decay leaves out tensors of fewer than two dimensions, unless the request makes groups of its own.
+    """
+    name = wanted.get("name", "adamw")
+    if name not in CLASSES:
+        near = difflib.get_close_matches(str(name), CLASSES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(CLASSES)}"
+        raise InvalidRequest(f"no optimizer is called {name!r}; {hint}", param=f"{PARAM}.name")
+    options = {key: value for key, value in wanted.items() if key not in ("name", "groups")}
+    _refuse_unknown(name, options, at=PARAM)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    if wanted.get("groups"):
+        groups = _asked_groups(name, wanted["groups"], parameters, inventory=inventory, enforce=enforce)
+    else:
+        groups = _decay_groups(parameters, decay=float(options.get("weight_decay", 0.0)))
+    options |= _fused(name, parameters)
+    try:
+        return CLASSES[name](groups, lr=learning_rate, **options)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{name} refused its options: {error}", param=PARAM) from None
+
+
+def known_options(name: str) -> frozenset[str]:
+    """What a request may set, for the whole optimizer or one group."""
+    return frozenset(inspect.signature(CLASSES[name]).parameters) - _OURS
+
+
+def _decay_groups(parameters: Named, *, decay: float) -> list[dict[str, Any]]:
+    if not decay:
+        return [{"params": [parameter for _, parameter in parameters]}]
+    matrices = [parameter for _, parameter in parameters if parameter.ndim >= 2]
+    vectors = [parameter for _, parameter in parameters if parameter.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _asked_groups(
+    name: str,
+    asked: Sequence[Mapping[str, Any]],
+    parameters: Named,
+    *,
+    inventory: Sequence[TensorInfo],
+    enforce: bool,
+) -> list[dict[str, Any]]:
+    """The asked groups in order, first match wins; what none selects makes a last group with no options of its own."""
+    left = dict(parameters)
+    groups: list[dict[str, Any]] = []
+    for index, each in enumerate(asked):
+        at = f"{PARAM}.groups[{index}]"
+        options = dict(each.get("options") or {})
+        if enforce:
+            _refuse_unknown(name, options, at=f"{at}.options", also=frozenset({"lr"}))
+        chosen = _selected(each.get("select"), inventory, at=at)
+        members = [key for key in left if key.split("[")[0] in chosen]
+        if not members:
+            raise InvalidRequest("this group selects nothing that trains and is not in a group before it", param=at)
+        groups.append({"params": [left.pop(key) for key in members], **options})
+    if left:
+        groups.append({"params": list(left.values())})
+    return groups
+
+
+def _selected(select: Any, inventory: Sequence[TensorInfo], *, at: str) -> set[str]:
+    """The live names that a selector of the policy's language means."""
+    policy = {"default": "freeze", "rules": [{"id": "group", "action": "train", "select": select}]}
+    try:
+        plan = resolve(Policy.from_json(policy), inventory)
+    except PolicyError as error:
+        raise InvalidRequest(error.message, param=f"{at}.select") from None
+    return {decision.name for decision in plan.decisions if decision.rule == "group"}
+
+
+def _refuse_unknown(name: str, options: Mapping[str, Any], *, at: str, also: frozenset[str] = frozenset()) -> None:
+    known = known_options(name) | also
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
+            message = f"{name} has no option {option!r}, and would ignore it; {hint}"
+            raise InvalidRequest(message, param=f"{at}.{option}")
+
+
+def _fused(name: str, parameters: Named) -> dict[str, bool]:
+    """One kernel over all tensors where torch has it for these devices and dtypes."""
+    if name == "adafactor":
+        return {}
+    supported = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in parameters)
+    return {"fused": True} if supported else {}

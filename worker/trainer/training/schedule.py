@@ -1,0 +1,16 @@
+"""The learning rate of a step as a pure function of the step: nothing to save, and any step can be resumed."""
+
+from __future__ import annotations
+
+import math
+
+
+def factor(step: int, *, total: int, warmup: int, kind: str, floor: float = 0.0) -> float:
+    """What the peak rate is multiplied by for update `step` (1-based) of `total`: up to 1, then down to `floor`."""
+    if step <= warmup:
+        return step / (warmup + 1)
+    if kind == "constant":
+        return 1.0
+    done = min(1.0, (step - 1 - warmup) / max(1, total - warmup))
+    left = 1.0 - done if kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return floor + (1.0 - floor) * left

@@ -1,0 +1,148 @@
+"""A task by name: how its rows become examples, and what is minimised over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from app.errors import InvalidRequest
+from app.files import formats
+from worker.trainer.data import images, language, reading, tabular, text
+from worker.trainer.data.batch import Examples
+from worker.trainer.data.reading import Row, Source
+from worker.trainer.models import pretrained
+from worker.trainer.models.loading import Loaded
+from worker.trainer.protocol import WorkOrder, Workspace
+from worker.trainer.training import hyperparameters
+from worker.trainer.training.hyperparameters import Settings
+from worker.trainer.training.objectives import (
+    Classification,
+    Contrastive,
+    LanguageModelling,
+    Objective,
+    Regression,
+    TokenClassification,
+)
+
+TORCH = {"regression": "tabular-regression", "classification": "tabular-classification"}
+TEXT = ("text-classification", "text-regression", "token-classification", "causal-lm", "pairs", "preference")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Encoded data; `notes` are what the request's owner should know of it."""
+
+    training: Examples
+    validation: Examples | None
+    notes: tuple[str, ...]
+
+
+def name_of(spec: Mapping[str, Any], asked: str | None, *, workspace: Path, data: Mapping[str, Any]) -> str:
+    """The task: as asked for, as the model spec says, else as the training file's fields speak of."""
+    task = asked or spec.get("task")
+    if task in formats.TASKS:
+        return str(task)
+    if task is not None and task not in TORCH:
+        raise InvalidRequest(f"no task is called {task!r}; there are {', '.join(formats.TASKS)}", param="task")
+    path = workspace / data["training"]
+    form = data.get("format") or formats.detect(path.name, path.open("rb").read(4096))
+    inferred = formats.infer_task(path, form) if task != "regression" else None
+    if task == "classification":
+        return inferred if inferred == "image-classification" else "tabular-classification"
+    return TORCH[task] if task else str(inferred)
+
+
+def read(order: WorkOrder, place: Workspace, *, task: str) -> Source:
+    """The job's files as rows. A base that already classifies keeps its label map where it holds every label."""
+    known = (
+        pretrained.label_names(place.base)
+        if order.model["type"] == "transformers" and task in formats.CLASSES
+        else None
+    )
+    fraction = hyperparameters.validation_fraction(order.hyperparameters)
+    source = reading.read(place.root, order.data, task=task, known_labels=known, fraction=fraction, seed=order.seed)
+    count = order.model.get("num_labels")
+    if source.labels is not None and count and count < len(source.labels):
+        message = f"the data has {len(source.labels)} labels, and model.num_labels is {count}"
+        raise InvalidRequest(message, param="model.num_labels")
+    return source
+
+
+def objective(task: str, settings: Settings) -> Objective:
+    smoothing = settings.label_smoothing
+    if task in ("tabular-regression", "text-regression"):
+        return Regression()
+    if task in ("tabular-classification", "text-classification", "image-classification"):
+        return Classification(label_smoothing=smoothing)
+    if task == "token-classification":
+        return TokenClassification(label_smoothing=smoothing)
+    if task == "causal-lm":
+        return LanguageModelling(label_smoothing=smoothing)
+    if task == "pairs":
+        return Contrastive(temperature=settings.temperature)
+    raise InvalidRequest(f"no training is known for the task {task!r}", param="task")
+
+
+def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | None) -> Prepared:
+    """Encode both parts of the data for this model. Cut examples and a missing pad token or template are noted."""
+    notes = _ready_tokenizer(loaded, source.training) if task in TEXT else []
+    limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
+    parts = []
+    for rows, param in ((source.training, "training_file"), (source.validation, "validation_file")):
+        examples, cut = _encode(task, rows, loaded, source=source, limit=limit, param=param) if rows else (None, 0)
+        if cut:
+            notes.append(f"{cut} of {len(rows)} examples of the {param} are longer than {limit} tokens and were cut")
+        parts.append(examples)
+    assert parts[0] is not None
+    return Prepared(parts[0], parts[1], tuple(notes))
+
+
+def _encode(
+    task: str, rows: Sequence[Row], loaded: Loaded, *, source: Source, limit: int, param: str
+) -> tuple[Examples, int]:
+    if task.startswith("tabular"):
+        return tabular.encode(rows, classes=source.labels is not None, dtype=_float_dtype(loaded.model)), 0
+    if task == "image-classification":
+        plain = loaded.processor is None
+        channels = _input_channels(loaded.model)
+        pixels = images.Pixels(processor=loaded.processor, channels=channels)
+        name = "x" if plain and not hasattr(loaded.model, "config") else "pixel_values"
+        return images.encode(rows, pixels=pixels, input_name=name, param=param), 0
+    if task == "token-classification":
+        return text.encode_words(rows, loaded.tokenizer, limit=limit)
+    if task == "causal-lm":
+        return language.encode(rows, loaded.tokenizer, limit=limit, param=param)
+    if task == "pairs":
+        return text.encode_pairs(rows, loaded.tokenizer, limit=limit)
+    return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=task == "text-regression")
+
+
+def _ready_tokenizer(loaded: Loaded, rows: Sequence[Row]) -> list[str]:
+    """A pad token and a chat template where they are missing; what was done."""
+    tokenizer, notes = loaded.tokenizer, []
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    if tokenizer.pad_token_id is None:
+        stand_in = tokenizer.eos_token or tokenizer.unk_token
+        if stand_in is None:
+            message = "the tokenizer has no pad token, and no end or unknown token that could stand in for it"
+            raise InvalidRequest(message, param="model")
+        tokenizer.pad_token = stand_in
+        notes.append(f"the tokenizer has no pad token; {stand_in!r} is used for padding")
+    config: Any = getattr(loaded.model, "config", None)
+    if config is not None and getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    template = language.ensure_template(tokenizer, rows)
+    return notes + ([template] if template else [])
+
+
+def _float_dtype(model: nn.Module) -> torch.dtype:
+    return next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+
+
+def _input_channels(model: nn.Module) -> int:
+    return next((each.in_channels for each in model.modules() if isinstance(each, nn.Conv2d)), 3)
