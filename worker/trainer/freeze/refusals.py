@@ -13,7 +13,6 @@ from app.errors import PolicyError
 from app.freeze.plan import Decision, FreezePlan
 from worker.trainer.freeze import hooks
 from worker.trainer.freeze.slots import Slot, slots
-from worker.trainer.witness.observe import raw
 
 # What torch's own schedulers and peft put into groups, besides the optimizer's options.
 _BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
@@ -165,7 +164,7 @@ def writes_without_gradient(optimizer: Optimizer) -> bool:
     options: dict[str, Any] = {key: value for key, value in optimizer.defaults.items() if value is not None}
     try:
         probe = type(optimizer)([still, moved], **options)
-        before = bytes(raw(still))
+        before = still.detach().clone().view(torch.int32)
         for _ in range(2):
             moved.grad = torch.full((4, 4), 0.25)
             probe.step()
@@ -174,7 +173,7 @@ def writes_without_gradient(optimizer: Optimizer) -> bool:
         return False
     finally:
         torch.set_rng_state(torch_state)
-    return bytes(raw(still)) != before
+    return not torch.equal(still.detach().view(torch.int32), before)
 
 
 def _refuse_hooks(model: nn.Module, frozen: list[Slot], optimizer: Optimizer) -> None:

@@ -141,7 +141,7 @@ def test_a_deep_copy_stays_detached() -> None:
 
 
 def test_removed_gives_the_plain_model_back() -> None:
-    """Within removed() types, get_parameter and pickling are those of the model as built; after it detach holds again."""
+    """Within removed() types, get_parameter and pickling are those of the model as built; then detach holds again."""
     model = CASES["encoder"].build()
     frozen = freeze(model, plan_for(model, policy("encoder", "detach")))
     linear = model.get_submodule("1.layers.0.linear1")

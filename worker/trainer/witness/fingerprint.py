@@ -1,0 +1,69 @@
+"""A keyed fingerprint of live bytes, cheap enough for checks during training. Telemetry, not evidence: that is SHA-256.
+
+xxh3_128 with a secret seed on the CPU, the multilinear hash on the device for everything else.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+
+import torch
+import xxhash
+from torch import Tensor
+
+from worker.trainer.witness.multilinear import multilinear
+from worker.trainer.witness.observe import raw, whole
+
+XXH3 = "xxh3-128"
+MULTILINEAR = "multilinear-64x2"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Two tensors with one fingerprint have the same dtype, shape and (but for 2^-62) bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    value: str
+    scheme: str
+    local: bool  # of this rank's shard only
+
+    def difference(self, other: "Fingerprint") -> str:
+        """In words, what about `other` is not as it was."""
+        if self.dtype != other.dtype:
+            return f"dtype changed from {self.dtype} to {other.dtype}"
+        if self.shape != other.shape:
+            return f"shape changed from {list(self.shape)} to {list(other.shape)}"
+        return "bytes changed"
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Takes fingerprints under one secret, so that nothing in the training run could aim at a collision."""
+
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
+
+    def take(self, tensor: Tensor, like: Fingerprint | None = None) -> Fingerprint:
+        """`like` is an earlier one to be compared with: it chooses the scheme and the extent.
+
+        A tensor that was whole before and is sharded now is gathered, so all its ranks must ask together.
+        """
+        local = sharded(tensor) if like is None else like.local
+        tensor = (shard(tensor) if local else whole(tensor)).detach()
+        scheme = like.scheme if like else XXH3 if tensor.device.type == "cpu" else MULTILINEAR
+        return Fingerprint(str(tensor.dtype), tuple(tensor.shape), self._value(tensor, scheme), scheme, local)
+
+    def _value(self, tensor: Tensor, scheme: str) -> str:
+        if scheme == XXH3:
+            return xxhash.xxh3_128_hexdigest(raw(tensor), seed=int.from_bytes(self.secret[:8], "little"))
+        data = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+        return "".join(f"{lane:016x}" for lane in multilinear(data, self.secret))
+
+
+def sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def shard(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that this rank holds."""
+    local: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return local
