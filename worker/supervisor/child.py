@@ -135,7 +135,8 @@ class Child:
         self._status = status
         self._heard = b""
         self.code: int | None = None
-        self.pid = self._born()
+        self.pid = 0
+        self._born()
 
     @property
     def alive(self) -> bool:
@@ -178,13 +179,11 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _born(self) -> int:
-        while b"\n" not in self._heard:
-            if not self._listen(WARM_SECONDS) or self.code is not None:
+    def _born(self) -> None:
+        while self.pid == 0:
+            if not self._listen(WARM_SECONDS) or (self.code is not None and self.pid == 0):
                 self.close()
                 raise ChildError("the forkserver ended before it had forked the trainer")
-        line, _, self._heard = self._heard.partition(b"\n")
-        return int(line.removeprefix(b"pid "))
 
     def _listen(self, timeout: float | None) -> bool:
         """Takes in what the forkserver says about this child; False when it said nothing in time."""
@@ -193,14 +192,18 @@ class Child:
         if not poll.poll(None if timeout is None else timeout * 1000):
             return False
         heard = os.read(self._status, 256)
-        self._heard += heard
-        if not heard:
+        *lines, self._heard = (self._heard + heard).split(b"\n")
+        for line in lines:
+            what, _, number = line.partition(b" ")
+            if what == b"pid":
+                self.pid = int(number)
+            else:
+                self.code = int(number)
+        if not heard and self.code is None:
             # The forkserver died, and nobody else will say how the trainer ends: end it here.
             self.code = -signal.SIGKILL
-            if hasattr(self, "pid"):
+            if self.pid:
                 _kill_group(self.pid)
-        elif b"exit " in self._heard and self._heard.endswith(b"\n"):
-            self.code = int(self._heard.rpartition(b"exit ")[2])
         return True
 
     def _signal(self, number: int) -> None:

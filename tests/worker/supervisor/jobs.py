@@ -1,0 +1,91 @@
+"""Jobs, files and a runner for tests of the supervisor."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import select
+
+from app.db import Database, new_id, now
+from app.evidence.keys import generate
+from app.files.tables import File
+from app.freeze.policy import Policy
+from app.jobs import lifecycle
+from app.jobs.tables import Event, Job
+from app.storage import Storage
+from tests.conftest import Deployment
+from worker.supervisor.child import Nursery
+from worker.supervisor.devices import Slots, find_devices
+from worker.supervisor.identity import identity
+from worker.supervisor.runner import Runner
+
+FROZEN_WEIGHT: dict[str, Any] = {"freeze": ["weight"]}
+CSV = b"".join(f"{','.join(str((row * column) % 7) for column in range(1, 12))}\n".encode() for row in range(1, 41))
+HEADER = ",".join([*(f"x{column}" for column in range(10)), "y"]).encode() + b"\n"
+
+
+def make_runner(deployment: Deployment, nursery: Nursery, **changes: Any) -> Runner:
+    settings = deployment.settings.model_copy(update=changes)
+    return Runner(
+        settings=settings,
+        db=deployment.db,
+        storage=Storage(settings.storage),
+        nursery=nursery,
+        slots=Slots(find_devices("cpu")),
+        key=generate(),
+        worker=identity(),
+    )
+
+
+def submit(deployment: Deployment, *, seed: int = 0, policy: dict[str, Any] | None = None, **columns: Any) -> str:
+    """The id of a new `affine` job with ten features, over a CSV file."""
+    file_id = upload(deployment, HEADER + CSV, filename="table.csv")
+    spec = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 10, "out_features": 1}}
+    values: dict[str, Any] = {
+        "id": new_id("ftjob"),
+        "project": "default",
+        "status": "queued",
+        "model": "affine",
+        "model_spec": spec,
+        "task": "tabular-regression",
+        "training_file": file_id,
+        "data": {"format": "csv"},
+        "seed": seed,
+        "hyperparameters": {"n_epochs": 2},
+        "freeze_policy": Policy.from_json(FROZEN_WEIGHT if policy is None else policy).to_json(),
+        "evidence_options": {"overhead_budget": 0.01},
+        "result_files": [],
+    }
+    job, _ = lifecycle.submit(deployment.db, Job(**values | columns))
+    return job.id
+
+
+def upload(deployment: Deployment, content: bytes, *, filename: str) -> str:
+    with Storage(deployment.settings.storage).writer() as writer:
+        writer.write(content)
+    with deployment.db.write() as session:
+        file = File(id=new_id("file"), project="default", created_at=now(session), filename=filename)
+        file.purpose, file.status, file.bytes = "fine-tune", "processed", len(content)
+        file.sha256, file.blob = hashlib.sha256(content).hexdigest(), writer.blob.key
+        session.add(file)
+        return file.id
+
+
+def job_of(db: Database, job_id: str) -> Job:
+    with db.read() as session:
+        return session.get_one(Job, job_id)
+
+
+def events_of(db: Database, job_id: str) -> list[Event]:
+    with db.read() as session:
+        return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)))
+
+
+def eventually(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+    """The first true value of the condition; an assertion when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+    return value

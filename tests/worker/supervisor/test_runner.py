@@ -1,0 +1,349 @@
+"""One job in a worker, from claim to the last transaction, with a trainer that needs no torch."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sqlalchemy import select
+
+from app.evidence.tables import Evidence, Parameter
+from app.jobs import lifecycle
+from app.jobs.tables import Metric
+from app.models.catalog import layout
+from app.models.tables import Model
+from tests.conftest import Deployment
+from tests.worker.supervisor import apprentice
+from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit
+from worker.supervisor.child import Nursery
+from worker.supervisor.runner import Runner
+
+APPRENTICE = "tests.worker.supervisor.apprentice"
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    home = tmp_path_factory.mktemp("nursery")
+    with Nursery(home=home, entry=f"{APPRENTICE}:run", preload=[APPRENTICE]) as nursery:
+        nursery.warm()
+        yield nursery
+
+
+@pytest.fixture
+def runner(deployment: Deployment, nursery: Nursery) -> Runner:
+    return make_runner(deployment, nursery)
+
+
+def test_honest_run_is_verified(deployment: Deployment, runner: Runner) -> None:
+    """A trainer that keeps its promise: succeeded, verified, a model that costs what changed, and its curve."""
+    job_id = submit(deployment)
+    assert runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.error, job.attempt, job.crashes) == ("succeeded", None, 1, 0)
+    assert job.progress is not None
+    assert (job.progress["step"], job.progress["percent"]) == (3, 100.0)
+    assert job.freeze_plan is not None
+    assert job.freeze_plan["frozen"]["tensors"] == 1
+    with deployment.db.read() as session:
+        evidence = session.get_one(Evidence, job_id)
+        assert (evidence.verdict, evidence.frozen_tensors, evidence.frozen_bytes) == ("verified", 1, 40)
+        rows = session.scalars(select(Parameter).where(Parameter.job_id == job_id).order_by(Parameter.position)).all()
+        assert [(row.name, row.role, row.changed) for row in rows] == [
+            ("bias", "trainable", True),
+            ("weight", "frozen", False),
+        ]
+        assert rows[0].changed_elements == 1
+        assert rows[0].stats is not None
+        assert session.scalars(select(Metric.step).where(Metric.job_id == job_id).order_by(Metric.step)).all() == [
+            1,
+            2,
+            3,
+        ]
+        model = session.get_one(Model, job.fine_tuned_model)
+        assert (model.kind, model.base_id, model.root) == ("fine_tuned", f"init:{job_id}", evidence.result_root)
+        composed = b"".join(layout(model, "model.safetensors").stream(runner.storage.open))
+    assert apprentice.sha256(composed) == model.files[0]["sha256"]
+    assert composed.endswith(bytes([1, 1, 1, 1]) + bytes(range(40)))
+
+
+def test_nothing_is_left_behind(deployment: Deployment, runner: Runner) -> None:
+    """After the end of a job neither its folder nor a process of it exists."""
+    job_id = submit(deployment)
+    runner.run_next()
+    assert not (runner.settings.work / job_id).exists()
+    assert not [each for each in psutil.Process().children(recursive=True) if job_id in " ".join(each.cmdline())]
+
+
+def test_statement_is_signed_and_says_so(deployment: Deployment, runner: Runner) -> None:
+    """The envelope verifies under the supervisor's key and speaks about this job."""
+    from app.evidence.envelope import read_envelope, signers_of
+    from app.evidence.keys import TrustedKey
+    from app.evidence.statement import read
+    from app.evidence.strict import read_json
+
+    job_id = submit(deployment, evidence_options={"overhead_budget": 0.01, "nonce": "n-1"})
+    runner.run_next()
+    with deployment.db.read() as session:
+        raw = session.scalar(select(Evidence.envelope).where(Evidence.job_id == job_id))
+    assert raw is not None
+    envelope = read_envelope(raw)
+    assert signers_of(envelope, [TrustedKey(runner.key.public_pem)])
+    claim = read(read_json(envelope.payload)).claim
+    assert (claim.job_id, claim.attempt, claim.nonce, claim.violations) == (job_id, 1, "n-1", ())
+    assert [(row.name, row.role) for row in claim.rows] == [("bias", "trainable"), ("weight", "frozen")]
+
+
+def test_frozen_weight_that_moved_fails_the_job(deployment: Deployment, runner: Runner) -> None:
+    """An enforced policy that was not kept: failed, evidence says violated, and nobody gets the model."""
+    job_id = submit(deployment, seed=apprentice.MOVE_WEIGHT)
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.fine_tuned_model) == ("failed", None)
+    assert job.error is not None
+    assert job.error["code"] == "frozen_parameters_changed"
+    assert _verdict(deployment, job_id)["violations"] == [
+        {
+            "name": "weight",
+            "last_good_step": 0,
+            "first_bad_step": 1,
+            "operation": None,
+            "reason": "differs between base and result: other bytes",
+        }
+    ]
+
+
+def test_audit_tells_and_does_not_judge(deployment: Deployment, runner: Runner) -> None:
+    """With `enforce: false` the same run succeeds with a model, and the evidence still says violated."""
+    job_id = submit(deployment, seed=apprentice.MOVE_WEIGHT, policy={"freeze": ["weight"], "enforce": False})
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.fine_tuned_model is None) == ("succeeded", False)
+    assert _verdict(deployment, job_id)["verdict"] == "violated"
+
+
+def test_trainer_that_lies_is_not_believed(deployment: Deployment, runner: Runner) -> None:
+    """A digest that does not fit the files makes the evidence incomplete, or violated when it contradicts itself."""
+    job_id = submit(deployment, seed=apprentice.LIE)
+    runner.run_next()
+    assert _verdict(deployment, job_id)["verdict"] == "violated"
+
+
+def test_link_out_of_the_workspace_is_refused(deployment: Deployment, runner: Runner) -> None:
+    """A result file that is a link would make the supervisor publish a file that only it can read."""
+    job_id = submit(deployment, seed=apprentice.LINK)
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert (job.error["code"], "notes.txt" in job.error["message"]) == ("invalid_result", True)
+
+
+def test_failure_keeps_the_trainers_words(deployment: Deployment, runner: Runner) -> None:
+    """What the trainer found wrong with the data reaches the job, with line and field; nothing is retried."""
+    job_id = submit(deployment, seed=apprentice.FAIL)
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes) == ("failed", 0)
+    assert job.error == {
+        "code": "invalid_training_data",
+        "message": "1 bad line",
+        "param": "training_file",
+        "errors": [{"line": 3, "field": "y", "code": "not_a_number", "message": "is text"}],
+    }
+    assert not runner.run_next()
+
+
+def test_violation_during_training_is_evidence(deployment: Deployment, runner: Runner) -> None:
+    """A run that the witness stopped has a verdict, though it has no result."""
+    job_id = submit(deployment, seed=apprentice.STOP_ON_VIOLATION)
+    runner.run_next()
+    found = _verdict(deployment, job_id)
+    assert (job_of(deployment.db, job_id).status, found["verdict"]) == ("failed", "violated")
+    assert found["violations"][0]["operation"] == "aten::add_"
+
+
+def test_crash_is_booked_with_the_logs_end(deployment: Deployment, runner: Runner) -> None:
+    """A killed trainer counts as a crash; the job waits for its next attempt, and the event has the log's last line."""
+    job_id = submit(deployment, seed=apprentice.CRASH)
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes) == ("queued", 1)
+    last = events_of(deployment.db, job_id)[-1]
+    assert "signal 9" in last.message
+    assert last.data is not None
+    assert last.data["log_tail"] == ["the last line of this trainer"]
+
+
+def test_poison_job_ends(deployment: Deployment, nursery: Nursery) -> None:
+    """A job that kills every trainer fails after the last crash that is allowed, and the queue moves on."""
+    runner = make_runner(deployment, nursery, max_crashes=2)
+    poison = submit(deployment, seed=apprentice.CRASH)
+    for _ in range(2):
+        eventually(runner.run_next)
+    job = job_of(deployment.db, poison)
+    assert (job.status, job.attempt) == ("failed", 2)
+    assert job.error is not None
+    assert job.error["log_tail"] == ["the last line of this trainer"]
+    healthy = submit(deployment)
+    runner.run_next()
+    assert job_of(deployment.db, healthy).status == "succeeded"
+
+
+def test_second_attempt_finds_the_first_ones_checkpoints(deployment: Deployment, runner: Runner) -> None:
+    """Checkpoints lie beside the attempts: what the first one saved, the second one reads."""
+    job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
+    runner.run_next()
+    eventually(runner.run_next)
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.attempt, job.crashes) == ("succeeded", 2, 1)
+
+
+@pytest.mark.parametrize("habit", [apprentice.HANG, apprentice.DEAF])
+def test_cancel_ends_a_hanging_trainer(deployment: Deployment, nursery: Nursery, habit: int) -> None:
+    """Cancelled at once in the database; the trainer is gone within the grace, deaf or not, and leaves no folder."""
+    runner = make_runner(deployment, nursery, grace_seconds=0.3)
+    job_id = submit(deployment, seed=habit)
+    with _running(runner) as thread:
+        eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
+        lifecycle.cancel(deployment.db, "default", job_id)
+        thread.join(20)
+        assert not thread.is_alive()
+    assert job_of(deployment.db, job_id).status == "cancelled"
+    assert not (runner.settings.work / job_id).exists()
+
+
+def test_pause_saves_and_resume_goes_on(deployment: Deployment, runner: Runner) -> None:
+    """A paused job gives its device back after a checkpoint; resumed, it ends in the next attempt."""
+    job_id = submit(deployment, seed=apprentice.STOPPABLE)
+    with _running(runner) as thread:
+        eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
+        lifecycle.pause(deployment.db, "default", job_id)
+        thread.join(20)
+    assert job_of(deployment.db, job_id).status == "paused"
+    assert not runner.run_next()
+    lifecycle.resume(deployment.db, "default", job_id)
+    assert runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.attempt, job.crashes) == ("succeeded", 2, 0)
+
+
+def test_drain_gives_the_job_back(deployment: Deployment, runner: Runner) -> None:
+    """A worker that stops lets its trainer save, and the job waits for another worker without a crash on its record."""
+    job_id = submit(deployment, seed=apprentice.STOPPABLE)
+    with _running(runner) as thread:
+        eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
+        runner.stopping.set()
+        thread.join(20)
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes, job.lease_owner) == ("queued", 0, None)
+    assert not runner.run_next()
+
+
+def test_silent_trainer_is_killed(deployment: Deployment, runner: Runner) -> None:
+    """A trainer that reports nothing for too long counts as crashed."""
+    runner.stall_seconds = 0.5
+    job_id = submit(deployment, seed=apprentice.DEAF)
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes) == ("queued", 1)
+    assert "reported nothing" in events_of(deployment.db, job_id)[-1].message
+
+
+def test_unknown_database_stops_the_trainer_before_the_lease_ends(deployment: Deployment, nursery: Nursery) -> None:
+    """A worker that cannot beat any more ends its trainer by itself, before anyone else may start another."""
+    runner = make_runner(deployment, nursery, lease_seconds=1.0, heartbeat_seconds=0.1)
+    job_id = submit(deployment, seed=apprentice.DEAF)
+    from sqlalchemy.exc import OperationalError
+
+    beat = lifecycle.beat
+
+    def away(*_: Any, **__: Any) -> str:
+        raise OperationalError("beat", {}, Exception("the database is away"))
+
+    with _running(runner) as thread:
+        eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lifecycle, "beat", away)
+            thread.join(20)
+            assert not thread.is_alive()
+    assert lifecycle.beat is beat
+    assert job_of(deployment.db, job_id).status == "running"
+    eventually(
+        lambda: lifecycle.sweep(deployment.db, limit=3) is not None and job_of(deployment.db, job_id).crashes == 1
+    )
+
+
+def test_taken_over_job_is_left_alone(deployment: Deployment, runner: Runner) -> None:
+    """A worker whose job went to another attempt ends its trainer and writes nothing more."""
+    job_id = submit(deployment, seed=apprentice.HANG)
+    from sqlalchemy import update
+
+    from app.jobs.tables import Job
+
+    with _running(runner) as thread:
+        eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
+        with deployment.db.write() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(attempt=2, lease_owner="another"))
+        thread.join(20)
+        assert not thread.is_alive()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.attempt, job.lease_owner, job.crashes) == ("running", 2, "another", 0)
+
+
+def test_events_have_no_gap(deployment: Deployment, runner: Runner) -> None:
+    """The story of a job reads in order, from its creation to its end."""
+    job_id = submit(deployment)
+    runner.run_next()
+    events = events_of(deployment.db, job_id)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    messages = [event.message for event in events]
+    assert messages[:2] == ["Job created", "Job started"]
+    assert messages[-1] == "Job succeeded"
+    assert [event.data["step"] for event in events if event.type == "metrics" and event.data] == [1, 3]
+
+
+def test_base_model_folder_is_registered_once(deployment: Deployment, runner: Runner, tmp_path: Path) -> None:
+    """A folder under PERMAFROST_MODELS_DIR becomes a base model on first use, and stays as it was then."""
+    folder = runner.settings.models / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["AffineForSequenceClassification"]}))
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    apprentice.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
+    spec = {"type": "transformers", "path": "tiny"}
+    first = submit(deployment, model="tiny", model_spec=spec)
+    runner.run_next()
+    (folder / "model.safetensors").write_bytes(b"changed later")
+    second = submit(deployment, model="tiny", model_spec=spec)
+    runner.run_next()
+    for job_id in (first, second):
+        assert job_of(deployment.db, job_id).status == "succeeded", job_of(deployment.db, job_id).error
+    with deployment.db.read() as session:
+        model = session.get_one(Model, "tiny")
+        assert (model.project, model.kind) == (None, "base")
+        assert [file["name"] for file in model.files] == ["config.json", "model.safetensors"]
+
+
+def _verdict(deployment: Deployment, job_id: str) -> dict[str, Any]:
+    with deployment.db.read() as session:
+        row = session.get_one(Evidence, job_id)
+        return {"verdict": row.verdict, "violations": row.violations, "reason": row.reason}
+
+
+class _running:  # noqa: N801 - used as a statement
+    """A runner's `run_next` in a thread, as Celery's pool would call it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.thread = threading.Thread(target=runner.run_next, daemon=True)
+
+    def __enter__(self) -> threading.Thread:
+        self.thread.start()
+        return self.thread
+
+    def __exit__(self, *_: object) -> None:
+        if self.thread.is_alive():
+            self.runner.stopping.set()
+            self.thread.join(20)
