@@ -7,7 +7,7 @@ from urllib.parse import quote
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
-from app.errors import PermafrostError
+from app.errors import NotFound, PermafrostError
 from app.storage import CHUNK, Storage
 
 #: Yields the bytes from `start` up to `stop` (exclusive).
@@ -37,11 +37,12 @@ def download(
 
 
 def blob_bytes(storage: Storage, key: str) -> Reader:
-    """Reads a stored blob. It is opened at once, so that a missing one is an error and not a torn answer."""
-    file = storage.open(key)
+    """Reads a stored blob. A missing one is an error now, and not a torn answer later."""
+    if not storage.exists(key):
+        raise NotFound(f"blob {key} is not in the storage; `permafrost doctor` lists what is missing")
 
     def read(start: int, stop: int) -> Iterator[bytes]:
-        with file:
+        with storage.open(key) as file:
             file.seek(start)
             left = stop - start
             while left and (chunk := file.read(min(CHUNK, left))):

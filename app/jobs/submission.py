@@ -60,7 +60,8 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
     task, data, checked = _examples(place, wanted, chosen, training, validation)
     hyperparameters = wanted.chosen()
     refuse_ignored_options(hyperparameters, policy)
-    plan = resolve(policy, chosen.tensors) if chosen.tensors is not None else None
+    tensors = chosen.tensors_for(task)
+    plan = resolve(policy, tensors) if tensors is not None else None
     return Job(
         id=new_id("ftjob"),
         project=place.project,

@@ -30,12 +30,19 @@ _OUR_ARCHITECTURES: Final = ("affine", "convnet", "mlp")
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The model of a job: its name, how to load it, the row that it is known by, and its tensors where known."""
+    """The model of a job: its name, how to load it, the row that it is known by, and its tensors where known.
+
+    The tensors are those that it has for `described_for`: another task puts another head on it. None: for any task.
+    """
 
     name: str
     spec: dict[str, Any]
     base_id: str | None = None
     tensors: list[TensorInfo] | None = None
+    described_for: str | None = None
+
+    def tensors_for(self, task: str) -> list[TensorInfo] | None:
+        return self.tensors if self.described_for in (None, task) else None
 
 
 def visible(project: str) -> Select[tuple[Model]]:
@@ -116,7 +123,8 @@ def _registered(row: Model) -> Chosen:
     if row.status == "failed":
         raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
     tensors = [TensorInfo.from_json(each) for each in row.manifest] if row.manifest is not None else None
-    return Chosen(row.id, dict(row.spec), base_id=row.id, tensors=tensors)
+    task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"
+    return Chosen(row.id, dict(row.spec), base_id=row.id, tensors=tensors, described_for=task)
 
 
 def _transformers(session: Session, settings: Settings, project: str, wanted: Mapping[str, Any]) -> Chosen:
@@ -126,9 +134,9 @@ def _transformers(session: Session, settings: Settings, project: str, wanted: Ma
         folder_of(settings, name, param="model.path")
         return Chosen(name, dict(wanted))
     known = _registered(row)
-    # The manifest was made for one task and without an adapter: with others the tensors are others.
-    same = wanted.get("task") in (None, row.spec.get("task")) and not wanted.get("adapter")
-    return Chosen(name, {**row.spec, **wanted}, base_id=row.id, tensors=known.tensors if same else None)
+    # The manifest was made without an adapter: with one the tensors are others.
+    tensors = None if wanted.get("adapter") else known.tensors_for(wanted.get("task") or known.described_for or "")
+    return Chosen(name, {**row.spec, **wanted}, base_id=row.id, tensors=tensors, described_for=known.described_for)
 
 
 def _torch(settings: Settings, wanted: Mapping[str, Any]) -> Chosen:

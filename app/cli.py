@@ -1,0 +1,85 @@
+"""The `permafrost` command. Each subcommand imports what it needs, so that `permafrost verify` starts at once."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+    from app.settings import Settings
+
+
+def main() -> None:
+    """`verify` and `diff` get their arguments as they are: an auditor's machine may have neither typer nor a database."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name == "verify":
+        from app.evidence import verify
+
+        raise SystemExit(verify.main(sys.argv[2:]))
+    if name == "diff":
+        from app.evidence import diff
+
+        raise SystemExit(diff.main(sys.argv[2:]))
+    make_app()()
+
+
+def make_app() -> "Typer":
+    import typer
+
+    from app.client import preview, submit, watch
+    from app.doctor import doctor
+
+    app = typer.Typer(
+        help="Fine-tuning jobs with signed evidence that the frozen weights did not change by a bit.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for command in (serve, worker, migrate, submit, watch, preview, doctor):
+        app.command()(command)
+    # main() runs these two by itself; here they are only listed.
+    app.command("verify", help="Check an attestation against files, offline.")(main)
+    app.command("diff", help="Show what changed between two models' files.")(main)
+    return app
+
+
+def serve(host: str | None = None, port: int | None = None, worker: bool = True) -> None:
+    """Serve the API, with a worker beside it unless --no-worker is given. Makes the tables where they are missing."""
+    from app.serving import serve as run
+
+    given: dict[str, Any] = {"host": host, "port": port}
+    run(_settings(**{name: value for name, value in given.items() if value is not None}), with_worker=worker)
+
+
+def worker() -> None:
+    """Run a worker: it takes jobs from the queue and trains them on this machine's devices."""
+    import os
+
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606
+
+
+def migrate() -> None:
+    """Bring the database's tables to this version."""
+    from migrations.upgrade import head, upgrade
+
+    settings = _settings()
+    upgrade(settings.database)
+    print(f"the tables are of version {head()}")
+
+
+def _settings(**given: Any) -> "Settings":
+    """From the environment; a wrong value ends the command with a sentence, not with a traceback."""
+    from pydantic import ValidationError
+
+    from app.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = "; ".join(f"PERMAFROST_{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
+        raise SystemExit(problems) from None
+
+
+if __name__ == "__main__":
+    main()

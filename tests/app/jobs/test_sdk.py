@@ -1,0 +1,186 @@
+"""The official SDK drives jobs over a real socket: strict and lenient, synchronous and asynchronous."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from openai import AsyncOpenAI, BadRequestError, ConflictError, NotFoundError, OpenAI, Stream
+from openai.types.fine_tuning import FineTuningJobEvent
+
+from app.db import Database
+from app.evidence.tables import Evidence
+from app.jobs import lifecycle
+from app.jobs.lifecycle import News, Note, Outcome
+from tests.app.conftest import AFFINE, rows
+
+
+def create(sdk: OpenAI, **more: Any) -> Any:
+    """A job through the SDK; our own fields ride in extra_body."""
+    import json
+
+    file = sdk.files.create(file=("a.jsonl", "\n".join(map(json.dumps, rows())).encode()), purpose="fine-tune").id
+    extra = {"model": AFFINE, "freeze_policy": {"freeze": ["weight"]}, **more.pop("extra_body", {})}
+    return sdk.fine_tuning.jobs.create(model="-", training_file=file, extra_body=extra, **more)
+
+
+@pytest.fixture
+def db(embedded: FastAPI) -> Database:
+    made: Database = embedded.state.backends.database
+    return made
+
+
+def run_to_the_end(db: Database) -> None:
+    """What a worker does to a job's row, without the training."""
+    lease = lifecycle.claim(db, worker="test", seconds=60)
+    assert lease is not None
+    progress = {"step": 5, "total_steps": 10, "epoch": 1.0, "percent": 50.0, "eta_seconds": 2}
+    news = News(progress=progress, notes=[Note("Step 5/10: training loss=0.5", type="metrics", data={"step": 5, "loss": 0.5})])
+    news.metrics = [(step, "train", {"loss": 1 / step}) for step in range(1, 6)]
+    news.checkpoints = [(5, {"train_loss": 0.5})]
+    lifecycle.beat(db, lease, news)
+    evidence = Evidence(job_id=lease.job_id, attempt=1, verdict="verified", frozen_tensors=1, frozen_bytes=8)
+    evidence.base_root, evidence.frozen_root, evidence.violations, evidence.checks = "ab" * 32, "cd" * 32, [], {}
+    lifecycle.finish(db, lease, Outcome("succeeded", evidence=evidence, trained_tokens=0))
+
+
+def test_a_job_is_created_as_openai_describes_it(openai: OpenAI) -> None:
+    """All of OpenAI's fields with their types, and ours beside them."""
+    job = create(openai, seed=7, suffix="x", metadata={"team": "a"}, method={"type": "supervised"})
+    assert (job.object, job.status, job.seed, job.model) == ("fine_tuning.job", "queued", 7, "affine")
+    assert job.metadata == {"team": "a"}
+    assert job.hyperparameters.n_epochs == "auto"
+    assert job.method.type == "supervised"
+    assert job.model_extra["freeze_plan"]["frozen"] == {"tensors": 1, "elements": 2, "bytes": 8}
+    assert job.model_extra["evidence"]["verdict"] == "pending"
+    assert job.model_extra["queue_position"] == 1
+    assert openai.fine_tuning.jobs.retrieve(job.id) == job
+
+
+def test_hyperparameters_come_back_wherever_they_were_given(openai: OpenAI) -> None:
+    """At the top level or in `method`, the answer has them in both places."""
+    for place in (
+        {"hyperparameters": {"n_epochs": 2, "batch_size": 4}},
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 4}}}},
+    ):
+        job = create(openai, **place)
+        assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (2, 4)
+        assert job.method.supervised.hyperparameters.n_epochs == 2
+
+
+def test_jobs_are_listed_in_pages(openai: OpenAI) -> None:
+    """The SDK follows `after` to the end, newest first; metadata filters."""
+    made = [create(openai, metadata={"n": str(n)}).id for n in range(5)]
+    assert [job.id for job in openai.fine_tuning.jobs.list(limit=2)] == made[::-1]
+    assert [job.id for job in openai.fine_tuning.jobs.list(metadata={"n": "3"})] == [made[3]]
+    page = openai.fine_tuning.jobs.list(limit=2)
+    assert page.has_more
+    assert [job.id for job in page.data] == made[:2:-1]
+
+
+def test_controls_move_the_job(openai: OpenAI) -> None:
+    """Pause, resume, cancel, each twice: the same answer, no error."""
+    lenient = openai.with_options()
+    lenient._strict_response_validation = False  # "paused" is in OpenAI's API and not in the SDK's types
+    job = create(openai)
+    for _ in range(2):
+        assert lenient.fine_tuning.jobs.pause(job.id).status == "paused"
+    for _ in range(2):
+        assert openai.fine_tuning.jobs.resume(job.id).status == "queued"
+    for _ in range(2):
+        assert openai.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    with pytest.raises(ConflictError) as raised:
+        openai.fine_tuning.jobs.pause(job.id)
+    assert raised.value.code == "invalid_state"
+    assert raised.value.response.headers["x-should-retry"] == "false"
+
+
+def test_events_and_checkpoints_are_listed(openai: OpenAI, db: Database) -> None:
+    """Newest first, in pages, with the SDK's types; the finished job has its verdict."""
+    job = create(openai)
+    run_to_the_end(db)
+    events = list(openai.fine_tuning.jobs.list_events(job.id, limit=2))
+    assert [event.message for event in events] == ["Job succeeded", "Step 5/10: training loss=0.5", "Job started", "Job created"]
+    assert events[1].type == "metrics"
+    (checkpoint,) = openai.fine_tuning.jobs.checkpoints.list(job.id)
+    assert (checkpoint.step_number, checkpoint.metrics.train_loss) == (5, 0.5)
+    done = openai.fine_tuning.jobs.retrieve(job.id)
+    assert (done.status, done.trained_tokens) == ("succeeded", 0)
+    assert done.finished_at >= done.created_at
+    assert done.model_extra["evidence"]["verdict"] == "verified"
+
+
+def test_events_stream_to_the_end_of_the_job(openai: OpenAI, db: Database) -> None:
+    """The SDK's stream reader gets every event once, in order, and stops by itself; it resumes behind `after`."""
+    job = create(openai)
+    options: Any = {"params": {"stream": "true"}}
+    kind: Any = {"cast_to": FineTuningJobEvent, "stream": True, "stream_cls": Stream[FineTuningJobEvent]}
+    stream = openai.get(f"/fine_tuning/jobs/{job.id}/events", options=options, **kind)
+    seen = [next(stream)]
+    run_to_the_end(db)
+    seen += stream
+    assert [event.message for event in seen] == ["Job created", "Job started", "Step 5/10: training loss=0.5", "Job succeeded"]
+    options["params"]["after"] = seen[1].id
+    rest = list(openai.get(f"/fine_tuning/jobs/{job.id}/events", options=options, **kind))
+    assert rest == seen[2:]
+
+
+def test_an_idle_stream_does_not_break_the_sdk(openai: OpenAI, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pings come while nothing happens, after an `id:` was seen; the reader passes over them."""
+    monkeypatch.setattr("app.jobs.events.PING_SECONDS", 0.05)
+    job = create(openai)
+    kind: Any = {"cast_to": FineTuningJobEvent, "stream": True, "stream_cls": Stream[FineTuningJobEvent]}
+    with httpx2.stream("GET", f"{openai.base_url}fine_tuning/jobs/{job.id}/events?stream=true") as raw:
+        for chunk in raw.iter_bytes():
+            if b": ping" in chunk:
+                break
+    stream = openai.get(f"/fine_tuning/jobs/{job.id}/events", options={"params": {"stream": "true"}}, **kind)
+    next(stream)
+    import threading
+
+    threading.Timer(0.5, run_to_the_end, [db]).start()
+    assert [event.message for event in stream][-1] == "Job succeeded"
+
+
+def test_errors_have_what_the_sdk_reads(openai: OpenAI) -> None:
+    """Message, code, param, type and request id."""
+    with pytest.raises(NotFoundError) as missing:
+        openai.fine_tuning.jobs.retrieve("ftjob-none")
+    assert missing.value.code == "not_found"
+    assert str(missing.value).startswith("Error code: 404 - ")
+    with pytest.raises(BadRequestError) as bad:
+        openai.fine_tuning.jobs.create(model="no-such-model", training_file="file-none")
+    assert bad.value.param == "model"
+    assert bad.value.type == "invalid_request_error"
+    assert bad.value.request_id.startswith("req_")
+
+
+def test_the_asynchronous_client_does_the_same(socket_url: str, db: Database) -> None:
+    """Files, jobs, events, checkpoints and models through AsyncOpenAI, strictly validated."""
+
+    async def story() -> None:
+        import json
+
+        async with AsyncOpenAI(base_url=f"{socket_url}/v1", api_key="none", _strict_response_validation=True) as sdk:
+            content = "\n".join(map(json.dumps, rows())).encode()
+            file = await sdk.files.create(file=("a.jsonl", content), purpose="fine-tune")
+            job = await sdk.fine_tuning.jobs.create(model="-", training_file=file.id, extra_body={"model": AFFINE})
+            run_to_the_end(db)
+            assert (await sdk.fine_tuning.jobs.retrieve(job.id)).status == "succeeded"
+            assert [each.id async for each in sdk.fine_tuning.jobs.list()] == [job.id]
+            assert len([event async for event in sdk.fine_tuning.jobs.list_events(job.id)]) == 4
+            assert len([each async for each in sdk.fine_tuning.jobs.checkpoints.list(job.id)]) == 1
+            assert [each.id async for each in sdk.models.list()] == []
+            assert (await sdk.files.content(file.id)).read() == content
+
+    asyncio.run(story())
+
+
+def test_the_sdk_works_without_sockets(embedded: FastAPI) -> None:
+    """In-process, as other people's tests may drive it."""
+    from starlette.testclient import TestClient
+
+    with TestClient(embedded) as client:
+        sdk = OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client)
+        assert create(sdk).status == "queued"
