@@ -27,12 +27,15 @@ from app.freeze.plan import Decision, FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
 
 # How transformers renames while it loads and saves; both sides of a comparison are brought to the newer name.
-_CONVERSIONS = (
+_RENAMED = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
     (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
     (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
     (re.compile(r"\.block_sparse_moe\."), ".mlp."),
+)
+# Stored tensors of which it makes one live tensor.
+_FUSED = (
     (re.compile(r"\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"), ".experts.gate_up_proj"),
     (re.compile(r"\.experts\.\d+\.(w2|down_proj)\.weight$"), ".experts.down_proj"),
 )
@@ -364,10 +367,10 @@ def _live_names(case: Case) -> Iterator[Problem]:
 
 
 def _live_prefix(row: Row, stored: str, *, adapter: bool) -> str | None:
-    stored = _newer(stored)
+    stored = _fused(stored)
     prefixes = []
     for name in (row.name, *row.aliases):
-        plain = _newer(_ADAPTER_SEGMENTS.sub("", name) if adapter else name)
+        plain = _fused(_ADAPTER_SEGMENTS.sub("", name) if adapter else name)
         if plain == stored:
             return ""
         if plain.endswith("." + stored):
@@ -376,7 +379,14 @@ def _live_prefix(row: Row, stored: str, *, adapter: bool) -> str | None:
 
 
 def _newer(name: str) -> str:
-    for pattern, replacement in _CONVERSIONS:
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _fused(name: str) -> str:
+    name = _newer(name)
+    for pattern, replacement in _FUSED:
         name = pattern.sub(replacement, name)
     return name
 

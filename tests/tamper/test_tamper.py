@@ -1,0 +1,128 @@
+"""No attack of the reference's list is accepted, and every check of the verifier is needed for one of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.evidence.case import Check
+from app.evidence.statement import Row
+from app.evidence.verify import STAGES
+from tests.tamper.attacks import ATTACKS, Attack, look_alike_world
+from tests.tamper.kit import (
+    World,
+    flipped,
+    forged,
+    fused_rows,
+    fused_world,
+    row_of,
+    scheduled_rows,
+    scheduled_world,
+    sharded_world,
+    split_rows,
+    split_world,
+)
+
+CASES = [pytest.param(attack, level, id=f"{attack.id}-level-{level}") for attack in ATTACKS for level in attack.levels]
+NEEDED = [
+    pytest.param(attack, level, id=f"{attack.only}-against-{attack.id}-level-{level}")
+    for attack in ATTACKS
+    for level in attack.levels
+    if attack.only
+]
+
+
+@pytest.mark.parametrize(("attack", "level"), CASES)
+def test_attack_is_rejected(attack: Attack, level: int, tmp_path: Path) -> None:
+    """The verifier says what is wrong, and by which check where there is only one."""
+    world = attack.world(tmp_path)
+    report = world.verify(level, **(attack.run(world) or {}))
+    assert report.verdict == "rejected"
+    assert report.level is None
+    assert report.problems
+    if attack.only:
+        assert {problem.check for problem in report.problems} == {attack.only}
+
+
+@pytest.mark.parametrize(("attack", "level"), NEEDED)
+def test_check_is_needed(attack: Attack, level: int, tmp_path: Path) -> None:
+    """With this one check taken out, the attack is accepted: the check is no decoration."""
+    world = attack.world(tmp_path)
+    options = attack.run(world) or {}
+    assert world.verify(level, checks=_without(attack.only), **options).verified
+
+
+def test_every_check_is_needed_somewhere() -> None:
+    """There is an attack that each check alone stands against."""
+    checks = {name for stage in STAGES.values() for name in stage}
+    assert checks == {attack.only for attack in ATTACKS if attack.only}
+
+
+def test_every_attack_of_the_list_is_here() -> None:
+    """Numbers 1 to 41; 42 asks for a warning and has a test of its own."""
+    assert {int(attack.id[:2]) for attack in ATTACKS} == set(range(1, 42))
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("make", "rows"),
+    [
+        (World, World.rows),
+        (sharded_world, World.rows),
+        (split_world, split_rows),
+        (scheduled_world, scheduled_rows),
+        (fused_world, fused_rows),
+    ],
+    ids=["one file", "shards", "partly frozen", "scheduled", "fused"],
+)
+def test_honest_claim_is_verified(
+    make: Callable[[Path], World], rows: Callable[[World], tuple[Row, ...]], level: int, tmp_path: Path
+) -> None:
+    """The same worlds, left alone, are accepted at the level asked for."""
+    world = make(tmp_path)
+    world.sign(world.claim(rows=rows(world)))
+    report = world.verify(level)
+    assert report.problems == ()
+    assert report.verified
+    # The root does not cover single rows: for those the reader needs the base's bytes.
+    assert report.level == (1 if make is split_world and level == 2 else level)
+
+
+def test_level_1_accepts_a_lying_signer_and_says_so(tmp_path: Path) -> None:
+    """33 at level 1: nothing at hand contradicts the signer, and the report claims no more than that."""
+    world = World(tmp_path)
+    attack = next(attack for attack in ATTACKS if attack.id == "33-lying-signer-flips-a-bit")
+    attack.run(world)
+    report = world.verify(1)
+    assert report.verified
+    assert report.level == 1
+    assert "the signer's word" in report.to_json()["meaning"]
+
+
+def test_level_2_is_not_reached_for_partly_frozen_tensors(tmp_path: Path) -> None:
+    """Without the base's bytes, a signer who lies about rows is believed; the report stays at level 1 and says why."""
+    world = split_world(tmp_path)
+    world.edit_result("bert.emb.weight", lambda t: (t[0], t[1], flipped(t[2])))
+    slices = row_of(split_rows(world), "bert.emb.weight").slices
+    lied = tuple(replace(part, base=part.result) if part.action == "freeze" else part for part in slices)
+    world.sign(world.claim(rows=forged(world.rows(), "bert.emb.weight", slices=lied)))
+    report = world.verify(2)
+    assert report.level == 1
+    assert any("partly frozen" in warning for warning in report.warnings)
+    assert not world.verify(3).verified
+
+
+def test_42_names_that_look_alike_are_pointed_out(tmp_path: Path) -> None:
+    """Case and normal form are different names here and one name on other systems: a warning, not a rejection."""
+    world = look_alike_world(tmp_path)
+    world.sign()
+    report = world.verify(2)
+    assert report.verified
+    groups = [warning for warning in report.warnings if warning.startswith("names that some systems take for one")]
+    assert len(groups) == 2
+    assert any("Head.w, head.w" in group for group in groups)
+
+
+def _without(name: str | None) -> Mapping[str, Mapping[str, Check]]:
+    return {stage: {key: check for key, check in checks.items() if key != name} for stage, checks in STAGES.items()}
