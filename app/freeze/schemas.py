@@ -160,9 +160,10 @@ class FreezePolicy(_Part):
     @classmethod
     def _meaningful(cls, value: Any) -> Any:
         """policy.py is the only judge. Its PolicyError passes through pydantic and keeps its param and code."""
-        if not isinstance(value, cls):
-            Policy.from_json(value)
-        return value
+        if isinstance(value, cls):
+            return value
+        Policy.from_json(value)
+        return {key: item for key, item in value.items() if item is not None}
 
     def normal(self) -> Policy:
         """The policy in its normal form."""
