@@ -65,7 +65,10 @@ class Reader:
         """Note missing and unknown fields, against the alternative that the record comes closest to."""
         given = [key for key, value in record.items() if value is not None]
         alternatives = SHAPES[self.task]
-        required, optional = max(alternatives, key=lambda shape: len(set(given) & set(shape[0])) / len(shape[0]))
+        required, optional = max(
+            alternatives,
+            key=lambda shape: (len(set(record) & set(shape[0])) / len(shape[0]), shape[0] == self.shape),
+        )
         known = (*required, *optional)
         for name in required:
             if name not in given:
