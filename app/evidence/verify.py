@@ -39,6 +39,7 @@ MAX_ATTESTATION = 1 << 30  # bytes; a statement takes about 600 per tensor
 CLOCK_SKEW = timedelta(minutes=5)
 
 VERIFIED, REJECTED, CANNOT_CHECK = 0, 1, 2
+_SHOWN = 20  # problems, to people
 
 LEVELS = {
     1: "the files are those that the signer described; that the base is the base is the signer's word",
@@ -362,7 +363,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"  {frozen['tensors']} tensors ({frozen['bytes']:,} bytes) are bit-identical to the base"
     else:
         yield "REJECTED"
-        yield from (f"  {problem.check}: {problem}" for problem in report.problems)
+        yield from (f"  {problem.check}: {problem}" for problem in report.problems[:_SHOWN])
+        if len(report.problems) > _SHOWN:
+            yield f"  and {len(report.problems) - _SHOWN} more; --json has them all"
     yield from (f"  note: {warning}" for warning in report.warnings)
     for name in ("job", "issued_at", "base_root", "result_root", "policy_digest"):
         if name in report.facts:
