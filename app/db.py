@@ -1,7 +1,7 @@
 """Engine, sessions and column types; the same synchronous session serves the API and the worker."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +85,10 @@ class Database:
     def read(self) -> Iterator[Session]:
         with self._read() as session:
             yield session
+
+    def before_commit(self, call: Callable[[Session], None]) -> None:
+        """Has `call` take part in every write transaction, at its end."""
+        event.listen(self._write, "before_commit", call)
 
     def close(self) -> None:
         for engine in self._engines:

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -35,6 +35,28 @@ class Settings(BaseSettings):
     max_crashes: int = Field(default=3, ge=1)
     max_upload_bytes: int = Field(default=8 * 2**30, ge=1)
 
+    #: Hosts by which browsers may reach a service without keys, besides loopback; with commas between them.
+    trusted_hosts: str = ""
+    #: Requests a minute and key, in this process.
+    rate_limit: int = Field(default=30_000, ge=1)
+    #: Of every project: jobs that have not ended, and bytes of uploaded files.
+    max_active_jobs: int = Field(default=10_000, ge=1)
+    max_project_bytes: int = Field(default=2**40, ge=1)
+
+    #: Networks beside the public ones to which webhooks may be sent, such as `10.0.0.0/8,192.168.1.7/32`.
+    webhook_allow: str = ""
+    #: The file that opens the signing secrets of webhooks; the API makes it, workers need the same one.
+    webhook_key: Path | None = None
+    #: Seconds between two looks for webhooks that are due.
+    webhook_seconds: float = Field(default=1.0, gt=0)
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for each in filter(None, (part.strip() for part in value.split(","))):
+            ipaddress.ip_network(each)
+        return value
+
     @cached_property
     def home(self) -> Path:
         """The data folder as an absolute path: child processes have other working folders."""
@@ -60,6 +82,10 @@ class Settings(BaseSettings):
     @property
     def signing_key_path(self) -> Path:
         return self.signing_key or self.home / "keys" / "signing.key"
+
+    @property
+    def webhook_key_path(self) -> Path:
+        return (self.webhook_key or self.home / "keys" / "webhooks.key").expanduser().absolute()
 
     @property
     def work(self) -> Path:

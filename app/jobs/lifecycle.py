@@ -19,6 +19,7 @@ from app.evidence.tables import Evidence, Parameter
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
 from app.jobs.tables import Checkpoint, Event, Job, Metric
 from app.models.tables import Model
+from app.webhooks.events import announce
 
 #: Every move out of a worker's hands gives the lease up with it.
 NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
@@ -295,9 +296,14 @@ def _move(
         update(Job)
         .where(Job.id == job_id, Job.status.in_(sources), *guard)
         .values(status=to, version=Job.version + 1, **changes)
+        .returning(Job.project)
         .execution_options(synchronize_session=False)
     )
-    return bool(session.execute(statement).rowcount == 1)  # type: ignore[attr-defined]
+    project = session.execute(statement).scalar_one_or_none()
+    if project is None:
+        return False
+    announce(session, f"fine_tuning.job.{to}", project=project, object_id=job_id)
+    return True
 
 
 def _held(lease: Lease, at: datetime) -> list[ColumnElement[bool]]:
