@@ -19,7 +19,29 @@ from transformers import (
     ViTImageProcessorFast,
 )
 
-WORDS = "the a cat dog sat ran on under mat tree good bad very not film book it was is red blue".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "tree",
+    "good",
+    "bad",
+    "very",
+    "not",
+    "film",
+    "book",
+    "it",
+    "was",
+    "is",
+    "red",
+    "blue",
+]
 
 
 def bert(folder: Path, *, seed: int = 0, **changes: Any) -> Path:

@@ -17,6 +17,7 @@ from app.errors import ModelError
 from worker.trainer.models import configs
 
 transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()  # what it would say of new and unused tensors is in our notes
 
 AUTO_CLASS = {
     "text-classification": "AutoModelForSequenceClassification",
