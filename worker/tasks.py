@@ -1,11 +1,13 @@
 """Celery's side of a worker: messages wake the runner, a shutdown drains it. The only file here that knows Celery."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 
 from app.db import Database
@@ -35,6 +37,8 @@ class Worker:
         """Works until SIGTERM or SIGINT; then trainers save their state and their jobs go back into the queue."""
         for signal, handler in ((worker_ready, self._ready), (worker_shutting_down, self._drain)):
             signal.connect(handler, weak=False)
+        # Celery warns root of pickled messages; ours are JSON, and containers often run as root.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         service = self.celery.Worker(
             pool="threads",
             concurrency=len(self.runner.slots.devices),
@@ -42,6 +46,8 @@ class Worker:
             without_mingle=True,
             without_heartbeat=True,
             loglevel=logging.WARNING,
+            # This process's output is its operator's: the ready line, and structured logs.
+            redirect_stdouts=False,
             quiet=True,
         )
         try:

@@ -142,3 +142,12 @@ def sha256(data: bytes) -> str:
 
 def read_log(folder: Path) -> list[Any]:
     return [json.loads(line) for line in (folder / "reports.jsonl").read_text().splitlines()]
+
+
+def hang(folder: Path) -> None:
+    """The same trainer, deaf and hanging after its first step."""
+    place, order = Workspace(folder), WorkOrder.load(folder)
+    if order.stage == "train":
+        WorkOrder.from_json(order.to_json() | {"seed": DEAF}).save(folder)
+        (place.checkpoints / "hung").touch()
+    run(folder)

@@ -1,0 +1,20 @@
+"""A real worker process whose trainers need no torch: `python -m tests.worker.apprentice_worker`."""
+
+from app.settings import Settings
+from app.telemetry import configure_logs
+from worker.supervisor.child import Nursery
+from worker.tasks import make_worker
+
+APPRENTICE = "tests.worker.supervisor.apprentice"
+
+
+def main() -> None:
+    configure_logs()
+    worker = make_worker(Settings())
+    settings = worker.runner.settings
+    worker.runner.nursery = Nursery(home=settings.work / "home", entry=f"{APPRENTICE}:run", preload=[APPRENTICE])
+    worker.serve()
+
+
+if __name__ == "__main__":
+    main()

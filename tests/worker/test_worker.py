@@ -1,0 +1,146 @@
+"""The worker as a process: rung through the broker, killed, stopped, doubled. Its trainers need no torch."""
+
+import signal
+
+import pytest
+
+from app.jobs.states import TERMINAL
+from app.queue import make_celery, ring
+from tests.conftest import Deployment
+from tests.worker.processes import gone, worker
+from tests.worker.supervisor import apprentice
+from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit
+
+SLOW_SWEEP = {"PERMAFROST_SWEEP_SECONDS": "600"}
+
+
+def test_ring_starts_a_job(deployment: Deployment) -> None:
+    """A message through the broker is enough; the sweep is not needed."""
+    with worker(deployment, **SLOW_SWEEP):
+        job_id = submit(deployment)
+        ring(make_celery(deployment.settings), job_id)
+        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+
+
+def test_sweep_starts_a_job_whose_ring_was_lost(deployment: Deployment) -> None:
+    """Nobody rings, and the job is found all the same."""
+    with worker(deployment):
+        job_id = submit(deployment)
+        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+
+
+def test_jobs_from_before_the_start_are_found(deployment: Deployment) -> None:
+    """A worker sweeps as soon as it starts."""
+    job_id = submit(deployment)
+    with worker(deployment, **SLOW_SWEEP):
+        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+
+
+def test_many_rings_claim_once(deployment: Deployment) -> None:
+    """Repeated, unknown and newer messages start nothing twice and break nothing."""
+    celery = make_celery(deployment.settings)
+    with worker(deployment, **SLOW_SWEEP):
+        job_id = submit(deployment)
+        for _ in range(20):
+            ring(celery, job_id)
+        ring(celery, "ftjob-unknown")
+        celery.send_task("permafrost.run_job", kwargs={"job_id": job_id, "v": 99, "colour": "blue"})
+        celery.send_task("permafrost.no_such_task", args=[1])
+        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+        last = submit(deployment)
+        ring(celery, last)
+        eventually(lambda: job_of(deployment.db, last).status == "succeeded")
+    assert [job_of(deployment.db, each).attempt for each in (job_id, last)] == [1, 1]
+    assert [event.message for event in events_of(deployment.db, job_id)].count("Job started") == 1
+
+
+def test_two_workers_share_the_jobs(deployment: Deployment) -> None:
+    """Every job ends once, whoever runs it."""
+    with worker(deployment), worker(deployment):
+        jobs = [submit(deployment) for _ in range(6)]
+        eventually(lambda: all(job_of(deployment.db, each).status == "succeeded" for each in jobs))
+    assert [job_of(deployment.db, each).attempt for each in jobs] == [1] * 6
+
+
+def test_killed_trainer_is_tried_again(deployment: Deployment) -> None:
+    """kill -9 of a trainer: a crash on the record, then success in the next attempt."""
+    with worker(deployment):
+        job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
+        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+    job = job_of(deployment.db, job_id)
+    assert (job.attempt, job.crashes) == (2, 1)
+
+
+def test_killed_worker_is_replaced(deployment: Deployment) -> None:
+    """kill -9 of a worker: trainer and forkserver go with it, and another worker takes the job over."""
+    job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
+    with worker(deployment, module="tests.worker.hanging_worker") as first:
+        eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
+        family = first.family()
+        assert first.trainers()
+        first.popen.kill()
+        eventually(lambda: gone(family))
+    assert job_of(deployment.db, job_id).status == "running"
+    with worker(deployment):
+        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+    job = job_of(deployment.db, job_id)
+    # The lost worker, and the crash that this trainer has in it.
+    assert job.crashes == job.attempt - 1
+    assert "its worker stopped answering" in " ".join(event.message for event in events_of(deployment.db, job_id))
+
+
+def test_stopped_worker_is_fenced_off(deployment: Deployment) -> None:
+    """A worker that slept through its lease wakes up, finds the job gone, and ends its trainer."""
+    job_id = submit(deployment, seed=apprentice.STOPPABLE)
+    with worker(deployment) as first:
+        eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
+        first.popen.send_signal(signal.SIGSTOP)
+        sleeping = first.trainers()
+        assert sleeping
+        # Its trainer is alone now and hears nobody; the job goes to the second worker.
+        (deployment.settings.work / job_id / "checkpoints" / "stopped").touch()
+        with worker(deployment):
+            eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+            first.popen.send_signal(signal.SIGCONT)
+            eventually(lambda: gone(sleeping))
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.attempt) == ("succeeded", 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_drains(deployment: Deployment, number: signal.Signals) -> None:
+    """A stopped worker lets its trainer save, gives the job back, ends with code 0, and the next worker goes on."""
+    job_id = submit(deployment, seed=apprentice.STOPPABLE)
+    with worker(deployment) as first:
+        eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
+        family = first.family()
+        first.popen.send_signal(number)
+        assert first.popen.wait(60) == 0, "\n".join(first.lines)
+        eventually(lambda: gone(family))
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes) == ("queued", 0)
+    with worker(deployment):
+        eventually(lambda: job_of(deployment.db, job_id).status in TERMINAL)
+    assert job_of(deployment.db, job_id).status == "succeeded"
+
+
+def test_cancel_reaches_a_hanging_trainer(deployment: Deployment) -> None:
+    """The worker sees the cancelled job, kills what hangs, and takes the next job."""
+    from app.jobs import lifecycle
+
+    with worker(deployment, PERMAFROST_GRACE_SECONDS="0.5") as process:
+        hanging = submit(deployment, seed=apprentice.DEAF)
+        eventually(lambda: (job_of(deployment.db, hanging).progress or {}).get("step") == 1)
+        trainers = process.trainers()
+        assert trainers
+        lifecycle.cancel(deployment.db, "default", hanging)
+        eventually(lambda: gone(trainers))
+        healthy = submit(deployment)
+        eventually(lambda: job_of(deployment.db, healthy).status == "succeeded")
+
+
+def test_signing_key_is_private(deployment: Deployment) -> None:
+    """The embedded default key is made on first start, readable by its owner alone."""
+    with worker(deployment):
+        path = deployment.settings.signing_key_path
+        assert path.stat().st_mode & 0o777 == 0o600
