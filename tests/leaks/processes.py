@@ -1,0 +1,160 @@
+"""Leaks between processes, played by two of them over gloo. Rows X1 to X4."""
+
+import multiprocessing
+import socket
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.leaks.gauntlet import BODY, Net, NormNet, Watch, backward, batch, control, leak, sgd
+from worker.trainer.witness import Violation, Witness
+
+Found = Iterable[Violation]
+Rank = Callable[[int, Watch], list[Violation]]
+
+
+def both_ranks(play: Rank, watch: Watch) -> dict[int, list[Violation]]:
+    """Run `play(rank, watch)` in two processes that form a group, and return what each found."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    budget = watch.keywords["budget"]  # type: ignore[attr-defined]
+    processes = [context.Process(target=_rank, args=(play, rank, port, budget, answers)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+    found = {}
+    while not answers.empty():
+        rank, violations = answers.get()
+        found[rank] = violations
+    assert set(found) == {0, 1}, f"ranks {sorted(found)} answered"
+    return found
+
+
+def _rank(play: Rank, rank: int, port: int, budget: float, answers: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    try:
+        answers.put((rank, play(rank, partial(Witness, budget=budget))))
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap(rank: int, watch: Watch) -> list[Violation]:
+    torch.manual_seed(rank)
+    model = Net()
+    model.body.requires_grad_(False)
+    with watch(model, freeze=["body.**"]) as w:
+        DistributedDataParallel(model)
+        return w.check()
+
+
+@leak("X1", moved=BODY, step=None)
+def constructor_overwrites(watch: Watch) -> Found:
+    """DDP's constructor sends rank 0's parameters, frozen ones too, to the others."""
+    return both_ranks(wrap, watch)[1]
+
+
+@control("X1 on rank 0")
+def constructor_reads(watch: Watch) -> Found:
+    """Rank 0 keeps its own bytes, though its version counters move."""
+    return both_ranks(wrap, watch)[0]
+
+
+def broadcast(rank: int, watch: Watch) -> list[Violation]:
+    torch.manual_seed(0)
+    model = NormNet(nn.BatchNorm1d(8))
+    model.norm.requires_grad_(False)
+    wrapped = DistributedDataParallel(model).eval()
+    if rank == 1:
+        model.norm.running_mean.fill_(3.0)  # type: ignore[operator, union-attr]
+    with watch(wrapped, freeze=["norm.running_mean"]) as w:
+        wrapped(batch(model, 1)).square().sum().backward()
+        w.step()
+        return list(w.report().violations)
+
+
+@leak("X2", moved=["norm.running_mean"])
+def buffers_broadcast(watch: Watch) -> Found:
+    """broadcast_buffers overwrites rank 1's buffers before a forward pass, in eval too."""
+    return both_ranks(broadcast, watch)[1]
+
+
+def detached_here(rank: int, watch: Watch) -> list[Violation]:
+    """The gradients are averaged, missing ones counted as zero: what one rank froze moves with the other's half."""
+    torch.manual_seed(0)
+    model = Net()
+    model.body.requires_grad_(rank == 1)
+    optimizer = sgd(model.parameters())
+    with watch(model, freeze=["body.**"]) as w:
+        for step in range(1, 3):
+            backward(model, step)
+            for parameter in model.parameters():
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                dist.all_reduce(gradient)
+                parameter.grad = gradient / 2 if parameter.requires_grad else None
+                if not parameter.requires_grad:
+                    parameter.data.sub_(gradient, alpha=0.025)
+            optimizer.step()
+            w.step()
+        return list(w.report().violations)
+
+
+@leak("X3", moved=BODY)
+def detached_on_one_rank(watch: Watch) -> Found:
+    """Frozen on rank 0 only: the averaged gradient moves it there as well."""
+    return both_ranks(detached_here, watch)[0]
+
+
+def shard(rank: int, watch: Watch) -> list[Violation]:
+    torch.manual_seed(0)
+    model = Net()
+    model.body.requires_grad_(False)
+    with watch(model, freeze=["body.**"]) as w:
+        fully_shard(model.body)
+        fully_shard(model)
+        optimizer = sgd([parameter for parameter in model.parameters() if parameter.requires_grad])
+        for step in range(1, 4):
+            backward(model, step)
+            optimizer.step()
+            optimizer.zero_grad()
+            w.step()
+        return list(w.report().violations)
+
+
+@control("X4, FSDP2 wrapping")
+def sharded(watch: Watch) -> Found:
+    """FSDP2 puts shards in place of the tensors: new objects, the same bits on every rank."""
+    found = both_ranks(shard, watch)
+    return [*found[0], *found[1]]
+
+
+def shard_and_write(rank: int, watch: Watch) -> list[Violation]:
+    torch.manual_seed(0)
+    model = Net()
+    model.body.requires_grad_(False)
+    with watch(model, freeze=["body.**"]) as w:
+        fully_shard(model.body)
+        w.step()
+        if rank == 1:
+            model.body.weight.to_local()[0, 0] = 7.0  # type: ignore[operator]
+        w.step()
+        return list(w.report().violations)
+
+
+@leak("X4 written", moved=["body.weight"], step=2)
+def shard_written(watch: Watch) -> Found:
+    """A write to one rank's shard of a frozen tensor is seen on that rank."""
+    found = both_ranks(shard_and_write, watch)
+    assert found[0] == []
+    return found[1]
