@@ -16,6 +16,9 @@ from app.settings import Settings
 from migrations.tables import tables
 from tests import servers
 
+#: The leak gauntlet's score; here, and not beside its tests, so that xdist's controller loads it too.
+pytest_plugins = ["tests.leaks.score"]
+
 #: The embedded way, and the deployed one.
 WAYS = ["embedded", "deployed"]
 
