@@ -21,7 +21,8 @@ def main() -> int:
     try:
         checks = story()
     except ServiceError as problem:
-        console.print(f"\n[red]✗ {problem}[/]\n  [dim]The service's log: {HOME / 'service.log'}[/]", markup=True)
+        console.print(f"\n✗ {problem}", style="red", markup=False)
+        console.print(f"  The service's log: {HOME / 'service.log'}", style="dim")
         return 1
     summary(checks)
     held = all(check.held for check in checks)

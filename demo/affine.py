@@ -19,7 +19,6 @@ HYPERPARAMETERS = {
     "batch_size": 32,
     "learning_rate": 0.1,
     "optimizer": {"name": "sgd"},
-    "scheduler": {"name": "constant"},
 }
 
 

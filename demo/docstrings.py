@@ -12,7 +12,7 @@ from pathlib import Path
 #: Enough for 2,000 to train on beside the held-out part.
 WANTED = 2_500
 HELD_OUT = 0.2
-MOST_CHARACTERS = 200
+MOST_CHARACTERS = 160
 FEWEST_WORDS = 5
 #: Not part of the library that people import, or not written by its authors.
 LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages", "dist-packages"}
