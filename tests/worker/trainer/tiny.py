@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     ViTConfig,
     ViTForImageClassification,
-    ViTImageProcessorFast,
+    ViTImageProcessor,
 )
 
 WORDS = [
@@ -90,7 +90,7 @@ def vit(folder: Path, *, seed: int = 0) -> Path:
         num_labels=2,
     )
     _save(ViTForImageClassification(config), folder, seed=seed)
-    ViTImageProcessorFast(size={"height": 8, "width": 8}).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
     return folder
 
 
