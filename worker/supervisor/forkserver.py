@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     gc.freeze()
     birth = serve(channel)
     if birth is not None:
-        run(birth)
+        os._exit(run(birth))
 
 
 def serve(channel: socket.socket) -> Birth | None:
@@ -86,10 +87,21 @@ def serve(channel: socket.socket) -> Birth | None:
         _tell(status, f"pid {pid}\n")
 
 
-def run(birth: Birth) -> None:
+def run(birth: Birth) -> int:
+    """The exit code that the interpreter would give. Its own teardown takes 0.3 s, for copying what it then drops."""
     os.environ.update(birth.environment)
     module, _, function = birth.entry.partition(":")
-    getattr(importlib.import_module(module), function)(Path(birth.workspace))
+    try:
+        getattr(importlib.import_module(module), function)(Path(birth.workspace))
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except BaseException:  # as the interpreter does with what nobody caught
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 def _reap(statuses: dict[int, int]) -> None:

@@ -32,6 +32,7 @@ class Tail:
         self._epochs: float | None = None
         self._first: tuple[int, float] | None = None
         self._event_at = float("-inf")
+        self._stage = ""
 
     def read(self) -> News:
         """What was reported since the last call."""
@@ -49,13 +50,16 @@ class Tail:
             take(report, news)
 
     def _take_stage(self, report: Report, news: News) -> None:
+        if report["stage"] == self._stage:
+            return  # a base was made first, in a process that also had to load
+        self._stage = report["stage"]
         news.notes.append(Note(f"Stage: {report['stage']}", data={"stage": report["stage"]}))
 
     def _take_plan(self, report: Report, news: News) -> None:
         self._total, self._epochs = report.get("total_steps"), report.get("epochs")
         news.freeze_plan = report["counts"]
         frozen, trainable = report["counts"]["frozen"], report["counts"]["trainable"]
-        message = f"{frozen['tensors']} tensors frozen ({frozen['bytes']} bytes), {trainable['tensors']} trained"
+        message = f"Tensors frozen: {frozen['tensors']} ({frozen['bytes']} bytes); trained: {trainable['tensors']}"
         news.notes.append(Note(message, data=report["counts"]))
         news.notes += [Note(str(warning), level="warn") for warning in report.get("warnings", ())]
         news.progress = self._progress(0, 0.0)

@@ -70,7 +70,7 @@ class Sweeper:
     def _find_models(self) -> None:
         """Asks for every folder that has no row yet and every row that nobody has described."""
         with self._runner.db.read() as session:
-            known = {model_id: status for model_id, status in session.execute(select(Model.id, Model.status))}
+            known = {row.id: row.status for row in session.execute(select(Model.id, Model.status))}
         new = [folder.name for folder in folders(self._runner.settings) if folder.name not in known]
         pending = [model_id for model_id, status in known.items() if status == "pending"]
         for model_id in [*new, *pending]:

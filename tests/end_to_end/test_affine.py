@@ -1,0 +1,120 @@
+"""The main job through HTTP: the smallest model, frozen in three ways and, as a control, in none."""
+
+import base64
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.evidence.digest import read_file
+from tests.end_to_end.conftest import Service
+
+FEATURES = 10
+
+
+@pytest.fixture(scope="module")
+def table(service: Service) -> str:
+    """A CSV file of ten features and a target that depends on them."""
+    chance = random.Random(0)
+    lines = [",".join([*(f"x{column}" for column in range(FEATURES)), "y"])]
+    for _ in range(64):
+        values = [chance.uniform(-1, 1) for _ in range(FEATURES)]
+        lines.append(",".join(f"{value:.6f}" for value in [*values, 2 * sum(values) + 1]))
+    return service.upload("\n".join(lines).encode(), "table.csv")
+
+
+def submit(service: Service, table: str, **fields: Any) -> str:
+    body = {
+        "model": {
+            "type": "torch",
+            "architecture": "affine",
+            "kwargs": {"in_features": FEATURES, "out_features": 1},
+        },
+        "training_file": table,
+        "seed": 7,
+        "hyperparameters": {"n_epochs": 2, "batch_size": 16, "learning_rate": 0.05},
+    }
+    return str(service.post("fine_tuning/jobs", body | fields)["id"])
+
+
+@pytest.mark.parametrize("mechanism", ["requires_grad", "detach", "param_group"])
+def test_frozen_weight_is_proved(service: Service, table: str, mechanism: str, tmp_path: Path) -> None:
+    """Every mechanism: the weight is bit-identical, the bias is not, and the evidence and the files say so."""
+    job_id = submit(service, table, freeze_policy={"freeze": ["weight"], "mechanism": mechanism})
+    job = service.ended(job_id)
+    assert job["status"] == "succeeded", (job["error"], service.log())
+    assert job["evidence"]["verdict"] == "verified"
+    assert job["freeze_plan"]["frozen"] == {"tensors": 1, "elements": 10, "bytes": 40}
+    assert job["progress"]["percent"] == 100
+    rows = {row["name"]: row for row in service.get(f"fine_tuning/jobs/{job_id}/parameters")["data"]}
+    assert {name: (row["role"], row["changed"]) for name, row in rows.items()} == {
+        "weight": ("frozen", False),
+        "bias": ("trainable", True),
+    }
+    content = service.client.get(f"models/{job['fine_tuned_model']}/files/model.safetensors").content
+    (tmp_path / "model.safetensors").write_bytes(content)
+    downloaded = {tensor.name: tensor.sha256 for tensor in read_file(tmp_path / "model.safetensors").tensors}
+    statement = _statement(service, job_id)
+    said = {row["name"]: row for row in statement["predicate"]["parameters"]}
+    assert downloaded == {name: row["result"]["digest"]["sha256"] for name, row in said.items()}
+    assert said["weight"]["base"]["digest"] == said["weight"]["result"]["digest"]
+    subjects = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
+    assert subjects["model.safetensors"] == hashlib.sha256(content).hexdigest()
+
+
+def test_mechanisms_train_the_rest_to_the_same_bits(service: Service, table: str) -> None:
+    """The three ways differ in how they freeze and in nothing else."""
+    jobs = [
+        submit(service, table, freeze_policy={"freeze": ["weight"], "mechanism": mechanism})
+        for mechanism in ("requires_grad", "detach", "param_group")
+    ]
+    for job_id in jobs:
+        service.ended(job_id)
+    roots = {_statement(service, job_id)["predicate"]["result"]["root"] for job_id in jobs}
+    assert len(roots) == 1
+
+
+def test_ignored_option_is_caught(service: Service, table: str) -> None:
+    """The group option `requires_grad: false` freezes nothing: the evidence names the weight and the first step."""
+    group = {"select": {"name": "weight"}, "options": {"requires_grad": False}}
+    job_id = submit(
+        service,
+        table,
+        freeze_policy={"freeze": ["weight"], "enforce": False},
+        hyperparameters={"n_epochs": 2, "optimizer": {"name": "sgd", "groups": [group]}},
+    )
+    job = service.ended(job_id)
+    assert job["status"] == "succeeded", (job["error"], service.log())
+    assert job["evidence"]["verdict"] == "violated"
+    assert [(each["name"], each["first_bad_step"]) for each in job["evidence"]["violations"]] == [("weight", 1)]
+
+
+def test_bad_data_names_its_line(service: Service) -> None:
+    """A cell that is no number never reaches training; the answer names line and column."""
+    file_id = service.upload(b"a,b,y\n1,2,3\n4,five,6\n", "bad.csv")
+    body = {
+        "model": {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 2, "out_features": 1}},
+        "training_file": file_id,
+    }
+    answer = service.post("fine_tuning/jobs", body, status=400)["error"]
+    assert [(each["line"], each["field"]) for each in answer["errors"]] == [(3, "b")]
+
+
+def test_events_tell_the_story(service: Service, table: str) -> None:
+    """From creation to the end, numbered without gaps."""
+    job_id = submit(service, table, freeze_policy={"freeze": ["weight"]})
+    service.ended(job_id)
+    events = sorted(service.get(f"fine_tuning/jobs/{job_id}/events?limit=100")["data"], key=lambda each: each["seq"])
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    messages = [event["message"] for event in events]
+    assert messages[0] == "Job created"
+    assert messages[-1] == "Job succeeded"
+    assert any(event["type"] == "metrics" and event["data"]["step"] == 1 for event in events)
+
+
+def _statement(service: Service, job_id: str) -> Any:
+    envelope = service.get(f"fine_tuning/jobs/{job_id}/attestation")
+    return json.loads(base64.b64decode(envelope["payload"]))
