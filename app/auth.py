@@ -1,19 +1,30 @@
-"""Who calls: an API key becomes a Caller (project, role). With PERMAFROST_AUTH=off, on loopback only, everyone is the admin."""
+"""Who calls: an API key becomes a Caller (project, role). With PERMAFROST_AUTH=off, on loopback, everyone is admin."""
 
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import Forbidden
+from app.audit.record import ACT, Act
+from app.db import Database
+from app.dependencies import backends
+from app.errors import Forbidden, Unauthenticated
+from app.keys import records
+from app.keys.ring import KeyRing
+from app.keys.tables import Key
+from app.limits.headers import COUNTED
+from app.limits.rates import Rates
 from app.settings import Settings
 
 Role = Literal["admin", "writer", "reader"]
 
 _REACH: Final = {"reader": 0, "writer": 1, "admin": 2}
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-#: Documents the scheme in OpenAPI; the header is judged by `authenticate`.
+#: Documents the scheme in OpenAPI; the header is judged by `caller`.
 bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API key, as `Authorization: Bearer <key>`.")
 
 
@@ -21,6 +32,8 @@ bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="An API 
 class Caller:
     project: str
     role: Role
+    key_id: str | None = None
+    key_name: str | None = None
 
     def must(self, role: Role) -> None:
         """Raises unless the caller's role reaches as far as `role`."""
@@ -31,19 +44,81 @@ class Caller:
 ANYONE = Caller(project="default", role="admin")
 
 
-async def caller(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
-    return ANYONE
+@dataclass(frozen=True, slots=True)
+class Doorkeeper:
+    """What this process knows of keys and of how fast they ask. On `app.state.doorkeeper`."""
+
+    ring: KeyRing
+    rates: Rates
+
+
+async def caller(
+    request: Request, presented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> Caller:
+    """A coroutine, so that what it sets for the request's context is there in the endpoint."""
+    who = ANYONE
+    if backends(request).settings.auth_required:
+        keeper = cast(Doorkeeper, request.app.state.doorkeeper)
+        key = await _key(keeper.ring, presented.credentials if presented else "")
+        keeper.ring.used(key.id)
+        keeper.rates.take(_counted(request, key.id))
+        who = Caller(key.project, cast(Role, key.role), key_id=key.id, key_name=key.name)
+    ACT.set(None if request.method in _READS else _act(request, who))
+    return who
 
 
 Who = Annotated[Caller, Depends(caller)]
 
 
-def refuse_open_doors(settings: Settings) -> None:
-    """Raises SystemExit with the reason when the service would be open to more than this machine."""
+def refuse_open_doors(settings: Settings, db: Database) -> None:
+    """Raises SystemExit, with what to do, when the service would be open to all of the network, or closed to everyone."""
     if settings.auth == "off" and not settings.on_loopback:
         raise SystemExit(
             f"PERMAFROST_AUTH=off is for loopback addresses only, and PERMAFROST_HOST is {settings.host}: "
             "a job API without keys lets anyone run training here"
         )
-    if settings.auth_required:
-        raise SystemExit("PERMAFROST_AUTH=required needs API keys, which this version does not have yet; bind to 127.0.0.1")
+    if settings.auth_required and _keyless(db):
+        raise SystemExit(
+            "this service asks for API keys, and there is none that could be used. Make the first one with\n"
+            "    permafrost keys create --project default --role admin --name first"
+        )
+
+
+def _keyless(db: Database) -> bool:
+    try:
+        with db.read() as session:
+            return not records.any_usable(session)
+    except SQLAlchemyError:  # absent, or not migrated: /readyz tells which; until then every request is refused anyway
+        return False
+
+
+async def _key(ring: KeyRing, presented: str) -> Key:
+    """One message for every reason: a stranger learns nothing of which keys there are or were."""
+    key = ring.remembered(presented) or await run_in_threadpool(ring.look_up, presented)
+    if key is None:
+        message = (
+            "an API key is needed, as `Authorization: Bearer pf_...`; none was sent, or the one that was is wrong, "
+            "expired or revoked"
+        )
+        raise Unauthenticated(message, headers={"www-authenticate": 'Bearer realm="permafrost"'})
+    return key
+
+
+def _counted(request: Request, key_id: str) -> str:
+    request.scope[COUNTED] = key_id
+    return key_id
+
+
+def _act(request: Request, who: Caller) -> Act:
+    route: Any = request.scope.get("route")
+    named = list(request.path_params.values())
+    return Act(
+        action=str(getattr(route, "operation_id", None) or request.method),
+        project=who.project,
+        role=who.role,
+        object_id=str(named[-1])[:256] if named else None,
+        key_id=who.key_id,
+        key_name=who.key_name,
+        address=request.client.host[:64] if request.client else None,
+        request_id=request.scope.get("state", {}).get("request_id"),
+    )

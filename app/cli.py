@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """`verify` and `diff` get their arguments as they are: an auditor's machine may have neither typer nor a database."""
+    """`verify` and `diff` get their arguments as they are: an auditor's machine may have neither typer nor rich."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name == "verify":
         from app.evidence import verify
@@ -56,7 +56,7 @@ def worker() -> None:
     """Run a worker: it takes jobs from the queue and trains them on this machine's devices."""
     import os
 
-    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])
 
 
 def migrate() -> None:

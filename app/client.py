@@ -15,7 +15,9 @@ from rich.table import Table
 
 from app.settings import Settings
 
-Server = Annotated[str, typer.Option("--server", envvar="PERMAFROST_SERVER", help="Base URL; absent: from the settings.")]
+Server = Annotated[
+    str, typer.Option("--server", envvar="PERMAFROST_SERVER", help="Base URL; absent: from the settings.")
+]
 Model = Annotated[str, typer.Option("--model", help="A model's id, or a model spec as JSON.")]
 Policy = Annotated[str, typer.Option("--policy", help="A freeze policy as JSON, or @file.json.")]
 ENDED = {"succeeded", "failed", "cancelled"}
@@ -35,9 +37,13 @@ def submit(
     body: dict[str, Any] = {"model": _model(model), "seed": seed, "suffix": suffix}
     body |= {"freeze_policy": _json(policy, "--policy"), "hyperparameters": _json(hyperparameters, "--hyperparameters")}
     with _connect(server) as client, training_file.open("rb") as file:
-        uploaded = _ask(client, "POST", "files", data={"purpose": "fine-tune"}, files={"file": (training_file.name, file)})
+        uploaded = _ask(
+            client, "POST", "files", data={"purpose": "fine-tune"}, files={"file": (training_file.name, file)}
+        )
         body["training_file"] = uploaded["id"]
-        job = _ask(client, "POST", "fine_tuning/jobs", json={key: value for key, value in body.items() if value is not None})
+        job = _ask(
+            client, "POST", "fine_tuning/jobs", json={key: value for key, value in body.items() if value is not None}
+        )
         print(job["id"], flush=True)
         if follow:
             raise SystemExit(_follow(client, job["id"]))
@@ -68,12 +74,19 @@ def preview(model: Model, policy: Policy, server: Server = "") -> None:
 
 def _follow(client: httpx2.Client, job_id: str) -> int:
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("waiting", total=100)
         tag = ""
         while True:
-            answer = client.get(f"fine_tuning/jobs/{job_id}", headers={"prefer": "wait=20", "if-none-match": tag}, timeout=60)
+            answer = client.get(
+                f"fine_tuning/jobs/{job_id}", headers={"prefer": "wait=20", "if-none-match": tag}, timeout=60
+            )
             if answer.status_code == 304:
                 continue
             job = _checked(answer)
@@ -83,7 +96,10 @@ def _follow(client: httpx2.Client, job_id: str) -> int:
             if job["status"] in ENDED:
                 break
     verdict = job["evidence"]["verdict"]
-    console.print(f"{job['status']}, evidence {verdict}" + (f", model {job['fine_tuned_model']}" if job["fine_tuned_model"] else ""))
+    console.print(
+        f"{job['status']}, evidence {verdict}"
+        + (f", model {job['fine_tuned_model']}" if job["fine_tuned_model"] else "")
+    )
     if job["error"]:
         console.print(job["error"]["message"])
     for violation in job["evidence"]["violations"]:
@@ -123,7 +139,9 @@ def _checked(answer: httpx2.Response) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise SystemExit(f"{answer.url} answered {answer.status_code}") from None
     for each in error.get("errors", []):
-        print(f"  line {each['line']}: {each['message']}" if each.get("line") else f"  {each['message']}", file=sys.stderr)
+        print(
+            f"  line {each['line']}: {each['message']}" if each.get("line") else f"  {each['message']}", file=sys.stderr
+        )
     raise SystemExit(error["message"])
 
 

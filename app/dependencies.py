@@ -1,4 +1,4 @@
-"""What an endpoint can ask for by type: settings, database, storage, doorbell. `create_app` puts them on the application."""
+"""What an endpoint can ask for by type: settings, database, storage, doorbell. `create_app` makes them."""
 
 from dataclasses import dataclass
 from typing import Annotated

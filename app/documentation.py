@@ -5,12 +5,12 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 DESCRIPTION: Final = """
-Fine-tuning jobs with a **freeze policy**: which parameters and buffers must not change. Every job ends with **evidence**,
-a signed statement per tensor that the frozen weights are bit-identical to the base, which anyone can check offline with
-`permafrost verify`.
+Fine-tuning jobs with a **freeze policy**: which parameters and buffers must not change. Every job ends with
+**evidence**, a signed statement about every tensor, with which anyone can check offline (`permafrost verify`) that the
+frozen weights are bit-identical to the base.
 
-The official `openai` SDK speaks to this service unmodified: `OpenAI(base_url="http://host:port/v1", api_key=...)`. Our own
-fields ride in `extra_body` and come back as extra fields.
+The official `openai` SDK speaks to this service unmodified: `OpenAI(base_url="http://host:port/v1", api_key=...)`.
+Our own fields ride in `extra_body` and come back as extra fields.
 
 **Errors** come in OpenAI's envelope, with the path of the offending field in `param`; with
 `Accept: application/problem+json` as an RFC 9457 problem. **Lists** are keyset pages: pass the last id as `after`.
@@ -77,7 +77,9 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     500: _error("Our fault; quote the header x-request-id."),
 }
 CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
-    409: _error("The object's state does not allow it. `x-should-retry: false` keeps the SDK from repeating the request.")
+    409: _error(
+        "The object's state does not allow it. `x-should-retry: false` keeps the SDK from repeating the request."
+    )
 }
 
 UPLOAD_FORM: Final = {
@@ -111,7 +113,7 @@ EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
         "content": {
             "text/event-stream": {
                 "schema": {"type": "string"},
-                "example": 'id: ftevent-1\ndata: {"id":"ftevent-1","object":"fine_tuning.job.event","message":"Job created"}\n\n',
+                "example": 'id: ftevent-1\ndata: {"id":"ftevent-1","object":"fine_tuning.job.event"}\n\n',
             }
         },
     }
@@ -154,7 +156,7 @@ JOB_EXAMPLES: Final = {
     ),
     "audit": _job(
         "The mistake: `requires_grad` as a group option",
-        "Optimizers accept this key and ignore it. With `enforce: false` the job runs, and its evidence says `violated`.",
+        "Optimizers accept this key and ignore it. With `enforce: false` the job runs; its evidence says `violated`.",
         model=_AFFINE,
         freeze_policy={"freeze": ["weight"], "enforce": False, "on_violation": "continue"},
         hyperparameters={
@@ -178,7 +180,7 @@ JOB_EXAMPLES: Final = {
     ),
     "layers": _job(
         "Rules: the first four layers and the embeddings",
-        "Ordered rules, first match wins; `expect` refuses the job if the rule does not decide what its author believes.",
+        "Ordered rules, first match wins; `expect` refuses the job if a rule does not decide what its author believes.",
         model="minilm",
         freeze_policy={
             "default": "train",
@@ -189,7 +191,12 @@ JOB_EXAMPLES: Final = {
                     "select": {"layers": {"path": "bert.encoder.layer", "first": 4}},
                     "expect": {"tensors": 64},
                 },
-                {"id": "embeddings", "action": "freeze", "mechanism": "detach", "select": {"name": "bert.embeddings.**"}},
+                {
+                    "id": "embeddings",
+                    "action": "freeze",
+                    "mechanism": "detach",
+                    "select": {"name": "bert.embeddings.**"},
+                },
             ],
         },
     ),

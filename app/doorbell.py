@@ -46,4 +46,6 @@ class Doorbell:
             try:
                 call(self._celery, subject)
             except Exception as error:  # whatever the broker's client raises: the row is safe, only the bell is lost
-                log.warning("the broker did not take a message; the sweep will ring again", subject=subject, error=str(error))
+                log.warning(
+                    "the broker did not take a message; the sweep will ring again", subject=subject, error=str(error)
+                )

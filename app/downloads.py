@@ -66,7 +66,8 @@ def _asked(request: Request, *, size: int, etag: str) -> tuple[int, int]:
         start, stop = int(first), min(int(last) + 1 if last else size, size)
     if start >= size or start >= stop:
         raise RangeNotSatisfiable(
-            f"the range {header!r} lies outside of the file's {size:,} bytes", headers={"content-range": f"bytes */{size}"}
+            f"the range {header!r} lies outside of the file's {size:,} bytes",
+            headers={"content-range": f"bytes */{size}"},
         )
     return start, stop
 

@@ -29,9 +29,11 @@ async def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", operation_id="ready", summary="Can this process serve?", responses={503: {"description": "Not now."}})
+@router.get(
+    "/readyz", operation_id="ready", summary="Can this process serve?", responses={503: {"description": "Not now."}}
+)
 def ready(db: Db, response: Response) -> dict[str, Any]:
-    """Ready when the database answers and its tables are those of this version. A lost broker only slows things down."""
+    """Ready when the database answers and its tables are those of this version. A lost broker only slows jobs."""
     checks = {"database": database_problem(db)}
     problems = {name: problem for name, problem in checks.items() if problem}
     response.status_code = 503 if problems else 200
@@ -41,7 +43,7 @@ def ready(db: Db, response: Response) -> dict[str, Any]:
 @router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
 def metrics(db: Db, settings: Config) -> Response:
     registry = CollectorRegistry()
-    registry.register(_Service(db, settings))  # type: ignore[arg-type]
+    registry.register(_Service(db, settings))
     return Response(generate_latest(REGISTRY) + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -86,7 +88,9 @@ def _jobs(session: Session) -> list[GaugeMetricFamily]:
     verdicts = GaugeMetricFamily("permafrost_evidence", "Finished jobs by verdict", labels=["verdict"])
     for verdict, count in session.execute(select(Evidence.verdict, func.count()).group_by(Evidence.verdict)):
         verdicts.add_metric([verdict], count)
-    attempts = session.execute(select(func.coalesce(func.sum(Job.attempt), 0), func.coalesce(func.sum(Job.crashes), 0))).one()
+    attempts = session.execute(
+        select(func.coalesce(func.sum(Job.attempt), 0), func.coalesce(func.sum(Job.crashes), 0))
+    ).one()
     return [
         jobs,
         verdicts,
@@ -101,7 +105,9 @@ def _ages(session: Session) -> list[GaugeMetricFamily]:
     lease = session.scalar(select(func.min(Job.lease_until)).where(Job.status.in_(LEASED)))
     return [
         GaugeMetricFamily("permafrost_oldest_queued_seconds", "Age of the oldest waiting job", value=_age(oldest, at)),
-        GaugeMetricFamily("permafrost_lease_overdue_seconds", "How far the worst lease is past its end", value=_age(lease, at)),
+        GaugeMetricFamily(
+            "permafrost_lease_overdue_seconds", "How far the worst lease is past its end", value=_age(lease, at)
+        ),
     ]
 
 
@@ -111,4 +117,6 @@ def _age(moment: datetime | None, at: datetime) -> float:
 
 def _disk(settings: Settings) -> GaugeMetricFamily:
     settings.home.mkdir(parents=True, exist_ok=True)
-    return GaugeMetricFamily("permafrost_disk_free_bytes", "Free bytes where data is kept", value=shutil.disk_usage(settings.home).free)
+    return GaugeMetricFamily(
+        "permafrost_disk_free_bytes", "Free bytes where data is kept", value=shutil.disk_usage(settings.home).free
+    )

@@ -7,7 +7,9 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from app import health, rendering
-from app.auth import refuse_open_doors
+from app.audit.record import attend
+from app.audit.routes import router as audit
+from app.auth import Doorkeeper, refuse_open_doors
 from app.db import Database
 from app.dependencies import Backends
 from app.documentation import DESCRIPTION, TAGS
@@ -15,8 +17,12 @@ from app.doorbell import Doorbell
 from app.evidence.routes import router as evidence
 from app.files.routes import router as files
 from app.freeze.routes import router as freeze
+from app.hosts import OwnHosts
 from app.jobs.events import Watcher
 from app.jobs.routes import router as jobs
+from app.keys.ring import KeyRing
+from app.limits.headers import RateHeaders
+from app.limits.rates import Rates
 from app.models.routes import router as models
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
@@ -24,15 +30,17 @@ from app.queue import make_celery
 from app.settings import Settings
 from app.storage import Storage
 from app.telemetry import configure_logs
+from app.webhooks.routes import router as webhooks
 
 VERSION = "0.1.0"
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application over its own database engine and storage. Nothing is connected to before the first request."""
+    """The application over its own database engine and storage; where keys are asked for, there must be one."""
     settings = settings or Settings()
     configure_logs()
-    refuse_open_doors(settings)
+    database = Database(settings.database)
+    refuse_open_doors(settings, database)
     application = FastAPI(
         title="Permafrost",
         version=VERSION,
@@ -46,14 +54,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     application.state.backends = Backends(
         settings=settings,
-        database=Database(settings.database),
+        database=database,
         storage=Storage(settings.storage),
         doorbell=Doorbell(make_celery(settings)),
     )
-    application.state.watcher = Watcher(application.state.backends.database)
+    application.state.watcher = Watcher(database)
+    rates = Rates(settings.rate_limit)
+    application.state.doorkeeper = Doorkeeper(KeyRing(database), rates)
+    attend(database)
+    application.add_middleware(RateHeaders, rates=rates)
+    if not settings.auth_required:
+        application.add_middleware(OwnHosts, trusted=settings.trusted_hosts)
     rendering.install(application)
     v1 = APIRouter(prefix="/v1")
-    for router in (jobs, evidence, freeze, files, models):
+    for router in (jobs, evidence, freeze, files, models, webhooks, audit):
         v1.include_router(router)
     for router in (v1, health.router, pages):
         application.include_router(router)
@@ -68,5 +82,6 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[dict[str, Any]]:
         yield {}
     finally:
         await application.state.watcher.close()
+        application.state.doorkeeper.ring.close()
         backends.doorbell.close()
         backends.database.close()

@@ -1,7 +1,7 @@
-"""Keyset pages over (created_at, id): `after` is the id of the last object seen, and a page costs the same at any depth."""
+"""Keyset pages over (created_at, id): `after` names the last object seen, and a page costs the same at any depth."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +12,8 @@ from app.errors import InvalidRequest
 
 Order = Literal["asc", "desc"]
 AfterQuery = Annotated[
-    str | None, Query(max_length=256, description="Id of the last object of the page before; the page starts behind it.")
+    str | None,
+    Query(max_length=256, description="Id of the last object of the page before; the page starts behind it."),
 ]
 OrderQuery = Annotated[Order, Query(description="By creation time: `desc` is newest first.")]
 
@@ -21,7 +22,7 @@ Row = TypeVar("Row")
 
 
 class Page(BaseModel):
-    """The fields that every list has beside `data`. `has_more` is always there: clients would ask for ever without it."""
+    """The fields that every list has beside `data`. Without `has_more` clients would ask for ever."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
@@ -30,20 +31,26 @@ class Page(BaseModel):
     last_id: str | None = None
     has_more: bool = Field(description="Whether another page follows; ask for it with `after` = `last_id`.")
 
+    @classmethod
+    def page(cls, data: Sequence[Any], *, more: bool, **rest: Any) -> Self:
+        """A page of these objects, which have an `id` each."""
+        ends = {"first_id": data[0].id, "last_id": data[-1].id} if data else {}
+        return cls.model_validate({"data": data, "has_more": more, **ends, **rest})
+
 
 def keyset(
     session: Session,
-    statement: Select[tuple[Row]],
+    statement: Select[Row],
     table: Any,
     *,
-    within: Select[tuple[Row]] | None = None,
+    within: Select[Row] | None = None,
     after: str | None,
     limit: int,
     order: Order,
 ) -> tuple[list[Row], bool]:
-    """One page of `statement` and whether more follow. The cursor is looked up `within` (default: the statement itself)."""
+    """One page of `statement` and whether more follow. The cursor is looked up `within` (default: `statement`)."""
     if after is not None:
-        found = session.scalar((within if within is not None else statement).where(table.id == after))
+        found: Any = session.scalar((within if within is not None else statement).where(table.id == after))
         if found is None:
             raise InvalidRequest(f"no object {after!r} in this list", param="after", code="invalid_cursor")
         place = tuple_(table.created_at, table.id)
@@ -53,8 +60,3 @@ def keyset(
     statement = statement.order_by(*(column.desc() if order == "desc" else column.asc() for column in columns))
     rows = list(session.scalars(statement.limit(limit + 1)))
     return rows[:limit], len(rows) > limit
-
-
-def ends(data: Sequence[Any]) -> dict[str, str | None]:
-    """`first_id` and `last_id` of a page."""
-    return {"first_id": data[0].id, "last_id": data[-1].id} if data else {"first_id": None, "last_id": None}

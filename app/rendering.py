@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import InvalidRequest, PermafrostError
-from app.telemetry import REQUESTS, REQUEST_SECONDS
+from app.telemetry import REQUEST_SECONDS, REQUESTS
 
 #: Bytes of a JSON body. Uploads raise it for themselves with `allow_body`.
 MAX_JSON_BYTES: Final = 1 << 20
@@ -52,7 +52,7 @@ def is_retry(request: Request) -> bool:
 
 
 class Surroundings:
-    """Outermost layer: request id, body limit, access log and metrics, and an answer even when the code below breaks."""
+    """Outermost layer: request id, body limit, log and metrics, and an answer even when the code below breaks."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -140,7 +140,9 @@ def _not_json(request: Request, error: RequestValidationError) -> PermafrostErro
     for each in error.errors():
         if each["type"] == "json_invalid":
             reason = each.get("ctx", {}).get("error", "cannot be parsed")
-            return InvalidRequest(f"the body is not valid JSON: {reason} (character {each['loc'][-1]})", code="invalid_json")
+            return InvalidRequest(
+                f"the body is not valid JSON: {reason} (character {each['loc'][-1]})", code="invalid_json"
+            )
     if isinstance(error.body, bytes) and not (media_type == "application/json" or media_type.endswith("+json")):
         sent = f"not {media_type!r}" if media_type else "and the request names none"
         message = f"the body must be sent with Content-Type: application/json, {sent}"
@@ -154,7 +156,12 @@ def _problems(request: Request, error: RequestValidationError) -> Iterator[dict[
         body = error.body if place == "body" else None
         field = _dotted(path, body) if place == "body" else ".".join(str(part) for part in path)
         message = _message(request, each, field=field)
-        yield {"line": None, "field": field or None, "code": _CODES.get(each["type"], "invalid_value"), "message": message}
+        yield {
+            "line": None,
+            "field": field or None,
+            "code": _CODES.get(each["type"], "invalid_value"),
+            "message": message,
+        }
 
 
 def _merged(problems: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -208,7 +215,9 @@ def _dotted(path: list[Any], body: Any) -> str:
 
 def _is_tag(part: str) -> bool:
     """Names that pydantic puts into a location for the branch of a union: a class, a type or a function."""
-    return not part.isidentifier() or part[:1].isupper() or part in {"str", "int", "float", "bool", "dict", "list", "none"}
+    return (
+        not part.isidentifier() or part[:1].isupper() or part in {"str", "int", "float", "bool", "dict", "list", "none"}
+    )
 
 
 def _known_fields(request: Request, path: tuple[Any, ...]) -> list[str]:
@@ -278,7 +287,14 @@ def _record(scope: Scope, *, status: int, seconds: float, request_id: str) -> No
     REQUESTS.labels(scope["method"], route, str(status)).inc()
     REQUEST_SECONDS.labels(scope["method"], route).observe(seconds)
     level = log.info if status < 500 else log.error
-    level("request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1e3, 1), request_id=request_id)
+    level(
+        "request",
+        method=scope["method"],
+        path=scope["path"],
+        status=status,
+        ms=round(seconds * 1e3, 1),
+        request_id=request_id,
+    )
 
 
 def _with_status(status: int, message: str, *, code: str, headers: dict[str, str] | None = None) -> PermafrostError:

@@ -1,4 +1,4 @@
-"""Logs as JSON lines (or colours on a terminal), and the counters of this process; /metrics adds what the database knows."""
+"""Logs as JSON lines (coloured on a terminal), and this process's counters; /metrics adds what the database knows."""
 
 import logging
 import sys

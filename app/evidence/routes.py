@@ -15,7 +15,7 @@ from app.evidence.schemas import EvidenceObject, ParameterList, ParameterObject,
 from app.evidence.tables import Evidence, Parameter
 from app.jobs.lifecycle import find
 from app.jobs.states import TERMINAL
-from app.paging import AfterQuery, ends
+from app.paging import AfterQuery
 
 router = APIRouter(tags=["Evidence"], responses=ERRORS)
 
@@ -24,7 +24,9 @@ Role = Literal["frozen", "trainable", "split", "new", "buffer", "dropped", "sche
 ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 
 
-@router.get("/fine_tuning/jobs/{fine_tuning_job_id}/evidence", operation_id="retrieveEvidence", summary="Read a job's evidence")
+@router.get(
+    "/fine_tuning/jobs/{fine_tuning_job_id}/evidence", operation_id="retrieveEvidence", summary="Read a job's evidence"
+)
 def retrieve_evidence(fine_tuning_job_id: JobId, who: Who, db: Db) -> EvidenceObject:
     """`pending` until the job ends; a job that ended without a result stays `incomplete`."""
     with db.read() as session:
@@ -59,7 +61,9 @@ def download_attestation(fine_tuning_job_id: JobId, who: Who, db: Db) -> Respons
 
 
 @router.get(
-    "/fine_tuning/jobs/{fine_tuning_job_id}/parameters", operation_id="listParameters", summary="List what became of every tensor"
+    "/fine_tuning/jobs/{fine_tuning_job_id}/parameters",
+    operation_id="listParameters",
+    summary="List what became of every tensor",
 )
 def list_parameters(
     fine_tuning_job_id: JobId,
@@ -79,7 +83,7 @@ def list_parameters(
         find(session, who.project, fine_tuning_job_id)
         rows = list(session.scalars(statement.order_by(Parameter.position).limit(limit + 1)))
     data = [ParameterObject.of(row) for row in rows[:limit]]
-    return ParameterList(data=data, has_more=len(rows) > limit, **ends(data))
+    return ParameterList.page(data, more=len(rows) > limit)
 
 
 @router.get("/signing_keys", operation_id="listSigningKeys", summary="List the public keys")

@@ -25,7 +25,9 @@ class EvidenceObject(Answer):
     attempt: int | None = None
     frozen_tensors: int | None = None
     frozen_bytes: int | None = None
-    base_root: str | None = Field(default=None, description="RFC 9162 root over the base's tensors: what an auditor pins.")
+    base_root: str | None = Field(
+        default=None, description="RFC 9162 root over the base's tensors: what an auditor pins."
+    )
     frozen_root: str | None = None
     result_root: str | None = None
     violations: list[dict[str, Any]] = []
@@ -34,20 +36,22 @@ class EvidenceObject(Answer):
 
     @classmethod
     def of(cls, row: Evidence) -> "EvidenceObject":
-        return cls(
-            fine_tuning_job_id=row.job_id,
-            created_at=int(row.created_at.timestamp()),
-            verdict=row.verdict,
-            reason=row.reason,
-            attempt=row.attempt,
-            frozen_tensors=row.frozen_tensors,
-            frozen_bytes=row.frozen_bytes,
-            base_root=row.base_root,
-            frozen_root=row.frozen_root,
-            result_root=row.result_root,
-            violations=row.violations,
-            checks=row.checks,
-            keyid=row.keyid,
+        return cls.model_validate(
+            {
+                "fine_tuning_job_id": row.job_id,
+                "created_at": int(row.created_at.timestamp()),
+                "verdict": row.verdict,
+                "reason": row.reason,
+                "attempt": row.attempt,
+                "frozen_tensors": row.frozen_tensors,
+                "frozen_bytes": row.frozen_bytes,
+                "base_root": row.base_root,
+                "frozen_root": row.frozen_root,
+                "result_root": row.result_root,
+                "violations": row.violations,
+                "checks": row.checks,
+                "keyid": row.keyid,
+            }
         )
 
 
@@ -93,7 +97,9 @@ class SigningKeyObject(Answer):
     not_before: str | None
     not_after: str | None
     revoked_at: str | None
-    introduced_by: dict[str, Any] | None = Field(description="Statement under the key before it that introduced this one.")
+    introduced_by: dict[str, Any] | None = Field(
+        description="Statement under the key before it that introduced this one."
+    )
 
 
 class SigningKeyList(Page):

@@ -18,7 +18,7 @@ _RETRY_WINDOW: Final = timedelta(minutes=10)
 _LIFETIME: Final = range(3_600, 2_592_000 + 1)
 
 
-def visible(session: Session, project: str) -> Select[tuple[File]]:
+def visible(session: Session, project: str) -> Select[File]:
     """The project's files that have not expired."""
     return select(File).where(File.project == project, or_(File.expires_at.is_(None), File.expires_at > now(session)))
 
@@ -35,7 +35,9 @@ def store(db: Database, upload: Upload, *, project: str, retried: bool) -> FileO
     purpose, lifetime = check_fields(upload.fields)
     with db.write() as session:
         at = now(session)
-        if retried and (row := _same_upload(session, upload, project=project, purpose=purpose, since=at - _RETRY_WINDOW)):
+        if retried and (
+            row := _same_upload(session, upload, project=project, purpose=purpose, since=at - _RETRY_WINDOW)
+        ):
             return FileObject.of(row)
         row = File(id=new_id("file"), project=project, created_at=at, filename=upload.filename, purpose=purpose)
         row.expires_at = at + lifetime if lifetime else None

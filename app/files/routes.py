@@ -19,7 +19,7 @@ from app.files.tables import File
 from app.files.uploads import OVERHEAD, receive
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
-from app.paging import AfterQuery, OrderQuery, ends, keyset
+from app.paging import AfterQuery, OrderQuery, keyset
 from app.rendering import allow_body, is_retry
 
 router = APIRouter(prefix="/files", tags=["Files"], responses=ERRORS)
@@ -55,7 +55,7 @@ def list_files(
             statement = statement.where(File.purpose == purpose)
         rows, more = keyset(session, statement, File, after=after, limit=limit, order=order)
     data = [FileObject.of(row) for row in rows]
-    return FileList(data=data, has_more=more, **ends(data))
+    return FileList.page(data, more=more)
 
 
 @router.get("/{file_id}", operation_id="retrieveFile", summary="Read a file's metadata")
@@ -101,4 +101,6 @@ def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDelete
 def _jobs_using(session: Session, file: File) -> list[str]:
     waiting = select(Job).where(Job.project == file.project, Job.status.not_in(TERMINAL)).order_by(Job.created_at)
     jobs = session.scalars(waiting)
-    return [job.id for job in jobs if file.id in (job.training_file, job.validation_file, job.model_spec.get("weights"))]
+    return [
+        job.id for job in jobs if file.id in (job.training_file, job.validation_file, job.model_spec.get("weights"))
+    ]

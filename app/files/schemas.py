@@ -46,16 +46,18 @@ class FileObject(BaseModel):
 
     @classmethod
     def of(cls, row: File) -> "FileObject":
-        return cls(
-            id=row.id,
-            bytes=row.bytes,
-            created_at=int(row.created_at.timestamp()),
-            expires_at=int(row.expires_at.timestamp()) if row.expires_at else None,
-            filename=row.filename,
-            purpose=row.purpose,
-            status=row.status,
-            status_details=row.status_details,
-            sha256=row.sha256,
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "bytes": row.bytes,
+                "created_at": int(row.created_at.timestamp()),
+                "expires_at": int(row.expires_at.timestamp()) if row.expires_at else None,
+                "filename": row.filename,
+                "purpose": row.purpose,
+                "status": row.status,
+                "status_details": row.status_details,
+                "sha256": row.sha256,
+            }
         )
 
 

@@ -1,4 +1,4 @@
-"""A multipart body becomes a blob while it arrives: parsed, hashed and written in one pass, with nothing kept in memory."""
+"""A multipart body becomes a blob while it arrives: parsed, hashed and written in one pass, little of it in memory."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.errors import InvalidRequest, TooLarge
 from app.storage import Blob, Storage, Writer
 
-#: Chunks from the socket are gathered to this size, so that a gigabyte takes a thousand hops to the thread, not sixteen.
+#: Chunks from the socket are gathered to this size: a gigabyte then takes a thousand hops to a thread.
 _BATCH: Final = 1 << 20
 _MAX_FIELDS: Final = 32
 _MAX_FIELD_BYTES: Final = 64 << 10

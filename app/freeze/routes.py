@@ -45,14 +45,14 @@ class PolicyPreview(Page):
 def preview_policy(
     wanted: Annotated[PreviewRequest, Body(openapi_examples=PREVIEW_EXAMPLES)], who: Who, db: Db, settings: Config
 ) -> PolicyPreview:
-    """Resolves the policy as a job would, against the model's tensors. The model must have been registered or used before."""
+    """Resolves the policy as a job would, against the model's tensors. The model must be known by then."""
     model = wanted.model if isinstance(wanted.model, str) else wanted.model.model_dump(exclude_none=True)
     with db.read() as session:
         chosen = choose(session, settings, who.project, model)
     if chosen.tensors is None:
         message = (
-            f"the tensors of {chosen.name!r} are not known yet: register it with POST /v1/models (a worker then reads it), "
-            "or name the task and adapter that it was registered with"
+            f"the tensors of {chosen.name!r} are not known: register it with POST /v1/models, and a worker reads it; "
+            "for another task or with an adapter a model has other tensors"
         )
         raise InvalidRequest(message, param="model", code="model_not_described")
     found = preview(wanted.freeze_policy.normal(), chosen.tensors, optimizer=wanted.optimizer)

@@ -1,4 +1,4 @@
-"""Live views of jobs. One poll serves every watcher of every job, so a thousand streams cost the database what one does.
+"""Live views of jobs. One poll serves every watcher of every job: a thousand streams cost the database what one does.
 
 Polling by counter, not LISTEN/NOTIFY: SQLite has none, and PostgreSQL's takes a global lock at commit.
 """
@@ -177,7 +177,7 @@ def sequence_of(session: Session, job_id: str, event_id: str, *, param: str = "a
     return seq
 
 
-def _states() -> Select[tuple[str, int, int, str]]:
+def _states() -> Select[str, int, int, str]:
     return select(Job.id, Job.version, Job.events_count, Job.status)
 
 

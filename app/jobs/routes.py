@@ -31,7 +31,7 @@ from app.jobs.schemas import (
 from app.jobs.states import TERMINAL, Status
 from app.jobs.submission import Place, prepare
 from app.jobs.tables import Checkpoint, Event, Job
-from app.paging import AfterQuery, Order, OrderQuery, ends, keyset
+from app.paging import AfterQuery, Order, OrderQuery, keyset
 from app.rendering import is_retry
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
@@ -67,8 +67,8 @@ def create_job(
     """Checks all that can be known before training, stores the job and wakes a worker.
 
     The policy is resolved against the model's tensors at once where they are known, and otherwise as the first thing of
-    the run; a file of up to 4 MiB is read to its end here. A retry by the `openai` SDK, which sends no key, is recognised
-    by the SDK's retry header and gets the job that its first try made.
+    the run; a file of up to 4 MiB is read to its end here. A retry by the `openai` SDK, which sends no key, is told by
+    the SDK's retry header and gets the job that its first try made.
     """
     who.must("writer")
     with db.read() as session:
@@ -107,10 +107,16 @@ def list_jobs(
     with db.read() as session:
         rows, more = keyset(session, statement, Job, within=everything, after=after, limit=limit, order=order)
         data = views.shown(session, rows)
-    return JobList(data=data, has_more=more, **ends(data))
+    return JobList.page(data, more=more)
 
 
-@router.get("/{fine_tuning_job_id}", operation_id="retrieveFineTuningJob", summary="Read a job", responses={304: {"description": "Nothing has changed since `If-None-Match`."}})
+@router.get(
+    "/{fine_tuning_job_id}",
+    operation_id="retrieveFineTuningJob",
+    summary="Read a job",
+    response_model=JobObject,
+    responses={304: {"description": "Nothing has changed since `If-None-Match`."}},
+)
 async def retrieve_job(
     fine_tuning_job_id: JobId,
     request: Request,
@@ -119,16 +125,20 @@ async def retrieve_job(
     db: Db,
     watcher: Watch,
     if_none_match: Annotated[str | None, Header(description="The `ETag` of the last answer.")] = None,
-    prefer: Annotated[str | None, Header(description="`wait=N` holds the answer until the job changes, N seconds at most.")] = None,
+    prefer: Annotated[
+        str | None, Header(description="`wait=N` holds the answer until the job changes, N seconds at most.")
+    ] = None,
 ) -> Any:
     """Progress, verdict and all. For polling: send `If-None-Match` with the last `ETag`, and `Prefer: wait=30`."""
     if seconds := _wait_seconds(prefer, request):
         await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
         response.headers["preference-applied"] = f"wait={seconds}"
-    return await run_in_threadpool(_answer, db, who.project, fine_tuning_job_id, response, known=if_none_match)
+    return await run_in_threadpool(_polled, db, who.project, fine_tuning_job_id, response, if_none_match)
 
 
-@router.post("/{fine_tuning_job_id}/cancel", operation_id="cancelFineTuningJob", summary="Cancel a job", responses=CONFLICT)
+@router.post(
+    "/{fine_tuning_job_id}/cancel", operation_id="cancelFineTuningJob", summary="Cancel a job", responses=CONFLICT
+)
 def cancel_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -> JobObject:
     """At once, in any state that is not an end; the worker then stops the trainer. Repeating it changes nothing."""
     who.must("writer")
@@ -136,7 +146,9 @@ def cancel_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) 
     return _answer(db, who.project, fine_tuning_job_id, response)
 
 
-@router.post("/{fine_tuning_job_id}/pause", operation_id="pauseFineTuningJob", summary="Pause a job", responses=CONFLICT)
+@router.post(
+    "/{fine_tuning_job_id}/pause", operation_id="pauseFineTuningJob", summary="Pause a job", responses=CONFLICT
+)
 def pause_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -> JobObject:
     """A running job saves its state first (`pausing`); a waiting one is `paused` at once."""
     who.must("writer")
@@ -144,7 +156,12 @@ def pause_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -
     return _answer(db, who.project, fine_tuning_job_id, response)
 
 
-@router.post("/{fine_tuning_job_id}/resume", operation_id="resumeFineTuningJob", summary="Resume a paused job", responses=CONFLICT)
+@router.post(
+    "/{fine_tuning_job_id}/resume",
+    operation_id="resumeFineTuningJob",
+    summary="Resume a paused job",
+    responses=CONFLICT,
+)
 def resume_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db, bell: Bell) -> JobObject:
     """Goes on from the last saved state, and ends with the same bits as if it had never paused."""
     who.must("writer")
@@ -173,7 +190,9 @@ async def list_events(
 ) -> Any:
     """Newest first as a list; oldest first as a stream, which ends with `data: [DONE]` once the job has ended."""
     if not stream:
-        return await run_in_threadpool(_events, db, who.project, fine_tuning_job_id, after=after, limit=limit, order=order)
+        return await run_in_threadpool(
+            _events, db, who.project, fine_tuning_job_id, after=after, limit=limit, order=order
+        )
     seen = after or last_event_id
     start = await run_in_threadpool(_sequence, db, who.project, fine_tuning_job_id, seen) if seen else 0
     blocks = watcher.stream(who.project, fine_tuning_job_id, after=start)
@@ -183,7 +202,9 @@ async def list_events(
     return StreamingResponse(_chain(first, blocks), 200, headers, "text/event-stream")
 
 
-@router.get("/{fine_tuning_job_id}/checkpoints", operation_id="listFineTuningJobCheckpoints", summary="List a job's checkpoints")
+@router.get(
+    "/{fine_tuning_job_id}/checkpoints", operation_id="listFineTuningJobCheckpoints", summary="List a job's checkpoints"
+)
 def list_checkpoints(
     fine_tuning_job_id: JobId,
     who: Who,
@@ -198,7 +219,7 @@ def list_checkpoints(
         statement = select(Checkpoint).where(Checkpoint.job_id == fine_tuning_job_id)
         rows, more = keyset(session, statement, Checkpoint, after=after, limit=limit, order=order)
     data = [CheckpointObject.of(row) for row in rows]
-    return CheckpointList(data=data, has_more=more, **ends(data))
+    return CheckpointList.page(data, more=more)
 
 
 @router.get("/{fine_tuning_job_id}/metrics", operation_id="listFineTuningJobMetrics", summary="Read a job's curves")
@@ -220,17 +241,22 @@ def list_metrics(
 # ---- what the endpoints share
 
 
-def _answer(db: Database, project: str, job_id: str, response: Response, *, known: str | None = None) -> Any:
-    """The job with its ETag, or 304 where the caller has this very version."""
+def _answer(db: Database, project: str, job_id: str, response: Response) -> JobObject:
+    """The job, with its ETag in the headers."""
     with db.read() as session:
         job = lifecycle.find(session, project, job_id)
         answer = views.shown(session, [job])[0]
-    tag = views.etag(answer, job.version)
-    if known is not None and tag in (each.strip() for each in known.split(",")):
-        return Response(status_code=304, headers={"etag": tag})
-    response.headers["etag"] = tag
+    response.headers["etag"] = views.etag(answer, job.version)
     if job.status not in TERMINAL:
         response.headers["retry-after"] = "1"
+    return answer
+
+
+def _polled(db: Database, project: str, job_id: str, response: Response, known: str | None) -> JobObject | Response:
+    """The job, or 304 where the caller has this very version."""
+    answer = _answer(db, project, job_id, response)
+    if known is not None and response.headers["etag"] in (each.strip() for each in known.split(",")):
+        return Response(status_code=304, headers=dict(response.headers))
     return answer
 
 
@@ -244,7 +270,7 @@ def _events(db: Database, project: str, job_id: str, *, after: str | None, limit
         statement = statement.order_by(Event.seq.desc() if order == "desc" else Event.seq)
         rows = list(session.scalars(statement.limit(limit + 1)))
     data = [EventObject.of(row) for row in rows[:limit]]
-    return EventList(data=data, has_more=len(rows) > limit, **ends(data))
+    return EventList.page(data, more=len(rows) > limit)
 
 
 def _sequence(db: Database, project: str, job_id: str, event_id: str) -> int:
@@ -260,7 +286,7 @@ async def _chain(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[by
             yield block
 
 
-def _by_metadata(statement: Select[tuple[Job]], request: Request) -> Select[tuple[Job]]:
+def _by_metadata(statement: Select[Job], request: Request) -> Select[Job]:
     for key, value in request.query_params.multi_items():
         if key == "metadata":
             if value != "null":

@@ -43,7 +43,9 @@ class LoraAdapter(Request):
     r: int = Field(default=8, ge=1, le=4096)
     alpha: float = Field(default=16, gt=0)
     dropout: Fraction = 0.0
-    target_modules: list[str] | None = Field(default=None, description="Names of modules; absent: the architecture's usual ones.")
+    target_modules: list[str] | None = Field(
+        default=None, description="Names of modules; absent: the architecture's usual ones."
+    )
 
 
 class TransformersSpec(Request):
@@ -63,7 +65,9 @@ class TorchSpec(Request):
     type: Literal["torch"]
     architecture: Identifier = Field(examples=["affine"])
     kwargs: dict[str, Any] = Field(default_factory=dict, examples=[{"in_features": 10, "out_features": 1}])
-    weights: str | None = Field(default=None, description="A safetensors file (`file-…`); absent: drawn from the job's seed.")
+    weights: str | None = Field(
+        default=None, description="A safetensors file (`file-…`); absent: drawn from the job's seed."
+    )
     task: Literal["regression", "classification"] = "regression"
 
 
@@ -75,11 +79,13 @@ def _kind_of_model(value: Any) -> str | None:
 
 
 ModelField = Annotated[
-    Annotated[Identifier, Tag("id")] | Annotated[TransformersSpec, Tag("transformers")] | Annotated[TorchSpec, Tag("torch")],
+    Annotated[Identifier, Tag("id")]
+    | Annotated[TransformersSpec, Tag("transformers")]
+    | Annotated[TorchSpec, Tag("torch")],
     Discriminator(
         _kind_of_model,
         custom_error_type="invalid_model",
-        custom_error_message="must be the id of a registered model, or an object whose `type` is `transformers` or `torch`",
+        custom_error_message="must be a model's id, or an object whose `type` is `transformers` or `torch`",
     ),
 ]
 
@@ -96,7 +102,7 @@ class OptimizerGroup(Request):
     """Options of the optimizer for some of the trained tensors; selected as in a freeze policy, first match wins."""
 
     select: dict[str, Any] = Field(examples=[{"name": "classifier.**"}])
-    options: dict[str, Any] = Field(examples=[{"lr": 1e-3}], description="An option that the optimizer would ignore is refused.")
+    options: dict[str, Any] = Field(examples=[{"lr": 1e-3}], description="An unknown one is refused.")
 
 
 class Optimizer(Request):
@@ -129,7 +135,9 @@ class Hyperparameters(Request):
     warmup_steps: int | None = Field(default=None, ge=0)
     warmup_ratio: Fraction | None = None
     min_lr_ratio: Fraction | None = None
-    micro_batch_size: int | None = Field(default=None, ge=1, description="Examples that go through the model at a time.")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="Examples that go through the model at a time."
+    )
     gradient_accumulation_steps: int | None = Field(default=None, ge=1, le=65_536)
     max_grad_norm: NotNegative | None = Field(default=None, description="0: no clipping.")
     precision: Literal["fp32", "bf16", "fp16"] | None = None
@@ -147,7 +155,9 @@ class Hyperparameters(Request):
     checkpoint_steps: int | None = Field(default=None, ge=1)
     checkpoint_seconds: NotNegative | None = None
     keep_checkpoints: int | None = Field(default=None, ge=1, le=1_000)
-    max_run_seconds: NotNegative | None = Field(default=None, description="Training ends after this long, as if it were done.")
+    max_run_seconds: NotNegative | None = Field(
+        default=None, description="Training ends after this long, as if it were done."
+    )
     early_stopping_patience: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -171,7 +181,9 @@ class Method(Request):
 class DataOptions(Request):
     """How to read a table (CSV, Parquet, JSONL)."""
 
-    features: list[Identifier] | None = Field(default=None, min_length=1, description="Columns; absent: all but the target.")
+    features: list[Identifier] | None = Field(
+        default=None, min_length=1, description="Columns; absent: all but the target."
+    )
     target: Identifier | list[Identifier] | None = Field(default=None, description="Column; absent: the last one.")
 
 
@@ -179,7 +191,9 @@ class EvidenceOptions(Request):
     overhead_budget: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.01, description="Share of training time that checks during training may take."
     )
-    nonce: str | None = Field(default=None, max_length=128, description="Comes back inside the signature: proof of freshness.")
+    nonce: str | None = Field(
+        default=None, max_length=128, description="Comes back inside the signature: proof of freshness."
+    )
 
 
 Metadata = dict[
@@ -199,8 +213,12 @@ class JobCreate(Request):
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
     metadata: Annotated[Metadata, Field(max_length=16)] | None = None
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(default=None, description="None are offered.")
-    freeze_policy: FreezePolicy | None = Field(default=None, description="What must not change. Absent: everything trains.")
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(
+        default=None, description="None are offered."
+    )
+    freeze_policy: FreezePolicy | None = Field(
+        default=None, description="What must not change. Absent: everything trains."
+    )
     data: DataOptions | None = None
     evidence: EvidenceOptions | None = None
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
@@ -273,13 +291,15 @@ class EvidenceSummary(Answer):
     def of(cls, row: Evidence | None, *, status: str) -> "EvidenceSummary":
         if row is None:
             return cls(verdict="incomplete" if status in TERMINAL else "pending")
-        return cls(
-            verdict=row.verdict,
-            frozen_tensors=row.frozen_tensors,
-            frozen_bytes=row.frozen_bytes,
-            base_root=row.base_root,
-            frozen_root=row.frozen_root,
-            violations=[Violation(**each) for each in row.violations],
+        return cls.model_validate(
+            {
+                "verdict": row.verdict,
+                "frozen_tensors": row.frozen_tensors,
+                "frozen_bytes": row.frozen_bytes,
+                "base_root": row.base_root,
+                "frozen_root": row.frozen_root,
+                "violations": [Violation(**each) for each in row.violations],
+            }
         )
 
 
@@ -331,37 +351,39 @@ class JobObject(Answer):
     @classmethod
     def of(cls, job: Job, *, evidence: Evidence | None, position: int | None) -> "JobObject":
         progress = Progress(**(job.progress or {}))
-        return cls(
-            id=job.id,
-            created_at=_seconds(job.created_at),
-            started_at=_seconds(job.started_at),
-            finished_at=_seconds(job.finished_at),
-            estimated_finish=None,
-            status=job.status,
-            model=job.model,
-            model_spec=job.model_spec,
-            task=job.task,
-            fine_tuned_model=job.fine_tuned_model,
-            organization_id=f"org-{job.project}",
-            training_file=job.training_file,
-            validation_file=job.validation_file,
-            result_files=job.result_files,
-            hyperparameters=job.hyperparameters,
-            method=job.method,
-            data=job.data,
-            seed=job.seed,
-            suffix=job.suffix,
-            metadata=job.meta,
-            integrations=job.integrations or [],
-            trained_tokens=job.trained_tokens,
-            error=job.error,
-            priority=job.priority,
-            freeze_policy=job.freeze_policy,
-            freeze_plan=job.freeze_plan,
-            progress=progress,
-            evidence=EvidenceSummary.of(evidence, status=job.status),
-            attempts=job.attempt,
-            queue_position=position,
+        return cls.model_validate(
+            {
+                "id": job.id,
+                "created_at": _seconds(job.created_at),
+                "started_at": _seconds(job.started_at),
+                "finished_at": _seconds(job.finished_at),
+                "estimated_finish": None,
+                "status": job.status,
+                "model": job.model,
+                "model_spec": job.model_spec,
+                "task": job.task,
+                "fine_tuned_model": job.fine_tuned_model,
+                "organization_id": f"org-{job.project}",
+                "training_file": job.training_file,
+                "validation_file": job.validation_file,
+                "result_files": job.result_files,
+                "hyperparameters": job.hyperparameters,
+                "method": job.method,
+                "data": job.data,
+                "seed": job.seed,
+                "suffix": job.suffix,
+                "metadata": job.meta,
+                "integrations": job.integrations or [],
+                "trained_tokens": job.trained_tokens,
+                "error": job.error,
+                "priority": job.priority,
+                "freeze_policy": job.freeze_policy,
+                "freeze_plan": job.freeze_plan,
+                "progress": progress,
+                "evidence": EvidenceSummary.of(evidence, status=job.status),
+                "attempts": job.attempt,
+                "queue_position": position,
+            }
         )
 
 
@@ -383,14 +405,16 @@ class EventObject(Answer):
 
     @classmethod
     def of(cls, row: Event) -> "EventObject":
-        return cls(
-            id=row.id,
-            created_at=_seconds(row.created_at),
-            level=row.level,
-            message=row.message,
-            type=row.type,
-            data=row.data,
-            seq=row.seq,
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "created_at": _seconds(row.created_at),
+                "level": row.level,
+                "message": row.message,
+                "type": row.type,
+                "data": row.data,
+                "seq": row.seq,
+            }
         )
 
 
@@ -411,13 +435,15 @@ class CheckpointObject(Answer):
 
     @classmethod
     def of(cls, row: Checkpoint) -> "CheckpointObject":
-        return cls(
-            id=row.id,
-            created_at=_seconds(row.created_at),
-            fine_tuning_job_id=row.job_id,
-            fine_tuned_model_checkpoint=row.model or f"{row.job_id}:ckpt-step-{row.step}",
-            step_number=row.step,
-            metrics={"step": row.step, **row.metrics},
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "created_at": _seconds(row.created_at),
+                "fine_tuning_job_id": row.job_id,
+                "fine_tuned_model_checkpoint": row.model or f"{row.job_id}:ckpt-step-{row.step}",
+                "step_number": row.step,
+                "metrics": {"step": row.step, **row.metrics},
+            }
         )
 
 

@@ -82,7 +82,9 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
         integrations=None,
         freeze_policy=policy.to_json(),
         freeze_plan=plan.counts() if plan else None,
-        evidence_options=wanted.evidence.model_dump(exclude_none=True) if wanted.evidence else {"overhead_budget": 0.01},
+        evidence_options=wanted.evidence.model_dump(exclude_none=True)
+        if wanted.evidence
+        else {"overhead_budget": 0.01},
         fingerprint=fingerprint(wanted),
         idempotency_key=idempotency_key,
         result_files=[],
@@ -96,7 +98,7 @@ def fingerprint(wanted: JobCreate) -> str:
 
 
 def refuse_ignored_options(hyperparameters: Hyperparameters, policy: Policy) -> None:
-    """An optimizer takes a group's key that it does not know and ignores it, so that a weight trains that was meant not to.
+    """An optimizer accepts a group's key that it does not know and ignores it: a weight trains that was meant not to.
 
     An audit (`enforce: false`) may do it on purpose: it is how the detector is tested.
     """
@@ -183,7 +185,9 @@ def _validate(storage: Storage, file: File, data: Mapping[str, Any], *, form: st
         return False
     columns = formats.Columns.from_json(data)
     with _on_disk(storage, file) as path:
-        formats.validate(path, format=form, task=task, columns=columns, held_out=param == "validation_file", param=param)
+        formats.validate(
+            path, format=form, task=task, columns=columns, held_out=param == "validation_file", param=param
+        )
     return True
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.evidence.tables import Evidence
@@ -34,7 +34,9 @@ def etag(job: JobObject, version: int) -> str:
     return f'W/"{version}.{job.queue_position or 0}"'
 
 
-def metrics(session: Session, job_id: str, *, split: str | None, first: int, last: int | None, limit: int) -> MetricList:
+def metrics(
+    session: Session, job_id: str, *, split: str | None, first: int, last: int | None, limit: int
+) -> MetricList:
     """The curve between two steps; evenly thinned out to `limit` points, the first and the last among them."""
     within = [Metric.job_id == job_id, Metric.step >= first]
     within += [Metric.step <= last] if last is not None else []
@@ -47,8 +49,10 @@ def metrics(session: Session, job_id: str, *, split: str | None, first: int, las
     return MetricList(data=data, sampled=len(chosen) < len(keys), has_more=False)
 
 
-def _at(job_id: str, chosen: Sequence[tuple[int, str]], *, sampled: bool, within: list[object]) -> Select[tuple[Metric]]:
-    statement = select(Metric).where(*within).order_by(Metric.step, Metric.split)  # type: ignore[arg-type]
+def _at(
+    job_id: str, chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]
+) -> Select[Metric]:
+    statement = select(Metric).where(*within).order_by(Metric.step, Metric.split)
     return statement.where(Metric.step.in_(sorted({step for step, _ in chosen}))) if sampled else statement
 
 

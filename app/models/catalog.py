@@ -45,7 +45,7 @@ class Chosen:
         return self.tensors if self.described_for in (None, task) else None
 
 
-def visible(project: str) -> Select[tuple[Model]]:
+def visible(project: str) -> Select[Model]:
     """Models that a project may use: its own, and base models that belong to nobody."""
     return select(Model).where(or_(Model.project.is_(None), Model.project == project))
 
@@ -115,8 +115,13 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
         return _registered(row)
     if any(folder.name == model_id for folder in folders(settings)):
         return Chosen(model_id, {"type": "transformers", "path": model_id})
-    known = [*session.scalars(visible(project).with_only_columns(Model.id)), *(folder.name for folder in folders(settings))]
-    raise ModelError(f"no model is called {model_id!r}{_nearest(model_id, known)}", param="model", code="model_not_found")
+    known = [
+        *session.scalars(visible(project).with_only_columns(Model.id)),
+        *(folder.name for folder in folders(settings)),
+    ]
+    raise ModelError(
+        f"no model is called {model_id!r}{_nearest(model_id, known)}", param="model", code="model_not_found"
+    )
 
 
 def _registered(row: Model) -> Chosen:
@@ -154,7 +159,9 @@ def _affine(kwargs: Mapping[str, Any]) -> list[TensorInfo]:
     for key in ("in_features", "out_features"):
         value = kwargs.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**31:
-            message = f"affine needs {key!r}, a whole number of at least 1" + (f", not {value!r}" if key in kwargs else "")
+            message = f"affine needs {key!r}, a whole number of at least 1" + (
+                f", not {value!r}" if key in kwargs else ""
+            )
             raise ModelError(message, param=f"model.kwargs.{key}")
         sizes[key] = value
     if unknown := sorted(set(kwargs) - set(sizes)):

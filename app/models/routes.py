@@ -21,7 +21,7 @@ from app.models.catalog import find_model, folder_of, folders, layout, task_of, 
 from app.models.compose import Layout
 from app.models.schemas import ModelDeleted, ModelList, ModelObject, ModelRegister, TensorList, TensorObject
 from app.models.tables import Model
-from app.paging import AfterQuery, ends
+from app.paging import AfterQuery
 from app.storage import Storage
 
 router = APIRouter(prefix="/models", tags=["Models"], responses=ERRORS)
@@ -40,7 +40,9 @@ def list_models(who: Who, db: Db, settings: Config) -> ModelList:
 
 
 @router.post("", operation_id="registerModel", summary="Register a base model", responses=CONFLICT)
-def register_model(wanted: Annotated[ModelRegister, Body()], who: Who, db: Db, settings: Config, bell: Bell) -> ModelObject:
+def register_model(
+    wanted: Annotated[ModelRegister, Body()], who: Who, db: Db, settings: Config, bell: Bell
+) -> ModelObject:
     """A worker then reads the folder: digests, manifest, blobs. Registering the same folder again changes nothing."""
     who.must("admin")
     folder = folder_of(settings, wanted.path, param="path")
@@ -73,7 +75,7 @@ def list_tensors(
             raise InvalidRequest(f"no tensor {after!r} in this model", param="after", code="invalid_cursor")
         start = names.index(after) + 1
     data = [TensorObject.of(each) for each in ordered[start : start + limit]]
-    return TensorList(data=data, has_more=start + limit < len(ordered), **ends(data))
+    return TensorList.page(data, more=start + limit < len(ordered))
 
 
 @router.get(
@@ -84,7 +86,12 @@ def list_tensors(
     responses=BINARY,
 )
 def download_model_file(
-    model: ModelId, name: Annotated[str, Path(examples=["model.safetensors"])], request: Request, who: Who, db: Db, storage: Blobs
+    model: ModelId,
+    name: Annotated[str, Path(examples=["model.safetensors"])],
+    request: Request,
+    who: Who,
+    db: Db,
+    storage: Blobs,
 ) -> Response:
     """`model.safetensors` is composed while it streams: frozen tensors from the base, the others from the result."""
     with db.read() as session:

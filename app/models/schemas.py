@@ -38,20 +38,21 @@ class ModelObject(BaseModel):
 
     @classmethod
     def of(cls, row: Model) -> "ModelObject":
-        return cls(
-            id=row.id,
-            created=int(row.created_at.timestamp()),
-            owned_by=row.owned_by,
-            kind=row.kind,
-            status=row.status,
-            error=row.error,
-            spec=row.spec,
-            base_model=row.base_id,
-            job_id=row.job_id,
-            root=row.root,
-            files=[ModelFile(**{key: each[key] for key in ("name", "size", "sha256")}) for each in row.files],
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "created": int(row.created_at.timestamp()),
+                "owned_by": row.owned_by,
+                "kind": row.kind,
+                "status": row.status,
+                "error": row.error,
+                "spec": row.spec,
+                "base_model": row.base_id,
+                "job_id": row.job_id,
+                "root": row.root,
+                "files": [ModelFile(**{key: each[key] for key in ("name", "size", "sha256")}) for each in row.files],
+            }
         )
-
 
     @classmethod
     def of_folder(cls, folder: Path) -> "ModelObject":
@@ -73,7 +74,7 @@ class ModelDeleted(BaseModel):
 
 
 class ModelRegister(BaseModel):
-    """Makes a folder under PERMAFROST_MODELS_DIR known, so that its tensors are read once and policies resolve at POST."""
+    """Makes a folder under PERMAFROST_MODELS_DIR known: it is read once, and from then on policies resolve at POST."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -81,7 +82,9 @@ class ModelRegister(BaseModel):
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = Field(
         default=None, description="How jobs will call it; absent: the folder's name."
     )
-    task: str | None = Field(default=None, max_length=40, description="What it will be used for, where config.json does not say.")
+    task: str | None = Field(
+        default=None, max_length=40, description="What it will be used for, where config.json does not say."
+    )
 
 
 class TensorObject(BaseModel):
@@ -95,10 +98,11 @@ class TensorObject(BaseModel):
     nbytes: int
     sha256: str
 
-
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> "TensorObject":
-        return cls(id=stored["name"], **{key: stored[key] for key in ("name", "file", "dtype", "shape", "nbytes", "sha256")})
+        return cls(
+            id=stored["name"], **{key: stored[key] for key in ("name", "file", "dtype", "shape", "nbytes", "sha256")}
+        )
 
 
 class TensorList(Page):

@@ -1,4 +1,4 @@
-"""Pages for people: dashboard, a job, the API's documentation. Rendered here, with every asset served from this process."""
+"""Pages for people: dashboard, a job, the API's documentation. Every asset comes from this process."""
 
 from pathlib import Path
 

@@ -34,9 +34,17 @@ BAD_JOBS: dict[str, tuple[dict[str, Any], str, str]] = {
     "number as model": ({"model": 5}, "model", "invalid_value"),
     "unknown kind of model": ({"model": {"type": "onnx"}}, "model", "invalid_value"),
     "spec without architecture": ({"model": {"type": "torch"}}, "model.architecture", "missing_field"),
-    "unknown architecture": ({"model": {**AFFINE, "architecture": "afine"}}, "model.architecture", "unknown_architecture"),
+    "unknown architecture": (
+        {"model": {**AFFINE, "architecture": "afine"}},
+        "model.architecture",
+        "unknown_architecture",
+    ),
     "missing kwargs": ({"model": TORCH}, "model.kwargs.in_features", "invalid_model"),
-    "kwargs of another type": ({"model": {**TORCH, "kwargs": {"in_features": "2"}}}, "model.kwargs.in_features", "invalid_model"),
+    "kwargs of another type": (
+        {"model": {**TORCH, "kwargs": {"in_features": "2"}}},
+        "model.kwargs.in_features",
+        "invalid_model",
+    ),
     "unknown kwargs": (
         {"model": {**TORCH, "kwargs": {"in_features": 2, "out_features": 1, "bias": False}}},
         "model.kwargs.bias",
@@ -56,8 +64,16 @@ BAD_JOBS: dict[str, tuple[dict[str, Any], str, str]] = {
         "freeze_policy.rules[0].select.nmae",
         "invalid_freeze_policy",
     ),
-    "unknown mechanism": ({"freeze_policy": {"freeze": ["weight"], "mechanism": "lr0"}}, "freeze_policy.mechanism", "invalid_freeze_policy"),
-    "policy that matches nothing": ({"freeze_policy": {"freeze": ["wieght"]}}, "freeze_policy.freeze", "invalid_freeze_policy"),
+    "unknown mechanism": (
+        {"freeze_policy": {"freeze": ["weight"], "mechanism": "lr0"}},
+        "freeze_policy.mechanism",
+        "invalid_freeze_policy",
+    ),
+    "policy that matches nothing": (
+        {"freeze_policy": {"freeze": ["wieght"]}},
+        "freeze_policy.freeze",
+        "invalid_freeze_policy",
+    ),
     "policy that freezes everything": ({"freeze_policy": {"freeze": ["**"]}}, "freeze_policy", "invalid_freeze_policy"),
     "ignored option": (
         {"hyperparameters": {"optimizer": SGD}},
@@ -245,11 +261,15 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing(embedded: FastAPI, capsys: py
 
 def test_a_request_id_of_the_callers_own_is_kept(client: TestClient) -> None:
     """One that could break a log line or a header is replaced."""
-    assert client.get("models", headers={"x-request-id": "trace-0123456789"}).headers["x-request-id"] == "trace-0123456789"
-    assert client.get("models", headers={"x-request-id": "no spaces, please"}).headers["x-request-id"].startswith("req_")
+    assert (
+        client.get("models", headers={"x-request-id": "trace-0123456789"}).headers["x-request-id"] == "trace-0123456789"
+    )
+    assert (
+        client.get("models", headers={"x-request-id": "no spaces, please"}).headers["x-request-id"].startswith("req_")
+    )
 
 
-@pytest.mark.parametrize(("auth", "host"), [("off", "0.0.0.0"), ("required", "127.0.0.1"), ("", "192.168.0.5")])  # noqa: S104
+@pytest.mark.parametrize(("auth", "host"), [("off", "0.0.0.0"), ("required", "127.0.0.1"), ("", "192.168.0.5")])
 def test_the_service_refuses_to_be_open_to_everybody(tmp_path: Any, auth: Any, host: str) -> None:
     """No keys, no service beyond loopback; the message says what would work."""
     with pytest.raises(SystemExit, match="PERMAFROST_AUTH"):

@@ -16,7 +16,12 @@ def test_the_sdk_uploads_reads_lists_and_deletes(openai: OpenAI) -> None:
     """Every call of the SDK's files resource, with strict and with lenient parsing."""
     content = b'{"x":[1,2],"y":3}\n'
     made = openai.files.create(file=("train.jsonl", content), purpose="fine-tune")
-    assert (made.filename, made.bytes, made.purpose, made.status) == ("train.jsonl", len(content), "fine-tune", "processed")
+    assert (made.filename, made.bytes, made.purpose, made.status) == (
+        "train.jsonl",
+        len(content),
+        "fine-tune",
+        "processed",
+    )
     assert openai.files.retrieve(made.id) == made
     assert openai.files.content(made.id).read() == content
     assert openai.files.wait_for_processing(made.id).id == made.id
@@ -125,10 +130,17 @@ def test_a_bad_form_is_refused_by_field(client: TestClient, case: str) -> None:
         ("application/json", b"{}", 415, "unsupported_media_type"),
         ("multipart/form-data", b"", 400, "invalid_multipart"),
         ("multipart/form-data; boundary=b", b"not a form", 400, "invalid_multipart"),
-        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="file"', 400, "invalid_multipart"),
+        (
+            "multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="file"',
+            400,
+            "invalid_multipart",
+        ),
     ],
 )
-def test_a_body_that_is_no_form_is_refused(client: TestClient, content_type: str, body: bytes, status: int, code: str) -> None:
+def test_a_body_that_is_no_form_is_refused(
+    client: TestClient, content_type: str, body: bytes, status: int, code: str
+) -> None:
     """Another type is 415; a torn form is 400."""
     answer = client.post("files", content=body, headers={"content-type": content_type})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
@@ -155,7 +167,9 @@ def test_a_client_that_goes_away_leaves_nothing(embedded: FastAPI, client: TestC
     assert [path for path in (backends.settings.home / "blobs").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "..\\..\\boot.ini", "a/b/c.jsonl", "\x00nul.jsonl", "r\u00e9sum\u00e9.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "..\\..\\boot.ini", "a/b/c.jsonl", "\x00nul.jsonl", "r\u00e9sum\u00e9.jsonl"]
+)
 def test_a_name_never_becomes_a_path(client: TestClient, upload: Upload, name: str) -> None:
     """Only the last part of a name is kept, for showing; the blob's name is its digest."""
     shown = client.get(f"files/{upload(b'x', name=name)}").json()["filename"]
@@ -166,7 +180,7 @@ def test_a_name_never_becomes_a_path(client: TestClient, upload: Upload, name: s
 
 def test_a_file_that_a_waiting_job_needs_stays(openai: OpenAI) -> None:
     """409 that names the job, with the header that keeps the SDK from trying again; free once the job has ended."""
-    content = "\n".join('{"x":[1,%d],"y":1}' % n for n in range(4)).encode()
+    content = "\n".join(f'{{"x":[1,{n}],"y":1}}' for n in range(4)).encode()
     file = openai.files.create(file=("a.jsonl", content), purpose="fine-tune").id
     job = openai.fine_tuning.jobs.create(model="-", training_file=file, extra_body={"model": AFFINE})
     with pytest.raises(ConflictError) as raised:

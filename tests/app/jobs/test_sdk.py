@@ -36,7 +36,9 @@ def run_to_the_end(db: Database) -> None:
     lease = lifecycle.claim(db, worker="test", seconds=60)
     assert lease is not None
     progress = {"step": 5, "total_steps": 10, "epoch": 1.0, "percent": 50.0, "eta_seconds": 2}
-    news = News(progress=progress, notes=[Note("Step 5/10: training loss=0.5", type="metrics", data={"step": 5, "loss": 0.5})])
+    news = News(
+        progress=progress, notes=[Note("Step 5/10: training loss=0.5", type="metrics", data={"step": 5, "loss": 0.5})]
+    )
     news.metrics = [(step, "train", {"loss": 1 / step}) for step in range(1, 6)]
     news.checkpoints = [(5, {"train_loss": 0.5})]
     lifecycle.beat(db, lease, news)
@@ -101,7 +103,12 @@ def test_events_and_checkpoints_are_listed(openai: OpenAI, db: Database) -> None
     job = create(openai)
     run_to_the_end(db)
     events = list(openai.fine_tuning.jobs.list_events(job.id, limit=2))
-    assert [event.message for event in events] == ["Job succeeded", "Step 5/10: training loss=0.5", "Job started", "Job created"]
+    assert [event.message for event in events] == [
+        "Job succeeded",
+        "Step 5/10: training loss=0.5",
+        "Job started",
+        "Job created",
+    ]
     assert events[1].type == "metrics"
     (checkpoint,) = openai.fine_tuning.jobs.checkpoints.list(job.id)
     assert (checkpoint.step_number, checkpoint.metrics.train_loss) == (5, 0.5)
@@ -120,7 +127,12 @@ def test_events_stream_to_the_end_of_the_job(openai: OpenAI, db: Database) -> No
     seen = [next(stream)]
     run_to_the_end(db)
     seen += stream
-    assert [event.message for event in seen] == ["Job created", "Job started", "Step 5/10: training loss=0.5", "Job succeeded"]
+    assert [event.message for event in seen] == [
+        "Job created",
+        "Job started",
+        "Step 5/10: training loss=0.5",
+        "Job succeeded",
+    ]
     options["params"]["after"] = seen[1].id
     rest = list(openai.get(f"/fine_tuning/jobs/{job.id}/events", options=options, **kind))
     assert rest == seen[2:]
