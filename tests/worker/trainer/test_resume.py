@@ -82,7 +82,23 @@ def scheduled(root: Path) -> WorkOrder:
     return WorkOrder.from_json(order.to_json() | {"policy": {"default": "train", "rules": rules}})
 
 
-ORDERS = [affine, bert, scheduled]
+def preference(root: Path) -> WorkOrder:
+    """DPO, whose reference must be the base's and not the checkpoint's."""
+    place = Workspace(root).create()
+    if not (place.base / "config.json").exists():
+        tiny.llama(place.base, attention_dropout=0.1)
+    words = tiny.WORDS
+    rows = [{"prompt": f"{words[at]} {words[-at]}", "chosen": " good", "rejected": " bad"} for at in range(1, 21)] * 2
+    hyperparameters = SLOW | {"learning_rate": 1e-3}
+    fields = bert(root / "other").to_json() | {
+        "data": data(place, rows),
+        "task": "preference",
+        "policy": {"train": ["model.layers.1.**"]},
+    }
+    return WorkOrder.from_json(fields | {"hyperparameters": hyperparameters})
+
+
+ORDERS = [affine, bert, scheduled, preference]
 
 
 @pytest.mark.parametrize("build", ORDERS)

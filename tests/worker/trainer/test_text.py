@@ -204,6 +204,20 @@ def test_causal_language_model(llama: Workspace, tmp_path: Path, rows: list[dict
     assert ("chat template" in messages) == ("messages" in rows[0])
 
 
+def test_preference(llama: Workspace) -> None:
+    """DPO: the reference is the base before training, so the first loss is log 2; the margin of the chosen grows."""
+    rows = [
+        {"prompt": "the cat", "chosen": " is good", "rejected": " is bad"},
+        {"prompt": "a dog", "chosen": " ran", "rejected": " sat"},
+    ]
+    hyperparameters = {"n_epochs": 5, "batch_size": 4, "learning_rate": 1e-3, "beta": 0.5, "validation_fraction": 0.25}
+    done = attempt(order(llama, rows * 8, task="preference", hyperparameters=hyperparameters), llama.root)
+    assert done.code == 0
+    assert done.of("step")[0]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert done.of("done")[0]["metrics"]["margin"] > 0
+    assert done.of("done")[0]["metrics"]["accuracy"] == 1.0
+
+
 def test_longer_than_the_model_is_cut_and_said(bert: Workspace) -> None:
     """Sequences beyond the model's positions are cut, and an event counts them."""
     rows = [row | {"text": row["text"] + " very" * 60} if at < 3 else row for at, row in enumerate(text_rows())]

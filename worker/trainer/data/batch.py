@@ -24,12 +24,14 @@ class Batch:
     weight: int  # examples, elements or tokens that carry loss
     examples: int
     tokens: int = 0  # without padding; 0 where data has none
+    reference: Tensor | None = None  # of preference data
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return replace(self, inputs=moved, targets=self.targets.to(device, non_blocking=True))
+        reference = None if self.reference is None else self.reference.to(device, non_blocking=True)
+        return replace(self, inputs=moved, targets=self.targets.to(device, non_blocking=True), reference=reference)
 
 
 class Examples(Protocol):

@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from app.errors import DataError
 from worker.trainer.data.batch import Batch, Examples
 from worker.trainer.data.order import Order, Positions, sequential
+from worker.trainer.data.preference import PreferenceExamples
 from worker.trainer.freeze.apply import Frozen
 from worker.trainer.protocol import Reporter
 from worker.trainer.training.hyperparameters import Settings
-from worker.trainer.training.objectives import Metrics, Objective
+from worker.trainer.training.objectives import Metrics, Objective, Preference
 from worker.trainer.training.progress import Progress
 from worker.trainer.training.schedule import factor
 from worker.trainer.training.stop import Stopped, StopRequest
@@ -200,6 +201,21 @@ def probe(run: Run) -> None:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())
         message = f"the model does not accept this data ({shapes}, targets {tuple(batch.targets.shape)}): {error}"
         raise DataError(message, param="training_file", code="data_does_not_fit_model") from error
+    run.model.train()
+
+
+@torch.no_grad()
+def ask_reference(run: Run, objective: Preference) -> None:
+    """Fill in what the base thinks of each answer. Call while the model still is the base."""
+    run.model.eval()
+    for examples in (run.training, run.validation):
+        if isinstance(examples, PreferenceExamples):
+            batches = [
+                examples.batch(at).to(run.device) for at in sequential(len(examples), run.settings.micro_batch_size)
+            ]
+            with autocast(run):
+                found = [objective.log_probabilities(run.model, batch).cpu() for batch in batches]
+            examples.reference = torch.cat(found)
     run.model.train()
 
 

@@ -105,6 +105,32 @@ class Contrastive:
         return RankMeter()
 
 
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """DPO: the chosen answer should gain on the rejected one, measured from where the base stood (Rafailov 2023)."""
+
+    beta: float = 0.1
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs are the margins (examples,): how much more the chosen one has gained."""
+        assert batch.reference is not None
+        gained = self.log_probabilities(model, batch) - batch.reference
+        margins = self.beta * (gained[:, 0] - gained[:, 1])
+        return -F.logsigmoid(margins).sum(), margins
+
+    def log_probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(examples, 2): of each chosen and rejected answer, summed over its tokens."""
+        logits, targets = predict(model, batch)[:, :-1], batch.targets[:, 1:]
+        carries = targets != IGNORED
+        each = -F.cross_entropy(logits[carries].float(), targets[carries], reduction="none")
+        rows = carries.nonzero()[:, 0]
+        summed = each.new_zeros(len(targets)).index_add(0, rows, each)
+        return torch.stack([summed[: batch.examples], summed[batch.examples :]], dim=1)
+
+    def meter(self) -> Meter:
+        return MarginMeter()
+
+
 def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     """Mean over real tokens: (batch, width, features) and (batch, width) to (batch, features)."""
     real = mask.unsqueeze(-1).to(hidden.dtype)
@@ -172,6 +198,20 @@ class RankMeter:
     def metrics(self) -> Metrics:
         ranks = torch.cat(self.ranks).double()
         return {"accuracy": (ranks == 1).double().mean().item(), "mrr": (1 / ranks).mean().item()}
+
+
+@dataclass(slots=True)
+class MarginMeter:
+    """How often the chosen answer gained more, and by how much on average."""
+
+    margins: list[Tensor] = field(default_factory=list)
+
+    def add(self, outputs: Tensor, batch: Batch) -> None:
+        self.margins.append(outputs.detach().double().cpu())
+
+    def metrics(self) -> Metrics:
+        margins = torch.cat(self.margins)
+        return {"accuracy": (margins > 0).double().mean().item(), "margin": margins.mean().item()}
 
 
 @dataclass(slots=True)

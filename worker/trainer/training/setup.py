@@ -24,8 +24,8 @@ from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.training import hyperparameters, optimizer, tasks
 from worker.trainer.training.hyperparameters import Facts, Settings
-from worker.trainer.training.loop import Run, probe
-from worker.trainer.training.objectives import Metrics
+from worker.trainer.training.loop import Run, ask_reference, probe
+from worker.trainer.training.objectives import Metrics, Preference
 from worker.trainer.training.progress import Progress
 from worker.trainer.training.stop import StopRequest
 from worker.trainer.training.watch import Watch
@@ -43,7 +43,7 @@ def assemble(
     reporter: Reporter,
     stop: StopRequest,
 ) -> Run:
-    """Settle, encode, restore what an earlier attempt left, freeze, build the optimizer, refuse, report."""
+    """Settle, encode, freeze, build the optimizer, refuse, report; then take up what an earlier attempt left."""
     device, model = choose_device(order.device), subject.model
     settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
     _refuse_split_pairs(task, settings)
@@ -51,7 +51,7 @@ def assemble(
     saver = Saver(
         place, subject, plan, settings, reporter, run=_identity(order, place, subject, plan, settings, task=task)
     )
-    resumed = saver.newest(device)
+    found = saver.find(device)
 
     model.to(device)
     frozen = freeze(model, plan)
@@ -62,9 +62,10 @@ def assemble(
         inventory=subject.inventory,
         enforce=plan.policy.enforce,
     )
-    frozen.at_step(resumed.step if resumed else 0, built)
+    frozen.at_step(0, built)
     refuse(model, plan, built)
 
+    objective = tasks.objective(task, settings)
     lengths = prepared.training.lengths if settings.length_bucketing else None
     data_order = Order(len(prepared.training), settings.batch_size, order.seed, lengths)
     budget = float(order.evidence.get("overhead_budget", 0.01))
@@ -73,7 +74,7 @@ def assemble(
         model=model,
         frozen=frozen,
         optimizer=built,
-        objective=tasks.objective(task, settings),
+        objective=objective,
         training=prepared.training,
         validation=prepared.validation,
         order=data_order,
@@ -99,10 +100,12 @@ def assemble(
     )
     for note in (*subject.loaded.notes, *prepared.notes):
         reporter.event(note)
+    if isinstance(objective, Preference):
+        ask_reference(run, objective)  # while the model still is the base
     probe(run)
     determinism.seed_everything(order.seed)
-    if resumed is not None:
-        saver.resume(run, resumed)
+    if found is not None:
+        saver.resume(run, found)
     return run
 
 
@@ -157,14 +160,13 @@ class Saver:
             "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}
         )
 
-    def newest(self, device: torch.device) -> Checkpoint | None:
-        """The checkpoint to go on from, with its weights already in the model and its thread count set."""
+    def find(self, device: torch.device) -> Checkpoint | None:
+        """The checkpoint to go on from; its thread count is set, since another one would give other bits."""
         found = checkpoint.newest(self.place.checkpoints, run=self.run, on_damage=self._tell_damage)
         if found is None:
             return None
-        checkpoint.restore_tensors(found, self._moving())
         before = found.state["environment"]
-        torch.set_num_threads(int(before["threads"]))  # another count would give other bits
+        torch.set_num_threads(int(before["threads"]))
         now = determinism.environment(device)
         self.reporter.event(f"goes on after step {found.step}", step=found.step)
         if now != before:
@@ -174,7 +176,9 @@ class Saver:
         return found
 
     def resume(self, run: Run, found: Checkpoint) -> None:
-        """Everything beside the weights, last of all the generators."""
+        """Make the run what it was after the checkpoint's step; generators last."""
+        checkpoint.restore_tensors(found, self._moving())
+        run.frozen.at_step(found.step, run.optimizer)
         found.restore_optimizer(run.optimizer)
         run.scaler.load_state_dict(found.state["scaler"])
         run.watch.witness.load_state_dict(found.state["witness"])

@@ -12,7 +12,7 @@ from torch import nn
 
 from app.errors import InvalidRequest
 from app.files import formats
-from worker.trainer.data import images, language, reading, tabular, text
+from worker.trainer.data import images, language, preference, reading, tabular, text
 from worker.trainer.data.batch import Examples
 from worker.trainer.data.reading import Row, Source
 from worker.trainer.models import pretrained
@@ -25,6 +25,7 @@ from worker.trainer.training.objectives import (
     Contrastive,
     LanguageModelling,
     Objective,
+    Preference,
     Regression,
     TokenClassification,
 )
@@ -85,6 +86,8 @@ def objective(task: str, settings: Settings) -> Objective:
         return LanguageModelling(label_smoothing=smoothing)
     if task == "pairs":
         return Contrastive(temperature=settings.temperature)
+    if task == "preference":
+        return Preference(beta=settings.beta)
     raise InvalidRequest(f"no training is known for the task {task!r}", param="task")
 
 
@@ -117,6 +120,8 @@ def _encode(
         return text.encode_words(rows, loaded.tokenizer, limit=limit)
     if task == "causal-lm":
         return language.encode(rows, loaded.tokenizer, limit=limit, param=param)
+    if task == "preference":
+        return preference.encode(rows, loaded.tokenizer, limit=limit)
     if task == "pairs":
         return text.encode_pairs(rows, loaded.tokenizer, limit=limit)
     return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=task == "text-regression")
