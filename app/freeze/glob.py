@@ -24,6 +24,11 @@ def literal_prefix(pattern: str) -> str:
     return ".".join(segments[:count])
 
 
+def literal_end(pattern: str) -> str:
+    """What every match ends with: most names of a model fail here, at a tenth of the cost."""
+    return pattern.rpartition("*")[2].removeprefix(".")
+
+
 def compile_glob(pattern: str) -> Callable[[str], bool]:
     """`*` is one segment or a part of one, `**` any number of segments, also none; the whole name must match.
 
@@ -39,8 +44,7 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
     if len(runs) > 1:
         expression += r"(?:[^.]+\.)*" + _run(runs[-1])
     fullmatch = re.compile(expression).fullmatch
-    tail = pattern.rpartition("*")[2].removeprefix(".")  # most names of a model fail here, at a tenth of the cost
-    return lambda name: name.endswith(tail) and fullmatch(name + ".") is not None
+    return lambda name: fullmatch(name + ".") is not None
 
 
 def _runs(pattern: str) -> list[list[str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 MAX_LENGTH = 200
 MAX_STATES = 2_000  # after {m,n} is written out
-MAX_ROWS = 10_000  # state sets remembered before the memory is cleared
+MAX_REMEMBERED = 100_000  # transitions, before the memory is cleared
 
 _CLASSES = "dDwWsS"
 _LITERALS = "tnrfv"
@@ -153,16 +153,44 @@ class _Parser:
 
 
 class _Row(dict[str, "_Row | None"]):
-    """A set of states: the next one for each character seen so far, None when nothing can match any more."""
+    """A set of states, and the row after each segment (and its dot) seen so far; None when nothing can match any more.
+
+    Segments, since the names of a model share most of theirs; `characters` serves those that are new.
+    """
 
     def __init__(self, automaton: "_Automaton", states: frozenset[int]) -> None:
         self.automaton = automaton
         self.states = states
         self.accepts = 0 in states
+        self.characters: dict[str, _Row | None] = {}
+        self.ends: dict[str, bool] = {}  # whether a name may end with this segment
 
-    def __missing__(self, character: str) -> "_Row | None":
-        self[character] = following = self.automaton.step(self.states, character)
-        return following
+    def __missing__(self, segment: str) -> "_Row | None":
+        row = self._read(segment + ".")
+        self.automaton.make_room()
+        self[segment] = row
+        return row
+
+    def ends_with(self, segment: str) -> bool:
+        if segment not in self.ends:
+            row = self._read(segment)
+            self.automaton.make_room()
+            self.ends[segment] = row is not None and row.accepts
+        return self.ends[segment]
+
+    def forget(self) -> None:
+        for memory in (self, self.characters, self.ends):
+            memory.clear()
+
+    def _read(self, text: str) -> "_Row | None":
+        row: _Row | None = self
+        for character in text:
+            if row is None:
+                return None
+            if character not in row.characters:
+                row.characters[character] = self.automaton.step(row.states, character)
+            row = row.characters[character]
+        return row
 
 
 class _Automaton:
@@ -173,24 +201,33 @@ class _Automaton:
         self.next: dict[int, tuple[int, ...]] = {0: ()}  # 0 accepts
         self.start = _Row(self, frozenset(self._closure([self._build(node, 0)])))
         self.rows: dict[frozenset[int], _Row] = {}
+        self.remembered = 0
 
     def matches(self, name: str) -> bool:
         row = self.start
-        for character in name:
-            following = row[character]
+        *path, last = name.split(".")
+        for segment in path:
+            following = row[segment]
             if following is None:
                 return False
             row = following
-        return row.accepts
+        return row.ends_with(last)
 
     def step(self, states: frozenset[int], character: str) -> _Row | None:
         """The row after one more character."""
         passed = [self.next[state][0] for state in states if state in self.tests and self.tests[state](character)]
         states = frozenset(self._closure(passed))
-        if len(self.rows) >= MAX_ROWS:
-            self.rows.clear()
-            self.start.clear()
+        self.make_room()
         return self.rows.setdefault(states, _Row(self, states)) if states else None
+
+    def make_room(self) -> None:
+        """Forget everything now and then: memory stays bounded, and no answer depends on what is remembered."""
+        self.remembered += 1
+        if self.remembered > MAX_REMEMBERED:
+            self.remembered = 0
+            for row in (self.start, *self.rows.values()):
+                row.forget()
+            self.rows.clear()
 
     def _closure(self, states: list[int]) -> Iterator[int]:
         """States reached without reading a character; only those that read one, or accept, are kept."""

@@ -2,11 +2,12 @@
 
 import difflib
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 from app.errors import PolicyError
-from app.freeze.glob import compile_glob, literal_prefix
+from app.freeze.glob import compile_glob, literal_end, literal_prefix
 from app.freeze.policy import Layers, Policy, Rule
 from app.freeze.regex import compile_regex
 from app.freeze.tensors import TensorInfo
@@ -17,13 +18,21 @@ class Index:
 
     def __init__(self, tensors: Iterable[TensorInfo]) -> None:
         self.tensors = sorted(tensors, key=lambda tensor: tensor.name)
-        pairs = sorted((name, at) for at, t in enumerate(self.tensors) for name in (t.name, *t.aliases))
-        self.names = [name for name, _ in pairs]
-        self.owner = [at for _, at in pairs]
+        owner = {tensor.name: at for at, tensor in enumerate(self.tensors)}
+        count = len(self.tensors)
+        for at, tensor in enumerate(self.tensors):
+            if tensor.aliases:
+                owner.update(dict.fromkeys(tensor.aliases, at))
+                count += len(tensor.aliases)
+        if len(owner) != count:
+            raise ValueError(f"the name {self._twice()!r} stands for two tensors")
+        self.names = sorted(owner)
+        self.owner = [owner[name] for name in self.names]
         self.position = {name: position for position, name in enumerate(self.names)}
-        if len(self.position) != len(self.names):
-            twice = next(a for a, b in zip(self.names, self.names[1:], strict=False) if a == b)
-            raise ValueError(f"the name {twice!r} stands for two tensors")
+
+    def _twice(self) -> str:
+        seen = Counter(name for tensor in self.tensors for name in (tensor.name, *tensor.aliases))
+        return seen.most_common(1)[0][0]
 
     def under(self, path: str) -> range:
         """Positions of the names below the module `path`; '' is the root."""
@@ -63,20 +72,16 @@ def matching(rule: Rule, index: Index, policy: Policy) -> list[int]:
         if len(found) == 1:
             problem = f"the model has no {select.kind}"
         raise PolicyError(f"rule '{rule.id}' matches nothing: {problem}", param=at)
-    kept = [p for p in both if _claimable(rule, index.tensors[index.owner[p]], policy)]
+    kept = sorted(both)
+    if policy.buffers == "track" and select.kind != "buffer":
+        kept = [p for p in kept if index.tensors[index.owner[p]].kind == "parameter"]
     if not kept:
         raise PolicyError(
             f'rule \'{rule.id}\' matches only buffers, and "buffers": "track" leaves buffers alone: '
             'add "kind": "buffer" to select them all the same',
             param=at,
         )
-    kept.sort()
     return kept
-
-
-def _claimable(rule: Rule, tensor: TensorInfo, policy: Policy) -> bool:
-    """Under `track` a buffer is decided only by a rule that asks for buffers."""
-    return tensor.kind == "parameter" or policy.buffers == "pin" or rule.select.kind == "buffer"
 
 
 def _any_of(rule: Rule, index: Index, key: str, patterns: Sequence[str]) -> set[int]:
@@ -101,8 +106,9 @@ def _by_name(index: Index, pattern: str) -> Iterable[int]:
         return positions
     if pattern == f"{prefix}.**":
         return [*positions, *_by_name(index, prefix)]
-    matches = compile_glob(pattern)
-    found = [p for p in positions if matches(index.names[p])]
+    matches, end = compile_glob(pattern), literal_end(pattern)
+    names = index.names[positions.start : positions.stop]
+    found = [p for p, name in zip(positions, names, strict=True) if name.endswith(end) and matches(name)]
     # `a.**` also means `a` itself, which does not stand below `a`.
     exact = index.position.get(prefix)
     return [*found, exact] if exact is not None and matches(prefix) else found
@@ -141,17 +147,28 @@ _SELECTORS: dict[str, Callable[[Index, str], Iterable[int]]] = {
 
 def _in_layers(rule: Rule, index: Index, layers: Layers) -> set[int]:
     where = rule.select_at("layers")
-    children: dict[int, list[int]] = {}
-    skip = len(layers.path) + 1
-    for position in index.under(layers.path):
-        child = index.names[position][skip:].partition(".")[0]
-        if child.isascii() and child.isdigit():
-            children.setdefault(int(child), []).append(position)
+    children = _numbered_children(index, layers.path)
     if not children:
         raise PolicyError(f"rule '{rule.id}' matches nothing: {_no_layers(index, layers.path)}", param=f"{where}.path")
     present = sorted(children)
     chosen = _chosen_layers(rule, layers, present, where)
     return {position for number in chosen for position in children[number]}
+
+
+def _numbered_children(index: Index, path: str) -> dict[int, list[int]]:
+    """Positions under each integer child of a module, found by leaps from child to child."""
+    children: dict[int, list[int]] = {}
+    below = index.under(path)
+    position = below.start
+    while position < below.stop:
+        name = index.names[position]
+        child = name[len(path) + 1 :].partition(".")[0]
+        prefix = f"{path}.{child}"
+        positions = [position] if name == prefix else index.under(prefix)
+        if child.isascii() and child.isdigit():
+            children.setdefault(int(child), []).extend(positions)
+        position = positions[-1] + 1
+    return children
 
 
 def _chosen_layers(rule: Rule, layers: Layers, present: list[int], where: str) -> list[int]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.freeze.glob import check_glob, compile_glob, literal_prefix
+from app.freeze.glob import check_glob, compile_glob, literal_end, literal_prefix
 
 
 def reference(pattern: list[str], name: list[str]) -> bool:
@@ -38,10 +38,11 @@ def test_matches_what_the_reference_matches(pattern, name):
 
 
 @given(globs, names)
-def test_a_match_begins_with_the_literal_prefix(pattern, name):
-    """The prefix by which an index narrows the search never hides a match."""
+def test_a_match_begins_and_ends_with_the_literal_parts(pattern, name):
+    """The prefix and the end by which a search is narrowed never hide a match."""
     prefix = literal_prefix(pattern)
     if compile_glob(pattern)(name):
+        assert name.endswith(literal_end(pattern))
         assert not prefix or name == prefix or name.startswith(prefix + ".")
 
 

@@ -82,9 +82,9 @@ def test_anchors_at_the_ends_are_allowed():
     assert compile_regex(r"a\$")("a$")
 
 
-def test_memory_of_state_sets_is_bounded(monkeypatch):
-    """Forgetting remembered sets changes no answer."""
-    monkeypatch.setattr(regex, "MAX_ROWS", 3)
+def test_memory_is_bounded(monkeypatch):
+    """Forgetting what is remembered changes no answer."""
+    monkeypatch.setattr(regex, "MAX_REMEMBERED", 3)
     matches = compile_regex(".*a..b.*")
     for number in range(512):
         name = f"{number:09b}".replace("0", "a").replace("1", "b")
