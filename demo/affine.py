@@ -75,7 +75,7 @@ def show(jobs: dict[str, dict[str, Any]], rows: dict[str, dict[str, dict[str, An
     for heading in ("mechanism", "how", "weight changed", "bias changed", "verdict"):
         table.add_column(heading)
     for label, job in jobs.items():
-        how = MECHANISMS.get(label, '{"params": weight, "requires_grad": False} as a group')
+        how = MECHANISMS.get(label, '{"params": weight, "requires_grad": False}')
         changed = [changes(rows[label][name]) for name in ("weight", "bias")]
         table.add_row(label, f"[dim]{how}[/]", *changed, verdict(job["evidence"]["verdict"]))
     console.print(table)

