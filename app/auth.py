@@ -71,7 +71,7 @@ Who = Annotated[Caller, Depends(caller)]
 
 
 def refuse_open_doors(settings: Settings, db: Database) -> None:
-    """Raises SystemExit, with what to do, when the service would be open to all of the network, or closed to everyone."""
+    """Raises SystemExit, with what to do, when the service would be open to the network, or closed to everyone."""
     if settings.auth == "off" and not settings.on_loopback:
         raise SystemExit(
             f"PERMAFROST_AUTH=off is for loopback addresses only, and PERMAFROST_HOST is {settings.host}: "

@@ -1,7 +1,7 @@
 """Engine, sessions and column types; the same synchronous session serves the API and the worker."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,9 +86,10 @@ class Database:
         with self._read() as session:
             yield session
 
-    def before_commit(self, call: Callable[[Session], None]) -> None:
-        """Has `call` take part in every write transaction, at its end."""
-        event.listen(self._write, "before_commit", call)
+    @property
+    def writers(self) -> sessionmaker[Session]:
+        """What makes the sessions of write transactions; for those who listen to their events."""
+        return self._write
 
     def close(self) -> None:
         for engine in self._engines:

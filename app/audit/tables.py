@@ -18,7 +18,7 @@ class AuditLog(Base):
     #: The route's operationId, or the command's name.
     action: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[str | None] = mapped_column(String(256))
-    # The actor as it was then: its key may be gone or renamed later. No key: a loopback without keys, or the command line.
+    # The actor as it was then. No key: a loopback without keys, or the command line.
     key_id: Mapped[str | None] = mapped_column(String(16))
     key_name: Mapped[str | None] = mapped_column(String(128))
     role: Mapped[str] = mapped_column(String(8))

@@ -1,0 +1,61 @@
+"""The audit log as it travels."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.audit.tables import AuditLog
+from app.paging import Page
+
+
+class Actor(BaseModel):
+    """The key that acted, as it was then. Without an id: a loopback without keys, or the command line."""
+
+    api_key_id: str | None = None
+    name: str | None = None
+    role: Literal["admin", "writer", "reader"]
+    ip_address: str | None = None
+
+
+class AuditLogObject(BaseModel):
+    """One change and who made it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "audit-5f0c1d2e3a4b5c6d7e8f9a0b",
+                    "object": "audit_log",
+                    "created_at": 1760000000,
+                    "action": "cancelFineTuningJob",
+                    "object_id": "ftjob-5f0c1d2e3a4b5c6d7e8f9a0b",
+                    "actor": {"api_key_id": "pf_k3v9x0ab", "name": "ci", "role": "writer", "ip_address": "10.0.0.7"},
+                    "request_id": "req_5f0c1d2e3a4b5c6d7e8f9a0b",
+                }
+            ]
+        }
+    )
+
+    id: str
+    object: Literal["audit_log"] = "audit_log"
+    created_at: int = Field(description="Unix time in seconds.")
+    action: str = Field(description="The operationId; `keys.create` and `keys.revoke` for commands.")
+    object_id: str | None = Field(description="What was made, changed or deleted.")
+    actor: Actor
+    request_id: str | None = Field(description="The header `x-request-id` of the answer.")
+
+    @classmethod
+    def of(cls, row: AuditLog) -> "AuditLogObject":
+        actor = {"api_key_id": row.key_id, "name": row.key_name, "role": row.role, "ip_address": row.address}
+        return cls(
+            id=row.id,
+            created_at=int(row.created_at.timestamp()),
+            action=row.action,
+            object_id=row.object_id,
+            actor=Actor.model_validate(actor),
+            request_id=row.request_id,
+        )
+
+
+class AuditLogList(Page):
+    data: list[AuditLogObject]

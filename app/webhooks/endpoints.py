@@ -1,0 +1,102 @@
+"""Endpoints and their secrets: made, changed, rotated; and what is signed with which secret at a moment."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db import new_id, now
+from app.errors import InvalidRequest, NotFound
+from app.webhooks import signing
+from app.webhooks.addresses import Reach, Refused, take_apart
+from app.webhooks.schemas import EndpointCreate, EndpointUpdate
+from app.webhooks.tables import Endpoint
+from app.webhooks.vault import Vault
+
+#: Of one project.
+MOST: Final = 100
+_OVERLAP: Final = timedelta(hours=24)
+#: How long the same request counts as a repetition when the SDK says that it is one.
+_RETRY_WINDOW: Final = timedelta(minutes=2)
+
+
+def find(session: Session, project: str, endpoint_id: str) -> Endpoint:
+    row = session.scalar(select(Endpoint).where(Endpoint.id == endpoint_id, Endpoint.project == project))
+    if row is None:
+        raise NotFound(f"no webhook endpoint {endpoint_id!r} in this project", param="webhook_endpoint_id")
+    return row
+
+
+def create(
+    session: Session, vault: Vault, project: str, wanted: EndpointCreate, *, retried: bool
+) -> tuple[Endpoint, str]:
+    """The new endpoint and its secret; or those that this very request made before, when its answer was lost."""
+    mine = select(Endpoint).where(Endpoint.project == project)
+    at = now(session)
+    if retried:
+        for row in session.scalars(mine.where(Endpoint.created_at > at - _RETRY_WINDOW)):
+            if (row.name, row.url, row.event_types) == (wanted.name, wanted.url, list(wanted.event_types)):
+                return row, _written(vault, row)
+    if (session.scalar(select(func.count()).select_from(mine.subquery())) or 0) >= MOST:
+        raise InvalidRequest(f"a project may have {MOST} webhook endpoints at most", code="too_many_endpoints")
+    row = Endpoint(id=new_id("we"), project=project, created_at=at, updated_at=at, name=wanted.name, url=wanted.url)
+    row.event_types = list(wanted.event_types)
+    secret = signing.new_secret()
+    row.secret, row.secret_hint = vault.seal(secret, endpoint_id=row.id), signing.hint(secret)
+    session.add(row)
+    return row, signing.written(secret)
+
+
+def change(session: Session, row: Endpoint, wanted: EndpointUpdate) -> None:
+    changes = wanted.model_dump(exclude_none=True)
+    enabled = changes.pop("enabled", None)
+    for field, value in changes.items():
+        if getattr(row, field) != value:
+            setattr(row, field, value)
+            row.updated_at = now(session)
+    if enabled is not None and enabled is not (row.disabled_at is None):
+        row.updated_at = now(session)
+        row.disabled_at = None if enabled else row.updated_at
+        row.disabled_reason = None if enabled else "switched off"
+        row.not_before = None
+
+
+def rotate(session: Session, vault: Vault, row: Endpoint, *, keep: bool, retried: bool) -> str:
+    """A new secret; the old one goes on signing for a day where `keep` says so."""
+    at = now(session)
+    if retried and row.rotated_at is not None and row.rotated_at > at - _RETRY_WINDOW:
+        # The secret of the first try was never seen: making another would end the one that receivers have.
+        return _written(vault, row)
+    secret = signing.new_secret()
+    row.old_secret, row.old_secret_until = (row.secret, at + _OVERLAP) if keep else (None, None)
+    row.secret, row.secret_hint = vault.seal(secret, endpoint_id=row.id), signing.hint(secret)
+    row.rotated_at = row.updated_at = at
+    return signing.written(secret)
+
+
+def secrets_of(vault: Vault, row: Endpoint, at: datetime) -> Iterator[bytes]:
+    """The secrets that sign at that moment, the newest first."""
+    yield vault.open(row.secret, endpoint_id=row.id)
+    if row.old_secret is not None and row.old_secret_until is not None and at < row.old_secret_until:
+        yield vault.open(row.old_secret, endpoint_id=row.id)
+
+
+def check_url(url: str, reach: Reach) -> None:
+    """Refuses at once what can be told without asking the network. The address itself is judged at every connection."""
+    target = take_apart(url)
+    if not target.secure and not reach.allowed:
+        message = "url: must begin with https://; http is for networks that PERMAFROST_WEBHOOK_ALLOW names"
+        raise InvalidRequest(message, param="url", code="invalid_url")
+    try:
+        reach.check(target.host, secure=target.secure)
+    except ValueError:
+        return  # a name
+    except Refused:
+        message = f"url: {target.host} is not an address that webhooks may be sent to (PERMAFROST_WEBHOOK_ALLOW)"
+        raise InvalidRequest(message, param="url", code="invalid_url") from None
+
+
+def _written(vault: Vault, row: Endpoint) -> str:
+    return signing.written(vault.open(row.secret, endpoint_id=row.id))

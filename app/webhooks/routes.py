@@ -1,0 +1,212 @@
+"""/v1/webhook_endpoints: where events are sent, with which secret, and what became of each."""
+
+from typing import Annotated, get_args
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request
+from sqlalchemy import select
+
+from app.auth import Who
+from app.db import new_id, now
+from app.dependencies import Config, Db
+from app.documentation import CONFLICT, ERRORS
+from app.errors import Conflict, InvalidRequest
+from app.paging import AfterQuery, OrderQuery, keyset
+from app.rendering import is_retry
+from app.webhooks import deliveries, endpoints, signing
+from app.webhooks.addresses import Reach
+from app.webhooks.events import EVENT_TYPES, EventType, payload
+from app.webhooks.schemas import (
+    DeliveryList,
+    DeliveryObject,
+    EndpointCreate,
+    EndpointDeleted,
+    EndpointList,
+    EndpointObject,
+    EndpointUpdate,
+    EndpointWithSecret,
+    EventTypeList,
+    RotateSecret,
+    TestEvent,
+    TestResult,
+)
+from app.webhooks.sender import Sender
+from app.webhooks.tables import Delivery, Endpoint
+from app.webhooks.vault import Vault
+
+router = APIRouter(tags=["Webhooks"], responses=ERRORS)
+
+EndpointId = Annotated[str, Path(description="`we-…`", examples=["we-5f0c1d2e3a4b5c6d7e8f9a0b"])]
+DeliveryId = Annotated[str, Path(description="`whdel-…`", examples=["whdel-5f0c1d2e3a4b5c6d7e8f9a0b"])]
+_ONE = "/webhook_endpoints/{webhook_endpoint_id}"
+
+
+async def _vault(settings: Config) -> Vault:
+    return Vault(settings.webhook_key_path)
+
+
+async def _reach(settings: Config) -> Reach:
+    return Reach.parse(settings.webhook_allow)
+
+
+Secrets = Annotated[Vault, Depends(_vault)]
+Allowed = Annotated[Reach, Depends(_reach)]
+
+
+@router.get("/webhook_event_types", operation_id="listWebhookEventTypes", summary="List event types")
+def list_event_types(who: Who) -> EventTypeList:
+    """The first three are OpenAI's; the others are ours, and are sent to endpoints that ask for them."""
+    return EventTypeList(data=list(get_args(EventType)), descriptions={str(k): v for k, v in EVENT_TYPES.items()})
+
+
+@router.post("/webhook_endpoints", operation_id="createWebhookEndpoint", summary="Create a webhook endpoint")
+def create_endpoint(
+    wanted: Annotated[EndpointCreate, Body()], request: Request, who: Who, db: Db, vault: Secrets, reach: Allowed
+) -> EndpointWithSecret:
+    """The answer holds the signing secret; no other answer does.
+
+    Deliveries are signed as Standard Webhooks has it, so `client.webhooks.unwrap(body, headers, secret=...)` of the
+    `openai` SDK checks them. An event that could not be delivered is tried ten times within three days. All of these
+    routes need the role admin: a URL may hold a secret, and each event makes a request from within this network.
+    """
+    who.must("admin")
+    endpoints.check_url(wanted.url, reach)
+    with db.write() as session:
+        row, secret = endpoints.create(session, vault, who.project, wanted, retried=is_retry(request))
+    return EndpointWithSecret.of(row, signing_secret=secret)
+
+
+@router.get("/webhook_endpoints", operation_id="listWebhookEndpoints", summary="List webhook endpoints")
+def list_endpoints(
+    who: Who,
+    db: Db,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: OrderQuery = "desc",
+) -> EndpointList:
+    """Newest first."""
+    who.must("admin")
+    statement = select(Endpoint).where(Endpoint.project == who.project)
+    with db.read() as session:
+        rows, more = keyset(session, statement, Endpoint, after=after, limit=limit, order=order)
+    return EndpointList.page([EndpointObject.of(row) for row in rows], more=more)
+
+
+@router.get(_ONE, operation_id="retrieveWebhookEndpoint", summary="Read a webhook endpoint")
+def retrieve_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> EndpointObject:
+    who.must("admin")
+    with db.read() as session:
+        return EndpointObject.of(endpoints.find(session, who.project, webhook_endpoint_id))
+
+
+@router.post(_ONE, operation_id="updateWebhookEndpoint", summary="Change a webhook endpoint")
+def update_endpoint(
+    webhook_endpoint_id: EndpointId, wanted: Annotated[EndpointUpdate, Body()], who: Who, db: Db, reach: Allowed
+) -> EndpointObject:
+    """What is left out stays as it is. `enabled: true` switches an endpoint on again that answered 410."""
+    who.must("admin")
+    if wanted.url is not None:
+        endpoints.check_url(wanted.url, reach)
+    with db.write() as session:
+        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        endpoints.change(session, row, wanted)
+    return EndpointObject.of(row)
+
+
+@router.delete(_ONE, operation_id="deleteWebhookEndpoint", summary="Delete a webhook endpoint")
+def delete_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> EndpointDeleted:
+    """With its deliveries: nothing more is sent."""
+    who.must("admin")
+    with db.write() as session:
+        session.delete(endpoints.find(session, who.project, webhook_endpoint_id))
+    return EndpointDeleted(id=webhook_endpoint_id)
+
+
+@router.post(f"{_ONE}/rotate_secret", operation_id="rotateWebhookEndpointSecret", summary="Make a new signing secret")
+def rotate_secret(
+    webhook_endpoint_id: EndpointId,
+    request: Request,
+    who: Who,
+    db: Db,
+    vault: Secrets,
+    wanted: Annotated[RotateSecret | None, Body()] = None,
+) -> EndpointWithSecret:
+    """The old secret ends at once, or signs beside the new one for 24 hours."""
+    who.must("admin")
+    keep = wanted is not None and wanted.keep_old_secret_active_for_24_hours
+    with db.write() as session:
+        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        secret = endpoints.rotate(session, vault, row, keep=keep, retried=is_retry(request))
+    return EndpointWithSecret.of(row, signing_secret=secret)
+
+
+@router.post(f"{_ONE}/test", operation_id="testWebhookEndpoint", summary="Send a test event")
+def test_endpoint(
+    webhook_endpoint_id: EndpointId,
+    wanted: Annotated[TestEvent, Body()],
+    who: Who,
+    db: Db,
+    vault: Secrets,
+    reach: Allowed,
+) -> TestResult:
+    """Sends a sample now, once, and tells what the receiver answered. It is about no job and is not in the log."""
+    who.must("admin")
+    with db.read() as session:
+        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        at = now(session)
+    event_id, timestamp = new_id("evt"), int(at.timestamp())
+    body = payload(wanted.event_type, event_id=event_id, object_id="ftjob-test", created_at=timestamp)
+    keys = list(endpoints.secrets_of(vault, row, at))
+    headers = signing.headers(body, event_id=event_id, timestamp=timestamp, with_secrets=keys)
+    answer = Sender(reach).post(row.url, headers=headers, body=body.encode())
+    if answer.status_code is None:
+        raise InvalidRequest(f"the test event did not arrive: {answer.error}", code="webhook_unreachable")
+    return TestResult(webhook_endpoint_id=row.id, event_type=wanted.event_type, status_code=answer.status_code)
+
+
+@router.get(f"{_ONE}/deliveries", operation_id="listWebhookDeliveries", summary="List deliveries")
+def list_deliveries(
+    webhook_endpoint_id: EndpointId,
+    who: Who,
+    db: Db,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: OrderQuery = "desc",
+) -> DeliveryList:
+    """What was sent to an endpoint and how it answered, attempt by attempt. Finished ones are kept for 30 days."""
+    who.must("admin")
+    with db.read() as session:
+        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        statement = select(Delivery).where(Delivery.endpoint_id == row.id)
+        rows, more = keyset(session, statement, Delivery, after=after, limit=limit, order=order)
+    return DeliveryList.page([DeliveryObject.of(each) for each in rows], more=more)
+
+
+@router.get(
+    f"{_ONE}/deliveries/{{webhook_delivery_id}}", operation_id="retrieveWebhookDelivery", summary="Read a delivery"
+)
+def retrieve_delivery(
+    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: Who, db: Db
+) -> DeliveryObject:
+    who.must("admin")
+    with db.read() as session:
+        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        return DeliveryObject.of(deliveries.find(session, row, webhook_delivery_id))
+
+
+@router.post(
+    f"{_ONE}/deliveries/{{webhook_delivery_id}}/replay",
+    operation_id="replayWebhookDelivery",
+    summary="Send an event again",
+    responses=CONFLICT,
+)
+def replay_delivery(
+    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: Who, db: Db
+) -> DeliveryObject:
+    """As a new delivery with the event's old id and body, so that a receiver can tell that it is the same event."""
+    who.must("admin")
+    with db.write() as session:
+        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        if row.disabled_at is not None:
+            raise Conflict(f"{row.id} is switched off ({row.disabled_reason}); enable it first")
+        made = deliveries.replay(session, deliveries.find(session, row, webhook_delivery_id))
+    return DeliveryObject.of(made)

@@ -1,0 +1,35 @@
+"""Standard Webhooks signatures: HMAC-SHA256 over id, time and body, one for each secret that is valid now."""
+
+import base64
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from typing import Final
+
+_PREFIX: Final = "whsec_"
+_SECRET_BYTES: Final = 32
+
+
+def new_secret() -> bytes:
+    return secrets.token_bytes(_SECRET_BYTES)
+
+
+def written(secret: bytes) -> str:
+    """The secret as receivers configure it."""
+    return _PREFIX + base64.b64encode(secret).decode()
+
+
+def hint(secret: bytes) -> str:
+    """Enough to tell two secrets apart."""
+    return f"{_PREFIX}…{written(secret)[-5:-1]}"  # the last character is padding
+
+
+def headers(body: str, *, event_id: str, timestamp: int, with_secrets: Iterable[bytes]) -> dict[str, str]:
+    signed = f"{event_id}.{timestamp}.{body}".encode()
+    signatures = [hmac.new(secret, signed, hashlib.sha256).digest() for secret in with_secrets]
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(f"v1,{base64.b64encode(each).decode()}" for each in signatures),
+    }
