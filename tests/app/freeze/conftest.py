@@ -71,3 +71,18 @@ def gpt() -> list[TensorInfo]:
         parameter("transformer.h.1.mlp.weight", 8, 8, types="GPT Model ModuleList Block Linear"),
         parameter("transformer.h.10.mlp.weight", 8, 8, types="GPT Model ModuleList Block Linear"),
     ]
+
+
+@pytest.fixture
+def lora(gpt) -> list[TensorInfo]:
+    """The language model with adapters, under the names that peft gives."""
+    tensors = []
+    for tensor in gpt:
+        name = f"base_model.model.{tensor.name}"
+        aliases = tuple(f"base_model.model.{alias}" for alias in tensor.aliases)
+        if ".mlp." in name:
+            path = name.removesuffix(".weight")
+            tensors += [parameter(f"{path}.lora_{side}.default.weight", 4, 8) for side in "AB"]
+            name = f"{path}.base_layer.weight"
+        tensors.append(TensorInfo(name, tensor.shape, tensor.dtype, aliases=aliases))
+    return tensors
