@@ -21,14 +21,7 @@ from worker.trainer.protocol import Workspace, write_json
 from worker.trainer.witness.report import Report
 
 # Files of a base folder that say how to use a model; config and tokenizer are written anew.
-COMPANIONS = (
-    "1_Pooling/config.json",
-    "config_sentence_transformers.json",
-    "generation_config.json",
-    "modules.json",
-    "preprocessor_config.json",
-    "sentence_bert_config.json",
-)
+COMPANIONS = ("generation_config.json", "preprocessor_config.json")
 
 
 def write_result(place: Workspace, subject: Subject, trained: Readings, *, kind: str = "full") -> int:
@@ -70,27 +63,15 @@ def write_observations(
     rows = []
     for info in sorted(subject.inventory, key=lambda one: one.name.encode()):
         mine = parts.get(info.name, [])
-        whole = next((each.name for each in mine if not each.part), None)
         row = {
             **info.to_json(),
             "loaded": loaded.whole[info.name],
             "trained": trained.whole[info.name],
-            "base": [{"name": subject.pairs[each.name], "rows": None} for each in mine if each.name in subject.pairs],
-            "result": whole,
-            "slices": _slices(plan.decision(info.name), loaded, trained),
+            **_stored_as(mine, subject),
+            "slices": [*_slices(plan.decision(info.name), loaded, trained), *_part_slices(mine, loaded, trained)],
             "intervals": [each.to_json() for each in report.intervals.get(info.name, ())],
             "first_changed_step": report.first_changed.get(info.name),
         }
-        if any(each.part for each in mine):  # transformers fused it: the files hold it in parts
-            row["parts"] = [
-                {
-                    "result": each.name,
-                    "base": subject.pairs.get(each.name),
-                    "loaded": loaded.stored[each.name],
-                    "trained": trained.stored[each.name],
-                }
-                for each in mine
-            ]
         rows.append(row)
     content = {"schema": 1, "steps": steps, "plan": plan.to_json(), "tensors": rows, **report.to_json()}
     write_json(place.observations, content)
@@ -125,6 +106,32 @@ def write_files(
         flush(path)
 
 
+def _stored_as(mine: Sequence[Stored], subject: Subject) -> dict[str, Any]:
+    """Where a live tensor is in the base and in the result: a name, or pieces by rows where transformers fused them.
+
+    Pieces that are no ranges of rows cannot be told apart by a reader, so then there is nothing to claim.
+    """
+    whole = [each for each in mine if not each.part]
+    if whole:
+        pieces = [{"name": subject.pairs[each.name], "rows": None} for each in whole if each.name in subject.pairs]
+        return {"base": pieces, "result": whole[0].name}
+    if not mine or any(each.rows is None for each in mine):
+        return {"base": [], "result": None}
+    mine = sorted(mine, key=lambda each: each.rows or (0, 0))
+    return {
+        "base": [{"name": subject.pairs[each.name], "rows": each.rows} for each in mine if each.name in subject.pairs],
+        "result": [{"name": each.name, "rows": each.rows} for each in mine],
+    }
+
+
+def _part_slices(mine: Sequence[Stored], loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
+    return [
+        {"rows": list(each.rows), "loaded": loaded.stored[each.name], "trained": trained.stored[each.name]}
+        for each in mine
+        if each.part and each.rows is not None
+    ]
+
+
 def _slices(decision: Decision, loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
     spans = [
         *((span, "freeze") for span in decision.frozen_rows),
@@ -150,7 +157,6 @@ def _copy_companions(place: Workspace) -> None:
     for name in COMPANIONS:
         source, target = place.base / name, place.files / name
         if source.is_file() and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 
 

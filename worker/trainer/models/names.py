@@ -6,7 +6,7 @@ loads them. Names only propose a pair; the bytes decide it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,16 @@ from app.freeze.plan import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor as the result file holds it. `live` is its name in the model; a `part` is not the whole of that."""
+    """A tensor as the result file holds it, and the live tensor that it comes from ("" where it is made of several).
+
+    A `part` is not the whole of that: `rows` of it, or, with None, a piece that no range of rows describes.
+    """
 
     name: str
     tensor: Tensor
     live: str
     part: bool = False
+    rows: tuple[int, int] | None = None
 
 
 def stored_form(model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapping[str, Any]) -> list[Stored]:
@@ -44,20 +48,28 @@ def stored_form(model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapp
     live_of = {id(tensor): owner.get(name, name) for name, tensor in kept.items()}
     if not isinstance(model, PreTrainedModel):
         return [Stored(name, tensor, live_of[id(tensor)]) for name, tensor in kept.items()]
-    memory = {_memory(tensor): owner.get(name, name) for name, tensor in kept.items()}
+    memory = {_memory(tensor): (owner.get(name, name), tensor) for name, tensor in kept.items()}
     reverted = revert_weight_conversion(model, kept)
     return [_stored(name, tensor, live_of, memory) for name, tensor in reverted.items()]
 
 
 def match(
-    stored: Sequence[Stored], digests: Mapping[str, str], base: Mapping[str, TensorReading], *, prefix: str
+    stored: Sequence[Stored],
+    digests: Mapping[str, str],
+    base: Mapping[str, TensorReading],
+    *,
+    prefix: str,
+    new: Collection[str] = (),
 ) -> dict[str, str]:
     """Result name to base name, for every stored tensor that has a base tensor. `digests` are of the loaded bytes.
+
+    Those that are `new` (live names) have none, though their bytes may be somewhere in the base: zeros often are.
 
     First by name where the bytes agree, then by bytes alone where exactly one base tensor is left with them, then by
     name and shape where the bytes do not agree (a cast while loading: never identical, but the same weight).
     """
     found: dict[str, str] = {}
+    stored = [each for each in stored if each.live not in new]
     for each in stored:
         name = _base_name(each.name, prefix, base)
         if name is not None and base[name].sha256 == digests[each.name]:
@@ -82,11 +94,20 @@ def prefix_of(model: nn.Module) -> str:
     return _prefix(model)
 
 
-def _stored(name: str, tensor: Tensor, live_of: Mapping[int, str], memory: Mapping[Any, str]) -> Stored:
-    live = live_of.get(id(tensor))
-    if live is not None:
-        return Stored(name, tensor, live)
-    return Stored(name, tensor, memory.get(_memory(tensor), ""), part=True)
+def _stored(name: str, tensor: Tensor, live_of: Mapping[int, str], memory: Mapping[Any, tuple[str, Tensor]]) -> Stored:
+    whole = live_of.get(id(tensor))
+    if whole is not None:
+        return Stored(name, tensor, whole)
+    live, owner = memory.get(_memory(tensor), ("", tensor))
+    return Stored(name, tensor, live, part=True, rows=_rows(tensor, owner) if live else None)
+
+
+def _rows(part: Tensor, whole: Tensor) -> tuple[int, int] | None:
+    """Which rows of `whole` the view `part` is; None when it is not simply some of its rows."""
+    if part.shape[1:] != whole.shape[1:] or part.stride() != whole.stride() or not part.dim():
+        return None
+    start, rest = divmod(int(part.storage_offset() - whole.storage_offset()), max(1, whole.stride(0)))
+    return None if rest else (start, start + part.shape[0])
 
 
 def _base_name(name: str, prefix: str, base: Mapping[str, Any]) -> str | None:

@@ -60,7 +60,8 @@ class Subject:
     def read_loaded(self, plan: FreezePlan) -> Readings:
         """Read the model as it was loaded, and find the base tensor of every stored one."""
         readings = self.read(plan)
-        self.pairs = names.match(self.stored(), readings.stored, self.base, prefix=names.prefix_of(self.model))
+        prefix, new = names.prefix_of(self.model), self.loaded.new
+        self.pairs = names.match(self.stored(), readings.stored, self.base, prefix=prefix, new=new)
         return readings
 
     def read(self, plan: FreezePlan) -> Readings:
