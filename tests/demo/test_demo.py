@@ -8,6 +8,7 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_demo_holds_what_it_promises(tmp_path: Path) -> None:
     """The whole story over HTTP ends with exit code 0, and says so of each of its parts."""
     command = [sys.executable, "-m", "demo"]
