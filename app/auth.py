@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.audit.record import ACT, Act
@@ -79,7 +80,8 @@ def refuse_open_doors(settings: Settings, db: Database) -> None:
         )
     if settings.auth_required and _keyless(db):
         raise SystemExit(
-            "this service asks for API keys, and there is none that could be used. Make the first one with\n"
+            "with PERMAFROST_AUTH=required, the default beyond loopback, this service asks for API keys, "
+            "and there is none that could be used. Make the first one with\n"
             "    permafrost keys create --project default --role admin --name first"
         )
 
@@ -87,8 +89,8 @@ def refuse_open_doors(settings: Settings, db: Database) -> None:
 def _keyless(db: Database) -> bool:
     try:
         with db.read() as session:
-            return not records.any_usable(session)
-    except SQLAlchemyError:  # absent, or not migrated: /readyz tells which; until then every request is refused anyway
+            return not (inspect(session.connection()).has_table(Key.__tablename__) and records.any_usable(session))
+    except SQLAlchemyError:  # the database is away: /readyz tells, and every request asks it for its key anyway
         return False
 
 

@@ -28,6 +28,7 @@ def make_app() -> "Typer":
 
     from app.client import preview, submit, watch
     from app.doctor import doctor
+    from app.keys.command import app as keys
 
     app = typer.Typer(
         help="Fine-tuning jobs with signed evidence that the frozen weights did not change by a bit.",
@@ -38,6 +39,7 @@ def make_app() -> "Typer":
     )
     for command in (serve, worker, migrate, submit, watch, preview, doctor):
         app.command()(command)
+    app.add_typer(keys, name="keys")
     # main() runs these two by itself; here they are only listed.
     app.command("verify", help="Check an attestation against files, offline.")(main)
     app.command("diff", help="Show what changed between two models' files.")(main)

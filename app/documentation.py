@@ -23,6 +23,8 @@ TAGS: Final = [
     {"name": "Freeze policies", "description": "What a policy would freeze, without training."},
     {"name": "Files", "description": "Training data, uploaded once and used by any job of the project."},
     {"name": "Models", "description": "Base models and the results of jobs: manifest, download, registration."},
+    {"name": "Webhooks", "description": "Where events are sent, signed as Standard Webhooks has it."},
+    {"name": "Audit log", "description": "Who changed what."},
     {"name": "Operations", "description": "For whoever runs the service."},
 ]
 
@@ -49,7 +51,14 @@ class ErrorBody(BaseModel):
     )
 
     message: str
-    type: Literal["invalid_request_error", "authentication_error", "permission_error", "server_error"]
+    type: Literal[
+        "invalid_request_error",
+        "authentication_error",
+        "permission_error",
+        "rate_limit_error",
+        "insufficient_quota",
+        "server_error",
+    ]
     param: str | None = Field(description="Dotted path of what was wrong, such as `freeze_policy.rules[0].select`.")
     code: str | None
     errors: list[ErrorDetail] = Field(default=[], description="Every problem; for data, with line and field.")
@@ -74,6 +83,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     405: _error("Not a method of this URL."),
     413: _error("The body is too large."),
     415: _error("The body has another Content-Type than the one that is read."),
+    429: _error("Too many requests: wait for `Retry-After`. Or a spent quota: waiting does not help."),
     500: _error("Our fault; quote the header x-request-id."),
 }
 CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
