@@ -405,11 +405,16 @@ def _largest_square(matrix: Floats, steps: int = 40) -> float:
 
 
 def _numpy(code: str) -> Callable[[npt.NDArray[np.uint8]], Floats]:
-    return lambda raw: raw.view(code).astype(np.float64)
+    return lambda raw: _widened(raw.view(code))
 
 
 def _bf16(raw: npt.NDArray[np.uint8]) -> Floats:
-    return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    return _widened((raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32))
+
+
+def _widened(values: npt.NDArray[np.generic]) -> Floats:
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one; nothing reads its payload here
+        return values.astype(np.float64)
 
 
 def _table(exponent: int, mantissa: int, bias: int, *, nan: Callable[[int], bool], inf: int | None = None) -> Floats:
