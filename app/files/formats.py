@@ -280,10 +280,11 @@ def _of_the_whole(path: Path, task: str, reader: Reader, examples: int, held_out
         yield Problem(None, None, "too_few_labels", f"every label is '{name}'; a classification needs at least two")
     if task == "token-classification":  # a rare tag is ordinary; a rare class is a mistake
         return
+    field = next(iter(reader.target), "y" if task in TABULAR else "label")
     for label, count in reader.seen.items():
         if count == 1:
             message = f"the label '{label:.60}' is seen once; each label needs at least two examples"
-            yield Problem(reader.first_line[label], "label", "label_seen_once", message)
+            yield Problem(reader.first_line[label], field, "label_seen_once", message)
 
 
 def _ordered(labels: Mapping[str, int]) -> tuple[str, ...]:

@@ -72,7 +72,8 @@ class CsvFile:
 
     def __init__(self, path: Path) -> None:
         self._problems: list[Problem] = []
-        self._line = 0
+        self._line = 0  # read last
+        self._start: int | None = None  # where the row that is being read begins
         self._rows = csv.reader(self._texts(path), strict=True)
         self.columns: list[str] = []
         self.header_problems: list[Problem] = []
@@ -82,20 +83,22 @@ class CsvFile:
         if not self.columns:
             return
         while True:
+            self._start = None
             try:
                 row = next(self._rows, None)
             except csv.Error as error:
                 yield from self._drain()
-                yield Problem(self._line, None, "not_csv", f"is not CSV: {error}; quotes inside quotes are doubled")
+                yield Problem(self._start or self._line, None, "not_csv", _not_csv(error))
                 return
             yield from self._drain()
             if row is None:
                 return
+            line = self._start or self._line
             if len(row) == len(self.columns):
-                yield self._line, dict(zip(self.columns, row, strict=True))
+                yield line, dict(zip(self.columns, row, strict=True))
             elif row:
                 there = f"has {len(row)} values; the header names {len(self.columns)} columns"
-                yield Problem(self._line, None, "ragged_row", f"{there} (a value with a comma needs quotes)")
+                yield Problem(line, None, "ragged_row", f"{there} (a value with a comma needs quotes)")
 
     def _texts(self, path: Path) -> Iterator[str]:
         for line in _text_lines(path):
@@ -103,6 +106,7 @@ class CsvFile:
                 self._problems.append(line)
             else:
                 self._line = line[0]
+                self._start = self._start or self._line
                 yield line[1] + "\n"
 
     def _drain(self) -> list[Problem]:
@@ -114,7 +118,7 @@ class CsvFile:
             header = next((row for row in self._rows if row), [])
         except csv.Error as error:
             header = []
-            self._problems.append(Problem(self._line, None, "not_csv", f"the header is not CSV: {error}"))
+            self._problems.append(Problem(self._line, None, "not_csv", _not_csv(error)))
         self.header_problems = self._drain()
         columns = [name.strip() for name in header]
         for name in dict.fromkeys(columns):
@@ -126,6 +130,15 @@ class CsvFile:
                 self.header_problems.append(Problem(self._line, name, "duplicate_column", message))
         if not self.header_problems:
             self.columns = columns
+
+
+def _not_csv(error: csv.Error) -> str:
+    if "field limit" in str(error):
+        limit = f"{csv.field_size_limit():,}"
+        return (
+            f"a value has more than {limit} characters, or its quote is never closed (JSONL has room for longer text)"
+        )
+    return f"is not CSV: {error}; a quote inside quotes is doubled"
 
 
 class ParquetFile:

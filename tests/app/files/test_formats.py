@@ -364,6 +364,14 @@ def test_too_few_examples_and_labels(put):
     assert found(one, task="text-classification") == [(None, None, "too_few_labels")]
 
 
+def test_a_rare_class_is_named_by_its_column(put):
+    """The line and the column of the label that is seen once."""
+    path = put("a,kind\n1,x\n2,y\n3,x\n", "t.csv")
+    assert found(path, format="csv", task="tabular-classification") == [(3, "kind", "label_seen_once")]
+    path = put(lines(*GOOD["tabular-classification"][:3]))
+    assert found(path, task="tabular-classification") == [(2, "y", "label_seen_once")]
+
+
 def test_a_regression_target_is_no_class(monkeypatch, put):
     """Labels without end are a mistake, and must not fill the memory."""
     monkeypatch.setattr("app.files.examples.MAX_LABELS", 10)
@@ -387,6 +395,8 @@ def test_a_regression_target_is_no_class(monkeypatch, put):
         ("a,b\n1,2\n", {"features": ["a", "a"]}, (None, "a", "duplicate_column"), "twice"),
         ("a\n1\n2\n", {}, (1, None, "missing_column"), "feature"),
         ('a,b\n1,2\n"1"x,2\n', {}, (3, None, "not_csv"), "quotes"),
+        ('a,b\n1,2\n"1,2\n' + "1,2\n" * 50_000, {}, (3, None, "not_csv"), "never closed"),
+        ('a,b\n1,2\n"\n\nx",2\n1,2\n', {}, (3, "a", "not_a_number"), "it is a number"),
         ("a,b\n1,1_000\n1,2\n", {}, (2, "b", "not_a_number"), "1_000"),
         ("a,b\n1,2\n\xe9,2\n", {}, (3, None, "not_utf8"), "UTF-8"),
     ],

@@ -124,6 +124,21 @@ def test_a_dotted_module_type_is_compared_whole():
     assert frozen_names(freeze({"module_type": "mine.LayerNorm"}), tensors) == {"b.w"}
 
 
+def test_neighbours_in_the_alphabet_are_not_inside():
+    """Names are found by a slice of a sorted list: what sorts just before or after a module is not in it."""
+    inside = ["a.b", "a.z.w"]
+    outside = ["a", "a-b", "a-b.w", "a/b", "a/b.w", "a0", "aa.w"]
+    tensors = [TensorInfo(name, (1,), "F32") for name in inside + outside]
+    assert frozen_names(freeze({"module": "a"}), tensors) == set(inside)
+    assert frozen_names(freeze({"name": "a.**"}), tensors) == {"a", *inside}
+
+
+def test_numbered_children_may_be_tensors_themselves():
+    """A list of parameters has numbers for names; what only begins with the number is another child."""
+    tensors = [TensorInfo(f"p.{child}", (1,), "F32") for child in ("1", "1-x", "1.w", "01x", "2", "10", "x")]
+    assert frozen_names(freeze({"layers": {"path": "p", "first": 2}}), tensors) == {"p.1", "p.1.w", "p.2"}
+
+
 def test_layers_counts_the_children_that_are_there(gpt):
     """`first` and `last` go by the numbers that the model has, in numeric order, with gaps."""
     select = {"layers": {"path": "transformer.h", "last": 2}}
