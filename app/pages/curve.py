@@ -1,0 +1,79 @@
+"""A loss curve as SVG paths: scales, round ticks, and one path per split."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 720.0, 260.0
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 12.0, 12.0, 32.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    split: str
+    path: str
+    points: tuple[tuple[float, float, int, float], ...]  # x, y, step, value
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What the template draws, in the coordinates of its view box."""
+
+    lines: tuple[Line, ...]
+    across: tuple[Tick, ...]
+    up: tuple[Tick, ...]
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = WIDTH - RIGHT
+    top: float = TOP
+    bottom: float = HEIGHT - BOTTOM
+
+
+def draw(series: Mapping[str, Sequence[tuple[int, float]]]) -> Curve | None:
+    """Curves of (step, value) by split; None when no finite point is there."""
+    finite = {split: [each for each in points if math.isfinite(each[1])] for split, points in series.items()}
+    finite = {split: points for split, points in finite.items() if points}
+    if not finite:
+        return None
+    steps = [step for points in finite.values() for step, _ in points]
+    values = [value for points in finite.values() for _, value in points]
+    across, up = _ticks(min(steps), max(steps), whole=True), _ticks(min(values), max(values), whole=False)
+    first, last = min(steps), max(max(steps), min(steps) + 1)
+    low, high = up[0], up[-1]
+
+    def x(step: float) -> float:
+        return LEFT + (step - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    lines = []
+    for split, points in finite.items():
+        placed = tuple((round(x(step), 1), round(y(value), 1), step, value) for step, value in points)
+        lines.append(Line(split, "M" + " L".join(f"{px} {py}" for px, py, _, _ in placed), placed))
+    return Curve(
+        tuple(lines),
+        tuple(Tick(round(x(at), 1), f"{at:,.0f}") for at in across if first <= at <= last),
+        tuple(Tick(round(y(at), 1), f"{at:.4g}") for at in up),
+    )
+
+
+def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
+    """Round numbers that enclose the range: five steps of 1, 2 or 5 times a power of ten, or so."""
+    span = (high - low) or max(abs(high), 1.0)
+    raw = span / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    if whole:
+        step = max(1.0, round(step))
+    start, stop = math.floor(low / step), math.ceil(high / step)
+    if start == stop:
+        stop += 1
+    return [index * step for index in range(start, stop + 1)]

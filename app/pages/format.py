@@ -1,0 +1,66 @@
+"""Numbers and times as people read them; the filters of the templates."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def size(count: float | None) -> str:
+    """`16 bytes`, `1.3 MB`."""
+    if count is None:
+        return "–"
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 or value >= 99.95 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 0.05:
+        return "under 0.1 s"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def number(value: Any) -> str:
+    """`1,234`, `0.0213`, `1.2e-07`; anything that is no number as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
+
+
+def moment(seconds: int | None) -> str:
+    """Unix time as `2026-11-23 16:40:02 UTC`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds is not None else "–"
+
+
+def iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def selector(select: Mapping[str, Any]) -> str:
+    """A policy's selector in one line: `name bert.** · rows 0–4`."""
+    parts = []
+    for key, value in select.items():
+        if key == "layers":
+            rest = ", ".join(f"{name} {count}" for name, count in value.items() if name != "path")
+            parts.append(f"layers of {value['path']}: {rest}")
+        elif key == "rows":
+            parts.append("rows " + ", ".join(f"{start}–{stop - 1}" for start, stop in value))
+        else:
+            parts.append(f"{key.replace('_', ' ')} {value if isinstance(value, str) else ', '.join(value)}")
+    return " · ".join(parts)
+
+
+FILTERS = {"size": size, "duration": duration, "number": number, "moment": moment, "iso": iso, "selector": selector}
