@@ -9,6 +9,8 @@ from typing import Any
 
 from app.errors import InvalidRequest
 
+HERE = "hyperparameters"
+SCHEDULER = "hyperparameters.scheduler"
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -72,7 +74,7 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
     - precision: bfloat16 autocast on a GPU for a pretrained model; else float32.
     """
     asked = _given(asked)
-    _refuse_unknown(asked, KNOWN, at="hyperparameters")
+    _refuse_unknown(asked, KNOWN, at=HERE)
     scheduler = _scheduler(asked)
     batch = _whole(asked, "batch_size", _auto_batch(facts.examples), low=1)
     micro = _micro_batch(asked, batch)
@@ -85,9 +87,9 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
         learning_rate=_number(asked, "learning_rate", _auto_rate(facts), low=0.0) * multiplier,
         optimizer=_optimizer(asked, facts),
         max_steps=_optional_whole(asked, "max_steps"),
-        schedule=_choice(scheduler, "name", "linear" if facts.pretrained else "constant", SCHEDULES),
-        warmup_steps=_optional_whole(scheduler, "warmup_steps", low=0),
-        warmup_ratio=_number(scheduler, "warmup_ratio", 0.1 if tuned else 0.0, low=0.0, high=1.0),
+        schedule=_choice(scheduler, "name", "linear" if facts.pretrained else "constant", SCHEDULES, at=SCHEDULER),
+        warmup_steps=_optional_whole(scheduler, "warmup_steps", low=0, at=SCHEDULER),
+        warmup_ratio=_number(scheduler, "warmup_ratio", 0.1 if tuned else 0.0, low=0.0, high=1.0, at=SCHEDULER),
         max_grad_norm=_number(asked, "max_grad_norm", 1.0 if facts.pretrained else 0.0, low=0.0) or None,
         precision=_choice(
             asked, "precision", "bfloat16" if facts.pretrained and facts.device == "cuda" else "float32", PRECISIONS
@@ -136,8 +138,8 @@ def _scheduler(asked: Mapping[str, Any]) -> dict[str, Any]:
         return {"name": wanted}
     if not isinstance(wanted, Mapping):
         message = 'scheduler must be a name, or an object such as {"name": "linear", "warmup_ratio": 0.1}'
-        raise InvalidRequest(message, param="hyperparameters.scheduler")
-    _refuse_unknown(wanted, frozenset({"name", "warmup_steps", "warmup_ratio"}), at="hyperparameters.scheduler")
+        raise InvalidRequest(message, param=SCHEDULER)
+    _refuse_unknown(wanted, frozenset({"name", "warmup_steps", "warmup_ratio"}), at=SCHEDULER)
     return _given(wanted)
 
 
@@ -186,26 +188,28 @@ def _optimizer(asked: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     return chosen
 
 
-def _number(asked: Mapping[str, Any], name: str, default: float, *, low: float, high: float | None = None) -> float:
+def _number(
+    asked: Mapping[str, Any], name: str, default: float, *, low: float, high: float | None = None, at: str = HERE
+) -> float:
     value = asked.get(name, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= (high or float("inf")):
         bounds = f"between {low:g} and {high:g}" if high is not None else f"at least {low:g}"
-        raise InvalidRequest(f"{name} is {value!r}, and must be a number {bounds}", param=f"hyperparameters.{name}")
+        raise InvalidRequest(f"{name} is {value!r}, and must be a number {bounds}", param=f"{at}.{name}")
     if value == float("inf"):
-        raise InvalidRequest(f"{name} must be finite", param=f"hyperparameters.{name}")
+        raise InvalidRequest(f"{name} must be finite", param=f"{at}.{name}")
     return float(value)
 
 
-def _whole(asked: Mapping[str, Any], name: str, default: int, *, low: int) -> int:
+def _whole(asked: Mapping[str, Any], name: str, default: int, *, low: int, at: str = HERE) -> int:
     value = asked.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         message = f"{name} is {value!r}, and must be a whole number of at least {low}"
-        raise InvalidRequest(message, param=f"hyperparameters.{name}")
+        raise InvalidRequest(message, param=f"{at}.{name}")
     return value
 
 
-def _optional_whole(asked: Mapping[str, Any], name: str, *, low: int = 1) -> int | None:
-    return _whole(asked, name, low, low=low) if name in asked else None
+def _optional_whole(asked: Mapping[str, Any], name: str, *, low: int = 1, at: str = HERE) -> int | None:
+    return _whole(asked, name, low, low=low, at=at) if name in asked else None
 
 
 def _flag(asked: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -215,10 +219,8 @@ def _flag(asked: Mapping[str, Any], name: str, default: bool) -> bool:
     return value
 
 
-def _choice(asked: Mapping[str, Any], name: str, default: str, among: tuple[str, ...]) -> str:
+def _choice(asked: Mapping[str, Any], name: str, default: str, among: tuple[str, ...], *, at: str = HERE) -> str:
     value = asked.get(name, default)
     if value not in among:
-        raise InvalidRequest(
-            f"{name} is {value!r}, and must be one of {', '.join(among)}", param=f"hyperparameters.{name}"
-        )
+        raise InvalidRequest(f"{name} is {value!r}, and must be one of {', '.join(among)}", param=f"{at}.{name}")
     return str(value)

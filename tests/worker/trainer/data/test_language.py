@@ -1,0 +1,113 @@
+"""Which tokens carry loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from app.errors import DataError
+from tests.worker.trainer import tiny
+from worker.trainer.data.batch import IGNORED
+from worker.trainer.data.language import PLAIN_TEMPLATE, encode, ensure_template
+
+CHATML = (
+    "{% for m in messages %}<s> {{ m.role }} : {{ m.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}<s> assistant : {% endif %}"
+)
+FORGETFUL = "{% for m in messages %}{% if loop.last or m.role == 'user' %}{{ m.role }} : {{ m.content }} {% endif %}{% endfor %}"
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Any:
+    special = ("<unk>", "<s>", "</s>", "user", "assistant", ":", "User", "Assistant")
+    tiny.tokenizer(tmp_path, special, bert_like=False)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    loaded.pad_token = loaded.eos_token
+    return loaded
+
+
+def learned(rows: list[dict[str, Any]], tokenizer: Any, *, limit: int = 64) -> list[list[str]]:
+    """The tokens of each example that carry loss, in words."""
+    examples, _ = encode(rows, tokenizer, limit=limit)
+    return [
+        tokenizer.convert_ids_to_tokens([int(at) for at in each.targets if at != IGNORED])
+        for each in examples.sequences
+    ]
+
+
+def test_completion_alone_is_learned(tokenizer: Any) -> None:
+    """The prompt is context; the completion and the end are learned."""
+    assert learned([{"prompt": "the cat", "completion": " sat on"}], tokenizer) == [["sat", "on", "</s>"]]
+
+
+def test_plain_text_is_learned_whole(tokenizer: Any) -> None:
+    """All of it, and where it ends."""
+    assert learned([{"text": "the cat sat"}], tokenizer) == [["the", "cat", "sat", "</s>"]]
+
+
+def test_all_turns_of_the_assistant_are_learned(tokenizer: Any) -> None:
+    """Each answer with its end mark; no word of the user's."""
+    tokenizer.chat_template = CHATML
+    messages = [
+        {"role": "user", "content": "the cat"},
+        {"role": "assistant", "content": "sat on"},
+        {"role": "user", "content": "a dog"},
+        {"role": "assistant", "content": "ran"},
+    ]
+    assert learned([{"messages": messages}], tokenizer) == [["sat", "on", "</s>", "ran", "</s>"]]
+
+
+def test_template_that_drops_earlier_turns(tokenizer: Any) -> None:
+    """Only the turn that is in the text as it was said carries loss."""
+    tokenizer.chat_template = FORGETFUL
+    messages = [
+        {"role": "user", "content": "the cat"},
+        {"role": "assistant", "content": "sat"},
+        {"role": "user", "content": "a dog"},
+        {"role": "assistant", "content": "ran"},
+    ]
+    found = learned([{"messages": messages}], tokenizer)
+    assert "sat" not in found[0]
+    assert "ran" in found[0]
+
+
+def test_missing_template_is_replaced_and_said(tokenizer: Any) -> None:
+    """A plain one is put in, and the note says how messages are written."""
+    rows = [{"messages": [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]}]
+    assert "Role: content" in str(ensure_template(tokenizer, rows))
+    assert tokenizer.chat_template == PLAIN_TEMPLATE
+    assert learned(rows, tokenizer) == [["sat"]]
+    assert ensure_template(tokenizer, rows) is None
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('roles must alternate') }}", "{{ messages.__class__.__mro__ }}", "{% for x in %}"],
+    ids=["refuses", "reaches out", "broken"],
+)
+def test_template_that_fails_is_a_data_error(tokenizer: Any, template: str) -> None:
+    """Its own complaint, a forbidden attribute, bad syntax: each is told with the example's number."""
+    tokenizer.chat_template = template
+    rows = [{"messages": [{"role": "user", "content": "the"}, {"role": "assistant", "content": "sat"}]}]
+    with pytest.raises(DataError, match="example 1"):
+        encode(rows, tokenizer, limit=64)
+
+
+def test_completion_behind_the_cut_is_refused(tokenizer: Any) -> None:
+    """A prompt that fills the model leaves nothing to learn: said by number."""
+    rows = [{"text": "the cat sat"}, {"prompt": "the cat " * 10, "completion": " sat"}]
+    with pytest.raises(DataError, match="example 2 has no completion within the first 8 tokens"):
+        encode(rows, tokenizer, limit=8)
+
+
+def test_batch_counts_what_carries_loss(tokenizer: Any) -> None:
+    """weight is the learned tokens, tokens are all without padding."""
+    rows = [{"prompt": "the cat", "completion": " sat"}, {"prompt": "a", "completion": " dog ran on"}]
+    examples, _ = encode(rows, tokenizer, limit=64)
+    batch = examples.batch(np.array([0, 1]))
+    assert (batch.weight, batch.tokens, batch.examples) == (2 + 4, 4 + 5, 2)
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
