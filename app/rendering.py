@@ -255,7 +255,7 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
     async def limited() -> Message:
         nonlocal read
         limit = scope[_LIMIT_KEY]
-        if read == 0 and _content_length(scope) > limit:
+        if read == 0 and content_length(scope) > limit:
             raise _too_large(limit)
         message = await receive()
         if message["type"] == "http.request":
@@ -272,7 +272,8 @@ def _too_large(limit: int) -> HTTPException:
     return HTTPException(413, f"the body is larger than the {limit:,} bytes that this endpoint takes")
 
 
-def _content_length(scope: Scope) -> int:
+def content_length(scope: Scope) -> int:
+    """What the request announces, or 0."""
     value = Headers(scope=scope).get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() else 0
 

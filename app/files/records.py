@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Select, String, cast, or_, select
+from sqlalchemy import Select, String, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import Database, new_id, now
@@ -11,6 +11,7 @@ from app.errors import InvalidRequest, NotFound
 from app.files.schemas import PURPOSES, FileObject
 from app.files.tables import File
 from app.files.uploads import Upload
+from app.limits.quotas import keep_within
 from app.models.tables import Model
 
 #: How long an equal upload counts as the same one when the client says that it is repeating itself.
@@ -30,8 +31,14 @@ def find_file(session: Session, project: str, file_id: str, *, param: str = "fil
     return row
 
 
-def store(db: Database, upload: Upload, *, project: str, retried: bool) -> FileObject:
-    """Books an upload whose bytes are in the storage already."""
+def check_quota(session: Session, project: str, *, asked: int, limit: int) -> None:
+    """Raises QuotaSpent unless the project's files may grow by so many bytes."""
+    used = visible(session, project).with_only_columns(func.sum(File.bytes))
+    keep_within(session, project, used, asked=asked, limit=limit, what="bytes of files", remedy="delete some first")
+
+
+def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: int) -> FileObject:
+    """Books an upload whose bytes are in the storage already; `limit` is of all of the project's files."""
     purpose, lifetime = check_fields(upload.fields)
     with db.write() as session:
         at = now(session)
@@ -39,6 +46,7 @@ def store(db: Database, upload: Upload, *, project: str, retried: bool) -> FileO
             row := _same_upload(session, upload, project=project, purpose=purpose, since=at - _RETRY_WINDOW)
         ):
             return FileObject.of(row)
+        check_quota(session, project, asked=upload.blob.size, limit=limit)
         row = File(id=new_id("file"), project=project, created_at=at, filename=upload.filename, purpose=purpose)
         row.expires_at = at + lifetime if lifetime else None
         row.bytes, row.sha256, row.blob = upload.blob.size, upload.blob.sha256, upload.blob.key

@@ -9,18 +9,20 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.auth import Who
+from app.db import Database
 from app.dependencies import Blobs, Config, Db
 from app.documentation import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
 from app.downloads import blob_bytes, download
-from app.errors import Conflict
-from app.files.records import blob_in_use, find_file, store, visible
+from app.errors import Conflict, PermafrostError
+from app.files.records import blob_in_use, check_quota, find_file, store, visible
 from app.files.schemas import FileDeleted, FileList, FileObject, Purpose
 from app.files.tables import File
 from app.files.uploads import OVERHEAD, receive
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
 from app.paging import AfterQuery, OrderQuery, keyset
-from app.rendering import allow_body, is_retry
+from app.rendering import allow_body, content_length, is_retry
+from app.storage import Storage
 
 router = APIRouter(prefix="/files", tags=["Files"], responses=ERRORS)
 
@@ -36,8 +38,14 @@ async def create_file(request: Request, who: Who, db: Db, storage: Blobs, settin
     who.must("writer")
     allow_body(request, settings.max_upload_bytes + OVERHEAD)
     content_type = request.headers.get("content-type", "")
+    quota = settings.max_project_bytes
+    await run_in_threadpool(_refuse_early, db, who.project, content_length(request.scope) - OVERHEAD, quota)
     upload = await receive(content_type, request.stream(), storage, limit=settings.max_upload_bytes)
-    return await run_in_threadpool(store, db, upload, project=who.project, retried=is_retry(request))
+    try:
+        return await run_in_threadpool(store, db, upload, project=who.project, retried=is_retry(request), limit=quota)
+    except PermafrostError:
+        await run_in_threadpool(_discard, db, storage, upload.blob.key)
+        raise
 
 
 @router.get("", operation_id="listFiles", summary="List files")
@@ -96,6 +104,19 @@ def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDelete
     if last:
         storage.delete(row.blob)
     return FileDeleted(id=file_id)
+
+
+def _refuse_early(db: Database, project: str, asked: int, limit: int) -> None:
+    """A spent quota, before the body is read. What counts is the check that books the file."""
+    with db.read() as session:
+        check_quota(session, project, asked=max(1, asked), limit=limit)
+
+
+def _discard(db: Database, storage: Storage, blob: str) -> None:
+    with db.read() as session:
+        used = blob_in_use(session, blob)
+    if not used:
+        storage.delete(blob)
 
 
 def _jobs_using(session: Session, file: File) -> list[str]:

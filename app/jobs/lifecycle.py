@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,7 @@ from app.errors import Conflict, NotFound, PermafrostError
 from app.evidence.tables import Evidence, Parameter
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
 from app.jobs.tables import Checkpoint, Event, Job, Metric
+from app.limits.quotas import keep_within
 from app.models.tables import Model
 from app.webhooks.events import announce
 
@@ -84,23 +85,26 @@ class Outcome:
 # ---- the requester's side
 
 
-def submit(db: Database, job: Job, *, retried: bool = False) -> tuple[Job, bool]:
+def submit(db: Database, job: Job, *, retried: bool = False, active_limit: int | None = None) -> tuple[Job, bool]:
     """Stores a new job and returns it, or the one that this very request made before (and True).
 
     `retried` says that the client repeats a request whose answer it did not see. Without an idempotency key, an equal
     request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
+    `active_limit` is how many jobs of a project may be under way, this one included.
     """
     try:
-        return _submit(db, job, retried=retried)
+        return _submit(db, job, retried=retried, active_limit=active_limit)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one has made the job, and is found now.
-        return _submit(db, job, retried=retried)
+        return _submit(db, job, retried=retried, active_limit=active_limit)
 
 
-def _submit(db: Database, job: Job, *, retried: bool) -> tuple[Job, bool]:
+def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None) -> tuple[Job, bool]:
     with db.write() as session:
         if earlier := _same_request(session, job, retried=retried):
             return earlier, True
+        if active_limit is not None:
+            _check_quota(session, job.project, active_limit)
         job.created_at = now(session)
         session.add(job)
         session.flush()
@@ -401,6 +405,12 @@ def _ending(outcome: Outcome) -> Note:
         return Note("Job succeeded", data={"model": outcome.model.id if outcome.model else None})
     message = str((outcome.error or {}).get("message", "no reason was given"))
     return Note(f"Job failed: {message}", level="error", data=outcome.error)
+
+
+def _check_quota(session: Session, project: str, limit: int) -> None:
+    active = select(func.count()).where(Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
+    remedy = "wait for one to end, or cancel one"
+    keep_within(session, project, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
 
 
 def _same_request(session: Session, job: Job, *, retried: bool) -> Job | None:

@@ -73,7 +73,7 @@ def create_job(
     who.must("writer")
     with db.read() as session:
         job = prepare(Place(session, storage, settings, who.project), wanted, idempotency_key=idempotency_key)
-    job, repeated = lifecycle.submit(db, job, retried=is_retry(request))
+    job, repeated = lifecycle.submit(db, job, retried=is_retry(request), active_limit=settings.max_active_jobs)
     if repeated:
         response.headers["idempotent-replayed"] = "true"
     else:

@@ -26,7 +26,7 @@ def keep_within(
     """Raises QuotaSpent unless `asked` more fit. Others who ask for the project wait until this transaction ends."""
     if session.get_bind().dialect.name == "postgresql":  # on SQLite there is one writer at a time
         session.execute(text("SELECT pg_advisory_xact_lock(:space, hashtext(:project))"), _lock(project))
-    there = session.scalar(used) or 0
+    there = int(session.scalar(used) or 0)
     if there + asked > limit:
         raise QuotaSpent(f"this project may have {limit:,} {what} and has {there:,}; {remedy}")
 

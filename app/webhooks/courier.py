@@ -13,9 +13,8 @@ from app.settings import Settings
 from app.webhooks import deliveries, signing
 from app.webhooks.addresses import Reach
 from app.webhooks.deliveries import Claim
-from app.webhooks.endpoints import secrets_of
 from app.webhooks.sender import Answer, Sender
-from app.webhooks.vault import Vault
+from app.webhooks.vault import Vault, secrets_of
 
 log = structlog.get_logger("app.webhooks")
 

@@ -1,7 +1,6 @@
-"""Endpoints and their secrets: made, changed, rotated; and what is signed with which secret at a moment."""
+"""Endpoints and their secrets: made, changed, rotated."""
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import func, select
@@ -74,13 +73,6 @@ def rotate(session: Session, vault: Vault, row: Endpoint, *, keep: bool, retried
     row.secret, row.secret_hint = vault.seal(secret, endpoint_id=row.id), signing.hint(secret)
     row.rotated_at = row.updated_at = at
     return signing.written(secret)
-
-
-def secrets_of(vault: Vault, row: Endpoint, at: datetime) -> Iterator[bytes]:
-    """The secrets that sign at that moment, the newest first."""
-    yield vault.open(row.secret, endpoint_id=row.id)
-    if row.old_secret is not None and row.old_secret_until is not None and at < row.old_secret_until:
-        yield vault.open(row.old_secret, endpoint_id=row.id)
 
 
 def check_url(url: str, reach: Reach) -> None:

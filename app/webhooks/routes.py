@@ -31,7 +31,7 @@ from app.webhooks.schemas import (
 )
 from app.webhooks.sender import Sender
 from app.webhooks.tables import Delivery, Endpoint
-from app.webhooks.vault import Vault
+from app.webhooks.vault import Vault, secrets_of
 
 router = APIRouter(tags=["Webhooks"], responses=ERRORS)
 
@@ -155,7 +155,7 @@ def test_endpoint(
         at = now(session)
     event_id, timestamp = new_id("evt"), int(at.timestamp())
     body = payload(wanted.event_type, event_id=event_id, object_id="ftjob-test", created_at=timestamp)
-    keys = list(endpoints.secrets_of(vault, row, at))
+    keys = list(secrets_of(vault, row, at))
     headers = signing.headers(body, event_id=event_id, timestamp=timestamp, with_secrets=keys)
     answer = Sender(reach).post(row.url, headers=headers, body=body.encode())
     if answer.status_code is None:

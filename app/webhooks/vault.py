@@ -4,6 +4,8 @@ import contextlib
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app.errors import PermafrostError
+from app.webhooks.tables import Endpoint
 
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -42,6 +45,13 @@ class Vault:
             return AESGCM(_read(self.path)).decrypt(nonce, box, endpoint_id.encode())
         except InvalidTag:
             raise VaultClosed(f"{self.path} is not the key that this webhook's secret was sealed with") from None
+
+
+def secrets_of(vault: Vault, row: Endpoint, at: datetime) -> Iterator[bytes]:
+    """The secrets that sign at that moment, the newest first."""
+    yield vault.open(row.secret, endpoint_id=row.id)
+    if row.old_secret is not None and row.old_secret_until is not None and at < row.old_secret_until:
+        yield vault.open(row.old_secret, endpoint_id=row.id)
 
 
 def _load_or_create(path: Path) -> bytes:
