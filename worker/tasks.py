@@ -15,6 +15,7 @@ from app.evidence.keys import load_or_create
 from app.queue import DESCRIBE_MODEL, RUN_JOB, make_celery, ring, ring_model
 from app.settings import Settings
 from app.storage import Storage
+from app.webhooks.courier import Courier
 from worker.supervisor.child import Nursery
 from worker.supervisor.describe import describe
 from worker.supervisor.devices import Slots, find_devices
@@ -32,6 +33,7 @@ class Worker:
     celery: Celery
     runner: Runner
     sweeper: Sweeper
+    courier: Courier
 
     def serve(self) -> None:
         """Works until SIGTERM or SIGINT; then trainers save their state and their jobs go back into the queue."""
@@ -53,12 +55,14 @@ class Worker:
         try:
             service.start()
         finally:
+            self.courier.close()
             self.sweeper.close()
             self.runner.nursery.close()
             self.runner.db.close()
 
     def _ready(self, **_: Any) -> None:
         self.sweeper.start()
+        self.courier.start()
         devices = ", ".join(device.name for device in self.runner.slots.devices)
         print(f"permafrost worker ready on {devices}", flush=True)
 
@@ -83,7 +87,7 @@ def make_worker(settings: Settings) -> Worker:
         ring_model=lambda model_id: ring_model(celery, model_id),
     )
     _add_tasks(celery, runner)
-    return Worker(celery, runner, sweeper)
+    return Worker(celery, runner, sweeper, Courier(runner.db, settings))
 
 
 def _add_tasks(celery: Celery, runner: Runner) -> None:
