@@ -122,7 +122,7 @@ class World:
 
     def rows(self) -> tuple[Row, ...]:
         """What an honest supervisor would claim: readings of the files, roles by the policy."""
-        base, result = _readings(self.base), _readings(self.result)
+        base, result = readings(self.base), readings(self.result)
         drafts = []
         for name, after in result.items():
             before = base.get(name.removeprefix("bert."))
@@ -271,7 +271,7 @@ def fused_rows(world: World, *, second: tuple[int, int] = (2, 4)) -> tuple[Row, 
     world_policy, world.policy = world.policy, POLICY
     rows = [row for row in world.rows() if ".experts." not in row.name and not row.name.startswith("mlp.")]
     world.policy = world_policy
-    base, result = _readings(world.base), _readings(world.result)
+    base, result = readings(world.base), readings(world.result)
     for key, part in (("w1", (0, 2)), ("w3", second)):
         name = f"mlp.experts.0.{key}.weight"
         rows.append(
@@ -316,7 +316,8 @@ def _role(row: Row, decision: Any) -> str:
     return "buffer" if decision.kind == "buffer" else "trainable"
 
 
-def _readings(folder: Path) -> dict[str, Reading]:
+def readings(folder: Path) -> dict[str, Reading]:
+    """What the safetensors files of a folder hold, by name."""
     return {t.name: _reading(t) for path in sorted(folder.glob("*.safetensors")) for t in read_file(path).tensors}
 
 
