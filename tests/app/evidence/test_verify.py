@@ -300,5 +300,6 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
 
 def test_a_result_that_is_no_folder_is_not_a_forged_one(world: World) -> None:
     """What the reader gave cannot be listed: nothing is known about the claim."""
+    world.sign()
     with pytest.raises(CannotCheck, match=r"config\.json"):
         world.verify(1, result=world.result / "config.json")
