@@ -22,6 +22,8 @@ def _warm(nursery: Nursery) -> None:
     try:
         nursery.warm()
     except ChildError as error:
+        if nursery.closed:
+            return
         structlog.get_logger(__name__).error("trainers cannot be started", error=str(error))
 
 

@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.storage import Storage
 from app.webhooks.courier import Courier
 from worker.supervisor.child import Nursery
-from worker.supervisor.describe import describe
+from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.identity import identity
 from worker.supervisor.runner import Runner
@@ -42,8 +42,10 @@ class Worker:
         # Celery warns root of pickled messages; ours are JSON, and containers often run as root.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         service = self.celery.Worker(
+            hostname=f"permafrost@{self.runner.worker}",
             pool="threads",
-            concurrency=len(self.runner.slots.devices),
+            # A thread for each slot, and one for what needs no device.
+            concurrency=len(self.runner.slots.devices) + 1,
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
@@ -92,13 +94,13 @@ def make_worker(settings: Settings) -> Worker:
 
 def _add_tasks(celery: Celery, runner: Runner) -> None:
     """Signatures take what later versions may add; which job a message names does not matter."""
+    describer = Describer(runner)
 
     def run_job(job_id: str = "", v: int = 1, **_: Any) -> None:
-        while runner.run_next():
-            pass
+        runner.wake()
 
     def describe_model(model_id: str, v: int = 1, **_: Any) -> None:
-        describe(runner, model_id)
+        describer.describe(model_id)
 
     celery.task(run_job, name=RUN_JOB)
     celery.task(describe_model, name=DESCRIBE_MODEL)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.evidence.digest import read_file
+from app.evidence.verify import main as verify
 from tests.end_to_end.conftest import Service
 
 FEATURES = 10
@@ -65,6 +66,43 @@ def test_frozen_weight_is_proved(service: Service, table: str, mechanism: str, t
     assert subjects["model.safetensors"] == hashlib.sha256(content).hexdigest()
 
 
+def test_outsider_verifies_it(service: Service, table: str, tmp_path: Path) -> None:
+    """With the attestation, the public key and the downloaded files alone; a flipped bit is then refused."""
+    job_id = submit(service, table, freeze_policy={"freeze": ["weight"]}, evidence={"nonce": "n-1"})
+    job = service.ended(job_id)
+    attestation, key = tmp_path / "attestation.json", tmp_path / "key.pub"
+    attestation.write_bytes(service.client.get(f"fine_tuning/jobs/{job_id}/attestation").content)
+    key.write_text(service.get("signing_keys")["data"][0]["public_key"])
+    result, base = tmp_path / "result", tmp_path / "base"
+    _download(service, job["fine_tuned_model"], result)
+    _download(service, f"init:{job_id}", base)
+    command = [str(attestation), "--key", str(key), "--result", str(result)]
+    assert verify([*command, "--base", str(base), "--nonce", "n-1"]) == 0
+    assert verify([*command, "--base-root", job["evidence"]["base_root"]]) == 0
+    weights = result / "model.safetensors"
+    flipped = bytearray(weights.read_bytes())
+    flipped[-1] ^= 1
+    weights.write_bytes(flipped)
+    assert verify(command) == 1
+
+
+def test_violation_is_no_proof(service: Service, table: str, tmp_path: Path) -> None:
+    """A statement that records a violation verifies for nobody, however well it is signed."""
+    group = {"select": {"name": "weight"}, "options": {"requires_grad": False}}
+    job_id = submit(
+        service,
+        table,
+        freeze_policy={"freeze": ["weight"], "enforce": False},
+        hyperparameters={"n_epochs": 1, "optimizer": {"name": "sgd", "groups": [group]}},
+    )
+    job = service.ended(job_id)
+    attestation, key = tmp_path / "attestation.json", tmp_path / "key.pub"
+    attestation.write_bytes(service.client.get(f"fine_tuning/jobs/{job_id}/attestation").content)
+    key.write_text(service.get("signing_keys")["data"][0]["public_key"])
+    _download(service, job["fine_tuned_model"], tmp_path / "result")
+    assert verify([str(attestation), "--key", str(key), "--result", str(tmp_path / "result")]) == 1
+
+
 def test_mechanisms_train_the_rest_to_the_same_bits(service: Service, table: str) -> None:
     """The three ways differ in how they freeze and in nothing else."""
     jobs = [
@@ -113,6 +151,12 @@ def test_events_tell_the_story(service: Service, table: str) -> None:
     assert messages[0] == "Job created"
     assert messages[-1] == "Job succeeded"
     assert any(event["type"] == "metrics" and event["data"]["step"] == 1 for event in events)
+
+
+def _download(service: Service, model: str, folder: Path) -> None:
+    folder.mkdir()
+    for file in service.get(f"models/{model}")["files"]:
+        (folder / file["name"]).write_bytes(service.client.get(f"models/{model}/files/{file['name']}").content)
 
 
 def _statement(service: Service, job_id: str) -> Any:

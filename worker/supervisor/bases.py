@@ -12,6 +12,8 @@ from app.errors import ModelError
 from app.evidence.digest import FileReading, read_files
 from app.evidence.tensorfile import TensorFileError
 from app.evidence.tree import root
+from app.jobs.lifecycle import Lease
+from app.jobs.tables import Job
 from app.models.tables import Model
 from app.storage import Storage
 
@@ -87,6 +89,20 @@ def publish(db: Database, stored: Stored, model: Model) -> Model:
             there.manifest, there.status, there.error = model.manifest, model.status, model.error
         # Deferred columns are read while there is a session to read them with.
         return loaded(there)
+
+
+def refuse_links(folder: Path) -> None:
+    """A trainer made these files. The supervisor can read more than a trainer may, so it must not follow its links."""
+    for path in folder.iterdir():
+        if path.is_symlink():
+            raise ModelError(f"{path.name} is a link, and a new base holds plain files only", param="model")
+
+
+def remember(db: Database, lease: Lease, model_id: str) -> None:
+    """Writes down which model the job started from, so that nobody deletes it meanwhile."""
+    with db.write() as session:
+        mine = update(Job).where(Job.id == lease.job_id, Job.attempt == lease.attempt)
+        session.execute(mine.values(base_model=model_id))
 
 
 def find(db: Database, model_id: str) -> Model | None:

@@ -38,6 +38,7 @@ class Nursery:
         self._server: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._warm = threading.Event()
+        self.closed = False
 
     def warm(self) -> None:
         """Starts the forkserver if there is none and returns once it has imported everything."""
@@ -55,6 +56,10 @@ class Nursery:
 
     def close(self) -> None:
         """Ends the forkserver; trainers that still run end too once their handles are closed."""
+        self.closed = True
+        server = self._server
+        if server is not None and not self._warm.is_set():
+            server.kill()  # whoever waits for its imports holds the lock
         with self._lock:
             self._drop()
 
@@ -65,6 +70,8 @@ class Nursery:
         self.close()
 
     def _ensure(self) -> None:
+        if self.closed:
+            raise ChildError("this worker is stopping and starts no trainers any more")
         if self._server is not None and self._server.poll() is None:
             return
         self._drop()
@@ -93,6 +100,8 @@ class Nursery:
                 self._warm.set()
         if not self._warm.is_set():
             self._drop()
+            if self.closed:
+                raise ChildError("this worker stopped before the forkserver had imported everything")
             raise ChildError(
                 f"the forkserver could not import {', '.join(self.preload)}; the worker's own log shows why"
             )

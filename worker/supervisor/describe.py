@@ -1,7 +1,7 @@
 """Reads a registered model once: its files into the storage, its tensors' names and shapes into its manifest."""
 
 import json
-import shutil
+import threading
 from typing import Final
 
 import structlog
@@ -20,7 +20,27 @@ log = structlog.get_logger(__name__)
 SECONDS: Final = 600.0
 
 
-def describe(runner: Runner, model_id: str) -> None:
+class Describer:
+    """Reads one model at a time, in the thread of whoever asked first; the others leave their wish and go."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._wanted: set[str] = set()
+        self._busy = threading.Lock()
+
+    def describe(self, model_id: str) -> None:
+        """A wish that comes in the moment between the last look and the release is asked for again by the sweep."""
+        self._wanted.add(model_id)
+        if not self._busy.acquire(blocking=False):
+            return
+        try:
+            while self._wanted:
+                _describe(self._runner, self._wanted.pop())
+        finally:
+            self._busy.release()
+
+
+def _describe(runner: Runner, model_id: str) -> None:
     """Makes a pending model ready, or failed with the reason. Doing it twice, or in two workers, changes nothing."""
     model = bases.find(runner.db, model_id)
     if model is not None and model.status != "pending":
@@ -48,7 +68,7 @@ def _manifest(runner: Runner, model: Model) -> list[object]:
         WorkOrder(job_id=model.id, stage="describe", model=model.spec, task=task, device="cpu").save(space.root)
         return _run(runner, space)
     finally:
-        shutil.rmtree(space.root, ignore_errors=True)
+        workspace.discard(space, ended=True)
 
 
 def _run(runner: Runner, space: Workspace) -> list[object]:

@@ -22,7 +22,7 @@ class Device:
 
 
 class Slots:
-    """The free devices; `take` waits for one."""
+    """The devices that no job uses now."""
 
     def __init__(self, devices: list[Device]) -> None:
         self.devices = tuple(devices)
@@ -35,8 +35,13 @@ class Slots:
         return self._free.qsize()
 
     @contextmanager
-    def take(self) -> Iterator[Device]:
-        device = self._free.get()
+    def take(self) -> Iterator[Device | None]:
+        """A free device for as long as the block lasts; None when all are in use."""
+        try:
+            device = self._free.get_nowait()
+        except queue.Empty:
+            yield None
+            return
         try:
             yield device
         finally:

@@ -1,8 +1,9 @@
 """The story of one job in a worker: claim, workspace, base, training, evidence, one transaction at the end."""
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -61,11 +62,22 @@ class Runner:
     #: Seconds of silence after which a trainer counts as hanging.
     stall_seconds: float = 1800.0
     stopping: threading.Event = field(default_factory=threading.Event)
+    _wakes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _woken: int = 0
+
+    def wake(self) -> None:
+        """Runs waiting jobs, best first, until there are none or every slot is in use."""
+        self._woken = next(self._wakes)
+        while True:
+            seen = self._woken
+            # A wake that finds every slot in use leaves; whoever gives a slot back looks for it here.
+            if not self.run_next() and self._woken == seen:
+                return
 
     def run_next(self) -> bool:
-        """Runs the best waiting job to its end, or as far as it gets; False when none waits."""
+        """Runs the best waiting job to its end, or as far as it gets; False when none waits or no slot is free."""
         with self.slots.take() as device:
-            if self.stopping.is_set():
+            if device is None or self.stopping.is_set():
                 return False
             lease = lifecycle.claim(self.db, worker=self.worker, seconds=self.settings.lease_seconds)
             if lease is None:
@@ -100,6 +112,8 @@ class Runner:
         tail = Tail(space.reports)
         try:
             base = self._base(job, space, keeper, device, tail)
+            if job.base_model != base.id:
+                bases.remember(self.db, keeper.lease, base.id)
             order = self._order(job, space, keeper, device, "train")
             self._run(order, space, keeper, device, tail)
             self._firmly(keeper, keeper.flush)
@@ -128,6 +142,7 @@ class Runner:
         else:
             order = self._order(job, space, keeper, device, "initialise")
             self._run(order, space, keeper, device, tail)
+            bases.refuse_links(space.base)
         return self._publish_initial(job, space)
 
     def _known_base(self, job: Job) -> Model | None:

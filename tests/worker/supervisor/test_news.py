@@ -1,0 +1,111 @@
+"""Reports of a trainer become progress, curves and events."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.jobs.lifecycle import News
+from worker.supervisor.news import Tail
+from worker.trainer.protocol import Reporter
+
+COUNTS = {
+    "frozen": {"tensors": 1, "elements": 10, "bytes": 40},
+    "trainable": {"tensors": 1, "elements": 1, "bytes": 4},
+}
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    return tmp_path / "reports.jsonl"
+
+
+def told(reports: Path, *each: dict[str, Any]) -> tuple[Tail, News]:
+    """A tail, and the news of these reports."""
+    with Reporter(reports) as reporter:
+        for report in map(dict, each):
+            reporter.report(report.pop("type"), **report)
+    tail = Tail(reports)
+    return tail, tail.read()
+
+
+def test_nothing_written_is_no_news(reports: Path) -> None:
+    """Before the trainer has opened its file there is nothing to say."""
+    assert not Tail(reports).read()
+
+
+def test_news_come_once(reports: Path) -> None:
+    """A second look brings only what is new."""
+    tail, news = told(reports, {"type": "stage", "stage": "loading"})
+    assert [note.message for note in news.notes] == ["Stage: loading"]
+    assert not tail.read()
+
+
+def test_plan_gives_counts_and_warnings(reports: Path) -> None:
+    """The counts go to the job's row, warnings become events that stand out."""
+    _, news = told(reports, {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2, "warnings": ["careful"]})
+    assert news.freeze_plan == COUNTS
+    assert [(note.message, note.level) for note in news.notes if note.level == "warn"] == [("careful", "warn")]
+    assert news.progress == {"step": 0, "total_steps": 4, "epoch": 0.0, "percent": 0.0, "eta_seconds": None}
+
+
+def test_steps_make_a_curve_and_few_events(reports: Path) -> None:
+    """Every reported step is a point; events tell of the first and the last, and of one a second between them."""
+    steps = [{"type": "step", "step": step, "epoch": step / 50, "loss": 1 / step} for step in range(1, 101)]
+    _, news = told(reports, {"type": "plan", "counts": COUNTS, "total_steps": 100, "epochs": 2}, *steps)
+    assert [step for step, split, _ in news.metrics if split == "train"] == list(range(1, 101))
+    assert [note.data["step"] for note in news.notes if note.type == "metrics" and note.data] == [1, 100]
+    assert news.progress is not None
+    assert (news.progress["step"], news.progress["percent"]) == (100, 100.0)
+
+
+def test_first_step_is_known(reports: Path) -> None:
+    """Whoever waits for the first step can be told at once."""
+    tail, _ = told(reports, {"type": "stage", "stage": "training"})
+    assert not tail.stepped
+    with Reporter(reports) as reporter:
+        reporter.report("step", step=1, epoch=0.1, loss=1.0)
+    tail.read()
+    assert tail.stepped
+
+
+def test_loss_that_is_no_number_is_kept(reports: Path) -> None:
+    """JSON has no NaN: the point is there without the value, and the event says None."""
+    _, news = told(reports, {"type": "step", "step": 1, "epoch": 0.1, "loss": float("nan"), "learning_rate": 0.1})
+    assert news.metrics == [(1, "train", {"learning_rate": 0.1})]
+
+
+def test_evaluation_is_another_curve(reports: Path) -> None:
+    """Validation points have a split of their own."""
+    _, news = told(reports, {"type": "evaluation", "step": 5, "metrics": {"accuracy": 0.5}})
+    assert news.metrics == [(5, "valid", {"accuracy": 0.5})]
+    assert news.notes[0].message == "Evaluation after step 5: accuracy=0.5"
+
+
+def test_checkpoints_are_told(reports: Path) -> None:
+    """With the step and the metrics at that step."""
+    _, news = told(reports, {"type": "checkpoint", "step": 5, "path": "step-5", "metrics": {"loss": 1.0}})
+    assert news.checkpoints == [(5, {"loss": 1.0})]
+
+
+def test_violation_is_remembered(reports: Path) -> None:
+    """For the evidence, and as an event at once."""
+    violation = {"name": "w", "last_good_step": 0, "first_bad_step": 1, "operation": "aten::add_"}
+    tail, news = told(reports, {"type": "violation", **violation})
+    assert tail.violations == [violation]
+    assert (news.notes[0].level, news.notes[0].message) == ("error", "Frozen tensor w changed at step 1")
+
+
+def test_text_that_databases_refuse_is_made_storable(reports: Path) -> None:
+    """PostgreSQL takes no NUL and no half of a surrogate pair, in no text and no JSON."""
+    reports.write_bytes(
+        b'{"type":"event","level":"loud","message":"a\\u0000b\\ud800","data":{"k\\u0000":["\\u0000"]}}\n'
+    )
+    note = Tail(reports).read().notes[0]
+    assert (note.message, note.level, note.data) == ("a\ufffdb?", "info", {"k\ufffd": ["\ufffd"]})
+
+
+def test_unknown_report_is_passed_over(reports: Path) -> None:
+    """A newer trainer may say more than this supervisor knows."""
+    _, news = told(reports, {"type": "weather", "sunny": True}, {"type": "stage", "stage": "training"})
+    assert [note.message for note in news.notes] == ["Stage: training"]
