@@ -12,7 +12,7 @@ from app.errors import InvalidRequest
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePolicy
 from app.jobs.schemas import FreezePlanCounts, ModelField
-from app.models.catalog import choose
+from app.models.catalog import choose, kindred
 from app.paging import Page
 
 router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS)
@@ -49,13 +49,16 @@ def preview_policy(
     model = wanted.model if isinstance(wanted.model, str) else wanted.model.model_dump(exclude_none=True)
     with db.read() as session:
         chosen = choose(session, settings, who.project, model)
-    if chosen.tensors is None:
+        tensors = chosen.tensors
+        if tensors is None and (task := chosen.spec.get("task")):
+            tensors = kindred(session, who.project, chosen, task)
+    if tensors is None:
         message = (
             f"the tensors of {chosen.name!r} are not known: register it with POST /v1/models, and a worker reads it; "
             "for another task or with an adapter a model has other tensors"
         )
         raise InvalidRequest(message, param="model", code="model_not_described")
-    found = preview(wanted.freeze_policy.normal(), chosen.tensors, optimizer=wanted.optimizer)
+    found = preview(wanted.freeze_policy.normal(), tensors, optimizer=wanted.optimizer)
     names = [row["name"] for row in found.rows]
     if wanted.after is not None and wanted.after not in names:
         raise InvalidRequest(f"no tensor {wanted.after!r} in this plan", param="after", code="invalid_cursor")

@@ -18,11 +18,11 @@ from app.errors import DataError, InvalidRequest
 from app.files import formats
 from app.files.records import find_file
 from app.files.tables import File
-from app.freeze.plan import resolve
+from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
 from app.jobs.schemas import Hyperparameters, JobCreate
 from app.jobs.tables import Job
-from app.models.catalog import Chosen, choose
+from app.models.catalog import Chosen, choose, kindred
 from app.settings import Settings
 from app.storage import Storage
 
@@ -60,8 +60,7 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
     task, data, checked = _examples(place, wanted, chosen, training, validation)
     hyperparameters = wanted.chosen()
     refuse_ignored_options(hyperparameters, policy)
-    tensors = chosen.tensors_for(task)
-    plan = resolve(policy, tensors) if tensors is not None else None
+    plan = _plan(place, policy, chosen, task)
     return Job(
         id=new_id("ftjob"),
         project=place.project,
@@ -131,6 +130,17 @@ def _why_ignored(key: str, name: str, known: frozenset[str]) -> str:
 
 def _plain(model: Any) -> str | dict[str, Any]:
     return model if isinstance(model, str) else model.model_dump(exclude_none=True)
+
+
+def _plan(place: Place, policy: Policy, chosen: Chosen, task: str) -> FreezePlan | None:
+    """The policy over the model's tensors, where they are known; it is refused here if it does not fit them."""
+    tensors = chosen.tensors_for(task)
+    if tensors is not None:
+        return resolve(policy, tensors)
+    similar = kindred(place.session, place.project, chosen, task)
+    if similar is not None:
+        resolve(policy, similar)  # the names are right; the head's size, and so the counts, may not be
+    return None
 
 
 def _files(place: Place, wanted: JobCreate) -> tuple[File, File | None]:

@@ -45,6 +45,19 @@ class Chosen:
         return self.tensors if self.described_for in (None, task) else None
 
 
+def kindred(session: Session, project: str, chosen: Chosen, task: str) -> list[TensorInfo] | None:
+    """The tensors of another model from the same folder for the same task: same names, if maybe another head's size."""
+    if chosen.spec["type"] != "transformers" or chosen.spec.get("adapter"):
+        return None
+    spec = Model.spec
+    same = (spec["path"].as_string() == chosen.spec["path"], spec["task"].as_string() == task)
+    ready = visible(project).where(*same, Model.status == "ready", Model.manifest.is_not(None))
+    for row in session.scalars(ready.order_by(Model.created_at.desc()).limit(10)):
+        if not row.spec.get("adapter") and row.manifest is not None:
+            return [TensorInfo.from_json(each) for each in row.manifest]
+    return None
+
+
 def visible(project: str) -> Select[Model]:
     """Models that a project may use: its own, and base models that belong to nobody."""
     return select(Model).where(or_(Model.project.is_(None), Model.project == project))
