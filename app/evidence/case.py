@@ -1,6 +1,6 @@
 """What a verifier has before it: what the reader gave, what was read from it, and the problems found in it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +33,14 @@ class Problem:
         return f"{text}\n    expected {self.expected}\n    found    {self.actual}"
 
 
+class Rejected(Exception):
+    """The claim does not hold; carries the problems."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(str(self.problems[0]))
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What the reader gave. Everything that is optional and given must hold."""
@@ -46,6 +54,7 @@ class Inputs:
     nonce: str | None = None
     job: str | None = None
     policy_digest: str | None = None
+    previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, ... back to the first
 
 
 @dataclass(slots=True)
@@ -68,13 +77,20 @@ class Case:
     """Filled in as the verification goes on; a check may use what the stages before it have read."""
 
     inputs: Inputs
-    envelope: Envelope
+    envelope: Envelope | None = None
     signers: tuple[TrustedKey, ...] = ()
     statement: Statement | None = None
     document: object = None  # the payload as parsed
     plan: FreezePlan | None = None
+    chain: list["Case"] = field(default_factory=list)  # the statements before, nearest first
     base: Holdings | None = None
     result: Holdings | None = None
+
+    @property
+    def sealed(self) -> Envelope:
+        if self.envelope is None:
+            raise AssertionError("a check of the envelope ran before it was read")
+        return self.envelope
 
     @property
     def said(self) -> Statement:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from app.evidence.case import CannotCheck, Case, Check, Holdings, Problem
+from app.evidence.case import CannotCheck, Case, Check, Holdings, Problem, Rejected
 from app.evidence.digest import FileReading, TensorReading, read_file, sha256_file
 from app.evidence.statement import FileRef, Reading, Row
 from app.evidence.strict import JsonError, read_json
@@ -38,14 +38,6 @@ _CONTAINERS = (
 )
 _CODE = (".py", ".pyc", ".so", ".ipynb")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-
-
-class Unreadable(Exception):
-    """Files whose content means nothing; carries the problems."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__(str(problems[0]))
-        self.problems = problems
 
 
 def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row]) -> Holdings:
@@ -111,7 +103,7 @@ def _read(held: Holdings, names: list[str], slices: Mapping[str, list[tuple[int,
             else:
                 held.digests[name] = read
     if problems:
-        raise Unreadable(problems)
+        raise Rejected(problems)
     return held
 
 
@@ -139,7 +131,7 @@ def _complete(held: Holdings, name: str, rows: list[Row], metadata: Mapping[str,
         tensor, file = changed.pop(row.result.name, None), held.folder / CHANGED_FILE
         if tensor is None:
             if row.base is None or row.base.name not in sources:
-                raise Unreadable([Problem("readable", "neither in the changed tensors nor in the base", row.name)])
+                raise Rejected([Problem("readable", "neither in the changed tensors nor in the base", row.name)])
             tensor, base_file = sources[row.base.name]
             file = base.folder / base_file
         tensors.append(_renamed(tensor, row.result.name))
@@ -147,12 +139,12 @@ def _complete(held: Holdings, name: str, rows: list[Row], metadata: Mapping[str,
             Slice(row.result.name, tensor.dtype, tensor.shape, str(file), tensor.offset, tensor.nbytes, tensor.sha256)
         )
     if changed:
-        raise Unreadable([Problem("readable", "a tensor that the statement does not know", one) for one in changed])
+        raise Rejected([Problem("readable", "a tensor that the statement does not know", one) for one in changed])
     try:
         layout = compose(slices, metadata)
         sha256 = layout.sha256(_open)
     except ComposeError as error:
-        raise Unreadable([Problem("readable", str(error), name)]) from None
+        raise Rejected([Problem("readable", str(error), name)]) from None
     del held.weights[CHANGED_FILE], held.digests[CHANGED_FILE]
     held.files = held.files - {CHANGED_FILE} | {name}
     held.weights[name] = FileReading(name, layout.size, sha256, tuple(tensors), dict(metadata))

@@ -15,6 +15,9 @@ from app.evidence.statement import Row
 from tests.tamper.kit import (
     NOW,
     World,
+    adapter_rows,
+    adapter_world,
+    chained_world,
     file_bytes,
     fused_rows,
     fused_world,
@@ -32,6 +35,8 @@ WORLDS: dict[str, tuple[Callable[[Path], World], Callable[[World], tuple[Row, ..
     "scheduled": (scheduled_world, scheduled_rows),
     "fused": (fused_world, fused_rows),
     "changed-only": (World, World.rows),
+    "adapter": (adapter_world, adapter_rows),
+    "chain": (chained_world, World.rows),
 }
 
 
@@ -42,11 +47,15 @@ def main(folder: Path) -> None:
         if root.exists():
             raise SystemExit(f"{root} is there already; golden files are made once")
         world = make(root)
-        world.sign(world.claim(rows=rows(world), previous="12" * 32 if name == "plain" else None), keys=keys)
+        if world.previous:
+            world.previous.sign(keys=keys)
+        kind = "adapter" if name == "adapter" else "full"
+        world.sign(world.claim(rows=rows(world), result_kind=kind), keys=keys)
         if name == "changed-only":
             leave_changed(world)
         expected: dict[str, Any] = {"base_root": world.pinned, "job": "ftjob-1", "nonce": "n-1"}
         expected["needs_base"] = name in ("changed-only", "partly-frozen")
+        expected["previous"] = ["first/attestation.json"] if world.previous else []
         (root / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     ring = [TrustedKey(key.public_pem, not_before=NOW.replace(year=2026, month=1)).to_json() for key in keys]
     (folder / "keys.json").write_text(json.dumps({"object": "list", "data": ring}, indent=1) + "\n")

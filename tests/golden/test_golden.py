@@ -13,6 +13,8 @@ WORLDS = sorted(path.parent for path in Path(__file__).parent.glob("*/*/expected
 
 def verify(root: Path, key: str, *options: str) -> int:
     arguments = [str(root / "attestation.json"), "--key", str(root.parent / key), "--result", str(root / "result")]
+    for earlier in json.loads((root / "expected.json").read_text())["previous"]:
+        arguments += ["--previous", str(root / earlier)]
     return main([*arguments, *options])
 
 
@@ -33,10 +35,8 @@ def test_old_evidence_is_verified(root: Path, key: str) -> None:
 def test_old_evidence_is_still_evidence(root: Path, tmp_path: Path) -> None:
     """A flipped bit in any of its files, base and statement included, is still rejected."""
     base = ["--base", str(tmp_path / "old" / root.name / "base")]
-    files = [path.relative_to(root.parent) for path in root.rglob("*") if path.is_file()]
-    for file in files:
-        if file.name == "expected.json":
-            continue
+    checked = [*root.glob("base/*"), *root.glob("result/*"), *root.rglob("attestation.json")]
+    for file in (path.relative_to(root.parent) for path in checked):
         shutil.copytree(root.parent, tmp_path / "old")
         path = tmp_path / "old" / file
         content = bytearray(path.read_bytes())
@@ -49,4 +49,4 @@ def test_old_evidence_is_still_evidence(root: Path, tmp_path: Path) -> None:
 def test_there_is_old_evidence() -> None:
     """The first format's folder is there, with all of its worlds."""
     first = {root.name for root in WORLDS if root.parent.name == "v1"}
-    assert first == {"plain", "sharded", "partly-frozen", "scheduled", "fused", "changed-only"}
+    assert first == {"plain", "sharded", "partly-frozen", "scheduled", "fused", "changed-only", "adapter", "chain"}

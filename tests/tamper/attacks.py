@@ -24,6 +24,7 @@ from tests.tamper.kit import (
     Tensor,
     World,
     base_tensors,
+    chained_world,
     file_bytes,
     flipped,
     forged,
@@ -946,6 +947,59 @@ def _(world: World) -> Options:
 def _(world: World) -> Options:
     files = tuple(replace(file, size=file.size + 1) for file in world.claim().result_files)
     world.sign(world.claim(result_files=files))
+
+
+# Fine-tunes of fine-tunes
+
+
+@attack("32-chain-over-another-first-base", levels=(2,), only="pinned_base", world=chained_world)
+def _(world: World) -> Options:
+    world.sign()
+    return {"base_root": "0" * 64}
+
+
+@attack("32-chain-of-which-a-statement-is-another-one", only="chain_is_named", world=chained_world)
+def _(world: World) -> Options:
+    world.sign(world.claim(previous="ab" * 32))
+
+
+@attack("32-chain-that-is-not-mentioned", only="chain_is_named", world=chained_world)
+def _(world: World) -> Options:
+    world.sign(world.claim(previous=None))
+
+
+@attack("32-chain-with-a-gap", only="chain_is_linked", world=chained_world)
+def _(world: World) -> Options:
+    """The base is not what the statement before it says that it made: something happened in between."""
+    rows = [name for name in ("head.b",) if world.base_weights["model.safetensors"].pop(name)]
+    assert rows
+    world.write()
+    world.sign()
+
+
+@attack("33-lying-signer-earlier-in-the-chain", levels=(2,), world=chained_world)
+def _(world: World) -> Options:
+    """The first fine-tune moved a frozen tensor and said that the base had it so."""
+    first = world.previous
+    assert first is not None
+    lie(first, lambda t: (t[0], t[1], flipped(t[2])))
+    for weights in (world.base_weights, world.result_weights):
+        weights["model.safetensors"]["bert.enc.0.w"] = first.result_weights["model.safetensors"]["bert.enc.0.w"]
+    world.write()
+    world.sign()
+
+
+@attack("24-wrong-key-earlier-in-the-chain", only="trusted_signature", world=chained_world)
+def _(world: World) -> Options:
+    assert world.previous is not None
+    world.previous.sign(keys=[generate()])
+    world.sign()
+
+
+@attack("31-nothing-frozen-all-along-a-chain", only="chain_leaves_something_frozen", world=chained_world)
+def _(world: World) -> Options:
+    world.policy = {"freeze": ["head.w"]}
+    world.sign()
 
 
 # Beside the weights

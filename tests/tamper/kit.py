@@ -4,6 +4,7 @@
 Tensors are bytes; nothing here is trained.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -99,6 +100,7 @@ class World:
     key: SigningKey = KEY
     trusted: tuple[TrustedKey, ...] = (TrustedKey(KEY.public_pem),)
     unstored: tuple[Row, ...] = ()
+    previous: "World | None" = None  # whose result this world's base is
 
     def __post_init__(self) -> None:
         self.base, self.result = self.root / "base", self.root / "result"
@@ -125,7 +127,7 @@ class World:
         base, result = readings(self.base), readings(self.result)
         drafts = []
         for name, after in result.items():
-            before = base.get(name.removeprefix("bert."))
+            before = base.get(name) or base.get(name.removeprefix("bert."))
             kind = "buffer" if name.endswith("mean") else "parameter"
             initial = None if before else after
             drafts.append(_row(name, role="new", kind=kind, base=before, result=after, initial=initial))
@@ -153,8 +155,16 @@ class World:
             rows=changes.pop("rows") if "rows" in changes else self.rows(),
             observed={"checks": 41, "first_step": 0, "last_step": 400, "fingerprint": "xxh3-128"},
             metadata={"format": "pt"},
+            previous=sha256_bytes(self.previous.payload()) if self.previous else None,
         )
         return replace(draft, **changes)
+
+    def payload(self) -> bytes:
+        return base64.b64decode(json.loads(self.attestation.read_text())["payload"])
+
+    def chain(self) -> tuple[bytes, ...]:
+        """The attestations before this one, nearest first."""
+        return (self.previous.attestation.read_bytes(), *self.previous.chain()) if self.previous else ()
 
     def sign(
         self,
@@ -182,7 +192,8 @@ class World:
     def verify(self, level: int, *, checks: Mapping[str, Mapping[str, Check]] | None = None, **options: Any) -> Report:
         """As a reader with nothing (1), with the base's root (2) or with the base's files (3)."""
         given: dict[int, dict[str, Any]] = {1: {}, 2: {"base_root": self.pinned}, 3: {"base": self.base}}
-        options = {"keys": self.trusted, "now": NOW, "result": self.result, **given[level], **options}
+        given[level] |= {"keys": self.trusted, "now": NOW, "result": self.result, "previous": self.chain()}
+        options = {**given[level], **options}
         inputs = Inputs(attestation=self.attestation, **options)
         return verify(self.attestation.read_bytes(), inputs, checks=checks)
 
@@ -298,6 +309,46 @@ def sharded_world(root: Path) -> World:
     second = {name: value for name, value in tensors.items() if name not in first}
     files = {"model-00001-of-00002.safetensors": first, "model-00002-of-00002.safetensors": second}
     return World(root, result_weights=files)
+
+
+def chained_world(root: Path) -> World:
+    """A fine-tune of a fine-tune: `enc.0` is frozen in both, `enc.1` in the first alone."""
+    first = World(root / "first")
+    first.sign()
+    trained = {**result_tensors(), "bert.enc.1.w": tensor("F32", 8, 8, seed="later")}
+    policy = {"rules": [{"id": "lower", "action": "freeze", "select": {"name": "bert.enc.0.**"}}]}
+    world = World(
+        root,
+        base_weights={"model.safetensors": result_tensors()},
+        result_weights={"model.safetensors": trained},
+        policy=policy,
+        previous=first,
+    )
+    world.pinned = first.pinned
+    return world
+
+
+def adapter_world(root: Path) -> World:
+    """The result is a LoRA adapter of `enc.0.w` alone; all of the base stays where it is."""
+    world = World(root, policy={"rules": POLICY["rules"]})
+    (world.result / "model.safetensors").unlink()
+    stored = [f"base_model.model.enc.0.w.lora_{half}.weight" for half in "AB"]
+    world.result_weights = {"adapter_model.safetensors": {name: tensor("F32", 2, 8, seed=name) for name in stored}}
+    world.policy = {"train": ["**.default.weight"]}
+    world.write()
+    return world
+
+
+def adapter_rows(world: World) -> tuple[Row, ...]:
+    """peft's live names: a layer under `base_layer`, an adapter under its own name `default`."""
+    rows = []
+    for name, reading in readings(world.result).items():
+        live = name.replace(".weight", ".default.weight")
+        rows.append(_row(live, role="new", rule="rule-1", initial=reading, result=reading))
+    for name, reading in readings(world.base).items():
+        live = "base_model.model." + name.replace("enc.0.w", "enc.0.base_layer.w")
+        rows.append(_row(live, role="frozen", mechanism="requires_grad", base=reading))
+    return tuple(rows)
 
 
 def _row(name: str, **fields: Any) -> Row:

@@ -12,6 +12,7 @@ from app.evidence.verify import STAGES
 from tests.tamper.attacks import ATTACKS, Attack, look_alike_world
 from tests.tamper.kit import (
     World,
+    chained_world,
     flipped,
     forged,
     fused_rows,
@@ -73,8 +74,9 @@ def test_every_attack_of_the_list_is_here() -> None:
         (split_world, split_rows),
         (scheduled_world, scheduled_rows),
         (fused_world, fused_rows),
+        (chained_world, World.rows),
     ],
-    ids=["one file", "shards", "partly frozen", "scheduled", "fused"],
+    ids=["one file", "shards", "partly frozen", "scheduled", "fused", "chain"],
 )
 def test_honest_claim_is_verified(
     make: Callable[[Path], World], rows: Callable[[World], tuple[Row, ...]], level: int, tmp_path: Path

@@ -254,7 +254,7 @@ def test_rows_that_were_not_read_prove_nothing() -> None:
 def test_needed_rows_are_asked_of_both_files() -> None:
     """By each file's own name for the tensor."""
     observed = read_observations({"tensors": [embedding(base=[{"name": "w", "rows": None}])]})
-    base, result = rows_needed(ROWS, observed)
+    base, result = rows_needed(observed)
     assert base == {"w": {(0, 2), (2, 4)}}
     assert result == {"emb.w": {(0, 2), (2, 4)}}
 

@@ -13,7 +13,7 @@ from app.evidence import keys, rotation, verify
 from app.evidence.case import CannotCheck
 from app.evidence.keys import TrustedKey, generate, write_ring
 from app.evidence.statement import Row
-from tests.tamper.kit import KEY, World, file_bytes, flipped, forged, readings, tensor
+from tests.tamper.kit import KEY, World, adapter_rows, adapter_world, chained_world, file_bytes, flipped, forged, tensor
 
 ROOT = Path(__file__).parents[3]
 PEAK = """
@@ -166,20 +166,8 @@ def test_changed_tensors_are_checked_like_any_others(world: World) -> None:
 
 def test_an_adapter_leaves_the_base_where_it_is(tmp_path: Path) -> None:
     """The result holds the adapter alone; frozen tensors are the base's own, and are not said to be in the result."""
-    world = World(tmp_path)
-    (world.result / "model.safetensors").unlink()
-    stored = [f"base_model.model.enc.0.w.lora_{half}.weight" for half in "AB"]
-    world.result_weights = {"adapter_model.safetensors": {name: tensor("F32", 2, 8, seed=name) for name in stored}}
-    world.policy = {"train": ["**.default.weight"]}
-    world.write()
-    adapter, rows = readings(world.result), []
-    for name in stored:
-        live, reading = name.replace(".weight", ".default.weight"), adapter[name]
-        rows.append(Row(name=live, role="new", rule="rule-1", initial=reading, result=reading, changed=True))
-    for name, reading in readings(world.base).items():
-        live = "base_model.model." + name.replace("enc.0.w", "enc.0.base_layer.w")
-        rows.append(Row(name=live, role="frozen", mechanism="requires_grad", base=reading, changed=False))
-    claim = world.claim(rows=tuple(rows), result_kind="adapter")
+    world = adapter_world(tmp_path)
+    claim = world.claim(rows=adapter_rows(world), result_kind="adapter")
     world.sign(claim)
     for level in (1, 2, 3):
         report = world.verify(level)
@@ -209,6 +197,24 @@ def test_shards_of_the_base_and_links_to_it(tmp_path: Path) -> None:
         (linked / file.name).symlink_to(file)
     (linked / "README.md").write_text("a base")
     assert sharded.verify(3, base=linked).level == 3
+
+
+def test_a_chain_leads_back_to_the_first_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the statements in between, what was frozen in all of them is the first base's, and only that is said."""
+    world = chained_world(tmp_path)
+    world.sign(world.claim(issued_at=datetime.now(UTC)))
+    (world.root / "key.pub").write_text(KEY.public_pem)
+    first = world.previous
+    assert first is not None
+    report = world.verify(2, now=datetime.now(UTC))
+    assert report.problems == ()
+    assert (report.facts["first_base_root"], report.facts["frozen"]["tensors"]) == (first.pinned, 2)
+    options = ["--base-root", first.pinned]
+    assert run(world, *options) == 1  # without the chain, the root is another base's
+    assert run(world, *options, "--previous", first.attestation) == 0
+    assert "2 tensors (272 bytes) are bit-identical to the first base of the chain" in capsys.readouterr().out
+    assert run(world, "--previous", tmp_path / "nowhere") == 2
+    assert run(world, "--previous", first.root / "base" / "config.json") == 1
 
 
 def test_keys_of_a_ring_count_as_far_as_they_are_introduced(world: World, tmp_path: Path) -> None:
