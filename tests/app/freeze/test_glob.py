@@ -62,6 +62,9 @@ def test_a_match_begins_and_ends_with_the_literal_parts(pattern, name):
         ("**.weight", "a.b.g_weight", False),
         ("a.b", "a+b", False),
         ("a.(b|c)", "a.b", False),
+        ("a+b*", "aab", False),
+        ("a+b*", "a+b1", True),
+        ("*a+", "1aa", False),
     ],
 )
 def test_means_whole_segments(pattern, name, matches):
