@@ -21,7 +21,7 @@ from worker.trainer.freeze.split import Rows
 
 
 def freeze(model: nn.Module, plan: FreezePlan) -> "Frozen":
-    """Apply the plan to a model on its final device, after tying and before the optimizer and torch.compile.
+    """Apply the plan to a model on its final device: after tying and sharding, before the optimizer and torch.compile.
 
     In audit mode (`enforce: false`) nothing is applied and everything that takes gradients goes to the optimizer.
     Raises PolicyError for a frozen tensor that its own module would move and that cannot be pinned.
@@ -128,6 +128,9 @@ class Frozen:
         for tensor in self._tensors:
             if tensor.decision.action != "split":
                 continue
+            if hasattr(tensor.parameter, "full_tensor"):
+                problem = f"rows of '{tensor.decision.name}' cannot be frozen while it is sharded; use one device"
+                raise PolicyError(problem, param="freeze_policy")
             rows = Rows(tensor.parameter, tensor.decision.trainable_rows)
             self._rows[tensor.decision.name] = rows
             for slot in tensor.slots:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worker.trainer.freeze.slots import Slot, entries
-from worker.trainer.witness.fingerprint import shard
+from worker.trainer.witness.fingerprint import shard, sharded
 
 # A tensor whose counter moves every step without a change (it is copied onto itself, say) is left to the timed checks.
 _PATIENCE = 8
@@ -28,6 +28,7 @@ class Wire:
     dtype: torch.dtype | None
     shape: tuple[int, ...]
     requires_grad: bool
+    sharded: bool = False
     false_alarms: int = 0
 
     @classmethod
@@ -40,7 +41,8 @@ class Wire:
         """Remember how it looks now."""
         tensor = self.tensor = self.held.get(self.leaf)
         if tensor is not None:
-            self.pointer, self.version = _pointer(tensor), _version(tensor)
+            self.sharded = sharded(tensor)
+            self.pointer, self.version = shard(tensor).data_ptr(), _version(tensor)
             self.dtype, self.shape, self.requires_grad = tensor.dtype, tuple(tensor.shape), tensor.requires_grad
 
     def tripped(self) -> bool:
@@ -51,15 +53,11 @@ class Wire:
             return False
         return (
             (self.false_alarms < _PATIENCE and _version(tensor) != self.version)
-            or _pointer(tensor) != self.pointer
+            or (shard(tensor) if self.sharded else tensor).data_ptr() != self.pointer
             or tensor.dtype is not self.dtype
             or tensor.shape != self.shape
             or tensor.requires_grad is not self.requires_grad
         )
-
-
-def _pointer(tensor: Tensor) -> int:
-    return shard(tensor).data_ptr()
 
 
 def _version(tensor: Tensor) -> int:
