@@ -69,14 +69,17 @@ class Sender:
         try:
             status, retry_after = self._exchange(target, address, headers=headers, body=body, seconds=left)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            late = took() >= self._seconds
-            reason = f"no answer within {self._seconds:g} s" if late else _reason(error)
-            return Answer(took(), error=reason)
+            return Answer(took(), error=self._late(took()) or _reason(error))
+        if late := self._late(took()):  # cut off in the middle of its headers, an answer looks complete
+            return Answer(took(), error=late)
         return Answer(took(), status_code=status, retry_after=retry_after)
 
     def close(self) -> None:
         for connection in list(self._open):
             _cut(connection)
+
+    def _late(self, seconds: float) -> str | None:
+        return f"no answer within {self._seconds:g} s" if seconds >= self._seconds else None
 
     def _exchange(
         self, target: Target, address: str, *, headers: Mapping[str, str], body: bytes, seconds: float

@@ -1,0 +1,234 @@
+"""Deliveries, on each database: stored with the move, claimed by one, booked by whoever still holds them."""
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from app.db import Database, now
+from app.jobs import lifecycle
+from app.jobs.lifecycle import LeaseLost, Outcome
+from app.webhooks import deliveries
+from app.webhooks.deliveries import SCHEDULE
+from app.webhooks.sender import Answer
+from app.webhooks.tables import Delivery, Endpoint
+from app.webhooks.vault import Vault
+from tests.app.jobs.jobs import new_job
+from tests.app.webhooks.endpoints import (
+    CANCELLED,
+    cancelled_job,
+    deliveries_of,
+    end_leases,
+    endpoint,
+    make_due,
+    new_endpoint,
+)
+
+FAILED = Answer(0.1, status_code=500)
+OK = Answer(0.1, status_code=200)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "webhooks.key")
+
+
+def test_every_end_of_a_job_is_told_to_who_asked(db: Database, vault: Vault):
+    """Succeeded, failed and cancelled reach the endpoint; paused and running only the one that named them."""
+    ends, _ = new_endpoint(db, vault, "fine_tuning.job.succeeded", "fine_tuning.job.failed", CANCELLED)
+    moves, _ = new_endpoint(db, vault, "fine_tuning.job.running", "fine_tuning.job.paused", "fine_tuning.job.queued")
+    for status in ("succeeded", "failed"):
+        lifecycle.submit(db, new_job())
+        lease = lifecycle.claim(db, worker="w", seconds=60)
+        assert lease is not None
+        lifecycle.finish(db, lease, Outcome(status))
+    cancelled_job(db)
+    paused, _ = lifecycle.submit(db, new_job())
+    lifecycle.pause(db, "default", paused.id)
+    lifecycle.resume(db, "default", paused.id)
+    told = {(row.endpoint_id, row.event_type.rpartition(".")[2]) for row in deliveries_of(db)}
+    assert told == {(ends, status) for status in ("succeeded", "failed", "cancelled")} | {
+        (moves, status) for status in ("running", "paused", "queued")
+    }
+    resumed = [row for row in deliveries_of(db) if row.event_type.endswith("queued")]
+    assert [row.object_id for row in resumed] == [paused.id]
+
+
+def test_nobody_else_is_told(db: Database, vault: Vault):
+    """Not another project, not an endpoint of other types, not one that is switched off."""
+    mine, _ = new_endpoint(db, vault)
+    new_endpoint(db, vault, project="another")
+    new_endpoint(db, vault, "fine_tuning.job.failed")
+    off, _ = new_endpoint(db, vault)
+    with db.write() as session:
+        session.execute(update(Endpoint).where(Endpoint.id == off).values(disabled_at=now(session)))
+    job_id = cancelled_job(db)
+    assert [(row.endpoint_id, row.object_id) for row in deliveries_of(db)] == [(mine, job_id)]
+
+
+def test_no_move_no_delivery(db: Database, vault: Vault):
+    """A worker that lost its lease changes nothing, and so tells nothing; a repeated cancel tells nothing new."""
+    new_endpoint(db, vault, "fine_tuning.job.succeeded", CANCELLED)
+    job, _ = lifecycle.submit(db, new_job())
+    lease = lifecycle.claim(db, worker="w", seconds=60)
+    assert lease is not None
+    lifecycle.cancel(db, "default", job.id)
+    lifecycle.cancel(db, "default", job.id)
+    with pytest.raises(LeaseLost):
+        lifecycle.finish(db, lease, Outcome("succeeded"))
+    assert [row.event_type for row in deliveries_of(db)] == [CANCELLED]
+
+
+def test_one_event_two_endpoints(db: Database, vault: Vault):
+    """Both get the same event, by id and body, in deliveries of their own."""
+    new_endpoint(db, vault)
+    new_endpoint(db, vault)
+    cancelled_job(db)
+    one, two = deliveries_of(db)
+    assert one.id != two.id and one.endpoint_id != two.endpoint_id
+    assert (one.event_id, one.payload) == (two.event_id, two.payload)
+
+
+def test_who_claims_has_it_alone(db: Database, vault: Vault):
+    """Eight claimers at once take five deliveries to five endpoints: each goes to exactly one of them."""
+    for _ in range(5):
+        new_endpoint(db, vault)
+    cancelled_job(db)
+    claimed: list[str] = []
+    start = threading.Barrier(8)
+
+    def take() -> None:
+        start.wait()
+        while (found := deliveries.claim(db)) is not None:
+            claimed.append(found.delivery.id)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    while (left := deliveries.claim(db)) is not None:  # whoever met a locked row went home early
+        claimed.append(left.delivery.id)
+    assert sorted(claimed) == sorted(row.id for row in deliveries_of(db))
+
+
+def test_an_endpoint_gets_one_at_a_time(db: Database, vault: Vault):
+    """While one is on its way, the next one to the same endpoint waits; another endpoint's does not."""
+    new_endpoint(db, vault)
+    cancelled_job(db)
+    cancelled_job(db)
+    first = deliveries.claim(db)
+    assert first is not None and deliveries.claim(db) is None
+    assert deliveries.book(db, first, OK)
+    second = deliveries.claim(db)
+    assert second is not None and second.delivery.id != first.delivery.id
+
+
+def test_a_silent_holder_is_replaced_and_can_book_nothing(db: Database, vault: Vault):
+    """After the lease another courier sends it again; the first one's word comes too late."""
+    new_endpoint(db, vault)
+    cancelled_job(db)
+    first = deliveries.claim(db)
+    assert first is not None and deliveries.claim(db) is None
+    end_leases(db)
+    second = deliveries.claim(db)
+    assert second is not None and second.attempt == first.attempt + 1
+    assert deliveries.book(db, first, FAILED) is False
+    assert deliveries.book(db, second, OK) is True
+    (row,) = deliveries_of(db)
+    assert row.status == "delivered" and [each["attempt"] for each in row.log] == [2]
+    assert deliveries.book(db, second, OK) is False
+
+
+def test_the_schedule_to_its_end(db: Database, vault: Vault):
+    """Ten attempts, each wait as Standard Webhooks has it and up to a fifth longer; then it has failed for good."""
+    new_endpoint(db, vault)
+    cancelled_job(db)
+    waits = []
+    for attempt in range(1, 11):
+        claimed = deliveries.claim(db)
+        assert claimed is not None and claimed.attempt == attempt
+        assert deliveries.book(db, claimed, FAILED)
+        (row,) = deliveries_of(db)
+        if attempt < 10:
+            assert row.status == "pending" and deliveries.claim(db) is None
+            waits.append((row.due_at - claimed.at).total_seconds())
+            make_due(db)
+    assert row.status == "failed" and row.finished_at is not None
+    assert [each["attempt"] for each in row.log] == list(range(1, 11))
+    assert deliveries.claim(db) is None
+    for wait, seconds in zip(waits, SCHEDULE, strict=True):
+        assert seconds <= wait <= seconds * 1.2 + 60  # and the time that this test took
+
+
+def test_gone_is_for_good(db: Database, vault: Vault):
+    """410 switches the endpoint off, ends what else was on its way to it, and stores nothing new for it."""
+    gone, _ = new_endpoint(db, vault)
+    for _ in range(3):
+        cancelled_job(db)
+    claimed = deliveries.claim(db)
+    assert claimed is not None and deliveries.book(db, claimed, Answer(0.1, status_code=410))
+    found = endpoint(db, gone)
+    assert found.disabled_at is not None and "410" in str(found.disabled_reason)
+    assert {row.status for row in deliveries_of(db)} == {"failed"}
+    cancelled_job(db)
+    assert len(deliveries_of(db)) == 3 and deliveries.claim(db) is None
+
+
+@pytest.mark.parametrize("status", [429, 502, 504])
+def test_a_receiver_that_is_overwhelmed_gets_nothing_for_a_while(db: Database, vault: Vault, status: int):
+    """What is due waits, too, for at least a minute, for as long as it asked, and for an hour at most."""
+    busy, _ = new_endpoint(db, vault)
+    cancelled_job(db)
+    cancelled_job(db)
+    for asked, least, most in ((None, 60, 60), (300.0, 300, 300), (1e9, 3600, 3600)):
+        claimed = deliveries.claim(db)
+        assert claimed is not None
+        deliveries.book(db, claimed, Answer(0.1, status_code=status, retry_after=asked))
+        pause = endpoint(db, busy).not_before
+        assert pause is not None and least <= (pause - claimed.at).total_seconds() <= most + 60
+        assert deliveries.claim(db) is None, "another delivery was due, and the endpoint had asked for a pause"
+        make_due(db)
+
+
+def test_a_replay_is_the_same_event_in_a_new_delivery(db: Database, vault: Vault):
+    """Id and body are the event's own, so a receiver can tell; the log of the old delivery stays as it was."""
+    new_endpoint(db, vault)
+    cancelled_job(db)
+    claimed = deliveries.claim(db)
+    assert claimed is not None and deliveries.book(db, claimed, OK)
+    (old,) = deliveries_of(db)
+    with db.write() as session:
+        made = deliveries.replay(session, session.get_one(Delivery, old.id))
+    assert (made.event_id, made.payload, made.replay_of) == (old.event_id, old.payload, old.id)
+    again = deliveries.claim(db)
+    assert again is not None and again.delivery.id == made.id
+
+
+def test_finished_deliveries_are_forgotten_after_a_month(db: Database, vault: Vault):
+    """Old ones that are still on their way are kept."""
+    new_endpoint(db, vault)
+    cancelled_job(db)
+    claimed = deliveries.claim(db)
+    assert claimed is not None and deliveries.book(db, claimed, OK)
+    cancelled_job(db)
+    deliveries.forget_old(db)
+    assert len(deliveries_of(db)) == 2
+    with db.write() as session:
+        session.execute(update(Delivery).values(created_at=now(session) - timedelta(days=31)))
+    deliveries.forget_old(db)
+    assert [row.status for row in deliveries_of(db)] == ["pending"]
+
+
+def test_an_endpoint_takes_its_deliveries_with_it(db: Database, vault: Vault):
+    """Deleted while one is on its way: nothing is left to book, and nothing breaks."""
+    gone, _ = new_endpoint(db, vault)
+    cancelled_job(db)
+    claimed = deliveries.claim(db)
+    assert claimed is not None
+    with db.write() as session:
+        session.delete(endpoint(db, gone))
+    assert deliveries_of(db) == []
+    assert deliveries.book(db, claimed, OK) is False
