@@ -19,6 +19,9 @@ from app.freeze.policy import Policy
 REASONS_SHOWN: Final = 3
 
 
+RowRanges = dict[str, set[tuple[int, int]]]
+
+
 class RecordsError(ValueError):
     """Observations that cannot be read as such."""
 
@@ -73,13 +76,13 @@ def read_observations(document: Any) -> list[Seen]:
         raise RecordsError(f"observations.json cannot be read: {type(error).__name__} {error}") from error
 
 
-def rows_needed(
-    policy: Policy, seen: Sequence[Seen]
-) -> tuple[dict[str, set[tuple[int, int]]], dict[str, set[tuple[int, int]]]]:
+def rows_needed(seen: Sequence[Seen]) -> tuple[RowRanges, RowRanges]:
     """Row ranges whose digests the judgement needs, by name in the base file and by name in the result file."""
-    base: dict[str, set[tuple[int, int]]] = {}
-    result: dict[str, set[tuple[int, int]]] = {}
+    base: RowRanges = {}
+    result: RowRanges = {}
     for tensor in seen:
+        if any(piece.rows for piece in (*tensor.base, *tensor.result)):
+            continue  # each piece is a stored tensor of its own, with a digest of its own
         for rows, _, _ in tensor.slices:
             for piece in tensor.base[:1]:
                 base.setdefault(piece.name, set()).add(rows)

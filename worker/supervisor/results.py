@@ -20,7 +20,6 @@ from sqlalchemy import select
 from app.db import Database
 from app.errors import PermafrostError
 from app.evidence import records
-from app.evidence.changes import Span, compare, compare_values
 from app.evidence.digest import FileReading, TensorReading, read_file
 from app.evidence.envelope import seal
 from app.evidence.keys import SigningKey
@@ -36,6 +35,7 @@ from app.models.compose import Layout, Slice, compose
 from app.models.tables import Model
 from app.storage import Blob, Storage
 from worker.supervisor.news import Tail
+from worker.supervisor.statistics import change_statistics
 from worker.trainer.protocol import Workspace
 
 #: The trainer's JSON files, at most.
@@ -75,7 +75,7 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
     observed = _read_json(workspace.observations)
     seen = records.read_observations(observed)
     result = _read_result(workspace.result)
-    base_rows, result_rows = records.rows_needed(policy, seen)
+    base_rows, result_rows = records.rows_needed(seen)
     base_tensors = _read_base(workspace, base, base_rows)
     changed = _read_weights(workspace.changed, result_rows)
     blob = signer.storage.put(workspace.changed)
@@ -102,7 +102,7 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
         envelope=envelope,
         keyid=signer.key.keyid,
     )
-    stats = _statistics(judged, workspace, base, changed)
+    stats = change_statistics(judged.rows, workspace, base=base, readings=base_tensors, changed=changed)
     parameters = records.parameter_rows(judged, job_id=job.id, stats=stats)
     model = _model(job, base, result, layout, weights, others, [tensor.info.to_json() for tensor in seen])
     model.root = evidence.result_root
@@ -300,45 +300,6 @@ def _previous(db: Database, base: Model) -> str | None:
     with db.read() as session:
         envelope = session.scalar(select(Evidence.envelope).where(Evidence.job_id == base.job_id))
     return hashlib.sha256(base64.b64decode(json.loads(envelope)["payload"])).hexdigest() if envelope else None
-
-
-def _statistics(judged: Judged, workspace: Workspace, base: Model, changed: FileReading) -> dict[str, dict[str, Any]]:
-    """Change statistics by result name, for every tensor that is in both and differs."""
-    file_of = {each["name"]: each["file"] for each in base.tensors}
-    offset_of: dict[str, int] = {}
-    written = {each.name: each for each in changed.tensors}
-    statistics: dict[str, dict[str, Any]] = {}
-    opened: dict[Path, int] = {}
-    try:
-        for row in judged.rows:
-            if row.base is None or row.result is None or not row.changed or row.result.name not in written:
-                continue
-            path = workspace.base / file_of[row.base.name]
-            if path not in opened:
-                opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                offset_of |= {each.name: each.offset for each in read_file(path).tensors}
-            if workspace.changed not in opened:
-                opened[workspace.changed] = os.open(workspace.changed, os.O_RDONLY | os.O_CLOEXEC)
-            before = Span(opened[path], offset_of[row.base.name])
-            after = Span(opened[workspace.changed], written[row.result.name].offset)
-            change = _change(before, after, row.base.dtype, row.result.dtype, row.base.shape, row.result.shape)
-            if change is not None:
-                statistics[row.result.name] = change
-    finally:
-        for descriptor in opened.values():
-            os.close(descriptor)
-    return statistics
-
-
-def _change(
-    before: Span, after: Span, base_dtype: str, result_dtype: str, base_shape: tuple[int, ...], shape: tuple[int, ...]
-) -> dict[str, Any] | None:
-    if base_shape != shape:
-        return None
-    if base_dtype == result_dtype:
-        return compare(before, after, dtype=result_dtype, shape=shape).to_json()
-    change = compare_values(before, after, base_dtype=base_dtype, result_dtype=result_dtype, shape=shape)
-    return change.to_json() if change else None
 
 
 def _model(

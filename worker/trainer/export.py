@@ -24,6 +24,14 @@ from worker.trainer.witness.report import Report
 COMPANIONS = ("generation_config.json", "preprocessor_config.json")
 
 
+def write_initial(place: Workspace, subject: Subject) -> None:
+    """`model.initial.safetensors`: what the base does not hold, before its first step, to compare its change with."""
+    new = [each for each in subject.stored() if each.name not in subject.pairs]
+    if new:
+        tensors = {each.name: each.tensor.detach().to("cpu", copy=True).contiguous() for each in new}
+        _write_tensors(place.initial, tensors)
+
+
 def write_result(place: Workspace, subject: Subject, trained: Readings, *, kind: str = "full") -> int:
     """`model.changed.safetensors` and `result.json`; the number of changed tensors.
 

@@ -63,6 +63,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
 
     plan = resolve(Policy.from_json(order.policy), subject.inventory)
     loaded = subject.read_loaded(plan)
+    export.write_initial(place, subject)
     run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop)
     stop.raise_if_asked()
 

@@ -65,6 +65,10 @@ class Workspace:
         return self.out / "model.changed.safetensors"
 
     @property
+    def initial(self) -> Path:
+        return self.out / "model.initial.safetensors"
+
+    @property
     def result(self) -> Path:
         return self.out / "result.json"
 

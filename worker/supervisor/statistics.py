@@ -1,0 +1,86 @@
+"""How much each tensor changed: between base and result, or since its first moment where the base does not hold it."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.evidence.changes import Span, compare, compare_values
+from app.evidence.digest import FileReading, TensorReading, read_file
+from app.evidence.statement import Reading, Row
+from app.models.tables import Model
+from worker.trainer.protocol import Workspace
+
+Stored = dict[str, tuple[Span, TensorReading]]
+
+
+def change_statistics(
+    rows: Iterable[Row],
+    workspace: Workspace,
+    *,
+    base: Model,
+    readings: Mapping[str, TensorReading],
+    changed: FileReading,
+) -> dict[str, dict[str, Any]]:
+    """By result name, for every tensor whose bytes are not the ones that it started with."""
+    moved = [row for row in rows if row.changed and row.result is not None]
+    if not moved:
+        return {}
+    statistics = {}
+    with ExitStack() as stack:
+        wanted = {row.base.name for row in moved if row.base}
+        before = _base_tensors(stack, workspace, base, {name: readings[name] for name in wanted})
+        initial = _tensors(stack, workspace.initial) if any(row.base is None for row in moved) else {}
+        after = _tensors(stack, workspace.changed, reading=changed)
+        for row in moved:
+            old, new = before.get(row.base.name) if row.base else _initial(row, initial), row.result
+            if new is None or old is None or new.name not in after:
+                continue
+            change = _compare(old, after[new.name][0], new)
+            if change is not None:
+                statistics[new.name] = change
+    return statistics
+
+
+def _initial(row: Row, initial: Stored) -> tuple[Span, TensorReading] | None:
+    """A new tensor's first bytes, if they are the ones that the statement speaks of."""
+    if row.initial is None or row.initial.name not in initial:
+        return None
+    span, reading = initial[row.initial.name]
+    return (span, reading) if reading.sha256 == row.initial.sha256 else None
+
+
+def _compare(old: tuple[Span, TensorReading], after: Span, new: Reading) -> dict[str, Any] | None:
+    before, reading = old
+    if reading.shape != new.shape:
+        return None
+    if reading.dtype == new.dtype:
+        return compare(before, after, dtype=new.dtype, shape=new.shape).to_json()
+    change = compare_values(before, after, base_dtype=reading.dtype, result_dtype=new.dtype, shape=new.shape)
+    return change.to_json() if change else None
+
+
+def _base_tensors(stack: ExitStack, workspace: Workspace, base: Model, readings: Mapping[str, TensorReading]) -> Stored:
+    """These tensors of the base, which were read a moment ago."""
+    file_of = {each["name"]: each["file"] for each in base.tensors if each["name"] in readings}
+    opened = {name: stack.enter_context(_opened(workspace.base / name)) for name in sorted(set(file_of.values()))}
+    return {name: (Span(opened[file_of[name]], each.offset), each) for name, each in readings.items()}
+
+
+def _tensors(stack: ExitStack, path: Path, *, reading: FileReading | None = None) -> Stored:
+    """The tensors of a file that the trainer wrote, open until the stack closes; none where there is no file."""
+    if not path.is_file():
+        return {}
+    reading = reading or read_file(path, follow_symlinks=False)
+    file = stack.enter_context(_opened(path))
+    return {each.name: (Span(file, each.offset), each) for each in reading.tensors}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield file
+    finally:
+        os.close(file)
