@@ -18,7 +18,10 @@ CHATML = (
     "{% for m in messages %}<s> {{ m.role }} : {{ m.content }} </s> {% endfor %}"
     "{% if add_generation_prompt %}<s> assistant : {% endif %}"
 )
-FORGETFUL = "{% for m in messages %}{% if loop.last or m.role == 'user' %}{{ m.role }} : {{ m.content }} {% endif %}{% endfor %}"
+FORGETFUL = (  # what the assistant said before the last turn is left out
+    "{% for m in messages %}{% if loop.last or m.role == 'user' %}"
+    "{{ m.role }} : {{ m.content }} {% endif %}{% endfor %}"
+)
 
 
 @pytest.fixture
