@@ -1,4 +1,4 @@
-"""Loops that this project did not write: the HF Trainer, a plain fused AdamW, peft. Frozen right, and frozen wrong."""
+"""Loops that this project did not write: HF Trainer, Lightning, fused AdamW, peft. Frozen right, and frozen wrong."""
 
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,47 @@ def test_a_plain_loop_with_fused_adamw(leaking: bool) -> None:
     assert report.verdict == ("violated" if leaking else "verified")
     assert all(str(v.operation).startswith("aten::_fused_adamw_") for v in report.violations)
     assert all(v.first_bad_step == 1 for v in report.violations)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("thawing", [False, True])
+def test_lightning_and_its_finetuning_callback(tmp_path: Path, thawing: bool) -> None:
+    """BackboneFinetuning keeps the linear part of a backbone still until its epoch; a witness dates the thaw."""
+    import pytorch_lightning as lightning
+    from pytorch_lightning.callbacks import BackboneFinetuning
+
+    class Net(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+            self.head = nn.Linear(4, 2)
+
+        def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.head(self.backbone(batch[0])), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=0.01)
+
+    torch.manual_seed(0)
+    net = Net()
+    data = torch.utils.data.TensorDataset(torch.randn(8, 4), torch.randint(0, 2, (8,)))
+    loop = lightning.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[BackboneFinetuning(unfreeze_backbone_at_epoch=1 if thawing else 99)],
+    )
+    with Witness(net, freeze=["backbone.**"]).follow() as w:
+        loop.fit(net, torch.utils.data.DataLoader(data, batch_size=4))
+    report = w.report()
+    assert report.steps == 6
+    assert report.verdict == ("violated" if thawing else "verified")
+    # Two steps an epoch: the first update after the thaw is the third.
+    assert {(v.last_good_step, v.first_bad_step) for v in report.violations} == ({(2, 3)} if thawing else set())
 
 
 # peft asks transformers by a name that transformers is about to drop.
