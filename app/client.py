@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,32 +75,32 @@ def preview(model: Model, policy: Policy, server: Server = "") -> None:
 
 def _follow(client: httpx2.Client, job_id: str) -> int:
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("waiting", total=100)
+    job = _ask(client, "GET", f"fine_tuning/jobs/{job_id}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task(_describe(job), total=100, completed=job["progress"]["percent"] or 0)
         tag = ""
-        while True:
-            answer = client.get(
-                f"fine_tuning/jobs/{job_id}", headers={"prefer": "wait=20", "if-none-match": tag}, timeout=60
-            )
-            if answer.status_code == 304:
-                continue
-            job = _checked(answer)
-            tag = answer.headers["etag"]
-            progress = job["progress"]
-            bar.update(task, description=_describe(job), completed=progress["percent"] or 0)
-            if job["status"] in ENDED:
-                break
+        while job["status"] not in ENDED:
+            job, tag = _news(client, job, tag)
+            bar.update(task, description=_describe(job), completed=job["progress"]["percent"] or 0)
+    return _conclude(console, job)
+
+
+def _news(client: httpx2.Client, job: dict[str, Any], tag: str) -> tuple[dict[str, Any], str]:
+    """The job once it has changed, or as it was after a while. A service that is away for a moment is waited for."""
+    headers = {"prefer": "wait=20", "if-none-match": tag}
+    try:
+        answer = client.get(f"fine_tuning/jobs/{job['id']}", headers=headers, timeout=60)
+    except httpx2.TransportError:
+        time.sleep(2)
+        return job, ""
+    return (job, tag) if answer.status_code == 304 else (_checked(answer), answer.headers["etag"])
+
+
+def _conclude(console: Console, job: Mapping[str, Any]) -> int:
     verdict = job["evidence"]["verdict"]
-    console.print(
-        f"{job['status']}, evidence {verdict}"
-        + (f", model {job['fine_tuned_model']}" if job["fine_tuned_model"] else "")
-    )
+    model = f", model {job['fine_tuned_model']}" if job["fine_tuned_model"] else ""
+    console.print(f"{job['status']}, evidence {verdict}{model}")
     if job["error"]:
         console.print(job["error"]["message"])
     for violation in job["evidence"]["violations"]:

@@ -57,7 +57,9 @@ def selector(select: Mapping[str, Any]) -> str:
             rest = ", ".join(f"{name} {count}" for name, count in value.items() if name != "path")
             parts.append(f"layers of {value['path']}: {rest}")
         elif key == "rows":
-            parts.append("rows " + ", ".join(f"{start}–{stop - 1}" if stop > start + 1 else f"{start}" for start, stop in value))
+            parts.append(
+                "rows " + ", ".join(f"{start}–{stop - 1}" if stop > start + 1 else f"{start}" for start, stop in value)
+            )
         else:
             parts.append(f"{key.replace('_', ' ')} {value if isinstance(value, str) else ', '.join(value)}")
     return " · ".join(parts)

@@ -65,8 +65,14 @@ def job_page(
             row = lifecycle.find(session, who.project, job_id)
         except NotFound as error:
             return _page(request, "error.html", 404, title="No such job", message=error.message)
-        context = {"job": views.shown(session, [row])[0], "version": row.version, "live": row.status not in TERMINAL}
-        context |= _curves(session, row) | _evidence(session, row) | _parameters(session, row, role=role, changed=changed)
+        context: dict[str, Any] = {
+            "job": views.shown(session, [row])[0],
+            "version": row.version,
+            "live": row.status not in TERMINAL,
+        }
+        context |= (
+            _curves(session, row) | _evidence(session, row) | _parameters(session, row, role=role, changed=changed)
+        )
         context |= _result(session, row)
         newest = select(Event).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(SHOWN_EVENTS)
         context["events"] = [EventObject.of(each) for each in session.scalars(newest)]
@@ -92,8 +98,7 @@ def _counts(session: Session, project: str) -> dict[str, int]:
         .where(Job.project == project)
         .group_by(Evidence.verdict)
     )
-    counts = {status: count for status, count in session.execute(by_status)}
-    return counts | {verdict: count for verdict, count in session.execute(by_verdict)}
+    return dict(session.execute(by_status).tuples().all()) | dict(session.execute(by_verdict).tuples().all())
 
 
 def _curves(session: Session, row: Job) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[
     return {
         "parameters": [ParameterObject.of(each) for each in rows[:SHOWN_PARAMETERS]],
         "more_parameters": len(rows) > SHOWN_PARAMETERS,
-        "roles": {name: count for name, count in roles},
+        "roles": dict(roles.tuples().all()),
         "role": role,
         "changed": changed,
     }

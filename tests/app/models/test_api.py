@@ -98,11 +98,11 @@ def test_a_result_is_composed_while_it_streams(client: TestClient, backends: Bac
     assert answer.status_code == 200
     assert int(answer.headers["content-length"]) == len(answer.content)
     assert answer.headers["etag"] == f'"sha256:{hashlib.sha256(answer.content).hexdigest()}"'
-    assert {name: array[0, 0] for name, array in load(answer.content).items()} == dict(zip(NAMES, (0, 1, 9), strict=True))
+    assert {name: array[0, 0] for name, array in load(answer.content).items()} == dict(
+        zip(NAMES, (0, 1, 9), strict=True)
+    )
     for start, stop in ((0, 7), (5, len(answer.content) - 3), (len(answer.content) - 1, len(answer.content))):
-        part = client.get(
-            f"models/{result.id}/files/model.safetensors", headers={"range": f"bytes={start}-{stop - 1}"}
-        )
+        part = client.get(f"models/{result.id}/files/model.safetensors", headers={"range": f"bytes={start}-{stop - 1}"})
         assert (part.status_code, part.content) == (206, answer.content[start:stop])
 
 
@@ -253,13 +253,17 @@ def test_a_preview_shows_the_plan_without_training(client: TestClient, backends:
     add_model(backends, tmp_path)
     policy = {"freeze": ["bert.**"], "mechanism": "detach"}
     for model in ("tiny", SPEC):
-        found = client.post("freeze_policies/preview", json={"model": model, "freeze_policy": policy, "limit": 2}).json()
+        found = client.post(
+            "freeze_policies/preview", json={"model": model, "freeze_policy": policy, "limit": 2}
+        ).json()
         assert found["freeze_plan"]["frozen"]["tensors"] == 2
         assert [row["action"] for row in found["data"]] == ["freeze", "freeze"]
         assert found["has_more"] is True
     body = {"model": "tiny", "freeze_policy": policy, "after": found["last_id"]}
     assert [row["name"] for row in client.post("freeze_policies/preview", json=body).json()["data"]] == NAMES[2:]
-    affine = client.post("freeze_policies/preview", json={"model": AFFINE, "freeze_policy": {"freeze": ["weight"]}}).json()
+    affine = client.post(
+        "freeze_policies/preview", json={"model": AFFINE, "freeze_policy": {"freeze": ["weight"]}}
+    ).json()
     assert affine["freeze_plan"]["trainable"]["elements"] == 1
     assert client.get("fine_tuning/jobs").json()["data"] == []
 

@@ -98,7 +98,14 @@ def test_a_jobs_page_tells_the_whole_story(client: TestClient, job: str, db: Dat
     news.metrics = [(step, "train", {"loss": 1 / step}) for step in range(1, 31)] + [(30, "valid", {"loss": 0.1})]
     lifecycle.beat(db, lease, news)
     during = read(client, f"/jobs/{job}")
-    for word in ("step 30 of 60", "1 min 10 s left", "half <way>", "freeze", "name weight", "validation 0.1 at step 30"):
+    for word in (
+        "step 30 of 60",
+        "1 min 10 s left",
+        "half <way>",
+        "freeze",
+        "name weight",
+        "validation 0.1 at step 30",
+    ):
         assert word in during.text
     finish(db, lease, verdict=verdict)
     after = read(client, f"/jobs/{job}")
