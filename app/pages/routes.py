@@ -98,7 +98,7 @@ def _counts(session: Session, project: str) -> dict[str, int]:
         .where(Job.project == project)
         .group_by(Evidence.verdict)
     )
-    return dict(session.execute(by_status).tuples().all()) | dict(session.execute(by_verdict).tuples().all())
+    return dict(session.execute(by_status).all()) | dict(session.execute(by_verdict).all())
 
 
 def _curves(session: Session, row: Job) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[
     return {
         "parameters": [ParameterObject.of(each) for each in rows[:SHOWN_PARAMETERS]],
         "more_parameters": len(rows) > SHOWN_PARAMETERS,
-        "roles": dict(roles.tuples().all()),
+        "roles": dict(roles.all()),
         "role": role,
         "changed": changed,
     }
