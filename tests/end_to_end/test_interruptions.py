@@ -1,0 +1,110 @@
+"""Jobs that are cancelled, paused, killed and taken over, through HTTP and with real trainers."""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.end_to_end.conftest import Service
+
+# Long enough to be interrupted in the middle.
+LONG = {"n_epochs": 400, "batch_size": 8, "learning_rate": 0.001}
+# Nobody waits for its end.
+ENDLESS = LONG | {"n_epochs": 100_000}
+
+
+@pytest.fixture(scope="module")
+def table(service: Service) -> str:
+    chance = random.Random(1)
+    lines = ["a,b,c,d,y"]
+    for _ in range(64):
+        values = [chance.uniform(-1, 1) for _ in range(4)]
+        lines.append(",".join(f"{value:.6f}" for value in [*values, sum(values)]))
+    return service.upload("\n".join(lines).encode(), "table.csv")
+
+
+def submit(service: Service, table: str, hyperparameters: dict[str, Any]) -> str:
+    body = {
+        "model": {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 4, "out_features": 1}},
+        "training_file": table,
+        "seed": 11,
+        "hyperparameters": hyperparameters,
+        "freeze_policy": {"freeze": ["weight"]},
+    }
+    return str(service.post("fine_tuning/jobs", body)["id"])
+
+
+def training(service: Service, job_id: str, *, step: int = 1) -> Any:
+    """The job once it has come to this step."""
+    return service.until(job_id, lambda job: (job["progress"]["step"] or 0) >= step)
+
+
+def trainers(service: Service, job_id: str) -> list[psutil.Process]:
+    """Processes whose working folder is this job's."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if f"/{job_id}/" in f"{process.cwd()}/":
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service: Service, table: str) -> Iterator[str]:
+    """The result root of a run that nobody interrupts."""
+    job = service.ended(submit(service, table, LONG))
+    assert job["status"] == "succeeded", (job["error"], service.log())
+    yield service.get(f"fine_tuning/jobs/{job['id']}/evidence")["result_root"]
+
+
+def test_killed_trainer_ends_with_the_same_bits(service: Service, table: str, undisturbed: str) -> None:
+    """kill -9 in the middle of training: the next attempt goes on from a checkpoint, to the same result root."""
+    job_id = submit(service, table, LONG)
+    training(service, job_id, step=400)
+    for process in trainers(service, job_id):
+        os.kill(process.pid, signal.SIGKILL)
+    job = service.ended(job_id)
+    assert (job["status"], job["attempts"]) == ("succeeded", 2), (job["error"], service.log())
+    assert service.get(f"fine_tuning/jobs/{job_id}/evidence")["result_root"] == undisturbed
+
+
+def test_paused_job_ends_with_the_same_bits(service: Service, table: str, undisturbed: str) -> None:
+    """Paused in the middle and resumed, it ends with the same result root."""
+    job_id = submit(service, table, LONG)
+    training(service, job_id, step=100)
+    service.post(f"fine_tuning/jobs/{job_id}/pause")
+    service.until(job_id, lambda job: job["status"] == "paused")
+    assert not trainers(service, job_id)
+    service.post(f"fine_tuning/jobs/{job_id}/resume")
+    job = service.ended(job_id)
+    assert job["status"] == "succeeded", (job["error"], service.log())
+    assert service.get(f"fine_tuning/jobs/{job_id}/evidence")["result_root"] == undisturbed
+
+
+def test_cancelled_job_frees_the_device(service: Service, table: str) -> None:
+    """Cancelled while it trains: no process of it is left, and the next job gets the device."""
+    job_id = submit(service, table, ENDLESS)
+    training(service, job_id)
+    waiting = submit(service, table, {"n_epochs": 1})
+    assert service.job(waiting)["status"] == "queued"
+    assert service.post(f"fine_tuning/jobs/{job_id}/cancel")["status"] == "cancelled"
+    assert service.ended(waiting)["status"] == "succeeded"
+    assert not trainers(service, job_id)
+    assert service.job(job_id)["evidence"]["verdict"] == "incomplete"
+
+
+def test_waiting_job_is_cancelled_at_once(service: Service, table: str) -> None:
+    """A job that never started ends without a trainer; a second cancel gives the same answer."""
+    running = submit(service, table, ENDLESS)
+    training(service, running)
+    waiting = submit(service, table, ENDLESS)
+    for _ in range(2):
+        assert service.post(f"fine_tuning/jobs/{waiting}/cancel")["status"] == "cancelled"
+    service.post(f"fine_tuning/jobs/{running}/cancel")
+    assert service.job(waiting)["attempts"] == 0
