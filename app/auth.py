@@ -1,5 +1,6 @@
 """Who calls: an API key becomes a Caller (project, role). With PERMAFROST_AUTH=off, on loopback, everyone is admin."""
 
+import base64
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, cast
 
@@ -60,7 +61,7 @@ async def caller(
     who = ANYONE
     if backends(request).settings.auth_required:
         keeper = cast(Doorkeeper, request.app.state.doorkeeper)
-        key = await _key(keeper.ring, presented.credentials if presented else "")
+        key = await _key(request, keeper.ring, presented.credentials if presented else _by_browser(request))
         keeper.ring.used(key.id)
         keeper.rates.take(_counted(request, key.id))
         who = Caller(key.project, cast(Role, key.role), key_id=key.id, key_name=key.name)
@@ -71,14 +72,14 @@ async def caller(
 Who = Annotated[Caller, Depends(caller)]
 
 
-def refuse_open_doors(settings: Settings, db: Database) -> None:
+def refuse_open_doors(settings: Settings) -> None:
     """Raises SystemExit, with what to do, when the service would be open to the network, or closed to everyone."""
     if settings.auth == "off" and not settings.on_loopback:
         raise SystemExit(
             f"PERMAFROST_AUTH=off is for loopback addresses only, and PERMAFROST_HOST is {settings.host}: "
             "a job API without keys lets anyone run training here"
         )
-    if settings.auth_required and _keyless(db):
+    if settings.auth_required and _keyless(settings):
         raise SystemExit(
             "with PERMAFROST_AUTH=required, the default beyond loopback, this service asks for API keys, "
             "and there is none that could be used. Make the first one with\n"
@@ -86,15 +87,18 @@ def refuse_open_doors(settings: Settings, db: Database) -> None:
         )
 
 
-def _keyless(db: Database) -> bool:
+def _keyless(settings: Settings) -> bool:
+    db = Database(settings.database)  # its own: a process may fork after this, and must not take connections along
     try:
         with db.read() as session:
             return not (inspect(session.connection()).has_table(Key.__tablename__) and records.any_usable(session))
     except SQLAlchemyError:  # the database is away: /readyz tells, and every request asks it for its key anyway
         return False
+    finally:
+        db.close()
 
 
-async def _key(ring: KeyRing, presented: str) -> Key:
+async def _key(request: Request, ring: KeyRing, presented: str) -> Key:
     """One message for every reason: a stranger learns nothing of which keys there are or were."""
     key = ring.remembered(presented) or await run_in_threadpool(ring.look_up, presented)
     if key is None:
@@ -102,8 +106,21 @@ async def _key(ring: KeyRing, presented: str) -> Key:
             "an API key is needed, as `Authorization: Bearer pf_...`; none was sent, or the one that was is wrong, "
             "expired or revoked"
         )
-        raise Unauthenticated(message, headers={"www-authenticate": 'Bearer realm="permafrost"'})
+        # Browsers ask their user for a name and a password then; other clients must not be led into it.
+        scheme = "Basic" if "text/html" in request.headers.get("accept", "") else "Bearer"
+        raise Unauthenticated(message, headers={"www-authenticate": f'{scheme} realm="permafrost"'})
     return key
+
+
+def _by_browser(request: Request) -> str:
+    """The key as the password of HTTP Basic, for pages. Reads alone: browsers send it with whatever a page asks for."""
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic" or request.method not in _READS:
+        return ""
+    try:
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def _counted(request: Request, key_id: str) -> str:

@@ -39,8 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application over its own database engine and storage; where keys are asked for, there must be one."""
     settings = settings or Settings()
     configure_logs()
-    database = Database(settings.database)
-    refuse_open_doors(settings, database)
+    refuse_open_doors(settings)
     application = FastAPI(
         title="Permafrost",
         version=VERSION,
@@ -52,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
+    database = Database(settings.database)
     application.state.backends = Backends(
         settings=settings,
         database=database,

@@ -1,0 +1,175 @@
+"""Every route, taken from the application itself: with every role, with another project's objects, and with no key."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.app.conftest import AFFINE
+from tests.app.guarded import ROLES, Guarded, guard, one_of_everything, routes
+from tests.conftest import Deployment
+
+#: Which role each operation needs. A new route has to be entered here, by somebody who thought about it.
+NEEDS = {
+    "reader": {
+        "listPaginatedFineTuningJobs", "retrieveFineTuningJob", "listFineTuningEvents", "listFineTuningJobCheckpoints",
+        "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "listParameters", "listSigningKeys",
+        "previewFreezePolicy", "listFiles", "retrieveFile", "downloadFile", "listModels", "listModelTensors",
+        "downloadModelFile", "retrieveModel", "listWebhookEventTypes", "dashboard", "job_page",
+    },
+    "writer": {
+        "createFineTuningJob", "cancelFineTuningJob", "pauseFineTuningJob", "resumeFineTuningJob", "createFile",
+        "deleteFile", "deleteModel",
+    },
+    "admin": {
+        "registerModel", "listAuditLogs", "createWebhookEndpoint", "listWebhookEndpoints", "retrieveWebhookEndpoint",
+        "updateWebhookEndpoint", "deleteWebhookEndpoint", "rotateWebhookEndpointSecret", "testWebhookEndpoint",
+        "listWebhookDeliveries", "retrieveWebhookDelivery", "replayWebhookDelivery",
+    },
+}  # fmt: skip
+#: Open to everybody: they tell nothing of any project.
+OPEN = {"live", "ready", "metrics", "documentation", "/openapi.json", "/static"}
+
+ENDPOINT = {"name": "a", "url": "https://hooks.example.org/", "event_types": ["fine_tuning.job.failed"]}
+#: Bodies that are right in all but, perhaps, whose objects they name.
+BODIES: dict[str, Any] = {
+    "createFineTuningJob": {"model": AFFINE, "training_file": "file-none"},
+    "previewFreezePolicy": {"model": AFFINE, "freeze_policy": {"freeze": ["weight"]}},
+    "registerModel": {"path": "none"},
+    "createWebhookEndpoint": ENDPOINT,
+    "updateWebhookEndpoint": {"name": "b"},
+    "testWebhookEndpoint": {"event_type": "fine_tuning.job.failed"},
+}
+
+
+def operation(route: Any) -> str:
+    return getattr(route, "operation_id", None) or (route.path if not hasattr(route, "dependant") else route.name)
+
+
+@pytest.fixture
+def guarded(deployment: Deployment) -> Guarded:
+    return guard(deployment.settings)
+
+
+@pytest.fixture
+def client(guarded: Guarded) -> Iterator[TestClient]:
+    with TestClient(guarded.application, base_url="http://testserver/v1/") as made:
+        yield made
+
+
+def ask(client: TestClient, method: str, path: str, ids: dict[str, str], *, name: str, headers: Any = None) -> Any:
+    filled = path.replace(":path}", "}").format(**ids)
+    return client.request(method, f"http://testserver{filled}", json=BODIES.get(name), headers=headers)
+
+
+def test_every_route_has_a_role(guarded: Guarded):
+    """The table above names every operation once, and nothing that is not there."""
+    there = {operation(route) for *_, route in routes(guarded.application)}
+    named = [name for names in NEEDS.values() for name in names] + sorted(OPEN)
+    assert sorted(there) == sorted(named)
+
+
+def test_no_route_without_a_key(guarded: Guarded, client: TestClient):
+    """401 in the envelope for all that is not open, whether the object exists or not; open ones answer."""
+    ids = one_of_everything(guarded, client)
+    for method, path, route in routes(guarded.application):
+        name = operation(route)
+        answer = ask(client, method, path if name != "/static" else "/static/none", ids, name=name)
+        if name in OPEN:
+            assert answer.status_code != 401, name
+        else:
+            assert answer.status_code == 401, name
+            assert answer.json()["error"]["type"] == "authentication_error", name
+
+
+def test_every_route_with_every_role(guarded: Guarded, client: TestClient):
+    """403 that names the needed role below it; at it and above, whatever the answer is, it is not about the role."""
+    ids = dict.fromkeys(one_of_everything(guarded, client), "nothing")
+    for method, path, route in routes(guarded.application):
+        name = operation(route)
+        for needed in (role for role, names in NEEDS.items() if name in names):
+            for role in ROLES:
+                answer = ask(client, method, path, ids, name=name, headers=guarded.headers("mine", role))
+                enough = ROLES.index(role) >= ROLES.index(needed)
+                assert (answer.status_code == 403) == (not enough), (name, role, answer.text)
+                if not enough:
+                    assert f"the role {needed}" in answer.json()["error"]["message"], name
+
+
+def test_another_projects_objects_are_not_there(guarded: Guarded, client: TestClient):
+    """Every route with an id: 404 for the other project's admin, and something else for the project's own.
+
+    Then the id is one that never was: the two answers differ in nothing but the id, so that 404 is no oracle either.
+    """
+    ids = one_of_everything(guarded, client)
+    seen = 0
+    # Deletions last: the objects are needed until then.
+    for method, path, route in sorted(routes(guarded.application), key=lambda each: each[0] == "DELETE"):
+        if "{" not in path:
+            continue
+        seen += 1
+        name = operation(route)
+        foreign = ask(client, method, path, ids, name=name, headers=guarded.headers("other"))
+        assert foreign.status_code == 404, (name, foreign.text)
+        nothing = {each: value if each == "name" else f"{value[:-4]}zzzz" for each, value in ids.items()}
+        absent = ask(client, method, path, nothing, name=name, headers=guarded.headers("other"))
+        assert absent.status_code == 404, (name, absent.text)
+        assert _without(foreign.text, ids) == _without(absent.text, nothing), name
+        own = ask(client, method, path, ids, name=name, headers=guarded.headers("mine"))
+        assert own.status_code != 404, (name, own.text)
+    assert seen >= 20
+
+
+def _without(text: str, ids: dict[str, str]) -> str:
+    for value in ids.values():
+        text = text.replace(value, "…")
+    return text
+
+
+def test_another_projects_objects_cannot_be_named_in_a_body(guarded: Guarded, client: TestClient):
+    """Files and models of a job, and of a preview: as if they were not there, and for their own project they are."""
+    ids = one_of_everything(guarded, client)
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("fine_tuning/jobs", {"model": AFFINE, "training_file": ids["file_id"]}),
+        ("fine_tuning/jobs", {"model": ids["model"], "training_file": ids["file_id"]}),
+        ("fine_tuning/jobs", {"model": {**AFFINE, "weights": ids["file_id"]}, "training_file": ids["file_id"]}),
+        ("freeze_policies/preview", {"model": ids["model"], "freeze_policy": {"freeze": ["weight"]}}),
+    ]
+    own_file = client.post(
+        "files",
+        headers=guarded.headers("other"),
+        data={"purpose": "fine-tune"},
+        files={"file": ("a.jsonl", b'{"x": [1.0, 2.0], "y": 1.0}\n')},
+    ).json()["id"]
+    for path, body in bodies[1:3]:
+        foreign = client.post(path, json=body | {"training_file": own_file}, headers=guarded.headers("other"))
+        assert foreign.status_code in (400, 404) and foreign.json()["error"]["param"].startswith("model"), foreign.text
+    for path, body in bodies:
+        foreign = client.post(path, json=body, headers=guarded.headers("other"))
+        assert foreign.status_code in (400, 404), foreign.text
+        assert foreign.json()["error"]["code"] in {"not_found", "model_not_found"}, foreign.text
+        own = client.post(path, json=body, headers=guarded.headers("mine"))
+        assert own.json().get("error", {}).get("code") not in {"not_found", "model_not_found"}, own.text
+
+
+def test_lists_show_only_ones_own(guarded: Guarded, client: TestClient):
+    """Every list without an id in its path is empty for the other project, and its cursors are no oracle."""
+    ids = one_of_everything(guarded, client)
+    cursors = {"files": "file_id", "fine_tuning/jobs": "fine_tuning_job_id", "webhook_endpoints": "webhook_endpoint_id"}
+    for path in (*cursors, "models", "audit_logs"):
+        assert client.get(path, headers=guarded.headers("mine")).json()["data"], path
+        theirs = client.get(path, headers=guarded.headers("other")).json()["data"]
+        assert theirs == [], path
+    for path, name in cursors.items():
+        answer = client.get(path, params={"after": ids[name]}, headers=guarded.headers("other"))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_cursor"), path
+
+
+def test_a_key_makes_objects_in_its_project_alone(guarded: Guarded, client: TestClient):
+    """Neither a header nor a field of the request can choose another project."""
+    headers = guarded.headers("other", "writer") | {"openai-project": "mine", "openai-organization": "mine"}
+    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", b'{"x": [1.0, 2.0], "y": 1.0}\n')}}
+    made = client.post("files", headers=headers, **form).json()["id"]
+    assert client.get(f"files/{made}", headers=guarded.headers("mine")).status_code == 404
+    assert client.get(f"files/{made}", headers=guarded.headers("other", "reader")).status_code == 200
