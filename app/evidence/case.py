@@ -54,6 +54,7 @@ class Inputs:
     nonce: str | None = None
     job: str | None = None
     policy_digest: str | None = None
+    quick: bool = False  # without digests of whole weight files, where those of their tensors say as much
     previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, ... back to the first
 
 
@@ -65,7 +66,7 @@ class Holdings:
     files: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
     others: frozenset[str] = frozenset()  # folders, devices, pipes
-    digests: dict[str, tuple[str, int]] = field(default_factory=dict)  # file -> SHA-256 and size
+    digests: dict[str, tuple[str | None, int]] = field(default_factory=dict)  # SHA-256 (None: not computed) and size
     weights: dict[str, FileReading] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, TensorReading]:

@@ -45,11 +45,14 @@ class TensorReading:
 
 @dataclass(frozen=True, slots=True)
 class FileReading:
+    """A file and its tensors; `sha256` is empty where only `header` (its digest) and the tensors were asked for."""
+
     name: str
     size: int
     sha256: str
     tensors: tuple[TensorReading, ...]
     metadata: dict[str, str]
+    header: str = ""
 
 
 def sha256_bytes(buffer: bytes | bytearray | memoryview) -> str:
@@ -70,9 +73,11 @@ def read_file(
     *,
     rows: Mapping[str, Iterable[tuple[int, int]]] | None = None,
     follow_symlinks: bool = True,
+    whole: bool = True,
 ) -> FileReading:
     """Digest a safetensors file and its tensors; `rows` asks for digests of row ranges of the tensors it names.
 
+    Without `whole` only header and tensors are, one tensor per core: a file's digest has to go through it in order.
     Raises TensorFileError for a file that is not strictly safetensors, is no regular file, or changes while it is read.
     """
     path = Path(path)
@@ -81,7 +86,7 @@ def read_file(
         regions = [_Region(header.data_start + entry.start, header.data_start + entry.end) for entry in header.entries]
         slices = {entry.name: _slices(entry, (rows or {}).get(entry.name, ()), header) for entry in header.entries}
         everything = regions + [region for parts in slices.values() for _, _, region in parts]
-        sha256 = _hash_all(file, size, head, everything)
+        sha256 = _hash_all(file, size, head, everything) if whole else _hash_regions(file, everything)
         tensors = tuple(
             TensorReading(
                 entry.name,
@@ -94,7 +99,7 @@ def read_file(
             )
             for entry, region in zip(header.entries, regions, strict=True)
         )
-    return FileReading(path.name, size, sha256, tensors, header.metadata)
+    return FileReading(path.name, size, sha256, tensors, header.metadata, sha256_bytes(head))
 
 
 def read_files(paths: Iterable[Path], **options: Any) -> list[FileReading]:
@@ -183,6 +188,25 @@ def _hash_all(file: int, size: int, head: bytes, regions: list[_Region]) -> str:
         while pending:
             _done(pending.popleft())
     return whole.hexdigest()
+
+
+def _hash_regions(file: int, regions: list[_Region]) -> str:
+    """Hash each region by itself, the large ones first; there is no digest of the file then."""
+    by_size = sorted(regions, key=lambda region: region.start - region.end)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for done in [pool.submit(_hash_region, file, region) for region in by_size]:
+            done.result()
+    return ""
+
+
+def _hash_region(file: int, region: _Region) -> None:
+    buffer, at = memoryview(bytearray(min(CHUNK, region.end - region.start))), region.start
+    while at < region.end:
+        got = os.preadv(file, [buffer[: region.end - at]], at)
+        if not got:
+            raise TensorFileError("the file became shorter while it was read")
+        region.feed(at, buffer[:got])
+        at += got
 
 
 def _done(futures: tuple[Future[None], Future[None]]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.evidence.case import CannotCheck, Case, Check, Holdings, Problem, Rejected
-from app.evidence.digest import FileReading, TensorReading, read_file, sha256_file
+from app.evidence.digest import FileReading, TensorReading, read_file, sha256_bytes, sha256_file
 from app.evidence.statement import FileRef, Reading, Row
 from app.evidence.strict import JsonError, read_json
 from app.evidence.tensorfile import TensorFileError
@@ -40,24 +40,39 @@ _CODE = (".py", ".pyc", ".so", ".ipynb")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
-def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row]) -> Holdings:
-    """The base at hand. Links are followed: model caches are made of them, and what counts is the content."""
+def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, quick: bool = False) -> Holdings:
+    """The base at hand. Links are followed: model caches are made of them, and what counts is the content.
+
+    `quick` leaves out the digests of whole weight files: the base's root is over tensors.
+    """
     held = _listed(folder)
     held.files |= held.links
     slices = _slices(rows, lambda row: row.base)
-    return _read(held, [file.name for file in files if file.name in held.files], slices)
+    names = [file.name for file in files if file.name in held.files]
+    return _read(held, names, slices, headers=dict.fromkeys(names) if quick else {})
 
 
 def read_result(
-    folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, metadata: Mapping[str, str], base: Holdings | None
+    folder: Path,
+    files: Iterable[FileRef],
+    rows: Iterable[Row],
+    *,
+    metadata: Mapping[str, str],
+    base: Holdings | None,
+    quick: bool = False,
 ) -> Holdings:
-    """The result at hand: all of it, or only the tensors that changed, which the base then completes."""
+    """The result at hand: all of it, or only the tensors that changed, which the base then completes.
+
+    `quick` leaves out the digest of a weight file whose header is the one that follows from the statement's rows: with
+    header and tensors all of its bytes have been compared with what was signed.
+    """
     held, files, rows = _listed(folder), list(files), list(rows)
     slices = _slices(rows, lambda row: row.result)
     names = [file.name for file in files if file.name in held.files | held.links]
     whole = [file.name for file in files if file.name.endswith(".safetensors")]
     if CHANGED_FILE not in held.files or CHANGED_FILE in whole or len(whole) != 1 or whole[0] in names:
-        return _read(held, names, slices)
+        header = _composed_header(rows, metadata) if quick and len(whole) == 1 else None
+        return _read(held, names, slices, headers={whole[0]: header} if header else {})
     if base is None:
         raise CannotCheck(f"{folder} has only the tensors that changed; give the base as well (--base DIR)")
     return _complete(_read(held, [*names, CHANGED_FILE], slices), whole[0], rows, metadata, base)
@@ -90,16 +105,35 @@ def _has(reading: Reading, rows: tuple[int, int]) -> bool:
     return bool(reading.shape) and 0 <= rows[0] < rows[1] <= reading.shape[0]
 
 
-def _read(held: Holdings, names: list[str], slices: Mapping[str, list[tuple[int, int]]]) -> Holdings:
+def _composed_header(rows: Iterable[Row], metadata: Mapping[str, str]) -> str | None:
+    """Digest of the header that our composition of the claimed tensors has."""
+    readings = [row.result for row in rows if row.result]
+    try:
+        layout = compose((Slice(r.name, r.dtype, r.shape, "", 0, r.nbytes, r.sha256) for r in readings), metadata)
+    except (ComposeError, TensorFileError):
+        return None
+    return sha256_bytes(layout.header)
+
+
+def _read(
+    held: Holdings,
+    names: list[str],
+    slices: Mapping[str, list[tuple[int, int]]],
+    *,
+    headers: Mapping[str, str | None] | None = None,
+) -> Holdings:
+    """Read the named files. Those in `headers` get no digest of their own if their header is that one (None: any)."""
+    headers = headers or {}
     problems: list[Problem] = []
     # As many files at a time as there are pairs of cores: each keeps two threads busy.
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
-        for name, read in zip(names, pool.map(lambda name: _read_one(held.folder / name, slices), names), strict=True):
+        each = pool.map(lambda name: _read_one(held.folder / name, slices, headers), names)
+        for name, read in zip(names, each, strict=True):
             if isinstance(read, Problem):
                 problems.append(read)
             elif isinstance(read, FileReading):
                 held.weights[name] = read
-                held.digests[name] = read.sha256, read.size
+                held.digests[name] = read.sha256 or None, read.size
             else:
                 held.digests[name] = read
     if problems:
@@ -107,11 +141,17 @@ def _read(held: Holdings, names: list[str], slices: Mapping[str, list[tuple[int,
     return held
 
 
-def _read_one(path: Path, slices: Mapping[str, list[tuple[int, int]]]) -> FileReading | tuple[str, int] | Problem:
+def _read_one(
+    path: Path, slices: Mapping[str, list[tuple[int, int]]], headers: Mapping[str, str | None]
+) -> FileReading | tuple[str, int] | Problem:
     try:
-        if path.name.endswith(".safetensors"):
-            return read_file(path, rows=slices)
-        return sha256_file(path), path.stat().st_size
+        if not path.name.endswith(".safetensors"):
+            return sha256_file(path), path.stat().st_size
+        if path.name in headers:
+            read = read_file(path, rows=slices, whole=False)
+            if headers[path.name] in (None, read.header):
+                return read
+        return read_file(path, rows=slices)
     except TensorFileError as error:
         return Problem("readable", str(error), path.name)
     except FileNotFoundError:  # a link that leads nowhere
@@ -209,8 +249,9 @@ def _file_digests(case: Case) -> Iterator[Problem]:
 
 def _compare_files(check: str, files: Iterable[FileRef], held: Holdings) -> Iterator[Problem]:
     for file in files:
-        if file.name in held.digests and held.digests[file.name][0] != file.sha256:
-            yield Problem(check, "another file than the signed one", file.name, file.sha256, held.digests[file.name][0])
+        found = held.digests.get(file.name, (None, 0))[0]
+        if found is not None and found != file.sha256:
+            yield Problem(check, "another file than the signed one", file.name, file.sha256, found)
 
 
 def _file_sizes(case: Case) -> Iterator[Problem]:

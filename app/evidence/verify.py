@@ -113,7 +113,7 @@ def _read_base(case: Case, raw: bytes, checks: Checks) -> bool:
     if case.inputs.base is None:
         return False
     claim = case.said.claim
-    case.base = holdings.read_base(case.inputs.base, claim.base_files, claim.rows)
+    case.base = holdings.read_base(case.inputs.base, claim.base_files, claim.rows, quick=case.inputs.quick)
     return True
 
 
@@ -122,7 +122,12 @@ def _read_result(case: Case, raw: bytes, checks: Checks) -> bool:
         return False
     claim = case.said.claim
     case.result = holdings.read_result(
-        case.inputs.result, claim.result_files, claim.rows, metadata=claim.metadata, base=case.base
+        case.inputs.result,
+        claim.result_files,
+        claim.rows,
+        metadata=claim.metadata,
+        base=case.base,
+        quick=case.inputs.quick,
     )
     return True
 
@@ -176,6 +181,7 @@ def _inputs(options: argparse.Namespace) -> Inputs:
         nonce=options.nonce,
         job=options.job,
         policy_digest=_policy(options.policy) if options.policy else None,
+        quick=options.quick,
         previous=tuple(_read_attestation(path) for path in options.previous),
     )
 
@@ -229,6 +235,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--job", help="the job that this has to be about")
     parser.add_argument("--nonce", help="the nonce that was sent with the job")
     parser.add_argument("--level", type=int, choices=(1, 2, 3), default=1, help="reject what reaches a lower level")
+    parser.add_argument(
+        "--quick", action="store_true", help="compare weights tensor by tensor, without digests of whole weight files"
+    )
     parser.add_argument("--json", action="store_true", help="write a report for machines")
     return parser
 

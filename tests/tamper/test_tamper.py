@@ -46,6 +46,14 @@ def test_attack_is_rejected(attack: Attack, level: int, tmp_path: Path) -> None:
         assert {problem.check for problem in report.problems} == {attack.only}
 
 
+@pytest.mark.parametrize("attack", [pytest.param(attack, id=attack.id) for attack in ATTACKS if 1 in attack.levels])
+def test_attack_is_rejected_quickly_too(attack: Attack, tmp_path: Path) -> None:
+    """Leaving out the digests of whole weight files leaves no attack through: header and tensors are all of a file."""
+    world = attack.world(tmp_path)
+    options = attack.run(world) or {}
+    assert world.verify(1, quick=True, **options).verdict == "rejected"
+
+
 @pytest.mark.parametrize(("attack", "level"), NEEDED)
 def test_check_is_needed(attack: Attack, level: int, tmp_path: Path) -> None:
     """With this one check taken out, the attack is accepted: the check is no decoration."""

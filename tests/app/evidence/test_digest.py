@@ -56,6 +56,17 @@ def test_a_file_of_many_chunks(tmp_path: Path) -> None:
         assert tensor.sha256 == sha256_bytes(data)
 
 
+def test_tensors_alone(tmp_path: Path) -> None:
+    """Without the file's own digest the tensors have the same ones, and the header's is there."""
+    sizes = [2 * digest.CHUNK + 5, 1, 0, digest.CHUNK]
+    tensors = {f"t{n}": ("U8", (size,), os.urandom(size)) for n, size in enumerate(sizes)}
+    path = write(tmp_path / "m.safetensors", tensors)
+    whole, parts = read_file(path, rows={"t0": [(1, 9)]}), read_file(path, rows={"t0": [(1, 9)]}, whole=False)
+    assert parts.tensors == whole.tensors
+    assert parts.sha256 == ""
+    assert parts.header == whole.header == sha256_bytes(path.read_bytes()[: whole.tensors[0].offset])
+
+
 def test_rows_have_digests_of_their_own(tmp_path: Path) -> None:
     """Row ranges may touch, overlap and cover everything."""
     data = os.urandom(6 * 8)

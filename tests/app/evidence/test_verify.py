@@ -164,6 +164,21 @@ def test_changed_tensors_are_checked_like_any_others(world: World) -> None:
     assert run(world, "--base", world.base) == 1
 
 
+def test_quick_reads_a_file_twice_rather_than_believe_its_header(world: World) -> None:
+    """A result that another writer laid out has another header; it is then digested as a whole, and still verified."""
+    path = world.result / "model.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    path.write_bytes((length + 8).to_bytes(8, "little") + raw[8 : 8 + length] + b" " * 8 + raw[8 + length :])
+    assert run(world, "--quick") == 1
+    world.sign(world.claim(issued_at=datetime.now(UTC)))
+    assert run(world, "--quick") == 0
+    assert run(world, "--quick", "--base", world.base) == 0
+    world.base_weights["model.safetensors"]["enc.0.w"] = tensor("F32", 8, 8, seed="other")
+    (world.base / "model.safetensors").write_bytes(file_bytes(world.base_weights["model.safetensors"]))
+    assert run(world, "--quick", "--base", world.base) == 1
+
+
 def test_an_adapter_leaves_the_base_where_it_is(tmp_path: Path) -> None:
     """The result holds the adapter alone; frozen tensors are the base's own, and are not said to be in the result."""
     world = adapter_world(tmp_path)
