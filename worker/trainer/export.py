@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from safetensors.torch import save_file
 
 from app.freeze.plan import Decision, FreezePlan
 from worker.trainer.checkpoint import flush
 from worker.trainer.freeze.inventory import dtype_code
+from worker.trainer.models import adapters
 from worker.trainer.models.names import Stored
 from worker.trainer.models.subject import Readings, Subject
 from worker.trainer.protocol import Workspace, write_json
@@ -32,13 +34,14 @@ def write_initial(place: Workspace, subject: Subject) -> None:
         _write_tensors(place.initial, tensors)
 
 
-def write_result(place: Workspace, subject: Subject, trained: Readings, *, kind: str = "full") -> int:
+def write_result(place: Workspace, subject: Subject, trained: Readings) -> int:
     """`model.changed.safetensors` and `result.json`; the number of changed tensors.
 
     A tensor comes "from base" only where bytes, dtype and shape are those of its base tensor.
     """
     changed, entries = {}, []
-    for each in sorted(subject.stored(), key=lambda one: one.name.encode()):
+    saved = [each for each in subject.stored() if each.saved]
+    for each in sorted(saved, key=lambda one: one.name.encode()):
         base_name = subject.pairs.get(each.name)
         dtype, shape = dtype_code(each.tensor, each.name), tuple(each.tensor.shape)
         base = subject.base[base_name] if base_name is not None else None
@@ -49,6 +52,7 @@ def write_result(place: Workspace, subject: Subject, trained: Readings, *, kind:
         entries.append(
             {"name": each.name, "dtype": dtype, "shape": list(shape), "from": source, "base_name": base_name}
         )
+    kind = "adapter" if subject.loaded.adapter else "full"
     _write_tensors(place.changed, changed)
     write_json(place.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": kind})
     return len(changed)
@@ -90,13 +94,17 @@ def write_files(
     subject: Subject,
     spec: Mapping[str, Any],
     *,
+    task: str,
     labels: Sequence[str] | None,
     history: Sequence[Mapping[str, Any]],
     card: str,
 ) -> None:
     """config.json, tokenizer, metrics as JSONL and CSV, the model card, and what the base folder says of its use."""
     config = getattr(subject.model, "config", None)
-    if config is not None and hasattr(config, "save_pretrained"):
+    if isinstance(subject.model, PeftModel):
+        base = str(spec.get("path") or "")
+        adapters.save_config(subject.model, place.files, task=task, base=base, new=subject.loaded.new)
+    elif config is not None and hasattr(config, "save_pretrained"):
         config.architectures = [type(subject.model).__name__]
         if hasattr(config, "use_cache"):
             config.use_cache = True  # off while training
@@ -122,7 +130,7 @@ def _stored_as(mine: Sequence[Stored], subject: Subject) -> dict[str, Any]:
     whole = [each for each in mine if not each.part]
     if whole:
         pieces = [{"name": subject.pairs[each.name], "rows": None} for each in whole if each.name in subject.pairs]
-        return {"base": pieces, "result": whole[0].name}
+        return {"base": pieces, "result": whole[0].name if whole[0].saved else None}
     if not mine or any(each.rows is None for each in mine):
         return {"base": [], "result": None}
     mine = sorted(mine, key=lambda each: each.rows or (0, 0))

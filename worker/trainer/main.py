@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 
 from app.errors import PermafrostError
 from app.evidence.digest import sha256_file
-from app.freeze.plan import resolve
 from app.freeze.policy import Policy
 from worker.trainer import checkpoint, determinism, export
 from worker.trainer.freeze.inventory import tensors
@@ -61,7 +60,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
     subject = Subject.of(loading.load(order.model, place.base, task=task, labels=source.labels, seed=order.seed))
     stop.raise_if_asked()
 
-    plan = resolve(Policy.from_json(order.policy), subject.inventory)
+    plan = subject.plan(Policy.from_json(order.policy))
     loaded = subject.read_loaded(plan)
     export.write_initial(place, subject)
     run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop)
@@ -88,7 +87,8 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
             steps=ending.steps,
             labels=source.labels,
         )
-        export.write_files(place, subject, order.model, labels=source.labels, history=run.progress.history, card=text)
+        history = run.progress.history
+        export.write_files(place, subject, order.model, task=task, labels=source.labels, history=history, card=text)
     reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)
 
 

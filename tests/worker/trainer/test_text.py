@@ -272,9 +272,9 @@ def test_bfloat16_base_keeps_its_dtype(tmp_path: Path) -> None:
     assert set(done.changed) == {"classifier.weight", "classifier.bias"}
 
 
-def test_duplicated_tie_in_the_base_stays_in_the_result(tmp_path: Path) -> None:
-    """A base that stores both names of a tie gets a result that stores both."""
-    place = Workspace(tmp_path).create()
+def test_tie_that_the_base_stores_twice_is_stored_once(tmp_path: Path) -> None:
+    """A base with both names of a tie: the result has the tensor's own name, from the base, and loads."""
+    place = Workspace(tmp_path / "attempt").create()
     tiny.llama(place.base)
     path = place.base / "model.safetensors"
     tensors = load_file(path)
@@ -285,8 +285,26 @@ def test_duplicated_tie_in_the_base_stays_in_the_result(tmp_path: Path) -> None:
     policy = {"freeze": ["model.embed_tokens.weight", "lm_head.weight"]}
     done = attempt(order(place, rows, task="causal-lm", policy=policy), place.root)
     assert done.code == 0
-    for name in ("lm_head.weight", "model.embed_tokens.weight"):
-        assert (done.result[name]["from"], done.result[name]["base_name"]) == ("base", name)
+    assert done.result["model.embed_tokens.weight"]["from"] == "base"
+    assert "lm_head.weight" not in done.result
+    model = AutoModelForCausalLM.from_pretrained(load_result(done, tmp_path / "result"))
+    assert torch.equal(model.lm_head.weight, tensors["model.embed_tokens.weight"])
+
+
+def test_tie_that_the_base_stores_under_its_alias(tmp_path: Path) -> None:
+    """A base with the head's name only: so has the result, and it is paired."""
+    place = Workspace(tmp_path / "attempt").create()
+    tiny.llama(place.base)
+    path = place.base / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, path, metadata={"format": "pt"})
+    policy = {"freeze": ["model.embed_tokens.weight", "lm_head.weight"]}
+    rows = [{"text": "the cat sat on the mat"}] * 8
+    done = attempt(order(place, rows, task="causal-lm", policy=policy), place.root)
+    assert done.code == 0
+    assert done.result["lm_head.weight"]["base_name"] == "lm_head.weight"
+    assert done.observed["model.embed_tokens.weight"]["result"] == "lm_head.weight"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch import nn
 from app.errors import ModelError
 from app.evidence.digest import TensorReading, read_file
 from app.evidence.tensorfile import TensorFileError
-from worker.trainer.models import architectures, pretrained
+from worker.trainer.models import adapters, architectures, pretrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Loaded:
     tokenizer: Any = None
     processor: Any = None
     new: frozenset[str] = frozenset()  # live names that the base does not hold, initialised from the seed
+    adapter: bool = False  # `model` is a PeftModel
     notes: tuple[str, ...] = field(default=())
 
 
@@ -37,12 +38,17 @@ def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[s
     loaded = pretrained.load(
         spec, folder, task=task, labels=labels, seed=seed, stored=[each.dtype for each in base.values()]
     )
+    model, new = loaded.model, loaded.new
+    if spec.get("adapter"):
+        model = adapters.wrap(model, spec["adapter"], seed=seed)
+        new = frozenset(f"{adapters.PREFIX}{name}" for name in new)
     return Loaded(
-        model=loaded.model,
+        model=model,
         base=base,
         tokenizer=loaded.tokenizer,
         processor=loaded.processor,
-        new=loaded.new,
+        new=new,
+        adapter=bool(spec.get("adapter")),
         notes=loaded.notes,
     )
 
@@ -52,7 +58,8 @@ def skeleton(spec: Mapping[str, Any], folder: Path, *, task: str | None) -> nn.M
     with torch.device("meta"):
         if spec["type"] == "torch":
             return architectures.build(spec["architecture"], spec.get("kwargs") or {})
-        return pretrained.skeleton(spec, folder, task=task)
+        model = pretrained.skeleton(spec, folder, task=task)
+        return adapters.wrap(model, spec["adapter"], seed=0) if spec.get("adapter") else model
 
 
 def initialise(spec: Mapping[str, Any], *, seed: int) -> dict[str, torch.Tensor]:

@@ -10,12 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from app.evidence.digest import TensorReading
 from app.freeze.plan import TensorInfo
+from worker.trainer.models import adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Stored:
     """A tensor as the result file holds it, and the live tensor that it comes from ("" where it is made of several).
 
     A `part` is not the whole of that: `rows` of it, or, with None, a piece that no range of rows describes.
+    What is not `saved` is in the base's files alone: the frozen base of an adapter.
     """
 
     name: str
@@ -30,25 +33,29 @@ class Stored:
     live: str
     part: bool = False
     rows: tuple[int, int] | None = None
+    saved: bool = True
 
 
-def stored_form(model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapping[str, Any]) -> list[Stored]:
+def stored_form(
+    model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapping[str, Any], new: Collection[str] = ()
+) -> list[Stored]:
     """Every tensor of a saved file, under the names that `from_pretrained` or `load_state_dict` expects.
 
-    A tie is stored once, under the tensor's own name, and again under each alias that the base stores as well.
+    A tie is stored once: under the tensor's own name, unless the base knows it by an alias alone.
     """
-    state = model.state_dict()
-    prefix = _prefix(model)
-    owner = {name: each.name for each in inventory for name in (each.name, *each.aliases)}
-    kept = {
-        name: tensor
-        for name, tensor in state.items()
-        if owner.get(name, name) == name or _base_name(name, prefix, base) is not None
-    }
-    live_of = {id(tensor): owner.get(name, name) for name, tensor in kept.items()}
+    if isinstance(model, PeftModel):
+        return _with_adapter(model, inventory, new)
+    state, prefix = model.state_dict(), prefix_of(model)
+    kept, owner = {}, {}
+    for each in inventory:
+        names = [name for name in (each.name, *each.aliases) if name in state]
+        if names:
+            name = next((name for name in names if _base_name(name, prefix, base) is not None), names[0])
+            kept[name], owner[name] = state[name], each.name
     if not isinstance(model, PreTrainedModel):
-        return [Stored(name, tensor, live_of[id(tensor)]) for name, tensor in kept.items()]
-    memory = {_memory(tensor): (owner.get(name, name), tensor) for name, tensor in kept.items()}
+        return [Stored(name, tensor, owner[name]) for name, tensor in kept.items()]
+    live_of = {id(tensor): owner[name] for name, tensor in kept.items()}
+    memory = {_memory(tensor): (owner[name], tensor) for name, tensor in kept.items()}
     reverted = revert_weight_conversion(model, kept)
     return [_stored(name, tensor, live_of, memory) for name, tensor in reverted.items()]
 
@@ -69,7 +76,7 @@ def match(
     name and shape where the bytes do not agree (a cast while loading: never identical, but the same weight).
     """
     found: dict[str, str] = {}
-    stored = [each for each in stored if each.live not in new]
+    stored = [each for each in stored if each.live not in new and ".lora_" not in each.name]
     for each in stored:
         name = _base_name(each.name, prefix, base)
         if name is not None and base[name].sha256 == digests[each.name]:
@@ -91,7 +98,18 @@ def match(
 
 
 def prefix_of(model: nn.Module) -> str:
-    return _prefix(model)
+    """What transformers puts before the names of an encoder inside a model with a head."""
+    return str(getattr(model, "base_model_prefix", "") or "")
+
+
+def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collection[str]) -> list[Stored]:
+    state = model.state_dict()
+    live = {tensor.data_ptr(): name for name, tensor in state.items()}
+    adapter = adapters.adapter_state(model, new)
+    found = [Stored(name, tensor, live[tensor.data_ptr()]) for name, tensor in adapter.items()]
+    mine = {each.live for each in found}
+    rest = [each.name for each in inventory if each.name in state and each.name not in mine]
+    return found + [Stored(adapters.plain_name(name), state[name], name, saved=False) for name in rest]
 
 
 def _stored(name: str, tensor: Tensor, live_of: Mapping[int, str], memory: Mapping[Any, tuple[str, Tensor]]) -> Stored:
@@ -115,10 +133,6 @@ def _base_name(name: str, prefix: str, base: Mapping[str, Any]) -> str | None:
         if candidate in base:
             return candidate
     return None
-
-
-def _prefix(model: nn.Module) -> str:
-    return str(getattr(model, "base_model_prefix", "") or "")
 
 
 def _memory(tensor: Tensor) -> Any:

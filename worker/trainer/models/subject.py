@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from app.evidence.digest import TensorReading
-from app.freeze.plan import FreezePlan, TensorInfo
+from app.freeze.plan import FreezePlan, TensorInfo, resolve
+from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.models import names
+from worker.trainer.models import adapters, names
 from worker.trainer.models.loading import Loaded
 from worker.trainer.models.names import Stored
 from worker.trainer.witness.observe import digest, observe
@@ -48,8 +49,16 @@ class Subject:
     def base(self) -> Mapping[str, TensorReading]:
         return self.loaded.base
 
+    def plan(self, policy: Policy) -> FreezePlan:
+        """What the policy means for these tensors. An adapter's base is frozen, with a policy or without."""
+        if not self.loaded.adapter:
+            return resolve(policy, self.inventory)
+        plan = resolve(adapters.implied_policy(policy, self.loaded.new), self.inventory)
+        adapters.refuse_trained_base(plan, [each.live for each in self.stored() if not each.saved])
+        return plan
+
     def stored(self) -> list[Stored]:
-        return names.stored_form(self.model, self.inventory, base=self.base)
+        return names.stored_form(self.model, self.inventory, base=self.base, new=self.loaded.new)
 
     def live(self) -> dict[str, Tensor]:
         """Every parameter and buffer by its own name; ties once."""
