@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from app.evidence import tree
+from app.evidence import fields, tree
+from app.evidence.fields import StatementError
 from app.evidence.keys import KeyFileError, iso, read_time
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -20,10 +21,6 @@ PREDICATE_TYPE = "urn:permafrost:frozen-parameters:v1"
 # dropped: in the base, not in the model. scheduled: frozen during its intervals. split: some rows are frozen.
 ROLES = ("frozen", "trainable", "split", "new", "buffer", "dropped", "scheduled")
 RESULT_KINDS = ("full", "adapter")
-
-
-class StatementError(ValueError):
-    """A payload that is not a statement of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,39 +201,46 @@ def changed(base: Reading | None, result: Reading | None) -> bool:
 
 def read(document: Any) -> Statement:
     """A statement from parsed JSON. Missing or mistyped fields raise StatementError; `strangers` lists unknown ones."""
-    top = _object(document, "statement")
-    predicate = _object(_field(top, "predicate", "statement"), "predicate")
-    job, policy = (_object(_field(predicate, name, "predicate"), name) for name in ("job", "policy"))
-    base, result = (_object(_field(predicate, name, "predicate"), name) for name in ("base", "result"))
-    observed = dict(_object(_field(predicate, "observed", "predicate"), "observed"))
+    top = fields.as_object(document, "statement")
+    predicate = fields.as_object(fields.field_of(top, "predicate", "statement"), "predicate")
+    job, policy = (fields.as_object(fields.field_of(predicate, name, "predicate"), name) for name in ("job", "policy"))
+    base, result = (
+        fields.as_object(fields.field_of(predicate, name, "predicate"), name) for name in ("base", "result")
+    )
+    observed = dict(fields.as_object(fields.field_of(predicate, "observed", "predicate"), "observed"))
     previous = predicate.get("previous")
     claim = Claim(
-        job_id=_text(job, "id", "job"),
-        attempt=_count(job, "attempt", "job"),
-        nonce=_optional_text(job, "nonce", "job"),
+        job_id=fields.text(job, "id", "job"),
+        attempt=fields.count(job, "attempt", "job"),
+        nonce=fields.optional_text(job, "nonce", "job"),
         issued_at=_time(predicate),
         policy={key: value for key, value in policy.items() if key != "digest"},
-        policy_digest=_digest(policy, "digest", "policy"),
+        policy_digest=fields.digest(policy, "digest", "policy"),
         base_files=_files(base, "base"),
         result_files=_files(result, "result"),
         rows=tuple(
-            _row(row, f"parameters[{at}]") for at, row in enumerate(_list(predicate, "parameters", "predicate"))
+            _row(row, f"parameters[{at}]")
+            for at, row in enumerate(fields.as_list(predicate, "parameters", "predicate"))
         ),
-        violations=tuple(str(entry) for entry in _list(observed, "violations", "observed")),
+        violations=tuple(str(entry) for entry in fields.as_list(observed, "violations", "observed")),
         observed={key: value for key, value in observed.items() if key != "violations"},
-        result_kind=_one_of(predicate, "resultKind", "predicate", RESULT_KINDS),
+        result_kind=fields.one_of(predicate, "resultKind", "predicate", RESULT_KINDS),
         metadata=_metadata(result),
-        previous=None if previous is None else _digest(_object(previous, "previous"), "digest", "previous"),
+        previous=None
+        if previous is None
+        else fields.digest(fields.as_object(previous, "previous"), "digest", "previous"),
     )
     return Statement(
         claim,
-        tuple(_subject(entry, f"subject[{at}]") for at, entry in enumerate(_list(top, "subject", "statement"))),
-        _text(top, "_type", "statement"),
-        _text(top, "predicateType", "statement"),
-        _object(_field(predicate, "scheme", "predicate"), "scheme"),
+        tuple(
+            _subject(entry, f"subject[{at}]") for at, entry in enumerate(fields.as_list(top, "subject", "statement"))
+        ),
+        fields.text(top, "_type", "statement"),
+        fields.text(top, "predicateType", "statement"),
+        fields.as_object(fields.field_of(predicate, "scheme", "predicate"), "scheme"),
         _total(base, "base"),
         _total(result, "result"),
-        _total(_object(_field(predicate, "frozen", "predicate"), "frozen"), "frozen"),
+        _total(fields.as_object(fields.field_of(predicate, "frozen", "predicate"), "frozen"), "frozen"),
     )
 
 
@@ -345,28 +349,30 @@ def _row_json(row: Row) -> dict[str, Any]:
 
 
 def _row(value: Any, at: str) -> Row:
-    row = _object(value, at)
+    row = fields.as_object(value, at)
     return Row(
-        name=_text(row, "name", at),
-        kind=_one_of(row, "kind", at, ("parameter", "buffer")),
-        role=_one_of(row, "role", at, ROLES),
-        mechanism=_optional_text(row, "mechanism", at),
-        rule=_text(row, "rule", at),
-        aliases=_texts(row, "aliases", at),
-        module_types=_texts(row, "moduleTypes", at),
-        persistent=_flag(row, "persistent", at) if "persistent" in row else True,
-        dtype=_optional_text(row, "dtype", at),
-        shape=_shape(row, "shape", at) if "shape" in row else None,
-        part=_pair(row["part"], f"{at}.part") if "part" in row else None,
+        name=fields.text(row, "name", at),
+        kind=fields.one_of(row, "kind", at, ("parameter", "buffer")),
+        role=fields.one_of(row, "role", at, ROLES),
+        mechanism=fields.optional_text(row, "mechanism", at),
+        rule=fields.text(row, "rule", at),
+        aliases=fields.texts(row, "aliases", at),
+        module_types=fields.texts(row, "moduleTypes", at),
+        persistent=fields.flag(row, "persistent", at) if "persistent" in row else True,
+        dtype=fields.optional_text(row, "dtype", at),
+        shape=fields.shape(row, "shape", at) if "shape" in row else None,
+        part=fields.pair(row["part"], f"{at}.part") if "part" in row else None,
         base=_reading(row, "base", at),
         result=_reading(row, "result", at),
         initial=_reading(row, "initial", at),
-        loaded=_optional_hex(row, "loaded", at),
-        trained=_optional_hex(row, "trained", at),
-        changed=_flag(row, "changed", at),
-        slices=tuple(_slice(part, f"{at}.slices[{n}]") for n, part in enumerate(_optional_list(row, "slices", at))),
+        loaded=fields.optional_hex(row, "loaded", at),
+        trained=fields.optional_hex(row, "trained", at),
+        changed=fields.flag(row, "changed", at),
+        slices=tuple(
+            _slice(part, f"{at}.slices[{n}]") for n, part in enumerate(fields.optional_list(row, "slices", at))
+        ),
         intervals=tuple(
-            _interval(span, f"{at}.intervals[{n}]") for n, span in enumerate(_optional_list(row, "intervals", at))
+            _interval(span, f"{at}.intervals[{n}]") for n, span in enumerate(fields.optional_list(row, "intervals", at))
         ),
     )
 
@@ -374,150 +380,62 @@ def _row(value: Any, at: str) -> Row:
 def _reading(row: Mapping[str, Any], name: str, at: str) -> Reading | None:
     if row.get(name) is None:
         return None
-    value, at = _object(row[name], f"{at}.{name}"), f"{at}.{name}"
-    shape = _shape(value, "shape", at)
+    value, at = fields.as_object(row[name], f"{at}.{name}"), f"{at}.{name}"
+    shape = fields.shape(value, "shape", at)
     return Reading(
-        _text(value, "name", at),
-        _text(value, "dtype", at),
+        fields.text(value, "name", at),
+        fields.text(value, "dtype", at),
         shape,
-        _count(value, "nbytes", at),
-        _digest(value, "digest", at),
+        fields.count(value, "nbytes", at),
+        fields.digest(value, "digest", at),
     )
 
 
 def _slice(value: Any, at: str) -> RowSlice:
-    part = _object(value, at)
-    action = _one_of(part, "action", at, ("freeze", "train"))
-    rows = _pair(_field(part, "rows", at), f"{at}.rows")
-    return RowSlice(rows, action, _optional_hex(part, "base", at), _optional_hex(part, "result", at))
+    part = fields.as_object(value, at)
+    action = fields.one_of(part, "action", at, ("freeze", "train"))
+    rows = fields.pair(fields.field_of(part, "rows", at), f"{at}.rows")
+    return RowSlice(rows, action, fields.optional_hex(part, "base", at), fields.optional_hex(part, "result", at))
 
 
 def _interval(value: Any, at: str) -> Interval:
-    span = _object(value, at)
-    stop = None if span.get("toStep") is None else _count(span, "toStep", at)
-    return Interval(_count(span, "fromStep", at), stop, _hex(span, "before", at), _hex(span, "after", at))
+    span = fields.as_object(value, at)
+    stop = None if span.get("toStep") is None else fields.count(span, "toStep", at)
+    return Interval(
+        fields.count(span, "fromStep", at), stop, fields.hex(span, "before", at), fields.hex(span, "after", at)
+    )
 
 
 def _subject(value: Any, at: str) -> tuple[str, Mapping[str, str]]:
-    subject = _object(value, at)
-    digest = _object(_field(subject, "digest", at), f"{at}.digest")
-    return _text(subject, "name", at), {key: _text(digest, key, f"{at}.digest") for key in digest}
+    subject = fields.as_object(value, at)
+    digest = fields.as_object(fields.field_of(subject, "digest", at), f"{at}.digest")
+    return fields.text(subject, "name", at), {key: fields.text(digest, key, f"{at}.digest") for key in digest}
 
 
 def _files(value: Mapping[str, Any], at: str) -> tuple[FileRef, ...]:
     entries = [
-        (_object(entry, f"{at}.files[{n}]"), f"{at}.files[{n}]") for n, entry in enumerate(_list(value, "files", at))
+        (fields.as_object(entry, f"{at}.files[{n}]"), f"{at}.files[{n}]")
+        for n, entry in enumerate(fields.as_list(value, "files", at))
     ]
-    return tuple(FileRef(_text(f, "name", p), _count(f, "size", p), _digest(f, "digest", p)) for f, p in entries)
+    return tuple(
+        FileRef(fields.text(f, "name", p), fields.count(f, "size", p), fields.digest(f, "digest", p))
+        for f, p in entries
+    )
 
 
 def _metadata(result: Mapping[str, Any]) -> dict[str, str]:
-    metadata = _object(_field(result, "metadata", "result"), "result.metadata")
-    return {key: _text(metadata, key, "result.metadata") for key in metadata}
+    metadata = fields.as_object(fields.field_of(result, "metadata", "result"), "result.metadata")
+    return {key: fields.text(metadata, key, "result.metadata") for key in metadata}
 
 
 def _total(value: Mapping[str, Any], at: str) -> Total:
-    return Total(_count(value, "count", at), _count(value, "nbytes", at), _hex(value, "root", at))
+    return Total(fields.count(value, "count", at), fields.count(value, "nbytes", at), fields.hex(value, "root", at))
 
 
 def _time(predicate: Mapping[str, Any]) -> datetime:
     try:
-        moment = read_time(_text(predicate, "issuedAt", "predicate"))
+        moment = read_time(fields.text(predicate, "issuedAt", "predicate"))
     except KeyFileError as error:
         raise StatementError(f"predicate.issuedAt: {error}") from None
     assert moment is not None  # only None reads as None
     return moment
-
-
-def _object(value: Any, at: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise StatementError(f"{at}: not an object")
-    return value
-
-
-def _field(value: Mapping[str, Any], name: str, at: str) -> Any:
-    if name not in value:
-        raise StatementError(f"{at}.{name}: missing")
-    return value[name]
-
-
-def _list(value: Mapping[str, Any], name: str, at: str) -> list[Any]:
-    found = _field(value, name, at)
-    if not isinstance(found, list):
-        raise StatementError(f"{at}.{name}: not a list")
-    return found
-
-
-def _optional_list(value: Mapping[str, Any], name: str, at: str) -> list[Any]:
-    return [] if value.get(name) is None else _list(value, name, at)
-
-
-def _text(value: Mapping[str, Any], name: str, at: str) -> str:
-    found = _field(value, name, at)
-    if not isinstance(found, str):
-        raise StatementError(f"{at}.{name}: not a string")
-    return found
-
-
-def _optional_text(value: Mapping[str, Any], name: str, at: str) -> str | None:
-    return None if value.get(name) is None else _text(value, name, at)
-
-
-def _texts(value: Mapping[str, Any], name: str, at: str) -> tuple[str, ...]:
-    found = value.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
-        raise StatementError(f"{at}.{name}: not a list of strings")
-    return tuple(found)
-
-
-def _one_of(value: Mapping[str, Any], name: str, at: str, allowed: Sequence[str]) -> str:
-    found = _text(value, name, at)
-    if found not in allowed:
-        raise StatementError(f"{at}.{name}: {found!r} is not one of {', '.join(allowed)}")
-    return found
-
-
-def _flag(value: Mapping[str, Any], name: str, at: str) -> bool:
-    found = _field(value, name, at)
-    if not isinstance(found, bool):
-        raise StatementError(f"{at}.{name}: not true or false")
-    return found
-
-
-def _count(value: Mapping[str, Any], name: str, at: str) -> int:
-    found = _field(value, name, at)
-    if not _is_count(found):
-        raise StatementError(f"{at}.{name}: not a whole number from 0 to 2^63")
-    return int(found)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63  # True is an int, too
-
-
-def _shape(value: Mapping[str, Any], name: str, at: str) -> tuple[int, ...]:
-    found = _list(value, name, at)
-    if not all(_is_count(size) for size in found):
-        raise StatementError(f"{at}.{name}: not a list of whole numbers")
-    return tuple(found)
-
-
-def _pair(value: Any, at: str) -> tuple[int, int]:
-    if not isinstance(value, list) or len(value) != 2 or not all(_is_count(entry) for entry in value):
-        raise StatementError(f"{at}: not two whole numbers")
-    return value[0], value[1]
-
-
-def _hex(value: Mapping[str, Any], name: str, at: str) -> str:
-    found = _text(value, name, at)
-    if len(found) != 64 or set(found) - set("0123456789abcdef"):
-        raise StatementError(f"{at}.{name}: not a SHA-256 in lower-case hex")
-    return found
-
-
-def _optional_hex(value: Mapping[str, Any], name: str, at: str) -> str | None:
-    return None if value.get(name) is None else _hex(value, name, at)
-
-
-def _digest(value: Mapping[str, Any], name: str, at: str) -> str:
-    return _hex(_object(_field(value, name, at), f"{at}.{name}"), "sha256", f"{at}.{name}")

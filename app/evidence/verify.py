@@ -18,10 +18,11 @@ from app.errors import PolicyError
 from app.evidence import chain, claims, frame, holdings
 from app.evidence.case import CannotCheck, Case, Check, Inputs, Problem, Rejected
 from app.evidence.envelope import EnvelopeError, read_envelope, signers_of
+from app.evidence.fields import StatementError
 from app.evidence.keys import KeyFileError, TrustedKey, read_trusted
 from app.evidence.report import Report, facts, some, warnings
 from app.evidence.rotation import introduced
-from app.evidence.statement import StatementError, read
+from app.evidence.statement import read
 from app.evidence.strict import JsonError, read_json
 from app.freeze.policy import Policy
 

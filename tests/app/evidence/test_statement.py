@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.evidence.fields import StatementError
 from app.evidence.statement import (
     Claim,
     FileRef,
     Reading,
     Row,
-    StatementError,
     build,
     read,
     row_order,
