@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 
 from tests.worker.trainer.attempts import AFFINE, affine_order, attempt
 from worker.trainer.data.order import Order
+from worker.trainer.models import architectures
+from worker.trainer.models.architectures import Affine
 from worker.trainer.protocol import WorkOrder
 
 MECHANISMS = ["requires_grad", "detach", "param_group"]
@@ -209,6 +213,51 @@ def test_divergence_stops_and_names_step_and_batch(tmp_path: Path) -> None:
     assert len(done.failure["errors"][0]["examples"]) == 40
     kept = sorted(path.name for path in done.place.checkpoints.iterdir())
     assert kept[-1] == f"step-{step - 1:08d}"
+
+
+class Leaky(Affine):
+    """Writes to its own weight on every pass, behind autograd's back."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.weight.data.mul_(1.01)
+        return super().forward(x)
+
+
+class Interrupted(Affine):
+    """Somebody wants the process to stop while this is being built."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_leak_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen tensor that moves though everything was applied: reported with its step, no result."""
+    monkeypatch.setitem(architectures.OURS, "leaky", Leaky)
+    order = affine_order(tmp_path, model=AFFINE | {"architecture": "leaky"}, policy=freeze_weight("requires_grad"))
+    done = attempt(order, tmp_path)
+    assert (done.code, done.failure["code"]) == (1, "frozen_tensor_changed")
+    assert (done.of("violation")[0]["name"], done.of("violation")[0]["first_bad_step"]) == ("weight", 1)
+    assert not done.place.result.exists()
+
+
+def test_leak_is_only_noted_where_the_policy_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """on_violation "continue": the run ends with a result whose observations say what moved."""
+    monkeypatch.setitem(architectures.OURS, "leaky", Leaky)
+    policy = freeze_weight("detach") | {"on_violation": "continue"}
+    done = attempt(affine_order(tmp_path, model=AFFINE | {"architecture": "leaky"}, policy=policy), tmp_path)
+    assert done.code == 0
+    assert [each["name"] for each in done.observations["violations"]] == ["weight"]
+    assert done.result["weight"]["from"] == "changed"
+
+
+def test_stop_while_loading_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM before the first step: exit 75, and nothing to save."""
+    monkeypatch.setitem(architectures.OURS, "interrupted", Interrupted)
+    done = attempt(affine_order(tmp_path, model=AFFINE | {"architecture": "interrupted"}), tmp_path)
+    assert done.code == 75
+    assert list(done.place.checkpoints.iterdir()) == []
+    assert done.of("step") == []
 
 
 def test_time_limit_ends_with_a_result(tmp_path: Path) -> None:

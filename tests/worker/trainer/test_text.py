@@ -132,6 +132,32 @@ def test_base_head_for_other_labels_is_replaced(bert: Workspace, tmp_path: Path)
     assert any("another shape" in each["message"] for each in done.of("event"))
 
 
+def test_checkpointed_activations_change_no_bit(tmp_path: Path) -> None:
+    """Computed twice, with the same dropout: the same result."""
+    found = []
+    for wanted in (False, True):
+        place = Workspace(tmp_path / str(wanted)).create()
+        tiny.bert(place.base)
+        hyperparameters = {"n_epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "gradient_checkpointing": wanted}
+        changes = {"hyperparameters": hyperparameters, "policy": {"freeze": ["bert.embeddings.**"]}}
+        found.append(attempt(order(place, text_rows(), **changes), place.root).changed)
+    assert set(found[0]) == set(found[1])
+    for name, tensor in found[0].items():
+        assert torch.equal(tensor, found[1][name]), name
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_keeps_the_stored_dtype(bert: Workspace, precision: str) -> None:
+    """Autocast computes in half; weights stay what they were stored as, and the frozen ones stay equal."""
+    hyperparameters = {"n_epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": precision}
+    done = attempt(
+        order(bert, text_rows(), hyperparameters=hyperparameters, policy={"freeze": ["bert.embeddings.**"]}), bert.root
+    )
+    assert done.code == 0
+    assert {tensor.dtype for tensor in done.changed.values()} == {torch.float32}
+    assert not any("embeddings" in name for name in done.changed)
+
+
 def test_text_regression(bert: Workspace) -> None:
     """Numbers as labels: one output, squared error, r2 among the metrics."""
     rows = [{"text": row["text"], "label": len(row["text"]) / 10} for row in text_rows()]

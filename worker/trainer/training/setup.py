@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.errors import InvalidRequest
 from app.evidence.digest import sha256_file
@@ -53,6 +53,8 @@ def assemble(
     )
     found = saver.find(device)
 
+    if settings.gradient_checkpointing:
+        _checkpoint_activations(model)
     model.to(device)
     frozen = freeze(model, plan)
     built = optimizer.build(
@@ -210,6 +212,15 @@ def _facts(plan: FreezePlan, source: Source, subject: Subject, device: torch.dev
         adapter=subject.loaded.adapter,
         device=device.type,
     )
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    """Keep fewer activations and compute them again; the reentrant kind would lose gradients behind a frozen prefix."""
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None:
+        message = f"{type(model).__name__} cannot checkpoint activations; leave gradient_checkpointing out"
+        raise InvalidRequest(message, param="hyperparameters.gradient_checkpointing")
+    enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _refuse_split_pairs(task: str, settings: Settings) -> None:

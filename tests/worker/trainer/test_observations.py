@@ -1,0 +1,100 @@
+"""What the trainer writes, judged as the supervisor judges it: files read again, the policy resolved again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.evidence import records
+from app.evidence.digest import TensorReading, read_file
+from app.evidence.records import Judged
+from app.freeze.policy import Policy
+from tests.worker.trainer import test_images, tiny
+from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
+from tests.worker.trainer.models.test_adapters import classifier
+from tests.worker.trainer.models.test_names import mixtral
+from tests.worker.trainer.test_resume import bert, scheduled
+from worker.trainer.protocol import WorkOrder, Workspace
+
+
+def judge(done: Attempt) -> Judged:
+    """As worker.supervisor.results does, from the workspace alone."""
+    observed = done.observations
+    policy = Policy.from_json(observed["plan"]["policy"])
+    seen = records.read_observations(observed)
+    base_rows, result_rows = records.rows_needed(seen)
+    base = {each.name: each for each in read(done.place.base / "model.safetensors", base_rows)}
+    changed = {each.name: each for each in read(done.place.changed, result_rows)}
+    result = {}
+    for name, each in done.result.items():
+        found = changed[name] if each["from"] == "changed" else base[each["base_name"]]
+        result[name] = TensorReading(
+            name, found.dtype, found.shape, found.nbytes, found.offset, found.sha256, found.slices
+        )
+    kind = "adapter" if (done.place.files / "adapter_config.json").exists() else "full"
+    return records.judge(policy, seen, base=base, result=result, reported=observed["violations"], kind=kind)
+
+
+def read(path: Path, rows: dict[str, set[tuple[int, int]]]) -> tuple[TensorReading, ...]:
+    held = {each.name for each in read_file(path).tensors}
+    return read_file(path, rows={name: rows[name] for name in rows if name in held}).tensors
+
+
+def affine(mechanism: str) -> Callable[[Path], Attempt]:
+    return lambda root: attempt(affine_order(root, policy={"freeze": ["weight"], "mechanism": mechanism}), root)
+
+
+def convnet(root: Path) -> Attempt:
+    place = Workspace(root).create()
+    order = test_images.order(place, test_images.CONVNET, test_images.rows(), policy={"freeze": ["features.**"]})
+    return attempt(order, root)
+
+
+def tied(root: Path) -> Attempt:
+    place = Workspace(root).create()
+    tiny.llama(place.base)
+    fields = bert(root / "other").to_json() | {
+        "task": "causal-lm",
+        "data": data(place, [{"text": "the cat sat on the mat"}] * 20),
+        "hyperparameters": {"n_epochs": 1, "batch_size": 8},
+        "policy": {"freeze": ["model.embed_tokens.weight", "lm_head.weight"]},
+    }
+    return attempt(WorkOrder.from_json(fields), root)
+
+
+VERIFIED: dict[str, tuple[Callable[[Path], Attempt], int]] = {
+    "affine, requires_grad": (affine("requires_grad"), 1),
+    "affine, detach": (affine("detach"), 1),
+    "affine, param_group": (affine("param_group"), 1),
+    "frozen embeddings": (lambda root: attempt(bert(root), root), 5),
+    "rows and a schedule": (lambda root: attempt(scheduled(root), root), 4),
+    "convolutions with BatchNorm": (convnet, 12),
+    "a tie": (tied, 1),
+    "an adapter": (classifier, 39),
+}
+
+
+@pytest.mark.parametrize("name", VERIFIED)
+def test_kept_promise_is_verified(tmp_path: Path, name: str) -> None:
+    """Every way of freezing that held is judged verified, with as many frozen tensors as the policy froze."""
+    build, frozen = VERIFIED[name]
+    judged = judge(build(tmp_path))
+    assert (judged.verdict, judged.reason) == ("verified", None)
+    assert sum(row.role == "frozen" for row in judged.rows) == frozen
+
+
+def test_broken_promise_is_violated(tmp_path: Path) -> None:
+    """The control: an audit in which the frozen tensor trained is judged violated, from step 1."""
+    policy = {"freeze": ["weight"], "enforce": False}
+    judged = judge(attempt(affine_order(tmp_path, policy=policy), tmp_path))
+    assert judged.verdict == "violated"
+    assert [(each["name"], each["first_bad_step"]) for each in judged.violations] == [("weight", 1)]
+
+
+def test_fused_experts_are_never_called_violated(tmp_path: Path) -> None:
+    """Stored apart, live as one and not by rows: nothing is claimed of them, and nothing false."""
+    judged = judge(mixtral(tmp_path))
+    assert judged.verdict in ("verified", "incomplete")
+    assert judged.violations == ()
