@@ -138,7 +138,8 @@ def load_or_create(path: Path, *, algorithm: str = "ed25519", now: datetime | No
         key = generate(algorithm)
         with suppress(FileExistsError):  # another process was first: its key is the key
             write_private(path, key)
-            write_ring(path, [TrustedKey(key.public_pem, not_before=whole_second(now))])
+            known = read_ring(path) if _ring_path(path).exists() else ()  # of a key that was lost
+            write_ring(path, [TrustedKey(key.public_pem, not_before=whole_second(now)), *known])
     key = load(path)
     path.with_suffix(".pub").write_text(key.public_pem)
     return key

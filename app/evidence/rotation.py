@@ -4,6 +4,7 @@ Someone who trusts the first key can follow the chain of introductions and needs
 """
 
 import json
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -36,11 +37,16 @@ def rotate(path: Path, *, algorithm: str = "ed25519", now: datetime | None = Non
     old, ring, now = load(path), read_ring(path), whole_second(now)
     new = generate(algorithm)
     introduction = seal(_introduction(new, now), [old])
-    path.rename(_retired(path, old.keyid))
-    write_private(path, new)
-    path.with_suffix(".pub").write_text(new.public_pem)
+    # In this order a crash leaves a key at `path` whose public half is in the ring.
+    following = path.with_name(f"{path.name}.following")
+    following.unlink(missing_ok=True)
+    write_private(following, new)
+    with suppress(FileExistsError):
+        os.link(path, _retired(path, old.keyid))
     closed = [replace(key, not_after=now + OVERLAP) if key.keyid == old.keyid else key for key in ring]
     write_ring(path, [TrustedKey(new.public_pem, not_before=now, introduced_by=introduction), *closed])
+    following.replace(path)
+    path.with_suffix(".pub").write_text(new.public_pem)
     return new
 
 

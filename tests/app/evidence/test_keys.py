@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from app.evidence import signing_keys
 from app.evidence.keys import (
     KeyFileError,
     TrustedKey,
@@ -33,6 +34,14 @@ def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
     assert [trusted.keyid for trusted in read_trusted(path.with_suffix(".pub"))] == [key.keyid]
     assert [trusted.keyid for trusted in read_ring(path)] == [key.keyid]
     assert not list(path.parent.glob(".signing*"))
+
+
+def test_a_lost_key_leaves_its_ring(tmp_path: Path) -> None:
+    """What it signed still counts; a new key is made beside it, which nobody introduced."""
+    lost = load_or_create(tmp_path / "k.pem")
+    (tmp_path / "k.pem").unlink()
+    new = load_or_create(tmp_path / "k.pem")
+    assert [key.keyid for key in read_ring(tmp_path / "k.pem")] == [new.keyid, lost.keyid]
 
 
 def _keyid(path: str, queue: "multiprocessing.Queue[str]") -> None:
@@ -170,3 +179,22 @@ def test_revocation_ends_a_key_and_its_introductions(tmp_path: Path) -> None:
     assert "revoked" in (found[0].refusal(NOW) or "")
     with pytest.raises(KeyFileError, match=new.keyid):
         revoke(path, "0" * 64)
+
+
+def test_the_command_lists_rotates_and_revokes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an operator types; a key that is not there is an error with those that are."""
+    path = tmp_path / "signing.pem"
+    old = load_or_create(path)
+    at = ["--path", str(path)]
+    assert signing_keys.main([*at, "list"]) == 0
+    assert old.keyid in capsys.readouterr().out
+    assert signing_keys.main([*at, "rotate", "--algorithm", "ecdsa-p256"]) == 0
+    new = load(path)
+    assert (new.algorithm, new.keyid in capsys.readouterr().out) == ("ecdsa-p256", True)
+    assert signing_keys.main([*at, "revoke", old.keyid]) == 0
+    assert signing_keys.main([*at, "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [("revoked" in line, line.split()[0]) for line in lines[-2:]] == [(False, new.keyid), (True, old.keyid)]
+    assert signing_keys.main([*at, "revoke", "00"]) == 1
+    assert new.keyid in capsys.readouterr().err
+    assert signing_keys.main(["--path", str(tmp_path / "nowhere"), "list"]) == 1
