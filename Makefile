@@ -9,8 +9,10 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 BIN := .venv/bin
 READY := .venv/.ready
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock
-# Options for pytest, such as ARGS='-k freeze -x'.
+# Options for pytest, such as ARGS='-k freeze -x'; `-n 0` in them runs everything in one process.
 ARGS ?=
+# Two processes with a thread each: torch's threads would otherwise spin against each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,10 +32,10 @@ demo: setup ## train with frozen weights through HTTP, and check the evidence as
 	$(BIN)/python -m demo
 
 test: setup ## every test but the fault injection; on SQLite, and on PostgreSQL with Redis
-	$(BIN)/python -m pytest -m 'not chaos' $(ARGS)
+	$(PYTEST) -n 2 -m 'not chaos' $(ARGS)
 
 chaos: setup ## kill, stop and corrupt a running service; nothing may be lost
-	$(BIN)/python -m pytest -m chaos $(ARGS)
+	$(PYTEST) -m chaos $(ARGS)
 
 bench: setup ## every benchmark, a line per figure
 	$(BIN)/python -m benchmarks all
