@@ -6,21 +6,22 @@ A temporary folder, its files and then the manifest with their digests, each flu
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from app.evidence.digest import sha256_file
 from worker.trainer import determinism
 
 MANIFEST = "manifest.json"
@@ -74,10 +75,10 @@ def write(
     plain_random, random = determinism.random_states()
     scalars, moments = _optimizer_state(optimizer)
     content = {
-        "model.safetensors": save(_plain(tensors)),
-        "optimizer.safetensors": save(_plain(moments)),
-        "random.safetensors": save(_plain(random)),
-        "state.json": json.dumps({**state, "optimizer": scalars, "random": plain_random}).encode(),
+        "model.safetensors": tensors,
+        "optimizer.safetensors": moments,
+        "random.safetensors": random,
+        "state.json": {**state, "optimizer": scalars, "random": plain_random},
     }
     final = folder / f"step-{step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,8 +112,7 @@ def read(path: Path, *, run: str) -> Checkpoint:
     if manifest["run"] != run:
         raise DamagedError("it belongs to another model, data, policy or set of hyperparameters")
     for name, entry in manifest["files"].items():
-        data = (path / name).read_bytes()
-        if len(data) != entry["size"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        if _entry(path / name) != entry:
             raise DamagedError(f"{name} is not what the manifest says")
     return Checkpoint(
         path=path,
@@ -148,16 +148,14 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _publish(final: Path, content: Mapping[str, bytes], *, step: int, run: str) -> None:
+def _publish(final: Path, content: Mapping[str, Mapping[str, Any]], *, step: int, run: str) -> None:
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
-        entries = {}
-        for name, data in content.items():
-            _write(temporary / name, data)
-            entries[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        manifest = {"schema": SCHEMA, "step": step, "run": run, "files": entries}
-        _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        for name, each in content.items():
+            _write(temporary / name, each)
+        entries = {name: _entry(temporary / name) for name in content}
+        _write(temporary / MANIFEST, {"schema": SCHEMA, "step": step, "run": run, "files": entries})
         flush(temporary)
         if final.exists():  # left by an attempt that was killed and went through this step again
             shutil.rmtree(final)
@@ -168,11 +166,21 @@ def _publish(final: Path, content: Mapping[str, bytes], *, step: int, run: str) 
         raise
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Tensors as safetensors, anything else as JSON; flushed. OSError also for what safetensors has its own error."""
+    if path.suffix == ".safetensors":
+        try:
+            save_file(_plain(content), path)
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+    else:
+        path.write_text(json.dumps(content), "utf-8")
+    flush(path)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def _prune(folder: Path, *, keep: int) -> bool:
@@ -194,9 +202,5 @@ def _optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Te
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of their own memory, which safetensors asks for."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-def paths(folder: Path) -> Iterable[Path]:
-    return sorted(folder.glob("step-*"))
+    """On the CPU and in one piece each, which safetensors asks for. A tensor that is so already is not copied."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

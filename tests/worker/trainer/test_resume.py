@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
+from worker.trainer import checkpoint
 from worker.trainer.protocol import WorkOrder, Workspace, read_reports
 
 Build = Callable[[Path], WorkOrder]
@@ -209,16 +211,14 @@ def test_each_part_of_a_checkpoint_is_needed(tmp_path: Path, omitted: str) -> No
 
 def test_full_disk_costs_the_checkpoint_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No space for a checkpoint: older ones make room, an event says so, training goes on to the same result."""
-    from worker.trainer import checkpoint
-
     whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
     real = checkpoint._write
     calls = {"left": 12}
 
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, content: Any) -> None:
         calls["left"] -= 1
         if calls["left"] < 0:
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         real(path, content)
 
     monkeypatch.setattr(checkpoint, "_write", full)
@@ -227,6 +227,13 @@ def test_full_disk_costs_the_checkpoint_not_the_run(tmp_path: Path, monkeypatch:
     names = sorted(path.name for path in done.place.checkpoints.iterdir())
     assert names == ["step-00000004"]
     assert_same(whole, done)
+
+
+def test_error_of_safetensors_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """Writing where nothing can be written: its own exception arrives as OSError with the system's number."""
+    with pytest.raises(OSError) as refused:
+        checkpoint._write(tmp_path / "missing" / "x.safetensors", {"a": torch.ones(2)})
+    assert refused.value.errno == errno.ENOENT
 
 
 def assert_same(one: Attempt, other: Attempt) -> None:
