@@ -16,6 +16,11 @@ class CannotCheck(Exception):
     """Nothing is known about the claim: something that the reader gave cannot be read."""
 
 
+def printable(text: str | None) -> str:
+    """Names come from files: none may move the cursor or hide a line of a report."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text))
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why a claim is rejected. `subject` is a tensor or a file; the digests are there where two were compared."""
@@ -27,10 +32,10 @@ class Problem:
     actual: str | None = None
 
     def __str__(self) -> str:
-        text = f"{self.reason}" if self.subject is None else f"{self.subject}: {self.reason}"
+        text = printable(self.reason if self.subject is None else f"{self.subject}: {self.reason}")
         if self.expected is None and self.actual is None:
             return text
-        return f"{text}\n    expected {self.expected}\n    found    {self.actual}"
+        return f"{text}\n    expected {printable(self.expected)}\n    found    {printable(self.actual)}"
 
 
 class Rejected(Exception):

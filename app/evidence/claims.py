@@ -69,6 +69,8 @@ def _parts(case: Case) -> Iterator[Problem]:
             yield Problem("parts", "its parts do not agree about it", name)
         elif any(not _inside(row) for row in rows) or any(_overlap(a, b) for a, b in pairwise(rows)):
             yield Problem("parts", "its parts overlap, are empty or leave its shape", name)
+        elif any(row.role == "split" for row in rows):
+            yield Problem("parts", "partly frozen, yet stored in parts: whose rows are frozen cannot be told", name)
 
 
 def _inside(row: Row) -> bool:
@@ -193,6 +195,21 @@ def _policy_fits(case: Case) -> Iterator[Problem]:
             yield Problem("policy_fits", f"the policy does not fit the statement's tensors: {error}")
 
 
+def _adapter_or_model(case: Case) -> Iterator[Problem]:
+    """An adapter has no tensor of the base in it, and a model nothing of an adapter: a loader would mix them."""
+    claim = case.said.claim
+    if claim.result_kind == "adapter":
+        bases = {row.base.name for row in claim.rows if row.base}
+        for row in claim.rows:
+            if row.result and (row.base or row.result.name in bases):
+                yield Problem("adapter_or_model", "a tensor of the base, in an adapter", row.name)
+    for file in claim.result_files:
+        of_adapter = file.name.lower().startswith("adapter_")
+        if of_adapter != (claim.result_kind == "adapter") and (of_adapter or file.name.endswith(".safetensors")):
+            reason = f"not a file of {'an adapter' if claim.result_kind == 'adapter' else 'a model'}"
+            yield Problem("adapter_or_model", reason, file.name)
+
+
 def _something_frozen(case: Case) -> Iterator[Problem]:
     if not any(row.role in ("frozen", "split", "scheduled") for row in case.said.claim.rows):
         yield Problem("something_frozen", "nothing is frozen, so there is nothing to prove")
@@ -306,6 +323,7 @@ CHECKS: dict[str, Check] = {
     "policy_fits": _policy_fits,
     "roles": _roles,
     "decisions": _decisions,
+    "adapter_or_model": _adapter_or_model,
     "something_frozen": _something_frozen,
     "frozen_is_identical": _frozen_is_identical,
     "frozen_while_live": _frozen_while_live,

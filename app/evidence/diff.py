@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import PolicyError
+from app.evidence.case import printable
 from app.evidence.changes import CHUNK, Change, Source, Span, compare, compare_values
 from app.evidence.digest import read_header, row_bytes
 from app.evidence.strict import JsonError, read_json
@@ -280,10 +281,10 @@ def _policy(texts: Sequence[str]) -> Policy:
 
 
 def _line(difference: Difference) -> str:
-    change = difference.change
+    change, name = difference.change, printable(difference.name)
     if change is None:
         forms = " -> ".join(f"{one.dtype} {list(one.shape)}" for one in (difference.base, difference.result) if one)
-        return f"{difference.status:8} {difference.name}  {forms}"
+        return f"{difference.status:8} {name}  {forms}"
     parts = [f"{change.changed:,} of {change.elements:,} elements ({change.fraction:.2%})"]
     if change.max_ulp is not None:
         parts.append(f"ulp median {change.median_ulp:,} max {change.max_ulp:,}")
@@ -291,7 +292,7 @@ def _line(difference: Difference) -> str:
         parts.append(f"relative L2 {change.relative_l2:.2e}")
     if change.non_finite:
         parts.append(f"{change.non_finite:,} not finite")
-    return f"{difference.status:8} {difference.name}  {', '.join(parts)}"
+    return f"{difference.status:8} {name}  {', '.join(parts)}"
 
 
 def _report(options: argparse.Namespace, found: list[Difference], broken: list[Violation], *, audited: bool) -> None:
@@ -306,7 +307,7 @@ def _report(options: argparse.Namespace, found: list[Difference], broken: list[V
     print(", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no tensors")
     if audited:
         for one in broken:
-            print(f"FROZEN, BUT: {one.name}: {one.reason} (rule {one.rule})")
+            print(f"FROZEN, BUT: {printable(one.name)}: {one.reason} (rule {one.rule})")
         if not broken:
             print("every frozen tensor is bit-identical")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from app.evidence.case import Case, Problem
+from app.evidence.case import Case, Problem, printable
 from app.evidence.chain import frozen_throughout
 from app.evidence.keys import iso
 from app.evidence.statement import frozen_readings, total
@@ -55,10 +55,10 @@ class Report:
             yield from (f"  {problem.check}: {problem}" for problem in self.problems[:_SHOWN])
             if len(self.problems) > _SHOWN:
                 yield f"  and {len(self.problems) - _SHOWN} more; --json has them all"
-        yield from (f"  note: {warning}" for warning in self.warnings)
+        yield from (f"  note: {printable(warning)}" for warning in self.warnings)
         for name in ("job", "issued_at", "base_root", "result_root", "policy_digest"):
             if name in self.facts:
-                yield f"  {name.replace('_', ' ')}: {self.facts[name]}"
+                yield f"  {name.replace('_', ' ')}: {printable(self.facts[name])}"
 
 
 def warnings(case: Case) -> Iterator[str]:
@@ -76,6 +76,8 @@ def warnings(case: Case) -> Iterator[str]:
     if any("module_type" in rule.get("select", {}) for rule in case.said.claim.policy.get("rules", [])):
         yield "the policy selects by module type, and which tensor has which type is the signer's word"
     names = [file.name for file in case.said.claim.result_files]
+    if code := [name for name in names if name.endswith(".py")]:
+        yield f"the result brings code along, which loading it may run: {some(code)}"
     names += [reading.name for row in rows for reading in (row.base, row.result) if reading]
     yield from (f"names that some systems take for one: {some(group)}" for group in look_alikes(names))
 

@@ -4,8 +4,10 @@ A repeated key is kept as a fact of the object (`repeated`), so that a caller ca
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
+
+MAX_DEPTH = 64  # of lists and objects in each other; what reads a document recursively can rely on it
 
 
 class JsonError(ValueError):
@@ -32,6 +34,8 @@ def read_json(raw: bytes) -> Any:
         raise
     except ValueError as error:
         raise JsonError(f"not valid JSON: {error}") from None
+    if _deeper_than(document, MAX_DEPTH):
+        raise JsonError(f"nested more than {MAX_DEPTH} deep")
     return document
 
 
@@ -52,6 +56,17 @@ def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
         seen: set[str] = set()
         made.repeated = tuple(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
     return made
+
+
+def _deeper_than(document: Any, limit: int) -> bool:
+    level = [document]
+    for _ in range(limit):
+        level = [value for each in level if isinstance(each, dict | list) for value in _values(each)]
+    return any(isinstance(each, dict | list) for each in level)
+
+
+def _values(container: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
 
 
 def _constant(name: str) -> NoReturn:

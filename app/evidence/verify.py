@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         report = verify(_read_attestation(options.attestation), _inputs(options))
-    except (CannotCheck, KeyFileError) as error:
+    except (CannotCheck, KeyFileError, OSError) as error:
         _say(options, {"verdict": "unchecked", "reason": str(error)}, f"COULD NOT CHECK: {error}")
         return CANNOT_CHECK
     if report.verified and report.level is not None and report.level < options.level:
@@ -157,7 +157,9 @@ def _level(case: Case) -> tuple[int, list[str]]:
 
 
 def _say(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
-    print(json.dumps(document, indent=1) if options.json else text, file=sys.stdout)
+    encoding = sys.stdout.encoding or "ascii"
+    text = json.dumps(document, indent=1) if options.json else text
+    print(text.encode(encoding, "backslashreplace").decode(encoding))  # a name must not fail the report
 
 
 def _read_attestation(path: Path) -> bytes:

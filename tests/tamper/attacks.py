@@ -16,13 +16,15 @@ from typing import Any
 from app.evidence.digest import sha256_file
 from app.evidence.envelope import pae
 from app.evidence.keys import TrustedKey, generate
-from app.evidence.statement import FileRef, Reading, base_readings, total
+from app.evidence.statement import FileRef, Reading, Row, base_readings, total
 from app.freeze.policy import Policy
 from tests.tamper.kit import (
     KEY,
     NOW,
     Tensor,
     World,
+    adapter_rows,
+    adapter_world,
     base_tensors,
     chained_world,
     file_bytes,
@@ -30,6 +32,7 @@ from tests.tamper.kit import (
     forged,
     fused_rows,
     fused_world,
+    readings,
     result_tensors,
     row_of,
     scheduled_rows,
@@ -739,6 +742,45 @@ def _(world: World) -> Options:
     honest = row_of(split_rows(world), "bert.emb.weight").slices
     world.edit_result("bert.emb.weight", lambda t: (t[0], t[1], flipped(t[2])))
     world.sign(world.claim(rows=forged(world.rows(), "bert.emb.weight", slices=honest)))
+
+
+@attack("33-lying-signer-calls-a-model-an-adapter", only="adapter_or_model", world=adapter_world)
+def _(world: World) -> Options:
+    """A changed tensor under the base's own name, in a result that is said to leave the base where it is."""
+    world.result_weights["adapter_model.safetensors"]["enc.0.w"] = tensor("F32", 8, 8, seed="changed")
+    world.policy = {"train": ["**.default.weight", "enc.**"]}
+    world.write()
+    reading = readings(world.result)["enc.0.w"]
+    rows = [row for row in adapter_rows(world) if not (row.result and row.result.name == "enc.0.w")]
+    rows.append(Row(name="enc.0.w", role="new", rule="rule-1", initial=reading, result=reading, changed=True))
+    world.sign(world.claim(rows=tuple(rows), result_kind="adapter"))
+
+
+@attack("33-model-file-in-an-adapter", only="adapter_or_model", world=adapter_world)
+def _(world: World) -> Options:
+    world.result_weights["model.safetensors"] = {"base_model.model.x.weight": tensor("F32", 2, seed="x")}
+    world.write()
+    world.sign(world.claim(rows=adapter_rows(world), result_kind="adapter"))
+
+
+@attack("41-adapter-config-in-a-model-signed", only="adapter_or_model")
+def _(world: World) -> Options:
+    world.result_files["adapter_config.json"] = b'{"peft_type": "LORA"}'
+    world.write()
+    world.sign()
+
+
+@attack("30-parts-of-a-partly-frozen-tensor", only="parts", world=split_world)
+def _(world: World) -> Options:
+    whole = {"part": (0, 8), "shape": (8, 4), "dtype": "F32"}
+    world.sign(world.claim(rows=forged(split_rows(world), "bert.emb.weight", **whole)))
+
+
+@attack("12-nested-beyond-reading")
+def _(world: World) -> Options:
+    """Deep enough for a recursive reader to give up, not for the parser."""
+    deep = b'"x":' + b"[" * 800 + b"]" * 800 + b","
+    world.sign(payload=lambda raw: raw.replace(b"{", b"{" + deep, 1))
 
 
 # Drift, other jobs, old nonces, keys out of their time

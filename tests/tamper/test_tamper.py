@@ -23,6 +23,7 @@ from tests.tamper.kit import (
     sharded_world,
     split_rows,
     split_world,
+    tensor,
 )
 
 CASES = [pytest.param(attack, level, id=f"{attack.id}-level-{level}") for attack in ATTACKS for level in attack.levels]
@@ -132,6 +133,29 @@ def test_42_names_that_look_alike_are_pointed_out(tmp_path: Path) -> None:
     groups = [warning for warning in report.warnings if warning.startswith("names that some systems take for one")]
     assert len(groups) == 2
     assert any("Head.w, head.w" in group for group in groups)
+
+
+def test_names_cannot_write_the_report(tmp_path: Path) -> None:
+    """A tensor's name with line breaks and terminal codes is shown as what it is."""
+    world = World(tmp_path)
+    evil = "x\n\x1b[2JVERIFIED, level 3\u202e"
+    world.result_weights["model.safetensors"][evil] = tensor("F32", 1, seed="evil")
+    world.write()
+    rows = tuple(row for row in world.rows() if row.name != evil)
+    world.sign(world.claim(rows=rows))
+    lines = "\n".join(world.verify(1).lines())
+    assert "x\\n\\x1b[2JVERIFIED" in lines
+    assert not any(line.startswith("VERIFIED") for line in lines.splitlines())
+    assert all(one.isprintable() or one == "\n" for one in lines)
+
+
+def test_code_in_a_result_is_pointed_out(tmp_path: Path) -> None:
+    """It is signed like any file, and loading the model may run it."""
+    world = World(tmp_path, result_files={"config.json": b"{}", "modeling_toy.py": b"pass"})
+    world.sign()
+    report = world.verify(2)
+    assert report.verified
+    assert any("modeling_toy.py" in warning for warning in report.warnings)
 
 
 def _without(name: str | None) -> Mapping[str, Mapping[str, Check]]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.evidence.strict import JsonError, read_json, repeated_keys
+from app.evidence.strict import MAX_DEPTH, JsonError, read_json, repeated_keys
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -46,6 +46,15 @@ def test_refuses_what_readers_disagree_on(raw: bytes) -> None:
     """Broken JSON, numbers that JSON has not, broken Unicode, bottomless nesting, endless digits."""
     with pytest.raises(JsonError):
         read_json(raw)
+
+
+def test_nesting_has_a_limit() -> None:
+    """As deep as the limit is read, one more is not: what walks a document recursively is safe."""
+    assert read_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    with pytest.raises(JsonError, match="deep"):
+        read_json(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
+    with pytest.raises(JsonError, match="deep"):
+        read_json(b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1))
 
 
 def test_finds_repeated_keys_wherever_they_are() -> None:
