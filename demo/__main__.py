@@ -33,11 +33,18 @@ def main() -> int:
 def story() -> list[Check]:
     with ExitStack() as stack:
         with waiting("starting `permafrost serve` (SQLite, a folder as broker, one worker)"):
-            models = str((HOME / "models").absolute())
-            service = stack.enter_context(Service(HOME, environment={"PERMAFROST_MODELS_DIR": models}))
+            service = stack.enter_context(Service(HOME, environment=environment()))
         checks = affine.run(service)
         job, more = encoder.run(service)
         return checks + more + outsider.run(service, job, base=HOME / "models" / encoder.NAME)
+
+
+def environment() -> dict[str, str]:
+    return {
+        "PERMAFROST_MODELS_DIR": str((HOME / "models").absolute()),
+        # Threads of torch that wait by spinning take twice the time where something else runs beside them.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
 
 
 def closing(*, seconds: float, held: bool) -> None:
