@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from app.freeze.plan import Decision, FreezePlan
 from worker.trainer.checkpoint import flush
 from worker.trainer.freeze.inventory import dtype_code
-from worker.trainer.models import adapters
+from worker.trainer.models import adapters, configs, pretrained
 from worker.trainer.models.names import Stored
 from worker.trainer.models.subject import Readings, Subject
 from worker.trainer.protocol import Workspace, write_json
@@ -24,6 +24,14 @@ from worker.trainer.witness.report import Report
 
 # Files of a base folder that say how to use a model; config and tokenizer are written anew.
 COMPANIONS = ("generation_config.json", "preprocessor_config.json")
+TOKENIZER_FILES = (
+    *pretrained.TOKENIZER_FILES,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
 
 
 def write_initial(place: Workspace, subject: Subject) -> None:
@@ -106,16 +114,15 @@ def write_files(
         adapters.save_config(subject.model, place.files, task=task, base=base, new=subject.loaded.new)
     elif config is not None and hasattr(config, "save_pretrained"):
         config.architectures = [type(subject.model).__name__]
-        if hasattr(config, "use_cache"):
-            config.use_cache = True  # off while training
+        if hasattr(config, "use_cache"):  # off while training
+            config.use_cache = configs.read(place.base / "config.json").get("use_cache", True)
         config.save_pretrained(place.files)
-        _copy_companions(place)
+        _copy(place, COMPANIONS)
     else:
         kept = {"type": "torch", "architecture": spec.get("architecture"), "kwargs": spec.get("kwargs") or {}}
         write_json(place.files / "config.json", kept | ({"labels": list(labels)} if labels else {}))
-    for part in (subject.loaded.tokenizer, subject.loaded.processor):
-        if part is not None:
-            part.save_pretrained(place.files)
+    if subject.loaded.tokenizer is not None:
+        _write_tokenizer(place, subject.loaded.tokenizer)
     _write_metrics(place.files, history)
     (place.files / "README.md").write_text(card, "utf-8")
     for path in (*place.files.rglob("*"), place.files):
@@ -169,8 +176,20 @@ def _write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     flush(path.parent)
 
 
-def _copy_companions(place: Workspace) -> None:
-    for name in COMPANIONS:
+def _write_tokenizer(place: Workspace, tokenizer: Any) -> None:
+    """The base's own files, byte for byte, unless a pad token or a chat template was put in."""
+    before = pretrained.tokenizer(place.base)
+    if (before.pad_token, before.chat_template) == (tokenizer.pad_token, tokenizer.chat_template):
+        _copy(place, TOKENIZER_FILES)
+        return
+    if tokenizer.is_fast:  # what the last call asked for is no part of the tokenizer
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(place.files)
+
+
+def _copy(place: Workspace, names: Sequence[str]) -> None:
+    for name in names:
         source, target = place.base / name, place.files / name
         if source.is_file() and not target.exists():
             shutil.copyfile(source, target)

@@ -231,6 +231,23 @@ class Interrupted(Affine):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class Scattered(Affine):
+    """An operation that torch has no deterministic kernel for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone().put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+        return super().forward(x)
+
+
+def test_operation_that_is_not_deterministic_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains all the same, with one event that names the operation."""
+    monkeypatch.setitem(architectures.OURS, "scattered", Scattered)
+    with pytest.warns(UserWarning, match="put_ does not have a deterministic implementation"):
+        done = attempt(affine_order(tmp_path, model=AFFINE | {"architecture": "scattered"}), tmp_path)
+    assert done.code == 0
+    assert [each["level"] for each in done.of("event") if "put_" in each["message"]] == ["warn"]
+
+
 def test_leak_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen tensor that moves though everything was applied: reported with its step, no result."""
     monkeypatch.setitem(architectures.OURS, "leaky", Leaky)

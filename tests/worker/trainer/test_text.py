@@ -90,6 +90,21 @@ def test_from_pretrained_loads_the_result(bert: Workspace, tmp_path: Path) -> No
         assert torch.equal(tensor, done.composed()[name]), name
 
 
+def test_tokenizer_files_are_the_base_s(bert: Workspace) -> None:
+    """Byte for byte: how it was called while training leaves no trace."""
+    done = attempt(order(bert, text_rows()), bert.root)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (done.place.files / name).read_bytes() == (bert.base / name).read_bytes()
+
+
+def test_tokenizer_with_a_new_pad_token_keeps_the_rest(llama: Workspace) -> None:
+    """What was put in is saved; truncation of the last call is not."""
+    done = attempt(order(llama, [{"text": "the cat sat"}] * 8, task="causal-lm"), llama.root)
+    saved = json.loads((done.place.files / "tokenizer.json").read_text())
+    assert (saved["truncation"], saved["padding"]) == (None, None)
+    assert AutoTokenizer.from_pretrained(done.place.files).pad_token == "</s>"
+
+
 def test_head_is_drawn_from_the_seed(tmp_path: Path) -> None:
     """Same seed, same new head before training; another seed, another head."""
     found = []

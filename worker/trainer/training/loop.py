@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from app.errors import DataError
+from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
 from worker.trainer.data.order import Order, Positions, sequential
 from worker.trainer.data.preference import PreferenceExamples
@@ -25,6 +27,7 @@ from worker.trainer.training.schedule import factor
 from worker.trainer.training.stop import Stopped, StopRequest
 from worker.trainer.training.watch import Watch
 
+T = TypeVar("T")
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 EPOCH_SAVE_SECONDS = 10.0  # an epoch shorter than this does not deserve a checkpoint of its own
 
@@ -144,11 +147,15 @@ def micro_batches(run: Run, step: int) -> list[Batch]:
 
 def forward_backward(run: Run, batches: list[Batch]) -> float:
     """Gradients of the mean loss over all micro-batches, however they were cut; returns that mean."""
+    return _deterministic(run, lambda: _accumulate(run, batches))
+
+
+def _accumulate(run: Run, batches: list[Batch]) -> float:
+    run.optimizer.zero_grad(set_to_none=True)
     weight = max(1, sum(batch.weight for batch in batches))
     total: Tensor | None = None
     for batch in batches:
-        with autocast(run):
-            summed, _ = run.objective.loss(run.model, batch)
+        summed, _ = _forward(run, batch)
         mean = summed / weight
         run.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         total = mean.detach() if total is None else total + mean.detach()
@@ -193,8 +200,7 @@ def probe(run: Run) -> None:
     batch = run.training.batch(np.arange(min(2, len(run.training)))).to(run.device)
     run.model.eval()
     try:
-        with autocast(run):
-            run.objective.loss(run.model, batch)
+        _deterministic(run, lambda: _forward(run, batch))
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -210,11 +216,11 @@ def ask_reference(run: Run, objective: Preference) -> None:
     run.model.eval()
     for examples in (run.training, run.validation):
         if isinstance(examples, PreferenceExamples):
-            batches = [
-                examples.batch(at).to(run.device) for at in sequential(len(examples), run.settings.micro_batch_size)
-            ]
-            with autocast(run):
-                found = [objective.log_probabilities(run.model, batch).cpu() for batch in batches]
+            found = []
+            for positions in sequential(len(examples), run.settings.micro_batch_size):
+                batch = examples.batch(positions).to(run.device)
+                with autocast(run):
+                    found.append(objective.log_probabilities(run.model, batch).cpu())
             examples.reference = torch.cat(found)
     run.model.train()
 
@@ -227,8 +233,7 @@ def evaluate(run: Run, step: int) -> Metrics:
     meter, total, weight = run.objective.meter(), 0.0, 0
     for positions in sequential(len(run.validation), run.settings.micro_batch_size):
         batch = run.validation.batch(positions).to(run.device)
-        with autocast(run):
-            summed, outputs = run.objective.loss(run.model, batch)
+        summed, outputs = _forward(run, batch)
         meter.add(outputs, batch)
         total += float(summed.item())
         weight += batch.weight
@@ -236,6 +241,23 @@ def evaluate(run: Run, step: int) -> Metrics:
     metrics = {"loss": total / max(1, weight), **meter.metrics()}
     run.progress.evaluation(step, metrics)
     return metrics
+
+
+def _forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
+    with autocast(run):
+        return run.objective.loss(run.model, batch)
+
+
+def _deterministic(run: Run, compute: Callable[[], T]) -> T:
+    """An operation without a deterministic kernel is told, and let through: a job should train, if not to the bit."""
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not determinism.relax(error):
+            raise
+        message = f"not deterministic, so a resumed run may differ in its last bits: {str(error).splitlines()[0]}"
+        run.reporter.event(message, level="warn")
+        return compute()
 
 
 def autocast(run: Run) -> torch.autocast:

@@ -130,7 +130,6 @@ def _encode(
 def _ready_tokenizer(loaded: Loaded, rows: Sequence[Row]) -> list[str]:
     """A pad token and a chat template where they are missing; what was done."""
     tokenizer, notes = loaded.tokenizer, []
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer.pad_token_id is None:
         stand_in = tokenizer.eos_token or tokenizer.unk_token
         if stand_in is None:
