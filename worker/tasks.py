@@ -3,12 +3,14 @@
 import logging
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
 from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
+from sqlalchemy import make_url
 
 from app.db import Database
 from app.evidence.keys import load_or_create
@@ -78,7 +80,7 @@ def make_worker(settings: Settings) -> Worker:
         settings=settings,
         db=Database(settings.database),
         storage=Storage(settings.storage),
-        nursery=Nursery(home=settings.work / "home"),
+        nursery=Nursery(home=settings.work / "home", hidden=owned(settings)),
         slots=Slots(find_devices(settings.devices)),
         key=load_or_create(settings.signing_key_path),
         worker=identity(),
@@ -90,6 +92,16 @@ def make_worker(settings: Settings) -> Worker:
     )
     _add_tasks(celery, runner)
     return Worker(celery, runner, sweeper, Courier(runner.db, settings))
+
+
+def owned(settings: Settings) -> list[Path]:
+    """What belongs to the service: data, keys, blobs. Trainers see nothing of it but what is staged for them."""
+    storage = settings.storage.removeprefix("file://")
+    places = [settings.home, settings.signing_key_path, *([Path(storage)] if storage.startswith("/") else [])]
+    url = make_url(settings.database)
+    if url.get_backend_name() == "sqlite" and url.database:
+        places.append(Path(url.database).absolute())
+    return places
 
 
 def _add_tasks(celery: Celery, runner: Runner) -> None:

@@ -3,7 +3,7 @@
 from app.settings import Settings
 from app.telemetry import configure_logs
 from worker.supervisor.child import Nursery
-from worker.tasks import make_worker
+from worker.tasks import make_worker, owned
 
 APPRENTICE = "tests.worker.supervisor.apprentice"
 
@@ -12,7 +12,8 @@ def main() -> None:
     configure_logs()
     worker = make_worker(Settings())
     settings = worker.runner.settings
-    worker.runner.nursery = Nursery(home=settings.work / "home", entry=f"{APPRENTICE}:run", preload=[APPRENTICE])
+    home, hidden = settings.work / "home", owned(settings)
+    worker.runner.nursery = Nursery(home=home, hidden=hidden, entry=f"{APPRENTICE}:run", preload=[APPRENTICE])
     worker.serve()
 
 

@@ -4,14 +4,14 @@ from app.settings import Settings
 from app.telemetry import configure_logs
 from tests.worker.apprentice_worker import APPRENTICE
 from worker.supervisor.child import Nursery
-from worker.tasks import make_worker
+from worker.tasks import make_worker, owned
 
 
 def main() -> None:
     configure_logs()
     worker = make_worker(Settings())
-    home = worker.runner.settings.work / "home"
-    worker.runner.nursery = Nursery(home=home, entry=f"{APPRENTICE}:hang", preload=[APPRENTICE])
+    home, hidden = worker.runner.settings.work / "home", owned(worker.runner.settings)
+    worker.runner.nursery = Nursery(home=home, hidden=hidden, entry=f"{APPRENTICE}:hang", preload=[APPRENTICE])
     worker.serve()
 
 

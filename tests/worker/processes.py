@@ -14,7 +14,7 @@ import psutil
 from tests.conftest import Deployment
 
 APPRENTICE_WORKER = "tests.worker.apprentice_worker"
-QUICK = {"PERMAFROST_LEASE_SECONDS": "2", "PERMAFROST_HEARTBEAT_SECONDS": "0.3", "PERMAFROST_SWEEP_SECONDS": "0.5"}
+QUICK = {"PERMAFROST_LEASE_SECONDS": "5", "PERMAFROST_HEARTBEAT_SECONDS": "0.5", "PERMAFROST_SWEEP_SECONDS": "0.5"}
 
 
 @dataclass

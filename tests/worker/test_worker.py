@@ -4,12 +4,11 @@ import signal
 
 import pytest
 
-from app.jobs.states import TERMINAL
 from app.queue import make_celery, ring
 from tests.conftest import Deployment
 from tests.worker.processes import gone, worker
 from tests.worker.supervisor import apprentice
-from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit
+from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit, succeeded
 
 SLOW_SWEEP = {"PERMAFROST_SWEEP_SECONDS": "600"}
 
@@ -19,21 +18,21 @@ def test_ring_starts_a_job(deployment: Deployment) -> None:
     with worker(deployment, **SLOW_SWEEP):
         job_id = submit(deployment)
         ring(make_celery(deployment.settings), job_id)
-        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+        succeeded(deployment, job_id)
 
 
 def test_sweep_starts_a_job_whose_ring_was_lost(deployment: Deployment) -> None:
     """Nobody rings, and the job is found all the same."""
     with worker(deployment):
         job_id = submit(deployment)
-        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+        succeeded(deployment, job_id)
 
 
 def test_jobs_from_before_the_start_are_found(deployment: Deployment) -> None:
     """A worker sweeps as soon as it starts."""
     job_id = submit(deployment)
     with worker(deployment, **SLOW_SWEEP):
-        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+        succeeded(deployment, job_id)
 
 
 def test_many_rings_claim_once(deployment: Deployment) -> None:
@@ -46,10 +45,10 @@ def test_many_rings_claim_once(deployment: Deployment) -> None:
         ring(celery, "ftjob-unknown")
         celery.send_task("permafrost.run_job", kwargs={"job_id": job_id, "v": 99, "colour": "blue"})
         celery.send_task("permafrost.no_such_task", args=[1])
-        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+        succeeded(deployment, job_id)
         last = submit(deployment)
         ring(celery, last)
-        eventually(lambda: job_of(deployment.db, last).status == "succeeded")
+        succeeded(deployment, last)
     assert [job_of(deployment.db, each).attempt for each in (job_id, last)] == [1, 1]
     assert [event.message for event in events_of(deployment.db, job_id)].count("Job started") == 1
 
@@ -58,15 +57,14 @@ def test_two_workers_share_the_jobs(deployment: Deployment) -> None:
     """Every job ends once, whoever runs it."""
     with worker(deployment), worker(deployment):
         jobs = [submit(deployment) for _ in range(6)]
-        eventually(lambda: all(job_of(deployment.db, each).status == "succeeded" for each in jobs))
-    assert [job_of(deployment.db, each).attempt for each in jobs] == [1] * 6
+        assert [succeeded(deployment, each).attempt for each in jobs] == [1] * 6
 
 
 def test_killed_trainer_is_tried_again(deployment: Deployment) -> None:
     """kill -9 of a trainer: a crash on the record, then success in the next attempt."""
     with worker(deployment):
         job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
-        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+        succeeded(deployment, job_id)
     job = job_of(deployment.db, job_id)
     assert (job.attempt, job.crashes) == (2, 1)
 
@@ -82,7 +80,7 @@ def test_killed_worker_is_replaced(deployment: Deployment) -> None:
         eventually(lambda: gone(family))
     assert job_of(deployment.db, job_id).status == "running"
     with worker(deployment):
-        eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+        succeeded(deployment, job_id)
     job = job_of(deployment.db, job_id)
     # The lost worker, and the crash that this trainer has in it.
     assert job.crashes == job.attempt - 1
@@ -100,7 +98,7 @@ def test_stopped_worker_is_fenced_off(deployment: Deployment) -> None:
         # Its trainer is alone now and hears nobody; the job goes to the second worker.
         (deployment.settings.work / job_id / "checkpoints" / "stopped").touch()
         with worker(deployment):
-            eventually(lambda: job_of(deployment.db, job_id).status == "succeeded")
+            succeeded(deployment, job_id)
             first.popen.send_signal(signal.SIGCONT)
             eventually(lambda: gone(sleeping))
     job = job_of(deployment.db, job_id)
@@ -120,8 +118,7 @@ def test_stop_drains(deployment: Deployment, number: signal.Signals) -> None:
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes) == ("queued", 0)
     with worker(deployment):
-        eventually(lambda: job_of(deployment.db, job_id).status in TERMINAL)
-    assert job_of(deployment.db, job_id).status == "succeeded"
+        succeeded(deployment, job_id)
 
 
 def test_cancel_reaches_a_hanging_trainer(deployment: Deployment) -> None:
@@ -136,7 +133,7 @@ def test_cancel_reaches_a_hanging_trainer(deployment: Deployment) -> None:
         lifecycle.cancel(deployment.db, "default", hanging)
         eventually(lambda: gone(trainers))
         healthy = submit(deployment)
-        eventually(lambda: job_of(deployment.db, healthy).status == "succeeded")
+        succeeded(deployment, healthy)
 
 
 def test_signing_key_is_private(deployment: Deployment) -> None:

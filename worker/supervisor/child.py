@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -28,10 +28,13 @@ class ChildError(RuntimeError):
 
 
 class Nursery:
-    """One forkserver, started at worker start, and the children it forks."""
+    """One forkserver, started at worker start, and the children it forks. `hidden` is what no child gets to see."""
 
-    def __init__(self, *, home: Path, entry: str = ENTRY, preload: Sequence[str] = PRELOAD) -> None:
+    def __init__(
+        self, *, home: Path, hidden: Iterable[Path] = (), entry: str = ENTRY, preload: Sequence[str] = PRELOAD
+    ) -> None:
         self.home = home
+        self.hidden = [str(path) for path in hidden]
         self.entry = entry
         self.preload = tuple(preload)
         self._lock = threading.Lock()
@@ -48,7 +51,9 @@ class Nursery:
 
     def start(self, workspace: Path, *, environment: Mapping[str, str] | None = None) -> "Child":
         """Forks a trainer that runs `entry` on `workspace`, with `environment` on top of the cleaned one."""
-        birth = Birth(entry=self.entry, workspace=str(workspace), environment=dict(environment or {}))
+        birth = Birth(
+            entry=self.entry, workspace=str(workspace), environment=dict(environment or {}), hidden=self.hidden
+        )
         with self._lock:
             self._ensure()
             self._await_ready()

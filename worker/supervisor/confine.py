@@ -1,12 +1,17 @@
-"""What a forked process does to itself before it is a trainer: own group, log, limits, and death with its worker."""
+"""What a forked process does to itself before it is a trainer: death with its worker, log, limits, sandbox."""
 
 import fcntl
 import os
 import resource
 import select
 import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import app
+import worker
+from worker.supervisor.landlock import around, drop_capabilities, restrict
 from worker.trainer.protocol import Workspace
 
 OPEN_FILES = 4096
@@ -14,8 +19,8 @@ OPEN_FILES = 4096
 OOM_SCORE = 500
 
 
-def confine(workspace: Path, *, lifeline: int) -> None:
-    """`lifeline` is the read end of a pipe that only the worker holds open for writing."""
+def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = ()) -> None:
+    """`lifeline` is the read end of a pipe that only the worker holds open for writing; `hidden` is out of reach."""
     os.setpgid(0, 0)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -24,6 +29,9 @@ def confine(workspace: Path, *, lifeline: int) -> None:
     os.chdir(workspace)
     _log_to(Workspace(workspace).log)
     _limit()
+    drop_capabilities()
+    if not restrict(read=_readable(workspace, list(hidden)), write=_writable(workspace, list(hidden))):
+        print("this kernel has no Landlock: the trainer runs with all of its worker's rights over files", flush=True)
 
 
 def die_with(lifeline: int) -> None:
@@ -53,3 +61,20 @@ def _limit() -> None:
     files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+
+
+def _readable(workspace: Path, hidden: Sequence[Path]) -> Iterator[Path]:
+    """Everything but what the service owns; of that, the very files that were staged for this job, and our own code."""
+    yield from around(Path("/"), hidden)
+    yield from (Path(sys.prefix), Path(sys.base_prefix), Path(app.__path__[0]), Path(worker.__path__[0]))
+    for folder in (Workspace(workspace).base, Workspace(workspace).data):
+        if folder.is_dir():
+            yield from (path.resolve() for path in folder.iterdir() if path.is_symlink())
+
+
+def _writable(workspace: Path, hidden: Sequence[Path]) -> Iterator[Path]:
+    yield workspace
+    yield Workspace(workspace).checkpoints.resolve()
+    yield Path(os.environ["HOME"])
+    for folder in (Path("/dev"), Path("/proc"), Path("/tmp"), Path("/var/tmp")):
+        yield from around(folder, hidden)

@@ -27,11 +27,15 @@ MESSAGE_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Birth:
-    """What the worker asks for: call `entry` ("module:function") with the workspace, in a process of its own."""
+    """What the worker asks for: call `entry` ("module:function") with the workspace, in a process of its own.
+
+    `hidden` are the folders and files that this process is not to see.
+    """
 
     entry: str
     workspace: str
     environment: dict[str, str] = field(default_factory=dict)
+    hidden: list[str] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -79,7 +83,7 @@ def serve(channel: socket.socket) -> Birth | None:
             for descriptor in (channel.detach(), wake, waker, status, *statuses.values()):
                 os.close(descriptor)
             birth = Birth.from_bytes(message)
-            confine(Path(birth.workspace), lifeline=lifeline)
+            confine(Path(birth.workspace), lifeline=lifeline, hidden=[Path(each) for each in birth.hidden])
             return birth
         _lead_group(pid)
         os.close(lifeline)

@@ -12,6 +12,7 @@ from app.evidence.keys import generate
 from app.files.tables import File
 from app.freeze.policy import Policy
 from app.jobs import lifecycle
+from app.jobs.states import TERMINAL
 from app.jobs.tables import Event, Job
 from app.storage import Storage
 from tests.conftest import Deployment
@@ -82,10 +83,25 @@ def events_of(db: Database, job_id: str) -> list[Event]:
         return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)))
 
 
-def eventually(condition: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+def succeeded(deployment: Deployment, job_id: str) -> Job:
+    """The job once it has ended, and well; else what its events say."""
+    eventually(lambda: job_of(deployment.db, job_id).status in TERMINAL, says=lambda: _story(deployment, job_id))
+    job = job_of(deployment.db, job_id)
+    assert job.status == "succeeded", _story(deployment, job_id)
+    return job
+
+
+def _story(deployment: Deployment, job_id: str) -> str:
+    events = events_of(deployment.db, job_id)
+    return "\n".join(f"{event.created_at} {event.message} {event.data or ''}" for event in events)
+
+
+def eventually(
+    condition: Callable[[], Any], *, seconds: float = 60.0, says: Callable[[], str] = lambda: "it did not come to pass"
+) -> Any:
     """The first true value of the condition; an assertion when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, says()
         time.sleep(0.02)
     return value

@@ -3,9 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -68,3 +71,33 @@ def abandon(workspace: Path) -> None:
     """Ends at once and leaves a loader process behind."""
     loader = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (workspace / "loader").write_text(str(loader.pid))
+
+
+def pry(workspace: Path) -> None:
+    """Tries everything that a trainer has no business with, and writes down what worked."""
+    order = json.loads((workspace / "order.json").read_text())
+    (workspace / "out.txt").write_text("results belong here")
+    (workspace / "checkpoints" / "step-1").mkdir()
+    attempts = {
+        "read a staged blob": lambda: (workspace / "base" / "model.safetensors").read_bytes(),
+        "write a staged blob": lambda: (workspace / "base" / "model.safetensors").write_bytes(b"poison"),
+        "read another blob": lambda: Path(order["blob"]).read_bytes(),
+        "read the key": lambda: Path(order["key"]).read_bytes(),
+        "list the data folder": lambda: list(Path(order["data"]).iterdir()),
+        "replace the database": lambda: Path(order["data"], "permafrost.db").write_bytes(b""),
+        "read the worker's environment": lambda: Path(f"/proc/{order['worker']}/environ").read_bytes(),
+        "read the worker's memory": lambda: Path(f"/proc/{order['worker']}/mem").open("rb").close(),
+        "signal the worker": lambda: os.kill(order["worker"], 0),
+        "connect": lambda: socket.create_connection(("127.0.0.1", order["port"]), timeout=5).close(),
+        "use a temporary file": lambda: tempfile.TemporaryFile().close(),
+        "read the standard library": lambda: Path(os.__file__).read_bytes(),
+    }
+    (workspace / "seen.json").write_text(json.dumps({name: _works(attempt) for name, attempt in attempts.items()}))
+
+
+def _works(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
