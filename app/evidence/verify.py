@@ -17,13 +17,13 @@ from typing import Any
 from app.errors import PolicyError
 from app.evidence import chain, claims, frame, holdings
 from app.evidence.case import CannotCheck, Case, Check, Inputs, Problem, Rejected
-from app.evidence.envelope import EnvelopeError, read_envelope, signers_of
+from app.evidence.envelope import PAYLOAD_TYPE, Envelope, EnvelopeError, read_envelope, signers_of
 from app.evidence.fields import StatementError
 from app.evidence.keys import KeyFileError, TrustedKey, read_trusted
 from app.evidence.report import Report, facts, some, warnings
 from app.evidence.rotation import introduced
 from app.evidence.statement import read
-from app.evidence.strict import JsonError, read_json
+from app.evidence.strict import JsonError, JsonObject, read_json
 from app.freeze.policy import Policy
 
 MAX_ATTESTATION = 1 << 30  # bytes; a statement takes about 600 per tensor
@@ -45,6 +45,16 @@ def verify(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> Repor
         return Report("rejected", None, rejection.problems, facts=facts(case))
     level, why = _level(case)
     return Report("verified", level, (), (*why, *warnings(case)), facts(case))
+
+
+def objections(payload: bytes, *, now: datetime | None = None) -> tuple[Problem, ...]:
+    """What a verifier will hold against a statement by itself: for a signer to ask before it signs."""
+    case = Case(Inputs((), now or datetime.now(UTC)), Envelope(payload, PAYLOAD_TYPE, (), JsonObject()))
+    try:
+        _examine(case, b"", STAGES, stages=("statement", "claims"))
+    except Rejected as rejection:
+        return rejection.problems
+    return ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
