@@ -12,8 +12,19 @@ import pytest
 from app.evidence import keys, rotation, verify
 from app.evidence.case import CannotCheck
 from app.evidence.keys import TrustedKey, generate, write_ring
-from app.evidence.statement import Row
-from tests.tamper.kit import KEY, World, adapter_rows, adapter_world, chained_world, file_bytes, flipped, forged, tensor
+from app.evidence.statement import Row, build
+from tests.tamper.kit import (
+    KEY,
+    NOW,
+    World,
+    adapter_rows,
+    adapter_world,
+    chained_world,
+    file_bytes,
+    flipped,
+    forged,
+    tensor,
+)
 
 ROOT = Path(__file__).parents[3]
 PEAK = """
@@ -88,6 +99,15 @@ def test_as_one_file(world: World, tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 1
     world.attestation.unlink()
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 2
+
+
+def test_a_signer_can_ask_before_it_signs(tmp_path: Path) -> None:
+    """What the statement says by itself, without a key or a file."""
+    honest = World(tmp_path).claim()
+    assert verify.objections(build(honest), now=NOW) == ()
+    found = verify.objections(build(replace(honest, violations=("head.w",))), now=NOW)
+    assert [one.check for one in found] == ["no_violations"]
+    assert [one.check for one in verify.objections(b"{}")] == ["readable"]
 
 
 def test_what_cannot_be_checked_is_not_rejected(world: World, tmp_path: Path) -> None:
