@@ -30,6 +30,7 @@ from app.queue import make_celery
 from app.settings import Settings
 from app.storage import Storage
 from app.telemetry import configure_logs
+from app.text import refuse_nul
 from app.webhooks.routes import router as webhooks
 
 VERSION = "0.1.0"
@@ -65,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     application.add_middleware(RateHeaders, rates=rates)
     if not settings.auth_required:
         application.add_middleware(OwnHosts, trusted=settings.trusted_hosts)
+    refuse_nul(application)
     rendering.install(application)
     v1 = APIRouter(prefix="/v1")
     for router in (jobs, evidence, freeze, files, models, webhooks, audit):
