@@ -111,7 +111,7 @@ def new_id(prefix: str) -> str:
 
 
 def _sqlite_engine(url: str, *, begin: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": 5.0, "check_same_thread": False})
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": 5.0, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -131,6 +131,7 @@ def _postgres_engine(url: str) -> Engine:
     options = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
     return create_engine(
         url,
+        hide_parameters=True,  # errors end up in logs, and parameters are other people's data
         pool_size=5,
         max_overflow=5,
         pool_timeout=5,

@@ -1,4 +1,4 @@
-"""NUL characters in a request: PostgreSQL stores none, SQLite does, and nobody means one. A 400 on both, never a 500."""
+"""NUL characters in a request: PostgreSQL stores none, SQLite does, and nobody means one. A 400, never a 500."""
 
 from fastapi import FastAPI, Request
 from sqlalchemy.exc import DataError

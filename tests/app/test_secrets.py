@@ -3,11 +3,14 @@
 import logging
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.testclient import TestClient
 
+from app.db import Database, now
 from app.settings import Settings
 from app.webhooks.courier import Courier
 from tests.app.guarded import guard
+from tests.app.jobs.jobs import new_job
 from tests.app.webhooks.endpoints import cancelled_job
 from tests.app.webhooks.receiver import receiver
 
@@ -41,3 +44,15 @@ def test_no_secret_is_left_anywhere(tmp_path, capfd: pytest.CaptureFixture[str],
     secrets += [each["signing_secret"].removeprefix("whsec_") for each in (made, rotated)]
     assert [secret for secret in secrets if secret.encode() in left] == []
     assert made["id"].encode() in left and b'"status": 401' in left, "the search sees the database and the logs"
+
+
+def test_errors_of_the_database_hold_no_values(db: Database):
+    """They end up in logs; what somebody stored does not."""
+    rows = [new_job(id="same", result_files=[], suffix="canary") for _ in range(2)]
+    with pytest.raises(SQLAlchemyError) as failed, db.write() as session:
+        for row in rows:
+            row.created_at = now(session)
+            session.add(row)
+            session.flush()
+            session.expunge(row)
+    assert "INSERT INTO jobs" in str(failed.value) and "canary" not in str(failed.value)
