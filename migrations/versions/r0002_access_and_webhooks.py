@@ -92,7 +92,10 @@ def upgrade() -> None:
     )
     op.create_index("ix_webhook_deliveries_status_due", "webhook_deliveries", ["status", "due_at"], unique=False)
     op.create_index(
-        "ix_webhook_deliveries_endpoint_created", "webhook_deliveries", ["endpoint_id", "created_at", "id"], unique=False
+        "ix_webhook_deliveries_endpoint_created",
+        "webhook_deliveries",
+        ["endpoint_id", "created_at", "id"],
+        unique=False,
     )
 
 
