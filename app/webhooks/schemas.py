@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.paging import Page
@@ -11,7 +10,7 @@ from app.webhooks.tables import Delivery, Endpoint
 
 _ID = "we-5f0c1d2e3a4b5c6d7e8f9a0b"
 
-EventTypes = Annotated[list[EventType], MinLen(1), Field(max_length=32, description="What to be told of.")]
+EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=32, description="What to be told of.")]
 Name = Annotated[str, Field(min_length=1, max_length=256, description="For people.")]
 Url = Annotated[
     str,
