@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from app.db import Database, now
 from app.errors import ModelError
-from app.evidence.digest import FileReading, read_files
+from app.evidence.digest import FileReading, read_file
 from app.evidence.tensorfile import TensorFileError
 from app.evidence.tree import root
 from app.jobs.lifecycle import Lease
@@ -43,10 +43,10 @@ def ingest(folder: Path, storage: Storage) -> Stored:
     weights = [path for path in paths if path.suffix == ".safetensors"]
     if not weights:
         raise ModelError(f"{folder.name}: no .safetensors file; other formats of weights are not read", param="model")
+    readings = {path.name: _read(path) for path in weights}
     try:
-        readings = {reading.name: reading for reading in read_files(weights)}
         whole = root(tensor for reading in readings.values() for tensor in reading.tensors)
-    except (TensorFileError, ValueError) as error:
+    except ValueError as error:
         raise ModelError(f"{folder.name}: {error}", param="model") from error
     files: list[dict[str, Any]] = []
     tensors: list[dict[str, Any]] = []
@@ -58,6 +58,13 @@ def ingest(folder: Path, storage: Storage) -> Stored:
         files.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
         tensors += tensor_rows(reading, blob.key) if reading is not None else []
     return Stored(files, tensors, whole)
+
+
+def _read(path: Path) -> FileReading:
+    try:
+        return read_file(path)
+    except (OSError, TensorFileError) as error:
+        raise ModelError(f"{path.parent.name}: {path.name} cannot be read: {error}", param="model") from error
 
 
 def tensor_rows(reading: FileReading, blob: str) -> Iterable[dict[str, Any]]:

@@ -1,0 +1,162 @@
+"""What a worker does besides jobs, beside any number of others who do it too."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from app.db import now
+from app.jobs import lifecycle
+from app.jobs.tables import Job
+from app.models.tables import Model
+from tests.conftest import Deployment
+from tests.worker.supervisor import apprentice
+from tests.worker.supervisor.jobs import eventually, job_of, make_runner, submit
+from worker.supervisor.child import Nursery
+from worker.supervisor.describe import Describer
+from worker.supervisor.devices import Slots, find_devices
+from worker.supervisor.runner import Runner
+from worker.supervisor.sweep import Sweeper
+
+APPRENTICE = "tests.worker.supervisor.apprentice"
+
+
+class Bells:
+    """A sweeper whose rings are written down."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.jobs: list[str] = []
+        self.models: list[str] = []
+        self.sweeper = Sweeper(runner, ring=self.jobs.append, ring_model=self.models.append)
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    home = tmp_path_factory.mktemp("nursery")
+    with Nursery(home=home, entry=f"{APPRENTICE}:run", preload=[APPRENTICE]) as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def runner(deployment: Deployment, nursery: Nursery) -> Runner:
+    return make_runner(deployment, nursery)
+
+
+def place_model(runner: Runner, name: str) -> None:
+    folder = runner.settings.models / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["TinyForSequenceClassification"]}))
+    apprentice.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
+
+
+def test_waiting_jobs_are_rung_for_free_slots(deployment: Deployment, runner: Runner) -> None:
+    """As many messages as slots, for the best jobs: a thousand waiting jobs do not make a thousand messages."""
+    runner.slots = Slots(find_devices("cpu:2"))
+    jobs = [submit(deployment) for _ in range(3)]
+    bells = Bells(runner)
+    bells.sweeper.sweep()
+    assert bells.jobs == jobs[:2]
+    with runner.slots.take(), runner.slots.take():
+        bells.sweeper.sweep()
+    assert bells.jobs == jobs[:2]
+
+
+def test_expired_lease_is_taken_over(deployment: Deployment, runner: Runner) -> None:
+    """A job whose worker is gone waits again, after its back-off."""
+    job_id = submit(deployment)
+    assert lifecycle.claim(deployment.db, worker="gone", seconds=60)
+    with deployment.db.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=now(session) - timedelta(seconds=1)))
+    Bells(runner).sweeper.sweep()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes, job.lease_owner) == ("queued", 1, None)
+
+
+def test_thread_wakes_for_the_end_of_a_back_off(deployment: Deployment, runner: Runner) -> None:
+    """A job that crashed is rung when its time has come, however long the pause between sweeps is."""
+    runner.settings = runner.settings.model_copy(update={"sweep_seconds": 600.0})
+    job_id = submit(deployment)
+    with deployment.db.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(not_before=now(session) + timedelta(seconds=1)))
+    bells = Bells(runner)
+    bells.sweeper.start()
+    try:
+        eventually(lambda: bells.jobs == [job_id])
+    finally:
+        bells.sweeper.close()
+
+
+def test_failed_sweep_is_followed_by_another(runner: Runner) -> None:
+    """A broker that refuses a message does not end the thread."""
+    runner.settings = runner.settings.model_copy(update={"sweep_seconds": 0.01})
+    place_model(runner, "tiny")
+    tries: list[str] = []
+
+    def refuse(model_id: str) -> None:
+        tries.append(model_id)
+        raise ConnectionError("the broker is away")
+
+    sweeper = Sweeper(runner, ring=refuse, ring_model=refuse)
+    sweeper.start()
+    try:
+        eventually(lambda: len(tries) >= 2)
+    finally:
+        sweeper.close()
+
+
+def test_leftovers_of_ended_jobs_are_removed(deployment: Deployment, runner: Runner) -> None:
+    """Folders of jobs that ended or never were go; those of jobs that still wait or run stay."""
+    alive, ended = submit(deployment), submit(deployment)
+    lifecycle.cancel(deployment.db, "default", ended)
+    for name in (alive, ended, "ftjob-unknown", "home"):
+        (runner.settings.work / name / "a1").mkdir(parents=True)
+    Bells(runner).sweeper.sweep()
+    assert sorted(path.name for path in runner.settings.work.iterdir()) == sorted([alive, "home"])
+
+
+def test_folders_become_models(deployment: Deployment, runner: Runner) -> None:
+    """A folder under PERMAFROST_MODELS_DIR is found by the sweep, read once, and then left alone."""
+    place_model(runner, "tiny")
+    bells = Bells(runner)
+    bells.sweeper.sweep()
+    assert bells.models == ["tiny"]
+    describer = Describer(runner)
+    for _ in range(2):
+        describer.describe("tiny")
+    bells.sweeper.sweep()
+    assert bells.models == ["tiny"]
+    with deployment.db.read() as session:
+        model = session.get_one(Model, "tiny")
+        assert (model.status, model.error, model.project) == ("ready", None, None)
+        assert model.manifest is not None
+        assert [tensor["name"] for tensor in model.manifest] == ["bias", "weight"]
+        assert {tensor["name"] for tensor in model.tensors} == {"bias", "weight"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("model.safetensors", b"not a tensor file", "model.safetensors"),
+        ("pytorch_model.bin", b"a pickle", "no .safetensors file"),
+    ],
+)
+def test_unreadable_model_says_why(
+    deployment: Deployment, runner: Runner, name: str, content: bytes, says: str
+) -> None:
+    """Weights that are no safetensors end as a failed model with the reason, and not as a job that fails later."""
+    folder = runner.settings.models / "broken"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / name).write_bytes(content)
+    with deployment.db.write() as session:
+        row = Model(id="broken", project=None, owned_by="permafrost", kind="base", status="pending")
+        row.created_at, row.spec = now(session), {"type": "transformers", "path": "broken"}
+        session.add(row)
+    Describer(runner).describe("broken")
+    with deployment.db.read() as session:
+        model = session.get_one(Model, "broken")
+        assert model.status == "failed"
+        assert model.error is not None
+        assert says in model.error
