@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, String, Text
+from sqlalchemy import JSON, BigInteger, Index, String, Text
 from sqlalchemy.orm import Mapped, deferred, mapped_column
 
 from app.db import Base
@@ -27,6 +27,8 @@ class Model(Base):
     job_id: Mapped[str | None] = mapped_column(String(64), index=True)
     #: RFC 9162 root over the model's tensors: what an auditor pins.
     root: Mapped[str | None] = mapped_column(String(64))
+    #: What it put into the storage beyond its base, for the project's quota.
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     #: [{name, size, sha256, blob | null}]; a null blob is composed on download from `tensors`.
     files: Mapped[list[Any]] = mapped_column(default=list)
     #: [{file, name, dtype, shape, nbytes, sha256, blob, offset}], in file order.
