@@ -106,6 +106,7 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
     parameters = records.parameter_rows(judged, job_id=job.id, stats=stats)
     model = _model(job, base, result, layout, weights, others, [tensor.info.to_json() for tensor in seen])
     model.root = evidence.result_root
+    model.stored_bytes = blob.size + sum(each["size"] for each in others)
     return _outcome(policy, evidence, parameters, model, tail)
 
 
