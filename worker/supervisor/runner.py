@@ -162,6 +162,7 @@ class Runner:
         spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
         model = Model(id=_initial_id(job), project=job.project, owned_by=job.project, kind="initial", status="ready")
         model.spec, model.job_id = spec, job.id
+        model.stored_bytes = sum(each["size"] for each in stored.files)
         return bases.publish(self.db, stored, model)
 
     # ---- the trainer
