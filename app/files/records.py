@@ -11,7 +11,7 @@ from app.errors import InvalidRequest, NotFound
 from app.files.schemas import PURPOSES, FileObject
 from app.files.tables import File
 from app.files.uploads import Upload
-from app.limits.quotas import keep_within
+from app.limits.quotas import check, take_turns
 from app.models.tables import Model
 
 #: How long an equal upload counts as the same one when the client says that it is repeating itself.
@@ -32,13 +32,15 @@ def find_file(session: Session, project: str, file_id: str, *, param: str = "fil
 
 
 def check_quota(session: Session, project: str, *, asked: int, limit: int) -> None:
-    """Raises QuotaSpent unless the project's files may grow by so many bytes."""
-    used = visible(session, project).with_only_columns(func.sum(File.bytes))
-    keep_within(session, project, used, asked=asked, limit=limit, what="bytes of files", remedy="delete some first")
+    """Raises QuotaSpent unless the project may store so many bytes more: files, and what its models do not share."""
+    files = visible(session, project).with_only_columns(func.coalesce(func.sum(File.bytes), 0)).scalar_subquery()
+    models = select(func.coalesce(func.sum(Model.stored_bytes), 0)).where(Model.project == project).scalar_subquery()
+    remedy = "delete files or models first"
+    check(session, files + models, asked=asked, limit=limit, what="stored bytes", remedy=remedy)
 
 
 def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: int) -> FileObject:
-    """Books an upload whose bytes are in the storage already; `limit` is of all of the project's files."""
+    """Books an upload whose bytes are in the storage already; `limit` is of all that the project stores."""
     purpose, lifetime = check_fields(upload.fields)
     with db.write() as session:
         at = now(session)
@@ -46,6 +48,7 @@ def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: i
             row := _same_upload(session, upload, project=project, purpose=purpose, since=at - _RETRY_WINDOW)
         ):
             return FileObject.of(row)
+        take_turns(session, project)
         check_quota(session, project, asked=upload.blob.size, limit=limit)
         row = File(id=new_id("file"), project=project, created_at=at, filename=upload.filename, purpose=purpose)
         row.expires_at = at + lifetime if lifetime else None

@@ -18,7 +18,7 @@ from app.errors import Conflict, NotFound, PermafrostError
 from app.evidence.tables import Evidence, Parameter
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
 from app.jobs.tables import Checkpoint, Event, Job, Metric
-from app.limits.quotas import keep_within
+from app.limits.quotas import check, take_turns
 from app.models.tables import Model
 from app.webhooks.events import announce
 
@@ -408,9 +408,11 @@ def _ending(outcome: Outcome) -> Note:
 
 
 def _check_quota(session: Session, project: str, limit: int) -> None:
-    active = select(func.count()).where(Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
+    under_way = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
+    active = select(func.count()).where(*under_way).scalar_subquery()
     remedy = "wait for one to end, or cancel one"
-    keep_within(session, project, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
+    take_turns(session, project)
+    check(session, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
 
 
 def _same_request(session: Session, job: Job, *, retried: bool) -> Job | None:

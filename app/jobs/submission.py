@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.db import new_id
 from app.errors import DataError, InvalidRequest
 from app.files import formats
-from app.files.records import find_file
+from app.files.records import check_quota, find_file
 from app.files.tables import File
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
@@ -54,6 +54,7 @@ class Place:
 
 def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> Job:
     """The row of a new job, not yet stored. Raises InvalidRequest and its kin, with `param`."""
+    check_quota(place.session, place.project, asked=0, limit=place.settings.max_project_bytes)
     policy = wanted.policy()
     chosen = choose(place.session, place.settings, place.project, _plain(wanted.model))
     training, validation = _files(place, wanted)

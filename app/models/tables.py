@@ -1,4 +1,4 @@
-"""Models: base models and the ones that jobs made. A model's files are slices of blobs, so a result costs what it changed."""
+"""Models: bases, and what jobs made of them. Files are slices of blobs, so that a result costs what it changed."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""API keys, audit log, webhooks."""
+"""API keys, audit log, webhooks; what a model stores."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -98,8 +98,14 @@ def upgrade() -> None:
         unique=False,
     )
 
+    with op.batch_alter_table("models") as batch_op:
+        batch_op.add_column(sa.Column("stored_bytes", sa.BigInteger(), server_default="0", nullable=False))
+
 
 def downgrade() -> None:
+    with op.batch_alter_table("models") as batch_op:
+        batch_op.drop_column("stored_bytes")
+
     op.drop_table("webhook_deliveries")
     op.drop_table("webhook_endpoints")
     op.drop_table("audit_logs")

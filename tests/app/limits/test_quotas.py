@@ -9,7 +9,7 @@ from openai import OpenAI
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from app.db import Database
+from app.db import Database, now
 from app.files.records import store
 from app.files.tables import File
 from app.files.uploads import Upload
@@ -17,6 +17,7 @@ from app.jobs import lifecycle
 from app.jobs.tables import Job
 from app.limits.quotas import QuotaSpent
 from app.main import create_app
+from app.models.tables import Model
 from app.storage import Blob
 from tests.app.conftest import AFFINE, rows, serve, upload_to
 from tests.app.jobs.jobs import new_job
@@ -111,12 +112,27 @@ def test_a_spent_quota_of_bytes(application, client: TestClient):
     """A file that does not fit is refused and leaves nothing in the storage; a deletion makes room."""
     form = {"data": {"purpose": "fine-tune"}}
     first = client.post("files", **form, files={"file": ("a", b"a" * 600)}).json()["id"]
-    assert "delete some" in refusal(client.post("files", **form, files={"file": ("b", b"b" * 500)}))
+    assert "delete files" in refusal(client.post("files", **form, files={"file": ("b", b"b" * 500)}))
     assert len(blobs(application)) == 1
     assert client.post("files", **form, files={"file": ("c", b"c" * 400)}).status_code == 200
-    assert "1,000 bytes" in refusal(client.post("files", **form, files={"file": ("d", b"d")}))
+    assert "1,000 stored bytes" in refusal(client.post("files", **form, files={"file": ("d", b"d")}))
     client.delete(f"files/{first}")
     assert client.post("files", **form, files={"file": ("d", b"d")}).status_code == 200
+
+
+def test_results_count_towards_the_quota(application, client: TestClient):
+    """What a model stores beyond its base takes room from uploads, and beyond the limit there are no new jobs."""
+    body = {"model": AFFINE, "training_file": upload_to(client)(rows())}
+    model = Model(id="ft:x", project="default", owned_by="default", kind="fine_tuned", status="ready", spec=AFFINE)
+    model.files, model.tensors, model.stored_bytes = [], [], 900
+    with application.state.backends.database.write() as session:
+        model.created_at = now(session)
+        session.add(model)
+    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("b", b"b" * 200)}}
+    assert "files or models" in refusal(client.post("files", **form))
+    assert "stored bytes" in refusal(client.post("fine_tuning/jobs", json=body))
+    client.delete("models/ft:x")
+    assert client.post("fine_tuning/jobs", json=body).status_code == 200
 
 
 def test_a_refused_upload_of_bytes_that_are_there_deletes_nothing(application, client: TestClient):
