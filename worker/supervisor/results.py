@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from app.evidence import records
 from app.evidence.digest import FileReading, TensorReading, read_file
 from app.evidence.envelope import seal
 from app.evidence.keys import SigningKey
-from app.evidence.records import Judged
+from app.evidence.records import Judged, RecordsError
 from app.evidence.statement import Claim, FileRef, build
 from app.evidence.tables import Evidence
 from app.evidence.tensorfile import TensorFileError
@@ -31,7 +31,7 @@ from app.evidence.tree import root
 from app.freeze.policy import Policy
 from app.jobs.lifecycle import Note, Outcome
 from app.jobs.tables import Job
-from app.models.compose import Layout, Slice, compose
+from app.models.compose import ComposeError, Layout, Slice, compose
 from app.models.tables import Model
 from app.storage import Blob, Storage
 from worker.supervisor.news import Tail
@@ -64,13 +64,21 @@ class Signer:
 class Result:
     """`result.json`: the tensors of the full result and where each one's bytes are."""
 
-    tensors: list[dict[str, Any]]
+    tensors: list[tuple[str, str, str | None]]  # name, "changed" or "base", name in the base
     metadata: dict[str, str]
     kind: str
 
 
 def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
     """The outcome of an attempt whose trainer ended well, with evidence for or against it."""
+    try:
+        return _conclude(signer, job, base, workspace, tail)
+    except (RecordsError, ComposeError, TensorFileError) as error:
+        # What a trainer left is the same at every attempt: trying again would not help.
+        raise ResultError(str(error)) from error
+
+
+def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
     policy = Policy.from_json(job.freeze_policy)
     observed = _read_json(workspace.observations)
     seen = records.read_observations(observed)
@@ -162,7 +170,8 @@ def _read_json(path: Path) -> Any:
 def _read_result(path: Path) -> Result:
     document = _read_json(path)
     try:
-        result = Result(list(document["tensors"]), dict(document.get("metadata") or {}), document.get("kind", "full"))
+        tensors = [(str(each["name"]), str(each["from"]), each["base_name"]) for each in document["tensors"]]
+        result = Result(tensors, dict(document.get("metadata") or {}), document.get("kind", "full"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultError(f"{path.name} cannot be read: {type(error).__name__} {error}") from error
     if result.kind not in WEIGHTS:
@@ -199,33 +208,26 @@ def _slices(result: Result, base: Model, changed: FileReading, blob: Blob) -> li
     written = {each.name: each for each in changed.tensors}
     stored = {each["name"]: each for each in base.tensors}
     slices = []
-    for tensor in result.tensors:
-        name = tensor["name"]
-        if tensor["from"] == "changed":
-            if name not in written:
-                raise ResultError(f"result.json lists {name!r}, which {changed.name} does not hold")
+    for name, source, base_name in result.tensors:
+        if source == "changed" and name in written:
             each = written[name]
             slices.append(Slice(name, each.dtype, each.shape, blob.key, each.offset, each.nbytes, each.sha256))
-        else:
-            if tensor["base_name"] not in stored:
-                raise ResultError(f"result.json takes {name!r} from {tensor['base_name']!r}, which the base has not")
-            row = stored[tensor["base_name"]]
+        elif source == "base" and base_name in stored:
+            row = stored[base_name]
             shape = tuple(row["shape"])
             slices.append(Slice(name, row["dtype"], shape, row["blob"], row["offset"], row["nbytes"], row["sha256"]))
+        else:
+            raise ResultError(f"result.json takes {name!r} from {source!r} ({base_name!r}), where it is not")
     return slices
 
 
 def _result_readings(
     result: Result, base: Mapping[str, TensorReading], changed: FileReading
 ) -> dict[str, TensorReading]:
-    """The result's tensors under the result's names."""
+    """The result's tensors under the result's names; `_slices` has made sure that each is there."""
     written = {each.name: each for each in changed.tensors}
-    readings = {}
-    for tensor in result.tensors:
-        name = tensor["name"]
-        each = written[name] if tensor["from"] == "changed" else base[tensor["base_name"]]
-        readings[name] = TensorReading(name, each.dtype, each.shape, each.nbytes, each.offset, each.sha256, each.slices)
-    return readings
+    found = {name: written[name] if source == "changed" else base[str(old)] for name, source, old in result.tensors}
+    return {name: replace(each, name=name) for name, each in found.items()}
 
 
 def _publish_files(workspace: Workspace, storage: Storage) -> list[dict[str, Any]]:

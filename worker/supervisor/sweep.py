@@ -62,9 +62,10 @@ class Sweeper:
     def _until_due(self, longest: float) -> float:
         """Seconds until the next job's back-off is over, so that a crashed job does not wait for a whole round more."""
         with self._runner.db.read() as session:
-            waiting = select(func.min(Job.not_before)).where(Job.status.in_(CLAIMABLE), Job.desired == "run")
-            due = session.scalar(waiting)
-            left = due - now(session) if due is not None else timedelta(seconds=longest)
+            at = now(session)
+            later = (Job.status.in_(CLAIMABLE), Job.desired == "run", Job.not_before > at)
+            due = session.scalar(select(func.min(Job.not_before)).where(*later))
+            left = due - at if due is not None else timedelta(seconds=longest)
         return min(longest, max(PAUSE_SECONDS, left.total_seconds()))
 
     def _find_models(self) -> None:

@@ -25,7 +25,9 @@ TENSORS = [
 STEPS = 3
 
 # Habits, by the job's seed.
-HONEST, FAIL, CRASH, CRASH_ONCE, HANG, DEAF, STOPPABLE, LIE, MOVE_WEIGHT, LINK, STOP_ON_VIOLATION = range(11)
+HONEST, FAIL, CRASH, CRASH_ONCE, HANG, DEAF, STOPPABLE, LIE, MOVE_WEIGHT, LINK, STOP_ON_VIOLATION, BABBLE, STRAY = (
+    range(13)
+)
 
 
 def run(folder: Path) -> None:
@@ -61,6 +63,10 @@ def train(place: Workspace, order: WorkOrder, reporter: Reporter) -> None:
         digests["weight"] = sha256(b"something else")
     write_json(place.observations, observations(plan.to_json(), digests, {n: sha256(b) for n, b in after.items()}))
     write_json(place.files / "config.json", {"architecture": "affine"})
+    if order.seed == BABBLE:
+        place.observations.write_text('{"tensors": [{"name": 7}]}')
+    if order.seed == STRAY:
+        write_json(place.result, result([]) | {"tensors": [{"name": "x", "from": "elsewhere", "base_name": None}]})
     if order.seed == LINK:
         (place.files / "notes.txt").symlink_to("/etc/hostname")
     reporter.report("done", steps=STEPS, trained_tokens=30, metrics={})

@@ -141,6 +141,37 @@ def test_link_out_of_the_workspace_is_refused(deployment: Deployment, runner: Ru
     assert (job.error["code"], "notes.txt" in job.error["message"]) == ("invalid_result", True)
 
 
+@pytest.mark.parametrize("habit", [apprentice.BABBLE, apprentice.STRAY])
+def test_result_that_cannot_be_read_is_not_tried_again(deployment: Deployment, runner: Runner, habit: int) -> None:
+    """Observations or a result map without sense fail the job at once, with the name of the file."""
+    job_id = submit(deployment, seed=habit)
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes) == ("failed", 0)
+    assert job.error is not None
+    assert job.error["code"] == "invalid_result"
+    assert ".json" in job.error["message"]
+
+
+def test_base_that_changed_in_the_storage_is_noticed(deployment: Deployment, runner: Runner) -> None:
+    """Evidence is about the base that was registered, and not about whatever lies under its name now."""
+    first = submit(deployment)
+    runner.run_next()
+    with deployment.db.read() as session:
+        model = session.get_one(Model, f"init:{first}")
+        blob = Path(str(runner.storage.root)) / model.files[0]["blob"]
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+    second = submit(deployment, base_model=f"init:{first}")
+    runner.run_next()
+    job = job_of(deployment.db, second)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert "not the ones that were registered" in job.error["message"]
+
+
 def test_failure_keeps_the_trainers_words(deployment: Deployment, runner: Runner) -> None:
     """What the trainer found wrong with the data reaches the job, with line and field; nothing is retried."""
     job_id = submit(deployment, seed=apprentice.FAIL)
