@@ -94,9 +94,12 @@ class Tail:
         news.checkpoints.append((int(report["step"]), dict(report.get("metrics") or {})))
 
     def _take_violation(self, report: Report, news: News) -> None:
+        """Told twice: when it is found, and again with its cause once a replay has shown it, or why it could not."""
         violation = {name: value for name, value in report.items() if name != "type"}
-        self.violations.append(violation)
-        message = f"Frozen tensor {report['name']} changed at step {report.get('first_bad_step')}"
+        self.violations = [each for each in self.violations if each.get("name") != report["name"]] + [violation]
+        cause = f", by {by}" if (by := report.get("operation")) else ""
+        cause = cause or (f"; cause not shown: {why}" if (why := report.get("explanation")) else "")
+        message = f"Frozen tensor {report['name']} changed at step {report.get('first_bad_step')}{cause}"
         news.notes.append(Note(message, level="error", data=violation))
 
     def _take_failed(self, report: Report, news: News) -> None:

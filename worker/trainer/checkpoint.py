@@ -94,9 +94,16 @@ def write(
     return final
 
 
-def newest(folder: Path, *, run: str, on_damage: Callable[[Path, str], None]) -> Checkpoint | None:
-    """The newest checkpoint of this run that is intact; damaged ones are told to `on_damage` and passed over."""
+def newest(
+    folder: Path, *, run: str, on_damage: Callable[[Path, str], None], until: int | None = None
+) -> Checkpoint | None:
+    """The newest checkpoint of this run that is intact, of a step not after `until` where that is given.
+
+    Damaged ones are told to `on_damage` and passed over.
+    """
     for path in sorted(folder.glob("step-*"), reverse=True):
+        if until is not None and path.name > f"step-{until:08d}":
+            continue
         try:
             return read(path, run=run)
         except (DamagedError, OSError, ValueError, KeyError, SafetensorError) as error:

@@ -93,7 +93,16 @@ def test_violation_is_remembered(reports: Path) -> None:
     violation = {"name": "w", "last_good_step": 0, "first_bad_step": 1, "operation": "aten::add_"}
     tail, news = told(reports, {"type": "violation", **violation})
     assert tail.violations == [violation]
-    assert (news.notes[0].level, news.notes[0].message) == ("error", "Frozen tensor w changed at step 1")
+    assert (news.notes[0].level, news.notes[0].message) == ("error", "Frozen tensor w changed at step 1, by aten::add_")
+
+
+def test_violation_told_again_with_its_cause_is_one_violation(reports: Path) -> None:
+    """It is told when it is found, and once more after the replay: with an operation, or why none could be shown."""
+    violation = {"name": "w", "last_good_step": 0, "first_bad_step": 1, "operation": None}
+    explained = violation | {"explanation": "written from outside"}
+    tail, news = told(reports, {"type": "violation", **violation}, {"type": "violation", **explained})
+    assert tail.violations == [explained]
+    assert news.notes[1].message == "Frozen tensor w changed at step 1; cause not shown: written from outside"
 
 
 def test_text_that_databases_refuse_is_made_storable(reports: Path) -> None:

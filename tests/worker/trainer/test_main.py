@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -61,7 +62,10 @@ def test_article_s_third_example_moves_weight_at_step_1(tmp_path: Path, name: st
     assert set(done.changed) == {"weight", "bias"}
     violation = done.observations["violations"][0]
     assert (violation["name"], violation["last_good_step"], violation["first_bad_step"]) == ("weight", 0, 1)
+    assert violation["operation"].startswith(f"aten::_fused_{name}_ at worker/trainer/training/loop.py:")
+    assert violation["operation"].endswith(" in update")
     assert done.of("violation")[0]["first_bad_step"] == 1
+    assert done.of("violation")[-1]["operation"] == violation["operation"]
 
 
 def test_ignored_group_option_is_refused_where_freezing_is_enforced(tmp_path: Path) -> None:
@@ -255,6 +259,9 @@ def test_leak_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     done = attempt(order, tmp_path)
     assert (done.code, done.failure["code"]) == (1, "frozen_tensor_changed")
     assert (done.of("violation")[0]["name"], done.of("violation")[0]["first_bad_step"]) == ("weight", 1)
+    operation = done.of("violation")[-1]["operation"]
+    assert re.fullmatch(r"aten::mul_ at tests/worker/trainer/test_main\.py:\d+ in forward", operation)
+    assert operation in done.failure["message"]
     assert not done.place.result.exists()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -60,6 +60,12 @@ class Run:
     save: Callable[[int, Metrics], None]  # writes a checkpoint of the state after this step
     done: int = 0  # steps of earlier attempts, and their seconds
     seconds_before: float = 0.0
+    parameters: list[nn.Parameter] = field(init=False)  # all that the optimizer ever gets
+    peaks: list[float] = field(init=False)  # each group's learning rate before its schedule
+
+    def __post_init__(self) -> None:
+        self.parameters = self.frozen.parameters()
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +87,10 @@ def train(run: Run) -> Ending:
     metrics: Metrics = {}
     evaluated = step = run.done
     run.model.train()
-    parameters = run.frozen.parameters()
-    peaks = [group["lr"] for group in run.optimizer.param_groups]
 
     for step in range(run.done + 1, run.total_steps + 1):
-        rate = set_rate(run, step, peaks)
         batches = micro_batches(run, step)
-        loss = forward_backward(run, batches)
-        norm = clip(run, parameters)
-        refuse_infinite(run, step, loss, norm)
-
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.frozen.at_step(step, run.optimizer)
+        rate, loss, norm = update(run, step, batches)
         run.watch.after_step()
 
         epoch = step / run.order.steps_per_epoch
@@ -121,20 +117,35 @@ def train(run: Run) -> Ending:
 
     if run.validation is not None and (evaluated != step or not metrics):
         metrics = evaluate(run, step)
+    run.watch.at_end()
     seconds = run.seconds_before + time.monotonic() - began
     return Ending(steps=step, tokens=_tokens_until(run, step), metrics=metrics, seconds=seconds)
 
 
-def set_rate(run: Run, step: int, peaks: list[float]) -> float:
+def update(run: Run, step: int, batches: list[Batch]) -> tuple[float, float, float | None]:
+    """One optimizer step: its learning rate, loss, and gradient norm."""
+    rate = set_rate(run, step)
+    loss = forward_backward(run, batches)
+    norm = clip(run)
+    refuse_infinite(run, step, loss, norm)
+
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.frozen.at_step(step, run.optimizer)
+    return rate, loss, norm
+
+
+def set_rate(run: Run, step: int) -> float:
     """Give each group its rate for this update; returns the first group's."""
     settings = run.settings
     warmup = (
         settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_ratio * run.total_steps)
     )
     scale = factor(step, total=run.total_steps, warmup=warmup, kind=settings.schedule)
-    for group, peak in zip(run.optimizer.param_groups, peaks, strict=True):
+    for group, peak in zip(run.optimizer.param_groups, run.peaks, strict=True):
         group["lr"] = peak * scale
-    return peaks[0] * scale
+    return run.peaks[0] * scale
 
 
 def micro_batches(run: Run, step: int) -> list[Batch]:
@@ -163,12 +174,12 @@ def _accumulate(run: Run, batches: list[Batch]) -> float:
     return float(total.item())
 
 
-def clip(run: Run, parameters: list[nn.Parameter]) -> float | None:
+def clip(run: Run) -> float | None:
     """Scale the gradients down to `max_grad_norm`; the norm before, or None where nothing is clipped."""
     if run.settings.max_grad_norm is None:
         return None
     run.scaler.unscale_(run.optimizer)
-    return float(nn.utils.clip_grad_norm_(parameters, run.settings.max_grad_norm).item())
+    return float(nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm).item())
 
 
 def refuse_infinite(run: Run, step: int, loss: float, norm: float | None) -> None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from app.errors import InvalidRequest
-from app.evidence.digest import sha256_file
 from app.freeze.plan import FreezePlan
-from worker.trainer import checkpoint, determinism
-from worker.trainer.checkpoint import Checkpoint
+from worker.trainer import determinism
 from worker.trainer.data.order import Order
 from worker.trainer.data.reading import Source
 from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse
+from worker.trainer.models import loading
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.training import hyperparameters, optimizer, tasks
@@ -27,9 +25,32 @@ from worker.trainer.training.hyperparameters import Facts, Settings
 from worker.trainer.training.loop import Run, ask_reference, probe
 from worker.trainer.training.objectives import Metrics, Preference
 from worker.trainer.training.progress import Progress
+from worker.trainer.training.replay import Replay
+from worker.trainer.training.saver import Saver, identity
 from worker.trainer.training.stop import StopRequest
+from worker.trainer.training.tasks import Prepared
 from worker.trainer.training.watch import Watch
 from worker.trainer.witness.witness import Witness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a job's run and a replay of it share: all but the model and what hangs on it."""
+
+    order: WorkOrder
+    place: Workspace
+    plan: FreezePlan
+    source: Source
+    task: str
+    settings: Settings
+    prepared: Prepared
+    device: torch.device
+    positions: Order
+    identity: str
+
+    @property
+    def total_steps(self) -> int:
+        return self.settings.max_steps or self.settings.n_epochs * self.positions.steps_per_epoch
 
 
 def assemble(
@@ -44,15 +65,40 @@ def assemble(
     stop: StopRequest,
 ) -> Run:
     """Settle, encode, freeze, build the optimizer, refuse, report; then take up what an earlier attempt left."""
-    device, model = choose_device(order.device), subject.model
-    settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
-    _refuse_split_pairs(task, settings)
-    prepared = tasks.prepare(task, source, subject.loaded, asked_length=settings.max_length)
-    saver = Saver(
-        place, subject, plan, settings, reporter, run=_identity(order, place, subject, plan, settings, task=task)
+    recipe = _recipe(order, place, subject, plan, source, task=task)
+    saver = Saver(place, subject, plan, recipe.settings, reporter, run=recipe.identity)
+    found = saver.find(recipe.device)
+    run = build(recipe, subject, reporter=reporter, stop=stop, save=saver.save)
+    saver.live = run
+    run.watch.replay = Replay(run, partial(rebuild, recipe))
+    reporter.report(
+        "plan",
+        counts=plan.counts(),
+        total_steps=run.total_steps,
+        epochs=round(run.total_steps / run.order.steps_per_epoch, 4),
+        plan=plan.to_json(),
+        warnings=[*plan.warnings, *run.frozen.warnings],
+        hyperparameters=recipe.settings.to_json(),
     )
-    found = saver.find(device)
+    for note in (*subject.loaded.notes, *recipe.prepared.notes):
+        reporter.event(note)
+    if found is None:
+        run.watch.witness.start()  # a first pass over data may already write
+    if isinstance(run.objective, Preference):
+        ask_reference(run, run.objective)  # while the model still is the base
+    probe(run)
+    determinism.seed_everything(order.seed)
+    if found is not None:
+        saver.resume(run, found)
+    return run
 
+
+def build(
+    recipe: Recipe, subject: Subject, *, reporter: Reporter, stop: StopRequest, save: Callable[[int, Metrics], None]
+) -> Run:
+    """The plan made true on this model, and everything that a loop touches. Raises PolicyError where it cannot be."""
+    order, plan, settings, device = recipe.order, recipe.plan, recipe.settings, recipe.device
+    model = subject.model
     if settings.gradient_checkpointing:
         _checkpoint_activations(model)
     model.to(device)
@@ -66,49 +112,65 @@ def assemble(
     )
     frozen.at_step(0, built)
     refuse(model, plan, built)
-
-    objective = tasks.objective(task, settings)
-    lengths = prepared.training.lengths if settings.length_bucketing else None
-    data_order = Order(len(prepared.training), settings.batch_size, order.seed, lengths)
     budget = float(order.evidence.get("overhead_budget", 0.01))
-    total = settings.max_steps or settings.n_epochs * data_order.steps_per_epoch
-    run = Run(
+    return Run(
         model=model,
         frozen=frozen,
         optimizer=built,
-        objective=objective,
-        training=prepared.training,
-        validation=prepared.validation,
-        order=data_order,
+        objective=tasks.objective(recipe.task, settings),
+        training=recipe.prepared.training,
+        validation=recipe.prepared.validation,
+        order=recipe.positions,
         settings=settings,
-        total_steps=total,
+        total_steps=recipe.total_steps,
         device=device,
         reporter=reporter,
-        progress=Progress(reporter, total),
+        progress=Progress(reporter, recipe.total_steps),
         stop=stop,
         scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "float16"),
         watch=Watch(Witness(model, plan=plan, budget=budget), plan, reporter),
-        save=saver.save,
+        save=save,
     )
-    saver.live = run
-    reporter.report(
-        "plan",
-        counts=plan.counts(),
-        total_steps=total,
-        epochs=round(total / data_order.steps_per_epoch, 4),
-        plan=plan.to_json(),
-        warnings=[*plan.warnings, *frozen.warnings],
-        hyperparameters=settings.to_json(),
+
+
+def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int) -> Run:
+    """A second run of the same job, loaded anew, after the newest checkpoint not later than step `until`."""
+    order = recipe.order
+    loaded = loading.load(
+        order.model, recipe.place.base, task=recipe.task, labels=recipe.source.labels, seed=order.seed
     )
-    for note in (*subject.loaded.notes, *prepared.notes):
-        reporter.event(note)
-    if isinstance(objective, Preference):
-        ask_reference(run, objective)  # while the model still is the base
-    probe(run)
+    if recipe.task in tasks.TEXT:
+        tasks.ready_tokenizer(loaded, recipe.source.training)
+    subject = Subject.of(loaded)
+    saver = Saver(recipe.place, subject, recipe.plan, recipe.settings, reporter, run=recipe.identity)
+    run = saver.live = build(recipe, subject, reporter=reporter, stop=stop, save=saver.save)
     determinism.seed_everything(order.seed)
+    found = saver.newest(until=until)
     if found is not None:
         saver.resume(run, found)
     return run
+
+
+def _recipe(
+    order: WorkOrder, place: Workspace, subject: Subject, plan: FreezePlan, source: Source, *, task: str
+) -> Recipe:
+    device = choose_device(order.device)
+    settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
+    _refuse_split_pairs(task, settings)
+    prepared = tasks.prepare(task, source, subject.loaded, asked_length=settings.max_length)
+    lengths = prepared.training.lengths if settings.length_bucketing else None
+    return Recipe(
+        order=order,
+        place=place,
+        plan=plan,
+        source=source,
+        task=task,
+        settings=settings,
+        prepared=prepared,
+        device=device,
+        positions=Order(len(prepared.training), settings.batch_size, order.seed, lengths),
+        identity=identity(order, place, subject, plan, settings, task=task),
+    )
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -119,87 +181,6 @@ def choose_device(wanted: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidRequest(f"the job asks for {wanted}, and this worker has no CUDA device", param="device")
     return device
-
-
-@dataclass(slots=True)
-class Saver:
-    """Checkpoints of one run: what of the model to save, under which identity, and the way back."""
-
-    place: Workspace
-    subject: Subject
-    plan: FreezePlan
-    settings: Settings
-    reporter: Reporter
-    run: str
-    live: Run | None = None
-
-    def save(self, step: int, metrics: Metrics) -> None:
-        """Write the state after `step`. A disk that is full costs the checkpoint, not the run."""
-        run = self.live
-        assert run is not None
-        run.watch.before_checkpoint()
-        state = {
-            "scaler": run.scaler.state_dict(),
-            "history": run.progress.history,
-            "seconds": run.seconds_before + run.progress.seconds(),
-            "witness": run.watch.witness.state_dict(),
-            "environment": determinism.environment(run.device),
-        }
-        try:
-            path = checkpoint.write(
-                self.place.checkpoints,
-                step=step,
-                run=self.run,
-                tensors=self._moving(),
-                optimizer=run.optimizer,
-                state=state,
-                keep=self.settings.keep_checkpoints,
-            )
-        except OSError as error:
-            self.reporter.event(f"no checkpoint after step {step}: {error}", level="warn", step=step)
-            return
-        self.reporter.report(
-            "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}
-        )
-
-    def find(self, device: torch.device) -> Checkpoint | None:
-        """The checkpoint to go on from; its thread count is set, since another one would give other bits."""
-        found = checkpoint.newest(self.place.checkpoints, run=self.run, on_damage=self._tell_damage)
-        if found is None:
-            return None
-        before = found.state["environment"]
-        torch.set_num_threads(int(before["threads"]))
-        now = determinism.environment(device)
-        self.reporter.event(f"goes on after step {found.step}", step=found.step)
-        if now != before:
-            other = sorted(name for name in now if now[name] != before.get(name))
-            message = f"resumed where {', '.join(other)} differ from before: the result may differ in its last bits"
-            self.reporter.event(message, level="warn", before=before, now=now)
-        return found
-
-    def resume(self, run: Run, found: Checkpoint) -> None:
-        """Make the run what it was after the checkpoint's step; generators last."""
-        checkpoint.restore_tensors(found, self._moving())
-        run.frozen.at_step(found.step, run.optimizer)
-        found.restore_optimizer(run.optimizer)
-        run.scaler.load_state_dict(found.state["scaler"])
-        run.watch.witness.load_state_dict(found.state["witness"])
-        run.progress.history[:] = found.state["history"]
-        run.seconds_before = float(found.state["seconds"])
-        run.done = found.step
-        found.restore_random_states()
-
-    def _moving(self) -> dict[str, Tensor]:
-        """Everything that training may move; under an audit, where anything may, every tensor."""
-        policy = self.plan.policy
-        live = self.subject.live()
-        if not policy.enforce or policy.on_violation == "continue":
-            return live
-        still = {each.name for each in self.plan.frozen}
-        return {name: tensor for name, tensor in live.items() if name not in still}
-
-    def _tell_damage(self, path: Path, why: str) -> None:
-        self.reporter.event(f"checkpoint {path.name} is not used: {why}", level="warn")
 
 
 def _facts(plan: FreezePlan, source: Source, subject: Subject, device: torch.device) -> Facts:
@@ -227,22 +208,3 @@ def _refuse_split_pairs(task: str, settings: Settings) -> None:
     if task == "pairs" and settings.micro_batch_size < settings.batch_size:
         message = "pairs take their negatives from the batch, so it cannot be cut into micro-batches; lower batch_size"
         raise InvalidRequest(message, param="hyperparameters.gradient_accumulation_steps")
-
-
-def _identity(
-    order: WorkOrder, place: Workspace, subject: Subject, plan: FreezePlan, settings: Settings, *, task: str
-) -> str:
-    """What two attempts must share for one to go on with the other's checkpoint."""
-    timing = {"save_interval", "save_seconds", "keep_checkpoints", "max_run_seconds"}  # change no bit of the result
-    files = {key: order.data.get(key) for key in ("training", "validation")}
-    content: dict[str, Any] = {
-        "task": task,
-        "model": order.model,
-        "base": sorted((name, reading.sha256) for name, reading in subject.base.items()),
-        "policy": plan.policy.to_json(),
-        "settings": {name: value for name, value in settings.to_json().items() if name not in timing},
-        "seed": order.seed,
-        "data": {key: sha256_file(place.root / path) for key, path in files.items() if path},
-        "columns": [order.data.get("features"), order.data.get("target")],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

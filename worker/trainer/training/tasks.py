@@ -93,7 +93,7 @@ def objective(task: str, settings: Settings) -> Objective:
 
 def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | None) -> Prepared:
     """Encode both parts of the data for this model. Cut examples and a missing pad token or template are noted."""
-    notes = _ready_tokenizer(loaded, source.training) if task in TEXT else []
+    notes = ready_tokenizer(loaded, source.training) if task in TEXT else []
     limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
     parts = []
     for rows, param in ((source.training, "training_file"), (source.validation, "validation_file")):
@@ -127,7 +127,7 @@ def _encode(
     return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=task == "text-regression")
 
 
-def _ready_tokenizer(loaded: Loaded, rows: Sequence[Row]) -> list[str]:
+def ready_tokenizer(loaded: Loaded, rows: Sequence[Row]) -> list[str]:
     """A pad token and a chat template where they are missing; what was done."""
     tokenizer, notes = loaded.tokenizer, []
     if tokenizer.pad_token_id is None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from app.errors import PermafrostError
 from app.freeze.plan import FreezePlan
 from worker.trainer.protocol import Reporter
 from worker.trainer.witness.report import Violation
 from worker.trainer.witness.witness import Witness
+
+if TYPE_CHECKING:
+    from worker.trainer.training.replay import Replay
 
 
 class FrozenMoved(PermafrostError):
@@ -16,10 +21,11 @@ class FrozenMoved(PermafrostError):
 
 
 class Watch:
-    """`witness` is entered around the loop; an audit (`enforce` false) only takes note."""
+    """`witness` is entered around the loop; an audit (`enforce` false) only takes note. `replay` finds the cause."""
 
     def __init__(self, witness: Witness, plan: FreezePlan, reporter: Reporter) -> None:
         self.witness = witness
+        self.replay: Replay | None = None
         self._reporter = reporter
         self._abort = plan.policy.enforce and plan.policy.on_violation == "abort"
 
@@ -30,8 +36,25 @@ class Watch:
         """Every frozen byte is looked at, so that a checkpoint holds none that moved unseen."""
         self._take(self.witness.check())
 
+    def at_end(self) -> None:
+        """The last look, after the last evaluation: what it finds is told, and counts, like all before it."""
+        self._take(self.witness.check())
+
     def _take(self, found: list[Violation]) -> None:
-        for violation in found:
+        if not found:
+            return
+        for violation in found:  # before the replay, which may take a while
             self._reporter.report("violation", **violation.to_json())
-        if found and self._abort:
+        if self.replay is not None:
+            found = self._blame(found, self.replay)
+        if self._abort:
             raise FrozenMoved(f"frozen tensor {found[0]}; the policy's on_violation is 'abort'", param="freeze_policy")
+
+    def _blame(self, found: list[Violation], replay: Replay) -> list[Violation]:
+        """The same violations with what the replay knows of them, told again."""
+        self.witness.explain(replay.explain(found))
+        names = {violation.name for violation in found}
+        explained = [violation for violation in self.witness.violations if violation.name in names]
+        for violation in explained:
+            self._reporter.report("violation", **violation.to_json())
+        return explained

@@ -9,7 +9,7 @@ class Violation:
     """A frozen tensor that moved: good after `last_good_step`, found changed after `first_bad_step`.
 
     Step 0 is before training. The two are neighbours when every step in between was looked at. `operation` names what
-    wrote it, if that is known.
+    wrote it, if that is known; else `explanation` may say in words why not.
     """
 
     name: str
@@ -17,6 +17,7 @@ class Violation:
     first_bad_step: int
     operation: str | None = None
     what: str = "bytes changed"
+    explanation: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -24,10 +25,10 @@ class Violation:
             "last_good_step": self.last_good_step,
             "first_bad_step": self.first_bad_step,
             "operation": self.operation,
-        }
+        } | ({"explanation": self.explanation} if self.explanation else {})
 
     def __str__(self) -> str:
-        by = f", by {self.operation}" if self.operation else ""
+        by = f", by {self.operation}" if self.operation else f" ({self.explanation})" if self.explanation else ""
         return f"{self.name}: {self.what} between steps {self.last_good_step} and {self.first_bad_step}{by}"
 
 

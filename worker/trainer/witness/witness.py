@@ -67,12 +67,13 @@ class Witness:
         self._unmoved: dict[str, Fingerprint] = {}  # tensors that may move and have not yet
         self._first_changed: dict[str, int] = {}
         self._restored = False
-        self._guard: WriteGuard | None = WriteGuard({}, self._drifted) if guard else None
+        self._guard: WriteGuard | None = WriteGuard({}, self.drifted) if guard else None
         self._hooks: list[RemovableHandle] = []
         self._state = "not begun"  # then "running", then "ended" or why it did not end well
 
     def __enter__(self) -> "Witness":
-        self.start()
+        if self._state != "running":
+            self.start()
         return self
 
     def __exit__(
@@ -187,16 +188,29 @@ class Witness:
         found = replay_under_guard(
             replay,
             names=[violation.name for violation in self.violations],
-            tensor=lambda name: slot.tensor if (slot := self._live().get(name)) else None,
-            drifted=self._drifted,
+            tensor=self.tensor,
+            drifted=self.drifted,
             start=begin,
         )
-        shown = {finding.name: finding for finding in found if finding.operation}
-        self.violations = [
-            replace(v, operation=f"{shown[v.name].operation} at {shown[v.name].where}") if v.name in shown else v
-            for v in self.violations
-        ]
+        self.explain(found)
         return found
+
+    def explain(self, findings: Iterable[Finding]) -> None:
+        """Enter what a replay has found into the violations; one that it dates within the known bounds is dated so."""
+        known = {finding.name: finding for finding in findings}
+        self.violations = [_explained(v, known[v.name]) if v.name in known else v for v in self.violations]
+
+    def tensor(self, name: str) -> Tensor | None:
+        """The live tensor of this name, None when the model has none."""
+        slot = self._live().get(name)
+        return slot.tensor if slot else None
+
+    def drifted(self, name: str) -> bool:
+        """Whether a tensor's bytes are now other than they should be."""
+        watch, tensor = self._watches[name], self.tensor(name)
+        if not watch.open or tensor is None:
+            return False
+        return difference(watch.known, watch.take(tensor, self._prints)) is not None
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: what the frozen bytes were at the very start, under this session's secret."""
@@ -360,13 +374,6 @@ class Witness:
             found = {name: live[name].tensor for name in watches if name in live}
             self._guard.watch({name: tensor for name, tensor in found.items() if tensor is not None})
 
-    def _drifted(self, name: str) -> bool:
-        """Whether a tensor's bytes are now other than they should be."""
-        watch, slot = self._watches[name], self._live().get(name)
-        if not watch.open or slot is None or slot.tensor is None:
-            return False
-        return difference(watch.known, watch.take(slot.tensor, self._prints)) is not None
-
 
 def _plan(model: nn.Module, freeze: Iterable[str] | None, plan: FreezePlan | None) -> FreezePlan:
     if (freeze is None) == (plan is None):
@@ -382,6 +389,15 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     while (inside := wrappers.get(type(model).__name__)) is not None:
         model = getattr(model, inside)
     return model
+
+
+def _explained(violation: Violation, finding: Finding) -> Violation:
+    if finding.operation is None:
+        return replace(violation, explanation=finding.explanation)
+    step = finding.step or 0
+    known = violation.last_good_step < step <= violation.first_bad_step
+    dated = replace(violation, last_good_step=step - 1, first_bad_step=step) if known else violation
+    return replace(dated, operation=f"{finding.operation} at {finding.where}")
 
 
 def _watch_state(watch: Watch) -> dict[str, Any]:

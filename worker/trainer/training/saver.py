@@ -1,0 +1,125 @@
+"""Checkpoints of one run: what of the model to save, under which identity, and the way back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from app.evidence.digest import sha256_file
+from app.freeze.plan import FreezePlan
+from worker.trainer import checkpoint, determinism
+from worker.trainer.checkpoint import Checkpoint
+from worker.trainer.models.subject import Subject
+from worker.trainer.protocol import Reporter, WorkOrder, Workspace
+from worker.trainer.training.hyperparameters import Settings
+from worker.trainer.training.loop import Run
+from worker.trainer.training.objectives import Metrics
+
+
+@dataclass(slots=True)
+class Saver:
+    """Writes and finds the checkpoints of the run `live`; `run` is its identity."""
+
+    place: Workspace
+    subject: Subject
+    plan: FreezePlan
+    settings: Settings
+    reporter: Reporter
+    run: str
+    live: Run | None = None
+
+    def save(self, step: int, metrics: Metrics) -> None:
+        """Write the state after `step`. A disk that is full costs the checkpoint, not the run."""
+        run = self.live
+        assert run is not None
+        run.watch.before_checkpoint()
+        state = {
+            "scaler": run.scaler.state_dict(),
+            "history": run.progress.history,
+            "seconds": run.seconds_before + run.progress.seconds(),
+            "witness": run.watch.witness.state_dict(),
+            "environment": determinism.environment(run.device),
+        }
+        try:
+            path = checkpoint.write(
+                self.place.checkpoints,
+                step=step,
+                run=self.run,
+                tensors=self._moving(),
+                optimizer=run.optimizer,
+                state=state,
+                keep=self.settings.keep_checkpoints,
+            )
+        except OSError as error:
+            self.reporter.event(f"no checkpoint after step {step}: {error}", level="warn", step=step)
+            return
+        self.reporter.report(
+            "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}
+        )
+
+    def find(self, device: torch.device) -> Checkpoint | None:
+        """The checkpoint to go on from; its thread count is set, since another one would give other bits."""
+        found = self.newest()
+        if found is None:
+            return None
+        before = found.state["environment"]
+        torch.set_num_threads(int(before["threads"]))
+        now = determinism.environment(device)
+        self.reporter.event(f"goes on after step {found.step}", step=found.step)
+        if now != before:
+            other = sorted(name for name in now if now[name] != before.get(name))
+            message = f"resumed where {', '.join(other)} differ from before: the result may differ in its last bits"
+            self.reporter.event(message, level="warn", before=before, now=now)
+        return found
+
+    def newest(self, *, until: int | None = None) -> Checkpoint | None:
+        return checkpoint.newest(self.place.checkpoints, run=self.run, on_damage=self._tell_damage, until=until)
+
+    def resume(self, run: Run, found: Checkpoint) -> None:
+        """Make the run what it was after the checkpoint's step; generators last."""
+        checkpoint.restore_tensors(found, self._moving())
+        run.frozen.at_step(found.step, run.optimizer)
+        found.restore_optimizer(run.optimizer)
+        run.scaler.load_state_dict(found.state["scaler"])
+        run.watch.witness.load_state_dict(found.state["witness"])
+        run.progress.history[:] = found.state["history"]
+        run.seconds_before = float(found.state["seconds"])
+        run.done = found.step
+        found.restore_random_states()
+
+    def _moving(self) -> dict[str, Tensor]:
+        """Everything that training may move; under an audit, where anything may, every tensor."""
+        policy = self.plan.policy
+        live = self.subject.live()
+        if not policy.enforce or policy.on_violation == "continue":
+            return live
+        still = {each.name for each in self.plan.frozen}
+        return {name: tensor for name, tensor in live.items() if name not in still}
+
+    def _tell_damage(self, path: Path, why: str) -> None:
+        self.reporter.event(f"checkpoint {path.name} is not used: {why}", level="warn")
+
+
+def identity(
+    order: WorkOrder, place: Workspace, subject: Subject, plan: FreezePlan, settings: Settings, *, task: str
+) -> str:
+    """What two attempts must share for one to go on with the other's checkpoint."""
+    timing = {"save_interval", "save_seconds", "keep_checkpoints", "max_run_seconds"}  # change no bit of the result
+    files = {key: order.data.get(key) for key in ("training", "validation")}
+    content: dict[str, Any] = {
+        "task": task,
+        "model": order.model,
+        "base": sorted((name, reading.sha256) for name, reading in subject.base.items()),
+        "policy": plan.policy.to_json(),
+        "settings": {name: value for name, value in settings.to_json().items() if name not in timing},
+        "seed": order.seed,
+        "data": {key: sha256_file(place.root / path) for key, path in files.items() if path},
+        "columns": [order.data.get("features"), order.data.get("target")],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
