@@ -140,6 +140,12 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
 def _registered(row: Model) -> Chosen:
     if row.status == "failed":
         raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
+    if row.spec.get("adapter"):
+        message = (
+            f"model {row.id} is an adapter of {row.base_id!r}, and a job starts from a whole model: train a new adapter "
+            f"on {row.base_id!r}, or merge this one into it, put the folder beside the base models and start from that"
+        )
+        raise ModelError(message, param="model", code="model_is_an_adapter")
     tensors = [TensorInfo.from_json(each) for each in row.manifest] if row.manifest is not None else None
     task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"
     return Chosen(row.id, dict(row.spec), base_id=row.id, tensors=tensors, described_for=task)

@@ -83,7 +83,7 @@ def test_a_chain_back_to_the_first_base(
 
 
 def test_an_adapter(service: Service, encoder: dict[str, Any], reviews: str, tmp_path: Path) -> None:
-    """A LoRA job's result is the adapter; all of the base is claimed to be left where it is."""
+    """A LoRA job's result is the adapter; all of the base is claimed to be left where it is, and can be used again."""
     spec = {**encoder, "adapter": {"type": "lora", "r": 2, "target_modules": ["query", "value"]}}
     policy = {"train": ["base_model.**.lora_A.**", "base_model.**.lora_B.**", "base_model.model.classifier.**"]}
     job = train(service, spec, reviews, freeze_policy=policy)
@@ -93,6 +93,10 @@ def test_an_adapter(service: Service, encoder: dict[str, Any], reviews: str, tmp
     assert {path.name for path in (tmp_path / "result").glob("*.safetensors")} == {"adapter_model.safetensors"}
     damage(tmp_path / "result" / "adapter_model.safetensors")
     assert check(service, job, tmp_path, fetch=False) is None
+    assert service.get(f"models/{job['fine_tuned_model']}")["spec"]["adapter"]["r"] == 2
+    train(service, encoder, reviews, freeze_policy={"rules": [REST]})
+    body = {"model": job["fine_tuned_model"], "training_file": reviews}
+    assert service.post("fine_tuning/jobs", body, status=400)["error"]["code"] == "model_is_an_adapter"
 
 
 def train(service: Service, model: Any, file: str, **fields: Any) -> Any:

@@ -314,7 +314,7 @@ def _model(
     others: list[dict[str, Any]],
     manifest: list[Any],
 ) -> Model:
-    spec = {key: value for key, value in job.model_spec.items() if key not in ("weights", "adapter")}
+    spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
     return Model(
         id=model_id(job, base),
         project=job.project,
