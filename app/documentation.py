@@ -92,6 +92,8 @@ CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
     )
 }
 
+KEY_REUSED: Final[dict[int | str, dict[str, Any]]] = {422: _error("The Idempotency-Key was used for another request.")}
+
 UPLOAD_FORM: Final = {
     "requestBody": {
         "required": True,

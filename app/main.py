@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from app import health, rendering
+from app import health, openapi, rendering
 from app.audit.record import attend
 from app.audit.routes import router as audit
 from app.auth import Doorkeeper, refuse_open_doors
@@ -74,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (v1, health.router, pages):
         application.include_router(router)
     mount_static(application)
+    openapi.install(application, keys_required=settings.auth_required)
     return application
 
 

@@ -116,7 +116,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code, template = _FRAMEWORK_ERRORS.get(error.status_code, ("http_error", "{detail}"))
     message = template.format(method=request.method, path=request.url.path, detail=error.detail)
-    return render(_with_status(error.status_code, message, code=code, headers=dict(error.headers or {})), request)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _methods(request, first=headers.get("Allow", ""))
+    return render(_with_status(error.status_code, message, code=code, headers=headers), request)
+
+
+def _methods(request: Request, *, first: str) -> str:
+    """All that the URL takes: the framework names those of the `first` route with its path alone."""
+    template = re.sub(r":\w+}", "}", getattr(request.scope.get("route"), "path", "") or "-")
+    documented = request.app.openapi()["paths"].items()
+    found = next((item for path, item in documented if path.endswith(template)), None)
+    return ", ".join(sorted(method.upper() for method in found)) if found else first
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

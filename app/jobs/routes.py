@@ -14,7 +14,7 @@ from sqlalchemy import Select, select
 from app.auth import Who
 from app.db import Database
 from app.dependencies import Bell, Blobs, Config, Db
-from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES
+from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, KEY_REUSED
 from app.errors import InvalidRequest
 from app.jobs import lifecycle, views
 from app.jobs.events import Watcher, sequence_of
@@ -50,7 +50,7 @@ async def _watcher(request: Request) -> Watcher:
 Watch = Annotated[Watcher, Depends(_watcher)]
 
 
-@router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job")
+@router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=KEY_REUSED)
 def create_job(
     wanted: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES)],
     request: Request,

@@ -76,7 +76,7 @@ class ModelDeleted(BaseModel):
 class ModelRegister(BaseModel):
     """Makes a folder under PERMAFROST_MODELS_DIR known: it is read once, and from then on policies resolve at POST."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"path": "minilm"}]})
 
     path: Annotated[str, Field(min_length=1, max_length=256, description="Name of the folder.", examples=["minilm"])]
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = Field(

@@ -224,9 +224,19 @@ def test_every_miss_has_the_envelope(client: TestClient, method: str, path: str,
     assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_the_method_that_would_work_is_named(client: TestClient) -> None:
-    """RFC 9110 wants Allow on a 405."""
-    assert client.put("files/file-1").headers["allow"]
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("files", "GET, POST"),
+        ("files/file-1", "DELETE, GET"),
+        ("fine_tuning/jobs/ftjob-1/cancel", "POST"),
+        ("models/org/name", "DELETE, GET"),
+        ("models/org/name/tensors", "GET"),
+    ],
+)
+def test_the_methods_that_would_work_are_named(client: TestClient, path: str, methods: str) -> None:
+    """RFC 9110 wants all of them in Allow on a 405."""
+    assert client.put(path).headers["allow"] == methods
 
 
 def test_problem_json_for_those_who_ask(client: TestClient) -> None:
