@@ -1,5 +1,6 @@
 """POST /v1/freeze_policies/preview: what a policy would freeze, without training."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
@@ -12,7 +13,8 @@ from app.errors import InvalidRequest
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePolicy
 from app.jobs.schemas import FreezePlanCounts, ModelField
-from app.models.catalog import choose, kindred
+from app.models.catalog import Chosen, choose, kindred
+from app.models.manifest import Manifest
 from app.paging import Page
 
 router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS)
@@ -49,16 +51,15 @@ def preview_policy(
     model = wanted.model if isinstance(wanted.model, str) else wanted.model.model_dump(exclude_none=True)
     with db.read() as session:
         chosen = choose(session, settings, who.project, model)
-        tensors = chosen.tensors
-        if tensors is None and (task := chosen.spec.get("task")):
-            tensors = kindred(session, who.project, chosen, task)
-    if tensors is None:
-        message = (
-            f"the tensors of {chosen.name!r} are not known: register it with POST /v1/models, and a worker reads it; "
-            "for another task or with an adapter a model has other tensors"
-        )
-        raise InvalidRequest(message, param="model", code="model_not_described")
-    found = preview(wanted.freeze_policy.normal(), tensors, optimizer=wanted.optimizer)
+        known = chosen.manifest_for(None)
+        if known is None and (task := chosen.spec.get("task")):
+            similar = kindred(session, who.project, chosen, task)
+            known = Manifest(similar) if similar else None
+    if known is None:
+        raise _unknown(chosen)
+    found = preview(
+        wanted.freeze_policy.normal(), known.tensors, optimizer=wanted.optimizer, initialised=known.initialised
+    )
     names = [row["name"] for row in found.rows]
     if wanted.after is not None and wanted.after not in names:
         raise InvalidRequest(f"no tensor {wanted.after!r} in this plan", param="after", code="invalid_cursor")
@@ -72,3 +73,14 @@ def preview_policy(
         last_id=page[-1]["name"] if page else None,
         **found.to_json(),
     )
+
+
+def _unknown(chosen: Chosen) -> InvalidRequest:
+    message = f"the tensors of {chosen.name!r} are not known"
+    if chosen.stored is None and not chosen.spec.get("adapter"):
+        message += ": register it with POST /v1/models; a worker then reads it, once"
+    elif isinstance(chosen.stored, Mapping):
+        message += f" for the task {chosen.spec['task']!r}; they are for {', '.join(filter(None, chosen.stored))}"
+    else:
+        message += ": for another task or with an adapter a model has other tensors"
+    return InvalidRequest(message, param="model", code="model_not_described")

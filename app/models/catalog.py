@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 
 from app.errors import ModelError, NotFound
 from app.freeze.plan import TensorInfo
+from app.models import manifest
 from app.models.compose import Layout, Slice, compose
+from app.models.manifest import Manifest
 from app.models.tables import Model
 from app.settings import Settings
 
@@ -32,29 +34,44 @@ _OUR_ARCHITECTURES: Final = ("affine", "convnet", "mlp")
 class Chosen:
     """The model of a job: its name, how to load it, the row that it is known by, and its tensors where known.
 
-    The tensors are those that it has for `described_for`: another task puts another head on it. None: for any task.
+    Another task puts another head on a model: where its tensors were written down once only, they are those for
+    `described_for`. None: for any task.
     """
 
     name: str
     spec: dict[str, Any]
     base_id: str | None = None
-    tensors: list[TensorInfo] | None = None
+    stored: manifest.Stored | None = None
     described_for: str | None = None
 
+    def manifest_for(self, task: str | None) -> Manifest | None:
+        """For a task; without one, for the one that the spec names, or else for the model's own."""
+        task = task or self.spec.get("task") or manifest.OWN
+        if self.stored is None:
+            return None
+        if not isinstance(self.stored, Mapping) and self.described_for not in (None, task) and task:
+            return None
+        return manifest.for_task(self.stored, task, num_labels=self.spec.get("num_labels"))
+
     def tensors_for(self, task: str) -> list[TensorInfo] | None:
-        return self.tensors if self.described_for in (None, task) else None
+        """As a job will have them; None also where only its data will tell the size of a new head."""
+        found = self.manifest_for(task)
+        return found.tensors if found and not found.open_head else None
 
 
 def kindred(session: Session, project: str, chosen: Chosen, task: str) -> list[TensorInfo] | None:
-    """The tensors of another model from the same folder for the same task: same names, if maybe another head's size."""
+    """The model's tensors, or those of another from the same folder, for a task: same names, if maybe another head."""
     if chosen.spec["type"] != "transformers" or chosen.spec.get("adapter"):
         return None
+    if own := chosen.manifest_for(task):
+        return own.tensors
     spec = Model.spec
     same = (spec["path"].as_string() == chosen.spec["path"], spec["task"].as_string() == task)
     ready = visible(project).where(*same, Model.status == "ready", Model.manifest.is_not(None))
     for row in session.scalars(ready.order_by(Model.created_at.desc()).limit(10)):
         if not row.spec.get("adapter") and row.manifest is not None:
-            return [TensorInfo.from_json(each) for each in row.manifest]
+            found = manifest.for_task(row.manifest, task)
+            return found.tensors if found else None
     return None
 
 
@@ -146,9 +163,8 @@ def _registered(row: Model) -> Chosen:
             f"on {row.base_id!r}, or merge this one into it, put the folder beside the base models and start from that"
         )
         raise ModelError(message, param="model", code="model_is_an_adapter")
-    tensors = [TensorInfo.from_json(each) for each in row.manifest] if row.manifest is not None else None
     task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"
-    return Chosen(row.id, dict(row.spec), base_id=row.id, tensors=tensors, described_for=task)
+    return Chosen(row.id, dict(row.spec), base_id=row.id, stored=row.manifest, described_for=task)
 
 
 def _transformers(session: Session, settings: Settings, project: str, wanted: Mapping[str, Any]) -> Chosen:
@@ -159,8 +175,8 @@ def _transformers(session: Session, settings: Settings, project: str, wanted: Ma
         return Chosen(name, dict(wanted))
     known = _registered(row)
     # The manifest was made without an adapter: with one the tensors are others.
-    tensors = None if wanted.get("adapter") else known.tensors_for(wanted.get("task") or known.described_for or "")
-    return Chosen(name, {**row.spec, **wanted}, base_id=row.id, tensors=tensors, described_for=known.described_for)
+    stored = None if wanted.get("adapter") else known.stored
+    return Chosen(name, {**row.spec, **wanted}, base_id=row.id, stored=stored, described_for=known.described_for)
 
 
 def _torch(settings: Settings, wanted: Mapping[str, Any]) -> Chosen:
@@ -169,10 +185,10 @@ def _torch(settings: Settings, wanted: Mapping[str, Any]) -> Chosen:
     if name not in known and settings.embedded:  # elsewhere the workers may have packages that this process has not
         message = f"no architecture is called {name!r}{_nearest(name, known)}"
         raise ModelError(message, param="model.architecture", code="unknown_architecture")
-    return Chosen(name, dict(wanted), tensors=_affine(kwargs) if name == "affine" else None)
+    return Chosen(name, dict(wanted), stored=_affine(kwargs) if name == "affine" else None)
 
 
-def _affine(kwargs: Mapping[str, Any]) -> list[TensorInfo]:
+def _affine(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The two tensors of the smallest architecture, which need no torch to be known."""
     sizes = {}
     for key in ("in_features", "out_features"):
@@ -188,8 +204,8 @@ def _affine(kwargs: Mapping[str, Any]) -> list[TensorInfo]:
         raise ModelError(message, param=f"model.kwargs.{unknown[0]}")
     rows, columns = sizes["in_features"], sizes["out_features"]
     return [
-        TensorInfo("weight", (rows, columns), "F32", module_types=("Affine",)),
-        TensorInfo("bias", (columns,), "F32", module_types=("Affine",)),
+        {"name": "weight", "shape": [rows, columns], "dtype": "F32", "module_types": ["Affine"]},
+        {"name": "bias", "shape": [columns], "dtype": "F32", "module_types": ["Affine"]},
     ]
 
 

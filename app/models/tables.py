@@ -33,5 +33,5 @@ class Model(Base):
     files: Mapped[list[Any]] = mapped_column(default=list)
     #: [{file, name, dtype, shape, nbytes, sha256, blob, offset}], in file order.
     tensors: Mapped[list[Any]] = deferred(mapped_column(JSON, default=list))
-    #: Manifest for plan.resolve, made once by a worker: [TensorInfo as JSON], or None until then.
-    manifest: Mapped[list[Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
+    #: For plan.resolve, made once by a worker, None until then; models/manifest.py reads it.
+    manifest: Mapped[list[Any] | dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))

@@ -124,7 +124,7 @@ def loaded(model: Model) -> Model:
     return model
 
 
-def ready(db: Database, model_id: str, manifest: list[Any]) -> None:
+def ready(db: Database, model_id: str, manifest: list[Any] | dict[str, Any]) -> None:
     """Only a pending model becomes ready: two workers may have read it at the same time."""
     with db.write() as session:
         pending = update(Model).where(Model.id == model_id, Model.status == "pending")

@@ -1,12 +1,13 @@
-"""Reads a registered model once: its files into the storage, its tensors' names and shapes into its manifest."""
+"""Reads a registered model once: its files into the storage, names and shapes of its tensors into its manifest."""
 
 import json
 import threading
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from app.errors import PermafrostError
+from app.models import manifest
 from app.models.catalog import folder_of, task_of
 from app.models.tables import Model
 from worker.supervisor import bases, workspace
@@ -50,16 +51,16 @@ def _describe(runner: Runner, model_id: str) -> None:
             path = model.spec["path"] if model else model_id
             folder = folder_of(runner.settings, path, param="model.path")
             model = bases.register(runner.db, runner.storage, folder, model_id=model_id)
-        manifest = _manifest(runner, model)
+        tensors = _manifest(runner, model)
     except PermafrostError as refused:
         log.warning("a model cannot be read", model=model_id, error=refused.message)
         bases.fail(runner.db, model_id, refused.message)
         return
-    bases.ready(runner.db, model_id, manifest)
-    log.info("model is ready", model=model_id, tensors=len(manifest))
+    bases.ready(runner.db, model_id, tensors)
+    log.info("model is ready", model=model_id, tensors=len(model.tensors))
 
 
-def _manifest(runner: Runner, model: Model) -> list[object]:
+def _manifest(runner: Runner, model: Model) -> Any:
     space = workspace.place(runner.settings.work, f"describe-{runner.worker.replace('/', '-')}", 0)
     workspace.create(space)
     try:
@@ -71,7 +72,7 @@ def _manifest(runner: Runner, model: Model) -> list[object]:
         workspace.discard(space, ended=True)
 
 
-def _run(runner: Runner, space: Workspace) -> list[object]:
+def _run(runner: Runner, space: Workspace) -> Any:
     tail = Tail(space.reports)
     with runner.nursery.start(space.root, environment={"CUDA_VISIBLE_DEVICES": ""}) as child:
         code = child.wait(SECONDS)
@@ -84,5 +85,7 @@ def _run(runner: Runner, space: Workspace) -> list[object]:
     if code != EXIT_DONE:
         lines = " / ".join(workspace.log_tail(space)[-3:])
         raise PermafrostError(f"the process that reads the model ended with code {code}: {lines}")
-    tensors: list[object] = json.loads(space.manifest.read_text())["tensors"]
-    return tensors
+    try:
+        return manifest.checked(json.loads(space.manifest.read_text())["tensors"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise PermafrostError(f"the process that reads the model wrote no sound manifest: {error!r}") from error

@@ -12,8 +12,7 @@ from app.errors import PermafrostError
 from app.evidence.digest import sha256_file
 from app.freeze.policy import Policy
 from worker.trainer import checkpoint, determinism, export
-from worker.trainer.freeze.inventory import tensors
-from worker.trainer.models import card, loading
+from worker.trainer.models import card, loading, outline
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Reporter, WorkOrder, Workspace, write_json
 from worker.trainer.training import loop, tasks
@@ -103,11 +102,11 @@ def initialise(order: WorkOrder, place: Workspace, reporter: Reporter, stop: Sto
 
 
 def describe(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
-    """Names and shapes of a model's tensors, without its weights: out/manifest.json."""
+    """Names and shapes of a model's tensors by task, without its weights: out/manifest.json."""
     reporter.stage("loading")
-    skeleton = loading.skeleton(order.model, place.base, task=order.task or order.model.get("task"))
+    rows = outline.manifest(order.model, place.base, task=order.task or order.model.get("task"))
     sizes = {str(path.relative_to(place.base)): path.stat().st_size for path in place.base.rglob("*") if path.is_file()}
-    write_json(place.manifest, {"tensors": [each.to_json() for each in tensors(skeleton)], "files": sizes})
+    write_json(place.manifest, {"tensors": rows, "files": sizes})
 
 
 STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "train": train}

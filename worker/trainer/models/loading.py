@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -53,13 +54,10 @@ def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[s
     )
 
 
-def skeleton(spec: Mapping[str, Any], folder: Path, *, task: str | None) -> nn.Module:
-    """The same model on the meta device: names and shapes without a single weight."""
+def skeleton(spec: Mapping[str, Any]) -> nn.Module:
+    """A torch model on the meta device: names and shapes without a single weight."""
     with torch.device("meta"):
-        if spec["type"] == "torch":
-            return architectures.build(spec["architecture"], spec.get("kwargs") or {})
-        model = pretrained.skeleton(spec, folder, task=task)
-        return adapters.wrap(model, spec["adapter"], seed=0) if spec.get("adapter") else model
+        return architectures.build(spec["architecture"], spec.get("kwargs") or {})
 
 
 def initialise(spec: Mapping[str, Any], *, seed: int) -> dict[str, torch.Tensor]:
@@ -82,6 +80,15 @@ def read_base(folder: Path) -> dict[str, TensorReading]:
                 raise ModelError(f"tensor {each.name!r} is in two of the model's files", param="model")
             tensors[each.name] = each
     return tensors
+
+
+def stored_dtypes(folder: Path) -> list[str]:
+    """The dtype of every tensor in the safetensors files in `folder`, from their headers alone."""
+    found = []
+    for path in weight_files(folder):
+        with safe_open(path, framework="numpy") as file:
+            found += [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118 - no mapping
+    return found
 
 
 def weight_files(folder: Path) -> list[Path]:

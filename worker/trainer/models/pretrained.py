@@ -63,45 +63,28 @@ def load(
     config = _config(spec, folder, task=task, labels=labels)
     dtype = _dtype(spec.get("dtype") or "auto", stored)
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
-    try:
-        model, info = _auto_class(task).from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **SAFE,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"transformers could not load the model: {_first_line(error)}", param="model") from error
-    _refuse_other_shapes(model, info["mismatched_keys"])
-    new = frozenset(info["missing_keys"]) | {each[0] for each in info["mismatched_keys"]}
+    model, info = _from_files(_auto_class(task), folder, config, dtype)
     return Pretrained(
         model=model,
         tokenizer=tokenizer(folder) if task != "image-classification" else None,
         processor=processor(folder) if task == "image-classification" else None,
-        new=new,
+        new=_new(info),
         notes=_notes(info, stored),
     )
 
 
-def skeleton(spec: Mapping[str, Any], folder: Path, *, task: str | None) -> nn.Module:
-    """The model without weights; without a task, the architecture that the config names."""
+def outline(
+    spec: Mapping[str, Any], folder: Path, *, task: str | None, stored: Sequence[str]
+) -> tuple[nn.Module, frozenset[str], int]:
+    """As `load`, on the meta device, so that no weight is read: the model, what of it is new, its number of labels.
+
+    Without a task it is the class that config.json names.
+    """
     config = _config(spec, folder, task=task or "", labels=None)
-    named = (config.architectures or [""])[0]
-    auto = _auto_class(task) if task else getattr(transformers, named, None)
-    try:
-        model: nn.Module
-        if auto is None:
-            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
-        elif task:
-            model = auto.from_config(config, trust_remote_code=False)
-        else:
-            model = auto(config)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"transformers could not build the model: {_first_line(error)}", param="model") from error
-    return model
+    auto = _auto_class(task) if task else getattr(transformers, (config.architectures or [""])[0], None)
+    dtype = _dtype(spec.get("dtype") or "auto", stored)
+    model, info = _from_files(auto or transformers.AutoModel, folder, config, dtype, device_map="meta")
+    return model, _new(info), int(config.num_labels)
 
 
 def label_names(folder: Path) -> tuple[str, ...] | None:
@@ -168,6 +151,29 @@ def _auto_class(task: str) -> Any:
         known = ", ".join(sorted(AUTO_CLASS))
         raise ModelError(f"a transformers model has no task {task!r}; it has {known}", param="model.task")
     return getattr(transformers, AUTO_CLASS[task])
+
+
+def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **options: Any) -> tuple[nn.Module, Any]:
+    """The model, and what transformers says of the names that files and model do not share."""
+    try:
+        model, info = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+            **SAFE,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"transformers could not load the model: {_first_line(error)}", param="model") from error
+    _refuse_other_shapes(model, info["mismatched_keys"])
+    return model, info
+
+
+def _new(info: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(info["missing_keys"]) | {each[0] for each in info["mismatched_keys"]}
 
 
 def _dtype(wanted: str, stored: Sequence[str]) -> torch.dtype:
