@@ -76,13 +76,13 @@ class Worker:
 
 def make_worker(settings: Settings) -> Worker:
     celery = make_celery(settings)
+    load_or_create(settings.signing_key_path)  # read again for every signature, since keys are rotated meanwhile
     runner = Runner(
         settings=settings,
         db=Database(settings.database),
         storage=Storage(settings.storage),
         nursery=Nursery(home=settings.work / "home", hidden=owned(settings)),
         slots=Slots(find_devices(settings.devices)),
-        key=load_or_create(settings.signing_key_path),
         worker=identity(),
     )
     sweeper = Sweeper(

@@ -5,7 +5,7 @@ takes P-256 keys and no Ed25519. It says nothing about tensors; ours is named in
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from json import dumps
 from typing import Any
 
@@ -17,6 +17,14 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 # What may lie beside a model without being signed: the tool's own list, and the two attestations.
 IGNORED = (".git", ".gitattributes", ".github", ".gitignore", "attestation.json", "model.sig")
+
+
+def offer(files: Iterable[FileRef], keys: Sequence[SigningKey], *, name: str, payload: bytes) -> bytes | None:
+    """The bundle under the first of the keys that can make one, naming our statement `payload`; None without such."""
+    key = next((key for key in keys if key.algorithm == "ecdsa-p256"), None)
+    if key is None:
+        return None
+    return dumps(model_sig(files, key, name=name, statement=hashlib.sha256(payload).hexdigest())).encode()
 
 
 def model_sig(files: Iterable[FileRef], key: SigningKey, *, name: str, statement: str | None = None) -> dict[str, Any]:

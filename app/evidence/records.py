@@ -5,7 +5,7 @@ word, which counts only where it agrees with the files.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from app.errors import PolicyError
@@ -112,6 +112,15 @@ def judge(
     violations = _violations(problems, reported, seen)
     verdict, reason = _verdict(rows, problems, violations)
     return Judged(rows, verdict, reason, violations, {each.info.name: each.first_changed_step for each in seen})
+
+
+def challenged(judged: Judged, objections: Iterable[str]) -> Judged:
+    """What a verifier would reject is not claimed: `verified` becomes `incomplete`, with what it would say."""
+    found = list(objections)
+    if judged.verdict != "verified" or not found:
+        return judged
+    reason = f"a verifier would reject the statement: {_listed(found)}"
+    return replace(judged, verdict="incomplete", reason=reason)
 
 
 def evidence_row(
@@ -410,8 +419,12 @@ def _verdict(
 
 
 def _summary(problems: Sequence[Problem]) -> str:
-    shown = "; ".join(f"{problem.name} {problem.message}" for problem in problems[:REASONS_SHOWN])
-    more = len(problems) - REASONS_SHOWN
+    return _listed([f"{problem.name} {problem.message}" for problem in problems])
+
+
+def _listed(reasons: Sequence[str]) -> str:
+    shown = "; ".join(reasons[:REASONS_SHOWN])
+    more = len(reasons) - REASONS_SHOWN
     return f"{shown}; and {more} more" if more > 0 else shown
 
 

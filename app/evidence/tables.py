@@ -27,6 +27,8 @@ class Evidence(Base):
     keyid: Mapped[str | None] = mapped_column(String(80))
     #: The DSSE envelope, byte for byte as it was signed.
     envelope: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
+    #: The OpenSSF bundle over the result's files, where a P-256 key signed.
+    model_sig: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
 
 
 class Parameter(Base):

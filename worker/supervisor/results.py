@@ -23,11 +23,14 @@ from app.evidence import records
 from app.evidence.digest import FileReading, TensorReading, read_file
 from app.evidence.envelope import seal
 from app.evidence.keys import SigningKey
+from app.evidence.modelsig import offer
 from app.evidence.records import Judged, RecordsError
 from app.evidence.statement import Claim, FileRef, build
 from app.evidence.tables import Evidence
 from app.evidence.tensorfile import TensorFileError
 from app.evidence.tree import root
+from app.evidence.verify import objections
+from app.freeze.implied import implied_policy, is_of_adapter
 from app.freeze.policy import Policy
 from app.jobs.lifecycle import Note, Outcome
 from app.jobs.tables import Job
@@ -53,11 +56,11 @@ class ResultError(PermafrostError):
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """What it takes to turn a result into evidence."""
+    """What it takes to turn a result into evidence. `keys`: the current one first, then those that sign along."""
 
     db: Database
     storage: Storage
-    key: SigningKey
+    keys: list[SigningKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,9 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
 
 
 def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
-    policy = Policy.from_json(job.freeze_policy)
     observed = _read_json(workspace.observations)
     seen = records.read_observations(observed)
+    policy = _policy(job, seen)
     result = _read_result(workspace.result)
     base_rows, result_rows = records.rows_needed(seen)
     base_tensors = _read_base(workspace, base, base_rows)
@@ -101,21 +104,33 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
         kind=result.kind,
     )
     others = _publish_files(workspace, signer.storage)
-    envelope = _sign(signer, job, policy, base, judged, observed, [weights, *map(_ref, others)], result)
+    files = [weights, *map(_ref, others)]
+    payload = _statement(signer, job, policy, base, judged, observed, files, result)
+    judged = records.challenged(judged, map(str, objections(payload)))
     evidence = records.evidence_row(
         judged,
         job_id=job.id,
         attempt=job.attempt,
         checks=dict(observed.get("checks") or {}),
-        envelope=envelope,
-        keyid=signer.key.keyid,
+        envelope=json.dumps(seal(payload, signer.keys)).encode(),
+        keyid=signer.keys[0].keyid,
     )
+    evidence.model_sig = offer(files, signer.keys, name=model_id(job, base), payload=payload)
     stats = change_statistics(judged.rows, workspace, base=base, readings=base_tensors, changed=changed)
     parameters = records.parameter_rows(judged, job_id=job.id, stats=stats)
     model = _model(job, base, result, layout, weights, others, [tensor.info.to_json() for tensor in seen])
     model.root = evidence.result_root
     model.stored_bytes = blob.size + sum(each["size"] for each in others)
     return _outcome(policy, evidence, parameters, model, tail)
+
+
+def _policy(job: Job, seen: Sequence[records.Seen]) -> Policy:
+    """The job's; an adapter's, where none was given, names what the base turned out not to hold."""
+    policy = Policy.from_json(job.freeze_policy)
+    if not job.model_spec.get("adapter"):
+        return policy
+    parameters = [each for each in seen if each.info.kind == "parameter" and not each.base]
+    return implied_policy(policy, [each.info.name for each in parameters if not is_of_adapter(each.info.name)])
 
 
 def violated(job: Job, tail: Tail) -> Evidence | None:
@@ -261,7 +276,7 @@ def _ref(file: Mapping[str, Any]) -> FileRef:
     return FileRef(file["name"], file["size"], file["sha256"])
 
 
-def _sign(
+def _statement(
     signer: Signer,
     job: Job,
     policy: Policy,
@@ -293,7 +308,7 @@ def _sign(
         metadata=result.metadata,
         previous=_previous(signer.db, base),
     )
-    return json.dumps(seal(build(claim), [signer.key])).encode()
+    return build(claim)
 
 
 def _previous(db: Database, base: Model) -> str | None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from app.db import Database
 from app.errors import NotFound, PermafrostError
-from app.evidence.keys import SigningKey
+from app.evidence.rotation import signers
 from app.files.tables import File
 from app.jobs import lifecycle
 from app.jobs.lifecycle import LeaseLost, Outcome
@@ -57,7 +57,6 @@ class Runner:
     storage: Storage
     nursery: Nursery
     slots: Slots
-    key: SigningKey
     worker: str
     #: Seconds of silence after which a trainer counts as hanging.
     stall_seconds: float = 1800.0
@@ -117,7 +116,7 @@ class Runner:
             order = self._order(job, space, keeper, device, "train")
             self._run(order, space, keeper, device, tail)
             self._firmly(keeper, keeper.flush)
-            signer = results.Signer(self.db, self.storage, self.key)
+            signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
             return results.conclude(signer, job, base, space, tail)
         except PermafrostError as refused:
             error: dict[str, Any] = {

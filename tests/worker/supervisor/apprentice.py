@@ -25,8 +25,8 @@ TENSORS = [
 STEPS = 3
 
 # Habits, by the job's seed.
-HONEST, FAIL, CRASH, CRASH_ONCE, HANG, DEAF, STOPPABLE, LIE, MOVE_WEIGHT, LINK, STOP_ON_VIOLATION, BABBLE, STRAY = (
-    range(13)
+HONEST, FAIL, CRASH, CRASH_ONCE, HANG, DEAF, STOPPABLE, LIE, MOVE_WEIGHT, LINK, STOP_ON_VIOLATION, BABBLE, STRAY, SLIP_IN = (
+    range(14)
 )
 
 
@@ -67,6 +67,8 @@ def train(place: Workspace, order: WorkOrder, reporter: Reporter) -> None:
         place.observations.write_text('{"tensors": [{"name": 7}]}')
     if order.seed == STRAY:
         write_json(place.result, result([]) | {"tensors": [{"name": "x", "from": "elsewhere", "base_name": None}]})
+    if order.seed == SLIP_IN:
+        write_json(place.files / "adapter_config.json", {"peft_type": "LORA"})
     if order.seed == LINK:
         (place.files / "notes.txt").symlink_to("/etc/hostname")
     reporter.report("done", steps=STEPS, trained_tokens=30, metrics={})

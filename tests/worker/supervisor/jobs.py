@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from app.db import Database, new_id, now
-from app.evidence.keys import generate
+from app.evidence.keys import load_or_create
 from app.files.tables import File
 from app.freeze.policy import Policy
 from app.jobs import lifecycle
@@ -28,13 +28,13 @@ HEADER = ",".join([*(f"x{column}" for column in range(10)), "y"]).encode() + b"\
 
 def make_runner(deployment: Deployment, nursery: Nursery, **changes: Any) -> Runner:
     settings = deployment.settings.model_copy(update=changes)
+    load_or_create(settings.signing_key_path)
     return Runner(
         settings=settings,
         db=deployment.db,
         storage=Storage(settings.storage),
         nursery=nursery,
         slots=Slots(find_devices("cpu")),
-        key=generate(),
         worker=identity(),
     )
 

@@ -1,5 +1,6 @@
 """One job in a worker, from claim to the last transaction, with a trainer that needs no torch."""
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ import psutil
 import pytest
 from sqlalchemy import select
 
+from app.evidence.envelope import read_envelope, signers_of
+from app.evidence.keys import read_ring
+from app.evidence.rotation import rotate
+from app.evidence.statement import read
+from app.evidence.strict import read_json
 from app.evidence.tables import Evidence, Parameter
 from app.jobs import lifecycle
 from app.jobs.tables import Metric
@@ -79,21 +85,45 @@ def test_nothing_is_left_behind(deployment: Deployment, runner: Runner) -> None:
 
 def test_statement_is_signed_and_says_so(deployment: Deployment, runner: Runner) -> None:
     """The envelope verifies under the supervisor's key and speaks about this job."""
-    from app.evidence.envelope import read_envelope, signers_of
-    from app.evidence.keys import TrustedKey
-    from app.evidence.statement import read
-    from app.evidence.strict import read_json
-
     job_id = submit(deployment, evidence_options={"overhead_budget": 0.01, "nonce": "n-1"})
     runner.run_next()
     with deployment.db.read() as session:
         raw = session.scalar(select(Evidence.envelope).where(Evidence.job_id == job_id))
     assert raw is not None
     envelope = read_envelope(raw)
-    assert signers_of(envelope, [TrustedKey(runner.key.public_pem)])
+    assert signers_of(envelope, read_ring(runner.settings.signing_key_path))
     claim = read(read_json(envelope.payload)).claim
     assert (claim.job_id, claim.attempt, claim.nonce, claim.violations) == (job_id, 1, "n-1", ())
     assert [(row.name, row.role) for row in claim.rows] == [("bias", "trainable"), ("weight", "frozen")]
+
+
+def test_rotation_while_a_worker_runs(deployment: Deployment, runner: Runner) -> None:
+    """The next statement bears both keys; and once one of them is for P-256, the stock tool's bundle is made, too."""
+    path = runner.settings.signing_key_path
+    first, new = submit(deployment), submit(deployment)
+    runner.run_next()
+    rotated = rotate(path, algorithm="ecdsa-p256")
+    runner.run_next()
+    with deployment.db.read() as session:
+        before, after = (session.get_one(Evidence, job_id) for job_id in (first, new))
+        one, two = (read_envelope(each.envelope or b"") for each in (before, after))
+        assert (len(one.signatures), before.model_sig) == (1, None)
+        assert [key.keyid for key in signers_of(two, read_ring(path))] == [each.keyid for each in read_ring(path)]
+        bundle = json.loads(after.model_sig or b"")
+    assert after.keyid == rotated.keyid
+    statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+    assert [each["name"] for each in statement["predicate"]["resources"]] == ["config.json", "model.safetensors"]
+    named = statement["predicate"]["frozenParameters"]["statement"]["digest"]["sha256"]
+    assert named == apprentice.sha256(two.payload)
+
+
+def test_what_a_verifier_would_reject_is_not_claimed(deployment: Deployment, runner: Runner) -> None:
+    """Every reading agrees, yet an adapter's configuration lies beside the weights: nobody may call that verified."""
+    job_id = submit(deployment, seed=apprentice.SLIP_IN)
+    runner.run_next()
+    found = _verdict(deployment, job_id)
+    assert found["verdict"] == "incomplete"
+    assert "adapter_config.json" in found["reason"]
 
 
 def test_frozen_weight_that_moved_fails_the_job(deployment: Deployment, runner: Runner) -> None:

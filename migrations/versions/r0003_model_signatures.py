@@ -1,0 +1,19 @@
+"""The OpenSSF bundle beside a job's attestation."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("evidence") as batch_op:
+        batch_op.add_column(sa.Column("model_sig", sa.LargeBinary(), nullable=True))
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("evidence") as batch_op:
+        batch_op.drop_column("model_sig")
