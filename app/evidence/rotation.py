@@ -51,8 +51,13 @@ def rotate(path: Path, *, algorithm: str = "ed25519", now: datetime | None = Non
 
 
 def revoke(path: Path, revoked: str, *, now: datetime | None = None) -> None:
-    """Mark a key of the ring as revoked; statements under it count no more, and it signs no more."""
+    """Mark a key of the ring as revoked; statements under it count no more, and it signs no more.
+
+    Not the present one: the jobs that end meanwhile would be signed for nothing. Rotate first.
+    """
     ring = read_ring(path)
+    if revoked == load(path).keyid:
+        raise KeyFileError(f"{revoked} is the key that signs: rotate first, then revoke it")
     if revoked not in {key.keyid for key in ring}:
         raise KeyFileError(f"no key {revoked} in the ring; it has {', '.join(key.keyid for key in ring)}")
     write_ring(path, [replace(key, revoked_at=whole_second(now)) if key.keyid == revoked else key for key in ring])

@@ -1,57 +1,67 @@
-"""`permafrost signing-keys`: list, rotate and revoke the keys that sign statements."""
+"""`permafrost keys signing`: list, rotate and revoke the keys that sign statements. Run where the worker's key is."""
 
-import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-from app.evidence.keys import ALGORITHMS, KeyFileError, iso, read_ring
-from app.evidence.rotation import OVERLAP, revoke, rotate
+import typer
+
+from app.evidence.keys import KeyFileError, iso, read_ring
+from app.evidence.rotation import OVERLAP
+from app.evidence.rotation import revoke as revoke_key
+from app.evidence.rotation import rotate as rotate_key
+
+app = typer.Typer(help="Keys that sign evidence: list, rotate, revoke.", no_args_is_help=True, rich_markup_mode=None)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status."""
-    options = _parser().parse_args(argv)
-    path = options.path or _configured()
+class Algorithm(StrEnum):
+    ed25519 = "ed25519"
+    p256 = "ecdsa-p256"
+
+
+KeyPath = Annotated[Path | None, typer.Option(help="The signing key's file; default: the configured one.")]
+
+
+@app.command(name="list")
+def list_keys(path: KeyPath = None) -> None:
+    """The ring: ids, algorithms, validity."""
+    with _sentences():
+        for key in read_ring(path or _configured()):
+            times = [("from", key.not_before), ("until", key.not_after), ("revoked", key.revoked_at)]
+            print(key.keyid, key.algorithm, *(f"{word} {iso(moment)}" for word, moment in times if moment))
+
+
+@app.command()
+def rotate(
+    algorithm: Annotated[Algorithm, typer.Option(help="P-256 is FIPS' choice, and model.sig's.")] = Algorithm.ed25519,
+    path: KeyPath = None,
+) -> None:
+    """Make a new key, introduced by a statement under the present one. Workers take it from their next job on."""
+    with _sentences():
+        new = rotate_key(path or _configured(), algorithm=algorithm.value)
+    print(f"{new.keyid} signs from now on; the key before it signs along for {OVERLAP.days} days")
+
+
+@app.command()
+def revoke(keyid: Annotated[str, typer.Argument(help="As `list` shows it.")], path: KeyPath = None) -> None:
+    """End a key: nothing that it ever signed counts any more."""
+    with _sentences():
+        revoke_key(path or _configured(), keyid)
+    print(f"{keyid} counts no more; publish the ring, verifiers learn it from there")
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
     try:
-        if options.action == "rotate":
-            new = rotate(path, algorithm=options.algorithm)
-            print(f"{new.keyid} signs from now on; the key before it signs along for {OVERLAP.days} days")
-        elif options.action == "revoke":
-            revoke(path, options.keyid)
-            print(f"{options.keyid} counts no more; publish the ring, verifiers learn it from there")
-        else:
-            _print(path)
+        yield
     except (KeyFileError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-def _print(path: Path) -> None:
-    for key in read_ring(path):
-        times = [("from", key.not_before), ("until", key.not_after), ("revoked", key.revoked_at)]
-        print(key.keyid, key.algorithm, *(f"{word} {iso(moment)}" for word, moment in times if moment))
+        typer.echo(error, err=True)
+        raise typer.Exit(1) from None
 
 
 def _configured() -> Path:
-    from app.settings import Settings  # the verifier's machine has no settings, and no signing keys
+    from app.settings import Settings
 
     return Settings().signing_key_path
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="permafrost signing-keys")
-    parser.description = "Keys that sign statements. Run where the worker's signing key is."
-    parser.add_argument("--path", type=Path, help="the signing key's file (default: the configured one)")
-    actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("list", help="the ring: ids, algorithms, validity")
-    rotating = actions.add_parser("rotate", help="make a new key, introduced by a statement under the present one")
-    rotating.add_argument("--algorithm", choices=ALGORITHMS, default="ed25519")
-    revoking = actions.add_parser("revoke", help="end a key: nothing that it signed counts any more")
-    revoking.add_argument("keyid")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

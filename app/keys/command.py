@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from app.evidence.signing_keys import app as signing
+
 if TYPE_CHECKING:
     from app.audit.record import Act
     from app.db import Database
     from app.keys.tables import Key
 
-app = typer.Typer(help="API keys: make, list, revoke.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="API keys: make, list, revoke. And `signing`.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(signing, name="signing")
 
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _PROJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

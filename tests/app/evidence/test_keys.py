@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from typer.testing import CliRunner, Result
 
-from app.evidence import signing_keys
 from app.evidence.keys import (
     KeyFileError,
     TrustedKey,
@@ -20,6 +20,7 @@ from app.evidence.keys import (
     write_ring,
 )
 from app.evidence.rotation import OVERLAP, introduced, revoke, rotate, signers
+from app.keys.command import app as permafrost_keys
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -181,20 +182,25 @@ def test_revocation_ends_a_key_and_its_introductions(tmp_path: Path) -> None:
         revoke(path, "0" * 64)
 
 
-def test_the_command_lists_rotates_and_revokes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What an operator types; a key that is not there is an error with those that are."""
+def test_the_command_lists_rotates_and_revokes(tmp_path: Path) -> None:
+    """What an operator types; a key that is not there is an error with those that are; the one that signs stays."""
     path = tmp_path / "signing.pem"
     old = load_or_create(path)
-    at = ["--path", str(path)]
-    assert signing_keys.main([*at, "list"]) == 0
-    assert old.keyid in capsys.readouterr().out
-    assert signing_keys.main([*at, "rotate", "--algorithm", "ecdsa-p256"]) == 0
+
+    def keys(*arguments: str) -> Result:
+        return CliRunner().invoke(permafrost_keys, ["signing", *arguments, "--path", str(path)])
+
+    assert old.keyid in keys("list").stdout
+    assert "rotate first" in keys("revoke", old.keyid).stderr
+    rotated = keys("rotate", "--algorithm", "ecdsa-p256")
     new = load(path)
-    assert (new.algorithm, new.keyid in capsys.readouterr().out) == ("ecdsa-p256", True)
-    assert signing_keys.main([*at, "revoke", old.keyid]) == 0
-    assert signing_keys.main([*at, "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [("revoked" in line, line.split()[0]) for line in lines[-2:]] == [(False, new.keyid), (True, old.keyid)]
-    assert signing_keys.main([*at, "revoke", "00"]) == 1
-    assert new.keyid in capsys.readouterr().err
-    assert signing_keys.main(["--path", str(tmp_path / "nowhere"), "list"]) == 1
+    assert (rotated.exit_code, new.algorithm, new.keyid in rotated.stdout) == (0, "ecdsa-p256", True)
+    assert keys("revoke", old.keyid).exit_code == 0
+    lines = keys("list").stdout.splitlines()
+    assert [("revoked" in line, line.split()[0]) for line in lines] == [(False, new.keyid), (True, old.keyid)]
+    unknown = keys("revoke", "00")
+    assert (unknown.exit_code, new.keyid in unknown.stderr) == (1, True)
+    path.unlink()
+    path.with_suffix(".ring.json").unlink()
+    assert keys("list").exit_code == 1
+

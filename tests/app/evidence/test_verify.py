@@ -264,6 +264,7 @@ def test_keys_of_a_ring_count_as_far_as_they_are_introduced(world: World, tmp_pa
     assert run(world, "--ring", ring) == 0
     write_ring(tmp_path / "stranger.pem", [TrustedKey(new.public_pem)])
     assert run(world, "--ring", tmp_path / "stranger.ring.json") == 1
+    rotation.rotate(path)
     rotation.revoke(path, new.keyid)
     assert run(world, "--ring", ring) == 1
 

@@ -1,0 +1,64 @@
+"""What the API says about a job's evidence: the stock tool's bundle, and the whole ring of keys."""
+
+import json
+
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from app.db import Database, now
+from app.dependencies import Backends
+from app.evidence.keys import load_or_create
+from app.evidence.rotation import revoke, rotate
+from app.evidence.tables import Evidence
+from tests.app.conftest import AFFINE, Upload, rows
+
+
+def test_the_openssf_bundle_is_offered_where_there_is_one(
+    client: TestClient, embedded: FastAPI, upload: Upload
+) -> None:
+    """Byte for byte as it was signed; without a P-256 key, or a result, 404 with the reason."""
+    db: Database = embedded.state.backends.database
+    waiting, without, with_bundle = (job(client, upload) for _ in range(3))
+    assert says(client, waiting) == f"job {waiting} has no model.sig: it is queued; one is made when a job succeeds"
+    end(db, without, None)
+    assert "rotate --algorithm ecdsa-p256" in says(client, without)
+    bundle = json.dumps({"mediaType": "x"}).encode()
+    end(db, with_bundle, bundle)
+    answer = client.get(f"fine_tuning/jobs/{with_bundle}/model_signature")
+    assert (answer.status_code, answer.content) == (200, bundle)
+    assert "model.sig" in answer.headers["content-disposition"]
+
+
+def test_all_keys_are_listed_with_their_validity(client: TestClient, embedded: FastAPI) -> None:
+    """The present one first, with the statement that introduced it; those before it with their ends."""
+    backends: Backends = embedded.state.backends
+    path = backends.settings.signing_key_path
+    assert client.get("signing_keys").json()["data"] == []
+    first = load_or_create(path)
+    second, third = rotate(path, algorithm="ecdsa-p256"), rotate(path)
+    revoke(path, first.keyid)
+    found = client.get("signing_keys").json()["data"]
+    assert [each["id"] for each in found] == [third.keyid, second.keyid, first.keyid]
+    assert [each["algorithm"] for each in found] == ["ed25519", "ecdsa-p256", "ed25519"]
+    assert [bool(each["introduced_by"]) for each in found] == [True, True, False]
+    assert [bool(each["revoked_at"]) for each in found] == [False, False, True]
+    assert [bool(each["not_after"]) for each in found] == [False, True, True]
+    assert all(each["not_before"] for each in found)
+
+
+def job(client: TestClient, upload: Upload) -> str:
+    body = {"model": AFFINE, "training_file": upload(rows())}
+    return str(client.post("fine_tuning/jobs", json=body).json()["id"])
+
+
+def end(db: Database, job_id: str, bundle: bytes | None) -> None:
+    with db.write() as session:
+        row = Evidence(job_id=job_id, attempt=1, verdict="verified", frozen_tensors=1, frozen_bytes=8)
+        row.created_at, row.envelope, row.model_sig = now(session), b"{}", bundle
+        session.add(row)
+
+
+def says(client: TestClient, job_id: str) -> str:
+    answer = client.get(f"fine_tuning/jobs/{job_id}/model_signature")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_model_signature")
+    return str(answer.json()["error"]["message"])
