@@ -18,6 +18,7 @@ from app.errors import DataError, InvalidRequest
 from app.files import formats
 from app.files.records import check_quota, find_file
 from app.files.tables import File
+from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
 from app.jobs.schemas import Hyperparameters, JobCreate
@@ -57,6 +58,8 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
     check_quota(place.session, place.project, asked=0, limit=place.settings.max_project_bytes)
     policy = wanted.policy()
     chosen = choose(place.session, place.settings, place.project, _plain(wanted.model))
+    if chosen.spec.get("adapter"):
+        policy = implied_policy(policy)
     training, validation = _files(place, wanted)
     task, data, checked = _examples(place, wanted, chosen, training, validation)
     hyperparameters = wanted.chosen()

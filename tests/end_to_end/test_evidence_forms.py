@@ -1,5 +1,6 @@
 """Evidence of every form, made by real jobs and checked as an outsider would: rows, schedules, chains, adapters."""
 
+import base64
 import contextlib
 import json
 from pathlib import Path
@@ -97,6 +98,19 @@ def test_an_adapter(service: Service, encoder: dict[str, Any], reviews: str, tmp
     train(service, encoder, reviews, freeze_policy={"rules": [REST]})
     body = {"model": job["fine_tuned_model"], "training_file": reviews}
     assert service.post("fine_tuning/jobs", body, status=400)["error"]["code"] == "model_is_an_adapter"
+
+
+def test_an_adapter_without_a_policy(service: Service, encoder: dict[str, Any], reviews: str, tmp_path: Path) -> None:
+    """Its base is frozen all the same: the job says so from the start, and the signed policy names the new head."""
+    spec = {**encoder, "adapter": {"type": "lora", "r": 2, "target_modules": ["query", "value"]}}
+    job = train(service, spec, reviews)
+    assert (job["evidence"]["verdict"], job["freeze_policy"]["default"]) == ("verified", "freeze")
+    report = check(service, job, tmp_path, "--base", str(service.settings.models / "forms-bert"))
+    assert (report["level"], report["roles"]["frozen"] >= 37) == (3, True)
+    statement = json.loads(base64.b64decode(service.get(f"fine_tuning/jobs/{job['id']}/attestation")["payload"]))
+    rules = {rule["id"]: rule["select"] for rule in statement["predicate"]["policy"]["rules"]}
+    assert set(rules) == {"adapter", "new"}
+    assert all(".classifier." in name for name in rules["new"]["name"])
 
 
 def train(service: Service, model: Any, file: str, **fields: Any) -> Any:

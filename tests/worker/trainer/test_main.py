@@ -219,6 +219,15 @@ def test_divergence_stops_and_names_step_and_batch(tmp_path: Path) -> None:
     assert kept[-1] == f"step-{step - 1:08d}"
 
 
+@pytest.mark.parametrize("stage", ["initialise", "train"])
+def test_lazy_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """It has no shape before its first pass, so neither weights to load nor bytes to keep."""
+    monkeypatch.setitem(architectures.OURS, "lazy", lambda: torch.nn.LazyLinear(2))
+    done = attempt(affine_order(tmp_path, stage=stage, model={"type": "torch", "architecture": "lazy"}), tmp_path)
+    assert (done.failure["code"], done.failure["param"]) == ("invalid_model", "model.architecture")
+    assert "'weight'" in done.failure["message"] and "nn.Linear" in done.failure["message"]
+
+
 class Leaky(Affine):
     """Writes to its own weight on every pass, behind autograd's back."""
 

@@ -313,6 +313,25 @@ def test_bfloat16_base_keeps_its_dtype(tmp_path: Path) -> None:
     assert set(done.changed) == {"classifier.weight", "classifier.bias"}
 
 
+@pytest.mark.parametrize("mixed", [False, True], ids=["another dtype asked for", "two dtypes in the base"])
+def test_cast_of_a_frozen_tensor_is_refused(tmp_path: Path, mixed: bool) -> None:
+    """What loading casts is not what the base holds: no policy can freeze it. An audit may watch it all the same."""
+    place = Workspace(tmp_path / "attempt").create()
+    tiny.bert(place.base)
+    path = place.base / "model.safetensors"
+    if mixed:
+        tensors = load_file(path)
+        name = "encoder.layer.0.output.dense.weight"
+        save_file(tensors | {name: tensors[name].bfloat16()}, path, metadata={"format": "pt"})
+    model = {"type": "transformers", "path": "tiny"} | ({} if mixed else {"dtype": "bfloat16"})
+    done = attempt(order(place, text_rows(), model=model, policy={"freeze": ["bert.**"]}), place.root)
+    assert (done.failure["code"], done.failure["param"]) == ("invalid_freeze_policy", "model.dtype")
+    assert ("from BF16 to F32" if mixed else "from F32 to BF16") in done.failure["message"]
+    assert done.of("step") == []
+    trained = attempt(order(place, text_rows(), model=model), place.root)
+    assert trained.code == 0
+
+
 def test_tie_that_the_base_stores_twice_is_stored_once(tmp_path: Path) -> None:
     """A base with both names of a tie: the result has the tensor's own name, from the base, and loads."""
     place = Workspace(tmp_path / "attempt").create()

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from app.errors import ModelError, PolicyError
 from app.freeze.plan import FreezePlan
-from app.freeze.policy import Policy
 
 PREFIX = "base_model.model."  # peft's, before every live and stored name
 TASK_TYPES = {
@@ -24,7 +23,11 @@ TASK_TYPES = {
     "preference": "CAUSAL_LM",
     "pairs": "FEATURE_EXTRACTION",
 }
-KNOWN = frozenset({"type", "r", "alpha", "dropout", "target_modules", "use_rslora", "use_dora"})
+KNOWN = frozenset(
+    {"type", "r", "alpha", "dropout", "target_modules", "use_rslora", "use_dora", "init_lora_weights", "bias"}
+)
+# Others move a part of the base's weights into the adapter, so that the base is no longer what it was.
+INITIALISATIONS = (True, "gaussian")
 
 
 def wrap(model: nn.Module, adapter: Mapping[str, Any], *, seed: int) -> PeftModel:
@@ -35,6 +38,7 @@ def wrap(model: nn.Module, adapter: Mapping[str, Any], *, seed: int) -> PeftMode
     if unknown:
         message = f"the adapter has no {unknown[0]!r}; it has {', '.join(sorted(KNOWN))}"
         raise ModelError(message, param=f"model.adapter.{unknown[0]}")
+    _refuse_changes_to_base(adapter)
     config = LoraConfig(
         r=int(adapter.get("r") or 8),
         lora_alpha=adapter.get("alpha") or 16,
@@ -42,6 +46,7 @@ def wrap(model: nn.Module, adapter: Mapping[str, Any], *, seed: int) -> PeftMode
         target_modules=adapter.get("target_modules"),
         use_rslora=bool(adapter.get("use_rslora")),
         use_dora=bool(adapter.get("use_dora")),
+        init_lora_weights=adapter.get("init_lora_weights", True),
         bias="none",
     )
     torch.manual_seed(seed)
@@ -53,14 +58,20 @@ def wrap(model: nn.Module, adapter: Mapping[str, Any], *, seed: int) -> PeftMode
         raise ModelError(f"peft refused the adapter: {error}", param="model.adapter.target_modules") from error
 
 
-def implied_policy(policy: Policy, new: Collection[str]) -> Policy:
-    """What an absent policy means with an adapter: the base is frozen, the adapter and what is new train."""
-    if policy.rules or policy.default != "train":
-        return policy
-    rules = [{"id": "adapter", "action": "train", "select": {"regex": [r"(.*\.)?lora_.*"]}}]
-    if new:
-        rules.append({"id": "new", "action": "train", "select": {"name": sorted(new)}})
-    return Policy.from_json({**policy.to_json(), "default": "freeze", "rules": rules})
+def _refuse_changes_to_base(adapter: Mapping[str, Any]) -> None:
+    how = adapter.get("init_lora_weights", True)
+    if how not in INITIALISATIONS:
+        raise PolicyError(
+            f"init_lora_weights {how!r} is not offered: PiSSA, OLoRA, LoftQ and their like rewrite the base or draw on "
+            "data, and an adapter job leaves its base untouched; use true or 'gaussian'",
+            param="model.adapter.init_lora_weights",
+        )
+    if adapter.get("bias", "none") != "none":
+        raise PolicyError(
+            f"bias={adapter['bias']!r} trains biases of the base, which an adapter job leaves untouched; use 'none', "
+            'or train without an adapter and with a policy such as {"train": ["**.bias"]}',
+            param="model.adapter.bias",
+        )
 
 
 def refuse_trained_base(plan: FreezePlan, base_names: Collection[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from app.errors import ModelError
 
@@ -32,7 +33,19 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"architecture {name!r} refused its kwargs: {error}", param="model.kwargs") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"architecture {name!r} made a {type(model).__name__}, not a torch module", param="model")
+    _refuse_lazy(name, model)
     return model
+
+
+def _refuse_lazy(name: str, model: nn.Module) -> None:
+    """Before its first pass a lazy tensor has neither shape nor bytes: nothing to load, freeze or compare with."""
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            message = (
+                f"architecture {name!r} has a lazy tensor, {path!r}, whose shape is not known before the first "
+                "pass; give the sizes (nn.Linear instead of nn.LazyLinear)"
+            )
+            raise ModelError(message, param="model.architecture")
 
 
 def find(name: str) -> Callable[..., nn.Module]:

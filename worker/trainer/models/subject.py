@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from app.errors import PolicyError
 from app.evidence.digest import TensorReading
+from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
-from worker.trainer.freeze.inventory import tensors
-from worker.trainer.models import adapters, names
+from worker.trainer.freeze.inventory import dtype_code, tensors
+from worker.trainer.models import adapters, names, pretrained
 from worker.trainer.models.loading import Loaded
 from worker.trainer.models.names import Stored
 from worker.trainer.witness.observe import digest, observe
@@ -53,7 +55,8 @@ class Subject:
         """What the policy means for these tensors. An adapter's base is frozen, with a policy or without."""
         if not self.loaded.adapter:
             return resolve(policy, self.inventory)
-        plan = resolve(adapters.implied_policy(policy, self.loaded.new), self.inventory)
+        new = [each.name for each in self.inventory if each.kind == "parameter" and each.name in self.loaded.new]
+        plan = resolve(implied_policy(policy, new), self.inventory)
         adapters.refuse_trained_base(plan, [each.live for each in self.stored() if not each.saved])
         return plan
 
@@ -67,11 +70,30 @@ class Subject:
         return {each.name: found[each.name] for each in self.inventory}
 
     def read_loaded(self, plan: FreezePlan) -> Readings:
-        """Read the model as it was loaded, and find the base tensor of every stored one."""
+        """Read the model as it was loaded, and find the base tensor of every stored one.
+
+        PolicyError for a frozen tensor that loading has cast: it is no longer what the base holds.
+        """
         readings = self.read(plan)
         prefix, new = names.prefix_of(self.model), self.loaded.new
         self.pairs = names.match(self.stored(), readings.stored, self.base, prefix=prefix, new=new)
+        if plan.policy.enforce:
+            self._refuse_casts(plan)
         return readings
+
+    def _refuse_casts(self, plan: FreezePlan) -> None:
+        frozen = {each.name: each for each in plan.decisions if each.intervals}
+        for each in self.stored():
+            base = self.base.get(self.pairs.get(each.name, ""))
+            if each.live not in frozen or base is None:
+                continue
+            code = dtype_code(each.tensor, each.name)
+            if code != base.dtype:
+                raise PolicyError(
+                    f"the policy freezes '{each.live}', and loading casts it from {base.dtype} to {code}: its bytes "
+                    f"cannot be the base's. {_uncast({one.dtype for one in self.base.values()}, base.dtype)}",
+                    param="model.dtype",
+                )
 
     def read(self, plan: FreezePlan) -> Readings:
         whole, live = observe(self.model), self.live()
@@ -81,3 +103,9 @@ class Subject:
             rows={name: {(a, b): digest(live[name][a:b]) for a, b in spans} for name, spans in ranges.items()},
             stored={each.name: digest(each.tensor) if each.part else whole[each.live] for each in self.stored()},
         )
+
+
+def _uncast(stored: set[str], wanted: str) -> str:
+    if len(stored & set(pretrained.DTYPES)) > 1:
+        return f"The base has several float dtypes and is loaded in one: store all as {wanted}, or train this tensor"
+    return 'Leave dtype at "auto", which keeps the stored one, or train this tensor'

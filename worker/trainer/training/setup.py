@@ -70,7 +70,7 @@ def assemble(
     found = saver.find(recipe.device)
     run = build(recipe, subject, reporter=reporter, stop=stop, save=saver.save)
     saver.live = run
-    run.watch.replay = Replay(run, partial(rebuild, recipe))
+    run.watch.explain = Replay(run, partial(rebuild, recipe)).explain
     reporter.report(
         "plan",
         counts=plan.counts(),

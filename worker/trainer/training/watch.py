@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from app.errors import PermafrostError
 from app.freeze.plan import FreezePlan
 from worker.trainer.protocol import Reporter
+from worker.trainer.witness.blame import Finding
 from worker.trainer.witness.report import Violation
 from worker.trainer.witness.witness import Witness
 
-if TYPE_CHECKING:
-    from worker.trainer.training.replay import Replay
+Explain = Callable[[Sequence[Violation]], list[Finding]]
 
 
 class FrozenMoved(PermafrostError):
@@ -21,11 +21,11 @@ class FrozenMoved(PermafrostError):
 
 
 class Watch:
-    """`witness` is entered around the loop; an audit (`enforce` false) only takes note. `replay` finds the cause."""
+    """`witness` is entered around the loop; an audit (`enforce` false) only takes note. `explain` finds the cause."""
 
     def __init__(self, witness: Witness, plan: FreezePlan, reporter: Reporter) -> None:
         self.witness = witness
-        self.replay: Replay | None = None
+        self.explain: Explain | None = None
         self._reporter = reporter
         self._abort = plan.policy.enforce and plan.policy.on_violation == "abort"
 
@@ -45,14 +45,14 @@ class Watch:
             return
         for violation in found:  # before the replay, which may take a while
             self._reporter.report("violation", **violation.to_json())
-        if self.replay is not None:
-            found = self._blame(found, self.replay)
+        if self.explain is not None:
+            found = self._blame(found, self.explain)
         if self._abort:
             raise FrozenMoved(f"frozen tensor {found[0]}; the policy's on_violation is 'abort'", param="freeze_policy")
 
-    def _blame(self, found: list[Violation], replay: Replay) -> list[Violation]:
+    def _blame(self, found: list[Violation], explain: Explain) -> list[Violation]:
         """The same violations with what the replay knows of them, told again."""
-        self.witness.explain(replay.explain(found))
+        self.witness.explain(explain(found))
         names = {violation.name for violation in found}
         explained = [violation for violation in self.witness.violations if violation.name in names]
         for violation in explained:

@@ -16,6 +16,7 @@ from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
 from worker.trainer.protocol import WorkOrder, Workspace
 
+INITIALISED = "model.adapter.init_lora_weights"
 LORA = {"type": "lora", "r": 4, "alpha": 8, "dropout": 0.1}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
@@ -109,11 +110,16 @@ def test_resumed_adapter_has_the_same_bits(tmp_path: Path) -> None:
             "model.adapter.target_modules",
         ),
         ({"policy": {"freeze": ["**.encoder.**"]}}, "freeze_policy"),
+        *(
+            ({"model": {"type": "transformers", "adapter": LORA | {"init_lora_weights": how}}}, INITIALISED)
+            for how in ("pissa", "pissa_niter_4", "olora", "loftq", "eva", "corda", "lora_ga")
+        ),
+        ({"model": {"type": "transformers", "adapter": LORA | {"bias": "all"}}}, "model.adapter.bias"),
+        ({"model": {"type": "transformers", "adapter": LORA | {"bias": "lora_only"}}}, "model.adapter.bias"),
     ],
-    ids=["type", "option", "target", "policy"],
 )
 def test_what_cannot_be_an_adapter_is_refused(tmp_path: Path, changes: dict[str, Any], param: str) -> None:
-    """Unknown kinds and options, targets that match nothing, a policy that trains the base."""
+    """Unknown kinds and options, targets that match nothing, a policy or an option that changes the base."""
     done = classifier(tmp_path, **changes)
     assert (done.code, done.failure["param"]) == (1, param)
 
