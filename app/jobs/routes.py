@@ -120,7 +120,6 @@ def list_jobs(
 async def retrieve_job(
     fine_tuning_job_id: JobId,
     request: Request,
-    response: Response,
     who: Who,
     db: Db,
     watcher: Watch,
@@ -128,12 +127,13 @@ async def retrieve_job(
     prefer: Annotated[
         str | None, Header(description="`wait=N` holds the answer until the job changes, N seconds at most.")
     ] = None,
-) -> Any:
+) -> Response:
     """Progress, verdict and all. For polling: send `If-None-Match` with the last `ETag`, and `Prefer: wait=30`."""
+    headers = {}
     if seconds := _wait_seconds(prefer, request):
         await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
-        response.headers["preference-applied"] = f"wait={seconds}"
-    return await run_in_threadpool(_polled, db, who.project, fine_tuning_job_id, response, if_none_match)
+        headers["preference-applied"] = f"wait={seconds}"
+    return await run_in_threadpool(_polled, db, who.project, fine_tuning_job_id, headers, if_none_match)
 
 
 @router.post(
@@ -244,20 +244,24 @@ def list_metrics(
 def _answer(db: Database, project: str, job_id: str, response: Response) -> JobObject:
     """The job, with its ETag in the headers."""
     with db.read() as session:
-        job = lifecycle.find(session, project, job_id)
-        answer = views.shown(session, [job])[0]
-    response.headers["etag"] = views.etag(answer, job.version)
-    if job.status not in TERMINAL:
-        response.headers["retry-after"] = "1"
+        answer, job = views.read(session, project, job_id)
+    response.headers.update(_freshness(answer, job))
     return answer
 
 
-def _polled(db: Database, project: str, job_id: str, response: Response, known: str | None) -> JobObject | Response:
-    """The job, or 304 where the caller has this very version."""
-    answer = _answer(db, project, job_id, response)
-    if known is not None and response.headers["etag"] in (each.strip() for each in known.split(",")):
-        return Response(status_code=304, headers=dict(response.headers))
-    return answer
+def _polled(db: Database, project: str, job_id: str, headers: dict[str, str], known: str | None) -> Response:
+    """The job, or 304 where the caller has this very version. Serialised once, since polls are most of the traffic."""
+    with db.read() as session:
+        answer, job = views.read(session, project, job_id)
+    headers |= _freshness(answer, job)
+    if known is not None and headers["etag"] in (each.strip() for each in known.split(",")):
+        return Response(status_code=304, headers=headers)
+    return Response(answer.model_dump_json(), headers=headers, media_type="application/json")
+
+
+def _freshness(answer: JobObject, job: Job) -> dict[str, str]:
+    tag = {"etag": views.etag(answer, job.version)}
+    return tag if job.status in TERMINAL else {**tag, "retry-after": "1"}
 
 
 def _events(db: Database, project: str, job_id: str, *, after: str | None, limit: int, order: Order) -> EventList:

@@ -1,5 +1,6 @@
 """Jobs as they travel: what a request may say, and what an answer says. OpenAI's fields, and ours beside them."""
 
+import time
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -357,7 +358,7 @@ class JobObject(Answer):
                 "created_at": _seconds(job.created_at),
                 "started_at": _seconds(job.started_at),
                 "finished_at": _seconds(job.finished_at),
-                "estimated_finish": None,
+                "estimated_finish": _estimate(job),
                 "status": job.status,
                 "model": job.model,
                 "model_spec": job.model_spec,
@@ -466,6 +467,12 @@ class MetricList(Page):
 
     data: list[MetricPoint]
     sampled: bool
+
+
+def _estimate(job: Job) -> int | None:
+    """Unix time at which the job will be done if it goes on like this."""
+    left = (job.progress or {}).get("eta_seconds")
+    return int(time.time() + left) if left is not None and job.status == "running" else None
 
 
 def _seconds(at: Any) -> Any:

@@ -1,21 +1,40 @@
 """Jobs as a reader sees them: rows joined with their evidence and their place in the queue."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.evidence.tables import Evidence
+from app.jobs import lifecycle
 from app.jobs.schemas import JobObject, MetricList, MetricPoint
 from app.jobs.states import CLAIMABLE
 from app.jobs.tables import Job, Metric
+
+# Polls are most of the traffic, and composing a statement costs as much as running it: these are composed once.
+_ONE: Final = select(Job).where(Job.id == bindparam("job_id"), Job.project == bindparam("project"))
+_EVIDENCE: Final = select(Evidence).where(Evidence.job_id.in_(bindparam("ended", expanding=True)))
+_EARLIER: Final = or_(
+    Job.created_at < bindparam("created_at"), and_(Job.created_at == bindparam("created_at"), Job.id < bindparam("id"))
+)
+_AHEAD: Final = select(func.count()).where(
+    Job.status.in_(CLAIMABLE),
+    Job.desired == "run",
+    or_(Job.priority > bindparam("priority"), and_(Job.priority == bindparam("priority"), _EARLIER)),
+)
+
+
+def read(session: Session, project: str, job_id: str) -> tuple[JobObject, Job]:
+    """One job as a poller sees it, and its row. NotFound when it is not this project's."""
+    job = session.scalar(_ONE, {"job_id": job_id, "project": project}) or lifecycle.find(session, project, job_id)
+    return shown(session, [job])[0], job
 
 
 def shown(session: Session, jobs: Sequence[Job]) -> list[JobObject]:
     """The jobs with evidence, in as many queries for a page as for one."""
     ended = [job.id for job in jobs if job.finished_at is not None]
-    found = session.scalars(select(Evidence).where(Evidence.job_id.in_(ended))) if ended else ()
-    evidence = {row.job_id: row for row in found}
+    evidence = {row.job_id: row for row in session.scalars(_EVIDENCE, {"ended": ended})} if ended else {}
     return [JobObject.of(job, evidence=evidence.get(job.id), position=queue_position(session, job)) for job in jobs]
 
 
@@ -23,10 +42,8 @@ def queue_position(session: Session, job: Job) -> int | None:
     """1 for the job that starts next; None for one that does not wait."""
     if job.status not in CLAIMABLE or job.desired != "run":
         return None
-    earlier = or_(Job.created_at < job.created_at, and_(Job.created_at == job.created_at, Job.id < job.id))
-    ahead = or_(Job.priority > job.priority, and_(Job.priority == job.priority, earlier))
-    waiting = select(func.count()).where(Job.status.in_(CLAIMABLE), Job.desired == "run", ahead)
-    return 1 + session.scalars(waiting).one()
+    place = {"created_at": job.created_at, "id": job.id, "priority": job.priority}
+    return 1 + session.scalars(_AHEAD, place).one()
 
 
 def etag(job: JobObject, version: int) -> str:
