@@ -159,8 +159,8 @@ def _registered(row: Model) -> Chosen:
         raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
     if row.spec.get("adapter"):
         message = (
-            f"model {row.id} is an adapter of {row.base_id!r}, and a job starts from a whole model: train a new adapter "
-            f"on {row.base_id!r}, or merge this one into it, put the folder beside the base models and start from that"
+            f"model {row.id} is an adapter of {row.base_id!r}, and a job starts from a whole model: train a new one on "
+            f"{row.base_id!r}, or merge this one into it, put the folder beside the base models and start from that"
         )
         raise ModelError(message, param="model", code="model_is_an_adapter")
     task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"

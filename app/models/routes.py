@@ -19,7 +19,16 @@ from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
 from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
 from app.models.compose import Layout
-from app.models.schemas import ModelDeleted, ModelList, ModelObject, ModelRegister, TensorList, TensorObject
+from app.models.schemas import (
+    ModelCompare,
+    ModelComparison,
+    ModelDeleted,
+    ModelList,
+    ModelObject,
+    ModelRegister,
+    TensorList,
+    TensorObject,
+)
 from app.models.tables import Model
 from app.paging import AfterQuery
 from app.storage import Storage
@@ -53,6 +62,26 @@ def register_model(
     if new:
         bell.ring_model(row.id)
     return ModelObject.of(row)
+
+
+@router.post(
+    "/compare",
+    operation_id="compareModels",
+    summary="Compare two models",
+    response_class=StreamingResponse,
+    responses={200: {"model": ModelComparison}, **CONFLICT},
+)
+def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, storage: Blobs) -> Response:
+    """What changed, tensor by tensor; with `freeze_policy`, whether what it freezes is the same bit for bit. For models
+    elsewhere there is `permafrost diff`. The answer comes while it is found: an early end leaves no valid JSON."""
+    from app.models.compare import prepare  # numpy, which nothing else here needs
+
+    with db.read() as session:
+        base, result = (find_model(session, who.project, name) for name in (wanted.base, wanted.result))
+        policy = wanted.freeze_policy.normal() if wanted.freeze_policy is not None else None
+        comparison = prepare(storage, base, result, policy)
+    answer = comparison.written(statistics=wanted.statistics, everything=wanted.unchanged)
+    return StreamingResponse(answer, media_type="application/json")
 
 
 # The longer routes come first: a model's id may hold slashes, which {model:path} takes in.

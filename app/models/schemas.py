@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.freeze.schemas import FreezePolicy
 from app.models.tables import Model
 from app.paging import Page
 
@@ -85,6 +86,89 @@ class ModelRegister(BaseModel):
     task: str | None = Field(
         default=None, max_length=40, description="What it will be used for, where config.json does not say."
     )
+
+
+class ModelCompare(BaseModel):
+    """Two models by id: which tensors of `result` are not those of `base`, and by how much."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {"base": "minilm", "result": "ft:minilm:default::a5034f9d6e3b"},
+                {"base": "minilm", "result": "theirs", "freeze_policy": {"freeze": ["bert.**"]}, "statistics": False},
+            ]
+        },
+    )
+
+    base: Annotated[str, Field(min_length=1, max_length=256)]
+    result: Annotated[str, Field(min_length=1, max_length=256)]
+    freeze_policy: FreezePolicy | None = Field(
+        default=None,
+        description="Turns the comparison into an audit. Names are those in the files of `result`; files do not tell "
+        "buffers from parameters, or types of modules.",
+    )
+    statistics: bool = Field(default=True, description="false: only which tensors differ, which is faster.")
+    unchanged: bool = Field(default=False, description="true: list tensors that are the same, too.")
+
+
+class ChangeStatistics(BaseModel):
+    """Of one tensor, base to result. Counts and ULPs are exact; null is not defined for this tensor."""
+
+    elements: int
+    changed: int = Field(description="Elements whose bits differ.")
+    fraction: float
+    sign_flips: int
+    zero_sign_only: int = Field(description="0.0 to -0.0 or back.")
+    non_finite: int = Field(description="NaN or infinite in the result.")
+    max_ulp: int | None = Field(description="Steps between neighbouring values of the dtype.")
+    p99_ulp: int | None
+    median_ulp: int | None
+    l2: float | None = Field(description="Norm of the difference.")
+    relative_l2: float | None
+    max_abs: float | None
+    cosine: float | None
+    update_to_weight: float | None
+    stable_rank: float | None
+    effective_rank: float | None
+
+
+class TensorForm(BaseModel):
+    name: str
+    dtype: str
+    shape: list[int]
+    nbytes: int
+
+
+class TensorDifference(BaseModel):
+    """What became of one tensor."""
+
+    name: str = Field(description="In `result`; a removed tensor's in `base`.")
+    status: Literal["same", "changed", "dtype", "shape", "added", "removed"]
+    base: TensorForm | None
+    result: TensorForm | None
+    change: ChangeStatistics | None
+
+
+class FrozenDifference(BaseModel):
+    """A tensor that the policy freezes and that is not the base's."""
+
+    name: str
+    rule: str
+    reason: str
+
+
+class ModelComparison(BaseModel):
+    object: Literal["model.comparison"]
+    base: str
+    result: str
+    tensors: list[TensorDifference]
+    counts: dict[str, int] = Field(description="Tensors by status.")
+    verdict: Literal["identical", "violated"] | None = Field(
+        description="Of what the policy freezes; null without a policy."
+    )
+    violations: list[FrozenDifference]
 
 
 class TensorObject(BaseModel):

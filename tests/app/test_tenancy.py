@@ -14,7 +14,7 @@ from tests.conftest import Deployment
 NEEDS = {
     "reader": {
         "listPaginatedFineTuningJobs", "retrieveFineTuningJob", "listFineTuningEvents", "listFineTuningJobCheckpoints",
-        "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "listParameters", "listSigningKeys",
+        "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "downloadModelSignature", "listParameters", "compareModels", "listSigningKeys",
         "previewFreezePolicy", "listFiles", "retrieveFile", "downloadFile", "listModels", "listModelTensors",
         "downloadModelFile", "retrieveModel", "listWebhookEventTypes", "dashboard", "job_page",
     },
@@ -37,6 +37,7 @@ BODIES: dict[str, Any] = {
     "createFineTuningJob": {"model": AFFINE, "training_file": "file-none"},
     "previewFreezePolicy": {"model": AFFINE, "freeze_policy": {"freeze": ["weight"]}},
     "registerModel": {"path": "none"},
+    "compareModels": {"base": "none", "result": "none"},
     "createWebhookEndpoint": ENDPOINT,
     "updateWebhookEndpoint": {"name": "b"},
     "testWebhookEndpoint": {"event_type": "fine_tuning.job.failed"},
