@@ -1,17 +1,19 @@
-"""POST /v1/freeze_policies/preview: what a policy would freeze, without training."""
+"""/v1/freeze_policies: what a policy would freeze, without training; and the language's JSON schema."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.auth import Who
 from app.dependencies import Config, Db
 from app.documentation import ERRORS, PREVIEW_EXAMPLES
 from app.errors import InvalidRequest
+from app.freeze.plan import FreezePlan
 from app.freeze.preview import preview
-from app.freeze.schemas import FreezePolicy
+from app.freeze.schemas import FreezePolicy, json_schema
 from app.jobs.schemas import FreezePlanCounts, ModelField
 from app.models.catalog import Chosen, choose, kindred
 from app.models.manifest import Manifest
@@ -43,6 +45,24 @@ class PolicyPreview(Page):
     data: list[dict[str, Any]]
 
 
+class SchemaResponse(JSONResponse):
+    media_type = "application/schema+json"
+
+
+@router.get(
+    "/schema",
+    operation_id="readFreezePolicySchema",
+    summary="Read the JSON schema of freeze policies",
+    response_class=SchemaResponse,
+)
+def read_schema(who: Who) -> SchemaResponse:
+    """JSON Schema 2020-12, for editors and for checks before a request: keys, types and ranges, with examples.
+
+    What needs a model (names, rows, `expect`) is for the preview.
+    """
+    return SchemaResponse(json_schema())
+
+
 @router.post("/preview", operation_id="previewFreezePolicy", summary="Preview a freeze policy")
 def preview_policy(
     wanted: Annotated[PreviewRequest, Body(openapi_examples=PREVIEW_EXAMPLES)], who: Who, db: Db, settings: Config
@@ -60,19 +80,25 @@ def preview_policy(
     found = preview(
         wanted.freeze_policy.normal(), known.tensors, optimizer=wanted.optimizer, initialised=known.initialised
     )
-    names = [row["name"] for row in found.rows]
-    if wanted.after is not None and wanted.after not in names:
-        raise InvalidRequest(f"no tensor {wanted.after!r} in this plan", param="after", code="invalid_cursor")
-    start = names.index(wanted.after) + 1 if wanted.after is not None else 0
-    page = found.rows[start : start + wanted.limit]
+    start = _start(found.plan, wanted.after)
+    page = [decision.to_json() for decision in found.plan.decisions[start : start + wanted.limit]]
     return PolicyPreview(
         model=chosen.name,
         data=page,
-        has_more=start + wanted.limit < len(names),
+        has_more=start + wanted.limit < len(found.plan.decisions),
         first_id=page[0]["name"] if page else None,
         last_id=page[-1]["name"] if page else None,
         **found.to_json(),
     )
+
+
+def _start(plan: FreezePlan, after: str | None) -> int:
+    if after is None:
+        return 0
+    for at, decision in enumerate(plan.decisions, start=1):
+        if decision.name == after:
+            return at
+    raise InvalidRequest(f"no tensor {after!r} in this plan", param="after", code="invalid_cursor")
 
 
 def _unknown(chosen: Chosen) -> InvalidRequest:

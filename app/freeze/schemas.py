@@ -173,3 +173,8 @@ class FreezePolicy(_Part):
     def of(cls, policy: Policy | Mapping[str, Any]) -> "FreezePolicy":
         """For a response: the normal form of a stored policy."""
         return cls.model_validate(policy.to_json() if isinstance(policy, Policy) else policy)
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON schema of a freeze policy."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FreezePolicy.model_json_schema()}

@@ -27,6 +27,7 @@ _TASK_OF_CLASS: Final = {
     "LMHeadModel": "causal-lm",
     "ForImageClassification": "image-classification",
 }
+_MANIFESTS: Final = manifest.Recent()
 _OUR_ARCHITECTURES: Final = ("affine", "convnet", "mlp")
 
 
@@ -164,7 +165,8 @@ def _registered(row: Model) -> Chosen:
         )
         raise ModelError(message, param="model", code="model_is_an_adapter")
     task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"
-    return Chosen(row.id, dict(row.spec), base_id=row.id, stored=row.manifest, described_for=task)
+    stored = _MANIFESTS.get((row.id, row.created_at), lambda: row.manifest)
+    return Chosen(row.id, dict(row.spec), base_id=row.id, stored=stored, described_for=task)
 
 
 def _transformers(session: Session, settings: Settings, project: str, wanted: Mapping[str, Any]) -> Chosen:

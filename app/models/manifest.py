@@ -4,7 +4,9 @@ A row is a TensorInfo as JSON, with `initialised` where the model's files do not
 dimension 0 counts the classes.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,29 @@ class Manifest:
     tensors: list[TensorInfo]
     initialised: frozenset[str] = frozenset()
     open_head: bool = False  # a new head, of which nobody has said how many classes it has
+
+
+class Recent:
+    """Manifests that were read lately: one never changes once it is written, and reading one is half of a preview."""
+
+    def __init__(self, *, rows: int = 50_000) -> None:
+        self._limit = rows
+        self._kept: OrderedDict[Hashable, Stored] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, read: Callable[[], Stored | None]) -> Stored | None:
+        """What is kept under `key`, or else what `read` finds; None is not kept."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = read()
+        if found is not None:
+            with self._lock:
+                self._kept[key] = found
+                while sum(map(_rows, self._kept.values())) > self._limit:
+                    self._kept.popitem(last=False)
+        return found
 
 
 def for_task(stored: Stored, task: str, *, num_labels: int | None = None) -> Manifest | None:
@@ -65,3 +90,8 @@ def _read(rows: Sequence[Mapping[str, Any]], num_labels: int | None) -> Manifest
             initialised.add(row["name"])
             open_head |= counts_labels and num_labels is None
     return Manifest(tensors, frozenset(initialised), open_head)
+
+
+def _rows(stored: Stored) -> int:
+    lists = stored.values() if isinstance(stored, Mapping) else [stored]
+    return sum(len(rows) for rows in lists if not isinstance(rows, str))

@@ -3,14 +3,16 @@
 import json
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from starlette.testclient import TestClient
 
 from app.errors import PolicyError
 from app.freeze.policy import Policy
-from app.freeze.schemas import EXAMPLES, FreezePolicy
+from app.freeze.schemas import EXAMPLES, FreezePolicy, json_schema
 
 
 class Body(BaseModel):
@@ -59,3 +61,43 @@ def test_the_json_schema_is_closed_and_has_the_examples():
     objects = [schema, *schema["$defs"].values()]
     assert {part["additionalProperties"] for part in objects} == {False}
     assert json.loads(json.dumps(schema)) == schema
+
+
+def test_the_schema_is_published(client: TestClient):
+    """A document of its own, with its media type; also a component of the OpenAPI document."""
+    answer = client.get("freeze_policies/schema")
+    assert answer.headers["content-type"] == "application/schema+json"
+    assert answer.json() == json_schema()
+    jsonschema_rs.meta.validate(answer.json())
+    assert "FreezePolicy" in client.get("http://testserver/openapi.json").json()["components"]["schemas"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_schema_takes_every_recipe(name):
+    """In the short form and in the normal form, which is what a job returns."""
+    validator = jsonschema_rs.validator_for(json_schema())
+    validator.validate(EXAMPLES[name])
+    validator.validate(Policy.from_json(EXAMPLES[name]).to_json())
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"freez": ["a"]},
+        {"freeze": 3},
+        {"default": "thaw"},
+        {"rules": [{"action": "freeze"}]},
+        {"rules": [{"action": "freeze", "select": {"nmae": "a"}}]},
+        {"rules": [{"action": "freeze", "select": {"layers": {"first": 2}}}]},
+        {"rules": [{"action": "freeze", "select": {"name": "a", "rows": [[0, 1, 2]]}}]},
+        {"rules": [{"action": "freeze", "select": {"name": "a"}, "when": [{"to_step": 0}]}]},
+        {"rules": [{"action": "freeze", "select": {"name": "a"}, "mechanism": "lr=0"}]},
+        {"enforce": "no"},
+    ],
+    ids=repr,
+)
+def test_the_schema_refuses_what_the_language_refuses(policy):
+    """Unknown keys, wrong types and values: known before a request is sent."""
+    with pytest.raises(PolicyError):
+        Policy.from_json(policy)
+    assert not jsonschema_rs.validator_for(json_schema()).is_valid(policy)

@@ -75,3 +75,24 @@ def test_unsound_manifests_are_told(stored: Any) -> None:
     """A worker's child reads other people's models: what it writes is read once before anybody rests on it."""
     with pytest.raises((LookupError, TypeError, ValueError)):
         manifest.checked(stored)
+
+
+def test_recent_manifests_are_not_read_again() -> None:
+    """Up to a number of rows: the one used longest ago goes first, and what is not there is asked for again."""
+    recent = manifest.Recent(rows=6)
+    asked: list[str] = []
+
+    def read(key: str, found: Any) -> Any:
+        def look() -> Any:
+            asked.append(key)
+            return found
+
+        return recent.get(key, look)
+
+    for key in ("a", "b", "a", "c", "a", "b"):  # all fit; c is used longest ago
+        assert read(key, [BODY, HEAD] if key != "c" else {"": [BODY, HEAD], "x": ""}) is not None
+    assert asked == ["a", "b", "c"]
+    assert read("d", [BODY, HEAD]) is not None
+    assert read("c", [BODY, HEAD]) is not None
+    assert read("none", None) is read("none", None) is None
+    assert asked == ["a", "b", "c", "d", "c", "none", "none"]
