@@ -31,10 +31,10 @@ $(READY): pyproject.toml requirements.lock
 demo: setup ## train with frozen weights through HTTP, and check the evidence as an outsider
 	$(BIN)/python -m demo
 
-test: setup ## every test but the fault injection; on SQLite, and on PostgreSQL with Redis
-	$(PYTEST) -n 2 -m 'not chaos' $(ARGS)
+test: setup ## every test; on SQLite, and on PostgreSQL with Redis
+	$(PYTEST) -n 2 $(ARGS)
 
-chaos: setup ## kill, stop and corrupt a running service; nothing may be lost
+chaos: setup ## only the tests that kill, stop and starve a running service; nothing may be lost
 	$(PYTEST) -m chaos $(ARGS)
 
 bench: setup ## every benchmark, a line per figure

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -59,7 +59,7 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     freeze_plan: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    trained_tokens: Mapped[int | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
     result_files: Mapped[list[Any]] = mapped_column(default=list)

@@ -65,7 +65,7 @@ def upgrade() -> None:
         sa.Column("finished_at", UTC, nullable=True),
         sa.Column("freeze_plan", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("progress", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("trained_tokens", sa.Integer(), nullable=True),
+        sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
         sa.Column("error", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("fine_tuned_model", sa.String(length=256), nullable=True),
         sa.Column("result_files", sa.JSON(), nullable=False),

@@ -63,6 +63,7 @@ def undisturbed(service: Service, table: str) -> Iterator[str]:
     yield service.get(f"fine_tuning/jobs/{job['id']}/evidence")["result_root"]
 
 
+@pytest.mark.chaos
 def test_killed_trainer_ends_with_the_same_bits(service: Service, table: str, undisturbed: str) -> None:
     """kill -9 in the middle of training: the next attempt goes on from a checkpoint, to the same result root."""
     job_id = submit(service, table, LONG)
@@ -74,6 +75,7 @@ def test_killed_trainer_ends_with_the_same_bits(service: Service, table: str, un
     assert service.get(f"fine_tuning/jobs/{job_id}/evidence")["result_root"] == undisturbed
 
 
+@pytest.mark.chaos
 def test_paused_job_ends_with_the_same_bits(service: Service, table: str, undisturbed: str) -> None:
     """Paused in the middle and resumed, it ends with the same result root."""
     job_id = submit(service, table, LONG)
@@ -87,6 +89,7 @@ def test_paused_job_ends_with_the_same_bits(service: Service, table: str, undist
     assert service.get(f"fine_tuning/jobs/{job_id}/evidence")["result_root"] == undisturbed
 
 
+@pytest.mark.chaos
 def test_cancelled_job_frees_the_device(service: Service, table: str) -> None:
     """Cancelled while it trains: no process of it is left, and the next job gets the device."""
     job_id = submit(service, table, ENDLESS)
@@ -99,6 +102,7 @@ def test_cancelled_job_frees_the_device(service: Service, table: str) -> None:
     assert service.job(job_id)["evidence"]["verdict"] == "incomplete"
 
 
+@pytest.mark.chaos
 def test_waiting_job_is_cancelled_at_once(service: Service, table: str) -> None:
     """A job that never started ends without a trainer; a second cancel gives the same answer."""
     running = submit(service, table, ENDLESS)

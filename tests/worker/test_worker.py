@@ -21,6 +21,7 @@ def test_ring_starts_a_job(deployment: Deployment) -> None:
         succeeded(deployment, job_id)
 
 
+@pytest.mark.chaos
 def test_sweep_starts_a_job_whose_ring_was_lost(deployment: Deployment) -> None:
     """Nobody rings, and the job is found all the same."""
     with worker(deployment):
@@ -35,6 +36,7 @@ def test_jobs_from_before_the_start_are_found(deployment: Deployment) -> None:
         succeeded(deployment, job_id)
 
 
+@pytest.mark.chaos
 def test_many_rings_claim_once(deployment: Deployment) -> None:
     """Repeated, unknown and newer messages start nothing twice and break nothing."""
     celery = make_celery(deployment.settings)
@@ -60,6 +62,7 @@ def test_two_workers_share_the_jobs(deployment: Deployment) -> None:
         assert [succeeded(deployment, each).attempt for each in jobs] == [1] * 6
 
 
+@pytest.mark.chaos
 def test_killed_trainer_is_tried_again(deployment: Deployment) -> None:
     """kill -9 of a trainer: a crash on the record, then success in the next attempt."""
     with worker(deployment):
@@ -69,6 +72,7 @@ def test_killed_trainer_is_tried_again(deployment: Deployment) -> None:
     assert (job.attempt, job.crashes) == (2, 1)
 
 
+@pytest.mark.chaos
 def test_killed_worker_is_replaced(deployment: Deployment) -> None:
     """kill -9 of a worker: trainer and forkserver go with it, and another worker takes the job over."""
     job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
@@ -87,6 +91,7 @@ def test_killed_worker_is_replaced(deployment: Deployment) -> None:
     assert "its worker stopped answering" in " ".join(event.message for event in events_of(deployment.db, job_id))
 
 
+@pytest.mark.chaos
 def test_stopped_worker_is_fenced_off(deployment: Deployment) -> None:
     """A worker that slept through its lease wakes up, finds the job gone, and ends its trainer."""
     job_id = submit(deployment, seed=apprentice.STOPPABLE)
@@ -121,6 +126,7 @@ def test_stop_drains(deployment: Deployment, number: signal.Signals) -> None:
         succeeded(deployment, job_id)
 
 
+@pytest.mark.chaos
 def test_cancel_reaches_a_hanging_trainer(deployment: Deployment) -> None:
     """The worker sees the cancelled job, kills what hangs, and takes the next job."""
     from app.jobs import lifecycle
