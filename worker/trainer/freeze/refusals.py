@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
 from app.errors import PolicyError
 from app.freeze.plan import Decision, FreezePlan
 from worker.trainer.freeze import hooks
+from worker.trainer.freeze.replicas import refuse_replicas
 from worker.trainer.freeze.slots import Slot, slots
 
 # What torch's own schedulers and peft put into groups, besides the optimizer's options.
@@ -22,9 +24,15 @@ _REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def refuse(model: nn.Module, plan: FreezePlan, optimizer: Optimizer) -> None:
-    """PolicyError for the first thing that cannot hold. Call after freeze() and at_step(0). Audits refuse nothing."""
+    """PolicyError for the first thing that cannot hold. Call after freeze() and at_step(0). Audits refuse nothing.
+
+    `model` may be wrapped in DistributedDataParallel, which carries less.
+    """
     if not plan.policy.enforce or not any(decision.intervals for decision in plan.decisions):
         return
+    if isinstance(model, DistributedDataParallel):
+        refuse_replicas(model, plan)
+        model = model.module
     frozen = [slot for slot in slots(model) if _decision(plan, slot.name).intervals]
     _refuse_lazy(model)
     _refuse_overlaps(frozen, [slot for slot in slots(model) if not _decision(plan, slot.name).intervals])

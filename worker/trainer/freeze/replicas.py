@@ -1,0 +1,36 @@
+"""What of a policy DistributedDataParallel can carry: its reducer averages the parameters that it met when it began.
+
+Measured with two processes (tests/worker/trainer/freeze/test_replicas.py). Trainable rows are no parameters of the
+model, so each process would train its own; so would a tensor that thaws later. A tensor that freezes later or is read
+through `detach()` takes no part in backward, and the reducer waits for it. Behind `param_group`, the reducer puts each
+dropped gradient back.
+"""
+
+from torch.nn.parallel import DistributedDataParallel
+
+from app.errors import PolicyError
+from app.freeze.plan import Decision, FreezePlan
+
+
+def refuse_replicas(model: DistributedDataParallel, plan: FreezePlan) -> None:
+    """PolicyError for the first decision that replicas would not keep, or would train apart."""
+    for decision in plan.decisions:
+        reason = _reason(decision, unused=bool(model.find_unused_parameters)) if decision.kind == "parameter" else None
+        if reason is not None:
+            raise PolicyError(
+                f"'{decision.name}' (rule '{decision.rule}') {reason} under DistributedDataParallel; freeze it as a"
+                " whole, for the whole run, by requires_grad, or use one device",
+                param="freeze_policy",
+            )
+
+
+def _reason(decision: Decision, *, unused: bool) -> str | None:
+    if decision.action == "split":
+        return "has trainable rows, which every process would train by itself"
+    if decision.scheduled:
+        return "is frozen for some steps only, which its reducer cannot follow"
+    if decision.action == "freeze" and decision.mechanism == "param_group":
+        return "would get its gradients back from the reducer"
+    if decision.action == "freeze" and decision.mechanism == "detach" and not unused:
+        return "is detached, and without find_unused_parameters=True the reducer waits for its gradient"
+    return None
