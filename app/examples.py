@@ -28,6 +28,16 @@ _PLAN: Final = {
 }
 _THREE: Final = {"n_epochs": 10, "batch_size": "auto", "learning_rate_multiplier": "auto"}
 
+_TENSOR: Final = {
+    "id": "weight",
+    "name": "weight",
+    "file": "model.safetensors",
+    "dtype": "F32",
+    "shape": [10, 1],
+    "nbytes": 40,
+    "sha256": _WEIGHT,
+}
+
 #: By the name of the schema. Lists of these are made by app.openapi.
 ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "JobObject": {
@@ -164,15 +174,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
             }
         ],
     },
-    "TensorObject": {
-        "id": "weight",
-        "name": "weight",
-        "file": "model.safetensors",
-        "dtype": "F32",
-        "shape": [10, 1],
-        "nbytes": 40,
-        "sha256": _WEIGHT,
-    },
+    "TensorObject": _TENSOR,
     "PolicyPreview": {
         "object": "list",
         "first_id": "weight",
