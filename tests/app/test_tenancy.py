@@ -14,8 +14,9 @@ from tests.conftest import Deployment
 NEEDS = {
     "reader": {
         "listPaginatedFineTuningJobs", "retrieveFineTuningJob", "listFineTuningEvents", "listFineTuningJobCheckpoints",
-        "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "downloadModelSignature", "listParameters", "compareModels", "listSigningKeys",
-        "previewFreezePolicy", "listFiles", "retrieveFile", "downloadFile", "listModels", "listModelTensors",
+        "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "downloadModelSignature",
+        "listParameters", "listSigningKeys", "previewFreezePolicy", "readFreezePolicySchema", "listFiles",
+        "retrieveFile", "downloadFile", "listModels", "listModelTensors", "compareModels",
         "downloadModelFile", "retrieveModel", "listWebhookEventTypes", "dashboard", "job_page",
     },
     "writer": {

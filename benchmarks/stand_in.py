@@ -1,0 +1,47 @@
+"""Model files of any size without training: what reading them costs does not depend on their values."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.evidence.tensorfile import Entry, header_bytes
+
+WIDTH = 1024
+TENSOR_BYTES = 4 * WIDTH * WIDTH
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="permafrost-bench-") as place:
+        yield Path(place)
+
+
+def write_model(path: Path, *, megabytes: int) -> None:
+    """Square F32 matrices, as many as it takes; bytes are random, yet the same for the same name."""
+    count = max(1, megabytes * 1_000_000 // TENSOR_BYTES)
+    entries = [
+        Entry(f"layers.{at}.weight", "F32", (WIDTH, WIDTH), at * TENSOR_BYTES, (at + 1) * TENSOR_BYTES)
+        for at in sorted(range(count), key=str)
+    ]
+    entries = [
+        Entry(each.name, each.dtype, each.shape, at * TENSOR_BYTES, (at + 1) * TENSOR_BYTES)
+        for at, each in enumerate(entries)
+    ]
+    noise = os.urandom(TENSOR_BYTES)
+    with path.open("wb") as file:
+        file.write(header_bytes(entries, {"format": "pt"}))
+        for at in range(count):
+            file.write(noise[at:] + noise[:at])  # another rotation for each, so that no two have one digest
+
+
+def best(work: Callable[[], object], runs: int = 3) -> float:
+    """The fastest of a few runs, in seconds."""
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

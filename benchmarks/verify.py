@@ -1,0 +1,116 @@
+"""`permafrost verify` of a 1 GB model against `model_signing verify` of the same files, as processes; and its memory.
+
+The peer wants an environment of its own: its command is looked for on PATH, or named by PERMAFROST_TEST_MODEL_SIGNING.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.evidence.digest import FileReading, TensorReading, read_file, sha256_file
+from app.evidence.envelope import seal
+from app.evidence.keys import generate
+from app.evidence.modelsig import model_sig
+from app.evidence.statement import FileRef, Reading, Row, build
+from benchmarks.claims import claim_of
+from benchmarks.figure import Figure
+from benchmarks.stand_in import folder, write_model
+
+MEGABYTES, SMALL = 1_000, 100
+RUNS = 3
+WEIGHTS = "model.safetensors"
+#: Hashing the file and nothing else, where the peer is not installed.
+HASH = "import sys; from app.evidence.digest import sha256_file; sha256_file(sys.argv[1])"
+
+
+@dataclass(frozen=True)
+class Cost:
+    seconds: float
+    peak_megabytes: float
+
+
+def figures() -> Iterable[Figure]:
+    with folder() as place:
+        large, small = signed(place / "large", MEGABYTES), signed(place / "small", SMALL)
+        name, peer = peer_of(large)
+        theirs, whole, quick = cost(peer), cost(ours(large)), cost(ours(large, "--quick"))
+        yield Figure("permafrost verify", whole.seconds, "s", f"{theirs.seconds:.2f} s: {name}, {MEGABYTES} MB")
+        yield Figure("as fast as the peer", theirs.seconds / whole.seconds, "x", "at least 2 of model_signing")
+        yield Figure("permafrost verify --quick", quick.seconds, "s", f"{theirs.seconds:.2f} s: {name}")
+        yield Figure("--quick, as fast as the peer", theirs.seconds / quick.seconds, "x", "at least 2 of model_signing")
+        less = cost(ours(small)).peak_megabytes
+        bound = f"{less:.0f} MB at {SMALL} MB; the peer {theirs.peak_megabytes:.0f} MB at {MEGABYTES} MB"
+        yield Figure(f"memory at its peak, {MEGABYTES} MB", whole.peak_megabytes, "MB", bound)
+
+
+def signed(place: Path, megabytes: int) -> Path:
+    """A result whose tensors all are the base's but one, its attestation, the peer's signature, and the key of both."""
+    result, key = place / "result", generate("ecdsa-p256")
+    result.mkdir(parents=True)
+    write_model(result / WEIGHTS, megabytes=megabytes)
+    (result / "config.json").write_text("{}")
+    weights = read_file(result / WEIGHTS)
+    config = FileRef("config.json", 2, sha256_file(result / "config.json"))
+    files = (config, FileRef(WEIGHTS, weights.size, weights.sha256))
+    claim = claim_of(rows(weights), {"train": ["layers.0.**"]}, base_files=files, result_files=files)
+    (place / "attestation.json").write_text(json.dumps(seal(build(claim), [key])))
+    (place / "key.pub").write_text(key.public_pem)
+    (place / "model.sig").write_text(json.dumps(model_sig(files, key, name="stand-in")))
+    return place
+
+
+def rows(weights: FileReading) -> Iterable[Row]:
+    for each in weights.tensors:
+        reading, trains = form(each), each.name.startswith("layers.0.")
+        rule, mechanism = ("rule-1", None) if trains else ("default", "requires_grad")
+        role = "trainable" if trains else "frozen"
+        yield Row(
+            name=each.name, role=role, rule=rule, mechanism=mechanism, base=reading, result=reading, changed=False
+        )
+
+
+def form(each: TensorReading) -> Reading:
+    return Reading(each.name, each.dtype, each.shape, each.nbytes, each.sha256)
+
+
+def ours(place: Path, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "app.cli", "verify", str(place / "attestation.json")]
+    return [*command, "--key", str(place / "key.pub"), "--result", str(place / "result"), *options]
+
+
+def peer_of(place: Path) -> tuple[str, list[str]]:
+    tool = os.environ.get("PERMAFROST_TEST_MODEL_SIGNING") or shutil.which("model_signing")
+    if not tool:
+        return "model_signing is not installed; SHA-256 of the file", [
+            sys.executable,
+            "-c",
+            HASH,
+            str(place / "result" / WEIGHTS),
+        ]
+    command = [tool, "verify", "key", "--signature", str(place / "model.sig"), "--public_key", str(place / "key.pub")]
+    return "model_signing verify, SHA-256", [*command, str(place / "result")]
+
+
+def cost(command: list[str]) -> Cost:
+    """Of the fastest of a few runs; the files are in the page cache by then."""
+    return min((run(command) for _ in range(RUNS)), key=lambda each: each.seconds)
+
+
+def run(command: list[str]) -> Cost:
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    process.stdout.close()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{command[:4]} failed: {said}")
+    return Cost(seconds, usage.ru_maxrss / 1e3)
