@@ -119,12 +119,14 @@ def test_a_jobs_page_tells_the_whole_story(client: TestClient, job: str, db: Dat
 
 def test_a_failure_says_why(client: TestClient, job: str, db: Database) -> None:
     """With the lines of the data that were wrong."""
-    error = {"code": "invalid_training_data", "message": "2 problems", "param": "training_file"}
+    error: dict[str, Any] = {"code": "invalid_training_data", "message": "2 problems", "param": "training_file"}
     errors = [{"line": 7, "field": "x", "code": "c", "message": "x is text"}]
-    lifecycle.finish(db, claim(db), lifecycle.Outcome("failed", error={**error, "errors": errors}))
+    error |= {"errors": errors, "log_tail": ["Traceback", "KeyError: <x>"]}
+    lifecycle.finish(db, claim(db), lifecycle.Outcome("failed", error=error))
     text = read(client, f"/jobs/{job}").text
     assert "2 problems" in text
     assert "line 7: x is text" in text
+    assert "KeyError: <x>" in text
 
 
 def test_an_unknown_job_is_a_page_too(client: TestClient) -> None:
