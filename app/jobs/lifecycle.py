@@ -60,12 +60,14 @@ class News:
 
     progress: dict[str, Any] | None = None
     freeze_plan: dict[str, Any] | None = None
+    hyperparameters: dict[str, Any] | None = None  # with what "auto" came to
     notes: list[Note] = field(default_factory=list)
     metrics: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)  # (step, split, values)
     checkpoints: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (step, metrics)
 
     def __bool__(self) -> bool:
-        return bool(self.progress or self.freeze_plan or self.notes or self.metrics or self.checkpoints)
+        settled = self.freeze_plan or self.hyperparameters
+        return bool(self.progress or settled or self.notes or self.metrics or self.checkpoints)
 
 
 @dataclass(slots=True)
@@ -197,6 +199,7 @@ def beat(db: Database, lease: Lease, news: News | None = None) -> str:
             changes["version"] = Job.version + 1
             changes |= {"progress": news.progress} if news.progress else {}
             changes |= {"freeze_plan": news.freeze_plan} if news.freeze_plan else {}
+            changes |= _settled(news.hyperparameters) if news.hyperparameters else {}
         statement = update(Job).where(*_held(lease, at)).values(changes).returning(Job.desired)
         desired = session.execute(statement).scalar_one_or_none()
         if desired is None:
@@ -208,6 +211,14 @@ def beat(db: Database, lease: Lease, news: News | None = None) -> str:
             for step, metrics in news.checkpoints:
                 _checkpoint(session, lease, step, metrics, at)
         return str(desired)
+
+
+def _settled(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Numbers in place of "auto", also where OpenAI's clients look for their three."""
+    names = ("n_epochs", "batch_size", "learning_rate_multiplier")
+    three = {name: hyperparameters[name] for name in names if name in hyperparameters}
+    method = {"type": "supervised", "supervised": {"hyperparameters": three}}
+    return {"hyperparameters": hyperparameters, "method": method}
 
 
 def finish(db: Database, lease: Lease, outcome: Outcome) -> None:

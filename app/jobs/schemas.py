@@ -47,6 +47,8 @@ class LoraAdapter(Request):
     target_modules: list[str] | None = Field(
         default=None, description="Names of modules; absent: the architecture's usual ones."
     )
+    use_rslora: bool = Field(default=False, description="Scaled by alpha / sqrt(r), which stands high ranks.")
+    use_dora: bool = Field(default=False, description="A trained length for each row of the weight besides.")
 
 
 class TransformersSpec(Request):
@@ -116,14 +118,18 @@ class Optimizer(Request):
     dampening: NotNegative | None = None
     nesterov: bool | None = None
     betas: Betas | None = None
-    eps: Positive | None = None
+    eps: Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="Two of them for adafactor."
+    )
     amsgrad: bool | None = None
+    beta2_decay: float | None = Field(default=None, lt=0, description="Of adafactor.")
+    d: Positive | None = Field(default=None, description="Of adafactor: the largest root mean square of an update.")
 
 
 class Hyperparameters(Request):
     """OpenAI's three, each a number or "auto"; and ours, whose absence also means "auto".
 
-    What "auto" came to is told by the job's first events.
+    The numbers that "auto" came to take its place once training has begun.
     """
 
     n_epochs: Auto | Annotated[int, Field(ge=1, le=100_000)] = "auto"
@@ -144,7 +150,6 @@ class Hyperparameters(Request):
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     max_length: int | None = Field(default=None, ge=1, le=1_048_576, description="Tokens of an example.")
     length_bucketing: bool | None = None
-    packing: bool | None = None
     gradient_checkpointing: bool | None = None
     label_smoothing: Fraction | None = None
     temperature: Positive | None = Field(default=None, description="Of the task `pairs`.")

@@ -105,6 +105,8 @@ def test_an_adapter_without_a_policy(service: Service, encoder: dict[str, Any], 
     spec = {**encoder, "adapter": {"type": "lora", "r": 2, "target_modules": ["query", "value"]}}
     job = train(service, spec, reviews)
     assert (job["evidence"]["verdict"], job["freeze_policy"]["default"]) == ("verified", "freeze")
+    assert job["hyperparameters"]["learning_rate_multiplier"] == 1.0  # was "auto"
+    assert job["method"]["supervised"]["hyperparameters"]["n_epochs"] == 1
     report = check(service, job, tmp_path, "--base", str(service.settings.models / "forms-bert"))
     assert (report["level"], report["roles"]["frozen"] >= 37) == (3, True)
     statement = json.loads(base64.b64decode(service.get(f"fine_tuning/jobs/{job['id']}/attestation")["payload"]))

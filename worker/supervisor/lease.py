@@ -128,6 +128,7 @@ def _join(news: News, later: News) -> News:
     """Adds `later` to `news`, in place."""
     news.progress = later.progress or news.progress
     news.freeze_plan = later.freeze_plan or news.freeze_plan
+    news.hyperparameters = later.hyperparameters or news.hyperparameters
     news.notes += later.notes
     news.metrics += later.metrics
     news.checkpoints += later.checkpoints

@@ -58,6 +58,7 @@ class Tail:
     def _take_plan(self, report: Report, news: News) -> None:
         self._total, self._epochs = report.get("total_steps"), report.get("epochs")
         news.freeze_plan = report["counts"]
+        news.hyperparameters = report.get("settled")
         frozen, trainable = report["counts"]["frozen"], report["counts"]["trainable"]
         message = f"Tensors frozen: {frozen['tensors']} ({frozen['bytes']} bytes); trained: {trainable['tensors']}"
         news.notes.append(Note(message, data=report["counts"]))

@@ -32,6 +32,9 @@ class DamagedError(Exception):
     """A checkpoint that is not what its manifest says."""
 
 
+UNREADABLE = (DamagedError, OSError, ValueError, KeyError, SafetensorError)
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint that was read whole and agrees with its manifest."""
@@ -67,8 +70,11 @@ def write(
     optimizer: Optimizer,
     state: Mapping[str, Any],
     keep: int,
+    best: int = 0,
 ) -> Path:
-    """Write the state after `step` into `folder` and prune to the newest `keep`. `run` names what is being trained.
+    """Write the state after `step` into `folder` and prune to the newest `keep` and the one of step `best`.
+
+    `run` names what is being trained.
 
     On a full disk an older checkpoint makes room, the newest never does; OSError when that is not enough.
     """
@@ -80,18 +86,22 @@ def write(
         "random.safetensors": random,
         "state.json": {**state, "optimizer": scalars, "random": plain_random},
     }
-    final = folder / f"step-{step:08d}"
+    final = path_of(folder, step)
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         _publish(final, content, step=step, run=run)
     except OSError as error:
-        if error.errno != errno.ENOSPC or not _prune(folder, keep=1):
+        if error.errno != errno.ENOSPC or not _prune(folder, keep=1, best=best):
             raise
         _publish(final, content, step=step, run=run)
-    _prune(folder, keep=keep)
+    _prune(folder, keep=keep, best=best)
     return final
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 def newest(
@@ -102,11 +112,11 @@ def newest(
     Damaged ones are told to `on_damage` and passed over.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
-        if until is not None and path.name > f"step-{until:08d}":
+        if until is not None and path > path_of(folder, until):
             continue
         try:
             return read(path, run=run)
-        except (DamagedError, OSError, ValueError, KeyError, SafetensorError) as error:
+        except UNREADABLE as error:
             on_damage(path, str(error) or type(error).__name__)
     return None
 
@@ -190,9 +200,9 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": sha256_file(path)}
 
 
-def _prune(folder: Path, *, keep: int) -> bool:
-    """Remove all but the newest `keep`; whether any was removed."""
-    old = sorted(folder.glob("step-*"), reverse=True)[keep:]
+def _prune(folder: Path, *, keep: int, best: int) -> bool:
+    """Remove all but the newest `keep` and that of step `best`; whether any was removed."""
+    old = [path for path in sorted(folder.glob("step-*"), reverse=True)[keep:] if path != path_of(folder, best)]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
     return bool(old)

@@ -62,6 +62,7 @@ def test_a_job_runs_from_submission_to_success(db):
     assert (lease.job_id, lease.attempt) == (job.id, 1)
     news = News(progress={"step": 1}, freeze_plan={"frozen": {"tensors": 1}}, notes=[Note("one"), Note("two")])
     news.metrics.append((1, "train", {"loss": 0.5}))
+    news.hyperparameters = {"n_epochs": 3, "batch_size": 16, "learning_rate_multiplier": 1.0, "precision": "fp32"}
     assert lifecycle.beat(db, lease, news) == "run"
     evidence = Evidence(job_id=job.id, attempt=1, verdict="verified", frozen_tensors=1, frozen_bytes=40)
     parameter = Parameter(job_id=job.id, position=0, name="weight", kind="parameter", role="frozen", dtype="F32")
@@ -70,6 +71,9 @@ def test_a_job_runs_from_submission_to_success(db):
 
     done = row(db, job.id)
     assert (done.status, done.lease_owner, done.lease_until, done.trained_tokens) == ("succeeded", None, None, 7)
+    three = {"n_epochs": 3, "batch_size": 16, "learning_rate_multiplier": 1.0}
+    assert done.hyperparameters == news.hyperparameters
+    assert done.method == {"type": "supervised", "supervised": {"hyperparameters": three}}
     assert done.version > job.version and done.progress == {"step": 1}
     assert [event.seq for event in events(db, job.id)] == list(range(1, done.events_count + 1))
     with db.read() as session:

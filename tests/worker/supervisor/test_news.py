@@ -42,9 +42,11 @@ def test_news_come_once(reports: Path) -> None:
 
 
 def test_plan_gives_counts_and_warnings(reports: Path) -> None:
-    """The counts go to the job's row, warnings become events that stand out."""
-    _, news = told(reports, {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2, "warnings": ["careful"]})
+    """Counts and settled hyperparameters go to the job's row, warnings become events that stand out."""
+    plan = {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2, "warnings": ["careful"]}
+    _, news = told(reports, plan | {"settled": {"n_epochs": 3}})
     assert news.freeze_plan == COUNTS
+    assert news.hyperparameters == {"n_epochs": 3}
     assert [(note.message, note.level) for note in news.notes if note.level == "warn"] == [("careful", "warn")]
     assert news.progress == {"step": 0, "total_steps": 4, "epoch": 0.0, "percent": 0.0, "eta_seconds": None}
 

@@ -84,7 +84,7 @@ def test_late_write_is_dated_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: int | None
 ) -> None:
     """Between two sparse looks, the replay says at which update, by which operation on which line."""
-    hyperparameters = {"n_epochs": 4, "batch_size": 8, "learning_rate": 0.01, "save_interval": checkpoints}
+    hyperparameters = {"n_epochs": 4, "batch_size": 8, "learning_rate": 0.01, "checkpoint_steps": checkpoints}
     evidence = {"overhead_budget": 0.0}
     policy = {"freeze": ["weight"], "buffers": "track"}
     done = run(tmp_path, monkeypatch, LateWriter, policy=policy, hyperparameters=hyperparameters, evidence=evidence)

@@ -208,7 +208,7 @@ def test_divergence_stops_and_names_step_and_batch(tmp_path: Path) -> None:
         "batch_size": 40,
         "learning_rate": 1e6,
         "optimizer": "sgd",
-        "save_interval": 1,
+        "checkpoint_steps": 1,
     }
     done = attempt(affine_order(tmp_path, hyperparameters=hyperparameters), tmp_path)
     assert (done.code, done.failure["code"]) == (1, "diverged")

@@ -26,7 +26,7 @@ from worker.trainer.protocol import WorkOrder, Workspace, read_reports
 Build = Callable[[Path], WorkOrder]
 
 SGD = {"name": "sgd", "momentum": 0.9}
-SLOW = {"n_epochs": 3, "batch_size": 8, "save_interval": 2, "keep_checkpoints": 100}
+SLOW = {"n_epochs": 3, "batch_size": 8, "checkpoint_steps": 2, "keep_checkpoints": 100}
 
 
 def affine(root: Path) -> WorkOrder:
@@ -46,7 +46,8 @@ def bert(root: Path) -> WorkOrder:
     hyperparameters = SLOW | {
         "learning_rate": 1e-3,
         "gradient_accumulation_steps": 2,
-        "scheduler": {"name": "cosine", "warmup_steps": 3},
+        "lr_schedule": "cosine",
+        "warmup_steps": 3,
         "max_grad_norm": 0.5,
         "validation_fraction": 0.1,
         "length_bucketing": True,
@@ -124,7 +125,7 @@ def test_sigterm_saves_and_the_next_attempt_goes_on(tmp_path: Path, build: Build
     folder = tmp_path / "stopped"
     order = build(folder)
     order = WorkOrder.from_json(
-        order.to_json() | {"hyperparameters": order.hyperparameters | {"save_interval": None, "n_epochs": 3}}
+        order.to_json() | {"hyperparameters": order.hyperparameters | {"checkpoint_steps": None, "n_epochs": 3}}
     )
     child = start(order, folder, slow=True)
     wait_for_step(folder, 2)

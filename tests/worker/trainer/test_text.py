@@ -161,7 +161,7 @@ def test_checkpointed_activations_change_no_bit(tmp_path: Path) -> None:
         assert torch.equal(tensor, found[1][name]), name
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_keeps_the_stored_dtype(bert: Workspace, precision: str) -> None:
     """Autocast computes in half; weights stay what they were stored as, and the frozen ones stay equal."""
     hyperparameters = {"n_epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": precision}

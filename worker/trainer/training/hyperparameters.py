@@ -10,9 +10,10 @@ from typing import Any
 from app.errors import InvalidRequest
 
 HERE = "hyperparameters"
-SCHEDULER = "hyperparameters.scheduler"
 SCHEDULES = ("linear", "cosine", "constant")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+# What a job shows in place of "auto". Settled again, they give the same settings: a resumed attempt does that.
+SHOWN = ("n_epochs", "batch_size", "lr_schedule", "precision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,16 @@ class Settings:
     n_epochs: int
     batch_size: int
     micro_batch_size: int
-    learning_rate: float
+    learning_rate: float  # with the multiplier in it
+    learning_rate_multiplier: float
     optimizer: Mapping[str, Any]
     max_steps: int | None = None
-    schedule: str = "linear"
+    lr_schedule: str = "linear"
     warmup_steps: int | None = None  # wins over the ratio
     warmup_ratio: float = 0.0
+    min_lr_ratio: float = 0.0
     max_grad_norm: float | None = 1.0
-    precision: str = "float32"
+    precision: str = "fp32"
     max_length: int | None = None
     length_bucketing: bool = False
     gradient_checkpointing: bool = False
@@ -51,14 +54,21 @@ class Settings:
     temperature: float = 0.05
     beta: float = 0.1
     validation_fraction: float = 0.0
-    eval_interval: int | None = None  # None: at the end of every epoch
-    save_interval: int | None = None  # None: at the end of every epoch, at most every `save_seconds`
-    save_seconds: float = 300.0
+    eval_steps: int | None = None  # None: at the end of every epoch
+    checkpoint_steps: int | None = None  # None: at the end of every epoch, at most every `checkpoint_seconds`
+    checkpoint_seconds: float = 300.0
     keep_checkpoints: int = 2
     max_run_seconds: float | None = None
+    early_stopping_patience: int | None = None  # evaluations without a lower loss
 
     def to_json(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def shown(self, asked: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+        """The hyperparameters as asked for, with what "auto" came to."""
+        decided = {name: getattr(self, name) for name in SHOWN}
+        decided["learning_rate"] = _number(_given(asked), "learning_rate", _auto_rate(facts), low=0.0)
+        return {**asked, **decided, "learning_rate_multiplier": self.learning_rate_multiplier}
 
 
 def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
@@ -75,7 +85,6 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
     """
     asked = _given(asked)
     _refuse_unknown(asked, KNOWN, at=HERE)
-    scheduler = _scheduler(asked)
     batch = _whole(asked, "batch_size", _auto_batch(facts.examples), low=1)
     micro = _micro_batch(asked, batch)
     multiplier = _number(asked, "learning_rate_multiplier", 1.0, low=0.0)
@@ -85,14 +94,16 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
         batch_size=batch,
         micro_batch_size=micro,
         learning_rate=_number(asked, "learning_rate", _auto_rate(facts), low=0.0) * multiplier,
+        learning_rate_multiplier=multiplier,
         optimizer=_optimizer(asked, facts),
         max_steps=_optional_whole(asked, "max_steps"),
-        schedule=_choice(scheduler, "name", "linear" if facts.pretrained else "constant", SCHEDULES, at=SCHEDULER),
-        warmup_steps=_optional_whole(scheduler, "warmup_steps", low=0, at=SCHEDULER),
-        warmup_ratio=_number(scheduler, "warmup_ratio", 0.1 if tuned else 0.0, low=0.0, high=1.0, at=SCHEDULER),
+        lr_schedule=_choice(asked, "lr_schedule", "linear" if facts.pretrained else "constant", SCHEDULES),
+        warmup_steps=_optional_whole(asked, "warmup_steps", low=0),
+        warmup_ratio=_number(asked, "warmup_ratio", 0.1 if tuned else 0.0, low=0.0, high=1.0),
+        min_lr_ratio=_number(asked, "min_lr_ratio", 0.0, low=0.0, high=1.0),
         max_grad_norm=_number(asked, "max_grad_norm", 1.0 if facts.pretrained else 0.0, low=0.0) or None,
         precision=_choice(
-            asked, "precision", "bfloat16" if facts.pretrained and facts.device == "cuda" else "float32", PRECISIONS
+            asked, "precision", "bf16" if facts.pretrained and facts.device == "cuda" else "fp32", PRECISIONS
         ),
         max_length=_optional_whole(asked, "max_length"),
         length_bucketing=_flag(asked, "length_bucketing", False),
@@ -101,11 +112,12 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
         temperature=_number(asked, "temperature", 0.05, low=1e-6),
         beta=_number(asked, "beta", 0.1, low=0.0),
         validation_fraction=validation_fraction(asked),
-        eval_interval=_optional_whole(asked, "eval_interval"),
-        save_interval=_optional_whole(asked, "save_interval"),
-        save_seconds=_number(asked, "save_seconds", 300.0, low=0.0),
+        eval_steps=_optional_whole(asked, "eval_steps"),
+        checkpoint_steps=_optional_whole(asked, "checkpoint_steps"),
+        checkpoint_seconds=_number(asked, "checkpoint_seconds", 300.0, low=0.0),
         keep_checkpoints=_whole(asked, "keep_checkpoints", 2, low=1),
         max_run_seconds=_number(asked, "max_run_seconds", 0.0, low=0.0) or None,
+        early_stopping_patience=_optional_whole(asked, "early_stopping_patience"),
     )
 
 
@@ -114,9 +126,7 @@ def validation_fraction(asked: Mapping[str, Any]) -> float:
     return _number(_given(asked), "validation_fraction", 0.0, low=0.0, high=0.9)
 
 
-_MADE = frozenset({"schedule", "warmup_steps", "warmup_ratio"})  # from `scheduler`
-_ALSO = frozenset({"learning_rate_multiplier", "gradient_accumulation_steps", "scheduler", "weight_decay"})
-KNOWN = frozenset({each.name for each in fields(Settings)}) - _MADE | _ALSO
+KNOWN = frozenset({each.name for each in fields(Settings)}) | {"gradient_accumulation_steps", "weight_decay"}
 
 
 def _given(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,18 +139,6 @@ def _refuse_unknown(asked: Mapping[str, Any], known: frozenset[str], *, at: str)
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
             raise InvalidRequest(f"{at} has no {name!r}; {hint}", param=f"{at}.{name}")
-
-
-def _scheduler(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A name, or {"name", "warmup_steps" | "warmup_ratio"}."""
-    wanted = asked.get("scheduler", {})
-    if isinstance(wanted, str):
-        return {"name": wanted}
-    if not isinstance(wanted, Mapping):
-        message = 'scheduler must be a name, or an object such as {"name": "linear", "warmup_ratio": 0.1}'
-        raise InvalidRequest(message, param=SCHEDULER)
-    _refuse_unknown(wanted, frozenset({"name", "warmup_steps", "warmup_ratio"}), at=SCHEDULER)
-    return _given(wanted)
 
 
 def _auto_epochs(examples: int) -> int:

@@ -22,13 +22,14 @@ from worker.trainer.freeze.apply import Frozen
 from worker.trainer.protocol import Reporter
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.objectives import Metrics, Objective, Preference
+from worker.trainer.training.patience import Patience
 from worker.trainer.training.progress import Progress
 from worker.trainer.training.schedule import factor
 from worker.trainer.training.stop import Stopped, StopRequest
 from worker.trainer.training.watch import Watch
 
 T = TypeVar("T")
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 EPOCH_SAVE_SECONDS = 10.0  # an epoch shorter than this does not deserve a checkpoint of its own
 
 
@@ -58,6 +59,8 @@ class Run:
     scaler: torch.amp.GradScaler
     watch: Watch
     save: Callable[[int, Metrics], None]  # writes a checkpoint of the state after this step
+    restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read
+    patience: Patience
     done: int = 0  # steps of earlier attempts, and their seconds
     seconds_before: float = 0.0
     parameters: list[nn.Parameter] = field(init=False)  # all that the optimizer ever gets
@@ -103,20 +106,24 @@ def train(run: Run) -> Ending:
             grad_norm=norm,
         )
         at_epoch_end = step % run.order.steps_per_epoch == 0
-        if run.validation is not None and _due(step, run.settings.eval_interval, at_epoch_end):
+        if run.validation is not None and _due(step, run.settings.eval_steps, at_epoch_end):
             metrics = evaluate(run, step)
             evaluated = step
+        best = evaluated == step and run.patience.take(step, metrics)
         now = time.monotonic()
-        if step < run.total_steps and (run.stop.asked or _save_due(run, step, at_epoch_end, now - saved)):
+        due = run.stop.asked or _save_due(run, step, at_epoch_end, now - saved)
+        if best or (step < run.total_steps and due):
             run.save(step, {"train_loss": loss, **{f"valid_{name}": value for name, value in metrics.items()}})
             saved = time.monotonic()
         if step < run.total_steps and run.stop.asked:
             raise Stopped(step)
-        if _out_of_time(run, step, now - began):
+        if _out_of_time(run, step, now - began) or _out_of_patience(run, step):
             break
 
     if run.validation is not None and (evaluated != step or not metrics):
         metrics = evaluate(run, step)
+        run.patience.take(step, metrics)
+    metrics = back_to_best(run, step, metrics)
     run.watch.at_end()
     seconds = run.seconds_before + time.monotonic() - began
     return Ending(steps=step, tokens=_tokens_until(run, step), metrics=metrics, seconds=seconds)
@@ -142,7 +149,7 @@ def set_rate(run: Run, step: int) -> float:
     warmup = (
         settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_ratio * run.total_steps)
     )
-    scale = factor(step, total=run.total_steps, warmup=warmup, kind=settings.schedule)
+    scale = factor(step, total=run.total_steps, warmup=warmup, kind=settings.lr_schedule, floor=settings.min_lr_ratio)
     for group, peak in zip(run.optimizer.param_groups, run.peaks, strict=True):
         group["lr"] = peak * scale
     return run.peaks[0] * scale
@@ -254,6 +261,18 @@ def evaluate(run: Run, step: int) -> Metrics:
     return metrics
 
 
+def back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
+    """With early stopping, the weights after the best evaluation, and its metrics; else all stays as it is."""
+    best = run.patience
+    if best.limit is None or best.step in (0, step):
+        return metrics
+    if not run.restore(best.step):
+        return metrics
+    message = f"the result is the state after step {best.step}, which had the lowest validation loss"
+    run.reporter.event(message, step=best.step)
+    return best.metrics
+
+
 def _forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
     with autocast(run):
         return run.objective.loss(run.model, batch)
@@ -281,9 +300,9 @@ def _due(step: int, interval: int | None, at_epoch_end: bool) -> bool:
 
 
 def _save_due(run: Run, step: int, at_epoch_end: bool, since: float) -> bool:
-    if run.settings.save_interval:
-        return step % run.settings.save_interval == 0
-    return since >= run.settings.save_seconds or (at_epoch_end and since >= EPOCH_SAVE_SECONDS)
+    if run.settings.checkpoint_steps:
+        return step % run.settings.checkpoint_steps == 0
+    return since >= run.settings.checkpoint_seconds or (at_epoch_end and since >= EPOCH_SAVE_SECONDS)
 
 
 def _out_of_time(run: Run, step: int, seconds: float) -> bool:
@@ -292,6 +311,17 @@ def _out_of_time(run: Run, step: int, seconds: float) -> bool:
         return False
     message = f"training ends after step {step} of {run.total_steps}: max_run_seconds is {limit:g}"
     run.reporter.event(message, level="warn", step=step)
+    return True
+
+
+def _out_of_patience(run: Run, step: int) -> bool:
+    if not run.patience.over or step == run.total_steps:
+        return False
+    message = (
+        f"training ends after step {step} of {run.total_steps}: {run.patience.misses} evaluations in a row had no "
+        f"lower loss than that after step {run.patience.step}"
+    )
+    run.reporter.event(message, step=step)
     return True
 
 

@@ -20,6 +20,7 @@ from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.loop import Run
 from worker.trainer.training.objectives import Metrics
+from worker.trainer.training.patience import Patience
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class Saver:
             "seconds": run.seconds_before + run.progress.seconds(),
             "witness": run.watch.witness.state_dict(),
             "environment": determinism.environment(run.device),
+            "patience": run.patience.to_json(),
         }
         try:
             path = checkpoint.write(
@@ -55,6 +57,7 @@ class Saver:
                 optimizer=run.optimizer,
                 state=state,
                 keep=self.settings.keep_checkpoints,
+                best=run.patience.step,
             )
         except OSError as error:
             self.reporter.event(f"no checkpoint after step {step}: {error}", level="warn", step=step)
@@ -90,8 +93,20 @@ class Saver:
         run.watch.witness.load_state_dict(found.state["witness"])
         run.progress.history[:] = found.state["history"]
         run.seconds_before = float(found.state["seconds"])
+        run.patience = Patience.from_json(found.state["patience"])
         run.done = found.step
         found.restore_random_states()
+
+    def restore(self, step: int) -> bool:
+        """The weights after `step` again, from its checkpoint; False, and an event, where that cannot be read."""
+        try:
+            found = checkpoint.read(checkpoint.path_of(self.place.checkpoints, step), run=self.run)
+            checkpoint.restore_tensors(found, self._moving())
+        except checkpoint.UNREADABLE as error:
+            message = f"the best state, after step {step}, cannot be read, so the result is the last one: {error}"
+            self.reporter.event(message, level="warn", step=step)
+            return False
+        return True
 
     def _moving(self) -> dict[str, Tensor]:
         """Everything that training may move; under an audit, where anything may, every tensor."""
@@ -110,7 +125,12 @@ def identity(
     order: WorkOrder, place: Workspace, subject: Subject, plan: FreezePlan, settings: Settings, *, task: str
 ) -> str:
     """What two attempts must share for one to go on with the other's checkpoint."""
-    timing = {"save_interval", "save_seconds", "keep_checkpoints", "max_run_seconds"}  # change no bit of the result
+    timing = {
+        "checkpoint_steps",
+        "checkpoint_seconds",
+        "keep_checkpoints",
+        "max_run_seconds",
+    }  # change no bit of the result
     files = {key: order.data.get(key) for key in ("training", "validation")}
     content: dict[str, Any] = {
         "task": task,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +22,8 @@ from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.training import hyperparameters, optimizer, tasks
 from worker.trainer.training.hyperparameters import Facts, Settings
 from worker.trainer.training.loop import Run, ask_reference, probe
-from worker.trainer.training.objectives import Metrics, Preference
+from worker.trainer.training.objectives import Preference
+from worker.trainer.training.patience import Patience
 from worker.trainer.training.progress import Progress
 from worker.trainer.training.replay import Replay
 from worker.trainer.training.saver import Saver, identity
@@ -68,8 +68,7 @@ def assemble(
     recipe = _recipe(order, place, subject, plan, source, task=task)
     saver = Saver(place, subject, plan, recipe.settings, reporter, run=recipe.identity)
     found = saver.find(recipe.device)
-    run = build(recipe, subject, reporter=reporter, stop=stop, save=saver.save)
-    saver.live = run
+    run = saver.live = build(recipe, subject, saver, stop=stop)
     run.watch.explain = Replay(run, partial(rebuild, recipe)).explain
     reporter.report(
         "plan",
@@ -79,6 +78,7 @@ def assemble(
         plan=plan.to_json(),
         warnings=[*plan.warnings, *run.frozen.warnings],
         hyperparameters=recipe.settings.to_json(),
+        settled=recipe.settings.shown(order.hyperparameters, _facts(plan, source, subject, recipe.device)),
     )
     for note in (*subject.loaded.notes, *recipe.prepared.notes):
         reporter.event(note)
@@ -93,12 +93,10 @@ def assemble(
     return run
 
 
-def build(
-    recipe: Recipe, subject: Subject, *, reporter: Reporter, stop: StopRequest, save: Callable[[int, Metrics], None]
-) -> Run:
+def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) -> Run:
     """The plan made true on this model, and everything that a loop touches. Raises PolicyError where it cannot be."""
     order, plan, settings, device = recipe.order, recipe.plan, recipe.settings, recipe.device
-    model = subject.model
+    model, reporter = subject.model, saver.reporter
     if settings.gradient_checkpointing:
         _checkpoint_activations(model)
     model.to(device)
@@ -127,9 +125,11 @@ def build(
         reporter=reporter,
         progress=Progress(reporter, recipe.total_steps),
         stop=stop,
-        scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "float16"),
+        scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
         watch=Watch(Witness(model, plan=plan, budget=budget), plan, reporter),
-        save=save,
+        save=saver.save,
+        restore=saver.restore,
+        patience=Patience(settings.early_stopping_patience),
     )
 
 
@@ -143,7 +143,7 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
         tasks.ready_tokenizer(loaded, recipe.source.training)
     subject = Subject.of(loaded)
     saver = Saver(recipe.place, subject, recipe.plan, recipe.settings, reporter, run=recipe.identity)
-    run = saver.live = build(recipe, subject, reporter=reporter, stop=stop, save=saver.save)
+    run = saver.live = build(recipe, subject, saver, stop=stop)
     determinism.seed_everything(order.seed)
     found = saver.newest(until=until)
     if found is not None:
@@ -157,6 +157,7 @@ def _recipe(
     device = choose_device(order.device)
     settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
     _refuse_split_pairs(task, settings)
+    _refuse_impatience(plan, source, settings)
     prepared = tasks.prepare(task, source, subject.loaded, asked_length=settings.max_length)
     lengths = prepared.training.lengths if settings.length_bucketing else None
     return Recipe(
@@ -202,6 +203,21 @@ def _checkpoint_activations(model: nn.Module) -> None:
         message = f"{type(model).__name__} cannot checkpoint activations; leave gradient_checkpointing out"
         raise InvalidRequest(message, param="hyperparameters.gradient_checkpointing")
     enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _refuse_impatience(plan: FreezePlan, source: Source, settings: Settings) -> None:
+    """Early stopping needs something to judge by, and goes back to an earlier state."""
+    param = "hyperparameters.early_stopping_patience"
+    if settings.early_stopping_patience is None:
+        return
+    if not source.validation:
+        raise InvalidRequest("early stopping needs a validation_file, or a validation_fraction", param=param)
+    if plan.scheduled:
+        message = (
+            "early stopping may end in a state from before a scheduled freeze began; leave it out, or freeze "
+            f"'{plan.scheduled[0].name}' for the whole run"
+        )
+        raise InvalidRequest(message, param=param)
 
 
 def _refuse_split_pairs(task: str, settings: Settings) -> None:

@@ -33,7 +33,7 @@ def classifier(root: Path, **changes: Any) -> Attempt:
         "model": {"type": "transformers", "path": "tiny", "adapter": LORA},
         "task": "text-classification",
         "data": data(place, rows),
-        "hyperparameters": {"n_epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "save_interval": 2},
+        "hyperparameters": {"n_epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "checkpoint_steps": 2},
         "seed": 4,
         "device": "cpu",
     }

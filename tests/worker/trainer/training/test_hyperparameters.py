@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from worker.trainer.training.hyperparameters import Facts, Settings, settle
+from app.jobs.schemas import Hyperparameters
+from worker.trainer.training.hyperparameters import KNOWN, Facts, Settings, settle
 
 
 def facts(**changes: Any) -> Facts:
@@ -45,14 +46,14 @@ def test_auto_learning_rate(changes: dict[str, Any], rate: float) -> None:
 
 def test_auto_and_absent_and_null_mean_the_same() -> None:
     """OpenAI's clients send all three."""
-    words = {"n_epochs": "auto", "batch_size": None, "scheduler": {"name": "linear", "warmup_steps": None}}
+    words = {"n_epochs": "auto", "batch_size": None, "lr_schedule": "linear", "warmup_steps": None}
     assert settle(words, facts()) == auto()
 
 
 def test_plain_models_get_plain_settings() -> None:
     """No clipping, no warm-up, a constant rate, no decay."""
     plain = auto(pretrained=False)
-    assert (plain.max_grad_norm, plain.warmup_ratio, plain.schedule) == (None, 0.0, "constant")
+    assert (plain.max_grad_norm, plain.warmup_ratio, plain.lr_schedule) == (None, 0.0, "constant")
     assert plain.optimizer == {"name": "adamw", "weight_decay": 0.0}
 
 
@@ -65,7 +66,7 @@ def test_accumulation_cuts_the_batch() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_auto_precision(device: str) -> None:
     """bfloat16 autocast on a GPU."""
-    assert auto(device=device).precision == ("bfloat16" if device == "cuda" else "float32")
+    assert auto(device=device).precision == ("bf16" if device == "cuda" else "fp32")
 
 
 @pytest.mark.parametrize(
@@ -79,11 +80,10 @@ def test_auto_precision(device: str) -> None:
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"learning_rate": float("inf")}, "learning_rate"),
         ({"learning_rate": "fast"}, "learning_rate"),
-        ({"scheduler": {"name": "cosinus"}}, "scheduler.name"),
-        ({"scheduler": {"nmae": "cosine"}}, "scheduler.nmae"),
-        ({"scheduler": {"warmup_ratio": 2}}, "scheduler.warmup_ratio"),
-        ({"scheduler": {"warmup_steps": -1}}, "scheduler.warmup_steps"),
-        ({"scheduler": 3}, "scheduler"),
+        ({"lr_schedule": "cosinus"}, "lr_schedule"),
+        ({"warmup_ratio": 2}, "warmup_ratio"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"min_lr_ratio": 2}, "min_lr_ratio"),
         ({"optimizer": 3}, "optimizer"),
         ({"optimizer": {"name": 3}}, "optimizer"),
         ({"precision": "int4"}, "precision"),
@@ -97,3 +97,19 @@ def test_wrong_values_are_named(asked: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         settle(asked, facts())
     assert str(refused.value.param).endswith(param)
+
+
+def test_all_that_the_api_takes_is_known_here() -> None:
+    """A hyperparameter that a request may name, and that no trainer knows, would fail every job that uses it."""
+    assert set(Hyperparameters.model_fields) <= KNOWN
+    asked = {"lr_schedule": "cosine", "warmup_ratio": 0.2, "min_lr_ratio": 0.1, "precision": "bf16", "eval_steps": 5}
+    assert settle(Hyperparameters(**asked).model_dump(exclude_none=True), facts()).lr_schedule == "cosine"
+
+
+@pytest.mark.parametrize("asked", [{}, {"n_epochs": 2, "learning_rate_multiplier": 3.0}, {"learning_rate": 0.1}])
+def test_what_is_shown_settles_to_the_same(asked: dict[str, Any]) -> None:
+    """A second attempt starts from the numbers that took the place of "auto"."""
+    settings = settle(asked, facts())
+    shown = settings.shown(asked, facts())
+    assert "auto" not in shown.values()
+    assert settle(shown, facts()) == settings

@@ -183,6 +183,22 @@ def test_a_schedule_is_watched_in_its_intervals() -> None:
     assert report.first_changed["0.weight"] == 1
 
 
+@pytest.mark.parametrize("stop", [None, 5, 9], ids=["to the end", "to the last step", "beyond the last step"])
+def test_an_interval_that_is_open_at_the_end_is_closed(stop: int | None) -> None:
+    """A freeze that lasts as long as the run has both its digests; one that never began has none."""
+    model = net()
+    when = [{"from_step": 2, "to_step": stop}, *([{"from_step": 20, "to_step": None}] if stop else [])]
+    plan = plan_for(model, {"rules": [{"action": "freeze", "select": {"name": "0.weight"}, "when": when}]})
+    with Witness(model, plan=plan, budget=1.0) as w:
+        for step in range(1, 6):
+            if step <= 2:
+                model[0].weight.data.add_(1)
+            w.step()
+    (interval,) = w.report().intervals["0.weight"]
+    kept = digest(model[0].weight)
+    assert (interval.from_step, interval.to_step, interval.before, interval.after) == (2, stop, kept, kept)
+
+
 @pytest.mark.parametrize("bad", [3, 4])
 def test_a_write_within_an_interval_is_a_violation(bad: int) -> None:
     """Also in the interval's last step; and the next interval begins afresh."""

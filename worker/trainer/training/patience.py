@@ -1,0 +1,40 @@
+"""Early stopping: ends a run whose validation loss no longer falls, and remembers after which step it was lowest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from worker.trainer.training.objectives import Metrics
+
+
+@dataclass(slots=True)
+class Patience:
+    """`limit` evaluations in a row without a new lowest loss are enough. Without a limit nothing is remembered."""
+
+    limit: int | None
+    step: int = 0  # of the lowest loss; 0: none yet
+    misses: int = 0
+    metrics: Metrics = field(default_factory=dict)
+
+    def take(self, step: int, metrics: Metrics) -> bool:
+        """Whether this evaluation is the best one so far."""
+        if self.limit is None:
+            return False
+        if self.step and not metrics["loss"] < self.metrics["loss"]:
+            self.misses += 1
+            return False
+        self.step, self.misses, self.metrics = step, 0, dict(metrics)
+        return True
+
+    @property
+    def over(self) -> bool:
+        return self.limit is not None and self.misses >= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, obj: Mapping[str, Any]) -> Patience:
+        return cls(**obj)
