@@ -59,8 +59,8 @@ def model(count: int) -> list[TensorInfo]:
                 tensors.append(TensorInfo(f"{path}.attention.{part}.{kind}", shape, "BF16", module_types=inner))
         for expert in range(128):
             for part in ("up", "down"):
-                inner = (*root, "ModuleList", "Expert", "Linear")
                 name = f"{path}.experts.{expert}.{part}.weight"
-                tensors.append(TensorInfo(name, (8, 8), "BF16", module_types=inner))
+                owners = (*root, "ModuleList", "Expert", "Linear")
+                tensors.append(TensorInfo(name, (8, 8), "BF16", module_types=owners))
         layer += 1
     return tensors[:count]

@@ -96,8 +96,9 @@ def make_worker(settings: Settings) -> Worker:
 
 def owned(settings: Settings) -> list[Path]:
     """What belongs to the service: data, keys, blobs. Trainers see nothing of it but what is staged for them."""
-    storage = settings.storage.removeprefix("file://")
-    places = [settings.home, settings.signing_key_path, settings.webhook_key_path, *([Path(storage)] if storage.startswith("/") else [])]
+    places = [settings.home, settings.signing_key_path, settings.webhook_key_path]
+    if settings.storage.startswith("file://"):
+        places.append(Path(settings.storage.removeprefix("file://")))
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and url.database:
         places.append(Path(url.database).absolute())
