@@ -4,7 +4,8 @@ import re
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Response
-from sqlalchemy import select
+from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy.orm import Session
 
 from app.auth import Who
 from app.dependencies import Config, Db
@@ -22,6 +23,7 @@ router = APIRouter(tags=["Evidence"], responses=ERRORS)
 
 JobId = Annotated[str, Path(description="`ftjob-…`")]
 Role = Literal["frozen", "trainable", "split", "new", "buffer", "dropped", "scheduled"]
+Sort = Literal["name", "changed_elements", "relative_l2"]
 ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 
 
@@ -95,15 +97,17 @@ def list_parameters(
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     role: Annotated[Role | None, Query(description="Only tensors in this role.")] = None,
     changed: Annotated[bool | None, Query(description="Only tensors that changed, or that did not.")] = None,
+    sort: Annotated[
+        Sort, Query(description="`name`, or the most changed first: by elements, or by the norm of their change.")
+    ] = "name",
 ) -> ParameterList:
-    """By name. Empty until the job ends."""
+    """By name, or the most changed first. Empty until the job ends."""
     statement = select(Parameter).where(Parameter.job_id == fine_tuning_job_id)
     statement = statement.where(Parameter.role == role) if role is not None else statement
     statement = statement.where(Parameter.changed.is_(changed)) if changed is not None else statement
-    statement = statement.where(Parameter.position > _position(after)) if after is not None else statement
     with db.read() as session:
         find(session, who.project, fine_tuning_job_id)
-        rows = list(session.scalars(statement.order_by(Parameter.position).limit(limit + 1)))
+        rows = list(session.scalars(_page(session, statement, fine_tuning_job_id, sort, after).limit(limit + 1)))
     data = [ParameterObject.of(row) for row in rows[:limit]]
     return ParameterList.page(data, more=len(rows) > limit)
 
@@ -114,6 +118,24 @@ def list_signing_keys(who: Who, settings: Config) -> SigningKeyList:
     path = settings.signing_key_path
     keys = read_ring(path) if path.exists() or path.with_suffix(".ring.json").exists() else ()
     return SigningKeyList(data=[SigningKeyObject(**key.to_json()) for key in keys], has_more=False)
+
+
+def _page(
+    session: Session, statement: Select[Parameter], job_id: str, sort: Sort, after: str | None
+) -> Select[Parameter]:
+    """In order, from behind the cursor on. A tensor without the figure that sorts comes last; equals are by name."""
+    position = _position(after) if after is not None else -1
+    if sort == "name":
+        return statement.where(Parameter.position > position).order_by(Parameter.position)
+    figure = Parameter.changed_elements if sort == "changed_elements" else Parameter.stats["relative_l2"].as_float()
+    amount = func.coalesce(figure, -1)
+    if after is not None:
+        here = select(amount).where(Parameter.job_id == job_id, Parameter.position == position)
+        reached = session.scalar(here)
+        if reached is None:
+            raise InvalidRequest(f"no tensor {after!r} in this list", param="after", code="invalid_cursor")
+        statement = statement.where(or_(amount < reached, and_(amount == reached, Parameter.position > position)))
+    return statement.order_by(amount.desc(), Parameter.position)
 
 
 def _position(after: str) -> int:

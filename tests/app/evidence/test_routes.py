@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
@@ -9,8 +10,8 @@ from app.db import Database, now
 from app.dependencies import Backends
 from app.evidence.keys import load_or_create
 from app.evidence.rotation import revoke, rotate
-from app.evidence.tables import Evidence
-from tests.app.conftest import AFFINE, Upload, rows
+from app.evidence.tables import Evidence, Parameter
+from tests.app.conftest import AFFINE, Upload, rows, upload_to
 
 
 def test_the_openssf_bundle_is_offered_where_there_is_one(
@@ -44,6 +45,34 @@ def test_all_keys_are_listed_with_their_validity(client: TestClient, embedded: F
     assert [bool(each["revoked_at"]) for each in found] == [False, False, True]
     assert [bool(each["not_after"]) for each in found] == [False, True, True]
     assert all(each["not_before"] for each in found)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10])
+@pytest.mark.parametrize(
+    ("sort", "names"),
+    [("name", "abcde"), ("changed_elements", "dabce"), ("relative_l2", "bdace"), ("changed_elements", "dab")],
+)
+def test_the_most_changed_tensors_come_first(
+    api: TestClient, application: FastAPI, sort: str, names: str, limit: int
+) -> None:
+    """By elements or by norm, in pages of any size, with a filter or without; what has no figure comes last."""
+    job_id = job(api, upload_to(api))
+    figures = [(3, 0.1), (3, 0.5), (0, None), (7, 0.25), (None, None)]
+    with application.state.backends.database.write() as session:
+        for at, (elements, norm) in enumerate(figures):
+            row = Parameter(job_id=job_id, position=at, name="abcde"[at], kind="parameter", role="trainable")
+            row.dtype, row.shape, row.elements, row.nbytes, row.changed = "F32", [8], 8, 32, bool(elements)
+            row.changed_elements, row.stats = elements, {"relative_l2": norm} if elements else None
+            session.add(row)
+    query = {"sort": sort, "limit": limit} | ({"changed": True} if len(names) == 3 else {})
+    found, page = "", {"has_more": True, "last_id": None}
+    while page["has_more"]:
+        after = {"after": page["last_id"]} if page["last_id"] else {}
+        page = api.get(f"fine_tuning/jobs/{job_id}/parameters", params={**query, **after}).json()
+        found += "".join(each["name"] for each in page["data"])
+    assert found == names
+    path = f"fine_tuning/jobs/{job_id}/parameters?sort=relative_l2&after=param-9"
+    assert api.get(path).json()["error"]["code"] == "invalid_cursor"
 
 
 def job(client: TestClient, upload: Upload) -> str:
