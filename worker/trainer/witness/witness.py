@@ -130,7 +130,9 @@ class Witness:
             self._guard.end()
         for hook in self._hooks:
             hook.remove()
-        self._check(self._live(), moving=True)
+        live = self._live()
+        self._check(live, moving=True)
+        self._close(live)
         self._state = how
 
     def report(self) -> Report:
@@ -283,13 +285,22 @@ class Witness:
             return
         for name, watch in self._watches.items():
             if watch.ends(self.steps):
+                self._close_interval(watch, live)
                 watch.known = ()
                 self._wires.pop(name, None)
-                tensor = live[name].tensor if name in live else None
-                if watch.intervals and tensor is not None:
-                    watch.intervals[-1] = replace(watch.intervals[-1], after=digest(tensor))
         self._open(live)
         self._aim_guard(live)
+
+    def _close(self, live: Mapping[str, Slot]) -> None:
+        """The run has ended within these freezes: what they hold now is what they end with."""
+        for watch in self._watches.values():
+            if watch.open:
+                self._close_interval(watch, live)
+
+    def _close_interval(self, watch: Watch, live: Mapping[str, Slot]) -> None:
+        tensor = live[watch.name].tensor if watch.name in live else None
+        if watch.intervals and tensor is not None:
+            watch.intervals[-1] = replace(watch.intervals[-1], after=digest(tensor))
 
     def _check(self, live: Mapping[str, Slot], *, moving: bool = False) -> list[Violation]:
         found = self._look(self._watches, live)

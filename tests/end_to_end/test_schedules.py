@@ -1,0 +1,115 @@
+"""A tensor frozen for some steps: the evidence of every interval, when the job is paused or its trainer dies."""
+
+import base64
+import json
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.evidence.verify import main as verify
+from tests.end_to_end.conftest import Service
+from tests.end_to_end.test_interruptions import trainers
+
+STEPS = 3200  # 400 epochs of 8 batches
+INTERVALS: list[tuple[int, int | None]] = [(0, 200), (700, 1500), (2000, None)]
+POLICY = {
+    "rules": [
+        {
+            "id": "now-and-then",
+            "action": "freeze",
+            "select": {"name": "weight"},
+            "when": [{"from_step": start, "to_step": stop} for start, stop in INTERVALS],
+        }
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def table(service: Service) -> str:
+    chance = random.Random(2)
+    lines = ["a,b,c,d,y"]
+    for _ in range(64):
+        values = [chance.uniform(-1, 1) for _ in range(4)]
+        lines.append(",".join(f"{value:.6f}" for value in [*values, sum(values)]))
+    return service.upload("\n".join(lines).encode(), "schedules.csv")
+
+
+def submit(service: Service, table: str) -> str:
+    body = {
+        "model": {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 4, "out_features": 1}},
+        "training_file": table,
+        "seed": 12,
+        "hyperparameters": {"n_epochs": 400, "batch_size": 8, "learning_rate": 0.001},
+        "freeze_policy": POLICY,
+    }
+    return str(service.post("fine_tuning/jobs", body)["id"])
+
+
+def intervals(service: Service, job_id: str) -> list[dict[str, Any]]:
+    """What the signed statement says of the weight, once the job has succeeded."""
+    job = service.ended(job_id)
+    assert job["status"] == "succeeded", (job["error"], service.log())
+    assert job["evidence"]["verdict"] == "verified"
+    envelope = service.get(f"fine_tuning/jobs/{job_id}/attestation")
+    parameters = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["parameters"]
+    (row,) = [row for row in parameters if row["name"] == "weight"]
+    assert row["role"] == "scheduled"
+    found: list[dict[str, Any]] = row["intervals"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service: Service, table: str) -> Iterator[list[dict[str, Any]]]:
+    """The evidence of a run that nobody interrupts."""
+    yield intervals(service, submit(service, table))
+
+
+def test_every_interval_has_its_evidence(undisturbed: list[dict[str, Any]]) -> None:
+    """Still within each, moved between them; "to the end" is written as such."""
+    assert [(each["fromStep"], each.get("toStep")) for each in undisturbed] == INTERVALS
+    assert all(each["before"] == each["after"] for each in undisturbed)
+    assert len({each["before"] for each in undisturbed}) == len(INTERVALS)
+
+
+@pytest.mark.parametrize("step", [100, 400, 1000], ids=["frozen", "thawed", "frozen again"])
+def test_paused_schedule_goes_on(
+    service: Service, table: str, undisturbed: list[dict[str, Any]], step: int, tmp_path: Path
+) -> None:
+    """Stopped inside an interval or between two: the same evidence as without a pause, and an outsider agrees."""
+    job_id = submit(service, table)
+    service.until(job_id, lambda job: (job["progress"]["step"] or 0) >= step)
+    service.post(f"fine_tuning/jobs/{job_id}/pause")
+    service.until(job_id, lambda job: job["status"] == "paused")
+    assert service.job(job_id)["progress"]["step"] < STEPS
+    service.post(f"fine_tuning/jobs/{job_id}/resume")
+    assert intervals(service, job_id) == undisturbed
+    _verify(service, job_id, tmp_path)
+
+
+@pytest.mark.chaos
+def test_killed_schedule_goes_on(service: Service, table: str, undisturbed: list[dict[str, Any]]) -> None:
+    """kill -9 of the trainer, once in the first interval and once in the second."""
+    job_id = submit(service, table)
+    for step in (50, 900):
+        service.until(job_id, lambda job, step=step: (job["progress"]["step"] or 0) >= step)
+        for process in trainers(service, job_id):
+            os.kill(process.pid, signal.SIGKILL)
+    assert intervals(service, job_id) == undisturbed
+    assert service.job(job_id)["attempts"] == 3
+
+
+def _verify(service: Service, job_id: str, folder: Path) -> None:
+    (folder / "result").mkdir()
+    model = service.job(job_id)["fine_tuned_model"]
+    for file in service.get(f"models/{model}")["files"]:
+        content = service.client.get(f"models/{model}/files/{file['name']}").content
+        (folder / "result" / file["name"]).write_bytes(content)
+    (folder / "attestation.json").write_bytes(service.client.get(f"fine_tuning/jobs/{job_id}/attestation").content)
+    (folder / "key.pub").write_text(service.get("signing_keys")["data"][0]["public_key"])
+    outsider = [str(folder / "attestation.json"), "--key", str(folder / "key.pub")]
+    assert verify([*outsider, "--result", str(folder / "result")]) == 0
