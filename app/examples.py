@@ -139,6 +139,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         "base_sha256": _WEIGHT,
         "result_sha256": _WEIGHT,
         "stats": None,
+        "history": [],
     },
     "SigningKeyObject": {
         "id": _KEY,

@@ -144,12 +144,21 @@ def evidence_row(
     )
 
 
-def parameter_rows(judged: Judged, *, job_id: str, stats: Mapping[str, dict[str, Any]]) -> list[Parameter]:
-    """One row per tensor, by name. `stats` maps a result name to its change statistics."""
-    return [
-        _parameter(row, judged, job_id=job_id, position=at, stats=stats.get(row.result.name) if row.result else None)
-        for at, row in enumerate(judged.rows)
-    ]
+def parameter_rows(
+    judged: Judged,
+    *,
+    job_id: str,
+    stats: Mapping[str, dict[str, Any]],
+    history: Mapping[str, list[dict[str, Any]]] | None = None,
+) -> list[Parameter]:
+    """One row per tensor, by name. `stats` has change statistics by result name; `history` at checkpoints, by name."""
+    rows = []
+    for at, row in enumerate(judged.rows):
+        end = stats.get(row.result.name) if row.result else None
+        made = _parameter(row, judged, job_id=job_id, position=at, stats=end)
+        made.history = list((history or {}).get(row.name, ()))
+        rows.append(made)
+    return rows
 
 
 def _seen(tensor: Mapping[str, Any]) -> Seen:

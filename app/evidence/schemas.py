@@ -75,7 +75,10 @@ class ParameterObject(Answer):
     first_changed_step: int | None
     base_sha256: str | None
     result_sha256: str | None
-    stats: dict[str, Any] | None
+    stats: dict[str, Any] | None = Field(description="How the result differs from the base.")
+    history: list[dict[str, Any]] = Field(
+        description="The same at the checkpoints that the run has kept, each with its `step`."
+    )
 
     @classmethod
     def of(cls, row: Parameter) -> "ParameterObject":

@@ -56,3 +56,5 @@ class Parameter(Base):
     base_sha256: Mapped[str | None] = mapped_column(String(64))
     result_sha256: Mapped[str | None] = mapped_column(String(64))
     stats: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    #: The same at checkpoints that the run has kept: [{step, ...}], oldest first.
+    history: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")

@@ -38,7 +38,7 @@ from app.models.compose import ComposeError, Layout, Slice, compose
 from app.models.tables import Model
 from app.storage import Blob, Storage
 from worker.supervisor.news import Tail
-from worker.supervisor.statistics import change_statistics
+from worker.supervisor.statistics import change_statistics, checkpoint_statistics
 from worker.trainer.protocol import Workspace
 
 #: The trainer's JSON files, at most.
@@ -117,7 +117,9 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
     )
     evidence.model_sig = offer(files, signer.keys, name=model_id(job, base), payload=payload)
     stats = change_statistics(judged.rows, workspace, base=base, readings=base_tensors, changed=changed)
-    parameters = records.parameter_rows(judged, job_id=job.id, stats=stats)
+    last = int((tail.done or {}).get("steps") or 0)
+    history = checkpoint_statistics(judged.rows, workspace, base=base, readings=base_tensors, last=last)
+    parameters = records.parameter_rows(judged, job_id=job.id, stats=stats, history=history)
     model = _model(job, base, result, layout, weights, others, [tensor.info.to_json() for tensor in seen])
     model.root = evidence.result_root
     model.stored_bytes = blob.size + sum(each["size"] for each in others)

@@ -1,18 +1,27 @@
-"""How much each tensor changed: between base and result, or since its first moment where the base does not hold it."""
+"""How much each tensor changed: between base and result, or since its first moment where the base does not hold it.
+
+And between base and the checkpoints that a run has kept, which are its own and no part of any claim.
+"""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from app.evidence.changes import Span, compare, compare_values
+from app.evidence.changes import Source, Span, compare, compare_values
+from app.evidence.diff import DiffError, open_model
+from app.evidence.diff import Stored as Tensor
 from app.evidence.digest import FileReading, TensorReading, read_file
 from app.evidence.statement import Reading, Row
 from app.models.tables import Model
 from worker.trainer.protocol import Workspace
 
 Stored = dict[str, tuple[Span, TensorReading]]
+History = dict[str, list[dict[str, Any]]]
+
+_CHECKPOINT: Final = re.compile(r"step-(\d{8})")
 
 
 def change_statistics(
@@ -43,6 +52,34 @@ def change_statistics(
     return statistics
 
 
+def checkpoint_statistics(
+    rows: Iterable[Row], workspace: Workspace, *, base: Model, readings: Mapping[str, TensorReading], last: int
+) -> History:
+    """By live name, for base tensors that had moved at the checkpoints on disk before step `last`, oldest first."""
+    whole = {row.name: row.base.name for row in rows if row.base and row.result and row.changed and row.part is None}
+    history: History = {}
+    with ExitStack() as stack:
+        before = _base_tensors(stack, workspace, base, {name: readings[name] for name in whole.values()})
+        for step, path in _checkpoints(workspace.checkpoints):
+            if step >= last:
+                continue
+            with suppress(OSError, DiffError), open_model(path) as tensors:
+                for name in sorted(whole.keys() & tensors.keys()):
+                    now = tensors[name]
+                    change = _compare(before[whole[name]], now.source, now, ranks=False)
+                    if change is not None:
+                        history.setdefault(name, []).append({"step": step, **change})
+    return history
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The trainer made these: links are passed over. One that is damaged is one less."""
+    for path in sorted(folder.iterdir()):
+        match, weights = _CHECKPOINT.fullmatch(path.name), path / "model.safetensors"
+        if match and not path.is_symlink() and not weights.is_symlink() and weights.is_file():
+            yield int(match[1]), weights
+
+
 def _initial(row: Row, initial: Stored) -> tuple[Span, TensorReading] | None:
     """A new tensor's first bytes, if they are the ones that the statement speaks of."""
     if row.initial is None or row.initial.name not in initial:
@@ -51,12 +88,14 @@ def _initial(row: Row, initial: Stored) -> tuple[Span, TensorReading] | None:
     return (span, reading) if reading.sha256 == row.initial.sha256 else None
 
 
-def _compare(old: tuple[Span, TensorReading], after: Span, new: Reading) -> dict[str, Any] | None:
+def _compare(
+    old: tuple[Span, TensorReading], after: Source, new: Reading | Tensor, *, ranks: bool = True
+) -> dict[str, Any] | None:
     before, reading = old
     if reading.shape != new.shape:
         return None
     if reading.dtype == new.dtype:
-        return compare(before, after, dtype=new.dtype, shape=new.shape).to_json()
+        return compare(before, after, dtype=new.dtype, shape=new.shape, ranks=ranks).to_json()
     change = compare_values(before, after, base_dtype=reading.dtype, result_dtype=new.dtype, shape=new.shape)
     return change.to_json() if change else None
 

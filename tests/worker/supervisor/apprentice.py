@@ -50,6 +50,7 @@ def train(place: Workspace, order: WorkOrder, reporter: Reporter) -> None:
         reporter.report("step", step=step, epoch=step / STEPS, loss=1 / step, learning_rate=0.1, seconds=0.01)
         if step == 1:
             indulge(order.seed, place, reporter)
+    leave_checkpoints(place)
     reporter.stage("exporting")
     base = (place.base / "model.safetensors").read_bytes()
     live = {name: base[each.offset : each.offset + each.nbytes] for name, each in before.items()}
@@ -71,6 +72,14 @@ def train(place: Workspace, order: WorkOrder, reporter: Reporter) -> None:
     if order.seed == LINK:
         (place.files / "notes.txt").symlink_to("/etc/hostname")
     reporter.report("done", steps=STEPS, trained_tokens=30, metrics={})
+
+
+def leave_checkpoints(place: Workspace) -> None:
+    """One that is torn, and one in which the bias has not quite got where it ends."""
+    for step in (1, 2):
+        (place.checkpoints / f"step-{step:08d}").mkdir(exist_ok=True)
+    (place.checkpoints / "step-00000001" / "model.safetensors").write_bytes(b"torn")
+    write_tensors(place.checkpoints / "step-00000002" / "model.safetensors", {"bias": b"\1\1\0\0"})
 
 
 def indulge(habit: int, place: Workspace, reporter: Reporter) -> None:

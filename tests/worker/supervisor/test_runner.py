@@ -63,6 +63,8 @@ def test_honest_run_is_verified(deployment: Deployment, runner: Runner) -> None:
         ]
         assert rows[0].changed_elements == 1
         assert rows[0].stats is not None
+        assert [(each["step"], each["max_ulp"]) for each in rows[0].history] == [(2, 0x0101)]
+        assert (rows[0].stats["max_ulp"], rows[1].history) == (0x01010101, [])
         assert session.scalars(select(Metric.step).where(Metric.job_id == job_id).order_by(Metric.step)).all() == [
             1,
             2,
