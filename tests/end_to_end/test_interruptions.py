@@ -11,10 +11,10 @@ import pytest
 
 from tests.end_to_end.conftest import Service
 
-# Long enough to be interrupted in the middle.
-LONG = {"n_epochs": 400, "batch_size": 8, "learning_rate": 0.001}
+# Long enough to be interrupted in the middle, with checkpoints on the way.
+LONG = {"n_epochs": 400, "batch_size": 8, "learning_rate": 0.001, "checkpoint_steps": 200}
 # Nobody waits for its end.
-ENDLESS = LONG | {"n_epochs": 100_000}
+ENDLESS = LONG | {"n_epochs": 100_000, "checkpoint_steps": 50_000}
 
 
 @pytest.fixture(scope="module")
