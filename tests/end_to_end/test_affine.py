@@ -66,6 +66,18 @@ def test_frozen_weight_is_proved(service: Service, table: str, mechanism: str, t
     assert subjects["model.safetensors"] == hashlib.sha256(content).hexdigest()
 
 
+def test_how_a_tensor_got_there(service: Service, table: str) -> None:
+    """The parameters list has the change at checkpoints, too; the last of them is the result."""
+    settings = {"n_epochs": 2, "batch_size": 16, "learning_rate": 0.05, "checkpoint_steps": 2, "keep_checkpoints": 3}
+    job_id = submit(service, table, freeze_policy={"freeze": ["weight"]}, hyperparameters=settings)
+    steps = service.ended(job_id)["progress"]["total_steps"]
+    first, last = service.get(f"fine_tuning/jobs/{job_id}/parameters?sort=relative_l2")["data"]
+    assert (first["name"], last["name"], last["history"]) == ("bias", "weight", [])
+    reached = [each["step"] for each in first["history"]]
+    assert reached == sorted(reached) and reached and reached[-1] < steps
+    assert all(0 < each["l2"] < first["stats"]["l2"] for each in first["history"])
+
+
 def test_outsider_verifies_it(service: Service, table: str, tmp_path: Path) -> None:
     """With the attestation, the public key and the downloaded files alone; a flipped bit is then refused."""
     job_id = submit(service, table, freeze_policy={"freeze": ["weight"]}, evidence={"nonce": "n-1"})
