@@ -20,6 +20,7 @@ from worker.trainer.data.order import Order, Positions, sequential
 from worker.trainer.data.preference import PreferenceExamples
 from worker.trainer.freeze.apply import Frozen
 from worker.trainer.protocol import Reporter
+from worker.trainer.training import memory
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.objectives import Metrics, Objective, Preference
 from worker.trainer.training.patience import Patience
@@ -61,12 +62,15 @@ class Run:
     save: Callable[[int, Metrics], None]  # writes a checkpoint of the state after this step
     restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read
     patience: Patience
+    divisible: bool = True  # whether a batch may be cut into smaller micro-batches
     done: int = 0  # steps of earlier attempts, and their seconds
     seconds_before: float = 0.0
+    micro_batch_size: int = field(init=False)  # halved where memory runs out
     parameters: list[nn.Parameter] = field(init=False)  # all that the optimizer ever gets
     peaks: list[float] = field(init=False)  # each group's learning rate before its schedule
 
     def __post_init__(self) -> None:
+        self.micro_batch_size = self.settings.micro_batch_size
         self.parameters = self.frozen.parameters()
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -92,14 +96,13 @@ def train(run: Run) -> Ending:
     run.model.train()
 
     for step in range(run.done + 1, run.total_steps + 1):
-        batches = micro_batches(run, step)
-        rate, loss, norm = update(run, step, batches)
+        rate, loss, norm = update(run, step)
         run.watch.after_step()
 
         epoch = step / run.order.steps_per_epoch
         run.progress.step(
             step,
-            examples=sum(batch.examples for batch in batches),
+            examples=len(run.order.positions(step)),
             epoch=round(epoch, 4),
             loss=loss,
             learning_rate=rate,
@@ -129,10 +132,10 @@ def train(run: Run) -> Ending:
     return Ending(steps=step, tokens=_tokens_until(run, step), metrics=metrics, seconds=seconds)
 
 
-def update(run: Run, step: int, batches: list[Batch]) -> tuple[float, float, float | None]:
+def update(run: Run, step: int) -> tuple[float, float, float | None]:
     """One optimizer step: its learning rate, loss, and gradient norm."""
     rate = set_rate(run, step)
-    loss = forward_backward(run, batches)
+    loss = gradients(run, step)
     norm = clip(run)
     refuse_infinite(run, step, loss, norm)
 
@@ -155,10 +158,31 @@ def set_rate(run: Run, step: int) -> float:
     return run.peaks[0] * scale
 
 
+def gradients(run: Run, step: int) -> float:
+    """The step's gradients and its loss; where memory runs out, from micro-batches of half the size."""
+    while True:
+        drawn = memory.generators(run.device)
+        try:
+            return forward_backward(run, micro_batches(run, step))
+        except torch.OutOfMemoryError as error:
+            if run.micro_batch_size == 1 or not run.divisible:
+                raise
+            figures = str(error).splitlines()[0]
+        # After the except clause, which holds on to the tensors of the failed pass.
+        run.optimizer.zero_grad(set_to_none=True)
+        memory.give_back(run.device, drawn)
+        run.micro_batch_size = -(-run.micro_batch_size // 2)
+        message = (
+            f"out of memory in step {step}: micro-batches have {run.micro_batch_size} examples from here on, a step "
+            f"still {run.settings.batch_size} ({figures})"
+        )
+        run.reporter.event(message, level="warn", step=step, micro_batch_size=run.micro_batch_size)
+
+
 def micro_batches(run: Run, step: int) -> list[Batch]:
     """The step's examples, `micro_batch_size` at a time."""
     positions = run.order.positions(step)
-    size = run.settings.micro_batch_size
+    size = run.micro_batch_size
     parts = [positions[at : at + size] for at in range(0, len(positions), size)]
     return [run.training.batch(part).to(run.device) for part in parts]
 
@@ -249,7 +273,7 @@ def evaluate(run: Run, step: int) -> Metrics:
     assert run.validation is not None
     run.model.eval()
     meter, total, weight = run.objective.meter(), 0.0, 0
-    for positions in sequential(len(run.validation), run.settings.micro_batch_size):
+    for positions in sequential(len(run.validation), run.micro_batch_size):
         batch = run.validation.batch(positions).to(run.device)
         summed, outputs = _forward(run, batch)
         meter.add(outputs, batch)

@@ -86,7 +86,7 @@ def _advance(run: Run, names: Collection[str], *, until: int) -> str:
             why = f"; {until - step} more were not, for want of time"
             break
         try:
-            loop.update(run, step + 1, loop.micro_batches(run, step + 1))
+            loop.update(run, step + 1)
         except (PermafrostError, RuntimeError) as error:
             why = f"; step {step + 1} ended in {type(error).__name__}: {error}"
             break

@@ -130,6 +130,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         save=saver.save,
         restore=saver.restore,
         patience=Patience(settings.early_stopping_patience),
+        divisible=recipe.task != "pairs",
     )
 
 

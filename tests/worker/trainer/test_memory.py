@@ -1,0 +1,52 @@
+"""Out of memory: the micro-batch is halved, the batch is not; one example that does not fit fails the job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.worker.trainer.attempts import AFFINE, Attempt, affine_order, attempt
+from worker.trainer.models import architectures
+from worker.trainer.models.architectures import Affine
+
+
+class Hungry(Affine):
+    """Has room for `room` examples in training; its dropout shows whether a failed pass has used up randomness."""
+
+    room = 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.dropout(x, 0.5, self.training)
+        if self.training and len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nMore figures.")
+        return super().forward(x)
+
+
+def trained(root: Path, monkeypatch: pytest.MonkeyPatch, room: int, **changes: Any) -> Attempt:
+    monkeypatch.setattr(Hungry, "room", room)
+    monkeypatch.setitem(architectures.OURS, "hungry", Hungry)
+    hyperparameters = {"n_epochs": 2, "batch_size": 8, "learning_rate": 0.05} | changes
+    return attempt(affine_order(root, model=AFFINE | {"architecture": "hungry"}, hyperparameters=hyperparameters), root)
+
+
+def test_micro_batch_is_halved_and_the_batch_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told with the figures, once per halving; the bits are those of a job that asked for that size."""
+    done = trained(tmp_path / "halved", monkeypatch, 3)
+    asked = trained(tmp_path / "asked", monkeypatch, 3, micro_batch_size=2)
+    events = [each for each in done.of("event") if "out of memory" in each["message"]]
+    assert [each["data"]["micro_batch_size"] for each in events] == [4, 2]
+    assert "20.00 MiB" in events[0]["message"]
+    assert done.of("done")[0]["steps"] == 10
+    assert not [each for each in asked.of("event") if "out of memory" in each["message"]]
+    for name, tensor in asked.changed.items():
+        assert torch.equal(tensor, done.changed[name]), name
+
+
+def test_an_example_that_does_not_fit_fails_with_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to halve."""
+    done = trained(tmp_path, monkeypatch, 0)
+    assert (done.failure["code"], done.failure["param"]) == ("out_of_memory", "hyperparameters.batch_size")
+    assert "20.00 MiB" in done.failure["message"]
