@@ -74,7 +74,7 @@ def gpt() -> list[TensorInfo]:
 
 
 @pytest.fixture
-def lora(gpt) -> list[TensorInfo]:
+def lora(gpt: list[TensorInfo]) -> list[TensorInfo]:
     """The language model with adapters, under the names that peft gives."""
     tensors = []
     for tensor in gpt:
