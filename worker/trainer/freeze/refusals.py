@@ -52,8 +52,8 @@ def refuse_unreached(plan: FreezePlan, steps: int) -> None:
         for start, _ in decision.intervals:
             if start >= steps:
                 raise PolicyError(
-                    f"rule '{decision.rule}' freezes '{decision.name}' from step {start}, and the run has {steps} steps;"
-                    " leave this interval out, or train for longer",
+                    f"rule '{decision.rule}' freezes '{decision.name}' from step {start}, and the run has"
+                    f" {steps} steps; leave this interval out, or train for longer",
                     param="freeze_policy",
                 )
 

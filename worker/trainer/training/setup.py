@@ -15,7 +15,7 @@ from worker.trainer import determinism
 from worker.trainer.data.order import Order
 from worker.trainer.data.reading import Source
 from worker.trainer.freeze.apply import freeze
-from worker.trainer.freeze.refusals import refuse
+from worker.trainer.freeze.refusals import refuse, refuse_unreached
 from worker.trainer.models import loading
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
@@ -110,6 +110,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
     )
     frozen.at_step(0, built)
     refuse(model, plan, built)
+    refuse_unreached(plan, recipe.total_steps)
     budget = float(order.evidence.get("overhead_budget", 0.01))
     return Run(
         model=model,
