@@ -243,7 +243,7 @@ def assert_same(one: Attempt, other: Attempt) -> None:
     assert set(left) == set(right)
     for name, tensor in left.items():
         assert torch.equal(tensor.view(torch.uint8), right[name].view(torch.uint8)), name
-    readings = ("name", "loaded", "trained", "base", "result", "slices")
+    readings = ("name", "loaded", "trained", "base", "result", "slices", "intervals")
     pick = [[{key: each[key] for key in readings} for each in done.observations["tensors"]] for done in (one, other)]
     assert pick[0] == pick[1]
     assert one.observations["violations"] == other.observations["violations"] == []
