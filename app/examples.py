@@ -55,7 +55,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         "organization_id": "org-default",
         "training_file": "file-5a03934b5957061f1775f920",
         "validation_file": None,
-        "result_files": [],
+        "result_files": ["file-0b2f7c6d5e4a39281706f5e4"],
         "hyperparameters": {**_THREE, "validation_fraction": 0.2},
         "method": {"type": "supervised", "supervised": {"hyperparameters": _THREE}},
         "data": {"format": "jsonl"},

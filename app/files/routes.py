@@ -15,7 +15,7 @@ from app.documentation import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
 from app.downloads import blob_bytes, download
 from app.errors import Conflict, PermafrostError
 from app.files.records import blob_in_use, check_quota, find_file, store, visible
-from app.files.schemas import FileDeleted, FileList, FileObject, Purpose
+from app.files.schemas import AnyPurpose, FileDeleted, FileList, FileObject
 from app.files.tables import File
 from app.files.uploads import OVERHEAD, receive
 from app.jobs.states import TERMINAL
@@ -55,7 +55,7 @@ def list_files(
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 10000,
     order: OrderQuery = "desc",
-    purpose: Annotated[Purpose | None, Query(description="Only files of this purpose.")] = None,
+    purpose: Annotated[AnyPurpose | None, Query(description="Only files of this purpose.")] = None,
 ) -> FileList:
     with db.read() as session:
         statement = visible(session, who.project)

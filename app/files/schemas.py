@@ -9,6 +9,8 @@ from app.paging import Page
 
 Purpose = Literal["fine-tune", "user_data", "batch", "assistants", "vision", "evals"]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
+#: What a list may be asked for: the service's own files, too.
+AnyPurpose = Literal[Purpose, "fine-tune-results"]
 
 
 class FileObject(BaseModel):

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from app.db import Database, new_id, now
 from app.errors import Conflict, NotFound, PermafrostError
 from app.evidence.tables import Evidence, Parameter
+from app.files.tables import File
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
 from app.jobs.tables import Checkpoint, Event, Job, Metric
 from app.limits.quotas import check, take_turns
@@ -79,7 +80,7 @@ class Outcome:
     evidence: Evidence | None = None
     parameters: Sequence[Parameter] = ()
     model: Model | None = None
-    result_files: Sequence[str] = ()
+    files: Sequence[File] = ()  # what OpenAI calls result_files: the curves as CSV
     trained_tokens: int | None = None
     notes: Sequence[Note] = ()
 
@@ -237,14 +238,14 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
             finished_at=at,
             **NO_LEASE,
             fine_tuned_model=outcome.model.id if outcome.model else None,
-            result_files=list(outcome.result_files),
+            result_files=[file.id for file in outcome.files],
             trained_tokens=outcome.trained_tokens,
         )
         if not moved:
             if _already(session, lease, outcome.status):
                 return
             raise _lost(session, lease)
-        for row in (outcome.model, outcome.evidence):
+        for row in (outcome.model, outcome.evidence, *outcome.files):
             if row is not None:
                 row.created_at = at
                 session.add(row)

@@ -66,6 +66,18 @@ def test_frozen_weight_is_proved(service: Service, table: str, mechanism: str, t
     assert subjects["model.safetensors"] == hashlib.sha256(content).hexdigest()
 
 
+def test_curves_come_as_a_result_file(service: Service, table: str) -> None:
+    """Where clients of OpenAI's API look: an id in `result_files`, and CSV without base64 behind it."""
+    job = service.ended(submit(service, table, freeze_policy={"freeze": ["weight"]}))
+    (file_id,) = job["result_files"]
+    file = service.get(f"files/{file_id}")
+    content = service.client.get(f"files/{file_id}/content").text
+    assert (file["purpose"], file["bytes"]) == ("fine-tune-results", len(content.encode()))
+    header, first = content.splitlines()[:2]
+    assert header.startswith("step,") and first.startswith("1,")
+    assert file_id in {each["id"] for each in service.get("files?purpose=fine-tune-results")["data"]}
+
+
 def test_how_a_tensor_got_there(service: Service, table: str) -> None:
     """The parameters list has the change at checkpoints, too; the last of them is the result."""
     settings = {"n_epochs": 2, "batch_size": 16, "learning_rate": 0.05, "checkpoint_steps": 2, "keep_checkpoints": 3}

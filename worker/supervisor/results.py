@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
-from app.db import Database
+from app.db import Database, new_id
 from app.errors import PermafrostError
 from app.evidence import records
 from app.evidence.digest import FileReading, TensorReading, read_file
@@ -30,6 +30,7 @@ from app.evidence.tables import Evidence
 from app.evidence.tensorfile import TensorFileError
 from app.evidence.tree import root
 from app.evidence.verify import objections
+from app.files.tables import File
 from app.freeze.implied import implied_policy, is_of_adapter
 from app.freeze.policy import Policy
 from app.jobs.lifecycle import Note, Outcome
@@ -45,6 +46,7 @@ from worker.trainer.protocol import Workspace
 JSON_BYTES: Final = 256 << 20
 #: What of a result's other files is published.
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".txt", ".model", ".jinja", ".tiktoken", ".md")
+METRICS: Final = "metrics.csv"
 WEIGHTS: Final = {"full": "model.safetensors", "adapter": "adapter_model.safetensors"}
 
 
@@ -123,7 +125,17 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
     model = _model(job, base, result, layout, weights, others, [tensor.info.to_json() for tensor in seen])
     model.root = evidence.result_root
     model.stored_bytes = blob.size + sum(each["size"] for each in others)
-    return _outcome(policy, evidence, parameters, model, tail)
+    outcome = _outcome(policy, evidence, parameters, model, tail)
+    outcome.files = [_metrics_file(job, each) for each in others if each["name"] == METRICS]
+    return outcome
+
+
+def _metrics_file(job: Job, published: Mapping[str, Any]) -> File:
+    """The job's curves as a file of the project, where clients of OpenAI's API look for them."""
+    file = File(id=new_id("file"), project=job.project, filename=f"{job.id}-{METRICS}", purpose="fine-tune-results")
+    file.bytes, file.sha256, file.blob = published["size"], published["sha256"], published["blob"]
+    file.status = "processed"
+    return file
 
 
 def _policy(job: Job, seen: Sequence[records.Seen]) -> Policy:
