@@ -14,7 +14,8 @@ def make_celery(settings: Settings) -> Celery:
     """A Celery object for sending (API) and serving (worker), with the same settings on both sides."""
     celery = Celery("permafrost")
     celery.conf.update(
-        broker_url="filesystem://" if settings.embedded else settings.broker,
+        # The folder has no host, but kombu warns of a URL without one.
+        broker_url="filesystem://localhost" if settings.embedded else settings.broker,
         broker_transport_options=_folder_options(settings) if settings.embedded else _redis_options(),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -104,7 +104,7 @@ def hand_written(run: loop.Run, case: Case) -> Callable[[], float]:
         for _ in range(case.steps):
             batch = next(pending)
             loss = loss_of(model, batch, case)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
