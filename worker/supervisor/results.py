@@ -180,7 +180,8 @@ def _outcome(policy: Policy, evidence: Evidence, parameters: Any, model: Model, 
 def _note(evidence: Evidence) -> Note:
     data = {"verdict": evidence.verdict, "frozen_tensors": evidence.frozen_tensors, "frozen_root": evidence.frozen_root}
     if evidence.verdict == "verified":
-        tensors = "1 frozen tensor is" if evidence.frozen_tensors == 1 else f"{evidence.frozen_tensors} frozen tensors are"
+        count = evidence.frozen_tensors
+        tensors = "1 frozen tensor is" if count == 1 else f"{count} frozen tensors are"
         message = f"Evidence verified: {tensors} bit-identical to the base"
         return Note(message, data=data)
     return Note(f"Evidence {evidence.verdict}: {evidence.reason}", level="warn", data=data)
