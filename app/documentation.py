@@ -219,5 +219,11 @@ PREVIEW_EXAMPLES: Final = {
         "summary": "One frozen weight",
         "value": {"model": _AFFINE, "freeze_policy": {"freeze": ["weight"], "mechanism": "detach"}},
     },
-    "encoder": {"summary": "A frozen encoder", "value": {"model": "minilm", "freeze_policy": {"freeze": ["bert.**"]}}},
+    "encoder": {
+        "summary": "A frozen encoder under a new head of four classes",
+        "value": {
+            "model": {"type": "transformers", "path": "minilm", "task": "text-classification", "num_labels": 4},
+            "freeze_policy": {"freeze": ["bert.**"]},
+        },
+    },
 }
