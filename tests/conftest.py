@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from app.db import Database
 from app.settings import Settings
@@ -21,6 +23,13 @@ pytest_plugins = ["tests.leaks.score"]
 
 #: The embedded way, and the deployed one.
 WAYS = ["embedded", "deployed"]
+
+
+# How fast a busy machine makes examples decides no test; and half of all policies are refused, as they should be.
+hypothesis_settings.register_profile(
+    "permafrost", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+hypothesis_settings.load_profile("permafrost")
 
 
 @dataclass(frozen=True)

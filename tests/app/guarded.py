@@ -86,6 +86,7 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
     )
     evidence = Evidence(job_id=job.id, attempt=1, verdict="verified", frozen_tensors=0, frozen_bytes=0)
     evidence.violations, evidence.checks, evidence.envelope = [], {}, b"{}"
+    evidence.model_sig = b"{}"
     lifecycle.finish(db, lease, Outcome("succeeded", evidence=evidence, model=model))
     with db.read() as session:
         delivery = session.scalars(select(Delivery)).one()
