@@ -1,8 +1,7 @@
 """Jobs that are cancelled, paused, killed and taken over, through HTTP and with real trainers."""
 
-import os
+import contextlib
 import random
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,8 @@ import pytest
 from tests.end_to_end.conftest import Service
 
 # Long enough to be interrupted in the middle, with checkpoints on the way.
-LONG = {"n_epochs": 400, "batch_size": 8, "learning_rate": 0.001, "checkpoint_steps": 200}
+# 12,800 steps: some seconds, so that an interruption never comes too late.
+LONG = {"n_epochs": 1_600, "batch_size": 8, "learning_rate": 0.001, "checkpoint_steps": 200}
 # Nobody waits for its end.
 ENDLESS = LONG | {"n_epochs": 100_000, "checkpoint_steps": 50_000}
 
@@ -55,6 +55,21 @@ def trainers(service: Service, job_id: str) -> list[psutil.Process]:
     return found
 
 
+def kill(service: Service, job_id: str, *, attempt: int, step: int) -> None:
+    """kill -9 of this attempt's trainer. The step shown may still be the attempt's before; a process must be there."""
+    alive: list[psutil.Process] = []
+
+    def reached(job: Any) -> bool:
+        if job["attempts"] == attempt and (job["progress"]["step"] or 0) >= step:
+            alive.extend(trainers(service, job_id))
+        return bool(alive)
+
+    service.until(job_id, reached)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it went down with the one before
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(service: Service, table: str) -> Iterator[str]:
     """The result root of a run that nobody interrupts."""
@@ -67,9 +82,7 @@ def undisturbed(service: Service, table: str) -> Iterator[str]:
 def test_killed_trainer_ends_with_the_same_bits(service: Service, table: str, undisturbed: str) -> None:
     """kill -9 in the middle of training: the next attempt goes on from a checkpoint, to the same result root."""
     job_id = submit(service, table, LONG)
-    training(service, job_id, step=400)
-    for process in trainers(service, job_id):
-        os.kill(process.pid, signal.SIGKILL)
+    kill(service, job_id, attempt=1, step=400)
     job = service.ended(job_id)
     assert (job["status"], job["attempts"]) == ("succeeded", 2), (job["error"], service.log())
     assert service.get(f"fine_tuning/jobs/{job_id}/evidence")["result_root"] == undisturbed

@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import random
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ import pytest
 
 from app.evidence.verify import main as verify
 from tests.end_to_end.conftest import Service
-from tests.end_to_end.test_interruptions import trainers
+from tests.end_to_end.test_interruptions import kill
 
-STEPS = 3200  # 400 epochs of 8 batches
+STEPS = 12_800  # 1,600 epochs of 8 batches: some seconds, so that an interruption never comes too late
 INTERVALS: list[tuple[int, int | None]] = [(0, 200), (700, 1500), (2000, None)]
 POLICY = {
     "rules": [
@@ -44,7 +42,7 @@ def submit(service: Service, table: str) -> str:
         "model": {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 4, "out_features": 1}},
         "training_file": table,
         "seed": 12,
-        "hyperparameters": {"n_epochs": 400, "batch_size": 8, "learning_rate": 0.001},
+        "hyperparameters": {"n_epochs": 1_600, "batch_size": 8, "learning_rate": 0.001},
         "freeze_policy": POLICY,
     }
     return str(service.post("fine_tuning/jobs", body)["id"])
@@ -95,10 +93,8 @@ def test_paused_schedule_goes_on(
 def test_killed_schedule_goes_on(service: Service, table: str, undisturbed: list[dict[str, Any]]) -> None:
     """kill -9 of the trainer, once in the first interval and once in the second."""
     job_id = submit(service, table)
-    for step in (50, 900):
-        service.until(job_id, lambda job, step=step: (job["progress"]["step"] or 0) >= step)
-        for process in trainers(service, job_id):
-            os.kill(process.pid, signal.SIGKILL)
+    kill(service, job_id, attempt=1, step=50)
+    kill(service, job_id, attempt=2, step=900)
     assert intervals(service, job_id) == undisturbed
     assert service.job(job_id)["attempts"] == 3
 
