@@ -94,9 +94,3 @@ class TooLarge(PermafrostError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
-
-
-class StorageFull(PermafrostError):
-    status = 507
-    type = "server_error"
-    code = "storage_full"

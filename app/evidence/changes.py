@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -103,14 +103,8 @@ def compare(base: Source, result: Source, *, dtype: str, shape: Sequence[int], r
         stable, effective = _ranks(
             _difference(base, result, layout, shape), layout.epsilon * math.sqrt(tally.base_square)
         )
-    elements = math.prod(shape)
     return Change(
-        elements=elements,
-        changed=tally.changed,
-        fraction=tally.changed / elements if elements else 0.0,
-        sign_flips=tally.sign_flips,
-        zero_sign_only=tally.zero_sign_only,
-        non_finite=tally.non_finite,
+        **tally.counts(math.prod(shape)),
         max_ulp=max_ulp,
         p99_ulp=p99,
         median_ulp=median,
@@ -142,16 +136,10 @@ def compare_values(
         tally.non_finite += int(np.count_nonzero(~np.isfinite(new)))
         tally.values(old, new, same=False)
     return Change(
-        elements=elements,
-        changed=tally.changed,
-        fraction=tally.changed / elements if elements else 0.0,
-        sign_flips=tally.sign_flips,
-        zero_sign_only=tally.zero_sign_only,
-        non_finite=tally.non_finite,
+        **tally.counts(elements) | tally.norms(),
         max_ulp=None,
         p99_ulp=None,
         median_ulp=None,
-        **tally.norms(),
         stable_rank=None,
         effective_rank=None,
     )
@@ -280,6 +268,17 @@ class _Tally:
         else:
             p99, median = select(distances, ranks, largest=self.ulp_max)
         return self.ulp_max, p99, median
+
+    def counts(self, elements: int) -> dict[str, Any]:
+        """What is counted over the tensor's `elements`."""
+        return {
+            "elements": elements,
+            "changed": self.changed,
+            "fraction": self.changed / elements if elements else 0.0,
+            "sign_flips": self.sign_flips,
+            "zero_sign_only": self.zero_sign_only,
+            "non_finite": self.non_finite,
+        }
 
     def norms(self) -> dict[str, float | None]:
         l2, base, result = (math.sqrt(square) for square in (self.square, self.base_square, self.result_square))

@@ -5,7 +5,6 @@ from typing import Final, Literal
 Status = Literal[
     "validating_files", "queued", "running", "pausing", "paused", "succeeded", "failed", "cancelled"
 ]
-Desired = Literal["run", "pause", "cancel"]
 
 MOVES: Final[dict[str, frozenset[str]]] = {
     # A large file is validated by the worker, as the first thing of its attempt.
@@ -25,7 +24,3 @@ TERMINAL: Final = frozenset(status for status, moves in MOVES.items() if not mov
 CLAIMABLE: Final = frozenset({"validating_files", "queued"})
 #: Under a worker's lease.
 LEASED: Final = frozenset({"running", "pausing"})
-
-
-def allowed(source: str, target: str) -> bool:
-    return target in MOVES[source]
