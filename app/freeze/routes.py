@@ -14,7 +14,8 @@ from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePolicy, json_schema
-from app.jobs.schemas import FreezePlanCounts, ModelField
+from app.jobs.answers import FreezePlanCounts
+from app.jobs.model_spec import ModelField
 from app.models.catalog import Chosen, choose, kindred
 from app.models.manifest import Manifest
 from app.paging import Page

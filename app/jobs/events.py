@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.errors import InvalidRequest, NotFound
-from app.jobs.schemas import EventObject
+from app.jobs.answers import EventObject
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Event, Job
 

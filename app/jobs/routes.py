@@ -17,17 +17,17 @@ from app.dependencies import Bell, Blobs, Config, Db
 from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, KEY_REUSED
 from app.errors import InvalidRequest
 from app.jobs import lifecycle, views
-from app.jobs.events import Watcher, sequence_of
-from app.jobs.schemas import (
+from app.jobs.answers import (
     CheckpointList,
     CheckpointObject,
     EventList,
     EventObject,
-    JobCreate,
     JobList,
     JobObject,
     MetricList,
 )
+from app.jobs.events import Watcher, sequence_of
+from app.jobs.schemas import JobCreate
 from app.jobs.states import TERMINAL, Status
 from app.jobs.submission import Place, prepare
 from app.jobs.tables import Checkpoint, Event, Job

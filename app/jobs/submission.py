@@ -21,7 +21,8 @@ from app.files.tables import File
 from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
-from app.jobs.schemas import Hyperparameters, JobCreate
+from app.jobs.hyperparameters import Hyperparameters
+from app.jobs.schemas import JobCreate
 from app.jobs.tables import Job
 from app.models.catalog import Chosen, choose, kindred
 from app.settings import Settings

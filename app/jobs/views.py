@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.evidence.tables import Evidence
 from app.jobs import lifecycle
-from app.jobs.schemas import JobObject, MetricList, MetricPoint
+from app.jobs.answers import JobObject, MetricList, MetricPoint
 from app.jobs.states import CLAIMABLE
 from app.jobs.tables import Job, Metric
 

@@ -15,7 +15,7 @@ from app.errors import NotFound
 from app.evidence.schemas import EvidenceObject, ParameterObject
 from app.evidence.tables import Evidence, Parameter
 from app.jobs import lifecycle, views
-from app.jobs.schemas import EventObject
+from app.jobs.answers import EventObject
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Event, Job
 from app.models.tables import Model

@@ -1,0 +1,246 @@
+"""Jobs as answers tell of them. OpenAI's fields, and ours beside them."""
+
+import time
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.evidence.tables import Evidence
+from app.jobs.states import TERMINAL, Status
+from app.jobs.tables import Checkpoint, Event, Job, Metric
+from app.paging import Page
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class JobError(Answer):
+    """Why a job failed; `errors` names lines and fields of the data."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Counts(Answer):
+    tensors: int
+    elements: int
+    bytes: int
+
+
+class FreezePlanCounts(Answer):
+    frozen: Counts
+    trainable: Counts
+
+
+class Violation(Answer):
+    """A frozen tensor that moved; steps and operation where the witness could name them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    last_good_step: int | None = None
+    first_bad_step: int | None = None
+    operation: str | None = None
+
+
+class EvidenceSummary(Answer):
+    verdict: Literal["pending", "verified", "violated", "incomplete"]
+    frozen_tensors: int | None = None
+    frozen_bytes: int | None = None
+    base_root: str | None = None
+    frozen_root: str | None = None
+    violations: list[Violation] = []
+
+    @classmethod
+    def of(cls, row: Evidence | None, *, status: str) -> "EvidenceSummary":
+        if row is None:
+            return cls(verdict="incomplete" if status in TERMINAL else "pending")
+        return cls.model_validate(
+            {
+                "verdict": row.verdict,
+                "frozen_tensors": row.frozen_tensors,
+                "frozen_bytes": row.frozen_bytes,
+                "base_root": row.base_root,
+                "frozen_root": row.frozen_root,
+                "violations": [Violation(**each) for each in row.violations],
+            }
+        )
+
+
+class Progress(Answer):
+    model_config = ConfigDict(extra="allow")
+
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    percent: float | None = None
+    eta_seconds: float | None = None
+
+
+class JobObject(Answer):
+    """A fine-tuning job."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    estimated_finish: int | None
+    status: Status
+    model: str
+    model_spec: dict[str, Any]
+    task: str
+    fine_tuned_model: str | None
+    organization_id: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any] | None
+    data: dict[str, Any]
+    seed: int
+    suffix: str | None
+    metadata: dict[str, str] | None
+    integrations: list[Any]
+    trained_tokens: int | None
+    error: JobError | None
+    priority: int
+    freeze_policy: dict[str, Any]
+    freeze_plan: FreezePlanCounts | None
+    progress: Progress
+    evidence: EvidenceSummary
+    attempts: int
+    queue_position: int | None = Field(description="1 is the next to start; null unless the job waits.")
+
+    @classmethod
+    def of(cls, job: Job, *, evidence: Evidence | None, position: int | None) -> "JobObject":
+        progress = Progress(**(job.progress or {}))
+        return cls.model_validate(
+            {
+                "id": job.id,
+                "created_at": _seconds(job.created_at),
+                "started_at": _seconds(job.started_at),
+                "finished_at": _seconds(job.finished_at),
+                "estimated_finish": _estimate(job),
+                "status": job.status,
+                "model": job.model,
+                "model_spec": job.model_spec,
+                "task": job.task,
+                "fine_tuned_model": job.fine_tuned_model,
+                "organization_id": f"org-{job.project}",
+                "training_file": job.training_file,
+                "validation_file": job.validation_file,
+                "result_files": job.result_files,
+                "hyperparameters": job.hyperparameters,
+                "method": job.method,
+                "data": job.data,
+                "seed": job.seed,
+                "suffix": job.suffix,
+                "metadata": job.meta,
+                "integrations": job.integrations or [],
+                "trained_tokens": job.trained_tokens,
+                "error": job.error,
+                "priority": job.priority,
+                "freeze_policy": job.freeze_policy,
+                "freeze_plan": job.freeze_plan,
+                "progress": progress,
+                "evidence": EvidenceSummary.of(evidence, status=job.status),
+                "attempts": job.attempt,
+                "queue_position": position,
+            }
+        )
+
+
+class JobList(Page):
+    data: list[JobObject]
+
+
+class EventObject(Answer):
+    """Something that happened to a job."""
+
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: Literal["info", "warn", "error"]
+    message: str
+    type: Literal["message", "metrics"]
+    data: dict[str, Any] | None
+    seq: int = Field(description="Counts from 1 within the job, without gaps.")
+
+    @classmethod
+    def of(cls, row: Event) -> "EventObject":
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "created_at": _seconds(row.created_at),
+                "level": row.level,
+                "message": row.message,
+                "type": row.type,
+                "data": row.data,
+                "seq": row.seq,
+            }
+        )
+
+
+class EventList(Page):
+    data: list[EventObject]
+
+
+class CheckpointObject(Answer):
+    """A saved state of a job."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuning_job_id: str
+    fine_tuned_model_checkpoint: str
+    step_number: int
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Checkpoint) -> "CheckpointObject":
+        return cls.model_validate(
+            {
+                "id": row.id,
+                "created_at": _seconds(row.created_at),
+                "fine_tuning_job_id": row.job_id,
+                "fine_tuned_model_checkpoint": row.model or f"{row.job_id}:ckpt-step-{row.step}",
+                "step_number": row.step,
+                "metrics": {"step": row.step, **row.metrics},
+            }
+        )
+
+
+class CheckpointList(Page):
+    data: list[CheckpointObject]
+
+
+class MetricPoint(Answer):
+    step: int
+    split: str
+    values: dict[str, Any]
+
+    @classmethod
+    def of(cls, row: Metric) -> "MetricPoint":
+        return cls(step=row.step, split=row.split, values=row.values)
+
+
+class MetricList(Page):
+    """Points in order of step; `sampled` says that some were left out to keep to the limit."""
+
+    data: list[MetricPoint]
+    sampled: bool
+
+
+def _estimate(job: Job) -> int | None:
+    """Unix time at which the job will be done if it goes on like this."""
+    left = (job.progress or {}).get("eta_seconds")
+    return int(time.time() + left) if left is not None and job.status == "running" else None
+
+
+def _seconds(at: Any) -> Any:
+    return int(at.timestamp()) if at is not None else None

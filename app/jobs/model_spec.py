@@ -1,0 +1,80 @@
+"""The model of a job as a request names it: an id, a folder in the layout of transformers, or a torch architecture."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+#: Of a transformers model.
+Task = Literal[
+    "text-classification",
+    "text-regression",
+    "token-classification",
+    "causal-lm",
+    "preference",
+    "pairs",
+    "image-classification",
+]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Identifier = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Request(BaseModel):
+    """Requests never guess: unknown fields, text where a number belongs, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class LoraAdapter(Request):
+    """Low-rank matrices beside frozen weights, trained instead of them."""
+
+    type: Literal["lora"]
+    r: int = Field(default=8, ge=1, le=4096)
+    alpha: float = Field(default=16, gt=0)
+    dropout: Fraction = 0.0
+    target_modules: list[str] | None = Field(
+        default=None, description="Names of modules; absent: the architecture's usual ones."
+    )
+    use_rslora: bool = Field(default=False, description="Scaled by alpha / sqrt(r), which stands high ranks.")
+    use_dora: bool = Field(default=False, description="A trained length for each row of the weight besides.")
+
+
+class TransformersSpec(Request):
+    """A model folder in the layout of transformers, by its name under PERMAFROST_MODELS_DIR."""
+
+    type: Literal["transformers"]
+    path: Identifier = Field(description="Name of the folder.", examples=["minilm"])
+    task: Task | None = Field(default=None, description="Absent: inferred from the training file.")
+    num_labels: int | None = Field(default=None, ge=1, le=1_000_000)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    adapter: LoraAdapter | None = None
+
+
+class TorchSpec(Request):
+    """A torch module by the name of its architecture, from the entry-point group `permafrost.architectures`."""
+
+    type: Literal["torch"]
+    architecture: Identifier = Field(examples=["affine"])
+    kwargs: dict[str, Any] = Field(default_factory=dict, examples=[{"in_features": 10, "out_features": 1}])
+    weights: str | None = Field(
+        default=None, description="A safetensors file (`file-…`); absent: drawn from the job's seed."
+    )
+    task: Literal["regression", "classification"] = "regression"
+
+
+def _kind_of_model(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "id"
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if kind in ("transformers", "torch") else None
+
+
+ModelField = Annotated[
+    Annotated[Identifier, Tag("id")]
+    | Annotated[TransformersSpec, Tag("transformers")]
+    | Annotated[TorchSpec, Tag("torch")],
+    Discriminator(
+        _kind_of_model,
+        custom_error_type="invalid_model",
+        custom_error_message="must be a model's id, or an object whose `type` is `transformers` or `torch`",
+    ),
+]
