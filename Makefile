@@ -40,10 +40,11 @@ chaos: setup ## only the tests that kill, stop and starve a running service; not
 bench: setup ## every benchmark, a line per figure
 	$(BIN)/python -m benchmarks all
 
-check: setup ## linter, types, import contracts
+check: setup ## linter, types, import contracts, the OpenAPI document
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.spectral
 
 fuzz: setup ## requests made from the OpenAPI document against a running service
 	$(BIN)/python -m tools.fuzz

@@ -42,6 +42,7 @@ def ready(db: Db, response: Response) -> dict[str, Any]:
 
 @router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
 def metrics(db: Db, settings: Config) -> Response:
+    """Read from the database at every scrape, so that any API process tells of all workers."""
     registry = CollectorRegistry()
     registry.register(_Service(db, settings))
     return Response(generate_latest(REGISTRY) + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

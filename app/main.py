@@ -50,6 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirected POST may lose its body
         lifespan=_lifespan,
+        contact={"name": "Permafrost maintainers"},
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     database = Database(settings.database)

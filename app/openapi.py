@@ -31,6 +31,7 @@ def _document(application: FastAPI, *, keys_required: bool) -> dict[str, Any]:
         description=application.description,
         routes=application.routes,
         tags=application.openapi_tags,
+        contact=application.contact,
         license_info=application.license_info,
         servers=[{"url": "/", "description": "This service"}],
     )

@@ -57,6 +57,7 @@ def list_files(
     order: OrderQuery = "desc",
     purpose: Annotated[AnyPurpose | None, Query(description="Only files of this purpose.")] = None,
 ) -> FileList:
+    """Newest first. Files of another project are not there."""
     with db.read() as session:
         statement = visible(session, who.project)
         if purpose is not None:
@@ -68,6 +69,7 @@ def list_files(
 
 @router.get("/{file_id}", operation_id="retrieveFile", summary="Read a file's metadata")
 def retrieve_file(file_id: FileId, who: Who, db: Db) -> FileObject:
+    """Size, digest, purpose and, after `status: error`, what was wrong with it."""
     with db.read() as session:
         return FileObject.of(find_file(session, who.project, file_id))
 

@@ -137,6 +137,7 @@ def download_model_file(
 
 @router.get("/{model:path}", operation_id="retrieveModel", summary="Read a model")
 def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelObject:
+    """A base model, or the result of a job with the job and the base that it came from."""
     with db.read() as session:
         row = session.scalar(visible(who.project).where(Model.id == model))
     if row is not None:

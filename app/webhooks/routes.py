@@ -93,6 +93,7 @@ def list_endpoints(
 
 @router.get(_ONE, operation_id="retrieveWebhookEndpoint", summary="Read a webhook endpoint")
 def retrieve_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> EndpointObject:
+    """Its address, event types and state; of its secret, the hint alone."""
     who.must("admin")
     with db.read() as session:
         return EndpointObject.of(endpoints.find(session, who.project, webhook_endpoint_id))
@@ -187,6 +188,7 @@ def list_deliveries(
 def retrieve_delivery(
     webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: Who, db: Db
 ) -> DeliveryObject:
+    """What was sent, and what came of every try."""
     who.must("admin")
     with db.read() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
