@@ -20,12 +20,13 @@ help: ## print this list
 setup: $(READY) ## make .venv with the locked dependencies (quick when nothing changed)
 
 # torch goes first and by its exact version, so that no range elsewhere can pull another build of it.
-$(READY): pyproject.toml requirements.lock
+$(READY): pyproject.toml requirements.lock tools/peers.toml
 	@test -n "$(PYTHON)" || { echo "Permafrost needs Python 3.11 or newer; none of python3, python3.11 ... is. Name one: make setup PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into .venv: some minutes the first time, nothing later."
 	@$(PYTHON) -m venv .venv
 	@$(PIP) "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) -e '.[worker,demo,test,check]'
+	@$(BIN)/python -m tools.peers model-signing >/dev/null
 	@touch $@
 
 demo: setup ## train with frozen weights through HTTP, and check the evidence as an outsider

@@ -1,11 +1,10 @@
 """`permafrost verify` of a 1 GB model against `model_signing verify` of the same files, as processes; and its memory.
 
-The peer wants an environment of its own: its command is looked for on PATH, or named by PERMAFROST_TEST_MODEL_SIGNING.
+`make setup` installs the peer, in an environment of its own.
 """
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -21,12 +20,12 @@ from app.evidence.statement import FileRef, Reading, Row, build
 from benchmarks.claims import claim_of
 from benchmarks.figure import Figure
 from benchmarks.stand_in import folder, write_model
+from tools import peers
 
 MEGABYTES, SMALL = 1_000, 100
 RUNS = 3
 WEIGHTS = "model.safetensors"
-#: Hashing the file and nothing else, where the peer is not installed.
-HASH = "import sys; from app.evidence.digest import sha256_file; sha256_file(sys.argv[1])"
+PEER = "model_signing verify, SHA-256"
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,10 @@ class Cost:
 def figures() -> Iterable[Figure]:
     with folder() as place:
         large, small = signed(place / "large", MEGABYTES), signed(place / "small", SMALL)
-        name, peer = peer_of(large)
-        theirs, whole, quick = cost(peer), cost(ours(large)), cost(ours(large, "--quick"))
-        yield Figure("permafrost verify", whole.seconds, "s", f"{theirs.seconds:.2f} s: {name}, {MEGABYTES} MB")
+        theirs, whole, quick = cost(peer_of(large)), cost(ours(large)), cost(ours(large, "--quick"))
+        yield Figure("permafrost verify", whole.seconds, "s", f"{theirs.seconds:.2f} s: {PEER}, {MEGABYTES} MB")
         yield Figure("as fast as the peer", theirs.seconds / whole.seconds, "x", "at least 2 of model_signing")
-        yield Figure("permafrost verify --quick", quick.seconds, "s", f"{theirs.seconds:.2f} s: {name}")
+        yield Figure("permafrost verify --quick", quick.seconds, "s", f"{theirs.seconds:.2f} s: {PEER}")
         yield Figure("--quick, as fast as the peer", theirs.seconds / quick.seconds, "x", "at least 2 of model_signing")
         less = cost(ours(small)).peak_megabytes
         bound = f"{less:.0f} MB at {SMALL} MB; the peer {theirs.peak_megabytes:.0f} MB at {MEGABYTES} MB"
@@ -84,17 +82,9 @@ def ours(place: Path, *options: str) -> list[str]:
     return [*command, "--key", str(place / "key.pub"), "--result", str(place / "result"), *options]
 
 
-def peer_of(place: Path) -> tuple[str, list[str]]:
-    tool = os.environ.get("PERMAFROST_TEST_MODEL_SIGNING") or shutil.which("model_signing")
-    if not tool:
-        return "model_signing is not installed; SHA-256 of the file", [
-            sys.executable,
-            "-c",
-            HASH,
-            str(place / "result" / WEIGHTS),
-        ]
-    command = [tool, "verify", "key", "--signature", str(place / "model.sig"), "--public_key", str(place / "key.pub")]
-    return "model_signing verify, SHA-256", [*command, str(place / "result")]
+def peer_of(place: Path) -> list[str]:
+    command = [str(peers.command("model-signing")), "verify", "key", "--signature", str(place / "model.sig")]
+    return [*command, "--public_key", str(place / "key.pub"), str(place / "result")]
 
 
 def cost(command: list[str]) -> Cost:

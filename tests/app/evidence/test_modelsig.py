@@ -1,8 +1,6 @@
 import base64
 import hashlib
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from app.evidence.envelope import read_envelope, signers_of
 from app.evidence.keys import KeyFileError, SigningKey, TrustedKey, generate
 from app.evidence.modelsig import model_sig
 from tests.tamper.kit import World, flipped
+from tools import peers
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +41,6 @@ def test_takes_no_ed25519_key(tmp_path: Path) -> None:
 
 def test_the_stock_tool_accepts_it(tmp_path: Path, key: SigningKey) -> None:
     """`model_signing verify key` accepts the honest result, and not one with a flipped bit or an extra file."""
-    tool = os.environ.get("PERMAFROST_TEST_MODEL_SIGNING") or shutil.which("model_signing")
-    if not tool:
-        pytest.skip("no model_signing command: pip install model-signing pyOpenSSL, in an environment of its own")
     world = World(tmp_path)
     world.sign()
     bundle = model_sig(world.claim().result_files, key, name="toy", statement="ab" * 32)
@@ -52,7 +48,7 @@ def test_the_stock_tool_accepts_it(tmp_path: Path, key: SigningKey) -> None:
     (world.result / "attestation.json").write_bytes(world.attestation.read_bytes())
     world.attestation = world.result / "attestation.json"
     (tmp_path / "key.pub").write_text(key.public_pem)
-    command = [tool, "verify", "key", "--signature", str(world.result / "model.sig")]
+    command = [str(peers.command("model-signing")), "verify", "key", "--signature", str(world.result / "model.sig")]
     command += ["--public_key", str(tmp_path / "key.pub"), str(world.result)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,95 @@
+"""Programs that ours is held against, each in an environment of its own: their dependencies and ours do not agree.
+
+`python -m tools.peers NAME` makes `.venv/peers/NAME` from the exact versions in `tools/peers.toml`, once, and prints
+the path of its command. Tests and benchmarks call `command(NAME)`.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PINS = Path(__file__).with_suffix(".toml")
+
+
+class PeerError(Exception):
+    """A peer could not be had; the message says which, and what pip said."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`runs` is its command; `versions` are pip's requirements, each exact."""
+
+    name: str
+    runs: str
+    versions: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps([self.runs, *self.versions]).encode()).hexdigest()
+
+
+def main(names: list[str]) -> int:
+    try:
+        for name in names:
+            print(command(name))
+    except PeerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def command(name: str, *, within: Path | None = None) -> Path:
+    """The peer's command, installed first where it is not yet, or not in these versions. Raises PeerError."""
+    peer, home = wanted(name), within or Path(sys.prefix) / "peers"
+    place = home / name
+    home.mkdir(parents=True, exist_ok=True)
+    with alone(home / f"{name}.lock"):  # test processes ask at the same time
+        if not ready(place, peer):
+            install(peer, place)
+    return place / "bin" / peer.runs
+
+
+def wanted(name: str) -> Peer:
+    known = tomllib.loads(PINS.read_text(encoding="utf-8"))
+    if name not in known:
+        raise PeerError(f"no peer {name!r}; there are: {', '.join(known)}")
+    return Peer(name, known[name]["command"], tuple(known[name]["versions"]))
+
+
+def ready(place: Path, peer: Peer) -> bool:
+    marker = place / ".ready"
+    return marker.is_file() and marker.read_text() == peer.fingerprint
+
+
+def install(peer: Peer, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)  # left by an install that was interrupted, or of other versions
+    run(peer, [sys.executable, "-m", "venv", str(place)])
+    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    run(peer, [*pip, *peer.versions])
+    (place / ".ready").write_text(peer.fingerprint)
+
+
+def run(peer: Peer, line: list[str]) -> None:
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()[-2_000:]
+        raise PeerError(f"{peer.name} could not be installed; {' '.join(line[:4])} … said:\n{said}")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
