@@ -21,7 +21,10 @@ SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
     "text-regression": ((("text", "label"), ("text_pair",)),),
     "token-classification": ((("tokens", "labels"), ()),),
     "pairs": ((("anchor", "positive"), ()),),
-    "preference": ((("prompt", "chosen", "rejected"), ()),),
+    "preference": (
+        (("prompt", "chosen", "rejected"), ()),
+        (("input", "preferred_output", "non_preferred_output"), ()),
+    ),
     "image-classification": ((("image", "label"), ()),),
     "tabular-regression": ((("x", "y"), ()),),
     "tabular-classification": ((("x", "y"), ()),),
@@ -99,14 +102,17 @@ class Reader:
         return {"prompt": prompt, "completion": self._text("completion", record["completion"])}
 
     def _messages(self, value: Any) -> list[dict[str, str]]:
-        if not isinstance(value, list) or not value:
-            what = "an empty array" if value == [] else kind_of(value)
-            self._note("messages", "wrong_type", f"'messages' is {what}; it is a list of role and content")
-            return []
-        messages = [self._message(f"messages[{i}]", item) for i, item in enumerate(value)]
-        if not any(message.get("role") == "assistant" for message in messages):
+        messages = self._dialogue("messages", value)
+        if messages and not any(message.get("role") == "assistant" for message in messages):
             self._note("messages", "nothing_to_learn", "has no message of the role 'assistant' to learn from")
         return messages
+
+    def _dialogue(self, name: str, value: Any) -> list[dict[str, str]]:
+        if not isinstance(value, list) or not value:
+            what = "an empty array" if value == [] else kind_of(value)
+            self._note(name, "wrong_type", f"'{name}' is {what}; it is a list of role and content")
+            return []
+        return [self._message(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
     def _message(self, name: str, value: Any) -> dict[str, str]:
         if not isinstance(value, dict):
@@ -148,10 +154,47 @@ class Reader:
         }
 
     def _texts(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        example = {name: self._text(name, record[name]) for name in SHAPES[self.task][0][0]}
-        if self.task == "preference" and example["chosen"] and example["chosen"] == example["rejected"]:
-            self._note("rejected", "no_preference", "'chosen' and 'rejected' are the same text")
+        return {name: self._text(name, record[name]) for name in SHAPES[self.task][0][0]}
+
+    def _preference(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        if "input" in record:
+            return self._conversation(record)
+        example = self._texts(record)
+        self._differ("chosen", "rejected", example)
         return example
+
+    def _conversation(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """OpenAI's shape: a conversation, and two answers to it."""
+        names = ("preferred_output", "non_preferred_output")
+        example = {"messages": self._input(record["input"])} | {
+            name: self._answer(name, record[name]) for name in names
+        }
+        self._differ(*names, example)
+        return {"messages": example["messages"], "chosen": example[names[0]], "rejected": example[names[1]]}
+
+    def _input(self, value: Any) -> list[dict[str, str]]:
+        if not isinstance(value, dict) or "messages" not in value:
+            self._note("input", "wrong_type", f"'input' is {kind_of(value)}; it is an object with 'messages'")
+            return []
+        for key in value:
+            # OpenAI's own examples carry both, tools empty.
+            if key not in ("messages", "tools", "parallel_tool_calls") or (key == "tools" and value[key]):
+                self._note(f"input.{key}", "unknown_field", f"'{key}' is not trained on; 'input' has messages")
+        return self._dialogue("input.messages", value["messages"])
+
+    def _answer(self, name: str, value: Any) -> str:
+        """One message of the assistant, in a list."""
+        messages = self._dialogue(name, value)
+        if len(messages) != 1 or messages[0].get("role") != "assistant":
+            self._note(name, "wrong_type", f"'{name}' is a list of one message, of the role 'assistant'")
+            return ""
+        if not messages[0]["content"].strip():
+            self._note(f"{name}[0].content", "empty_value", f"'{name}[0].content' is empty")
+        return messages[0]["content"]
+
+    def _differ(self, one: str, other: str, example: Mapping[str, Any]) -> None:
+        if example[one] and example[one] == example[other]:
+            self._note(other, "no_preference", f"'{one}' and '{other}' are the same text")
 
     def _image(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": self._image_bytes(record["image"]), "label": self._label("label", record["label"])}
@@ -292,7 +335,7 @@ _TASKS: dict[str, Callable[[Reader, Mapping[str, Any]], dict[str, Any]]] = {
     "text-regression": Reader._text_label,
     "token-classification": Reader._tokens,
     "pairs": Reader._texts,
-    "preference": Reader._texts,
+    "preference": Reader._preference,
     "image-classification": Reader._image,
     "tabular-regression": Reader._tabular,
     "tabular-classification": Reader._tabular,

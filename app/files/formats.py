@@ -91,6 +91,13 @@ def infer_task(path: Path, format: str) -> str:
     raise _Problems.of([Problem(1, None, "unknown_shape", message)]).error("training_file")
 
 
+def holds_images(path: Path, format: str) -> bool:
+    """Whether the first example has the fields of image classification."""
+    source = _source(path, format)
+    first = next((item for item in source.records() if not isinstance(item, Problem)), None)
+    return first is not None and set(SHAPES["image-classification"][0][0]) <= set(first[1])
+
+
 def _fits(task: str, records: Sequence[Mapping[str, Any]], *, text_numbers: bool) -> bool:
     """Tasks that share their fields differ in the type of the answer; plain text is causal only without a label."""
     if task == "causal-lm":

@@ -1,6 +1,7 @@
 """How to train, as a request says it: optimizer, hyperparameters, method."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -65,7 +66,9 @@ class Hyperparameters(Request):
     gradient_checkpointing: bool | None = None
     label_smoothing: Fraction | None = None
     temperature: Positive | None = Field(default=None, description="Of the task `pairs`.")
-    beta: NotNegative | None = Field(default=None, description="Of the task `preference`.")
+    beta: Auto | NotNegative | None = Field(
+        default=None, description="Of the task `preference`: how closely the result keeps to the base."
+    )
     validation_fraction: Annotated[float, Field(ge=0, le=0.9)] | None = Field(
         default=None, description="Held out of the training file where there is no validation file."
     )
@@ -85,12 +88,39 @@ class Hyperparameters(Request):
         return self
 
 
-class Supervised(Request):
+class MethodOptions(Request):
     hyperparameters: Hyperparameters | None = None
 
 
 class Method(Request):
-    """OpenAI's `method`. `supervised` covers every task, preference data too."""
+    """OpenAI's `method`: `dpo` for preference data, `supervised` for every other task. Absent: as the task wants it."""
 
-    type: Literal["supervised"]
-    supervised: Supervised | None = None
+    type: Literal["supervised", "dpo"]
+    supervised: MethodOptions | None = None
+    dpo: MethodOptions | None = None
+
+    def hyperparameters(self) -> Hyperparameters | None:
+        options = self.dpo if self.type == "dpo" else self.supervised
+        return options.hyperparameters if options else None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Method":
+        other = "supervised" if self.type == "dpo" else "dpo"
+        if getattr(self, other) is not None:
+            message = "the type is {type}, so options under {other} would be ignored; leave them out"
+            raise PydanticCustomError("conflict", message, {"type": self.type, "other": other})
+        return self
+
+
+#: OpenAI's hyperparameters by the kind of method.
+_THEIRS: Final = {
+    "supervised": ("n_epochs", "batch_size", "learning_rate_multiplier"),
+    "dpo": ("n_epochs", "batch_size", "learning_rate_multiplier", "beta"),
+}
+
+
+def method_of(task: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's `method`, where its clients look for their hyperparameters."""
+    kind = "dpo" if task == "preference" else "supervised"
+    theirs = {name: hyperparameters[name] for name in _THEIRS[kind] if name in hyperparameters}
+    return {"type": kind, kind: {"hyperparameters": theirs}}

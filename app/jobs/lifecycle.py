@@ -17,6 +17,7 @@ from app.db import Database, new_id, now
 from app.errors import Conflict, NotFound, PermafrostError
 from app.evidence.tables import Evidence, Parameter
 from app.files.tables import File
+from app.jobs.hyperparameters import method_of
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
 from app.jobs.tables import Checkpoint, Event, Job, Metric
 from app.limits.quotas import check, take_turns
@@ -200,7 +201,7 @@ def beat(db: Database, lease: Lease, news: News | None = None) -> str:
             changes["version"] = Job.version + 1
             changes |= {"progress": news.progress} if news.progress else {}
             changes |= {"freeze_plan": news.freeze_plan} if news.freeze_plan else {}
-            changes |= _settled(news.hyperparameters) if news.hyperparameters else {}
+            changes |= _settled(session, lease, news.hyperparameters) if news.hyperparameters else {}
         statement = update(Job).where(*_held(lease, at)).values(changes).returning(Job.desired)
         desired = session.execute(statement).scalar_one_or_none()
         if desired is None:
@@ -214,12 +215,10 @@ def beat(db: Database, lease: Lease, news: News | None = None) -> str:
         return str(desired)
 
 
-def _settled(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Numbers in place of "auto", also where OpenAI's clients look for their three."""
-    names = ("n_epochs", "batch_size", "learning_rate_multiplier")
-    three = {name: hyperparameters[name] for name in names if name in hyperparameters}
-    method = {"type": "supervised", "supervised": {"hyperparameters": three}}
-    return {"hyperparameters": hyperparameters, "method": method}
+def _settled(session: Session, lease: Lease, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Numbers in place of "auto", also where OpenAI's clients look for theirs."""
+    task = session.scalar(select(Job.task).where(Job.id == lease.job_id)) or ""
+    return {"hyperparameters": hyperparameters, "method": method_of(task, hyperparameters)}
 
 
 def finish(db: Database, lease: Lease, outcome: Outcome) -> None:

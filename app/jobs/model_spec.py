@@ -58,7 +58,9 @@ class TorchSpec(Request):
     weights: str | None = Field(
         default=None, description="A safetensors file (`file-…`); absent: drawn from the job's seed."
     )
-    task: Literal["regression", "classification"] = "regression"
+    task: Literal["regression", "classification", "image-classification"] = Field(
+        default="regression", description="Whether a classification's examples are pictures is seen from the file."
+    )
 
 
 def _kind_of_model(value: Any) -> str | None:

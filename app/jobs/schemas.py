@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from app.freeze.policy import Policy
 from app.freeze.schemas import FreezePolicy
 from app.jobs.hyperparameters import Hyperparameters, Method
-from app.jobs.model_spec import Identifier, ModelField, Request
+from app.jobs.model_spec import Identifier, ModelField, Request, Task
 
 
 class DataOptions(Request):
@@ -41,6 +41,9 @@ class JobCreate(Request):
     model: ModelField
     training_file: Identifier = Field(description="`file-…` with the purpose `fine-tune`.")
     validation_file: Identifier | None = None
+    task: Task | None = Field(
+        default=None, description="Of a transformers model. Absent: the model spec's, else inferred from the file."
+    )
     suffix: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
     seed: int | None = Field(default=None, ge=0, lt=2**53, description="Absent: drawn, and told in the answer.")
     hyperparameters: Hyperparameters | None = None
@@ -58,16 +61,18 @@ class JobCreate(Request):
 
     def chosen(self) -> Hyperparameters:
         """The one set of hyperparameters, wherever the request has it."""
-        supervised = self.method.supervised if self.method else None
-        return (supervised.hyperparameters if supervised else None) or self.hyperparameters or Hyperparameters()
+        return (self.method and self.method.hyperparameters()) or self.hyperparameters or Hyperparameters()
 
     def policy(self) -> Policy:
         return self.freeze_policy.normal() if self.freeze_policy else Policy()
 
     @model_validator(mode="after")
     def _one_place(self) -> "JobCreate":
-        supervised = self.method.supervised if self.method else None
-        if supervised and supervised.hyperparameters and self.hyperparameters:
-            message = "hyperparameters are given twice: at the top and in method.supervised; keep one of them"
-            raise PydanticCustomError("conflict", message)
+        if self.method and self.method.hyperparameters() and self.hyperparameters:
+            message = "hyperparameters are given twice: at the top and in method.{kind}; keep one of them"
+            raise PydanticCustomError("conflict", message, {"kind": self.method.type})
+        named = getattr(self.model, "task", None)
+        if self.task and named and self.task != named:
+            message = "the task is {task} here and {named} in the model spec; keep one of them"
+            raise PydanticCustomError("conflict", message, {"task": self.task, "named": named})
         return self

@@ -2,9 +2,7 @@
 
 from typing import Final, Literal
 
-Status = Literal[
-    "validating_files", "queued", "running", "pausing", "paused", "succeeded", "failed", "cancelled"
-]
+Status = Literal["validating_files", "queued", "running", "pausing", "paused", "succeeded", "failed", "cancelled"]
 
 MOVES: Final[dict[str, frozenset[str]]] = {
     # A large file is validated by the worker, as the first thing of its attempt.

@@ -21,7 +21,7 @@ from app.files.tables import File
 from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
-from app.jobs.hyperparameters import Hyperparameters
+from app.jobs.hyperparameters import Hyperparameters, method_of
 from app.jobs.schemas import JobCreate
 from app.jobs.tables import Job
 from app.models.catalog import Chosen, choose, kindred
@@ -39,6 +39,26 @@ OPTIONS: Final[dict[str, frozenset[str]]] = {
     "adam": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
     "adamw": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
     "adafactor": frozenset({"weight_decay", "beta2_decay", "eps", "d"}),
+}
+#: Hyperparameters that only some tasks look at.
+_OF_TASKS: Final = {
+    "beta": ("preference",),
+    "temperature": ("pairs",),
+    "label_smoothing": (
+        "text-classification",
+        "token-classification",
+        "image-classification",
+        "tabular-classification",
+        "causal-lm",
+    ),
+    "max_length": (
+        "text-classification",
+        "text-regression",
+        "token-classification",
+        "causal-lm",
+        "pairs",
+        "preference",
+    ),
 }
 #: A torch spec says what its numbers are for; the data's reader calls these tasks by their full names.
 _TABULAR: Final = {"regression": "tabular-regression", "classification": "tabular-classification"}
@@ -65,6 +85,10 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
     task, data, checked = _examples(place, wanted, chosen, training, validation)
     hyperparameters = wanted.chosen()
     refuse_ignored_options(hyperparameters, policy)
+    refuse_foreign(hyperparameters, task)
+    settings = hyperparameters.model_dump(exclude_none=True) | (
+        _ask_beta(hyperparameters) if task == "preference" else {}
+    )
     plan = _plan(place, policy, chosen, task)
     return Job(
         id=new_id("ftjob"),
@@ -80,8 +104,8 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
         data=data,
         suffix=wanted.suffix,
         seed=wanted.seed if wanted.seed is not None else secrets.randbelow(2**31),
-        hyperparameters=hyperparameters.model_dump(exclude_none=True),
-        method=_method(hyperparameters),
+        hyperparameters=settings,
+        method=method_of(task, settings),
         meta=wanted.metadata,
         integrations=None,
         freeze_policy=policy.to_json(),
@@ -119,6 +143,19 @@ def refuse_ignored_options(hyperparameters: Hyperparameters, policy: Policy) -> 
             if key not in known | {"lr"}:
                 at = f"hyperparameters.optimizer.groups[{number}].options.{key}"
                 raise InvalidRequest(_why_ignored(key, optimizer.name, known | {"lr"}), param=at, code="ignored_option")
+
+
+def refuse_foreign(hyperparameters: Hyperparameters, task: str) -> None:
+    """A hyperparameter of another task would be ignored."""
+    for name, tasks in _OF_TASKS.items():
+        if getattr(hyperparameters, name) not in (None, False) and task not in tasks:
+            message = f"{name} is for {', '.join(tasks)}, and the task is {task}; leave it out"
+            raise InvalidRequest(message, param=f"hyperparameters.{name}", code="ignored_option")
+
+
+def _ask_beta(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """OpenAI's answers for DPO always tell it."""
+    return {"beta": "auto" if hyperparameters.beta is None else hyperparameters.beta}
 
 
 def _why_ignored(key: str, name: str, known: frozenset[str]) -> str:
@@ -173,7 +210,8 @@ def _examples(
     """The task, how the files are to be read, and whether they have been read to their ends."""
     data: dict[str, Any] = wanted.data.model_dump(exclude_none=True) if wanted.data else {}
     data["format"] = _format(place.storage, training, param="training_file")
-    task = _task(place, chosen, training, data["format"])
+    task = _task(place, wanted, chosen, training, data["format"])
+    _refuse_other_method(wanted, task)
     checked = _validate(place.storage, training, data, form=data["format"], task=task, param="training_file")
     if validation is not None:
         form = data["validation_format"] = _format(place.storage, validation, param="validation_file")
@@ -181,17 +219,48 @@ def _examples(
     return task, data, checked
 
 
-def _task(place: Place, chosen: Chosen, file: File, form: str) -> str:
-    """The spec's own, else what the file's fields speak of."""
+def _task(place: Place, wanted: JobCreate, chosen: Chosen, file: File, form: str) -> str:
+    """As asked for, the spec's own, what the method is for; else what the file's fields speak of."""
     if chosen.spec["type"] == "torch":
-        return _TABULAR[chosen.spec.get("task", "regression")]
-    if chosen.spec.get("task"):
-        return str(chosen.spec["task"])
+        return _torch_task(place, wanted, chosen, file, form)
+    dpo = "preference" if wanted.method and wanted.method.type == "dpo" else None
+    if task := wanted.task or chosen.spec.get("task") or dpo:
+        return str(task)
+    return _inferred(place, file, form)
+
+
+def _torch_task(place: Place, wanted: JobCreate, chosen: Chosen, file: File, form: str) -> str:
+    """A torch spec says what its numbers are for; a classification's examples may be pictures."""
+    if wanted.task:
+        message = "a torch model's task is 'regression' or 'classification', as `task` of the model spec"
+        raise InvalidRequest(message, param="task")
+    kind = str(chosen.spec.get("task", "regression"))
+    if kind == "classification" and form != "csv" and formats.can_read(form):
+        with _on_disk(place.storage, file) as path:
+            kind = "image-classification" if formats.holds_images(path, form) else kind
+    return _TABULAR.get(kind, kind)
+
+
+def _inferred(place: Place, file: File, form: str) -> str:
     if not formats.can_read(form) or (place.storage.root is None and file.bytes > _INFER_BYTES):
         message = "the task cannot be told from this file here; name it in the model spec"
         raise InvalidRequest(message, param="model.task", code="missing_field")
     with _on_disk(place.storage, file) as path:
         return formats.infer_task(path, form)
+
+
+def _refuse_other_method(wanted: JobCreate, task: str) -> None:
+    """A method that is named trains what it is for, and nothing else."""
+    if wanted.method is None or (wanted.method.type == "dpo") == (task == "preference"):
+        return
+    if task == "preference":
+        message = (
+            "the method is supervised and the task preference, which is trained by DPO; "
+            'give {"type": "dpo"}, or leave the method out'
+        )
+    else:
+        message = f"dpo learns from preferences, and the task is {task}; give a file of {{prompt, chosen, rejected}}"
+    raise InvalidRequest(message, param="method.type", code="method_does_not_fit")
 
 
 def _validate(storage: Storage, file: File, data: Mapping[str, Any], *, form: str, task: str, param: str) -> bool:
@@ -220,9 +289,3 @@ def _on_disk(storage: Storage, file: File) -> Iterator[Path]:
     """The file's bytes under a path, for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="permafrost-") as folder:
         yield storage.fetch(file.blob, Path(folder) / "data")
-
-
-def _method(hyperparameters: Hyperparameters) -> dict[str, Any]:
-    """OpenAI's `method`, with its three hyperparameters."""
-    three = hyperparameters.model_dump(include={"n_epochs", "batch_size", "learning_rate_multiplier"})
-    return {"type": "supervised", "supervised": {"hyperparameters": three}}

@@ -45,6 +45,7 @@ def test_in_a_body(api: TestClient, path: str, body: object):
 
 def test_other_wrong_data_stays_our_fault(api: TestClient, monkeypatch: pytest.MonkeyPatch):
     """An error of another kind is a 500 that tells the client nothing."""
+
     def broken(*_: object, **__: object) -> None:
         raise DataError("INSERT", {"secret": "canary"}, Exception("value too long"))
 

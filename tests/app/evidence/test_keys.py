@@ -203,4 +203,3 @@ def test_the_command_lists_rotates_and_revokes(tmp_path: Path) -> None:
     path.unlink()
     path.with_suffix(".ring.json").unlink()
     assert keys("list").exit_code == 1
-

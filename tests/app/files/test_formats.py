@@ -19,6 +19,12 @@ from app.files.formats import TASKS, Columns, Summary, can_read, detect, infer_t
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 
+PREFERRED = {
+    "input": {"messages": CHAT["messages"][:1], "tools": []},
+    "preferred_output": CHAT["messages"][1:],
+    "non_preferred_output": [{"role": "assistant", "content": "no"}],
+}
+
 GOOD = {
     "causal-lm": [CHAT, CHAT],
     "text-classification": [{"text": "a", "label": "x"}, {"text": "b", "label": "y", "text_pair": "c"}] * 2,
@@ -91,6 +97,36 @@ def test_each_task_in_parquet(tmp_path, task):
     examples = list(read(path, format="parquet", task=task, columns=columns))
     assert examples == list(read(other, format="jsonl", task=task))
     assert validate(path, format="parquet", task=task).examples == len(records)
+
+
+def test_preferences_as_openai_writes_them(put):
+    """A conversation, and one message of the assistant on each side."""
+    path = put(lines(PREFERRED, PREFERRED))
+    assert infer_task(path, "jsonl") == "preference"
+    (example, _) = read(path, format="jsonl", task="preference")
+    assert example == {"messages": CHAT["messages"][:1], "chosen": "hello", "rejected": "no"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "code"),
+    [
+        ({"input": CHAT["messages"]}, "input", "wrong_type"),
+        ({"input": PREFERRED["input"] | {"tools": [{}]}}, "input.tools", "unknown_field"),
+        ({"input": {"messages": []}}, "input.messages", "wrong_type"),
+        ({"preferred_output": CHAT["messages"]}, "preferred_output", "wrong_type"),
+        ({"preferred_output": [{"role": "user", "content": "a"}]}, "preferred_output", "wrong_type"),
+        (
+            {"preferred_output": [{"role": "assistant", "content": ""}]},
+            "preferred_output[0].content",
+            "empty_value",
+        ),
+        ({"non_preferred_output": PREFERRED["preferred_output"]}, "non_preferred_output", "no_preference"),
+    ],
+)
+def test_what_is_wrong_with_openai_s_preferences(put, change, field, code):
+    """By field, in their own words."""
+    path = put(lines(PREFERRED, PREFERRED | change))
+    assert (2, field, code) in found(path, task="preference")
 
 
 @pytest.mark.parametrize(
@@ -328,6 +364,8 @@ def test_utf16_is_named(put):
         ("token-classification", {"tokens": ["a", 1], "labels": ["O", "O"]}, "tokens[1]", "wrong_type"),
         ("pairs", {"anchor": "a"}, "positive", "missing_field"),
         ("preference", {"prompt": "p", "chosen": "a", "rejected": "a"}, "rejected", "no_preference"),
+        ("preference", {"prompt": "p", "chosen": "a"}, "rejected", "missing_field"),
+        ("preference", PREFERRED | {"prompt": "p"}, "prompt", "unknown_field"),
         ("image-classification", {"image": "%%%", "label": "a"}, "image", "not_base64"),
         ("image-classification", {"image": "aGVsbG8=", "label": "a"}, "image", "not_an_image"),
         ("image-classification", {"image": 7, "label": "a"}, "image", "wrong_type"),

@@ -1,6 +1,8 @@
 """The official SDK drives jobs over a real socket: strict and lenient, synchronous and asynchronous."""
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -18,8 +20,6 @@ from tests.app.conftest import AFFINE, rows
 
 def create(sdk: OpenAI, **more: Any) -> Any:
     """A job through the SDK; our own fields ride in extra_body."""
-    import json
-
     file = sdk.files.create(file=("a.jsonl", "\n".join(map(json.dumps, rows())).encode()), purpose="fine-tune").id
     extra = {"model": AFFINE, "freeze_policy": {"freeze": ["weight"]}, **more.pop("extra_body", {})}
     return sdk.fine_tuning.jobs.create(model="-", training_file=file, extra_body=extra, **more)
@@ -29,6 +29,12 @@ def create(sdk: OpenAI, **more: Any) -> Any:
 def db(embedded: FastAPI) -> Database:
     made: Database = embedded.state.backends.database
     return made
+
+
+@pytest.fixture
+def models(embedded: FastAPI) -> Path:
+    folder: Path = embedded.state.backends.settings.models
+    return folder
 
 
 def run_to_the_end(db: Database) -> None:
@@ -69,6 +75,40 @@ def test_hyperparameters_come_back_wherever_they_were_given(openai: OpenAI) -> N
         job = create(openai, **place)
         assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (2, 4)
         assert job.method.supervised.hyperparameters.n_epochs == 2
+
+
+def test_dpo_is_asked_for_and_told_as_openai_has_it(openai: OpenAI, models: Path) -> None:
+    """OpenAI's preference file and method; beta comes back beside the three, "auto" where it was not given."""
+    (models / "tiny").mkdir(parents=True)
+    (models / "tiny" / "config.json").write_text("{}")
+    question = {"messages": [{"role": "user", "content": "?"}], "tools": [], "parallel_tool_calls": True}
+    answers = {f"{kind}_output": [{"role": "assistant", "content": kind}] for kind in ("preferred", "non_preferred")}
+    content = "\n".join([json.dumps({"input": question, **answers})] * 2).encode()
+    file = openai.files.create(file=("p.jsonl", content), purpose="fine-tune").id
+    asked: Any = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": 1}}}
+    job = openai.fine_tuning.jobs.create(model="tiny", training_file=file, method=asked)
+    assert job.model_extra["task"] == "preference"
+    assert job.method.type == "dpo"
+    assert (job.method.dpo.hyperparameters.beta, job.method.dpo.hyperparameters.n_epochs) == (0.2, 1)
+    plain = openai.fine_tuning.jobs.create(model="tiny", training_file=file)
+    assert (plain.method.type, plain.method.dpo.hyperparameters.beta) == ("dpo", "auto")
+    with pytest.raises(BadRequestError, match="supervised") as refused:
+        openai.fine_tuning.jobs.create(model="tiny", training_file=file, method={"type": "supervised"})
+    assert (refused.value.param, refused.value.code) == ("method.type", "method_does_not_fit")
+
+
+def test_dpo_over_other_data_is_refused(openai: OpenAI) -> None:
+    """What it learns from is said; options of the other method are not ignored."""
+    for method, param in (
+        ({"type": "dpo"}, "method.type"),
+        ({"type": "supervised", "dpo": {"hyperparameters": {"beta": 0.2}}}, "method"),
+    ):
+        with pytest.raises(BadRequestError) as refused:
+            create(openai, method=method)
+        assert refused.value.param == param
+    with pytest.raises(BadRequestError, match="beta is for preference") as refused:
+        create(openai, method={"type": "supervised", "supervised": {"hyperparameters": {"beta": 0.2}}})
+    assert refused.value.param == "hyperparameters.beta"
 
 
 def test_jobs_are_listed_in_pages(openai: OpenAI) -> None:

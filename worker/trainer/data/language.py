@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +71,16 @@ def encode(
         truncated += len(sequence.tokens.ids) > limit
         cut = Passage(Tokens(sequence.tokens.ids[:limit]), sequence.targets[:limit])
         if not (cut.targets[1:] != IGNORED).any():
-            message = f"example {number} has no completion within the first {limit} tokens, so nothing to learn from"
-            problems.append({"line": None, "field": None, "code": "nothing_to_learn", "message": message})
+            problems.append(nothing_to_learn(number, "completion", limit=limit))
         found.append(cut)
     if problems:
         raise DataError(problems[0]["message"], param=param, errors=problems[:100])
     return LanguageExamples(found, pad=pad_id(tokenizer)), truncated
+
+
+def nothing_to_learn(number: int, what: str, *, limit: int) -> dict[str, Any]:
+    message = f"example {number} has no {what} within the first {limit} tokens, so nothing to learn from"
+    return {"line": None, "field": None, "code": "nothing_to_learn", "message": message}
 
 
 def ensure_template(tokenizer: Any, rows: Sequence[Row]) -> str | None:
@@ -88,9 +93,31 @@ def ensure_template(tokenizer: Any, rows: Sequence[Row]) -> str | None:
     )
 
 
+def conversation_and_answer(messages: Sequence[Row], answer: str, tokenizer: Any) -> Passage:
+    """A conversation with the assistant's next message; loss on that message alone."""
+    whole, before = (
+        _render([*messages, {"role": "assistant", "content": answer}], tokenizer, prompt=False),
+        _render(messages, tokenizer, prompt=True),
+    )
+    if not whole.startswith(before):
+        raise ValueError("it writes the conversation differently once the answer is there")
+    return _encoded(whole, [(len(before), len(whole))], tokenizer, chat=True)
+
+
 def prompt_and_answer(prompt: str, answer: str, tokenizer: Any) -> Passage:
     """A prompt with its completion and the end token; loss on the completion."""
     return _encoded(prompt + answer, [(len(prompt), len(prompt) + len(answer))], tokenizer, chat=False)
+
+
+@contextmanager
+def refused_by_template(*, number: int, param: str) -> Iterator[None]:
+    """Turns a chat template's complaint into one about the example."""
+    try:
+        yield
+    except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
+        message = f"example {number}: the tokenizer's chat template refused these messages: {str(error)[:200]}"
+        problem = {"line": None, "field": "messages", "code": "template_refused", "message": message}
+        raise DataError(message, param=param, errors=[problem]) from None
 
 
 def _rendered(row: Row, tokenizer: Any, *, number: int, param: str) -> tuple[str, list[Span]]:
@@ -100,12 +127,8 @@ def _rendered(row: Row, tokenizer: Any, *, number: int, param: str) -> tuple[str
     if "prompt" in row:
         start = len(row["prompt"])
         return row["prompt"] + row["completion"], [(start, start + len(row["completion"]))]
-    try:
+    with refused_by_template(number=number, param=param):
         return _chat(row["messages"], tokenizer)
-    except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
-        message = f"example {number}: the tokenizer's chat template refused these messages: {str(error)[:200]}"
-        problem = {"line": None, "field": "messages", "code": "template_refused", "message": message}
-        raise DataError(message, param=param, errors=[problem]) from None
 
 
 def _chat(messages: Sequence[Row], tokenizer: Any) -> tuple[str, list[Span]]:

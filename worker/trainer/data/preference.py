@@ -9,8 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.trainer.data.batch import Batch
-from worker.trainer.data.language import LanguageExamples, Passage, prompt_and_answer
+from app.errors import DataError
+from worker.trainer.data.batch import IGNORED, Batch
+from worker.trainer.data.language import (
+    LanguageExamples,
+    Passage,
+    conversation_and_answer,
+    nothing_to_learn,
+    prompt_and_answer,
+    refused_by_template,
+)
 from worker.trainer.data.order import Positions
 from worker.trainer.data.text import Tokens, pad_id
 
@@ -37,13 +45,31 @@ class PreferenceExamples:
         return Batch(both.inputs, both.targets, weight=count, examples=count, tokens=both.tokens, reference=reference)
 
 
-def encode(rows: Sequence[Mapping[str, Any]], tokenizer: Any, *, limit: int) -> tuple[PreferenceExamples, int]:
-    """Rows {"prompt", "chosen", "rejected"}, and how many answers were cut to `limit` tokens."""
+def encode(
+    rows: Sequence[Mapping[str, Any]], tokenizer: Any, *, limit: int, param: str = "training_file"
+) -> tuple[PreferenceExamples, int]:
+    """Rows {"prompt", "chosen", "rejected"}, or "messages" for the prompt; and how many were cut to `limit` tokens.
+
+    An example of which an answer lies wholly behind the cut has nothing to compare and is refused.
+    """
     sides: dict[str, list[Passage]] = {"chosen": [], "rejected": []}
     truncated = 0
-    for row in rows:
-        for side, found in sides.items():
-            passage = prompt_and_answer(row["prompt"], row[side], tokenizer)
-            truncated += len(passage.tokens.ids) > limit
-            found.append(Passage(Tokens(passage.tokens.ids[:limit]), passage.targets[:limit]))
+    problems: list[dict[str, Any]] = []
+    for number, row in enumerate(rows, 1):
+        passages = [_passage(row, side, tokenizer, number=number, param=param) for side in sides]
+        truncated += any(len(each.tokens.ids) > limit for each in passages)
+        for side, passage in zip(sides, passages, strict=True):
+            cut = Passage(Tokens(passage.tokens.ids[:limit]), passage.targets[:limit])
+            sides[side].append(cut)
+            if not (cut.targets[1:] != IGNORED).any():
+                problems.append(nothing_to_learn(number, f"{side} answer", limit=limit))
+    if problems:
+        raise DataError(problems[0]["message"], param=param, errors=problems[:100])
     return PreferenceExamples(sides["chosen"], sides["rejected"], pad=pad_id(tokenizer)), truncated
+
+
+def _passage(row: Mapping[str, Any], side: str, tokenizer: Any, *, number: int, param: str) -> Passage:
+    if "prompt" in row:
+        return prompt_and_answer(row["prompt"], row[side], tokenizer)
+    with refused_by_template(number=number, param=param):
+        return conversation_and_answer(row["messages"], row[side], tokenizer)

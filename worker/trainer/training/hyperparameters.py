@@ -67,6 +67,8 @@ class Settings:
     def shown(self, asked: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
         """The hyperparameters as asked for, with what "auto" came to."""
         decided = {name: getattr(self, name) for name in SHOWN}
+        if "beta" in asked:  # of a preference job, whose answers always tell it
+            decided["beta"] = self.beta
         decided["learning_rate"] = _number(_given(asked), "learning_rate", _auto_rate(facts), low=0.0)
         return {**asked, **decided, "learning_rate_multiplier": self.learning_rate_multiplier}
 

@@ -121,7 +121,7 @@ def _encode(
     if task == "causal-lm":
         return language.encode(rows, loaded.tokenizer, limit=limit, param=param)
     if task == "preference":
-        return preference.encode(rows, loaded.tokenizer, limit=limit)
+        return preference.encode(rows, loaded.tokenizer, limit=limit, param=param)
     if task == "pairs":
         return text.encode_pairs(rows, loaded.tokenizer, limit=limit)
     return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=task == "text-regression")

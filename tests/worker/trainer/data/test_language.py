@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from app.errors import DataError
 from tests.worker.trainer import tiny
+from worker.trainer.data import preference
 from worker.trainer.data.batch import IGNORED
 from worker.trainer.data.language import PLAIN_TEMPLATE, encode, ensure_template
 
@@ -105,6 +106,27 @@ def test_completion_behind_the_cut_is_refused(tokenizer: Any) -> None:
     rows = [{"text": "the cat sat"}, {"prompt": "the cat " * 10, "completion": " sat"}]
     with pytest.raises(DataError, match="example 2 has no completion within the first 8 tokens"):
         encode(rows, tokenizer, limit=8)
+
+
+def test_answers_to_a_conversation(tokenizer: Any) -> None:
+    """A preference over a chat: the template writes the conversation, and only the answers carry loss."""
+    tokenizer.chat_template = CHATML
+    chat = [
+        {"role": "user", "content": "the cat"},
+        {"role": "assistant", "content": "sat"},
+        {"role": "user", "content": "a dog"},
+    ]
+    examples, _ = preference.encode([{"messages": chat, "chosen": "ran", "rejected": "was bad"}], tokenizer, limit=64)
+    found = [[int(at) for at in each.targets if at != IGNORED] for each in examples.both.sequences]
+    assert [tokenizer.convert_ids_to_tokens(each) for each in found] == [["ran", "</s>"], ["was", "bad", "</s>"]]
+
+
+def test_answer_behind_the_cut_is_refused(tokenizer: Any) -> None:
+    """A comparison with nothing on one side teaches nothing: said by number and side."""
+    rows = [{"prompt": "the cat", "chosen": " sat", "rejected": " ran"}] * 2
+    rows[1] = {"prompt": "the cat " * 10, "chosen": " sat", "rejected": " ran"}
+    with pytest.raises(DataError, match="example 2 has no chosen answer within the first 8 tokens"):
+        preference.encode(rows, tokenizer, limit=8)
 
 
 def test_batch_counts_what_carries_loss(tokenizer: Any) -> None:
