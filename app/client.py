@@ -104,7 +104,8 @@ def _conclude(console: Console, job: Mapping[str, Any]) -> int:
     if job["error"]:
         console.print(job["error"]["message"])
     for violation in job["evidence"]["violations"]:
-        console.print(f"violation: {violation['name']} at step {violation['first_bad_step']}")
+        by = violation["operation"] or violation["explanation"] or violation["reason"]
+        console.print(f"violation: {violation['name']} at step {violation['first_bad_step']}{f', {by}' if by else ''}")
     return 0 if job["status"] == "succeeded" and verdict == "verified" else 1
 
 

@@ -12,6 +12,23 @@ class Answer(BaseModel):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
+class Violation(Answer):
+    """A frozen tensor that moved; steps and operation where the witness could name them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    last_good_step: int | None = None
+    first_bad_step: int | None = None
+    operation: str | None = Field(default=None, description="What wrote it, and the line of code that asked for it.")
+    explanation: str | None = Field(
+        default=None,
+        description="Where no operation is named: why a replay of the steps could not show it, such as a write from "
+        "outside torch's dispatcher.",
+    )
+    reason: str | None = Field(default=None, description="What the files show.")
+
+
 class EvidenceObject(Answer):
     """What was claimed of a job's frozen tensors, and whether it held."""
 
@@ -30,7 +47,7 @@ class EvidenceObject(Answer):
     )
     frozen_root: str | None = None
     result_root: str | None = None
-    violations: list[dict[str, Any]] = []
+    violations: list[Violation] = []
     checks: dict[str, Any] = {}
     keyid: str | None = Field(default=None, description="The key under which the attestation was signed.")
 

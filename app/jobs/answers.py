@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.evidence.schemas import Violation
 from app.evidence.tables import Evidence
 from app.jobs.states import TERMINAL, Status
 from app.jobs.tables import Checkpoint, Event, Job, Metric
@@ -34,17 +35,6 @@ class Counts(Answer):
 class FreezePlanCounts(Answer):
     frozen: Counts
     trainable: Counts
-
-
-class Violation(Answer):
-    """A frozen tensor that moved; steps and operation where the witness could name them."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    last_good_step: int | None = None
-    first_bad_step: int | None = None
-    operation: str | None = None
 
 
 class EvidenceSummary(Answer):

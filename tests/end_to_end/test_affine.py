@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,9 @@ def test_ignored_option_is_caught(service: Service, table: str) -> None:
     assert job["status"] == "succeeded", (job["error"], service.log())
     assert job["evidence"]["verdict"] == "violated"
     assert [(each["name"], each["first_bad_step"]) for each in job["evidence"]["violations"]] == [("weight", 1)]
+    kept = service.get(f"fine_tuning/jobs/{job_id}/evidence")["violations"]
+    assert kept == job["evidence"]["violations"]
+    assert re.fullmatch(r"aten::\w+ at \S+\.py:\d+ in \w+", kept[0]["operation"])
 
 
 def test_bad_data_names_its_line(service: Service) -> None:

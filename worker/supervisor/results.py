@@ -19,12 +19,13 @@ from sqlalchemy import select
 
 from app.db import Database, new_id
 from app.errors import PermafrostError
-from app.evidence import records
+from app.evidence import judgement, records
 from app.evidence.digest import FileReading, TensorReading, read_file
 from app.evidence.envelope import seal
+from app.evidence.judgement import Judged
 from app.evidence.keys import SigningKey
 from app.evidence.modelsig import offer
-from app.evidence.records import Judged, RecordsError
+from app.evidence.observed import RecordsError, Seen, read_observations, rows_needed
 from app.evidence.statement import Claim, FileRef, build
 from app.evidence.tables import Evidence
 from app.evidence.tensorfile import TensorFileError
@@ -85,10 +86,10 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
 
 def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
     observed = _read_json(workspace.observations)
-    seen = records.read_observations(observed)
+    seen = read_observations(observed)
     policy = _policy(job, seen)
     result = _read_result(workspace.result)
-    base_rows, result_rows = records.rows_needed(seen)
+    base_rows, result_rows = rows_needed(seen)
     base_tensors = _read_base(workspace, base, base_rows)
     changed = _read_weights(workspace.changed, result_rows)
     blob = signer.storage.put(workspace.changed)
@@ -97,7 +98,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
     slices = _slices(result, base, changed, blob)
     layout = compose(slices, result.metadata)
     weights = FileRef(WEIGHTS[result.kind], layout.size, layout.sha256(signer.storage.open))
-    judged = records.judge(
+    judged = judgement.judge(
         policy,
         seen,
         base=base_tensors,
@@ -108,7 +109,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
     others = _publish_files(workspace, signer.storage)
     files = [weights, *map(_ref, others)]
     payload = _statement(signer, job, policy, base, judged, observed, files, result)
-    judged = records.challenged(judged, map(str, objections(payload)))
+    judged = judgement.challenged(judged, map(str, objections(payload)))
     evidence = records.evidence_row(
         judged,
         job_id=job.id,
@@ -138,7 +139,7 @@ def _metrics_file(job: Job, published: Mapping[str, Any]) -> File:
     return file
 
 
-def _policy(job: Job, seen: Sequence[records.Seen]) -> Policy:
+def _policy(job: Job, seen: Sequence[Seen]) -> Policy:
     """The job's; an adapter's, where none was given, names what the base turned out not to hold."""
     policy = Policy.from_json(job.freeze_policy)
     if not job.model_spec.get("adapter"):

@@ -1,6 +1,7 @@
 """What the API says about a job's evidence: the stock tool's bundle, and the whole ring of keys."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from fastapi import FastAPI
@@ -75,14 +76,30 @@ def test_the_most_changed_tensors_come_first(
     assert api.get(path).json()["error"]["code"] == "invalid_cursor"
 
 
+def test_a_violation_says_what_wrote_or_why_that_is_not_known(api: TestClient, application: FastAPI) -> None:
+    """The evidence of a job that has ended has the operation and its line, or the reason."""
+    told = [
+        {"name": "a", "last_good_step": 0, "first_bad_step": 1, "operation": "aten::add_ at train.py:4 in step"},
+        {"name": "b", "last_good_step": 0, "first_bad_step": 1, "explanation": "a write from outside the dispatcher"},
+    ]
+    job_id = job(api, upload_to(api))
+    end(application.state.backends.database, job_id, None, verdict="violated", violations=told)
+    violations = api.get(f"fine_tuning/jobs/{job_id}/evidence").json()["violations"]
+    assert [each["operation"] for each in violations] == ["aten::add_ at train.py:4 in step", None]
+    assert [each["explanation"] for each in violations] == [None, "a write from outside the dispatcher"]
+
+
 def job(client: TestClient, upload: Upload) -> str:
     body = {"model": AFFINE, "training_file": upload(rows())}
     return str(client.post("fine_tuning/jobs", json=body).json()["id"])
 
 
-def end(db: Database, job_id: str, bundle: bytes | None) -> None:
+def end(
+    db: Database, job_id: str, bundle: bytes | None, *, verdict: str = "verified", violations: Sequence[object] = ()
+) -> None:
     with db.write() as session:
-        row = Evidence(job_id=job_id, attempt=1, verdict="verified", frozen_tensors=1, frozen_bytes=8)
+        row = Evidence(job_id=job_id, attempt=1, verdict=verdict, frozen_tensors=1, frozen_bytes=8)
+        row.violations = list(violations)
         row.created_at, row.envelope, row.model_sig = now(session), b"{}", bundle
         session.add(row)
 

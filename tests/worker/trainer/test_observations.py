@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.evidence import records
 from app.evidence.digest import TensorReading, read_file
-from app.evidence.records import Judged
+from app.evidence.judgement import Judged
+from app.evidence.judgement import judge as judged_by
+from app.evidence.observed import read_observations, rows_needed
 from app.freeze.policy import Policy
 from tests.worker.trainer import test_images, tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
@@ -23,8 +24,8 @@ def judge(done: Attempt) -> Judged:
     """As worker.supervisor.results does, from the workspace alone."""
     observed = done.observations
     policy = Policy.from_json(observed["plan"]["policy"])
-    seen = records.read_observations(observed)
-    base_rows, result_rows = records.rows_needed(seen)
+    seen = read_observations(observed)
+    base_rows, result_rows = rows_needed(seen)
     base = {each.name: each for each in read(done.place.base / "model.safetensors", base_rows)}
     changed = {each.name: each for each in read(done.place.changed, result_rows)}
     result = {}
@@ -34,7 +35,7 @@ def judge(done: Attempt) -> Judged:
             name, found.dtype, found.shape, found.nbytes, found.offset, found.sha256, found.slices
         )
     kind = "adapter" if (done.place.files / "adapter_config.json").exists() else "full"
-    return records.judge(policy, seen, base=base, result=result, reported=observed["violations"], kind=kind)
+    return judged_by(policy, seen, base=base, result=result, reported=observed["violations"], kind=kind)
 
 
 def read(path: Path, rows: dict[str, set[tuple[int, int]]]) -> tuple[TensorReading, ...]:

@@ -1,0 +1,127 @@
+"""Readings of files and the trainer's observations become the rows of a statement: who is whose, and what they hold."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from app.evidence.digest import TensorReading
+from app.evidence.observed import Piece, Seen
+from app.evidence.statement import Reading, Row, RowSlice, changed
+from app.freeze.plan import Decision, FreezePlan
+
+
+def rows_of(
+    plan: FreezePlan, seen: Sequence[Seen], base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+) -> Iterator[Row]:
+    made: list[Row] = []
+    for tensor in seen:
+        decision = plan.decision(tensor.info.name)
+        if any(piece.rows for piece in (*tensor.base, *tensor.result)):
+            made += _part_rows(decision, tensor, base, result)
+        else:
+            made.append(_row(decision, tensor, base, result))
+    yield from made
+    # A tie may be stored under several names; the row has the first, and the copies are only in the base.
+    used = {row.base.name for row in made if row.base}
+    for name in sorted(set(base) - used):
+        yield Row(name=name, role="dropped", base=_reading(base[name]), changed=False)
+
+
+def _row(
+    decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+) -> Row:
+    """A live tensor that is one tensor in each file, or in none."""
+    before, after = _first(tensor.base, base), _first(tensor.result, result)
+    role = _role(decision, has_base=before is not None)
+    return Row(
+        **_identity(decision, tensor),
+        role=role,
+        dtype=None if before or after else tensor.info.dtype,
+        shape=None if before or after else tensor.info.shape,
+        base=_reading(before),
+        result=_reading(after),
+        initial=_initial(tensor, after) if role == "new" else None,
+        loaded=tensor.loaded,
+        trained=tensor.trained,
+        changed=changed(_reading(before), _reading(after)),
+        slices=_slices(decision, before, after),
+        intervals=tensor.intervals if role == "scheduled" else (),
+    )
+
+
+def _part_rows(
+    decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+) -> Iterator[Row]:
+    """A live tensor that is stored in several: each is a row, with the live rows that it makes up."""
+    seen = {rows: (loaded, trained) for rows, loaded, trained in tensor.slices}
+    stored = {piece.rows or (0, tensor.info.shape[0]) for piece in (*tensor.base, *tensor.result)}
+    for rows in sorted(stored):
+        before = _first([piece for piece in tensor.base if piece.rows == rows], base)
+        after = _first([piece for piece in tensor.result if piece.rows == rows], result)
+        loaded, trained = seen.get(rows, (None, None))
+        yield Row(
+            **_identity(decision, tensor),
+            role=_role(decision, has_base=before is not None),
+            dtype=tensor.info.dtype,
+            shape=tensor.info.shape,
+            part=rows,
+            base=_reading(before),
+            result=_reading(after),
+            loaded=loaded,
+            trained=trained,
+            changed=changed(_reading(before), _reading(after)),
+        )
+
+
+def _identity(decision: Decision, tensor: Seen) -> dict[str, Any]:
+    return {
+        "name": tensor.info.name,
+        "kind": tensor.info.kind,
+        "mechanism": decision.mechanism,
+        "rule": decision.rule,
+        "aliases": tensor.info.aliases,
+        "module_types": tensor.info.module_types,
+        "persistent": tensor.info.persistent,
+    }
+
+
+def _role(decision: Decision, *, has_base: bool) -> str:
+    if not decision.persistent:
+        return "buffer"
+    if not has_base:
+        return "new"
+    if decision.action == "freeze":
+        return "scheduled" if decision.scheduled else "frozen"
+    if decision.action == "split":
+        return "split"
+    return "buffer" if decision.kind == "buffer" else "trainable"
+
+
+def _slices(decision: Decision, before: TensorReading | None, after: TensorReading | None) -> tuple[RowSlice, ...]:
+    if decision.action != "split":
+        return ()
+    ranges = [(rows, "freeze") for rows in decision.frozen_rows] + [(rows, "train") for rows in decision.trainable_rows]
+    return tuple(
+        RowSlice(rows, action, _rows_of(before, rows), _rows_of(after, rows)) for rows, action in sorted(ranges)
+    )
+
+
+def _rows_of(reading: TensorReading | None, rows: tuple[int, int]) -> str | None:
+    slices = reading.slices if reading else ()
+    return next((each.sha256 for each in slices if (each.start, each.stop) == rows), None)
+
+
+def _initial(tensor: Seen, after: TensorReading | None) -> Reading | None:
+    """A new tensor before its first step: the trainer's word, under the name and layout of the result."""
+    if after is None or tensor.loaded is None:
+        return None
+    return Reading(after.name, tensor.info.dtype, tensor.info.shape, tensor.info.nbytes, tensor.loaded)
+
+
+def _first(pieces: Iterable[Piece], readings: Mapping[str, TensorReading]) -> TensorReading | None:
+    return next((readings[piece.name] for piece in pieces if piece.name in readings), None)
+
+
+def _reading(tensor: TensorReading | None) -> Reading | None:
+    if tensor is None:
+        return None
+    return Reading(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes, tensor.sha256)
