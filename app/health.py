@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 from app.db import Database, now
 from app.dependencies import Config, Db
 from app.evidence.tables import Evidence
-from app.jobs.states import CLAIMABLE, LEASED
-from app.jobs.tables import Job
+from app.jobs.tables import WAITING, Job
 from app.settings import Settings
 from app.telemetry import REGISTRY
 
@@ -102,8 +101,8 @@ def _jobs(session: Session) -> list[GaugeMetricFamily]:
 
 def _ages(session: Session) -> list[GaugeMetricFamily]:
     at = now(session)
-    oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status.in_(CLAIMABLE)))
-    lease = session.scalar(select(func.min(Job.lease_until)).where(Job.status.in_(LEASED)))
+    oldest = session.scalar(select(func.min(Job.created_at)).where(WAITING))
+    lease = session.scalar(select(func.min(Job.lease_until)).where(Job.lease_until.is_not(None)))
     return [
         GaugeMetricFamily("permafrost_oldest_queued_seconds", "Age of the oldest waiting job", value=_age(oldest, at)),
         GaugeMetricFamily(

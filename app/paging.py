@@ -44,19 +44,23 @@ def keyset(
     table: Any,
     *,
     within: Select[Row] | None = None,
+    by: tuple[Any, Any] | None = None,
     after: str | None,
     limit: int,
     order: Order,
 ) -> tuple[list[Row], bool]:
-    """One page of `statement` and whether more follow. The cursor is looked up `within` (default: `statement`)."""
+    """One page of `statement` and whether more follow. The cursor is looked up `within` (default: `statement`).
+
+    `by` are columns of another table that hold the same time and id, where that table has the right order.
+    """
+    columns = by or (table.created_at, table.id)
     if after is not None:
         found: Any = session.scalar((within if within is not None else statement).where(table.id == after))
         if found is None:
             raise InvalidRequest(f"no object {after!r} in this list", param="after", code="invalid_cursor")
-        place = tuple_(table.created_at, table.id)
+        place = tuple_(*columns)
         cursor = tuple_(found.created_at, found.id)
         statement = statement.where(place < cursor if order == "desc" else place > cursor)
-    columns = (table.created_at, table.id)
     statement = statement.order_by(*(column.desc() if order == "desc" else column.asc() for column in columns))
     rows = list(session.scalars(statement.limit(limit + 1)))
     return rows[:limit], len(rows) > limit

@@ -95,16 +95,21 @@ class JobObject(Answer):
     seed: int
     suffix: str | None
     metadata: dict[str, str] | None
+    tags: list[str]
     integrations: list[Any]
     trained_tokens: int | None
     error: JobError | None
     priority: int
+    retries: int | None = Field(description="Attempts that may follow a crash; null: as many as the service grants.")
+    max_run_seconds: float | None
     freeze_policy: dict[str, Any]
     freeze_plan: FreezePlanCounts | None
     progress: Progress
     evidence: EvidenceSummary
     attempts: int
-    queue_position: int | None = Field(description="1 is the next to start; null unless the job waits.")
+    queue_position: int | None = Field(
+        description="1 is the next to start, 1001 is further back than is counted; null unless the job waits."
+    )
 
     @classmethod
     def of(cls, job: Job, *, evidence: Evidence | None, position: int | None) -> "JobObject":
@@ -131,10 +136,13 @@ class JobObject(Answer):
                 "seed": job.seed,
                 "suffix": job.suffix,
                 "metadata": job.meta,
+                "tags": job.tags,
                 "integrations": job.integrations or [],
                 "trained_tokens": job.trained_tokens,
                 "error": job.error,
                 "priority": job.priority,
+                "retries": job.retries,
+                "max_run_seconds": job.hyperparameters.get("max_run_seconds"),
                 "freeze_policy": job.freeze_policy,
                 "freeze_plan": job.freeze_plan,
                 "progress": progress,

@@ -4,7 +4,7 @@ A worker holds a job by a `Lease`, whose attempt number is the fencing token: on
 moved on, nothing that its holder writes matches a row any more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ from app.evidence.tables import Evidence, Parameter
 from app.files.tables import File
 from app.jobs.hyperparameters import method_of
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
-from app.jobs.tables import Checkpoint, Event, Job, Metric
+from app.jobs.tables import WAITING, Checkpoint, Event, Job, Label, Metric
 from app.limits.quotas import check, take_turns
 from app.models.tables import Model
 from app.webhooks.events import announce
@@ -112,6 +112,7 @@ def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None) 
         job.created_at = now(session)
         session.add(job)
         session.flush()
+        session.add_all(_labels(job))
         _note(session, job.id, [Note("Job created")])
         session.refresh(job)
         return job, False
@@ -296,8 +297,8 @@ def sweep(db: Database, *, limit: int) -> list[str]:
 
 def claimable(at: datetime) -> Select[Job]:
     """Jobs that wait for a worker, in the order in which they will be taken."""
-    waiting = (Job.status.in_(CLAIMABLE), Job.desired == "run", or_(Job.not_before.is_(None), Job.not_before <= at))
-    return select(Job).where(*waiting).order_by(Job.priority.desc(), Job.created_at, Job.id)
+    waiting = (WAITING, Job.desired == "run", or_(Job.not_before.is_(None), Job.not_before <= at))
+    return select(Job).where(*waiting).order_by(Job.urgency, Job.created_at, Job.id)
 
 
 # ---- the one UPDATE, and what the moves share
@@ -369,9 +370,10 @@ def _crashed(
     limit: int,
 ) -> bool:
     crashes = job.crashes + 1
+    limit = limit if job.retries is None else job.retries + 1
     data = {"attempt": job.attempt, "crashes": crashes, "log_tail": list(log_tail)}
     if crashes >= limit:
-        message = f"failed after {crashes} crashes; the last: {reason}"
+        message = f"failed after {crashes} crash{'es' if crashes > 1 else ''}; the last: {reason}"
         error = {"code": "trainer_crashed", "message": message, "param": None, "log_tail": list(log_tail)}
         changes: dict[str, Any] = {"error": error, "crashes": crashes, "finished_at": now(session)}
         moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
@@ -384,6 +386,13 @@ def _crashed(
     if moved:
         _note(session, job.id, [note])
     return moved
+
+
+def _labels(job: Job) -> Iterator[Label]:
+    """What lists find the job by."""
+    pairs = [*(job.meta or {}).items(), *(("", tag) for tag in job.tags or ())]
+    for name, value in pairs:
+        yield Label(project=job.project, name=name, value=value, created_at=job.created_at, job_id=job.id)
 
 
 def _note(session: Session, job_id: str, notes: Sequence[Note]) -> None:

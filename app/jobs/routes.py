@@ -3,19 +3,17 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Select, select
+from sqlalchemy import select
 
 from app.auth import Who
 from app.db import Database
 from app.dependencies import Bell, Blobs, Config, Db
 from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, KEY_REUSED
-from app.errors import InvalidRequest
 from app.jobs import lifecycle, views
 from app.jobs.answers import (
     CheckpointList,
@@ -27,7 +25,8 @@ from app.jobs.answers import (
     MetricList,
 )
 from app.jobs.events import Watcher, sequence_of
-from app.jobs.schemas import JobCreate
+from app.jobs.listing import Filters, page
+from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
 from app.jobs.submission import Place, prepare
 from app.jobs.tables import Checkpoint, Event, Job
@@ -38,7 +37,6 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=E
 
 #: Longest time that a poll is held open, whatever `Prefer: wait` asks for.
 MAX_WAIT_SECONDS = 60
-_METADATA = re.compile(r"metadata\[(.{1,64})\]")
 
 JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
 
@@ -92,20 +90,15 @@ def list_jobs(
     order: OrderQuery = "desc",
     status: Annotated[list[Status] | None, Query(description="Only jobs in one of these states.")] = None,
     model: Annotated[str | None, Query(max_length=256, description="Only jobs on this model.")] = None,
+    tag: Annotated[list[Tag] | None, Query(description="Only jobs with this tag; of several, with all.")] = None,
     created_after: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
     created_before: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
 ) -> JobList:
     """Newest first. `metadata[key]=value` keeps jobs with that entry, `metadata=null` those without any."""
-    statement = select(Job).where(Job.project == who.project)
-    everything = statement
-    several = [*(status or ()), *_states(request.query_params.getlist("status[]"))]
-    statement = statement.where(Job.status.in_(several)) if several else statement
-    statement = statement.where(Job.model == model) if model is not None else statement
-    statement = statement.where(Job.created_at > _time(created_after)) if created_after is not None else statement
-    statement = statement.where(Job.created_at < _time(created_before)) if created_before is not None else statement
-    statement = _by_metadata(statement, request)
+    filters = Filters(status or (), model, created_after, created_before, [("", each) for each in tag or ()])
+    filters.read(request.query_params.multi_items())
     with db.read() as session:
-        rows, more = keyset(session, statement, Job, within=everything, after=after, limit=limit, order=order)
+        rows, more = page(session, who.project, filters, after=after, limit=limit, order=order)
         data = views.shown(session, rows)
     return JobList.page(data, more=more)
 
@@ -288,31 +281,6 @@ async def _chain(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[by
         yield first
         async for block in blocks:
             yield block
-
-
-def _by_metadata(statement: Select[Job], request: Request) -> Select[Job]:
-    for key, value in request.query_params.multi_items():
-        if key == "metadata":
-            if value != "null":
-                message = "filter with metadata[key]=value, or metadata=null for jobs without any"
-                raise InvalidRequest(message, param="metadata", code="invalid_value")
-            statement = statement.where(Job.meta.is_(None))
-        elif match := _METADATA.fullmatch(key):
-            statement = statement.where(Job.meta[match[1]].as_string() == value)
-    return statement
-
-
-def _states(values: list[str]) -> list[str]:
-    from typing import get_args
-
-    for value in values:
-        if value not in get_args(Status):
-            raise InvalidRequest(f"no state is called {value!r}", param="status", code="invalid_value")
-    return values
-
-
-def _time(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _wait_seconds(prefer: str | None, request: Request) -> int:

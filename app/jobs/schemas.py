@@ -1,6 +1,6 @@
 """What a request for a job may say. OpenAI's fields, and ours beside them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -29,10 +29,15 @@ class EvidenceOptions(Request):
     )
 
 
+Tag = Annotated[str, Field(min_length=1, max_length=64)]
 Metadata = dict[
     Annotated[str, Field(min_length=1, max_length=64)],
     Annotated[str, Field(max_length=512)],
 ]
+
+
+#: At the top of a request it is a control of the job; the trainer finds it where it looks for all of its settings.
+_LIMIT: Final = {"max_run_seconds"}
 
 
 class JobCreate(Request):
@@ -49,6 +54,9 @@ class JobCreate(Request):
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
     metadata: Annotated[Metadata, Field(max_length=16)] | None = None
+    tags: Annotated[list[Tag], Field(max_length=16)] | None = Field(
+        default=None, description="Words to find the job by: `?tag=`.", examples=[["nightly"]]
+    )
     integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(
         default=None, description="None are offered."
     )
@@ -58,13 +66,28 @@ class JobCreate(Request):
     data: DataOptions | None = None
     evidence: EvidenceOptions | None = None
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
+    retries: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Attempts that may follow one that crashed, from its last checkpoint. Absent: the service's own.",
+    )
+    max_run_seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Training ends at the step that passes this time, all attempts taken together, as if it were "
+        "done: with a result and its evidence.",
+    )
 
     def chosen(self) -> Hyperparameters:
         """The one set of hyperparameters, wherever the request has it."""
-        return (self.method and self.method.hyperparameters()) or self.hyperparameters or Hyperparameters()
+        given = self._given()
+        return given if self.max_run_seconds is None else given.model_copy(update=self.model_dump(include=_LIMIT))
 
     def policy(self) -> Policy:
         return self.freeze_policy.normal() if self.freeze_policy else Policy()
+
+    def _given(self) -> Hyperparameters:
+        return (self.method and self.method.hyperparameters()) or self.hyperparameters or Hyperparameters()
 
     @model_validator(mode="after")
     def _one_place(self) -> "JobCreate":
@@ -75,4 +98,7 @@ class JobCreate(Request):
         if self.task and named and self.task != named:
             message = "the task is {task} here and {named} in the model spec; keep one of them"
             raise PydanticCustomError("conflict", message, {"task": self.task, "named": named})
+        if self.max_run_seconds is not None and self._given().max_run_seconds is not None:
+            message = "max_run_seconds is given twice: at the top and among the hyperparameters; keep one of them"
+            raise PydanticCustomError("conflict", message)
         return self

@@ -107,6 +107,8 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
         hyperparameters=settings,
         method=method_of(task, settings),
         meta=wanted.metadata,
+        tags=list(dict.fromkeys(wanted.tags or [])),
+        retries=wanted.retries,
         integrations=None,
         freeze_policy=policy.to_json(),
         freeze_plan=plan.counts() if plan else None,

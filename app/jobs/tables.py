@@ -1,12 +1,21 @@
 """Jobs and what they leave behind while they run: events, metrics, checkpoints."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
+
+_LEASED: Final = text("lease_until IS NOT NULL")
+#: As text: with the states as parameters no database would see that a query asks for no more than the index holds.
+WAITING: Final = text("status IN ('queued', 'validating_files')")
+
+
+def _urgency(context: Any) -> int:
+    """The priority turned round: an index that goes one way is read in one go."""
+    return -int(context.get_current_parameters().get("priority") or 0)
 
 
 class Job(Base):
@@ -15,7 +24,11 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_project_created", "project", "created_at", "id"),
-        Index("ix_jobs_status_created", "status", "created_at"),
+        Index("ix_jobs_project_status_created", "project", "status", "created_at", "id"),
+        Index("ix_jobs_project_model_created", "project", "model", "created_at", "id"),
+        Index("ix_jobs_leased", "lease_until", postgresql_where=_LEASED, sqlite_where=_LEASED),
+        # The queue in its own order: taking the next job and telling a place in it cost the same however long it is.
+        Index("ix_jobs_waiting", "urgency", "created_at", "id", postgresql_where=WAITING, sqlite_where=WAITING),
         UniqueConstraint("project", "idempotency_key"),
     )
 
@@ -27,6 +40,7 @@ class Job(Base):
     status: Mapped[str] = mapped_column(String(24))
     desired: Mapped[str] = mapped_column(String(8), default="run")
     priority: Mapped[int] = mapped_column(default=0)
+    urgency: Mapped[int] = mapped_column(default=_urgency, server_default="0")
 
     # What was asked for.
     model: Mapped[str] = mapped_column(String(256))
@@ -41,6 +55,8 @@ class Job(Base):
     hyperparameters: Mapped[dict[str, Any]]
     method: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     meta: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSON(none_as_null=True))
+    tags: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
+    retries: Mapped[int | None]  # attempts that may follow a crash; None: as many as the service grants
     integrations: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
     freeze_policy: Mapped[dict[str, Any]]
     evidence_options: Mapped[dict[str, Any]]
@@ -64,6 +80,21 @@ class Job(Base):
     fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
     result_files: Mapped[list[Any]] = mapped_column(default=list)
     events_count: Mapped[int] = mapped_column(default=0)
+
+
+class Label(Base):
+    """A job's metadata and tags once more, in the order of lists: a filtered page costs what any page does.
+
+    A tag is a label without a name.
+    """
+
+    __tablename__ = "job_labels"
+
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(512), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True)
 
 
 class Event(Base):

@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from app.db import Database
 from migrations import upgrade as migrations
@@ -99,3 +99,24 @@ def test_an_unknown_revision_is_refused(database_url: str) -> None:
     """A revision that does not exist is an error and not a no-op."""
     with pytest.raises(command.util.CommandError, match="nowhere"):
         migrations.upgrade(database_url, "nowhere")
+
+
+def test_jobs_that_are_older_than_their_labels_get_them(database_url: str) -> None:
+    """Revision 0004 labels what is there, so that lists find old jobs by their metadata as well."""
+    migrations.upgrade(database_url, "0003")
+    database = Database(database_url)
+    columns = {
+        "id": "ftjob-1", "project": "p", "created_at": "2026-01-02 03:04:05.000006", "version": 1, "status": "queued",
+        "desired": "run", "priority": 3, "model": "m", "model_spec": "{}", "task": "t", "training_file": "f",
+        "data": "{}", "seed": 0, "hyperparameters": "{}", "metadata": '{"team": "a"}', "freeze_policy": "{}",
+        "evidence_options": "{}", "attempt": 0, "crashes": 0, "result_files": "[]", "events_count": 0,
+    }  # fmt: skip
+    names = ", ".join(columns)
+    insert = text(f"INSERT INTO jobs ({names}) VALUES ({', '.join(f':{name}' for name in columns)})")
+    with database.write() as session:
+        session.execute(insert, columns)
+    migrations.upgrade(database_url)
+    with database.read() as session:
+        assert session.execute(text("SELECT name, value, job_id FROM job_labels")).all() == [("team", "a", "ftjob-1")]
+        assert session.execute(text("SELECT urgency, tags FROM jobs")).one()[0] == -3
+    database.close()
