@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import JSON, Dialect, Engine, MetaData, String, create_engine, event, make_url, select, text
 from sqlalchemy import DateTime as SqlDateTime
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
@@ -103,6 +104,12 @@ def now(session: Session) -> datetime:
         return datetime.now(UTC)
     value: datetime = session.execute(select(text("clock_timestamp()"))).scalar_one()
     return value.astimezone(UTC)
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Whether the database had no room to write: the disk is full, or a limit that was set for it is reached."""
+    original: Any = error.orig
+    return getattr(original, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(original, "sqlstate", "") == "53100"
 
 
 def new_id(prefix: str) -> str:

@@ -85,6 +85,8 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     415: _error("The body has another Content-Type than the one that is read."),
     429: _error("Too many requests: wait for `Retry-After`. Or a spent quota: waiting does not help."),
     500: _error("Our fault; quote the header x-request-id."),
+    503: _error("The place where files are kept does not answer; the message says why."),
+    507: _error("No room is left. Nothing was kept, and the same request works once there is room."),
 }
 CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
     409: _error(

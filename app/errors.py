@@ -94,3 +94,25 @@ class TooLarge(PermafrostError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class OutOfSpace(PermafrostError):
+    """A disk or a quota of the file system is full. Nothing was kept; the same request works once there is room."""
+
+    status = 507
+    code = "out_of_space"
+
+    def __init__(self, what: str) -> None:
+        message = f"there is no room left for {what}; nothing was kept. Free space, then send the request again"
+        # The SDK repeats server errors within seconds, which fills no disk less.
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
+class StorageUnavailable(PermafrostError):
+    """The place where blobs are kept does not answer, or does not let us in."""
+
+    status = 503
+    code = "storage_unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"retry-after": "10"})

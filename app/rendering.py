@@ -16,12 +16,14 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
+from sqlalchemy.exc import OperationalError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import InvalidRequest, PermafrostError
+from app.db import is_full
+from app.errors import InvalidRequest, OutOfSpace, PermafrostError
 from app.telemetry import REQUEST_SECONDS, REQUESTS
 
 #: Bytes of a JSON body. Uploads raise it for themselves with `allow_body`.
@@ -37,6 +39,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PermafrostError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OperationalError, _database_error)
     app.add_middleware(Surroundings)
 
 
@@ -109,6 +112,14 @@ def render(error: PermafrostError, request: Request) -> Response:
 async def _domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, PermafrostError)
     return render(error, request)
+
+
+async def _database_error(request: Request, error: Exception) -> Response:
+    """A full disk is for the operator to mend, and the client may come again; anything else is our own fault."""
+    assert isinstance(error, OperationalError)
+    if not is_full(error):
+        raise error
+    return render(OutOfSpace("the database"), request)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -1,18 +1,33 @@
 """Blobs by content: a local folder or an object store. A blob is there whole, or not at all."""
 
+import errno
 import hashlib
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Final
 
-from app.errors import NotFound
+from app.errors import NotFound, OutOfSpace
+from app.stores.entry import Entry
+from app.stores.folder import Folder, sync_folder
+from app.stores.objects import Objects
+
+__all__ = ["CHUNK", "Blob", "Entry", "Storage", "Writer", "key_of", "sync_folder"]
 
 CHUNK = 1 << 20
+#: A full disk, a full quota, and a file that may not grow.
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: Whoever stores a blob writes the row that names it within this time.
+UNSETTLED_SECONDS: Final = 3600.0
+#: A backup that has not been heard of for so long has died.
+HOLD_SECONDS: Final = 3600.0
+QUARANTINE: Final = "quarantine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +62,22 @@ class Storage:
     def __init__(self, url: str) -> None:
         self.url = url
         self.root = Path(url.removeprefix("file://")) if url.startswith("file://") else None
-        self._remote: Any = None
-        if self.root is not None:
-            (self.root / "incoming").mkdir(parents=True, exist_ok=True)
-        else:
-            import fsspec  # only object stores need it
-
-            self._remote, self._prefix = fsspec.core.url_to_fs(url)
+        self._store = Folder(self.root) if self.root is not None else Objects(url)
 
     @contextmanager
     def writer(self) -> Iterator[Writer]:
         """Streams into a private file and publishes it under its digest; an exception leaves nothing behind."""
-        incoming = None if self.root is None else self.root / "incoming"
-        with tempfile.NamedTemporaryFile(dir=incoming, delete=False) as file:
-            temporary = Path(file.name)
+        with full_is_told("this file"):
+            handle, name = tempfile.mkstemp(dir=self._store.incoming)
+            temporary = Path(name)
             try:
-                writer = Writer(file)  # type: ignore[arg-type]
-                yield writer
-                file.flush()
-                os.fsync(file.fileno())
+                with os.fdopen(handle, "wb") as file:
+                    writer = Writer(file)
+                    yield writer
+                    file.flush()
+                    os.fsync(file.fileno())
                 writer.blob = Blob(key_of(writer.sha256()), writer.sha256(), writer.size)
-                self._publish(temporary, writer.blob.key)
+                self._store.publish(temporary, writer.blob.key)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -78,58 +88,103 @@ class Storage:
         return writer.blob
 
     def open(self, key: str) -> BinaryIO:
-        try:
-            if self.root is not None:
-                return (self.root / key).open("rb")
-            return self._remote.open(f"{self._prefix}/{key}", "rb")  # type: ignore[no-any-return]
-        except FileNotFoundError:
-            raise NotFound(f"blob {key} is not in the storage; `permafrost doctor` lists what is missing") from None
+        with missing_is_told(key):
+            return self._store.open(key)
 
     def fetch(self, key: str, to: Path) -> Path:
         """Makes the blob readable at `to`: a symbolic link where blobs are local files, else a copy."""
         to.parent.mkdir(parents=True, exist_ok=True)
-        if self.root is not None:
-            if not (self.root / key).is_file():
-                raise NotFound(f"blob {key} is not in the storage; `permafrost doctor` lists what is missing")
-            to.symlink_to(self.root / key)
-            return to
-        with self.open(key) as source, to.open("wb") as target:
-            shutil.copyfileobj(source, target, CHUNK)
+        with missing_is_told(key):
+            self._store.fetch(key, to)
         return to
 
     def exists(self, key: str) -> bool:
-        if self.root is not None:
-            return (self.root / key).is_file()
-        return bool(self._remote.exists(f"{self._prefix}/{key}"))
+        return self._store.exists(key)
 
-    def delete(self, key: str) -> None:
-        if self.root is not None:
-            (self.root / key).unlink(missing_ok=True)
-        elif self.exists(key):
-            self._remote.rm(f"{self._prefix}/{key}")
+    def delete(self, key: str, *, named_since: datetime | None = None) -> bool:
+        """Removes a blob that no row names any more; False where it stays for `permafrost doctor`.
 
-    def _publish(self, temporary: Path, key: str) -> None:
-        if self.root is None:
-            self._remote.makedirs(f"{self._prefix}/{key}".rsplit("/", 1)[0], exist_ok=True)
-            self._remote.put_file(str(temporary), f"{self._prefix}/{key}")
-            return
-        target = self.root / key
-        if target.is_file():
-            return  # the same bytes are there already
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.chmod(0o444)
-        temporary.replace(target)
-        sync_folder(target.parent)
+        `named_since` is when the last row that named it was made. Bytes that were stored again since then may be those
+        of a row that is just being written. And while a backup reads, nothing goes.
+        """
+        if self._held():
+            return False
+        if named_since is None:
+            self._store.remove(key)
+            return True
+        settled = max(named_since.timestamp(), time.time() - UNSETTLED_SECONDS)
+        return self._store.remove_untouched(key, settled)
+
+    # ---- what only the doctor and backups need
+
+    def blobs(self) -> Iterator[Entry]:
+        """Whatever lies where blobs lie, be it one or not."""
+        return self._store.list("sha256")
+
+    def unfinished(self) -> Iterator[Entry]:
+        """Files of writers that are at work, or were killed."""
+        return self._store.list("incoming") if self.root is not None else iter(())
+
+    def quarantined(self) -> Iterator[Entry]:
+        return self._store.list(QUARANTINE)
+
+    def quarantine(self, key: str) -> None:
+        """Takes a file out of sight, and keeps it."""
+        with suppress(FileNotFoundError):
+            self._store.move(key, f"{QUARANTINE}/{key}")
+
+    def bring_back(self, key: str) -> None:
+        self._store.move(f"{QUARANTINE}/{key}", key)
+
+    def remove_file(self, key: str) -> None:
+        """Any file of the storage, by its whole name."""
+        self._store.remove(key)
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[], None]]:
+        """Until the block ends, nothing is deleted by anybody: for who reads by a list that is getting old.
+
+        Call what it gives now and then: a hold that is not renewed is taken for a dead one's.
+        """
+        name = f"holds/{uuid.uuid4().hex}"
+        again = Path(self._store.incoming or tempfile.gettempdir()) / uuid.uuid4().hex
+        renewed = 0.0
+
+        def renew() -> None:
+            nonlocal renewed
+            if time.monotonic() - renewed > HOLD_SECONDS / 60 or not renewed:
+                again.touch()
+                self._store.publish(again, name)
+                renewed = time.monotonic()
+
+        try:
+            renew()
+            yield renew
+        finally:
+            again.unlink(missing_ok=True)
+            self._store.remove(name)
+
+    def _held(self) -> bool:
+        return any(entry.modified > time.time() - HOLD_SECONDS for entry in self._store.list("holds"))
+
+
+@contextmanager
+def full_is_told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutOfSpace(what) from error
+        raise
+
+
+@contextmanager
+def missing_is_told(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound(f"blob {key} is not in the storage; `permafrost doctor` lists what is missing") from None
 
 
 def key_of(sha256: str) -> str:
     return f"sha256/{sha256[:2]}/{sha256}"
-
-
-def sync_folder(folder: Path) -> None:
-    """A rename lasts through a power cut only once its folder has been written too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

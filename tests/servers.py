@@ -7,6 +7,7 @@ Where neither the variable nor the wheel gives a server, a test that needs one i
 import os
 import socket
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -75,6 +76,32 @@ def redis_server(folder: Path) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
+
+
+@contextmanager
+def s3_server(**environment: str) -> Iterator[str]:
+    """URL of an object store that speaks S3: moto's server, as a process of its own."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=os.environ | environment, **quiet) as process:
+        try:
+            connecting(port)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def connecting(port: int, *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def answering(url: str, *, seconds: float = 20) -> None:

@@ -1,11 +1,14 @@
 """/v1/files: upload, list, read, delete."""
 
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.auth import Who
@@ -43,8 +46,10 @@ async def create_file(request: Request, who: Who, db: Db, storage: Blobs, settin
     upload = await receive(content_type, request.stream(), storage, limit=settings.max_upload_bytes)
     try:
         return await run_in_threadpool(store, db, upload, project=who.project, retried=is_retry(request), limit=quota)
-    except PermafrostError:
-        await run_in_threadpool(_discard, db, storage, upload.blob.key)
+    except (PermafrostError, SQLAlchemyError):
+        # A database that is away cannot say whether the blob is needed: then the doctor finds it later.
+        with suppress(PermafrostError, SQLAlchemyError):
+            await run_in_threadpool(_discard, db, storage, upload.blob.key, datetime.now(UTC))
         raise
 
 
@@ -104,7 +109,7 @@ def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDelete
         session.flush()
         last = not blob_in_use(session, row.blob)
     if last:
-        storage.delete(row.blob)
+        storage.delete(row.blob, named_since=row.created_at)
     return FileDeleted(id=file_id)
 
 
@@ -114,11 +119,11 @@ def _refuse_early(db: Database, project: str, asked: int, limit: int) -> None:
         check_quota(session, project, asked=max(1, asked), limit=limit)
 
 
-def _discard(db: Database, storage: Storage, blob: str) -> None:
+def _discard(db: Database, storage: Storage, blob: str, stored: datetime) -> None:
     with db.read() as session:
         used = blob_in_use(session, blob)
     if not used:
-        storage.delete(blob)
+        storage.delete(blob, named_since=stored)
 
 
 def _jobs_using(session: Session, file: File) -> list[str]:

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import select
 
 from app.db import Database
-from app.errors import NotFound, PermafrostError
+from app.errors import NotFound, OutOfSpace, PermafrostError, StorageUnavailable
 from app.evidence.rotation import signers
 from app.files.tables import File
 from app.jobs import lifecycle
@@ -118,14 +118,16 @@ class Runner:
             self._firmly(keeper, keeper.flush)
             signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
             return results.conclude(signer, job, base, space, tail)
+        except (OutOfSpace, StorageUnavailable) as error:
+            raise Crashed(error.message) from error  # not the job's fault, and perhaps over soon
         except PermafrostError as refused:
-            error: dict[str, Any] = {
+            problem: dict[str, Any] = {
                 "code": refused.code or "invalid_request",
                 "message": refused.message,
                 "param": refused.param,
             }
-            error |= {"errors": refused.errors} if refused.errors else {}
-            return Outcome("failed", error=error, evidence=results.violated(job, tail))
+            problem |= {"errors": refused.errors} if refused.errors else {}
+            return Outcome("failed", error=problem, evidence=results.violated(job, tail))
 
     # ---- the base
 
