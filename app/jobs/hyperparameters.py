@@ -24,7 +24,9 @@ class OptimizerGroup(Request):
 class Optimizer(Request):
     """An optimizer of torch with its options. One that the optimizer does not have is refused."""
 
-    name: Literal["adamw", "adam", "sgd", "adafactor"] = "adamw"
+    name: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = Field(
+        default="adamw", description="muon: hidden matrices by Muon, all else by AdamW."
+    )
     groups: list[OptimizerGroup] | None = Field(default=None, max_length=100)
     weight_decay: NotNegative | None = None
     momentum: Fraction | None = None
@@ -37,6 +39,10 @@ class Optimizer(Request):
     amsgrad: bool | None = None
     beta2_decay: float | None = Field(default=None, lt=0, description="Of adafactor.")
     d: Positive | None = Field(default=None, description="Of adafactor: the largest root mean square of an update.")
+    ns_steps: int | None = Field(default=None, ge=1, le=99, description="Of muon: Newton-Schulz iterations.")
+    adjust_lr_fn: Literal["match_rms_adamw", "original"] | None = Field(
+        default=None, description="Of muon. By default its steps are as large as AdamW's at the same learning rate."
+    )
 
 
 class Hyperparameters(Request):
@@ -63,6 +69,9 @@ class Hyperparameters(Request):
     precision: Literal["fp32", "bf16", "fp16"] | None = None
     max_length: int | None = Field(default=None, ge=1, le=1_048_576, description="Tokens of an example.")
     length_bucketing: bool | None = None
+    packing: bool | None = Field(
+        default=None, description="Of the task `causal-lm`: examples share rows in place of padding, unseen by others."
+    )
     gradient_checkpointing: bool | None = None
     label_smoothing: Fraction | None = None
     temperature: Positive | None = Field(default=None, description="Of the task `pairs`.")

@@ -39,11 +39,13 @@ OPTIONS: Final[dict[str, frozenset[str]]] = {
     "adam": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
     "adamw": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
     "adafactor": frozenset({"weight_decay", "beta2_decay", "eps", "d"}),
+    "muon": frozenset({"weight_decay", "momentum", "nesterov", "ns_steps", "adjust_lr_fn", "betas", "eps"}),
 }
 #: Hyperparameters that only some tasks look at.
 _OF_TASKS: Final = {
     "beta": ("preference",),
     "temperature": ("pairs",),
+    "packing": ("causal-lm",),
     "label_smoothing": (
         "text-classification",
         "token-classification",

@@ -242,7 +242,8 @@ def assert_same(one: Attempt, other: Attempt) -> None:
     left, right = one.changed, other.changed
     assert set(left) == set(right)
     for name, tensor in left.items():
-        assert torch.equal(tensor.view(torch.uint8), right[name].view(torch.uint8)), name
+        assert tensor.shape == right[name].shape, name
+        assert torch.equal(tensor.reshape(-1).view(torch.uint8), right[name].reshape(-1).view(torch.uint8)), name
     readings = ("name", "loaded", "trained", "base", "result", "slices", "intervals")
     pick = [[{key: each[key] for key in readings} for each in done.observations["tensors"]] for done in (one, other)]
     assert pick[0] == pick[1]

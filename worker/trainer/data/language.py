@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
-from numpy.typing import NDArray
 
 from app.errors import DataError
 from worker.trainer.data.batch import IGNORED, Batch
 from worker.trainer.data.order import Positions
+from worker.trainer.data.packing import pack
+from worker.trainer.data.passage import Passage
 from worker.trainer.data.text import Tokens, pad_id, pad_targets, pad_tokens
 
 Row = Mapping[str, Any]
@@ -27,20 +27,13 @@ PLAIN_TEMPLATE = (
 MAX_RENDERED = 4_000_000  # characters: a template may repeat what it is given
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """One example's ids, and per position the id that carries loss there, or `IGNORED`."""
-
-    tokens: Tokens
-    targets: NDArray[np.int64]
-
-
 class LanguageExamples:
-    """Targets are not shifted: they equal the input where loss is carried."""
+    """Targets are not shifted: they equal the input where loss is carried. `packed`: examples share rows."""
 
-    def __init__(self, sequences: Sequence[Passage], *, pad: int) -> None:
+    def __init__(self, sequences: Sequence[Passage], *, pad: int, packed: bool = False) -> None:
         self.sequences = sequences
         self.pad = pad
+        self.packed = packed
         self.lengths = np.array([len(each.tokens.ids) for each in sequences], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -48,15 +41,18 @@ class LanguageExamples:
 
     def batch(self, positions: Positions) -> Batch:
         chosen = [self.sequences[at] for at in positions]
-        inputs = pad_tokens([each.tokens for each in chosen], pad=self.pad)
-        targets = pad_targets([each.targets for each in chosen], width=inputs["input_ids"].shape[1])
+        if self.packed:
+            inputs, targets = pack(chosen, pad=self.pad)
+        else:
+            inputs = pad_tokens([each.tokens for each in chosen], pad=self.pad)
+            targets = pad_targets([each.targets for each in chosen], width=inputs["input_ids"].shape[1])
         weight = int((targets[:, 1:] != IGNORED).sum())  # nothing comes before the first token
         tokens = int(self.lengths[positions].sum())
         return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens)
 
 
 def encode(
-    rows: Sequence[Row], tokenizer: Any, *, limit: int, param: str = "training_file"
+    rows: Sequence[Row], tokenizer: Any, *, limit: int, packed: bool = False, param: str = "training_file"
 ) -> tuple[LanguageExamples, int]:
     """Rows {"messages"}, {"prompt", "completion"} or {"text"}, and how many were cut to `limit` tokens.
 
@@ -75,7 +71,7 @@ def encode(
         found.append(cut)
     if problems:
         raise DataError(problems[0]["message"], param=param, errors=problems[:100])
-    return LanguageExamples(found, pad=pad_id(tokenizer)), truncated
+    return LanguageExamples(found, pad=pad_id(tokenizer), packed=packed), truncated
 
 
 def nothing_to_learn(number: int, what: str, *, limit: int) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from app.errors import DataError
 from worker.trainer.data.batch import IGNORED, Batch
 from worker.trainer.data.language import (
     LanguageExamples,
-    Passage,
     conversation_and_answer,
     nothing_to_learn,
     prompt_and_answer,
     refused_by_template,
 )
 from worker.trainer.data.order import Positions
+from worker.trainer.data.passage import Passage
 from worker.trainer.data.text import Tokens, pad_id
 
 

@@ -49,6 +49,7 @@ class Settings:
     precision: str = "fp32"
     max_length: int | None = None
     length_bucketing: bool = False
+    packing: bool = False
     gradient_checkpointing: bool = False
     label_smoothing: float = 0.0
     temperature: float = 0.05
@@ -81,7 +82,7 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
     - batch_size: 0.2% of the examples as a power of two, at least 16 and at most 256, never above the examples;
     - learning_rate: 5e-5 for a pretrained model, 1e-3 when only new tensors train, 2e-4 for an adapter; 1e-2 for a
       plain torch model; each times `learning_rate_multiplier`, also when it is given;
-    - weight_decay: 0.01 with AdamW on a pretrained model, on tensors of two or more dimensions; else 0;
+    - weight_decay: 0.01 with AdamW or Muon on a pretrained model, on tensors of two or more dimensions; else 0;
     - warm-up: a tenth of the steps for a pretrained model that trains more than its head; else none;
     - precision: bfloat16 autocast on a GPU for a pretrained model; else float32.
     """
@@ -109,6 +110,7 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
         ),
         max_length=_optional_whole(asked, "max_length"),
         length_bucketing=_flag(asked, "length_bucketing", False),
+        packing=_flag(asked, "packing", False),
         gradient_checkpointing=_flag(asked, "gradient_checkpointing", False),
         label_smoothing=_number(asked, "label_smoothing", 0.0, low=0.0, high=1.0),
         temperature=_number(asked, "temperature", 0.05, low=1e-6),
@@ -183,7 +185,7 @@ def _optimizer(asked: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     chosen.setdefault("name", "adamw")
     if "weight_decay" in asked:
         chosen["weight_decay"] = _number(asked, "weight_decay", 0.0, low=0.0)
-    elif chosen["name"] == "adamw":
+    elif chosen["name"] in ("adamw", "muon"):
         chosen.setdefault("weight_decay", 0.01 if facts.pretrained else 0.0)
     return chosen
 

@@ -138,8 +138,8 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def predict(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's output tensor; a transformers model's `logits`."""
-    outputs = model(**batch.inputs)
+    """The model's output tensor; a transformers model's `logits`. A plain model names its one input as it likes."""
+    outputs = model(batch.inputs["x"]) if set(batch.inputs) == {"x"} else model(**batch.inputs)
     logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
     return logits
 

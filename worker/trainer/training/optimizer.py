@@ -1,10 +1,10 @@
-"""The optimizer over what trains: AdamW, SGD, Adafactor, in groups that the request may shape."""
+"""The optimizer over what trains: AdamW, SGD, Adafactor, Muon, in groups that the request may shape."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,16 +14,18 @@ from torch.optim import Optimizer
 from app.errors import InvalidRequest, PolicyError
 from app.freeze.plan import TensorInfo, resolve
 from app.freeze.policy import Policy
+from worker.trainer.training import muon
 
 CLASSES: dict[str, Callable[..., Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
     "adafactor": torch.optim.Adafactor,
+    "muon": muon.Muon,
 }
 PARAM = "hyperparameters.optimizer"
 # Chosen here, not by a request: they change how the arithmetic runs or what can be resumed.
-_OURS = frozenset({"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize"})
+_OURS = frozenset({"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize", "muon"})
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
@@ -35,12 +37,14 @@ def build(
     learning_rate: float,
     inventory: Sequence[TensorInfo],
     enforce: bool,
+    outer: Collection[str] = (),
 ) -> Optimizer:
     """An optimizer as `wanted` says: {"name", options..., "groups": [{"select", "options"}]}.
 
     A group option that the optimizer does not know is refused, since torch accepts and ignores it
     (`requires_grad` is the famous one). With `enforce` false it is passed on, as it would be by hand.
     Weight decay leaves out tensors of fewer than two dimensions, unless the request makes groups of its own.
+    `outer` names what Muon leaves to AdamW besides them.
     """
     name = wanted.get("name", "adamw")
     if name not in CLASSES:
@@ -54,6 +58,8 @@ def build(
         groups = _asked_groups(name, wanted["groups"], parameters, inventory=inventory, enforce=enforce)
     else:
         groups = _decay_groups(parameters, decay=float(options.get("weight_decay", 0.0)))
+    if name == "muon":
+        groups = muon.divided(groups, names={id(each): key for key, each in parameters}, outside=outer)
     options |= _fused(name, parameters)
     try:
         return CLASSES[name](groups, lr=learning_rate, **options)

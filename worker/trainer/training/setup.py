@@ -12,6 +12,7 @@ from torch import nn
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
 from worker.trainer import determinism
+from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.order import Order
 from worker.trainer.data.reading import Source
 from worker.trainer.freeze.apply import freeze
@@ -19,9 +20,10 @@ from worker.trainer.freeze.refusals import refuse, refuse_unreached
 from worker.trainer.models import loading
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
-from worker.trainer.training import hyperparameters, optimizer, tasks
+from worker.trainer.training import hyperparameters, muon, optimizer, tasks
 from worker.trainer.training.hyperparameters import Facts, Settings
-from worker.trainer.training.loop import Run, ask_reference, probe
+from worker.trainer.training.isolation import refuse_leaks
+from worker.trainer.training.loop import Run, ask_reference, autocast, probe
 from worker.trainer.training.objectives import Preference
 from worker.trainer.training.patience import Patience
 from worker.trainer.training.progress import Progress
@@ -87,6 +89,8 @@ def assemble(
     if isinstance(run.objective, Preference):
         ask_reference(run, run.objective)  # while the model still is the base
     probe(run)
+    if isinstance(run.training, LanguageExamples) and run.training.packed:
+        _refuse_unpackable(run, run.training)
     determinism.seed_everything(order.seed)
     if found is not None:
         saver.resume(run, found)
@@ -107,6 +111,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         learning_rate=settings.learning_rate,
         inventory=subject.inventory,
         enforce=plan.policy.enforce,
+        outer=muon.outer(model) if settings.optimizer["name"] == "muon" else (),
     )
     frozen.at_step(0, built)
     refuse(model, plan, built)
@@ -159,8 +164,10 @@ def _recipe(
     device = choose_device(order.device)
     settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
     _refuse_split_pairs(task, settings)
+    if settings.packing and task != "causal-lm":
+        raise InvalidRequest(f"packing is for causal-lm, and the task is {task}", param="hyperparameters.packing")
     _refuse_impatience(plan, source, settings)
-    prepared = tasks.prepare(task, source, subject.loaded, asked_length=settings.max_length)
+    prepared = tasks.prepare(task, source, subject.loaded, asked_length=settings.max_length, packed=settings.packing)
     lengths = prepared.training.lengths if settings.length_bucketing else None
     return Recipe(
         order=order,
@@ -220,6 +227,17 @@ def _refuse_impatience(plan: FreezePlan, source: Source, settings: Settings) -> 
             f"'{plan.scheduled[0].name}' for the whole run"
         )
         raise InvalidRequest(message, param=param)
+
+
+def _refuse_unpackable(run: Run, examples: LanguageExamples) -> None:
+    """By the second example behind the first."""
+
+    def logits(row: dict[str, torch.Tensor]) -> torch.Tensor:
+        with autocast(run):
+            found: torch.Tensor = run.model(**{name: each.to(run.device) for name, each in row.items()}).logits
+        return found
+
+    refuse_leaks(run.model, logits, examples.sequences[0], examples.sequences[min(1, len(examples) - 1)])
 
 
 def _refuse_split_pairs(task: str, settings: Settings) -> None:

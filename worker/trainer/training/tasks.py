@@ -91,13 +91,15 @@ def objective(task: str, settings: Settings) -> Objective:
     raise InvalidRequest(f"no training is known for the task {task!r}", param="task")
 
 
-def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | None) -> Prepared:
+def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | None, packed: bool = False) -> Prepared:
     """Encode both parts of the data for this model. Cut examples and a missing pad token or template are noted."""
     notes = ready_tokenizer(loaded, source.training) if task in TEXT else []
     limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
     parts = []
     for rows, param in ((source.training, "training_file"), (source.validation, "validation_file")):
-        examples, cut = _encode(task, rows, loaded, source=source, limit=limit, param=param) if rows else (None, 0)
+        examples, cut = (
+            _encode(task, rows, loaded, source=source, limit=limit, packed=packed, param=param) if rows else (None, 0)
+        )
         if cut:
             notes.append(f"{cut} of {len(rows)} examples of the {param} are longer than {limit} tokens and were cut")
         parts.append(examples)
@@ -106,7 +108,7 @@ def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | No
 
 
 def _encode(
-    task: str, rows: Sequence[Row], loaded: Loaded, *, source: Source, limit: int, param: str
+    task: str, rows: Sequence[Row], loaded: Loaded, *, source: Source, limit: int, packed: bool, param: str
 ) -> tuple[Examples, int]:
     if task.startswith("tabular"):
         return tabular.encode(rows, classes=source.labels is not None, dtype=_float_dtype(loaded.model)), 0
@@ -119,7 +121,7 @@ def _encode(
     if task == "token-classification":
         return text.encode_words(rows, loaded.tokenizer, limit=limit)
     if task == "causal-lm":
-        return language.encode(rows, loaded.tokenizer, limit=limit, param=param)
+        return language.encode(rows, loaded.tokenizer, limit=limit, packed=packed, param=param)
     if task == "preference":
         return preference.encode(rows, loaded.tokenizer, limit=limit, param=param)
     if task == "pairs":
