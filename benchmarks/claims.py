@@ -9,7 +9,8 @@ from typing import Any
 
 from app.evidence.envelope import seal
 from app.evidence.keys import generate
-from app.evidence.statement import Claim, FileRef, Reading, Row, build, read
+from app.evidence.parse import read
+from app.evidence.statement import Claim, FileRef, Reading, Row, build
 from app.evidence.strict import read_json
 from app.evidence.tree import root
 from app.evidence.verify import objections

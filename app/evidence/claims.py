@@ -10,7 +10,7 @@ from itertools import pairwise
 from app.errors import PolicyError
 from app.evidence import names, tree
 from app.evidence.case import Case, Check, Problem
-from app.evidence.names import live
+from app.evidence.names import live, owners
 from app.evidence.statement import (
     Reading,
     Row,
@@ -30,7 +30,7 @@ from app.freeze.policy import Policy
 def plan_of(rows: Iterable[Row], policy: dict[str, object]) -> FreezePlan:
     """The plan that the statement's policy gives for the statement's tensors. Raises PolicyError."""
     infos: dict[str, TensorInfo] = {}
-    for row in live(rows):
+    for row in owners(rows):
         dtype, shape = _live_form(row)
         infos.setdefault(
             row.name,
@@ -79,6 +79,28 @@ def _inside(row: Row) -> bool:
 
 def _overlap(first: Row, second: Row) -> bool:
     return first.part is not None and second.part is not None and second.part[0] < first.part[1]
+
+
+def _aliases(case: Case) -> Iterator[Problem]:
+    """Stored copies of a tied tensor are one tensor: a loader may take any of them."""
+    rows = case.said.claim.rows
+    known = {row.name: row for row in owners(rows) if row.part is None}
+    for row in rows:
+        if row.alias_of is None:
+            continue
+        owner = known.get(row.alias_of)
+        if owner is None or row.name not in owner.aliases:
+            yield Problem("aliases", f"said to be {row.alias_of!r}, which does not have it as another name", row.name)
+        elif _decided(row) != _decided(owner):
+            yield Problem("aliases", f"its row does not agree with that of {owner.name!r}", row.name)
+        elif row.result is None or owner.result is None or not row.result.same(owner.result):
+            digests = [each.sha256 if each else None for each in (owner.result, row.result)]
+            yield Problem("aliases", f"stored with other bytes than {owner.name!r}", row.name, *digests)
+
+
+def _decided(row: Row) -> tuple[object, ...]:
+    slices = [(part.rows, part.action, part.result) for part in row.slices]
+    return row.kind, row.role, row.rule, row.mechanism, row.module_types, row.persistent, slices, row.intervals
 
 
 def _sizes(case: Case) -> Iterator[Problem]:
@@ -153,10 +175,9 @@ def _roles(case: Case) -> Iterator[Problem]:
     if case.plan is None:
         return
     for row in case.said.claim.rows:
-        if row.role == "dropped":
-            if row.base is None or row.result is not None:
-                yield Problem("roles", "said to be dropped, yet not only in the base", row.name)
-            continue
+        if row.role == "dropped" and (row.base is None or row.result is not None):
+            yield Problem("roles", "said to be dropped, yet not only in the base", row.name)
+    for row in owners(case.said.claim.rows):
         allowed = _roles_of(row, case.plan.decision(row.name))
         if row.role not in allowed:
             reason = f"claimed as '{row.role}', by the policy it is {' or '.join(map(repr, allowed))}"
@@ -179,7 +200,7 @@ def _roles_of(row: Row, decision: Decision) -> tuple[str, ...]:
 def _decisions(case: Case) -> Iterator[Problem]:
     if case.plan is None:
         return
-    for row in live(case.said.claim.rows):
+    for row in owners(case.said.claim.rows):
         decision = case.plan.decision(row.name)
         if (row.rule, row.mechanism) != (decision.rule, decision.mechanism):
             by_policy = f"{decision.rule} ({decision.mechanism})"
@@ -259,7 +280,7 @@ def _no_violations(case: Case) -> Iterator[Problem]:
 def _slices(case: Case) -> Iterator[Problem]:
     if case.plan is None:
         return
-    for row in case.said.claim.rows:
+    for row in owners(case.said.claim.rows):
         if row.role != "split":
             continue
         decision = case.plan.decision(row.name)
@@ -279,7 +300,7 @@ def _intervals(case: Case) -> Iterator[Problem]:
     """Only the ends can be checked against files; what lies between is the signer's word."""
     if case.plan is None:
         return
-    for row in case.said.claim.rows:
+    for row in owners(case.said.claim.rows):
         if row.role != "scheduled":
             continue
         spans, steps = row.intervals, case.said.claim.observed.get("last_step")
@@ -316,6 +337,7 @@ CHECKS: dict[str, Check] = {
     "scheme": _scheme,
     "rows_in_order": _rows_in_order,
     "parts": _parts,
+    "aliases": _aliases,
     "sizes": _sizes,
     "own_form": _own_form,
     "base_total": _base_total,

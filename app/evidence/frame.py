@@ -8,7 +8,8 @@ from datetime import timedelta
 from app.evidence.case import Case, Check, Problem
 from app.evidence.envelope import MAX_SIGNATURES, PAYLOAD_TYPE
 from app.evidence.keys import iso
-from app.evidence.statement import PREDICATE_TYPE, STATEMENT_TYPE, strangers
+from app.evidence.parse import strangers
+from app.evidence.statement import PREDICATE_TYPE, STATEMENT_TYPE
 from app.evidence.strict import repeated_keys
 
 CLOCK_SKEW = timedelta(minutes=5)

@@ -144,7 +144,7 @@ def _violations(
     problems: Iterable[Problem], reported: Iterable[Mapping[str, Any]], seen: Iterable[Seen]
 ) -> tuple[dict[str, Any], ...]:
     """What the witness saw, and what only the files show; one entry per tensor."""
-    first = {each.info.name: each.first_changed_step for each in seen}
+    first = {name: each.first_changed_step for each in seen for name in (each.info.name, *each.info.aliases)}
     found: dict[str, dict[str, Any]] = {}
     for each in reported:
         entry = {field: each.get(field) for field in ("name", "last_good_step", "first_bad_step", "operation")}

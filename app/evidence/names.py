@@ -30,6 +30,11 @@ def live(rows: Iterable[Row]) -> Iterator[Row]:
     return (row for row in rows if row.role != "dropped")
 
 
+def owners(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows about live tensors under their own names: what the policy decides. The others are copies of these."""
+    return (row for row in live(rows) if row.alias_of is None)
+
+
 def _base_names(case: Case) -> Iterator[Problem]:
     """A result's tensor is compared with the base's of that name, or of that name without the one common prefix.
 
@@ -75,7 +80,9 @@ def _expected(result: str, bases: dict[str, str], prefixes: set[tuple[str, str]]
 
 
 def _freezes(case: Case, row: Row) -> bool:
-    return case.plan is not None and case.plan.decision(row.name).action != "train"
+    if case.plan is None or row.alias_of is not None:
+        return False
+    return case.plan.decision(row.name).action != "train"
 
 
 def _live_names(case: Case) -> Iterator[Problem]:

@@ -52,9 +52,9 @@ def rows_needed(seen: Sequence[Seen]) -> tuple[RowRanges, RowRanges]:
         if any(piece.rows for piece in (*tensor.base, *tensor.result)):
             continue  # each piece is a stored tensor of its own, with a digest of its own
         for rows, _, _ in tensor.slices:
-            for piece in tensor.base[:1]:
+            for piece in tensor.base:
                 base.setdefault(piece.name, set()).add(rows)
-            for piece in tensor.result[:1]:
+            for piece in tensor.result:
                 result.setdefault(piece.name, set()).add(rows)
     return base, result
 

@@ -71,7 +71,7 @@ def _parameter(row: Row, judged: Judged, *, job_id: str, position: int, stats: d
         nbytes=stored.nbytes if stored else 0,
         changed=None if row.base is None or row.result is None else row.changed,
         changed_elements=0 if row.base and row.result and not row.changed else (stats or {}).get("changed"),
-        first_changed_step=judged.first_changed.get(row.name),
+        first_changed_step=judged.first_changed.get(row.alias_of or row.name),
         base_sha256=row.base.sha256 if row.base else None,
         result_sha256=row.result.sha256 if row.result else None,
         stats=stats,

@@ -1,6 +1,7 @@
 """Readings of files and the trainer's observations become the rows of a statement: who is whose, and what they hold."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from app.evidence.digest import TensorReading
@@ -19,8 +20,8 @@ def rows_of(
             made += _part_rows(decision, tensor, base, result)
         else:
             made.append(_row(decision, tensor, base, result))
+            made += _copies(made[-1], decision, tensor, base, result)
     yield from made
-    # A tie may be stored under several names; the row has the first, and the copies are only in the base.
     used = {row.base.name for row in made if row.base}
     for name in sorted(set(base) - used):
         yield Row(name=name, role="dropped", base=_reading(base[name]), changed=False)
@@ -46,6 +47,33 @@ def _row(
         slices=_slices(decision, before, after),
         intervals=tensor.intervals if role == "scheduled" else (),
     )
+
+
+def _copies(
+    row: Row, decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+) -> Iterator[Row]:
+    """Of a tied tensor that the result stores under several names: a row for each further one."""
+    paired = len(tensor.base) == len(tensor.result)
+    for at, piece in enumerate(tensor.result[1:], start=1):
+        before = _reading(_first(tensor.base[at : at + 1] if paired else (), base))
+        after = _first((piece,), result)
+        stored = _reading(after)
+        yield replace(
+            row,
+            name=_alias(piece.name, tensor),
+            aliases=(),
+            alias_of=row.name,
+            base=before,
+            result=stored,
+            initial=_initial(tensor, after) if row.role == "new" else None,
+            changed=changed(before, stored),
+            slices=_slices(decision, base.get(before.name) if before else None, after),
+        )
+
+
+def _alias(stored: str, tensor: Seen) -> str:
+    """The live name that a copy is stored under; files may leave out a prefix."""
+    return next((name for name in tensor.info.aliases if name == stored or name.endswith(f".{stored}")), stored)
 
 
 def _part_rows(

@@ -20,9 +20,9 @@ from app.evidence.case import CannotCheck, Case, Check, Inputs, Problem, Rejecte
 from app.evidence.envelope import PAYLOAD_TYPE, Envelope, EnvelopeError, read_envelope, signers_of
 from app.evidence.fields import StatementError
 from app.evidence.keys import KeyFileError, TrustedKey, read_trusted
+from app.evidence.parse import read
 from app.evidence.report import Report, facts, some, warnings
 from app.evidence.rotation import introduced
-from app.evidence.statement import read
 from app.evidence.strict import JsonError, JsonObject, read_json
 from app.freeze.policy import Policy
 

@@ -83,6 +83,40 @@ def test_a_chain_back_to_the_first_base(
     assert check(service, second, tmp_path, "--base-root", root, fetch=False) is None
 
 
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+def test_a_tie_that_is_stored_under_two_names(service: Service, frozen: bool, tmp_path: Path) -> None:
+    """A base that holds a tie twice has a result that does too: one tensor, two rows, both checked by an outsider."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    folder = service.settings.models / "forms-tied"
+    if not folder.exists():
+        torch.manual_seed(2)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        config = transformers.BertConfig(vocab_size=len(WORDS), max_position_embeddings=32, is_decoder=True, **sizes)
+        transformers.BertLMHeadModel(config).save_pretrained(folder)
+        weights = load_file(folder / "model.safetensors")
+        tie = {"cls.predictions.decoder.weight": weights["bert.embeddings.word_embeddings.weight"].clone()}
+        save_file(weights | tie, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "vocab.txt").write_text("\n".join(WORDS))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    spec = {"type": "transformers", "path": folder.name, "task": "causal-lm"}
+    lines = [json.dumps({"text": f"{word} day"}) for _ in range(8) for word in ("good", "bad")]
+    file = service.upload("\n".join(lines).encode(), "tied.jsonl")
+    names = ["bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"]
+    policy = {"freeze": names if frozen else ["bert.encoder.**"]}
+    job = train(service, spec, file, freeze_policy=policy)
+    report = check(service, job, tmp_path, "--base", str(folder))
+    assert report["level"] == 3
+    result = load_file(tmp_path / "result" / "model.safetensors")
+    assert torch.equal(result[names[0]], result[names[1]])
+    rows = service.get(f"fine_tuning/jobs/{job['id']}/parameters")["data"]
+    found = {each["name"]: (each["role"], each["changed"]) for each in rows}
+    assert {found[name] for name in names} == {("frozen", False) if frozen else ("trainable", True)}
+    loaded = transformers.BertLMHeadModel.from_pretrained(tmp_path / "result")
+    assert torch.equal(loaded.state_dict()[names[1]], result[names[1]])
+
+
 def test_an_adapter(service: Service, encoder: dict[str, Any], reviews: str, tmp_path: Path) -> None:
     """A LoRA job's result is the adapter; all of the base is claimed to be left where it is, and can be used again."""
     spec = {**encoder, "adapter": {"type": "lora", "r": 2, "target_modules": ["query", "value"]}}

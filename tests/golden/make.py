@@ -26,6 +26,8 @@ from tests.tamper.kit import (
     sharded_world,
     split_rows,
     split_world,
+    tied_rows,
+    tied_world,
 )
 
 WORLDS: dict[str, tuple[Callable[[Path], World], Callable[[World], tuple[Row, ...]]]] = {
@@ -37,6 +39,7 @@ WORLDS: dict[str, tuple[Callable[[Path], World], Callable[[World], tuple[Row, ..
     "changed-only": (World, World.rows),
     "adapter": (adapter_world, adapter_rows),
     "chain": (chained_world, World.rows),
+    "tie": (tied_world, tied_rows),
 }
 
 

@@ -41,6 +41,10 @@ from tests.tamper.kit import (
     split_rows,
     split_world,
     tensor,
+    tied_rows,
+    tied_world,
+    twice_frozen_rows,
+    twice_frozen_world,
 )
 
 Options = dict[str, Any] | None
@@ -276,6 +280,23 @@ def _(world: World) -> Options:
     world.result_weights["model.safetensors"]["extra"] = tensor("F32", 2, seed="extra")
     world.write()
     world.sign(world.claim(rows=rows))
+
+
+def trained_tie(root: Path) -> World:
+    return tied_world(root, frozen=False)
+
+
+@attack("16-copy-of-a-tie-with-other-bytes", only="aliases", world=trained_tie)
+def _(world: World) -> Options:
+    """One trained tensor under two names: which bytes a loader takes is the loader's choice."""
+    world.edit_result("bert.dec.weight", lambda t: (t[0], t[1], flipped(t[2])))
+    world.sign(world.claim(rows=tied_rows(world)))
+
+
+@attack("16-copy-of-a-frozen-tie-with-other-bytes", world=tied_world)
+def _(world: World) -> Options:
+    world.edit_result("bert.dec.weight", lambda t: (t[0], t[1], flipped(t[2])))
+    world.sign(world.claim(rows=tied_rows(world)))
 
 
 @attack("17-one-name-in-two-shards", only="tensors_once", world=sharded_world)
@@ -544,6 +565,19 @@ def _(world: World) -> Options:
 @attack("30-frozen-tensor-said-to-be-in-no-file")
 def _(world: World) -> Options:
     world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", role="buffer", persistent=False)))
+
+
+@attack("30-frozen-tensor-said-to-be-a-copy-of-a-trained-one", only="aliases")
+def _(world: World) -> Options:
+    """The policy decides tensors by their own names, and a copy has none."""
+    world.edit_result("bert.enc.0.w", lambda t: (t[0], t[1], flipped(t[2])))
+    other = {"alias_of": "bert.emb.weight", "role": "trainable", "rule": "default", "mechanism": None}
+    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", **other)))
+
+
+@attack("30-copy-of-a-tie-in-another-role", only="aliases", world=tied_world)
+def _(world: World) -> Options:
+    world.sign(world.claim(rows=forged(tied_rows(world), "bert.dec.weight", mechanism="detach")))
 
 
 @attack("30-other-policy-bytes", only="policy_digest")
@@ -836,6 +870,29 @@ def _(world: World) -> Options:
 @attack("34-no-intervals", only="intervals", world=scheduled_world)
 def _(world: World) -> Options:
     world.sign()
+
+
+@attack("34-one-of-several-intervals-dropped", only="intervals", world=twice_frozen_world)
+def _(world: World) -> Options:
+    """Frozen, trained, frozen again, and the second freeze did not hold: the statement leaves it out."""
+    rows = twice_frozen_rows(world)
+    spans = row_of(rows, "bert.emb.weight").intervals
+    world.sign(world.claim(rows=forged(rows, "bert.emb.weight", intervals=spans[:1])))
+
+
+@attack("34-first-of-several-intervals-dropped", only="intervals", world=twice_frozen_world)
+def _(world: World) -> Options:
+    rows = twice_frozen_rows(world)
+    spans = row_of(rows, "bert.emb.weight").intervals
+    world.sign(world.claim(rows=forged(rows, "bert.emb.weight", intervals=spans[1:])))
+
+
+@attack("34-an-interval-cut-short", only="intervals", world=twice_frozen_world)
+def _(world: World) -> Options:
+    rows = twice_frozen_rows(world)
+    first, second = row_of(rows, "bert.emb.weight").intervals
+    spans = (first, replace(second, to_step=30))
+    world.sign(world.claim(rows=forged(rows, "bert.emb.weight", intervals=spans)))
 
 
 @attack("35-another-jobs-statement", only="job")

@@ -261,6 +261,21 @@ def scheduled_rows(world: World, *, after: str | None = None, before: str | None
     return forged(rows, "bert.emb.weight", intervals=(span,))
 
 
+def twice_frozen_world(root: Path) -> World:
+    """The embedding is frozen for the first ten steps, and again from step 20 to the end."""
+    world = scheduled_world(root)
+    world.policy["rules"][1]["when"].append({"from_step": 20, "to_step": None})
+    return world
+
+
+def twice_frozen_rows(world: World) -> tuple[Row, ...]:
+    rows = scheduled_rows(world)
+    row = row_of(rows, "bert.emb.weight")
+    assert row.result is not None
+    end = row.result.sha256
+    return forged(rows, "bert.emb.weight", intervals=(*row.intervals, Interval(20, None, end, end)))
+
+
 def fused_world(root: Path) -> World:
     """Two stored tensors of one expert make up one live tensor."""
     names = {"w1": "bert.mlp.experts.0.w1.weight", "w3": "bert.mlp.experts.0.w3.weight"}
@@ -301,6 +316,27 @@ def fused_rows(world: World, *, second: tuple[int, int] = (2, 4)) -> tuple[Row, 
         )
     world.pinned = total(base_readings(rows)).root
     return tuple(rows)
+
+
+def tied_world(root: Path, *, frozen: bool = True) -> World:
+    """The embedding is the decoder's weight too, and base and result store it under both names."""
+    world = World(root)
+    for weights, prefix in ((world.base_weights, ""), (world.result_weights, "bert.")):
+        tensors = weights["model.safetensors"]
+        if frozen:
+            tensors[f"{prefix}emb.weight"] = base_tensors()["emb.weight"]
+        tensors[f"{prefix}dec.weight"] = tensors[f"{prefix}emb.weight"]
+    if frozen:
+        names = ["bert.enc.**", "bert.emb.weight", "bert.dec.weight"]
+        world.policy = {"rules": [{"id": "all", "action": "freeze", "select": {"name": names}}]}
+    world.write()
+    world.pinned = total(base_readings(world.rows())).root
+    return world
+
+
+def tied_rows(world: World) -> tuple[Row, ...]:
+    owner, copy = "bert.emb.weight", "bert.dec.weight"
+    return forged(forged(world.rows(), owner, aliases=(copy,)), copy, alias_of=owner)
 
 
 def sharded_world(root: Path) -> World:

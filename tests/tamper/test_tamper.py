@@ -9,7 +9,7 @@ import pytest
 from app.evidence.case import Check
 from app.evidence.statement import Row
 from app.evidence.verify import STAGES
-from tests.tamper.attacks import ATTACKS, Attack, look_alike_world
+from tests.tamper.attacks import ATTACKS, Attack, look_alike_world, trained_tie
 from tests.tamper.kit import (
     World,
     chained_world,
@@ -24,6 +24,10 @@ from tests.tamper.kit import (
     split_rows,
     split_world,
     tensor,
+    tied_rows,
+    tied_world,
+    twice_frozen_rows,
+    twice_frozen_world,
 )
 
 CASES = [pytest.param(attack, level, id=f"{attack.id}-level-{level}") for attack in ATTACKS for level in attack.levels]
@@ -82,10 +86,13 @@ def test_every_attack_of_the_list_is_here() -> None:
         (sharded_world, World.rows),
         (split_world, split_rows),
         (scheduled_world, scheduled_rows),
+        (twice_frozen_world, twice_frozen_rows),
         (fused_world, fused_rows),
+        (tied_world, tied_rows),
+        (trained_tie, tied_rows),
         (chained_world, World.rows),
     ],
-    ids=["one file", "shards", "partly frozen", "scheduled", "fused", "chain"],
+    ids=["one file", "shards", "partly frozen", "scheduled", "twice", "fused", "tie", "trained tie", "chain"],
 )
 def test_honest_claim_is_verified(
     make: Callable[[Path], World], rows: Callable[[World], tuple[Row, ...]], level: int, tmp_path: Path

@@ -137,7 +137,7 @@ def _stored_as(mine: Sequence[Stored], subject: Subject) -> dict[str, Any]:
     whole = [each for each in mine if not each.part]
     if whole:
         pieces = [{"name": subject.pairs[each.name], "rows": None} for each in whole if each.name in subject.pairs]
-        return {"base": pieces, "result": whole[0].name if whole[0].saved else None}
+        return {"base": pieces, "result": [{"name": each.name, "rows": None} for each in whole if each.saved]}
     if not mine or any(each.rows is None for each in mine):
         return {"base": [], "result": None}
     mine = sorted(mine, key=lambda each: each.rows or (0, 0))

@@ -166,6 +166,45 @@ def test_names_may_differ_between_files() -> None:
     assert (row.base.name, row.result.name) == ("w", "enc.w")
 
 
+def tie(trained: str = OLD, copies: tuple[str, ...] = ("emb.w", "dec.w")) -> dict[str, Any]:
+    """One live tensor with two names, stored under both."""
+    pieces = [{"name": name, "rows": None} for name in copies]
+    return seen("emb.w", OLD, trained, aliases=["dec.w"], base=pieces, result=pieces)
+
+
+TIED = Policy.from_json({"freeze": ["emb.w", "dec.w"]})
+HEAD = ({"head.w": OLD}, {"head.w": NEW})
+
+
+def test_tie_that_is_stored_twice_is_two_rows_of_one_tensor() -> None:
+    """The further copy says whose it is, and the claim covers both."""
+    both = {"emb.w": OLD, "dec.w": OLD}
+    found = judged(tie(), HONEST[1], policy=TIED, base=both | HEAD[0], result=both | HEAD[1])
+    assert (found.verdict, found.reason) == ("verified", None)
+    assert [(row.name, row.alias_of, row.role, row.changed) for row in found.rows] == [
+        ("dec.w", "emb.w", "frozen", False),
+        ("emb.w", None, "frozen", False),
+        ("head.w", None, "trainable", True),
+    ]
+
+
+def test_either_copy_of_a_tie_may_break_the_promise() -> None:
+    """The file's second copy counts as much as its first, and the step is that of the tensor."""
+    both = {"emb.w": OLD, "dec.w": OLD}
+    tensor, result = tie() | {"first_changed_step": 3}, {"emb.w": OLD, "dec.w": OTHER}
+    found = judged(tensor, HONEST[1], policy=TIED, base=both | HEAD[0], result=result | HEAD[1])
+    assert found.verdict == "violated"
+    assert [(each["name"], each["first_bad_step"]) for each in found.violations] == [("dec.w", 3)]
+
+
+def test_tie_that_only_the_base_stores_twice_leaves_a_copy_out() -> None:
+    """The base's second copy is named as not in the result."""
+    base, result = {"emb.w": OLD, "dec.w": OLD} | HEAD[0], {"emb.w": OLD} | HEAD[1]
+    found = judged(tie(copies=("emb.w",)), HONEST[1], policy=TIED, base=base, result=result)
+    assert found.verdict == "verified"
+    assert [(row.name, row.role) for row in found.rows][:2] == [("dec.w", "dropped"), ("emb.w", "frozen")]
+
+
 def test_reported_violation_counts_even_if_the_files_agree() -> None:
     """A tensor that moved and came back was not frozen."""
     violation = {"name": "enc.w", "last_good_step": 4, "first_bad_step": 5, "operation": "aten::add_"}

@@ -8,15 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.evidence.fields import StatementError
+from app.evidence.parse import read, strangers
 from app.evidence.statement import (
     Claim,
     FileRef,
     Reading,
     Row,
     build,
-    read,
     row_order,
-    strangers,
     total,
 )
 from app.evidence.strict import read_json

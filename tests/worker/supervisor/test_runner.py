@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 from app.evidence.envelope import read_envelope, signers_of
 from app.evidence.keys import read_ring
+from app.evidence.parse import read
 from app.evidence.rotation import rotate
-from app.evidence.statement import read
 from app.evidence.strict import read_json
 from app.evidence.tables import Evidence, Parameter
 from app.jobs import lifecycle

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from app.evidence.digest import TensorReading, read_file
 from app.evidence.judgement import Judged
@@ -53,9 +54,13 @@ def convnet(root: Path) -> Attempt:
     return attempt(order, root)
 
 
-def tied(root: Path) -> Attempt:
+def tied(root: Path, *, twice: bool = False) -> Attempt:
     place = Workspace(root).create()
     tiny.llama(place.base)
+    if twice:
+        path = place.base / "model.safetensors"
+        weights = load_file(path)
+        save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, path)
     fields = bert(root / "other").to_json() | {
         "task": "causal-lm",
         "data": data(place, [{"text": "the cat sat on the mat"}] * 20),
@@ -73,6 +78,7 @@ VERIFIED: dict[str, tuple[Callable[[Path], Attempt], int]] = {
     "rows and a schedule": (lambda root: attempt(scheduled(root), root), 4),
     "convolutions with BatchNorm": (convnet, 12),
     "a tie": (tied, 1),
+    "a tie under two names": (lambda root: tied(root, twice=True), 2),
     "an adapter": (classifier, 39),
 }
 

@@ -37,11 +37,12 @@ class Stored:
 
 
 def stored_form(
-    model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapping[str, Any], new: Collection[str] = ()
+    model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapping[str, TensorReading], new: Collection[str] = ()
 ) -> list[Stored]:
     """Every tensor of a saved file, under the names that `from_pretrained` or `load_state_dict` expects.
 
-    A tie is stored once: under the tensor's own name, unless the base knows it by an alias alone.
+    A tie is stored under each name that the base stores it under with the same bytes: whoever loads the base by such a
+    name finds it in the result. One that the base does not know is stored once, under the tensor's own name.
     """
     if isinstance(model, PeftModel):
         return _with_adapter(model, inventory, new)
@@ -49,8 +50,7 @@ def stored_form(
     kept, owner = {}, {}
     for each in inventory:
         names = [name for name in (each.name, *each.aliases) if name in state]
-        if names:
-            name = next((name for name in names if _base_name(name, prefix, base) is not None), names[0])
+        for name in _names_in_file(names, prefix, base):
             kept[name], owner[name] = state[name], each.name
     if not isinstance(model, PreTrainedModel):
         return [Stored(name, tensor, owner[name]) for name, tensor in kept.items()]
@@ -100,6 +100,15 @@ def match(
 def prefix_of(model: nn.Module) -> str:
     """What transformers puts before the names of an encoder inside a model with a head."""
     return str(getattr(model, "base_model_prefix", "") or "")
+
+
+def _names_in_file(names: Sequence[str], prefix: str, base: Mapping[str, TensorReading]) -> list[str]:
+    known = {name: base[found] for name in names if (found := _base_name(name, prefix, base)) is not None}
+    first = next(iter(known.values()), None)
+    if first is None:
+        return list(names[:1])
+    alike = {each.name: name for name, each in reversed(known.items()) if each.sha256 == first.sha256}
+    return sorted(alike.values(), key=names.index)
 
 
 def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collection[str]) -> list[Stored]:

@@ -60,6 +60,20 @@ def test_torch_ties_are_stored_once() -> None:
     assert [each.name for each in stored_form(model, tensors(model), base={})] == ["0.weight", "0.bias", "1.bias"]
 
 
+@pytest.mark.parametrize(
+    ("copy", "names"),
+    [(torch.ones(3, 3), ["0.weight", "1.weight"]), (torch.zeros(3, 3), ["0.weight"])],
+    ids=["same", "stale"],
+)
+def test_torch_ties_are_stored_as_the_base_stores_them(tmp_path: Path, copy: torch.Tensor, names: list[str]) -> None:
+    """Under both names where the base has both; a copy with other bytes is nothing that the model had."""
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    save_file({"0.weight": torch.ones(3, 3), "1.weight": copy}, tmp_path / "model.safetensors")
+    found = stored_form(model, tensors(model), base=read_base(tmp_path))
+    assert [(each.name, each.live) for each in found] == [(name, "0.weight") for name in names]
+
+
 def test_mixture_of_experts_is_saved_as_it_was_stored(tmp_path: Path) -> None:
     """transformers fuses the experts while it loads; the result has the base's names and, where frozen, its bytes."""
     done = mixtral(tmp_path)
