@@ -121,17 +121,23 @@ UPLOAD_FORM: Final = {
     }
 }
 
-EVENT_STREAM: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "description": "A page of events, or with `stream=true` server-sent events.",
-        "content": {
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "example": 'id: ftevent-1\ndata: {"id":"ftevent-1","object":"fine_tuning.job.event"}\n\n',
-            }
-        },
-    }
-}
+
+
+def _stream(what: str, example: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    stream = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+    description = f"A page of {what}, or with `stream=true` server-sent events, which end with `data: [DONE]`."
+    return {200: {"description": description, "content": {**stream, **more}}}
+
+
+EVENT_STREAM: Final = _stream(
+    "events", 'id: ftevent-1\ndata: {"id":"ftevent-1","object":"fine_tuning.job.event"}\n\n'
+)
+METRIC_STREAM: Final = _stream("points", 'id: 1\ndata: {"step":1,"split":"train","seq":1,"values":{"loss":1.8}}\n\n')
+LOG_TEXT: Final = _stream(
+    "lines",
+    'id: 1\ndata: {"id":"1","line":1,"attempt":1,"text":"a line"}\n\n',
+    **{"text/plain": {"schema": {"type": "string"}, "example": "a line\n"}},
+)
 
 BINARY: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},

@@ -71,7 +71,15 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         "max_run_seconds": None,
         "freeze_policy": _POLICY,
         "freeze_plan": _PLAN,
-        "progress": {"step": 200, "total_steps": 200, "epoch": 10.0, "percent": 100.0, "eta_seconds": 0.0},
+        "progress": {
+            "step": 200,
+            "total_steps": 200,
+            "epoch": 10.0,
+            "percent": 100.0,
+            "eta_seconds": 0.0,
+            "examples_per_second": 341.5,
+            "tokens_per_second": None,
+        },
         "evidence": {
             "verdict": "verified",
             "frozen_tensors": 1,
@@ -105,7 +113,16 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "MetricPoint": {
         "step": 1,
         "split": "train",
+        "seq": 1,
         "values": {"loss": 1.803, "learning_rate": 0.01, "examples_per_second": 341.5},
+    },
+    "LogLine": {
+        "id": "1",
+        "object": "fine_tuning.job.log_line",
+        "line": 1,
+        "attempt": 1,
+        "created_at": 1795452476,
+        "text": "a warning of a library about something in the data",
     },
     "EvidenceObject": {
         "object": "fine_tuning.job.evidence",

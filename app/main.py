@@ -10,6 +10,7 @@ from app import health, openapi, rendering
 from app.audit.record import attend
 from app.audit.routes import router as audit
 from app.auth import Doorkeeper, refuse_open_doors
+from app.curves.routes import router as curves
 from app.db import Database
 from app.dependencies import Backends
 from app.documentation import DESCRIPTION, TAGS
@@ -23,6 +24,7 @@ from app.jobs.routes import router as jobs
 from app.keys.ring import KeyRing
 from app.limits.headers import RateHeaders
 from app.limits.rates import Rates
+from app.logs.routes import router as logs
 from app.models.routes import router as models
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
@@ -70,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     refuse_nul(application)
     rendering.install(application)
     v1 = APIRouter(prefix="/v1")
-    for router in (jobs, evidence, freeze, files, models, webhooks, audit):
+    for router in (jobs, curves, logs, evidence, freeze, files, models, webhooks, audit):
         v1.include_router(router)
     for router in (v1, health.router, pages):
         application.include_router(router)

@@ -57,6 +57,7 @@ def _exemplify(schemas: dict[str, Any]) -> None:
         item = properties.get("data", {}).get("items", {}).get("$ref", "").rpartition("/")[2]
         for example in schemas.get(item, {}).get("examples", [])[:1]:
             found = {"object": "list", "data": [example], "has_more": False, "sampled": False}
+            found |= {"lines": 1, "kept_from": 1}
             found |= {"first_id": example.get("id"), "last_id": example.get("id")}
             made = {key: value for key, value in found.items() if key in properties}
             schema.setdefault("examples", [made])

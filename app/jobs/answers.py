@@ -1,7 +1,6 @@
 """Jobs as answers tell of them. OpenAI's fields, and ours beside them."""
 
-import time
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +9,9 @@ from app.evidence.tables import Evidence
 from app.jobs.states import TERMINAL, Status
 from app.jobs.tables import Checkpoint, Event, Job, Metric
 from app.paging import Page
+
+#: Beside the progress in its column, at the top of the answer.
+_FINISH: Final = "estimated_finish"
 
 
 class Answer(BaseModel):
@@ -69,6 +71,8 @@ class Progress(Answer):
     epoch: float | None = None
     percent: float | None = None
     eta_seconds: float | None = None
+    examples_per_second: float | None = None
+    tokens_per_second: float | None = Field(default=None, description="Without padding; null where data has none.")
 
 
 class JobObject(Answer):
@@ -113,7 +117,7 @@ class JobObject(Answer):
 
     @classmethod
     def of(cls, job: Job, *, evidence: Evidence | None, position: int | None) -> "JobObject":
-        progress = Progress(**(job.progress or {}))
+        progress = Progress(**{name: value for name, value in (job.progress or {}).items() if name != _FINISH})
         return cls.model_validate(
             {
                 "id": job.id,
@@ -218,13 +222,16 @@ class CheckpointList(Page):
 
 
 class MetricPoint(Answer):
+    """One point of a job's curves."""
+
     step: int
     split: str
+    seq: int = Field(description="Counts the points of the job as they come: the cursor of `after`.")
     values: dict[str, Any]
 
     @classmethod
     def of(cls, row: Metric) -> "MetricPoint":
-        return cls(step=row.step, split=row.split, values=row.values)
+        return cls(step=row.step, split=row.split, seq=row.seq, values=row.values)
 
 
 class MetricList(Page):
@@ -235,9 +242,9 @@ class MetricList(Page):
 
 
 def _estimate(job: Job) -> int | None:
-    """Unix time at which the job will be done if it goes on like this."""
-    left = (job.progress or {}).get("eta_seconds")
-    return int(time.time() + left) if left is not None and job.status == "running" else None
+    """Unix time at which the job will be done if it goes on like this; as of its last report, so that it stands still
+    between two of them."""
+    return (job.progress or {}).get(_FINISH) if job.status == "running" else None
 
 
 def _seconds(at: Any) -> Any:

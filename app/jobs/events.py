@@ -5,8 +5,7 @@ Polling by counter, not LISTEN/NOTIFY: SQLite has none, and PostgreSQL's takes a
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,29 +24,59 @@ log = structlog.get_logger("app.jobs.events")
 
 #: Seconds of silence after which a stream says that it is alive.
 PING_SECONDS: Final = 15.0
-#: Events of a job that are kept in memory while somebody watches it; older ones are read from the database.
+#: What is kept in memory of a feed while somebody watches it; what lies further back is read from the database.
 _TAIL: Final = 1_000
+
+#: A number, and the server-sent event that has it.
+Block = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the poll sees of a job."""
+    """What the poll sees of a job: its version and status, and how much there is of each feed."""
 
     version: int
-    events: int
     status: str
+    events: int
+    points: int
+    lines: int
 
     @property
     def ended(self) -> bool:
         return self.status in TERMINAL
 
 
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Something of a job that grows and is numbered from 1: how much of it there is, and the blocks between two."""
+
+    name: str
+    count: Callable[[State], int]
+    blocks: Callable[[Session, str, int, int], list[Block]]  # session, job, after, upto
+
+
+@dataclass(slots=True)
+class _Tail:
+    """All blocks behind number `start`."""
+
+    start: int
+    blocks: list[Block]
+
+    def extend(self, new: Sequence[Block]) -> None:
+        self.blocks += new
+        if len(self.blocks) > _TAIL:
+            self.start = self.blocks[-_TAIL - 1][0]
+            del self.blocks[:-_TAIL]
+
+
 @dataclass(slots=True)
 class _Watched:
     state: State
-    tail: deque[tuple[int, bytes]]
+    tails: dict[str, _Tail] = field(default_factory=dict)
+    feeds: dict[str, tuple[Feed, int]] = field(default_factory=dict)  # with how many follow it
     watchers: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Watcher:
@@ -73,16 +102,17 @@ class Watcher:
                 await _wait(watched.changed, left)
             return watched.state
 
-    async def stream(self, project: str, job_id: str, *, after: int) -> AsyncIterator[bytes]:
-        """The job's events behind number `after` as server-sent events, to the end of the job."""
-        async with self._watching(project, job_id) as watched:
-            yield b": the events of this job as they happen\n"
+    async def stream(self, project: str, job_id: str, feed: Feed, *, after: int) -> AsyncIterator[bytes]:
+        """What the feed has behind number `after` as server-sent events, to the end of the job."""
+        async with self._watching(project, job_id, feed) as watched:
+            yield b": the %b of this job as they come\n" % feed.name.encode()
             while True:
                 state = watched.state
-                for seq, block in await self._behind(job_id, watched, after):
-                    after = seq
+                for number, block in await self._behind(job_id, watched, feed, after):
+                    after = number
                     yield block
-                if state.ended and after >= state.events:
+                after = max(after, feed.count(state))  # a number may be gone: a step that was repeated has a new one
+                if state.ended:
                     yield b"data: [DONE]\n\n"
                     return
                 if self._closed:
@@ -102,71 +132,104 @@ class Watcher:
                 await self._task
 
     @contextlib.asynccontextmanager
-    async def _watching(self, project: str, job_id: str) -> AsyncIterator[_Watched]:
+    async def _watching(self, project: str, job_id: str, feed: Feed | None = None) -> AsyncIterator[_Watched]:
         async with self._entering:
             watched = self._jobs.get(job_id)
             if watched is None:
-                watched = await run_in_threadpool(self._load, project, job_id)
+                watched = _Watched(await run_in_threadpool(self._load, project, job_id))
                 self._jobs[job_id] = watched
             watched.watchers += 1
+            if feed is not None:
+                _, followers = watched.feeds.get(feed.name, (feed, 0))
+                watched.feeds[feed.name] = (feed, followers + 1)
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._poll())
         try:
             yield watched
         finally:
-            watched.watchers -= 1
-            if watched.watchers == 0 and self._jobs.get(job_id) is watched:
-                del self._jobs[job_id]
+            self._leave(job_id, watched, feed)
+
+    def _leave(self, job_id: str, watched: _Watched, feed: Feed | None) -> None:
+        watched.watchers -= 1
+        if watched.watchers == 0 and self._jobs.get(job_id) is watched:
+            del self._jobs[job_id]
+        if feed is not None:
+            _, followers = watched.feeds[feed.name]
+            watched.feeds[feed.name] = (feed, followers - 1)
+            if followers == 1:
+                del watched.feeds[feed.name]
+                watched.tails.pop(feed.name, None)
 
     async def _poll(self) -> None:
         while self._jobs:
             await asyncio.sleep(self._interval)
-            known = {job_id: watched.state for job_id, watched in self._jobs.items()}
+            known = {
+                job_id: (watched.state, [feed for feed, _ in watched.feeds.values()])
+                for job_id, watched in self._jobs.items()
+            }
             try:
-                states, blocks = await run_in_threadpool(self._news, known)
+                news = await run_in_threadpool(self._news, known)
             except Exception as error:  # a database that is away for a while ends no stream
                 log.warning("cannot poll the jobs that are watched", error=str(error))
                 continue
-            for job_id, state in states.items():
+            for job_id, (state, blocks) in news.items():
                 watched = self._jobs.get(job_id)
-                if watched is None or watched.state.version > state.version:
+                if watched is None or watched.state != known[job_id][0]:
                     continue  # nobody watches it any more, or somebody new has loaded it since
-                watched.tail.extend(each for each in blocks.get(job_id, ()) if each[0] > watched.state.events)
-                watched.state = state
-                _announce(watched)
+                self._take(watched, state, blocks)
 
-    def _load(self, project: str, job_id: str) -> _Watched:
+    def _take(self, watched: _Watched, state: State, blocks: dict[str, list[Block]]) -> None:
+        for name in watched.tails.keys() - blocks.keys():
+            del watched.tails[name]  # begun while the poll was under way: what the poll did not ask for is missing
+        for name, new in blocks.items():
+            if name in watched.feeds:
+                feed, _ = watched.feeds[name]
+                watched.tails.setdefault(name, _Tail(feed.count(watched.state), [])).extend(new)
+        watched.state = state
+        _announce(watched)
+
+    def _load(self, project: str, job_id: str) -> State:
         with self._db.read() as session:
             row = session.execute(_states().where(Job.id == job_id, Job.project == project)).one_or_none()
-            if row is None:
-                raise NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
-            state = State(row.version, row.events_count, row.status)
-            tail = deque(_blocks(session, job_id, after=state.events - _TAIL, upto=state.events), maxlen=_TAIL)
-        return _Watched(state, tail)
+        if row is None:
+            raise NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
+        return State(*row[1:])
 
-    def _news(self, known: dict[str, State]) -> tuple[dict[str, State], dict[str, list[tuple[int, bytes]]]]:
-        """The states that differ from the `known` ones, and the events in between."""
+    def _news(self, known: dict[str, tuple[State, list[Feed]]]) -> dict[str, tuple[State, dict[str, list[Block]]]]:
+        """The states that differ from the `known` ones, and what their feeds have in between."""
         with self._db.read() as session:
             rows = session.execute(_states().where(Job.id.in_(known))).all()
-            states = {row.id: State(row.version, row.events_count, row.status) for row in rows}
-            states = {job_id: state for job_id, state in states.items() if state != known[job_id]}
-            grown = {job_id: state for job_id, state in states.items() if state.events > known[job_id].events}
-            blocks = {
-                job_id: _blocks(session, job_id, after=known[job_id].events, upto=state.events)
-                for job_id, state in grown.items()
+            states = {row.id: State(*row[1:]) for row in rows}
+            return {
+                job_id: (
+                    state,
+                    {
+                        feed.name: _between(session, feed, job_id, feed.count(known[job_id][0]), feed.count(state))
+                        for feed in known[job_id][1]
+                    },
+                )
+                for job_id, state in states.items()
+                if state != known[job_id][0]
             }
-        return states, blocks
 
-    async def _behind(self, job_id: str, watched: _Watched, after: int) -> Sequence[tuple[int, bytes]]:
-        if after >= watched.state.events:
-            return ()
-        if watched.tail and watched.tail[0][0] <= after + 1:
-            return [each for each in watched.tail if each[0] > after]
-        return await run_in_threadpool(self._read, job_id, after, watched.state.events)
+    async def _behind(self, job_id: str, watched: _Watched, feed: Feed, after: int) -> Sequence[Block]:
+        """From memory; from the database only what no watcher has asked for yet. Many who come at once read it once."""
+        async with watched.reading:
+            upto = feed.count(watched.state)
+            if after >= upto:
+                return ()
+            tail = watched.tails.get(feed.name)
+            if tail is not None and tail.start <= after:
+                return [each for each in tail.blocks if each[0] > after]
+            blocks = await run_in_threadpool(self._read, job_id, feed, after, upto)
+            if feed.count(watched.state) == upto:
+                watched.tails[feed.name] = _Tail(after, [])
+                watched.tails[feed.name].extend(blocks)
+            return blocks
 
-    def _read(self, job_id: str, after: int, upto: int) -> Sequence[tuple[int, bytes]]:
+    def _read(self, job_id: str, feed: Feed, after: int, upto: int) -> Sequence[Block]:
         with self._db.read() as session:
-            return _blocks(session, job_id, after=after, upto=upto)
+            return feed.blocks(session, job_id, after, upto)
 
 
 def sequence_of(session: Session, job_id: str, event_id: str, *, param: str = "after") -> int:
@@ -177,18 +240,26 @@ def sequence_of(session: Session, job_id: str, event_id: str, *, param: str = "a
     return seq
 
 
-def _states() -> Select[str, int, int, str]:
-    return select(Job.id, Job.version, Job.events_count, Job.status)
+def block(cursor: str, content: str) -> bytes:
+    """One server-sent event: `cursor` is where a stream goes on that breaks off behind it."""
+    return b"id: %b\ndata: %b\n\n" % (cursor.encode(), content.encode())
 
 
-def _blocks(session: Session, job_id: str, *, after: int, upto: int) -> list[tuple[int, bytes]]:
+def _event_blocks(session: Session, job_id: str, after: int, upto: int) -> list[Block]:
     between = (Event.job_id == job_id, Event.seq > after, Event.seq <= upto)
     rows = session.scalars(select(Event).where(*between).order_by(Event.seq))
-    return [(row.seq, _block(EventObject.of(row))) for row in rows]
+    return [(row.seq, block(row.id, EventObject.of(row).model_dump_json())) for row in rows]
 
 
-def _block(event: EventObject) -> bytes:
-    return b"id: %b\ndata: %b\n\n" % (event.id.encode(), event.model_dump_json().encode())
+EVENTS: Final = Feed("events", lambda state: state.events, _event_blocks)
+
+
+def _states() -> Select[str, int, str, int, int, int]:
+    return select(Job.id, Job.version, Job.status, Job.events_count, Job.points_count, Job.log_lines)
+
+
+def _between(session: Session, feed: Feed, job_id: str, after: int, upto: int) -> list[Block]:
+    return feed.blocks(session, job_id, after, upto) if upto > after else []
 
 
 def _announce(watched: _Watched) -> None:

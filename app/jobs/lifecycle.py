@@ -199,21 +199,21 @@ def beat(db: Database, lease: Lease, news: News | None = None) -> str:
         at = now(session)
         changes: dict[str, Any] = {"lease_until": at + timedelta(seconds=lease.seconds)}
         if news:
-            changes["version"] = Job.version + 1
+            changes |= {"version": Job.version + 1, "points_count": Job.points_count + len(news.metrics)}
             changes |= {"progress": news.progress} if news.progress else {}
             changes |= {"freeze_plan": news.freeze_plan} if news.freeze_plan else {}
             changes |= _settled(session, lease, news.hyperparameters) if news.hyperparameters else {}
-        statement = update(Job).where(*_held(lease, at)).values(changes).returning(Job.desired)
-        desired = session.execute(statement).scalar_one_or_none()
-        if desired is None:
+        statement = update(Job).where(*_held(lease, at)).values(changes).returning(Job.desired, Job.points_count)
+        row = session.execute(statement).one_or_none()
+        if row is None:
             raise _lost(session, lease)
         if news:
             _note(session, lease.job_id, news.notes)
-            for step, split, values in news.metrics:
-                session.merge(Metric(job_id=lease.job_id, step=step, split=split, values=values))
+            for seq, (step, split, values) in enumerate(news.metrics, start=row.points_count - len(news.metrics) + 1):
+                session.merge(Metric(job_id=lease.job_id, step=step, split=split, seq=seq, values=values))
             for step, metrics in news.checkpoints:
                 _checkpoint(session, lease, step, metrics, at)
-        return str(desired)
+        return str(row.desired)
 
 
 def _settled(session: Session, lease: Lease, hyperparameters: dict[str, Any]) -> dict[str, Any]:

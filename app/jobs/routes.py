@@ -1,13 +1,10 @@
 """/v1/fine_tuning/jobs: create, list, read, control, watch."""
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 
 from app.auth import Who
@@ -22,9 +19,8 @@ from app.jobs.answers import (
     EventObject,
     JobList,
     JobObject,
-    MetricList,
 )
-from app.jobs.events import Watcher, sequence_of
+from app.jobs.events import EVENTS, sequence_of
 from app.jobs.listing import Filters, page
 from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
@@ -32,6 +28,7 @@ from app.jobs.submission import Place, prepare
 from app.jobs.tables import Checkpoint, Event, Job
 from app.paging import AfterQuery, Order, OrderQuery, keyset
 from app.rendering import is_retry
+from app.streaming import LastEventId, StreamQuery, Watch, streamed
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 
@@ -39,13 +36,6 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=E
 MAX_WAIT_SECONDS = 60
 
 JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
-
-
-async def _watcher(request: Request) -> Watcher:
-    return cast(Watcher, request.app.state.watcher)
-
-
-Watch = Annotated[Watcher, Depends(_watcher)]
 
 
 @router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=KEY_REUSED)
@@ -178,8 +168,8 @@ async def list_events(
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     order: OrderQuery = "desc",
-    stream: Annotated[bool, Query(description="Server-sent events from `after` to the end of the job.")] = False,
-    last_event_id: Annotated[str | None, Header(max_length=64, description="Where a dropped stream goes on.")] = None,
+    stream: StreamQuery = False,
+    last_event_id: LastEventId = None,
 ) -> Any:
     """Newest first as a list; oldest first as a stream, which ends with `data: [DONE]` once the job has ended."""
     if not stream:
@@ -188,11 +178,7 @@ async def list_events(
         )
     seen = after or last_event_id
     start = await run_in_threadpool(_sequence, db, who.project, fine_tuning_job_id, seen) if seen else 0
-    blocks = watcher.stream(who.project, fine_tuning_job_id, after=start)
-    # Its first block comes before the answer starts, so that an unknown job is a 404 and not a broken stream.
-    first = await anext(blocks)
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(_chain(first, blocks), 200, headers, "text/event-stream")
+    return await streamed(watcher.stream(who.project, fine_tuning_job_id, EVENTS, after=start))
 
 
 @router.get(
@@ -213,22 +199,6 @@ def list_checkpoints(
         rows, more = keyset(session, statement, Checkpoint, after=after, limit=limit, order=order)
     data = [CheckpointObject.of(row) for row in rows]
     return CheckpointList.page(data, more=more)
-
-
-@router.get("/{fine_tuning_job_id}/metrics", operation_id="listFineTuningJobMetrics", summary="Read a job's curves")
-def list_metrics(
-    fine_tuning_job_id: JobId,
-    who: Who,
-    db: Db,
-    split: Annotated[str | None, Query(pattern="^(train|valid)$")] = None,
-    from_step: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    to_step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="A longer curve is thinned out evenly.")] = 1_000,
-) -> MetricList:
-    """Loss, learning rate and the rest by step."""
-    with db.read() as session:
-        lifecycle.find(session, who.project, fine_tuning_job_id)
-        return views.metrics(session, fine_tuning_job_id, split=split, first=from_step, last=to_step, limit=limit)
 
 
 # ---- what the endpoints share
@@ -274,13 +244,6 @@ def _sequence(db: Database, project: str, job_id: str, event_id: str) -> int:
     with db.read() as session:
         lifecycle.find(session, project, job_id)
         return sequence_of(session, job_id, event_id)
-
-
-async def _chain(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async with aclosing(cast(Any, blocks)):
-        yield first
-        async for block in blocks:
-            yield block
 
 
 def _wait_seconds(prefer: str | None, request: Request) -> int:

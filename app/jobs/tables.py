@@ -79,7 +79,10 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
     result_files: Mapped[list[Any]] = mapped_column(default=list)
+    # How much there is of what watchers follow.
     events_count: Mapped[int] = mapped_column(default=0)
+    points_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    log_lines: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Label(Base):
@@ -113,13 +116,18 @@ class Event(Base):
 
 
 class Metric(Base):
-    """One point of a job's curves: `values` maps a metric's name to a number."""
+    """One point of a job's curves: `values` maps a metric's name to a number.
+
+    `seq` counts the points of a job as they come; a step that a later attempt repeats gets a new one.
+    """
 
     __tablename__ = "job_metrics"
+    __table_args__ = (Index("ix_job_metrics_seq", "job_id", "seq"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
     split: Mapped[str] = mapped_column(String(8), primary_key=True)  # "train" | "valid"
+    seq: Mapped[int] = mapped_column(default=0, server_default="0")
     values: Mapped[dict[str, Any]]
 
 

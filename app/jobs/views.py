@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import ColumnElement, Integer, Select, String, bindparam, func, select, tuple_
+from sqlalchemy import Integer, Select, String, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db import UtcDateTime
 from app.evidence.tables import Evidence
 from app.jobs import lifecycle
-from app.jobs.answers import JobObject, MetricList, MetricPoint
+from app.jobs.answers import JobObject
 from app.jobs.states import CLAIMABLE
-from app.jobs.tables import WAITING, Job, Metric
+from app.jobs.tables import WAITING, Job
 
 # Polls are most of the traffic, and composing a statement costs as much as running it: these are composed once.
 _ONE: Final = select(Job).where(Job.id == bindparam("job_id"), Job.project == bindparam("project"))
@@ -66,31 +66,3 @@ def _places(session: Session, waiting: Sequence[Job]) -> dict[str, int]:
 def etag(job: JobObject, version: int) -> str:
     """Weak: equal tags mean that nothing of note has changed. The place in the queue moves without the row."""
     return f'W/"{version}.{job.queue_position or 0}"'
-
-
-def metrics(
-    session: Session, job_id: str, *, split: str | None, first: int, last: int | None, limit: int
-) -> MetricList:
-    """The curve between two steps; evenly thinned out to `limit` points, the first and the last among them."""
-    within = [Metric.job_id == job_id, Metric.step >= first]
-    within += [Metric.step <= last] if last is not None else []
-    within += [Metric.split == split] if split is not None else []
-    keys = session.execute(select(Metric.step, Metric.split).where(*within).order_by(Metric.step, Metric.split)).all()
-    chosen = _thinned(keys, limit) if len(keys) > limit else keys
-    rows = session.scalars(_at(job_id, chosen, sampled=len(chosen) < len(keys), within=within))
-    wanted = {(step, kind) for step, kind in chosen}
-    data = [MetricPoint.of(row) for row in rows if (row.step, row.split) in wanted]
-    return MetricList(data=data, sampled=len(chosen) < len(keys), has_more=False)
-
-
-def _at(
-    job_id: str, chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]
-) -> Select[Metric]:
-    statement = select(Metric).where(*within).order_by(Metric.step, Metric.split)
-    return statement.where(Metric.step.in_(sorted({step for step, _ in chosen}))) if sampled else statement
-
-
-def _thinned(keys: Sequence[tuple[int, str]], limit: int) -> list[tuple[int, str]]:
-    if limit == 1:
-        return [keys[-1]]
-    return [keys[round(index * (len(keys) - 1) / (limit - 1))] for index in range(limit)]

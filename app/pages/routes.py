@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.auth import Who
+from app.curves.records import metrics
 from app.dependencies import Config, Db
 from app.errors import NotFound
 from app.evidence.schemas import EvidenceObject, ParameterObject
@@ -103,7 +104,7 @@ def _counts(session: Session, project: str) -> dict[str, int]:
 
 def _curves(session: Session, row: Job) -> dict[str, Any]:
     """The loss, as long as the trainer reports one."""
-    points = views.metrics(session, row.id, split=None, first=0, last=None, limit=600).data
+    points = metrics(session, row.id, split=None, first=0, last=None, limit=600).data
     series: dict[str, list[tuple[int, float]]] = {}
     for point in points:
         loss = point.values.get("loss")

@@ -83,7 +83,7 @@ def _run(runner: Runner, space: Workspace) -> Any:
     if tail.failed is not None:
         raise Refused(tail.failed)
     if code != EXIT_DONE:
-        lines = " / ".join(workspace.log_tail(space)[-3:])
+        lines = " / ".join(workspace.log_tail(space, runner.places(space))[-3:])
         raise PermafrostError(f"the process that reads the model ended with code {code}: {lines}")
     try:
         return manifest.checked(json.loads(space.manifest.read_text())["tensors"])

@@ -14,6 +14,7 @@ from app.db import Database
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease, LeaseLost, News
 from app.jobs.tables import Job
+from worker.supervisor.printed import Printed
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +22,8 @@ log = structlog.get_logger(__name__)
 WRITE_SECONDS: Final = 0.25
 #: Seconds between looks at what is wished of the job.
 LOOK_SECONDS: Final = 0.5
+#: Seconds between looks at what the trainer has printed.
+CARRY_SECONDS: Final = 1.0
 #: Part of the lease that must be left for a trainer to be stopped in, when the database does not answer.
 MARGIN: Final = 0.2
 #: The database is away, not unhappy with what it was told: the same words may be said again.
@@ -44,6 +47,9 @@ class Keeper:
         self._wake = threading.Event()
         self._urgent = False
         self._closed = False
+        self._carried = time.monotonic()
+        #: What the trainer prints is stored about once a second, in the lease's own thread.
+        self.printed: Printed | None = None
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
 
     @property
@@ -69,6 +75,14 @@ class Keeper:
         """Writes what is left, in the caller's thread. Raises LeaseLost."""
         self._beat()
 
+    def carry(self, *, ended: bool = False) -> None:
+        """Stores what the trainer has printed since; where that fails, it stays in the file for the next time."""
+        try:
+            if self.printed is not None:
+                self.printed.carry(ended=ended)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("a trainer's log could not be stored", job=self.lease.job_id, error=str(error))
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -84,6 +98,9 @@ class Keeper:
         while not self._closed and self.lost is None:
             try:
                 self._once()
+                if time.monotonic() - self._carried >= CARRY_SECONDS:
+                    self._carried = time.monotonic()
+                    self.carry()
             except LeaseLost as lost:
                 self.lost = lost
             except AWAY as error:

@@ -12,7 +12,9 @@ Level = Literal["info", "warn", "error"]
 #: Seconds between events about steps; every reported step is on the curve all the same.
 EVENT_SECONDS: Final = 1.0
 #: Columns of the curve that a step's report brings along.
-CURVE: Final = ("loss", "learning_rate", "grad_norm", "examples_per_second", "seconds")
+CURVE: Final = ("loss", "learning_rate", "grad_norm", "examples_per_second", "tokens_per_second", "seconds")
+#: Of them, what the job's progress tells too.
+SPEED: Final = ("examples_per_second", "tokens_per_second")
 MESSAGE_CHARACTERS: Final = 4000
 LEVELS: Final[dict[str, Level]] = {"info": "info", "warn": "warn", "error": "error"}
 
@@ -70,7 +72,7 @@ class Tail:
         self._first = self._first or (step, time.monotonic())
         values = {name: report[name] for name in CURVE if report.get(name) is not None}
         news.metrics.append((step, "train", values))
-        news.progress = self._progress(step, epoch)
+        news.progress = self._progress(step, epoch) | {name: values[name] for name in SPEED if name in values}
         at = time.monotonic()
         if not self.stepped or step == self._total or at - self._event_at >= EVENT_SECONDS:
             self._event_at = at
@@ -111,13 +113,14 @@ class Tail:
 
     def _progress(self, step: int, epoch: float) -> dict[str, Any]:
         percent = round(100 * step / self._total, 1) if self._total else None
+        eta = self._eta(step)
         return {
             "step": step,
             "total_steps": self._total,
             "epoch": epoch,
             "percent": percent,
-            "eta_seconds": self._eta(step),
-        }
+            "eta_seconds": eta,
+        } | ({"estimated_finish": int(time.time()) + eta} if eta is not None else {})
 
     def _eta(self, step: int) -> int | None:
         """Seconds left at the mean speed since this attempt's first report."""

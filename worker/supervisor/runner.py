@@ -27,6 +27,7 @@ from worker.supervisor.child import Child, Nursery
 from worker.supervisor.devices import Device, Slots
 from worker.supervisor.lease import AWAY, Keeper
 from worker.supervisor.news import Tail
+from worker.supervisor.printed import Printed
 from worker.trainer.protocol import EXIT_DONE, EXIT_STOPPED, Stage, WorkOrder, Workspace
 
 log = structlog.get_logger(__name__)
@@ -85,10 +86,19 @@ class Runner:
                 self._attempt(keeper, device)
             return True
 
+    def places(self, space: Workspace) -> dict[str, str]:
+        """What a trainer's log calls the folders of this machine."""
+        return {
+            str(space.root): "<job>",
+            str(self.settings.home): "<data>",
+            str(self.settings.models): "<models>",
+        }
+
     def _attempt(self, keeper: Keeper, device: Device) -> None:
         """Whatever happens, the attempt ends with at most one move of the job, and leaves nothing behind."""
         lease = keeper.lease
         space = workspace.place(self.settings.work, lease.job_id, lease.attempt)
+        keeper.printed = Printed(self.db, lease, space.log, places=self.places(space))
         status = "running"
         try:
             outcome = self._work(space, keeper, device)
@@ -102,6 +112,7 @@ class Runner:
             if not isinstance(error, Crashed):
                 log.exception("an attempt failed in the supervisor", job=lease.job_id)
             status = self._book_crash(keeper, space, error)
+        keeper.carry(ended=True)  # what the database did not take when the trainer ended
         log.info("attempt ended", job=lease.job_id, attempt=lease.attempt, status=status)
         workspace.discard(space, ended=status in TERMINAL)
 
@@ -191,6 +202,14 @@ class Runner:
         """One trainer process from start to end. Returns when it is done; raises what else became of it."""
         order.save(space.root)
         tail.heard_at = time.monotonic()
+        try:
+            code = self._wait_for(space, keeper, device, tail)
+        finally:
+            keeper.carry(ended=True)
+        self._listen(tail, keeper)
+        _explain(code, tail, asked=keeper.stop_wished or self.stopping.is_set(), keeper=keeper)
+
+    def _wait_for(self, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> int:
         with self.nursery.start(space.root, environment=dict(device.environment)) as child:
             while (code := child.wait(LOOK_SECONDS)) is None:
                 self._listen(tail, keeper)
@@ -200,8 +219,7 @@ class Runner:
                 if time.monotonic() - tail.heard_at > self.stall_seconds:
                     child.kill()
                     raise Crashed(f"the trainer reported nothing for {self.stall_seconds:.0f} seconds")
-        self._listen(tail, keeper)
-        _explain(code, tail, asked=keeper.stop_wished or self.stopping.is_set(), keeper=keeper)
+        return code
 
     def _listen(self, tail: Tail, keeper: Keeper) -> None:
         stepped = tail.stepped
@@ -227,7 +245,7 @@ class Runner:
 
     def _book_crash(self, keeper: Keeper, space: Workspace, error: Exception) -> str:
         reason = str(error) if isinstance(error, Crashed) else f"the worker failed: {type(error).__name__}: {error}"
-        lines, limit = workspace.log_tail(space), self.settings.max_crashes
+        lines, limit = workspace.log_tail(space, self.places(space)), self.settings.max_crashes
         try:
             return self._firmly(
                 keeper,

@@ -4,8 +4,10 @@
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from app.logs.redaction import redacted
 from app.models.catalog import layout
 from app.models.tables import Model
 from app.storage import Storage
@@ -55,15 +57,15 @@ def stage_weights(workspace: Workspace, blob: str, storage: Storage) -> None:
     storage.fetch(blob, workspace.base / "model.safetensors")
 
 
-def log_tail(workspace: Workspace) -> list[str]:
-    """The last lines of the trainer's output, for the person who asks why it ended."""
+def log_tail(workspace: Workspace, places: Mapping[str, str]) -> list[str]:
+    """The last lines of the trainer's output, for the person who asks why it ended; see app.logs.redaction."""
     try:
         with workspace.log.open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - LOG_BYTES))
             text = log.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return []
-    return text.replace("\0", "\ufffd").splitlines()[-LOG_LINES:]
+    return redacted(text.replace("\0", "\ufffd"), places).splitlines()[-LOG_LINES:]
 
 
 def discard(workspace: Workspace, *, ended: bool) -> None:

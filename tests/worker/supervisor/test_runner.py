@@ -18,7 +18,8 @@ from app.evidence.rotation import rotate
 from app.evidence.strict import read_json
 from app.evidence.tables import Evidence, Parameter
 from app.jobs import lifecycle
-from app.jobs.tables import Metric
+from app.jobs.tables import Job, Metric
+from app.logs.records import read as read_log
 from app.models.catalog import layout
 from app.models.tables import Model
 from tests.conftest import Deployment
@@ -344,8 +345,6 @@ def test_taken_over_job_is_left_alone(deployment: Deployment, runner: Runner) ->
     job_id = submit(deployment, seed=apprentice.HANG)
     from sqlalchemy import update
 
-    from app.jobs.tables import Job
-
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         with deployment.db.write() as session:
@@ -410,3 +409,18 @@ class _running:  # noqa: N801 - used as a statement
         if self.thread.is_alive():
             self.runner.stopping.set()
             self.thread.join(20)
+
+
+def test_what_a_trainer_printed_outlives_it(deployment: Deployment, runner: Runner) -> None:
+    """The workspace is gone; the log of the attempt that crashed and of the one that did not are there, in order."""
+    job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
+    assert runner.run_next()
+    with deployment.db.write() as session:
+        session.get_one(Job, job_id).not_before = None
+    assert runner.run_next()
+    assert job_of(deployment.db, job_id).status == "succeeded"
+    assert not (runner.settings.work / job_id).exists()
+    with deployment.db.read() as session:
+        lines = read_log(session, job_id)
+    assert [line.text for line in lines if line.attempt == 1][-1] == "the last line of this trainer"
+    assert str(runner.settings.home) not in "".join(line.text for line in lines)

@@ -100,9 +100,11 @@ def train(run: Run) -> Ending:
         run.watch.after_step()
 
         epoch = step / run.order.steps_per_epoch
+        positions = run.order.positions(step)
         run.progress.step(
             step,
-            examples=len(run.order.positions(step)),
+            examples=len(positions),
+            tokens=0 if run.training.lengths is None else int(run.training.lengths[positions].sum()),
             epoch=round(epoch, 4),
             loss=loss,
             learning_rate=rate,

@@ -24,23 +24,25 @@ class Progress:
     _began: float = field(default_factory=time.monotonic)
     _last: float = float("-inf")
     _examples: int = 0
+    _tokens: int = 0
     _since: float = field(default_factory=time.monotonic)
 
-    def step(self, step: int, *, examples: int, **figures: Any) -> None:
+    def step(self, step: int, *, examples: int, tokens: int = 0, **figures: Any) -> None:
+        """`tokens` without padding; 0 where data has none."""
         self._examples += examples
+        self._tokens += tokens
         last = step == self.total_steps
         every = max(1, -(-self.total_steps // MAX_ROWS))
         if last or step == 1 or step % every == 0:
             self.history.append({"step": step, **figures})
         now = time.monotonic()
         if last or now - self._last >= MIN_GAP:
-            rate = self._examples / max(now - self._since, 1e-9)
-            seconds = self.seconds()
-            self.reporter.report(
-                "step", step=step, **figures, examples_per_second=round(rate, 3), seconds=round(seconds, 3)
-            )
+            elapsed = max(now - self._since, 1e-9)
+            speed = {"examples_per_second": round(self._examples / elapsed, 3)}
+            speed |= {"tokens_per_second": round(self._tokens / elapsed, 3)} if self._tokens else {}
+            self.reporter.report("step", step=step, **figures, **speed, seconds=round(self.seconds(), 3))
             self._last = self._since = now
-            self._examples = 0
+            self._examples = self._tokens = 0
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         self.history.append({"step": step, **{f"valid_{name}": value for name, value in metrics.items()}})

@@ -1,0 +1,57 @@
+"""/v1/fine_tuning/jobs/{id}/metrics: a job's curves, as a list and live."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from fastapi.concurrency import run_in_threadpool
+
+from app.auth import Who
+from app.curves.records import POINTS, metrics
+from app.db import Database
+from app.dependencies import Db
+from app.documentation import ERRORS, METRIC_STREAM
+from app.jobs import lifecycle
+from app.jobs.answers import MetricList
+from app.streaming import LastEventId, StreamQuery, Watch, number, streamed
+
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
+
+JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
+After = Annotated[
+    str | None, Query(max_length=20, description="Number (`seq`) of the last point seen; only what came behind it.")
+]
+
+
+@router.get(
+    "/{fine_tuning_job_id}/metrics",
+    operation_id="listFineTuningJobMetrics",
+    summary="Read or stream a job's curves",
+    response_model=MetricList,
+    responses=METRIC_STREAM,
+)
+async def list_metrics(
+    fine_tuning_job_id: JobId,
+    who: Who,
+    db: Db,
+    watcher: Watch,
+    split: Annotated[str | None, Query(pattern="^(train|valid)$")] = None,
+    from_step: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    to_step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="A longer curve is thinned out evenly.")] = 1_000,
+    stream: StreamQuery = False,
+    last_event_id: LastEventId = None,
+) -> Any:
+    """Loss, learning rate, speed and the rest by step. As a stream every point comes as it is made, whichever its split
+    and step; a step that a later attempt repeats comes again, under a new number."""
+    seen = number(after or last_event_id if stream else after, what="the last point seen")
+    if stream:
+        return await streamed(watcher.stream(who.project, fine_tuning_job_id, POINTS, after=seen))
+    chosen = {"split": split, "first": from_step, "last": to_step, "limit": limit, "after": seen}
+    return await run_in_threadpool(_metrics, db, who.project, fine_tuning_job_id, chosen)
+
+
+def _metrics(db: Database, project: str, job_id: str, chosen: dict[str, Any]) -> MetricList:
+    with db.read() as session:
+        lifecycle.find(session, project, job_id)
+        return metrics(session, job_id, **chosen)
