@@ -27,7 +27,7 @@ def make_app() -> "Typer":
     import typer
 
     from app.client import preview, submit, watch
-    from app.doctor import doctor
+    from app.doctor.command import doctor
     from app.keys.command import app as keys
 
     app = typer.Typer(

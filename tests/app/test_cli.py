@@ -167,14 +167,14 @@ def test_doctor_says_what_is_missing_and_what_would_help(permafrost: Command) ->
     permafrost("migrate")
     after = permafrost("doctor")
     assert after.returncode == 0, after.stdout
-    assert [line.split()[0] for line in after.stdout.splitlines()] == ["ok"] * 6
+    assert [line.split()[0] for line in after.stdout.splitlines()] == ["ok"] * 7
 
 
 def test_doctor_reports_a_broker_that_is_away(permafrost: Command) -> None:
     """The other checks are made all the same."""
     done = permafrost("doctor", PERMAFROST_BROKER_URL="redis://127.0.0.1:1")
     assert re.search(r"FAIL {2}broker: .*refused", done.stdout)
-    assert len(done.stdout.splitlines()) == 6
+    assert len(done.stdout.splitlines()) == 7
 
 
 def test_verify_starts_without_the_rest() -> None:

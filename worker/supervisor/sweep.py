@@ -78,12 +78,15 @@ class Sweeper:
             self._ring_model(model_id)
 
     def _remove_leftovers(self) -> None:
-        """Work folders of jobs that have ended or are gone; a worker that was killed could not remove its own."""
+        """Work folders of jobs that have ended; a worker that was killed could not remove its own.
+
+        Folders of jobs that the database does not know stay for the doctor: an older one may have been restored.
+        """
         work = self._runner.settings.work
         if not work.is_dir():
             return
         there = [path.name for path in work.iterdir() if path.name.startswith("ftjob-")]
         with self._runner.db.read() as session:
-            alive = set(session.scalars(select(Job.id).where(Job.id.in_(there), Job.status.not_in(TERMINAL))))
-        for name in set(there) - alive:
+            ended = session.scalars(select(Job.id).where(Job.id.in_(there), Job.status.in_(TERMINAL))).all()
+        for name in ended:
             shutil.rmtree(work / name, ignore_errors=True)

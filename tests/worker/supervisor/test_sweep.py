@@ -107,13 +107,13 @@ def test_failed_sweep_is_followed_by_another(runner: Runner) -> None:
 
 
 def test_leftovers_of_ended_jobs_are_removed(deployment: Deployment, runner: Runner) -> None:
-    """Folders of jobs that ended or never were go; those of jobs that still wait or run stay."""
+    """Folders of jobs that ended go; those of jobs that still wait or run, or that nobody knows of, stay."""
     alive, ended = submit(deployment), submit(deployment)
     lifecycle.cancel(deployment.db, "default", ended)
     for name in (alive, ended, "ftjob-unknown", "home"):
         (runner.settings.work / name / "a1").mkdir(parents=True)
     Bells(runner).sweeper.sweep()
-    assert sorted(path.name for path in runner.settings.work.iterdir()) == sorted([alive, "home"])
+    assert sorted(path.name for path in runner.settings.work.iterdir()) == sorted([alive, "ftjob-unknown", "home"])
 
 
 def test_folders_become_models(deployment: Deployment, runner: Runner) -> None:

@@ -1,19 +1,10 @@
-"""`permafrost doctor`: what works here and what does not, one line each, with what would help."""
+"""What an installation needs to run: settings, database, broker, storage, models folder, signing key."""
 
 import socket
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from app.settings import Settings
-
-
-def doctor() -> None:
-    """Check settings, database, broker, storage, models folder and signing key."""
-    failed = 0
-    for name, problem, fine in checks(Settings()):
-        failed += problem is not None
-        print(f"{'FAIL' if problem else 'ok':4}  {name}: {problem or fine}")
-    raise SystemExit(1 if failed else 0)
 
 
 def checks(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
