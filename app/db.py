@@ -67,10 +67,13 @@ class Database:
             self.engine = _sqlite_engine(url, begin="BEGIN IMMEDIATE")
             reader = _sqlite_engine(url, begin="BEGIN")
         else:
-            self.engine = reader = _postgres_engine(url)
+            self.engine = _postgres_engine(url)
+            # Reads are single statements, each with its own snapshot either way: BEGIN and ROLLBACK would only double
+            # the round trips of a poll. Same pool.
+            reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._write = sessionmaker(self.engine, expire_on_commit=False)
         self._read = sessionmaker(reader, expire_on_commit=False)
-        self._engines = {self.engine, reader}
+        self._engines = (self.engine, reader)
 
     @property
     def sqlite(self) -> bool:

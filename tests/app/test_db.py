@@ -3,6 +3,7 @@
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 
+import psycopg
 import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import StatementError
@@ -70,3 +71,19 @@ def test_no_update_is_lost(db: Database):
         thread.join()
     with db.read() as session:
         assert session.get_one(Job, job.id).attempt == 100
+
+
+def test_a_read_opens_no_transaction_on_postgresql(postgres_database: str):
+    """BEGIN and ROLLBACK around each poll would double its round trips; each statement has its own snapshot anyway."""
+    database = Database(postgres_database)
+    with database.read() as session:
+        session.execute(select(1))
+        connection = session.connection().connection.dbapi_connection
+        assert connection is not None
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    with database.write() as session:
+        session.execute(select(1))
+        connection = session.connection().connection.dbapi_connection
+        assert connection is not None
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    database.close()
