@@ -5,6 +5,7 @@ A benchmark is a module of this package with `figures() -> Iterable[Figure]`; a 
 
 import argparse
 import difflib
+import signal
 import sys
 from collections.abc import Iterable
 from importlib import import_module
@@ -15,6 +16,7 @@ from benchmarks.machine import machine
 
 
 def main(argv: list[str]) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end with the benchmark that started them
     arguments = parse(argv)
     known = names()
     chosen = known if arguments.names == ["all"] else arguments.names

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,19 +26,27 @@ class ServiceError(Exception):
 class Service:
     """Context manager: started and ready inside the block, stopped by its pid afterwards."""
 
-    def __init__(self, home: Path, *, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home.absolute()
         self.log = self.home / "service.log"
         self.url = f"http://127.0.0.1:{free_port()}"
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx2.Client(base_url=self.url, timeout=60)
+        self._options = options
+        self._client = httpx2.Client(base_url=self.url, timeout=60, headers=dict(headers or {}))
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [PERMAFROST, "serve"],
+                [PERMAFROST, "serve", *self._options],
                 env=self._full_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
