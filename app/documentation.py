@@ -174,6 +174,13 @@ JOB_EXAMPLES: Final = {
         model=_AFFINE,
         freeze_policy={"freeze": ["weight"], "mechanism": "param_group"},
     ),
+    "dry_run": _job(
+        "Only look: what would become of it",
+        "Checks the request, the files and the policy, previews the plan and estimates time, memory and cost. No job.",
+        model=_AFFINE,
+        freeze_policy={"freeze": ["weight"]},
+        dry_run=True,
+    ),
     "audit": _job(
         "The mistake: `requires_grad` as a group option",
         "Optimizers accept this key and ignore it. With `enforce: false` the job runs; its evidence says `violated`.",

@@ -91,6 +91,43 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         "attempts": 1,
         "queue_position": None,
     },
+    "DryRun": {
+        "object": "fine_tuning.job.dry_run",
+        "dry_run": True,
+        "valid": True,
+        "model": "affine",
+        "model_spec": _SPEC,
+        "task": "tabular-regression",
+        "training_file": "file-5a03934b5957061f1775f920",
+        "validation_file": None,
+        "data": {"format": "jsonl"},
+        "hyperparameters": _THREE,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": _THREE}},
+        "freeze_policy": _POLICY,
+        "freeze_plan": _PLAN,
+        "estimate": {
+            "length": {
+                "examples": 442,
+                "n_epochs": 10,
+                "batch_size": 16,
+                "steps": 280,
+                "tokens_per_example": None,
+            },
+            "seconds": 3.6,
+            "basis": "computed",
+            "memory_bytes": {"weights": 44, "gradients": 4, "optimizer": 8, "activations": None, "total": 56},
+            "cost": {"device_seconds": 3.6, "amount": None, "currency": None},
+            "rules": {"cost": "device seconds alone: no price is set (PERMAFROST_DEVICE_HOUR_PRICE)"},
+        },
+        "warnings": [],
+        "unchecked": [
+            {
+                "what": "estimate.memory_bytes.activations",
+                "why": "what layers keep for the backward pass is known of transformers models with text alone",
+                "when": "while it runs",
+            }
+        ],
+    },
     "EventObject": {
         "id": "ftevent-91573159f3f0377abe0510cd",
         "object": "fine_tuning.job.event",

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     max_active_jobs: int = Field(default=10_000, ge=1)
     max_project_bytes: int = Field(default=2**40, ge=1)
 
+    #: For dry runs: operations a second of a device, where no earlier job tells how fast it is; the price of its hour.
+    device_flops: float = Field(default=2e10, gt=0)
+    device_hour_price: float | None = Field(default=None, ge=0)
+    currency: str = Field(default="USD", min_length=1, max_length=12)
+
     #: Networks beside the public ones to which webhooks may be sent, such as `10.0.0.0/8,192.168.1.7/32`.
     webhook_allow: str = ""
     #: The file that opens the signing secrets of webhooks; the API makes it, workers need the same one.

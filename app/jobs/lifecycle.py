@@ -108,7 +108,8 @@ def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None) 
         if earlier := _same_request(session, job, retried=retried):
             return earlier, True
         if active_limit is not None:
-            _check_quota(session, job.project, active_limit)
+            take_turns(session, job.project)
+            check_quota(session, job.project, active_limit)
         job.created_at = now(session)
         session.add(job)
         session.flush()
@@ -427,11 +428,11 @@ def _ending(outcome: Outcome) -> Note:
     return Note(f"Job failed: {message}", level="error", data=outcome.error)
 
 
-def _check_quota(session: Session, project: str, limit: int) -> None:
+def check_quota(session: Session, project: str, limit: int) -> None:
+    """Raises QuotaSpent unless the project may have one job more under way."""
     under_way = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
     active = select(func.count()).where(*under_way).scalar_subquery()
     remedy = "wait for one to end, or cancel one"
-    take_turns(session, project)
     check(session, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
 
 

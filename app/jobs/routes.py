@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
 from sqlalchemy import select
 
 from app.auth import Who
@@ -20,6 +21,7 @@ from app.jobs.answers import (
     JobList,
     JobObject,
 )
+from app.jobs.dry_run import DryRun, dry_run
 from app.jobs.events import EVENTS, sequence_of
 from app.jobs.listing import Filters, page
 from app.jobs.schemas import JobCreate, Tag
@@ -51,15 +53,18 @@ def create_job(
     idempotency_key: Annotated[
         str | None, Header(max_length=255, description="Repeat a request with the same key and get the same job.")
     ] = None,
-) -> JobObject:
+) -> Annotated[JobObject | DryRun, Field(discriminator="object")]:
     """Checks all that can be known before training, stores the job and wakes a worker.
 
     The policy is resolved against the model's tensors at once where they are known, and otherwise as the first thing of
     the run; a file of up to 4 MiB is read to its end here. A retry by the `openai` SDK, which sends no key, is told by
-    the SDK's retry header and gets the job that its first try made.
+    the SDK's retry header and gets the job that its first try made. With `dry_run: true` it is only looked at: the
+    answer previews the plan, estimates time, memory and cost, and says what could not be checked yet.
     """
     who.must("writer")
     with db.read() as session:
+        if wanted.dry_run:
+            return dry_run(Place(session, storage, settings, who.project), wanted)
         job = prepare(Place(session, storage, settings, who.project), wanted, idempotency_key=idempotency_key)
     job, repeated = lifecycle.submit(db, job, retried=is_retry(request), active_limit=settings.max_active_jobs)
     if repeated:

@@ -78,6 +78,12 @@ class JobCreate(Request):
         "done: with a result and its evidence.",
     )
 
+    dry_run: bool = Field(
+        default=False,
+        description="Checks everything, previews the plan, estimates time, memory and cost, and makes no job: the "
+        "answer is a `fine_tuning.job.dry_run`.",
+    )
+
     def chosen(self) -> Hyperparameters:
         """The one set of hyperparameters, wherever the request has it."""
         given = self._given()

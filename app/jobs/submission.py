@@ -76,15 +76,39 @@ class Place:
     project: str
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of a request once everything in it has been looked at."""
+
+    policy: Policy
+    chosen: Chosen
+    task: str
+    data: dict[str, Any]
+    files: tuple[File, File | None]
+    summaries: tuple[formats.Summary | None, formats.Summary | None]  # None: there is no such file, or nobody read it
+    settings: dict[str, Any]
+    plan: FreezePlan | None
+
+    @property
+    def checked(self) -> bool:
+        """Whether every file was read to its end."""
+        return all(summary is not None for file, summary in zip(self.files, self.summaries, strict=True) if file)
+
+
 def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> Job:
     """The row of a new job, not yet stored. Raises InvalidRequest and its kin, with `param`."""
+    return job_of(place, wanted, examine(place, wanted), idempotency_key=idempotency_key)
+
+
+def examine(place: Place, wanted: JobCreate, *, read_bytes: int = INLINE_BYTES) -> Found:
+    """Looks at everything that a request names; files of up to `read_bytes` to their ends."""
     check_quota(place.session, place.project, asked=0, limit=place.settings.max_project_bytes)
     policy = wanted.policy()
     chosen = choose(place.session, place.settings, place.project, _plain(wanted.model))
     if chosen.spec.get("adapter"):
         policy = implied_policy(policy)
-    training, validation = _files(place, wanted)
-    task, data, checked = _examples(place, wanted, chosen, training, validation)
+    files = _files(place, wanted)
+    task, data, summaries = _examples(place, wanted, chosen, files, read_bytes)
     hyperparameters = wanted.chosen()
     refuse_ignored_options(hyperparameters, policy)
     refuse_foreign(hyperparameters, task)
@@ -92,28 +116,33 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
         _ask_beta(hyperparameters) if task == "preference" else {}
     )
     plan = _plan(place, policy, chosen, task)
+    return Found(policy, chosen, task, data, files, summaries, settings, plan)
+
+
+def job_of(place: Place, wanted: JobCreate, found: Found, *, idempotency_key: str | None) -> Job:
+    training, validation = found.files
     return Job(
         id=new_id("ftjob"),
         project=place.project,
-        status="queued" if checked else "validating_files",
+        status="queued" if found.checked else "validating_files",
         priority=wanted.priority,
-        model=chosen.name,
-        model_spec=chosen.spec,
-        base_model=chosen.base_id,
-        task=task,
+        model=found.chosen.name,
+        model_spec=found.chosen.spec,
+        base_model=found.chosen.base_id,
+        task=found.task,
         training_file=training.id,
         validation_file=validation.id if validation else None,
-        data=data,
+        data=found.data,
         suffix=wanted.suffix,
         seed=wanted.seed if wanted.seed is not None else secrets.randbelow(2**31),
-        hyperparameters=settings,
-        method=method_of(task, settings),
+        hyperparameters=found.settings,
+        method=method_of(found.task, found.settings),
         meta=wanted.metadata,
         tags=list(dict.fromkeys(wanted.tags or [])),
         retries=wanted.retries,
         integrations=None,
-        freeze_policy=policy.to_json(),
-        freeze_plan=plan.counts() if plan else None,
+        freeze_policy=found.policy.to_json(),
+        freeze_plan=found.plan.counts() if found.plan else None,
         evidence_options=wanted.evidence.model_dump(exclude_none=True)
         if wanted.evidence
         else {"overhead_budget": 0.01},
@@ -125,7 +154,7 @@ def prepare(place: Place, wanted: JobCreate, *, idempotency_key: str | None) -> 
 
 def fingerprint(wanted: JobCreate) -> str:
     """Equal for requests that ask for the same, however their JSON is written."""
-    content = json.dumps(wanted.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    content = json.dumps(wanted.model_dump(mode="json", exclude_unset=True, exclude={"dry_run"}), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -209,18 +238,20 @@ def _file(place: Place, file_id: str, *, param: str) -> File:
 
 
 def _examples(
-    place: Place, wanted: JobCreate, chosen: Chosen, training: File, validation: File | None
-) -> tuple[str, dict[str, Any], bool]:
-    """The task, how the files are to be read, and whether they have been read to their ends."""
+    place: Place, wanted: JobCreate, chosen: Chosen, files: tuple[File, File | None], read_bytes: int
+) -> tuple[str, dict[str, Any], tuple[formats.Summary | None, formats.Summary | None]]:
+    """The task, how the files are to be read, and what is in those that were read to their ends."""
+    training, validation = files
     data: dict[str, Any] = wanted.data.model_dump(exclude_none=True) if wanted.data else {}
     data["format"] = _format(place.storage, training, param="training_file")
     task = _task(place, wanted, chosen, training, data["format"])
     _refuse_other_method(wanted, task)
-    checked = _validate(place.storage, training, data, form=data["format"], task=task, param="training_file")
+    read = _Reading(place.storage, data, task, read_bytes)
+    trained, held_out = read.file(training, data["format"], param="training_file"), None
     if validation is not None:
-        form = data["validation_format"] = _format(place.storage, validation, param="validation_file")
-        checked &= _validate(place.storage, validation, data, form=form, task=task, param="validation_file")
-    return task, data, checked
+        data["validation_format"] = _format(place.storage, validation, param="validation_file")
+        held_out = read.file(validation, data["validation_format"], param="validation_file")
+    return task, data, (trained, held_out)
 
 
 def _task(place: Place, wanted: JobCreate, chosen: Chosen, file: File, form: str) -> str:
@@ -267,16 +298,23 @@ def _refuse_other_method(wanted: JobCreate, task: str) -> None:
     raise InvalidRequest(message, param="method.type", code="method_does_not_fit")
 
 
-def _validate(storage: Storage, file: File, data: Mapping[str, Any], *, form: str, task: str, param: str) -> bool:
-    """Reads a small file to its end; False for one that is left to a worker. Raises DataError with lines and fields."""
-    if file.bytes > INLINE_BYTES or not formats.can_read(form):
-        return False
-    columns = formats.Columns.from_json(data)
-    with _on_disk(storage, file) as path:
-        formats.validate(
-            path, format=form, task=task, columns=columns, held_out=param == "validation_file", param=param
-        )
-    return True
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How files are read to their ends."""
+
+    storage: Storage
+    data: Mapping[str, Any]
+    task: str
+    most: int
+
+    def file(self, file: File, form: str, *, param: str) -> formats.Summary | None:
+        """None for a file that is left to a worker. Raises DataError with lines and fields."""
+        if file.bytes > self.most or not formats.can_read(form):
+            return None
+        columns = formats.Columns.from_json(self.data)
+        with _on_disk(self.storage, file) as path:
+            held_out = param == "validation_file"
+            return formats.validate(path, format=form, task=self.task, columns=columns, held_out=held_out, param=param)
 
 
 def _format(storage: Storage, file: File, *, param: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from app.errors import InvalidRequest
+from app.jobs import auto
 
 HERE = "hyperparameters"
 SCHEDULES = ("linear", "cosine", "constant")
@@ -88,12 +89,12 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
     """
     asked = _given(asked)
     _refuse_unknown(asked, KNOWN, at=HERE)
-    batch = _whole(asked, "batch_size", _auto_batch(facts.examples), low=1)
+    batch = _whole(asked, "batch_size", auto.batch_size(facts.examples), low=1)
     micro = _micro_batch(asked, batch)
     multiplier = _number(asked, "learning_rate_multiplier", 1.0, low=0.0)
     tuned = facts.pretrained and not facts.head_only
     return Settings(
-        n_epochs=_whole(asked, "n_epochs", _auto_epochs(facts.examples), low=1),
+        n_epochs=_whole(asked, "n_epochs", auto.n_epochs(facts.examples), low=1),
         batch_size=batch,
         micro_batch_size=micro,
         learning_rate=_number(asked, "learning_rate", _auto_rate(facts), low=0.0) * multiplier,
@@ -143,18 +144,6 @@ def _refuse_unknown(asked: Mapping[str, Any], known: frozenset[str], *, at: str)
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
             raise InvalidRequest(f"{at} has no {name!r}; {hint}", param=f"{at}.{name}")
-
-
-def _auto_epochs(examples: int) -> int:
-    if 3 * examples < 100:
-        return min(25, -(-100 // max(1, examples)))
-    return max(1, min(3, 25_000 // examples))
-
-
-def _auto_batch(examples: int) -> int:
-    wanted = max(1, round(examples * 0.002))
-    power = 1 << (wanted - 1).bit_length()
-    return max(1, min(examples, max(16, min(256, power))))
 
 
 def _auto_rate(facts: Facts) -> float:
