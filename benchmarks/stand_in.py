@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,3 +45,14 @@ def best(work: Callable[[], object], runs: int = 3) -> float:
         work()
         seconds.append(time.perf_counter() - began)
     return min(seconds)
+
+
+def in_turn(works: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
+    """Seconds of every run of each, one after the other in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(runs):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds

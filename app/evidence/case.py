@@ -59,7 +59,9 @@ class Inputs:
     nonce: str | None = None
     job: str | None = None
     policy_digest: str | None = None
-    quick: bool = False  # without digests of whole weight files, where those of their tensors say as much
+    # Bytes of a weight file above which its digest as a whole is left out, where those of its header and tensors say as
+    # much. A file's digest has to go through it in order, on one core; tensors are hashed on all of them.
+    whole_up_to: float = 256e6
     previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, ... back to the first
 
 

@@ -1,15 +1,16 @@
 """SHA-256 of a file and of every tensor in it, from one pass over its bytes.
 
-The reader fills a small ring of private buffers; one thread hashes the file, another its tensors (hashlib lets go of
-the interpreter's lock). Both see the same bytes even while someone writes to the file, and memory stays flat.
+One thread hashes the file, another its tensors (hashlib lets go of the interpreter's lock), from one ring of private
+buffers. Both see the same bytes even while someone writes to the file, and memory stays flat.
 """
 
 import hashlib
 import os
 import stat
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,48 +171,109 @@ def _slices(entry: Entry, rows: Iterable[tuple[int, int]], header: Header) -> li
 def _hash_all(file: int, size: int, head: bytes, regions: list[_Region]) -> str:
     """Hash the rest of the file, the whole of it and each region; returns the file's digest."""
     whole, sweep = hashlib.sha256(head), _Sweep(regions)
-    at = len(head)
-    if size - at <= CHUNK:  # threads cost more than they save
-        for chunk in _chunks(file, size - at, [bytearray(CHUNK)]):
+    if size - len(head) <= CHUNK:  # a thread costs more than it saves
+        for chunk in _chunks(file, size - len(head), [bytearray(CHUNK)]):
             whole.update(chunk)
-            sweep.feed(at, chunk)
+            sweep.feed(len(head), chunk)
         return whole.hexdigest()
-    ring = [bytearray(CHUNK) for _ in range(_RING)]
-    pending: deque[tuple[Future[None], Future[None]]] = deque()
-    # One thread each: a hash must see its chunks in order.
-    with ThreadPoolExecutor(1) as file_hasher, ThreadPoolExecutor(1) as tensor_hasher:
-        for chunk in _chunks(file, size - at, ring):
-            pending.append((file_hasher.submit(whole.update, chunk), tensor_hasher.submit(sweep.feed, at, chunk)))
-            at += len(chunk)
-            if len(pending) == _RING:  # the next buffer to fill is the oldest one
-                _done(pending.popleft())
-        while pending:
-            _done(pending.popleft())
+    ring = _Ring(file, start=len(head), size=size)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(ring.pass_to, 0, lambda _, chunk: whole.update(chunk))
+        try:
+            ring.pass_to(1, sweep.feed)
+        finally:
+            other.result()
     return whole.hexdigest()
+
+
+class _Ring:
+    """A file's chunks in a few private buffers, for two hashes that each see all of them in order.
+
+    Who finds its next chunk not there yet reads one itself: the hash that is ahead does the reading, so that neither
+    core waits for the other.
+    """
+
+    def __init__(self, file: int, *, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
+        self._buffers = [memoryview(bytearray(CHUNK)) for _ in range(_RING)]
+        self._first = start // CHUNK  # chunks end on multiples of their size, so that reads fall on whole pages
+        self._count = -(-size // CHUNK)
+        self._next = self._first  # to be read
+        self._there: set[int] = set()
+        self._passed = [self._first, self._first]  # what each hash has taken
+        self._failed = False
+        self._changed = threading.Condition()
+
+    def pass_to(self, who: int, take: Callable[[int, memoryview], object]) -> None:
+        """Hand every chunk and its place to `take`. Raises TensorFileError when the file ends early."""
+        try:
+            for index in range(self._first, self._count):
+                if not self._ready(index):
+                    return  # the other one failed, and says why
+                begin, end = self._bounds(index)
+                take(begin, self._buffers[index % _RING][: end - begin])
+                with self._changed:
+                    self._passed[who] = index + 1
+                    self._there.discard(min(self._passed) - 1)
+                    self._changed.notify_all()
+        except BaseException:
+            with self._changed:
+                self._failed = True
+                self._changed.notify_all()
+            raise
+
+    def _ready(self, index: int) -> bool:
+        """Wait until the chunk is there, reading whatever is next meanwhile; False when there is no more to expect."""
+        while True:
+            with self._changed:
+                if self._failed or index in self._there:
+                    return not self._failed
+                if self._next == self._count or self._next - min(self._passed) == _RING:
+                    self._changed.wait()
+                    continue
+                mine, self._next = self._next, self._next + 1
+            self._read(mine)
+            with self._changed:
+                self._there.add(mine)
+                self._changed.notify_all()
+
+    def _read(self, index: int) -> None:
+        begin, end = self._bounds(index)
+        buffer = self._buffers[index % _RING][: end - begin]
+        while buffer:
+            got = os.preadv(self._file, [buffer], end - len(buffer))
+            if not got:
+                raise TensorFileError("the file became shorter while it was read")
+            buffer = buffer[got:]
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        return max(self._start, index * CHUNK), min(self._size, (index + 1) * CHUNK)
 
 
 def _hash_regions(file: int, regions: list[_Region]) -> str:
     """Hash each region by itself, the large ones first; there is no digest of the file then."""
-    by_size = sorted(regions, key=lambda region: region.start - region.end)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for done in [pool.submit(_hash_region, file, region) for region in by_size]:
+    waiting = deque(sorted(regions, key=lambda region: region.start - region.end))
+    threads = min(len(regions), os.cpu_count() or 1)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for done in [pool.submit(_take_regions, file, waiting) for _ in range(threads)]:
             done.result()
     return ""
 
 
-def _hash_region(file: int, region: _Region) -> None:
-    buffer, at = memoryview(bytearray(min(CHUNK, region.end - region.start))), region.start
-    while at < region.end:
-        got = os.preadv(file, [buffer[: region.end - at]], at)
-        if not got:
-            raise TensorFileError("the file became shorter while it was read")
-        region.feed(at, buffer[:got])
-        at += got
-
-
-def _done(futures: tuple[Future[None], Future[None]]) -> None:
-    for future in futures:
-        future.result()
+def _take_regions(file: int, waiting: deque[_Region]) -> None:
+    buffer = memoryview(bytearray(CHUNK))
+    while waiting:
+        try:
+            region = waiting.popleft()
+        except IndexError:  # another thread had the last one
+            return
+        at = region.start
+        while at < region.end:
+            got = os.preadv(file, [buffer[: region.end - at]], at)
+            if not got:
+                raise TensorFileError("the file became shorter while it was read")
+            region.feed(at, buffer[:got])
+            at += got
 
 
 def _chunks(file: int, size: int, ring: list[bytearray]) -> Iterator[memoryview]:

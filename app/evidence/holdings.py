@@ -40,16 +40,16 @@ _CODE = (".py", ".pyc", ".so", ".ipynb")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
-def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, quick: bool = False) -> Holdings:
+def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, whole_up_to: float) -> Holdings:
     """The base at hand. Links are followed: model caches are made of them, and what counts is the content.
 
-    `quick` leaves out the digests of whole weight files: the base's root is over tensors.
+    Weight files of more than `whole_up_to` bytes get no digest of their own: the base's root is over tensors.
     """
     held = _listed(folder)
     held.files |= held.links
     slices = _slices(rows, lambda row: row.base)
     names = [file.name for file in files if file.name in held.files]
-    return _read(held, names, slices, headers=dict.fromkeys(names) if quick else {})
+    return _read(held, names, slices, headers=dict.fromkeys(_large(folder, names, whole_up_to)))
 
 
 def read_result(
@@ -59,20 +59,21 @@ def read_result(
     *,
     metadata: Mapping[str, str],
     base: Holdings | None,
-    quick: bool = False,
+    whole_up_to: float,
 ) -> Holdings:
     """The result at hand: all of it, or only the tensors that changed, which the base then completes.
 
-    `quick` leaves out the digest of a weight file whose header is the one that follows from the statement's rows: with
-    header and tensors all of its bytes have been compared with what was signed.
+    A weight file of more than `whole_up_to` bytes gets no digest of its own if its header is the one that follows from
+    the statement's rows: with header and tensors all of its bytes have been compared with what was signed.
     """
     held, files, rows = _listed(folder), list(files), list(rows)
     slices = _slices(rows, lambda row: row.result)
     names = [file.name for file in files if file.name in held.files | held.links]
     whole = [file.name for file in files if file.name.endswith(".safetensors")]
     if CHANGED_FILE not in held.files or CHANGED_FILE in whole or len(whole) != 1 or whole[0] in names:
-        header = _composed_header(rows, metadata) if quick and len(whole) == 1 else None
-        return _read(held, names, slices, headers={whole[0]: header} if header else {})
+        large = _large(folder, names, whole_up_to) if len(whole) == 1 else []
+        header = _composed_header(rows, metadata) if large else None
+        return _read(held, names, slices, headers=dict.fromkeys(large, header) if header else {})
     if base is None:
         raise CannotCheck(f"{folder} has only the tensors that changed; give the base as well (--base DIR)")
     return _complete(_read(held, [*names, CHANGED_FILE], slices), whole[0], rows, metadata, base)
@@ -103,6 +104,12 @@ def _slices(rows: Iterable[Row], stored: Callable[[Row], Reading | None]) -> dic
 
 def _has(reading: Reading, rows: tuple[int, int]) -> bool:
     return bool(reading.shape) and 0 <= rows[0] < rows[1] <= reading.shape[0]
+
+
+def _large(folder: Path, names: Iterable[str], limit: float) -> list[str]:
+    """The weight files of more than `limit` bytes."""
+    weights = (folder / name for name in names if name.endswith(".safetensors"))
+    return [path.name for path in weights if path.exists() and path.stat().st_size > limit]
 
 
 def _composed_header(rows: Iterable[Row], metadata: Mapping[str, str]) -> str | None:

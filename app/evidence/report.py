@@ -76,6 +76,12 @@ def warnings(case: Case) -> Iterator[str]:
     if any("module_type" in rule.get("select", {}) for rule in case.said.claim.policy.get("rules", [])):
         yield "the policy selects by module type, and which tensor has which type is the signer's word"
     names = [file.name for file in case.said.claim.result_files]
+    digests = case.result.digests if case.result else {}
+    if large := [name for name in names if name in digests and digests[name][0] is None]:
+        yield (
+            f"{some(large)}: header and tensors, which are all of it, are the signed ones; its SHA-256 as a whole, by "
+            "which other tools may know the file, was not recomputed (--whole does)"
+        )
     if code := [name for name in names if name.endswith(".py")]:
         yield f"the result brings code along, which loading it may run: {some(code)}"
     names += [reading.name for row in rows for reading in (row.base, row.result) if reading]

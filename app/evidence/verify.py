@@ -5,6 +5,7 @@ Standard library and `cryptography` only. Exit 0: verified, 1: rejected, 2: coul
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -124,7 +125,7 @@ def _read_base(case: Case, raw: bytes, checks: Checks) -> bool:
     if case.inputs.base is None:
         return False
     claim = case.said.claim
-    case.base = holdings.read_base(case.inputs.base, claim.base_files, claim.rows, quick=case.inputs.quick)
+    case.base = holdings.read_base(case.inputs.base, claim.base_files, claim.rows, whole_up_to=case.inputs.whole_up_to)
     return True
 
 
@@ -138,7 +139,7 @@ def _read_result(case: Case, raw: bytes, checks: Checks) -> bool:
         claim.rows,
         metadata=claim.metadata,
         base=case.base,
-        quick=case.inputs.quick,
+        whole_up_to=case.inputs.whole_up_to,
     )
     return True
 
@@ -194,7 +195,7 @@ def _inputs(options: argparse.Namespace) -> Inputs:
         nonce=options.nonce,
         job=options.job,
         policy_digest=_policy(options.policy) if options.policy else None,
-        quick=options.quick,
+        **({} if options.whole_up_to is None else {"whole_up_to": options.whole_up_to}),
         previous=tuple(_read_attestation(path) for path in options.previous),
     )
 
@@ -248,8 +249,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--job", help="the job that this has to be about")
     parser.add_argument("--nonce", help="the nonce that was sent with the job")
     parser.add_argument("--level", type=int, choices=(1, 2, 3), default=1, help="reject what reaches a lower level")
-    parser.add_argument(
-        "--quick", action="store_true", help="compare weights tensor by tensor, without digests of whole weight files"
+    digests = parser.add_mutually_exclusive_group()
+    digests.add_argument(
+        "--whole",
+        dest="whole_up_to",
+        action="store_const",
+        const=math.inf,
+        help="also recompute the SHA-256 of large weight files as a whole, which takes about twice as long",
+    )
+    digests.add_argument(
+        "--quick", dest="whole_up_to", action="store_const", const=0, help="leave it out for small ones as well"
     )
     parser.add_argument("--json", action="store_true", help="write a report for machines")
     return parser

@@ -1042,6 +1042,14 @@ def _(world: World) -> Options:
     world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", base=replace(base, nbytes=1))))
 
 
+@attack("39-wrong-file-digest", only="file_digests")
+def _(world: World) -> Options:
+    """A signer that names another file as the subject, for tools that match by digest alone."""
+    files = tuple(replace(file, sha256="ab" * 32) for file in world.claim().result_files)
+    config = next(file for file in world.claim().result_files if file.name == "config.json")
+    world.sign(world.claim(result_files=(config, *(file for file in files if file.name != "config.json"))))
+
+
 @attack("39-wrong-file-size", only="file_sizes")
 def _(world: World) -> Options:
     files = tuple(replace(file, size=file.size + 1) for file in world.claim().result_files)

@@ -4,6 +4,9 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -129,9 +132,9 @@ def test_only_regular_files(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused, not half read; an mmap would have died of SIGBUS."""
     path = write(tmp_path / "m.safetensors", {"a": ("U8", (4 * digest.CHUNK,), bytes(4 * digest.CHUNK))})
-    real, once = os.readv, threading.Event()
+    real, once = os.preadv, threading.Event()
 
-    def readv(file: int, buffers: list[memoryview]) -> int:
+    def preadv(file: int, buffers: list[memoryview], at: int) -> int:
         if not once.is_set() and len(buffers[0]) == digest.CHUNK:
             once.set()
             if harm == "shorten":
@@ -140,11 +143,33 @@ def test_a_file_that_changes_while_it_is_read(harm: str, tmp_path: Path, monkeyp
                 with path.open("r+b") as other:
                     other.write(b"\1")
                 os.utime(path, ns=(1, 1))
-        return real(file, buffers)
+        return real(file, buffers, at)
 
-    monkeypatch.setattr(os, "readv", readv)
+    monkeypatch.setattr(os, "preadv", preadv)
     with pytest.raises(TensorFileError, match="while it was read"):
         read_file(path)
+
+
+@pytest.mark.parametrize("slow", [(0.002, 0.0), (0.0, 0.002), (0.001, 0.001)])
+def test_each_hash_sees_every_chunk_in_order(
+    slow: tuple[float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two is slower, and wherever the data begins; a buffer is not filled again before both had it."""
+    monkeypatch.setattr(digest, "CHUNK", 64)
+    content = os.urandom(64 * 40 + 17)
+    (tmp_path / "file").write_bytes(content)
+    seen: tuple[list[bytes], list[bytes]] = ([], [])
+
+    def take(who: int, at: int, chunk: memoryview) -> None:
+        time.sleep(slow[who])
+        assert at == 23 + sum(map(len, seen[who]))
+        seen[who].append(bytes(chunk))
+
+    with (tmp_path / "file").open("rb") as file, ThreadPoolExecutor(2) as pool:
+        ring = digest._Ring(file.fileno(), start=23, size=len(content))
+        for done in [pool.submit(ring.pass_to, who, partial(take, who)) for who in (0, 1)]:
+            done.result()
+    assert [b"".join(each) for each in seen] == [content[23:]] * 2
 
 
 def test_many_files_at_a_time(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from app.evidence import keys, rotation, verify
-from app.evidence.case import CannotCheck
+from app.evidence.case import CannotCheck, Inputs
 from app.evidence.keys import TrustedKey, generate, write_ring
 from app.evidence.statement import Row, build
 from tests.tamper.kit import (
@@ -182,6 +183,22 @@ def test_changed_tensors_are_checked_like_any_others(world: World) -> None:
     base = world.base / "model.safetensors"
     base.write_bytes(file_bytes(world.base_weights["model.safetensors"]))
     assert run(world, "--base", world.base) == 1
+
+
+def test_large_files_are_digested_as_a_whole_when_that_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default small ones are; --whole does it for all, --quick for none, and they exclude each other."""
+    monkeypatch.setattr(verify, "Inputs", partial(Inputs, whole_up_to=100))
+    note = "its SHA-256 as a whole"
+    for options, noted in (((), True), (("--whole",), False), (("--quick",), True)):
+        assert run(world, "--base", world.base, *options) == 0
+        assert (note in capsys.readouterr().out) == noted
+    monkeypatch.undo()
+    assert run(world) == 0
+    assert note not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        run(world, "--whole", "--quick")
 
 
 def test_quick_reads_a_file_twice_rather_than_believe_its_header(world: World) -> None:
