@@ -73,6 +73,11 @@ class Hyperparameters(Request):
         default=None, description="Of the task `causal-lm`: examples share rows in place of padding, unseen by others."
     )
     gradient_checkpointing: bool | None = None
+    prefix_cache: Auto | bool | None = Field(
+        default=None,
+        description="Compute the frozen layers' results once for each example and keep them. Absent or `auto`: where "
+        "that changes nothing of what is trained; true: also where it turns dropout in the frozen layers off.",
+    )
     label_smoothing: Fraction | None = None
     temperature: Positive | None = Field(default=None, description="Of the task `pairs`.")
     beta: Auto | NotNegative | None = Field(

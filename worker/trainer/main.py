@@ -68,6 +68,8 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
     reporter.stage("training")
     with run.watch.witness as witness:
         ending = loop.train(run)
+    if run.caching is not None:
+        run.caching.close()
 
     reporter.stage("exporting")
     with run.frozen.removed():

@@ -25,6 +25,13 @@ class Batch:
     examples: int
     tokens: int = 0  # without padding; 0 where data has none
     reference: Tensor | None = None  # of preference data
+    rows: Positions | None = None  # of `inputs`: which of the data set's sequences each is, the same in every epoch
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest sequence, which the others are padded to; 0 where inputs are no tokens."""
+        ids = self.inputs.get("input_ids")
+        return 0 if ids is None else int(ids.shape[1])
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":

@@ -39,7 +39,8 @@ class ImageExamples:
     def batch(self, positions: Positions) -> Batch:
         stacked = torch.stack([self._pixels(int(at)) for at in positions])
         targets = torch.tensor([self.labels[at] for at in positions], dtype=torch.int64)
-        return Batch({self.input_name: stacked}, targets, weight=len(positions), examples=len(positions))
+        count = len(positions)
+        return Batch({self.input_name: stacked}, targets, weight=count, examples=count, rows=positions)
 
     def check(self, *, param: str) -> None:
         """Decode every image once. DataError lists those that cannot be, or that have another size than the first."""

@@ -48,7 +48,8 @@ class LanguageExamples:
             targets = pad_targets([each.targets for each in chosen], width=inputs["input_ids"].shape[1])
         weight = int((targets[:, 1:] != IGNORED).sum())  # nothing comes before the first token
         tokens = int(self.lengths[positions].sum())
-        return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens)
+        rows = None if self.packed else positions
+        return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens, rows=rows)
 
 
 def encode(

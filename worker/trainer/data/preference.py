@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class PreferenceExamples:
         both = self.both.batch(np.concatenate([positions, positions + len(self)]))
         count = len(positions)
         reference = None if self.reference is None else self.reference[torch.from_numpy(positions)]
-        return Batch(both.inputs, both.targets, weight=count, examples=count, tokens=both.tokens, reference=reference)
+        return replace(both, weight=count, examples=count, reference=reference)
 
 
 def encode(

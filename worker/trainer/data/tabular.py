@@ -28,7 +28,8 @@ class TabularExamples:
     def batch(self, positions: Positions) -> Batch:
         rows = torch.from_numpy(positions)
         targets = self.y.index_select(0, rows)
-        return Batch({"x": self.x.index_select(0, rows)}, targets, weight=targets.numel(), examples=len(positions))
+        x = self.x.index_select(0, rows)
+        return Batch({"x": x}, targets, weight=targets.numel(), examples=len(positions), rows=positions)
 
 
 def encode(rows: Sequence[Mapping[str, Any]], *, classes: bool, dtype: torch.dtype) -> TabularExamples:

@@ -53,7 +53,7 @@ class TextExamples:
         else:
             targets = torch.tensor(wanted, dtype=self.target_dtype)
             weight = targets.numel()
-        return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens)
+        return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens, rows=positions)
 
 
 class PairExamples:
@@ -77,7 +77,14 @@ class PairExamples:
         chosen = [self.anchors[at] for at in positions] + [self.positives[at] for at in positions]
         count = len(positions)
         tokens = int(self._tokens[positions].sum())
-        return Batch(pad_tokens(chosen, pad=self.pad), torch.arange(count), weight=count, examples=count, tokens=tokens)
+        return Batch(
+            pad_tokens(chosen, pad=self.pad),
+            torch.arange(count),
+            weight=count,
+            examples=count,
+            tokens=tokens,
+            rows=np.concatenate([positions, positions + len(self)]),
+        )
 
 
 def encode_texts(rows: Sequence[Row], tokenizer: Any, *, limit: int, regression: bool) -> tuple[TextExamples, int]:

@@ -52,6 +52,7 @@ class Settings:
     length_bucketing: bool = False
     packing: bool = False
     gradient_checkpointing: bool = False
+    prefix_cache: bool | str = "auto"  # whether the frozen prefix is computed once for each example
     label_smoothing: float = 0.0
     temperature: float = 0.05
     beta: float = 0.1
@@ -113,6 +114,7 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
         length_bucketing=_flag(asked, "length_bucketing", False),
         packing=_flag(asked, "packing", False),
         gradient_checkpointing=_flag(asked, "gradient_checkpointing", False),
+        prefix_cache=_flag(asked, "prefix_cache", False) if "prefix_cache" in asked else "auto",
         label_smoothing=_number(asked, "label_smoothing", 0.0, low=0.0, high=1.0),
         temperature=_number(asked, "temperature", 0.05, low=1e-6),
         beta=_number(asked, "beta", 0.1, low=0.0),

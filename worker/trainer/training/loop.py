@@ -21,6 +21,7 @@ from worker.trainer.data.preference import PreferenceExamples
 from worker.trainer.freeze.apply import Frozen
 from worker.trainer.protocol import Reporter
 from worker.trainer.training import memory
+from worker.trainer.training.caching import Caching
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.objectives import Metrics, Objective, Preference
 from worker.trainer.training.patience import Patience
@@ -62,6 +63,7 @@ class Run:
     save: Callable[[int, Metrics], None]  # writes a checkpoint of the state after this step
     restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read
     patience: Patience
+    caching: Caching | None = None  # the frozen prefix's results, where they are kept
     divisible: bool = True  # whether a batch may be cut into smaller micro-batches
     done: int = 0  # steps of earlier attempts, and their seconds
     seconds_before: float = 0.0
@@ -199,7 +201,7 @@ def _accumulate(run: Run, batches: list[Batch]) -> float:
     weight = max(1, sum(batch.weight for batch in batches))
     total: Tensor | None = None
     for batch in batches:
-        summed, _ = _forward(run, batch)
+        summed, _ = _forward(run, batch, run.training)
         mean = summed / weight
         run.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         total = mean.detach() if total is None else total + mean.detach()
@@ -244,7 +246,7 @@ def probe(run: Run) -> None:
     batch = run.training.batch(np.arange(min(2, len(run.training)))).to(run.device)
     run.model.eval()
     try:
-        _deterministic(run, lambda: _forward(run, batch))
+        _deterministic(run, lambda: compute(run, batch))
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -277,7 +279,7 @@ def evaluate(run: Run, step: int) -> Metrics:
     meter, total, weight = run.objective.meter(), 0.0, 0
     for positions in sequential(len(run.validation), run.micro_batch_size):
         batch = run.validation.batch(positions).to(run.device)
-        summed, outputs = _forward(run, batch)
+        summed, outputs = _forward(run, batch, run.validation)
         meter.add(outputs, batch)
         total += float(summed.item())
         weight += batch.weight
@@ -299,7 +301,15 @@ def back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
     return best.metrics
 
 
-def _forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
+def _forward(run: Run, batch: Batch, examples: Examples) -> tuple[Tensor, Tensor]:
+    if run.caching is None:
+        return compute(run, batch)
+    with run.caching.serving(batch, examples):
+        return compute(run, batch)
+
+
+def compute(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The objective's loss and outputs for a batch, in the run's precision."""
     with autocast(run):
         return run.objective.loss(run.model, batch)
 

@@ -20,10 +20,10 @@ from worker.trainer.freeze.refusals import refuse, refuse_unreached
 from worker.trainer.models import loading
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
-from worker.trainer.training import hyperparameters, muon, optimizer, tasks
+from worker.trainer.training import caching, hyperparameters, muon, optimizer, tasks
 from worker.trainer.training.hyperparameters import Facts, Settings
 from worker.trainer.training.isolation import refuse_leaks
-from worker.trainer.training.loop import Run, ask_reference, autocast, probe
+from worker.trainer.training.loop import Run, ask_reference, autocast, compute, probe
 from worker.trainer.training.objectives import Preference
 from worker.trainer.training.patience import Patience
 from worker.trainer.training.progress import Progress
@@ -91,6 +91,7 @@ def assemble(
     probe(run)
     if isinstance(run.training, LanguageExamples) and run.training.packed:
         _refuse_unpackable(run, run.training)
+    run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
     determinism.seed_everything(order.seed)
     if found is not None:
         saver.resume(run, found)
@@ -151,6 +152,7 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
     subject = Subject.of(loaded)
     saver = Saver(recipe.place, subject, recipe.plan, recipe.settings, reporter, run=recipe.identity)
     run = saver.live = build(recipe, subject, saver, stop=stop)
+    run.caching = caching.settle(_cacheable(recipe, run, subject), reporter)  # not filled, for a few steps
     determinism.seed_everything(order.seed)
     found = saver.newest(until=until)
     if found is not None:
@@ -180,6 +182,24 @@ def _recipe(
         device=device,
         positions=Order(len(prepared.training), settings.batch_size, order.seed, lengths),
         identity=identity(order, place, subject, plan, settings, task=task),
+    )
+
+
+def _cacheable(recipe: Recipe, run: Run, subject: Subject) -> caching.Asked:
+    parts = {"training": run.training} | ({"validation": run.validation} if run.validation is not None else {})
+    settings = recipe.settings
+    again = run.total_steps > run.order.steps_per_epoch or bool(run.validation is not None and settings.eval_steps)
+    return caching.Asked(
+        wish=settings.prefix_cache,
+        model=run.model,
+        plan=recipe.plan,
+        live=subject.live(),
+        compute=partial(compute, run),
+        parts=parts,
+        size=settings.micro_batch_size,
+        reuse=again,
+        device=recipe.device,
+        precision=settings.precision,
     )
 
 

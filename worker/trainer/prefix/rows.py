@@ -1,0 +1,159 @@
+"""Where kept results lie: an array per tensor, a row per example as long as the example, in memory or in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.trainer.prefix.cut import Leaf
+from worker.trainer.witness.observe import raw
+
+Indices = NDArray[np.int64]
+JOURNAL = "done.jsonl"
+
+
+class Rows:
+    """The results of one data set under one cut. `lengths` is tokens per row, None where rows have no length.
+
+    With a `folder` the arrays are files in it, and a journal of what has been written there, by digests of inputs and
+    results, so that a later attempt goes on with them. OSError where they do not fit the disk.
+    """
+
+    def __init__(
+        self, leaves: Sequence[Leaf], count: int, *, lengths: Indices | None, folder: Path | None = None
+    ) -> None:
+        self.leaves = list(leaves)
+        self.count = count
+        self.lengths = lengths
+        self._folder = folder
+        self._starts = [_starts(leaf, count, lengths) for leaf in leaves]
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._flat = [_array(leaf, starts, folder, at) for at, (leaf, starts) in enumerate(self._both())]
+        self._done = _read_journal(folder / JOURNAL) if folder is not None else {}
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self.leaves, self.count, self.lengths)
+
+    def put(self, rows: Indices, values: Sequence[Tensor]) -> None:
+        """Results of these rows, as a batch has them."""
+        for leaf, starts, flat, value in zip(self.leaves, self._starts, self._flat, values, strict=True):
+            value = value.detach().cpu()
+            for at, row in enumerate(rows):
+                part = self._trimmed(leaf, value[at], int(row))
+                flat[int(starts[row]) : int(starts[row + 1])] = part.reshape(-1)
+
+    def get(self, rows: Indices, width: int) -> list[Tensor]:
+        """The results of these rows as a batch of this width has them; zeros where a row is shorter."""
+        found = []
+        for leaf, starts, flat in zip(self.leaves, self._starts, self._flat, strict=True):
+            sizes = leaf.shape.filled(len(rows), width)
+            if self._alike(leaf, rows, width):
+                size = math.prod(sizes[1:])
+                begins = torch.from_numpy(starts[rows])
+                found.append(_gathered(flat, begins, size).reshape(sizes))
+                continue
+            whole = torch.zeros(sizes, dtype=leaf.dtype)
+            for at, row in enumerate(rows):
+                target = self._trimmed(leaf, whole[at], int(row))
+                target.copy_(flat[int(starts[row]) : int(starts[row + 1])].view(target.shape))
+            found.append(whole)
+        return found
+
+    def holds(self, name: str, inputs: str, rows: Indices) -> bool:
+        """Whether a part was written by an earlier attempt, from these inputs, and is still what was written."""
+        entry = self._done.get(name)
+        return entry is not None and entry["inputs"] == inputs and entry["results"] == self._digest(rows)
+
+    def note(self, name: str, inputs: str, rows: Indices) -> None:
+        """A part is complete."""
+        if self._folder is None:
+            return
+        entry = {"part": name, "inputs": inputs, "results": self._digest(rows)}
+        with (self._folder / JOURNAL).open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps(entry) + "\n")
+
+    def _both(self) -> list[tuple[Leaf, Indices]]:
+        return list(zip(self.leaves, self._starts, strict=True))
+
+    def _alike(self, leaf: Leaf, rows: Indices, width: int) -> bool:
+        """Whether these rows are all of the batch's width, so that no padding is to be made."""
+        if leaf.shape.ragged is None:
+            return True
+        return leaf.shape.ragged == 1 and self.lengths is not None and bool((self.lengths[rows] == width).all())
+
+    def _trimmed(self, leaf: Leaf, row: Tensor, index: int) -> Tensor:
+        ragged = leaf.shape.ragged
+        if ragged is None:
+            return row
+        assert self.lengths is not None
+        return row.narrow(ragged - 1, 0, int(self.lengths[index]) + leaf.shape.more)
+
+    def _digest(self, rows: Indices) -> str:
+        digest = hashlib.sha256()
+        for starts, flat in zip(self._starts, self._flat, strict=True):
+            for row in rows:
+                digest.update(raw(flat[int(starts[row]) : int(starts[row + 1])]))
+        return digest.hexdigest()
+
+
+def nbytes(leaves: Sequence[Leaf], count: int, lengths: Indices | None) -> int:
+    """Of all rows together."""
+    return sum(int(_starts(leaf, count, lengths)[-1]) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _starts(leaf: Leaf, count: int, lengths: Indices | None) -> Indices:
+    """(count + 1,): where each row begins, in elements."""
+    each = math.prod(size for size in leaf.shape.sizes if isinstance(size, int))
+    if leaf.shape.ragged is None:
+        return np.arange(count + 1, dtype=np.int64) * each
+    assert lengths is not None
+    return np.concatenate([[0], np.cumsum((lengths + leaf.shape.more) * each)]).astype(np.int64)
+
+
+def _array(leaf: Leaf, starts: Indices, folder: Path | None, at: int) -> Tensor:
+    elements = int(starts[-1])
+    if folder is None:
+        return torch.empty(elements, dtype=leaf.dtype)
+    path, size = folder / f"{at}.bin", elements * leaf.dtype.itemsize
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, size)  # a full disk is an error here, and a crash in mapped memory
+    finally:
+        os.close(descriptor)
+    return torch.from_file(str(path), shared=True, size=elements, dtype=leaf.dtype)
+
+
+def _gathered(flat: Tensor, begins: Tensor, size: int) -> Tensor:
+    """(rows, size): `size` elements from each beginning."""
+    if len(begins) and size and bool((begins % size == 0).all()) and len(flat) % size == 0:
+        return flat.view(-1, size).index_select(0, begins // size)
+    return torch.stack([flat[int(begin) : int(begin) + size] for begin in begins])
+
+
+def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
+    """The parts noted as complete; a torn last line is one less."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return found
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and {"part", "inputs", "results"} <= set(entry):
+            found[entry["part"]] = entry
+    return found
