@@ -465,6 +465,13 @@ def test_prefix_is_looked_at_once_more_at_the_end(tmp_path: Path, monkeypatch: p
     assert "bert.embeddings.LayerNorm.bias" in said(done)[-1]
 
 
+def test_packed_rows(tmp_path: Path) -> None:
+    """Examples that share rows meet others in each epoch."""
+    done = run(decoder, tmp_path, ragged=True, packing=True)
+    assert done.code == 0
+    assert "share rows" in said(done)[0]
+
+
 @pytest.mark.parametrize("wish", ["auto", True])
 def test_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: bool | str) -> None:
     """No room for the file: `auto` computes live, `true` goes on without dropout in the prefix; a warning says so."""
