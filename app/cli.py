@@ -26,6 +26,7 @@ def main() -> None:
 def make_app() -> "Typer":
     import typer
 
+    from app.backup.command import backup, restore
     from app.client import preview, submit, watch
     from app.doctor.command import doctor
     from app.keys.command import app as keys
@@ -37,7 +38,7 @@ def make_app() -> "Typer":
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for command in (serve, worker, migrate, submit, watch, preview, doctor):
+    for command in (serve, worker, migrate, submit, watch, preview, doctor, backup, restore):
         app.command()(command)
     app.add_typer(keys, name="keys")
     # main() runs these two by itself; here they are only listed.

@@ -122,16 +122,13 @@ UPLOAD_FORM: Final = {
 }
 
 
-
 def _stream(what: str, example: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     stream = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
     description = f"A page of {what}, or with `stream=true` server-sent events, which end with `data: [DONE]`."
     return {200: {"description": description, "content": {**stream, **more}}}
 
 
-EVENT_STREAM: Final = _stream(
-    "events", 'id: ftevent-1\ndata: {"id":"ftevent-1","object":"fine_tuning.job.event"}\n\n'
-)
+EVENT_STREAM: Final = _stream("events", 'id: ftevent-1\ndata: {"id":"ftevent-1","object":"fine_tuning.job.event"}\n\n')
 METRIC_STREAM: Final = _stream("points", 'id: 1\ndata: {"step":1,"split":"train","seq":1,"values":{"loss":1.8}}\n\n')
 LOG_TEXT: Final = _stream(
     "lines",
