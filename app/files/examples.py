@@ -206,7 +206,8 @@ class Reader:
             try:
                 value = base64.b64decode(value, validate=True)
             except (binascii.Error, ValueError):
-                self._note("image", "not_base64", "'image' is not base64; in JSONL it holds the file's bytes as base64")
+                how = "it holds an image file, as bytes in Parquet and as base64 in JSONL"
+                self._note("image", "not_base64", f"'image' is text, and not base64; {how}")
                 return b""
         if not isinstance(value, bytes):
             self._note("image", "wrong_type", f"'image' is {kind_of(value)}; it holds the bytes of an image file")

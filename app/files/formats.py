@@ -3,7 +3,7 @@
 Files are streamed; the standard library reads JSONL and CSV, and pyarrow (imported only then) reads Parquet.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -19,6 +19,8 @@ TASKS = tuple(SHAPES)
 TABULAR = ("tabular-regression", "tabular-classification")
 CLASSES = ("text-classification", "token-classification", "image-classification", "tabular-classification")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_SEPARATED = "; the values seem not to be separated by commas"
+_PACKED = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"\xfd7zXZ": "xz"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ def detect(filename: str, head: bytes) -> str:
     suffix = Path(filename).suffix.lower()
     if head.startswith(b"PAR1"):
         return "parquet"
+    for magic, what in _PACKED.items():
+        if head.startswith(magic):
+            raise DataError(
+                f"'{filename}' is {what}; upload the JSONL, CSV or Parquet file that is in it", param="file"
+            )
     known = _SUFFIXES.get(suffix)
     if known == "parquet":
         raise DataError(f"'{filename}' is called Parquet but does not begin as a Parquet file", param="file")
@@ -86,9 +93,20 @@ def infer_task(path: Path, format: str) -> str:
         for required, _ in shapes:
             if set(required) <= fields and _fits(task, records, text_numbers=format == "csv"):
                 return task
+    raise refusal([Problem(1, None, "unknown_shape", _no_task(fields))], param="training_file")
+
+
+def _no_task(fields: Set[str]) -> str:
+    """The task whose fields come closest, and which of them is not there."""
     there = ", ".join(f"'{name}'" for name in sorted(fields)[:10]) or "none"
-    message = f"no task has the fields {there}; use the fields of one of {', '.join(TASKS)}"
-    raise _Problems.of([Problem(1, None, "unknown_shape", message)]).error("training_file")
+    shapes = [(task, required) for task, each in SHAPES.items() for required, _ in each]
+    task, required = max(shapes, key=lambda shape: len(fields & set(shape[1])) / len(shape[1]))
+    missing = [name for name in required if name not in fields]
+    if len(missing) < len(required):
+        near = nearest(missing[0], fields - set(required))
+        return f"no task has the fields {there}; {task} has {', '.join(required)}, and '{missing[0]}' is missing{near}"
+    hint = _SEPARATED if len(fields) == 1 and any(mark in there for mark in ";\t|") else ""
+    return f"no task has the fields {there}; use the fields of one of {', '.join(TASKS)}{hint}"
 
 
 def holds_images(path: Path, format: str) -> bool:
@@ -168,16 +186,33 @@ def read(
     param: str = "training_file",
 ) -> Iterator[dict[str, Any]]:
     """Examples in order. Labels are indices of `labels` where given, else names. DataError at the first problem."""
+    for _, example in read_numbered(path, format=format, task=task, columns=columns, labels=labels, param=param):
+        yield example
+
+
+def read_numbered(
+    path: Path,
+    *,
+    format: str,
+    task: str,
+    columns: Columns = Columns(),
+    labels: Sequence[str] | None = None,
+    param: str = "training_file",
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read`, each example with its line (in Parquet, its row)."""
     reader, items = _open(path, format, task, columns, labels)
     for item in items:
-        example = None if isinstance(item, Problem) else reader.read(*item)
+        if isinstance(item, Problem):
+            raise refusal([item], param=param)
+        example = reader.read(*item)
         if example is None:
-            problems = _Problems(1)
-            if isinstance(item, Problem):
-                problems.add(item)
-            problems.take(reader)
-            raise problems.error(param)
-        yield example
+            raise refusal(reader.problems[:1], param=param)
+        yield item[0], example
+
+
+def refusal(problems: Sequence[Problem], *, param: str) -> DataError:
+    """One error for problems of a file that were found outside of here."""
+    return _Problems.of(problems).error(param)
 
 
 def _open(
@@ -251,9 +286,7 @@ def _unknown_column(name: str, task: str, known: tuple[str, ...]) -> Problem:
 
 def _no_column(name: str, there: Sequence[str]) -> Problem:
     some = ", ".join(f"'{column}'" for column in there[:20]) + (" and more" if len(there) > 20 else "")
-    hint = ""
-    if len(there) == 1 and any(mark in there[0] for mark in ";\t|"):
-        hint = "; the values seem not to be separated by commas"
+    hint = _SEPARATED if len(there) == 1 and any(mark in there[0] for mark in ";\t|") else ""
     return Problem(1, name, "missing_column", f"no column '{name}'{nearest(name, there)}; there are {some}{hint}")
 
 
@@ -331,5 +364,6 @@ class _Problems:
         where = "" if first.line is None else f"line {first.line}: "
         count = "1 problem" if self.total == 1 else f"{self.total:,} problems"
         listed = f"; the first {len(self.first)} are listed" if self.total > len(self.first) else ""
-        message = f"{count} in the training data{listed}. {where}{first.message}"
+        what = "validation" if param == "validation_file" else "training"
+        message = f"{count} in the {what} data{listed}. {where}{first.message}"
         return DataError(message, param=param, errors=[problem.to_json() for problem in self.first])

@@ -11,6 +11,7 @@ from typing import Any
 MAX_LINE = 1_000_000  # bytes
 MAX_COLUMNS = 100_000
 _BOM = b"\xef\xbb\xbf"
+_SPREAD = ("[", "{", "[{")  # how pretty-printed JSON begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,9 @@ def read_jsonl(path: Path) -> Iterator[Record | Problem]:
     for line in _text_lines(path):
         if isinstance(line, Problem):
             yield line
+        elif line[1].strip() in _SPREAD and line[0] == 1:
+            yield Problem(1, None, "not_json", "one JSON value is spread over many lines; write one object per line")
+            return
         elif line[1].strip():
             yield _json_record(*line)
 
@@ -97,7 +101,7 @@ class CsvFile:
             if len(row) == len(self.columns):
                 yield line, dict(zip(self.columns, row, strict=True))
             elif row:
-                there = f"has {len(row)} values; the header names {len(self.columns)} columns"
+                there = f"has {_counted(len(row), 'value')}; the header names {_counted(len(self.columns), 'column')}"
                 yield Problem(line, None, "ragged_row", f"{there} (a value with a comma needs quotes)")
 
     def _texts(self, path: Path) -> Iterator[str]:
@@ -130,6 +134,10 @@ class CsvFile:
                 self.header_problems.append(Problem(self._line, name, "duplicate_column", message))
         if not self.header_problems:
             self.columns = columns
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _not_csv(error: csv.Error) -> str:
@@ -183,6 +191,10 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str] | Problem]:
     """(line number, text without its end) in constant memory; a line that cannot be text is a Problem."""
     offset = 0
     with path.open("rb") as file:
+        if _is_utf16(file.read(4)):
+            yield Problem(1, None, "not_utf8", "the file is UTF-16; save it as UTF-8")
+            return
+        file.seek(0)
         for number in range(1, 2**63):
             line = file.readline(MAX_LINE + 2)
             if not line:
@@ -199,10 +211,15 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str] | Problem]:
             offset += length
 
 
+def _is_utf16(head: bytes) -> bool:
+    """By its mark, or by every other byte of its first two characters."""
+    return head[:2] in (b"\xff\xfe", b"\xfe\xff") or (
+        len(head) == 4 and (head[0::2] == b"\0\0") != (head[1::2] == b"\0\0")
+    )
+
+
 def _text_line(number: int, line: bytes, offset: int) -> tuple[int, str] | Problem:
     start = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
-    if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return Problem(1, None, "not_utf8", "the file is UTF-16; save it as UTF-8")
     if b"\0" in line:
         at = line.index(b"\0")
         return Problem(number, None, "nul_byte", f"holds a NUL byte at offset {offset + at} of the file; remove it")

@@ -112,6 +112,7 @@ def examine(place: Place, wanted: JobCreate, *, read_bytes: int = INLINE_BYTES) 
     hyperparameters = wanted.chosen()
     refuse_ignored_options(hyperparameters, policy)
     refuse_foreign(hyperparameters, task)
+    refuse_impatience(hyperparameters, validation)
     settings = hyperparameters.model_dump(exclude_none=True) | (
         _ask_beta(hyperparameters) if task == "preference" else {}
     )
@@ -184,6 +185,13 @@ def refuse_foreign(hyperparameters: Hyperparameters, task: str) -> None:
         if getattr(hyperparameters, name) not in (None, False) and task not in tasks:
             message = f"{name} is for {', '.join(tasks)}, and the task is {task}; leave it out"
             raise InvalidRequest(message, param=f"hyperparameters.{name}", code="ignored_option")
+
+
+def refuse_impatience(hyperparameters: Hyperparameters, validation: File | None) -> None:
+    """Early stopping has to judge by something."""
+    if hyperparameters.early_stopping_patience and validation is None and not hyperparameters.validation_fraction:
+        message = "early stopping needs a validation_file, or a validation_fraction"
+        raise InvalidRequest(message, param="hyperparameters.early_stopping_patience")
 
 
 def _ask_beta(hyperparameters: Hyperparameters) -> dict[str, Any]:

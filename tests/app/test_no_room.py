@@ -157,4 +157,3 @@ class full:  # noqa: N801 - reads as a state where it is used
     def _limit(self, connection: object, _record: object) -> None:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]  # type: ignore[attr-defined]
         connection.execute(f"PRAGMA max_page_count={pages}").close()  # type: ignore[attr-defined]
-

@@ -67,7 +67,10 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
 
     reporter.stage("training")
     with run.watch.witness as witness:
-        ending = loop.train(run)
+        try:
+            ending = loop.train(run)
+        except loop.Diverged as diverged:
+            raise _with_checkpoint(diverged, place) from None
     if run.caching is not None:
         run.caching.close()
 
@@ -112,6 +115,13 @@ def describe(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopR
 
 
 STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "train": train}
+
+
+def _with_checkpoint(diverged: loop.Diverged, place: Workspace) -> loop.Diverged:
+    """Where one could go on from."""
+    steps = [int(path.name.partition("-")[2]) for path in place.checkpoints.glob("step-*")]
+    kept = f"the last checkpoint is that of step {max(steps)}" if steps else "no checkpoint was due before"
+    return loop.Diverged(f"{diverged.message}; {kept}", param=diverged.param, errors=diverged.errors)
 
 
 def _report_failure(reporter: Reporter, error: PermafrostError) -> None:

@@ -273,9 +273,47 @@ def test_refuses_to_infer_from_unknown_fields(put):
         infer_task(put(lines({"question": "a", "answer": "b"})), "jsonl")
     assert caught.value.errors[0]["code"] == "unknown_shape"
     with pytest.raises(DataError, match="is not JSON"):
-        infer_task(put(b"{"), "jsonl")
+        infer_task(put(b'{"text"'), "jsonl")
     with pytest.raises(DataError, match="empty"):
         infer_task(put(b""), "jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "says"),
+    [
+        (b"txt,label\ngood,a\n", "t.csv", "'text' is missing (did you mean 'txt'?)"),
+        (b"text;label\ngood;a\n", "t.csv", "not to be separated by commas"),
+        (lines({"anchor": "a", "positve": "b"}), "t.jsonl", "pairs has anchor, positive, and 'positive' is missing"),
+    ],
+)
+def test_fields_that_come_close_are_named(put, content, name, says):
+    """The nearest task, and what it lacks."""
+    with pytest.raises(DataError) as caught:
+        infer_task(put(content, name), detect(name, content))
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(("name", "format"), [("a.jsonl", "jsonl"), ("a.csv", "csv")])
+def test_another_encoding_is_one_problem(put, encoding, name, format):
+    """With its mark or without, and not a NUL byte in every line."""
+    text = '{"text": "a"}\n' * 3 if format == "jsonl" else "text\na\nb\n"
+    assert found(put(text.encode(encoding), name), format=format, task="causal-lm") == [(1, None, "not_utf8")]
+
+
+@pytest.mark.parametrize("indent", [1, 4])
+@pytest.mark.parametrize("value", [[CHAT, CHAT], CHAT])
+def test_json_that_is_spread_out_is_one_problem(put, value, indent):
+    """What people get from a JSON library's pretty printing."""
+    path = put(json.dumps(value, indent=indent))
+    assert found(path, task="causal-lm") == [(1, None, "not_json")]
+
+
+@pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00"])
+def test_packed_files_are_called_what_they_are(head):
+    """Whatever their name says."""
+    with pytest.raises(DataError, match="that is in it"):
+        detect("train.jsonl", head + bytes(20))
 
 
 def test_parquet_is_readable_here():

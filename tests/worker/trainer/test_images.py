@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -93,13 +95,14 @@ def test_vision_transformer(tmp_path: Path) -> None:
     ids=["truncated", "other size", "header only"],
 )
 def test_unusable_pictures_are_listed(tmp_path: Path, spoil: Any, code: str) -> None:
-    """A truncated picture, or one of another size for a model that does not resize, is named by its number."""
+    """A truncated picture, or one of another size for a model that does not resize, is named by its line."""
     examples = rows()
     examples[4]["image"] = base64.b64encode(spoil(picture(4))).decode()
     done = attempt(order(Workspace(tmp_path).create(), CONVNET, examples, hyperparameters={"n_epochs": 1}), tmp_path)
     assert (done.code, done.failure["code"]) == (1, "invalid_training_data")
     assert done.failure["errors"][0]["code"] == code
-    assert "image 5" in done.failure["errors"][0]["message"]
+    assert (done.failure["errors"][0]["line"], done.failure["errors"][0]["field"]) == (5, "image")
+    assert "line 5" in done.failure["message"]
 
 
 def test_picture_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
@@ -111,6 +114,52 @@ def test_picture_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
     done = attempt(order(Workspace(tmp_path).create(), CONVNET, examples, hyperparameters={"n_epochs": 1}), tmp_path)
     assert done.failure["errors"][0]["code"] == "corrupt_image"
     assert "pixels" in done.failure["errors"][0]["message"]
+
+
+def test_bomb_beyond_what_pil_lets_through(tmp_path: Path) -> None:
+    """PIL's own limit raises what is no ordinary error; it is told like any other damage, with its row."""
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    table = {"image": [*(picture(at) for at in range(6)), buffer.getvalue()], "label": [0, 1, 0, 1, 0, 1, 0]}
+    place = Workspace(tmp_path).create()
+    pq.write_table(pa.table(table), place.data / "train.parquet")
+    order_of = order(place, CONVNET, rows(), data={"training": "data/train.parquet", "format": "parquet"})
+    done = attempt(order_of, tmp_path)
+    assert done.failure["errors"][0]["code"] == "corrupt_image"
+    assert done.failure["errors"][0]["line"] == 7
+
+
+def test_wrong_checksum_is_damage(tmp_path: Path) -> None:
+    """Though every pixel can be read."""
+    content = bytearray(picture(4))
+    content[content.index(b"IDAT") - 1 + 4 + int.from_bytes(content[content.index(b"IDAT") - 4 :][:4]) + 1] ^= 1
+    examples = rows()
+    examples[4]["image"] = base64.b64encode(bytes(content)).decode()
+    done = attempt(order(Workspace(tmp_path).create(), CONVNET, examples), tmp_path)
+    assert [(each["line"], each["code"]) for each in done.failure["errors"]] == [(5, "corrupt_image")]
+
+
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    """Also behind a blank line, and for what was held out."""
+    place = Workspace(tmp_path).create()
+    examples = rows()
+    for at in range(12):
+        examples[at]["image"] = base64.b64encode(picture(at, size=(8, 8 + at))).decode()
+    made = order(place, CONVNET, examples, hyperparameters={"validation_fraction": 0.25})
+    path = place.root / made.data["training"]
+    path.write_text("\n\n" + path.read_text())
+    found = {each["line"] for each in attempt(made, tmp_path).failure["errors"]}
+    assert found <= set(range(3, 15))
+    assert len(found) == 8  # of nine that train, the first sets the size
+
+
+def test_more_labels_than_outputs_are_refused(tmp_path: Path) -> None:
+    """Also where the first examples have labels that fit."""
+    examples = rows()
+    examples[10]["label"] = examples[11]["label"] = "third"
+    done = attempt(order(Workspace(tmp_path).create(), CONVNET, examples), tmp_path)
+    assert done.failure["code"] == "data_does_not_fit_model"
+    assert "3 labels, and the model gives 2 outputs" in done.failure["message"]
 
 
 def test_grey_pictures_for_a_model_of_one_channel(tmp_path: Path) -> None:

@@ -214,7 +214,8 @@ def test_divergence_stops_and_names_step_and_batch(tmp_path: Path) -> None:
     assert (done.code, done.failure["code"]) == (1, "diverged")
     step = done.failure["errors"][0]["step"]
     assert f"step {step}" in done.failure["message"]
-    assert len(done.failure["errors"][0]["examples"]) == 40
+    assert done.failure["errors"][0]["lines"] == list(range(1, 41))
+    assert f"the last checkpoint is that of step {step - 1}" in done.failure["message"]
     kept = sorted(path.name for path in done.place.checkpoints.iterdir())
     assert kept[-1] == f"step-{step - 1:08d}"
 

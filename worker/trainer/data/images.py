@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from app.errors import DataError
+from app.files import formats
+from app.files.lines import Problem
 from worker.trainer.data.batch import Batch
 from worker.trainer.data.order import Positions
 
 KEPT_BYTES = 2 << 30
 MAX_PIXELS = 64_000_000
+# What PIL raises over a damaged file: also plain Python errors, and one for bombs that is none of them.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Warning,
+    Image.DecompressionBombError,
+)
 
 
 class ImageExamples:
@@ -42,23 +61,22 @@ class ImageExamples:
         count = len(positions)
         return Batch({self.input_name: stacked}, targets, weight=count, examples=count, rows=positions)
 
-    def check(self, *, param: str) -> None:
+    def check(self, *, lines: Sequence[int], param: str) -> None:
         """Decode every image once. DataError lists those that cannot be, or that have another size than the first."""
         problems = []
         shape = None
-        for at in range(len(self)):
+        for at, line in enumerate(lines):
             try:
                 found = tuple(self._pixels(at).shape)
-            except (OSError, ValueError, SyntaxError, Warning, UnidentifiedImageError) as error:
-                problems.append(_problem(at, "corrupt_image", f"cannot be decoded: {str(error)[:150]}"))
+            except UNREADABLE as error:
+                problems.append(Problem(line, "image", "corrupt_image", f"'image' is damaged: {str(error)[:150]}"))
                 continue
             shape = shape or found
             if found != shape:
-                problems.append(_problem(at, "other_size", f"is {found} and those above are {shape}; resize them"))
+                message = f"'image' has {_size(found)} pixels, and those above have {_size(shape)}; resize them"
+                problems.append(Problem(line, "image", "other_size", message))
         if problems:
-            raise DataError(
-                f"{len(problems)} images cannot be used; {problems[0]['message']}", param=param, errors=problems[:100]
-            )
+            raise formats.refusal(problems, param=param)
 
     def _pixels(self, at: int) -> Tensor:
         if at in self._kept:
@@ -87,12 +105,14 @@ class Pixels:
         return torch.from_numpy(array[None] if self.mode == "L" else array.transpose(2, 0, 1).copy())
 
 
-def encode(rows: Sequence[Mapping[str, Any]], *, pixels: Pixels, input_name: str, param: str) -> ImageExamples:
-    """Rows {"image": bytes, "label": index}."""
+def encode(
+    rows: Sequence[Mapping[str, Any]], *, pixels: Pixels, input_name: str, lines: Sequence[int], param: str
+) -> ImageExamples:
+    """Rows {"image": bytes, "label": index}, and the line of each."""
     examples = ImageExamples(
         [row["image"] for row in rows], [row["label"] for row in rows], pixels=pixels, input_name=input_name
     )
-    examples.check(param=param)
+    examples.check(lines=lines, param=param)
     return examples
 
 
@@ -103,9 +123,11 @@ def decode(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} by {image.height} pixels are more than {MAX_PIXELS}")
+            image.verify()  # checksums, which loading passes over once it has every pixel; the file is spent by it
+        with Image.open(io.BytesIO(data)) as image:
             image.load()
             return image.copy()
 
 
-def _problem(at: int, code: str, message: str) -> dict[str, Any]:
-    return {"line": None, "field": "image", "code": code, "message": f"image {at + 1} {message}"}
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]} by {shape[1]}"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
-from app.errors import DataError
+from app.files import formats
+from app.files.lines import Problem
 from worker.trainer.data.batch import IGNORED, Batch
 from worker.trainer.data.order import Positions
 from worker.trainer.data.packing import pack
@@ -53,7 +54,13 @@ class LanguageExamples:
 
 
 def encode(
-    rows: Sequence[Row], tokenizer: Any, *, limit: int, packed: bool = False, param: str = "training_file"
+    rows: Sequence[Row],
+    tokenizer: Any,
+    *,
+    limit: int,
+    packed: bool = False,
+    lines: Sequence[int] = (),
+    param: str = "training_file",
 ) -> tuple[LanguageExamples, int]:
     """Rows {"messages"}, {"prompt", "completion"} or {"text"}, and how many were cut to `limit` tokens.
 
@@ -61,23 +68,23 @@ def encode(
     """
     found: list[Passage] = []
     truncated = 0
-    problems: list[dict[str, Any]] = []
-    for number, row in enumerate(rows, 1):
-        text, spans = _rendered(row, tokenizer, number=number, param=param)
+    problems: list[Problem] = []
+    for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
+        text, spans = _rendered(row, tokenizer, line=line, param=param)
         sequence = _encoded(text, spans, tokenizer, chat="messages" in row)
         truncated += len(sequence.tokens.ids) > limit
         cut = Passage(Tokens(sequence.tokens.ids[:limit]), sequence.targets[:limit])
         if not (cut.targets[1:] != IGNORED).any():
-            problems.append(nothing_to_learn(number, "completion", limit=limit))
+            problems.append(nothing_to_learn(line, "completion", limit=limit))
         found.append(cut)
     if problems:
-        raise DataError(problems[0]["message"], param=param, errors=problems[:100])
+        raise formats.refusal(problems, param=param)
     return LanguageExamples(found, pad=pad_id(tokenizer), packed=packed), truncated
 
 
-def nothing_to_learn(number: int, what: str, *, limit: int) -> dict[str, Any]:
-    message = f"example {number} has no {what} within the first {limit} tokens, so nothing to learn from"
-    return {"line": None, "field": None, "code": "nothing_to_learn", "message": message}
+def nothing_to_learn(line: int, what: str, *, limit: int) -> Problem:
+    message = f"has no {what} within the first {limit} tokens, so nothing to learn from"
+    return Problem(line, None, "nothing_to_learn", message)
 
 
 def ensure_template(tokenizer: Any, rows: Sequence[Row]) -> str | None:
@@ -107,24 +114,23 @@ def prompt_and_answer(prompt: str, answer: str, tokenizer: Any) -> Passage:
 
 
 @contextmanager
-def refused_by_template(*, number: int, param: str) -> Iterator[None]:
+def refused_by_template(*, line: int, param: str) -> Iterator[None]:
     """Turns a chat template's complaint into one about the example."""
     try:
         yield
     except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
-        message = f"example {number}: the tokenizer's chat template refused these messages: {str(error)[:200]}"
-        problem = {"line": None, "field": "messages", "code": "template_refused", "message": message}
-        raise DataError(message, param=param, errors=[problem]) from None
+        message = f"the tokenizer's chat template refused these messages: {str(error)[:200]}"
+        raise formats.refusal([Problem(line, "messages", "template_refused", message)], param=param) from None
 
 
-def _rendered(row: Row, tokenizer: Any, *, number: int, param: str) -> tuple[str, list[Span]]:
+def _rendered(row: Row, tokenizer: Any, *, line: int, param: str) -> tuple[str, list[Span]]:
     """The example as one text, and the spans of characters that carry loss."""
     if "text" in row:
         return row["text"], [(0, len(row["text"]))]
     if "prompt" in row:
         start = len(row["prompt"])
         return row["prompt"] + row["completion"], [(start, start + len(row["completion"]))]
-    with refused_by_template(number=number, param=param):
+    with refused_by_template(line=line, param=param):
         return _chat(row["messages"], tokenizer)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.errors import DataError
+from app.files import formats
+from app.files.lines import Problem
 from worker.trainer.data.batch import IGNORED, Batch
 from worker.trainer.data.language import (
     LanguageExamples,
@@ -47,7 +48,12 @@ class PreferenceExamples:
 
 
 def encode(
-    rows: Sequence[Mapping[str, Any]], tokenizer: Any, *, limit: int, param: str = "training_file"
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    limit: int,
+    lines: Sequence[int] = (),
+    param: str = "training_file",
 ) -> tuple[PreferenceExamples, int]:
     """Rows {"prompt", "chosen", "rejected"}, or "messages" for the prompt; and how many were cut to `limit` tokens.
 
@@ -55,22 +61,22 @@ def encode(
     """
     sides: dict[str, list[Passage]] = {"chosen": [], "rejected": []}
     truncated = 0
-    problems: list[dict[str, Any]] = []
-    for number, row in enumerate(rows, 1):
-        passages = [_passage(row, side, tokenizer, number=number, param=param) for side in sides]
+    problems: list[Problem] = []
+    for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
+        passages = [_passage(row, side, tokenizer, line=line, param=param) for side in sides]
         truncated += any(len(each.tokens.ids) > limit for each in passages)
         for side, passage in zip(sides, passages, strict=True):
             cut = Passage(Tokens(passage.tokens.ids[:limit]), passage.targets[:limit])
             sides[side].append(cut)
             if not (cut.targets[1:] != IGNORED).any():
-                problems.append(nothing_to_learn(number, f"{side} answer", limit=limit))
+                problems.append(nothing_to_learn(line, f"{side} answer", limit=limit))
     if problems:
-        raise DataError(problems[0]["message"], param=param, errors=problems[:100])
+        raise formats.refusal(problems, param=param)
     return PreferenceExamples(sides["chosen"], sides["rejected"], pad=pad_id(tokenizer)), truncated
 
 
-def _passage(row: Mapping[str, Any], side: str, tokenizer: Any, *, number: int, param: str) -> Passage:
+def _passage(row: Mapping[str, Any], side: str, tokenizer: Any, *, line: int, param: str) -> Passage:
     if "prompt" in row:
         return prompt_and_answer(row["prompt"], row[side], tokenizer)
-    with refused_by_template(number=number, param=param):
+    with refused_by_template(line=line, param=param):
         return conversation_and_answer(row["messages"], row[side], tokenizer)

@@ -12,6 +12,7 @@ from app.files import formats
 from worker.trainer.data.order import split
 
 Row = dict[str, Any]
+Numbered = tuple[int, Row]  # with its line
 VALIDATION = "validation_file"
 
 
@@ -22,6 +23,8 @@ class Source:
     training: list[Row]
     validation: list[Row]
     labels: tuple[str, ...] | None
+    training_lines: tuple[int, ...]  # where in its file each row stands
+    validation_lines: tuple[int, ...]
 
 
 def read(
@@ -42,20 +45,32 @@ def read(
     labels = formats.validate(path, format=form, task=task, columns=columns).labels
     if labels is not None and set(labels) <= set(known_labels or ()):
         labels = tuple(known_labels or ())
-    rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
+    rows = list(formats.read_numbered(path, format=form, task=task, columns=columns, labels=labels))
     if data.get("validation"):
         held_out = workspace / data["validation"]
         other = data.get("validation_format") or formats.detect(held_out.name, _head(held_out))
         formats.validate(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
-        rest = formats.read(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
-        return Source(rows, list(rest), labels)
+        rest = formats.read_numbered(
+            held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION
+        )
+        return _source(rows, list(rest), labels)
     if fraction > 0 and len(rows) < 2:
         message = f"there is {len(rows)} example, so none can be held out; give a validation file or more examples"
         raise DataError(message, param="hyperparameters.validation_fraction")
     training, validation = split(len(rows), fraction=fraction, seed=seed)
-    return Source([rows[at] for at in training], [rows[at] for at in validation], labels)
+    return _source([rows[at] for at in training], [rows[at] for at in validation], labels)
+
+
+def _source(training: list[Numbered], validation: list[Numbered], labels: tuple[str, ...] | None) -> Source:
+    return Source(
+        training=[row for _, row in training],
+        validation=[row for _, row in validation],
+        labels=labels,
+        training_lines=tuple(line for line, _ in training),
+        validation_lines=tuple(line for line, _ in validation),
+    )
 
 
 def _head(path: Path) -> bytes:

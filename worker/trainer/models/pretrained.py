@@ -167,6 +167,9 @@ def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **opti
             **SAFE,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if "Unrecognized configuration class" in str(error):
+            kind = getattr(auto, "__name__", str(auto)).removeprefix("AutoModelFor")
+            raise ModelError(f"transformers has no {kind} over a {config.model_type!r} model", param="task") from error
         raise ModelError(f"transformers could not load the model: {_first_line(error)}", param="model") from error
     _refuse_other_shapes(model, info["mismatched_keys"])
     return model, info

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from app.errors import DataError
 from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
-from worker.trainer.data.order import Order, Positions, sequential
+from worker.trainer.data.order import Order, sequential
 from worker.trainer.data.preference import PreferenceExamples
 from worker.trainer.freeze.apply import Frozen
 from worker.trainer.protocol import Reporter
@@ -51,6 +51,7 @@ class Run:
     objective: Objective
     training: Examples
     validation: Examples | None
+    lines: Sequence[int]  # where in its file each training example stands
     order: Order
     settings: Settings
     total_steps: int
@@ -223,30 +224,23 @@ def refuse_infinite(run: Run, step: int, loss: float, norm: float | None) -> Non
     if math.isfinite(loss) and (norm is None or math.isfinite(norm) or overflow):
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    positions = run.order.positions(step)
+    lines = sorted(run.lines[at] for at in run.order.positions(step))
+    problem = {"line": None, "field": None, "code": "diverged", "message": what, "step": step, "lines": lines[:100]}
     raise Diverged(
-        f"{what} at step {step} of {run.total_steps} (batch of examples {_some(positions)}, counted from 1); lower the "
+        f"{what} at step {step} of {run.total_steps} (a batch of lines {_some(lines)} of the training file); lower the "
         "learning rate, clip gradients (max_grad_norm), or look at these examples",
-        errors=[
-            {
-                "line": None,
-                "field": None,
-                "code": "diverged",
-                "message": what,
-                "step": step,
-                "examples": (positions + 1).tolist()[:100],
-            }
-        ],
+        param="training_file",
+        errors=[problem],
     )
 
 
 @torch.no_grad()
-def probe(run: Run) -> None:
+def probe(run: Run) -> Tensor:
     """One forward pass over two examples, so that data that does not fit the model is refused as what it is."""
     batch = run.training.batch(np.arange(min(2, len(run.training)))).to(run.device)
     run.model.eval()
     try:
-        _deterministic(run, lambda: compute(run, batch))
+        _, outputs = _deterministic(run, lambda: compute(run, batch))
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -254,6 +248,7 @@ def probe(run: Run) -> None:
         message = f"the model does not accept this data ({shapes}, targets {tuple(batch.targets.shape)}): {error}"
         raise DataError(message, param="training_file", code="data_does_not_fit_model") from error
     run.model.train()
+    return outputs
 
 
 @torch.no_grad()
@@ -371,6 +366,6 @@ def _tokens_until(run: Run, step: int) -> int:
     return epochs * int(lengths.sum()) + sum(int(lengths[run.order.positions(base + k + 1)].sum()) for k in range(rest))
 
 
-def _some(positions: Positions) -> str:
-    shown = ", ".join(str(at + 1) for at in np.sort(positions)[:5])
-    return f"{shown} and {len(positions) - 5} more" if len(positions) > 5 else shown
+def _some(lines: Sequence[int]) -> str:
+    shown = ", ".join(str(line) for line in lines[:5])
+    return f"{shown} and {len(lines) - 5} more" if len(lines) > 5 else shown

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.errors import InvalidRequest
+from app.errors import DataError, InvalidRequest
 from app.freeze.plan import FreezePlan
 from worker.trainer import determinism
 from worker.trainer.data.language import LanguageExamples
@@ -88,7 +88,7 @@ def assemble(
         run.watch.witness.start()  # a first pass over data may already write
     if isinstance(run.objective, Preference):
         ask_reference(run, run.objective)  # while the model still is the base
-    probe(run)
+    _refuse_few_outputs(probe(run), source.labels)
     if isinstance(run.training, LanguageExamples) and run.training.packed:
         _refuse_unpackable(run, run.training)
     run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
@@ -125,6 +125,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         objective=tasks.objective(recipe.task, settings),
         training=recipe.prepared.training,
         validation=recipe.prepared.validation,
+        lines=recipe.source.training_lines,
         order=recipe.positions,
         settings=settings,
         total_steps=recipe.total_steps,
@@ -247,6 +248,13 @@ def _refuse_impatience(plan: FreezePlan, source: Source, settings: Settings) -> 
             f"'{plan.scheduled[0].name}' for the whole run"
         )
         raise InvalidRequest(message, param=param)
+
+
+def _refuse_few_outputs(outputs: torch.Tensor, labels: tuple[str, ...] | None) -> None:
+    """A plain torch model has as many outputs as its kwargs say."""
+    if labels is not None and outputs.shape[-1] < len(labels):
+        message = f"the data has {len(labels)} labels, and the model gives {outputs.shape[-1]} outputs"
+        raise DataError(message, param="training_file", code="data_does_not_fit_model")
 
 
 def _refuse_unpackable(run: Run, examples: LanguageExamples) -> None:

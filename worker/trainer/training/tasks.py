@@ -96,9 +96,13 @@ def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | No
     notes = ready_tokenizer(loaded, source.training) if task in TEXT else []
     limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
     parts = []
-    for rows, param in ((source.training, "training_file"), (source.validation, "validation_file")):
+    for rows, lines, param in (
+        (source.training, source.training_lines, "training_file"),
+        (source.validation, source.validation_lines, "validation_file"),
+    ):
+        part = {"lines": lines, "param": param}
         examples, cut = (
-            _encode(task, rows, loaded, source=source, limit=limit, packed=packed, param=param) if rows else (None, 0)
+            _encode(task, rows, loaded, source=source, limit=limit, packed=packed, part=part) if rows else (None, 0)
         )
         if cut:
             notes.append(f"{cut} of {len(rows)} examples of the {param} are longer than {limit} tokens and were cut")
@@ -108,7 +112,7 @@ def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | No
 
 
 def _encode(
-    task: str, rows: Sequence[Row], loaded: Loaded, *, source: Source, limit: int, packed: bool, param: str
+    task: str, rows: Sequence[Row], loaded: Loaded, *, source: Source, limit: int, packed: bool, part: dict[str, Any]
 ) -> tuple[Examples, int]:
     if task.startswith("tabular"):
         return tabular.encode(rows, classes=source.labels is not None, dtype=_float_dtype(loaded.model)), 0
@@ -117,13 +121,13 @@ def _encode(
         channels = _input_channels(loaded.model)
         pixels = images.Pixels(processor=loaded.processor, channels=channels)
         name = "x" if plain and not hasattr(loaded.model, "config") else "pixel_values"
-        return images.encode(rows, pixels=pixels, input_name=name, param=param), 0
+        return images.encode(rows, pixels=pixels, input_name=name, **part), 0
     if task == "token-classification":
         return text.encode_words(rows, loaded.tokenizer, limit=limit)
     if task == "causal-lm":
-        return language.encode(rows, loaded.tokenizer, limit=limit, packed=packed, param=param)
+        return language.encode(rows, loaded.tokenizer, limit=limit, packed=packed, **part)
     if task == "preference":
-        return preference.encode(rows, loaded.tokenizer, limit=limit, param=param)
+        return preference.encode(rows, loaded.tokenizer, limit=limit, **part)
     if task == "pairs":
         return text.encode_pairs(rows, loaded.tokenizer, limit=limit)
     return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=task == "text-regression")

@@ -97,14 +97,14 @@ def test_template_that_fails_is_a_data_error(tokenizer: Any, template: str) -> N
     """Its own complaint, a forbidden attribute, bad syntax: each is told with the example's number."""
     tokenizer.chat_template = template
     rows = [{"messages": [{"role": "user", "content": "the"}, {"role": "assistant", "content": "sat"}]}]
-    with pytest.raises(DataError, match="example 1"):
+    with pytest.raises(DataError, match="line 1"):
         encode(rows, tokenizer, limit=64)
 
 
 def test_completion_behind_the_cut_is_refused(tokenizer: Any) -> None:
     """A prompt that fills the model leaves nothing to learn: said by number."""
     rows = [{"text": "the cat sat"}, {"prompt": "the cat " * 10, "completion": " sat"}]
-    with pytest.raises(DataError, match="example 2 has no completion within the first 8 tokens"):
+    with pytest.raises(DataError, match="line 2: has no completion within the first 8 tokens"):
         encode(rows, tokenizer, limit=8)
 
 
@@ -125,7 +125,7 @@ def test_answer_behind_the_cut_is_refused(tokenizer: Any) -> None:
     """A comparison with nothing on one side teaches nothing: said by number and side."""
     rows = [{"prompt": "the cat", "chosen": " sat", "rejected": " ran"}] * 2
     rows[1] = {"prompt": "the cat " * 10, "chosen": " sat", "rejected": " ran"}
-    with pytest.raises(DataError, match="example 2 has no chosen answer within the first 8 tokens"):
+    with pytest.raises(DataError, match="line 2: has no chosen answer within the first 8 tokens"):
         preference.encode(rows, tokenizer, limit=8)
 
 
