@@ -112,7 +112,7 @@ def examine(place: Place, wanted: JobCreate, *, read_bytes: int = INLINE_BYTES) 
     hyperparameters = wanted.chosen()
     refuse_ignored_options(hyperparameters, policy)
     refuse_foreign(hyperparameters, task)
-    refuse_impatience(hyperparameters, validation)
+    refuse_impatience(hyperparameters, files[1])
     settings = hyperparameters.model_dump(exclude_none=True) | (
         _ask_beta(hyperparameters) if task == "preference" else {}
     )
