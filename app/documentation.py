@@ -94,6 +94,10 @@ CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
     )
 }
 
+GONE: Final[dict[int | str, dict[str, Any]]] = {
+    410: _error("A checkpoint that is not kept any more; the message says why.")
+}
+
 KEY_REUSED: Final[dict[int | str, dict[str, Any]]] = {422: _error("The Idempotency-Key was used for another request.")}
 
 UPLOAD_FORM: Final = {

@@ -90,6 +90,14 @@ class Conflict(PermafrostError):
         self.headers.setdefault("x-should-retry", "false")
 
 
+class Gone(PermafrostError):
+    """It was there; the message says why it is not any more."""
+
+    status = 410
+    type = "invalid_request_error"
+    code = "gone"
+
+
 class TooLarge(PermafrostError):
     status = 413
     type = "invalid_request_error"

@@ -11,6 +11,7 @@ from app.evidence import fields
 from app.evidence.fields import StatementError
 from app.evidence.keys import KeyFileError, read_time
 from app.evidence.statement import (
+    ORIGIN,
     RESULT_KINDS,
     ROLES,
     Claim,
@@ -51,6 +52,7 @@ def read(document: Any) -> Statement:
         observed={key: value for key, value in observed.items() if key != "violations"},
         result_kind=fields.one_of(predicate, "resultKind", "predicate", RESULT_KINDS),
         metadata=_metadata(result),
+        origin=_origin(base),
         previous=None
         if previous is None
         else fields.digest(fields.as_object(previous, "previous"), "digest", "previous"),
@@ -90,7 +92,7 @@ _FORM: dict[str, Any] = {
         "scheme": None,
         "policy": None,  # app.freeze.policy refuses unknown keys itself
         "resultKind": None,
-        "base": {"files": [_FILE], **dict.fromkeys(("count", "nbytes", "root"))},
+        "base": {"files": [_FILE], "origin": dict.fromkeys(ORIGIN), **dict.fromkeys(("count", "nbytes", "root"))},
         "result": {"files": [_FILE], "metadata": None, **dict.fromkeys(("count", "nbytes", "root"))},
         "frozen": dict.fromkeys(("count", "nbytes", "root")),
         "observed": dict.fromkeys(("checks", "first_step", "last_step", "fingerprint", "violations")),
@@ -193,6 +195,13 @@ def _files(value: Mapping[str, Any], at: str) -> tuple[FileRef, ...]:
 def _metadata(result: Mapping[str, Any]) -> dict[str, str]:
     metadata = fields.as_object(fields.field_of(result, "metadata", "result"), "result.metadata")
     return {key: fields.text(metadata, key, "result.metadata") for key in metadata}
+
+
+def _origin(base: Mapping[str, Any]) -> dict[str, str] | None:
+    if "origin" not in base:
+        return None
+    origin = fields.as_object(base["origin"], "base.origin")
+    return {key: fields.text(origin, key, "base.origin") for key in origin}
 
 
 def _total(value: Mapping[str, Any], at: str) -> Total:

@@ -56,6 +56,8 @@ class Report:
             if len(self.problems) > _SHOWN:
                 yield f"  and {len(self.problems) - _SHOWN} more; --json has them all"
         yield from (f"  note: {printable(warning)}" for warning in self.warnings)
+        if origin := self.facts.get("base_origin"):
+            yield f"  base origin: {printable(', '.join(f'{key} {value}' for key, value in origin.items()))}"
         for name in ("job", "issued_at", "base_root", "result_root", "policy_digest"):
             if name in self.facts:
                 yield f"  {name.replace('_', ' ')}: {printable(self.facts[name])}"
@@ -118,6 +120,7 @@ def facts(case: Case) -> dict[str, Any]:
         "issued_at": iso(claim.issued_at),
         "keyids": [key.keyid for key in case.signers],
         "policy_digest": claim.policy_digest,
+        "base_origin": dict(claim.origin) if claim.origin else None,
         "base_root": case.statement.base.root,
         "first_base_root": (case.chain[-1] if case.chain else case).said.base.root,
         "result_root": case.statement.result.root,

@@ -20,6 +20,8 @@ PREDICATE_TYPE = "urn:permafrost:frozen-parameters:v1"
 # dropped: in the base, not in the model. scheduled: frozen during its intervals. split: some rows are frozen.
 ROLES = ("frozen", "trainable", "split", "new", "buffer", "dropped", "scheduled")
 RESULT_KINDS = ("full", "adapter")
+# Of a base: its name here; the job whose result, checkpoint (with its step) or first weights it is; a hub's revision.
+ORIGIN = ("model", "kind", "job", "step", "repository", "revision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Claim:
     """What a statement says. `policy` is the normal form; `observed` has checks, first_step, last_step, fingerprint.
 
     `previous` is the SHA-256 of the payload of the statement about the base, where the base is a result of ours.
+    `origin` says where the base came from: the signer's word, for people to follow.
     """
 
     job_id: str
@@ -116,6 +119,7 @@ class Claim:
     result_kind: str = "full"
     metadata: Mapping[str, str] = field(default_factory=dict)  # of the composed result file
     previous: str | None = None
+    origin: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,8 @@ def build(claim: Claim) -> bytes:
         "observed": {**claim.observed, "violations": list(claim.violations)},
         "parameters": [_row_json(row) for row in rows],
     }
+    if claim.origin:
+        predicate["base"]["origin"] = dict(claim.origin)
     if claim.previous:
         predicate["previous"] = {"digest": {"sha256": claim.previous}}
     files = sorted(claim.result_files, key=lambda file: file.name.encode())

@@ -4,7 +4,7 @@ A worker holds a job by a `Lease`, whose attempt number is the fencing token: on
 moved on, nothing that its holder writes matches a row any more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -17,9 +17,11 @@ from app.db import Database, new_id, now
 from app.errors import Conflict, NotFound, PermafrostError
 from app.evidence.tables import Evidence, Parameter
 from app.files.tables import File
+from app.jobs import checkpoints
+from app.jobs.checkpoints import Saved
 from app.jobs.hyperparameters import method_of
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
-from app.jobs.tables import WAITING, Checkpoint, Event, Job, Label, Metric
+from app.jobs.tables import WAITING, Event, Job, Label, Metric
 from app.limits.quotas import check, take_turns
 from app.models.tables import Model
 from app.webhooks.events import announce
@@ -65,7 +67,7 @@ class News:
     hyperparameters: dict[str, Any] | None = None  # with what "auto" came to
     notes: list[Note] = field(default_factory=list)
     metrics: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)  # (step, split, values)
-    checkpoints: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # (step, metrics)
+    checkpoints: list[Saved] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         settled = self.freeze_plan or self.hyperparameters
@@ -82,6 +84,7 @@ class Outcome:
     parameters: Sequence[Parameter] = ()
     model: Model | None = None
     files: Sequence[File] = ()  # what OpenAI calls result_files: the curves as CSV
+    last: Saved | None = None  # the result as the last of the job's checkpoints
     trained_tokens: int | None = None
     notes: Sequence[Note] = ()
 
@@ -212,8 +215,8 @@ def beat(db: Database, lease: Lease, news: News | None = None) -> str:
             _note(session, lease.job_id, news.notes)
             for seq, (step, split, values) in enumerate(news.metrics, start=row.points_count - len(news.metrics) + 1):
                 session.merge(Metric(job_id=lease.job_id, step=step, split=split, seq=seq, values=values))
-            for step, metrics in news.checkpoints:
-                _checkpoint(session, lease, step, metrics, at)
+            for saved in news.checkpoints:
+                checkpoints.store(session, lease.job_id, lease.attempt, saved, at)
         return str(row.desired)
 
 
@@ -221,6 +224,18 @@ def _settled(session: Session, lease: Lease, hyperparameters: dict[str, Any]) ->
     """Numbers in place of "auto", also where OpenAI's clients look for theirs."""
     task = session.scalar(select(Job.task).where(Job.id == lease.job_id)) or ""
     return {"hyperparameters": hyperparameters, "method": method_of(task, hyperparameters)}
+
+
+def drop_checkpoints(db: Database, lease: Lease, *, kept: Collection[int]) -> list[str]:
+    """Takes back the models of checkpoints that the run keeps no longer, but for those that somebody needs.
+
+    Returns the blobs that are now nobody's. Raises LeaseLost.
+    """
+    with db.write() as session:
+        held = select(Job.id).where(*_held(lease, now(session))).with_for_update()
+        if session.scalar(held) is None:
+            raise _lost(session, lease)
+        return checkpoints.drop(session, lease.job_id, kept=kept)
 
 
 def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
@@ -251,6 +266,9 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
                 row.created_at = at
                 session.add(row)
         session.add_all(outcome.parameters)
+        if outcome.model is not None and outcome.last is not None:
+            outcome.last.model_id = outcome.model.id
+            checkpoints.store(session, lease.job_id, lease.attempt, outcome.last, at)
         _note(session, lease.job_id, [*outcome.notes, _ending(outcome)])
 
 
@@ -413,12 +431,6 @@ def _note(session: Session, job_id: str, notes: Sequence[Note]) -> None:
         event = Event(job_id=job_id, seq=seq, id=new_id("ftevent"), created_at=at, data=note.data)
         event.level, event.type, event.message = note.level, note.type, note.message
         session.add(event)
-
-
-def _checkpoint(session: Session, lease: Lease, step: int, metrics: dict[str, Any], at: datetime) -> None:
-    row = Checkpoint(id=new_id("ftckpt"), job_id=lease.job_id, created_at=at, step=step, attempt=lease.attempt)
-    row.metrics, row.model = metrics, None
-    session.add(row)
 
 
 def _ending(outcome: Outcome) -> Note:

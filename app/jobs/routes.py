@@ -21,6 +21,7 @@ from app.jobs.answers import (
     JobList,
     JobObject,
 )
+from app.jobs.checkpoints import listed
 from app.jobs.dry_run import DryRun, dry_run
 from app.jobs.events import EVENTS, sequence_of
 from app.jobs.listing import Filters, page
@@ -197,11 +198,13 @@ def list_checkpoints(
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
     order: OrderQuery = "desc",
 ) -> CheckpointList:
-    """Newest first."""
+    """Newest first: those that are kept. Each is a model like any other, to download or to start a job from."""
     with db.read() as session:
         lifecycle.find(session, who.project, fine_tuning_job_id)
-        statement = select(Checkpoint).where(Checkpoint.job_id == fine_tuning_job_id)
-        rows, more = keyset(session, statement, Checkpoint, after=after, limit=limit, order=order)
+        ever = select(Checkpoint).where(Checkpoint.job_id == fine_tuning_job_id)  # a cursor may be dropped meanwhile
+        rows, more = keyset(
+            session, listed(fine_tuning_job_id), Checkpoint, within=ever, after=after, limit=limit, order=order
+        )
     data = [CheckpointObject.of(row) for row in rows]
     return CheckpointList.page(data, more=more)
 

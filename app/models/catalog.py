@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
-from app.errors import ModelError, NotFound
+from app.errors import Gone, ModelError, NotFound
 from app.freeze.plan import TensorInfo
 from app.models import manifest
 from app.models.compose import Layout, Slice, compose
@@ -85,6 +85,8 @@ def find_model(session: Session, project: str, model_id: str) -> Model:
     row = session.scalar(visible(project).where(Model.id == model_id))
     if row is None:
         raise NotFound(f"no model {model_id!r} in this project", param="model", code="model_not_found")
+    if row.status == "dropped":
+        raise Gone(f"model {model_id} is gone: {row.error}", param="model", code="model_gone")
     return row
 
 
@@ -156,6 +158,8 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
 
 
 def _registered(row: Model) -> Chosen:
+    if row.status == "dropped":
+        raise ModelError(f"model {row.id} is gone: {row.error}", param="model", code="model_gone")
     if row.status == "failed":
         raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
     if row.spec.get("adapter"):

@@ -5,18 +5,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from app.auth import Who
 from app.db import Database, now
 from app.dependencies import Bell, Blobs, Config, Db
-from app.documentation import BINARY, CONFLICT, ERRORS
+from app.documentation import BINARY, CONFLICT, ERRORS, GONE
 from app.downloads import Reader, blob_bytes, download
 from app.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from app.files.records import blob_in_use
-from app.jobs.states import TERMINAL
-from app.jobs.tables import Job
+from app.jobs.checkpoints import clear, users
 from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
 from app.models.compose import Layout
 from app.models.schemas import (
@@ -42,7 +39,8 @@ ModelId = Annotated[str, Path(description="Id of a model.", examples=["minilm"])
 def list_models(who: Who, db: Db, settings: Config) -> ModelList:
     """The project's own and the base models; also folders on the server that no job has used yet (`available`)."""
     with db.read() as session:
-        rows = session.scalars(visible(who.project).order_by(Model.created_at.desc(), Model.id)).all()
+        there = visible(who.project).where(Model.status != "dropped")
+        rows = session.scalars(there.order_by(Model.created_at.desc(), Model.id)).all()
     known = {row.id for row in rows}
     fresh = [ModelObject.of_folder(folder) for folder in folders(settings) if folder.name not in known]
     return ModelList(data=[*map(ModelObject.of, rows), *fresh])
@@ -69,7 +67,7 @@ def register_model(
     operation_id="compareModels",
     summary="Compare two models",
     response_class=StreamingResponse,
-    responses={200: {"model": ModelComparison}, **CONFLICT},
+    responses={200: {"model": ModelComparison}, **CONFLICT, **GONE},
 )
 def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, storage: Blobs) -> Response:
     """What changed, tensor by tensor; with `freeze_policy`, whether what it freezes is the same bit for bit. For models
@@ -85,7 +83,7 @@ def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, st
 
 
 # The longer routes come first: a model's id may hold slashes, which {model:path} takes in.
-@router.get("/{model:path}/tensors", operation_id="listModelTensors", summary="List a model's tensors")
+@router.get("/{model:path}/tensors", operation_id="listModelTensors", summary="List a model's tensors", responses=GONE)
 def list_tensors(
     model: ModelId,
     who: Who,
@@ -112,7 +110,7 @@ def list_tensors(
     operation_id="downloadModelFile",
     summary="Download a model's file",
     response_class=StreamingResponse,
-    responses=BINARY,
+    responses={**BINARY, **GONE},
 )
 def download_model_file(
     model: ModelId,
@@ -135,20 +133,20 @@ def download_model_file(
     return download(request, size=file["size"], sha256=file["sha256"], name=name, read=read)
 
 
-@router.get("/{model:path}", operation_id="retrieveModel", summary="Read a model")
+@router.get("/{model:path}", operation_id="retrieveModel", summary="Read a model", responses=GONE)
 def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelObject:
     """A base model, or the result of a job with the job and the base that it came from."""
     with db.read() as session:
-        row = session.scalar(visible(who.project).where(Model.id == model))
-    if row is not None:
-        return ModelObject.of(row)
-    folder = next((each for each in folders(settings) if each.name == model), None)
-    if folder is None:
-        raise NotFound(f"no model {model!r} in this project", param="model", code="model_not_found")
+        try:
+            return ModelObject.of(find_model(session, who.project, model))
+        except NotFound:
+            folder = next((each for each in folders(settings) if each.name == model), None)
+            if folder is None:
+                raise
     return ModelObject.of_folder(folder)
 
 
-@router.delete("/{model:path}", operation_id="deleteModel", summary="Delete a model", responses=CONFLICT)
+@router.delete("/{model:path}", operation_id="deleteModel", summary="Delete a model", responses={**CONFLICT, **GONE})
 def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDeleted:
     """Refused while other models are made of it or jobs need it; the answer lists those."""
     who.must("writer")
@@ -156,10 +154,13 @@ def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDelet
         row = find_model(session, who.project, model)
         if row.project is None and who.role != "admin":
             raise Forbidden(f"{model} is a base model of every project; deleting it needs the role admin")
-        if users := _users(session, row):
-            raise Conflict(f"{model} is needed by {', '.join(users[:20])}", code="model_in_use", param="model")
+        if needed := list(users(session, row)):
+            raise Conflict(f"{model} is needed by {', '.join(needed[:20])}", code="model_in_use", param="model")
         blobs = _blobs(row)
-        session.delete(row)
+        if row.kind == "checkpoint":
+            clear(row, "it was deleted")
+        else:
+            session.delete(row)
         session.flush()
         unused = [blob for blob in blobs if not blob_in_use(session, blob)]
     for blob in unused:
@@ -190,12 +191,6 @@ def _register(db: Database, model_id: str, spec: dict[str, str]) -> tuple[Model,
             row.status, row.error = "pending", None
             return row, True
         return row, False
-
-
-def _users(session: Session, row: Model) -> list[str]:
-    models = session.scalars(select(Model.id).where(Model.base_id == row.id).order_by(Model.id))
-    jobs = session.scalars(select(Job.id).where(Job.base_model == row.id, Job.status.not_in(TERMINAL)).order_by(Job.id))
-    return [*models, *jobs]
 
 
 def _blobs(row: Model) -> set[str]:

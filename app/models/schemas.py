@@ -26,7 +26,7 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int = Field(description="Unix time in seconds.")
     owned_by: str
-    kind: Literal["base", "fine_tuned", "initial"]
+    kind: Literal["base", "fine_tuned", "checkpoint", "initial"]
     status: Literal["available", "pending", "ready", "failed"] = Field(
         description="`available`: a folder on the server that no job has used yet; `pending`: a worker will read it."
     )

@@ -18,8 +18,10 @@ class Model(Base):
     project: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime]
     owned_by: Mapped[str] = mapped_column(String(64))
-    kind: Mapped[str] = mapped_column(String(12))  # "base" | "fine_tuned" | "initial" (a torch job's first weights)
-    status: Mapped[str] = mapped_column(String(12))  # "pending" (a worker will read it) | "ready" | "failed"
+    #: "base" | "fine_tuned" | "checkpoint" | "initial" (a torch job's first weights)
+    kind: Mapped[str] = mapped_column(String(12))
+    #: "pending" (a worker will read it) | "ready" | "failed" | "dropped" (a checkpoint that is gone; `error` says why)
+    status: Mapped[str] = mapped_column(String(12))
     error: Mapped[str | None] = mapped_column(Text)
     #: How to load it: a resolved model spec (type, task, architecture, kwargs, ...).
     spec: Mapped[dict[str, Any]]
@@ -32,6 +34,7 @@ class Model(Base):
     #: [{name, size, sha256, blob | null}]; a null blob is composed on download from `tensors`.
     files: Mapped[list[Any]] = mapped_column(default=list)
     #: [{file, name, dtype, shape, nbytes, sha256, blob, offset}], in file order.
+    #: `own`, of a checkpoint: in a blob that is no other model's.
     tensors: Mapped[list[Any]] = deferred(mapped_column(JSON, default=list))
     #: For plan.resolve, made once by a worker, None until then; models/manifest.py reads it.
     manifest: Mapped[list[Any] | dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from app.db import Database
 from app.evidence.tables import Evidence
 from app.jobs import lifecycle
+from app.jobs.checkpoints import Saved
 from app.jobs.lifecycle import News, Note, Outcome
 from app.jobs.tables import Checkpoint
 from app.keys import records
@@ -73,7 +74,7 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
     job, _ = lifecycle.submit(db, new_job(project="mine", training_file=file["id"], model_spec=AFFINE))
     lease = lifecycle.claim(db, worker="w", seconds=600)
     assert lease is not None
-    news = News(notes=[Note("one")], metrics=[(1, "train", {"loss": 1.0})], checkpoints=[(1, {"train_loss": 1.0})])
+    news = News(notes=[Note("one")], metrics=[(1, "train", {"loss": 1.0})], checkpoints=[Saved(1, {"train_loss": 1.0})])
     lifecycle.beat(db, lease, news)
     model = Model(
         id="ft:affine:mine::1", project="mine", owned_by="mine", kind="fine_tuned", status="ready", spec=AFFINE

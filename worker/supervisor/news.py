@@ -1,6 +1,7 @@
 """Reads a trainer's reports as they appear and turns them into news for the job's row, events and curves."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,6 +28,7 @@ class Tail:
         self.done: Report | None = None
         self.violations: list[dict[str, Any]] = []
         self.stepped = False
+        self.on_checkpoint: Callable[[Report], None] = lambda report: None
         self.heard_at = time.monotonic()
         self._path = path
         self._offset = 0
@@ -94,7 +96,7 @@ class Tail:
         news.notes.append(Note(message, level=level, data=report.get("data") or None))
 
     def _take_checkpoint(self, report: Report, news: News) -> None:
-        news.checkpoints.append((int(report["step"]), dict(report.get("metrics") or {})))
+        self.on_checkpoint(report)
 
     def _take_violation(self, report: Report, news: News) -> None:
         """Told twice: when it is found, and again with its cause once a replay has shown it, or why it could not."""

@@ -34,8 +34,9 @@ from app.evidence.verify import objections
 from app.files.tables import File
 from app.freeze.implied import implied_policy, is_of_adapter
 from app.freeze.policy import Policy
+from app.jobs.checkpoints import Saved
 from app.jobs.lifecycle import Note, Outcome
-from app.jobs.tables import Job
+from app.jobs.tables import Checkpoint, Job
 from app.models.compose import ComposeError, Layout, Slice, compose
 from app.models.tables import Model
 from app.storage import Blob, Storage
@@ -85,7 +86,7 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
 
 
 def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
-    observed = _read_json(workspace.observations)
+    observed = read_json(workspace.observations)
     seen = read_observations(observed)
     policy = _policy(job, seen)
     result = _read_result(workspace.result)
@@ -106,7 +107,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
         reported=[*observed.get("violations", ()), *tail.violations],
         kind=result.kind,
     )
-    others = _publish_files(workspace, signer.storage)
+    others = publish_files(workspace.files, signer.storage)
     files = [weights, *map(_ref, others)]
     payload = _statement(signer, job, policy, base, judged, observed, files, result)
     judged = judgement.challenged(judged, map(str, objections(payload)))
@@ -123,10 +124,11 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
     last = int((tail.done or {}).get("steps") or 0)
     history = checkpoint_statistics(judged.rows, workspace, base=base, readings=base_tensors, last=last)
     parameters = records.parameter_rows(judged, job_id=job.id, stats=stats, history=history)
-    model = _model(job, base, result, layout, weights, others, [tensor.info.to_json() for tensor in seen])
+    model = composed_model(job, base, layout, weights, others, [tensor.info.to_json() for tensor in seen])
     model.root = evidence.result_root
     model.stored_bytes = blob.size + sum(each["size"] for each in others)
     outcome = _outcome(policy, evidence, parameters, model, tail)
+    outcome.last = _last(job, tail)
     outcome.files = [_metrics_file(job, each) for each in others if each["name"] == METRICS]
     return outcome
 
@@ -178,6 +180,15 @@ def _outcome(policy: Policy, evidence: Evidence, parameters: Any, model: Model, 
     return outcome
 
 
+def _last(job: Job, tail: Tail) -> Saved | None:
+    """The result as the job's last checkpoint; with early stopping it is one of an earlier step, which has its own."""
+    done = tail.done or {}
+    if job.hyperparameters.get("early_stopping_patience") or not done.get("steps"):
+        return None
+    metrics = {f"valid_{name}": value for name, value in (done.get("metrics") or {}).items()}
+    return Saved(int(done["steps"]), metrics)
+
+
 def _note(evidence: Evidence) -> Note:
     data = {"verdict": evidence.verdict, "frozen_tensors": evidence.frozen_tensors, "frozen_root": evidence.frozen_root}
     if evidence.verdict == "verified":
@@ -188,7 +199,7 @@ def _note(evidence: Evidence) -> Note:
     return Note(f"Evidence {evidence.verdict}: {evidence.reason}", level="warn", data=data)
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     with _regular(path) as file:
         raw = file.read(JSON_BYTES + 1)
     if len(raw) > JSON_BYTES:
@@ -200,7 +211,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_result(path: Path) -> Result:
-    document = _read_json(path)
+    document = read_json(path)
     try:
         tensors = [(str(each["name"]), str(each["from"]), each["base_name"]) for each in document["tensors"]]
         result = Result(tensors, dict(document.get("metadata") or {}), document.get("kind", "full"))
@@ -262,12 +273,12 @@ def _result_readings(
     return {name: replace(each, name=name) for name, each in found.items()}
 
 
-def _publish_files(workspace: Workspace, storage: Storage) -> list[dict[str, Any]]:
+def publish_files(folder: Path, storage: Storage) -> list[dict[str, Any]]:
     """Configuration and tokenizer files beside the weights."""
-    if workspace.out.is_symlink() or workspace.files.is_symlink():
+    if folder.parent.is_symlink() or folder.is_symlink():
         raise ResultError("the trainer's output folder is a link")
     published = []
-    for path in sorted(workspace.files.iterdir()):
+    for path in sorted(folder.iterdir()):
         if path.suffix not in SUFFIXES:
             raise ResultError(f"{path.name} is no file that belongs to a model; known are {', '.join(SUFFIXES)}")
         with _regular(path):
@@ -324,6 +335,7 @@ def _statement(
         result_kind=result.kind,
         metadata=result.metadata,
         previous=_previous(signer.db, base),
+        origin=_origin(signer.db, base),
     )
     return build(claim)
 
@@ -337,15 +349,22 @@ def _previous(db: Database, base: Model) -> str | None:
     return hashlib.sha256(base64.b64decode(json.loads(envelope)["payload"])).hexdigest() if envelope else None
 
 
-def _model(
-    job: Job,
-    base: Model,
-    result: Result,
-    layout: Layout,
-    weights: FileRef,
-    others: list[dict[str, Any]],
-    manifest: list[Any],
+def _origin(db: Database, base: Model) -> dict[str, str]:
+    """Where the base came from."""
+    origin = {"model": base.id, "kind": base.kind}
+    if base.job_id:
+        origin["job"] = base.job_id
+    if base.kind == "checkpoint":
+        with db.read() as session:
+            step = session.scalar(select(Checkpoint.step).where(Checkpoint.model == base.id))
+        origin |= {"step": str(step)} if step is not None else {}
+    return origin
+
+
+def composed_model(
+    job: Job, base: Model, layout: Layout, weights: FileRef, others: list[dict[str, Any]], manifest: list[Any]
 ) -> Model:
+    """A model of the job's project whose file of weights is composed on download."""
     spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
     return Model(
         id=model_id(job, base),

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import select
 
 from app.db import Database
-from app.errors import NotFound, OutOfSpace, PermafrostError, StorageUnavailable
+from app.errors import ModelError, NotFound, OutOfSpace, PermafrostError, StorageUnavailable
 from app.evidence.rotation import signers
 from app.files.tables import File
 from app.jobs import lifecycle
@@ -23,6 +23,7 @@ from app.models.tables import Model
 from app.settings import Settings
 from app.storage import Storage
 from worker.supervisor import bases, results, workspace
+from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.child import Child, Nursery
 from worker.supervisor.devices import Device, Slots
 from worker.supervisor.lease import AWAY, Keeper
@@ -125,7 +126,9 @@ class Runner:
             if job.base_model != base.id:
                 bases.remember(self.db, keeper.lease, base.id)
             order = self._order(job, space, keeper, device, "train")
-            self._run(order, space, keeper, device, tail)
+            with Publisher(self.db, self.storage, job, base, space, keeper) as publisher:
+                tail.on_checkpoint = publisher.offer
+                self._run(order, space, keeper, device, tail)
             self._firmly(keeper, keeper.flush)
             signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
             return results.conclude(signer, job, base, space, tail)
@@ -164,6 +167,9 @@ class Runner:
         model = bases.find(self.db, name)
         if model is not None and model.files:
             return model
+        if job.base_model and (model is None or model.kind != "base"):
+            why = (model.error if model else None) or "it was deleted after the job was made"
+            raise ModelError(f"model {name} is gone: {why}", param="model", code="model_gone")
         if name == initial:
             return None
         folder = folder_of(self.settings, (model.spec if model else job.model_spec)["path"], param="model.path")

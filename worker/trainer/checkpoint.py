@@ -25,6 +25,8 @@ from app.evidence.digest import sha256_file
 from worker.trainer import determinism
 
 MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+STORED = "stored.safetensors"
 SCHEMA = 1
 
 
@@ -71,17 +73,21 @@ def write(
     state: Mapping[str, Any],
     keep: int,
     best: int = 0,
+    stored: Mapping[str, Tensor] | None = None,
+    job_id: str = "",
 ) -> Path:
     """Write the state after `step` into `folder` and prune to the newest `keep` and the one of step `best`.
 
-    `run` names what is being trained.
+    `run` names what is being trained. `stored` are tensors of a saved model that no live one is by itself. `job_id` is
+    in the weights' metadata: no other job has the same file, so one may be removed without asking the others.
 
     On a full disk an older checkpoint makes room, the newest never does; OSError when that is not enough.
     """
     plain_random, random = determinism.random_states()
     scalars, moments = _optimizer_state(optimizer)
     content = {
-        "model.safetensors": tensors,
+        WEIGHTS: tensors,
+        **({STORED: stored} if stored else {}),
         "optimizer.safetensors": moments,
         "random.safetensors": random,
         "state.json": {**state, "optimizer": scalars, "random": plain_random},
@@ -91,17 +97,22 @@ def write(
     for leftover in folder.glob(".*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        _publish(final, content, step=step, run=run)
+        _publish(final, content, step=step, run=run, job_id=job_id)
     except OSError as error:
         if error.errno != errno.ENOSPC or not _prune(folder, keep=1, best=best):
             raise
-        _publish(final, content, step=step, run=run)
+        _publish(final, content, step=step, run=run, job_id=job_id)
     _prune(folder, keep=keep, best=best)
     return final
 
 
 def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the checkpoints that are there, oldest first."""
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
 
 def newest(
@@ -134,7 +145,7 @@ def read(path: Path, *, run: str) -> Checkpoint:
     return Checkpoint(
         path=path,
         step=manifest["step"],
-        tensors=load_file(path / "model.safetensors"),
+        tensors=load_file(path / WEIGHTS),
         optimizer=load_file(path / "optimizer.safetensors"),
         random=load_file(path / "random.safetensors"),
         state=json.loads((path / "state.json").read_bytes()),
@@ -165,14 +176,14 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _publish(final: Path, content: Mapping[str, Mapping[str, Any]], *, step: int, run: str) -> None:
+def _publish(final: Path, content: Mapping[str, Mapping[str, Any]], *, step: int, run: str, job_id: str) -> None:
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
         for name, each in content.items():
-            _write(temporary / name, each)
+            _write(temporary / name, each, metadata={"checkpoint": f"{job_id} step {step}"})
         entries = {name: _entry(temporary / name) for name in content}
-        _write(temporary / MANIFEST, {"schema": SCHEMA, "step": step, "run": run, "files": entries})
+        _write(temporary / MANIFEST, {"schema": SCHEMA, "step": step, "run": run, "files": entries}, metadata={})
         flush(temporary)
         if final.exists():  # left by an attempt that was killed and went through this step again
             shutil.rmtree(final)
@@ -183,11 +194,11 @@ def _publish(final: Path, content: Mapping[str, Mapping[str, Any]], *, step: int
         raise
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def _write(path: Path, content: Mapping[str, Any], *, metadata: dict[str, str]) -> None:
     """Tensors as safetensors, anything else as JSON; flushed. OSError also for what safetensors has its own error."""
     if path.suffix == ".safetensors":
         try:
-            save_file(_plain(content), path)
+            save_file(_plain(content), path, metadata=metadata)
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error

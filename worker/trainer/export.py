@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -42,6 +43,23 @@ def write_initial(place: Workspace, subject: Subject) -> None:
         _write_tensors(place.initial, tensors)
 
 
+def write_form(
+    place: Workspace, subject: Subject, spec: Mapping[str, Any], *, task: str, labels: Sequence[str] | None
+) -> None:
+    """How a model is made of a checkpoint, written before the first one: where each stored tensor's bytes are then.
+
+    A `part` is in the checkpoint under its stored name; any other is there under its live name, or has not moved.
+    """
+    saved = sorted((each for each in subject.stored() if each.saved), key=lambda one: one.name.encode())
+    tensors = [
+        {"name": each.name, "live": each.live, "part": each.part, "base_name": subject.pairs.get(each.name)}
+        for each in saved
+    ]
+    manifest = [each.to_json() for each in subject.inventory]
+    _write_use(place, place.form_files, subject, spec, task=task, labels=labels)
+    write_json(place.form, {"tensors": tensors, "kind": _kind(subject), "manifest": manifest})
+
+
 def write_result(place: Workspace, subject: Subject, trained: Readings) -> int:
     """`model.changed.safetensors` and `result.json`; the number of changed tensors.
 
@@ -60,9 +78,8 @@ def write_result(place: Workspace, subject: Subject, trained: Readings) -> int:
         entries.append(
             {"name": each.name, "dtype": dtype, "shape": list(shape), "from": source, "base_name": base_name}
         )
-    kind = "adapter" if subject.loaded.adapter else "full"
     _write_tensors(place.changed, changed)
-    write_json(place.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": kind})
+    write_json(place.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": _kind(subject)})
     return len(changed)
 
 
@@ -108,25 +125,42 @@ def write_files(
     card: str,
 ) -> None:
     """config.json, tokenizer, metrics as JSONL and CSV, the model card, and what the base folder says of its use."""
-    config = getattr(subject.model, "config", None)
-    if isinstance(subject.model, PeftModel):
-        base = str(spec.get("path") or "")
-        adapters.save_config(subject.model, place.files, task=task, base=base, new=subject.loaded.new)
-    elif config is not None and hasattr(config, "save_pretrained"):
-        config.architectures = [type(subject.model).__name__]
-        if hasattr(config, "use_cache"):  # off while training
-            config.use_cache = configs.read(place.base / "config.json").get("use_cache", True)
-        config.save_pretrained(place.files)
-        _copy(place, COMPANIONS)
-    else:
-        kept = {"type": "torch", "architecture": spec.get("architecture"), "kwargs": spec.get("kwargs") or {}}
-        write_json(place.files / "config.json", kept | ({"labels": list(labels)} if labels else {}))
-    if subject.loaded.tokenizer is not None:
-        _write_tokenizer(place, subject.loaded.tokenizer)
+    _write_use(place, place.files, subject, spec, task=task, labels=labels)
     _write_metrics(place.files, history)
     (place.files / "README.md").write_text(card, "utf-8")
     for path in (*place.files.rglob("*"), place.files):
         flush(path)
+
+
+def _write_use(
+    place: Workspace,
+    folder: Path,
+    subject: Subject,
+    spec: Mapping[str, Any],
+    *,
+    task: str,
+    labels: Sequence[str] | None,
+) -> None:
+    """What a loader needs beside the weights: configuration and tokenizer."""
+    config = copy.deepcopy(getattr(subject.model, "config", None))
+    if isinstance(subject.model, PeftModel):
+        base = str(spec.get("path") or "")
+        adapters.save_config(subject.model, folder, task=task, base=base, new=subject.loaded.new)
+    elif config is not None and hasattr(config, "save_pretrained"):
+        config.architectures = [type(subject.model).__name__]
+        if hasattr(config, "use_cache"):  # off while training
+            config.use_cache = configs.read(place.base / "config.json").get("use_cache", True)
+        config.save_pretrained(folder)
+        _copy(place.base, folder, COMPANIONS)
+    else:
+        kept = {"type": "torch", "architecture": spec.get("architecture"), "kwargs": spec.get("kwargs") or {}}
+        write_json(folder / "config.json", kept | ({"labels": list(labels)} if labels else {}))
+    if subject.loaded.tokenizer is not None:
+        _write_tokenizer(place.base, folder, subject.loaded.tokenizer)
+
+
+def _kind(subject: Subject) -> str:
+    return "adapter" if subject.loaded.adapter else "full"
 
 
 def _stored_as(mine: Sequence[Stored], subject: Subject) -> dict[str, Any]:
@@ -176,21 +210,21 @@ def _write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     flush(path.parent)
 
 
-def _write_tokenizer(place: Workspace, tokenizer: Any) -> None:
+def _write_tokenizer(base: Path, folder: Path, tokenizer: Any) -> None:
     """The base's own files, byte for byte, unless a pad token or a chat template was put in."""
-    before = pretrained.tokenizer(place.base)
+    before = pretrained.tokenizer(base)
     if (before.pad_token, before.chat_template) == (tokenizer.pad_token, tokenizer.chat_template):
-        _copy(place, TOKENIZER_FILES)
+        _copy(base, folder, TOKENIZER_FILES)
         return
     if tokenizer.is_fast:  # what the last call asked for is no part of the tokenizer
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
-    tokenizer.save_pretrained(place.files)
+    tokenizer.save_pretrained(folder)
 
 
-def _copy(place: Workspace, names: Sequence[str]) -> None:
+def _copy(base: Path, folder: Path, names: Sequence[str]) -> None:
     for name in names:
-        source, target = place.base / name, place.files / name
+        source, target = base / name, folder / name
         if source.is_file() and not target.exists():
             shutil.copyfile(source, target)
 

@@ -63,6 +63,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
     loaded = subject.read_loaded(plan)
     export.write_initial(place, subject)
     run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop)
+    export.write_form(place, subject, order.model, task=task, labels=source.labels)
     stop.raise_if_asked()
 
     reporter.stage("training")

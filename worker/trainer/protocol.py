@@ -81,12 +81,21 @@ class Workspace:
         return self.out / "files"
 
     @property
+    def form(self) -> Path:
+        """How a model is made of a checkpoint; `form_files` go beside its weights."""
+        return self.out / "form.json"
+
+    @property
+    def form_files(self) -> Path:
+        return self.out / "form"
+
+    @property
     def manifest(self) -> Path:
         return self.out / "manifest.json"
 
     def create(self) -> Self:
         """Make the folders that do not exist yet."""
-        for folder in (self.root, self.base, self.data, self.checkpoints, self.out, self.files):
+        for folder in (self.root, self.base, self.data, self.checkpoints, self.out, self.files, self.form_files):
             folder.mkdir(parents=True, exist_ok=True)
         return self
 

@@ -14,6 +14,7 @@ from openai.types.fine_tuning import FineTuningJobEvent
 from app.db import Database
 from app.evidence.tables import Evidence
 from app.jobs import lifecycle
+from app.jobs.checkpoints import Saved
 from app.jobs.lifecycle import News, Note, Outcome
 from tests.app.conftest import AFFINE, rows
 
@@ -46,7 +47,7 @@ def run_to_the_end(db: Database) -> None:
         progress=progress, notes=[Note("Step 5/10: training loss=0.5", type="metrics", data={"step": 5, "loss": 0.5})]
     )
     news.metrics = [(step, "train", {"loss": 1 / step}) for step in range(1, 6)]
-    news.checkpoints = [(5, {"train_loss": 0.5})]
+    news.checkpoints = [Saved(5, {"train_loss": 0.5})]
     lifecycle.beat(db, lease, news)
     evidence = Evidence(job_id=lease.job_id, attempt=1, verdict="verified", frozen_tensors=1, frozen_bytes=8)
     evidence.base_root, evidence.frozen_root, evidence.violations, evidence.checks = "ab" * 32, "cd" * 32, [], {}

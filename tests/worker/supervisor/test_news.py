@@ -1,5 +1,6 @@
 """Reports of a trainer become progress, curves and events."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,13 @@ def test_evaluation_is_another_curve(reports: Path) -> None:
 
 
 def test_checkpoints_are_told(reports: Path) -> None:
-    """With the step and the metrics at that step."""
-    _, news = told(reports, {"type": "checkpoint", "step": 5, "path": "step-5", "metrics": {"loss": 1.0}})
-    assert news.checkpoints == [(5, {"loss": 1.0})]
+    """To whoever makes models of them, as they were reported."""
+    report = {"type": "checkpoint", "step": 5, "path": "step-5", "metrics": {"loss": 1.0}, "kept": [4, 5]}
+    reports.write_text(json.dumps(report) + "\n")
+    tail, seen = Tail(reports), []
+    tail.on_checkpoint = seen.append
+    tail.read()
+    assert seen == [report]
 
 
 def test_violation_is_remembered(reports: Path) -> None:

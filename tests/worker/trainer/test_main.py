@@ -78,6 +78,15 @@ def test_ignored_group_option_is_refused_where_freezing_is_enforced(tmp_path: Pa
     assert not done.place.result.exists()
 
 
+def test_mlp_trains(tmp_path: Path) -> None:
+    """Its module calls its input something else than our data does; a frozen first layer stays."""
+    model = {"type": "torch", "architecture": "mlp", "kwargs": {"in_features": 10, "out_features": 10, "hidden": [4]}}
+    attempt(WorkOrder(job_id="j", stage="initialise", model=model, seed=1), tmp_path)
+    done = attempt(affine_order(tmp_path, model=model, policy={"freeze": ["0.**"]}), tmp_path)
+    assert done.code == 0, done.reports[-1]
+    assert {name for name, each in done.result.items() if each["from"] == "changed"} == {"3.weight", "3.bias"}
+
+
 def test_plain_torch_loop_learns_the_same_bits(tmp_path: Path) -> None:
     """Our loop computes what a hand-written one computes: the same order, loss and optimizer give the same bits."""
     order = affine_order(

@@ -12,6 +12,8 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ViTConfig,
@@ -75,6 +77,25 @@ def llama(folder: Path, *, seed: int = 0, template: str | None = None, **changes
     )
     _save(LlamaForCausalLM(config), folder, seed=seed)
     tokenizer(folder, ("<unk>", "<s>", "</s>", "User", "Assistant", ":", "\n"), bert_like=False, template=template)
+    return folder
+
+
+def mixtral(folder: Path, *, seed: int = 0) -> Path:
+    """A decoder whose experts are fused while loading; it stores each by itself."""
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=16,
+        num_local_experts=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    _save(MixtralForCausalLM(config), folder, seed=seed)
+    tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)
     return folder
 
 

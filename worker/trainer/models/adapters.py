@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ def plain_name(name: str) -> str:
 
 def save_config(model: PeftModel, folder: Path, *, task: str, base: str, new: Collection[str]) -> None:
     """adapter_config.json, from which peft rebuilds adapter and head over the base."""
-    config = model.peft_config["default"]
+    config = copy.copy(model.peft_config["default"])  # the live one says that it is being trained
     config.task_type = TASK_TYPES.get(task)
     config.base_model_name_or_path = base
     config.inference_mode = True

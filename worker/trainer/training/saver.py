@@ -33,6 +33,7 @@ class Saver:
     settings: Settings
     reporter: Reporter
     run: str
+    job_id: str
     live: Run | None = None
 
     def save(self, step: int, metrics: Metrics) -> None:
@@ -58,12 +59,15 @@ class Saver:
                 state=state,
                 keep=self.settings.keep_checkpoints,
                 best=run.patience.step,
+                stored=self._pieces(),
+                job_id=self.job_id,
             )
         except OSError as error:
             self.reporter.event(f"no checkpoint after step {step}: {error}", level="warn", step=step)
             return
+        kept = checkpoint.steps_in(self.place.checkpoints)
         self.reporter.report(
-            "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}
+            "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}, kept=kept
         )
 
     def find(self, device: torch.device) -> Checkpoint | None:
@@ -116,6 +120,12 @@ class Saver:
             return live
         still = {each.name for each in self.plan.frozen}
         return {name: tensor for name, tensor in live.items() if name not in still}
+
+    def _pieces(self) -> dict[str, Tensor]:
+        """What a saved model holds in pieces of a live tensor: those may not be in one stretch of its bytes."""
+        moving = self._moving()
+        pieces = [each for each in self.subject.stored() if each.part]
+        return {each.name: each.tensor for each in pieces if not each.live or each.live in moving}
 
     def _tell_damage(self, path: Path, why: str) -> None:
         self.reporter.event(f"checkpoint {path.name} is not used: {why}", level="warn")

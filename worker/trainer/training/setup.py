@@ -68,7 +68,7 @@ def assemble(
 ) -> Run:
     """Settle, encode, freeze, build the optimizer, refuse, report; then take up what an earlier attempt left."""
     recipe = _recipe(order, place, subject, plan, source, task=task)
-    saver = Saver(place, subject, plan, recipe.settings, reporter, run=recipe.identity)
+    saver = Saver(place, subject, plan, recipe.settings, reporter, run=recipe.identity, job_id=order.job_id)
     found = saver.find(recipe.device)
     run = saver.live = build(recipe, subject, saver, stop=stop)
     run.watch.explain = Replay(run, partial(rebuild, recipe)).explain
@@ -151,7 +151,9 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
     if recipe.task in tasks.TEXT:
         tasks.ready_tokenizer(loaded, recipe.source.training)
     subject = Subject.of(loaded)
-    saver = Saver(recipe.place, subject, recipe.plan, recipe.settings, reporter, run=recipe.identity)
+    saver = Saver(
+        recipe.place, subject, recipe.plan, recipe.settings, reporter, run=recipe.identity, job_id=order.job_id
+    )
     run = saver.live = build(recipe, subject, saver, stop=stop)
     run.caching = caching.settle(_cacheable(recipe, run, subject), reporter)  # not filled, for a few steps
     determinism.seed_everything(order.seed)

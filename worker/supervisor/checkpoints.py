@@ -1,0 +1,186 @@
+"""Makes models of a job's checkpoints while it trains: each can be downloaded and started from, composed with its base.
+
+In a thread of its own, since a trainer waits for nobody. What the trainer wrote is material, as at the end of a job.
+"""
+
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+
+from app.db import Database
+from app.errors import PermafrostError
+from app.evidence.digest import FileReading, read_file
+from app.evidence.statement import FileRef
+from app.evidence.tensorfile import TensorFileError
+from app.evidence.tree import root
+from app.jobs import lifecycle
+from app.jobs.checkpoints import Saved
+from app.jobs.lifecycle import LeaseLost, News, Note
+from app.jobs.tables import Job
+from app.models.compose import ComposeError, Slice, compose
+from app.models.tables import Model
+from app.storage import Storage
+from worker.supervisor import results
+from worker.supervisor.lease import AWAY, Keeper
+from worker.trainer.protocol import Report, Workspace
+
+log = structlog.get_logger(__name__)
+
+WEIGHTS: Final = "model.safetensors"
+STORED: Final = "stored.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of the trainer's as a blob, with its tensors by name."""
+
+    blob: str
+    size: int
+    reading: FileReading
+
+    def slice(self, name: str, as_name: str) -> Slice | None:
+        each = next((one for one in self.reading.tensors if one.name == name), None)
+        if each is None:
+            return None
+        return Slice(as_name, each.dtype, each.shape, self.blob, each.offset, each.nbytes, each.sha256)
+
+
+class Publisher:
+    """Takes reports of checkpoints, the newest last. A checkpoint that is gone again is passed over."""
+
+    def __init__(self, db: Database, storage: Storage, job: Job, base: Model, space: Workspace, keeper: Keeper) -> None:
+        self._db = db
+        self._storage = storage
+        self._job = job
+        self._base = base
+        self._space = space
+        self._keeper = keeper
+        self._waiting: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        self._form: Form | None = None
+        self._thread = threading.Thread(target=self._serve, name=f"checkpoints-{job.id}", daemon=True)
+
+    def offer(self, report: Report) -> None:
+        self._waiting.put(report)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        over = False
+        while not over:
+            reports = [self._waiting.get()]
+            while not self._waiting.empty():
+                reports.append(self._waiting.get())
+            over = reports[-1] is None
+            told = [report for report in reports if report is not None]
+            if told and not self._keeper.over:
+                self._take(told)
+
+    def _take(self, reports: list[Report]) -> None:
+        """Several may have come while one was being made: those that the run has dropped meanwhile are not worth it."""
+        kept = {int(step) for step in reports[-1].get("kept") or [reports[-1]["step"]]}
+        try:
+            for report in reports:
+                if int(report["step"]) in kept:
+                    self._publish(int(report["step"]), dict(report.get("metrics") or {}))
+            for blob in lifecycle.drop_checkpoints(self._db, self._keeper.lease, kept=kept):
+                self._storage.delete(blob)
+        except LeaseLost:
+            return
+        except AWAY as error:
+            log.warning("the database is away; old checkpoints stay for now", job=self._job.id, error=str(error))
+        except Exception as error:  # what goes wrong here must not take the run with it
+            log.exception("a checkpoint was not published", job=self._job.id)
+            self._warn(f"a checkpoint could not be made a model: {type(error).__name__}")
+
+    def _publish(self, step: int, metrics: dict[str, Any]) -> None:
+        try:
+            self._form = self._form or Form.read(self._space, self._storage)
+            model = self._form.model(self._job, self._base, self._space.checkpoints / f"step-{step:08d}", step)
+        except FileNotFoundError:
+            return  # the run has dropped it meanwhile
+        except (PermafrostError, ComposeError, TensorFileError, OSError) as error:
+            self._warn(f"the checkpoint of step {step} cannot be used as a model: {error}")
+            return
+        self._keeper.post(News(checkpoints=[Saved(step, metrics, model)]))
+        self._keeper.flush()
+
+    def _warn(self, message: str) -> None:
+        self._keeper.post(News(notes=[Note(message, level="warn")]))
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """`form.json`: where the bytes of each tensor of a saved model are. The same for every checkpoint of an attempt."""
+
+    storage: Storage
+    tensors: list[Mapping[str, Any]]
+    weights: str  # the name of the composed file
+    manifest: list[Any]
+    files: list[dict[str, Any]]
+    initial: Source | None
+
+    @classmethod
+    def read(cls, space: Workspace, storage: Storage) -> "Form":
+        document = results.read_json(space.form)
+        try:
+            keys = ("name", "live", "part", "base_name")
+            tensors: list[Mapping[str, Any]] = [{key: each[key] for key in keys} for each in document["tensors"]]
+            kind, manifest = str(document["kind"]), list(document["manifest"])
+            weights = results.WEIGHTS[kind]
+        except (KeyError, TypeError, ValueError) as error:
+            raise results.ResultError(f"{space.form.name} cannot be read: {error!r}") from error
+        initial = _source(storage, space.initial) if space.initial.is_file() else None
+        return cls(storage, tensors, weights, manifest, results.publish_files(space.form_files, storage), initial)
+
+    def model(self, job: Job, base: Model, folder: Path, step: int) -> Model:
+        """The checkpoint in `folder` as a model of the job's project."""
+        if folder.is_symlink():
+            raise results.ResultError(f"{folder.name} is a link")
+        moved = _source(self.storage, folder / WEIGHTS)
+        pieces = _source(self.storage, folder / STORED) if (folder / STORED).is_file() else None
+        own = {source.blob for source in (moved, pieces) if source is not None}
+        layout = compose([self._slice(each, moved, pieces, base) for each in self.tensors], {"format": "pt"})
+        weights = FileRef(self.weights, layout.size, layout.sha256(self.storage.open))
+        model = results.composed_model(job, base, layout, weights, self.files, self.manifest)
+        model.id, model.kind = f"{model.id}:ckpt-step-{step}", "checkpoint"
+        model.tensors = [each | ({"own": True} if each["blob"] in own else {}) for each in model.tensors]
+        model.root = root(layout.slices)
+        model.stored_bytes = sum(source.size for source in (moved, pieces) if source is not None)
+        return model
+
+    def _slice(self, each: Mapping[str, Any], moved: Source, pieces: Source | None, base: Model) -> Slice:
+        name, live, part, base_name = each["name"], each["live"], each["part"], each["base_name"]
+        found = (pieces.slice(name, name) if pieces else None) if part else moved.slice(live, name)
+        stored = next((one for one in base.tensors if one["name"] == base_name), None)
+        if found is None and stored is not None:
+            shape = tuple(stored["shape"])
+            nbytes, sha256 = stored["nbytes"], stored["sha256"]
+            found = Slice(name, stored["dtype"], shape, stored["blob"], stored["offset"], nbytes, sha256)
+        if found is None and self.initial is not None:
+            found = self.initial.slice(name, name)
+        if found is None:
+            raise results.ResultError(f"tensor {name!r} is in neither the checkpoint nor the base")
+        return found
+
+
+def _source(storage: Storage, path: Path) -> Source:
+    """Raises FileNotFoundError where the trainer has removed it."""
+    reading = read_file(path, follow_symlinks=False)
+    blob = storage.put(path)
+    if blob.sha256 != reading.sha256:
+        raise results.ResultError(f"{path.name} changed while it was read")
+    return Source(blob.key, blob.size, reading)
