@@ -22,6 +22,8 @@ _FUSED = (
     (re.compile(r"\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"), ".experts.gate_up_proj"),
     (re.compile(r"\.experts\.\d+\.(w2|down_proj)\.weight$"), ".experts.down_proj"),
 )
+# peft stores the virtual tokens of prompt tuning under a name of their own.
+_VIRTUAL_TOKENS = ("prompt_encoder.embedding.weight", "prompt_embeddings")
 _ADAPTER_SEGMENTS = re.compile(r"\.(default|base_layer|modules_to_save|original_module)(?=\.|$)")
 
 
@@ -110,7 +112,7 @@ def _live_prefix(row: Row, stored: str, *, adapter: bool) -> str | None:
     prefixes = []
     for name in (row.name, *row.aliases):
         plain = _fused(_ADAPTER_SEGMENTS.sub("", name) if adapter else name)
-        if plain == stored:
+        if plain == stored or (adapter and (plain, stored) == _VIRTUAL_TOKENS):
             return ""
         if plain.endswith("." + stored):
             prefixes.append(plain[: -len(stored)])

@@ -7,7 +7,7 @@ from typing import Any, Final
 from app.freeze.policy import Policy
 
 #: Names of adapters' own tensors, as peft gives them.
-ADAPTER_NAMES: Final = r"(.*\.)?lora_.*"
+ADAPTER_NAMES: Final = r"(.*\.)?(lora_|ia3_|prompt_encoder\.).*"
 ADAPTER_RULE: Final[dict[str, Any]] = {"id": "adapter", "action": "train", "select": {"regex": [ADAPTER_NAMES]}}
 
 
@@ -22,6 +22,18 @@ def implied_policy(policy: Policy, new: Collection[str] = ()) -> Policy:
     if not new or policy != _with_rules(policy, [ADAPTER_RULE]):
         return policy
     return _with_rules(policy, [ADAPTER_RULE, {"id": "new", "action": "train", "select": {"name": sorted(new)}}])
+
+
+def merged_policy(policy: Policy, merged: Collection[str], new: Collection[str]) -> Policy:
+    """What a merged adapter's result is held to: the tensors that it was merged into trained, the others did not.
+
+    A policy with rules of its own comes back as it is; whoever wrote it has been told if it does not say just that.
+    """
+    if policy.rules:
+        return policy
+    changed = {"id": "merged", "action": "train", "select": {"name": sorted(merged)}}
+    added = {"id": "new", "action": "train", "select": {"name": sorted(new)}}
+    return _with_rules(policy, [changed, added] if new else [changed])
 
 
 def is_of_adapter(name: str) -> bool:

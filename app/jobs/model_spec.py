@@ -1,6 +1,6 @@
 """The model of a job as a request names it: an id, a folder in the layout of transformers, or a torch architecture."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -24,6 +24,12 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+MERGE: Final = (
+    "true: the result is a whole model, with the adapter added into the base's weights. These are then changed, and "
+    "the evidence says so."
+)
+
+
 class LoraAdapter(Request):
     """Low-rank matrices beside frozen weights, trained instead of them."""
 
@@ -36,6 +42,30 @@ class LoraAdapter(Request):
     )
     use_rslora: bool = Field(default=False, description="Scaled by alpha / sqrt(r), which stands high ranks.")
     use_dora: bool = Field(default=False, description="A trained length for each row of the weight besides.")
+    merge: bool = Field(default=False, description=MERGE)
+
+
+class Ia3Adapter(Request):
+    """Trained factors on the outputs of some layers (IA3): far fewer numbers than LoRA has."""
+
+    type: Literal["ia3"]
+    target_modules: list[str] | None = Field(
+        default=None, description="Names of modules; absent: the architecture's usual ones."
+    )
+    feedforward_modules: list[str] | None = Field(
+        default=None, description="Those of them whose input, and not output, is scaled."
+    )
+    merge: bool = Field(default=False, description=MERGE)
+
+
+class PromptTuningAdapter(Request):
+    """Trained vectors in front of every text; the model itself stays as it is. For causal-lm."""
+
+    type: Literal["prompt_tuning"]
+    num_virtual_tokens: int = Field(default=8, ge=1, le=4096)
+
+
+AdapterField = Annotated[LoraAdapter | Ia3Adapter | PromptTuningAdapter, Field(discriminator="type")]
 
 
 class TransformersSpec(Request):
@@ -46,7 +76,7 @@ class TransformersSpec(Request):
     task: Task | None = Field(default=None, description="Absent: inferred from the training file.")
     num_labels: int | None = Field(default=None, ge=1, le=1_000_000)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    adapter: LoraAdapter | None = None
+    adapter: AdapterField | None = None
 
 
 class TorchSpec(Request):

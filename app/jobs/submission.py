@@ -105,10 +105,11 @@ def examine(place: Place, wanted: JobCreate, *, read_bytes: int = INLINE_BYTES) 
     check_quota(place.session, place.project, asked=0, limit=place.settings.max_project_bytes)
     policy = wanted.policy()
     chosen = choose(place.session, place.settings, place.project, _plain(wanted.model))
-    if chosen.spec.get("adapter"):
-        policy = implied_policy(policy)
+    if adapter := chosen.spec.get("adapter"):
+        policy = _frozen_by_default(policy) if adapter.get("merge") else implied_policy(policy)
     files = _files(place, wanted)
     task, data, summaries = _examples(place, wanted, chosen, files, read_bytes)
+    refuse_adapter(chosen.spec, task)
     hyperparameters = wanted.chosen()
     refuse_ignored_options(hyperparameters, policy)
     refuse_foreign(hyperparameters, task)
@@ -151,6 +152,18 @@ def job_of(place: Place, wanted: JobCreate, found: Found, *, idempotency_key: st
         idempotency_key=idempotency_key,
         result_files=[],
     )
+
+
+def _frozen_by_default(policy: Policy) -> Policy:
+    """A merged adapter changes what it is merged into; the rules for that are made where the model is known."""
+    return policy if policy.rules else Policy.from_json({**policy.to_json(), "default": "freeze"})
+
+
+def refuse_adapter(spec: Mapping[str, Any], task: str) -> None:
+    """Virtual tokens stand in front of a text that is being continued."""
+    if (spec.get("adapter") or {}).get("type") == "prompt_tuning" and task != "causal-lm":
+        message = f"prompt tuning is offered for causal-lm, and this is {task}; use lora or ia3"
+        raise InvalidRequest(message, param="model.adapter.type", code="unsupported_adapter")
 
 
 def fingerprint(wanted: JobCreate) -> str:

@@ -32,7 +32,7 @@ from app.evidence.tensorfile import TensorFileError
 from app.evidence.tree import root
 from app.evidence.verify import objections
 from app.files.tables import File
-from app.freeze.implied import implied_policy, is_of_adapter
+from app.freeze.implied import implied_policy, is_of_adapter, merged_policy
 from app.freeze.policy import Policy
 from app.jobs.checkpoints import Saved
 from app.jobs.lifecycle import Note, Outcome
@@ -88,7 +88,7 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
 def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
     observed = read_json(workspace.observations)
     seen = read_observations(observed)
-    policy = _policy(job, seen)
+    policy = _policy(job, seen, merged=observed.get("merged") or ())
     result = _read_result(workspace.result)
     base_rows, result_rows = rows_needed(seen)
     base_tensors = _read_base(workspace, base, base_rows)
@@ -141,13 +141,14 @@ def _metrics_file(job: Job, published: Mapping[str, Any]) -> File:
     return file
 
 
-def _policy(job: Job, seen: Sequence[Seen]) -> Policy:
-    """The job's; an adapter's, where none was given, names what the base turned out not to hold."""
-    policy = Policy.from_json(job.freeze_policy)
-    if not job.model_spec.get("adapter"):
+def _policy(job: Job, seen: Sequence[Seen], *, merged: Sequence[str]) -> Policy:
+    """The job's; an adapter's, where none was given, names what the base does not hold, and what merging changed."""
+    policy, adapter = Policy.from_json(job.freeze_policy), job.model_spec.get("adapter")
+    if not adapter:
         return policy
     parameters = [each for each in seen if each.info.kind == "parameter" and not each.base]
-    return implied_policy(policy, [each.info.name for each in parameters if not is_of_adapter(each.info.name)])
+    new = [each.info.name for each in parameters if not is_of_adapter(each.info.name)]
+    return merged_policy(policy, merged, new) if adapter.get("merge") else implied_policy(policy, new)
 
 
 def violated(job: Job, tail: Tail) -> Evidence | None:
@@ -365,7 +366,8 @@ def composed_model(
     job: Job, base: Model, layout: Layout, weights: FileRef, others: list[dict[str, Any]], manifest: list[Any]
 ) -> Model:
     """A model of the job's project whose file of weights is composed on download."""
-    spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
+    merged = ("adapter",) if weights.name == WEIGHTS["full"] else ()
+    spec = {key: value for key, value in job.model_spec.items() if key not in ("weights", *merged)}
     return Model(
         id=model_id(job, base),
         project=job.project,

@@ -14,6 +14,7 @@ from typing import Any
 from peft import PeftModel
 from safetensors.torch import save_file
 
+from app.freeze.implied import is_of_adapter
 from app.freeze.plan import Decision, FreezePlan
 from worker.trainer.checkpoint import flush
 from worker.trainer.freeze.inventory import dtype_code
@@ -37,9 +38,12 @@ TOKENIZER_FILES = (
 
 def write_initial(place: Workspace, subject: Subject) -> None:
     """`model.initial.safetensors`: what the base does not hold, before its first step, to compare its change with."""
-    new = [each for each in subject.stored() if each.name not in subject.pairs]
+    new = {each.name: each for each in subject.stored() if each.name not in subject.pairs}
+    if (subject.loaded.adapter or {}).get("merge"):  # of the adapter itself, the result will know nothing
+        new = {adapters.plain_name(subject.model, name): each for name, each in new.items()}
+        new = {name: each for name, each in new.items() if not is_of_adapter(each.live)}
     if new:
-        tensors = {each.name: each.tensor.detach().to("cpu", copy=True).contiguous() for each in new}
+        tensors = {name: each.tensor.detach().to("cpu", copy=True).contiguous() for name, each in new.items()}
         _write_tensors(place.initial, tensors)
 
 
@@ -111,6 +115,7 @@ def write_observations(
         }
         rows.append(row)
     content = {"schema": 1, "steps": steps, "plan": plan.to_json(), "tensors": rows, **report.to_json()}
+    content["merged"] = list(subject.loaded.merged)
     write_json(place.observations, content)
 
 

@@ -12,7 +12,7 @@ from app.errors import PermafrostError
 from app.evidence.digest import sha256_file
 from app.freeze.policy import Policy
 from worker.trainer import checkpoint, determinism, export
-from worker.trainer.models import card, loading, outline
+from worker.trainer.models import card, loading, merging, outline
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Reporter, WorkOrder, Workspace, write_json
 from worker.trainer.training import loop, tasks
@@ -59,7 +59,10 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
     subject = Subject.of(loading.load(order.model, place.base, task=task, labels=source.labels, seed=order.seed))
     stop.raise_if_asked()
 
-    plan = subject.plan(Policy.from_json(order.policy))
+    policy, merge = Policy.from_json(order.policy), bool((subject.loaded.adapter or {}).get("merge"))
+    if merge:
+        merging.plan_of(subject.loaded, policy)
+    plan = subject.plan(policy)
     loaded = subject.read_loaded(plan)
     export.write_initial(place, subject)
     run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop)
@@ -77,6 +80,9 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
 
     reporter.stage("exporting")
     with run.frozen.removed():
+        if merge:
+            subject, plan, loaded = merging.merged(subject, policy, loaded)
+            reporter.event(f"adapter merged into {len(subject.loaded.merged)} tensors of the base, which are changed")
         trained = subject.read(plan)
         export.write_result(place, subject, trained)
         export.write_observations(place, subject, plan, loaded, trained, witness.report(), steps=ending.steps)

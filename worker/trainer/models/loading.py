@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from torch import nn
 from app.errors import ModelError
 from app.evidence.digest import TensorReading, read_file
 from app.evidence.tensorfile import TensorFileError
+from app.freeze.plan import TensorInfo
+from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import adapters, architectures, pretrained
 
 
@@ -27,7 +29,9 @@ class Loaded:
     tokenizer: Any = None
     processor: Any = None
     new: frozenset[str] = frozenset()  # live names that the base does not hold, initialised from the seed
-    adapter: bool = False  # `model` is a PeftModel
+    adapter: Mapping[str, Any] | None = None  # as the spec has it: `model` is a PeftModel
+    plain: tuple[TensorInfo, ...] = ()  # the tensors without the adapter
+    merged: Collection[str] = ()  # those that an adapter was merged into
     notes: tuple[str, ...] = field(default=())
 
 
@@ -40,16 +44,19 @@ def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[s
         spec, folder, task=task, labels=labels, seed=seed, stored=[each.dtype for each in base.values()]
     )
     model, new = loaded.model, loaded.new
+    plain: tuple[TensorInfo, ...] = ()
     if spec.get("adapter"):
-        model = adapters.wrap(model, spec["adapter"], seed=seed)
-        new = frozenset(f"{adapters.PREFIX}{name}" for name in new)
+        plain = tuple(tensors(model))
+        model = adapters.wrap(model, spec["adapter"], task=task, seed=seed)
+        new = frozenset(adapters.live_name(model, name) for name in new)
     return Loaded(
         model=model,
         base=base,
         tokenizer=loaded.tokenizer,
         processor=loaded.processor,
         new=new,
-        adapter=bool(spec.get("adapter")),
+        adapter=spec.get("adapter"),
+        plain=plain,
         notes=loaded.notes,
     )
 

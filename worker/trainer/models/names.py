@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from app.evidence.digest import TensorReading
+from app.freeze.implied import is_of_adapter
 from app.freeze.plan import TensorInfo
 from worker.trainer.models import adapters
 
@@ -76,7 +77,7 @@ def match(
     name and shape where the bytes do not agree (a cast while loading: never identical, but the same weight).
     """
     found: dict[str, str] = {}
-    stored = [each for each in stored if each.live not in new and ".lora_" not in each.name]
+    stored = [each for each in stored if each.live not in new and not is_of_adapter(each.live)]
     for each in stored:
         name = _base_name(each.name, prefix, base)
         if name is not None and base[name].sha256 == digests[each.name]:
@@ -118,7 +119,7 @@ def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collec
     found = [Stored(name, tensor, live[tensor.data_ptr()]) for name, tensor in adapter.items()]
     mine = {each.live for each in found}
     rest = [each.name for each in inventory if each.name in state and each.name not in mine]
-    return found + [Stored(adapters.plain_name(name), state[name], name, saved=False) for name in rest]
+    return found + [Stored(adapters.plain_name(model, name), state[name], name, saved=False) for name in rest]
 
 
 def _stored(name: str, tensor: Tensor, live_of: Mapping[int, str], memory: Mapping[Any, tuple[str, Tensor]]) -> Stored:

@@ -56,6 +56,8 @@ class Subject:
         if not self.loaded.adapter:
             return resolve(policy, self.inventory)
         new = [each.name for each in self.inventory if each.kind == "parameter" and each.name in self.loaded.new]
+        if self.loaded.adapter.get("merge"):  # the policy is about the merged model; what trains is the adapter
+            policy = Policy.from_json({**policy.to_json(), "default": "train", "rules": []})
         plan = resolve(implied_policy(policy, new), self.inventory)
         adapters.refuse_trained_base(plan, [each.live for each in self.stored() if not each.saved])
         return plan

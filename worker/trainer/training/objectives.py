@@ -81,7 +81,7 @@ class LanguageModelling:
     label_smoothing: float = 0.0
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = predict(model, batch)
+        logits = predict(model, batch)[:, -batch.targets.shape[1] :]  # those of virtual tokens come first
         return _token_loss(logits[:, :-1], batch.targets[:, 1:], self.label_smoothing)
 
     def meter(self) -> Meter:

@@ -223,7 +223,7 @@ def _facts(plan: FreezePlan, source: Source, subject: Subject, device: torch.dev
         examples=len(source.training),
         pretrained=subject.loaded.tokenizer is not None or hasattr(subject.model, "config"),
         head_only=bool(parameters) and all(name in subject.loaded.new for name in parameters),
-        adapter=subject.loaded.adapter,
+        adapter=bool(subject.loaded.adapter),
         device=device.type,
     )
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
+from tests.worker.trainer.judging import judge
 from worker.trainer.protocol import WorkOrder, Workspace
 
 INITIALISED = "model.adapter.init_lora_weights"
@@ -88,6 +89,102 @@ def test_causal_adapter(tmp_path: Path) -> None:
     assert "lora" in str(model.peft_config["default"].peft_type).lower()
 
 
+def causal(root: Path, adapter: dict[str, Any], **changes: Any) -> Attempt:
+    place = Workspace(root).create()
+    tiny.llama(place.base)
+    rows = data(place, [{"text": "the cat sat on the mat"}, {"text": "a dog ran"}] * 8, "causal.jsonl")
+    spec = {"type": "transformers", "path": "tiny", "adapter": adapter}
+    return classifier(root, task="causal-lm", data=rows, model=spec, **changes)
+
+
+def logits(model: Any, folder: Path) -> torch.Tensor:
+    tokens = AutoTokenizer.from_pretrained(folder)("the dog sat on a tree", return_tensors="pt")
+    tokens.pop("token_type_ids", None)
+    with torch.no_grad():
+        return torch.as_tensor(model.eval()(**tokens).logits)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kind"),
+    [
+        ({"type": "ia3"}, "IA3"),
+        ({"type": "ia3", "target_modules": ["q_proj"]}, "IA3"),
+        ({"type": "prompt_tuning", "num_virtual_tokens": 3}, "PROMPT_TUNING"),
+        ({"type": "lora", "r": 2, "use_rslora": True}, "LORA"),
+        ({"type": "lora", "r": 2, "use_dora": True}, "LORA"),
+    ],
+)
+def test_every_kind_over_an_untouched_base(tmp_path: Path, adapter: dict[str, Any], kind: str) -> None:
+    """The result holds the adapter alone; peft loads it over the base, and the logits are no longer the base's."""
+    done = causal(tmp_path / "job", adapter)
+    assert done.code == 0, done.reports[-1]
+    judged = judge(done)
+    assert judged.verdict == "verified", judged.reason
+    assert {row.base.name for row in judged.rows if row.role == "frozen" and row.base} == set(done.base)
+    folder = published(done, tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(done.place.base)
+    plain = logits(base, folder)
+    model = PeftModel.from_pretrained(base, folder)
+    assert kind in str(model.peft_config["default"].peft_type)
+    assert not torch.equal(logits(model, folder)[:, -plain.shape[1] :], plain)
+    assert done.of("step")[-1]["loss"] < done.of("step")[0]["loss"]
+
+
+@pytest.mark.parametrize("adapter", [LORA, {"type": "ia3"}, LORA | {"use_dora": True}])
+def test_merged_adapter_is_a_whole_model(tmp_path: Path, adapter: dict[str, Any]) -> None:
+    """from_pretrained loads it, with the adapter's logits; nothing is claimed of what it was merged into."""
+    apart = causal(tmp_path / "apart", adapter)
+    done = causal(tmp_path / "job", adapter | {"merge": True})
+    assert done.code == 0, done.reports[-1]
+    assert set(done.result) == set(done.base)
+    folder = published(apart, tmp_path / "adapter")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(apart.place.base), folder)
+    whole = AutoModelForCausalLM.from_pretrained(composed(done, tmp_path / "whole"))
+    assert torch.allclose(logits(whole, folder), logits(model, folder), atol=1e-5)
+    judged = judge(done)
+    assert judged.verdict == "verified", judged.reason
+    roles = {row.name: row.role for row in judged.rows if row.role != "buffer"}
+    assert {name for name, role in roles.items() if role == "trainable"} == set(done.observations["merged"])
+    assert {row.name for row in judged.rows if row.changed} == set(done.changed)
+    assert "model.layers.0.self_attn.q_proj.weight" in done.changed or adapter["type"] == "ia3"
+    assert roles["model.embed_tokens.weight"] == "frozen"
+
+
+def test_merged_classifier_has_its_new_head(tmp_path: Path) -> None:
+    """A head that the base does not hold is in the result, with the bytes that it started from kept to compare with."""
+    done = classifier(tmp_path / "job", model={"type": "transformers", "adapter": LORA | {"merge": True}})
+    assert done.code == 0, done.reports[-1]
+    assert set(load_file(done.place.initial)) == {"classifier.weight", "classifier.bias"}
+    judged = judge(done)
+    assert judged.verdict == "verified", judged.reason
+    roles = {row.name: row.role for row in judged.rows}
+    assert (roles["classifier.weight"], roles["bert.embeddings.word_embeddings.weight"]) == ("new", "frozen")
+    AutoModelForSequenceClassification.from_pretrained(composed(done, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        ({"train": ["**.q_proj.weight"]}, "is changed by merging the adapter"),
+        ({"train": ["**.q_proj.weight", "**.v_proj.weight", "**.o_proj.weight"]}, "is trained by no adapter"),
+        ({"train": ["**.q_prj.weight"]}, "matches nothing"),
+    ],
+)
+def test_policy_that_merging_does_not_keep_is_refused(tmp_path: Path, policy: dict[str, Any], says: str) -> None:
+    """Before a step: a policy for a merged adapter is about the merged model, under its plain names."""
+    done = causal(tmp_path, LORA | {"merge": True}, policy=policy)
+    assert (done.code, done.of("step")) == (1, [])
+    assert done.failure["code"] == "invalid_freeze_policy" and says in done.failure["message"]
+
+
+def test_policy_that_merging_keeps_is_the_evidences(tmp_path: Path) -> None:
+    """Written out by its author, with its own rules."""
+    policy = {"train": ["**.q_proj.weight", "**.v_proj.weight"]}
+    done = causal(tmp_path, LORA | {"merge": True}, policy=policy)
+    assert done.code == 0, done.reports[-1]
+    assert judge(done).verdict == "verified"
+
+
 def test_resumed_adapter_has_the_same_bits(tmp_path: Path) -> None:
     """From a checkpoint, with LoRA's dropout on."""
     whole = classifier(tmp_path / "whole")
@@ -109,6 +206,7 @@ def test_resumed_adapter_has_the_same_bits(tmp_path: Path) -> None:
             {"model": {"type": "transformers", "adapter": LORA | {"target_modules": ["no"]}}},
             "model.adapter.target_modules",
         ),
+        ({"model": {"type": "transformers", "adapter": {"type": "prompt_tuning"}}}, "model.adapter.type"),
         ({"policy": {"freeze": ["**.encoder.**"]}}, "freeze_policy"),
         *(
             ({"model": {"type": "transformers", "adapter": LORA | {"init_lora_weights": how}}}, INITIALISED)
@@ -122,6 +220,12 @@ def test_what_cannot_be_an_adapter_is_refused(tmp_path: Path, changes: dict[str,
     """Unknown kinds and options, targets that match nothing, a policy or an option that changes the base."""
     done = classifier(tmp_path, **changes)
     assert (done.code, done.failure["param"]) == (1, param)
+
+
+def composed(done: Attempt, folder: Path) -> Path:
+    shutil.copytree(done.place.files, folder)
+    save_file(done.composed(), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def published(done: Attempt, folder: Path) -> Path:

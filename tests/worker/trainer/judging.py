@@ -1,0 +1,35 @@
+"""What a trainer left, judged as the supervisor judges it: files read again, the policy resolved again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.evidence.digest import TensorReading, read_file
+from app.evidence.judgement import Judged
+from app.evidence.judgement import judge as judged_by
+from app.evidence.observed import read_observations, rows_needed
+from app.freeze.policy import Policy
+from tests.worker.trainer.attempts import Attempt
+
+
+def judge(done: Attempt) -> Judged:
+    """As worker.supervisor.results does, from the workspace alone."""
+    observed = done.observations
+    policy = Policy.from_json(observed["plan"]["policy"])
+    seen = read_observations(observed)
+    base_rows, result_rows = rows_needed(seen)
+    base = {each.name: each for each in read(done.place.base / "model.safetensors", base_rows)}
+    changed = {each.name: each for each in read(done.place.changed, result_rows)}
+    result = {}
+    for name, each in done.result.items():
+        found = changed[name] if each["from"] == "changed" else base[each["base_name"]]
+        result[name] = TensorReading(
+            name, found.dtype, found.shape, found.nbytes, found.offset, found.sha256, found.slices
+        )
+    kind = "adapter" if (done.place.files / "adapter_config.json").exists() else "full"
+    return judged_by(policy, seen, base=base, result=result, reported=observed["violations"], kind=kind)
+
+
+def read(path: Path, rows: dict[str, set[tuple[int, int]]]) -> tuple[TensorReading, ...]:
+    held = {each.name for each in read_file(path).tensors}
+    return read_file(path, rows={name: rows[name] for name in rows if name in held}).tensors
