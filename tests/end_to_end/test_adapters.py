@@ -89,7 +89,8 @@ def test_merged_adapter_is_a_changed_base(service: Service, decoder: str, texts:
 
 def test_adapter_for_another_task_is_refused(service: Service, decoder: str) -> None:
     """At the request, not in the worker."""
-    file = service.upload(b'{"text": "the cat", "label": "a"}\n{"text": "a dog", "label": "b"}\n', "labels.jsonl")
+    lines = b'{"text": "the cat", "label": "a"}\n{"text": "a dog", "label": "b"}\n' * 2
+    file = service.upload(lines, "labels.jsonl")
     model: dict[str, Any] = {"type": "transformers", "path": decoder, "task": "text-classification"}
     model["adapter"] = {"type": "prompt_tuning"}
     error = service.post("fine_tuning/jobs", {"model": model, "training_file": file}, status=400)["error"]
