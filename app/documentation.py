@@ -98,7 +98,10 @@ GONE: Final[dict[int | str, dict[str, Any]]] = {
     410: _error("A checkpoint that is not kept any more; the message says why.")
 }
 
-KEY_REUSED: Final[dict[int | str, dict[str, Any]]] = {422: _error("The Idempotency-Key was used for another request.")}
+ONE_REQUEST: Final[dict[int | str, dict[str, Any]]] = {
+    409: _error("A request with this Idempotency-Key is under way: ask again after `Retry-After`."),
+    422: _error("The Idempotency-Key was used for another request."),
+}
 
 UPLOAD_FORM: Final = {
     "requestBody": {

@@ -90,6 +90,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         },
         "attempts": 1,
         "queue_position": None,
+        "estimated_start": None,
     },
     "DryRun": {
         "object": "fine_tuning.job.dry_run",

@@ -19,8 +19,10 @@ from app.evidence.routes import router as evidence
 from app.files.routes import router as files
 from app.freeze.routes import router as freeze
 from app.hosts import OwnHosts
+from app.jobs import views
 from app.jobs.events import Watcher
 from app.jobs.routes import router as jobs
+from app.jobs.under_way import UnderWay
 from app.keys.ring import KeyRing
 from app.limits.headers import RateHeaders
 from app.limits.rates import Rates
@@ -63,6 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         doorbell=Doorbell(make_celery(settings)),
     )
     application.state.watcher = Watcher(database)
+    application.state.recent = views.Recent()
+    application.state.under_way = UnderWay()
     rates = Rates(settings.rate_limit)
     application.state.doorkeeper = Doorkeeper(KeyRing(database), rates)
     attend(database)

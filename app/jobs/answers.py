@@ -8,6 +8,7 @@ from app.evidence.schemas import Violation
 from app.evidence.tables import Evidence
 from app.jobs.states import TERMINAL, Status
 from app.jobs.tables import Checkpoint, Event, Job, Metric
+from app.jobs.waiting import Place
 from app.paging import Page
 
 #: Beside the progress in its column, at the top of the answer.
@@ -114,9 +115,12 @@ class JobObject(Answer):
     queue_position: int | None = Field(
         description="1 is the next to start, 1001 is further back than is counted; null unless the job waits."
     )
+    estimated_start: int | None = Field(
+        description="Of a job that waits: from what runs now, and how long this project's jobs take. Null if unknown."
+    )
 
     @classmethod
-    def of(cls, job: Job, *, evidence: Evidence | None, position: int | None) -> "JobObject":
+    def of(cls, job: Job, *, evidence: Evidence | None, place: Place | None) -> "JobObject":
         progress = Progress(**{name: value for name, value in (job.progress or {}).items() if name != _FINISH})
         return cls.model_validate(
             {
@@ -152,7 +156,8 @@ class JobObject(Answer):
                 "progress": progress,
                 "evidence": EvidenceSummary.of(evidence, status=job.status),
                 "attempts": job.attempt,
-                "queue_position": position,
+                "queue_position": place.position if place else None,
+                "estimated_start": _seconds(place.starts_at) if place else None,
             }
         )
 

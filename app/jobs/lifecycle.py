@@ -108,7 +108,8 @@ def submit(db: Database, job: Job, *, retried: bool = False, active_limit: int |
 
 def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None) -> tuple[Job, bool]:
     with db.write() as session:
-        if earlier := _same_request(session, job, retried=retried):
+        mine: dict[str, Any] = {"key": job.idempotency_key, "fingerprint": job.fingerprint, "retried": retried}
+        if earlier := made_before(session, job.project, **mine):
             return earlier, True
         if active_limit is not None:
             take_turns(session, job.project)
@@ -120,6 +121,22 @@ def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None) 
         _note(session, job.id, [Note("Job created")])
         session.refresh(job)
         return job, False
+
+
+def made_before(
+    session: Session, project: str, *, key: str | None, fingerprint: str | None, retried: bool
+) -> Job | None:
+    """The job that this very request has made already. Raises KeyReused when its key belongs to another one."""
+    mine = select(Job).where(Job.project == project)
+    if key is not None:
+        earlier = session.scalar(mine.where(Job.idempotency_key == key))
+        if earlier is not None and earlier.fingerprint != fingerprint:
+            raise KeyReused("this Idempotency-Key was used with another request body; use a new key for a new job")
+        return earlier
+    if not retried:
+        return None
+    recent = mine.where(Job.fingerprint == fingerprint, Job.created_at > now(session) - RETRY_WINDOW)
+    return session.scalar(recent.order_by(Job.created_at.desc()).limit(1))
 
 
 def cancel(db: Database, project: str, job_id: str) -> Job:
@@ -446,20 +463,6 @@ def check_quota(session: Session, project: str, limit: int) -> None:
     active = select(func.count()).where(*under_way).scalar_subquery()
     remedy = "wait for one to end, or cancel one"
     check(session, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
-
-
-def _same_request(session: Session, job: Job, *, retried: bool) -> Job | None:
-    if job.idempotency_key is not None:
-        same_key = (Job.project == job.project, Job.idempotency_key == job.idempotency_key)
-        earlier = session.scalar(select(Job).where(*same_key))
-        if earlier is not None and earlier.fingerprint != job.fingerprint:
-            raise KeyReused("this Idempotency-Key was used with another request body; use a new key for a new job")
-        return earlier
-    if not retried:
-        return None
-    recent = Job.created_at > now(session) - RETRY_WINDOW
-    same = select(Job).where(Job.project == job.project, Job.fingerprint == job.fingerprint, recent)
-    return session.scalar(same.order_by(Job.created_at.desc()).limit(1))
 
 
 class KeyReused(PermafrostError):

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from app.auth import Who
 from app.db import Database
 from app.dependencies import Bell, Blobs, Config, Db
-from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, KEY_REUSED
+from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, ONE_REQUEST
 from app.jobs import lifecycle, views
 from app.jobs.answers import (
     CheckpointList,
@@ -27,8 +27,9 @@ from app.jobs.events import EVENTS, sequence_of
 from app.jobs.listing import Filters, page
 from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
-from app.jobs.submission import Place, prepare
+from app.jobs.submission import Place, fingerprint, prepare
 from app.jobs.tables import Checkpoint, Event, Job
+from app.jobs.under_way import UnderWay
 from app.paging import AfterQuery, Order, OrderQuery, keyset
 from app.rendering import is_retry
 from app.streaming import LastEventId, StreamQuery, Watch, streamed
@@ -41,7 +42,7 @@ MAX_WAIT_SECONDS = 60
 JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
 
 
-@router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=KEY_REUSED)
+@router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=ONE_REQUEST)
 def create_job(
     wanted: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES)],
     request: Request,
@@ -63,11 +64,21 @@ def create_job(
     answer previews the plan, estimates time, memory and cost, and says what could not be checked yet.
     """
     who.must("writer")
-    with db.read() as session:
-        if wanted.dry_run:
+    if wanted.dry_run:
+        with db.read() as session:
             return dry_run(Place(session, storage, settings, who.project), wanted)
-        job = prepare(Place(session, storage, settings, who.project), wanted, idempotency_key=idempotency_key)
-    job, repeated = lifecycle.submit(db, job, retried=is_retry(request), active_limit=settings.max_active_jobs)
+    under_way: UnderWay = request.app.state.under_way
+    with under_way.alone(who.project, idempotency_key):
+        with db.read() as session:
+            told: dict[str, Any] = {"fingerprint": fingerprint(wanted), "retried": is_retry(request)}
+            job = lifecycle.made_before(session, who.project, key=idempotency_key, **told)
+            repeated = job is not None
+            if job is None:
+                place = Place(session, storage, settings, who.project)
+                job = prepare(place, wanted, idempotency_key=idempotency_key)
+        if not repeated:
+            limit = settings.max_active_jobs
+            job, repeated = lifecycle.submit(db, job, retried=is_retry(request), active_limit=limit)
     if repeated:
         response.headers["idempotent-replayed"] = "true"
     else:
@@ -122,7 +133,8 @@ async def retrieve_job(
     if seconds := _wait_seconds(prefer, request):
         await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
         headers["preference-applied"] = f"wait={seconds}"
-    return await run_in_threadpool(_polled, db, who.project, fine_tuning_job_id, headers, if_none_match)
+    recent: views.Recent = request.app.state.recent
+    return await run_in_threadpool(_polled, recent, db, who.project, fine_tuning_job_id, headers, if_none_match)
 
 
 @router.post(
@@ -220,14 +232,16 @@ def _answer(db: Database, project: str, job_id: str, response: Response) -> JobO
     return answer
 
 
-def _polled(db: Database, project: str, job_id: str, headers: dict[str, str], known: str | None) -> Response:
-    """The job, or 304 where the caller has this very version. Serialised once, since polls are most of the traffic."""
+def _polled(
+    recent: views.Recent, db: Database, project: str, job_id: str, headers: dict[str, str], known: str | None
+) -> Response:
+    """The job, or 304 where the caller has this very version."""
     with db.read() as session:
-        answer, job = views.read(session, project, job_id)
-    headers |= _freshness(answer, job)
-    if known is not None and headers["etag"] in (each.strip() for each in known.split(",")):
+        job = recent.read(session, project, job_id)
+    headers |= {"etag": job.etag} if job.ended else {"etag": job.etag, "retry-after": "1"}
+    if known is not None and job.etag in (each.strip() for each in known.split(",")):
         return Response(status_code=304, headers=headers)
-    return Response(answer.model_dump_json(), headers=headers, media_type="application/json")
+    return Response(job.body, headers=headers, media_type="application/json")
 
 
 def _freshness(answer: JobObject, job: Job) -> dict[str, str]:

@@ -1,22 +1,25 @@
 """The API over a fresh deployment: in process for most tests, over a real socket where sockets matter."""
 
+import asyncio
+import contextlib
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 from starlette.testclient import TestClient
 
 from app.main import create_app
 from app.settings import Settings
 from migrations.tables import tables
+from tests.app.clients import Blocking
 from tests.conftest import Deployment
 
 AFFINE = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 2, "out_features": 1}}
@@ -55,12 +58,29 @@ def socket_url(embedded: FastAPI) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["strict", "default"])
+#: The official SDK's clients: validating every answer against its own types or not, synchronous or not.
+CLIENTS = ["strict", "default", "strict-async", "default-async"]
+
+
+@pytest.fixture(params=CLIENTS)
 def openai(request: pytest.FixtureRequest, socket_url: str) -> Iterator[OpenAI]:
-    """The official SDK, once validating every answer against its own types."""
-    strict = request.param == "strict"
-    with OpenAI(base_url=f"{socket_url}/v1", api_key="none", max_retries=0, _strict_response_validation=strict) as sdk:
+    """The official SDK, each of its clients, over a real socket."""
+    with client_of(request.param, f"{socket_url}/v1") as sdk:
         yield sdk
+
+
+@contextlib.contextmanager
+def client_of(kind: str, url: str) -> Iterator[OpenAI]:
+    options: Any = {"base_url": url, "api_key": "none", "max_retries": 0}
+    options["_strict_response_validation"] = kind.startswith("strict")
+    if not kind.endswith("async"):
+        with OpenAI(**options) as sdk:
+            yield sdk
+        return
+    with asyncio.Runner() as runner:
+        made = AsyncOpenAI(**options)
+        yield cast(OpenAI, Blocking(made, runner.get_loop()))
+        runner.run(made.close())
 
 
 class serve:  # noqa: N801 - reads as a verb where it is used

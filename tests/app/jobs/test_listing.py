@@ -1,5 +1,6 @@
 """Lists of jobs: filters by labels and states, and that every page is read from an index that has its order."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ from sqlalchemy import event, text
 from starlette.testclient import TestClient
 
 from app.db import Database, now
-from app.jobs import lifecycle, views
+from app.jobs import lifecycle, views, waiting
+from app.jobs.lifecycle import News, Outcome
 from app.jobs.listing import Filters, page
 from app.jobs.tables import Job, Label
 from tests.app.conftest import AFFINE, rows, upload_to
@@ -106,15 +108,43 @@ def test_places_are_told_for_a_page_as_for_one(db: Database) -> None:
 
 def test_places_are_counted_so_far_and_no_further(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue of any length costs a poll what a queue of a thousand does."""
-    monkeypatch.setattr(views, "_AHEAD", views.ahead(2))
-    monkeypatch.setattr(views, "_FIRST", views.first(2))
-    monkeypatch.setattr(views, "COUNTED", 2)
+    monkeypatch.setattr(waiting, "_AHEAD", waiting.ahead(2))
+    monkeypatch.setattr(waiting, "_FIRST", waiting.first(2))
+    monkeypatch.setattr(waiting, "COUNTED", 2)
     for n in range(5):
         lifecycle.submit(db, new_job(id=f"ftjob-{n}"))
     with db.read() as session:
         found, _ = page(session, "default", Filters(), after=None, limit=10, order="asc")
         assert [job.queue_position for job in views.shown(session, found)] == [1, 2, 3, 3, 3]
         assert [views.shown(session, [job])[0].queue_position for job in found] == [1, 2, 3, 3, 3]
+
+
+def test_a_waiting_job_is_told_when_it_will_start(db: Database) -> None:
+    """From what the running jobs say is left of them, then from how long this project's jobs took."""
+    ended, _ = lifecycle.submit(db, new_job(id="ftjob-ended"))
+    lease = lifecycle.claim(db, worker="w", seconds=60)
+    assert lease is not None
+    lifecycle.finish(db, lease, Outcome("succeeded"))
+    with db.write() as session:
+        row = session.get_one(Job, ended.id)
+        assert row.started_at is not None
+        row.finished_at = row.started_at + timedelta(seconds=100)
+    for n in range(3):
+        lifecycle.submit(db, new_job(id=f"ftjob-{n}"))
+
+    def starts() -> list[int | None]:
+        with db.read() as session:
+            found, _ = page(session, "default", Filters(statuses=["queued"]), after=None, limit=9, order="asc")
+            at = now(session).timestamp()
+            told = [job.estimated_start for job in views.shown(session, found)]
+        return [None if each is None else round((each - at) / 10) * 10 for each in told]
+
+    assert starts() == [None, None, None]  # nothing runs, so nobody knows whether anything will
+    lease = lifecycle.claim(db, worker="w", seconds=600)
+    assert lease is not None
+    assert starts() == [100, 200]
+    lifecycle.beat(db, lease, News(progress={"step": 1, "eta_seconds": 40}))
+    assert starts() == [40, 140]
 
 
 @pytest.mark.parametrize(

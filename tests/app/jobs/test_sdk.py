@@ -1,6 +1,5 @@
 """The official SDK drives jobs over a real socket: strict and lenient, synchronous and asynchronous."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
-from openai import AsyncOpenAI, BadRequestError, ConflictError, NotFoundError, OpenAI, Stream
+from openai import BadRequestError, ConflictError, NotFoundError, OpenAI, Stream
 from openai.types.fine_tuning import FineTuningJobEvent
 
 from app.db import Database
@@ -207,27 +206,6 @@ def test_errors_have_what_the_sdk_reads(openai: OpenAI) -> None:
     assert bad.value.param == "model"
     assert bad.value.type == "invalid_request_error"
     assert bad.value.request_id.startswith("req_")
-
-
-def test_the_asynchronous_client_does_the_same(socket_url: str, db: Database) -> None:
-    """Files, jobs, events, checkpoints and models through AsyncOpenAI, strictly validated."""
-
-    async def story() -> None:
-        import json
-
-        async with AsyncOpenAI(base_url=f"{socket_url}/v1", api_key="none", _strict_response_validation=True) as sdk:
-            content = "\n".join(map(json.dumps, rows())).encode()
-            file = await sdk.files.create(file=("a.jsonl", content), purpose="fine-tune")
-            job = await sdk.fine_tuning.jobs.create(model="-", training_file=file.id, extra_body={"model": AFFINE})
-            run_to_the_end(db)
-            assert (await sdk.fine_tuning.jobs.retrieve(job.id)).status == "succeeded"
-            assert [each.id async for each in sdk.fine_tuning.jobs.list()] == [job.id]
-            assert len([event async for event in sdk.fine_tuning.jobs.list_events(job.id)]) == 4
-            assert len([each async for each in sdk.fine_tuning.jobs.checkpoints.list(job.id)]) == 1
-            assert [each.id async for each in sdk.models.list()] == []
-            assert (await sdk.files.content(file.id)).read() == content
-
-    asyncio.run(story())
 
 
 def test_the_sdk_works_without_sockets(embedded: FastAPI) -> None:

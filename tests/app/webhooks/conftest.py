@@ -13,7 +13,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.webhooks.courier import Courier
 from migrations.tables import tables
-from tests.app.conftest import serve
+from tests.app.conftest import CLIENTS, client_of, serve
 
 
 @pytest.fixture
@@ -56,4 +56,11 @@ def url(application: FastAPI) -> Iterator[str]:
 def sdk(url: str) -> Iterator[OpenAI]:
     """The official SDK, which holds every answer against its own types."""
     with OpenAI(base_url=url, api_key="none", max_retries=0, _strict_response_validation=True) as made:
+        yield made
+
+
+@pytest.fixture(params=CLIENTS)
+def every_sdk(request: pytest.FixtureRequest, url: str) -> Iterator[OpenAI]:
+    """The official SDK, each of its clients."""
+    with client_of(request.param, url) as made:
         yield made

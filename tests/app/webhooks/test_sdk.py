@@ -1,11 +1,10 @@
-"""Webhook endpoints by the official SDK, strict, synchronous and asynchronous; signatures by its own `unwrap`."""
+"""Webhook endpoints by the official SDK, each of its clients; signatures by its own `unwrap`."""
 
-import asyncio
 from typing import Any
 
 import openai
 import pytest
-from openai import AsyncOpenAI, InvalidWebhookSignatureError, OpenAI
+from openai import InvalidWebhookSignatureError, OpenAI
 from standardwebhooks import Webhook
 
 from tests.app.webhooks.receiver import Receiver, receiver
@@ -14,73 +13,51 @@ TYPES: Any = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tunin
 URL = "https://hooks.example.org/permafrost"
 
 
-def test_every_call_of_the_resource(sdk: OpenAI):
+def test_every_call_of_the_resource(every_sdk: OpenAI):
     """create, retrieve, update, list, rotate, test, delete: each parses under the SDK's own types."""
     with receiver() as there:
-        made = sdk.webhooks.create(name="results", url=there.url, event_types=TYPES)
+        made = every_sdk.webhooks.create(name="results", url=there.url, event_types=TYPES)
         assert made.object == "webhook_endpoint" and made.signing_secret.startswith("whsec_")
         assert made.signing_secret_hint and made.signing_secret_hint.split("…")[1] in made.signing_secret
-        read = sdk.webhooks.retrieve(made.id)
+        read = every_sdk.webhooks.retrieve(made.id)
         assert (read.name, read.url, read.event_types) == ("results", there.url, TYPES)
         assert not hasattr(read, "signing_secret") and read.updated_at == read.created_at
-        changed = sdk.webhooks.update(made.id, name="all", event_types=TYPES[:1])
+        changed = every_sdk.webhooks.update(made.id, name="all", event_types=TYPES[:1])
         assert (changed.name, changed.url, changed.event_types) == ("all", there.url, TYPES[:1])
-        tested = sdk.webhooks.test(made.id, event_type=TYPES[0])
+        tested = every_sdk.webhooks.test(made.id, event_type=TYPES[0])
         assert (tested.status_code, tested.success, tested.webhook_endpoint_id) == (200, True, made.id)
-        rotated = sdk.webhooks.rotate_secret(made.id)
+        rotated = every_sdk.webhooks.rotate_secret(made.id)
         assert rotated.signing_secret != made.signing_secret
-    assert sdk.webhooks.event_types.list().data[:3] == TYPES
-    assert [each.id for each in sdk.webhooks.list()] == [made.id]
-    assert sdk.webhooks.delete(made.id).deleted is True
-    assert list(sdk.webhooks.list()) == []
+    assert every_sdk.webhooks.event_types.list().data[:3] == TYPES
+    assert [each.id for each in every_sdk.webhooks.list()] == [made.id]
+    assert every_sdk.webhooks.delete(made.id).deleted is True
+    assert list(every_sdk.webhooks.list()) == []
     with pytest.raises(openai.NotFoundError):
-        sdk.webhooks.retrieve(made.id)
+        every_sdk.webhooks.retrieve(made.id)
 
 
-async def _everything(url: str) -> None:
-    sdk = AsyncOpenAI(base_url=url, api_key="none", max_retries=0, _strict_response_validation=True)
-    async with sdk:
-        with receiver() as there:
-            made = await sdk.webhooks.create(name="results", url=there.url, event_types=TYPES)
-            assert (await sdk.webhooks.retrieve(made.id)).id == made.id
-            assert (await sdk.webhooks.update(made.id, name="all")).name == "all"
-            assert (await sdk.webhooks.test(made.id, event_type=TYPES[1])).status_code == 200
-            rotated = await sdk.webhooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
-            await asyncio.to_thread(there.wait)
-        event = sdk.webhooks.unwrap(there.received[0].body, there.received[0].headers, secret=made.signing_secret)
-        assert event.type == TYPES[1] and rotated.signing_secret != made.signing_secret
-        assert (await sdk.webhooks.event_types.list()).data[:3] == TYPES
-        assert [each.id async for each in sdk.webhooks.list()] == [made.id]
-        assert (await sdk.webhooks.delete(made.id)).deleted is True
-
-
-def test_every_call_of_the_asynchronous_resource(url: str):
-    """The same by AsyncOpenAI."""
-    asyncio.run(_everything(url))
-
-
-def test_lists_are_read_page_by_page(sdk: OpenAI):
+def test_lists_are_read_page_by_page(every_sdk: OpenAI):
     """Newest first, `after` exclusive, to the end; an unknown cursor is a 400."""
-    made = [sdk.webhooks.create(name=str(n), url=URL, event_types=TYPES).id for n in range(5)]
-    first = sdk.webhooks.list(limit=2)
+    made = [every_sdk.webhooks.create(name=str(n), url=URL, event_types=TYPES).id for n in range(5)]
+    first = every_sdk.webhooks.list(limit=2)
     assert [each.id for each in first.data] == made[:2:-1] and first.has_more
     assert [each.id for each in first] == made[::-1]
     with pytest.raises(openai.BadRequestError) as refused:
-        sdk.webhooks.list(after="we-none")
+        every_sdk.webhooks.list(after="we-none")
     assert refused.value.param == "after"
 
 
-def test_unwrap_accepts_a_test_event_and_nothing_else(sdk: OpenAI):
+def test_unwrap_accepts_a_test_event_and_nothing_else(every_sdk: OpenAI):
     """The right secret verifies; another secret, another body, or another id does not."""
     with receiver() as there:
-        made = sdk.webhooks.create(name="a", url=there.url, event_types=TYPES)
-        sdk.webhooks.test(made.id, event_type="fine_tuning.job.succeeded")
+        made = every_sdk.webhooks.create(name="a", url=there.url, event_types=TYPES)
+        every_sdk.webhooks.test(made.id, event_type="fine_tuning.job.succeeded")
     got = there.received[0]
-    event = sdk.webhooks.unwrap(got.body, got.headers, secret=made.signing_secret)
+    event = every_sdk.webhooks.unwrap(got.body, got.headers, secret=made.signing_secret)
     assert event.type == "fine_tuning.job.succeeded" and event.object == "event" and event.data.id == "ftjob-test"
     assert event.id == {name.lower(): value for name, value in got.headers.items()}["webhook-id"]
     Webhook(made.signing_secret).verify(got.body, got.headers)  # the specification's own library agrees
-    other = sdk.webhooks.create(name="b", url=there.url, event_types=TYPES).signing_secret
+    other = every_sdk.webhooks.create(name="b", url=there.url, event_types=TYPES).signing_secret
     renamed = {name: "evt-other" if name.lower() == "webhook-id" else value for name, value in got.headers.items()}
     for body, headers, secret in (
         (got.body, got.headers, other),
@@ -88,7 +65,7 @@ def test_unwrap_accepts_a_test_event_and_nothing_else(sdk: OpenAI):
         (got.body, renamed, made.signing_secret),
     ):
         with pytest.raises(InvalidWebhookSignatureError):
-            sdk.webhooks.unwrap(body, headers, secret=secret)
+            every_sdk.webhooks.unwrap(body, headers, secret=secret)
 
 
 def sent(sdk: OpenAI, endpoint_id: str, there: Receiver) -> Any:
@@ -96,20 +73,20 @@ def sent(sdk: OpenAI, endpoint_id: str, there: Receiver) -> Any:
     return there.received[-1]
 
 
-def test_rotation_with_and_without_overlap(sdk: OpenAI):
+def test_rotation_with_and_without_overlap(every_sdk: OpenAI):
     """Kept, both secrets verify; not kept, only the new one does."""
     with receiver() as there:
-        made = sdk.webhooks.create(name="a", url=there.url, event_types=TYPES)
-        kept = sdk.webhooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
-        got = sent(sdk, made.id, there)
+        made = every_sdk.webhooks.create(name="a", url=there.url, event_types=TYPES)
+        kept = every_sdk.webhooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
+        got = sent(every_sdk, made.id, there)
         for secret in (made.signing_secret, kept.signing_secret):
-            sdk.webhooks.unwrap(got.body, got.headers, secret=secret)
-        last = sdk.webhooks.rotate_secret(made.id)
-        got = sent(sdk, made.id, there)
-        sdk.webhooks.unwrap(got.body, got.headers, secret=last.signing_secret)
+            every_sdk.webhooks.unwrap(got.body, got.headers, secret=secret)
+        last = every_sdk.webhooks.rotate_secret(made.id)
+        got = sent(every_sdk, made.id, there)
+        every_sdk.webhooks.unwrap(got.body, got.headers, secret=last.signing_secret)
         for secret in (made.signing_secret, kept.signing_secret):
             with pytest.raises(InvalidWebhookSignatureError):
-                sdk.webhooks.unwrap(got.body, got.headers, secret=secret)
+                every_sdk.webhooks.unwrap(got.body, got.headers, secret=secret)
 
 
 def test_a_repeated_create_gives_the_same_endpoint_and_secret(sdk: OpenAI):
