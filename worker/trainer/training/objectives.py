@@ -157,7 +157,8 @@ class RegressionMeter:
         predicted, wanted = torch.cat(self.predicted), torch.cat(self.wanted)
         error = predicted - wanted
         spread = (wanted - wanted.mean(dim=0)).square().sum()
-        found = {"mse": error.square().mean().item(), "mae": error.abs().mean().item()}
+        mse = error.square().mean().item()
+        found = {"mse": mse, "rmse": math.sqrt(mse), "mae": error.abs().mean().item()}
         return found | ({"r2": 1.0 - (error.square().sum() / spread).item()} if spread > 0 else {})
 
 
