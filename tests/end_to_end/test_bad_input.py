@@ -226,23 +226,18 @@ def test_byte_order_mark_is_passed_over(service: Service, models: Path) -> None:
 
 @EMBEDDED
 def test_loss_that_is_none_any_more(service: Service) -> None:
-    """The job fails with step, lines of the batch and the last checkpoint, which is listed."""
-    hyperparameters = {
-        "n_epochs": 200,
-        "batch_size": 16,
-        "learning_rate": 30.0,
-        "optimizer": {"name": "sgd"},
-        "checkpoint_steps": 1,
-    }
-    answer = post(service, AFFINE, lines(*NUMBERS), "a.jsonl", hyperparameters=hyperparameters)
+    """The job fails with step, lines of the batch and the last checkpoint, which is listed and can be started from."""
+    hyperparameters = {"learning_rate": 1e-3, "optimizer": {"name": "sgd"}, "checkpoint_steps": 1}
+    file = lines(*NUMBERS, {"x": [1e30, 0], "y": 1})  # a number that can be read, and not be squared
+    answer = post(service, AFFINE, file, "a.jsonl", hyperparameters=hyperparameters, seed=6)
     job = service.ended(answer.json()["id"])
     assert (job["status"], job["error"]["code"], job["attempts"]) == ("failed", "diverged", 1), job["error"]
     (problem,) = job["error"]["errors"]
-    assert problem["lines"] == list(range(1, 17))
-    last = problem["step"] - 1
-    assert last > 1
-    assert f"at step {problem['step']} of 200" in job["error"]["message"]
-    assert f"the last checkpoint is that of step {last}" in job["error"]["message"]
+    assert (problem["step"], problem["lines"]) == (4, [7, 8, 16, 17])
+    assert "the loss is inf at step 4 of 5" in job["error"]["message"]
+    assert "the last checkpoint is that of step 3" in job["error"]["message"]
     listed = service.get(f"fine_tuning/jobs/{job['id']}/checkpoints")["data"]
-    assert listed[0]["step_number"] == last
-    assert listed[0]["metrics"]["train_loss"] is not None
+    assert listed[0]["step_number"] == 3
+    again = post(service, listed[0]["fine_tuned_model_checkpoint"], lines(*NUMBERS), "a.jsonl")
+    assert again.status_code == 200, again.text
+    assert service.ended(again.json()["id"])["status"] == "succeeded"

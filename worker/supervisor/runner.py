@@ -135,6 +135,7 @@ class Runner:
         except (OutOfSpace, StorageUnavailable) as error:
             raise Crashed(error.message) from error  # not the job's fault, and perhaps over soon
         except PermafrostError as refused:
+            self._firmly(keeper, keeper.flush)  # what the trainer said before it gave up
             problem: dict[str, Any] = {
                 "code": refused.code or "invalid_request",
                 "message": refused.message,
