@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     #: Of every project: jobs that have not ended, and bytes of uploaded files.
     max_active_jobs: int = Field(default=10_000, ge=1)
     max_project_bytes: int = Field(default=2**40, ge=1)
+    #: Of a model that a worker fetches from a hub.
+    max_hub_bytes: int = Field(default=200 * 2**30, ge=1)
 
     #: For dry runs: operations a second of a device, where no earlier job tells how fast it is; the price of its hour.
     device_flops: float = Field(default=2e10, gt=0)

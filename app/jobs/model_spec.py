@@ -1,8 +1,10 @@
 """The model of a job as a request names it: an id, a folder in the layout of transformers, or a torch architecture."""
 
+import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 #: Of a transformers model.
 Task = Literal[
@@ -24,6 +26,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 MERGE: Final = (
     "true: the result is a whole model, with the adapter added into the base's weights. These are then changed, and "
     "the evidence says so."
@@ -69,14 +72,27 @@ AdapterField = Annotated[LoraAdapter | Ia3Adapter | PromptTuningAdapter, Field(d
 
 
 class TransformersSpec(Request):
-    """A model folder in the layout of transformers, by its name under PERMAFROST_MODELS_DIR."""
+    """A model in the layout of transformers: a folder under PERMAFROST_MODELS_DIR by its name, or a hub's by its id."""
 
     type: Literal["transformers"]
-    path: Identifier = Field(description="Name of the folder.", examples=["minilm"])
+    path: Identifier = Field(description="Name of the folder, or `owner/name` on a hub.", examples=["minilm"])
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$")] | None = Field(
+        default=None,
+        description="Of a hub's model: a full commit hash, or a branch or tag (absent: `main`), which a worker "
+        "resolves to the commit that the job then has.",
+    )
     task: Task | None = Field(default=None, description="Absent: inferred from the training file.")
     num_labels: int | None = Field(default=None, ge=1, le=1_000_000)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     adapter: AdapterField | None = None
+
+    @model_validator(mode="after")
+    def _hub_or_folder(self) -> "TransformersSpec":
+        if "/" in self.path and not HUB_ID.fullmatch(self.path):
+            raise PydanticCustomError("invalid_model", "path is neither a folder's name nor `owner/name` on a hub")
+        if self.revision is not None and ("/" not in self.path or ".." in self.revision):
+            raise PydanticCustomError("conflict", "revision belongs to a model of a hub, whose path is `owner/name`")
+        return self
 
 
 class TorchSpec(Request):

@@ -174,6 +174,8 @@ def _registered(row: Model) -> Chosen:
 
 
 def _transformers(session: Session, settings: Settings, project: str, wanted: Mapping[str, Any]) -> Chosen:
+    if is_hub_spec(wanted):
+        return _of_hub(session, project, wanted)
     name = wanted["path"]
     row = session.scalar(visible(project).where(Model.id == name, Model.kind == "base"))
     if row is None:
@@ -183,6 +185,23 @@ def _transformers(session: Session, settings: Settings, project: str, wanted: Ma
     # The manifest was made without an adapter: with one the tensors are others.
     stored = None if wanted.get("adapter") else known.stored
     return Chosen(name, {**row.spec, **wanted}, base_id=row.id, stored=stored, described_for=known.described_for)
+
+
+def is_hub_spec(spec: Mapping[str, Any]) -> bool:
+    """Folders have no slash in their names; ids of a hub have one."""
+    return spec["type"] == "transformers" and "/" in spec["path"]
+
+
+def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> Chosen:
+    """A worker fetches what is not here yet: the API reaches out to nobody."""
+    revision = wanted.get("revision") or "main"
+    spec = {**wanted, "revision": revision}
+    row = session.scalar(visible(project).where(Model.id == f"{wanted['path']}@{revision}", Model.kind == "base"))
+    if row is None:
+        return Chosen(wanted["path"], spec)
+    known = _registered(row)
+    stored = None if wanted.get("adapter") else known.stored
+    return Chosen(row.id, {**row.spec, **spec}, base_id=row.id, stored=stored, described_for=known.described_for)
 
 
 def _torch(settings: Settings, wanted: Mapping[str, Any]) -> Chosen:

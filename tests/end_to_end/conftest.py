@@ -16,6 +16,7 @@ import pytest
 
 from app.db import Database
 from app.settings import Settings
+from tests.hub import Hub, serving
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,7 @@ class Service:
     environment: dict[str, str]
     client: httpx2.Client
     processes: list["Running"]
+    hub: Hub
 
     @property
     def settings(self) -> Settings:
@@ -114,8 +116,15 @@ class Running:
             self.lines.append(line.rstrip("\n"))
 
 
+@pytest.fixture(scope="session")
+def hub() -> Iterator[Hub]:
+    """The model hub that workers know. Tests put the files of `acme/tiny` there."""
+    with serving(Hub("acme/tiny", {})) as served:
+        yield served
+
+
 @pytest.fixture(scope="session", params=["embedded", "deployed"])
-def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Iterator[Service]:
     """`permafrost serve` on SQLite; or `migrate`, `serve --no-worker` and `worker` on PostgreSQL and Redis."""
     port = free_port()
     environment = {
@@ -123,6 +132,8 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "PERMAFROST_PORT": str(port),
         "PERMAFROST_DEVICES": "cpu",
         "OMP_NUM_THREADS": "1",
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
     }
     if request.param == "deployed":
         environment["PERMAFROST_DATABASE_URL"] = request.getfixturevalue("service_database")
@@ -133,7 +144,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             processes.append(Running(command, environment))
             processes[-1].says(word)
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}/v1/", timeout=60) as client:
-            yield Service(environment, client, processes)
+            yield Service(environment, client, processes, hub)
     finally:
         codes = [process.stop() for process in reversed(processes)]
     assert set(codes) == {0}, "\n".join(line for process in processes for line in process.lines[-40:])

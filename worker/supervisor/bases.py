@@ -30,10 +30,12 @@ class Stored:
     root: str
 
 
-def register(db: Database, storage: Storage, folder: Path, *, model_id: str) -> Model:
+def register(
+    db: Database, storage: Storage, folder: Path, *, model_id: str, spec: dict[str, Any] | None = None
+) -> Model:
     """Makes a folder a base model that every project may use. Its tensors are described later, by whoever has time."""
     model = Model(id=model_id, project=None, owned_by="permafrost", kind="base", status="pending")
-    model.spec = {"type": "transformers", "path": folder.name}
+    model.spec = spec or {"type": "transformers", "path": folder.name}
     return publish(db, ingest(folder, storage), model)
 
 
@@ -105,11 +107,11 @@ def refuse_links(folder: Path) -> None:
             raise ModelError(f"{path.name} is a link, and a new base holds plain files only", param="model")
 
 
-def remember(db: Database, lease: Lease, model_id: str) -> None:
-    """Writes down which model the job started from, so that nobody deletes it meanwhile."""
+def remember(db: Database, lease: Lease, model_id: str, spec: dict[str, Any]) -> None:
+    """Writes down which model the job started from, so that nobody deletes it meanwhile; `spec` has its commit."""
     with db.write() as session:
         mine = update(Job).where(Job.id == lease.job_id, Job.attempt == lease.attempt)
-        session.execute(mine.values(base_model=model_id))
+        session.execute(mine.values(base_model=model_id, model_spec=spec))
 
 
 def find(db: Database, model_id: str) -> Model | None:

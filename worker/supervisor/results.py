@@ -37,6 +37,7 @@ from app.freeze.policy import Policy
 from app.jobs.checkpoints import Saved
 from app.jobs.lifecycle import Note, Outcome
 from app.jobs.tables import Checkpoint, Job
+from app.models.catalog import is_hub_spec
 from app.models.compose import ComposeError, Layout, Slice, compose
 from app.models.tables import Model
 from app.storage import Blob, Storage
@@ -353,6 +354,8 @@ def _previous(db: Database, base: Model) -> str | None:
 def _origin(db: Database, base: Model) -> dict[str, str]:
     """Where the base came from."""
     origin = {"model": base.id, "kind": base.kind}
+    if is_hub_spec(base.spec) and base.kind == "base":
+        origin |= {"repository": base.spec["path"], "revision": base.spec["revision"]}
     if base.job_id:
         origin["job"] = base.job_id
     if base.kind == "checkpoint":

@@ -18,11 +18,11 @@ from app.jobs import lifecycle
 from app.jobs.lifecycle import LeaseLost, Outcome
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
-from app.models.catalog import folder_of
+from app.models.catalog import folder_of, is_hub_spec
 from app.models.tables import Model
 from app.settings import Settings
 from app.storage import Storage
-from worker.supervisor import bases, results, workspace
+from worker.supervisor import bases, hub, results, workspace
 from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.child import Child, Nursery
 from worker.supervisor.devices import Device, Slots
@@ -124,7 +124,9 @@ class Runner:
         try:
             base = self._base(job, space, keeper, device, tail)
             if job.base_model != base.id:
-                bases.remember(self.db, keeper.lease, base.id)
+                if is_hub_spec(job.model_spec):
+                    job.model_spec = {**job.model_spec, "revision": base.spec["revision"]}
+                bases.remember(self.db, keeper.lease, base.id, job.model_spec)
             order = self._order(job, space, keeper, device, "train")
             with Publisher(self.db, self.storage, job, base, space, keeper) as publisher:
                 tail.on_checkpoint = publisher.offer
@@ -148,7 +150,10 @@ class Runner:
 
     def _base(self, job: Job, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> Model:
         """The model to start from, in the workspace and in the database."""
-        model = self._known_base(job)
+        if is_hub_spec(job.model_spec) and job.base_model is None:
+            model: Model | None = self._from_hub(job.model_spec, space, keeper)
+        else:
+            model = self._known_base(job)
         if model is not None:
             workspace.stage_base(space, model, self.storage)
             return model
@@ -175,6 +180,25 @@ class Runner:
             return None
         folder = folder_of(self.settings, (model.spec if model else job.model_spec)["path"], param="model.path")
         return bases.register(self.db, self.storage, folder, model_id=name)
+
+    def _from_hub(self, spec: dict[str, Any], space: Workspace, keeper: Keeper) -> Model:
+        """The model of a hub's repository at a commit, fetched once. Raises Stopped where the job is not wanted now."""
+        repository, revision = spec["path"], spec["revision"]
+        commit: str | None = revision if hub.is_commit(revision) else None
+        known = bases.find(self.db, hub.model_id(repository, commit)) if commit else None
+        if known is not None and known.files:
+            return known
+
+        def stop() -> bool:
+            return keeper.stop_wished or self.stopping.is_set()
+
+        folder = space.root / "hub"
+        commit = hub.fetch(repository, revision, folder, max_bytes=self.settings.max_hub_bytes, stop=stop)
+        if commit is None:
+            raise keeper.lost or Stopped
+        pinned = {"type": "transformers", "path": repository, "revision": commit}
+        name = hub.model_id(repository, commit)
+        return bases.register(self.db, self.storage, folder, model_id=name, spec=pinned)
 
     def _publish_initial(self, job: Job, space: Workspace) -> Model:
         stored = bases.ingest(space.base, self.storage)

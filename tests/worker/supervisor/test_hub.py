@@ -1,0 +1,98 @@
+"""Models from a hub: what is taken, what is refused, and that nothing is asked where nothing may be."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import ModelError
+from tests.hub import COMMIT, Hub, serving
+from worker.supervisor import hub as hubs
+
+pytest.importorskip("huggingface_hub", reason="the worker's dependencies are not installed")
+
+FILES = {
+    "config.json": b'{"model_type": "bert"}',
+    "model.safetensors": b"\x02\0\0\0\0\0\0\0{}",
+    "tokenizer.json": b"{}",
+    "pytorch_model.bin": b"a pickle",
+    "modeling_evil.py": b"import os",
+    "onnx/model.safetensors": b"another format's",
+    ".hidden.json": b"{}",
+    "adapter_config.json": b"{}",
+}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(Hub("acme/tiny", dict(FILES))) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield served
+
+
+def fetch(folder: Path, revision: str = "main", *, repository: str = "acme/tiny", most: int = 10_000) -> str | None:
+    return hubs.fetch(repository, revision, folder / "hub", max_bytes=most, stop=lambda: False)
+
+
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+def test_what_is_taken(hub: Hub, tmp_path: Path, revision: str) -> None:
+    """Weights in safetensors, configuration and tokenizer, of the commit that the revision is; no code, no pickle."""
+    assert fetch(tmp_path, revision) == COMMIT
+    there = {path.name: path.read_bytes() for path in (tmp_path / "hub").iterdir() if path.is_file()}
+    assert there == {name: FILES[name] for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    assert not any(name.endswith((".py", ".bin")) for name in hub.asked)
+    assert set(hub.tokens) == {None}
+
+
+def test_sharded_weights_come_with_their_index(hub: Hub, tmp_path: Path) -> None:
+    """All shards and the index, and not the copies in other precisions beside them."""
+    shards = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    hub.files = dict.fromkeys([*shards, "model.fp16.safetensors"], FILES["model.safetensors"])
+    hub.files |= {"model.safetensors.index.json": b"{}", "config.json": b"{}"}
+    fetch(tmp_path)
+    assert {path.name for path in (tmp_path / "hub").glob("*.*")} >= {*shards, "model.safetensors.index.json"}
+    assert not (tmp_path / "hub" / "model.fp16.safetensors").exists()
+
+
+def test_offline_says_so_and_asks_nobody(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HUB_OFFLINE: a clear error with what would work, and not one request."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="put the model's folder under PERMAFROST_MODELS_DIR") as raised:
+        fetch(tmp_path)
+    assert raised.value.code == "hub_offline"
+    assert hub.asked == []
+
+
+def test_what_cannot_be_had_is_told(hub: Hub, tmp_path: Path) -> None:
+    """Unknown model or revision, gated, too large, pickles alone: each by its own code, with the part of the spec."""
+
+    def refused(name: str, **wanted: object) -> tuple[str | None, str | None]:
+        with pytest.raises(ModelError) as raised:
+            fetch(tmp_path / name, **wanted)  # type: ignore[arg-type]
+        return raised.value.code, raised.value.param
+
+    assert refused("a", repository="acme/none") == ("model_not_found", "model.path")
+    assert refused("b", revision="v9") == ("model_not_found", "model.revision")
+    assert refused("c", most=10) == ("model_too_large", "model.path")
+    hub.files = {"config.json": b"{}", "pytorch_model.bin": b"a pickle"}
+    assert refused("d") == ("invalid_model", "model.path")
+    hub.gated = True
+    assert refused("e") == ("hub_model_gated", "model.path")
+
+
+def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused connection is an error with the library's own words."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(ModelError) as raised:
+        fetch(tmp_path)
+    assert raised.value.code == "hub_unreachable"
+
+
+def test_fetching_ends_when_nobody_wants_it(hub: Hub, tmp_path: Path) -> None:
+    """A job that was cancelled meanwhile: the process is gone, and nothing is returned."""
+    assert hubs.fetch("acme/tiny", "main", tmp_path / "hub", max_bytes=1, stop=lambda: True) is None
+    assert not (tmp_path / "hub.json").exists() or json.loads((tmp_path / "hub.json").read_text())
