@@ -1,6 +1,7 @@
 """A run's whole state after a step, on disk so that a kill at any instant leaves the last one readable.
 
-A temporary folder, its files and then the manifest with their digests, each flushed; a rename; the parent flushed.
+`take` holds the state as it is now, `write` puts it on disk, later and in another thread where that suits: a temporary
+folder, its files and then the manifest with their digests, each flushed; a rename; the parent flushed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 STORED = "stored.safetensors"
 SCHEMA = 1
+
+Content = dict[str, Mapping[str, Any]]
 
 
 class DamagedError(Exception):
@@ -63,35 +66,44 @@ class Checkpoint:
         determinism.restore_random_states(self.state["random"], self.random)
 
 
-def write(
-    folder: Path,
+def take(
     *,
-    step: int,
-    run: str,
     tensors: Mapping[str, Tensor],
     optimizer: Optimizer,
     state: Mapping[str, Any],
-    keep: int,
-    best: int = 0,
     stored: Mapping[str, Tensor] | None = None,
-    job_id: str = "",
-) -> Path:
-    """Write the state after `step` into `folder` and prune to the newest `keep` and the one of step `best`.
+    copied: bool = True,
+) -> Content:
+    """What a checkpoint holds, by file. `stored` are tensors of a saved model that no live one is by itself.
 
-    `run` names what is being trained. `stored` are tensors of a saved model that no live one is by itself. `job_id` is
-    in the weights' metadata: no other job has the same file, so one may be removed without asking the others.
-
-    On a full disk an older checkpoint makes room, the newest never does; OSError when that is not enough.
+    `copied`: it stays what it is now, whatever training does next.
     """
     plain_random, random = determinism.random_states()
     scalars, moments = _optimizer_state(optimizer)
-    content = {
-        WEIGHTS: tensors,
-        **({STORED: stored} if stored else {}),
-        "optimizer.safetensors": moments,
+    hold = _copied if copied else _plain
+    return {
+        WEIGHTS: hold(tensors),
+        **({STORED: hold(stored)} if stored else {}),
+        "optimizer.safetensors": hold(moments),
         "random.safetensors": random,
         "state.json": {**state, "optimizer": scalars, "random": plain_random},
     }
+
+
+def size_of(tensors: Iterable[Tensor], optimizer: Optimizer) -> int:
+    """Bytes that `take` would copy."""
+    _, moments = _optimizer_state(optimizer)
+    return sum(each.numel() * each.element_size() for each in (*tensors, *moments.values()))
+
+
+def write(folder: Path, content: Content, *, step: int, run: str, keep: int, best: int = 0, job_id: str = "") -> Path:
+    """Write the state after `step` into `folder` and prune to the newest `keep` and the one of step `best`.
+
+    `run` names what is being trained. `job_id` is in the weights' metadata: no other job has the same file, so one may
+    be removed without asking the others.
+
+    On a full disk an older checkpoint makes room, the newest never does; OSError when that is not enough.
+    """
     final = path_of(folder, step)
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*.tmp"):
@@ -176,7 +188,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _publish(final: Path, content: Mapping[str, Mapping[str, Any]], *, step: int, run: str, job_id: str) -> None:
+def _publish(final: Path, content: Content, *, step: int, run: str, job_id: str) -> None:
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
@@ -198,7 +210,7 @@ def _write(path: Path, content: Mapping[str, Any], *, metadata: dict[str, str]) 
     """Tensors as safetensors, anything else as JSON; flushed. OSError also for what safetensors has its own error."""
     if path.suffix == ".safetensors":
         try:
-            save_file(_plain(content), path, metadata=metadata)
+            save_file(dict(content), path, metadata=metadata)
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
@@ -232,3 +244,9 @@ def _optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Te
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU and in one piece each, which safetensors asks for. A tensor that is so already is not copied."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As `_plain`, and none in the memory of the tensor that it was taken from."""
+    plain = _plain(tensors)
+    return {name: each.clone() if each.data_ptr() == tensors[name].data_ptr() else each for name, each in plain.items()}

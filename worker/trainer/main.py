@@ -72,7 +72,8 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
     reporter.stage("training")
     with run.watch.witness as witness:
         try:
-            ending = loop.train(run)
+            with run.writer:
+                ending = loop.train(run)
         except loop.Diverged as diverged:
             raise _with_checkpoint(diverged, place) from None
     if run.caching is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -148,9 +149,13 @@ class WorkOrder:
 
 
 class Reporter:
-    """Appends reports to `reports.jsonl`, a complete JSON line per write: a kill tears the last line at most."""
+    """Appends reports to `reports.jsonl`, a complete JSON line per write: a kill tears the last line at most.
+
+    Threads may share it.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if _ends_torn(path):
             os.write(self._fd, b"\n")
@@ -160,7 +165,8 @@ class Reporter:
         line = json.dumps(
             _finite({"type": type, **content}), ensure_ascii=False, separators=(",", ":"), allow_nan=False
         )
-        _write_all(self._fd, line.encode("utf-8", "replace") + b"\n")
+        with self._lock:
+            _write_all(self._fd, line.encode("utf-8", "replace") + b"\n")
 
     def stage(self, stage: str) -> None:
         self.report("stage", stage=stage)

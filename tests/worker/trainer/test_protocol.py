@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,12 @@ def test_protocol_needs_no_torch() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
         == "none"
     )
+
+
+def test_threads_share_a_reporter(tmp_path: Path) -> None:
+    """Lines of several threads do not run into each other."""
+    path = Workspace(tmp_path).reports
+    with Reporter(path) as reporter, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda at: reporter.event("x" * 5000, number=at), range(200)))
+    found, _ = read_reports(path, 0)
+    assert sorted(each["data"]["number"] for each in found) == list(range(200))

@@ -35,6 +35,7 @@ LEAST_SHARE = 0.1  # of a forward pass's arithmetic, below which keeping results
 MEMORY_BYTES = 1 << 30  # beyond, results lie in a file
 MOST_BYTES = 64 << 30
 REPORT_SECONDS = 5.0
+NOTHING = "no module that is frozen as a whole gives results that depend on the input alone"
 
 Compute = Callable[[Batch], tuple[Tensor, Tensor]]
 Parts = dict[str, Examples]
@@ -233,6 +234,14 @@ def _refuse_conditions(asked: Asked) -> None:
         raise UncuttableError("the model is compiled")
     if asked.wish == "auto" and not asked.reuse:
         raise UncuttableError("every example is seen once")
+    frozen = {memory(asked.live[each.name]) for each in asked.plan.frozen}
+    if not any(_frozen_whole(module, frozen) for module in asked.model.modules()):
+        raise UncuttableError(NOTHING)  # before any pass
+
+
+def _frozen_whole(module: nn.Module, frozen: set[int]) -> bool:
+    parameters = [memory(each) for each in module.parameters()]
+    return bool(parameters) and frozen.issuperset(parameters)
 
 
 def _cut(asked: Asked) -> tuple[Cut, set[int]]:
@@ -264,7 +273,7 @@ def _cut(asked: Asked) -> tuple[Cut, set[int]]:
 
 def _refuse_small(cut: Cut, what: str) -> None:
     if not cut.served:
-        raise UncuttableError("no module that is frozen as a whole gives results that depend on the input alone")
+        raise UncuttableError(NOTHING)
     if cut.share < LEAST_SHARE:
         share, least = f"{cut.share:.1%}", f"{LEAST_SHARE:.0%}"
         raise UncuttableError(f"{what} is {share} of a forward pass, and less than {least} saves nothing")

@@ -29,6 +29,7 @@ from worker.trainer.training.progress import Progress
 from worker.trainer.training.schedule import factor
 from worker.trainer.training.stop import Stopped, StopRequest
 from worker.trainer.training.watch import Watch
+from worker.trainer.training.writer import Writer
 
 T = TypeVar("T")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,9 +62,10 @@ class Run:
     stop: StopRequest
     scaler: torch.amp.GradScaler
     watch: Watch
-    save: Callable[[int, Metrics], None]  # writes a checkpoint of the state after this step
+    save: Callable[[int, Metrics], None]  # takes a checkpoint of the state after this step, which `writer` writes
     restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read
     patience: Patience
+    writer: Writer = field(default_factory=Writer)  # of checkpoints; entered around `train`
     caching: Caching | None = None  # the frozen prefix's results, where they are kept
     divisible: bool = True  # whether a batch may be cut into smaller micro-batches
     done: int = 0  # steps of earlier attempts, and their seconds
@@ -124,6 +126,7 @@ def train(run: Run) -> Ending:
             run.save(step, {"train_loss": loss, **{f"valid_{name}": value for name, value in metrics.items()}})
             saved = time.monotonic()
         if step < run.total_steps and run.stop.asked:
+            run.writer.wait()
             raise Stopped(step)
         if _out_of_time(run, step, now - began) or _out_of_patience(run, step):
             break
@@ -286,6 +289,7 @@ def evaluate(run: Run, step: int) -> Metrics:
 
 def back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
     """With early stopping, the weights after the best evaluation, and its metrics; else all stays as it is."""
+    run.writer.wait()
     best = run.patience
     if best.limit is None or best.step in (0, step):
         return metrics

@@ -1,6 +1,9 @@
-"""A pass that ran out of memory, undone: what it drew from the generators, and what it allocated."""
+"""Memory of the host and the device: how much is free, and a pass that ran out of it, undone."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,3 +20,11 @@ def give_back(device: torch.device, drawn: list[Tensor]) -> None:
     if device.type == "cuda":
         torch.cuda.set_rng_state(drawn[1], device)
         torch.cuda.empty_cache()
+
+
+def free_host_bytes() -> int:
+    """What the kernel could give without swapping."""
+    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

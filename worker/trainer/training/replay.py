@@ -18,7 +18,7 @@ from torch import nn
 from app.errors import PermafrostError
 from worker.trainer import determinism
 from worker.trainer.protocol import Reporter
-from worker.trainer.training import loop
+from worker.trainer.training import loop, memory
 from worker.trainer.training.loop import Run
 from worker.trainer.training.stop import StopRequest
 from worker.trainer.witness.blame import Finding, replay_under_guard
@@ -31,7 +31,7 @@ SPARE = 0.5  # of the free memory that a second model may take
 class Rebuild(Protocol):
     """Makes the second run, as it was after a step not later than `until`."""
 
-    def __call__(self, reporter: Reporter, stop: StopRequest, *, until: int) -> Run: ...
+    def __call__(self, reporter: Reporter, stop: StopRequest, *, until: int, cached: bool) -> Run: ...
 
 
 @dataclass(slots=True)
@@ -61,7 +61,9 @@ class Replay:
         names = [violation.name for violation in violations]
         until = max(violation.first_bad_step for violation in violations)
         with Reporter(Path(os.devnull)) as silent:
-            run = self.rebuild(silent, self.run.stop, until=min(each.last_good_step for each in violations))
+            until_good = min(each.last_good_step for each in violations)
+            cached = self.run.caching is not None
+            run = self.rebuild(silent, self.run.stop, until=until_good, cached=cached)
             witness = run.watch.witness
             witness.start()
             ends: list[str] = []
@@ -111,7 +113,7 @@ def _unshown(violations: Sequence[Violation], why: str) -> list[Finding]:
 def _too_large(run: Run) -> str | None:
     """A second model with gradients and optimizer state, on the host and, where there is one, on the GPU."""
     need = _bytes(run.model) + 4 * sum(each.numel() * each.element_size() for each in run.parameters)
-    free = _free_host_bytes()
+    free = memory.free_host_bytes()
     if run.device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(run.device)[0])
     if need <= SPARE * free:
@@ -121,10 +123,3 @@ def _too_large(run: Run) -> str | None:
 
 def _bytes(model: nn.Module) -> int:
     return sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
-
-
-def _free_host_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

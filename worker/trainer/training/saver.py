@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from torch import Tensor
 from app.evidence.digest import sha256_file
 from app.freeze.plan import FreezePlan
 from worker.trainer import checkpoint, determinism
-from worker.trainer.checkpoint import Checkpoint
+from worker.trainer.checkpoint import Checkpoint, Content
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
+from worker.trainer.training import memory
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.loop import Run
 from worker.trainer.training.objectives import Metrics
 from worker.trainer.training.patience import Patience
+
+SPARE = 0.5  # of the free memory that a copy of the state may take
 
 
 @dataclass(slots=True)
@@ -37,29 +41,40 @@ class Saver:
     live: Run | None = None
 
     def save(self, step: int, metrics: Metrics) -> None:
-        """Write the state after `step`. A disk that is full costs the checkpoint, not the run."""
+        """Take the state after `step` and write it while training goes on, or first where memory is too short for that.
+
+        A disk that is full costs the checkpoint, not the run.
+        """
         run = self.live
         assert run is not None
         run.watch.before_checkpoint()
         state = {
             "scaler": run.scaler.state_dict(),
-            "history": run.progress.history,
+            "history": list(run.progress.history),
             "seconds": run.seconds_before + run.progress.seconds(),
             "witness": run.watch.witness.state_dict(),
             "environment": determinism.environment(run.device),
             "patience": run.patience.to_json(),
         }
+        run.writer.wait()  # for its memory, and its place on the disk
+        moving, pieces = self._moving(), self._pieces()
+        size = checkpoint.size_of([*moving.values(), *pieces.values()], run.optimizer)
+        beside = size <= SPARE * memory.free_host_bytes()
+        content = checkpoint.take(tensors=moving, optimizer=run.optimizer, state=state, stored=pieces, copied=beside)
+        run.writer.begin(partial(self._write, content, step, metrics, best=run.patience.step))
+        if not beside:
+            run.writer.wait()
+
+    def _write(self, content: Content, step: int, metrics: Metrics, *, best: int) -> None:
+        """In a thread of its own; the report goes out when the files will survive a power cut."""
         try:
             path = checkpoint.write(
                 self.place.checkpoints,
+                content,
                 step=step,
                 run=self.run,
-                tensors=self._moving(),
-                optimizer=run.optimizer,
-                state=state,
                 keep=self.settings.keep_checkpoints,
-                best=run.patience.step,
-                stored=self._pieces(),
+                best=best,
                 job_id=self.job_id,
             )
         except OSError as error:

@@ -142,8 +142,11 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
     )
 
 
-def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int) -> Run:
-    """A second run of the same job, loaded anew, after the newest checkpoint not later than step `until`."""
+def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int, cached: bool) -> Run:
+    """A second run of the same job, loaded anew, after the newest checkpoint not later than step `until`.
+
+    `cached`: the first one goes on from its prefix's kept results. For a few steps they are not worth keeping.
+    """
     order = recipe.order
     loaded = loading.load(
         order.model, recipe.place.base, task=recipe.task, labels=recipe.source.labels, seed=order.seed
@@ -155,7 +158,7 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
         recipe.place, subject, recipe.plan, recipe.settings, reporter, run=recipe.identity, job_id=order.job_id
     )
     run = saver.live = build(recipe, subject, saver, stop=stop)
-    run.caching = caching.settle(_cacheable(recipe, run, subject), reporter)  # not filled, for a few steps
+    run.caching = caching.settle(_cacheable(recipe, run, subject), reporter) if cached else None
     determinism.seed_everything(order.seed)
     found = saver.newest(until=until)
     if found is not None:
