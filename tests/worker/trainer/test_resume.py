@@ -216,11 +216,11 @@ def test_full_disk_costs_the_checkpoint_not_the_run(tmp_path: Path, monkeypatch:
     real = checkpoint._write
     calls = {"left": 12}
 
-    def full(path: Path, content: Any) -> None:
+    def full(path: Path, content: Any, **options: Any) -> None:
         calls["left"] -= 1
         if calls["left"] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, content)
+        real(path, content, **options)
 
     monkeypatch.setattr(checkpoint, "_write", full)
     done = attempt(affine(tmp_path / "full"), tmp_path / "full")
@@ -233,7 +233,7 @@ def test_full_disk_costs_the_checkpoint_not_the_run(tmp_path: Path, monkeypatch:
 def test_error_of_safetensors_is_an_error_of_the_disk(tmp_path: Path) -> None:
     """Writing where nothing can be written: its own exception arrives as OSError with the system's number."""
     with pytest.raises(OSError) as refused:
-        checkpoint._write(tmp_path / "missing" / "x.safetensors", {"a": torch.ones(2)})
+        checkpoint._write(tmp_path / "missing" / "x.safetensors", {"a": torch.ones(2)}, metadata={})
     assert refused.value.errno == errno.ENOENT
 
 
