@@ -1,13 +1,14 @@
 """Replays a stretch of training under the write-guard: names the operation that moved a frozen tensor, or why not."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from worker.trainer.witness.guard import WriteGuard, memory
+from worker.trainer.witness.report import Violation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,16 @@ def replay_under_guard(
     finally:
         counter.remove()
     return [_explain(name, guard, before, places, tensor(name), drifted) for name in names]
+
+
+def explained(violation: Violation, finding: Finding) -> Violation:
+    """With what a replay has found; one that it dates within the known bounds is dated so."""
+    if finding.operation is None:
+        return replace(violation, explanation=finding.explanation)
+    step = finding.step or 0
+    known = violation.last_good_step < step <= violation.first_bad_step
+    dated = replace(violation, last_good_step=step - 1, first_bad_step=step) if known else violation
+    return replace(dated, operation=f"{finding.operation} at {finding.where}")
 
 
 def _explain(

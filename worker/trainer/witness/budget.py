@@ -1,14 +1,18 @@
-"""When to look at the bytes: early, so that a leak from the first step is dated exactly, then as often as allowed.
+"""When to look at the bytes: a little early, so that a leak from the first step is dated, then as often as allowed.
 
-Early steps are always looked at. After that a check is due when what all checks have cost, this one included, stays
-under the budget's share of the time that training itself took.
+The share is one of training time, from the start: every look counts against it, also those that have to be made (the
+first, at checkpoints, at the end). Others are due when what has been spent, this one, and the last one that is still
+to come stay under it. In between, at a few early steps, some of the tensors are looked at, however long a look at all
+would take.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 EARLY = frozenset({1, 2, 4, 8})
+# What an early look covers: about a millisecond's worth on a CPU, and as many tensors as a device is asked about fast.
+EARLY_BYTES, EARLY_TENSORS = 8 << 20, 64
 
 
 @dataclass(slots=True)
@@ -19,7 +23,7 @@ class Budget:
     clock: Callable[[], float] = time.perf_counter
     started: float = field(init=False)
     spent: float = 0.0  # seconds
-    cost: float = 0.0  # seconds of the dearest check lately
+    cost: float = 0.0  # seconds of the dearest look at everything lately
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -27,13 +31,27 @@ class Budget:
     def early(self, step: int) -> bool:
         return step in EARLY
 
-    def due(self, step: int) -> bool:
-        if self.early(step) or self.share >= 1:
+    def due(self) -> bool:
+        if self.share >= 1:
             return True
         training = self.clock() - self.started - self.spent
-        return self.spent + self.cost <= self.share * training
+        return self.spent + 2 * self.cost <= self.share * training
 
     def record(self, seconds: float) -> None:
-        """A check's cost. One slow check (a busy machine) is forgotten by and by."""
+        """A look at everything. One slow look (a busy machine) is forgotten by and by."""
         self.spent += seconds
         self.cost = max(seconds, 0.9 * self.cost)
+
+
+def some(nbytes: Mapping[str, int], turn: int) -> list[str]:
+    """Names for the early look number `turn`: others at each, small ones first, one at the least."""
+    names = sorted(nbytes, key=lambda name: (nbytes[name], name))
+    start = turn * EARLY_TENSORS % len(names) if len(names) > EARLY_TENSORS else 0
+    chosen: list[str] = []
+    left = EARLY_BYTES
+    for name in (*names[start:], *names[:start])[:EARLY_TENSORS]:
+        if chosen and nbytes[name] > left:
+            continue
+        chosen.append(name)
+        left -= nbytes[name]
+    return chosen

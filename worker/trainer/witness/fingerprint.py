@@ -4,7 +4,9 @@ xxh3_128 with a secret seed on the CPU, the multilinear hash on the device for e
 """
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import xxhash
@@ -26,6 +28,10 @@ class Fingerprint:
     value: str
     scheme: str
     local: bool  # of this rank's shard only
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> "Fingerprint":
+        return cls(**{**state, "shape": tuple(state["shape"])})
 
     def difference(self, other: "Fingerprint") -> str:
         """In words, what about `other` is not as it was."""

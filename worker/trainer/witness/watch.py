@@ -1,6 +1,8 @@
 """One live name under watch: what its frozen bytes were, and when they were last seen so."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -47,6 +49,19 @@ class Watch:
         if sharded(tensor) and not all(part.local for part in self.known):
             self.known = ()
             self.known = self.take(tensor, prints)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "known": [asdict(part) for part in self.known],
+            "last_good": self.last_good,
+            "violated": self.violated,
+            "intervals": [asdict(interval) for interval in self.intervals],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.known = tuple(Fingerprint.from_json(print_) for print_ in state["known"])
+        self.last_good, self.violated = state["last_good"], state["violated"]
+        self.intervals = [Interval(**interval) for interval in state["intervals"]]
 
     def _parts(self, tensor: Tensor) -> list[Tensor]:
         rows = self.decision.frozen_rows

@@ -20,9 +20,10 @@ from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import tensors as inventory
 from worker.trainer.freeze.slots import Slot, slots
-from worker.trainer.witness.blame import Finding, replay_under_guard
-from worker.trainer.witness.budget import Budget
-from worker.trainer.witness.fingerprint import XXH3, Fingerprint, Fingerprints
+from worker.trainer.witness.blame import Finding, explained, replay_under_guard
+from worker.trainer.witness.budget import Budget, some
+from worker.trainer.witness.fingerprint import XXH3, Fingerprints
+from worker.trainer.witness.first_changes import FirstChanges
 from worker.trainer.witness.guard import WriteGuard
 from worker.trainer.witness.observe import digest
 from worker.trainer.witness.report import Interval, Report, Violation
@@ -64,8 +65,8 @@ class Witness:
         }
         self._boundaries = {step for d in self.plan.scheduled for bounds in d.intervals for step in bounds}
         self._wires: dict[str, Wire] = {}
-        self._unmoved: dict[str, Fingerprint] = {}  # tensors that may move and have not yet
-        self._first_changed: dict[str, int] = {}
+        self._first = FirstChanges()
+        self._early = 0  # looks at some tensors
         self._restored = False
         self._guard: WriteGuard | None = WriteGuard({}, self.drifted) if guard else None
         self._hooks: list[RemovableHandle] = []
@@ -92,10 +93,10 @@ class Witness:
         if self._restored:
             self._check(live)
         else:
-            self._begin_tracking(live)
+            self._first.begin(self.plan.decisions, live, self._prints)
             self._count()
         self._open(live)
-        self._budget.cost = time.perf_counter() - began
+        self._budget.record(time.perf_counter() - began)
         if self._guard is not None:
             self._aim_guard(live)
             self._guard.begin()
@@ -107,20 +108,23 @@ class Witness:
         if self._guard is not None:
             self._guard.next_step()
         began = time.perf_counter()
-        if self.steps in self._boundaries or self._written() or self._budget.due(self.steps):
+        if self.steps in self._boundaries or self._written() or self._budget.due():
             live = self._live()
-            found = self._check(live, moving=self._budget.early(self.steps))
+            found = self._check(live, moving=self._budget.early(self.steps) or not self._first.looked)
             self._turn(live)
             self._budget.record(time.perf_counter() - began)
             return found
-        found = self._follow_hints()
+        found = self._look_early() if self._budget.early(self.steps) else self._follow_hints()
         self._budget.spent += time.perf_counter() - began
         return found
 
     def check(self) -> list[Violation]:
         """Look at every frozen byte now (at a checkpoint, say), whatever the budget."""
         self._require_running()
-        return self._check(self._live(), moving=True)
+        began = time.perf_counter()
+        found = self._check(self._live(), moving=True)
+        self._budget.record(time.perf_counter() - began)
+        return found
 
     def finish(self, how: str = "ended") -> None:
         """The last look. `how` is "ended", or in words why the run did not get to its end."""
@@ -130,9 +134,10 @@ class Witness:
             self._guard.end()
         for hook in self._hooks:
             hook.remove()
-        live = self._live()
+        began, live = time.perf_counter(), self._live()
         self._check(live, moving=True)
         self._close(live)
+        self._budget.record(time.perf_counter() - began)
         self._state = how
 
     def report(self) -> Report:
@@ -152,7 +157,7 @@ class Witness:
             scheme=",".join(sorted(schemes)) or XXH3,
             seconds=self._budget.spent,
             reason=self._state if incomplete else None,
-            first_changed=dict(self._first_changed),
+            first_changed=dict(self._first.found),
             intervals={n: tuple(w.intervals) for n, w in self._watches.items() if w.intervals},
         )
 
@@ -200,7 +205,7 @@ class Witness:
     def explain(self, findings: Iterable[Finding]) -> None:
         """Enter what a replay has found into the violations; one that it dates within the known bounds is dated so."""
         known = {finding.name: finding for finding in findings}
-        self.violations = [_explained(v, known[v.name]) if v.name in known else v for v in self.violations]
+        self.violations = [explained(v, known[v.name]) if v.name in known else v for v in self.violations]
 
     def tensor(self, name: str) -> Tensor | None:
         """The live tensor of this name, None when the model has none."""
@@ -222,9 +227,8 @@ class Witness:
             "steps": self.steps,
             "checks": self.checks,
             "violations": [asdict(violation) for violation in self.violations],
-            "first_changed": dict(self._first_changed),
-            "unmoved": {name: asdict(print_) for name, print_ in self._unmoved.items()},
-            "watches": {name: _watch_state(watch) for name, watch in self._watches.items()},
+            **self._first.state_dict(),
+            "watches": {name: watch.state_dict() for name, watch in self._watches.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -234,13 +238,9 @@ class Witness:
         self.first_step, self.checks = state["first_step"], state["checks"]
         self.steps = self.last_step = state["steps"]
         self.violations = [Violation(**violation) for violation in state["violations"]]
-        self._first_changed = dict(state["first_changed"])
-        self._unmoved = {name: _fingerprint(print_) for name, print_ in state["unmoved"].items()}
+        self._first.load_state_dict(state)
         for name, kept in state["watches"].items():
-            watch = self._watches[name]
-            watch.known = tuple(_fingerprint(print_) for print_ in kept["known"])
-            watch.last_good, watch.violated = kept["last_good"], kept["violated"]
-            watch.intervals = [Interval(**interval) for interval in kept["intervals"]]
+            self._watches[name].load_state_dict(kept)
 
     def _require_running(self) -> None:
         if self._state != "running":
@@ -251,17 +251,11 @@ class Witness:
             self.step()
 
     def _owns(self, optimizer: Optimizer) -> bool:
-        ours = {id(parameter) for parameter in self.model.parameters()}
+        ours = set(map(id, self.model.parameters()))
         return any(id(parameter) in ours for group in optimizer.param_groups for parameter in group["params"])
 
     def _live(self) -> dict[str, Slot]:
         return {slot.name: slot for slot in slots(self.model)}
-
-    def _begin_tracking(self, live: Mapping[str, Slot]) -> None:
-        for decision in self.plan.decisions:
-            tensor = live[decision.name].tensor
-            if decision.frozen_elements < decision.elements and tensor is not None:
-                self._unmoved[decision.name] = self._prints.take(tensor)
 
     def _open(self, live: Mapping[str, Slot]) -> None:
         """Begin the freezes that begin here."""
@@ -305,13 +299,28 @@ class Witness:
     def _check(self, live: Mapping[str, Slot], *, moving: bool = False) -> list[Violation]:
         found = self._look(self._watches, live)
         if moving:
-            self._track(live)
+            self._first.look(live, self._prints, step=self.steps)
         self._count()
         return found
 
     def _count(self) -> None:
         self.checks += 1
         self.last_step = self.steps
+
+    def _look_early(self) -> list[Violation]:
+        """At some of the tensors, and where one of them has moved at all of them."""
+        live, turn = self._live(), self._early
+        self._early += 1
+        frozen = {name: live[name].tensor for name, watch in self._watches.items() if watch.open and name in live}
+        sizes = {name: tensor.nbytes for name, tensor in frozen.items() if tensor is not None}
+        chosen, moving = some(sizes, turn) if sizes else [], self._first.sizes(live)
+        found = self._look(chosen, live)
+        if found or len(chosen) == len(sizes):
+            found += self._look(self._watches.keys() - set(chosen), live)
+            self._count()
+        if moving:
+            self._first.look(live, self._prints, step=self.steps, names=some(moving, turn))
+        return found + self._follow_hints()
 
     def _follow_hints(self) -> list[Violation]:
         hinted = [name for name, wire in self._wires.items() if wire.tripped()]
@@ -326,10 +335,9 @@ class Witness:
         """Compare the bytes behind these names, once per tensor."""
         found = []
         for name in names:
-            watch = self._watches[name]
+            watch, slot = self._watches[name], live.get(name)
             if not watch.open or watch.violated:
                 continue
-            slot = live.get(name)
             if slot is None or slot.tensor is None:
                 found.append(self._violate(watch, "gone"))
                 continue
@@ -347,8 +355,7 @@ class Witness:
 
     def _same_as_first(self, watch: Watch, live: Mapping[str, Slot]) -> bool:
         """A tie that is still one: looked at under its own name."""
-        own = live.get(watch.decision.name)
-        here = live.get(watch.name)
+        own, here = live.get(watch.decision.name), live.get(watch.name)
         return watch.name != watch.decision.name and own is not None and here is not None and own.tensor is here.tensor
 
     def _rearm(self, name: str, slot: Slot) -> None:
@@ -366,18 +373,8 @@ class Witness:
         self.violations.append(violation)
         return violation
 
-    def _track(self, live: Mapping[str, Slot]) -> None:
-        """Date the first change of each tensor that may move."""
-        for name, known in list(self._unmoved.items()):
-            tensor = live[name].tensor if name in live else None
-            if tensor is None or self._prints.take(tensor, known) != known:
-                self._first_changed[name] = self.steps
-                del self._unmoved[name]
-
     def _written(self) -> bool:
-        if self._guard is None:
-            return False
-        return any(name in self._wires for name in self._guard.writes)
+        return self._guard is not None and any(name in self._wires for name in self._guard.writes)
 
     def _aim_guard(self, live: Mapping[str, Slot]) -> None:
         if self._guard is not None:
@@ -401,24 +398,3 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         model = getattr(model, inside)
     return model
 
-
-def _explained(violation: Violation, finding: Finding) -> Violation:
-    if finding.operation is None:
-        return replace(violation, explanation=finding.explanation)
-    step = finding.step or 0
-    known = violation.last_good_step < step <= violation.first_bad_step
-    dated = replace(violation, last_good_step=step - 1, first_bad_step=step) if known else violation
-    return replace(dated, operation=f"{finding.operation} at {finding.where}")
-
-
-def _watch_state(watch: Watch) -> dict[str, Any]:
-    return {
-        "known": [asdict(part) for part in watch.known],
-        "last_good": watch.last_good,
-        "violated": watch.violated,
-        "intervals": [asdict(interval) for interval in watch.intervals],
-    }
-
-
-def _fingerprint(state: Mapping[str, Any]) -> Fingerprint:
-    return Fingerprint(**{**state, "shape": tuple(state["shape"])})

@@ -1,6 +1,6 @@
 """When checks are due, on a clock that the test turns."""
 
-from worker.trainer.witness.budget import Budget
+from worker.trainer.witness.budget import EARLY_BYTES, EARLY_TENSORS, Budget, some
 
 
 class Clock:
@@ -12,38 +12,51 @@ class Clock:
 
 
 def run(share: float, *, cost: float, steps: int = 1000, step_seconds: float = 1.0) -> tuple[list[int], Budget]:
-    """Steps at which checks were made, each costing `cost` seconds."""
+    """Steps at which looks were made, each costing `cost` seconds, as did the first of all."""
     clock = Clock()
     budget = Budget(share, clock)
-    budget.cost = cost
+    clock.now += cost
+    budget.record(cost)
     checked = []
     for step in range(1, steps + 1):
         clock.now += step_seconds
-        if budget.due(step):
+        if budget.due():
             clock.now += cost
             budget.record(cost)
             checked.append(step)
     return checked, budget
 
 
-def test_early_steps_are_always_checked() -> None:
-    """A leak from the first step is dated exactly, even when a check costs more than a step."""
-    checked, _ = run(0.01, cost=50.0)
-    assert checked == [1, 2, 4, 8]
-
-
-def test_all_checks_together_stay_under_the_share() -> None:
-    """After the early ones are paid for, the total stays within the share of training time, and uses it."""
+def test_all_looks_together_stay_under_the_share_from_the_start() -> None:
+    """The first look is paid for before there is another, and the last one is always still within the share."""
     checked, budget = run(0.01, cost=0.5)
-    assert budget.spent <= 0.01 * 1000
-    assert budget.spent > 0.8 * 0.01 * 1000
-    assert checked[4] > 100  # four early checks cost two seconds, the fifth is paid for after 250
+    assert checked[0] == 150  # the first, this one and the last: 1.5 seconds
+    assert all(0.5 * (2 + at) <= 0.01 * step for at, step in enumerate(checked, start=1))
+    assert 0.8 * 0.01 * 1000 < budget.spent + 0.5 <= 0.01 * 1000
 
 
-def test_cheap_checks_are_made_often() -> None:
-    """A check that costs less than the share of a step is made at every step."""
+def test_cheap_looks_are_made_often() -> None:
+    """A look that costs less than the share of a step is made at every step, nearly from the first on."""
     checked, _ = run(0.01, cost=0.001)
     assert checked == list(range(1, 1001))
+
+
+def test_without_a_share_there_are_only_those_that_have_to_be() -> None:
+    """0.0 leaves the early looks at some tensors, and those at checkpoints and at the end."""
+    assert run(0.0, cost=0.001)[0] == []
+
+
+def test_an_early_look_is_small() -> None:
+    """However many and large the tensors are; and all of them are looked at where that is little."""
+    few = {"a": 10, "b": 20}
+    assert some(few, 0) == some(few, 1) == ["a", "b"]
+    many = {f"t{at}": 1000 for at in range(EARLY_TENSORS * 3)}
+    looks = [some(many, turn) for turn in range(3)]
+    assert [len(look) for look in looks] == [EARLY_TENSORS] * 3
+    assert {name for look in looks for name in look} == set(many)
+    large = {"huge": EARLY_BYTES * 4, "half": EARLY_BYTES // 2, "other": EARLY_BYTES // 2, "third": EARLY_BYTES // 2}
+    assert some(large, 0) == ["half", "other"]
+    assert some({"huge": EARLY_BYTES * 4}, 0) == ["huge"]
 
 
 def test_a_full_share_checks_every_step() -> None:

@@ -96,6 +96,27 @@ def test_a_silent_write_is_bracketed_by_the_checks() -> None:
     assert (found.last_good_step, found.first_bad_step) == (8, 15)
 
 
+def test_an_early_look_at_some_finds_what_moves_all() -> None:
+    """Too much to look at as a whole early on: a leak everywhere is dated to the first step all the same."""
+    model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(6)))
+    with Witness(model, freeze=["**"], budget=0.0) as w:
+        for layer in model:
+            layer.weight.detach().numpy()[0, 0] += 1.0
+        assert len(w.step()) == 6
+    assert {(each.last_good_step, each.first_bad_step) for each in w.report().violations} == {(0, 1)}
+
+
+def test_first_changes_of_large_tensors_are_dated_by_the_first_look_at_all() -> None:
+    """What the early looks leave out is seen at the next look that the budget allows."""
+    model = nn.Sequential(nn.Linear(2, 2), *(nn.Linear(1024, 1024, bias=False) for _ in range(4)))
+    with Witness(model, freeze=["0.**"], budget=0.0) as w:
+        for layer in list(model)[1:]:
+            layer.weight.data.add_(1.0)
+        w.step()
+        assert set(w.report().first_changed.values()) == {1}
+    assert len(w.report().first_changed) == 4
+
+
 def test_the_end_is_always_checked() -> None:
     """A write after the last step is seen when the block ends."""
     model = net()
