@@ -14,6 +14,8 @@ EARLY = frozenset({1, 2, 4, 8})
 # What an early look covers: about a millisecond's worth on a CPU, and as many tensors as a device is asked about fast.
 EARLY_BYTES, EARLY_TENSORS = 8 << 20, 64
 
+MARGIN = 0.9  # of the share: the last look may take longer than those before it
+
 
 @dataclass(slots=True)
 class Budget:
@@ -35,7 +37,7 @@ class Budget:
         if self.share >= 1:
             return True
         training = self.clock() - self.started - self.spent
-        return self.spent + 2 * self.cost <= self.share * training
+        return self.spent + 2 * self.cost <= MARGIN * self.share * training
 
     def record(self, seconds: float) -> None:
         """A look at everything. One slow look (a busy machine) is forgotten by and by."""
