@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -70,13 +71,16 @@ def restore_random_states(plain: dict[str, Any], tensors: dict[str, torch.Tensor
             torch.cuda.set_rng_state(state, name)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, *, attention: str | None = None) -> dict[str, Any]:
     """What the bits of a run depend on beside its inputs: equal environments resume exactly."""
     return {
         "torch": torch.__version__,
+        "transformers": version("transformers"),
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
+        "dtype": str(torch.get_default_dtype()),
+        "attention": attention,
     }

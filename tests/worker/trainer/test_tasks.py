@@ -107,7 +107,7 @@ def test_killed_in_an_epoch_the_bits_are_the_same(tmp_path: Path, name: str) -> 
     steps = len(list(whole.place.checkpoints.iterdir()))
     copy_checkpoints(whole, folder, drop=steps - 2)
     done = attempt(resumed, folder)
-    assert any(each["message"] == "goes on after step 2" for each in done.of("event"))
+    assert any(each["message"].startswith("goes on after step 2") for each in done.of("event"))
     assert_same(whole, done)
     assert whole.of("done")[0] == done.of("done")[0]
     assert all(tensor.isfinite().all() for tensor in done.changed.values() if tensor.is_floating_point())

@@ -53,8 +53,9 @@ class Saver:
             "history": list(run.progress.history),
             "seconds": run.seconds_before + run.progress.seconds(),
             "witness": run.watch.witness.state_dict(),
-            "environment": determinism.environment(run.device),
+            "environment": self._environment(run.device),
             "patience": run.patience.to_json(),
+            "micro_batch_size": run.micro_batch_size,
         }
         run.writer.wait()  # for its memory, and its place on the disk
         moving, pieces = self._moving(), self._pieces()
@@ -92,11 +93,12 @@ class Saver:
             return None
         before = found.state["environment"]
         torch.set_num_threads(int(before["threads"]))
-        now = determinism.environment(device)
-        self.reporter.event(f"goes on after step {found.step}", step=found.step)
-        if now != before:
-            other = sorted(name for name in now if now[name] != before.get(name))
-            message = f"resumed where {', '.join(other)} differ from before: the result may differ in its last bits"
+        now = self._environment(device)
+        other = sorted(name for name in now if now[name] != before.get(name))
+        exact = "" if other else ", exactly as if it had not stopped"
+        self.reporter.event(f"goes on after step {found.step}{exact}", step=found.step)
+        if other:
+            message = f"not exact: {', '.join(other)} differ from before, so the result may differ in its last bits"
             self.reporter.event(message, level="warn", before=before, now=now)
         return found
 
@@ -113,6 +115,8 @@ class Saver:
         run.progress.history[:] = found.state["history"]
         run.seconds_before = float(found.state["seconds"])
         run.patience = Patience.from_json(found.state["patience"])
+        # A batch that was cut smaller where memory ran out adds up in another order.
+        run.micro_batch_size = int(found.state["micro_batch_size"])
         run.done = found.step
         found.restore_random_states()
 
@@ -126,6 +130,10 @@ class Saver:
             self.reporter.event(message, level="warn", step=step)
             return False
         return True
+
+    def _environment(self, device: torch.device) -> dict[str, Any]:
+        config = getattr(self.subject.model, "config", None)
+        return determinism.environment(device, attention=getattr(config, "_attn_implementation", None))
 
     def _moving(self) -> dict[str, Tensor]:
         """Everything that training may move; under an audit, where anything may, every tensor."""

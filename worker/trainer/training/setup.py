@@ -112,6 +112,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         learning_rate=settings.learning_rate,
         inventory=subject.inventory,
         enforce=plan.policy.enforce,
+        scaled=settings.precision == "fp16",
         outer=muon.outer(model) if settings.optimizer["name"] == "muon" else (),
     )
     frozen.at_step(0, built)

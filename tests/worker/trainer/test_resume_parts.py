@@ -1,0 +1,252 @@
+"""Each part of a checkpoint is needed: with one left out, the resumed run differs. And what no checkpoint promises."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.worker.trainer.attempts import Attempt, affine_order, attempt
+from tests.worker.trainer.test_resume import (
+    SLOW,
+    assert_same,
+    bert,
+    copy_checkpoints,
+    newest,
+    rewrite_manifest,
+    scheduled,
+)
+from worker.trainer import checkpoint, determinism
+from worker.trainer.freeze.apply import Frozen
+from worker.trainer.protocol import WorkOrder, Workspace
+
+Build = Callable[[Path], WorkOrder]
+Omit = Callable[[Path], None]
+
+
+def half_precision(root: Path) -> WorkOrder:
+    """fp16 whose first gradients overflow, so that the scaler has learned something by the first checkpoint."""
+    rows = [{"x": [float((at * k) % 7) for k in range(10)], "y": [float(at % 5) * 50] * 10} for at in range(41)]
+    hyperparameters = SLOW | {"learning_rate": 1e-4, "precision": "fp16", "optimizer": {"name": "sgd", "momentum": 0.9}}
+    return affine_order(root, rows=rows, policy={"freeze": ["bias"]}, hyperparameters=hyperparameters)
+
+
+def stopping_early(root: Path) -> WorkOrder:
+    """Its loss grows from evaluation to evaluation: what was best, and how often it was missed, must be known."""
+    hyperparameters = SLOW | {
+        "n_epochs": 6,
+        "learning_rate": 0.4,
+        "eval_steps": 2,
+        "validation_fraction": 0.2,
+        "early_stopping_patience": 4,
+    }
+    return affine_order(root, policy={"freeze": ["weight"]}, hyperparameters=hyperparameters)
+
+
+def altered_state(name: str, value: Any) -> Omit:
+    """The checkpoint's JSON part with one entry as it is in a run that has just begun."""
+
+    def omit(path: Path) -> None:
+        state = json.loads((path / "state.json").read_text())
+        assert name in state and state[name] != value, f"the checkpoint has {name!r}, and it says something"
+        (path / "state.json").write_text(json.dumps(state | {name: value}))
+        rewrite_manifest(path)
+
+    return omit
+
+
+def altered_tensors(file: str, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Omit:
+    def omit(path: Path) -> None:
+        tensors = {name: change(name, tensor) for name, tensor in load_file(path / file).items()}
+        save_file(tensors, path / file)
+        rewrite_manifest(path)
+
+    return omit
+
+
+def first_step(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(tensor) if name.endswith(".step") else tensor
+
+
+NOTHING = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
+OMISSIONS: dict[str, tuple[Build, Omit]] = {
+    "model": (bert, altered_tensors("model.safetensors", lambda _, tensor: tensor * 0.5)),
+    "moments": (
+        bert,
+        altered_tensors("optimizer.safetensors", lambda name, each: each if "step" in name else each * 0),
+    ),
+    "optimizer's steps": (bert, altered_tensors("optimizer.safetensors", first_step)),
+    "accumulation": (bert, altered_state("micro_batch_size", 1)),
+    "scaler": (half_precision, altered_state("scaler", NOTHING)),
+}
+
+
+def resumed_without(tmp_path: Path, build: Build, omit: Omit | None, *, drop: int = 2) -> tuple[Attempt, Attempt]:
+    whole = attempt(build(tmp_path / "whole"), tmp_path / "whole")
+    assert whole.code == 0
+    folder = tmp_path / "resumed"
+    order = build(folder)
+    copy_checkpoints(whole, folder, drop=drop)
+    if omit is not None:
+        omit(newest(folder))
+    return whole, attempt(order, folder)
+
+
+def test_a_skipped_first_step_leaves_no_momentum(tmp_path: Path) -> None:
+    """torch's fused SGD would keep uninitialised memory for it, and end each time at other weights, or at NaN."""
+    one, other = (attempt(half_precision(tmp_path / name), tmp_path / name) for name in ("one", "other"))
+    scale = json.loads((newest(tmp_path / "one") / "state.json").read_text())["scaler"]["scale"]
+    assert scale < 65536, "the first steps were skipped, or this shows nothing"
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("part", OMISSIONS)
+def test_a_part_that_is_left_out_shows(tmp_path: Path, part: str) -> None:
+    """With the part: the same bits. Without it: others. So the comparison sees what it is to see."""
+    build, omit = OMISSIONS[part]
+    assert_same(*resumed_without(tmp_path / "with", build, None))
+    whole, resumed = resumed_without(tmp_path / "without", build, omit)
+    assert resumed.code == 0
+    assert any(not torch.equal(tensor, resumed.changed[name]) for name, tensor in whole.changed.items())
+
+
+def test_patience_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+    """A run that stops early stops at the same step after a resume; one that has forgotten its misses does not."""
+    whole, resumed = resumed_without(tmp_path / "with", stopping_early, None, drop=1)
+    steps = whole.of("done")[0]["steps"]
+    assert steps < 24 and resumed.of("done")[0]["steps"] == steps
+    assert_same(whole, resumed)
+    fresh = json.loads((newest(tmp_path / "with" / "whole") / "state.json").read_text())["patience"]
+    forgotten = {**fresh, "misses": 0}
+    assert forgotten != fresh
+    _, other = resumed_without(tmp_path / "without", stopping_early, altered_state("patience", forgotten), drop=1)
+    assert other.of("done")[0]["steps"] > steps
+
+
+def test_the_witness_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+    """Intervals of a schedule that closed before the kill are in the evidence; without its state they are not."""
+    whole, resumed = resumed_without(tmp_path / "with", scheduled, None)
+    assert_same(whole, resumed)
+    state = json.loads((newest(tmp_path / "with" / "resumed") / "state.json").read_text())["witness"]
+    assert state, "a witness has something to remember"
+    intervals = [each["intervals"] for each in whole.observations["tensors"] if each["intervals"]]
+    assert intervals and max(len(each) for each in intervals) == 2
+
+
+def test_the_schedule_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: were the freezes of the checkpoint's step not applied, the next update would move other weights."""
+    whole, _ = resumed_without(tmp_path / "with", scheduled, None, drop=4)
+    real, skipped = Frozen.at_step, []
+    order = scheduled(tmp_path / "without")
+    copy_checkpoints(whole, tmp_path / "without", drop=4)
+    at = int(newest(tmp_path / "without").name.removeprefix("step-"))
+
+    def forgetful(self: Frozen, step: int, optimizer: Any) -> Any:
+        if step == at and not skipped:
+            skipped.append(step)
+            return None
+        return real(self, step, optimizer)
+
+    monkeypatch.setattr(Frozen, "at_step", forgetful)
+    other = attempt(order, tmp_path / "without")
+    assert skipped == [at]
+    different = other.code != 0 or any(
+        not torch.equal(each, other.changed[name]) for name, each in whole.changed.items()
+    )
+    assert different
+
+
+@pytest.mark.parametrize("generator", ["python", "numpy", "torch"])
+def test_every_generator_is_restored(tmp_path: Path, generator: str) -> None:
+    """Models and data may draw from any of the three; each goes on where it was, and would not if it were left out."""
+    draw: dict[str, Callable[[], float]] = {
+        "python": random.random,
+        "numpy": lambda: float(np.random.rand()),
+        "torch": lambda: float(torch.rand(())),
+    }
+    model = torch.nn.Linear(2, 2)
+    determinism.seed_everything(5)
+    path = checkpoint.write(
+        tmp_path,
+        step=1,
+        run="r",
+        tensors=model.state_dict(),
+        optimizer=torch.optim.SGD(model.parameters()),
+        state={},
+        keep=2,
+    )
+    expected = {name: each() for name, each in draw.items()}
+    found = checkpoint.read(path, run="r")
+    found.restore_random_states()
+    assert {name: each() for name, each in draw.items()} == expected
+    determinism.seed_everything(6)
+    left_out = {**found.state["random"]}
+    tensors = dict(found.random)
+    if generator == "torch":
+        tensors.pop("cpu")
+    else:
+        left_out[generator] = determinism.random_states()[0][generator]
+    determinism.restore_random_states(left_out, tensors)
+    drawn = {name: each() for name, each in draw.items()}
+    assert {name for name in draw if drawn[name] != expected[name]} == {generator}
+
+
+def test_threads_are_those_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with another number of cores takes the checkpoint's thread count, and so may say "exactly"."""
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        whole = attempt(bert(tmp_path / "whole"), tmp_path / "whole")
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        order = bert(tmp_path / "resumed")
+        copy_checkpoints(whole, tmp_path / "resumed", drop=2)
+        resumed = attempt(order, tmp_path / "resumed")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert any(each["message"].endswith("exactly as if it had not stopped") for each in resumed.of("event"))
+    assert_same(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("torch", "2.0.0"),
+        ("transformers", "4.0.0"),
+        ("device", "NVIDIA H100"),
+        ("dtype", "torch.float64"),
+        ("cpu", "none"),
+    ],
+)
+def test_another_environment_is_never_called_exact(tmp_path: Path, name: str, value: str) -> None:
+    """The run goes on, and the event names what differs instead of promising the same bits."""
+    whole = attempt(bert(tmp_path / "whole"), tmp_path / "whole")
+    order = bert(tmp_path / "resumed")
+    copy_checkpoints(whole, tmp_path / "resumed", drop=1)
+    path = newest(tmp_path / "resumed")
+    state = json.loads((path / "state.json").read_text())
+    assert name in state["environment"]
+    state["environment"][name] = value
+    (path / "state.json").write_text(json.dumps(state))
+    rewrite_manifest(path)
+    resumed = attempt(order, tmp_path / "resumed")
+    messages = [each["message"] for each in resumed.of("event")]
+    assert any(message.startswith("not exact: ") and name in message for message in messages)
+    assert not any("exactly" in message for message in messages)
+
+
+def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    """By default, so that there is one to fall back to when the newest is torn."""
+    order = bert(tmp_path)
+    fields = order.to_json()
+    fields["hyperparameters"] = {k: v for k, v in order.hyperparameters.items() if k != "keep_checkpoints"}
+    done = attempt(WorkOrder.from_json(fields), tmp_path)
+    assert done.code == 0
+    assert len(list(Workspace(tmp_path).checkpoints.glob("step-*"))) >= 2
