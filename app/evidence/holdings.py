@@ -96,9 +96,11 @@ def _listed(folder: Path) -> Holdings:
 def _slices(rows: Iterable[Row], stored: Callable[[Row], Reading | None]) -> dict[str, list[tuple[int, int]]]:
     """Row ranges to digest, by the stored tensor's name."""
     return {
-        reading.name: [part.rows for part in row.slices]
+        reading.name: held
         for row in rows
-        if row.slices and (reading := stored(row)) and all(_has(reading, part.rows) for part in row.slices)
+        if row.slices
+        and (reading := stored(row))
+        and (held := [part.rows for part in row.slices if _has(reading, part.rows)])
     }
 
 

@@ -34,6 +34,7 @@ class Seen:
     slices: tuple[tuple[tuple[int, int], str | None, str | None], ...]  # rows, loaded, trained
     intervals: tuple[Interval, ...]
     first_changed_step: int | None
+    base_rows: int | None = None  # of a tensor that has more rows than its base tensor: the base's
 
 
 def read_observations(document: Any) -> list[Seen]:
@@ -52,7 +53,7 @@ def rows_needed(seen: Sequence[Seen]) -> tuple[RowRanges, RowRanges]:
         if any(piece.rows for piece in (*tensor.base, *tensor.result)):
             continue  # each piece is a stored tensor of its own, with a digest of its own
         for rows, _, _ in tensor.slices:
-            for piece in tensor.base:
+            for piece in tensor.base if tensor.base_rows is None or rows[1] <= tensor.base_rows else ():
                 base.setdefault(piece.name, set()).add(rows)
             for piece in tensor.result:
                 result.setdefault(piece.name, set()).add(rows)
@@ -76,6 +77,7 @@ def _seen(tensor: Mapping[str, Any]) -> Seen:
             if each.get("before") and each.get("after")
         ),
         first_changed_step=tensor.get("first_changed_step"),
+        base_rows=int(tensor["base_rows"]) if tensor.get("base_rows") is not None else None,
     )
 
 

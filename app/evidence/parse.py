@@ -78,7 +78,7 @@ _ROW: dict[str, Any] = {
     **dict.fromkeys(("name", "kind", "role", "mechanism", "rule", "aliases", "aliasOf", "moduleTypes", "persistent")),
     **dict.fromkeys(("dtype", "shape", "part", "loaded", "trained", "changed")),
     **dict.fromkeys(("base", "result", "initial"), _READING),
-    "slices": [{"rows": None, "action": None, "base": None, "result": None}],
+    "slices": [dict.fromkeys(("rows", "action", "base", "result", "initial"))],
     "intervals": [{"fromStep": None, "toStep": None, "before": None, "after": None}],
 }
 # Every field that a statement may have. None: a value, a mapping: an object with these fields, a list: of such objects.
@@ -164,7 +164,8 @@ def _slice(value: Any, at: str) -> RowSlice:
     part = fields.as_object(value, at)
     action = fields.one_of(part, "action", at, ("freeze", "train"))
     rows = fields.pair(fields.field_of(part, "rows", at), f"{at}.rows")
-    return RowSlice(rows, action, fields.optional_hex(part, "base", at), fields.optional_hex(part, "result", at))
+    base, result, initial = (fields.optional_hex(part, name, at) for name in ("base", "result", "initial"))
+    return RowSlice(rows, action, base, result, initial)
 
 
 def _interval(value: Any, at: str) -> Interval:

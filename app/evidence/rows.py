@@ -44,7 +44,7 @@ def _row(
         loaded=tensor.loaded,
         trained=tensor.trained,
         changed=changed(_reading(before), _reading(after)),
-        slices=_slices(decision, before, after),
+        slices=_slices(decision, before, after, tensor),
         intervals=tensor.intervals if role == "scheduled" else (),
     )
 
@@ -67,7 +67,7 @@ def _copies(
             result=stored,
             initial=_initial(tensor, after) if row.role == "new" else None,
             changed=changed(before, stored),
-            slices=_slices(decision, base.get(before.name) if before else None, after),
+            slices=_slices(decision, base.get(before.name) if before else None, after, tensor),
         )
 
 
@@ -124,12 +124,24 @@ def _role(decision: Decision, *, has_base: bool) -> str:
     return "buffer" if decision.kind == "buffer" else "trainable"
 
 
-def _slices(decision: Decision, before: TensorReading | None, after: TensorReading | None) -> tuple[RowSlice, ...]:
-    if decision.action != "split":
-        return ()
+def _slices(
+    decision: Decision, before: TensorReading | None, after: TensorReading | None, tensor: Seen
+) -> tuple[RowSlice, ...]:
+    """Rows that the base does not have get an initial reading, the trainer's word, in place of the base's."""
     ranges = [(rows, "freeze") for rows in decision.frozen_rows] + [(rows, "train") for rows in decision.trainable_rows]
+    known = tensor.base_rows
+    if decision.action != "split":
+        ranges = [((0, known), "train"), ((known, tensor.info.shape[0]), "train")] if known else []
+    loaded = {rows: digest for rows, digest, _ in tensor.slices}
     return tuple(
-        RowSlice(rows, action, _rows_of(before, rows), _rows_of(after, rows)) for rows, action in sorted(ranges)
+        RowSlice(
+            rows,
+            action,
+            _rows_of(before, rows),
+            _rows_of(after, rows),
+            initial=loaded.get(rows) if known is not None and rows[1] > known else None,
+        )
+        for rows, action in sorted(ranges)
     )
 
 

@@ -47,6 +47,7 @@ class RowSlice:
     action: str  # "freeze" | "train"
     base: str | None
     result: str | None
+    initial: str | None = None  # of rows that the base does not have: as they were before the first step
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +255,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "trained": row.trained,
         "slices": [
             {"rows": list(part.rows), "action": part.action, "base": part.base, "result": part.result}
+            | ({"initial": part.initial} if part.initial else {})
             for part in row.slices
         ],
         "intervals": [

@@ -17,6 +17,7 @@ Task = Literal[
     "image-classification",
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+NewToken = Annotated[str, Field(min_length=1, max_length=256)]
 Identifier = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -85,6 +86,11 @@ class TransformersSpec(Request):
     num_labels: int | None = Field(default=None, ge=1, le=1_000_000)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     adapter: AdapterField | None = None
+    new_tokens: Annotated[list[NewToken], Field(min_length=1, max_length=10_000)] | None = Field(
+        default=None,
+        examples=[["<query>", "<passage>"]],
+        description="Added to the tokenizer; the embeddings get rows for them, drawn from the job's seed.",
+    )
 
     @model_validator(mode="after")
     def _hub_or_folder(self) -> "TransformersSpec":
@@ -92,6 +98,11 @@ class TransformersSpec(Request):
             raise PydanticCustomError("invalid_model", "path is neither a folder's name nor `owner/name` on a hub")
         if self.revision is not None and ("/" not in self.path or ".." in self.revision):
             raise PydanticCustomError("conflict", "revision belongs to a model of a hub, whose path is `owner/name`")
+        if self.new_tokens is not None and self.adapter is not None:
+            message = (
+                "new_tokens change the embeddings of the base, and an adapter leaves it as it is; give one of them"
+            )
+            raise PydanticCustomError("conflict", message)
         return self
 
 

@@ -62,7 +62,7 @@ class Chosen:
 
 def kindred(session: Session, project: str, chosen: Chosen, task: str) -> list[TensorInfo] | None:
     """The model's tensors, or those of another from the same folder, for a task: same names, if maybe another head."""
-    if chosen.spec["type"] != "transformers" or chosen.spec.get("adapter"):
+    if chosen.spec["type"] != "transformers" or not _as_described(chosen.spec):
         return None
     if own := chosen.manifest_for(task):
         return own.tensors
@@ -182,14 +182,18 @@ def _transformers(session: Session, settings: Settings, project: str, wanted: Ma
         folder_of(settings, name, param="model.path")
         return Chosen(name, dict(wanted))
     known = _registered(row)
-    # The manifest was made without an adapter: with one the tensors are others.
-    stored = None if wanted.get("adapter") else known.stored
+    stored = known.stored if _as_described(wanted) else None
     return Chosen(name, {**row.spec, **wanted}, base_id=row.id, stored=stored, described_for=known.described_for)
 
 
 def is_hub_spec(spec: Mapping[str, Any]) -> bool:
     """Folders have no slash in their names; ids of a hub have one."""
     return spec["type"] == "transformers" and "/" in spec["path"]
+
+
+def _as_described(spec: Mapping[str, Any]) -> bool:
+    """A manifest is of the model as it is: with an adapter or new tokens its tensors are others."""
+    return not spec.get("adapter") and not spec.get("new_tokens")
 
 
 def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> Chosen:
@@ -200,7 +204,7 @@ def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> Chosen
     if row is None:
         return Chosen(wanted["path"], spec)
     known = _registered(row)
-    stored = None if wanted.get("adapter") else known.stored
+    stored = known.stored if _as_described(wanted) else None
     return Chosen(row.id, {**row.spec, **spec}, base_id=row.id, stored=stored, described_for=known.described_for)
 
 

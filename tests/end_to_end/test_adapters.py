@@ -87,6 +87,27 @@ def test_merged_adapter_is_a_changed_base(service: Service, decoder: str, texts:
     assert again["evidence"]["verdict"] == "verified"
 
 
+def test_new_tokens_beside_frozen_rows(service: Service, decoder: str, texts: str, tmp_path: Path) -> None:
+    """An outsider verifies that the old rows are the base's; the result is a base like any other."""
+    words = [f"<new{number}>" for number in range(40)]
+    names = ("model.embed_tokens.weight", "lm_head.weight")  # tied
+    rules = [{"action": "train", "select": {"name": name, "rows": [[64, 68]]}} for name in names]
+    model = {"type": "transformers", "path": decoder, "task": "causal-lm", "new_tokens": words}
+    policy = {"default": "freeze", "rules": rules}
+    job = run(service, decoder, texts, {}, model=model, freeze_policy=policy)
+    assert job["evidence"]["verdict"] == "verified"
+    result = download(service, job["fine_tuned_model"], tmp_path / "result")
+    predicate = verified(service, job, result, decoder, tmp_path)
+    (split,) = [row for row in predicate["parameters"] if row["role"] == "split"]
+    old, new = split["slices"]
+    assert (old["rows"], old["action"], old["base"]) == ([0, 64], "freeze", old["result"])
+    assert (new["rows"], new["action"], new["base"]) == ([64, 68], "train", None)
+    assert new["initial"] != new["result"]
+    assert "new_tokens" not in service.get(f"models/{job['fine_tuned_model']}")["spec"]
+    again = run(service, decoder, texts, {}, model=job["fine_tuned_model"], freeze_policy={"freeze": ["model.norm.**"]})
+    assert again["evidence"]["verdict"] == "verified"
+
+
 def test_adapter_for_another_task_is_refused(service: Service, decoder: str) -> None:
     """At the request, not in the worker."""
     lines = b'{"text": "the cat", "label": "a"}\n{"text": "a dog", "label": "b"}\n' * 2

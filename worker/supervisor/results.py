@@ -370,7 +370,7 @@ def composed_model(
 ) -> Model:
     """A model of the job's project whose file of weights is composed on download."""
     merged = ("adapter",) if weights.name == WEIGHTS["full"] else ()
-    spec = {key: value for key, value in job.model_spec.items() if key not in ("weights", *merged)}
+    spec = {key: value for key, value in job.model_spec.items() if key not in ("weights", "new_tokens", *merged)}
     return Model(
         id=model_id(job, base),
         project=job.project,

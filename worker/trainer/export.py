@@ -109,7 +109,11 @@ def write_observations(
             "loaded": loaded.whole[info.name],
             "trained": trained.whole[info.name],
             **_stored_as(mine, subject),
-            "slices": [*_slices(plan.decision(info.name), loaded, trained), *_part_slices(mine, loaded, trained)],
+            "slices": [
+                *_slices(plan.decision(info.name), loaded, trained, grown=subject.grown.get(info.name)),
+                *_part_slices(mine, loaded, trained),
+            ],
+            "base_rows": subject.grown.get(info.name),
             "intervals": [each.to_json() for each in report.intervals.get(info.name, ())],
             "first_changed_step": report.first_changed.get(info.name),
         }
@@ -194,11 +198,13 @@ def _part_slices(mine: Sequence[Stored], loaded: Readings, trained: Readings) ->
     ]
 
 
-def _slices(decision: Decision, loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
+def _slices(decision: Decision, loaded: Readings, trained: Readings, *, grown: int | None) -> list[dict[str, Any]]:
     spans = [
         *((span, "freeze") for span in decision.frozen_rows),
         *((span, "train") for span in decision.trainable_rows),
     ]
+    if grown is not None and not spans:
+        spans = [((0, grown), "train"), ((grown, decision.shape[0]), "train")]
     before, after = loaded.rows.get(decision.name, {}), trained.rows.get(decision.name, {})
     return [
         {"rows": list(span), "action": action, "loaded": before[span], "trained": after[span]}
@@ -218,7 +224,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 def _write_tokenizer(base: Path, folder: Path, tokenizer: Any) -> None:
     """The base's own files, byte for byte, unless a pad token or a chat template was put in."""
     before = pretrained.tokenizer(base)
-    if (before.pad_token, before.chat_template) == (tokenizer.pad_token, tokenizer.chat_template):
+    same = (before.pad_token, before.chat_template) == (tokenizer.pad_token, tokenizer.chat_template)
+    if same and len(before) == len(tokenizer):
         _copy(base, folder, TOKENIZER_FILES)
         return
     if tokenizer.is_fast:  # what the last call asked for is no part of the tokenizer

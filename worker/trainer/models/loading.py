@@ -31,6 +31,7 @@ class Loaded:
     new: frozenset[str] = frozenset()  # live names that the base does not hold, initialised from the seed
     adapter: Mapping[str, Any] | None = None  # as the spec has it: `model` is a PeftModel
     plain: tuple[TensorInfo, ...] = ()  # the tensors without the adapter
+    grown: Mapping[str, int] = field(default_factory=dict)  # live names: the rows that the base has of them
     merged: Collection[str] = ()  # those that an adapter was merged into
     notes: tuple[str, ...] = field(default=())
 
@@ -57,6 +58,7 @@ def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[s
         new=new,
         adapter=spec.get("adapter"),
         plain=plain,
+        grown=loaded.grown,
         notes=loaded.notes,
     )
 

@@ -68,8 +68,10 @@ def match(
     *,
     prefix: str,
     new: Collection[str] = (),
+    grown: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Result name to base name, for every stored tensor that has a base tensor. `digests` are of the loaded bytes.
+    """Result name to base name, for every stored tensor that has a base tensor. `digests` are of the loaded bytes;
+    `grown`, by live name, of the base's rows in tensors that have more.
 
     Those that are `new` (live names) have none, though their bytes may be somewhere in the base: zeros often are.
 
@@ -80,7 +82,7 @@ def match(
     stored = [each for each in stored if each.live not in new and not is_of_adapter(each.live)]
     for each in stored:
         name = _base_name(each.name, prefix, base)
-        if name is not None and base[name].sha256 == digests[each.name]:
+        if name is not None and base[name].sha256 == (grown or {}).get(each.live, digests[each.name]):
             found[each.name] = name
     taken = set(found.values())
     left: dict[tuple[str, tuple[int, ...]], list[str]] = {}

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
-from worker.trainer.models import configs
+from worker.trainer.models import configs, vocabulary
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()  # what it would say of new and unused tensors is in our notes
@@ -48,6 +48,7 @@ class Pretrained:
     processor: Any
     new: frozenset[str]
     notes: tuple[str, ...]
+    grown: Mapping[str, int]  # live names of tensors with more rows than the base has; the rows of the base
 
 
 def load(
@@ -64,12 +65,15 @@ def load(
     dtype = _dtype(spec.get("dtype") or "auto", stored)
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
     model, info = _from_files(_auto_class(task), folder, config, dtype)
+    words = tokenizer(folder) if task != "image-classification" else None
+    grown, notes = _with_new_tokens(spec, model, words, seed=seed)
     return Pretrained(
         model=model,
-        tokenizer=tokenizer(folder) if task != "image-classification" else None,
+        tokenizer=words,
         processor=processor(folder) if task == "image-classification" else None,
         new=_new(info),
-        notes=_notes(info, stored),
+        notes=(*_notes(info, stored), *notes),
+        grown=grown,
     )
 
 
@@ -119,6 +123,17 @@ def processor(folder: Path) -> Any:
         raise ModelError(
             f"transformers could not load the image processor: {_first_line(error)}", param="model"
         ) from error
+
+
+def _with_new_tokens(
+    spec: Mapping[str, Any], model: nn.Module, tokenizer: Any, *, seed: int
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    if not spec.get("new_tokens"):
+        return {}, ()
+    if tokenizer is None:
+        raise ModelError("new_tokens need a model with a tokenizer", param="model.new_tokens")
+    grown, note = vocabulary.extend(model, tokenizer, spec["new_tokens"], seed=seed)
+    return grown, (note,)
 
 
 def _config(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[str] | None) -> Any:

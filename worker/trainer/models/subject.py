@@ -14,7 +14,7 @@ from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import dtype_code, tensors
-from worker.trainer.models import adapters, names, pretrained
+from worker.trainer.models import adapters, names, pretrained, vocabulary
 from worker.trainer.models.loading import Loaded
 from worker.trainer.models.names import Stored
 from worker.trainer.witness.observe import digest, observe
@@ -54,13 +54,22 @@ class Subject:
     def plan(self, policy: Policy) -> FreezePlan:
         """What the policy means for these tensors. An adapter's base is frozen, with a policy or without."""
         if not self.loaded.adapter:
-            return resolve(policy, self.inventory)
+            plan = resolve(policy, self.inventory)
+            vocabulary.refuse_frozen_rows(plan, self.grown)
+            return plan
         new = [each.name for each in self.inventory if each.kind == "parameter" and each.name in self.loaded.new]
         if self.loaded.adapter.get("merge"):  # the policy is about the merged model; what trains is the adapter
             policy = Policy.from_json({**policy.to_json(), "default": "train", "rules": []})
         plan = resolve(implied_policy(policy, new), self.inventory)
         adapters.refuse_trained_base(plan, [each.live for each in self.stored() if not each.saved])
         return plan
+
+    @property
+    def grown(self) -> dict[str, int]:
+        """Tensors that have more rows than the base's, by their own names, with the rows that the base has."""
+        rows = self.loaded.grown
+        names = {each.name: next((n for n in (each.name, *each.aliases) if n in rows), None) for each in self.inventory}
+        return {own: rows[name] for own, name in names.items() if name is not None}
 
     def stored(self) -> list[Stored]:
         return names.stored_form(self.model, self.inventory, base=self.base, new=self.loaded.new)
@@ -78,7 +87,8 @@ class Subject:
         """
         readings = self.read(plan)
         prefix, new = names.prefix_of(self.model), self.loaded.new
-        self.pairs = names.match(self.stored(), readings.stored, self.base, prefix=prefix, new=new)
+        old = {name: readings.rows[name][(0, rows)] for name, rows in self.grown.items()}
+        self.pairs = names.match(self.stored(), readings.stored, self.base, prefix=prefix, new=new, grown=old)
         if plan.policy.enforce:
             self._refuse_casts(plan)
         return readings
@@ -99,7 +109,9 @@ class Subject:
 
     def read(self, plan: FreezePlan) -> Readings:
         whole, live = observe(self.model), self.live()
-        ranges = {each.name: (*each.frozen_rows, *each.trainable_rows) for each in plan.split}
+        ranges = {each.name: [*each.frozen_rows, *each.trainable_rows] for each in plan.split}
+        for name, rows in self.grown.items():
+            ranges.setdefault(name, []).extend([(0, rows), (rows, live[name].shape[0])])
         return Readings(
             whole=whole,
             rows={name: {(a, b): digest(live[name][a:b]) for a, b in spans} for name, spans in ranges.items()},
