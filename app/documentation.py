@@ -159,7 +159,7 @@ def _job(summary: str, description: str, **value: Any) -> dict[str, Any]:
 
 
 #: To try from the page; the first three freeze the same weight by the field's three mechanisms.
-JOB_EXAMPLES: Final = {
+JOB_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "requires_grad": _job(
         "Freeze `weight` with requires_grad",
         "The attribute is false: autograd computes no gradient for it.",
@@ -230,6 +230,69 @@ JOB_EXAMPLES: Final = {
                 },
             ],
         },
+    ),
+}
+
+_ENCODER: Final = {"type": "transformers", "path": "minilm"}
+_DECODER: Final = {"type": "transformers", "path": "smollm"}
+
+#: One of each task; docs/training.md has their files.
+TASK_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    "causal-lm": _job(
+        "Chats, with packing",
+        'Lines of {"messages": [...]}: the assistant\'s answers are learned, behind frozen first layers.',
+        model=_DECODER,
+        freeze_policy={"freeze": ["model.layers.0.**"]},
+        hyperparameters={"n_epochs": 2, "packing": True, "max_length": 2048},
+    ),
+    "preference": _job(
+        "Preferences, by DPO",
+        'Lines of {"prompt", "chosen", "rejected"}, or of OpenAI\'s shape. The reference is the base itself.',
+        model=_DECODER,
+        freeze_policy={"train": ["model.layers.1.**"]},
+        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1, "n_epochs": 1}}},
+    ),
+    "text-regression": _job(
+        "Numbers for texts",
+        'Lines of {"text", "label"} with a number as label.',
+        model=_ENCODER,
+        task="text-regression",
+        freeze_policy={"freeze": ["bert.embeddings.**"]},
+        hyperparameters={"validation_fraction": 0.1, "early_stopping_patience": 3},
+    ),
+    "token-classification": _job(
+        "Labels for words",
+        'Lines of {"tokens": [...], "labels": [...]}; hidden matrices by Muon.',
+        model=_ENCODER,
+        task="token-classification",
+        freeze_policy={"freeze": ["bert.embeddings.**"], "mechanism": "detach"},
+        hyperparameters={"optimizer": {"name": "muon"}},
+    ),
+    "pairs": _job(
+        "Embeddings",
+        'Lines of {"anchor", "positive"}: every other positive of the batch is a negative.',
+        model=_ENCODER,
+        task="pairs",
+        freeze_policy={"freeze": ["embeddings.**"]},
+        hyperparameters={"batch_size": 64, "temperature": 0.05},
+    ),
+    "image-classification": _job(
+        "Pictures",
+        "Parquet with `image` (bytes) and `label`, or JSONL with base64; frozen BatchNorm keeps its statistics, too.",
+        model={"type": "torch", "architecture": "convnet", "kwargs": {"num_classes": 2}, "task": "classification"},
+        freeze_policy={"freeze": ["features.**"]},
+    ),
+    "tabular-classification": _job(
+        "A table",
+        "CSV or Parquet; the columns are named, or the last one is the target.",
+        model={
+            "type": "torch",
+            "architecture": "mlp",
+            "kwargs": {"in_features": 2, "out_features": 2},
+            "task": "classification",
+        },
+        data={"features": ["width", "height"], "target": "kind"},
+        freeze_policy={"freeze": ["0.weight"]},
     ),
 }
 

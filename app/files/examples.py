@@ -101,34 +101,45 @@ class Reader:
         prompt = self._text("prompt", record["prompt"], empty=True)
         return {"prompt": prompt, "completion": self._text("completion", record["completion"])}
 
-    def _messages(self, value: Any) -> list[dict[str, str]]:
+    def _messages(self, value: Any) -> list[dict[str, Any]]:
         messages = self._dialogue("messages", value)
-        if messages and not any(message.get("role") == "assistant" for message in messages):
+        if messages and not any(each.get("role") == "assistant" and "weight" not in each for each in messages):
             self._note("messages", "nothing_to_learn", "has no message of the role 'assistant' to learn from")
         return messages
 
-    def _dialogue(self, name: str, value: Any) -> list[dict[str, str]]:
+    def _dialogue(self, name: str, value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, list) or not value:
             what = "an empty array" if value == [] else kind_of(value)
             self._note(name, "wrong_type", f"'{name}' is {what}; it is a list of role and content")
             return []
         return [self._message(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
-    def _message(self, name: str, value: Any) -> dict[str, str]:
+    def _message(self, name: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             self._note(
                 name, "wrong_type", f"'{name}' is {kind_of(value)}; a message is an object with role and content"
             )
             return {}
         for key in value:
-            if key not in ("role", "content"):
+            if key not in ("role", "content", "weight"):
                 self._note(f"{name}.{key}", "unknown_field", f"a message has role and content, not '{key}'")
         role = value.get("role")
+        learned = self._weight(name, role, value["weight"]) if "weight" in value else {}
         if role not in ROLES:
             near = nearest(role, ROLES) if isinstance(role, str) else ""
             self._note(f"{name}.role", "unknown_role", f"the role is one of {', '.join(ROLES)}, not {role!r:.40}{near}")
         content = self._text(f"{name}.content", value.get("content"), empty=role != "assistant")
-        return {"role": str(role), "content": content}
+        return {"role": str(role), "content": content, **learned}
+
+    def _weight(self, name: str, role: Any, value: Any) -> dict[str, int]:
+        """OpenAI's way to leave an answer of the assistant out of the loss."""
+        if role != "assistant":
+            self._note(
+                f"{name}.weight", "unknown_field", "only messages of the assistant are learned, and have a weight"
+            )
+        if isinstance(value, bool) or value not in (0, 1):
+            self._note(f"{name}.weight", "wrong_type", f"'{name}.weight' is 0 (not learned) or 1")
+        return {"weight": 0} if value == 0 else {}
 
     def _text_label(self, record: Mapping[str, Any]) -> dict[str, Any]:
         example: dict[str, Any] = {"text": self._text("text", record["text"])}
@@ -172,7 +183,7 @@ class Reader:
         self._differ(*names, example)
         return {"messages": example["messages"], "chosen": example[names[0]], "rejected": example[names[1]]}
 
-    def _input(self, value: Any) -> list[dict[str, str]]:
+    def _input(self, value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, dict) or "messages" not in value:
             self._note("input", "wrong_type", f"'input' is {kind_of(value)}; it is an object with 'messages'")
             return []
@@ -190,7 +201,7 @@ class Reader:
             return ""
         if not messages[0]["content"].strip():
             self._note(f"{name}[0].content", "empty_value", f"'{name}[0].content' is empty")
-        return messages[0]["content"]
+        return str(messages[0]["content"])
 
     def _differ(self, one: str, other: str, example: Mapping[str, Any]) -> None:
         if example[one] and example[one] == example[other]:

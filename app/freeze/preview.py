@@ -17,6 +17,7 @@ MANY = 3  # names spelled out in a warning
 # Values that an optimizer keeps for a parameter of this shape, in the parameter's own dtype.
 OPTIMIZER_STATE: dict[str, tuple[Callable[[tuple[int, ...]], int], str]] = {
     "adamw": (lambda shape: 2 * math.prod(shape), "2 values per element (both moments)"),
+    "adam": (lambda shape: 2 * math.prod(shape), "2 values per element (both moments)"),
     "sgd": (lambda shape: 0, "nothing (without momentum)"),
     "muon": (math.prod, "1 value per element (the momentum)"),
     "adafactor": (lambda shape: _factored(shape), "1 value per row and per column (per element of a vector)"),

@@ -28,7 +28,7 @@ class PreviewRequest(BaseModel):
 
     model: ModelField
     freeze_policy: FreezePolicy
-    optimizer: Literal["adamw", "sgd", "muon", "adafactor", "lbfgs"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd", "muon", "adafactor", "lbfgs"] = "adamw"
     after: str | None = Field(default=None, max_length=1024, description="Name of the last tensor of the page before.")
     limit: int = Field(default=100, ge=1, le=10_000)
 

@@ -57,6 +57,7 @@ class Hyperparameters(Request):
     learning_rate: Positive | None = None
     max_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     optimizer: Optimizer | None = None
+    weight_decay: NotNegative | None = Field(default=None, description="On matrices alone.")
     lr_schedule: Literal["linear", "cosine", "constant"] | None = None
     warmup_steps: int | None = Field(default=None, ge=0)
     warmup_ratio: Fraction | None = None
@@ -96,9 +97,13 @@ class Hyperparameters(Request):
     early_stopping_patience: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _one_warmup(self) -> "Hyperparameters":
+    def _once(self) -> "Hyperparameters":
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise PydanticCustomError("conflict", "give warmup_steps or warmup_ratio, not both")
+        if self.weight_decay is not None and self.optimizer and self.optimizer.weight_decay is not None:
+            raise PydanticCustomError(
+                "conflict", "weight_decay is given twice: here and in optimizer; keep one of them"
+            )
         return self
 
 

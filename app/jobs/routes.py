@@ -11,7 +11,7 @@ from sqlalchemy import select
 from app.auth import Who
 from app.db import Database
 from app.dependencies import Bell, Blobs, Config, Db
-from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, ONE_REQUEST
+from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, ONE_REQUEST, TASK_EXAMPLES
 from app.jobs import lifecycle, views
 from app.jobs.answers import (
     CheckpointList,
@@ -44,7 +44,7 @@ JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e
 
 @router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=ONE_REQUEST)
 def create_job(
-    wanted: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES)],
+    wanted: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES | TASK_EXAMPLES)],
     request: Request,
     response: Response,
     who: Who,

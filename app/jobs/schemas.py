@@ -100,10 +100,6 @@ class JobCreate(Request):
         if self.method and self.method.hyperparameters() and self.hyperparameters:
             message = "hyperparameters are given twice: at the top and in method.{kind}; keep one of them"
             raise PydanticCustomError("conflict", message, {"kind": self.method.type})
-        named = getattr(self.model, "task", None)
-        if self.task and named and self.task != named:
-            message = "the task is {task} here and {named} in the model spec; keep one of them"
-            raise PydanticCustomError("conflict", message, {"task": self.task, "named": named})
         if self.max_run_seconds is not None and self._given().max_run_seconds is not None:
             message = "max_run_seconds is given twice: at the top and among the hyperparameters; keep one of them"
             raise PydanticCustomError("conflict", message)

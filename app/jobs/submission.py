@@ -279,6 +279,10 @@ def _task(place: Place, wanted: JobCreate, chosen: Chosen, file: File, form: str
     """As asked for, the spec's own, what the method is for; else what the file's fields speak of."""
     if chosen.spec["type"] == "torch":
         return _torch_task(place, wanted, chosen, file, form)
+    named = getattr(wanted.model, "task", None)
+    if wanted.task and named and wanted.task != named:
+        message = f"the task is {wanted.task} here and {named} in the model spec; keep one of them"
+        raise InvalidRequest(message, param="task", code="conflict")
     dpo = "preference" if wanted.method and wanted.method.type == "dpo" else None
     if task := wanted.task or chosen.spec.get("task") or dpo:
         return str(task)

@@ -128,17 +128,24 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def newest(
-    folder: Path, *, run: str, on_damage: Callable[[Path, str], None], until: int | None = None
+    folder: Path,
+    *,
+    run: str,
+    live: Mapping[str, Tensor],
+    on_damage: Callable[[Path, str], None],
+    until: int | None = None,
 ) -> Checkpoint | None:
     """The newest checkpoint of this run that is intact, of a step not after `until` where that is given.
 
-    Damaged ones are told to `on_damage` and passed over.
+    Damaged ones, and those that do not hold the tensors of `live`, are told to `on_damage` and passed over.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         if until is not None and path > path_of(folder, until):
             continue
         try:
-            return read(path, run=run)
+            found = read(path, run=run)
+            refuse_other_tensors(found, live)
+            return found
         except UNREADABLE as error:
             on_damage(path, str(error) or type(error).__name__)
     return None
@@ -164,8 +171,8 @@ def read(path: Path, *, run: str) -> Checkpoint:
     )
 
 
-def restore_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> None:
-    """Copy the saved bytes over the live tensors. DamagedError names one that is missing, extra or of another shape."""
+def refuse_other_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> None:
+    """DamagedError names a tensor that is missing, extra or of another shape."""
     for name, tensor in checkpoint.tensors.items():
         if name not in live:
             raise DamagedError(f"it holds {name!r}, which the model does not have")
@@ -174,6 +181,11 @@ def restore_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> None:
     missing = sorted(set(live) - set(checkpoint.tensors))
     if missing:
         raise DamagedError(f"it lacks {', '.join(missing[:5])}")
+
+
+def restore_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> None:
+    """Copy the saved bytes over the live tensors; DamagedError where they are not the same ones."""
+    refuse_other_tensors(checkpoint, live)
     with torch.no_grad():
         for name, tensor in checkpoint.tensors.items():
             live[name].copy_(tensor)

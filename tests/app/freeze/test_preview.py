@@ -20,7 +20,14 @@ def test_counts_rows_and_digest(bert):
 
 @pytest.mark.parametrize(
     ("optimizer", "per_matrix", "per_vector"),
-    [("sgd", 0, 0), ("adamw", 2 * 24, 2 * 6), ("muon", 24, 6), ("adafactor", 4 + 6, 6), ("lbfgs", 4800, 1200)],
+    [
+        ("sgd", 0, 0),
+        ("adamw", 2 * 24, 2 * 6),
+        ("adam", 2 * 24, 2 * 6),
+        ("muon", 24, 6),
+        ("adafactor", 4 + 6, 6),
+        ("lbfgs", 4800, 1200),
+    ],
 )
 def test_memory_saved_follows_its_formula(optimizer, per_matrix, per_vector):
     """Gradients and optimizer state of the frozen elements, in the parameter's own dtype."""
@@ -101,5 +108,5 @@ def test_refusals_are_those_of_the_plan(bert):
     with pytest.raises(PolicyError, match=r"nearest: 'bert\.encoder"):
         preview({"freeze": ["bert.encodr.**"]}, bert)
     with pytest.raises(InvalidRequest, match="there are adamw") as caught:
-        preview({}, bert, optimizer="adam")
+        preview({}, bert, optimizer="adamx")
     assert caught.value.param == "optimizer"

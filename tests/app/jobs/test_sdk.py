@@ -97,6 +97,31 @@ def test_dpo_is_asked_for_and_told_as_openai_has_it(openai: OpenAI, models: Path
     assert (refused.value.param, refused.value.code) == ("method.type", "method_does_not_fit")
 
 
+def test_task_beside_the_id_of_a_model(openai: OpenAI, models: Path) -> None:
+    """As README has it: a model by its name, and what to train it for in extra_body."""
+    (models / "tiny").mkdir(parents=True)
+    (models / "tiny" / "config.json").write_text("{}")
+    content = "\n".join(json.dumps({"text": "a", "label": at % 2}) for at in range(4)).encode()
+    file = openai.files.create(file=("t.jsonl", content), purpose="fine-tune").id
+    assert openai.fine_tuning.jobs.create(model="tiny", training_file=file).model_extra["task"] == "text-regression"
+    job = openai.fine_tuning.jobs.create(model="tiny", training_file=file, extra_body={"task": "text-classification"})
+    assert job.model_extra["task"] == "text-classification"
+    spec = {"type": "transformers", "path": "tiny", "task": "pairs"}
+    for model in (spec, AFFINE):
+        with pytest.raises(BadRequestError, match="task") as refused:
+            extra = {"model": model, "task": "text-classification"}
+            openai.fine_tuning.jobs.create(model="-", training_file=file, extra_body=extra)
+        assert refused.value.param == "task"
+
+
+def test_decay_is_said_once(openai: OpenAI) -> None:
+    """At the top level, as the other numbers, or with the optimizer's options."""
+    job = create(openai, hyperparameters={"weight_decay": 0.1})
+    assert job.hyperparameters.model_extra["weight_decay"] == 0.1
+    with pytest.raises(BadRequestError, match="weight_decay is given twice"):
+        create(openai, hyperparameters={"weight_decay": 0.1, "optimizer": {"name": "sgd", "weight_decay": 0.2}})
+
+
 def test_dpo_over_other_data_is_refused(openai: OpenAI) -> None:
     """What it learns from is said; options of the other method are not ignored."""
     for method, param in (

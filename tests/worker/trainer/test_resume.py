@@ -166,6 +166,27 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     assert_same(whole, resumed)
 
 
+@pytest.mark.parametrize(("change", "says"), [("missing", "lacks"), ("extra", "does not have"), ("shape", "shape")])
+def test_checkpoint_of_other_tensors_is_passed_over(tmp_path: Path, change: str, says: str) -> None:
+    """Also where its manifest agrees: it is named with the tensor, and the one before it serves."""
+    whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
+    folder = tmp_path / "resumed"
+    order = affine(folder)
+    copy_checkpoints(whole, folder, drop=1)
+    path = newest(folder) / "model.safetensors"
+    tensors = load_file(path)
+    if change == "missing":
+        del tensors["bias"]
+    else:
+        tensors["bias" if change == "shape" else "gamma"] = torch.zeros(3)
+    save_file(tensors, path)
+    rewrite_manifest(newest(folder))
+    resumed = attempt(order, folder)
+    warnings = [each["message"] for each in resumed.of("event") if each["level"] == "warn"]
+    assert any("is not used" in each and says in each for each in warnings), warnings
+    assert_same(whole, resumed)
+
+
 def test_no_intact_checkpoint_means_from_the_start(tmp_path: Path) -> None:
     """All damaged: training begins at step 1, and ends with the same bits."""
     whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")

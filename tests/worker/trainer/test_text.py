@@ -259,6 +259,18 @@ def test_preference(llama: Workspace) -> None:
     assert done.of("done")[0]["metrics"]["accuracy"] == 1.0
 
 
+def test_tokenizer_without_any_token_to_pad_with(llama: Workspace) -> None:
+    """Neither a pad token nor one that could stand in for it: refused by name, before training."""
+    path = llama.base / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    for name in ("eos_token", "unk_token", "pad_token"):
+        config.pop(name, None)
+    path.write_text(json.dumps(config))
+    done = attempt(order(llama, [{"text": "the cat sat"}] * 8, task="causal-lm"), llama.root)
+    assert (done.failure["code"], done.failure["param"]) == ("invalid_request", "model")
+    assert "no pad token, and no end or unknown token" in done.failure["message"]
+
+
 def test_longer_than_the_model_is_cut_and_said(bert: Workspace) -> None:
     """Sequences beyond the model's positions are cut, and an event counts them."""
     rows = [row | {"text": row["text"] + " very" * 60} if at < 3 else row for at, row in enumerate(text_rows())]

@@ -143,7 +143,7 @@ def _chat(messages: Sequence[Row], tokenizer: Any) -> tuple[str, list[Span]]:
     whole = _render(messages, tokenizer, prompt=False)
     spans = []
     for at, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or message.get("weight") == 0:
             continue
         before = _render(messages[:at], tokenizer, prompt=True) if at else ""
         after = _render(messages[: at + 1], tokenizer, prompt=False)
@@ -153,7 +153,8 @@ def _chat(messages: Sequence[Row], tokenizer: Any) -> tuple[str, list[Span]]:
 
 
 def _render(messages: Sequence[Row], tokenizer: Any, *, prompt: bool) -> str:
-    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+    said = [{"role": each["role"], "content": each["content"]} for each in messages]
+    text: str = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=prompt)
     if len(text) > MAX_RENDERED:
         raise ValueError(f"it made {len(text)} characters of one example")
     return text

@@ -103,7 +103,9 @@ class Saver:
         return found
 
     def newest(self, *, until: int | None = None) -> Checkpoint | None:
-        return checkpoint.newest(self.place.checkpoints, run=self.run, on_damage=self._tell_damage, until=until)
+        return checkpoint.newest(
+            self.place.checkpoints, run=self.run, live=self._moving(), on_damage=self._tell_damage, until=until
+        )
 
     def resume(self, run: Run, found: Checkpoint) -> None:
         """Make the run what it was after the checkpoint's step; generators last."""

@@ -65,6 +65,20 @@ def test_all_turns_of_the_assistant_are_learned(tokenizer: Any) -> None:
     assert learned([{"messages": messages}], tokenizer) == [["sat", "on", "</s>", "ran", "</s>"]]
 
 
+def test_answer_of_weight_0_is_context(tokenizer: Any) -> None:
+    """OpenAI's way to leave it out of the loss; the template never sees the weight."""
+    tokenizer.chat_template = (
+        CHATML + "{% for m in messages if m.weight is defined %}{{ raise_exception('!') }}{% endfor %}"
+    )
+    messages = [
+        {"role": "user", "content": "the cat"},
+        {"role": "assistant", "content": "sat on", "weight": 0},
+        {"role": "user", "content": "a dog"},
+        {"role": "assistant", "content": "ran"},
+    ]
+    assert learned([{"messages": messages}], tokenizer) == [["ran", "</s>"]]
+
+
 def test_template_that_drops_earlier_turns(tokenizer: Any) -> None:
     """Only the turn that is in the text as it was said carries loss."""
     tokenizer.chat_template = FORGETFUL
