@@ -158,7 +158,8 @@ def _job(summary: str, description: str, **value: Any) -> dict[str, Any]:
     return {"summary": summary, "description": description, "value": example}
 
 
-#: To try from the page; the first three freeze the same weight by the field's three mechanisms.
+#: To try from the page, which puts a small table in the place of their file; the first three freeze the same weight
+#: by the field's three mechanisms.
 JOB_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "requires_grad": _job(
         "Freeze `weight` with requires_grad",

@@ -98,6 +98,14 @@ class Gone(PermafrostError):
     code = "gone"
 
 
+class InUse(Conflict):
+    """Something else depends on it; `errors` lists what."""
+
+    def __init__(self, message: str, users: Sequence[str], **details: Any) -> None:
+        told = [{"line": None, "field": None, "code": "in_use", "message": each} for each in users]
+        super().__init__(message, errors=told, **details)
+
+
 class TooLarge(PermafrostError):
     status = 413
     type = "invalid_request_error"

@@ -16,7 +16,7 @@ from app.db import Database
 from app.dependencies import Blobs, Config, Db
 from app.documentation import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
 from app.downloads import blob_bytes, download
-from app.errors import Conflict, PermafrostError
+from app.errors import InUse, PermafrostError
 from app.files.records import blob_in_use, check_quota, find_file, store, visible
 from app.files.schemas import AnyPurpose, FileDeleted, FileList, FileObject
 from app.files.tables import File
@@ -95,16 +95,13 @@ def download_file(file_id: FileId, request: Request, who: Who, db: Db, storage: 
 
 @router.delete("/{file_id}", operation_id="deleteFile", summary="Delete a file", responses=CONFLICT)
 def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDeleted:
-    """Refused while a job that has not ended needs the file; the answer lists those jobs."""
+    """Refused while a job that has not ended needs the file; the answer lists those jobs, in `errors` one by one."""
     who.must("writer")
     with db.write() as session:
         row = find_file(session, who.project, file_id)
         if users := _jobs_using(session, row):
-            raise Conflict(
-                f"{file_id} is needed by {len(users)} job(s) that have not ended: {', '.join(users[:20])}",
-                code="file_in_use",
-                param="file_id",
-            )
+            message = f"{file_id} is needed by {len(users)} job(s) that have not ended: {', '.join(users[:20])}"
+            raise InUse(message, users, code="file_in_use", param="file_id")
         session.delete(row)
         session.flush()
         last = not blob_in_use(session, row.blob)

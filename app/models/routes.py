@@ -11,7 +11,7 @@ from app.db import Database, now
 from app.dependencies import Bell, Blobs, Config, Db
 from app.documentation import BINARY, CONFLICT, ERRORS, GONE
 from app.downloads import Reader, blob_bytes, download
-from app.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from app.errors import Conflict, Forbidden, InUse, InvalidRequest, NotFound
 from app.files.records import blob_in_use
 from app.jobs.checkpoints import clear, users
 from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
@@ -155,7 +155,8 @@ def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDelet
         if row.project is None and who.role != "admin":
             raise Forbidden(f"{model} is a base model of every project; deleting it needs the role admin")
         if needed := list(users(session, row)):
-            raise Conflict(f"{model} is needed by {', '.join(needed[:20])}", code="model_in_use", param="model")
+            message = f"{model} is needed by {', '.join(needed[:20])}"
+            raise InUse(message, needed, code="model_in_use", param="model")
         blobs = _blobs(row)
         if row.kind == "checkpoint":
             clear(row, "it was deleted")

@@ -19,6 +19,7 @@ from app.jobs import lifecycle, views
 from app.jobs.answers import EventObject
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Event, Job
+from app.logs.records import tail
 from app.models.tables import Model
 from app.pages.curve import draw
 from app.pages.format import FILTERS
@@ -31,6 +32,7 @@ POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' d
 PAGE = 25
 SHOWN_PARAMETERS = 200
 SHOWN_EVENTS = 100
+SHOWN_LINES = 200
 
 templates = Jinja2Templates(directory=FOLDER / "templates")
 templates.env.filters.update(FILTERS)
@@ -77,6 +79,7 @@ def job_page(
         context |= _result(session, row)
         newest = select(Event).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(SHOWN_EVENTS)
         context["events"] = [EventObject.of(each) for each in session.scalars(newest)]
+        context |= {"lines": tail(session, job_id, SHOWN_LINES), "printed": row.log_lines}
     return _page(request, "job.html", **context)
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any, Literal, Self, cast, get_args
 EXIT_DONE = 0
 EXIT_FAILED = 1  # after a "failed" report; without one the process crashed
 EXIT_STOPPED = 75  # asked to stop (SIGTERM), and a checkpoint is on disk: run it again to go on
+
+#: At most one line of the log so often about steps; the curve has them all.
+STEP_LINE_SECONDS = 1.0
 
 Stage = Literal["initialise", "describe", "train"]
 Report = dict[str, Any]
@@ -151,11 +155,12 @@ class WorkOrder:
 class Reporter:
     """Appends reports to `reports.jsonl`, a complete JSON line per write: a kill tears the last line at most.
 
-    Threads may share it.
+    Threads may share it. What people would look for in a log is printed as well, so that the log tells its story.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        self._told_step = float("-inf")
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if _ends_torn(path):
             os.write(self._fd, b"\n")
@@ -167,6 +172,16 @@ class Reporter:
         )
         with self._lock:
             _write_all(self._fd, line.encode("utf-8", "replace") + b"\n")
+            self._tell(type, content)
+
+    def _tell(self, type: str, content: Mapping[str, Any]) -> None:
+        if type == "step":
+            if time.monotonic() - self._told_step < STEP_LINE_SECONDS:
+                return
+            self._told_step = time.monotonic()
+        if words := _in_words(type, content):
+            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            print(f"{moment} {words}", flush=True)
 
     def stage(self, stage: str) -> None:
         self.report("stage", stage=stage)
@@ -211,6 +226,21 @@ def write_json(path: Path, content: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _in_words(type: str, content: Mapping[str, Any]) -> str:
+    """A line for the log; empty for what nobody would look for there."""
+    if type == "stage":
+        return f"stage: {content['stage']}"
+    if type in ("event", "failed"):
+        return f"{content.get('level', 'error' if type == 'failed' else 'info')}: {content.get('message')}"
+    if type == "checkpoint":
+        return f"checkpoint after step {content.get('step')}"
+    if type in ("step", "evaluation"):
+        figures = content.get("metrics") or {name: value for name, value in content.items() if name != "step"}
+        shown = " ".join(f"{name}={value:.6g}" for name, value in figures.items() if isinstance(value, int | float))
+        return f"{type} {content.get('step')}: {shown}"
+    return f"violation: {content.get('name')}" if type == "violation" else ""
 
 
 def _parse(line: bytes) -> Report:

@@ -186,6 +186,7 @@ def test_a_file_that_a_waiting_job_needs_stays(openai: OpenAI) -> None:
     with pytest.raises(ConflictError) as raised:
         openai.files.delete(file)
     assert raised.value.code == "file_in_use"
+    assert [each["message"] for each in raised.value.body["errors"]] == [job.id]
     assert job.id in str(raised.value)
     assert raised.value.response.headers["x-should-retry"] == "false"
     openai.fine_tuning.jobs.cancel(job.id)

@@ -300,7 +300,8 @@ def test_many_watchers_cost_the_database_what_one_does(socket_url: str, embedded
             event.listen(engine, "before_cursor_execute", count)
 
         def during_a_second(watchers: int) -> int:
-            streams = [client.stream("GET", f"fine_tuning/jobs/{job}/events?stream=true") for _ in range(watchers)]
+            paths = [f"fine_tuning/jobs/{job}/{what}?stream=true" for what in ("events", "metrics", "logs")]
+            streams = [client.stream("GET", paths[number % 3]) for number in range(watchers)]
             blocks = [stream.__enter__().iter_bytes() for stream in streams]
             for each in blocks:
                 next(each)

@@ -15,6 +15,7 @@ from app.evidence.tables import Evidence
 from app.jobs import lifecycle
 from app.jobs.checkpoints import Saved
 from app.jobs.lifecycle import News, Note, Outcome
+from app.logs.records import append
 from tests.app.conftest import AFFINE, rows
 
 
@@ -201,6 +202,25 @@ def test_events_stream_to_the_end_of_the_job(openai: OpenAI, db: Database) -> No
     options["params"]["after"] = seen[1].id
     rest = list(openai.get(f"/fine_tuning/jobs/{job.id}/events", options=options, **kind))
     assert rest == seen[2:]
+
+
+def test_curves_and_logs_stream_as_events_do(openai: OpenAI, db: Database) -> None:
+    """Every point and every line once, in order, to the end; behind a number, what came after it. Points that a poller
+    has not seen are also a list."""
+    job = create(openai)
+    run_to_the_end(db)
+    with db.write() as session:
+        append(session, job.id, 1, ["loading", "training", "done"])
+    options: Any = {"params": {"stream": "true"}}
+    kind: Any = {"cast_to": Any, "stream": True, "stream_cls": Stream[Any]}
+    points = list(openai.get(f"/fine_tuning/jobs/{job.id}/metrics", options=options, **kind))
+    assert [(each["seq"], each["step"]) for each in points] == [(n, n) for n in range(1, 6)]
+    lines = list(openai.get(f"/fine_tuning/jobs/{job.id}/logs", options=options, **kind))
+    assert [each["text"] for each in lines] == ["loading", "training", "done"]
+    options["params"]["after"] = "3"
+    assert list(openai.get(f"/fine_tuning/jobs/{job.id}/metrics", options=options, **kind)) == points[3:]
+    rest = httpx2.get(f"{openai.base_url}fine_tuning/jobs/{job.id}/metrics?after=3").json()
+    assert [each["step"] for each in rest["data"]] == [4, 5]
 
 
 def test_an_idle_stream_does_not_break_the_sdk(openai: OpenAI, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
