@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+#: What ran without a deterministic kernel, in torch's words.
+relaxed: list[str] = []
+
 
 def configure(*, threads: int | None = None) -> None:
     """Choose deterministic kernels and fix the number of threads. Call once, in the trainer's own process.
 
     Another thread count gives other bits, so a resumed run takes the count of the checkpoint (`restore_threads`).
     """
+    relaxed.clear()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.set_num_threads(threads or default_threads())
     torch.use_deterministic_algorithms(True)  # only this strict kind makes fused attention deterministic on a GPU
@@ -29,6 +33,7 @@ def relax(error: RuntimeError) -> bool:
     """Whether `error` is of an operation that has no deterministic kernel; from then on such ones only warn."""
     if "does not have a deterministic implementation" not in str(error):
         return False
+    relaxed.append(str(error).splitlines()[0])
     torch.use_deterministic_algorithms(True, warn_only=True)
     return True
 
@@ -69,6 +74,15 @@ def restore_random_states(plain: dict[str, Any], tensors: dict[str, torch.Tensor
             torch.set_rng_state(state)
         else:
             torch.cuda.set_rng_state(state, name)
+
+
+def report(now: dict[str, Any], *, seed: int, resumed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether the same job gives the same bits again in the environment `now`, and what speaks against it.
+
+    `resumed` has each step that the run was taken up after, with what differed from before.
+    """
+    exact = not relaxed and not any(each["differs"] for each in resumed)
+    return {"exact": exact, "seed": seed, "not_deterministic": relaxed, "resumed": resumed, "environment": now}
 
 
 def environment(device: torch.device, *, attention: str | None = None) -> dict[str, Any]:

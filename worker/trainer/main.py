@@ -99,6 +99,12 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
             steps=ending.steps,
             labels=source.labels,
         )
+        attention = getattr(getattr(run.model, "config", None), "_attn_implementation", None)
+        environment = determinism.environment(run.device, attention=attention)
+        write_json(
+            place.files / "determinism.json",
+            determinism.report(environment, seed=order.seed, resumed=run.resumed),
+        )
         history = run.progress.history
         export.write_files(place, subject, order.model, task=task, labels=source.labels, history=history, card=text)
     reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)

@@ -263,12 +263,15 @@ class Scattered(Affine):
 
 
 def test_operation_that_is_not_deterministic_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It trains all the same, with one event that names the operation."""
+    """It trains all the same, with one event that names the operation; the report with the result says so, too."""
     monkeypatch.setitem(architectures.OURS, "scattered", Scattered)
     with pytest.warns(UserWarning, match="put_ does not have a deterministic implementation"):
         done = attempt(affine_order(tmp_path, model=AFFINE | {"architecture": "scattered"}), tmp_path)
     assert done.code == 0
     assert [each["level"] for each in done.of("event") if "put_" in each["message"]] == ["warn"]
+    report = json.loads((done.place.files / "determinism.json").read_text())
+    assert not report["exact"]
+    assert "put_" in report["not_deterministic"][0]
 
 
 def test_leak_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,12 +201,17 @@ def test_no_intact_checkpoint_means_from_the_start(tmp_path: Path) -> None:
 
 
 def test_curve_survives_a_resume(tmp_path: Path) -> None:
-    """metrics.jsonl of a resumed run holds the steps before the resume as well, with the same numbers."""
+    """metrics.jsonl of a resumed run holds the steps before the resume as well; that it was taken up is in a report."""
     whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
     folder = tmp_path / "resumed"
     order = affine(folder)
     copy_checkpoints(whole, folder, drop=2)
     resumed = attempt(order, folder)
+    reports = [json.loads((done.place.files / "determinism.json").read_text()) for done in (whole, resumed)]
+    assert [each["exact"] for each in reports] == [True, True]
+    assert (reports[0]["resumed"], reports[0]["seed"]) == ([], order.seed)
+    assert [each["differs"] for each in reports[1]["resumed"]] == [[]]
+    assert reports[0]["environment"] == reports[1]["environment"]
     name = "metrics.jsonl"
     assert (resumed.place.files / name).read_text() == (whole.place.files / name).read_text()
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -68,6 +68,7 @@ class Run:
     writer: Writer = field(default_factory=Writer)  # of checkpoints; entered around `train`
     caching: Caching | None = None  # the frozen prefix's results, where they are kept
     divisible: bool = True  # whether a batch may be cut into smaller micro-batches
+    resumed: list[dict[str, Any]] = field(default_factory=list)  # the steps that earlier attempts ended after
     done: int = 0  # steps of earlier attempts, and their seconds
     seconds_before: float = 0.0
     micro_batch_size: int = field(init=False)  # halved where memory runs out

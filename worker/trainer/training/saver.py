@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,8 @@ class Saver:
             "environment": self._environment(run.device),
             "patience": run.patience.to_json(),
             "micro_batch_size": run.micro_batch_size,
+            "resumed": run.resumed,
+            "not_deterministic": list(determinism.relaxed),
         }
         run.writer.wait()  # for its memory, and its place on the disk
         moving, pieces = self._moving(), self._pieces()
@@ -94,7 +97,7 @@ class Saver:
         before = found.state["environment"]
         torch.set_num_threads(int(before["threads"]))
         now = self._environment(device)
-        other = sorted(name for name in now if now[name] != before.get(name))
+        other = _differing(before, now)
         exact = "" if other else ", exactly as if it had not stopped"
         self.reporter.event(f"goes on after step {found.step}{exact}", step=found.step)
         if other:
@@ -119,6 +122,11 @@ class Saver:
         run.patience = Patience.from_json(found.state["patience"])
         # A batch that was cut smaller where memory ran out adds up in another order.
         run.micro_batch_size = int(found.state["micro_batch_size"])
+        differs = _differing(found.state["environment"], self._environment(run.device))
+        run.resumed = [*found.state.get("resumed", ()), {"step": found.step, "differs": differs}]
+        determinism.relaxed += [
+            each for each in found.state.get("not_deterministic", ()) if each not in determinism.relaxed
+        ]
         run.done = found.step
         found.restore_random_states()
 
@@ -154,6 +162,10 @@ class Saver:
 
     def _tell_damage(self, path: Path, why: str) -> None:
         self.reporter.event(f"checkpoint {path.name} is not used: {why}", level="warn")
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in now if now[name] != before.get(name))
 
 
 def identity(

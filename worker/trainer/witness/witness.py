@@ -397,4 +397,3 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     while (inside := wrappers.get(type(model).__name__)) is not None:
         model = getattr(model, inside)
     return model
-
