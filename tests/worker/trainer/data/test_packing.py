@@ -158,3 +158,12 @@ def test_packing_of_another_task_is_refused(tmp_path: Path) -> None:
 def preferences(root: Path) -> dict[str, Any]:
     rows = [{"prompt": "the cat", "chosen": " sat", "rejected": " ran"}] * 4
     return data(Workspace(root).create(), rows, name="preferences.jsonl")
+
+
+def test_prompt_tuning_is_refused(tmp_path: Path) -> None:
+    """Its virtual tokens stand before the row, not before each example, and peft drops positions."""
+    fields = order(tmp_path, packing=True).to_json()
+    adapter = {"type": "prompt_tuning", "num_virtual_tokens": 4}
+    model = {"type": "transformers", "path": "tiny", "adapter": adapter}
+    refused = attempt(WorkOrder.from_json(fields | {"model": model, "policy": {"default": "train"}}), tmp_path)
+    assert refused.failure["param"] == "hyperparameters.packing"

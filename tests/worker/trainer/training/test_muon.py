@@ -74,7 +74,7 @@ def test_hidden_matrices_of_a_classifier(tmp_path: Path) -> None:
 def test_adapter_matrices_are_hidden(tmp_path: Path) -> None:
     """Low-rank factors lie inside the base model, under names of peft's."""
     whole = AutoModelForCausalLM.from_pretrained(tiny.llama(tmp_path))
-    model = adapters.wrap(whole, {"type": "lora", "r": 2, "target_modules": ["q_proj"]}, seed=0)
+    model = adapters.wrap(whole, {"type": "lora", "r": 2, "target_modules": ["q_proj"]}, task="causal-lm", seed=0)
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     wanted = {"name": "muon"}
     built = build(wanted, named, learning_rate=0.1, inventory=tensors(model), enforce=True, outer=outer(model))
