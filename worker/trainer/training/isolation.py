@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -27,11 +26,9 @@ def refuse_leaks(model: nn.Module, logits: Logits, one: Passage, other: Passage)
     """InvalidRequest unless `other` gets the same logits behind `one`, behind another text, and by itself."""
     model.eval()
     first, second = _short(one), _short(other)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # peft drops positions with a word, and is found out below
-        behind = _behind(logits, first, second)
-        stranger = _behind(logits, _altered(first, model), second)
-        alone = _behind(logits, None, second)
+    behind = _behind(logits, first, second)
+    stranger = _behind(logits, _altered(first, model), second)
+    alone = _behind(logits, None, second)
     model.train()
     dtype = next(model.parameters()).dtype
     if _apart(behind, stranger) > EQUAL.get(dtype, COARSE):

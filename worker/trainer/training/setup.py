@@ -173,8 +173,8 @@ def _recipe(
     device = choose_device(order.device)
     settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
     _refuse_split_pairs(task, settings)
-    if settings.packing and task != "causal-lm":
-        raise InvalidRequest(f"packing is for causal-lm, and the task is {task}", param="hyperparameters.packing")
+    if settings.packing:
+        _refuse_packing(task, (order.model.get("adapter") or {}).get("type"))
     _refuse_impatience(plan, source, settings)
     prepared = tasks.prepare(task, source, subject.loaded, asked_length=settings.max_length, packed=settings.packing)
     lengths = prepared.training.lengths if settings.length_bucketing else None
@@ -253,6 +253,16 @@ def _refuse_impatience(plan: FreezePlan, source: Source, settings: Settings) -> 
             "early stopping may end in a state from before a scheduled freeze began; leave it out, or freeze "
             f"'{plan.scheduled[0].name}' for the whole run"
         )
+        raise InvalidRequest(message, param=param)
+
+
+def _refuse_packing(task: str, adapter: str | None) -> None:
+    """What the model does with a packed row is tried later; these do not come so far."""
+    param = "hyperparameters.packing"
+    if task != "causal-lm":
+        raise InvalidRequest(f"packing is for causal-lm, and the task is {task}", param=param)
+    if adapter == "prompt_tuning":
+        message = "prompt tuning puts its tokens before a row, not before each example of it; leave packing out"
         raise InvalidRequest(message, param=param)
 
 
