@@ -90,6 +90,14 @@ class Database:
         with self._read() as session:
             yield session
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Reads that all see one moment; for results larger than memory, too, whose cursors live in a transaction."""
+        with self._read() as session:
+            if not self.sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
     @property
     def writers(self) -> sessionmaker[Session]:
         """What makes the sessions of write transactions; for those who listen to their events."""

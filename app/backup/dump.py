@@ -54,7 +54,7 @@ def _dump_sqlite(db: Database, to: Path) -> Claims:
         raise BackupError(f"the database is damaged: {verdict}")
     copied = Database(f"sqlite:///{to}")
     try:
-        with copied.read() as session:
+        with copied.snapshot() as session:
             found = claims(session)
     finally:
         copied.close()
@@ -64,15 +64,14 @@ def _dump_sqlite(db: Database, to: Path) -> Claims:
 
 
 def _dump_postgres(db: Database, to: Path) -> Claims:
-    with db.read() as session, _snapshot(session) as snapshot:
+    with db.snapshot() as session, _exported(session) as snapshot:
         _run("pg_dump", db, "--format=custom", "--no-owner", f"--snapshot={snapshot}", f"--file={to}")
         return claims(session)
 
 
 @contextmanager
-def _snapshot(session: Session) -> Iterator[str]:
+def _exported(session: Session) -> Iterator[str]:
     """A name by which pg_dump sees exactly what this transaction sees."""
-    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     yield str(session.scalar(text("SELECT pg_export_snapshot()")))
 

@@ -44,7 +44,7 @@ class Blobs:
         """Files are listed before rows are read: a row that comes meanwhile finds its file in neither list missing."""
         before = time.time()
         there = {entry.key: entry for entry in self.storage.blobs()}
-        with self.db.read() as session:
+        with self.db.snapshot() as session:
             wanted = claims(session)
             sizes = _sizes(session)
             age = self._age(session)
@@ -84,7 +84,7 @@ class Blobs:
         """A second look at the rows, with orphans out of sight: one that was just written gets its bytes back."""
         if not self._aside:
             return []
-        with self.db.read() as session:
+        with self.db.snapshot() as session:
             wanted = claims(session)
         late = [key for key in self._aside if key in wanted and not self.storage.exists(key)]
         for key in late:
@@ -98,7 +98,7 @@ class Blobs:
         if not missing:
             return
         aside = {entry.key.partition("/")[2] for entry in self.storage.quarantined()}
-        with self.db.read() as session:
+        with self.db.snapshot() as session:
             still = claims(session)
         for key in missing:
             holders = sorted(still.get(key, set()))

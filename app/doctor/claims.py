@@ -19,7 +19,10 @@ Claims = dict[str, set[str]]
 
 
 def claims(session: Session) -> Claims:
-    """Every claim, read from all columns that hold text or JSON: a column that is new here is not forgotten."""
+    """Every claim, read from all columns that hold text or JSON: a column that is new here is not forgotten.
+
+    `session` is a snapshot's.
+    """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET LOCAL statement_timeout = 0"))
     found: Claims = defaultdict(set)

@@ -87,3 +87,14 @@ def test_a_read_opens_no_transaction_on_postgresql(postgres_database: str):
         assert connection is not None
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
     database.close()
+
+
+def test_a_snapshot_sees_one_moment(db: Database):
+    """What is committed while a snapshot is open is not in it, on either database; a cursor over it can be followed."""
+    first = stored(db, datetime(2026, 1, 1, tzinfo=UTC))
+    with db.snapshot() as session:
+        assert list(session.scalars(select(Job.id).execution_options(yield_per=1))) == [first.id]
+        second = stored(db, datetime(2026, 1, 2, tzinfo=UTC))
+        assert list(session.scalars(select(Job.id))) == [first.id]
+    with db.snapshot() as session:
+        assert set(session.scalars(select(Job.id))) == {first.id, second.id}

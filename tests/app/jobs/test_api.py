@@ -234,7 +234,8 @@ def test_evidence_is_pending_then_there(api: TestClient, create: Create, db: Dat
     finish(db, claim(db), verdict="violated")
     summary = api.get(path).json()["evidence"]
     assert (summary["verdict"], summary["frozen_tensors"]) == ("violated", 2)
-    assert summary["violations"] == [{"name": "weight", "first_bad_step": 1, "last_good_step": None, "operation": None}]
+    unknown = {"last_good_step": None, "operation": None, "explanation": None, "reason": None}
+    assert summary["violations"] == [{"name": "weight", "first_bad_step": 1} | unknown]
     assert api.get(f"{path}/evidence").json()["checks"] == {"count": 3}
     attestation = api.get(f"{path}/attestation")
     assert attestation.content == b'{"payload":"e30="}'
