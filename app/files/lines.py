@@ -10,6 +10,9 @@ from typing import Any
 
 MAX_LINE = 1_000_000  # bytes
 MAX_COLUMNS = 100_000
+#: A row group of Parquet may unpack to so many bytes whatever its size, and beyond that to so many times its size.
+PARQUET_FREE = 256 << 20
+PARQUET_RATIO = 100
 _BOM = b"\xef\xbb\xbf"
 _SPREAD = ("[", "{", "[{")  # how pretty-printed JSON begins
 
@@ -164,6 +167,7 @@ class ParquetFile:
         except self._errors as error:
             self.header_problems = [Problem(None, None, "not_parquet", f"is not a Parquet file: {_first_line(error)}")]
             return
+        self.header_problems = list(_bombs(self._file.metadata))
         columns = [str(name) for name in self._file.schema_arrow.names]
         for name in dict.fromkeys(columns):
             if columns.count(name) > 1:
@@ -185,6 +189,22 @@ class ParquetFile:
                     yield number, row
         except self._errors as error:
             yield Problem(number + 1, None, "not_parquet", f"cannot be read: {_first_line(error)}")
+
+
+def _bombs(metadata: Any) -> Iterator[Problem]:
+    """Row groups that would unpack to far more than they are: a batch of theirs may not fit into memory."""
+    for at in range(metadata.num_row_groups):
+        group = metadata.row_group(at)
+        columns = [group.column(index) for index in range(group.num_columns)]
+        packed = sum(max(0, each.total_compressed_size) for each in columns)
+        unpacked = sum(max(0, each.total_uncompressed_size) for each in columns)
+        if unpacked > PARQUET_FREE and unpacked > PARQUET_RATIO * max(1, packed):
+            message = (
+                f"row group {at + 1} has {packed:,} bytes and would unpack to {unpacked:,}; write the file with less "
+                f"compression ({PARQUET_RATIO} times at most beyond {PARQUET_FREE:,} bytes)"
+            )
+            yield Problem(None, None, "decompression_bomb", message)
+            return
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str] | Problem]:

@@ -12,9 +12,12 @@ from pathlib import Path
 import app
 import worker
 from worker.supervisor.landlock import around, drop_capabilities, restrict
+from worker.supervisor.seccomp import forbid_network
 from worker.trainer.protocol import Workspace
 
 OPEN_FILES = 4096
+#: Threads and processes of the worker's user, all together: an end to a fork bomb. Root has no such limit.
+PROCESSES = 8192
 #: Out of memory, the kernel should end a trainer and not the worker that supervises it.
 OOM_SCORE = 500
 
@@ -32,6 +35,8 @@ def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = ()) -> N
     drop_capabilities()
     if not restrict(read=_readable(workspace, list(hidden)), write=_writable(workspace, list(hidden))):
         print("this kernel has no Landlock: the trainer runs with all of its worker's rights over files", flush=True)
+    if not forbid_network():
+        print("this machine has no seccomp: the trainer may use the network as far as Landlock lets it", flush=True)
 
 
 def die_with(lifeline: int) -> None:
@@ -57,9 +62,10 @@ def _log_to(log: Path) -> None:
 
 def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    for limit, wanted in ((resource.RLIMIT_NOFILE, OPEN_FILES), (resource.RLIMIT_NPROC, PROCESSES)):
+        _, most = resource.getrlimit(limit)
+        value = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(limit, (value, value))
     Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 

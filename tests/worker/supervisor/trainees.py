@@ -89,6 +89,7 @@ def pry(workspace: Path) -> None:
         "read the worker's memory": lambda: Path(f"/proc/{order['worker']}/mem").open("rb").close(),
         "signal the worker": lambda: os.kill(order["worker"], 0),
         "connect": lambda: socket.create_connection(("127.0.0.1", order["port"]), timeout=5).close(),
+        "send a datagram": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9)),
         "use a temporary file": lambda: tempfile.TemporaryFile().close(),
         "read the standard library": lambda: Path(os.__file__).read_bytes(),
     }

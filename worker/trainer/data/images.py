@@ -21,6 +21,8 @@ from worker.trainer.data.order import Positions
 
 KEPT_BYTES = 2 << 30
 MAX_PIXELS = 64_000_000
+#: Of all that PIL knows. Some of the others run programs (EPS), or read fonts and vectors.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # What PIL raises over a damaged file: also plain Python errors, and one for bombs that is none of them.
 UNREADABLE = (
     OSError,
@@ -120,11 +122,11 @@ def decode(data: bytes) -> Image.Image:
     """The picture, read whole. Files that claim more than `MAX_PIXELS` are refused before they are unpacked."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a decompression bomb is a warning first, damaged metadata too
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} by {image.height} pixels are more than {MAX_PIXELS}")
             image.verify()  # checksums, which loading passes over once it has every pixel; the file is spent by it
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
             return image.copy()
 

@@ -12,6 +12,7 @@ from jinja2 import TemplateError
 from app.files import formats
 from app.files.lines import Problem
 from worker.trainer.data.batch import IGNORED, Batch
+from worker.trainer.data.bounds import OutOfBounds, bounded
 from worker.trainer.data.order import Positions
 from worker.trainer.data.packing import pack
 from worker.trainer.data.passage import Passage
@@ -25,6 +26,9 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
+# For one rendering of one example, which takes milliseconds. A template is a program that came with the model.
+TEMPLATE_SECONDS = 10.0
+TEMPLATE_BYTES = 512 << 20
 MAX_RENDERED = 4_000_000  # characters: a template may repeat what it is given
 
 
@@ -118,7 +122,11 @@ def refused_by_template(*, line: int, param: str) -> Iterator[None]:
     """Turns a chat template's complaint into one about the example."""
     try:
         yield
-    except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OutOfBounds, MemoryError) as error:
+        what = f"{TEMPLATE_SECONDS:g} seconds" if isinstance(error, OutOfBounds) else f"{TEMPLATE_BYTES:,} bytes"
+        message = f"the tokenizer's chat template takes more than {what} for these messages"
+        raise formats.refusal([Problem(line, "messages", "template_too_costly", message)], param=param) from None
+    except (TemplateError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         message = f"the tokenizer's chat template refused these messages: {str(error)[:200]}"
         raise formats.refusal([Problem(line, "messages", "template_refused", message)], param=param) from None
 
@@ -154,7 +162,8 @@ def _chat(messages: Sequence[Row], tokenizer: Any) -> tuple[str, list[Span]]:
 
 def _render(messages: Sequence[Row], tokenizer: Any, *, prompt: bool) -> str:
     said = [{"role": each["role"], "content": each["content"]} for each in messages]
-    text: str = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=prompt)
+    with bounded(seconds=TEMPLATE_SECONDS, nbytes=TEMPLATE_BYTES):
+        text: str = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=prompt)
     if len(text) > MAX_RENDERED:
         raise ValueError(f"it made {len(text)} characters of one example")
     return text

@@ -16,6 +16,11 @@ FORBIDDEN = frozenset(
 FORBIDDEN_ENDINGS = ("attn_implementation", "attn_implementation_internal", "experts_implementation", "use_kernels")
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 32
+# A model is built from these before any weight is compared with it: numbers that no model has would build for ever.
+LARGEST = {
+    ("layers", "_layer", "depth", "depths"): 10_000,
+    ("_size", "_dim", "_embd", "_inner", "_heads", "_experts", "num_labels", "d_model", "_embeddings"): 1 << 24,
+}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -35,7 +40,24 @@ def read(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{name} holds {where!r}, which is refused: nothing in a model may choose code to run", param="model"
         )
+    if name == "config.json":
+        for where, value, most in _beyond(content):
+            raise ModelError(f"{name}: {where} is {value:,}, and {most:,} is the most that is built", param="model")
     return content
+
+
+def _beyond(value: Any, path: str = "") -> Iterator[tuple[str, int, int]]:
+    """Sizes beyond what is built, with their limits; a list's numbers count as the key's own."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _beyond(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _beyond(item, path)
+    elif isinstance(value, int):
+        for endings, most in LARGEST.items():
+            if path.endswith(endings) and value > most:
+                yield path, value, most
 
 
 def _forbidden(value: Any, path: str = "", depth: int = 0) -> Iterator[str]:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
-from worker.trainer.models import configs, vocabulary
+from worker.trainer.models import configs, tokenizers, vocabulary
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()  # what it would say of new and unused tensors is in our notes
@@ -106,6 +106,8 @@ def tokenizer(folder: Path) -> Any:
         raise ModelError(f"the model's folder has no tokenizer; looked for {', '.join(TOKENIZER_FILES)}", param="model")
     if (folder / "tokenizer_config.json").exists():
         configs.read(folder / "tokenizer_config.json")
+    if (folder / "tokenizer.json").exists():
+        tokenizers.check(folder / "tokenizer.json")
     try:
         return AutoTokenizer.from_pretrained(folder, **SAFE)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:

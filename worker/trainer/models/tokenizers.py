@@ -1,0 +1,89 @@
+"""A tokenizer.json is somebody else's text: read here first, for its patterns run in a matcher that backtracks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from re import _constants as kinds  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
+from typing import Any
+
+from app.errors import ModelError
+
+#: The largest that are in use have 40 MB.
+MAX_BYTES = 128 << 20
+MAX_PATTERN = 10_000
+#: Unicode classes, which this parser does not know: any class does to see how repeats are nested.
+_CLASS = re.compile(r"\\[pP](\{\^?\w+\}|\w)")
+_INLINE = re.compile(r"\(\?[a-z]+\)")
+_REPEATS = (kinds.MAX_REPEAT, kinds.MIN_REPEAT)
+
+
+def check(path: Path) -> None:
+    """ModelError when it is huge, is no JSON, or holds a pattern that could take for ever."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ModelError(f"{path.name} is larger than {MAX_BYTES:,} bytes", param="model")
+    try:
+        content = json.loads(path.read_bytes())
+        found = list(_patterns(content))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name} is not JSON: {error}", param="model") from None
+    for pattern in found:
+        if explosive(pattern):
+            message = (
+                f"{path.name} holds the pattern '{pattern[:80]}', which can take exponential time: a repeat holds "
+                "another repeat, or a choice"
+            )
+            raise ModelError(message, param="model", code="explosive_pattern")
+
+
+def explosive(pattern: str) -> bool:
+    """Whether an open-ended repeat holds another one, or a choice: then one text can be matched in 2^n ways."""
+    if len(pattern) > MAX_PATTERN:
+        return True
+    plain = _INLINE.sub("", _CLASS.sub(lambda match: r"\w", pattern))
+    try:
+        tree = parser.parse(plain)
+    except (re.error, OverflowError, RecursionError):
+        return False  # the library reads a larger language, and may refuse it as well; the supervisor's watch is left
+    return any(_repeats_a_repeat(each) for each in tree)
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        pattern = value.get("Regex")
+        if isinstance(pattern, str):
+            yield pattern
+        for key, item in value.items():
+            if key not in ("vocab", "merges", "added_tokens"):
+                yield from _patterns(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _patterns(item)
+
+
+def _repeats_a_repeat(node: Any, *, inside: bool = False) -> bool:
+    kind, detail = node
+    if kind is kinds.BRANCH and inside:
+        return True
+    if kind in _REPEATS:
+        _, most, body = detail
+        endless = most == kinds.MAXREPEAT or most > 100
+        if endless and inside:
+            return True
+        return any(_repeats_a_repeat(each, inside=inside or endless) for each in body)
+    return any(_repeats_a_repeat(each, inside=inside) for each in _children(kind, detail))
+
+
+def _children(kind: Any, detail: Any) -> Iterator[Any]:
+    if kind is kinds.SUBPATTERN:
+        yield from detail[3]
+    elif kind is kinds.BRANCH:
+        for branch in detail[1]:
+            yield from branch
+    elif kind in (kinds.ASSERT, kinds.ASSERT_NOT):
+        yield from detail[1]
+    elif kind is kinds.ATOMIC_GROUP:
+        yield from detail
