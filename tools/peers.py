@@ -1,7 +1,7 @@
-"""Programs that ours is held against, each in an environment of its own: their dependencies and ours do not agree.
+"""Programs and packages that tests and benchmarks need and our own environment must not have, each in one of its own.
 
 `python -m tools.peers NAME` makes `.venv/peers/NAME` from the exact versions in `tools/peers.toml`, once, and prints
-the path of its command. Tests and benchmarks call `command(NAME)`.
+the path of its command, or of its packages. Tests and benchmarks call `command(NAME)` and `packages(NAME)`.
 """
 
 import fcntl
@@ -25,10 +25,10 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """`runs` is its command; `versions` are pip's requirements, each exact."""
+    """`runs` is its command, where it has one; `versions` are pip's requirements, each exact."""
 
     name: str
-    runs: str
+    runs: str | None
     versions: tuple[str, ...]
 
     @property
@@ -39,29 +39,41 @@ class Peer:
 def main(names: list[str]) -> int:
     try:
         for name in names:
-            print(command(name))
+            print(command(name) if wanted(name).runs else packages(name))
     except PeerError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def command(name: str, *, within: Path | None = None) -> Path:
+def command(name: str) -> Path:
     """The peer's command, installed first where it is not yet, or not in these versions. Raises PeerError."""
-    peer, home = wanted(name), within or Path(sys.prefix) / "peers"
+    runs = wanted(name).runs
+    if runs is None:
+        raise PeerError(f"{name} has no command")
+    return environment(name) / "bin" / runs
+
+
+def packages(name: str) -> Path:
+    """The folder of the peer's packages, for PYTHONPATH of a process that needs them beside ours. Raises PeerError."""
+    return environment(name) / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+
+
+def environment(name: str) -> Path:
+    peer, home = wanted(name), Path(sys.prefix) / "peers"
     place = home / name
     home.mkdir(parents=True, exist_ok=True)
     with alone(home / f"{name}.lock"):  # test processes ask at the same time
         if not ready(place, peer):
             install(peer, place)
-    return place / "bin" / peer.runs
+    return place
 
 
 def wanted(name: str) -> Peer:
     known = tomllib.loads(PINS.read_text(encoding="utf-8"))
     if name not in known:
         raise PeerError(f"no peer {name!r}; there are: {', '.join(known)}")
-    return Peer(name, known[name]["command"], tuple(known[name]["versions"]))
+    return Peer(name, known[name].get("command"), tuple(known[name]["versions"]))
 
 
 def ready(place: Path, peer: Peer) -> bool:

@@ -10,7 +10,7 @@ from tools.peers import Peer, PeerError, command, install, ready, wanted
 
 def test_every_version_is_exact() -> None:
     """What a peer was measured or tested with can be had again."""
-    for name in ("model-signing", "mlflow"):
+    for name in ("model-signing", "mlflow", "triton"):
         versions = wanted(name).versions
         assert any(one.startswith(f"{name}==") for one in versions)
         assert all(one.count("==") == 1 and ">" not in one for one in versions)
@@ -19,7 +19,7 @@ def test_every_version_is_exact() -> None:
 def test_an_unknown_peer_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     """The message lists those that there are."""
     assert peers.main(["model-singing"]) == 1
-    assert "no peer 'model-singing'; there are: model-signing, mlflow" in capsys.readouterr().err
+    assert "no peer 'model-singing'; there are: model-signing, mlflow, triton" in capsys.readouterr().err
 
 
 def test_made_once_and_again_for_other_versions(tmp_path: Path) -> None:
