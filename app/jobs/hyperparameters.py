@@ -91,6 +91,9 @@ class Hyperparameters(Request):
     checkpoint_steps: int | None = Field(default=None, ge=1)
     checkpoint_seconds: NotNegative | None = None
     keep_checkpoints: int | None = Field(default=None, ge=1, le=1_000)
+    tensorboard: bool | None = Field(
+        default=None, description="An event file for TensorBoard among the result's files."
+    )
     max_run_seconds: NotNegative | None = Field(
         default=None, description="Training ends after this long, as if it were done."
     )

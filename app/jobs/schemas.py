@@ -37,7 +37,7 @@ Metadata = dict[
 
 
 #: At the top of a request it is a control of the job; the trainer finds it where it looks for all of its settings.
-_LIMIT: Final = {"max_run_seconds"}
+_CONTROLS: Final = ("max_run_seconds", "tensorboard")
 
 
 class JobCreate(Request):
@@ -77,6 +77,10 @@ class JobCreate(Request):
         description="Training ends at the step that passes this time, all attempts taken together, as if it were "
         "done: with a result and its evidence.",
     )
+    tensorboard: bool | None = Field(
+        default=None,
+        description="true: an event file for TensorBoard beside the result's curves as JSONL and CSV.",
+    )
 
     dry_run: bool = Field(
         default=False,
@@ -87,7 +91,8 @@ class JobCreate(Request):
     def chosen(self) -> Hyperparameters:
         """The one set of hyperparameters, wherever the request has it."""
         given = self._given()
-        return given if self.max_run_seconds is None else given.model_copy(update=self.model_dump(include=_LIMIT))
+        controls = self.model_dump(include=set(_CONTROLS), exclude_none=True)
+        return given.model_copy(update=controls) if controls else given
 
     def policy(self) -> Policy:
         return self.freeze_policy.normal() if self.freeze_policy else Policy()
@@ -100,7 +105,8 @@ class JobCreate(Request):
         if self.method and self.method.hyperparameters() and self.hyperparameters:
             message = "hyperparameters are given twice: at the top and in method.{kind}; keep one of them"
             raise PydanticCustomError("conflict", message, {"kind": self.method.type})
-        if self.max_run_seconds is not None and self._given().max_run_seconds is not None:
-            message = "max_run_seconds is given twice: at the top and among the hyperparameters; keep one of them"
-            raise PydanticCustomError("conflict", message)
+        for name in _CONTROLS:
+            if getattr(self, name) is not None and getattr(self._given(), name) is not None:
+                message = f"{name} is given twice: at the top and among the hyperparameters; keep one of them"
+                raise PydanticCustomError("conflict", message)
         return self

@@ -79,6 +79,18 @@ def test_curves_come_as_a_result_file(service: Service, table: str) -> None:
     assert file_id in {each["id"] for each in service.get("files?purpose=fine-tune-results")["data"]}
 
 
+def test_event_file_is_downloaded(service: Service, table: str) -> None:
+    """On request, as a file of the model and as a result file of the job, the same bytes."""
+    job = service.ended(submit(service, table, freeze_policy={"freeze": ["weight"]}, tensorboard=True))
+    assert job["evidence"]["verdict"] == "verified", job["error"]
+    names = {service.get(f"files/{each}")["filename"]: each for each in job["result_files"]}
+    file_id = next(each for name, each in names.items() if "tfevents" in name)
+    content = service.client.get(f"files/{file_id}/content").content
+    path = f"models/{job['fine_tuned_model']}/files/events.out.tfevents.permafrost"
+    assert content and content == service.client.get(path).content
+    assert len(names) == 2
+
+
 def test_how_a_tensor_got_there(service: Service, table: str) -> None:
     """The parameters list has the change at checkpoints, too; the last of them is the result."""
     settings = {"n_epochs": 2, "batch_size": 16, "learning_rate": 0.05, "checkpoint_steps": 2, "keep_checkpoints": 3}

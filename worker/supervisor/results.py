@@ -50,6 +50,7 @@ JSON_BYTES: Final = 256 << 20
 #: What of a result's other files is published.
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".txt", ".model", ".jinja", ".tiktoken", ".md")
 METRICS: Final = "metrics.csv"
+EVENTS: Final = "events.out.tfevents.permafrost"
 WEIGHTS: Final = {"full": "model.safetensors", "adapter": "adapter_model.safetensors"}
 
 
@@ -130,13 +131,14 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
     model.stored_bytes = blob.size + sum(each["size"] for each in others)
     outcome = _outcome(policy, evidence, parameters, model, tail)
     outcome.last = _last(job, tail)
-    outcome.files = [_metrics_file(job, each) for each in others if each["name"] == METRICS]
+    outcome.files = [_curves_file(job, each) for each in others if each["name"] in (METRICS, EVENTS)]
     return outcome
 
 
-def _metrics_file(job: Job, published: Mapping[str, Any]) -> File:
+def _curves_file(job: Job, published: Mapping[str, Any]) -> File:
     """The job's curves as a file of the project, where clients of OpenAI's API look for them."""
-    file = File(id=new_id("file"), project=job.project, filename=f"{job.id}-{METRICS}", purpose="fine-tune-results")
+    name = f"{job.id}-{published['name']}"
+    file = File(id=new_id("file"), project=job.project, filename=name, purpose="fine-tune-results")
     file.bytes, file.sha256, file.blob = published["size"], published["sha256"], published["blob"]
     file.status = "processed"
     return file
@@ -281,7 +283,7 @@ def publish_files(folder: Path, storage: Storage) -> list[dict[str, Any]]:
         raise ResultError("the trainer's output folder is a link")
     published = []
     for path in sorted(folder.iterdir()):
-        if path.suffix not in SUFFIXES:
+        if path.suffix not in SUFFIXES and path.name != EVENTS:
             raise ResultError(f"{path.name} is no file that belongs to a model; known are {', '.join(SUFFIXES)}")
         with _regular(path):
             blob = storage.put(path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 
 from app.freeze.implied import is_of_adapter
 from app.freeze.plan import Decision, FreezePlan
+from worker.trainer import curves
 from worker.trainer.checkpoint import flush
 from worker.trainer.freeze.inventory import dtype_code
 from worker.trainer.models import adapters, configs, pretrained
@@ -132,10 +131,11 @@ def write_files(
     labels: Sequence[str] | None,
     history: Sequence[Mapping[str, Any]],
     card: str,
+    tensorboard: bool = False,
 ) -> None:
     """config.json, tokenizer, metrics as JSONL and CSV, the model card, and what the base folder says of its use."""
     _write_use(place, place.files, subject, spec, task=task, labels=labels)
-    _write_metrics(place.files, history)
+    curves.write(place.files, history, tensorboard=tensorboard)
     (place.files / "README.md").write_text(card, "utf-8")
     for path in (*place.files.rglob("*"), place.files):
         flush(path)
@@ -239,13 +239,3 @@ def _copy(base: Path, folder: Path, names: Sequence[str]) -> None:
         source, target = base / name, folder / name
         if source.is_file() and not target.exists():
             shutil.copyfile(source, target)
-
-
-def _write_metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(dict.fromkeys(key for row in history for key in row))
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in history)
-    with (folder / "metrics.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(history)

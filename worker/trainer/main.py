@@ -106,7 +106,16 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
             determinism.report(environment, seed=order.seed, resumed=run.resumed),
         )
         history = run.progress.history
-        export.write_files(place, subject, order.model, task=task, labels=source.labels, history=history, card=text)
+        export.write_files(
+            place,
+            subject,
+            order.model,
+            task=task,
+            labels=source.labels,
+            history=history,
+            card=text,
+            tensorboard=run.settings.tensorboard,
+        )
     reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)
 
 

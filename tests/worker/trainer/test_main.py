@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.worker.trainer.attempts import AFFINE, affine_order, attempt
 from worker.trainer.data.order import Order
 from worker.trainer.models import architectures
 from worker.trainer.models.architectures import Affine
-from worker.trainer.protocol import WorkOrder
+from worker.trainer.protocol import WorkOrder, Workspace
 
 MECHANISMS = ["requires_grad", "detach", "param_group"]
 
@@ -147,6 +148,50 @@ def test_result_files_describe_the_model(tmp_path: Path) -> None:
     assert [row["step"] for row in curve] == list(range(1, 11))
     assert (done.place.files / "metrics.csv").read_text().splitlines()[0].startswith("step,epoch,loss")
     assert "ftjob-test" in (done.place.files / "README.md").read_text()
+
+
+def test_event_file_on_request(tmp_path: Path) -> None:
+    """TensorBoard's own reader finds the curve that metrics.jsonl has; nobody gets the file unasked."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = {"n_epochs": 2, "batch_size": 8, "learning_rate": 0.05, "validation_fraction": 0.25}
+    done = attempt(affine_order(tmp_path / "with", hyperparameters=settings | {"tensorboard": True}), tmp_path / "with")
+    rows = [json.loads(line) for line in (done.place.files / "metrics.jsonl").read_text().splitlines()]
+    events = EventAccumulator(str(done.place.files))
+    events.Reload()
+    loss = [(each.step, each.value) for each in events.Scalars("train/loss")]
+    assert loss == [(row["step"], pytest.approx(row["loss"], rel=1e-6)) for row in rows if "loss" in row]
+    assert [each.step for each in events.Scalars("valid/mse")] == [row["step"] for row in rows if "valid_mse" in row]
+    plain = attempt(affine_order(tmp_path / "without", hyperparameters=settings), tmp_path / "without")
+    assert not list(plain.place.files.glob("*tfevents*"))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"wieght": (10, 10), "bias": (10,)}, "is 'wieght' meant to be 'weight'?"),
+        ({"weight": (10, 10), "bias": (10,), "more": (1,)}, "not in the model more"),
+        ({"weight": (10, 10)}, "missing bias"),
+        ({"weight": (10, 9), "bias": (10,)}, "'weight' is (10, 9) in the file and (10, 10) in the model"),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path: Path, tensors: dict[str, tuple[int, ...]], says: str) -> None:
+    """Missing, extra, of another shape: told by name, with the nearest one."""
+    place = Workspace(tmp_path).create()
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, place.base / "model.safetensors")
+    done = attempt(affine_order(tmp_path), tmp_path)
+    assert (done.code, done.failure["param"]) == (1, "model.weights")
+    assert says in done.failure["message"]
+
+
+def test_weights_keep_their_stored_dtype(tmp_path: Path) -> None:
+    """Doubles in the file are doubles in the model and in the result."""
+    place = Workspace(tmp_path).create()
+    tensors = {"weight": torch.zeros(10, 10, dtype=torch.float64), "bias": torch.zeros(10, dtype=torch.float64)}
+    save_file(tensors, place.base / "model.safetensors")
+    done = attempt(affine_order(tmp_path, policy={"freeze": ["weight"]}), tmp_path)
+    assert done.code == 0, done.reports[-1]
+    assert {each["dtype"] for each in done.result.values()} == {"F64"}
 
 
 def test_held_out_part_is_evaluated(tmp_path: Path) -> None:

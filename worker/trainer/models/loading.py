@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,8 +128,10 @@ def _compare(stored: Mapping[str, torch.Tensor], live: Mapping[str, torch.Tensor
     held = {id(live[name]) for name in stored if name in live}
     missing = sorted(name for name, tensor in live.items() if name not in stored and id(tensor) not in held)
     if extra or missing:
+        near = {name: close[0] for name in extra if (close := difflib.get_close_matches(name, missing, n=1))}
+        hint = "".join(f"; is {name!r} meant to be {other!r}?" for name, other in list(near.items())[:3])
         raise ModelError(
-            f"the weights do not fit the architecture: missing {_some(missing)}, not in the model {_some(extra)}",
+            f"the weights do not fit the architecture: missing {_some(missing)}, not in the model {_some(extra)}{hint}",
             param="model.weights",
         )
     for name, tensor in stored.items():

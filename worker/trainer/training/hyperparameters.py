@@ -63,6 +63,7 @@ class Settings:
     keep_checkpoints: int = 2
     max_run_seconds: float | None = None
     early_stopping_patience: int | None = None  # evaluations without a lower loss
+    tensorboard: bool = False  # an event file beside the other curves
 
     def to_json(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}
@@ -125,6 +126,7 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
         keep_checkpoints=_whole(asked, "keep_checkpoints", 2, low=1),
         max_run_seconds=_number(asked, "max_run_seconds", 0.0, low=0.0) or None,
         early_stopping_patience=_optional_whole(asked, "early_stopping_patience"),
+        tensorboard=_flag(asked, "tensorboard", False),
     )
 
 

@@ -177,6 +177,7 @@ def identity(
         "checkpoint_seconds",
         "keep_checkpoints",
         "max_run_seconds",
+        "tensorboard",
     }  # change no bit of the result
     files = {key: order.data.get(key) for key in ("training", "validation")}
     content: dict[str, Any] = {
