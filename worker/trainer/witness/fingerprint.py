@@ -4,7 +4,7 @@ xxh3_128 with a secret seed on the CPU, the multilinear hash on the device for e
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worker.trainer.witness.multilinear import multilinear
 from worker.trainer.witness.observe import raw, whole
+from worker.trainer.witness.shards import cut_by_rows, multilinear_across
 
 XXH3 = "xxh3-128"
 MULTILINEAR = "multilinear-64x2"
@@ -51,9 +52,18 @@ class Fingerprints:
     def take(self, tensor: Tensor, like: Fingerprint | None = None) -> Fingerprint:
         """`like` is an earlier one to be compared with: it chooses the scheme and the extent.
 
-        A tensor that was whole before and is sharded now is gathered, so all its ranks must ask together.
+        A tensor that was whole before and is sharded now is a matter of all its ranks, which must ask together: their
+        sums are added up, or, where the scheme has no sums or the cut is not by rows, the tensor is gathered.
         """
         local = sharded(tensor) if like is None else like.local
+        if like is not None and not local and like.scheme == MULTILINEAR and cut_by_rows(tensor):
+            return Fingerprint(
+                str(tensor.dtype),
+                tuple(tensor.shape),
+                _hex(multilinear_across(tensor, self.secret)),
+                like.scheme,
+                local,
+            )
         tensor = (shard(tensor) if local else whole(tensor)).detach()
         scheme = like.scheme if like else XXH3 if tensor.device.type == "cpu" else MULTILINEAR
         return Fingerprint(str(tensor.dtype), tuple(tensor.shape), self._value(tensor, scheme), scheme, local)
@@ -62,7 +72,11 @@ class Fingerprints:
         if scheme == XXH3:
             return xxhash.xxh3_128_hexdigest(raw(tensor), seed=int.from_bytes(self.secret[:8], "little"))
         data = tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-        return "".join(f"{lane:016x}" for lane in multilinear(data, self.secret))
+        return _hex(multilinear(data, self.secret))
+
+
+def _hex(lanes: Iterable[int]) -> str:
+    return "".join(f"{lane:016x}" for lane in lanes)
 
 
 def sharded(tensor: Tensor) -> bool:
