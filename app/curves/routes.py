@@ -18,7 +18,12 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=E
 
 JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
 After = Annotated[
-    str | None, Query(max_length=20, description="Number (`seq`) of the last point seen; only what came behind it.")
+    str | None,
+    Query(
+        max_length=9,
+        pattern=r"^[0-9]+$",
+        description="Number (`seq`) of the last point seen; only what came behind it.",
+    ),
 ]
 
 

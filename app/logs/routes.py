@@ -27,7 +27,9 @@ JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e
 class Part:
     """Which lines are asked for."""
 
-    after: Annotated[str | None, Query(max_length=20, description="Number of the last line seen.")] = None
+    after: Annotated[
+        str | None, Query(max_length=9, pattern=r"^[0-9]+$", description="Number of the last line seen.")
+    ] = None
     tail: Annotated[int | None, Query(ge=1, le=10_000, description="The last so many lines, instead of `after`.")] = (
         None
     )
