@@ -129,17 +129,30 @@ UPLOAD_FORM: Final = {
 }
 
 
-def _stream(what: str, example: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    stream = {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+#: One server-sent event; OpenAPI 3.1 describes a stream by its events.
+_EVENT: Final = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "id": {"type": "string", "description": "Where a stream goes on that breaks off behind this event."},
+        "event": {"type": "string"},
+        "data": {"type": "string", "description": "The object as JSON; in the last event, `[DONE]`."},
+    },
+}
+
+
+def _stream(what: str, id: str, data: str, **more: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    stream = {"text/event-stream": {"schema": _EVENT, "example": {"id": id, "data": data}}}
     description = f"A page of {what}, or with `stream=true` server-sent events, which end with `data: [DONE]`."
     return {200: {"description": description, "content": {**stream, **more}}}
 
 
-EVENT_STREAM: Final = _stream("events", 'id: ftevent-1\ndata: {"id":"ftevent-1","object":"fine_tuning.job.event"}\n\n')
-METRIC_STREAM: Final = _stream("points", 'id: 1\ndata: {"step":1,"split":"train","seq":1,"values":{"loss":1.8}}\n\n')
+EVENT_STREAM: Final = _stream("events", "ftevent-1", '{"id":"ftevent-1","object":"fine_tuning.job.event"}')
+METRIC_STREAM: Final = _stream("points", "1", '{"step":1,"split":"train","seq":1,"values":{"loss":1.8}}')
 LOG_TEXT: Final = _stream(
     "lines",
-    'id: 1\ndata: {"id":"1","line":1,"attempt":1,"text":"a line"}\n\n',
+    "1",
+    '{"id":"1","line":1,"attempt":1,"text":"a line"}',
     **{"text/plain": {"schema": {"type": "string"}, "example": "a line\n"}},
 )
 
