@@ -56,6 +56,10 @@ def revoke(keyid: Annotated[str, typer.Argument(help="As `list` shows it.")], pa
 def _sentences() -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        message = f"no signing key at {error.filename} yet: a worker makes it when it starts; --path names another"
+        typer.echo(message, err=True)
+        raise typer.Exit(1) from None
     except (KeyFileError, OSError) as error:
         typer.echo(error, err=True)
         raise typer.Exit(1) from None

@@ -6,6 +6,7 @@ Standard library and `cryptography` only. Exit 0: verified, 1: rejected, 2: coul
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -170,7 +171,10 @@ def _level(case: Case) -> tuple[int, list[str]]:
 def _say(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
     encoding = sys.stdout.encoding or "ascii"
     text = json.dumps(document, indent=1) if options.json else text
-    print(text.encode(encoding, "backslashreplace").decode(encoding))  # a name must not fail the report
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # a name must not fail the report
+    except BrokenPipeError:  # whoever reads has seen enough; the status is still to come, and is not a rejection
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _read_attestation(path: Path) -> bytes:

@@ -185,6 +185,21 @@ def test_changed_tensors_are_checked_like_any_others(world: World) -> None:
     assert run(world, "--base", world.base) == 1
 
 
+@pytest.mark.parametrize(("flip", "status"), [(0, 0), (1, 1)], ids=["honest", "flipped"])
+def test_a_reader_that_has_seen_enough_gets_the_status(world: World, flip: int, status: int) -> None:
+    """As in `permafrost verify ... | head -1`: a closed pipe is no rejection and no traceback."""
+    path = world.result / "model.safetensors"
+    path.write_bytes(flipped(path.read_bytes(), -1 % path.stat().st_size, flip))
+    command = [sys.executable, "-m", "app.evidence.verify", str(world.attestation), "--result", str(world.result)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*command, "--key", str(world.root / "key.pub")], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
 def test_large_files_are_digested_as_a_whole_when_that_is_asked_for(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
