@@ -81,6 +81,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     403: _error("The key's role does not reach this far."),
     404: _error("No such object in this project."),
     405: _error("Not a method of this URL."),
+    408: _error("The body stopped coming."),
     413: _error("The body is too large."),
     415: _error("The body has another Content-Type than the one that is read."),
     429: _error("Too many requests: wait for `Retry-After`. Or a spent quota: waiting does not help."),

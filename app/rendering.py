@@ -3,6 +3,7 @@
 `Accept: application/problem+json` gets the same error as an RFC 9457 problem, with the envelope inside.
 """
 
+import asyncio
 import difflib
 import http
 import json
@@ -28,6 +29,8 @@ from app.telemetry import REQUEST_SECONDS, REQUESTS
 
 #: Bytes of a JSON body. Uploads raise it for themselves with `allow_body`.
 MAX_JSON_BYTES: Final = 1 << 20
+#: A client that sends nothing of its body for so long has gone, or means to hold the connection.
+SILENCE_SECONDS = 60.0
 _LIMIT_KEY: Final = "permafrost.body_limit"
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
 
@@ -271,17 +274,22 @@ def _tags(cls: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _limited(scope: Scope, receive: Receive) -> Receive:
-    """Stops reading at the limit, or before the first byte where Content-Length is beyond it."""
-    read = 0
+    """Stops reading at the limit, before the first byte where Content-Length is beyond it, and when nothing comes."""
+    read, more = 0, True
 
     async def limited() -> Message:
-        nonlocal read
+        nonlocal read, more
         limit = scope[_LIMIT_KEY]
         if read == 0 and content_length(scope) > limit:
             raise _too_large(limit)
-        message = await receive()
+        try:
+            # Once the body is whole, streams wait here for the client to hang up, for as long as it likes.
+            message = await asyncio.wait_for(receive(), SILENCE_SECONDS if more else None)
+        except TimeoutError:
+            raise HTTPException(408, f"nothing of the body came for {SILENCE_SECONDS:g} seconds") from None
         if message["type"] == "http.request":
             read += len(message.get("body", b""))
+            more = bool(message.get("more_body", False))
             if read > limit:
                 raise _too_large(limit)
         return message
@@ -331,6 +339,7 @@ _FRAMEWORK_ERRORS: Final = {
     400: ("invalid_body", "the body could not be read: it is not UTF-8 JSON, or is nested too deeply"),
     404: ("unknown_url", "Unknown URL: {method} {path}; the endpoints are listed at /docs"),
     405: ("method_not_allowed", "{method} is not allowed on {path}; see the Allow header"),
+    408: ("request_timeout", "{detail}"),
     413: ("request_too_large", "{detail}"),
 }
 
