@@ -20,8 +20,9 @@ PREDICATE_TYPE = "urn:permafrost:frozen-parameters:v1"
 # dropped: in the base, not in the model. scheduled: frozen during its intervals. split: some rows are frozen.
 ROLES = ("frozen", "trainable", "split", "new", "buffer", "dropped", "scheduled")
 RESULT_KINDS = ("full", "adapter")
-# Of a base: its name here; the job whose result, checkpoint (with its step) or first weights it is; a hub's revision.
-ORIGIN = ("model", "kind", "job", "step", "repository", "revision")
+# Of a base: its name here; the job whose result, checkpoint (with its step) or first weights it is; a hub's revision;
+# the adapter over it that was trained on.
+ORIGIN = ("model", "kind", "job", "step", "repository", "revision", "adapter")
 
 
 @dataclass(frozen=True, slots=True)

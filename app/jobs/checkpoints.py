@@ -66,5 +66,6 @@ def clear(model: Model, reason: str) -> list[str]:
 def users(session: Session, model: Model) -> Iterator[str]:
     """Models that are made of this one, and jobs under way that start from it."""
     yield from session.scalars(select(Model.id).where(Model.base_id == model.id).order_by(Model.id))
-    waiting = (Job.base_model == model.id, Job.status.not_in(TERMINAL))
+    # A job that trains an adapter on has the adapter as its model, and as its base what that stands on.
+    waiting = (or_(Job.base_model == model.id, Job.model == model.id), Job.status.not_in(TERMINAL))
     yield from session.scalars(select(Job.id).where(*waiting).order_by(Job.id))

@@ -162,12 +162,8 @@ def _registered(row: Model) -> Chosen:
         raise ModelError(f"model {row.id} is gone: {row.error}", param="model", code="model_gone")
     if row.status == "failed":
         raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
-    if row.spec.get("adapter"):
-        message = (
-            f"model {row.id} is an adapter of {row.base_id!r}, and a job starts from a whole model: train a new one on "
-            f"{row.base_id!r}, or merge this one into it, put the folder beside the base models and start from that"
-        )
-        raise ModelError(message, param="model", code="model_is_an_adapter")
+    if adapter := row.spec.get("adapter"):  # trained on, over the same base
+        return Chosen(row.id, {**row.spec, "adapter": {**adapter, "start": row.id}}, base_id=row.base_id)
     task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"
     stored = _MANIFESTS.get((row.id, row.created_at), lambda: row.manifest)
     return Chosen(row.id, dict(row.spec), base_id=row.id, stored=stored, described_for=task)

@@ -130,8 +130,27 @@ def test_an_adapter(service: Service, encoder: dict[str, Any], reviews: str, tmp
     assert check(service, job, tmp_path, fetch=False) is None
     assert service.get(f"models/{job['fine_tuned_model']}")["spec"]["adapter"]["r"] == 2
     train(service, encoder, reviews, freeze_policy={"rules": [REST]})
-    body = {"model": job["fine_tuned_model"], "training_file": reviews}
-    assert service.post("fine_tuning/jobs", body, status=400)["error"]["code"] == "model_is_an_adapter"
+
+
+def test_an_adapter_is_trained_on(service: Service, encoder: dict[str, Any], reviews: str, tmp_path: Path) -> None:
+    """Over the same base, proved again; its first values are the earlier one's, which the statement names."""
+    spec = {**encoder, "adapter": {"type": "lora", "r": 2, "target_modules": ["query", "value"]}}
+    first = train(service, spec, reviews)
+    again = train(service, first["fine_tuned_model"], reviews)
+    assert check(service, again, tmp_path, "--base", str(service.settings.models / "forms-bert"))["level"] == 3
+    assert again["evidence"]["base_root"] == first["evidence"]["base_root"]
+    rows = {job["id"]: statement(service, job)["parameters"] for job in (first, again)}
+    before = {row["name"]: row["result"]["digest"] for row in rows[first["id"]] if row["role"] == "new"}
+    after = {row["name"]: row["initial"]["digest"] for row in rows[again["id"]] if row["role"] == "new"}
+    assert before == after
+    assert statement(service, again)["base"]["origin"]["adapter"] == first["fine_tuned_model"]
+    model = service.get(f"models/{again['fine_tuned_model']}")
+    assert (model["base_model"], "start" in model["spec"]["adapter"]) == ("forms-bert", False)
+
+
+def statement(service: Service, job: Any) -> Any:
+    envelope = service.get(f"fine_tuning/jobs/{job['id']}/attestation")
+    return json.loads(base64.b64decode(envelope["payload"]))["predicate"]
 
 
 def test_an_adapter_without_a_policy(service: Service, encoder: dict[str, Any], reviews: str, tmp_path: Path) -> None:

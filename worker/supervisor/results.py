@@ -339,7 +339,7 @@ def _statement(
         result_kind=result.kind,
         metadata=result.metadata,
         previous=_previous(signer.db, base),
-        origin=_origin(signer.db, base),
+        origin=_origin(signer.db, base) | _adapter_origin(job),
     )
     return build(claim)
 
@@ -367,12 +367,20 @@ def _origin(db: Database, base: Model) -> dict[str, str]:
     return origin
 
 
+def _adapter_origin(job: Job) -> dict[str, str]:
+    """The adapter that was trained on: where the first values of this one came from."""
+    start = (job.model_spec.get("adapter") or {}).get("start")
+    return {"adapter": start} if start else {}
+
+
 def composed_model(
     job: Job, base: Model, layout: Layout, weights: FileRef, others: list[dict[str, Any]], manifest: list[Any]
 ) -> Model:
     """A model of the job's project whose file of weights is composed on download."""
     merged = ("adapter",) if weights.name == WEIGHTS["full"] else ()
     spec = {key: value for key, value in job.model_spec.items() if key not in ("weights", "new_tokens", *merged)}
+    if "adapter" in spec:
+        spec["adapter"] = {key: value for key, value in spec["adapter"].items() if key != "start"}
     return Model(
         id=model_id(job, base),
         project=job.project,

@@ -156,6 +156,7 @@ class Runner:
             model = self._known_base(job)
         if model is not None:
             workspace.stage_base(space, model, self.storage)
+            self._stage_adapter(job, space)
             return model
         if weights := job.model_spec.get("weights"):
             file = self._file(weights)
@@ -165,6 +166,16 @@ class Runner:
             self._run(order, space, keeper, device, tail)
             bases.refuse_links(space.base)
         return self._publish_initial(job, space)
+
+    def _stage_adapter(self, job: Job, space: Workspace) -> None:
+        start = (job.model_spec.get("adapter") or {}).get("start")
+        if start is None:
+            return
+        adapter = bases.find(self.db, start)
+        if adapter is None or not adapter.files:
+            why = (adapter.error if adapter else None) or "it was deleted after the job was made"
+            raise ModelError(f"model {start} is gone: {why}", param="model", code="model_gone")
+        workspace.stage_adapter(space, adapter, self.storage)
 
     def _known_base(self, job: Job) -> Model | None:
         """The registered base of a job; a folder is registered on its first use."""

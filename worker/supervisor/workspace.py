@@ -43,6 +43,14 @@ def stage_base(workspace: Workspace, model: Model, storage: Storage) -> None:
                 composed.write(chunk)
 
 
+def stage_adapter(workspace: Workspace, model: Model, storage: Storage) -> None:
+    """The weights of an adapter that is trained on, beside the base that they stand on."""
+    workspace.adapter.parent.mkdir(exist_ok=True)
+    with workspace.adapter.open("wb") as composed:
+        for chunk in layout(model, workspace.adapter.name).stream(storage.open):
+            composed.write(chunk)
+
+
 def stage_data(workspace: Workspace, name: str, *, filename: str, blob: str, storage: Storage) -> str:
     """Puts an uploaded file into `data/` as `name` with its own suffix; returns its path within the workspace."""
     # Only the suffix of what a client called its file gets into a path.

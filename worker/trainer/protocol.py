@@ -46,6 +46,11 @@ class Workspace:
         return self.root / "base"
 
     @property
+    def adapter(self) -> Path:
+        """Of a job that trains an adapter on: its weights, as an earlier job left them."""
+        return self.root / "adapter" / "adapter_model.safetensors"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 

@@ -314,17 +314,19 @@ def test_the_database_is_asked_once_for_a_page(client: TestClient, backends: Bac
     assert not any("models.tensors" in statement for statement in asked)
 
 
-def test_no_job_starts_from_an_adapter(client: TestClient, backends: Backends, tmp_path: Path, upload: Upload) -> None:
-    """400 that says what to start from; a plain job on the adapter's base is none the wiser."""
+def test_adapter_is_trained_on(client: TestClient, backends: Backends, tmp_path: Path, upload: Upload) -> None:
+    """Over the adapter's base, and neither goes while the job waits; a plain job on that base is none the wiser."""
     base = add_model(backends, tmp_path)
     spec = {**SPEC, "adapter": {"type": "lora", "r": 2}}
     manifest = [TensorInfo("base_model.model.lora_A.weight", (2, 3), "F32").to_json()]
     fields = {"kind": "fine_tuned", "project": "default", "base_id": base.id, "spec": spec, "manifest": manifest}
     adapter = add_model(backends, tmp_path, "ft:tiny:default:a:1", **fields)
     file = upload([{"text": f"t{n}", "label": "ab"[n % 2]} for n in range(6)])
-    answer = client.post("fine_tuning/jobs", json={"model": adapter.id, "training_file": file})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_is_an_adapter")
-    assert "'tiny'" in answer.json()["error"]["message"]
+    job = client.post("fine_tuning/jobs", json={"model": adapter.id, "training_file": file}).json()
+    assert job["model_spec"]["adapter"] == {"type": "lora", "r": 2, "start": adapter.id}
+    for needed in (adapter.id, base.id):
+        refused = client.delete(f"models/{needed}")
+        assert refused.status_code == 409 and job["id"] in refused.json()["error"]["message"]
     policy = {"freeze": ["bert.**"]}
     assert client.post("freeze_policies/preview", json={"model": adapter.id}).status_code == 400
     assert client.post("freeze_policies/preview", json={"model": SPEC, "freeze_policy": policy}).status_code == 200

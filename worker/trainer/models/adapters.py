@@ -18,6 +18,8 @@ from peft import (
     get_peft_model,
     get_peft_model_state_dict,
 )
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from app.errors import ModelError, PolicyError
@@ -42,7 +44,7 @@ Spec = Mapping[str, Any]
 def wrap(model: nn.Module, adapter: Spec, *, task: str, seed: int) -> PeftModel:
     """The model with adapters in it, drawn from the seed. A new head stays a plain part of the model, and trains."""
     make, known = _kind(adapter)
-    unknown = sorted(set(adapter) - known - {"type"})
+    unknown = sorted(set(adapter) - known - {"type", "start"})
     if unknown:
         message = f"the adapter has no {unknown[0]!r}; it has {', '.join(sorted(known))}"
         raise ModelError(message, param=f"model.adapter.{unknown[0]}")
@@ -138,6 +140,23 @@ def adapter_state(model: PeftModel, new: Collection[str]) -> dict[str, Tensor]:
     else:
         state = dict(get_peft_model_state_dict(model))
     return state | {name: live[name] for name in sorted(new)}
+
+
+def take_up(model: PeftModel, new: Collection[str], path: Path) -> None:
+    """Put the tensors that an earlier job trained in place of the drawn ones. ModelError where they do not fit."""
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"the adapter's weights cannot be read: {error}", param="model") from error
+    live = adapter_state(model, new)
+    if odd := sorted(stored.keys() ^ live.keys()):
+        raise ModelError(f"the adapter does not fit the base: only one of them has {odd[0]!r}", param="model")
+    with torch.no_grad():
+        for name, tensor in stored.items():
+            if (tensor.shape, tensor.dtype) != (live[name].shape, live[name].dtype):
+                message = f"{name!r} is {list(tensor.shape)} in the adapter and {list(live[name].shape)} in this job"
+                raise ModelError(message, param="model")
+            live[name].copy_(tensor)
 
 
 def live_name(model: PeftModel, name: str) -> str:

@@ -19,6 +19,7 @@ from app.evidence.tensorfile import TensorFileError
 from app.freeze.plan import TensorInfo
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import adapters, architectures, pretrained
+from worker.trainer.protocol import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[s
         plain = tuple(tensors(model))
         model = adapters.wrap(model, spec["adapter"], task=task, seed=seed)
         new = frozenset(adapters.live_name(model, name) for name in new)
+        if spec["adapter"].get("start"):
+            adapters.take_up(model, new, Workspace(folder.parent).adapter)
     return Loaded(
         model=model,
         base=base,

@@ -185,6 +185,34 @@ def test_policy_that_merging_keeps_is_the_evidences(tmp_path: Path) -> None:
     assert judge(done).verdict == "verified"
 
 
+def take_up(done: Attempt, root: Path, adapter: dict[str, Any]) -> Attempt:
+    """Another job that trains the adapter on, staged as the supervisor stages it."""
+    place = Workspace(root).create()
+    tiny.bert(place.base)
+    place.adapter.parent.mkdir()
+    save_file(done.changed, place.adapter)
+    return classifier(root, model={"type": "transformers", "adapter": adapter | {"start": "ft:tiny"}})
+
+
+def test_adapter_is_trained_on(tmp_path: Path) -> None:
+    """Matrices and head begin where the earlier job ended, not where the seed would put them."""
+    first = classifier(tmp_path / "first")
+    again = take_up(first, tmp_path / "again", LORA)
+    assert again.code == 0, again.reports[-1]
+    began = load_file(again.place.initial)
+    assert began.keys() == first.changed.keys()
+    assert all(torch.equal(began[name], tensor) for name, tensor in first.changed.items())
+    assert judge(again).verdict == "verified"
+
+
+@pytest.mark.parametrize("adapter", [LORA | {"r": 2}, {"type": "ia3"}, LORA | {"target_modules": ["query"]}])
+def test_adapter_of_another_form_is_not_taken_up(tmp_path: Path, adapter: dict[str, Any]) -> None:
+    """Other ranks, kinds and places: refused before a step, with the name of a tensor."""
+    done = take_up(classifier(tmp_path / "first"), tmp_path / "again", adapter)
+    assert (done.code, done.failure["code"], done.of("step")) == (1, "invalid_model", [])
+    assert "base_model.model." in done.failure["message"]
+
+
 def test_resumed_adapter_has_the_same_bits(tmp_path: Path) -> None:
     """From a checkpoint, with LoRA's dropout on."""
     whole = classifier(tmp_path / "whole")
