@@ -5,6 +5,7 @@ Bytes are bound by roots and files; what a signer could still forge is which ten
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from app.evidence.case import Case, Check, Problem
 from app.evidence.statement import Row
@@ -16,6 +17,14 @@ _RENAMED = (
     (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
     (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
     (re.compile(r"\.block_sparse_moe\."), ".mlp."),
+    # Vision transformers; other encoders keep these names, and then have them on both sides.
+    (re.compile(r"(?<![^.])encoder\.layer\.(\d+)\."), r"layers.\1."),
+    (re.compile(r"\.attention\.attention\.query\."), ".attention.q_proj."),
+    (re.compile(r"\.attention\.attention\.key\."), ".attention.k_proj."),
+    (re.compile(r"\.attention\.attention\.value\."), ".attention.v_proj."),
+    (re.compile(r"\.attention\.output\.dense\."), ".attention.o_proj."),
+    (re.compile(r"\.intermediate\.dense\."), ".mlp.fc1."),
+    (re.compile(r"\.output\.dense\."), ".mlp.fc2."),
 )
 # Stored tensors of which it makes one live tensor.
 _FUSED = (
@@ -119,6 +128,7 @@ def _live_prefix(row: Row, stored: str, *, adapter: bool) -> str | None:
     return prefixes[0] if prefixes else None
 
 
+@lru_cache(maxsize=1 << 16)  # asked for each name a few times
 def _newer(name: str) -> str:
     for pattern, replacement in _RENAMED:
         name = pattern.sub(replacement, name)

@@ -19,7 +19,10 @@ OPTIMIZER_STATE: dict[str, tuple[Callable[[tuple[int, ...]], int], str]] = {
     "adamw": (lambda shape: 2 * math.prod(shape), "2 values per element (both moments)"),
     "adam": (lambda shape: 2 * math.prod(shape), "2 values per element (both moments)"),
     "sgd": (lambda shape: 0, "nothing (without momentum)"),
-    "muon": (math.prod, "1 value per element (the momentum)"),
+    "muon": (
+        lambda shape: math.prod(shape) * (1 if len(shape) == 2 else 2),
+        "1 value per element of a matrix (the momentum), 2 of anything else (AdamW's moments)",
+    ),
     "adafactor": (lambda shape: _factored(shape), "1 value per row and per column (per element of a vector)"),
     "lbfgs": (lambda shape: 200 * math.prod(shape), "200 values per element (a history of 100 steps)"),
 }

@@ -81,7 +81,7 @@ class Hyperparameters(Request):
     )
     label_smoothing: Fraction | None = None
     temperature: Positive | None = Field(default=None, description="Of the task `pairs`.")
-    beta: Auto | NotNegative | None = Field(
+    beta: Auto | Positive | None = Field(
         default=None, description="Of the task `preference`: how closely the result keeps to the base."
     )
     validation_fraction: Annotated[float, Field(ge=0, le=0.9)] | None = Field(

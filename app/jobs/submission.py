@@ -113,6 +113,7 @@ def examine(place: Place, wanted: JobCreate, *, read_bytes: int = INLINE_BYTES) 
     hyperparameters = wanted.chosen()
     refuse_ignored_options(hyperparameters, policy)
     refuse_foreign(hyperparameters, task)
+    refuse_cut_pairs(hyperparameters, task)
     refuse_impatience(hyperparameters, files[1])
     settings = hyperparameters.model_dump(exclude_none=True) | (
         _ask_beta(hyperparameters) if task == "preference" else {}
@@ -198,6 +199,13 @@ def refuse_foreign(hyperparameters: Hyperparameters, task: str) -> None:
         if getattr(hyperparameters, name) not in (None, False) and task not in tasks:
             message = f"{name} is for {', '.join(tasks)}, and the task is {task}; leave it out"
             raise InvalidRequest(message, param=f"hyperparameters.{name}", code="ignored_option")
+
+
+def refuse_cut_pairs(hyperparameters: Hyperparameters, task: str) -> None:
+    """The rest of its batch is what an anchor is told apart from."""
+    if task == "pairs" and (hyperparameters.gradient_accumulation_steps or 1) > 1:
+        message = "pairs take their negatives from the batch, so it cannot be cut into parts; lower batch_size instead"
+        raise InvalidRequest(message, param="hyperparameters.gradient_accumulation_steps")
 
 
 def refuse_impatience(hyperparameters: Hyperparameters, validation: File | None) -> None:

@@ -205,6 +205,14 @@ def test_empty_validation_file(service: Service, models: Path) -> None:  # noqa:
 
 
 @EMBEDDED
+def test_pairs_in_parts(service: Service, models: Path) -> None:  # noqa: F811
+    """Refused when posted: accumulation would take an anchor's negatives away."""
+    rows = [{"anchor": f"a {at}", "positive": f"b {at}"} for at in range(8)]
+    answer = post(service, ENCODER, lines(*rows), "a.jsonl", hyperparameters={"gradient_accumulation_steps": 2})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "hyperparameters.gradient_accumulation_steps")
+
+
+@EMBEDDED
 def test_longer_than_the_model(service: Service, models: Path) -> None:  # noqa: F811
     """Cut, trained on, and said with the number."""
     rows = [TEXTS[0] | {"text": "good " * 60}, *TEXTS]

@@ -24,7 +24,7 @@ def test_counts_rows_and_digest(bert):
         ("sgd", 0, 0),
         ("adamw", 2 * 24, 2 * 6),
         ("adam", 2 * 24, 2 * 6),
-        ("muon", 24, 6),
+        ("muon", 24, 12),
         ("adafactor", 4 + 6, 6),
         ("lbfgs", 4800, 1200),
     ],
