@@ -19,7 +19,7 @@ from migrations.tables import tables
 from tests import servers
 
 #: The leak gauntlet's score; here, and not beside its tests, so that xdist's controller loads it too.
-pytest_plugins = ["tests.leaks.score"]
+pytest_plugins = ["tests.leaks.score", "tests.chaos.score"]
 
 #: The embedded way, and the deployed one.
 WAYS = ["embedded", "deployed"]

@@ -56,17 +56,19 @@ class Worker:
             redirect_stdouts=False,
             quiet=True,
         )
+        # Not when Celery is ready: it waits for the broker, and jobs do not.
+        self.sweeper.start()
+        self.courier.start()
         try:
             service.start()
         finally:
+            self.runner.stopping.set()
             self.courier.close()
             self.sweeper.close()
             self.runner.nursery.close()
             self.runner.db.close()
 
     def _ready(self, **_: Any) -> None:
-        self.sweeper.start()
-        self.courier.start()
         devices = ", ".join(device.name for device in self.runner.slots.devices)
         print(f"permafrost worker ready on {devices}", flush=True)
 
@@ -84,12 +86,9 @@ def make_worker(settings: Settings) -> Worker:
         nursery=Nursery(home=settings.work / "home", hidden=owned(settings)),
         slots=Slots(find_devices(settings.devices)),
         worker=identity(),
-    )
-    sweeper = Sweeper(
-        runner,
         ring=lambda job_id: ring(celery, job_id),
-        ring_model=lambda model_id: ring_model(celery, model_id),
     )
+    sweeper = Sweeper(runner, ring_model=lambda model_id: ring_model(celery, model_id))
     _add_tasks(celery, runner)
     return Worker(celery, runner, sweeper, Courier(runner.db, settings))
 

@@ -60,6 +60,8 @@ class Runner:
     nursery: Nursery
     slots: Slots
     worker: str
+    #: Tells other workers of a job that this one gives back.
+    ring: Callable[[str], None] = lambda _: None
     #: Seconds of silence after which a trainer counts as hanging.
     stall_seconds: float = 1800.0
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -107,6 +109,7 @@ class Runner:
             status = outcome.status
         except Stopped:
             status = self._firmly(keeper, lambda: lifecycle.release(self.db, lease))
+            self._pass_on(lease.job_id, status)
         except LeaseLost as lost:
             status = lost.status
         except Exception as error:  # the one broad except: a bug here must not leave a job running for ever
@@ -284,6 +287,14 @@ class Runner:
         return code
 
     # ---- endings
+
+    def _pass_on(self, job_id: str, status: str) -> None:
+        """A drained job need not wait for another worker's sweep."""
+        if status == "queued":
+            try:
+                self.ring(job_id)
+            except Exception as error:  # whatever the broker's client raises: the sweep finds the job all the same
+                log.warning("the broker did not take a message", job=job_id, error=str(error))
 
     def _book_crash(self, keeper: Keeper, space: Workspace, error: Exception) -> str:
         reason = str(error) if isinstance(error, Crashed) else f"the worker failed: {type(error).__name__}: {error}"

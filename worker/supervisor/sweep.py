@@ -24,30 +24,45 @@ PAUSE_SECONDS: Final = 0.5
 
 
 class Sweeper:
-    """A thread that sweeps at once and then every `sweep_seconds`; `ring` wakes a slot of any worker."""
+    """A thread that sweeps at once and then every `sweep_seconds`. It needs no broker to wake this worker's slots."""
 
-    def __init__(self, runner: Runner, *, ring: Callable[[str], None], ring_model: Callable[[str], None]) -> None:
+    def __init__(self, runner: Runner, *, ring_model: Callable[[str], None]) -> None:
         self._runner = runner
-        self._ring = ring
         self._ring_model = ring_model
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
+        self._woken: list[threading.Thread] = []
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
+        """Returns once the jobs that were started here have been given back, too."""
         self._closed.set()
         self._thread.join()
+        for each in self._woken:
+            each.join()
 
     def sweep(self) -> None:
         """One round. Each part may run anywhere at any time, beside any number of others."""
         waiting = lifecycle.sweep(self._runner.db, limit=self._runner.settings.max_crashes)
-        # Whichever message arrives, the best job is claimed; more messages than free slots would wake nobody.
-        for job_id in waiting[: self._runner.slots.free]:
-            self._ring(job_id)
-        self._find_models()
+        for _ in waiting[: self._runner.slots.free]:
+            self._wake()
         self._remove_leftovers()
+        self._find_models()
+
+    def _wake(self) -> None:
+        """What a doorbell does, in a thread of our own: the broker may be away, or its messages lost."""
+        self._woken = [each for each in self._woken if each.is_alive()]
+        thread = threading.Thread(target=self._work, name="woken by the sweep", daemon=True)
+        self._woken.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._runner.wake()
+        except Exception as error:  # the jobs that are still waiting are found by the next sweep
+            log.warning("waiting jobs could not be started", error=f"{type(error).__name__}: {error}")
 
     def _loop(self) -> None:
         while not self._closed.is_set():

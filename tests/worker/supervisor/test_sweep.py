@@ -13,7 +13,7 @@ from app.jobs.tables import Job
 from app.models.tables import Model
 from tests.conftest import Deployment
 from tests.worker.supervisor import apprentice
-from tests.worker.supervisor.jobs import eventually, job_of, make_runner, submit
+from tests.worker.supervisor.jobs import eventually, job_of, make_runner, submit, succeeded
 from worker.supervisor.child import Nursery
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
@@ -27,9 +27,8 @@ class Bells:
     """A sweeper whose rings are written down."""
 
     def __init__(self, runner: Runner) -> None:
-        self.jobs: list[str] = []
         self.models: list[str] = []
-        self.sweeper = Sweeper(runner, ring=self.jobs.append, ring_model=self.models.append)
+        self.sweeper = Sweeper(runner, ring_model=self.models.append)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +50,19 @@ def place_model(runner: Runner, name: str) -> None:
     apprentice.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
 
 
-def test_waiting_jobs_are_rung_for_free_slots(deployment: Deployment, runner: Runner) -> None:
-    """As many messages as slots, for the best jobs: a thousand waiting jobs do not make a thousand messages."""
+def test_waiting_jobs_are_started(deployment: Deployment, runner: Runner) -> None:
+    """No message and no broker is needed: every waiting job ends, on as many slots as there are."""
     runner.slots = Slots(find_devices("cpu:2"))
     jobs = [submit(deployment) for _ in range(3)]
     bells = Bells(runner)
-    bells.sweeper.sweep()
-    assert bells.jobs == jobs[:2]
     with runner.slots.take(), runner.slots.take():
         bells.sweeper.sweep()
-    assert bells.jobs == jobs[:2]
+    assert [job_of(deployment.db, each).attempt for each in jobs] == [0, 0, 0]
+    bells.sweeper.start()
+    try:
+        assert [succeeded(deployment, each).attempt for each in jobs] == [1, 1, 1]
+    finally:
+        bells.sweeper.close()
 
 
 def test_expired_lease_is_taken_over(deployment: Deployment, runner: Runner) -> None:
@@ -75,7 +77,7 @@ def test_expired_lease_is_taken_over(deployment: Deployment, runner: Runner) -> 
 
 
 def test_thread_wakes_for_the_end_of_a_back_off(deployment: Deployment, runner: Runner) -> None:
-    """A job that crashed is rung when its time has come, however long the pause between sweeps is."""
+    """A job that crashed is started when its time has come, however long the pause between sweeps is."""
     runner.settings = runner.settings.model_copy(update={"sweep_seconds": 600.0})
     job_id = submit(deployment)
     with deployment.db.write() as session:
@@ -83,13 +85,13 @@ def test_thread_wakes_for_the_end_of_a_back_off(deployment: Deployment, runner: 
     bells = Bells(runner)
     bells.sweeper.start()
     try:
-        eventually(lambda: bells.jobs == [job_id])
+        succeeded(deployment, job_id)
     finally:
         bells.sweeper.close()
 
 
-def test_failed_sweep_is_followed_by_another(runner: Runner) -> None:
-    """A broker that refuses a message does not end the thread."""
+def test_failed_sweep_is_followed_by_another(deployment: Deployment, runner: Runner) -> None:
+    """A broker that refuses a message ends neither the thread nor the start of jobs."""
     runner.settings = runner.settings.model_copy(update={"sweep_seconds": 0.01})
     place_model(runner, "tiny")
     tries: list[str] = []
@@ -98,10 +100,11 @@ def test_failed_sweep_is_followed_by_another(runner: Runner) -> None:
         tries.append(model_id)
         raise ConnectionError("the broker is away")
 
-    sweeper = Sweeper(runner, ring=refuse, ring_model=refuse)
+    sweeper = Sweeper(runner, ring_model=refuse)
     sweeper.start()
     try:
         eventually(lambda: len(tries) >= 2)
+        succeeded(deployment, submit(deployment))
     finally:
         sweeper.close()
 
