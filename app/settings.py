@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(default=15.0, gt=0)
     #: Seconds that a trainer has to save its state after SIGTERM before the process group is killed.
     grace_seconds: float = Field(default=20.0, ge=0)
+    #: Seconds of silence after which a trainer counts as hanging and is killed.
+    stall_seconds: float = Field(default=1800.0, gt=0)
     max_crashes: int = Field(default=3, ge=1)
     max_upload_bytes: int = Field(default=8 * 2**30, ge=1)
 
@@ -98,6 +100,11 @@ class Settings(BaseSettings):
     def work(self) -> Path:
         """Scratch space of this worker: one folder per job and attempt."""
         return self.home / "work"
+
+    @property
+    def kept(self) -> Path:
+        """Last states of jobs that diverged, for people who want to look."""
+        return self.home / "kept"
 
     @property
     def embedded(self) -> bool:

@@ -1,6 +1,8 @@
 """Celery's side of a worker: messages wake the runner, a shutdown drains it. The only file here that knows Celery."""
 
 import logging
+import os
+import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +41,8 @@ class Worker:
 
     def serve(self) -> None:
         """Works until SIGTERM or SIGINT; then trainers save their state and their jobs go back into the queue."""
-        for signal, handler in ((worker_ready, self._ready), (worker_shutting_down, self._drain)):
-            signal.connect(handler, weak=False)
+        for event, handler in ((worker_ready, self._ready), (worker_shutting_down, self._drain)):
+            event.connect(handler, weak=False)
         # Celery warns root of pickled messages; ours are JSON, and containers often run as root.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         service = self.celery.Worker(
@@ -87,6 +89,8 @@ def make_worker(settings: Settings) -> Worker:
         slots=Slots(find_devices(settings.devices)),
         worker=identity(),
         ring=lambda job_id: ring(celery, job_id),
+        # Celery's own way out; whoever started this worker looks for devices again.
+        retire=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
     sweeper = Sweeper(runner, ring_model=lambda model_id: ring_model(celery, model_id))
     _add_tasks(celery, runner)

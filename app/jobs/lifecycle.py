@@ -211,6 +211,14 @@ def claim(db: Database, *, worker: str, seconds: float) -> Lease | None:
         return Lease(job.id, job.attempt, worker, seconds)
 
 
+def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
+    """What a claim under this name has taken, for a worker that did not hear the answer. The name is of one claim."""
+    with db.read() as session:
+        held = (Job.lease_owner == worker, Job.status.in_(LEASED), Job.lease_until > now(session))
+        job = session.scalar(select(Job).where(*held))
+        return Lease(job.id, job.attempt, worker, seconds) if job is not None else None
+
+
 def beat(db: Database, lease: Lease, news: News | None = None) -> str:
     """Extends the lease, stores the news, and returns what is wished of the job: "run" or "pause".
 
@@ -289,7 +297,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
         _note(session, lease.job_id, [*outcome.notes, _ending(outcome)])
 
 
-def release(db: Database, lease: Lease) -> str:
+def release(db: Database, lease: Lease, *, reason: str = "Worker is stopping") -> str:
     """Gives a job back whose state was saved: paused if that was wished, else queued for the next worker.
 
     Returns the new status. Not counted as a crash.
@@ -299,8 +307,18 @@ def release(db: Database, lease: Lease) -> str:
         target = "paused" if job.desired == "pause" else "queued"
         if not _give_back(session, job, _held(lease, now(session)), to=target):
             raise _lost(session, lease)
-        _note(session, job.id, [Note("Job paused" if target == "paused" else "Worker is stopping; job queued again")])
+        _note(session, job.id, [Note("Job paused" if target == "paused" else f"{reason}; job queued again")])
         return target
+
+
+def hold(db: Database, lease: Lease, reason: str) -> str:
+    """Pauses a job that cannot go on before somebody has done something. Its state is saved; not counted as a crash."""
+    with db.write() as session:
+        job = session.get_one(Job, lease.job_id, with_for_update=True)
+        if not _give_back(session, job, _held(lease, now(session)), to="paused", desired="pause"):
+            raise _lost(session, lease)
+        _note(session, job.id, [Note(f"Job paused: {reason}", level="error")])
+        return "paused"
 
 
 def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = (), limit: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from worker.supervisor.environment import cleaned
-from worker.supervisor.forkserver import MESSAGE_BYTES, READY, Birth
+from worker.supervisor.forkserver import LEASE, MESSAGE_BYTES, READY, Birth
 
 ENTRY = "worker.trainer.main:run"
 #: Imported once, before the first job. The first optimizer step would import torch._dynamo, for a second.
@@ -125,7 +125,7 @@ class Nursery:
         finally:
             os.close(heard)
             os.close(told)
-        return Child(lifeline=lifeline, status=status)
+        return Child(lifeline=lifeline, status=status, channel=self._channel)
 
     def _drop(self) -> None:
         if self._channel is not None:
@@ -144,9 +144,11 @@ class Nursery:
 class Child:
     """One trainer. It lives no longer than this handle's lifeline: closing it kills the whole process group."""
 
-    def __init__(self, *, lifeline: int, status: int) -> None:
+    def __init__(self, *, lifeline: int, status: int, channel: socket.socket) -> None:
         self._lifeline = lifeline
         self._status = status
+        self._channel = channel
+        self._until = 0.0
         self._heard = b""
         self.code: int | None = None
         self.pid = 0
@@ -164,6 +166,13 @@ class Child:
             if not self._listen(left):
                 return None
         return self.code
+
+    def keep(self, until: float) -> None:
+        """It may live until the monotonic clock shows this, also when nobody in this process can say so any more."""
+        if until != self._until:
+            self._until = until
+            with contextlib.suppress(OSError):  # a forkserver that is gone has no trainer to keep
+                self._channel.send(b"%b %d %f" % (LEASE, self.pid, until))
 
     def terminate(self) -> None:
         """Asks it to save its state and stop."""

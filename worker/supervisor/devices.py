@@ -26,6 +26,7 @@ class Slots:
 
     def __init__(self, devices: list[Device]) -> None:
         self.devices = tuple(devices)
+        self._withdrawn: list[Device] = []
         self._free: queue.SimpleQueue[Device] = queue.SimpleQueue()
         for device in devices:
             self._free.put(device)
@@ -33,6 +34,14 @@ class Slots:
     @property
     def free(self) -> int:
         return self._free.qsize()
+
+    @property
+    def none_left(self) -> bool:
+        return len(self._withdrawn) == len(self.devices)
+
+    def withdraw(self, device: Device) -> None:
+        """No job gets this device any more; whoever has it now does not give it back."""
+        self._withdrawn.append(device)
 
     @contextmanager
     def take(self) -> Iterator[Device | None]:
@@ -45,7 +54,8 @@ class Slots:
         try:
             yield device
         finally:
-            self._free.put(device)
+            if not any(each is device for each in self._withdrawn):
+                self._free.put(device)
 
 
 def find_devices(asked: str, *, environment: Mapping[str, str] | None = None) -> list[Device]:

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,8 @@ from worker.supervisor.confine import confine
 
 #: The message that tells the worker that every module is imported.
 READY = b"ready"
+#: `lease PID SECONDS`: the trainer is killed when the monotonic clock shows this, unless the worker speaks again.
+LEASE = b"lease"
 MESSAGE_BYTES = 1 << 16
 
 
@@ -65,9 +68,11 @@ def serve(channel: socket.socket) -> Birth | None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     statuses: dict[int, int] = {}  # pid -> pipe on which the worker waits for the exit code
+    deadlines: dict[int, float] = {}  # pid -> end of its lease; a worker that is stopped lets it pass
     channel.send(READY)
     while True:
-        ready, _, _ = select.select([channel.fileno(), wake], [], [])
+        ready, _, _ = select.select([channel.fileno(), wake], [], [], _seconds_left(deadlines))
+        _end_overdue(deadlines, statuses)
         if wake in ready:
             os.read(wake, MESSAGE_BYTES)
             _reap(statuses)
@@ -76,6 +81,10 @@ def serve(channel: socket.socket) -> Birth | None:
         message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 2)
         if not message:
             return None
+        if message.startswith(LEASE):
+            _, pid_text, deadline = message.split()
+            deadlines[int(pid_text)] = float(deadline)
+            continue
         lifeline, status = descriptors
         pid = os.fork()
         if pid == 0:
@@ -118,6 +127,18 @@ def _reap(statuses: dict[int, int]) -> None:
         pipe = statuses.pop(pid)
         _tell(pipe, f"exit {os.waitstatus_to_exitcode(status)}\n")
         os.close(pipe)
+
+
+def _seconds_left(deadlines: dict[int, float]) -> float | None:
+    return max(0.0, min(deadlines.values()) - time.monotonic()) if deadlines else None
+
+
+def _end_overdue(deadlines: dict[int, float], statuses: dict[int, int]) -> None:
+    """Another worker may have the job by now, and one job has one trainer."""
+    for pid in [each for each, deadline in deadlines.items() if each not in statuses or time.monotonic() >= deadline]:
+        del deadlines[pid]
+        if pid in statuses:
+            _kill_group(pid)
 
 
 def _lead_group(pid: int) -> None:

@@ -33,15 +33,17 @@ AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)
 class Keeper:
     """`wish` says what is wanted of the job; `lost` is set once it is another's; `over` once nobody can know."""
 
-    def __init__(self, db: Database, lease: Lease, *, heartbeat: float) -> None:
+    def __init__(self, db: Database, lease: Lease, *, heartbeat: float, since: float | None = None) -> None:
+        """`since` is when the claim was sent, by the monotonic clock: the lease is never younger than that."""
+        started = time.monotonic() if since is None else since
         self.lease = lease
         self.wish = "run"
         self.lost: LeaseLost | None = None
         self._db = db
         self._heartbeat = heartbeat
-        self._until = time.monotonic() + lease.seconds
+        self._until = started + lease.seconds
         self._wrote = float("-inf")
-        self._beaten = time.monotonic()
+        self._beaten = started
         self._news = News()
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -51,6 +53,11 @@ class Keeper:
         #: What the trainer prints is stored about once a second, in the lease's own thread.
         self.printed: Printed | None = None
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
+
+    @property
+    def until(self) -> float:
+        """When the lease ends if no further beat comes through, by the monotonic clock."""
+        return self._until
 
     @property
     def over(self) -> bool:

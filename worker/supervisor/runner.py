@@ -5,17 +5,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
 from sqlalchemy import select
 
 from app.db import Database
-from app.errors import ModelError, NotFound, OutOfSpace, PermafrostError, StorageUnavailable
+from app.errors import DataError, ModelError, NotFound, OutOfSpace, PermafrostError, StorageUnavailable
+from app.evidence.digest import sha256_file
 from app.evidence.rotation import signers
 from app.files.tables import File
 from app.jobs import lifecycle
-from app.jobs.lifecycle import LeaseLost, Outcome
+from app.jobs.lifecycle import Lease, LeaseLost, Note, Outcome
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
 from app.models.catalog import folder_of, is_hub_spec
@@ -29,10 +31,12 @@ from worker.supervisor.devices import Device, Slots
 from worker.supervisor.lease import AWAY, Keeper
 from worker.supervisor.news import Tail
 from worker.supervisor.printed import Printed
-from worker.trainer.protocol import EXIT_DONE, EXIT_STOPPED, Stage, WorkOrder, Workspace
+from worker.trainer.protocol import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_NO_ROOM, EXIT_STOPPED, Stage, WorkOrder, Workspace
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
+
+NO_ROOM: Final = "the worker's disk is full; make room, then resume the job: it goes on from its last checkpoint"
 
 #: Seconds between looks at a trainer's reports.
 LOOK_SECONDS: Final = 0.02
@@ -44,6 +48,14 @@ RETRY_SECONDS: Final = 0.5
 
 class Stopped(Exception):
     """The trainer ended because it was asked to; its state is saved as far as it got."""
+
+
+class NoRoom(Exception):
+    """The disk is full, and training on without checkpoints would put hours at stake."""
+
+
+class DeviceLost(Exception):
+    """The device went away under the trainer. What the job has saved is as good on another one."""
 
 
 class Crashed(Exception):
@@ -62,11 +74,12 @@ class Runner:
     worker: str
     #: Tells other workers of a job that this one gives back.
     ring: Callable[[str], None] = lambda _: None
-    #: Seconds of silence after which a trainer counts as hanging.
-    stall_seconds: float = 1800.0
+    #: Ends this worker process, which has no device left to work with.
+    retire: Callable[[], None] = lambda: None
     stopping: threading.Event = field(default_factory=threading.Event)
     _wakes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _woken: int = 0
+    _claims: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def wake(self) -> None:
         """Runs waiting jobs, best first, until there are none or every slot is in use."""
@@ -82,10 +95,11 @@ class Runner:
         with self.slots.take() as device:
             if device is None or self.stopping.is_set():
                 return False
-            lease = lifecycle.claim(self.db, worker=self.worker, seconds=self.settings.lease_seconds)
+            since = time.monotonic()
+            lease = self._claim(since)
             if lease is None:
                 return False
-            with Keeper(self.db, lease, heartbeat=self.settings.heartbeat_seconds) as keeper:
+            with Keeper(self.db, lease, heartbeat=self.settings.heartbeat_seconds, since=since) as keeper:
                 self._attempt(keeper, device)
             return True
 
@@ -97,19 +111,27 @@ class Runner:
             str(self.settings.models): "<models>",
         }
 
+    def _claim(self, since: float) -> Lease | None:
+        """Asked once. Where the database did it and its answer was lost, the claim's own name finds the job again."""
+        name, seconds = f"{self.worker}/{next(self._claims)}", self.settings.lease_seconds
+        try:
+            return lifecycle.claim(self.db, worker=name, seconds=seconds)
+        except AWAY as error:
+            log.warning("no answer to a claim", error=str(error))
+        while time.monotonic() < since + seconds:
+            try:
+                return lifecycle.claimed(self.db, worker=name, seconds=seconds)
+            except AWAY:
+                time.sleep(RETRY_SECONDS)
+        return None
+
     def _attempt(self, keeper: Keeper, device: Device) -> None:
         """Whatever happens, the attempt ends with at most one move of the job, and leaves nothing behind."""
         lease = keeper.lease
         space = workspace.place(self.settings.work, lease.job_id, lease.attempt)
         keeper.printed = Printed(self.db, lease, space.log, places=self.places(space))
-        status = "running"
         try:
-            outcome = self._work(space, keeper, device)
-            self._firmly(keeper, lambda: lifecycle.finish(self.db, lease, outcome))
-            status = outcome.status
-        except Stopped:
-            status = self._firmly(keeper, lambda: lifecycle.release(self.db, lease))
-            self._pass_on(lease.job_id, status)
+            status = self._to_the_end(space, keeper, device)
         except LeaseLost as lost:
             status = lost.status
         except Exception as error:  # the one broad except: a bug here must not leave a job running for ever
@@ -119,6 +141,20 @@ class Runner:
         keeper.carry(ended=True)  # what the database did not take when the trainer ended
         log.info("attempt ended", job=lease.job_id, attempt=lease.attempt, status=status)
         workspace.discard(space, ended=status in TERMINAL)
+
+    def _to_the_end(self, space: Workspace, keeper: Keeper, device: Device) -> str:
+        """The attempt's work, and the one move of the job that it ends with. Returns the new status."""
+        lease = keeper.lease
+        try:
+            outcome = self._work(space, keeper, device)
+        except Stopped:
+            return self._give_back(keeper, reason="Worker is stopping")
+        except NoRoom:
+            return self._firmly(keeper, lambda: lifecycle.hold(self.db, lease, NO_ROOM))
+        except DeviceLost:
+            return self._lose(device, keeper)
+        self._firmly(keeper, lambda: lifecycle.finish(self.db, lease, outcome))
+        return outcome.status
 
     def _work(self, space: Workspace, keeper: Keeper, device: Device) -> Outcome:
         job = self._firmly(keeper, lambda: self._job(keeper.lease.job_id))
@@ -147,7 +183,9 @@ class Runner:
                 "param": refused.param,
             }
             problem |= {"errors": refused.errors} if refused.errors else {}
-            return Outcome("failed", error=problem, evidence=results.violated(job, tail))
+            kept = workspace.keep_newest(space, self.settings.kept / job.id) if refused.code == "diverged" else None
+            notes = [Note(f"The last state before that is kept on the worker, in {kept}")] if kept else []
+            return Outcome("failed", error=problem, evidence=results.violated(job, tail), notes=notes)
 
     # ---- the base
 
@@ -164,6 +202,7 @@ class Runner:
         if weights := job.model_spec.get("weights"):
             file = self._file(weights)
             workspace.stage_weights(space, file.blob, self.storage)
+            _refuse_changed(space.base / "model.safetensors", file, param="model.weights")
         else:
             order = self._order(job, space, keeper, device, "initialise")
             self._run(order, space, keeper, device, tail)
@@ -256,14 +295,16 @@ class Runner:
 
     def _wait_for(self, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> int:
         with self.nursery.start(space.root, environment=dict(device.environment)) as child:
+            child.keep(keeper.until)
             while (code := child.wait(LOOK_SECONDS)) is None:
+                child.keep(keeper.until)
                 self._listen(tail, keeper)
                 if keeper.stop_wished or self.stopping.is_set():
                     code = self._stop(child, tail, keeper)
                     break
-                if time.monotonic() - tail.heard_at > self.stall_seconds:
+                if time.monotonic() - tail.heard_at > self.settings.stall_seconds:
                     child.kill()
-                    raise Crashed(f"the trainer reported nothing for {self.stall_seconds:.0f} seconds")
+                    raise Crashed(f"the trainer reported nothing for {self.settings.stall_seconds:.0f} seconds")
         return code
 
     def _listen(self, tail: Tail, keeper: Keeper) -> None:
@@ -277,6 +318,7 @@ class Runner:
         child.terminate()
         asked = time.monotonic()
         while (code := child.wait(LOOK_SECONDS)) is None:
+            child.keep(keeper.until)
             self._listen(tail, keeper)
             grace = CANCEL_SECONDS if keeper.over else self.settings.grace_seconds
             if time.monotonic() - asked > min(grace, self.settings.grace_seconds):
@@ -288,13 +330,25 @@ class Runner:
 
     # ---- endings
 
-    def _pass_on(self, job_id: str, status: str) -> None:
-        """A drained job need not wait for another worker's sweep."""
+    def _give_back(self, keeper: Keeper, *, reason: str) -> str:
+        """A job that is queued again need not wait for another worker's sweep."""
+        lease = keeper.lease
+        status = self._firmly(keeper, lambda: lifecycle.release(self.db, lease, reason=reason))
         if status == "queued":
             try:
-                self.ring(job_id)
+                self.ring(lease.job_id)
             except Exception as error:  # whatever the broker's client raises: the sweep finds the job all the same
-                log.warning("the broker did not take a message", job=job_id, error=str(error))
+                log.warning("the broker did not take a message", job=lease.job_id, error=str(error))
+        return status
+
+    def _lose(self, device: Device, keeper: Keeper) -> str:
+        """The job goes to another device, and this one gets no other job."""
+        log.error("a device is lost; it gets no jobs any more", device=device.name, job=keeper.lease.job_id)
+        self.slots.withdraw(device)
+        status = self._give_back(keeper, reason="The device was lost")
+        if self.slots.none_left:
+            self.retire()
+        return status
 
     def _book_crash(self, keeper: Keeper, space: Workspace, error: Exception) -> str:
         reason = str(error) if isinstance(error, Crashed) else f"the worker failed: {type(error).__name__}: {error}"
@@ -335,7 +389,16 @@ class Runner:
         if file_id is None:
             return None
         file = self._file(file_id)
-        return workspace.stage_data(space, name, filename=file.filename, blob=file.blob, storage=self.storage)
+        staged = workspace.stage_data(space, name, filename=file.filename, blob=file.blob, storage=self.storage)
+        _refuse_changed(space.root / staged, file, param=f"{name}_file")
+        return staged
+
+
+def _refuse_changed(staged: Path, file: File, *, param: str) -> None:
+    """What was validated is what is trained on, or nothing is."""
+    if sha256_file(staged) != file.sha256:
+        message = f"the stored bytes of {file.id} are not those that were uploaded; upload the file again"
+        raise DataError(message, param=param, code="data_changed")
 
 
 def _initial_id(job: Job) -> str:
@@ -352,6 +415,10 @@ def _explain(code: int, tail: Tail, *, asked: bool, keeper: Keeper) -> None:
         return
     if tail.failed is not None:
         raise Refused(tail.failed)
+    if code == EXIT_NO_ROOM:
+        raise NoRoom
+    if code == EXIT_DEVICE_LOST:
+        raise DeviceLost
     if code == EXIT_STOPPED or asked:
         raise Stopped
     raise Crashed(f"the trainer was killed by signal {-code}" if code < 0 else f"the trainer ended with code {code}")

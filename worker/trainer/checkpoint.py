@@ -28,6 +28,8 @@ from worker.trainer import determinism
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 STORED = "stored.safetensors"
+#: What a full disk, or a quota that is spent, says.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 SCHEMA = 1
 
 Content = dict[str, Mapping[str, Any]]
@@ -111,7 +113,7 @@ def write(folder: Path, content: Content, *, step: int, run: str, keep: int, bes
     try:
         _publish(final, content, step=step, run=run, job_id=job_id)
     except OSError as error:
-        if error.errno != errno.ENOSPC or not _prune(folder, keep=1, best=best):
+        if error.errno not in NO_ROOM or not _prune(folder, keep=1, best=best):
             raise
         _publish(final, content, step=step, run=run, job_id=job_id)
     _prune(folder, keep=keep, best=best)

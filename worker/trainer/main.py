@@ -12,14 +12,37 @@ from app.errors import PermafrostError
 from app.evidence.digest import sha256_file
 from app.freeze.policy import Policy
 from worker.trainer import checkpoint, determinism, export
+from worker.trainer.checkpoint import NO_ROOM
 from worker.trainer.models import card, loading, merging, outline
 from worker.trainer.models.subject import Subject
-from worker.trainer.protocol import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, Reporter, WorkOrder, Workspace, write_json
+from worker.trainer.protocol import (
+    EXIT_DEVICE_LOST,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_NO_ROOM,
+    EXIT_STOPPED,
+    Reporter,
+    WorkOrder,
+    Workspace,
+    write_json,
+)
 from worker.trainer.training import loop, tasks
 from worker.trainer.training.setup import assemble
 from worker.trainer.training.stop import Stopped, StopRequest
 
 Stage = Callable[[WorkOrder, Workspace, Reporter, StopRequest], None]
+
+
+#: What cudaGetErrorString says where the hardware or its driver has failed.
+LOST_DEVICE = (
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "device(s) is/are busy or unavailable",
+    "no CUDA-capable device",
+    "hardware stack error",
+    "system not yet initialized",
+    "unknown error",
+)
 
 
 class OutOfMemory(PermafrostError):
@@ -47,7 +70,23 @@ def run(workspace: Path) -> None:
         except torch.OutOfMemoryError as error:
             _report_failure(reporter, OutOfMemory(str(error), param="hyperparameters.batch_size"))
             raise SystemExit(EXIT_FAILED) from error
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            print(f"no room on the disk: {error}", flush=True)  # there may be none for a report either
+            raise SystemExit(EXIT_NO_ROOM) from error
+        except RuntimeError as error:
+            if not device_is_lost(error):
+                raise
+            reporter.event(f"the device is lost: {str(error).splitlines()[0]}", level="error")
+            raise SystemExit(EXIT_DEVICE_LOST) from error
     raise SystemExit(EXIT_DONE)
+
+
+def device_is_lost(error: RuntimeError) -> bool:
+    """Whether CUDA blames the device. A fault of the model, such as an assertion in a kernel, is none of these."""
+    text = str(error)
+    return "CUDA" in text and any(each in text for each in LOST_DEVICE)
 
 
 def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:

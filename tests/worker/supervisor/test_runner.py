@@ -308,7 +308,7 @@ def test_drain_gives_the_job_back(deployment: Deployment, runner: Runner) -> Non
 
 def test_silent_trainer_is_killed(deployment: Deployment, runner: Runner) -> None:
     """A trainer that reports nothing for too long counts as crashed."""
-    runner.stall_seconds = 0.5
+    runner.settings = runner.settings.model_copy(update={"stall_seconds": 0.5})
     job_id = submit(deployment, seed=apprentice.DEAF)
     runner.run_next()
     job = job_of(deployment.db, job_id)

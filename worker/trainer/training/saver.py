@@ -26,6 +26,8 @@ from worker.trainer.training.objectives import Metrics
 from worker.trainer.training.patience import Patience
 
 SPARE = 0.5  # of the free memory that a copy of the state may take
+#: A run goes on without a checkpoint this often less one; then it waits for somebody to make room.
+MISSES = 3
 
 
 @dataclass(slots=True)
@@ -40,11 +42,12 @@ class Saver:
     run: str
     job_id: str
     live: Run | None = None
+    misses: int = 0  # checkpoints in a row that could not be written
 
     def save(self, step: int, metrics: Metrics) -> None:
         """Take the state after `step` and write it while training goes on, or first where memory is too short for that.
 
-        A disk that is full costs the checkpoint, not the run.
+        A disk that is full costs the checkpoint, not the run; OSError when that happened too often in a row.
         """
         run = self.live
         assert run is not None
@@ -82,8 +85,12 @@ class Saver:
                 job_id=self.job_id,
             )
         except OSError as error:
+            self.misses += 1
             self.reporter.event(f"no checkpoint after step {step}: {error}", level="warn", step=step)
+            if self.misses >= MISSES:
+                raise
             return
+        self.misses = 0
         kept = checkpoint.steps_in(self.place.checkpoints)
         self.reporter.report(
             "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}, kept=kept
