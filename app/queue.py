@@ -4,6 +4,7 @@ from pathlib import Path
 
 from celery import Celery
 
+from app import folder_broker
 from app.settings import Settings
 
 RUN_JOB = "permafrost.run_job"
@@ -15,7 +16,7 @@ def make_celery(settings: Settings) -> Celery:
     celery = Celery("permafrost")
     celery.conf.update(
         # The folder has no host, but kombu warns of a URL without one.
-        broker_url="filesystem://localhost" if settings.embedded else settings.broker,
+        broker_url=folder_broker.URL if settings.embedded else settings.broker,
         broker_transport_options=_folder_options(settings) if settings.embedded else _redis_options(),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -3,10 +3,11 @@
 import logging
 import os
 import signal
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from celery import Celery
@@ -29,6 +30,11 @@ from worker.supervisor.sweep import Sweeper
 
 log = structlog.get_logger(__name__)
 
+#: Celery that gives up so often, each time sooner than this after its start, will not do better the next time.
+FAILURES: Final = 20
+STEADY_SECONDS: Final = 30.0
+PAUSE_SECONDS: Final = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -45,7 +51,32 @@ class Worker:
             event.connect(handler, weak=False)
         # Celery warns root of pickled messages; ours are JSON, and containers often run as root.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        service = self.celery.Worker(
+        # Not when Celery is ready: it waits for the broker, and jobs do not.
+        self.sweeper.start()
+        self.courier.start()
+        try:
+            self._listen()
+        finally:
+            self.runner.stopping.set()
+            self.courier.close()
+            self.sweeper.close()
+            self.runner.nursery.close()
+            self.runner.db.close()
+
+    def _listen(self) -> None:
+        """Celery gives up at a message that is none; whoever wrote it into the broker must not end this worker."""
+        failures = 0
+        while not self.runner.stopping.is_set():
+            began = time.monotonic()
+            self._service().start()
+            failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
+            if failures > FAILURES:
+                raise SystemExit(f"the broker cannot be listened to; {failures} tries have failed")
+            if not self.runner.stopping.wait(PAUSE_SECONDS):
+                log.error("Celery has stopped listening to the broker; it is started again")
+
+    def _service(self) -> Any:
+        return self.celery.Worker(
             hostname=f"permafrost@{self.runner.worker}",
             pool="threads",
             # A thread for each slot, and one for what needs no device.
@@ -58,17 +89,6 @@ class Worker:
             redirect_stdouts=False,
             quiet=True,
         )
-        # Not when Celery is ready: it waits for the broker, and jobs do not.
-        self.sweeper.start()
-        self.courier.start()
-        try:
-            service.start()
-        finally:
-            self.runner.stopping.set()
-            self.courier.close()
-            self.sweeper.close()
-            self.runner.nursery.close()
-            self.runner.db.close()
 
     def _ready(self, **_: Any) -> None:
         devices = ", ".join(device.name for device in self.runner.slots.devices)

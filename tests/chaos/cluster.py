@@ -76,8 +76,8 @@ class Cluster:
         running.says("permafrost ready", seconds=PATIENCE)
         return running
 
-    def start_worker(self, module: str = "worker", **variables: str) -> Running:
-        running = Running([module], self.environment | variables)
+    def start_worker(self, module: str = "worker", *, cwd: Path = ROOT, **variables: str) -> Running:
+        running = Running([module], self.environment | variables, cwd=cwd)
         running.says("permafrost worker ready", seconds=PATIENCE)
         return running
 

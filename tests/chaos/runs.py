@@ -81,6 +81,13 @@ class Caught:
     gates: Gates
     stopped: tuple[int, ...] = ()
 
+    def has_been_told(self) -> bool:
+        """SIGTERM has reached it: noted at its gate, or pending while it stands still."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        pending = int(fields["ShdPnd"], 16) & 1 << (signal.SIGTERM - 1)
+        return bool(pending) or any(self.gates.folder.glob("*.told"))
+
     def go_on(self) -> None:
         self.gates.open_all()
         for pid in self.stopped:

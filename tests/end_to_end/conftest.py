@@ -78,12 +78,13 @@ class Running:
     command: list[str]
     environment: dict[str, str]
     lines: list[str] = field(default_factory=list)
+    cwd: Path = ROOT
 
     def __post_init__(self) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PERMAFROST_")}
         self.popen = subprocess.Popen(
             [sys.executable, "-m", *self.command],
-            cwd=ROOT,
+            cwd=self.cwd,
             env=inherited | self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

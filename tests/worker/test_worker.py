@@ -1,8 +1,11 @@
 """The worker as a process: rung through the broker, killed, stopped, doubled. Its trainers need no torch."""
 
 import signal
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import redis
 
 from app.queue import make_celery, ring
 from tests.conftest import Deployment
@@ -53,6 +56,27 @@ def test_many_rings_claim_once(deployment: Deployment) -> None:
         succeeded(deployment, last)
     assert [job_of(deployment.db, each).attempt for each in (job_id, last)] == [1, 1]
     assert [event.message for event in events_of(deployment.db, job_id)].count("Job started") == 1
+
+
+def test_nonsense_from_the_broker_ends_nothing(deployment: Deployment) -> None:
+    """Bytes that are no message, and a message that says nothing: the worker goes on, and hears the next ring."""
+    with worker(deployment, **SLOW_SWEEP) as process:
+        for content in (b"not a message", b'{"body": 7}'):
+            put_into_broker(deployment, content)
+        eventually(lambda: any("started again" in line for line in process.lines))
+        job_id = submit(deployment)
+        ring(make_celery(deployment.settings), job_id)
+        succeeded(deployment, job_id)
+        assert process.popen.poll() is None
+
+
+def put_into_broker(deployment: Deployment, content: bytes) -> None:
+    if deployment.settings.embedded:
+        folder = Path(deployment.settings.broker.removeprefix("filesystem://")) / "messages"
+        (folder / f"0_{uuid4()}.permafrost.msg").write_bytes(content)
+        return
+    with redis.Redis.from_url(deployment.settings.broker) as connection:
+        connection.lpush("permafrost", content)
 
 
 def test_two_workers_share_the_jobs(deployment: Deployment) -> None:
