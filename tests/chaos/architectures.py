@@ -83,10 +83,10 @@ def _die(gate: Path) -> None:
 
 
 def _eat(gate: Path) -> None:
-    """Until the kernel says stop."""
-    eaten = []
-    while True:
-        eaten.append(bytearray(os.urandom(1 << 20)) * 16)
+    """Until the kernel says stop: the test has put this process where it soon will."""
+    _wait(gate)
+    eaten = [bytearray(os.urandom(1 << 20)) for _ in range(1024)]
+    raise MemoryError(f"{len(eaten)} MiB could be had")
 
 
 def _run_out(gate: Path) -> None:

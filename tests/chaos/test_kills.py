@@ -68,9 +68,7 @@ def test_killed_server(cluster: Cluster, gates: Gates, kill: Callable[[Cluster],
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize("turn", range(3))
-def test_job_of_a_killed_worker_runs_again(
-    cluster: Cluster, gates: Gates, turn: int, record_property: Any
-) -> None:
+def test_job_of_a_killed_worker_runs_again(cluster: Cluster, gates: Gates, turn: int, record_property: Any) -> None:
     """Another worker that is there takes it over; how long that took goes into the score."""
     record_property(BACK, _takeover(cluster, gates))
 

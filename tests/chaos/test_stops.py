@@ -29,9 +29,7 @@ def while_loading(cluster: Cluster, gates: Gates) -> Caught:
         pytest.param(while_loading, id="while loading"),
     ],
 )
-def test_worker_is_told_to_stop(
-    cluster: Cluster, gates: Gates, point: Callable[[Cluster, Gates], Caught]
-) -> None:
+def test_worker_is_told_to_stop(cluster: Cluster, gates: Gates, point: Callable[[Cluster, Gates], Caught]) -> None:
     """It saves, gives the job back at once, and ends with code 0; no crash is counted, and another worker goes on."""
     caught = point(cluster, gates)
     first = cluster.worker

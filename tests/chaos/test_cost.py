@@ -1,0 +1,42 @@
+"""What checkpoints cost; and that every fault of the list is brought about by some test."""
+
+import ast
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tests.chaos.faults import FAULTS
+from tests.chaos.score import SHARE
+from worker.trainer import checkpoint
+from worker.trainer.training.hyperparameters import Settings
+
+HERE = Path(__file__).parent
+
+
+def test_checkpoint_cost(tmp_path: Path, record_property: Any) -> None:
+    """Seconds that training stands still for one checkpoint of 20 million trained numbers, of the default interval."""
+    model = nn.Linear(5_000, 4_000)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(5_000)).sum().backward()
+    optimizer.step()
+    interval = Settings.__dataclass_fields__["checkpoint_seconds"].default
+    for step in (1, 2, 3):
+        began = time.monotonic()
+        checkpoint.write(
+            tmp_path, step=step, run="r", tensors=dict(model.named_parameters()), optimizer=optimizer, state={}, keep=2
+        )
+        record_property(SHARE, (time.monotonic() - began) / interval)
+    assert checkpoint.newest(tmp_path, run="r", on_damage=lambda *_: None)
+
+
+def test_every_fault_is_tried() -> None:
+    """No number of the list is without a test."""
+    tried: set[int] = set()
+    for path in HERE.glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
+                tried |= {each.value for each in node.args if isinstance(each, ast.Constant)}
+    assert tried == set(FAULTS)
