@@ -1,7 +1,8 @@
-"""The lifecycle under arbitrary interleavings: several workers, lost, doubled and late messages, leases that run out.
+"""The lifecycle under arbitrary interleavings: several workers, lost, doubled and reordered messages, stopped clocks.
 
-A doorbell is a call of `claim`, so a lost message is a claim that does not happen, a doubled one two claims, a late one
-a claim at any time. A stopped or jumping clock of a worker changes nothing by design: only the database's is read.
+Messages lie in a mailbox: each is delivered in any order, doubled, or lost, and what its reader then does is a claim. A
+worker whose clock stands still does not know that its lease has run out, and finishes late; two workers' own clocks may
+differ by any amount, since every rule here runs in one process whose `now` is taken from the database alone.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from hypothesis.stateful import (
     consumes,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -46,6 +48,8 @@ class Fleet(RuleBasedStateMachine):
             session.execute(delete(Event))
             session.execute(delete(Job))
         self.holder: dict[str, int | None] = {}
+        self.mailbox: list[str] = []
+        self.asleep: set[tuple[str, int]] = set()  # leases whose holders' clocks stand still
         self.crashes: Counter[str] = Counter()
         self.ended: dict[str, str] = {}
 
@@ -55,6 +59,7 @@ class Fleet(RuleBasedStateMachine):
     def submit(self, priority: int) -> str:
         job, _ = lifecycle.submit(self.db, new_job(priority=priority))
         self.holder[job.id] = None
+        self.mailbox.append(job.id)
         return job.id
 
     @rule(job_id=jobs)
@@ -83,8 +88,26 @@ class Fleet(RuleBasedStateMachine):
 
     # ---- workers
 
+    @precondition(lambda self: self.mailbox)
+    @rule(target=leases, worker=st.sampled_from(["a", "b", "c"]), at=st.integers(0, 1_000), doubled=st.booleans())
+    def deliver(self, worker: str, at: int, doubled: bool):
+        """Any message, in any order; a doubled one stays in the mailbox. Which job it names has no say."""
+        message = self.mailbox[at % len(self.mailbox)]
+        if not doubled:
+            self.mailbox.remove(message)
+        return self.claimed(worker)
+
+    @precondition(lambda self: self.mailbox)
+    @rule(at=st.integers(0, 1_000))
+    def lose(self, at: int) -> None:
+        del self.mailbox[at % len(self.mailbox)]
+
     @rule(target=leases, worker=st.sampled_from(["a", "b", "c"]))
-    def doorbell(self, worker: str):
+    def look(self, worker: str):
+        """What a sweep does without any message, and a message that names no job."""
+        return self.claimed(worker)
+
+    def claimed(self, worker: str):
         lease = lifecycle.claim(self.db, worker=worker, seconds=60)
         if lease is None:
             return multiple()
@@ -115,8 +138,8 @@ class Fleet(RuleBasedStateMachine):
             self.crashed(lease.job_id)
 
     def acts(self, lease: Lease, write) -> bool:
-        """A write counts exactly when the model says that this attempt holds the job."""
-        held = self.holder[lease.job_id] == lease.attempt
+        """A write counts exactly when this attempt holds the job and its lease has not run out, known or not."""
+        held = self.holder[lease.job_id] == lease.attempt and (lease.job_id, lease.attempt) not in self.asleep
         try:
             write()
         except LeaseLost:
@@ -128,18 +151,21 @@ class Fleet(RuleBasedStateMachine):
     # ---- time and the sweep
 
     @rule(lease=leases)
-    def silence(self, lease: Lease) -> None:
-        """The holder stops beating until its lease has run out, and a sweep comes by."""
+    def clock_stops(self, lease: Lease) -> None:
+        """The holder sleeps; its lease runs out by the database's clock, and no sweep has come by yet."""
         if self.holder[lease.job_id] == lease.attempt:
             with self.db.write() as session:
                 past = now(session) - timedelta(seconds=1)
                 session.execute(update(Job).where(Job.id == lease.job_id).values(lease_until=past))
-            self.sweep()
-            self.crashed(lease.job_id)
+            self.asleep.add((lease.job_id, lease.attempt))
 
     @rule()
     def sweep(self) -> None:
-        lifecycle.sweep(self.db, limit=CRASH_LIMIT)
+        self.mailbox += lifecycle.sweep(self.db, limit=CRASH_LIMIT)
+        for job_id, attempt in self.asleep:
+            if self.holder[job_id] == attempt:
+                self.crashed(job_id)
+        self.asleep.clear()
 
     @rule()
     def back_off_ends(self) -> None:
@@ -187,5 +213,5 @@ class Fleet(RuleBasedStateMachine):
 def test_any_interleaving(db):
     """No interleaving makes two attempts count, loses a job, or leaves one stuck."""
     machine = type("FleetOnDatabase", (Fleet,), {"db": db})
-    bounds = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    bounds = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(machine, settings=bounds)
