@@ -102,11 +102,6 @@ class Settings(BaseSettings):
         return self.home / "work"
 
     @property
-    def kept(self) -> Path:
-        """Last states of jobs that diverged, for people who want to look."""
-        return self.home / "kept"
-
-    @property
     def embedded(self) -> bool:
         return not self.broker_url
 

@@ -1,6 +1,7 @@
 """Blobs by content: a local folder or an object store. A blob is there whole, or not at all."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -28,6 +29,8 @@ UNSETTLED_SECONDS: Final = 3600.0
 #: A backup that has not been heard of for so long has died.
 HOLD_SECONDS: Final = 3600.0
 QUARANTINE: Final = "quarantine"
+#: A file that is being stored is not looked at before it has lain still for so long.
+ABANDONED_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,13 @@ class Storage:
             temporary = Path(name)
             try:
                 with os.fdopen(handle, "wb") as file:
+                    _mark_as_alive(handle)
                     writer = Writer(file)
                     yield writer
                     file.flush()
                     os.fsync(file.fileno())
-                writer.blob = Blob(key_of(writer.sha256()), writer.sha256(), writer.size)
-                self._store.publish(temporary, writer.blob.key)
+                    writer.blob = Blob(key_of(writer.sha256()), writer.sha256(), writer.size)
+                    self._store.publish(temporary, writer.blob.key)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -114,6 +118,14 @@ class Storage:
             return True
         settled = max(named_since.timestamp(), time.time() - UNSETTLED_SECONDS)
         return self._store.remove_untouched(key, settled)
+
+    def remove_abandoned(self) -> None:
+        """Files of writers that were killed: nobody has written to them for a while, and nobody holds their lock."""
+        for entry in self.unfinished():
+            if entry.modified < time.time() - ABANDONED_SECONDS and self.root is not None:
+                with suppress(OSError), (self.root / entry.key).open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    (self.root / entry.key).unlink()
 
     # ---- what only the doctor and backups need
 
@@ -166,6 +178,12 @@ class Storage:
 
     def _held(self) -> bool:
         return any(entry.modified > time.time() - HOLD_SECONDS for entry in self._store.list("holds"))
+
+
+def _mark_as_alive(handle: int) -> None:
+    """The kernel gives the lock back when its holder is dead."""
+    with suppress(OSError):  # a file system without locks keeps such files for the doctor
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from fsspec import AbstractFileSystem
 from s3fs import S3FileSystem
 
 from app.errors import NotFound, StorageUnavailable
-from app.storage import Storage, key_of
+from app.storage import ABANDONED_SECONDS, Storage, key_of
 from app.stores.folder import Folder
 from app.stores.objects import BLOCK
 from tests import servers
@@ -243,3 +243,21 @@ def test_a_scheme_without_its_package_is_explained():
     """The package that is missing, before anything is written."""
     with pytest.raises(StorageUnavailable, match="not installed"):
         Storage("gcs://bucket").exists("x")
+
+
+def test_abandoned_file_is_removed(tmp_path: Path) -> None:
+    """What a killed writer has left goes, once it has lain still for a while; that of a writer at work stays."""
+    storage = Storage(f"file://{tmp_path}")
+    left = tmp_path / "incoming" / "left"
+    left.write_bytes(b"half of")
+    long_ago = time.time() - 2 * ABANDONED_SECONDS
+    with storage.writer() as writer:
+        writer.write(b"more to come")
+        for path in (tmp_path / "incoming").iterdir():
+            os.utime(path, (long_ago, long_ago))
+        storage.remove_abandoned()
+        assert not left.exists()
+    assert storage.exists(writer.blob.key)
+    left.write_bytes(b"perhaps of a writer that has yet to lock it")
+    storage.remove_abandoned()
+    assert left.exists()

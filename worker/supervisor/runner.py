@@ -17,7 +17,7 @@ from app.evidence.digest import sha256_file
 from app.evidence.rotation import signers
 from app.files.tables import File
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, LeaseLost, Note, Outcome
+from app.jobs.lifecycle import Lease, LeaseLost, Outcome
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
 from app.models.catalog import folder_of, is_hub_spec
@@ -28,10 +28,11 @@ from worker.supervisor import bases, hub, results, workspace
 from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.child import Child, Nursery
 from worker.supervisor.devices import Device, Slots
+from worker.supervisor.endings import Crashed, DeviceLost, NoRoom, Stopped, explain
 from worker.supervisor.lease import AWAY, Keeper
 from worker.supervisor.news import Tail
 from worker.supervisor.printed import Printed
-from worker.trainer.protocol import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_NO_ROOM, EXIT_STOPPED, Stage, WorkOrder, Workspace
+from worker.trainer.protocol import Stage, WorkOrder, Workspace
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -44,22 +45,6 @@ LOOK_SECONDS: Final = 0.02
 CANCEL_SECONDS: Final = 5.0
 #: Seconds between tries while the database is away.
 RETRY_SECONDS: Final = 0.5
-
-
-class Stopped(Exception):
-    """The trainer ended because it was asked to; its state is saved as far as it got."""
-
-
-class NoRoom(Exception):
-    """The disk is full, and training on without checkpoints would put hours at stake."""
-
-
-class DeviceLost(Exception):
-    """The device went away under the trainer. What the job has saved is as good on another one."""
-
-
-class Crashed(Exception):
-    """The trainer ended without saying why."""
 
 
 @dataclass(slots=True)
@@ -183,9 +168,7 @@ class Runner:
                 "param": refused.param,
             }
             problem |= {"errors": refused.errors} if refused.errors else {}
-            kept = workspace.keep_newest(space, self.settings.kept / job.id) if refused.code == "diverged" else None
-            notes = [Note(f"The last state before that is kept on the worker, in {kept}")] if kept else []
-            return Outcome("failed", error=problem, evidence=results.violated(job, tail), notes=notes)
+            return Outcome("failed", error=problem, evidence=results.violated(job, tail))
 
     # ---- the base
 
@@ -291,7 +274,7 @@ class Runner:
         finally:
             keeper.carry(ended=True)
         self._listen(tail, keeper)
-        _explain(code, tail, asked=keeper.stop_wished or self.stopping.is_set(), keeper=keeper)
+        explain(code, tail, asked=keeper.stop_wished or self.stopping.is_set(), keeper=keeper)
 
     def _wait_for(self, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> int:
         with self.nursery.start(space.root, environment=dict(device.environment)) as child:
@@ -403,34 +386,3 @@ def _refuse_changed(staged: Path, file: File, *, param: str) -> None:
 
 def _initial_id(job: Job) -> str:
     return f"init:{job.id}"
-
-
-def _explain(code: int, tail: Tail, *, asked: bool, keeper: Keeper) -> None:
-    """What a trainer's exit means; returns only when it has done its work."""
-    if keeper.lost is not None:
-        raise keeper.lost
-    if keeper.over:
-        raise LeaseLost(keeper.lease, "unknown, the database does not answer")
-    if code == EXIT_DONE:
-        return
-    if tail.failed is not None:
-        raise Refused(tail.failed)
-    if code == EXIT_NO_ROOM:
-        raise NoRoom
-    if code == EXIT_DEVICE_LOST:
-        raise DeviceLost
-    if code == EXIT_STOPPED or asked:
-        raise Stopped
-    raise Crashed(f"the trainer was killed by signal {-code}" if code < 0 else f"the trainer ended with code {code}")
-
-
-class Refused(PermafrostError):
-    """The trainer said what was wrong, in words for the person who made the job."""
-
-    def __init__(self, report: dict[str, Any]) -> None:
-        super().__init__(
-            str(report.get("message")),
-            code=str(report.get("code") or "training_failed"),
-            param=report.get("param"),
-            errors=report.get("errors") or (),
-        )

@@ -49,6 +49,7 @@ class Sweeper:
         for _ in waiting[: self._runner.slots.free]:
             self._wake()
         self._remove_leftovers()
+        self._runner.storage.remove_abandoned()
         self._find_models()
 
     def _wake(self) -> None:

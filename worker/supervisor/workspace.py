@@ -3,7 +3,6 @@
 `<data_dir>/work/<job>/a<attempt>/`; checkpoints lie beside the attempts, so that the next attempt finds them.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,24 +74,6 @@ def log_tail(workspace: Workspace, places: Mapping[str, str]) -> list[str]:
     except FileNotFoundError:
         return []
     return redacted(text.replace("\0", "\ufffd"), places).splitlines()[-LOG_LINES:]
-
-
-def keep_newest(workspace: Workspace, place: Path) -> Path | None:
-    """The newest checkpoint once more, under `place`, where nobody removes it; None where there is none yet."""
-    found = [path for path in workspace.checkpoints.glob("step-*") if path.is_dir() and not path.is_symlink()]
-    if not found:
-        return None
-    newest = max(found)
-    target = place / newest.name
-    if not target.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(newest, target, symlinks=True, copy_function=_link)
-    return target
-
-
-def _link(source: str, target: str) -> None:
-    """The same file by a second name. A trainer made it: a link in it is not followed."""
-    os.link(source, target, follow_symlinks=False)
 
 
 def discard(workspace: Workspace, *, ended: bool) -> None:
