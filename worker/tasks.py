@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 FAILURES: Final = 20
 STEADY_SECONDS: Final = 30.0
 PAUSE_SECONDS: Final = 1.0
+PASS_ON_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,11 @@ def _add_tasks(celery: Celery, runner: Runner) -> None:
     describer = Describer(runner)
 
     def run_job(job_id: str = "", v: int = 1, **_: Any) -> None:
+        if runner.stopping.is_set():
+            # Celery goes on listening for a moment; the message is for somebody who stays.
+            time.sleep(PASS_ON_SECONDS)
+            runner.ring(job_id)
+            return
         runner.wake()
 
     def describe_model(model_id: str, v: int = 1, **_: Any) -> None:

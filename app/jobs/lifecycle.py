@@ -142,7 +142,7 @@ def made_before(
 def cancel(db: Database, project: str, job_id: str) -> Job:
     """Cancels at once, in any state: the worker finds its lease gone and ends the trainer. Idempotent."""
     with db.write() as session:
-        job = find(session, project, job_id)
+        job = find(session, project, job_id, lock=True)
         if job.status == "cancelled":
             return job
         moved = _move(session, job_id, to="cancelled", desired="cancel", finished_at=now(session), **NO_LEASE)
@@ -152,7 +152,7 @@ def cancel(db: Database, project: str, job_id: str) -> Job:
 def pause(db: Database, project: str, job_id: str) -> Job:
     """A waiting job pauses at once; a running one saves its state first (`pausing`). Idempotent."""
     with db.write() as session:
-        job = find(session, project, job_id)
+        job = find(session, project, job_id, lock=True)
         if job.status in {"pausing", "paused"}:
             return job
         target = "paused" if job.status in CLAIMABLE else "pausing"
@@ -163,7 +163,7 @@ def pause(db: Database, project: str, job_id: str) -> Job:
 def resume(db: Database, project: str, job_id: str) -> Job:
     """A paused job queues again and goes on from its last checkpoint; a pausing one is told to go on. Idempotent."""
     with db.write() as session:
-        job = find(session, project, job_id)
+        job = find(session, project, job_id, lock=True)
         if job.status in CLAIMABLE | {"running"}:
             return job
         target = "running" if job.status == "pausing" else "queued"
@@ -171,9 +171,13 @@ def resume(db: Database, project: str, job_id: str) -> Job:
         return _told(session, job, moved=moved, verb="resumed", note=Note("Job resumed"))
 
 
-def find(session: Session, project: str, job_id: str) -> Job:
-    """The job, if it is this project's; another project's job is not found, and not 'forbidden'."""
-    job = session.scalar(select(Job).where(Job.id == job_id, Job.project == project))
+def find(session: Session, project: str, job_id: str, *, lock: bool = False) -> Job:
+    """The job, if it is this project's; another project's job is not found, and not 'forbidden'.
+
+    With `lock` nobody else moves it before this transaction ends: two who wish the same at once get the same answer.
+    """
+    mine = select(Job).where(Job.id == job_id, Job.project == project)
+    job = session.scalar(mine.with_for_update() if lock else mine)
     if job is None:
         raise NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
     return job

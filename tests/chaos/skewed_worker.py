@@ -19,7 +19,7 @@ def main() -> None:
         work()
 
 
-def _jump(traveller: time_machine.Coordinates) -> None:
+def _jump(traveller: time_machine.Traveller) -> None:
     for turn in range(1_000_000):
         time.sleep(0.7)
         traveller.shift(timedelta(minutes=20 if turn % 2 else -20))

@@ -63,14 +63,14 @@ def _save(folder: Path, step: int) -> None:
     model(torch.ones(4)).sum().backward()
     optimizer.step()
     state = {"scaler": {}, "history": []}
-    checkpoint.write(
-        folder, step=step, run="r", tensors=dict(model.named_parameters()), optimizer=optimizer, state=state, keep=2
-    )
+    content = checkpoint.take(tensors=dict(model.named_parameters()), optimizer=optimizer, state=state)
+    checkpoint.write(folder, content, step=step, run="r", keep=2)
 
 
 def _found(folder: Path) -> int | None:
     damaged: list[Any] = []
-    found = checkpoint.newest(folder, run="r", on_damage=lambda *what: damaged.append(what))
+    live = dict(nn.Linear(4, 3).named_parameters())
+    found = checkpoint.newest(folder, run="r", live=live, on_damage=lambda *what: damaged.append(what))
     assert not damaged
     return found.step if found is not None else None
 

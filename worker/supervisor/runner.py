@@ -155,7 +155,7 @@ class Runner:
             with Publisher(self.db, self.storage, job, base, space, keeper) as publisher:
                 tail.on_checkpoint = publisher.offer
                 self._run(order, space, keeper, device, tail)
-            self._firmly(keeper, keeper.flush)
+            self._firmly(keeper, keeper.flush)  # and the last checkpoints
             signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
             return results.conclude(signer, job, base, space, tail)
         except (OutOfSpace, StorageUnavailable) as error:
@@ -274,6 +274,8 @@ class Runner:
         finally:
             keeper.carry(ended=True)
         self._listen(tail, keeper)
+        if not keeper.over:
+            self._firmly(keeper, keeper.flush)  # its last words, before the job is no longer ours
         explain(code, tail, asked=keeper.stop_wished or self.stopping.is_set(), keeper=keeper)
 
     def _wait_for(self, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> int:

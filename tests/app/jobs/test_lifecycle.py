@@ -275,6 +275,29 @@ def test_cancel_races_with_completion(db):
         assert won == [row(db, job.id).status]
 
 
+def test_two_cancels_at_once(db):
+    """Whoever comes second gets the first one's answer, and not a refusal; one event tells of it."""
+    for _ in range(10):
+        job = submitted(db)
+        claimed(db)
+        answers: list[str] = []
+        start = threading.Barrier(4)
+
+        def stop(job=job, start=start, answers=answers) -> None:
+            start.wait()
+            answers.append(lifecycle.cancel(db, "default", job.id).status)
+
+        threads = [threading.Thread(target=stop) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == ["cancelled"] * 4
+        with db.read() as session:
+            told = session.scalars(select(Event.message).where(Event.job_id == job.id)).all()
+        assert told.count("Job cancelled") == 1
+
+
 def test_another_projects_job_is_not_found(db):
     """No hint that the id exists elsewhere."""
     job = submitted(db)

@@ -142,6 +142,16 @@ def test_child_dies_with_its_worker(tmp_path: Path, workspace: Path, habit: str)
     _await(lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
 
 
+def test_child_ends_with_its_lease(nursery: Nursery, workspace: Path) -> None:
+    """As far as anybody in the worker has said; one that is spoken for again lives on."""
+    with nursery.start(workspace) as child:
+        child.keep(time.monotonic() + 0.3)
+        child.keep(time.monotonic() + 600)
+        assert child.wait(1.0) is None
+        child.keep(time.monotonic() + 0.1)
+        assert child.wait(60) == -signal.SIGKILL
+
+
 def test_closing_the_handle_ends_the_child(nursery: Nursery, workspace: Path) -> None:
     """A runner that loses its way cannot leave a trainer behind."""
     with _sleeping(nursery, workspace, "ignore") as child:
