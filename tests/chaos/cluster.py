@@ -58,9 +58,11 @@ class Cluster:
         self.db = Database(self.postgres.url)
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{self.settings.port}/v1/", timeout=60)
         self.migrate()
+        self.past: list[Running] = []
+        #: Whatever was ever started; a test that fails may have left some of it.
+        self.started: list[Running] = []
         self.api = self.start_api()
         self.workers = [self.start_worker()]
-        self.past: list[Running] = []
         #: Jobs made since the books were balanced last.
         self.jobs: list[str] = []
 
@@ -73,11 +75,13 @@ class Cluster:
 
     def start_api(self, **variables: str) -> Running:
         running = Running(["app.cli", "serve", "--no-worker"], self.environment | variables)
+        self.started.append(running)
         running.says("permafrost ready", seconds=PATIENCE)
         return running
 
     def start_worker(self, module: str = "worker", *, cwd: Path = ROOT, **variables: str) -> Running:
         running = Running([module], self.environment | variables, cwd=cwd)
+        self.started.append(running)
         running.says("permafrost worker ready", seconds=PATIENCE)
         return running
 
@@ -104,10 +108,10 @@ class Cluster:
         return code
 
     def repair(self) -> None:
-        """Everything answers again, with one ordinary worker."""
+        """Everything answers again, with one ordinary API and one ordinary worker."""
         self.redis.start()
         self.postgres.start()
-        if self.api.popen.poll() is not None:
+        if self.api.popen.poll() is not None or self.api.environment != self.environment:
             self.api.stop()
             self.api = self.start_api()
         for each in self.workers:
@@ -117,10 +121,14 @@ class Cluster:
         for each in self.workers:
             if each not in ordinary[:1]:
                 self.retire(each)
+        for each in self.started:
+            if each not in [*ordinary[:1], self.api] and each.popen.poll() is None:
+                self.retire(each)
         self.workers = ordinary[:1] or [self.start_worker()]
+        self.started = [*self.workers, self.api]
 
     def close(self) -> None:
-        for each in [*self.workers, self.api]:
+        for each in self.started:
             with contextlib.suppress(ProcessLookupError):
                 each.popen.send_signal(signal.SIGCONT)
             each.stop(seconds=PATIENCE)
@@ -148,7 +156,7 @@ class Cluster:
 
     def post(self, path: str, body: Any = None, *, status: int = 200, **headers: str) -> Any:
         response = self.client.post(path, json=body, headers=headers)
-        assert response.status_code == status, response.text
+        assert response.status_code == status, f"{response.text}\n{self.log()}"
         return response.json()
 
     def upload(self, content: bytes, name: str = "table.csv") -> str:
@@ -227,7 +235,7 @@ def eventually(condition: Callable[[], Any], *, says: Callable[[], str] = lambda
 def end(running: Running) -> None:
     """kill -9."""
     running.popen.kill()
-    running.popen.wait()
+    running.stop()
 
 
 def processes_in(folder: Path) -> Iterator[tuple[psutil.Process, str]]:
@@ -239,7 +247,7 @@ def processes_in(folder: Path) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def _ordinary(worker: Running, environment: dict[str, str]) -> bool:
-    return worker.command == ["worker"] and worker.environment == environment
+    return worker.command == ["worker"] and worker.environment == environment and worker.cwd == ROOT
 
 
 def _made(folder: Path) -> Path:

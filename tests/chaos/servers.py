@@ -179,7 +179,7 @@ class Wire:
                 threading.Thread(target=self._carry, args=(source, target, asking, line), daemon=True).start()
 
     def _carry(self, source: socket.socket, target: socket.socket, asking: bool, line: Line) -> None:
-        """One direction of one connection."""
+        """One direction of one connection. Whichever end closes, the other one hears of it, as from a kernel."""
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 while self.silent.is_set():
@@ -187,25 +187,19 @@ class Wire:
                 if asking and line.caught is None:
                     self._look(data, line)
                 if line.caught is not None and line.caught.sees(asking):
-                    _spring(line.caught, source, target)
-                    return
+                    line.caught.sprung.set()
+                    if line.caught.then == "cut":
+                        break
+                    continue  # held: nothing of this direction gets through any more
                 target.sendall(data)
-        if line.caught is None:
-            _cut(source)
-            _cut(target)
+        _cut(source)
+        _cut(target)
 
     def _look(self, data: bytes, line: Line) -> None:
         if self.ambush is not None and self.ambush.words in data:
             line.near, self.ambush = self.ambush, None
         if line.near is not None and b"COMMIT" in data:
             line.caught = line.near
-
-
-def _spring(trap: Ambush, *ends: socket.socket) -> None:
-    trap.sprung.set()
-    if trap.then == "cut":
-        for each in ends:
-            _cut(each)
 
 
 def _cut(end: socket.socket) -> None:
