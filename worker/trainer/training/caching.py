@@ -68,6 +68,7 @@ class Caching:
     digests: dict[str, str]
     reporter: Reporter
     rows: dict[str, Rows] = field(default_factory=dict)
+    seconds: float = 0.0  # that filling them took
 
     @contextmanager
     def serving(self, batch: Batch, examples: Examples) -> Iterator[None]:
@@ -124,9 +125,8 @@ def settle(asked: Asked, reporter: Reporter) -> Caching | None:
         prefix = Prefix(asked.model, cut)
         try:
             names = _names(asked, cut, still)
-            caching = Caching(
-                asked=asked, prefix=prefix, names=names, digests=observe(asked.model, names), reporter=reporter
-            )
+            digests = observe(asked.model, names)
+            caching = Caching(asked=asked, prefix=prefix, names=names, digests=digests, reporter=reporter)
             _refuse_other_results(caching)
         except BaseException:
             prefix.remove()
@@ -158,7 +158,8 @@ def fill(caching: Caching, folder: Path, stop: StopRequest) -> bool:
     caching.reporter.stage("caching")
     began = time.monotonic()
     reused = sum(_fill(caching, name, stop) for name in asked.parts)
-    _tell(caching, total, home, time.monotonic() - began, reused)
+    caching.seconds = time.monotonic() - began
+    _tell(caching, total, home, reused)
     return True
 
 
@@ -195,7 +196,7 @@ def _own(rows: Positions, examples: int, left: int) -> Positions:
     return np.concatenate([np.arange(real, dtype=np.int64) + side * examples for side in range(per)])
 
 
-def _tell(caching: Caching, total: int, home: Path | None, seconds: float, reused: int) -> None:
+def _tell(caching: Caching, total: int, home: Path | None, reused: int) -> None:
     cut, asked = caching.prefix.cut, caching.asked
     examples = sum(len(each) for each in asked.parts.values())
     message = (
@@ -209,7 +210,7 @@ def _tell(caching: Caching, total: int, home: Path | None, seconds: float, reuse
         modules=[call.path for call in cut.served],
         share=round(cut.share, 4),
         bytes=total,
-        seconds=round(seconds, 3),
+        seconds=round(caching.seconds, 3),
         reused=reused,
     )
 

@@ -11,6 +11,7 @@ from app.errors import InvalidRequest
 from app.jobs import auto
 
 HERE = "hyperparameters"
+CHECKPOINT_SECONDS = 300.0
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16", "fp16")
 # What a job shows in place of "auto". Settled again, they give the same settings: a resumed attempt does that.
@@ -59,7 +60,7 @@ class Settings:
     validation_fraction: float = 0.0
     eval_steps: int | None = None  # None: at the end of every epoch
     checkpoint_steps: int | None = None  # None: at the end of every epoch, at most every `checkpoint_seconds`
-    checkpoint_seconds: float = 300.0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     keep_checkpoints: int = 2
     max_run_seconds: float | None = None
     early_stopping_patience: int | None = None  # evaluations without a lower loss
@@ -122,7 +123,7 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
         validation_fraction=validation_fraction(asked),
         eval_steps=_optional_whole(asked, "eval_steps"),
         checkpoint_steps=_optional_whole(asked, "checkpoint_steps"),
-        checkpoint_seconds=_number(asked, "checkpoint_seconds", 300.0, low=0.0),
+        checkpoint_seconds=_number(asked, "checkpoint_seconds", CHECKPOINT_SECONDS, low=0.0),
         keep_checkpoints=_whole(asked, "keep_checkpoints", 2, low=1),
         max_run_seconds=_number(asked, "max_run_seconds", 0.0, low=0.0) or None,
         early_stopping_patience=_optional_whole(asked, "early_stopping_patience"),

@@ -1,0 +1,185 @@
+"""The same work by our loop, by a hand-written one, by the HF Trainer and by Lightning: a round of steps a call."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.work import RATE, Case, Material
+from worker.trainer.data.batch import Batch
+from worker.trainer.training import loop
+
+Round = Callable[[], float]  # steps per second
+
+HAND, HF, LIGHTNING = "a hand-written loop", "the HF Trainer", "Lightning"
+
+
+def ours(run: loop.Run, case: Case) -> Round:
+    """`train` itself, the next steps of one long run."""
+
+    def go() -> float:
+        run.total_steps = run.done + case.steps
+        began = time.perf_counter()
+        loop.train(run)
+        seconds = time.perf_counter() - began
+        run.done = run.total_steps
+        return case.steps / seconds
+
+    return go
+
+
+def hand_written(given: Material, case: Case, folder: Path) -> Round:
+    """What one would write in an afternoon, at its best: a DataLoader, fused AdamW over what trains, no frills."""
+    model = given.model
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+
+    def go() -> float:
+        model.train()
+        pending = iter(loader(given, case))
+        began = time.perf_counter()
+        for _ in range(case.steps):
+            batch = next(pending).to(torch.device(case.device))
+            loss = loss_of(model, batch, case)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            loss.item()
+        return case.steps / (time.perf_counter() - began)
+
+    return go
+
+
+def hf_trainer(given: Material, case: Case, folder: Path) -> Round:
+    """Its own loop over the same batches; timed from the first step's begin to the last one's end."""
+
+    class Clock(TrainerCallback):
+        first = last = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.first = self.first or time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.last = time.perf_counter()
+
+    def collate(batches: list[Batch]) -> dict[str, Any]:
+        return {**batches[0].inputs, "labels": batches[0].targets}
+
+    def go() -> float:
+        clock = Clock()
+        arguments = TrainingArguments(
+            output_dir=str(folder / "hf"),
+            per_device_train_batch_size=1,  # an item of the data set is a whole batch here
+            max_steps=case.steps,
+            learning_rate=RATE,
+            optim="adamw_torch_fused",
+            weight_decay=0.0,
+            lr_scheduler_type="constant",
+            max_grad_norm=1.0,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=case.device == "cpu",
+            bf16=case.precision == "bf16",
+        )
+        trainer = Trainer(model=given.model, args=arguments, train_dataset=Batches(given, case), data_collator=collate)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(clock)
+        trainer.train()
+        return case.steps / (clock.last - clock.first)
+
+    return go
+
+
+def lightning_trainer(given: Material, case: Case, folder: Path) -> Round:
+    """Its own loop over the same batches, timed in the same way, with nothing of it on that a loop does not need."""
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = given.model
+
+        def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+            loss = loss_of(self.model, batch, case)
+            self.log("loss", loss)
+            return loss
+
+        def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+            return batch.to(device)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            parameters = [each for each in self.model.parameters() if each.requires_grad]
+            return torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True)
+
+    class Clock(lightning.Callback):
+        first = last = 0.0
+
+        def on_train_batch_start(self, *arguments: Any) -> None:
+            self.first = self.first or time.perf_counter()
+
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            self.last = time.perf_counter()
+
+    module = Module()
+
+    def go() -> float:
+        clock = Clock()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on workers and logging intervals
+            trainer = lightning.Trainer(
+                max_steps=case.steps,
+                accelerator="cpu" if case.device == "cpu" else "gpu",
+                devices=1,
+                gradient_clip_val=1.0,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                callbacks=[clock],
+                default_root_dir=str(folder),
+            )
+            module.train()
+            trainer.fit(module, loader(given, case))
+        return case.steps / (clock.last - clock.first)
+
+    return go
+
+
+class Batches(Dataset[Batch]):
+    """The job's own batches, collated when they are asked for."""
+
+    def __init__(self, given: Material, case: Case) -> None:
+        self.given = given
+        self.steps = case.steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.given.training.batch(self.given.order.positions(index + 1))
+
+
+def loader(given: Material, case: Case) -> DataLoader[Batch]:
+    return DataLoader(Batches(given, case), batch_size=None)
+
+
+def loss_of(model: nn.Module, batch: Batch, case: Case) -> torch.Tensor:
+    with torch.autocast(case.device, dtype=torch.bfloat16, enabled=case.precision == "bf16"):
+        if hasattr(model, "config"):
+            loss: torch.Tensor = model(**batch.inputs, labels=batch.targets).loss
+            return loss
+        return F.cross_entropy(model(**batch.inputs), batch.targets)

