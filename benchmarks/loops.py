@@ -65,6 +65,7 @@ def hand_written(given: Material, case: Case, folder: Path) -> Round:
 
 def hf_trainer(given: Material, case: Case, folder: Path) -> Round:
     """Its own loop over the same batches; timed from the first step's begin to the last one's end."""
+    model = given.model if hasattr(given.model, "config") else WithLoss(given.model)
 
     class Clock(TrainerCallback):
         first = last = 0.0
@@ -96,7 +97,7 @@ def hf_trainer(given: Material, case: Case, folder: Path) -> Round:
             use_cpu=case.device == "cpu",
             bf16=case.precision == "bf16",
         )
-        trainer = Trainer(model=given.model, args=arguments, train_dataset=Batches(given, case), data_collator=collate)
+        trainer = Trainer(model=model, args=arguments, train_dataset=Batches(given, case), data_collator=collate)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(clock)
         trainer.train()
@@ -157,6 +158,18 @@ def lightning_trainer(given: Material, case: Case, folder: Path) -> Round:
         return case.steps / (clock.last - clock.first)
 
     return go
+
+
+class WithLoss(nn.Module):
+    """A plain model as the HF Trainer wants it: labels in, loss out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.model(x)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
 class Batches(Dataset[Batch]):

@@ -95,9 +95,11 @@ class Frozen:
         """
         if not self._enforced:
             return []
+        first = self._groups is None or self._groups.optimizer is not optimizer
+        if not (first or self.plan.scheduled):
+            return []  # at every step of most runs
         wanted = self._frozen_after(step)
         changed = wanted ^ self._now
-        first = self._groups is None or self._groups.optimizer is not optimizer
         if first:
             self._groups = Groups(optimizer)
         if changed:

@@ -82,7 +82,7 @@ class LanguageModelling:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = predict(model, batch)[:, -batch.targets.shape[1] :]  # those of virtual tokens come first
-        return _token_loss(logits[:, :-1], batch.targets[:, 1:], self.label_smoothing)
+        return _token_loss(logits, _shifted(batch.targets), self.label_smoothing)
 
     def meter(self) -> Meter:
         return TokenMeter(perplexity=True, shifted=True)
@@ -120,9 +120,9 @@ class Preference:
 
     def log_probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
         """(examples, 2): of each chosen and rejected answer, summed over its tokens."""
-        logits, targets = predict(model, batch)[:, :-1], batch.targets[:, 1:]
+        logits, targets = predict(model, batch), _shifted(batch.targets)
         carries = targets != IGNORED
-        each = -F.cross_entropy(logits[carries].float(), targets[carries], reduction="none")
+        each = -F.cross_entropy(_selected(logits, carries).float(), targets[carries], reduction="none")
         rows = carries.nonzero()[:, 0]
         summed = each.new_zeros(len(targets)).index_add(0, rows, each)
         return torch.stack([summed[: batch.examples], summed[batch.examples :]], dim=1)
@@ -240,8 +240,19 @@ class TokenMeter:
 def _token_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
     """Only positions that carry loss are turned to float32: a vocabulary wide, the rest would cost the most memory."""
     carries = targets != IGNORED
-    chosen = logits[carries].float()
+    chosen = _selected(logits, carries).float()
     return F.cross_entropy(chosen, targets[carries], reduction="sum", label_smoothing=label_smoothing), chosen
+
+
+def _shifted(targets: Tensor) -> Tensor:
+    """What each position is to predict: the next token; nothing at the last one."""
+    return F.pad(targets[:, 1:], (0, 1), value=IGNORED)
+
+
+def _selected(logits: Tensor, carries: Tensor) -> Tensor:
+    """`logits[carries]` by rows, to the same bits: the gradient of a mask is scattered at more than twice the cost."""
+    rows = carries.reshape(-1).nonzero()[:, 0]
+    return logits.reshape(-1, logits.shape[-1]).index_select(0, rows)
 
 
 def _exp(value: float) -> float:
