@@ -3,16 +3,15 @@
 `Policy.from_json` accepts what users write (shorthands, single strings for lists) and refuses everything else by name.
 """
 
-import difflib
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import PolicyError
+from app.freeze import fields
 from app.freeze.glob import check_glob
 from app.freeze.regex import compile_regex
 
@@ -25,9 +24,6 @@ Intervals = tuple[tuple[int, int | None], ...]  # optimizer steps (a, b]; b None
 WHOLE_RUN: Intervals = ((0, None),)
 
 MAX_RULES = 1_000
-MAX_STRINGS = 10_000  # patterns in one selector
-MAX_RANGES = 10_000  # row ranges in one rule, intervals in one schedule
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +152,22 @@ _COMMON = ("mechanism", "buffers", "on_violation", "enforce")
 
 
 def _read_policy(obj: Any, at: str) -> Policy:
-    obj = _given(obj, at, ("default", "rules", *ACTIONS, *_COMMON))
-    mechanism = _choice(obj.get("mechanism", "requires_grad"), f"{at}.mechanism", MECHANISMS)
-    enforce = _boolean(obj.get("enforce", True), f"{at}.enforce")
+    obj = fields.given(obj, at, ("default", "rules", *ACTIONS, *_COMMON))
+    mechanism = fields.choice(obj.get("mechanism", "requires_grad"), f"{at}.mechanism", MECHANISMS)
+    enforce = fields.boolean(obj.get("enforce", True), f"{at}.enforce")
     shorthands = [key for key in ACTIONS if key in obj]
     if shorthands:
         default, rules = _shorthand(obj, at, shorthands, mechanism)
     else:
-        default = _choice(obj.get("default", "train"), f"{at}.default", ACTIONS)
+        default = fields.choice(obj.get("default", "train"), f"{at}.default", ACTIONS)
         rules = _read_rules(obj.get("rules", []), f"{at}.rules", mechanism)
     return Policy(
         default=default,
         rules=rules,
         mechanism=mechanism,
-        buffers=_choice(obj.get("buffers", "pin"), f"{at}.buffers", BUFFERS),
+        buffers=fields.choice(obj.get("buffers", "pin"), f"{at}.buffers", BUFFERS),
         # An audit declares without enforcing: stopping at the first movement would defeat it.
-        on_violation=_choice(
+        on_violation=fields.choice(
             obj.get("on_violation", "abort" if enforce else "continue"), f"{at}.on_violation", ON_VIOLATION
         ),
         enforce=enforce,
@@ -186,14 +182,14 @@ def _shorthand(obj: Any, at: str, keys: list[str], mechanism: str) -> tuple[str,
         raise PolicyError(f"{both} cannot be given together: the short form has one list; use 'rules'", param=at)
     action = keys[0]
     at = f"{at}.{action}"
-    select = Select(name=_strings(obj[action], at, check_glob))
+    select = Select(name=fields.strings(obj[action], at, check_glob))
     rule = Rule("rule-1", action, select, mechanism if action == "freeze" else None, at=at)
     return ("train" if action == "freeze" else "freeze"), (rule,)
 
 
 def _read_rules(value: Any, at: str, mechanism: str) -> tuple[Rule, ...]:
     if not isinstance(value, list | tuple):
-        raise PolicyError(f"must be a list of rules, not {_type(value)}", param=at)
+        raise PolicyError(f"must be a list of rules, not {fields.kind_of(value)}", param=at)
     if len(value) > MAX_RULES:
         raise PolicyError(f"{len(value)} rules; at most {MAX_RULES}", param=at)
     taken = {item["id"] for item in value if isinstance(item, Mapping) and isinstance(item.get("id"), str)}
@@ -208,11 +204,11 @@ def _read_rules(value: Any, at: str, mechanism: str) -> tuple[Rule, ...]:
 
 
 def _read_rule(value: Any, at: str, free: Iterator[str], inherited: str) -> Rule:
-    value = _given(value, at, ("id", "action", "mechanism", "select", "expect", "when"))
+    value = fields.given(value, at, ("id", "action", "mechanism", "select", "expect", "when"))
     for key in ("action", "select"):
         if key not in value:
             raise PolicyError(f"a rule needs '{key}'", param=f"{at}.{key}")
-    action = _choice(value["action"], f"{at}.action", ACTIONS)
+    action = fields.choice(value["action"], f"{at}.action", ACTIONS)
     select = _read_select(value["select"], f"{at}.select")
     for key in ("mechanism", "when"):
         if action == "train" and key in value:
@@ -223,9 +219,9 @@ def _read_rule(value: Any, at: str, free: Iterator[str], inherited: str) -> Rule
             "a rule with 'rows' has no schedule: freeze the rows for the whole run, or schedule the whole tensor",
             param=f"{at}.when",
         )
-    mechanism = _choice(value.get("mechanism", inherited), f"{at}.mechanism", MECHANISMS)
+    mechanism = fields.choice(value.get("mechanism", inherited), f"{at}.mechanism", MECHANISMS)
     return Rule(
-        id=_identifier(value["id"] if "id" in value else next(free), f"{at}.id"),
+        id=fields.identifier(value["id"] if "id" in value else next(free), f"{at}.id"),
         action=action,
         select=select,
         mechanism=mechanism if action == "freeze" else None,
@@ -237,34 +233,36 @@ def _read_rule(value: Any, at: str, free: Iterator[str], inherited: str) -> Rule
 
 def _read_select(value: Any, at: str) -> Select:
     keys = ("name", "regex", "module", "module_type", "layers", "kind", "rows")
-    given = _given(value, at, keys)
+    given = fields.given(value, at, keys)
     if not given:
         raise PolicyError(f"selects nothing: give at least one of {', '.join(keys)}", param=at)
     if set(given) == {"rows"}:
         raise PolicyError("'rows' says which rows, not which tensor: add 'name'", param=at)
     return Select(
-        name=_strings(given["name"], f"{at}.name", check_glob) if "name" in given else (),
-        regex=_strings(given["regex"], f"{at}.regex", compile_regex) if "regex" in given else (),
-        module=_strings(given["module"], f"{at}.module", check_glob) if "module" in given else (),
-        module_type=_strings(given["module_type"], f"{at}.module_type", check_glob) if "module_type" in given else (),
+        name=fields.strings(given["name"], f"{at}.name", check_glob) if "name" in given else (),
+        regex=fields.strings(given["regex"], f"{at}.regex", compile_regex) if "regex" in given else (),
+        module=fields.strings(given["module"], f"{at}.module", check_glob) if "module" in given else (),
+        module_type=fields.strings(given["module_type"], f"{at}.module_type", check_glob)
+        if "module_type" in given
+        else (),
         layers=_read_layers(given["layers"], f"{at}.layers") if "layers" in given else None,
-        kind=_choice(given["kind"], f"{at}.kind", KINDS) if "kind" in given else None,
+        kind=fields.choice(given["kind"], f"{at}.kind", KINDS) if "kind" in given else None,
         rows=_read_rows(given["rows"], f"{at}.rows") if "rows" in given else (),
     )
 
 
 def _read_layers(value: Any, at: str) -> Layers:
-    value = _given(value, at, ("path", "first", "last", "from", "to"))
+    value = fields.given(value, at, ("path", "first", "last", "from", "to"))
     if "path" not in value:
         raise PolicyError("needs 'path', the module whose children are numbered", param=f"{at}.path")
-    path = _string(value["path"], f"{at}.path", check_glob)
+    path = fields.string(value["path"], f"{at}.path", check_glob)
     if "*" in path:
         raise PolicyError("is one module's own path, without wildcards", param=f"{at}.path")
     given = set(value) - {"path"}
     if given not in ({"first"}, {"last"}, {"from"}, {"to"}, {"from", "to"}):
         raise PolicyError("needs 'first', or 'last', or 'from' and 'to' (one of the three)", param=at)
     least = {"first": 1, "last": 1, "from": 0, "to": 1}
-    number = {key: _integer(value[key], f"{at}.{key}", least[key]) for key in given}
+    number = {key: fields.integer(value[key], f"{at}.{key}", least[key]) for key in given}
     if given == {"from", "to"} and number["from"] >= number["to"]:
         raise PolicyError(f"from {number['from']} to {number['to']} is empty ('to' is not included)", param=at)
     return Layers(path, number.get("first"), number.get("last"), number.get("from"), number.get("to"))
@@ -272,7 +270,7 @@ def _read_layers(value: Any, at: str) -> Layers:
 
 def _read_rows(value: Any, at: str) -> tuple[tuple[int, int], ...]:
     """Half-open ranges of dimension 0, sorted; neighbours that touch become one."""
-    ranges = sorted(_read_range(item, f"{at}[{i}]") for i, item in enumerate(_list(value, at)))
+    ranges = sorted(_read_range(item, f"{at}[{i}]") for i, item in enumerate(fields.entries(value, at)))
     merged: list[tuple[int, int]] = []
     for start, stop in ranges:
         if merged and start < merged[-1][1]:
@@ -287,7 +285,7 @@ def _read_rows(value: Any, at: str) -> tuple[tuple[int, int], ...]:
 def _read_range(value: Any, at: str) -> tuple[int, int]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise PolicyError("must be a pair [first row, row after the last]", param=at)
-    start, stop = (_integer(bound, at, 0) for bound in value)
+    start, stop = (fields.integer(bound, at, 0) for bound in value)
     if start >= stop:
         raise PolicyError(f"[{start}, {stop}] holds no row (the second number is not included)", param=at)
     return start, stop
@@ -295,7 +293,7 @@ def _read_range(value: Any, at: str) -> tuple[int, int]:
 
 def _read_when(value: Any, at: str) -> Intervals:
     """Intervals of optimizer steps: frozen for every update with from_step < step <= to_step."""
-    intervals = [_read_interval(item, f"{at}[{i}]") for i, item in enumerate(_list(value, at))]
+    intervals = [_read_interval(item, f"{at}[{i}]") for i, item in enumerate(fields.entries(value, at))]
     for i, ((_, stop), (start, _)) in enumerate(itertools.pairwise(intervals), start=1):
         if stop is None or start < stop:
             raise PolicyError("begins before the one above it ends: sort them, without overlap", param=f"{at}[{i}]")
@@ -305,8 +303,8 @@ def _read_when(value: Any, at: str) -> Intervals:
 
 
 def _read_interval(value: Any, at: str) -> tuple[int, int | None]:
-    _keys(value, at, ("from_step", "to_step"))
-    start = _integer(value.get("from_step", 0), f"{at}.from_step", 0)
+    fields.keys(value, at, ("from_step", "to_step"))
+    start = fields.integer(value.get("from_step", 0), f"{at}.from_step", 0)
     if "to_step" not in value:
         raise PolicyError(
             "this schedule never ends: give 'to_step', or write null to mean the end of the run", param=f"{at}.to_step"
@@ -315,97 +313,15 @@ def _read_interval(value: Any, at: str) -> tuple[int, int | None]:
         if start == 0:
             raise PolicyError("this schedule never ends: leave 'when' out to freeze for the whole run", param=at)
         return start, None
-    stop = _integer(value["to_step"], f"{at}.to_step", 0)
+    stop = fields.integer(value["to_step"], f"{at}.to_step", 0)
     if start >= stop:
         raise PolicyError(f"this schedule never begins: step {start} is not before step {stop}", param=at)
     return start, stop
 
 
 def _read_expect(value: Any, at: str) -> Expect:
-    value = _given(value, at, ("tensors", "elements"))
-    given = {key: _integer(item, f"{at}.{key}", 1) for key, item in value.items()}
+    value = fields.given(value, at, ("tensors", "elements"))
+    given = {key: fields.integer(item, f"{at}.{key}", 1) for key, item in value.items()}
     if not given:
         raise PolicyError("expects nothing: give 'tensors', 'elements' or both", param=at)
     return Expect(**given)
-
-
-def _given(value: Any, at: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-    """The keys that have a value: null stands for a key left out."""
-    _keys(value, at, allowed)
-    return {key: item for key, item in value.items() if item is not None}
-
-
-def _keys(value: Any, at: str, allowed: tuple[str, ...]) -> None:
-    if not isinstance(value, Mapping):
-        raise PolicyError(f"must be an object, not {_type(value)}", param=at)
-    for key in value:
-        if key in allowed:
-            continue
-        nearest = difflib.get_close_matches(str(key), allowed, n=1)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(allowed)}"
-        raise PolicyError(f"unknown key {str(key)!r}; {hint}", param=f"{at}.{key}")
-
-
-def _list(value: Any, at: str) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(value, list | tuple) or not value:
-        raise PolicyError("must be a list with at least one entry", param=at)
-    if len(value) > MAX_RANGES:
-        raise PolicyError(f"{len(value)} entries; at most {MAX_RANGES}", param=at)
-    return value
-
-
-def _strings(value: Any, at: str, check: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (_string(value, at, check),)
-    if not isinstance(value, list | tuple) or not value:
-        raise PolicyError("must be a string or a list with at least one string", param=at)
-    if len(value) > MAX_STRINGS:
-        raise PolicyError(f"{len(value)} entries; at most {MAX_STRINGS}", param=at)
-    return tuple(dict.fromkeys(_string(item, f"{at}[{i}]", check) for i, item in enumerate(value)))
-
-
-def _string(value: Any, at: str, check: Any) -> str:
-    if not isinstance(value, str):
-        raise PolicyError(f"must be a string, not {_type(value)}", param=at)
-    try:
-        value.encode()
-        check(value)
-    except ValueError as error:  # UnicodeEncodeError (a lone surrogate) is one too
-        raise PolicyError(str(error), param=at) from error
-    return value
-
-
-def _identifier(value: Any, at: str) -> str:
-    if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise PolicyError("an id is 1 to 64 letters, digits, '.', '_' or '-', a letter or digit first", param=at)
-    if value == "default":
-        raise PolicyError("'default' is the id of what no rule decides; choose another", param=at)
-    return value
-
-
-def _choice(value: Any, at: str, allowed: tuple[str, ...]) -> str:
-    if isinstance(value, str) and value in allowed:
-        return value
-    raise PolicyError(f"must be one of {', '.join(repr(item) for item in allowed)}, not {_shown(value)}", param=at)
-
-
-def _boolean(value: Any, at: str) -> bool:
-    if not isinstance(value, bool):
-        raise PolicyError(f"must be true or false, not {_shown(value)}", param=at)
-    return value
-
-
-def _integer(value: Any, at: str, least: int) -> int:
-    if type(value) is not int or not least <= value < 2**53:
-        raise PolicyError(f"must be a whole number of at least {least}, not {_shown(value)}", param=at)
-    return value
-
-
-def _type(value: Any) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
-    return names.get(type(value), type(value).__name__)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.evidence import changes
-from app.evidence.changes import LAYOUTS, Change, Held, Span, compare, compare_values, select
+from app.evidence.changes import Change, Held, Span, compare, compare_values, select
+from app.evidence.numbers import LAYOUTS
 from app.evidence.tensorfile import DTYPE_BITS, byte_count
 
 torch = pytest.importorskip("torch")
