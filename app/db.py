@@ -145,6 +145,15 @@ def _sqlite_engine(url: str, *, begin: str) -> Engine:
     return engine
 
 
+#: A network that swallows packets looks like a slow database, for a quarter of an hour by default. These are libpq's.
+SILENT_NETWORK = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
 def _postgres_engine(url: str) -> Engine:
     options = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s"
     return create_engine(
@@ -155,5 +164,5 @@ def _postgres_engine(url: str) -> Engine:
         pool_timeout=5,
         pool_pre_ping=True,
         pool_recycle=1800,
-        connect_args={"options": options, "connect_timeout": 5},
+        connect_args={"options": options, "connect_timeout": 5, **SILENT_NETWORK},
     )
