@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Select, String, cast, func, or_, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import Database, new_id, now
@@ -71,15 +71,6 @@ def check_fields(fields: dict[str, str]) -> tuple[str, timedelta | None]:
         message = f"purpose: {purpose!r} is not one of {', '.join(PURPOSES)}"
         raise InvalidRequest(message, param="purpose", code="invalid_value")
     return purpose, _lifetime(fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]"))
-
-
-def blob_in_use(session: Session, blob: str) -> bool:
-    """Whether another file or any model is made of these bytes."""
-    if session.scalar(select(File.id).where(File.blob == blob).limit(1)):
-        return True
-    # Models keep their blobs in JSON lists; the key is unique enough to be searched for as text.
-    mention = or_(*(cast(column, String).contains(blob) for column in (Model.files, Model.tensors)))
-    return session.scalar(select(Model.id).where(mention).limit(1)) is not None
 
 
 def _lifetime(anchor: str | None, seconds: str | None) -> timedelta | None:

@@ -17,10 +17,11 @@ from app.dependencies import Blobs, Config, Db
 from app.documentation import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
 from app.downloads import blob_bytes, download
 from app.errors import InUse, PermafrostError
-from app.files.records import blob_in_use, check_quota, find_file, store, visible
+from app.files.records import check_quota, find_file, store, visible
 from app.files.schemas import AnyPurpose, FileDeleted, FileList, FileObject
 from app.files.tables import File
 from app.files.uploads import OVERHEAD, receive
+from app.files.usage import blob_in_use
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
 from app.paging import AfterQuery, OrderQuery, keyset

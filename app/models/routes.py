@@ -12,7 +12,7 @@ from app.dependencies import Bell, Blobs, Config, Db
 from app.documentation import BINARY, CONFLICT, ERRORS, GONE
 from app.downloads import Reader, blob_bytes, download
 from app.errors import Conflict, Forbidden, InUse, InvalidRequest, NotFound
-from app.files.records import blob_in_use
+from app.files.usage import blob_in_use
 from app.jobs.checkpoints import clear, users
 from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
 from app.models.compose import Layout

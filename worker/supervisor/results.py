@@ -32,6 +32,7 @@ from app.evidence.tensorfile import TensorFileError
 from app.evidence.tree import root
 from app.evidence.verify import objections
 from app.files.tables import File
+from app.files.usage import blob_in_use
 from app.freeze.implied import implied_policy, is_of_adapter, merged_policy
 from app.freeze.policy import Policy
 from app.jobs.checkpoints import Saved
@@ -132,7 +133,18 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
     outcome = _outcome(policy, evidence, parameters, model, tail)
     outcome.last = _last(job, tail)
     outcome.files = [_curves_file(job, each) for each in others if each["name"] in (METRICS, EVENTS)]
+    if outcome.model is None:
+        stored = {blob.key, *(each["blob"] for each in others)}
+        _discard(signer, stored - {file.blob for file in outcome.files})
     return outcome
+
+
+def _discard(signer: Signer, blobs: set[str]) -> None:
+    """Takes back what was stored for a model that nobody gets."""
+    with signer.db.read() as session:
+        unused = [key for key in sorted(blobs) if not blob_in_use(session, key)]
+    for key in unused:
+        signer.storage.delete(key, named_since=datetime.now(UTC))
 
 
 def _curves_file(job: Job, published: Mapping[str, Any]) -> File:

@@ -1,6 +1,7 @@
 """One job in a worker, from claim to the last transaction, with a trainer that needs no torch."""
 
 import base64
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from app.doctor.claims import claims
 from app.evidence.envelope import read_envelope, signers_of
 from app.evidence.keys import read_ring
 from app.evidence.parse import read
@@ -22,6 +24,7 @@ from app.jobs.tables import Job, Metric
 from app.logs.records import read as read_log
 from app.models.catalog import layout
 from app.models.tables import Model
+from app.stores.folder import Folder
 from tests.conftest import Deployment
 from tests.worker.supervisor import apprentice
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit
@@ -146,6 +149,35 @@ def test_frozen_weight_that_moved_fails_the_job(deployment: Deployment, runner: 
             "reason": "differs between base and result: other bytes",
         }
     ]
+    with deployment.db.snapshot() as session:
+        needed = claims(session)
+    stored = {entry.key for entry in runner.storage.blobs()}
+    assert stored == needed.keys(), "what was stored for the model that nobody gets is gone"
+
+
+def test_full_disk_at_the_end_is_tried_again(
+    deployment: Deployment, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room for a result is no fault of the job's: a crash, with its reason; and it succeeds when there is room."""
+    job_id = submit(deployment)
+    full = True
+    real = Folder.publish
+
+    def publish(self: Folder, temporary: Path, key: str) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, temporary, key)
+
+    monkeypatch.setattr(Folder, "publish", publish)
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes) == ("queued", 1)
+    assert any("no room left" in event.message for event in events_of(deployment.db, job_id))
+    full = False
+    with deployment.db.write() as session:
+        session.execute(update(Job).values(not_before=None))
+    runner.run_next()
+    assert job_of(deployment.db, job_id).status == "succeeded"
 
 
 def test_audit_tells_and_does_not_judge(deployment: Deployment, runner: Runner) -> None:
