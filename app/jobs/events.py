@@ -88,14 +88,14 @@ class Watcher:
         self._jobs: dict[str, _Watched] = {}
         self._task: asyncio.Task[None] | None = None
         self._entering = asyncio.Lock()
-        self._closed = False
+        self._closing = asyncio.Event()
 
     async def changed(self, project: str, job_id: str, *, version: int | None, seconds: float) -> State:
         """The job's state once its version differs from `version` (None: from now), or after `seconds`."""
         async with self._watching(project, job_id) as watched:
             known = watched.state.version if version is None else version
             deadline = asyncio.get_running_loop().time() + seconds
-            while watched.state.version == known and not watched.state.ended and not self._closed:
+            while watched.state.version == known and not watched.state.ended and not self._closing.is_set():
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0:
                     break
@@ -115,7 +115,7 @@ class Watcher:
                 if state.ended:
                     yield b"data: [DONE]\n\n"
                     return
-                if self._closed:
+                if self._closing.is_set():
                     return
                 if watched.state == state and not await _wait(watched.changed, PING_SECONDS):
                     # No blank line behind it: after an `id:`, the SDK takes a block without data for an empty event.
@@ -123,13 +123,11 @@ class Watcher:
 
     async def close(self) -> None:
         """Ends every stream, so that a server can stop while somebody watches."""
-        self._closed = True
+        self._closing.set()
         for watched in self._jobs.values():
             _announce(watched)
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await self._task  # not cancelled: its thread would go on with a connection that nobody closes any more
 
     @contextlib.asynccontextmanager
     async def _watching(self, project: str, job_id: str, feed: Feed | None = None) -> AsyncIterator[_Watched]:
@@ -161,8 +159,7 @@ class Watcher:
                 watched.tails.pop(feed.name, None)
 
     async def _poll(self) -> None:
-        while self._jobs:
-            await asyncio.sleep(self._interval)
+        while self._jobs and not await _wait(self._closing, self._interval):
             known = {
                 job_id: (watched.state, [feed for feed, _ in watched.feeds.values()])
                 for job_id, watched in self._jobs.items()

@@ -1,6 +1,5 @@
 """The model of a job as a request names it: an id, a folder in the layout of transformers, or a torch architecture."""
 
-import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -27,7 +26,6 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 MERGE: Final = (
     "true: the result is a whole model, with the adapter added into the base's weights. These are then changed, and "
     "the evidence says so."
@@ -93,9 +91,7 @@ class TransformersSpec(Request):
     )
 
     @model_validator(mode="after")
-    def _hub_or_folder(self) -> "TransformersSpec":
-        if "/" in self.path and not HUB_ID.fullmatch(self.path):
-            raise PydanticCustomError("invalid_model", "path is neither a folder's name nor `owner/name` on a hub")
+    def _go_together(self) -> "TransformersSpec":
         if self.revision is not None and ("/" not in self.path or ".." in self.revision):
             raise PydanticCustomError("conflict", "revision belongs to a model of a hub, whose path is `owner/name`")
         if self.new_tokens is not None and self.adapter is not None:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -27,6 +28,7 @@ _TASK_OF_CLASS: Final = {
     "LMHeadModel": "causal-lm",
     "ForImageClassification": "image-classification",
 }
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _MANIFESTS: Final = manifest.Recent()
 _OUR_ARCHITECTURES: Final = ("affine", "convnet", "mlp")
 
@@ -194,6 +196,9 @@ def _as_described(spec: Mapping[str, Any]) -> bool:
 
 def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> Chosen:
     """A worker fetches what is not here yet: the API reaches out to nobody."""
+    if not _HUB_ID.fullmatch(wanted["path"]):
+        message = f"{wanted['path']!r} is neither the name of a model folder nor `owner/name` on a hub"
+        raise ModelError(message, param="model.path", code="model_not_found")
     revision = wanted.get("revision") or "main"
     spec = {**wanted, "revision": revision}
     row = session.scalar(visible(project).where(Model.id == f"{wanted['path']}@{revision}", Model.kind == "base"))
