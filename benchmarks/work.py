@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -53,6 +55,14 @@ class Case:
     device: str = "cpu"
     precision: str = "fp32"
     wanted: dict[str, Any] = field(default_factory=dict)  # hyperparameters beside the usual ones
+
+
+class Aside(Reporter):
+    """What it prints is no figure, so it goes where figures do not."""
+
+    def _tell(self, type: str, content: Mapping[str, Any]) -> None:
+        with redirect_stdout(sys.stderr):
+            super()._tell(type, content)
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def prepared(case: Case, folder: Path) -> tuple[loop.Run, StopRequest]:
     plan = subject.plan(Policy.from_json(order.policy))
     subject.read_loaded(plan)
     stop = StopRequest()
-    reporter = Reporter(place.reports)
+    reporter = Aside(place.reports)
     run = assemble(order, place, subject, plan, source, task=case.task, reporter=reporter, stop=stop)
     return run, stop
 
