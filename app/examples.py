@@ -63,6 +63,8 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         "suffix": "detach",
         "metadata": {"team": "research"},
         "tags": ["nightly"],
+        "resources": {"devices": 1, "strategy": "ddp"},
+        "waiting_for": None,
         "integrations": [],
         "trained_tokens": 0,
         "error": None,

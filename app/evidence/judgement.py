@@ -150,6 +150,8 @@ def _violations(
         entry = {field: each.get(field) for field in ("name", "last_good_step", "first_bad_step", "operation")}
         if each.get("explanation"):  # why no operation is named
             entry["explanation"] = each["explanation"]
+        if each.get("rank") is not None:  # whose copy or shard it was
+            entry["rank"] = each["rank"]
         found.setdefault(str(each.get("name")), entry)
     for problem in problems:
         if problem.verdict != "violated":

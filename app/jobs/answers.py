@@ -76,6 +76,13 @@ class Progress(Answer):
     tokens_per_second: float | None = Field(default=None, description="Without padding; null where data has none.")
 
 
+class ResourcesAnswer(Answer):
+    """What the job gets of a worker's machine."""
+
+    devices: int
+    strategy: Literal["ddp", "fsdp"]
+
+
 class JobObject(Answer):
     """A fine-tuning job."""
 
@@ -107,11 +114,13 @@ class JobObject(Answer):
     priority: int
     retries: int | None = Field(description="Attempts that may follow a crash; null: as many as the service grants.")
     max_run_seconds: float | None
+    resources: ResourcesAnswer
     freeze_policy: dict[str, Any]
     freeze_plan: FreezePlanCounts | None
     progress: Progress
     evidence: EvidenceSummary
     attempts: int
+    waiting_for: str | None = Field(description="Why the job does not start although it is waiting, where it is known.")
     queue_position: int | None = Field(
         description="1 is the next to start, 1001 is further back than is counted; null unless the job waits."
     )
@@ -151,11 +160,13 @@ class JobObject(Answer):
                 "priority": job.priority,
                 "retries": job.retries,
                 "max_run_seconds": job.hyperparameters.get("max_run_seconds"),
+                "resources": {"devices": job.devices, "strategy": job.strategy},
                 "freeze_policy": job.freeze_policy,
                 "freeze_plan": job.freeze_plan,
                 "progress": progress,
                 "evidence": EvidenceSummary.of(evidence, status=job.status),
                 "attempts": job.attempt,
+                "waiting_for": place.waiting_for if place else None,
                 "queue_position": place.position if place else None,
                 "estimated_start": _seconds(place.starts_at) if place else None,
             }

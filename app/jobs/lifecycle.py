@@ -38,6 +38,7 @@ class Lease:
     attempt: int
     worker: str
     seconds: float
+    devices: int = 1
 
 
 class LeaseLost(Exception):
@@ -186,15 +187,17 @@ def find(session: Session, project: str, job_id: str, *, lock: bool = False) -> 
 # ---- the worker's side
 
 
-def claim(db: Database, *, worker: str, seconds: float) -> Lease | None:
+def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int | None = None) -> Lease | None:
     """Takes the waiting job of highest priority, oldest first; None when there is none.
 
-    The doorbell's job id is not asked for: whichever message woke the worker, the best job goes first.
+    The doorbell's job id is not asked for: whichever message woke the worker, the best job goes first. `most` is how
+    many devices the worker has, larger jobs are not for it; one that needs more than are `free` now is waited for.
     """
     with db.write() as session:
         at = now(session)
-        job = session.scalar(claimable(at).limit(1).with_for_update(skip_locked=True))
-        if job is None:
+        best = claimable(at).where(Job.devices <= (free if most is None else most)).limit(1)
+        job = session.scalar(best.with_for_update(skip_locked=True))
+        if job is None or job.devices > free:
             return None
         moved = _move(
             session,
@@ -212,7 +215,7 @@ def claim(db: Database, *, worker: str, seconds: float) -> Lease | None:
         session.refresh(job)
         started = "Job started" if job.attempt == 1 else f"Job started again, attempt {job.attempt}"
         _note(session, job.id, [Note(started)])
-        return Lease(job.id, job.attempt, worker, seconds)
+        return Lease(job.id, job.attempt, worker, seconds, job.devices)
 
 
 def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
@@ -220,7 +223,7 @@ def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
     with db.read() as session:
         held = (Job.lease_owner == worker, Job.status.in_(LEASED), Job.lease_until > now(session))
         job = session.scalar(select(Job).where(*held))
-        return Lease(job.id, job.attempt, worker, seconds) if job is not None else None
+        return Lease(job.id, job.attempt, worker, seconds, job.devices) if job is not None else None
 
 
 def beat(db: Database, lease: Lease, news: News | None = None) -> str:

@@ -1,6 +1,6 @@
 """What a request for a job may say. OpenAI's fields, and ours beside them."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -26,6 +26,18 @@ class EvidenceOptions(Request):
     )
     nonce: str | None = Field(
         default=None, max_length=128, description="Comes back inside the signature: proof of freshness."
+    )
+
+
+class Resources(Request):
+    """What one job gets of a worker's machine."""
+
+    devices: int = Field(
+        default=1, ge=1, le=1024, description="Processes that train it together, each on a device of its own."
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="`ddp`: the whole model on each device. `fsdp`: a part of it, for models larger than a device.",
     )
 
 
@@ -65,6 +77,7 @@ class JobCreate(Request):
     )
     data: DataOptions | None = None
     evidence: EvidenceOptions | None = None
+    resources: Resources | None = Field(default=None, description="Absent: one device.")
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
     retries: int | None = Field(
         default=None,

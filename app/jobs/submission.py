@@ -143,6 +143,8 @@ def job_of(place: Place, wanted: JobCreate, found: Found, *, idempotency_key: st
         meta=wanted.metadata,
         tags=list(dict.fromkeys(wanted.tags or [])),
         retries=wanted.retries,
+        devices=wanted.resources.devices if wanted.resources else 1,
+        strategy=wanted.resources.strategy if wanted.resources else "ddp",
         integrations=None,
         freeze_policy=found.policy.to_json(),
         freeze_plan=found.plan.counts() if found.plan else None,

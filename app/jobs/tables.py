@@ -57,6 +57,8 @@ class Job(Base):
     meta: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSON(none_as_null=True))
     tags: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     retries: Mapped[int | None]  # attempts that may follow a crash; None: as many as the service grants
+    devices: Mapped[int] = mapped_column(default=1, server_default="1")
+    strategy: Mapped[str] = mapped_column(String(8), default="ddp", server_default="ddp")
     integrations: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
     freeze_policy: Mapped[dict[str, Any]]
     evidence_options: Mapped[dict[str, Any]]
@@ -83,6 +85,17 @@ class Job(Base):
     events_count: Mapped[int] = mapped_column(default=0)
     points_count: Mapped[int] = mapped_column(default=0, server_default="0")
     log_lines: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class Worker(Base):
+    """A worker process that was there lately, and how many devices a job could have of it."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    devices: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(16))
+    seen_at: Mapped[datetime]
 
 
 class Label(Base):

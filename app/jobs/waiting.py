@@ -10,6 +10,7 @@ from sqlalchemy import Integer, Select, String, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db import UtcDateTime, now
+from app.jobs import workers
 from app.jobs.states import CLAIMABLE, LEASED
 from app.jobs.tables import WAITING, Job
 
@@ -30,6 +31,7 @@ class Place:
 
     position: int
     starts_at: datetime | None
+    waiting_for: str | None = None  # what there is not, whoever's turn it is
 
 
 def waits(job: Job) -> bool:
@@ -42,8 +44,13 @@ def places(session: Session, project: str, jobs: Sequence[Job]) -> dict[str, Pla
     if not waiting:
         return {}
     at, free_in, one_takes = now(session), _free_in(session), _one_takes(session, project)
-    positions = _positions(session, waiting)
-    return {job.id: Place(positions[job.id], _start(job, positions[job.id], at, free_in, one_takes)) for job in waiting}
+    positions, lacking = _positions(session, waiting), workers.too_large(session, waiting)
+    found = {}
+    for job in waiting:
+        reason = lacking.get(job.id)
+        start = None if reason else _start(job, positions[job.id], at, free_in, one_takes)
+        found[job.id] = Place(positions[job.id], start, reason)
+    return found
 
 
 def ahead(most: int) -> Select[int]:

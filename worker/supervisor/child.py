@@ -49,10 +49,19 @@ class Nursery:
             self._ensure()
             self._await_ready()
 
-    def start(self, workspace: Path, *, environment: Mapping[str, str] | None = None) -> "Child":
-        """Forks a trainer that runs `entry` on `workspace`, with `environment` on top of the cleaned one."""
+    def start(
+        self, workspace: Path, *, environment: Mapping[str, str] | None = None, together: bool = False
+    ) -> "Child":
+        """Forks a trainer that runs `entry` on `workspace`, with `environment` on top of the cleaned one.
+
+        `together` when it will be of several processes, which have to reach each other.
+        """
         birth = Birth(
-            entry=self.entry, workspace=str(workspace), environment=dict(environment or {}), hidden=self.hidden
+            entry=self.entry,
+            workspace=str(workspace),
+            environment=dict(environment or {}),
+            hidden=self.hidden,
+            together=together,
         )
         with self._lock:
             self._ensure()

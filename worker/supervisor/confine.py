@@ -11,7 +11,7 @@ from pathlib import Path
 
 import app
 import worker
-from worker.supervisor.landlock import around, drop_capabilities, restrict
+from worker.supervisor.landlock import around, drop_capabilities, ephemeral_ports, restrict
 from worker.supervisor.seccomp import forbid_network
 from worker.trainer.protocol import Workspace
 
@@ -22,8 +22,11 @@ PROCESSES = 8192
 OOM_SCORE = 500
 
 
-def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = ()) -> None:
-    """`lifeline` is the read end of a pipe that only the worker holds open for writing; `hidden` is out of reach."""
+def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), together: bool = False) -> None:
+    """`lifeline` is the read end of a pipe that only the worker holds open for writing; `hidden` is out of reach.
+
+    `together` opens the ports at which the processes of one job meet: the kernel's for whoever names none.
+    """
     os.setpgid(0, 0)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -33,9 +36,10 @@ def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = ()) -> N
     _log_to(Workspace(workspace).log)
     _limit()
     drop_capabilities()
-    if not restrict(read=_readable(workspace, list(hidden)), write=_writable(workspace, list(hidden))):
+    ports = ephemeral_ports() if together else range(0)
+    if not restrict(read=_readable(workspace, list(hidden)), write=_writable(workspace, list(hidden)), ports=ports):
         print("this kernel has no Landlock: the trainer runs with all of its worker's rights over files", flush=True)
-    if not forbid_network():
+    if not together and not forbid_network():
         print("this machine has no seccomp: the trainer may use the network as far as Landlock lets it", flush=True)
 
 

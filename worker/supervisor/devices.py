@@ -1,10 +1,9 @@
-"""Device slots of this worker: one job runs on one slot at a time. Found without importing torch."""
+"""Device slots of this worker: a job runs on one of them, or on several together. Found without importing torch."""
 
 import os
-import queue
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,11 @@ class Device:
 
     name: str
     environment: tuple[tuple[str, str], ...] = ()
+    members: tuple["Device", ...] = ()  # of several that one job has together
+
+    @property
+    def count(self) -> int:
+        return max(1, len(self.members))
 
 
 class Slots:
@@ -27,35 +31,43 @@ class Slots:
     def __init__(self, devices: list[Device]) -> None:
         self.devices = tuple(devices)
         self._withdrawn: list[Device] = []
-        self._free: queue.SimpleQueue[Device] = queue.SimpleQueue()
-        for device in devices:
-            self._free.put(device)
+        self._free = list(devices)
+        #: Held while somebody finds out how many he needs, so that what is free stays so.
+        self.choosing = threading.Lock()
 
     @property
     def free(self) -> int:
-        return self._free.qsize()
+        return len(self._free)
+
+    @property
+    def most(self) -> int:
+        """That one job could ever have."""
+        return len(self.devices) - len(self._withdrawn)
 
     @property
     def none_left(self) -> bool:
         return len(self._withdrawn) == len(self.devices)
 
     def withdraw(self, device: Device) -> None:
-        """No job gets this device any more; whoever has it now does not give it back."""
-        self._withdrawn.append(device)
+        """No job gets this device any more, or any of several; whoever has it now does not give it back."""
+        self._withdrawn += device.members or (device,)
 
-    @contextmanager
-    def take(self) -> Iterator[Device | None]:
-        """A free device for as long as the block lasts; None when all are in use."""
-        try:
-            device = self._free.get_nowait()
-        except queue.Empty:
-            yield None
-            return
-        try:
-            yield device
-        finally:
-            if not any(each is device for each in self._withdrawn):
-                self._free.put(device)
+    def take(self, count: int = 1) -> Device | None:
+        """So many free devices as one, until they are given back; None when fewer are free."""
+        if count > len(self._free):
+            return None
+        taken = [self._free.pop(0) for _ in range(count)]
+        return taken[0] if count == 1 else _together(taken)
+
+    def give_back(self, device: Device) -> None:
+        lost = {id(each) for each in self._withdrawn}
+        self._free += [each for each in device.members or (device,) if id(each) not in lost]
+
+
+def _together(devices: list[Device]) -> Device:
+    """Its trainers see all of them, and each takes the one of its own number."""
+    visible = ",".join(value for each in devices for _, value in each.environment if value)
+    return Device(devices[0].name, (("CUDA_VISIBLE_DEVICES", visible),), tuple(devices))
 
 
 def find_devices(asked: str, *, environment: Mapping[str, str] | None = None) -> list[Device]:

@@ -6,7 +6,7 @@ from app.errors import PermafrostError
 from app.jobs.lifecycle import LeaseLost
 from worker.supervisor.lease import Keeper
 from worker.supervisor.news import Tail
-from worker.trainer.protocol import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_NO_ROOM, EXIT_STOPPED
+from worker.trainer.protocol import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_NO_ROOM, EXIT_SIGNALLED, EXIT_STOPPED
 
 
 class Stopped(Exception):
@@ -41,6 +41,8 @@ def explain(code: int, tail: Tail, *, asked: bool, keeper: Keeper) -> None:
         raise DeviceLost
     if code == EXIT_STOPPED or asked:
         raise Stopped
+    if code > EXIT_SIGNALLED:
+        raise Crashed(f"one of the trainer's ranks was killed by signal {code - EXIT_SIGNALLED}")
     raise Crashed(f"the trainer was killed by signal {-code}" if code < 0 else f"the trainer ended with code {code}")
 
 

@@ -32,13 +32,15 @@ MESSAGE_BYTES = 1 << 16
 class Birth:
     """What the worker asks for: call `entry` ("module:function") with the workspace, in a process of its own.
 
-    `hidden` are the folders and files that this process is not to see.
+    `hidden` are the folders and files that this process is not to see; `together` lets it be of several processes,
+    which talk to each other.
     """
 
     entry: str
     workspace: str
     environment: dict[str, str] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
+    together: bool = False
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -92,7 +94,8 @@ def serve(channel: socket.socket) -> Birth | None:
             for descriptor in (channel.detach(), wake, waker, status, *statuses.values()):
                 os.close(descriptor)
             birth = Birth.from_bytes(message)
-            confine(Path(birth.workspace), lifeline=lifeline, hidden=[Path(each) for each in birth.hidden])
+            hidden = [Path(each) for each in birth.hidden]
+            confine(Path(birth.workspace), lifeline=lifeline, hidden=hidden, together=birth.together)
             return birth
         _lead_group(pid)
         os.close(lifeline)

@@ -18,6 +18,7 @@ _ADD_RULE: Final = 445
 _RESTRICT_SELF: Final = 446
 _VERSION_FLAG: Final = 1
 _PATH_BENEATH: Final = 1
+_NET_PORT: Final = 2
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _CAPABILITY_VERSION: Final = 0x20080522
@@ -39,18 +40,21 @@ def version() -> int:
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG)))
 
 
-def restrict(*, read: Iterable[Path], write: Iterable[Path], network: bool = False) -> bool:
-    """Takes every other right over files from this process, for ever. False where there is no Landlock."""
+def restrict(*, read: Iterable[Path], write: Iterable[Path], ports: Iterable[int] = ()) -> bool:
+    """Takes every other right over files and TCP from this process, for ever. False where there is no Landlock."""
     offered = version()
     if offered == 0:
         return False
     every = sum(rights for since, rights in _FILE_RIGHTS.items() if since <= offered)
-    ruleset = _create(every, offered, network=network)
+    ruleset = _create(every, offered)
     try:
         for path in read:
             _allow(ruleset, path, _READ & every)
         for path in write:
             _allow(ruleset, path, every)
+        for port in ports if offered >= 4 else ():
+            rule = struct.pack("=QQ", _TCP, port)
+            _checked(_libc.syscall(_ADD_RULE, ruleset, _NET_PORT, rule, 0))
         # Without this the kernel would let a setuid program escape, and so refuses.
         _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0))
@@ -63,6 +67,12 @@ def drop_capabilities() -> None:
     """Leaves root with what any user has. A root that may measure performance could read another's environment."""
     header, nothing = struct.pack("Ii", _CAPABILITY_VERSION, 0), bytes(24)
     _checked(_libc.capset(header, nothing))
+
+
+def ephemeral_ports() -> list[int]:
+    """Those that the kernel hands out, and 0, by which one asks for one. Services have their fixed ports below."""
+    low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()
+    return [0, *range(int(low), int(high) + 1)]
 
 
 def around(root: Path, hidden: Iterable[Path]) -> Iterator[Path]:
@@ -87,8 +97,8 @@ def _around(root: Path, hidden: list[Path]) -> Iterator[Path]:
             yield from _around(child, hidden)
 
 
-def _create(every: int, offered: int, *, network: bool) -> int:
-    tcp = _TCP if offered >= 4 and not network else 0
+def _create(every: int, offered: int) -> int:
+    tcp = _TCP if offered >= 4 else 0
     scopes = _SCOPES if offered >= 6 else 0
     attributes = struct.pack("QQQ", every, tcp, scopes)[: 24 if offered >= 6 else 16 if offered >= 4 else 8]
     return _checked(_libc.syscall(_CREATE_RULESET, attributes, len(attributes), 0))

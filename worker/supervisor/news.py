@@ -101,14 +101,19 @@ class Tail:
     def _take_violation(self, report: Report, news: News) -> None:
         """Told twice: when it is found, and again with its cause once a replay has shown it, or why it could not."""
         violation = {name: value for name, value in report.items() if name != "type"}
-        self.violations = [each for each in self.violations if each.get("name") != report["name"]] + [violation]
+        same = (violation.get("name"), violation.get("rank"))
+        self.violations = [each for each in self.violations if (each.get("name"), each.get("rank")) != same]
+        self.violations.append(violation)
         cause = f", by {by}" if (by := report.get("operation")) else ""
         cause = cause or (f"; cause not shown: {why}" if (why := report.get("explanation")) else "")
-        message = f"Frozen tensor {report['name']} changed at step {report.get('first_bad_step')}{cause}"
+        where = f" on rank {report['rank']}" if report.get("rank") is not None else ""
+        message = f"Frozen tensor {report['name']} changed at step {report.get('first_bad_step')}{where}{cause}"
         news.notes.append(Note(message, level="error", data=violation))
 
     def _take_failed(self, report: Report, news: News) -> None:
-        self.failed = report
+        """Of several ranks that failed, the first speaks for all; another one is heard where it is alone."""
+        if self.failed is None or report.get("rank") is None:
+            self.failed = report
 
     def _take_done(self, report: Report, news: News) -> None:
         self.done = report

@@ -76,17 +76,22 @@ class Runner:
                 return
 
     def run_next(self) -> bool:
-        """Runs the best waiting job to its end, or as far as it gets; False when none waits or no slot is free."""
-        with self.slots.take() as device:
-            if device is None or self.stopping.is_set():
-                return False
+        """Runs the best waiting job to its end, or as far as it gets; False when none waits or too few slots are free.
+
+        A job that needs several slots keeps its place: those behind it do not take what it waits for.
+        """
+        with self.slots.choosing:
             since = time.monotonic()
-            lease = self._claim(since)
-            if lease is None:
-                return False
+            lease = self._claim(since) if self.slots.free and not self.stopping.is_set() else None
+            device = self.slots.take(lease.devices) if lease else None
+        if lease is None or device is None:
+            return False
+        try:
             with Keeper(self.db, lease, heartbeat=self.settings.heartbeat_seconds, since=since) as keeper:
                 self._attempt(keeper, device)
-            return True
+        finally:
+            self.slots.give_back(device)
+        return True
 
     def places(self, space: Workspace) -> dict[str, str]:
         """What a trainer's log calls the folders of this machine."""
@@ -100,7 +105,8 @@ class Runner:
         """Asked once. Where the database did it and its answer was lost, the claim's own name finds the job again."""
         name, seconds = f"{self.worker}/{next(self._claims)}", self.settings.lease_seconds
         try:
-            return lifecycle.claim(self.db, worker=name, seconds=seconds)
+            free, most = self.slots.free, self.slots.most
+            return lifecycle.claim(self.db, worker=name, seconds=seconds, free=free, most=most)
         except AWAY as error:
             log.warning("no answer to a claim", error=str(error))
         while time.monotonic() < since + seconds:
@@ -263,6 +269,8 @@ class Runner:
             evidence=job.evidence_options,
             seed=job.seed,
             device=device.name,
+            devices=device.count if stage == "train" else 1,
+            strategy=job.strategy,
         )
 
     def _run(self, order: WorkOrder, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> None:
@@ -279,7 +287,8 @@ class Runner:
         explain(code, tail, asked=keeper.stop_wished or self.stopping.is_set(), keeper=keeper)
 
     def _wait_for(self, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> int:
-        with self.nursery.start(space.root, environment=dict(device.environment)) as child:
+        environment, together = dict(device.environment), device.count > 1
+        with self.nursery.start(space.root, environment=environment, together=together) as child:
             child.keep(keeper.until)
             while (code := child.wait(LOOK_SECONDS)) is None:
                 child.keep(keeper.until)

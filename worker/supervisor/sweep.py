@@ -1,4 +1,6 @@
-"""What a worker does besides jobs: takes over expired leases, wakes free slots, reads new models, removes leftovers."""
+"""What a worker does besides jobs: says that it is there, takes over expired leases, wakes free slots, reads new
+models, removes leftovers.
+"""
 
 import shutil
 import threading
@@ -10,7 +12,7 @@ import structlog
 from sqlalchemy import func, select
 
 from app.db import now
-from app.jobs import lifecycle
+from app.jobs import lifecycle, workers
 from app.jobs.states import CLAIMABLE, TERMINAL
 from app.jobs.tables import Job
 from app.models.catalog import folders
@@ -45,6 +47,8 @@ class Sweeper:
 
     def sweep(self) -> None:
         """One round. Each part may run anywhere at any time, beside any number of others."""
+        slots = self._runner.slots
+        workers.tell(self._runner.db, self._runner.worker, devices=slots.most, kind=slots.devices[0].name)
         waiting = lifecycle.sweep(self._runner.db, limit=self._runner.settings.max_crashes)
         for _ in waiting[: self._runner.slots.free]:
             self._wake()

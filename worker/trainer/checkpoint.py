@@ -24,6 +24,10 @@ from torch.optim import Optimizer
 
 from app.evidence.digest import sha256_file
 from worker.trainer import determinism
+from worker.trainer.ranks.group import ALONE, Group
+from worker.trainer.ranks.shards import spread
+from worker.trainer.witness.fingerprint import sharded
+from worker.trainer.witness.observe import whole
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
@@ -56,16 +60,26 @@ class Checkpoint:
     def restore_optimizer(self, optimizer: Optimizer) -> None:
         """Into an optimizer that was built the same way, with `Frozen.at_step(step)` already applied."""
         state: dict[int, dict[str, Any]] = {}
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
         for key, tensor in self.optimizer.items():
             index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = tensor
+            state.setdefault(int(index), {})[name] = spread(tensor, like=parameters[int(index)])
         for key, value in self.state["optimizer"].items():
             index, _, name = key.partition(".")
             state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
-    def restore_random_states(self) -> None:
-        determinism.restore_random_states(self.state["random"], self.random)
+    def restore_random_states(self, rank: int = 0) -> bool:
+        """Of this rank; False where the run that saved them had no such rank."""
+        plain = self.state["random"] if rank == 0 else self.state.get("ranks", {}).get(str(rank))
+        if plain is None:
+            return False
+        mine = {name: each for name, each in self.random.items() if not name.startswith("rank")}
+        if rank:
+            prefix = f"rank{rank}."
+            mine = {name.removeprefix(prefix): each for name, each in self.random.items() if name.startswith(prefix)}
+        determinism.restore_random_states(plain, mine)
+        return True
 
 
 def take(
@@ -75,12 +89,13 @@ def take(
     state: Mapping[str, Any],
     stored: Mapping[str, Tensor] | None = None,
     copied: bool = True,
+    group: Group = ALONE,
 ) -> Content:
     """What a checkpoint holds, by file. `stored` are tensors of a saved model that no live one is by itself.
 
-    `copied`: it stays what it is now, whatever training does next.
+    `copied`: it stays what it is now, whatever training does next. All ranks of the group take it together.
     """
-    plain_random, random = determinism.random_states()
+    plain_random, random = _random_states(group)
     scalars, moments = _optimizer_state(optimizer)
     hold = _copied if copied else _plain
     return {
@@ -88,7 +103,7 @@ def take(
         **({STORED: hold(stored)} if stored else {}),
         "optimizer.safetensors": hold(moments),
         "random.safetensors": random,
-        "state.json": {**state, "optimizer": scalars, "random": plain_random},
+        "state.json": {**state, "optimizer": scalars, **plain_random},
     }
 
 
@@ -190,7 +205,7 @@ def restore_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> None:
     refuse_other_tensors(checkpoint, live)
     with torch.no_grad():
         for name, tensor in checkpoint.tensors.items():
-            live[name].copy_(tensor)
+            live[name].copy_(spread(tensor, like=live[name]))
 
 
 def flush(path: Path) -> None:
@@ -245,6 +260,15 @@ def _prune(folder: Path, *, keep: int, best: int) -> bool:
     return bool(old)
 
 
+def _random_states(group: Group) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Every rank's: the first one's as "random" and under plain names, the others' apart."""
+    plain, tensors = determinism.random_states()
+    first, *others = zip(group.gather(plain), group.gather_tensors(tensors), strict=True)
+    told = {"random": first[0]} | ({"ranks": {str(at): each[0] for at, each in enumerate(others, 1)}} if others else {})
+    apart = {f"rank{at}.{name}": tensor for at, each in enumerate(others, 1) for name, tensor in each[1].items()}
+    return told, first[1] | apart
+
+
 def _optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The state by "index.name": numbers apart from tensors. Groups are built again from the settings, not saved."""
     scalars: dict[str, Any] = {}
@@ -256,11 +280,12 @@ def _optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Te
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU and in one piece each, which safetensors asks for. A tensor that is so already is not copied."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Whole, on the CPU and in one piece each, which safetensors asks for. What is so already is not copied."""
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As `_plain`, and none in the memory of the tensor that it was taken from."""
     plain = _plain(tensors)
-    return {name: each.clone() if each.data_ptr() == tensors[name].data_ptr() else each for name, each in plain.items()}
+    same = {name for name, each in tensors.items() if not sharded(each) and each.data_ptr() == plain[name].data_ptr()}
+    return {name: each.clone() if name in same else each for name, each in plain.items()}

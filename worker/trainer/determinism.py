@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from worker.trainer.ranks.group import ALONE, Group
+
 #: What ran without a deterministic kernel, in torch's words.
 relaxed: list[str] = []
 
@@ -39,12 +41,16 @@ def relax(error: RuntimeError) -> bool:
 
 
 def default_threads() -> int:
-    """OMP_NUM_THREADS where set, else the cores this process may use."""
+    """OMP_NUM_THREADS where set, else this process's part of the cores that it and its fellow ranks may use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdecimal() and int(wanted) > 0 else len(os.sched_getaffinity(0))
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def seed_everything(seed: int) -> None:
+def seed_everything(seed: int, *, rank: int = 0) -> None:
+    """Each rank draws from a stream of its own, or all would drop out the same units; the first has the seed's."""
+    seed = (seed + rank * 0x9E3779B97F4A7C15) % 2**63
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)  # every device
@@ -85,7 +91,7 @@ def report(now: dict[str, Any], *, seed: int, resumed: list[dict[str, Any]]) -> 
     return {"exact": exact, "seed": seed, "not_deterministic": relaxed, "resumed": resumed, "environment": now}
 
 
-def environment(device: torch.device, *, attention: str | None = None) -> dict[str, Any]:
+def environment(device: torch.device, *, attention: str | None = None, group: Group = ALONE) -> dict[str, Any]:
     """What the bits of a run depend on beside its inputs: equal environments resume exactly."""
     return {
         "torch": torch.__version__,
@@ -97,4 +103,6 @@ def environment(device: torch.device, *, attention: str | None = None) -> dict[s
         "threads": torch.get_num_threads(),
         "dtype": str(torch.get_default_dtype()),
         "attention": attention,
+        "ranks": group.size,
+        "strategy": group.strategy if group.size > 1 else None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from safetensors.torch import save_file
 
 from app.errors import PermafrostError
 from app.evidence.digest import sha256_file
+from app.freeze.plan import FreezePlan
 from app.freeze.policy import Policy
 from worker.trainer import checkpoint, determinism, export
 from worker.trainer.checkpoint import NO_ROOM
+from worker.trainer.data.reading import Source
 from worker.trainer.models import card, loading, merging, outline
-from worker.trainer.models.subject import Subject
+from worker.trainer.models.subject import Readings, Subject
 from worker.trainer.protocol import (
     EXIT_DEVICE_LOST,
     EXIT_DONE,
@@ -26,9 +29,14 @@ from worker.trainer.protocol import (
     Workspace,
     write_json,
 )
+from worker.trainer.ranks.group import Group, joined
+from worker.trainer.ranks.launch import launch
+from worker.trainer.ranks.replicas import refuse_apart
 from worker.trainer.training import loop, tasks
+from worker.trainer.training.loop import Ending, Run
 from worker.trainer.training.setup import assemble
 from worker.trainer.training.stop import Stopped, StopRequest
+from worker.trainer.witness.report import Report
 
 Stage = Callable[[WorkOrder, Workspace, Reporter, StopRequest], None]
 
@@ -58,17 +66,22 @@ def run(workspace: Path) -> None:
     """
     place = Workspace(workspace).create()
     order = WorkOrder.load(workspace)
-    with Reporter(place.reports) as reporter, StopRequest() as stop:
+    if order.stage == "train" and order.devices > 1 and "RANK" not in os.environ:
+        raise SystemExit(launch(place, order.devices, run))
+    rank = int(os.environ.get("RANK", "0"))
+    silent = Reporter(Path(os.devnull), aloud=False)  # of all ranks but the first
+    with Reporter(place.reports) as reporter, silent, StopRequest() as stop:
         try:
-            STAGES[order.stage](order, place, reporter, stop)
+            STAGES[order.stage](order, place, silent if rank else reporter, stop)
         except Stopped as stopped:
-            reporter.event(f"stopped on request after step {stopped.step}", step=stopped.step)
+            if not rank:
+                reporter.event(f"stopped on request after step {stopped.step}", step=stopped.step)
             raise SystemExit(EXIT_STOPPED) from None
         except PermafrostError as error:
-            _report_failure(reporter, error)
+            _report_failure(reporter, error, rank)
             raise SystemExit(EXIT_FAILED) from error
         except torch.OutOfMemoryError as error:
-            _report_failure(reporter, OutOfMemory(str(error), param="hyperparameters.batch_size"))
+            _report_failure(reporter, OutOfMemory(str(error), param="hyperparameters.batch_size"), rank)
             raise SystemExit(EXIT_FAILED) from error
         except OSError as error:
             if error.errno not in NO_ROOM:
@@ -93,69 +106,103 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
     """Load, plan, observe, apply, train, observe, export."""
     reporter.stage("loading")
     determinism.configure()
-    task = tasks.name_of(order.model, order.task, workspace=place.root, data=order.data)
-    source = tasks.read(order, place, task=task)
-    subject = Subject.of(loading.load(order.model, place.base, task=task, labels=source.labels, seed=order.seed))
-    stop.raise_if_asked()
+    with joined(order) as group:
+        task = tasks.name_of(order.model, order.task, workspace=place.root, data=order.data)
+        source = tasks.read(order, place, task=task)
+        subject = Subject.of(loading.load(order.model, place.base, task=task, labels=source.labels, seed=order.seed))
+        _stop_if_asked(stop, group)
 
-    policy, merge = Policy.from_json(order.policy), bool((subject.loaded.adapter or {}).get("merge"))
-    if merge:
-        merging.plan_of(subject.loaded, policy)
-    plan = subject.plan(policy)
-    loaded = subject.read_loaded(plan)
-    export.write_initial(place, subject)
-    run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop)
-    export.write_form(place, subject, order.model, task=task, labels=source.labels)
-    stop.raise_if_asked()
+        policy = Policy.from_json(order.policy)
+        if _merges(subject):
+            merging.plan_of(subject.loaded, policy)
+        plan = subject.plan(policy)
+        loaded = subject.read_loaded(plan)
+        refuse_apart(group, subject.live(), step=0)
+        if group.leads:
+            export.write_initial(place, subject)
+        run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop, group=group)
+        form = run.whole()
+        if form is not None:
+            export.write_form(place, form, order.model, task=task, labels=source.labels)
+        _stop_if_asked(stop, group)
 
-    reporter.stage("training")
-    with run.watch.witness as witness:
-        try:
-            with run.writer:
-                ending = loop.train(run)
-        except loop.Diverged as diverged:
-            raise _with_checkpoint(diverged, place) from None
-    if run.caching is not None:
-        run.caching.close()
+        reporter.stage("training")
+        with run.watch.witness:
+            try:
+                with run.writer:
+                    ending = loop.train(run)
+            except loop.Diverged as diverged:
+                raise _with_checkpoint(diverged, place) from None
+        if run.caching is not None:
+            run.caching.close()
+        report = run.watch.report()
+        refuse_apart(group, subject.live(), step=ending.steps)
 
-    reporter.stage("exporting")
-    with run.frozen.removed():
-        if merge:
-            subject, plan, loaded = merging.merged(subject, policy, loaded)
-            reporter.event(f"adapter merged into {len(subject.loaded.merged)} tensors of the base, which are changed")
-        trained = subject.read(plan)
-        export.write_result(place, subject, trained)
-        export.write_observations(place, subject, plan, loaded, trained, witness.report(), steps=ending.steps)
-        text = card.text(
-            job_id=order.job_id,
-            task=task,
-            spec=order.model,
-            data_sha256=sha256_file(place.root / order.data["training"]),
-            policy=plan.policy.to_json(),
-            counts=plan.counts(),
-            settings=run.settings.to_json(),
-            metrics=ending.metrics,
-            steps=ending.steps,
-            labels=source.labels,
-        )
-        attention = getattr(getattr(run.model, "config", None), "_attn_implementation", None)
-        environment = determinism.environment(run.device, attention=attention)
-        write_json(
-            place.files / "determinism.json",
-            determinism.report(environment, seed=order.seed, resumed=run.resumed),
-        )
-        history = run.progress.history
-        export.write_files(
-            place,
-            subject,
-            order.model,
-            task=task,
-            labels=source.labels,
-            history=history,
-            card=text,
-            tensorboard=run.settings.tensorboard,
-        )
+        reporter.stage("exporting")
+        with run.frozen.removed():
+            result = run.whole()
+            if result is not None:
+                _export(order, place, run, result, plan, loaded, source, report, ending, task=task)
     reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)
+
+
+def _export(
+    order: WorkOrder,
+    place: Workspace,
+    run: Run,
+    subject: Subject,
+    plan: FreezePlan,
+    loaded: Readings,
+    source: Source,
+    report: Report,
+    ending: Ending,
+    *,
+    task: str,
+) -> None:
+    """Read what training left, and write the result: the first rank does, for all."""
+    if _merges(subject):
+        subject, plan, loaded = merging.merged(subject, Policy.from_json(order.policy), loaded)
+        tensors = len(subject.loaded.merged)
+        run.reporter.event(f"adapter merged into {tensors} tensors of the base, which are changed")
+    trained = subject.read(plan)
+    export.write_result(place, subject, trained)
+    export.write_observations(place, subject, plan, loaded, trained, report, steps=ending.steps)
+    text = card.text(
+        job_id=order.job_id,
+        task=task,
+        spec=order.model,
+        data_sha256=sha256_file(place.root / order.data["training"]),
+        policy=plan.policy.to_json(),
+        counts=plan.counts(),
+        settings=run.settings.to_json(),
+        metrics=ending.metrics,
+        steps=ending.steps,
+        labels=source.labels,
+    )
+    attention = getattr(getattr(run.model, "config", None), "_attn_implementation", None)
+    environment = determinism.environment(run.device, attention=attention, group=run.group)
+    write_json(place.files / "determinism.json", determinism.report(environment, seed=order.seed, resumed=run.resumed))
+    history = run.progress.history
+    export.write_files(
+        place,
+        subject,
+        order.model,
+        task=task,
+        labels=source.labels,
+        history=history,
+        card=text,
+        tensorboard=run.settings.tensorboard,
+    )
+
+
+def _merges(subject: Subject) -> bool:
+    return bool((subject.loaded.adapter or {}).get("merge"))
+
+
+def _stop_if_asked(stop: StopRequest, group: Group) -> None:
+    """All ranks at the same place, though a signal may reach one of them later."""
+    if group.any(stop.asked):
+        raise Stopped(0)
 
 
 def initialise(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
@@ -186,5 +233,6 @@ def _with_checkpoint(diverged: loop.Diverged, place: Workspace) -> loop.Diverged
     return loop.Diverged(f"{diverged.message}; {kept}", param=diverged.param, errors=diverged.errors)
 
 
-def _report_failure(reporter: Reporter, error: PermafrostError) -> None:
-    reporter.report("failed", code=error.code, message=error.message, param=error.param, errors=error.errors)
+def _report_failure(reporter: Reporter, error: PermafrostError, rank: int) -> None:
+    whose = {"rank": rank} if rank else {}
+    reporter.report("failed", code=error.code, message=error.message, param=error.param, errors=error.errors, **whose)

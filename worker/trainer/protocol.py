@@ -20,6 +20,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1  # after a "failed" report; without one the process crashed
 EXIT_NO_ROOM = 73  # the disk is full; what was saved before is intact
 EXIT_STOPPED = 75  # asked to stop (SIGTERM), and a checkpoint is on disk: run it again to go on
+EXIT_SIGNALLED = 128  # plus the signal's number: a rank of several was killed, and the others with it
 
 EXIT_DEVICE_LOST = 76  # the device does not answer any more; nothing is wrong with the job
 #: At most one line of the log so often about steps; the curve has them all.
@@ -130,6 +131,8 @@ class WorkOrder:
     evidence: dict[str, Any] = field(default_factory=lambda: {"overhead_budget": 0.01})
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:0", ...
+    devices: int = 1  # processes on this machine, each with a device of its own
+    strategy: str = "ddp"  # "ddp": a replica on each; "fsdp": each holds a part
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -165,7 +168,8 @@ class Reporter:
     Threads may share it. What people would look for in a log is printed as well, so that the log tells its story.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, aloud: bool = True) -> None:
+        self._aloud = aloud
         self._lock = threading.Lock()
         self._told_step = float("-inf")
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -182,6 +186,8 @@ class Reporter:
             self._tell(type, content)
 
     def _tell(self, type: str, content: Mapping[str, Any]) -> None:
+        if not self._aloud:
+            return
         if type == "step":
             if time.monotonic() - self._told_step < STEP_LINE_SECONDS:
                 return

@@ -63,9 +63,27 @@ def test_cuda_without_devices_is_refused() -> None:
 def test_device_is_used_once() -> None:
     """While every device is in use there is none; given back, it is there again."""
     slots = Slots([only("0")])
-    with slots.take() as first:
-        assert first == only("0")
-        assert slots.free == 0
-        with slots.take() as second:
-            assert second is None
+    first = slots.take()
+    assert (first, slots.free, slots.take()) == (only("0"), 0, None)
+    assert first is not None
+    slots.give_back(first)
     assert slots.free == 1
+
+
+def test_several_devices_are_one() -> None:
+    """A job that gets several sees them all; fewer than it asked for it does not get; they come back one by one."""
+    slots = Slots([only("0"), only("2"), only("5")])
+    both = slots.take(2)
+    assert both is not None
+    assert (both.name, both.environment, both.count) == ("cuda", (("CUDA_VISIBLE_DEVICES", "0,2"),), 2)
+    assert (slots.free, slots.take(2)) == (1, None)
+    slots.give_back(both)
+    assert slots.free == 3
+    assert slots.take() == only("5")
+
+
+def test_cpu_devices_hide_every_gpu_together_too() -> None:
+    """Two CPU slots as one are still no way to a GPU."""
+    both = Slots(find_devices("cpu:2")).take(2)
+    assert both is not None
+    assert both.environment == (("CUDA_VISIBLE_DEVICES", ""),)

@@ -55,8 +55,10 @@ def test_waiting_jobs_are_started(deployment: Deployment, runner: Runner) -> Non
     runner.slots = Slots(find_devices("cpu:2"))
     jobs = [submit(deployment) for _ in range(3)]
     bells = Bells(runner)
-    with runner.slots.take(), runner.slots.take():
-        bells.sweeper.sweep()
+    both = runner.slots.take(2)
+    assert both is not None
+    bells.sweeper.sweep()
+    runner.slots.give_back(both)
     assert [job_of(deployment.db, each).attempt for each in jobs] == [0, 0, 0]
     bells.sweeper.start()
     try:

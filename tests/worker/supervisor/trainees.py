@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from worker.trainer.protocol import Workspace
+from worker.trainer.ranks.launch import launch
+
 
 def introduce(workspace: Path) -> None:
     """Writes down what a process at this place can see."""
@@ -102,3 +105,26 @@ def _works(attempt: Callable[[], object]) -> bool:
     except OSError:
         return False
     return True
+
+
+def ranks(workspace: Path) -> None:
+    """Two processes that hang, under one that waits for them."""
+    raise SystemExit(launch(Workspace(workspace), 2, _hang))
+
+
+def _hang(workspace: Path) -> None:
+    with (workspace / "ranks").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(600)
+
+
+def connect(workspace: Path) -> None:
+    """Listens where the kernel says and connects to it, then to a service at a port of its own choice."""
+    with socket.socket() as mine:
+        mine.bind(("127.0.0.1", 0))
+        mine.listen()
+        socket.create_connection(mine.getsockname(), timeout=5).close()
+    try:
+        socket.create_connection(("127.0.0.1", int((workspace / "port").read_text())), timeout=5).close()
+    except OSError as error:
+        (workspace / "found").write_text(f"each other; service: {type(error).__name__}")

@@ -68,6 +68,11 @@ def _pin(path: str, owned: list[Slot]) -> Pin | None:
     return None
 
 
+def moves_by_itself(slot: Slot) -> bool:
+    """Whether the slot's module writes to it in a forward pass in training mode."""
+    return _moves_in_training(slot.module, [slot])
+
+
 def _moves_in_training(module: nn.Module, owned: list[Slot]) -> bool:
     if isinstance(module, nn.modules.batchnorm._NormBase) or is_a(module, _SPECTRAL_PARAMETRIZATION):
         return True

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,17 +18,22 @@ from worker.trainer.data.batch import Batch, Examples
 from worker.trainer.data.order import Order, sequential
 from worker.trainer.data.preference import PreferenceExamples
 from worker.trainer.freeze.apply import Frozen
+from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter
+from worker.trainer.ranks.gradients import combine
+from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.training import memory
 from worker.trainer.training.caching import Caching
 from worker.trainer.training.hyperparameters import Settings
-from worker.trainer.training.objectives import Metrics, Objective, Preference
+from worker.trainer.training.meters import in_turns, merged
+from worker.trainer.training.objectives import Meter, Metrics, Objective, Preference
 from worker.trainer.training.patience import Patience
 from worker.trainer.training.progress import Progress
 from worker.trainer.training.schedule import factor
 from worker.trainer.training.stop import Stopped, StopRequest
 from worker.trainer.training.watch import Watch
 from worker.trainer.training.writer import Writer
+from worker.trainer.witness.observe import whole
 
 T = TypeVar("T")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,6 +69,8 @@ class Run:
     save: Callable[[int, Metrics], None]  # takes a checkpoint of the state after this step, which `writer` writes
     restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read
     patience: Patience
+    whole: Callable[[], Subject | None]  # the trained model in one piece, where it is to be exported
+    group: Group = ALONE  # the processes that train this together
     writer: Writer = field(default_factory=Writer)  # of checkpoints; entered around `train`
     caching: Caching | None = None  # the frozen prefix's results, where they are kept
     divisible: bool = True  # whether a batch may be cut into smaller micro-batches
@@ -96,7 +102,7 @@ def train(run: Run) -> Ending:
 
     Raises Stopped after a checkpoint when asked to stop, Diverged when a number is none any more.
     """
-    began = saved = time.monotonic()
+    began = saved = run.group.now()
     metrics: Metrics = {}
     evaluated = step = run.done
     run.model.train()
@@ -121,12 +127,12 @@ def train(run: Run) -> Ending:
             metrics = evaluate(run, step)
             evaluated = step
         best = evaluated == step and run.patience.take(step, metrics)
-        now = time.monotonic()
-        due = run.stop.asked or _save_due(run, step, at_epoch_end, now - saved)
+        stop, now = run.group.turn(stop=run.stop.asked)
+        due = stop or _save_due(run, step, at_epoch_end, now - saved)
         if best or (step < run.total_steps and due):
             run.save(step, {"train_loss": loss, **{f"valid_{name}": value for name, value in metrics.items()}})
-            saved = time.monotonic()
-        if step < run.total_steps and run.stop.asked:
+            saved = run.group.now()
+        if step < run.total_steps and stop:
             run.writer.wait()
             raise Stopped(step)
         if _out_of_time(run, step, now - began) or _out_of_patience(run, step):
@@ -137,7 +143,7 @@ def train(run: Run) -> Ending:
         run.patience.take(step, metrics)
     metrics = back_to_best(run, step, metrics)
     run.watch.at_end()
-    seconds = run.seconds_before + time.monotonic() - began
+    seconds = run.seconds_before + run.group.now() - began
     return Ending(steps=step, tokens=_tokens_until(run, step), metrics=metrics, seconds=seconds)
 
 
@@ -168,15 +174,20 @@ def set_rate(run: Run, step: int) -> float:
 
 
 def gradients(run: Run, step: int) -> float:
-    """The step's gradients and its loss; where memory runs out, from micro-batches of half the size."""
+    """The step's gradients and its loss; where memory runs out on any rank, from micro-batches of half the size."""
     while True:
-        drawn = memory.generators(run.device)
+        drawn, figures, loss = memory.generators(run.device), "on another rank", None
+        batches = micro_batches(run, step)
+        weight = max(1, int(run.group.total([sum(batch.weight for batch in batches)])[0]))
         try:
-            return forward_backward(run, micro_batches(run, step))
+            loss = forward_backward(run, batches, weight)
         except torch.OutOfMemoryError as error:
-            if run.micro_batch_size == 1 or not run.divisible:
+            if not _can_halve(run):
                 raise
             figures = str(error).splitlines()[0]
+        combined = combine(run.group, loss, run.parameters)
+        if combined is not None:
+            return combined
         # After the except clause, which holds on to the tensors of the failed pass.
         run.optimizer.zero_grad(set_to_none=True)
         memory.give_back(run.device, drawn)
@@ -188,30 +199,32 @@ def gradients(run: Run, step: int) -> float:
         run.reporter.event(message, level="warn", step=step, micro_batch_size=run.micro_batch_size)
 
 
+def _can_halve(run: Run) -> bool:
+    """Ranks with shards of one model wait for each other inside a pass: there is no pass to be made again."""
+    return run.micro_batch_size > 1 and run.divisible and not run.group.sharded
+
+
 def micro_batches(run: Run, step: int) -> list[Batch]:
-    """The step's examples, `micro_batch_size` at a time."""
-    positions = run.order.positions(step)
-    size = run.micro_batch_size
-    parts = [positions[at : at + size] for at in range(0, len(positions), size)]
-    return [run.training.batch(part).to(run.device) for part in parts]
+    """This rank's share of the step's examples, `micro_batch_size` at a time; what does not count has no weight."""
+    parts = run.group.passes(run.order.positions(step), run.micro_batch_size)
+    batches = [(run.training.batch(positions), counts) for positions, counts in parts]
+    return [batch if counts else replace(batch, weight=0) for batch, counts in batches]
 
 
-def forward_backward(run: Run, batches: list[Batch]) -> float:
-    """Gradients of the mean loss over all micro-batches, however they were cut; returns that mean."""
-    return _deterministic(run, lambda: _accumulate(run, batches))
+def forward_backward(run: Run, batches: list[Batch], weight: int) -> float:
+    """Gradients of the mean loss over a step of `weight`, however it was cut; returns this rank's part of that mean."""
+    return _deterministic(run, lambda: _accumulate(run, batches, weight))
 
 
-def _accumulate(run: Run, batches: list[Batch]) -> float:
+def _accumulate(run: Run, batches: list[Batch], weight: int) -> float:
     run.optimizer.zero_grad(set_to_none=True)
-    weight = max(1, sum(batch.weight for batch in batches))
     total: Tensor | None = None
     for batch in batches:
-        summed, _ = _forward(run, batch, run.training)
-        mean = summed / weight
+        summed, _ = _forward(run, batch.to(run.device), run.training)
+        mean = summed / weight if batch.weight else summed * 0.0
         run.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         total = mean.detach() if total is None else total + mean.detach()
-    assert total is not None
-    return float(total.item())
+    return 0.0 if total is None else float(total.item())
 
 
 def clip(run: Run) -> float | None:
@@ -219,7 +232,7 @@ def clip(run: Run) -> float | None:
     if run.settings.max_grad_norm is None:
         return None
     run.scaler.unscale_(run.optimizer)
-    return float(nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm).item())
+    return float(whole(nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm)).item())
 
 
 def refuse_infinite(run: Run, step: int, loss: float, norm: float | None) -> None:
@@ -275,22 +288,30 @@ def evaluate(run: Run, step: int) -> Metrics:
     """Loss and the task's metrics over the validation examples, with dropout off; reported."""
     assert run.validation is not None
     run.model.eval()
-    meter, total, weight = run.objective.meter(), 0.0, 0
-    for positions in sequential(len(run.validation), run.micro_batch_size):
+    meter, seen = run.objective.meter(), []
+    for positions, counts in run.group.deal(sequential(len(run.validation), run.micro_batch_size)):
         batch = run.validation.batch(positions).to(run.device)
         summed, outputs = _forward(run, batch, run.validation)
-        meter.add(outputs, batch)
-        total += float(summed.item())
-        weight += batch.weight
+        if counts:
+            meter.add(outputs, batch)
+            seen.append((float(summed.item()), batch.weight))
     run.model.train()
-    metrics = {"loss": total / max(1, weight), **meter.metrics()}
+    metrics = _measured(run, meter, seen)
     run.progress.evaluation(step, metrics)
     return metrics
+
+
+def _measured(run: Run, meter: Meter, seen: list[tuple[float, int]]) -> Metrics:
+    """Over all that the ranks have seen, batch by batch in the order of the data."""
+    batches = in_turns(run.group.gather(seen))
+    loss = sum(total for total, _ in batches) / max(1, sum(weight for _, weight in batches))
+    return {"loss": loss, **merged(run.group, meter).metrics()}
 
 
 def back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
     """With early stopping, the weights after the best evaluation, and its metrics; else all stays as it is."""
     run.writer.wait()
+    run.group.now()  # the others do not read before the first rank has written
     best = run.patience
     if best.limit is None or best.step in (0, step):
         return metrics

@@ -15,6 +15,7 @@ from app.errors import InvalidRequest, PolicyError
 from app.freeze.plan import TensorInfo, resolve
 from app.freeze.policy import Policy
 from worker.trainer.training import muon
+from worker.trainer.witness.fingerprint import sharded
 
 CLASSES: dict[str, Callable[..., Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -132,8 +133,9 @@ def _fused(name: str, parameters: Named, *, scaled: bool) -> dict[str, bool]:
     """One kernel over all tensors where torch has it for these devices and dtypes.
 
     Not SGD's under a scaler: when that skips the first step, torch keeps a momentum of whatever lay in memory.
+    Nor over shards, for which torch has no such kernel.
     """
-    if name == "adafactor" or (name == "sgd" and scaled):
+    if name == "adafactor" or (name == "sgd" and (scaled or any(sharded(p) for _, p in parameters))):
         return {}
     supported = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in parameters)
     return {"fused": True} if supported else {}

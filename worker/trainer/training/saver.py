@@ -19,6 +19,8 @@ from worker.trainer import checkpoint, determinism
 from worker.trainer.checkpoint import Checkpoint, Content
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
+from worker.trainer.ranks.group import Group
+from worker.trainer.ranks.replicas import refuse_apart
 from worker.trainer.training import memory
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.loop import Run
@@ -41,6 +43,7 @@ class Saver:
     reporter: Reporter
     run: str
     job_id: str
+    seed: int
     live: Run | None = None
     misses: int = 0  # checkpoints in a row that could not be written
 
@@ -52,22 +55,28 @@ class Saver:
         run = self.live
         assert run is not None
         run.watch.before_checkpoint()
+        refuse_apart(run.group, self.subject.live(), step=step)
         state = {
             "scaler": run.scaler.state_dict(),
             "history": list(run.progress.history),
             "seconds": run.seconds_before + run.progress.seconds(),
             "witness": run.watch.witness.state_dict(),
-            "environment": self._environment(run.device),
+            "environment": self._environment(run.device, run.group),
             "patience": run.patience.to_json(),
             "micro_batch_size": run.micro_batch_size,
             "resumed": run.resumed,
             "not_deterministic": list(determinism.relaxed),
         }
         run.writer.wait()  # for its memory, and its place on the disk
-        moving, pieces = self._moving(), self._pieces()
+        moving = self._moving()
+        pieces = {} if run.group.sharded else self._pieces()  # a part of a shard is no piece of the whole
         size = checkpoint.size_of([*moving.values(), *pieces.values()], run.optimizer)
         beside = size <= SPARE * memory.free_host_bytes()
-        content = checkpoint.take(tensors=moving, optimizer=run.optimizer, state=state, stored=pieces, copied=beside)
+        content = checkpoint.take(
+            tensors=moving, optimizer=run.optimizer, state=state, stored=pieces, copied=beside, group=run.group
+        )
+        if not run.group.leads:
+            return
         run.writer.begin(partial(self._write, content, step, metrics, best=run.patience.step))
         if not beside:
             run.writer.wait()
@@ -96,14 +105,20 @@ class Saver:
             "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}, kept=kept
         )
 
-    def find(self, device: torch.device) -> Checkpoint | None:
-        """The checkpoint to go on from; its thread count is set, since another one would give other bits."""
-        found = self.newest()
+    def find(self, device: torch.device, group: Group) -> Checkpoint | None:
+        """The checkpoint to go on from; its thread count is set, since another one would give other bits.
+
+        The first rank says which one it is: to another, a damaged disk may look whole.
+        """
+        found = self.newest() if group.leads else None
+        step = group.follow(found.step if found else None)
+        if step is not None and not group.leads:
+            found = checkpoint.read(checkpoint.path_of(self.place.checkpoints, step), run=self.run)
         if found is None:
             return None
         before = found.state["environment"]
         torch.set_num_threads(int(before["threads"]))
-        now = self._environment(device)
+        now = self._environment(device, group)
         other = _differing(before, now)
         exact = "" if other else ", exactly as if it had not stopped"
         self.reporter.event(f"goes on after step {found.step}{exact}", step=found.step)
@@ -129,13 +144,14 @@ class Saver:
         run.patience = Patience.from_json(found.state["patience"])
         # A batch that was cut smaller where memory ran out adds up in another order.
         run.micro_batch_size = int(found.state["micro_batch_size"])
-        differs = _differing(found.state["environment"], self._environment(run.device))
+        differs = _differing(found.state["environment"], self._environment(run.device, run.group))
         run.resumed = [*found.state.get("resumed", ()), {"step": found.step, "differs": differs}]
         determinism.relaxed += [
             each for each in found.state.get("not_deterministic", ()) if each not in determinism.relaxed
         ]
         run.done = found.step
-        found.restore_random_states()
+        if not found.restore_random_states(run.group.rank):
+            determinism.seed_everything(self.seed + found.step, rank=run.group.rank)
 
     def restore(self, step: int) -> bool:
         """The weights after `step` again, from its checkpoint; False, and an event, where that cannot be read."""
@@ -148,9 +164,9 @@ class Saver:
             return False
         return True
 
-    def _environment(self, device: torch.device) -> dict[str, Any]:
+    def _environment(self, device: torch.device, group: Group) -> dict[str, Any]:
         config = getattr(self.subject.model, "config", None)
-        return determinism.environment(device, attention=getattr(config, "_attn_implementation", None))
+        return determinism.environment(device, attention=getattr(config, "_attn_implementation", None), group=group)
 
     def _moving(self) -> dict[str, Tensor]:
         """Everything that training may move; under an audit, where anything may, every tensor."""

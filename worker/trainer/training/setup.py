@@ -20,6 +20,10 @@ from worker.trainer.freeze.refusals import refuse, refuse_unreached
 from worker.trainer.models import loading
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
+from worker.trainer.ranks.group import ALONE, Group
+from worker.trainer.ranks.refusals import refuse_model, refuse_request, refuse_shards
+from worker.trainer.ranks.replicas import common_secret
+from worker.trainer.ranks.shards import shard
 from worker.trainer.training import caching, hyperparameters, muon, optimizer, tasks
 from worker.trainer.training.hyperparameters import Facts, Settings
 from worker.trainer.training.isolation import refuse_leaks
@@ -32,6 +36,7 @@ from worker.trainer.training.saver import Saver, identity
 from worker.trainer.training.stop import StopRequest
 from worker.trainer.training.tasks import Prepared
 from worker.trainer.training.watch import Watch
+from worker.trainer.witness.observe import whole
 from worker.trainer.witness.witness import Witness
 
 
@@ -49,6 +54,7 @@ class Recipe:
     device: torch.device
     positions: Order
     identity: str
+    group: Group = ALONE
 
     @property
     def total_steps(self) -> int:
@@ -65,13 +71,15 @@ def assemble(
     task: str,
     reporter: Reporter,
     stop: StopRequest,
+    group: Group = ALONE,
 ) -> Run:
     """Settle, encode, freeze, build the optimizer, refuse, report; then take up what an earlier attempt left."""
-    recipe = _recipe(order, place, subject, plan, source, task=task)
-    saver = Saver(place, subject, plan, recipe.settings, reporter, run=recipe.identity, job_id=order.job_id)
-    found = saver.find(recipe.device)
+    recipe = _recipe(order, place, subject, plan, source, task=task, group=group)
+    saver = _saver(recipe, subject, reporter)
+    found = saver.find(recipe.device, group)
     run = saver.live = build(recipe, subject, saver, stop=stop)
-    run.watch.explain = Replay(run, partial(rebuild, recipe)).explain
+    if group.size == 1:
+        run.watch.explain = Replay(run, partial(rebuild, recipe)).explain
     reporter.report(
         "plan",
         counts=plan.counts(),
@@ -91,8 +99,9 @@ def assemble(
     _refuse_few_outputs(probe(run), source.labels)
     if isinstance(run.training, LanguageExamples) and run.training.packed:
         _refuse_unpackable(run, run.training)
-    run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
-    determinism.seed_everything(order.seed)
+    if group.size == 1:
+        run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
+    determinism.seed_everything(order.seed, rank=group.rank)
     if found is not None:
         saver.resume(run, found)
     return run
@@ -104,7 +113,11 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
     model, reporter = subject.model, saver.reporter
     if settings.gradient_checkpointing:
         _checkpoint_activations(model)
-    model.to(device)
+    if recipe.group.sharded:
+        refuse_shards(model, plan)
+        shard(model, recipe.group, device)
+    else:
+        model.to(device)
     frozen = freeze(model, plan)
     built = optimizer.build(
         settings.optimizer,
@@ -118,7 +131,9 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
     frozen.at_step(0, built)
     refuse(model, plan, built)
     refuse_unreached(plan, recipe.total_steps)
-    budget = float(order.evidence.get("overhead_budget", 0.01))
+    refuse_model(model, plan, recipe.group)
+    budget, secret = float(order.evidence.get("overhead_budget", 0.01)), common_secret(recipe.group)
+    witness = Witness(model, plan=plan, budget=budget, secret=secret)
     return Run(
         model=model,
         frozen=frozen,
@@ -135,11 +150,56 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         progress=Progress(reporter, recipe.total_steps),
         stop=stop,
         scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
-        watch=Watch(Witness(model, plan=plan, budget=budget), plan, reporter),
+        watch=Watch(witness, plan, reporter, recipe.group),
         save=saver.save,
         restore=saver.restore,
         patience=Patience(settings.early_stopping_patience),
+        whole=partial(_whole, recipe, subject),
+        group=recipe.group,
         divisible=recipe.task != "pairs",
+    )
+
+
+def _whole(recipe: Recipe, subject: Subject) -> Subject | None:
+    """The trained model in one piece, on the first rank; None on the others. Shards go into a model loaded anew."""
+    group = recipe.group
+    if not group.sharded:
+        return subject if group.leads else None
+    drawn = determinism.random_states()
+    fresh = _reloaded(recipe) if group.leads else None
+    determinism.restore_random_states(*drawn)  # loading draws from them
+    live = fresh.live() if fresh else {}
+    with torch.no_grad():
+        for name, tensor in subject.live().items():
+            gathered = whole(tensor)
+            if name in live:
+                live[name].copy_(gathered)
+    if fresh is not None:
+        fresh.pairs = subject.pairs
+    return fresh
+
+
+def _reloaded(recipe: Recipe) -> Subject:
+    order = recipe.order
+    loaded = loading.load(
+        order.model, recipe.place.base, task=recipe.task, labels=recipe.source.labels, seed=order.seed
+    )
+    if recipe.task in tasks.TEXT:
+        tasks.ready_tokenizer(loaded, recipe.source.training)
+    return Subject.of(loaded)
+
+
+def _saver(recipe: Recipe, subject: Subject, reporter: Reporter) -> Saver:
+    order = recipe.order
+    return Saver(
+        recipe.place,
+        subject,
+        recipe.plan,
+        recipe.settings,
+        reporter,
+        run=recipe.identity,
+        job_id=order.job_id,
+        seed=order.seed,
     )
 
 
@@ -148,16 +208,8 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
 
     `cached`: the first one goes on from its prefix's kept results. For a few steps they are not worth keeping.
     """
-    order = recipe.order
-    loaded = loading.load(
-        order.model, recipe.place.base, task=recipe.task, labels=recipe.source.labels, seed=order.seed
-    )
-    if recipe.task in tasks.TEXT:
-        tasks.ready_tokenizer(loaded, recipe.source.training)
-    subject = Subject.of(loaded)
-    saver = Saver(
-        recipe.place, subject, recipe.plan, recipe.settings, reporter, run=recipe.identity, job_id=order.job_id
-    )
+    order, subject = recipe.order, _reloaded(recipe)
+    saver = _saver(recipe, subject, reporter)
     run = saver.live = build(recipe, subject, saver, stop=stop)
     run.caching = caching.settle(_cacheable(recipe, run, subject), reporter) if cached else None
     determinism.seed_everything(order.seed)
@@ -168,11 +220,20 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
 
 
 def _recipe(
-    order: WorkOrder, place: Workspace, subject: Subject, plan: FreezePlan, source: Source, *, task: str
+    order: WorkOrder,
+    place: Workspace,
+    subject: Subject,
+    plan: FreezePlan,
+    source: Source,
+    *,
+    task: str,
+    group: Group,
 ) -> Recipe:
     device = choose_device(order.device)
     settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
     _refuse_split_pairs(task, settings)
+    name = str(settings.optimizer.get("name", "adamw"))
+    refuse_request(group, task=task, optimizer=name, precision=settings.precision, cached=settings.prefix_cache is True)
     if settings.packing:
         _refuse_packing(task, (order.model.get("adapter") or {}).get("type"))
     _refuse_impatience(plan, source, settings)
@@ -189,6 +250,7 @@ def _recipe(
         device=device,
         positions=Order(len(prepared.training), settings.batch_size, order.seed, lengths),
         identity=identity(order, place, subject, plan, settings, task=task),
+        group=group,
     )
 
 

@@ -1,17 +1,25 @@
-"""The witness beside the loop: its findings go to the reports, and end the run where the policy says so."""
+"""The witness beside the loop: its findings go to the reports, and end the run where the policy says so.
+
+Of several ranks each watches what it holds. What one finds, all hear of, so that they end at the same step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from app.errors import PermafrostError
 from app.freeze.plan import FreezePlan
 from worker.trainer.protocol import Reporter
+from worker.trainer.ranks.group import Group
 from worker.trainer.witness.blame import Finding
-from worker.trainer.witness.report import Violation
+from worker.trainer.witness.report import Report, Violation, combined
 from worker.trainer.witness.witness import Witness
 
 Explain = Callable[[Sequence[Violation]], list[Finding]]
+
+
+UNSHOWN = "what wrote it was not looked for: the replay that shows it needs the job to run on one device"
 
 
 class FrozenMoved(PermafrostError):
@@ -23,8 +31,9 @@ class FrozenMoved(PermafrostError):
 class Watch:
     """`witness` is entered around the loop; an audit (`enforce` false) only takes note. `explain` finds the cause."""
 
-    def __init__(self, witness: Witness, plan: FreezePlan, reporter: Reporter) -> None:
+    def __init__(self, witness: Witness, plan: FreezePlan, reporter: Reporter, group: Group) -> None:
         self.witness = witness
+        self.group = group
         self.explain: Explain | None = None
         self._reporter = reporter
         self._abort = plan.policy.enforce and plan.policy.on_violation == "abort"
@@ -40,15 +49,29 @@ class Watch:
         """The last look, after the last evaluation: what it finds is told, and counts, like all before it."""
         self._take(self.witness.check())
 
+    def report(self) -> Report:
+        """What all ranks have seen."""
+        reports = self.group.gather(asdict(self.witness.report()))
+        return combined([Report.from_json(each) for each in reports])
+
     def _take(self, found: list[Violation]) -> None:
-        if not found:
+        if not self.group.any(bool(found)):
             return
+        found = self._heard(found)
         for violation in found:  # before the replay, which may take a while
             self._reporter.report("violation", **violation.to_json())
         if self.explain is not None:
             found = self._blame(found, self.explain)
         if self._abort:
             raise FrozenMoved(f"frozen tensor {found[0]}; the policy's on_violation is 'abort'", param="freeze_policy")
+
+    def _heard(self, found: list[Violation]) -> list[Violation]:
+        """Every rank's, and whose they are; alone, simply what was found."""
+        if self.group.size == 1:
+            return found
+        told = self.group.gather([asdict(each) for each in found])
+        said = {"explanation": UNSHOWN}
+        return [Violation(**each | said | {"rank": rank}) for rank, mine in enumerate(told) for each in mine]
 
     def _blame(self, found: list[Violation], explain: Explain) -> list[Violation]:
         """The same violations with what the replay knows of them, told again."""

@@ -52,20 +52,24 @@ class Fingerprints:
     def take(self, tensor: Tensor, like: Fingerprint | None = None) -> Fingerprint:
         """`like` is an earlier one to be compared with: it chooses the scheme and the extent.
 
-        A tensor that was whole before and is sharded now is a matter of all its ranks, which must ask together: their
-        sums are added up, or, where the scheme has no sums or the cut is not by rows, the tensor is gathered.
+        The print of a sharded tensor is the whole's, and a matter of all its ranks, which must ask together: their sums
+        are added up, or, where the scheme has no sums or the cut is not by rows, the tensor is gathered.
         """
-        local = sharded(tensor) if like is None else like.local
-        if like is not None and not local and like.scheme == MULTILINEAR and cut_by_rows(tensor):
-            return Fingerprint(
-                str(tensor.dtype),
-                tuple(tensor.shape),
-                _hex(multilinear_across(tensor, self.secret)),
-                like.scheme,
-                local,
-            )
-        tensor = (shard(tensor) if local else whole(tensor)).detach()
-        scheme = like.scheme if like else XXH3 if tensor.device.type == "cpu" else MULTILINEAR
+        if like is not None and like.local:
+            return self.take_local(tensor)
+        scheme = like.scheme if like else MULTILINEAR
+        if sharded(tensor) and scheme == MULTILINEAR and cut_by_rows(tensor):
+            value = _hex(multilinear_across(tensor, self.secret))
+            return Fingerprint(str(tensor.dtype), tuple(tensor.shape), value, scheme, local=False)
+        return self._of(whole(tensor), like.scheme if like else None, local=False)
+
+    def take_local(self, tensor: Tensor) -> Fingerprint:
+        """Of what this rank holds."""
+        return self._of(shard(tensor), None, local=True)
+
+    def _of(self, tensor: Tensor, scheme: str | None, *, local: bool) -> Fingerprint:
+        tensor = tensor.detach()
+        scheme = scheme or (XXH3 if tensor.device.type == "cpu" else MULTILINEAR)
         return Fingerprint(str(tensor.dtype), tuple(tensor.shape), self._value(tensor, scheme), scheme, local)
 
     def _value(self, tensor: Tensor, scheme: str) -> str:

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from torch import Tensor
+
 from app.freeze.plan import Decision
 from worker.trainer.freeze.slots import Slot
-from worker.trainer.witness.fingerprint import Fingerprint, Fingerprints
+from worker.trainer.witness.fingerprint import Fingerprint, Fingerprints, sharded
 
 
 class FirstChanges:
@@ -21,7 +23,14 @@ class FirstChanges:
         for decision in decisions:
             tensor = live[decision.name].tensor
             if decision.frozen_elements < decision.elements and tensor is not None:
-                self._unmoved[decision.name] = prints.take(tensor)
+                self._unmoved[decision.name] = _print(tensor, prints)
+
+    def take_up(self, live: Mapping[str, Slot], prints: Fingerprints) -> None:
+        """After a restore: what had not moved is as it was at the start, and each rank looks at its own shard of it."""
+        for name in self._unmoved:
+            tensor = live[name].tensor if name in live else None
+            if tensor is not None and sharded(tensor):
+                self._unmoved[name] = _print(tensor, prints)
 
     def sizes(self, live: Mapping[str, Slot]) -> dict[str, int]:
         """Bytes of each tensor that has not moved yet."""
@@ -46,3 +55,7 @@ class FirstChanges:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.found = dict(state["first_changed"])
         self._unmoved = {name: Fingerprint.from_json(print_) for name, print_ in state["unmoved"].items()}
+
+
+def _print(tensor: Tensor, prints: Fingerprints) -> Fingerprint:
+    return prints.take_local(tensor) if sharded(tensor) else prints.take(tensor)

@@ -1,7 +1,8 @@
 """What a witness found: the verdict, each tensor that moved and between which steps, and how closely it looked."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,7 +10,8 @@ class Violation:
     """A frozen tensor that moved: good after `last_good_step`, found changed after `first_bad_step`.
 
     Step 0 is before training. The two are neighbours when every step in between was looked at. `operation` names what
-    wrote it, if that is known; else `explanation` may say in words why not.
+    wrote it, if that is known; else `explanation` may say in words why not. `rank` is whose copy or shard it was, where
+    several processes train together.
     """
 
     name: str
@@ -18,18 +20,21 @@ class Violation:
     operation: str | None = None
     what: str = "bytes changed"
     explanation: str | None = None
+    rank: int | None = None
 
     def to_json(self) -> dict[str, Any]:
+        more = {"explanation": self.explanation, "rank": self.rank}
         return {
             "name": self.name,
             "last_good_step": self.last_good_step,
             "first_bad_step": self.first_bad_step,
             "operation": self.operation,
-        } | ({"explanation": self.explanation} if self.explanation else {})
+        } | {key: value for key, value in more.items() if value is not None}
 
     def __str__(self) -> str:
         by = f", by {self.operation}" if self.operation else f" ({self.explanation})" if self.explanation else ""
-        return f"{self.name}: {self.what} between steps {self.last_good_step} and {self.first_bad_step}{by}"
+        where = "" if self.rank is None else f" on rank {self.rank}"
+        return f"{self.name}: {self.what} between steps {self.last_good_step} and {self.first_bad_step}{where}{by}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,13 @@ class Report:
     first_changed: dict[str, int] = field(default_factory=dict)
     intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
 
+    @classmethod
+    def from_json(cls, obj: Mapping[str, Any]) -> Self:
+        """From what `dataclasses.asdict` makes of one."""
+        intervals = {name: tuple(Interval(**each) for each in found) for name, found in obj["intervals"].items()}
+        violations = tuple(Violation(**each) for each in obj["violations"])
+        return cls(**{**obj, "violations": violations, "intervals": intervals})
+
     def to_json(self) -> dict[str, Any]:
         """The parts that go into observations.json."""
         return {
@@ -81,3 +93,25 @@ class Report:
         head = f"{self.verdict}: {self.watched} frozen tensors, {self.checks} checks in {self.steps} steps"
         lines = [f"{head} ({self.reason})" if self.reason else head]
         return "\n".join(lines + [f"  {violation}" for violation in self.violations])
+
+
+def combined(reports: Sequence[Report]) -> Report:
+    """What several ranks saw of one model, each of its own copy or shard: as good as the worst of them."""
+    first = reports[0]
+    if len(reports) == 1:
+        return first
+    worst = max(reports, key=lambda each: ("verified", "incomplete", "violated").index(each.verdict))
+    found = [replace(each, rank=rank) for rank, report in enumerate(reports) for each in report.violations]
+    changed: dict[str, int] = {}
+    for name, step in (item for report in reports for item in report.first_changed.items()):
+        changed[name] = min(step, changed.get(name, step))
+    return replace(
+        first,
+        verdict=worst.verdict,
+        reason=worst.reason,
+        violations=tuple(found),
+        checks=min(each.checks for each in reports),
+        last_step=min(each.last_step for each in reports),
+        seconds=max(each.seconds for each in reports),
+        first_changed=changed,
+    )

@@ -22,6 +22,7 @@ class Watch:
     name: str
     decision: Decision
     known: tuple[Fingerprint, ...] = ()
+    whole: tuple[Fingerprint, ...] = ()  # of a sharded tensor, whose `known` are of this rank's shard
     last_good: int = 0
     violated: bool = False
     intervals: list[Interval] = field(default_factory=list)
@@ -45,14 +46,17 @@ class Watch:
         return tuple(prints.take(part, like) for part, like in zip(parts, likes, strict=True))
 
     def localise(self, tensor: Tensor, prints: Fingerprints) -> None:
-        """Known whole and sharded since: the whole was compared once, now each rank watches its own shard."""
+        """The whole was read, or compared, once by all ranks together; now each watches its own shard, alone."""
         if sharded(tensor) and not all(part.local for part in self.known):
-            self.known = ()
-            self.known = self.take(tensor, prints)
+            self.whole = self.known
+            self.known = tuple(prints.take_local(part) for part in self._parts(tensor))
+
+    def close(self) -> None:
+        self.known = self.whole = ()
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "known": [asdict(part) for part in self.known],
+            "known": [asdict(part) for part in self.whole or self.known],
             "last_good": self.last_good,
             "violated": self.violated,
             "intervals": [asdict(interval) for interval in self.intervals],

@@ -22,7 +22,7 @@ from worker.trainer.freeze.inventory import tensors as inventory
 from worker.trainer.freeze.slots import Slot, slots
 from worker.trainer.witness.blame import Finding, explained, replay_under_guard
 from worker.trainer.witness.budget import Budget, some
-from worker.trainer.witness.fingerprint import XXH3, Fingerprints
+from worker.trainer.witness.fingerprint import XXH3, Fingerprints, sharded
 from worker.trainer.witness.first_changes import FirstChanges
 from worker.trainer.witness.guard import WriteGuard
 from worker.trainer.witness.observe import digest
@@ -37,6 +37,7 @@ class Witness:
     `freeze` is a list of names as in a freeze policy (`*` one segment, `**` any), or give a resolved `plan`.
     `budget` is the share of training time that checks may take (1.0: look after every step). `guard` watches every
     operation (some 15% slower) and names the one that wrote. `step` is the number of updates already made.
+    Ranks that hold shards of one model enter, leave and check together, with one `secret`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Witness:
         budget: float = 0.01,
         guard: bool = False,
         step: int = 0,
+        secret: bytes | None = None,
     ) -> None:
         self.model = _unwrapped(model)
         self.plan = _plan(self.model, freeze, plan)
@@ -56,7 +58,7 @@ class Witness:
         self.checks = 0
         self._share = budget
         self._budget = Budget(budget)
-        self._prints = Fingerprints()
+        self._prints = Fingerprints() if secret is None else Fingerprints(secret)
         self._watches = {
             name: Watch(name, decision, last_good=step)
             for decision in self.plan.decisions
@@ -91,6 +93,7 @@ class Witness:
         self._state, self._budget = "running", Budget(self._share)
         began = time.perf_counter()
         if self._restored:
+            self._first.take_up(live, self._prints)
             self._check(live)
         else:
             self._first.begin(self.plan.decisions, live, self._prints)
@@ -136,7 +139,9 @@ class Witness:
             hook.remove()
         began, live = time.perf_counter(), self._live()
         self._check(live, moving=True)
-        self._close(live)
+        # What is read of whole shards is read by all ranks together, and one that leaves in an error leaves alone.
+        if how == "ended" or not any(sharded(slot.tensor) for slot in live.values() if slot.tensor is not None):
+            self._close(live)
         self._budget.record(time.perf_counter() - began)
         self._state = how
 
@@ -265,6 +270,7 @@ class Witness:
             slot = live[name]
             assert slot.tensor is not None
             watch.known = watch.take(slot.tensor, self._prints)
+            watch.localise(slot.tensor, self._prints)
             watch.last_good, watch.violated = self.steps, False
             if self._guard is not None:
                 self._guard.writes.pop(name, None)
@@ -280,7 +286,7 @@ class Witness:
         for name, watch in self._watches.items():
             if watch.ends(self.steps):
                 self._close_interval(watch, live)
-                watch.known = ()
+                watch.close()
                 self._wires.pop(name, None)
         self._open(live)
         self._aim_guard(live)
