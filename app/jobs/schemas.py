@@ -77,7 +77,9 @@ class JobCreate(Request):
     )
     data: DataOptions | None = None
     evidence: EvidenceOptions | None = None
-    resources: Resources | None = Field(default=None, description="Absent: one device.")
+    resources: Resources | None = Field(
+        default=None, description="Absent: one device.", examples=[{"devices": 2, "strategy": "ddp"}]
+    )
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
     retries: int | None = Field(
         default=None,

@@ -117,8 +117,8 @@ def test_leftovers_of_ended_jobs_are_removed(deployment: Deployment, runner: Run
     lifecycle.cancel(deployment.db, "default", ended)
     for name in (alive, ended, "ftjob-unknown", "home"):
         (runner.settings.work / name / "a1").mkdir(parents=True)
-    with runner.slots.take():  # the waiting job is not what this is about
-        Bells(runner).sweeper.sweep()
+    assert runner.slots.take()  # the waiting job is not what this is about
+    Bells(runner).sweeper.sweep()
     assert sorted(path.name for path in runner.settings.work.iterdir()) == sorted([alive, "ftjob-unknown", "home"])
 
 
