@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.cluster import Cluster, end, eventually
-from tests.chaos.runs import Gates, in_a_step, order
+from tests.chaos.runs import Gates, in_a_step, new_gates, order
 from tests.chaos.servers import Wire
 from tests.end_to_end.conftest import ROOT
 from tests.worker.processes import gone
@@ -77,15 +77,22 @@ def test_executed_and_answered_with_an_error(cluster: Cluster, gates: Gates, wir
 def test_clocks_that_lie(cluster: Cluster, gates: Gates, minutes: str) -> None:
     """A worker ten minutes off, or here and there: it keeps its job, and does not take one that another one holds."""
     cluster.add_worker("tests.chaos.skewed_worker", PERMAFROST_TEST_SKEW=minutes)
-    gates.close("step-18")
-    jobs = [cluster.submit(order(cluster, gates)) for _ in range(2)]
-    for job_id in jobs:
-        cluster.until(job_id, lambda job: (job["progress"]["step"] or 0) >= 15)
+    with new_gates(cluster) as others:
+        jobs = []
+        for each in (gates, others):  # a device for each, so one of them gets the wrong clock
+            each.close("step-18")
+            jobs.append(cluster.submit(order(cluster, each)))
+            each.reached("step-18", says=cluster.log)
+        _both_end(cluster, jobs, [gates, others])
+
+
+def _both_end(cluster: Cluster, jobs: list[str], gates: list[Gates]) -> None:
     before = [cluster.row(job_id).lease_until for job_id in jobs]
     # Every lease has been extended, so both clocks have had a sweep and a beat to be wrong at.
     for job_id, lease_until in zip(jobs, before, strict=True):
         eventually(lambda job_id=job_id, at=lease_until: (cluster.row(job_id).lease_until or at) > at)
-    gates.open_all()
+    for each in gates:
+        each.open_all()
     for job_id in jobs:
         assert cluster.ended(job_id)["status"] == "succeeded", cluster.story(job_id)
         assert (cluster.row(job_id).attempt, cluster.row(job_id).crashes) == (1, 0)
@@ -99,7 +106,8 @@ def test_migration_while_running(cluster: Cluster, gates: Gates, tmp_path: Path)
     assert caught is not None
     try:
         cluster.migrate(cwd=newer)
-        waiting = cluster.submit(order(cluster, gates))
+        with new_gates(cluster) as open_gates:
+            waiting = cluster.submit(order(cluster, open_gates))
         running = cluster.start_worker(cwd=newer)
         # The older worker has one device, and stands at a gate with it.
         assert cluster.ended(waiting)["status"] == "succeeded", cluster.story(waiting)

@@ -109,17 +109,29 @@ def test_loss_that_is_no_number(cluster: Cluster, gates: Gates) -> None:
 
 @pytest.mark.fault(26)
 def test_bad_data_is_refused(cluster: Cluster) -> None:
-    """With the line and what is wrong there, at the door."""
+    """With the line and what is wrong there: at the upload, with the job, or in its one and only attempt."""
     for content, name, line in (
         (b'{"x": [1, 2], "y": 3}\n{"x": [1, 2], "y": \n', "torn.jsonl", 2),
         (b'{"x": [1, 2], "y": 3}\n{"x": [1, 2], "y": "\0"}\n', "nul.jsonl", 2),
         (b'{"x": [1, 2], "y": 3}\n{"x": [1, ' + b"2, " * 4_000_000, "endless.jsonl", 2),
         (b"PAR1" + bytes(400), "broken.parquet", None),
     ):
-        answer = cluster.client.post("files", data={"purpose": "fine-tune"}, files={"file": (name, content)})
-        assert answer.status_code == 400, (name, answer.text[:300])
-        error = answer.json()["error"]
+        error = _refusal(cluster, content, name)
         assert line is None or error["errors"][0]["line"] == line, error
+
+
+def _refusal(cluster: Cluster, content: bytes, name: str) -> dict[str, Any]:
+    answer = cluster.client.post("files", data={"purpose": "fine-tune"}, files={"file": (name, content)})
+    if answer.status_code == 200:
+        spec = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 2, "out_features": 1}}
+        answer = cluster.client.post("fine_tuning/jobs", json={"model": spec, "training_file": answer.json()["id"]})
+    if answer.status_code == 200:
+        cluster.jobs.append(answer.json()["id"])
+        job = cluster.ended(cluster.jobs[-1])
+        assert (job["status"], job["attempts"]) == ("failed", 1), job
+        return dict(job["error"])
+    assert answer.status_code == 400, (name, answer.text[:300])
+    return dict(answer.json()["error"])
 
 
 @pytest.mark.fault(26)
