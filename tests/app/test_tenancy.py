@@ -14,6 +14,7 @@ from tests.conftest import Deployment
 NEEDS = {
     "reader": {
         "listPaginatedFineTuningJobs", "retrieveFineTuningJob", "listFineTuningEvents", "listFineTuningJobCheckpoints",
+        "listFineTuningJobLogs",
         "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "downloadModelSignature",
         "listParameters", "listSigningKeys", "previewFreezePolicy", "readFreezePolicySchema", "listFiles",
         "retrieveFile", "downloadFile", "listModels", "listModelTensors", "compareModels",
