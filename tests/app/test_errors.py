@@ -52,8 +52,8 @@ BAD_JOBS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "path out of the folder": (
         {"model": {"type": "transformers", "path": "../../etc"}},
-        "model",
-        "invalid_value",
+        "model.path",
+        "model_not_found",
     ),
     "unknown weights": ({"model": {**AFFINE, "weights": "file-none"}}, "model.weights", "not_found"),
     "unknown file": ({"training_file": "file-none"}, "training_file", "not_found"),
