@@ -73,7 +73,7 @@ def test_frozen_encoder_under_a_new_head(bert: Workspace, tmp_path: Path) -> Non
             assert (each["from"], each["base_name"]) == ("base", name.removeprefix("bert."))
     word = done.observed["bert.embeddings.word_embeddings.weight"]
     assert word["base"] == [{"name": "embeddings.word_embeddings.weight", "rows": None}]
-    assert word["result"] == "bert.embeddings.word_embeddings.weight"
+    assert word["result"] == [{"name": "bert.embeddings.word_embeddings.weight", "rows": None}]
     assert word["loaded"] == word["trained"]
     assert done.observed["classifier.weight"]["base"] == []
 
@@ -344,8 +344,8 @@ def test_cast_of_a_frozen_tensor_is_refused(tmp_path: Path, mixed: bool) -> None
     assert trained.code == 0
 
 
-def test_tie_that_the_base_stores_twice_is_stored_once(tmp_path: Path) -> None:
-    """A base with both names of a tie: the result has the tensor's own name, from the base, and loads."""
+def test_tie_that_the_base_stores_twice_is_there_twice(tmp_path: Path) -> None:
+    """A base with both names of a tie: the result has both, each from the base, and loads."""
     place = Workspace(tmp_path / "attempt").create()
     tiny.llama(place.base)
     path = place.base / "model.safetensors"
@@ -357,8 +357,8 @@ def test_tie_that_the_base_stores_twice_is_stored_once(tmp_path: Path) -> None:
     policy = {"freeze": ["model.embed_tokens.weight", "lm_head.weight"]}
     done = attempt(order(place, rows, task="causal-lm", policy=policy), place.root)
     assert done.code == 0
-    assert done.result["model.embed_tokens.weight"]["from"] == "base"
-    assert "lm_head.weight" not in done.result
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert (done.result[name]["from"], done.result[name]["base_name"]) == ("base", name)
     model = AutoModelForCausalLM.from_pretrained(load_result(done, tmp_path / "result"))
     assert torch.equal(model.lm_head.weight, tensors["model.embed_tokens.weight"])
 
@@ -376,7 +376,7 @@ def test_tie_that_the_base_stores_under_its_alias(tmp_path: Path) -> None:
     done = attempt(order(place, rows, task="causal-lm", policy=policy), place.root)
     assert done.code == 0
     assert done.result["lm_head.weight"]["base_name"] == "lm_head.weight"
-    assert done.observed["model.embed_tokens.weight"]["result"] == "lm_head.weight"
+    assert done.observed["model.embed_tokens.weight"]["result"] == [{"name": "lm_head.weight", "rows": None}]
 
 
 @pytest.mark.slow
