@@ -220,7 +220,7 @@ def _accumulate(run: Run, batches: list[Batch], weight: int) -> float:
     run.optimizer.zero_grad(set_to_none=True)
     total: Tensor | None = None
     for batch in batches:
-        summed, _ = _forward(run, batch.to(run.device), run.training)
+        summed = _forward(run, batch.to(run.device), run.training)[0]  # outputs, of a vocabulary's width, are let go
         mean = summed / weight if batch.weight else summed * 0.0
         run.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         total = mean.detach() if total is None else total + mean.detach()
