@@ -58,11 +58,17 @@ class Checkpoint:
     state: dict[str, Any]  # the JSON part: scalars of the optimizer, generators, scaler, history, environment
 
     def restore_optimizer(self, optimizer: Optimizer) -> None:
-        """Into an optimizer that was built the same way, with `Frozen.at_step(step)` already applied."""
+        """Into an optimizer that was built the same way, with `Frozen.at_step(step)` already applied.
+
+        DamagedError where it has fewer tensors than the one that was saved.
+        """
         state: dict[int, dict[str, Any]] = {}
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         for key, tensor in self.optimizer.items():
             index, _, name = key.partition(".")
+            if int(index) >= len(parameters):
+                message = f"its optimizer has a tensor number {int(index) + 1}, this run's has {len(parameters)}"
+                raise DamagedError(message)
             state.setdefault(int(index), {})[name] = spread(tensor, like=parameters[int(index)])
         for key, value in self.state["optimizer"].items():
             index, _, name = key.partition(".")

@@ -10,7 +10,8 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
 from worker.trainer import checkpoint
-from worker.trainer.protocol import WorkOrder, Workspace, read_reports
+from worker.trainer.protocol import EXIT_NO_ROOM, WorkOrder, Workspace, read_reports
 
 Build = Callable[[Path], WorkOrder]
 
@@ -237,23 +238,41 @@ def test_each_part_of_a_checkpoint_is_needed(tmp_path: Path, omitted: str) -> No
 
 
 def test_full_disk_costs_the_checkpoint_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No space for a checkpoint: older ones make room, an event says so, training goes on to the same result."""
+    """No space for two checkpoints: older ones make room, events say so, training goes on to the same result."""
     whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
+    with disk_that_fills(monkeypatch, misses=3):  # one of them tries again once an older one is gone
+        done = attempt(affine(tmp_path / "full"), tmp_path / "full")
+    missed = [each["message"].partition(":")[0] for each in done.of("event") if "no checkpoint" in each["message"]]
+    assert missed == ["no checkpoint after step 6", "no checkpoint after step 8"]
+    assert_same(whole, done)
+
+
+def test_disk_that_stays_full_ends_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After three checkpoints in a row without space; from the last good one a later attempt has the same bits."""
+    whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
+    order = affine(tmp_path / "full")
+    with disk_that_fills(monkeypatch, misses=1_000_000):
+        full = attempt(order, tmp_path / "full")
+    assert full.code == EXIT_NO_ROOM
+    assert sorted(path.name for path in full.place.checkpoints.iterdir()) == ["step-00000004"]
+    assert_same(whole, attempt(order, tmp_path / "full"))
+
+
+@contextmanager
+def disk_that_fills(monkeypatch: pytest.MonkeyPatch, *, misses: int) -> Iterator[None]:
+    """After twelve files there is no space for so many more."""
     real = checkpoint._write
     calls = {"left": 12}
 
     def full(path: Path, content: Any, **options: Any) -> None:
         calls["left"] -= 1
-        if calls["left"] < 0:
+        if -misses <= calls["left"] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, content, **options)
 
-    monkeypatch.setattr(checkpoint, "_write", full)
-    done = attempt(affine(tmp_path / "full"), tmp_path / "full")
-    assert any("no checkpoint" in each["message"] for each in done.of("event"))
-    names = sorted(path.name for path in done.place.checkpoints.iterdir())
-    assert names == ["step-00000004"]
-    assert_same(whole, done)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "_write", full)
+        yield
 
 
 def test_error_of_safetensors_is_an_error_of_the_disk(tmp_path: Path) -> None:

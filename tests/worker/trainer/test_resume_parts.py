@@ -141,7 +141,7 @@ def test_the_witness_is_part_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_schedule_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control: were the freezes of the checkpoint's step not applied, the next update would move other weights."""
+    """Control: were the freezes of the checkpoint's step not applied, the optimizer would be another one."""
     whole, _ = resumed_without(tmp_path / "with", scheduled, None, drop=4)
     real, skipped = Frozen.at_step, []
     order = scheduled(tmp_path / "without")
@@ -155,12 +155,9 @@ def test_the_schedule_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.Monk
         return real(self, step, optimizer)
 
     monkeypatch.setattr(Frozen, "at_step", forgetful)
-    other = attempt(order, tmp_path / "without")
+    with pytest.raises(checkpoint.DamagedError, match="its optimizer has a tensor number"):
+        attempt(order, tmp_path / "without")
     assert skipped == [at]
-    different = other.code != 0 or any(
-        not torch.equal(each, other.changed[name]) for name, each in whole.changed.items()
-    )
-    assert different
 
 
 @pytest.mark.parametrize("generator", ["python", "numpy", "torch"])
@@ -173,15 +170,8 @@ def test_every_generator_is_restored(tmp_path: Path, generator: str) -> None:
     }
     model = torch.nn.Linear(2, 2)
     determinism.seed_everything(5)
-    path = checkpoint.write(
-        tmp_path,
-        step=1,
-        run="r",
-        tensors=model.state_dict(),
-        optimizer=torch.optim.SGD(model.parameters()),
-        state={},
-        keep=2,
-    )
+    content = checkpoint.take(tensors=model.state_dict(), optimizer=torch.optim.SGD(model.parameters()), state={})
+    path = checkpoint.write(tmp_path, content, step=1, run="r", keep=2)
     expected = {name: each() for name, each in draw.items()}
     found = checkpoint.read(path, run="r")
     found.restore_random_states()
