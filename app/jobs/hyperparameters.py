@@ -79,6 +79,7 @@ class Hyperparameters(Request):
         description="Compute the frozen layers' results once for each example and keep them. Absent or `auto`: where "
         "that changes nothing of what is trained; true: also where it turns dropout in the frozen layers off.",
     )
+    compile: bool | None = Field(default=None, description="By `torch.compile`, on one device.")
     label_smoothing: Fraction | None = None
     temperature: Positive | None = Field(default=None, description="Of the task `pairs`.")
     beta: Auto | Positive | None = Field(

@@ -67,6 +67,16 @@ def test_frozen_weight_is_proved(service: Service, table: str, mechanism: str, t
     assert subjects["model.safetensors"] == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.slow
+def test_compiled_job_is_proved(service: Service, table: str) -> None:
+    """`compile` within the sandbox of a trainer, where the compiler has to run."""
+    wanted = {"n_epochs": 2, "batch_size": 16, "learning_rate": 0.05, "compile": True}
+    job = service.ended(submit(service, table, freeze_policy={"freeze": ["weight"]}, hyperparameters=wanted))
+    assert job["status"] == "succeeded", (job["error"], service.log())
+    assert job["evidence"]["verdict"] == "verified"
+    assert job["hyperparameters"]["compile"] is True
+
+
 def test_curves_come_as_a_result_file(service: Service, table: str) -> None:
     """Where clients of OpenAI's API look: an id in `result_files`, and CSV without base64 behind it."""
     job = service.ended(submit(service, table, freeze_policy={"freeze": ["weight"]}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from worker.trainer.protocol import (
 from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.ranks.replicas import refuse_apart
-from worker.trainer.training import loop, tasks
+from worker.trainer.training import compiling, loop, tasks
 from worker.trainer.training.loop import Ending, Run
 from worker.trainer.training.setup import assemble
 from worker.trainer.training.stop import Stopped, StopRequest
@@ -89,6 +90,10 @@ def run(workspace: Path) -> None:
             print(f"no room on the disk: {error}", flush=True)  # there may be none for a report either
             raise SystemExit(EXIT_NO_ROOM) from error
         except RuntimeError as error:
+            if (refused := compiling.refusal(error)) is not None:
+                traceback.print_exc()
+                _report_failure(reporter, refused, rank)
+                raise SystemExit(EXIT_FAILED) from error
             if not device_is_lost(error):
                 raise
             reporter.event(f"the device is lost: {str(error).splitlines()[0]}", level="error")

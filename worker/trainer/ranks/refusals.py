@@ -18,7 +18,7 @@ PARAM = "resources"
 SHARDABLE = ("adamw", "adam", "sgd")  # each element of a tensor is stepped by itself
 
 
-def refuse_request(group: Group, *, task: str, optimizer: str, precision: str, cached: bool) -> None:
+def refuse_request(group: Group, *, task: str, optimizer: str, precision: str, cached: bool, compiled: bool) -> None:
     """InvalidRequest for a task or a hyperparameter that needs the whole batch, or the whole tensor, in one place."""
     if group.size == 1:
         return
@@ -28,6 +28,9 @@ def refuse_request(group: Group, *, task: str, optimizer: str, precision: str, c
     if cached:
         message = "the frozen prefix is computed once on one device only; leave prefix_cache out, or use one"
         raise InvalidRequest(message, param="hyperparameters.prefix_cache")
+    if compiled:
+        message = "a model is compiled on one device only; leave compile out, or use one"
+        raise InvalidRequest(message, param="hyperparameters.compile")
     if not group.sharded:
         return
     if optimizer not in SHARDABLE:

@@ -54,6 +54,7 @@ class Settings:
     packing: bool = False
     gradient_checkpointing: bool = False
     prefix_cache: bool | str = "auto"  # whether the frozen prefix is computed once for each example
+    compile: bool = False
     label_smoothing: float = 0.0
     temperature: float = 0.05
     beta: float = 0.1
@@ -117,6 +118,7 @@ def settle(asked: Mapping[str, Any], facts: Facts) -> Settings:
         packing=_flag(asked, "packing", False),
         gradient_checkpointing=_flag(asked, "gradient_checkpointing", False),
         prefix_cache=_flag(asked, "prefix_cache", False) if "prefix_cache" in asked else "auto",
+        compile=_flag(asked, "compile", False),
         label_smoothing=_number(asked, "label_smoothing", 0.0, low=0.0, high=1.0),
         temperature=_number(asked, "temperature", 0.05, low=1e-6),
         beta=_number(asked, "beta", 0.1, low=0.0),

@@ -24,7 +24,7 @@ from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.ranks.refusals import refuse_model, refuse_request, refuse_shards
 from worker.trainer.ranks.replicas import common_secret
 from worker.trainer.ranks.shards import shard
-from worker.trainer.training import caching, hyperparameters, muon, optimizer, tasks
+from worker.trainer.training import caching, compiling, hyperparameters, muon, optimizer, tasks
 from worker.trainer.training.hyperparameters import Facts, Settings
 from worker.trainer.training.isolation import refuse_leaks
 from worker.trainer.training.loop import Run, ask_reference, autocast, compute, probe
@@ -99,6 +99,7 @@ def assemble(
     _refuse_few_outputs(probe(run), source.labels)
     if isinstance(run.training, LanguageExamples) and run.training.packed:
         _refuse_unpackable(run, run.training)
+    _compile(recipe, run)  # after the passes that ask whether the data fits the model
     if group.size == 1:
         run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
     determinism.seed_everything(order.seed, rank=group.rank)
@@ -211,6 +212,7 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
     order, subject = recipe.order, _reloaded(recipe)
     saver = _saver(recipe, subject, reporter)
     run = saver.live = build(recipe, subject, saver, stop=stop)
+    _compile(recipe, run)
     run.caching = caching.settle(_cacheable(recipe, run, subject), reporter) if cached else None
     determinism.seed_everything(order.seed)
     found = saver.newest(until=until)
@@ -233,7 +235,14 @@ def _recipe(
     settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
     _refuse_split_pairs(task, settings)
     name = str(settings.optimizer.get("name", "adamw"))
-    refuse_request(group, task=task, optimizer=name, precision=settings.precision, cached=settings.prefix_cache is True)
+    refuse_request(
+        group,
+        task=task,
+        optimizer=name,
+        precision=settings.precision,
+        cached=settings.prefix_cache is True,
+        compiled=settings.compile,
+    )
     if settings.packing:
         _refuse_packing(task, (order.model.get("adapter") or {}).get("type"))
     _refuse_impatience(plan, source, settings)
@@ -269,7 +278,13 @@ def _cacheable(recipe: Recipe, run: Run, subject: Subject) -> caching.Asked:
         reuse=again,
         device=recipe.device,
         precision=settings.precision,
+        compiled=settings.compile,
     )
+
+
+def _compile(recipe: Recipe, run: Run) -> None:
+    if recipe.settings.compile:
+        compiling.compile_model(run.model, recipe.place.root / "compiled", recipe.device)
 
 
 def choose_device(wanted: str) -> torch.device:
