@@ -1,6 +1,7 @@
 """`permafrost serve`: the API in this process and a worker in a child, started together and stopped together."""
 
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -45,6 +46,9 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     )
     companion = Companion(settings) if with_worker else None
     server = _Server(config, companion)
+    # What is made up to here stays for good: no collection needs to look through it again while requests are served.
+    gc.collect()
+    gc.freeze()
     try:
         server.run()
     finally:
