@@ -21,8 +21,8 @@ from app.freeze.routes import router as freeze
 from app.hosts import OwnHosts
 from app.jobs import views
 from app.jobs.events import Watcher
+from app.jobs.idempotency import UnderWay
 from app.jobs.routes import router as jobs
-from app.jobs.under_way import UnderWay
 from app.keys.ring import KeyRing
 from app.limits.headers import RateHeaders
 from app.limits.rates import Rates

@@ -10,7 +10,7 @@ import psycopg
 
 from app.db import Database
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease
+from app.jobs.attempt import Lease
 from app.keys import records
 from demo import affine
 from demo.service import Service

@@ -16,7 +16,8 @@ from typing import Any
 import psycopg
 
 from app.jobs import lifecycle
-from app.jobs.lifecycle import News, Note
+from app.jobs.attempt import News
+from app.jobs.notes import Note
 from benchmarks.deployed import Place, place, postgres, running
 from benchmarks.figure import Figure
 

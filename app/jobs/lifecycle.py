@@ -4,90 +4,28 @@ A worker holds a job by a `Lease`, whose attempt number is the fencing token: on
 moved on, nothing that its holder writes matches a row any more.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db import Database, new_id, now
-from app.errors import Conflict, NotFound, PermafrostError
-from app.evidence.tables import Evidence, Parameter
-from app.files.tables import File
-from app.jobs import checkpoints
-from app.jobs.checkpoints import Saved
+from app.db import Database, now
+from app.errors import Conflict, NotFound
+from app.jobs import checkpoints, notes
+from app.jobs.attempt import Lease, LeaseLost, News, Outcome
 from app.jobs.hyperparameters import method_of
+from app.jobs.idempotency import made_before
+from app.jobs.notes import Note
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
-from app.jobs.tables import WAITING, Event, Job, Label, Metric
+from app.jobs.tables import WAITING, Job, Label, Metric
 from app.limits.quotas import check, take_turns
-from app.models.tables import Model
 from app.webhooks.events import announce
 
 #: Every move out of a worker's hands gives the lease up with it.
 NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
-#: How long a request without a key counts as the same request when the SDK says that it is a retry.
-RETRY_WINDOW = timedelta(minutes=10)
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    job_id: str
-    attempt: int
-    worker: str
-    seconds: float
-    devices: int = 1
-
-
-class LeaseLost(Exception):
-    """The job is no longer this worker's: cancelled, finished, or taken over. Stop the trainer and write nothing."""
-
-    def __init__(self, lease: Lease, status: str) -> None:
-        super().__init__(f"attempt {lease.attempt} of {lease.job_id} has lost its lease; the job is {status}")
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """An event before it has its number."""
-
-    message: str
-    level: Literal["info", "warn", "error"] = "info"
-    type: Literal["message", "metrics"] = "message"
-    data: dict[str, Any] | None = None
-
-
-@dataclass(slots=True)
-class News:
-    """What a supervisor has to tell since its last beat."""
-
-    progress: dict[str, Any] | None = None
-    freeze_plan: dict[str, Any] | None = None
-    hyperparameters: dict[str, Any] | None = None  # with what "auto" came to
-    notes: list[Note] = field(default_factory=list)
-    metrics: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)  # (step, split, values)
-    checkpoints: list[Saved] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        settled = self.freeze_plan or self.hyperparameters
-        return bool(self.progress or settled or self.notes or self.metrics or self.checkpoints)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How an attempt ended, with all that has to be stored in the same transaction as the status."""
-
-    status: Literal["succeeded", "failed"]
-    error: dict[str, Any] | None = None
-    evidence: Evidence | None = None
-    parameters: Sequence[Parameter] = ()
-    model: Model | None = None
-    files: Sequence[File] = ()  # what OpenAI calls result_files: the curves as CSV
-    last: Saved | None = None  # the result as the last of the job's checkpoints
-    trained_tokens: int | None = None
-    notes: Sequence[Note] = ()
 
 
 # ---- the requester's side
@@ -118,26 +56,18 @@ def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None) 
         job.created_at = now(session)
         session.add(job)
         session.flush()
-        session.add_all(_labels(job))
-        _note(session, job.id, [Note("Job created")])
+        session.add_all(Label.all_of(job))
+        notes.append(session, job.id, [Note("Job created")])
         session.refresh(job)
         return job, False
 
 
-def made_before(
-    session: Session, project: str, *, key: str | None, fingerprint: str | None, retried: bool
-) -> Job | None:
-    """The job that this very request has made already. Raises KeyReused when its key belongs to another one."""
-    mine = select(Job).where(Job.project == project)
-    if key is not None:
-        earlier = session.scalar(mine.where(Job.idempotency_key == key))
-        if earlier is not None and earlier.fingerprint != fingerprint:
-            raise KeyReused("this Idempotency-Key was used with another request body; use a new key for a new job")
-        return earlier
-    if not retried:
-        return None
-    recent = mine.where(Job.fingerprint == fingerprint, Job.created_at > now(session) - RETRY_WINDOW)
-    return session.scalar(recent.order_by(Job.created_at.desc()).limit(1))
+def check_quota(session: Session, project: str, limit: int) -> None:
+    """Raises QuotaSpent unless the project may have one job more under way."""
+    under_way = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
+    active = select(func.count()).where(*under_way).scalar_subquery()
+    remedy = "wait for one to end, or cancel one"
+    check(session, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
 
 
 def cancel(db: Database, project: str, job_id: str) -> Job:
@@ -214,7 +144,7 @@ def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int
             return None
         session.refresh(job)
         started = "Job started" if job.attempt == 1 else f"Job started again, attempt {job.attempt}"
-        _note(session, job.id, [Note(started)])
+        notes.append(session, job.id, [Note(started)])
         return Lease(job.id, job.attempt, worker, seconds, job.devices)
 
 
@@ -244,7 +174,7 @@ def beat(db: Database, lease: Lease, news: News | None = None) -> str:
         if row is None:
             raise _lost(session, lease)
         if news:
-            _note(session, lease.job_id, news.notes)
+            notes.append(session, lease.job_id, news.notes)
             for seq, (step, split, values) in enumerate(news.metrics, start=row.points_count - len(news.metrics) + 1):
                 session.merge(Metric(job_id=lease.job_id, step=step, split=split, seq=seq, values=values))
             for saved in news.checkpoints:
@@ -301,7 +231,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
         if outcome.model is not None and outcome.last is not None:
             outcome.last.model_id = outcome.model.id
             checkpoints.store(session, lease.job_id, lease.attempt, outcome.last, at)
-        _note(session, lease.job_id, [*outcome.notes, _ending(outcome)])
+        notes.append(session, lease.job_id, [*outcome.notes, _ending(outcome)])
 
 
 def release(db: Database, lease: Lease, *, reason: str = "Worker is stopping") -> str:
@@ -314,7 +244,7 @@ def release(db: Database, lease: Lease, *, reason: str = "Worker is stopping") -
         target = "paused" if job.desired == "pause" else "queued"
         if not _give_back(session, job, _held(lease, now(session)), to=target):
             raise _lost(session, lease)
-        _note(session, job.id, [Note("Job paused" if target == "paused" else f"{reason}; job queued again")])
+        notes.append(session, job.id, [Note("Job paused" if target == "paused" else f"{reason}; job queued again")])
         return target
 
 
@@ -324,7 +254,7 @@ def hold(db: Database, lease: Lease, reason: str) -> str:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
         if not _give_back(session, job, _held(lease, now(session)), to="paused", desired="pause"):
             raise _lost(session, lease)
-        _note(session, job.id, [Note(f"Job paused: {reason}", level="error")])
+        notes.append(session, job.id, [Note(f"Job paused: {reason}", level="error")])
         return "paused"
 
 
@@ -407,7 +337,7 @@ def _told(session: Session, job: Job, *, moved: bool, verb: str, note: Note) -> 
     if not moved:
         ended = "has already ended" if job.status in TERMINAL else "is"
         raise Conflict(f"job {job.id} cannot be {verb}: it {ended} ({job.status})")
-    _note(session, job.id, [note])
+    notes.append(session, job.id, [note])
     session.refresh(job)
     return job
 
@@ -445,34 +375,8 @@ def _crashed(
         moved = _give_back(session, job, guard, to=target, crashes=crashes, not_before=now(session) + wait)
         note = Note(f"Attempt {job.attempt} ended: {reason}; job {target} again", level="warn", data=data)
     if moved:
-        _note(session, job.id, [note])
+        notes.append(session, job.id, [note])
     return moved
-
-
-def _labels(job: Job) -> Iterator[Label]:
-    """What lists find the job by."""
-    pairs = [*(job.meta or {}).items(), *(("", tag) for tag in job.tags or ())]
-    for name, value in pairs:
-        yield Label(project=job.project, name=name, value=value, created_at=job.created_at, job_id=job.id)
-
-
-def _note(session: Session, job_id: str, notes: Sequence[Note]) -> None:
-    """Appends events. The counter on the job's row is locked by its update, so numbers have no gaps and no doubles."""
-    if not notes:
-        return
-    statement = (
-        update(Job)
-        .where(Job.id == job_id)
-        .values(events_count=Job.events_count + len(notes))
-        .returning(Job.events_count)
-        .execution_options(synchronize_session=False)
-    )
-    last = session.execute(statement).scalar_one()
-    at = now(session)
-    for seq, note in enumerate(notes, start=last - len(notes) + 1):
-        event = Event(job_id=job_id, seq=seq, id=new_id("ftevent"), created_at=at, data=note.data)
-        event.level, event.type, event.message = note.level, note.type, note.message
-        session.add(event)
 
 
 def _ending(outcome: Outcome) -> Note:
@@ -480,17 +384,3 @@ def _ending(outcome: Outcome) -> Note:
         return Note("Job succeeded", data={"model": outcome.model.id if outcome.model else None})
     message = str((outcome.error or {}).get("message", "no reason was given"))
     return Note(f"Job failed: {message}", level="error", data=outcome.error)
-
-
-def check_quota(session: Session, project: str, limit: int) -> None:
-    """Raises QuotaSpent unless the project may have one job more under way."""
-    under_way = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
-    active = select(func.count()).where(*under_way).scalar_subquery()
-    remedy = "wait for one to end, or cancel one"
-    check(session, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
-
-
-class KeyReused(PermafrostError):
-    status = 422
-    type = "invalid_request_error"
-    code = "idempotency_key_reused"

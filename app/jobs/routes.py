@@ -24,12 +24,12 @@ from app.jobs.answers import (
 from app.jobs.checkpoints import listed
 from app.jobs.dry_run import DryRun, dry_run
 from app.jobs.events import EVENTS, sequence_of
+from app.jobs.idempotency import UnderWay, made_before
 from app.jobs.listing import Filters, page
 from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
 from app.jobs.submission import Place, fingerprint, prepare
 from app.jobs.tables import Checkpoint, Event, Job
-from app.jobs.under_way import UnderWay
 from app.paging import AfterQuery, Order, OrderQuery, keyset
 from app.rendering import is_retry
 from app.streaming import LastEventId, StreamQuery, Watch, streamed
@@ -71,7 +71,7 @@ def create_job(
     with under_way.alone(who.project, idempotency_key):
         with db.read() as session:
             told: dict[str, Any] = {"fingerprint": fingerprint(wanted), "retried": is_retry(request)}
-            job = lifecycle.made_before(session, who.project, key=idempotency_key, **told)
+            job = made_before(session, who.project, key=idempotency_key, **told)
             repeated = job is not None
             if job is None:
                 place = Place(session, storage, settings, who.project)

@@ -1,5 +1,6 @@
 """Jobs and what they leave behind while they run: events, metrics, checkpoints."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -111,6 +112,13 @@ class Label(Base):
     value: Mapped[str] = mapped_column(String(512), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+    @classmethod
+    def all_of(cls, job: Job) -> "Iterator[Label]":
+        """What lists find a job by."""
+        pairs = [*(job.meta or {}).items(), *(("", tag) for tag in job.tags or ())]
+        for name, value in pairs:
+            yield cls(project=job.project, name=name, value=value, created_at=job.created_at, job_id=job.id)
 
 
 class Event(Base):

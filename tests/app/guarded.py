@@ -10,8 +10,9 @@ from sqlalchemy import select
 from app.db import Database
 from app.evidence.tables import Evidence
 from app.jobs import lifecycle
+from app.jobs.attempt import News, Outcome
 from app.jobs.checkpoints import Saved
-from app.jobs.lifecycle import News, Note, Outcome
+from app.jobs.notes import Note
 from app.jobs.tables import Checkpoint
 from app.keys import records
 from app.main import create_app

@@ -16,7 +16,8 @@ from sqlalchemy import func, select, update
 from app.db import Database, now
 from app.errors import Conflict
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, LeaseLost, News, Note, Outcome
+from app.jobs.attempt import Lease, LeaseLost, News, Outcome
+from app.jobs.notes import Note
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Event, Job
 from migrations.tables import tables

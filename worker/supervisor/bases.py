@@ -12,7 +12,7 @@ from app.errors import ModelError
 from app.evidence.digest import FileReading, read_file
 from app.evidence.tensorfile import TensorFileError
 from app.evidence.tree import root
-from app.jobs.lifecycle import Lease
+from app.jobs.attempt import Lease
 from app.jobs.tables import Job
 from app.models.tables import Model
 from app.storage import Storage

@@ -20,8 +20,9 @@ from app.evidence.statement import FileRef
 from app.evidence.tensorfile import TensorFileError
 from app.evidence.tree import root
 from app.jobs import lifecycle
+from app.jobs.attempt import LeaseLost, News
 from app.jobs.checkpoints import Saved
-from app.jobs.lifecycle import LeaseLost, News, Note
+from app.jobs.notes import Note
 from app.jobs.tables import Job
 from app.models.compose import ComposeError, Slice, compose
 from app.models.tables import Model

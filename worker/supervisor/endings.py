@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.errors import PermafrostError
-from app.jobs.lifecycle import LeaseLost
+from app.jobs.attempt import LeaseLost
 from worker.supervisor.lease import Keeper
 from worker.supervisor.news import Tail
 from worker.trainer.protocol import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_NO_ROOM, EXIT_SIGNALLED, EXIT_STOPPED

@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.db import Database
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, LeaseLost, News
+from app.jobs.attempt import Lease, LeaseLost, News
 from app.jobs.tables import Job
 from worker.supervisor.printed import Printed
 

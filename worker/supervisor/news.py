@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from app.jobs.lifecycle import News, Note
+from app.jobs.attempt import News
+from app.jobs.notes import Note
 from worker.trainer.protocol import Report, read_reports
 
 Level = Literal["info", "warn", "error"]

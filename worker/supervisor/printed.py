@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from app.db import Database
-from app.jobs.lifecycle import Lease
+from app.jobs.attempt import Lease
 from app.logs import records
 from app.logs.redaction import redacted
 

@@ -35,8 +35,9 @@ from app.files.tables import File
 from app.files.usage import blob_in_use
 from app.freeze.implied import implied_policy, is_of_adapter, merged_policy
 from app.freeze.policy import Policy
+from app.jobs.attempt import Outcome
 from app.jobs.checkpoints import Saved
-from app.jobs.lifecycle import Note, Outcome
+from app.jobs.notes import Note
 from app.jobs.tables import Checkpoint, Job
 from app.models.catalog import is_hub_spec
 from app.models.compose import ComposeError, Layout, Slice, compose

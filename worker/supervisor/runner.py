@@ -17,7 +17,7 @@ from app.evidence.digest import sha256_file
 from app.evidence.rotation import signers
 from app.files.tables import File
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, LeaseLost, Outcome
+from app.jobs.attempt import Lease, LeaseLost, Outcome
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
 from app.models.catalog import folder_of, is_hub_spec

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 from app.db import Database
 from app.evidence.tables import Evidence, Parameter
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, News, Note, Outcome
+from app.jobs.attempt import Lease, News, Outcome
+from app.jobs.notes import Note
 from tests.app.conftest import AFFINE, rows, upload_to
 
 Create = Callable[..., dict[str, Any]]

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from app.db import Database, now
 from app.jobs import dry_run, lifecycle
-from app.jobs.lifecycle import News, Outcome
+from app.jobs.attempt import News, Outcome
 from app.jobs.tables import Job
 from app.models.tables import Model
 from app.settings import Settings

@@ -11,7 +11,9 @@ from app.db import Database, now
 from app.errors import Conflict, NotFound
 from app.evidence.tables import Evidence, Parameter
 from app.jobs import lifecycle
-from app.jobs.lifecycle import LeaseLost, News, Note, Outcome
+from app.jobs.attempt import Lease, LeaseLost, News, Outcome
+from app.jobs.idempotency import KeyReused
+from app.jobs.notes import Note
 from app.jobs.states import LEASED, MOVES, TERMINAL
 from app.jobs.tables import Event, Job, Metric
 from tests.app.jobs.jobs import new_job
@@ -21,7 +23,7 @@ def submitted(db: Database, **fields) -> Job:
     return lifecycle.submit(db, new_job(**fields))[0]
 
 
-def claimed(db: Database, *, seconds: float = 60.0) -> lifecycle.Lease:
+def claimed(db: Database, *, seconds: float = 60.0) -> Lease:
     lease = lifecycle.claim(db, worker="w1", seconds=seconds)
     assert lease is not None
     return lease
@@ -37,7 +39,7 @@ def events(db: Database, job_id: str) -> list[Event]:
         return list(session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)))
 
 
-def expire(db: Database, lease: lifecycle.Lease) -> None:
+def expire(db: Database, lease: Lease) -> None:
     """Lets the lease run out, as seen by the database's clock."""
     with db.write() as session:
         session.execute(
@@ -96,7 +98,7 @@ def test_finish_twice_is_once(db):
 def test_claims_never_share_a_job(db):
     """Eight threads claim four jobs: each job goes to exactly one of them."""
     jobs = {submitted(db).id for _ in range(4)}
-    leases: list[lifecycle.Lease | None] = []
+    leases: list[Lease | None] = []
     start = threading.Barrier(8)
 
     def claim(worker: str) -> None:
@@ -312,7 +314,7 @@ def test_one_key_is_one_job(db):
     assert not replayed
     again, replayed = lifecycle.submit(db, new_job(idempotency_key="k", fingerprint="a"))
     assert (again.id, replayed) == (first.id, True)
-    with pytest.raises(lifecycle.KeyReused):
+    with pytest.raises(KeyReused):
         lifecycle.submit(db, new_job(idempotency_key="k", fingerprint="b"))
     other, replayed = lifecycle.submit(db, new_job(idempotency_key="k", fingerprint="b", project="another"))
     assert other.id != first.id and not replayed

@@ -27,7 +27,8 @@ from sqlalchemy import delete, select, update
 from app.db import Database, now
 from app.errors import Conflict
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, LeaseLost, News, Note, Outcome
+from app.jobs.attempt import Lease, LeaseLost, News, Outcome
+from app.jobs.notes import Note
 from app.jobs.states import LEASED, TERMINAL
 from app.jobs.tables import Event, Job
 from tests.app.jobs.jobs import new_job

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from app.db import Database, now
 from app.jobs import lifecycle, views, waiting
-from app.jobs.lifecycle import News, Outcome
+from app.jobs.attempt import News, Outcome
 from app.jobs.listing import Filters, page
 from app.jobs.tables import Job, Label
 from tests.app.conftest import AFFINE, rows, upload_to

@@ -13,8 +13,9 @@ from openai.types.fine_tuning import FineTuningJobEvent
 from app.db import Database
 from app.evidence.tables import Evidence
 from app.jobs import lifecycle
+from app.jobs.attempt import News, Outcome
 from app.jobs.checkpoints import Saved
-from app.jobs.lifecycle import News, Note, Outcome
+from app.jobs.notes import Note
 from app.logs.records import append
 from tests.app.conftest import AFFINE, rows
 

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from app.db import Database
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Outcome
+from app.jobs.attempt import Outcome
 from app.logs import records
 from app.logs.redaction import redacted
 from tests.app.conftest import serve

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserType, Page, expect, sync_playwri
 from playwright.sync_api import Error as BrowserError
 
 from app.jobs import lifecycle
-from app.jobs.lifecycle import News
+from app.jobs.attempt import News
 from tests.app.conftest import AFFINE, rows
 from tests.app.jobs.test_api import claim, finish
 

@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 
 from app.db import Database
 from app.jobs import lifecycle
-from app.jobs.lifecycle import News, Note
+from app.jobs.attempt import News, Outcome
+from app.jobs.notes import Note
 from app.pages.curve import draw
 from app.pages.format import duration, number, selector, size
 from tests.app.conftest import AFFINE, Upload, rows
@@ -122,7 +123,7 @@ def test_a_failure_says_why(client: TestClient, job: str, db: Database) -> None:
     error: dict[str, Any] = {"code": "invalid_training_data", "message": "2 problems", "param": "training_file"}
     errors = [{"line": 7, "field": "x", "code": "c", "message": "x is text"}]
     error |= {"errors": errors, "log_tail": ["Traceback", "KeyError: <x>"]}
-    lifecycle.finish(db, claim(db), lifecycle.Outcome("failed", error=error))
+    lifecycle.finish(db, claim(db), Outcome("failed", error=error))
     text = read(client, f"/jobs/{job}").text
     assert "2 problems" in text
     assert "line 7: x is text" in text

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from app.db import Database, now
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Outcome
+from app.jobs.attempt import Outcome
 from app.settings import Settings
 from app.webhooks import deliveries
 from app.webhooks.courier import Courier, post

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from app.db import Database, now
 from app.jobs import lifecycle
-from app.jobs.lifecycle import LeaseLost, Outcome
+from app.jobs.attempt import LeaseLost, Outcome
 from app.webhooks import deliveries
 from app.webhooks.deliveries import SCHEDULE
 from app.webhooks.sender import Answer

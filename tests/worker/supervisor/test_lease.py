@@ -10,7 +10,8 @@ from sqlalchemy.exc import DataError, OperationalError
 
 from app.db import Database, now
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, LeaseLost, News, Note
+from app.jobs.attempt import Lease, LeaseLost, News
+from app.jobs.notes import Note
 from app.jobs.tables import Job
 from tests.conftest import Deployment
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.lifecycle import News
+from app.jobs.attempt import News
 from worker.supervisor.news import Tail
 from worker.trainer.protocol import Reporter
 

@@ -7,7 +7,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.db import Database
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease
+from app.jobs.attempt import Lease
 from app.logs import records
 from tests.app.jobs.jobs import new_job
 from worker.supervisor import printed
