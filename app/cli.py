@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typer import Typer
 
-    from app.settings import Settings
-
 
 def main() -> None:
     """`verify` and `diff` get their arguments as they are: an auditor's machine may have neither typer nor rich."""
@@ -20,7 +18,10 @@ def main() -> None:
         from app.evidence import diff
 
         raise SystemExit(diff.main(sys.argv[2:]))
-    make_app()()
+    from app.refusals import told
+
+    with told():
+        make_app()()
 
 
 def make_app() -> "Typer":
@@ -50,9 +51,10 @@ def make_app() -> "Typer":
 def serve(host: str | None = None, port: int | None = None, worker: bool = True) -> None:
     """Serve the API, with a worker beside it unless --no-worker is given. Makes the tables where they are missing."""
     from app.serving import serve as run
+    from app.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port}
-    run(_settings(**{name: value for name, value in given.items() if value is not None}), with_worker=worker)
+    run(Settings(**{name: value for name, value in given.items() if value is not None}), with_worker=worker)
 
 
 def worker() -> None:
@@ -64,24 +66,11 @@ def worker() -> None:
 
 def migrate() -> None:
     """Bring the database's tables to this version."""
+    from app.settings import Settings
     from migrations.upgrade import head, upgrade
 
-    settings = _settings()
-    upgrade(settings.database)
+    upgrade(Settings().database)
     print(f"the tables are of version {head()}")
-
-
-def _settings(**given: Any) -> "Settings":
-    """From the environment; a wrong value ends the command with a sentence, not with a traceback."""
-    from pydantic import ValidationError
-
-    from app.settings import Settings
-
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        problems = "; ".join(f"PERMAFROST_{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
-        raise SystemExit(problems) from None
 
 
 if __name__ == "__main__":

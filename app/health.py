@@ -55,7 +55,9 @@ def database_problem(db: Database) -> str | None:
     except SQLAlchemyError as error:
         first = str(getattr(error, "orig", error)).strip().splitlines()
         reason = first[0] if first else type(error).__name__
-        return f"{reason}; if its tables are missing, run `permafrost migrate`"
+        if "alembic_version" in reason:
+            return "it has no tables yet: run `permafrost migrate`"
+        return f"{reason}; see PERMAFROST_DATABASE_URL"
     wanted = _migration_head()
     if found != [wanted]:
         return f"the tables are of version {', '.join(found) or 'none'}, this is {wanted}: run `permafrost migrate`"

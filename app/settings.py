@@ -59,6 +59,19 @@ class Settings(BaseSettings):
     #: Seconds between two looks for webhooks that are due.
     webhook_seconds: float = Field(default=1.0, gt=0)
 
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        from sqlalchemy import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            if value and make_url(value).get_backend_name() not in ("postgresql", "sqlite"):
+                raise ValueError
+        except (ArgumentError, ValueError):  # neither shows the URL: a password may be in it
+            raise ValueError("write postgresql://user:password@host:5432/name, or sqlite:////path/to/file") from None
+        return value
+
     @field_validator("webhook_allow")
     @classmethod
     def _networks(cls, value: str) -> str:

@@ -6,7 +6,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -29,6 +29,17 @@ def head() -> str:
 def current(connection: Connection) -> str | None:
     """The revision of a database, or None for one that was never migrated."""
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def shortfall(connection: Connection) -> str | None:
+    """Why these tables are too old for this version, in a sentence. Newer ones will do: revisions add before dropping."""
+    found, wanted = current(connection), head()
+    if found is None and not inspect(connection).has_table("jobs"):
+        return "the database has no tables yet: run `permafrost migrate`"
+    known = {each.revision for each in ScriptDirectory.from_config(config()).walk_revisions()}
+    if found in known - {wanted}:
+        return f"the tables are of version {found}, this is {wanted}: run `permafrost migrate`"
+    return None
 
 
 def config(url: str = "") -> Config:

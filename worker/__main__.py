@@ -3,7 +3,10 @@
 import threading
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
+from app.db import Database
+from app.refusals import told
 from app.settings import Settings
 from app.telemetry import configure_logs
 from worker.supervisor.child import ChildError, Nursery
@@ -12,10 +15,25 @@ from worker.tasks import make_worker
 
 def main() -> None:
     configure_logs()
-    worker = make_worker(Settings())
+    with told():
+        worker = make_worker(Settings())
+        _expect_tables(worker.runner.db)
     # Importing torch takes seconds; the first job waits for what is left of them.
     threading.Thread(target=_warm, args=[worker.runner.nursery], name="warm", daemon=True).start()
     worker.serve()
+
+
+def _expect_tables(db: Database) -> None:
+    """Without its tables a worker could only complain for ever; a database that is away for a while comes back."""
+    from migrations.upgrade import shortfall
+
+    try:
+        with db.engine.connect() as connection:
+            problem = shortfall(connection)
+    except OperationalError:
+        return
+    if problem:
+        raise SystemExit(problem)
 
 
 def _warm(nursery: Nursery) -> None:

@@ -47,8 +47,12 @@ def _broker(settings: Settings) -> str:
     if settings.embedded:
         return f"files in {settings.broker.removeprefix('filesystem://')}"
     where = urlsplit(settings.broker)
-    with socket.create_connection((where.hostname or "localhost", where.port or 6379), timeout=2):
-        return f"{where.scheme}://{where.hostname}:{where.port or 6379} answers"
+    shown = f"{where.scheme}://{where.hostname}:{where.port or 6379}"
+    try:
+        with socket.create_connection((where.hostname or "localhost", where.port or 6379), timeout=2):
+            return f"{shown} answers"
+    except OSError as error:
+        raise ValueError(f"{shown}: {error.strerror or error}; see PERMAFROST_BROKER_URL") from None
 
 
 def _storage(settings: Settings) -> str:
@@ -67,6 +71,10 @@ def _storage(settings: Settings) -> str:
 def _models(settings: Settings) -> str:
     from app.models.catalog import folders
 
+    if settings.models_dir is not None and not settings.models.is_dir():
+        raise ValueError(
+            f"PERMAFROST_MODELS_DIR={settings.models} is no folder: make it, or name the one with your models"
+        )
     names = [folder.name for folder in folders(settings)]
     return f"{settings.models} holds {', '.join(names) or 'no model yet'}"
 

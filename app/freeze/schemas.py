@@ -153,7 +153,10 @@ class FreezePolicy(_Part):
     buffers: Literal["pin", "track"] = Field(
         "pin", description="`pin` freezes the buffers of frozen modules (BatchNorm statistics); `track` lets them move."
     )
-    on_violation: Literal["abort", "continue"] = "abort"
+    on_violation: Literal["abort", "continue"] = Field(
+        "abort",
+        description="Whether a frozen tensor that moves ends the job; the default is `continue` in an audit.",
+    )
     enforce: bool = Field(True, description="false: declare only, so that the evidence says what moved (audit).")
 
     @model_validator(mode="before")

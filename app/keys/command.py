@@ -67,6 +67,9 @@ def list_keys(project: Annotated[str | None, typer.Option(help="Only this projec
 
     with _database() as db, db.read() as session:
         rows = records.listed(session, project=project)
+    if not rows:
+        typer.echo("No keys yet. Make one with: permafrost keys create --role admin --name first", err=True)
+        return
     table = Table(box=None, pad_edge=False)
     for column in ("KEY", "PROJECT", "ROLE", "NAME", "STATUS", "CREATED", "LAST USED"):
         table.add_column(column, no_wrap=True)

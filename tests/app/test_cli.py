@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ import httpx2
 import psutil
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
 
 from app.db import Database
+from app.jobs import lifecycle
 from tests.app.conftest import AFFINE, rows
 from tests.app.jobs.test_api import claim, finish
 
@@ -151,6 +154,69 @@ def test_a_wrong_setting_is_a_sentence(permafrost: Command) -> None:
     assert "Traceback" not in done.stderr
 
 
+AWAY = "postgresql://u:secret@127.0.0.1:1/x"
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "wanted"),
+    [
+        (["submit", __file__, "--model", "affine"], {"PERMAFROST_PORT": "abc"}, "PERMAFROST_PORT"),
+        (["migrate"], {"PERMAFROST_DATABASE_URL": "bogus://x"}, "write postgresql://"),
+        (["serve", "--no-worker"], {"PERMAFROST_DATABASE_URL": AWAY}, "refused"),
+        (["keys", "list"], {"PERMAFROST_DATA_DIR": "/etc/hostname"}, "has to be a folder"),
+        (["worker"], {"PERMAFROST_DEVICES": "tpu"}, "PERMAFROST_DEVICES=tpu"),
+        (["worker"], {}, "no tables yet: run `permafrost migrate`"),
+    ],
+)
+def test_what_an_operator_got_wrong_is_a_sentence(
+    permafrost: Command, command: list[str], variables: dict[str, str], wanted: str
+) -> None:
+    """Code 1, what it was, and neither a traceback nor a password."""
+    done = permafrost(*command, **variables)
+    assert done.returncode == 1
+    assert wanted in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--model", "{bad"], "not JSON"),
+        (["--model", "affine", "--policy", "bert.**"], """'{"freeze": ["bert.**"]}'"""),
+        (["--model", "affine", "--policy", "@none.json"], "none.json: No such file"),
+        (["--model", "affine", "--server", "localhost:8000"], "such as http://127.0.0.1:8000"),
+    ],
+)
+def test_a_wrong_option_is_named(permafrost: Command, options: list[str], wanted: str) -> None:
+    """Code 2, as for every mistake on the command line."""
+    done = permafrost("submit", __file__, *options)
+    assert done.returncode == 2
+    assert options[-2] in done.stderr
+    assert wanted in done.stderr
+
+
+def test_a_worker_does_not_start_on_older_tables(permafrost: Command, tmp_path: Path) -> None:
+    """It says which version they have; tables of a newer version are no obstacle."""
+    from migrations.upgrade import shortfall, upgrade
+
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    upgrade(url, "0001")
+    done = permafrost("worker", PERMAFROST_DATABASE_URL=url)
+    assert done.returncode == 1
+    assert "the tables are of version 0001" in done.stderr
+    db = Database(url)
+    with db.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        assert shortfall(session.connection()) is None
+    db.close()
+
+
+def test_no_keys_yet_says_how_to_make_one(permafrost: Command) -> None:
+    """Instead of an empty table."""
+    assert "permafrost keys create" in permafrost("keys", "list").stderr
+
+
 def test_migrate_twice_changes_nothing(permafrost: Command) -> None:
     """It says which version the tables have."""
     first, second = permafrost("migrate"), permafrost("migrate")
@@ -173,8 +239,14 @@ def test_doctor_says_what_is_missing_and_what_would_help(permafrost: Command) ->
 def test_doctor_reports_a_broker_that_is_away(permafrost: Command) -> None:
     """The other checks are made all the same."""
     done = permafrost("doctor", PERMAFROST_BROKER_URL="redis://127.0.0.1:1")
-    assert re.search(r"FAIL {2}broker: .*refused", done.stdout)
+    assert re.search(r"FAIL {2}broker: redis://127.0.0.1:1: .*refused", done.stdout)
     assert len(done.stdout.splitlines()) == 7
+
+
+def test_doctor_misses_a_models_folder_that_was_named(permafrost: Command, tmp_path: Path) -> None:
+    """The default one is made when it is needed; one that was named and is not there is a mistake."""
+    done = permafrost("doctor", PERMAFROST_MODELS_DIR=str(tmp_path / "none"))
+    assert re.search(r"FAIL {2}models: .*none is no folder", done.stdout)
 
 
 def test_verify_starts_without_the_rest() -> None:
@@ -205,6 +277,7 @@ def test_submit_watch_and_preview_talk_to_a_server(
     )
     assert submitted.returncode == 0, submitted.stderr
     job = submitted.stdout.strip()
+    assert f"{socket_url}/jobs/{job}" in submitted.stderr
     finish(db, claim(db), verdict="violated")
     watched = permafrost("watch", job, PERMAFROST_SERVER=socket_url)
     assert watched.returncode == 1
@@ -213,7 +286,29 @@ def test_submit_watch_and_preview_talk_to_a_server(
     shown = permafrost("preview", "--model", json.dumps(AFFINE), "--policy", policy, "--server", socket_url)
     assert shown.returncode == 0
     assert re.search(r"weight.*freeze", shown.stdout)
-    assert "frozen: 1 tensors, 2 elements" in shown.stdout
+    assert "frozen: 1 tensor, 2 elements" in shown.stdout
+
+
+def test_a_piped_watch_writes_lines(permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path) -> None:
+    """A line for each state, then how it ended with the lines of the data; what users wrote is no markup."""
+    db: Database = embedded.state.backends.database
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows())))
+    job = permafrost("submit", str(file), "--model", json.dumps(AFFINE), "--server", socket_url).stdout.strip()
+    problem = {"line": 7, "field": "x", "code": "c", "message": "x is [/red]"}
+    failed = {"code": "invalid_training_data", "message": "1 problem [/bold]", "param": None, "errors": [problem]}
+
+    def end() -> None:
+        lifecycle.finish(db, claim(db), lifecycle.Outcome("failed", error=failed))
+
+    asked = threading.Timer(3, end)  # later or sooner, the lines are the same but for those of the queue
+    asked.start()
+    done = permafrost("watch", job, PERMAFROST_SERVER=socket_url)
+    asked.join()
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[-3:] == ["failed, evidence incomplete", "1 problem [/bold]", "  line 7: x is [/red]"]
+    assert set(lines[:-3]) <= {"queued, number 1", "running"}
 
 
 def test_a_refusal_is_shown_with_its_lines(permafrost: Command, socket_url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from app.settings import Settings
 
@@ -53,3 +54,13 @@ def test_the_environment_rules(monkeypatch: pytest.MonkeyPatch):
 def test_keys_are_asked_for_off_loopback(host: str, auth: str, required: bool):
     """Only a loopback address goes without keys unasked."""
     assert Settings(host=host, auth=auth).auth_required is required
+
+
+@pytest.mark.parametrize("url", ["mysql://u:secret@h/x", "postgresql://u:secret@h:port/x", "postgres", "redis://h:1/0"])
+def test_a_database_that_is_not_spoken_is_refused(url: str) -> None:
+    """With what would work, and without the password."""
+    with pytest.raises(ValidationError) as refused:
+        Settings(database_url=url)
+    message = refused.value.errors()[0]["msg"]
+    assert "postgresql://user:password@host:5432/name" in message
+    assert "secret" not in message

@@ -187,7 +187,7 @@ def violated(job: Job, tail: Tail) -> Evidence | None:
 def _outcome(policy: Policy, evidence: Evidence, parameters: Any, model: Model, tail: Tail) -> Outcome:
     tokens = (tail.done or {}).get("trained_tokens")
     outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, trained_tokens=tokens)
-    if evidence.verdict == "violated" and policy.enforce and policy.on_violation == "abort":
+    if evidence.verdict == "violated" and policy.on_violation == "abort":
         # The promise was broken: the evidence is kept, and nobody gets a model that does not keep it.
         outcome.status = "failed"
         outcome.error = {"code": "frozen_parameters_changed", "message": evidence.reason, "param": "freeze_policy"}

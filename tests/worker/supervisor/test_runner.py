@@ -189,6 +189,16 @@ def test_audit_tells_and_does_not_judge(deployment: Deployment, runner: Runner) 
     assert _verdict(deployment, job_id)["verdict"] == "violated"
 
 
+def test_audit_that_asks_to_abort_fails_the_job(deployment: Deployment, runner: Runner) -> None:
+    """`on_violation: abort` means so in an audit, too."""
+    policy = {"freeze": ["weight"], "enforce": False, "on_violation": "abort"}
+    job_id = submit(deployment, seed=apprentice.MOVE_WEIGHT, policy=policy)
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.fine_tuned_model) == ("failed", None)
+    assert _verdict(deployment, job_id)["verdict"] == "violated"
+
+
 def test_trainer_that_lies_is_not_believed(deployment: Deployment, runner: Runner) -> None:
     """A digest that does not fit the files makes the evidence incomplete, or violated when it contradicts itself."""
     job_id = submit(deployment, seed=apprentice.LIE)

@@ -69,6 +69,19 @@ def test_article_s_third_example_moves_weight_at_step_1(tmp_path: Path, name: st
     assert done.of("violation")[-1]["operation"] == violation["operation"]
 
 
+def test_an_audit_that_asks_to_abort_stops_at_the_first_step(tmp_path: Path) -> None:
+    """An audit goes on by default; `on_violation: abort` ends it where the weight moves."""
+    optimizer = {"name": "sgd", "groups": [{"select": {"name": "weight"}, "options": {"requires_grad": False}}]}
+    order = affine_order(
+        tmp_path,
+        policy={"freeze": ["weight"], "enforce": False, "on_violation": "abort"},
+        hyperparameters={"n_epochs": 1, "batch_size": 8, "learning_rate": 0.05, "optimizer": optimizer},
+    )
+    done = attempt(order, tmp_path)
+    assert done.code == 1
+    assert done.failure["code"] == "frozen_tensor_changed"
+
+
 def test_ignored_group_option_is_refused_where_freezing_is_enforced(tmp_path: Path) -> None:
     """The same request with `enforce` true does not start; `param` names the option."""
     optimizer = {"name": "sgd", "groups": [{"select": {"name": "weight"}, "options": {"requires_grad": False}}]}

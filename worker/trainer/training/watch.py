@@ -29,14 +29,15 @@ class FrozenMoved(PermafrostError):
 
 
 class Watch:
-    """`witness` is entered around the loop; an audit (`enforce` false) only takes note. `explain` finds the cause."""
+    """`witness` is entered around the loop; an audit (`enforce` false) only takes note, unless told to abort. `explain`
+    finds the cause."""
 
     def __init__(self, witness: Witness, plan: FreezePlan, reporter: Reporter, group: Group) -> None:
         self.witness = witness
         self.group = group
         self.explain: Explain | None = None
         self._reporter = reporter
-        self._abort = plan.policy.enforce and plan.policy.on_violation == "abort"
+        self._abort = plan.policy.on_violation == "abort"
 
     def after_step(self) -> None:
         self._take(self.witness.step())
