@@ -53,7 +53,9 @@ def closing(*, seconds: float, held: bool) -> None:
     command = Path(sys.executable).with_name("permafrost")
     console.print("Start the service, with the demo's jobs in it:")
     console.print(f"  [bold]PERMAFROST_DATA_DIR={HOME} {outsider.short(command)} serve[/]")
-    console.print("then open its API page, which needs no network: [bold]http://127.0.0.1:8000/docs[/]")
+    console.print(
+        "then open [bold]http://127.0.0.1:8000/[/]: the jobs and their evidence, and the API page; no network needed."
+    )
 
 
 if __name__ == "__main__":

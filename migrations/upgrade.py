@@ -32,7 +32,7 @@ def current(connection: Connection) -> str | None:
 
 
 def shortfall(connection: Connection) -> str | None:
-    """Why these tables are too old for this version, in a sentence. Newer ones will do: revisions add before dropping."""
+    """Why these tables are too old for this version, in a sentence; newer ones will do: revisions add, then remove."""
     found, wanted = current(connection), head()
     if found is None and not inspect(connection).has_table("jobs"):
         return "the database has no tables yet: run `permafrost migrate`"
