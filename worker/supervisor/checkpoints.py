@@ -27,8 +27,9 @@ from app.jobs.tables import Job
 from app.models.compose import ComposeError, Slice, compose
 from app.models.tables import Model
 from app.storage import Storage
-from worker.supervisor import results
+from worker.supervisor.composed import composed_model
 from worker.supervisor.lease import AWAY, Keeper
+from worker.supervisor.material import WEIGHT_FILES, ResultError, publish_files, read_json
 from worker.trainer.protocol import Report, Workspace
 
 log = structlog.get_logger(__name__)
@@ -136,27 +137,27 @@ class Form:
 
     @classmethod
     def read(cls, space: Workspace, storage: Storage) -> "Form":
-        document = results.read_json(space.form)
+        document = read_json(space.form)
         try:
             keys = ("name", "live", "part", "base_name")
             tensors: list[Mapping[str, Any]] = [{key: each[key] for key in keys} for each in document["tensors"]]
             kind, manifest = str(document["kind"]), list(document["manifest"])
-            weights = results.WEIGHTS[kind]
+            weights = WEIGHT_FILES[kind]
         except (KeyError, TypeError, ValueError) as error:
-            raise results.ResultError(f"{space.form.name} cannot be read: {error!r}") from error
+            raise ResultError(f"{space.form.name} cannot be read: {error!r}") from error
         initial = _source(storage, space.initial) if space.initial.is_file() else None
-        return cls(storage, tensors, weights, manifest, results.publish_files(space.form_files, storage), initial)
+        return cls(storage, tensors, weights, manifest, publish_files(space.form_files, storage), initial)
 
     def model(self, job: Job, base: Model, folder: Path, step: int) -> Model:
         """The checkpoint in `folder` as a model of the job's project."""
         if folder.is_symlink():
-            raise results.ResultError(f"{folder.name} is a link")
+            raise ResultError(f"{folder.name} is a link")
         moved = _source(self.storage, folder / WEIGHTS)
         pieces = _source(self.storage, folder / STORED) if (folder / STORED).is_file() else None
         own = {source.blob for source in (moved, pieces) if source is not None}
         layout = compose([self._slice(each, moved, pieces, base) for each in self.tensors], {"format": "pt"})
         weights = FileRef(self.weights, layout.size, layout.sha256(self.storage.open))
-        model = results.composed_model(job, base, layout, weights, self.files, self.manifest)
+        model = composed_model(job, base, layout, weights, self.files, self.manifest)
         model.id, model.kind = f"{model.id}:ckpt-step-{step}", "checkpoint"
         model.tensors = [each | ({"own": True} if each["blob"] in own else {}) for each in model.tensors]
         model.root = root(layout.slices)
@@ -174,7 +175,7 @@ class Form:
         if found is None and self.initial is not None:
             found = self.initial.slice(name, name)
         if found is None:
-            raise results.ResultError(f"tensor {name!r} is in neither the checkpoint nor the base")
+            raise ResultError(f"tensor {name!r} is in neither the checkpoint nor the base")
         return found
 
 
@@ -183,5 +184,5 @@ def _source(storage: Storage, path: Path) -> Source:
     reading = read_file(path, follow_symlinks=False)
     blob = storage.put(path)
     if blob.sha256 != reading.sha256:
-        raise results.ResultError(f"{path.name} changed while it was read")
+        raise ResultError(f"{path.name} changed while it was read")
     return Source(blob.key, blob.size, reading)

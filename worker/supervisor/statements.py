@@ -1,0 +1,74 @@
+"""What a job's statement says: the claim, and where the base that it speaks of came from."""
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+
+from app.db import Database
+from app.evidence.judgement import Judged
+from app.evidence.statement import Claim, build
+from app.evidence.tables import Evidence
+from app.freeze.policy import Policy
+from app.jobs.tables import Checkpoint, Job
+from app.models.catalog import is_hub_spec
+from app.models.tables import Model
+from worker.supervisor.material import Material, file_ref
+
+
+def statement(db: Database, job: Job, policy: Policy, base: Model, judged: Judged, left: Material) -> bytes:
+    checks = left.observed.get("checks") or {}
+    claim = Claim(
+        job_id=job.id,
+        attempt=job.attempt,
+        nonce=job.evidence_options.get("nonce"),
+        issued_at=datetime.now(UTC),
+        policy=policy.to_json(),
+        policy_digest=policy.digest(),
+        base_files=tuple(map(file_ref, base.files)),
+        result_files=tuple(left.files),
+        rows=judged.rows,
+        observed={
+            "checks": checks.get("count", 0),
+            "first_step": checks.get("first_step", 0),
+            "last_step": checks.get("last_step", 0),
+            "fingerprint": checks.get("scheme"),
+        },
+        violations=tuple(each["name"] for each in judged.violations),
+        result_kind=left.result.kind,
+        metadata=left.result.metadata,
+        previous=_previous(db, base),
+        origin=_origin(db, base) | _adapter_origin(job),
+    )
+    return build(claim)
+
+
+def _previous(db: Database, base: Model) -> str | None:
+    """The SHA-256 of the statement about the base, where a job of ours made it."""
+    if base.kind != "fine_tuned" or base.job_id is None:
+        return None
+    with db.read() as session:
+        envelope = session.scalar(select(Evidence.envelope).where(Evidence.job_id == base.job_id))
+    return hashlib.sha256(base64.b64decode(json.loads(envelope)["payload"])).hexdigest() if envelope else None
+
+
+def _origin(db: Database, base: Model) -> dict[str, str]:
+    """Where the base came from."""
+    origin = {"model": base.id, "kind": base.kind}
+    if is_hub_spec(base.spec) and base.kind == "base":
+        origin |= {"repository": base.spec["path"], "revision": base.spec["revision"]}
+    if base.job_id:
+        origin["job"] = base.job_id
+    if base.kind == "checkpoint":
+        with db.read() as session:
+            step = session.scalar(select(Checkpoint.step).where(Checkpoint.model == base.id))
+        origin |= {"step": str(step)} if step is not None else {}
+    return origin
+
+
+def _adapter_origin(job: Job) -> dict[str, str]:
+    """The adapter that was trained on: where the first values of this one came from."""
+    start = (job.model_spec.get("adapter") or {}).get("start")
+    return {"adapter": start} if start else {}
