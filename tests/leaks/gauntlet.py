@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig
 
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
@@ -112,6 +113,17 @@ def norm_net(norm: nn.Module) -> NormNet:
 def table_net(**options: Any) -> TableNet:
     torch.manual_seed(0)
     return TableNet(**options)
+
+
+def tiny_config() -> BertConfig:
+    return BertConfig(
+        vocab_size=16,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=8,
+    )
 
 
 def rows_plan(model: nn.Module, name: str, rows: list[list[int]]) -> FreezePlan:

@@ -1,10 +1,7 @@
 """Leaks between processes, played by two of them over gloo. Rows X1 to X4."""
 
-import multiprocessing
-import socket
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,41 +10,17 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.leaks.gauntlet import BODY, Net, NormNet, Watch, backward, batch, control, leak, sgd
+from tests.worker.trainer.gloo import on_ranks
 from worker.trainer.witness import Violation, Witness
 
 Found = Iterable[Violation]
 Rank = Callable[[int, Watch], list[Violation]]
 
 
-def both_ranks(play: Rank, watch: Watch) -> dict[int, list[Violation]]:
-    """Run `play(rank, watch)` in two processes that form a group, and return what each found."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
+def both_ranks(play: Rank, watch: Watch) -> list[list[Violation]]:
+    """What `play(rank, watch)` found in each of two processes that form a group."""
     budget = watch.keywords["budget"]  # type: ignore[attr-defined]
-    processes = [context.Process(target=_rank, args=(play, rank, port, budget, answers)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        process.kill()
-    found = {}
-    while not answers.empty():
-        rank, violations = answers.get()
-        found[rank] = violations
-    assert set(found) == {0, 1}, f"ranks {sorted(found)} answered"
-    return found
-
-
-def _rank(play: Rank, rank: int, port: int, budget: float, answers: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    try:
-        answers.put((rank, play(rank, partial(Witness, budget=budget))))
-    finally:
-        dist.destroy_process_group()
+    return on_ranks(lambda rank: play(rank, partial(Witness, budget=budget)))
 
 
 def wrap(rank: int, watch: Watch) -> list[Violation]:

@@ -10,9 +10,9 @@ from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertForSequenceClassification
 
-from tests.leaks.gauntlet import Net, TableNet, Watch, at, control, net, sgd, train
+from tests.leaks.gauntlet import Net, TableNet, Watch, at, control, net, sgd, tiny_config, train
 from worker.trainer.witness import Violation
 
 Found = Iterable[Violation]
@@ -89,18 +89,10 @@ def plain_lora(watch: Watch) -> Found:
 def token_rows(watch: Watch) -> Found:
     """peft trains some rows of an embedding in a tensor of their own."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=16,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=8,
-    )
     adapter = LoraConfig(
         r=2, target_modules=["query"], task_type=TaskType.SEQ_CLS, trainable_token_indices={"word_embeddings": [3, 4]}
     )
-    model = get_peft_model(BertForSequenceClassification(config), adapter)
+    model = get_peft_model(BertForSequenceClassification(tiny_config()), adapter)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05, weight_decay=0.1)
     ids = torch.tensor([[1, 3, 4, 5]])
     with watch(model, freeze=["**.encoder.**.base_layer.**", "**.token_adapter.base_layer.weight"]) as w:

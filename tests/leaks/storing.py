@@ -10,26 +10,15 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import BertForMaskedLM, BertModel
 
-from tests.leaks.gauntlet import BODY, Net, Watch, at, leak, net, sgd, train
+from tests.leaks.gauntlet import BODY, Net, Watch, at, leak, net, sgd, tiny_config, train
 from worker.trainer.witness import Violation
 
 Found = Iterable[Violation]
 FREEZE = ["body.**"]
 TABLE = "bert.embeddings.word_embeddings.weight"
 DECODER = "cls.predictions.decoder.weight"
-
-
-def tiny_config() -> BertConfig:
-    return BertConfig(
-        vocab_size=16,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=8,
-    )
 
 
 def done_in_step_two(watch: Watch, do: Callable[[Net], Any], *, freeze: list[str] = FREEZE) -> Found:

@@ -22,41 +22,23 @@ from transformers import (
 )
 
 WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "under",
-    "mat",
-    "tree",
-    "good",
-    "bad",
-    "very",
-    "not",
-    "film",
-    "book",
-    "it",
-    "was",
-    "is",
-    "red",
-    "blue",
-]
+    "the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "good", "bad", "very", "not", "film", "book",
+    "it", "was", "is", "red", "blue",
+]  # fmt: skip
+#: What the models of texts have in common.
+SMALL: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+#: And those that generate.
+DECODER: dict[str, Any] = {
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def bert(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     """An encoder with dropout, 2 layers of 32."""
-    config = BertConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        **changes,
-    )
+    config = BertConfig(**SMALL, intermediate_size=64, max_position_embeddings=32, **changes)
     _save(BertModel(config), folder, seed=seed)
     tokenizer(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), bert_like=True)
     return folder
@@ -64,37 +46,16 @@ def bert(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
 
 def llama(folder: Path, *, seed: int = 0, template: str | None = None, **changes: Any) -> Path:
     """A decoder, 2 layers of 32, tied embeddings unless told otherwise; the tokenizer has no pad token."""
-    options = {"tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2} | changes
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        **options,
-    )
-    _save(LlamaForCausalLM(config), folder, seed=seed)
+    options = SMALL | DECODER | {"tie_word_embeddings": True, "intermediate_size": 64} | changes
+    _save(LlamaForCausalLM(LlamaConfig(**options)), folder, seed=seed)
     tokenizer(folder, ("<unk>", "<s>", "</s>", "User", "Assistant", ":", "\n"), bert_like=False, template=template)
     return folder
 
 
-def mixtral(folder: Path, *, seed: int = 0) -> Path:
+def mixtral(folder: Path, *, layers: int = 1, seed: int = 0) -> Path:
     """A decoder whose experts are fused while loading; it stores each by itself."""
-    config = MixtralConfig(
-        vocab_size=64,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=16,
-        num_local_experts=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    _save(MixtralForCausalLM(config), folder, seed=seed)
+    options = SMALL | DECODER | {"num_hidden_layers": layers, "intermediate_size": 16, "num_local_experts": 2}
+    _save(MixtralForCausalLM(MixtralConfig(**options)), folder, seed=seed)
     tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)
     return folder
 

@@ -1,18 +1,15 @@
 """Policies under DistributedDataParallel, in two processes over gloo: what fits its reducer, and what is refused."""
 
-import multiprocessing
-import socket
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from app.errors import PolicyError
 from tests.worker.trainer.freeze.training import plan_for
+from tests.worker.trainer.gloo import on_ranks
 from worker.trainer.freeze.apply import Frozen, freeze, refuse
 from worker.trainer.witness.observe import observe
 
@@ -69,37 +66,14 @@ def _steps(running: nn.Module, frozen: Frozen, optimizer: torch.optim.Optimizer,
 
 def on_two(policy: dict[str, Any], *, careful: bool = False, **options: Any) -> list[Any]:
     """What each rank found, or the error that it ended with."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    arguments = [(rank, port, policy, options, careful, answers) for rank in range(2)]
-    processes = [context.Process(target=_rank, args=each) for each in arguments]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        process.kill()
-    found = {}
-    while not answers.empty():
-        rank, answer = answers.get()
-        found[rank] = answer
-    assert set(found) == {0, 1}, f"ranks {sorted(found)} answered"
-    return [found[0], found[1]]
 
+    def work(rank: int) -> Any:
+        try:
+            return trained(rank, policy, options, careful=careful)
+        except (PolicyError, RuntimeError) as error:
+            return str(error)
 
-def _rank(rank: int, port: int, policy: dict[str, Any], options: dict[str, Any], careful: bool, answers: Any) -> None:
-    torch.set_num_threads(1)
-    seconds = timedelta(seconds=30)
-    address = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=seconds)
-    try:
-        answers.put((rank, trained(rank, policy, options, careful=careful)))
-    except (PolicyError, RuntimeError) as error:
-        answers.put((rank, str(error)))
-    finally:
-        dist.destroy_process_group()
+    return on_ranks(work)
 
 
 @pytest.mark.parametrize(

@@ -1,44 +1,24 @@
 """Mechanisms on a model that FSDP2 has sharded, in a process group of one that forked off."""
 
-import multiprocessing
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from app.errors import PolicyError
 from tests.worker.trainer.freeze.training import plan_for
+from tests.worker.trainer.gloo import on_ranks
 from worker.trainer.freeze.apply import freeze
 from worker.trainer.witness.observe import observe
 
 
 def in_a_group(work: Callable[[], Any]) -> Any:
-    """What `work` returns in a process of its own that is the only rank of a gloo group."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    process = context.Process(target=_alone, args=(work, port, answers))
-    process.start()
-    process.join(60)
-    process.kill()
-    assert not answers.empty(), "the process did not answer"
-    return answers.get()
-
-
-def _alone(work: Callable[[], Any], port: int, answers: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-    try:
-        answers.put(work())
-    finally:
-        dist.destroy_process_group()
+    """What `work` returns in a process of its own that is the only rank of a group."""
+    (found,) = on_ranks(lambda rank: work(), ranks=1)
+    return found
 
 
 def trained(mechanism: str, *, shard: bool) -> dict[str, str]:

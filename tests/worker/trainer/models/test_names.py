@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
@@ -96,19 +96,7 @@ def test_mixture_of_experts_is_saved_as_it_was_stored(tmp_path: Path) -> None:
 
 def mixtral(root: Path) -> Attempt:
     place = Workspace(root / "attempt").create()
-    config = MixtralConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_local_experts=2,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(0)
-    MixtralForCausalLM(config).save_pretrained(place.base)
-    tiny.tokenizer(place.base, ("<unk>", "<s>", "</s>"), bert_like=False)
+    tiny.mixtral(place.base, layers=2)
     order = WorkOrder(
         job_id="ftjob-experts",
         stage="train",

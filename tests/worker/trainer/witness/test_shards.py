@@ -1,16 +1,14 @@
 """Fingerprints of a tensor that is cut over two processes of a gloo group."""
 
-import multiprocessing
-import socket
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from tests.worker.trainer.gloo import on_ranks
 from worker.trainer.witness.fingerprint import MULTILINEAR, Fingerprints
 from worker.trainer.witness.multilinear import multilinear
 from worker.trainer.witness.shards import cut_by_rows
@@ -22,47 +20,21 @@ def weights(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(rows)).to(dtype)
 
 
-def on_two(work: Any, *arguments: Any) -> list[Any]:
-    """What `work(rank, mesh, ...)` returns in each of two processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    processes = [context.Process(target=_rank, args=(rank, port, work, arguments, answers)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        process.kill()
-    found = {}
-    while not answers.empty():
-        rank, answer = answers.get()
-        found[rank] = answer
-    assert set(found) == {0, 1}, f"ranks {sorted(found)} answered"
-    return [found[0], found[1]]
-
-
-def _rank(rank: int, port: int, work: Any, arguments: Any, answers: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    try:
-        answers.put((rank, work(rank, init_device_mesh("cpu", (2,)), *arguments)))
-    finally:
-        dist.destroy_process_group()
-
-
-def compared(rank: int, mesh: Any, rows: int, width: int, dtype: torch.dtype) -> tuple[bool, bool, bool]:
+def compared(rows: int, width: int, dtype: torch.dtype, rank: int) -> tuple[bool, bool, bool]:
     """Whether the sums across ranks are the whole's, and are seen to differ on both when one rank's bytes moved."""
     whole = weights(rows, width, dtype)
     like = PRINTS.take(whole)
     known = replace(like, scheme=MULTILINEAR, value=_value(whole))
-    cut = distribute_tensor(whole, mesh, [Shard(0)])
+    cut = distribute_tensor(whole, _mesh(), [Shard(0)])
     same = PRINTS.take(cut, known) == known
     if rank == 1 and cut.to_local().numel():
         cut.to_local().view(-1)[-1] += 1.0
     moved = PRINTS.take(cut, known) != known
     return cut_by_rows(cut), same, moved
+
+
+def _mesh() -> DeviceMesh:
+    return init_device_mesh("cpu", (2,))
 
 
 def _value(whole: torch.Tensor) -> str:
@@ -76,19 +48,19 @@ def _value(whole: torch.Tensor) -> str:
 )
 def test_sums_across_ranks_are_the_wholes(rows: int, width: int, dtype: torch.dtype) -> None:
     """However rows fall on ranks; and a word that moved on one rank is seen by both."""
-    assert on_two(compared, rows, width, dtype) == [(True, True, True)] * 2
+    assert on_ranks(partial(compared, rows, width, dtype)) == [(True, True, True)] * 2
 
 
-def other_cuts(rank: int, mesh: Any) -> list[bool]:
+def other_cuts(rank: int) -> list[bool]:
     whole = weights(4, 6, torch.float32)
     known = replace(PRINTS.take(whole), scheme=MULTILINEAR, value=_value(whole))
-    kinds = [distribute_tensor(whole, mesh, [placement]) for placement in (Shard(1), Replicate())]
+    kinds = [distribute_tensor(whole, _mesh(), [placement]) for placement in (Shard(1), Replicate())]
     return [each for cut in kinds for each in (cut_by_rows(cut), PRINTS.take(cut, known) == known)]
 
 
 def test_other_cuts_are_gathered() -> None:
     """Along another dimension, or whole on each rank: no stretches to add up, and the same fingerprint."""
-    assert on_two(other_cuts) == [[False, True, False, True]] * 2
+    assert on_ranks(other_cuts) == [[False, True, False, True]] * 2
 
 
 def test_a_plain_tensor_is_not_cut() -> None:
