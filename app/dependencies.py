@@ -1,9 +1,9 @@
-"""What an endpoint can ask for by type: settings, database, storage, doorbell. `create_app` makes them."""
+"""What an endpoint can ask for by type: settings, database, storage, doorbell, which `create_app` makes; a job's id."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from app.db import Database
 from app.doorbell import Doorbell
@@ -47,3 +47,5 @@ Config = Annotated[Settings, Depends(_settings)]
 Db = Annotated[Database, Depends(_database)]
 Blobs = Annotated[Storage, Depends(_storage)]
 Bell = Annotated[Doorbell, Depends(_doorbell)]
+
+JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]

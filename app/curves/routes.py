@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 
 from app.auth import Who
 from app.curves.records import POINTS, metrics
 from app.db import Database
-from app.dependencies import Db
+from app.dependencies import Db, JobId
 from app.documentation import ERRORS, METRIC_STREAM
 from app.jobs import lifecycle
 from app.jobs.answers import MetricList
@@ -16,7 +16,6 @@ from app.streaming import LastEventId, StreamQuery, Watch, number, streamed
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 
-JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
 After = Annotated[
     str | None,
     Query(

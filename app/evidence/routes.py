@@ -3,12 +3,12 @@
 import re
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.auth import Who
-from app.dependencies import Config, Db
+from app.dependencies import Config, Db, JobId
 from app.documentation import ERRORS
 from app.errors import InvalidRequest, NotFound
 from app.evidence.keys import read_ring
@@ -21,7 +21,6 @@ from app.paging import AfterQuery
 
 router = APIRouter(tags=["Evidence"], responses=ERRORS)
 
-JobId = Annotated[str, Path(description="`ftjob-…`")]
 Role = Literal["frozen", "trainable", "split", "new", "buffer", "dropped", "scheduled"]
 Sort = Literal["name", "changed_elements", "relative_l2"]
 ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"

@@ -3,14 +3,14 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy import select
 
 from app.auth import Who
 from app.db import Database
-from app.dependencies import Bell, Blobs, Config, Db
+from app.dependencies import Bell, Blobs, Config, Db, JobId
 from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, ONE_REQUEST, TASK_EXAMPLES
 from app.jobs import lifecycle, views
 from app.jobs.answers import (
@@ -38,8 +38,6 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=E
 
 #: Longest time that a poll is held open, whatever `Prefer: wait` asks for.
 MAX_WAIT_SECONDS = 60
-
-JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
 
 
 @router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=ONE_REQUEST)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 
 from app.auth import Who
 from app.db import Database
-from app.dependencies import Db
+from app.dependencies import Db, JobId
 from app.documentation import ERRORS, LOG_TEXT
 from app.errors import InvalidRequest
 from app.jobs import lifecycle
@@ -19,8 +19,6 @@ from app.logs.schemas import LogLine, LogList
 from app.streaming import LastEventId, StreamQuery, Watch, number, streamed
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
-
-JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]
 
 
 @dataclass(frozen=True, slots=True)
