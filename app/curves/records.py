@@ -24,7 +24,7 @@ def metrics(
     within += [Metric.seq > after] if after else []
     keys = session.execute(select(Metric.step, Metric.split).where(*within).order_by(Metric.step, Metric.split)).all()
     chosen = _thinned(keys, limit) if len(keys) > limit else keys
-    rows = session.scalars(_at(job_id, chosen, sampled=len(chosen) < len(keys), within=within))
+    rows = session.scalars(_at(chosen, sampled=len(chosen) < len(keys), within=within))
     wanted = {(step, kind) for step, kind in chosen}
     data = [MetricPoint.of(row) for row in rows if (row.step, row.split) in wanted]
     return MetricList(data=data, sampled=len(chosen) < len(keys), has_more=False)
@@ -40,7 +40,7 @@ POINTS: Final = Feed("points", lambda state: state.points, _blocks)
 
 
 def _at(
-    job_id: str, chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]
+    chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]
 ) -> Select[Metric]:
     statement = select(Metric).where(*within).order_by(Metric.step, Metric.split)
     return statement.where(Metric.step.in_(sorted({step for step, _ in chosen}))) if sampled else statement

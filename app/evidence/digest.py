@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app.evidence.tensorfile import Entry, Header, TensorFileError, header_length, parse_header
 
@@ -101,13 +100,6 @@ def read_file(
             for entry, region in zip(header.entries, regions, strict=True)
         )
     return FileReading(path.name, size, sha256, tensors, header.metadata, sha256_bytes(head))
-
-
-def read_files(paths: Iterable[Path], **options: Any) -> list[FileReading]:
-    """`read_file` over shards, as many at a time as there are pairs of cores."""
-    paths = list(paths)
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
-        return list(pool.map(lambda path: read_file(path, **options), paths))
 
 
 def read_header(file: int, *, size: int) -> tuple[Header, bytes]:

@@ -162,7 +162,7 @@ def validate(
         examples += reader.read(*item) is not None
         problems.take(reader)
     if not problems.total:
-        for problem in _of_the_whole(path, task, reader, examples, held_out):
+        for problem in _of_the_whole(task, reader, examples, held_out):
             problems.add(problem)
     if problems.total:
         raise problems.error(param)
@@ -305,7 +305,7 @@ def _chosen(there: Sequence[str], columns: Columns, task: str) -> tuple[Columns,
     return Columns(features, target), problems
 
 
-def _of_the_whole(path: Path, task: str, reader: Reader, examples: int, held_out: bool) -> Iterator[Problem]:
+def _of_the_whole(task: str, reader: Reader, examples: int, held_out: bool) -> Iterator[Problem]:
     """What only the whole file can get wrong."""
     least = 1 if held_out else 2
     if not examples:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.evidence import digest
-from app.evidence.digest import read_file, read_files, row_bytes, sha256_bytes, sha256_file
+from app.evidence.digest import read_file, row_bytes, sha256_bytes, sha256_file
 from app.evidence.tensorfile import Entry, TensorFileError, header_bytes
 from tests.app.evidence import strategies
 
@@ -170,9 +170,3 @@ def test_each_hash_sees_every_chunk_in_order(
         for done in [pool.submit(ring.pass_to, who, partial(take, who)) for who in (0, 1)]:
             done.result()
     assert [b"".join(each) for each in seen] == [content[23:]] * 2
-
-
-def test_many_files_at_a_time(tmp_path: Path) -> None:
-    """Shards come back in the order in which they were given."""
-    paths = [write(tmp_path / f"{n}.safetensors", {f"t{n}": ("U8", (1,), bytes([n]))}) for n in range(5)]
-    assert [read.name for read in read_files(paths)] == [path.name for path in paths]

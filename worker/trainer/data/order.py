@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Positions = NDArray[np.int64]
-WINDOW = 50  # batches that are sorted by length together
+#: Batches that are sorted by length together.
+WINDOW: Final = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,10 +32,6 @@ class Order:
     @property
     def steps_per_epoch(self) -> int:
         return -(-self.examples // self.batch_size)
-
-    def epoch_of(self, step: int) -> int:
-        """0-based epoch of the 1-based `step`."""
-        return (step - 1) // self.steps_per_epoch
 
     def positions(self, step: int) -> Positions:
         """The examples of update `step`, as positions in the training set."""
@@ -64,7 +62,7 @@ def split(count: int, *, fraction: float, seed: int) -> tuple[Positions, Positio
 def _epoch(order: Order, epoch: int) -> list[Positions]:
     shuffled = permutation(order.examples, seed=order.seed, stream=epoch)
     if order.lengths is not None:
-        shuffled = _by_length(shuffled, order, epoch)
+        shuffled = _by_length(shuffled, order)
     batches = [shuffled[at : at + order.batch_size] for at in range(0, order.examples, order.batch_size)]
     if order.lengths is None:
         return batches
@@ -73,7 +71,7 @@ def _epoch(order: Order, epoch: int) -> list[Positions]:
     return [full[index] for index in mixed] + batches[len(full) :]
 
 
-def _by_length(shuffled: Positions, order: Order, epoch: int) -> Positions:
+def _by_length(shuffled: Positions, order: Order) -> Positions:
     assert order.lengths is not None
     size = WINDOW * order.batch_size
     windows = [shuffled[at : at + size] for at in range(0, order.examples, size)]

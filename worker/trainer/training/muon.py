@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from app.errors import InvalidRequest
 
 PARAM = "hyperparameters.optimizer"
-COMMON = frozenset({"lr", "weight_decay"})
+#: Options of one kind of group, which the other has no use for.
 MATRICES = frozenset({"momentum", "nesterov", "ns_steps", "adjust_lr_fn"})
 OTHERS = frozenset({"betas", "eps"})
 
