@@ -229,8 +229,10 @@ def _dotted(path: list[Any], body: Any) -> str:
     value = body
     for position, part in enumerate(path):
         last = position == len(path) - 1
-        if isinstance(value, dict) and isinstance(part, str) and (
-            part in value or (last and not _is_tag(part) and value.get("type") != part)
+        if (
+            isinstance(value, dict)
+            and isinstance(part, str)
+            and (part in value or (last and not _is_tag(part) and value.get("type") != part))
         ):
             parts.append(part if not parts else f".{part}")
             value = value.get(part)

@@ -64,6 +64,17 @@ class EvidenceSummary(Answer):
         )
 
 
+class PrefixCache(Answer):
+    """Whether the frozen layers' results are computed once for each example and kept, and why not."""
+
+    in_use: bool
+    reason: str | None = Field(default=None, description="Why they are not.")
+    modules: list[str] | None = Field(default=None, description="Whose results are kept.")
+    share: float | None = Field(default=None, description="Of a forward pass's arithmetic.")
+    bytes: int | None = None
+    stored: Literal["memory", "file"] | None = None
+
+
 class Progress(Answer):
     model_config = ConfigDict(extra="allow")
 
@@ -74,6 +85,7 @@ class Progress(Answer):
     eta_seconds: float | None = None
     examples_per_second: float | None = None
     tokens_per_second: float | None = Field(default=None, description="Without padding; null where data has none.")
+    prefix_cache: PrefixCache | None = Field(default=None, description="Null until it is decided.")
 
 
 class ResourcesAnswer(Answer):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.jobs.model_spec import Fraction, Request
@@ -45,6 +45,13 @@ class Optimizer(Request):
     )
 
 
+def _an_object(value: Any) -> Any:
+    if isinstance(value, str):
+        message = 'an optimizer is an object, such as {{"name": "{name}"}}'
+        raise PydanticCustomError("invalid_value", message, {"name": value})
+    return value
+
+
 class Hyperparameters(Request):
     """OpenAI's three, each a number or "auto"; and ours, whose absence also means "auto".
 
@@ -56,7 +63,7 @@ class Hyperparameters(Request):
     learning_rate_multiplier: Auto | Positive = "auto"
     learning_rate: Positive | None = None
     max_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    optimizer: Optimizer | None = None
+    optimizer: Annotated[Optimizer | None, BeforeValidator(_an_object)] = None
     weight_decay: NotNegative | None = Field(default=None, description="On matrices alone.")
     lr_schedule: Literal["linear", "cosine", "constant"] | None = None
     warmup_steps: int | None = Field(default=None, ge=0)

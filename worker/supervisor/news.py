@@ -38,6 +38,8 @@ class Tail:
         self._first: tuple[int, float] | None = None
         self._event_at = float("-inf")
         self._stage = ""
+        self._place = (0, 0.0)  # step and epoch
+        self._prefix_cache: dict[str, Any] | None = None
 
     def read(self) -> News:
         """What was reported since the last call."""
@@ -68,7 +70,13 @@ class Tail:
         message = f"Tensors frozen: {frozen['tensors']} ({frozen['bytes']} bytes); trained: {trainable['tensors']}"
         news.notes.append(Note(message, data=report["counts"]))
         news.notes += [Note(str(warning), level="warn") for warning in report.get("warnings", ())]
-        news.progress = self._progress(0, 0.0)
+        step = int(report.get("step") or 0)  # of the checkpoint that it goes on from
+        epoch = round(step / self._total * (self._epochs or 0.0), 4) if self._total else 0.0
+        news.progress = self._progress(step, epoch)
+
+    def _take_prefix_cache(self, report: Report, news: News) -> None:
+        self._prefix_cache = {name: value for name, value in report.items() if name != "type"}
+        news.progress = self._progress(*self._place)
 
     def _take_step(self, report: Report, news: News) -> None:
         step, epoch = int(report["step"]), float(report.get("epoch") or 0.0)
@@ -120,6 +128,7 @@ class Tail:
         self.done = report
 
     def _progress(self, step: int, epoch: float) -> dict[str, Any]:
+        self._place = (step, epoch)
         percent = round(100 * step / self._total, 1) if self._total else None
         eta = self._eta(step)
         return {
@@ -128,6 +137,7 @@ class Tail:
             "epoch": epoch,
             "percent": percent,
             "eta_seconds": eta,
+            "prefix_cache": self._prefix_cache,
         } | ({"estimated_finish": int(time.time()) + eta} if eta is not None else {})
 
     def _eta(self, step: int) -> int | None:

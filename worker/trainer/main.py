@@ -34,6 +34,7 @@ from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.ranks.replicas import refuse_apart
 from worker.trainer.training import compiling, loop, tasks
+from worker.trainer.training.divergence import Diverged
 from worker.trainer.training.loop import Ending, Run
 from worker.trainer.training.setup import assemble
 from worker.trainer.training.stop import Stopped, StopRequest
@@ -136,7 +137,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
             try:
                 with run.writer:
                     ending = loop.train(run)
-            except loop.Diverged as diverged:
+            except Diverged as diverged:
                 raise _with_checkpoint(diverged, place) from None
         if run.caching is not None:
             run.caching.close()
@@ -231,11 +232,11 @@ def describe(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopR
 STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "train": train}
 
 
-def _with_checkpoint(diverged: loop.Diverged, place: Workspace) -> loop.Diverged:
+def _with_checkpoint(diverged: Diverged, place: Workspace) -> Diverged:
     """Where one could go on from."""
     steps = [int(path.name.partition("-")[2]) for path in place.checkpoints.glob("step-*")]
     kept = f"the last checkpoint is that of step {max(steps)}" if steps else "no checkpoint was due before"
-    return loop.Diverged(f"{diverged.message}; {kept}", param=diverged.param, errors=diverged.errors)
+    return Diverged(f"{diverged.message}; {kept}", param=diverged.param, errors=diverged.errors)
 
 
 def _report_failure(reporter: Reporter, error: PermafrostError, rank: int) -> None:

@@ -49,7 +49,30 @@ def test_plan_gives_counts_and_warnings(reports: Path) -> None:
     assert news.freeze_plan == COUNTS
     assert news.hyperparameters == {"n_epochs": 3}
     assert [(note.message, note.level) for note in news.notes if note.level == "warn"] == [("careful", "warn")]
-    assert news.progress == {"step": 0, "total_steps": 4, "epoch": 0.0, "percent": 0.0, "eta_seconds": None}
+    start = {"step": 0, "total_steps": 4, "epoch": 0.0, "percent": 0.0, "eta_seconds": None, "prefix_cache": None}
+    assert news.progress == start
+
+
+def test_resumed_run_begins_where_it_goes_on(reports: Path) -> None:
+    """Whoever polls does not see it fall back to the start."""
+    plan = {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2, "step": 3}
+    _, news = told(reports, plan)
+    assert news.progress is not None
+    assert (news.progress["step"], news.progress["epoch"], news.progress["percent"]) == (3, 1.5, 75.0)
+
+
+def test_prefix_cache_is_part_of_progress(reports: Path) -> None:
+    """Told once, before the first step; it stays in view while the job trains."""
+    cache = {"in_use": True, "modules": ["bert"], "share": 0.98, "bytes": 4096, "stored": "memory"}
+    plan = {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2, "step": 2}
+    tail, news = told(reports, plan, {"type": "prefix_cache"} | cache)
+    assert news.progress is not None
+    assert (news.progress["step"], news.progress["prefix_cache"]) == (2, cache)
+    with Reporter(reports) as reporter:
+        reporter.report("step", step=3, epoch=1.5, loss=0.5)
+    later = tail.read().progress
+    assert later is not None
+    assert (later["step"], later["prefix_cache"]) == (3, cache)
 
 
 def test_steps_make_a_curve_and_few_events(reports: Path) -> None:

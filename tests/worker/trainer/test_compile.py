@@ -51,6 +51,8 @@ def test_mechanisms_train_the_same_bits(tmp_path: Path) -> None:
         assert counters["stats"]["unique_graphs"] > 0
         assert sorted(each.changed) == ["3.bias", "3.weight", "6.bias", "6.weight", "9.bias", "9.weight"]
         assert each.observations["violations"] == []
+        (cache,) = each.of("prefix_cache")
+        assert (cache["in_use"], cache["reason"]) == (False, "the model is compiled")
         done.append(each)
     for other in done[1:]:
         for name, tensor in done[0].changed.items():

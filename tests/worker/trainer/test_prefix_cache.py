@@ -517,3 +517,24 @@ def test_value_that_is_none(tmp_path: Path) -> None:
     """Neither true, false nor auto: refused with its name."""
     done = run(encoder, tmp_path, prefix_cache="yes")
     assert done.failure["param"] == "hyperparameters.prefix_cache"
+
+
+def test_use_is_reported(tmp_path: Path) -> None:
+    """Whether results are kept, of what and where; or why they are not."""
+    (kept,) = attempt(mlp(tmp_path / "kept"), tmp_path / "kept").of("prefix_cache")
+    assert (kept["in_use"], kept["stored"], kept["share"] > 0.1) == (True, "memory", True)
+    assert kept["modules"]
+    (off,) = attempt(mlp(tmp_path / "off", prefix_cache=False), tmp_path / "off").of("prefix_cache")
+    assert (off["in_use"], off["reason"]) == (False, "prefix_cache is false")
+
+
+def test_several_devices_say_why_not(tmp_path: Path) -> None:
+    """Left to itself it is not kept there, which the job says; asked for, the job is refused."""
+    order = mlp(tmp_path / "auto")
+    done = attempt(WorkOrder.from_json(order.to_json() | {"devices": 2}), tmp_path / "auto")
+    assert done.code == 0, done.reports
+    (off,) = done.of("prefix_cache")
+    assert (off["in_use"], off["reason"]) == (False, "the run is on several devices")
+    asked = mlp(tmp_path / "asked", prefix_cache=True)
+    refused = attempt(WorkOrder.from_json(asked.to_json() | {"devices": 2}), tmp_path / "asked")
+    assert refused.failure["param"] == "hyperparameters.prefix_cache"

@@ -22,6 +22,7 @@ from app.freeze.plan import FreezePlan
 from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
 from worker.trainer.data.order import Positions
+from worker.trainer.prefix import reports
 from worker.trainer.prefix.cut import Cut, UncuttableError, find
 from worker.trainer.prefix.flow import Flow, follow, memory
 from worker.trainer.prefix.rows import Rows, nbytes
@@ -35,6 +36,7 @@ LEAST_SHARE = 0.1  # of a forward pass's arithmetic, below which keeping results
 MEMORY_BYTES = 1 << 30  # beyond, results lie in a file
 MOST_BYTES = 64 << 30
 REPORT_SECONDS = 5.0
+NO_PARAMETER = "no parameter is frozen for the whole run"
 NOTHING = "no module that is frozen as a whole gives results that depend on the input alone"
 
 Compute = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -116,8 +118,11 @@ def begin(asked: Asked, folder: Path, reporter: Reporter, stop: StopRequest) -> 
 
 def settle(asked: Asked, reporter: Reporter) -> Caching | None:
     """The prefix, ready to be filled, or None with the reason in an event. It depends on model, data and plan alone."""
-    nothing = not any(each.kind == "parameter" for each in asked.plan.frozen)
-    if asked.wish is False or (asked.wish == "auto" and nothing):
+    if asked.wish is False:
+        reports.off(reporter, "prefix_cache is false")
+        return None
+    if asked.wish == "auto" and not any(each.kind == "parameter" for each in asked.plan.frozen):
+        reports.off(reporter, NO_PARAMETER)
         return None
     try:
         _refuse_conditions(asked)
@@ -134,6 +139,7 @@ def settle(asked: Asked, reporter: Reporter) -> Caching | None:
     except UncuttableError as why:
         level = "warn" if asked.wish is True else "info"
         reporter.event(f"the frozen prefix is computed anew at every step: {why}", level=level)
+        reports.off(reporter, str(why))
         return None
     return caching
 
@@ -154,12 +160,24 @@ def fill(caching: Caching, folder: Path, stop: StopRequest) -> bool:
     except OSError as error:
         caching.rows.clear()
         caching.reporter.event(f"the frozen prefix's results are not kept: {error}", level="warn")
+        reports.off(caching.reporter, f"its results are not kept: {error}")
         return False
     caching.reporter.stage("caching")
     began = time.monotonic()
     reused = sum(_fill(caching, name, stop) for name in asked.parts)
     caching.seconds = time.monotonic() - began
-    _tell(caching, total, home, reused)
+    examples = sum(len(each) for each in asked.parts.values())
+    where: reports.Place = "file" if home else "memory"
+    reports.kept(
+        caching.reporter,
+        caching.prefix.cut,
+        examples=examples,
+        size=total,
+        where=where,
+        quiet=asked.wish is True,
+        seconds=caching.seconds,
+        reused=reused,
+    )
     return True
 
 
@@ -196,30 +214,6 @@ def _own(rows: Positions, examples: int, left: int) -> Positions:
     return np.concatenate([np.arange(real, dtype=np.int64) + side * examples for side in range(per)])
 
 
-def _tell(caching: Caching, total: int, home: Path | None, reused: int) -> None:
-    cut, asked = caching.prefix.cut, caching.asked
-    examples = sum(len(each) for each in asked.parts.values())
-    message = (
-        f"prefix cache: {_calls(cut)} ({cut.share:.0%} of a forward pass) gave its results for {examples} examples "
-        f"once, {total:,} bytes {'in a file' if home else 'in memory'}, and is not computed again"
-    )
-    if asked.wish is True:
-        message += "; dropout in it is off"
-    caching.reporter.event(
-        message,
-        modules=[call.path for call in cut.served],
-        share=round(cut.share, 4),
-        bytes=total,
-        seconds=round(caching.seconds, 3),
-        reused=reused,
-    )
-
-
-def _calls(cut: Cut) -> str:
-    paths = [call.path for call in cut.served]
-    return paths[0] if len(paths) == 1 else f"{paths[0]} to {paths[-1]}"
-
-
 def _refuse_conditions(asked: Asked) -> None:
     """What needs no pass to be known."""
     policy = asked.plan.policy
@@ -228,7 +222,7 @@ def _refuse_conditions(asked: Asked) -> None:
     if policy.on_violation == "continue":
         raise UncuttableError("with on_violation 'continue' training goes on with frozen tensors that moved")
     if not any(each.kind == "parameter" for each in asked.plan.frozen):
-        raise UncuttableError("no parameter is frozen for the whole run")
+        raise UncuttableError(NO_PARAMETER)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         raise UncuttableError("the run is on several devices")
     if asked.compiled:

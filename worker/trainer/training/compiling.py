@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch._dynamo
+import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
 from app.errors import InvalidRequest
+from worker.trainer.data.batch import IGNORED, Batch
 
 PARAM = "hyperparameters.compile"
 #: Graphs of one model: each batch shape has its own, in training and in evaluation. Beyond the default of eight, torch
 #: goes on in eager mode without a word, and a resumed run would count anew and so end with other bits.
 GRAPHS = 1 << 16
+LEAST_WIDTH = 16
 
 
 def compile_model(model: nn.Module, cache: Path, device: torch.device) -> None:
@@ -36,6 +40,21 @@ def compile_model(model: nn.Module, cache: Path, device: torch.device) -> None:
         return inner(*inputs, **named)
 
     model._compiled_call_impl = torch.compile(call, dynamic=False)
+
+
+def filled_up(batch: Batch, *, limit: int, pad: int) -> Batch:
+    """Token rows as wide as the next power of two, up to `limit`: else almost every batch would have its own graph."""
+    width = batch.width
+    wanted = min(limit, max(LEAST_WIDTH, 1 << (width - 1).bit_length())) if width else 0
+    if wanted <= width:
+        return batch
+    inputs = {
+        name: F.pad(each, (0, wanted - width), value=pad if name == "input_ids" else 0)
+        for name, each in batch.inputs.items()
+    }
+    by_token = batch.targets.ndim == 2
+    targets = F.pad(batch.targets, (0, wanted - width), value=IGNORED) if by_token else batch.targets
+    return replace(batch, inputs=inputs, targets=targets)
 
 
 def refusal(error: RuntimeError) -> InvalidRequest | None:

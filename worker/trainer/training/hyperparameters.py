@@ -13,6 +13,7 @@ from app.jobs import auto
 HERE = "hyperparameters"
 CHECKPOINT_SECONDS = 300.0
 SCHEDULES = ("linear", "cosine", "constant")
+DECAYS = ("adamw", "muon")  # have a weight decay by default
 PRECISIONS = ("fp32", "bf16", "fp16")
 # What a job shows in place of "auto". Settled again, they give the same settings: a resumed attempt does that.
 SHOWN = ("n_epochs", "batch_size", "lr_schedule", "precision")
@@ -75,6 +76,11 @@ class Settings:
         decided = {name: getattr(self, name) for name in SHOWN}
         if "beta" in asked:  # of a preference job, whose answers always tell it
             decided["beta"] = self.beta
+        decided["max_grad_norm"] = self.max_grad_norm or 0.0
+        if self.warmup_steps is None:
+            decided["warmup_ratio"] = self.warmup_ratio
+        if self.optimizer["name"] in DECAYS and "weight_decay" not in (asked.get("optimizer") or {}):
+            decided["weight_decay"] = self.optimizer["weight_decay"]
         decided["learning_rate"] = _number(_given(asked), "learning_rate", _auto_rate(facts), low=0.0)
         return {**asked, **decided, "learning_rate_multiplier": self.learning_rate_multiplier}
 
@@ -181,7 +187,7 @@ def _optimizer(asked: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     chosen.setdefault("name", "adamw")
     if "weight_decay" in asked:
         chosen["weight_decay"] = _number(asked, "weight_decay", 0.0, low=0.0)
-    elif chosen["name"] in ("adamw", "muon"):
+    elif chosen["name"] in DECAYS:
         chosen.setdefault("weight_decay", 0.01 if facts.pretrained else 0.0)
     return chosen
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from worker.trainer.ranks.gradients import combine
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.training import memory
 from worker.trainer.training.caching import Caching
+from worker.trainer.training.divergence import refuse_infinite
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.meters import in_turns, merged
 from worker.trainer.training.objectives import Meter, Metrics, Objective, Preference
@@ -38,12 +38,6 @@ from worker.trainer.witness.observe import whole
 T = TypeVar("T")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 EPOCH_SAVE_SECONDS = 10.0  # an epoch shorter than this does not deserve a checkpoint of its own
-
-
-class Diverged(DataError):
-    """The loss or the gradient is not a number any more. Nothing of that step went into the weights."""
-
-    code = "diverged"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,11 +61,13 @@ class Run:
     scaler: torch.amp.GradScaler
     watch: Watch
     save: Callable[[int, Metrics], None]  # takes a checkpoint of the state after this step, which `writer` writes
+    judge: Callable[[int], None]  # Diverged where the state after this step is not to be kept
     restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read
     patience: Patience
     whole: Callable[[], Subject | None]  # the trained model in one piece, where it is to be exported
     group: Group = ALONE  # the processes that train this together
     writer: Writer = field(default_factory=Writer)  # of checkpoints; entered around `train`
+    shaped: Callable[[Batch], Batch] = lambda batch: batch  # as a compiled model wants it
     caching: Caching | None = None  # the frozen prefix's results, where they are kept
     divisible: bool = True  # whether a batch may be cut into smaller micro-batches
     resumed: list[dict[str, Any]] = field(default_factory=list)  # the steps that earlier attempts ended after
@@ -142,6 +138,7 @@ def train(run: Run) -> Ending:
         metrics = evaluate(run, step)
         run.patience.take(step, metrics)
     metrics = back_to_best(run, step, metrics)
+    run.judge(step)
     run.watch.at_end()
     seconds = run.seconds_before + run.group.now() - began
     return Ending(steps=step, tokens=_tokens_until(run, step), metrics=metrics, seconds=seconds)
@@ -235,22 +232,6 @@ def clip(run: Run) -> float | None:
     return float(whole(nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm)).item())
 
 
-def refuse_infinite(run: Run, step: int, loss: float, norm: float | None) -> None:
-    """Before the update, so that the weights stay those of the last good step."""
-    overflow = run.scaler.is_enabled()  # the scaler skips such steps and lowers its scale
-    if math.isfinite(loss) and (norm is None or math.isfinite(norm) or overflow):
-        return
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    lines = sorted(run.lines[at] for at in run.order.positions(step))
-    problem = {"line": None, "field": None, "code": "diverged", "message": what, "step": step, "lines": lines[:100]}
-    raise Diverged(
-        f"{what} at step {step} of {run.total_steps} (a batch of lines {_some(lines)} of the training file); lower the "
-        "learning rate, clip gradients (max_grad_norm), or look at these examples",
-        param="training_file",
-        errors=[problem],
-    )
-
-
 @torch.no_grad()
 def probe(run: Run) -> Tensor:
     """One forward pass over two examples, so that data that does not fit the model is refused as what it is."""
@@ -324,7 +305,7 @@ def back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
 
 def _forward(run: Run, batch: Batch, examples: Examples) -> tuple[Tensor, Tensor]:
     if run.caching is None:
-        return compute(run, batch)
+        return compute(run, run.shaped(batch))
     with run.caching.serving(batch, examples):
         return compute(run, batch)
 
@@ -390,8 +371,3 @@ def _tokens_until(run: Run, step: int) -> int:
     epochs, rest = divmod(step, run.order.steps_per_epoch)
     base = epochs * run.order.steps_per_epoch
     return epochs * int(lengths.sum()) + sum(int(lengths[run.order.positions(base + k + 1)].sum()) for k in range(rest))
-
-
-def _some(lines: Sequence[int]) -> str:
-    shown = ", ".join(str(line) for line in lines[:5])
-    return f"{shown} and {len(lines) - 5} more" if len(lines) > 5 else shown

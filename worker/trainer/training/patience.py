@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -22,7 +23,8 @@ class Patience:
         """Whether this evaluation is the best one so far."""
         if self.limit is None:
             return False
-        if self.step and not metrics["loss"] < self.metrics["loss"]:
+        lower = math.isfinite(metrics["loss"]) and (not self.step or metrics["loss"] < self.metrics["loss"])
+        if not lower:
             self.misses += 1
             return False
         self.step, self.misses, self.metrics = step, 0, dict(metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.ranks.group import Group
 from worker.trainer.ranks.replicas import refuse_apart
 from worker.trainer.training import memory
+from worker.trainer.training.divergence import Watchman
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.loop import Run
 from worker.trainer.training.objectives import Metrics
@@ -46,6 +47,10 @@ class Saver:
     seed: int
     live: Run | None = None
     misses: int = 0  # checkpoints in a row that could not be written
+    watchman: Watchman = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watchman = Watchman(self._moving())  # of the model as it was loaded
 
     def save(self, step: int, metrics: Metrics) -> None:
         """Take the state after `step` and write it while training goes on, or first where memory is too short for that.
@@ -54,6 +59,7 @@ class Saver:
         """
         run = self.live
         assert run is not None
+        self.judge(step)
         run.watch.before_checkpoint()
         refuse_apart(run.group, self.subject.live(), step=step)
         state = {
@@ -80,6 +86,11 @@ class Saver:
         run.writer.begin(partial(self._write, content, step, metrics, best=run.patience.step))
         if not beside:
             run.writer.wait()
+
+    def judge(self, step: int) -> None:
+        """Diverged where what moved is no numbers any more: such a state is neither saved nor a result."""
+        assert self.live is not None
+        self.watchman.refuse(self.live, step, self._moving())
 
     def _write(self, content: Content, step: int, metrics: Metrics, *, best: int) -> None:
         """In a thread of its own; the report goes out when the files will survive a power cut."""

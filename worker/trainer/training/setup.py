@@ -15,6 +15,7 @@ from worker.trainer import determinism
 from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.order import Order
 from worker.trainer.data.reading import Source
+from worker.trainer.data.text import longest, pad_id
 from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse, refuse_unreached
 from worker.trainer.models import loading
@@ -83,6 +84,7 @@ def assemble(
     reporter.report(
         "plan",
         counts=plan.counts(),
+        step=found.step if found else 0,
         total_steps=run.total_steps,
         epochs=round(run.total_steps / run.order.steps_per_epoch, 4),
         plan=plan.to_json(),
@@ -99,9 +101,8 @@ def assemble(
     _refuse_few_outputs(probe(run), source.labels)
     if isinstance(run.training, LanguageExamples) and run.training.packed:
         _refuse_unpackable(run, run.training)
-    _compile(recipe, run)  # after the passes that ask whether the data fits the model
-    if group.size == 1:
-        run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
+    _compile(recipe, run, subject)  # after the passes that ask whether the data fits the model
+    run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
     determinism.seed_everything(order.seed, rank=group.rank)
     if found is not None:
         saver.resume(run, found)
@@ -153,6 +154,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
         watch=Watch(witness, plan, reporter, recipe.group),
         save=saver.save,
+        judge=saver.judge,
         restore=saver.restore,
         patience=Patience(settings.early_stopping_patience),
         whole=partial(_whole, recipe, subject),
@@ -212,7 +214,7 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
     order, subject = recipe.order, _reloaded(recipe)
     saver = _saver(recipe, subject, reporter)
     run = saver.live = build(recipe, subject, saver, stop=stop)
-    _compile(recipe, run)
+    _compile(recipe, run, subject)
     run.caching = caching.settle(_cacheable(recipe, run, subject), reporter) if cached else None
     determinism.seed_everything(order.seed)
     found = saver.newest(until=until)
@@ -282,9 +284,14 @@ def _cacheable(recipe: Recipe, run: Run, subject: Subject) -> caching.Asked:
     )
 
 
-def _compile(recipe: Recipe, run: Run) -> None:
-    if recipe.settings.compile:
-        compiling.compile_model(run.model, recipe.place.root / "compiled", recipe.device)
+def _compile(recipe: Recipe, run: Run, subject: Subject) -> None:
+    if not recipe.settings.compile:
+        return
+    compiling.compile_model(run.model, recipe.place.root / "compiled", recipe.device)
+    tokenizer = subject.loaded.tokenizer
+    if tokenizer is not None:
+        limit = longest(tokenizer, run.model, recipe.settings.max_length)
+        run.shaped = partial(compiling.filled_up, limit=limit, pad=pad_id(tokenizer))
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -50,6 +50,16 @@ def test_auto_and_absent_and_null_mean_the_same() -> None:
     assert settle(words, facts()) == auto()
 
 
+def test_every_number_that_auto_chose_is_shown() -> None:
+    """What depends on the job, and nothing that the request gave in another way."""
+    shown = auto().shown({}, facts())
+    assert (shown["warmup_ratio"], shown["weight_decay"], shown["max_grad_norm"]) == (0.1, 0.01, 1.0)
+    given = {"warmup_steps": 3, "optimizer": {"name": "adamw", "weight_decay": 0.2}}
+    assert not {"warmup_ratio", "weight_decay"} & set(settle(given, facts()).shown(given, facts()))
+    plain = auto(pretrained=False).shown({}, facts(pretrained=False))
+    assert (plain["warmup_ratio"], plain["weight_decay"], plain["max_grad_norm"]) == (0.0, 0.0, 0.0)
+
+
 def test_plain_models_get_plain_settings() -> None:
     """No clipping, no warm-up, a constant rate, no decay."""
     plain = auto(pretrained=False)
