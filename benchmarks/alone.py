@@ -19,11 +19,15 @@ PEERS = {HAND: hand_written, HF: hf_trainer, LIGHTNING: lightning_trainer}
 
 
 class Taken(TypedDict):
-    """`peak_bytes` of resident memory while training, or of what was allocated on the GPU."""
+    """`peak_bytes` of resident memory while training, or of what was allocated on the GPU.
+
+    `mapped_bytes` are those of it that hold pages of files: of libraries and of the base.
+    """
 
     steps_per_second: float
     tokens_per_second: float
     peak_bytes: int
+    mapped_bytes: int
 
 
 def measured(case: Case, way: str) -> Taken:
@@ -57,7 +61,13 @@ def trained(case: Case, way: str, folder: Path) -> Taken:
         speed = best(PEERS[way](given, case, folder))
         training, order = given.training, given.order
     tokens = sum(training.batch(order.positions(step + 1)).tokens for step in range(case.steps)) / case.steps
-    return {"steps_per_second": speed, "tokens_per_second": speed * tokens, "peak_bytes": peak(case)}
+    mapped = 0 if case.device == "cuda" else resident("RssFile")
+    return {
+        "steps_per_second": speed,
+        "tokens_per_second": speed * tokens,
+        "peak_bytes": peak(case),
+        "mapped_bytes": mapped,
+    }
 
 
 def best(go: Round) -> float:
@@ -74,8 +84,13 @@ def forget_peak(case: Case) -> None:
 def peak(case: Case) -> int:
     if case.device == "cuda":
         return torch.cuda.max_memory_allocated()
+    return resident("VmHWM")
+
+
+def resident(which: str) -> int:
+    """A figure of the kernel's on this process, in bytes."""
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    return 1024 * int(next(line for line in lines if line.startswith(f"{which}:")).split()[1])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from tests.worker.trainer.attempts import AFFINE, Attempt, affine_order, attempt
 from worker.trainer.models import architectures
 from worker.trainer.models.architectures import Affine
+from worker.trainer.training import memory
 
 
 class Hungry(Affine):
@@ -50,3 +53,19 @@ def test_an_example_that_does_not_fit_fails_with_the_figures(tmp_path: Path, mon
     done = trained(tmp_path, monkeypatch, 0)
     assert (done.failure["code"], done.failure["param"]) == ("out_of_memory", "hyperparameters.batch_size")
     assert "20.00 MiB" in done.failure["message"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts pages in /proc")
+def test_freed_memory_goes_back_to_the_host() -> None:
+    """Also from under what is still in use, which the allocator by itself would keep."""
+    blocks = [torch.ones(16_384) for _ in range(2_000)]
+    last = blocks.pop()
+    full = _resident()
+    del blocks
+    memory.tidy()
+    assert full - _resident() > 100e6
+    assert last.sum() == len(last)
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 from pathlib import Path
 
@@ -20,6 +22,14 @@ def give_back(device: torch.device, drawn: list[Tensor]) -> None:
     if device.type == "cuda":
         torch.cuda.set_rng_state(drawn[1], device)
         torch.cuda.empty_cache()
+
+
+def tidy() -> None:
+    """Give the host back what loading and trial passes held: the allocator keeps freed memory for itself otherwise."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others have no such call
+    if trim is not None:
+        trim(0)
 
 
 def free_host_bytes() -> int:

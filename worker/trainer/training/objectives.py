@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.trainer.data.batch import IGNORED, Batch
+from worker.trainer.training.cross_entropy import token_losses
 
 Metrics = dict[str, float]
 
@@ -68,7 +69,7 @@ class TokenClassification:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = predict(model, batch)
-        return _token_loss(logits, batch.targets, self.label_smoothing)
+        return token_losses(logits, batch.targets, label_smoothing=self.label_smoothing).sum(), logits
 
     def meter(self) -> Meter:
         return TokenMeter()
@@ -82,7 +83,7 @@ class LanguageModelling:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = predict(model, batch)[:, -batch.targets.shape[1] :]  # those of virtual tokens come first
-        return _token_loss(logits, _shifted(batch.targets), self.label_smoothing)
+        return token_losses(logits, _shifted(batch.targets), label_smoothing=self.label_smoothing).sum(), logits
 
     def meter(self) -> Meter:
         return TokenMeter(perplexity=True, shifted=True)
@@ -120,10 +121,9 @@ class Preference:
 
     def log_probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
         """(examples, 2): of each chosen and rejected answer, summed over its tokens."""
-        logits, targets = predict(model, batch), _shifted(batch.targets)
-        carries = targets != IGNORED
-        each = -F.cross_entropy(_selected(logits, carries).float(), targets[carries], reduction="none")
-        rows = carries.nonzero()[:, 0]
+        targets = _shifted(batch.targets)
+        each = -token_losses(predict(model, batch), targets)
+        rows = (targets != IGNORED).nonzero()[:, 0]
         summed = each.new_zeros(len(targets)).index_add(0, rows, each)
         return torch.stack([summed[: batch.examples], summed[batch.examples :]], dim=1)
 
@@ -217,7 +217,7 @@ class MarginMeter:
 
 @dataclass(slots=True)
 class TokenMeter:
-    """Accuracy over the tokens that carry loss; `outputs` are the logits of exactly those."""
+    """Accuracy over the tokens that carry loss."""
 
     perplexity: bool = False
     shifted: bool = False
@@ -226,33 +226,19 @@ class TokenMeter:
     loss: float = 0.0
 
     def add(self, outputs: Tensor, batch: Batch) -> None:
-        targets = batch.targets[:, 1:] if self.shifted else batch.targets
-        wanted = targets[targets != IGNORED]
-        self.right += int((outputs.detach().argmax(dim=-1) == wanted).sum().item())
-        self.tokens += len(wanted)
-        self.loss += F.cross_entropy(outputs.detach(), wanted, reduction="sum").item()
+        targets = _shifted(batch.targets) if self.shifted else batch.targets
+        self.right += int((outputs.argmax(dim=-1) == targets).sum().item())  # an ignored one is no class
+        self.tokens += int((targets != IGNORED).sum().item())
+        self.loss += token_losses(outputs, targets).sum().item()
 
     def metrics(self) -> Metrics:
         found = {"token_accuracy": self.right / max(1, self.tokens)}
         return found | ({"perplexity": _exp(self.loss / max(1, self.tokens))} if self.perplexity else {})
 
 
-def _token_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Only positions that carry loss are turned to float32: a vocabulary wide, the rest would cost the most memory."""
-    carries = targets != IGNORED
-    chosen = _selected(logits, carries).float()
-    return F.cross_entropy(chosen, targets[carries], reduction="sum", label_smoothing=label_smoothing), chosen
-
-
 def _shifted(targets: Tensor) -> Tensor:
     """What each position is to predict: the next token; nothing at the last one."""
     return F.pad(targets[:, 1:], (0, 1), value=IGNORED)
-
-
-def _selected(logits: Tensor, carries: Tensor) -> Tensor:
-    """`logits[carries]` by rows, to the same bits: the gradient of a mask is scattered at more than twice the cost."""
-    rows = carries.reshape(-1).nonzero()[:, 0]
-    return logits.reshape(-1, logits.shape[-1]).index_select(0, rows)
 
 
 def _exp(value: float) -> float:

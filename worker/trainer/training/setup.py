@@ -25,7 +25,7 @@ from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.ranks.refusals import refuse_model, refuse_request, refuse_shards
 from worker.trainer.ranks.replicas import common_secret
 from worker.trainer.ranks.shards import shard
-from worker.trainer.training import caching, compiling, hyperparameters, muon, optimizer, tasks
+from worker.trainer.training import caching, compiling, hyperparameters, memory, muon, optimizer, tasks
 from worker.trainer.training.hyperparameters import Facts, Settings
 from worker.trainer.training.isolation import refuse_leaks
 from worker.trainer.training.loop import Run, ask_reference, autocast, compute, probe
@@ -103,6 +103,7 @@ def assemble(
         _refuse_unpackable(run, run.training)
     _compile(recipe, run, subject)  # after the passes that ask whether the data fits the model
     run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
+    memory.tidy()
     determinism.seed_everything(order.seed, rank=group.rank)
     if found is not None:
         saver.resume(run, found)

@@ -19,6 +19,11 @@ class FirstChanges:
         self.looked = False  # at all of them, once
         self._unmoved: dict[str, Fingerprint] = {}
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is a tensor that may move and has not yet been seen to."""
+        return bool(self._unmoved)
+
     def begin(self, decisions: Iterable[Decision], live: Mapping[str, Slot], prints: Fingerprints) -> None:
         for decision in decisions:
             tensor = live[decision.name].tensor

@@ -110,6 +110,8 @@ class Witness:
         self.steps += 1
         if self._guard is not None:
             self._guard.next_step()
+        if not (self._wires or self._first.waits or self.steps in self._boundaries):
+            return []  # nothing is frozen now, and all that may move has moved
         began = time.perf_counter()
         if self.steps in self._boundaries or self._written() or self._budget.due():
             live = self._live()

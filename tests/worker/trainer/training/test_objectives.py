@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.trainer.data.batch import IGNORED, Batch
-from worker.trainer.training import objectives
 from worker.trainer.training.objectives import (
     Classification,
     Contrastive,
@@ -128,23 +127,3 @@ def test_token_metrics() -> None:
     logits[0, 0, 2] = logits[0, 1, 1] = 0.0
     found = measured(LanguageModelling(), logits, torch.tensor([[0, 2, 1]]))
     assert found == pytest.approx({"token_accuracy": 1.0, "perplexity": 1.0})
-
-
-def test_rows_are_selected_to_the_bits_of_a_mask() -> None:
-    """Loss, what the meter sees, and gradients: those of `logits[carries]`, also of the shifted kind."""
-    torch.manual_seed(0)
-    targets = torch.randint(0, 50, (3, 7))
-    targets[0, 4:] = targets[1, :2] = IGNORED
-    given = torch.randn(3, 7, 50)
-    mine, plain = given.clone().requires_grad_(), given.clone().requires_grad_()
-    loss, chosen = objectives._token_loss(mine, objectives._shifted(targets), 0.1)
-    wanted = targets[:, 1:]
-    expected = plain[:, :-1][wanted != IGNORED]
-    other = F.cross_entropy(expected, wanted[wanted != IGNORED], reduction="sum", label_smoothing=0.1)
-    loss.backward()
-    other.backward()
-    assert torch.equal(loss, other)
-    assert torch.equal(chosen, expected)
-    assert mine.grad is not None
-    assert plain.grad is not None
-    assert torch.equal(mine.grad.view(torch.int32), plain.grad.view(torch.int32))

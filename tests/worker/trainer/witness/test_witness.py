@@ -315,3 +315,26 @@ def test_a_plan_of_another_model_is_refused() -> None:
         Witness(nn.Linear(1, 1), plan=plan_for(net(), {"freeze": ["0.**"]})),
     ):
         pass
+
+
+def test_where_nothing_is_left_to_see_nothing_is_looked_at() -> None:
+    """All trains and all has moved: further steps cost no look, and the report still covers the run to its end."""
+    model = nn.Linear(4, 2)
+    with Witness(model, plan=plan_for(model, {"rules": []}), budget=1.0) as w:
+        steps(model, w, 2)
+        looks = w.checks
+        steps(model, w, 20)
+        assert w.checks == looks
+    report = w.report()
+    assert (report.verdict, report.last_step) == ("verified", 22)
+    assert set(report.first_changed) == {"weight", "bias"}
+
+
+def test_a_freeze_that_begins_later_is_watched_from_then_on() -> None:
+    """Also where nothing was left to see before it: a write behind its begin is found."""
+    model = nn.Linear(4, 2)
+    rule = {"action": "freeze", "select": {"name": "weight"}, "when": [{"from_step": 5, "to_step": None}]}
+    plan = plan_for(model, {"rules": [rule]})
+    with Witness(model, plan=plan, budget=1.0) as w:
+        steps(model, w, 8)
+    assert [(v.name, v.last_good_step, v.first_bad_step) for v in w.report().violations] == [("weight", 5, 6)]

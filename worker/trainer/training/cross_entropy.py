@@ -1,0 +1,80 @@
+"""Cross-entropy over a vocabulary, a few positions at a time: no second array of the logits' size is kept for later.
+
+Plain torch keeps the log-probabilities of all positions from forward to backward, and there makes two more arrays of
+that size. Here the backward pass asks the logits again, part by part, as Liger Kernel does (Hsu et al. 2024).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from worker.trainer.data.batch import IGNORED
+
+# Float32 that exists at a time beside the logits: what a CPU's cache holds, and what keeps a GPU busy.
+PART_BYTES, PART_BYTES_ON_DEVICE = 4 << 20, 128 << 20
+
+
+def token_losses(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """(n,) in float32: a loss for each of the n targets that is not `IGNORED`, in their order.
+
+    `logits` is (..., vocabulary), `targets` (...). What `F.cross_entropy(reduction="none")` gives, and its gradient.
+    """
+    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    rows = (wanted != IGNORED).nonzero()[:, 0]
+    # Where few carry loss (the answers to long prompts) only those are looked at; where most do, a copy costs more.
+    if 2 * len(rows) < len(wanted):
+        return _losses(flat, wanted.index_select(0, rows), rows, label_smoothing)
+    return _losses(flat, wanted, None, label_smoothing).index_select(0, rows)
+
+
+def _losses(logits: Tensor, targets: Tensor, rows: Tensor | None, smoothing: float) -> Tensor:
+    found: Tensor = _CrossEntropy.apply(logits, targets, rows, smoothing)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Of `logits[rows]`, or of all of them; 0 for an ignored target."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, rows: Tensor | None, smoothing: float) -> Tensor:
+        ctx.save_for_backward(logits, targets, rows)
+        ctx.smoothing = smoothing
+        losses = logits.new_empty(len(targets), dtype=torch.float32)
+        for part in _parts(logits, len(targets)):
+            chosen = logits[part] if rows is None else logits.index_select(0, rows[part])
+            losses[part] = F.cross_entropy(
+                chosen.float(), targets[part], reduction="none", label_smoothing=smoothing, ignore_index=IGNORED
+            )
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scales: Tensor) -> tuple[Tensor | None, ...]:
+        """Softmax less the smoothed one-hot target, each row times its scale."""
+        logits, targets, rows = ctx.saved_tensors
+        scales = torch.where(targets == IGNORED, 0.0, scales)[:, None]
+        classes = targets.clamp_min(0)[:, None]
+        gradient = torch.empty_like(logits) if rows is None else torch.zeros_like(logits)
+        for part in _parts(logits, len(targets)):
+            chosen = logits[part] if rows is None else logits.index_select(0, rows[part])
+            slope = torch.softmax(chosen.float(), dim=-1)
+            slope.scatter_(1, classes[part], slope.gather(1, classes[part]) - (1.0 - ctx.smoothing))
+            if ctx.smoothing:
+                slope.sub_(ctx.smoothing / slope.shape[-1])
+            slope.mul_(scales[part])
+            if rows is None:
+                gradient[part] = slope
+            else:
+                gradient.index_copy_(0, rows[part], slope.to(gradient.dtype))
+        return gradient, None, None, None
+
+
+def _parts(logits: Tensor, count: int) -> list[slice]:
+    limit = PART_BYTES if logits.device.type == "cpu" else PART_BYTES_ON_DEVICE
+    size = max(1, limit // (4 * logits.shape[-1]))
+    return [slice(at, at + size) for at in range(0, count, size)]
