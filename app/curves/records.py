@@ -39,9 +39,7 @@ def _blocks(session: Session, job_id: str, after: int, upto: int) -> list[Block]
 POINTS: Final = Feed("points", lambda state: state.points, _blocks)
 
 
-def _at(
-    chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]
-) -> Select[Metric]:
+def _at(chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]) -> Select[Metric]:
     statement = select(Metric).where(*within).order_by(Metric.step, Metric.split)
     return statement.where(Metric.step.in_(sorted({step for step, _ in chosen}))) if sampled else statement
 

@@ -247,19 +247,11 @@ def _frozen_is_identical(case: Case) -> Iterator[Problem]:
         elif not row.base.same(row.result):
             yield Problem(
                 "frozen_is_identical",
-                f"frozen, but not identical: {_difference(row.base, row.result)}",
+                f"frozen, but not identical: {row.base.difference(row.result)}",
                 row.name,
                 row.base.sha256,
                 row.result.sha256,
             )
-
-
-def _difference(base: Reading, result: Reading) -> str:
-    if base.dtype != result.dtype:
-        return f"dtype {base.dtype} became {result.dtype}"
-    if base.shape != result.shape:
-        return f"shape {list(base.shape)} became {list(result.shape)}"
-    return "other bytes"
 
 
 def _frozen_while_live(case: Case) -> Iterator[Problem]:
@@ -293,7 +285,7 @@ def _slices(case: Case) -> Iterator[Problem]:
                 reason = f"rows {part.rows[0]} to {part.rows[1]} are frozen, but not identical"
                 yield Problem("slices", reason, row.name, part.base, part.result)
         if row.base and row.result and not _same_or_grown(row.base, row.result):
-            yield Problem("slices", f"partly frozen, but {_difference(row.base, row.result)}", row.name)
+            yield Problem("slices", f"partly frozen, but {row.base.difference(row.result)}", row.name)
 
 
 def _same_or_grown(base: Reading, result: Reading) -> bool:

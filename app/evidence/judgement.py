@@ -12,7 +12,7 @@ from app.errors import PolicyError
 from app.evidence.digest import TensorReading
 from app.evidence.observed import Seen
 from app.evidence.rows import rows_of
-from app.evidence.statement import Reading, Row, row_order
+from app.evidence.statement import Row, row_order
 from app.freeze.plan import resolve
 from app.freeze.policy import Policy
 
@@ -91,7 +91,7 @@ def _of_frozen(row: Row, *, kind: str) -> Iterator[Problem]:
     if row.result is None and kind == "full":
         yield Problem("violated", row.name, "is missing from the result, though frozen")
     elif row.result is not None and not row.base.same(row.result):
-        yield Problem("violated", row.name, f"differs between base and result: {_difference(row.base, row.result)}")
+        yield Problem("violated", row.name, f"differs between base and result: {row.base.difference(row.result)}")
     elif row.loaded is None or row.trained is None:
         yield Problem("incomplete", row.name, "was not observed in the live model")
     elif row.loaded != row.trained:
@@ -124,14 +124,6 @@ def _of_result(row: Row) -> Iterator[Problem]:
     """What the file holds must be what the trainer says that it had at the end."""
     if row.result is not None and row.trained is not None and row.result.sha256 != row.trained:
         yield Problem("incomplete", row.name, "has other bytes in the result file than at the end of training")
-
-
-def _difference(base: Reading, result: Reading) -> str:
-    if base.dtype != result.dtype:
-        return f"dtype {base.dtype} became {result.dtype}"
-    if base.shape != result.shape:
-        return f"shape {list(base.shape)} became {list(result.shape)}"
-    return "other bytes"
 
 
 def _strays(rows: Sequence[Row], result: Mapping[str, TensorReading]) -> Iterator[Problem]:

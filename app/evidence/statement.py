@@ -39,6 +39,14 @@ class Reading:
         """Identity: raw bytes, dtype and shape. The name may differ."""
         return (self.dtype, self.shape, self.sha256) == (other.dtype, other.shape, other.sha256)
 
+    def difference(self, later: "Reading") -> str:
+        """What became of it, of two that are not the same."""
+        if self.dtype != later.dtype:
+            return f"dtype {self.dtype} became {later.dtype}"
+        if self.shape != later.shape:
+            return f"shape {list(self.shape)} became {list(later.shape)}"
+        return "other bytes"
+
 
 @dataclass(frozen=True, slots=True)
 class RowSlice:

@@ -184,22 +184,11 @@ def read(
     columns: Columns = Columns(),
     labels: Sequence[str] | None = None,
     param: str = "training_file",
-) -> Iterator[dict[str, Any]]:
-    """Examples in order. Labels are indices of `labels` where given, else names. DataError at the first problem."""
-    for _, example in read_numbered(path, format=format, task=task, columns=columns, labels=labels, param=param):
-        yield example
-
-
-def read_numbered(
-    path: Path,
-    *,
-    format: str,
-    task: str,
-    columns: Columns = Columns(),
-    labels: Sequence[str] | None = None,
-    param: str = "training_file",
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read`, each example with its line (in Parquet, its row)."""
+    """Examples in order, each with its line (in Parquet, its row). DataError at the first problem.
+
+    Labels are indices of `labels` where given, else names.
+    """
     reader, items = _open(path, format, task, columns, labels)
     for item in items:
         if isinstance(item, Problem):

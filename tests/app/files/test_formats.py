@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import DataError
-from app.files.formats import TASKS, Columns, Summary, can_read, detect, infer_task, read, validate
+from app.files import formats
+from app.files.formats import TASKS, Columns, Summary, can_read, detect, infer_task, validate
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
@@ -64,6 +66,11 @@ def problems(path: Path, **how) -> list[dict]:
 
 def found(path: Path, **how) -> list[tuple[int | None, str | None, str]]:
     return [(entry["line"], entry["field"], entry["code"]) for entry in problems(path, **how)]
+
+
+def read(path: Path, **how) -> Iterator[dict]:
+    """The examples without their lines."""
+    return (example for _, example in formats.read(path, **how))
 
 
 # ---- good files

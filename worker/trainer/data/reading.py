@@ -45,16 +45,14 @@ def read(
     labels = formats.validate(path, format=form, task=task, columns=columns).labels
     if labels is not None and set(labels) <= set(known_labels or ()):
         labels = tuple(known_labels or ())
-    rows = list(formats.read_numbered(path, format=form, task=task, columns=columns, labels=labels))
+    rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
     if data.get("validation"):
         held_out = workspace / data["validation"]
         other = data.get("validation_format") or formats.detect(held_out.name, _head(held_out))
         formats.validate(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
-        rest = formats.read_numbered(
-            held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION
-        )
+        rest = formats.read(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
         return _source(rows, list(rest), labels)
     if fraction > 0 and len(rows) < 2:
         message = f"there is {len(rows)} example, so none can be held out; give a validation file or more examples"
