@@ -56,3 +56,13 @@ class Refused(PermafrostError):
             param=report.get("param"),
             errors=report.get("errors") or (),
         )
+
+
+def problem_of(refused: PermafrostError) -> dict[str, Any]:
+    """As the job's `error` tells it."""
+    problem: dict[str, Any] = {
+        "code": refused.code or "invalid_request",
+        "message": refused.message,
+        "param": refused.param,
+    }
+    return problem | ({"errors": refused.errors} if refused.errors else {})

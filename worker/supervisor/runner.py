@@ -5,33 +5,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
-from sqlalchemy import select
 
 from app.db import Database
-from app.errors import DataError, ModelError, NotFound, OutOfSpace, PermafrostError, StorageUnavailable
-from app.evidence.digest import sha256_file
+from app.errors import OutOfSpace, PermafrostError, StorageUnavailable
 from app.evidence.rotation import signers
-from app.files.tables import File
 from app.jobs import lifecycle
 from app.jobs.attempt import Lease, LeaseLost, Outcome
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Job
-from app.models.catalog import folder_of, is_hub_spec
-from app.models.tables import Model
+from app.models.catalog import is_hub_spec
 from app.settings import Settings
 from app.storage import Storage
-from worker.supervisor import bases, hub, results, workspace
+from worker.supervisor import bases, results, workspace
 from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.child import Child, Nursery
 from worker.supervisor.devices import Device, Slots
-from worker.supervisor.endings import Crashed, DeviceLost, NoRoom, Stopped, explain
+from worker.supervisor.endings import Crashed, DeviceLost, NoRoom, Stopped, explain, problem_of
 from worker.supervisor.lease import AWAY, Keeper
 from worker.supervisor.news import Tail
 from worker.supervisor.printed import Printed
+from worker.supervisor.staging import Staging
 from worker.trainer.protocol import Stage, WorkOrder, Workspace
 
 log = structlog.get_logger(__name__)
@@ -125,7 +121,7 @@ class Runner:
             status = self._to_the_end(space, keeper, device)
         except LeaseLost as lost:
             status = lost.status
-        except Exception as error:  # the one broad except: a bug here must not leave a job running for ever
+        except Exception as error:  # a bug here must not leave a job running for ever
             if not isinstance(error, Crashed):
                 log.exception("an attempt failed in the supervisor", job=lease.job_id)
             status = self._book_crash(keeper, space, error)
@@ -151,13 +147,18 @@ class Runner:
         job = self._firmly(keeper, lambda: self._job(keeper.lease.job_id))
         workspace.create(space)
         tail = Tail(space.reports)
+
+        def initialise() -> None:
+            self._run(self._order(job, keeper, device, "initialise"), space, keeper, device, tail)
+
         try:
-            base = self._base(job, space, keeper, device, tail)
+            staging = Staging(self.settings, self.db, self.storage, job, space)
+            base = staging.base(initialise=initialise, unwanted=lambda: self._stop_asked(keeper))
             if job.base_model != base.id:
                 if is_hub_spec(job.model_spec):
                     job.model_spec = {**job.model_spec, "revision": base.spec["revision"]}
                 bases.remember(self.db, keeper.lease, base.id, job.model_spec)
-            order = self._order(job, space, keeper, device, "train")
+            order = self._order(job, keeper, device, "train", data=staging.data())
             with Publisher(self.db, self.storage, job, base, space, keeper) as publisher:
                 tail.on_checkpoint = publisher.offer
                 self._run(order, space, keeper, device, tail)
@@ -168,102 +169,20 @@ class Runner:
             raise Crashed(error.message) from error  # not the job's fault, and perhaps over soon
         except PermafrostError as refused:
             self._firmly(keeper, keeper.flush)  # what the trainer said before it gave up
-            problem: dict[str, Any] = {
-                "code": refused.code or "invalid_request",
-                "message": refused.message,
-                "param": refused.param,
-            }
-            problem |= {"errors": refused.errors} if refused.errors else {}
-            return Outcome("failed", error=problem, evidence=results.violated(job, tail))
-
-    # ---- the base
-
-    def _base(self, job: Job, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> Model:
-        """The model to start from, in the workspace and in the database."""
-        if is_hub_spec(job.model_spec) and job.base_model is None:
-            model: Model | None = self._from_hub(job.model_spec, space, keeper)
-        else:
-            model = self._known_base(job)
-        if model is not None:
-            workspace.stage_base(space, model, self.storage)
-            self._stage_adapter(job, space)
-            return model
-        if weights := job.model_spec.get("weights"):
-            file = self._file(weights)
-            workspace.stage_weights(space, file.blob, self.storage)
-            _refuse_changed(space.base / "model.safetensors", file, param="model.weights")
-        else:
-            order = self._order(job, space, keeper, device, "initialise")
-            self._run(order, space, keeper, device, tail)
-            bases.refuse_links(space.base)
-        return self._publish_initial(job, space)
-
-    def _stage_adapter(self, job: Job, space: Workspace) -> None:
-        start = (job.model_spec.get("adapter") or {}).get("start")
-        if start is None:
-            return
-        adapter = bases.find(self.db, start)
-        if adapter is None or not adapter.files:
-            why = (adapter.error if adapter else None) or "it was deleted after the job was made"
-            raise ModelError(f"model {start} is gone: {why}", param="model", code="model_gone")
-        workspace.stage_adapter(space, adapter, self.storage)
-
-    def _known_base(self, job: Job) -> Model | None:
-        """The registered base of a job; a folder is registered on its first use."""
-        initial = _initial_id(job)
-        name = job.base_model or (initial if job.model_spec["type"] == "torch" else job.model_spec["path"])
-        model = bases.find(self.db, name)
-        if model is not None and model.files:
-            return model
-        if job.base_model and (model is None or model.kind != "base"):
-            why = (model.error if model else None) or "it was deleted after the job was made"
-            raise ModelError(f"model {name} is gone: {why}", param="model", code="model_gone")
-        if name == initial:
-            return None
-        folder = folder_of(self.settings, (model.spec if model else job.model_spec)["path"], param="model.path")
-        return bases.register(self.db, self.storage, folder, model_id=name)
-
-    def _from_hub(self, spec: dict[str, Any], space: Workspace, keeper: Keeper) -> Model:
-        """The model of a hub's repository at a commit, fetched once. Raises Stopped where the job is not wanted now."""
-        repository, revision = spec["path"], spec["revision"]
-        commit: str | None = revision if hub.is_commit(revision) else None
-        known = bases.find(self.db, hub.model_id(repository, commit)) if commit else None
-        if known is not None and known.files:
-            return known
-
-        def stop() -> bool:
-            return keeper.stop_wished or self.stopping.is_set()
-
-        folder = space.root / "hub"
-        commit = hub.fetch(repository, revision, folder, max_bytes=self.settings.max_hub_bytes, stop=stop)
-        if commit is None:
-            raise keeper.lost or Stopped
-        pinned = {"type": "transformers", "path": repository, "revision": commit}
-        name = hub.model_id(repository, commit)
-        return bases.register(self.db, self.storage, folder, model_id=name, spec=pinned)
-
-    def _publish_initial(self, job: Job, space: Workspace) -> Model:
-        stored = bases.ingest(space.base, self.storage)
-        spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
-        model = Model(id=_initial_id(job), project=job.project, owned_by=job.project, kind="initial", status="ready")
-        model.spec, model.job_id = spec, job.id
-        model.stored_bytes = sum(each["size"] for each in stored.files)
-        return bases.publish(self.db, stored, model)
+            return Outcome("failed", error=problem_of(refused), evidence=results.violated(job, tail))
 
     # ---- the trainer
 
-    def _order(self, job: Job, space: Workspace, keeper: Keeper, device: Device, stage: Stage) -> WorkOrder:
-        data = dict(job.data)
-        if stage == "train":
-            names = {"training": job.training_file, "validation": job.validation_file}
-            data |= {name: self._stage_file(space, name, file_id) for name, file_id in names.items()}
+    def _order(
+        self, job: Job, keeper: Keeper, device: Device, stage: Stage, *, data: dict[str, Any] | None = None
+    ) -> WorkOrder:
         return WorkOrder(
             job_id=job.id,
             attempt=keeper.lease.attempt,
             stage=stage,
             model=job.model_spec,
             task=job.task,
-            data=data,
+            data=data or job.data,
             hyperparameters=job.hyperparameters,
             policy=job.freeze_policy,
             evidence=job.evidence_options,
@@ -284,7 +203,7 @@ class Runner:
         self._listen(tail, keeper)
         if not keeper.over:
             self._firmly(keeper, keeper.flush)  # its last words, before the job is no longer ours
-        explain(code, tail, asked=keeper.stop_wished or self.stopping.is_set(), keeper=keeper)
+        explain(code, tail, asked=self._stop_asked(keeper), keeper=keeper)
 
     def _wait_for(self, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> int:
         environment, together = dict(device.environment), device.count > 1
@@ -293,13 +212,17 @@ class Runner:
             while (code := child.wait(LOOK_SECONDS)) is None:
                 child.keep(keeper.until)
                 self._listen(tail, keeper)
-                if keeper.stop_wished or self.stopping.is_set():
+                if self._stop_asked(keeper):
                     code = self._stop(child, tail, keeper)
                     break
                 if time.monotonic() - tail.heard_at > self.settings.stall_seconds:
                     child.kill()
                     raise Crashed(f"the trainer reported nothing for {self.settings.stall_seconds:.0f} seconds")
         return code
+
+    def _stop_asked(self, keeper: Keeper) -> bool:
+        """By whoever wishes something else of the job, or by this worker's end."""
+        return keeper.stop_wished or self.stopping.is_set()
 
     def _listen(self, tail: Tail, keeper: Keeper) -> None:
         stepped = tail.stepped
@@ -371,29 +294,3 @@ class Runner:
     def _job(self, job_id: str) -> Job:
         with self.db.read() as session:
             return session.get_one(Job, job_id)
-
-    def _file(self, file_id: str) -> File:
-        with self.db.read() as session:
-            row = session.scalar(select(File).where(File.id == file_id))
-        if row is None:
-            raise NotFound(f"file {file_id!r} is gone: it was deleted after the job was made", param="training_file")
-        return row
-
-    def _stage_file(self, space: Workspace, name: str, file_id: str | None) -> str | None:
-        if file_id is None:
-            return None
-        file = self._file(file_id)
-        staged = workspace.stage_data(space, name, filename=file.filename, blob=file.blob, storage=self.storage)
-        _refuse_changed(space.root / staged, file, param=f"{name}_file")
-        return staged
-
-
-def _refuse_changed(staged: Path, file: File, *, param: str) -> None:
-    """What was validated is what is trained on, or nothing is."""
-    if sha256_file(staged) != file.sha256:
-        message = f"the stored bytes of {file.id} are not those that were uploaded; upload the file again"
-        raise DataError(message, param=param, code="data_changed")
-
-
-def _initial_id(job: Job) -> str:
-    return f"init:{job.id}"

@@ -1,0 +1,137 @@
+"""What an attempt starts from, put into its workspace: the base, an adapter to train on, the files of data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from app.db import Database
+from app.errors import DataError, ModelError, NotFound
+from app.evidence.digest import sha256_file
+from app.files.tables import File
+from app.jobs.tables import Job
+from app.models.catalog import folder_of, is_hub_spec
+from app.models.tables import Model
+from app.settings import Settings
+from app.storage import Storage
+from worker.supervisor import bases, hub, workspace
+from worker.supervisor.endings import Stopped
+from worker.trainer.protocol import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """Of one attempt at `job` in `space`."""
+
+    settings: Settings
+    db: Database
+    storage: Storage
+    job: Job
+    space: Workspace
+
+    def base(self, *, initialise: Callable[[], None], unwanted: Callable[[], bool]) -> Model:
+        """The model to start from, in the workspace and in the database.
+
+        `initialise` makes the base of a torch spec without weights; `unwanted` is asked while a hub is read, which
+        raises Stopped when the job is not to go on now.
+        """
+        if is_hub_spec(self.job.model_spec) and self.job.base_model is None:
+            model: Model | None = self._from_hub(self.job.model_spec, unwanted)
+        else:
+            model = self._known_base()
+        if model is not None:
+            workspace.stage_base(self.space, model, self.storage)
+            self._stage_adapter()
+            return model
+        if weights := self.job.model_spec.get("weights"):
+            file = self._file(weights)
+            workspace.stage_weights(self.space, file.blob, self.storage)
+            _refuse_changed(self.space.base / "model.safetensors", file, param="model.weights")
+        else:
+            initialise()
+            bases.refuse_links(self.space.base)
+        return self._publish_initial()
+
+    def data(self) -> dict[str, Any]:
+        """How the data is to be read, with the paths of its files within the workspace."""
+        files = {"training": self.job.training_file, "validation": self.job.validation_file}
+        return self.job.data | {name: self._stage_file(name, file_id) for name, file_id in files.items()}
+
+    def _from_hub(self, spec: dict[str, Any], unwanted: Callable[[], bool]) -> Model:
+        """The model of a hub's repository at a commit, fetched once."""
+        repository, revision = spec["path"], spec["revision"]
+        commit: str | None = revision if hub.is_commit(revision) else None
+        known = bases.find(self.db, hub.model_id(repository, commit)) if commit else None
+        if known is not None and known.files:
+            return known
+        folder = self.space.root / "hub"
+        commit = hub.fetch(repository, revision, folder, max_bytes=self.settings.max_hub_bytes, stop=unwanted)
+        if commit is None:
+            raise Stopped
+        pinned = {"type": "transformers", "path": repository, "revision": commit}
+        name = hub.model_id(repository, commit)
+        return bases.register(self.db, self.storage, folder, model_id=name, spec=pinned)
+
+    def _known_base(self) -> Model | None:
+        """The registered base of a job; a folder is registered on its first use."""
+        job, initial = self.job, _initial_id(self.job)
+        name = job.base_model or (initial if job.model_spec["type"] == "torch" else job.model_spec["path"])
+        model = bases.find(self.db, name)
+        if model is not None and model.files:
+            return model
+        if job.base_model and (model is None or model.kind != "base"):
+            raise _gone(name, model)
+        if name == initial:
+            return None
+        folder = folder_of(self.settings, (model.spec if model else job.model_spec)["path"], param="model.path")
+        return bases.register(self.db, self.storage, folder, model_id=name)
+
+    def _stage_adapter(self) -> None:
+        start = (self.job.model_spec.get("adapter") or {}).get("start")
+        if start is None:
+            return
+        adapter = bases.find(self.db, start)
+        if adapter is None or not adapter.files:
+            raise _gone(start, adapter)
+        workspace.stage_adapter(self.space, adapter, self.storage)
+
+    def _publish_initial(self) -> Model:
+        job, stored = self.job, bases.ingest(self.space.base, self.storage)
+        spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
+        model = Model(id=_initial_id(job), project=job.project, owned_by=job.project, kind="initial", status="ready")
+        model.spec, model.job_id = spec, job.id
+        model.stored_bytes = sum(each["size"] for each in stored.files)
+        return bases.publish(self.db, stored, model)
+
+    def _file(self, file_id: str) -> File:
+        with self.db.read() as session:
+            row = session.scalar(select(File).where(File.id == file_id))
+        if row is None:
+            raise NotFound(f"file {file_id!r} is gone: it was deleted after the job was made", param="training_file")
+        return row
+
+    def _stage_file(self, name: str, file_id: str | None) -> str | None:
+        if file_id is None:
+            return None
+        file = self._file(file_id)
+        staged = workspace.stage_data(self.space, name, filename=file.filename, blob=file.blob, storage=self.storage)
+        _refuse_changed(self.space.root / staged, file, param=f"{name}_file")
+        return staged
+
+
+def _gone(name: str, model: Model | None) -> ModelError:
+    why = (model.error if model else None) or "it was deleted after the job was made"
+    return ModelError(f"model {name} is gone: {why}", param="model", code="model_gone")
+
+
+def _refuse_changed(staged: Path, file: File, *, param: str) -> None:
+    """What was validated is what is trained on, or nothing is."""
+    if sha256_file(staged) != file.sha256:
+        message = f"the stored bytes of {file.id} are not those that were uploaded; upload the file again"
+        raise DataError(message, param=param, code="data_changed")
+
+
+def _initial_id(job: Job) -> str:
+    return f"init:{job.id}"
