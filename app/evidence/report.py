@@ -49,7 +49,11 @@ class Report:
             frozen = self.facts["frozen"]
             base = "base" if self.facts["base_root"] == self.facts["first_base_root"] else "first base of the chain"
             yield f"VERIFIED, level {self.level}: {LEVELS[self.level or 1]}"
-            yield f"  {frozen['tensors']} tensors ({frozen['bytes']:,} bytes) are bit-identical to the {base}"
+            one = frozen["tensors"] == 1
+            told = (
+                f"{frozen['tensors']} tensor{'' if one else 's'} ({frozen['bytes']:,} bytes) {'is' if one else 'are'}"
+            )
+            yield f"  {told} bit-identical to the {base}"
         else:
             yield "REJECTED"
             yield from (f"  {problem.check}: {problem}" for problem in self.problems[:_SHOWN])

@@ -61,8 +61,12 @@ def draw(series: Mapping[str, Sequence[tuple[int, float]]]) -> Curve | None:
     return Curve(
         tuple(lines),
         tuple(Tick(round(x(at), 1), f"{at:,.0f}") for at in across if first <= at <= last),
-        tuple(Tick(round(y(at), 1), f"{at:.4g}") for at in up),
+        tuple(Tick(round(y(at), 1), _label(at)) for at in up),
     )
+
+
+def _label(value: float) -> str:
+    return f"{value:,.6g}" if value == 0 or 1e-4 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _ticks(low: float, high: float, *, whole: bool) -> list[float]:

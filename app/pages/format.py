@@ -45,8 +45,22 @@ def moment(seconds: int | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if seconds is not None else "–"
 
 
+def clock(seconds: int) -> str:
+    """`16:40:02`, in UTC as every time on the pages."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+
+
+def day(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+
+
 def iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def count(number_: int, noun: str) -> str:
+    """`1 tensor`, `1,200 tensors`."""
+    return f"{number_:,} {noun}{'' if number_ == 1 else 's'}"
 
 
 def selector(select: Mapping[str, Any]) -> str:
@@ -65,4 +79,14 @@ def selector(select: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-FILTERS = {"size": size, "duration": duration, "number": number, "moment": moment, "iso": iso, "selector": selector}
+FILTERS = {
+    "size": size,
+    "duration": duration,
+    "number": number,
+    "moment": moment,
+    "clock": clock,
+    "day": day,
+    "iso": iso,
+    "count": count,
+    "selector": selector,
+}

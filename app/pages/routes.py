@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
-from sqlalchemy import func, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
 from app.auth import Who
@@ -21,6 +22,7 @@ from app.jobs.states import TERMINAL
 from app.jobs.tables import Event, Job
 from app.logs.records import tail
 from app.models.tables import Model
+from app.pages import commands
 from app.pages.curve import draw
 from app.pages.format import FILTERS
 
@@ -31,6 +33,7 @@ FOLDER = Path(__file__).parent
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 PAGE = 25
 SHOWN_PARAMETERS = 200
+SHOWN_PROBLEMS = 20
 SHOWN_EVENTS = 100
 SHOWN_LINES = 200
 
@@ -44,18 +47,32 @@ def mount_static(application: FastAPI) -> None:
 
 @router.get("/")
 def dashboard(
-    request: Request, who: Who, db: Db, page: Annotated[int, Query(ge=1, le=10_000)] = 1, status: str = ""
+    request: Request,
+    who: Who,
+    db: Db,
+    page: Annotated[int, Query(ge=1, le=10_000)] = 1,
+    status: str = "",
+    verdict: str = "",
 ) -> Response:
     """Counts by state, and the newest jobs."""
-    mine = select(Job).where(Job.project == who.project)
-    chosen = mine.where(Job.status == status) if status else mine
+    chosen = select(Job).where(Job.project == who.project)
+    chosen = chosen.where(Job.status == status) if status else chosen
+    if verdict:
+        chosen = chosen.join(Evidence, Evidence.job_id == Job.id).where(Evidence.verdict == verdict)
     newest = chosen.order_by(Job.created_at.desc(), Job.id.desc()).offset((page - 1) * PAGE).limit(PAGE + 1)
     with db.read() as session:
         rows = list(session.scalars(newest))
         jobs = views.shown(session, rows[:PAGE])
         counts = _counts(session, who.project)
     more = len(rows) > PAGE
-    return _page(request, "dashboard.html", jobs=jobs, counts=counts, status=status, page=page, more=more)
+    context: dict[str, Any] = {"jobs": jobs, "counts": counts, "page": page, "more": more}
+    return _page(request, "dashboard.html", status=status, verdict=verdict, **context)
+
+
+@router.get("/jobs")
+def jobs_page() -> Response:
+    """Where people land who shorten a job's address."""
+    return RedirectResponse("/")
 
 
 @router.get("/jobs/{job_id}")
@@ -72,13 +89,13 @@ def job_page(
             "job": views.shown(session, [row])[0],
             "version": row.version,
             "live": row.status not in TERMINAL,
+            # With keys a browser's pages can read, and change nothing.
+            "controls": not settings.auth_required,
+            "shown_problems": SHOWN_PROBLEMS,
         }
-        context |= (
-            _curves(session, row) | _evidence(session, row) | _parameters(session, row, role=role, changed=changed)
-        )
-        context |= _result(session, row)
-        newest = select(Event).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(SHOWN_EVENTS)
-        context["events"] = [EventObject.of(each) for each in session.scalars(newest)]
+        context |= _curves(session, row) | _parameters(session, row, role=role, changed=changed)
+        context |= _result(session, row) | _events(session, job_id)
+        context |= _commands(context, row, url=str(request.base_url).rstrip("/"), with_key=settings.auth_required)
         context |= {"lines": tail(session, job_id, SHOWN_LINES), "printed": row.log_lines}
     return _page(request, "job.html", **context)
 
@@ -116,11 +133,6 @@ def _curves(session: Session, row: Job) -> dict[str, Any]:
     return {"curve": draw(series), "last": points[-1] if points else None}
 
 
-def _evidence(session: Session, row: Job) -> dict[str, Any]:
-    found = session.get(Evidence, row.id)
-    return {"evidence": EvidenceObject.of(found) if found else None, "attested": bool(found and found.envelope)}
-
-
 def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[str, Any]:
     """The tensors to show, and how many there are in each role."""
     mine = select(Parameter).where(Parameter.job_id == row.id)
@@ -129,7 +141,9 @@ def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[
     )
     chosen = mine.where(Parameter.role == role) if role else mine
     chosen = chosen.where(Parameter.changed.is_(changed == "true")) if changed else chosen
-    rows = session.scalars(chosen.order_by(Parameter.position).limit(SHOWN_PARAMETERS + 1)).all()
+    # What should not have changed comes first, wherever it lies in the model.
+    broken = case((and_(Parameter.role == "frozen", Parameter.changed.is_(True)), 0), else_=1)
+    rows = session.scalars(chosen.order_by(broken, Parameter.position).limit(SHOWN_PARAMETERS + 1)).all()
     return {
         "parameters": [ParameterObject.of(each) for each in rows[:SHOWN_PARAMETERS]],
         "more_parameters": len(rows) > SHOWN_PARAMETERS,
@@ -139,6 +153,27 @@ def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[
     }
 
 
+def _events(session: Session, job_id: str) -> dict[str, Any]:
+    newest = select(Event).where(Event.job_id == job_id).order_by(Event.seq.desc()).limit(SHOWN_EVENTS + 1)
+    events = [EventObject.of(each) for each in session.scalars(newest)]
+    return {"events": events[:SHOWN_EVENTS], "more_events": len(events) > SHOWN_EVENTS}
+
+
 def _result(session: Session, row: Job) -> dict[str, Any]:
-    model = session.get(Model, row.fine_tuned_model) if row.fine_tuned_model else None
-    return {"model_files": model.files if model else [], "model_id": row.fine_tuned_model}
+    found = session.get(Evidence, row.id)
+    return {
+        "evidence": EvidenceObject.of(found) if found else None,
+        "attested": bool(found and found.envelope),
+        "result": session.get(Model, row.fine_tuned_model) if row.fine_tuned_model else None,
+        "stated": found,
+    }
+
+
+def _commands(context: dict[str, Any], row: Job, *, url: str, with_key: bool) -> dict[str, str]:
+    """How anyone checks a result that was attested."""
+    if not context["attested"] or context["result"] is None:
+        return {}
+    return {
+        "fetch_command": commands.fetch(url, row, context["result"], with_key=with_key),
+        "verify_command": commands.verify(context["stated"], rows="split" in context["roles"]),
+    }

@@ -20,6 +20,7 @@ from sqlalchemy import text
 
 from app.db import Database
 from app.jobs import lifecycle
+from app.jobs.attempt import Outcome
 from tests.app.conftest import AFFINE, rows
 from tests.app.jobs.test_api import claim, finish
 
@@ -299,7 +300,7 @@ def test_a_piped_watch_writes_lines(permafrost: Command, socket_url: str, embedd
     failed = {"code": "invalid_training_data", "message": "1 problem [/bold]", "param": None, "errors": [problem]}
 
     def end() -> None:
-        lifecycle.finish(db, claim(db), lifecycle.Outcome("failed", error=failed))
+        lifecycle.finish(db, claim(db), Outcome("failed", error=failed))
 
     asked = threading.Timer(3, end)  # later or sooner, the lines are the same but for those of the queue
     asked.start()

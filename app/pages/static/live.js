@@ -3,22 +3,45 @@
 
 const WAIT_SECONDS = 25;
 const PAUSE = 700;
+const FOCUSABLE = "a, button, summary, [tabindex]";
 const root = document.querySelector("[data-job], [data-dashboard]");
 
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
 async function refresh() {
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-  if (!answer.ok) return;
+  if (!answer.ok) throw new Error(`the page answered ${answer.status}`);
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  document.title = fresh.title;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = fresh.getElementById(part.id);
-    if (other && other.innerHTML !== part.innerHTML) {
-      part.innerHTML = other.innerHTML;
-      part.className = other.className;
-    }
+    if (other && served.get(part.id) !== other.innerHTML) swap(part, other);
   }
   prepare();
+}
+
+// As the server sent them: what this script writes into a part is no news.
+const served = new Map([...document.querySelectorAll("[data-live]")].map((part) => [part.id, part.innerHTML]));
+
+// What the reader has opened, scrolled to and focused stays so.
+function swap(part, other) {
+  const kept = (selector) => [part, ...part.querySelectorAll(selector)];
+  const open = kept("details").map((each) => each.open);
+  const scrolled = kept("[tabindex]").map((each) => (each.matches(".tail") && atEnd(each) ? END : each.scrollTop));
+  const focused = kept(FOCUSABLE).indexOf(document.activeElement);
+  served.set(part.id, other.innerHTML);
+  part.innerHTML = other.innerHTML;
+  part.className = other.className;
+  kept("details").forEach((each, index) => (each.open = open[index] ?? false));
+  kept("[tabindex]").forEach((each, index) => (each.scrollTop = scrolled[index] ?? 0));
+  if (focused > 0) kept(FOCUSABLE)[focused]?.focus({ preventScroll: true });
+}
+
+const END = 1e9; // further than anything scrolls
+const atEnd = (box) => box.scrollTop + box.clientHeight >= box.scrollHeight - 4;
+
+function tellAway(away) {
+  document.querySelector("#away").hidden = !away;
 }
 
 async function followJob(id) {
@@ -29,14 +52,17 @@ async function followJob(id) {
         headers: { prefer: `wait=${WAIT_SECONDS}`, "if-none-match": tag },
         cache: "no-store",
       });
+      if (!answer.ok && answer.status !== 304) throw new Error(`the job answered ${answer.status}`);
       if (answer.status === 200) {
-        tag = answer.headers.get("etag");
         await refresh();
-        if ((await answer.json()).finished_at) return;
+        tag = answer.headers.get("etag"); // not before: what could not be shown is asked for again
+        if ((await answer.json()).finished_at) return tellAway(false);
       }
+      tellAway(false);
       await pause(PAUSE);
     } catch {
-      await pause(5000); // the service is away for a while
+      tellAway(true);
+      await pause(5000);
     }
   }
 }
@@ -44,16 +70,17 @@ async function followJob(id) {
 async function followDashboard() {
   for (;;) {
     await pause(2500);
-    if (!document.hidden) await refresh().catch(() => {});
+    if (document.hidden) continue;
+    await refresh().then(() => tellAway(false), () => tellAway(true));
   }
 }
 
+// Times are UTC, as everywhere; the reader's own is a hover away.
 function prepare() {
   for (const time of document.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
-    time.title = moment.toLocaleString();
-    if (time.dataset.style === "clock") time.textContent = moment.toLocaleTimeString();
-    else if (time.dataset.style === "ago") time.textContent = ago((Date.now() - moment) / 1000);
+    time.title = moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "long" });
+    if (time.dataset.style === "ago") time.textContent = ago((Date.now() - moment) / 1000);
   }
 }
 
@@ -68,9 +95,14 @@ async function control(button) {
   const { job, action } = button.dataset;
   if (action === "cancel" && !confirm("Cancel this job? What it has trained so far is lost.")) return;
   button.disabled = true;
-  const answer = await fetch(`/v1/fine_tuning/jobs/${job}/${action}`, { method: "POST" });
-  if (!answer.ok) alert((await answer.json()).error.message);
-  await refresh();
+  try {
+    const answer = await fetch(`/v1/fine_tuning/jobs/${job}/${action}`, { method: "POST" });
+    if (!answer.ok) alert((await answer.json()).error.message);
+    await refresh();
+  } catch {
+    tellAway(true);
+    button.disabled = false;
+  }
 }
 
 document.addEventListener("click", async (event) => {
@@ -83,19 +115,31 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-// Reading the curve: the point nearest to the pointer, or to the arrow keys.
+// Reading the curve: the point nearest to the pointer, or, by the arrow keys, the next one.
 document.addEventListener("pointermove", (event) => {
   const svg = event.target.closest?.("svg.curve");
   if (svg) read(svg, ((event.clientX - svg.getBoundingClientRect().left) / svg.clientWidth) * svg.viewBox.baseVal.width);
 });
 
+document.addEventListener("keydown", (event) => {
+  const svg = event.target.closest?.("svg.curve");
+  if (!svg || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+  event.preventDefault();
+  const places = [...new Set(lines(svg).flatMap((line) => line.points.map((point) => point[0])))].sort((a, b) => a - b);
+  const at = Number(svg.querySelector(".cursor").getAttribute("x1") ?? -1);
+  const next = event.key === "ArrowRight" ? places.find((x) => x > at) : places.findLast((x) => x < at);
+  if (next !== undefined) read(svg, next);
+});
+
+const lines = (svg) => JSON.parse(svg.dataset.lines);
+
 function read(svg, x) {
   const words = [];
-  let at = null;
-  for (const line of JSON.parse(svg.dataset.lines)) {
+  let at = null; // the nearest point of any line
+  for (const line of lines(svg)) {
     let best = line.points[0];
     for (const point of line.points) if (Math.abs(point[0] - x) < Math.abs(best[0] - x)) best = point;
-    at ??= best[0];
+    if (at === null || Math.abs(best[0] - x) < Math.abs(at - x)) at = best[0];
     words.push(`${line.split === "train" ? "training" : "validation"} ${best[3].toPrecision(5)} at step ${best[2].toLocaleString()}`);
   }
   svg.querySelector(".cursor").setAttribute("x1", at);
@@ -105,5 +149,6 @@ function read(svg, x) {
 }
 
 prepare();
+for (const box of document.querySelectorAll(".tail")) box.scrollTop = END;
 if (root?.dataset.job && root.dataset.following) followJob(root.dataset.job);
 if (root?.dataset.dashboard !== undefined) followDashboard();

@@ -16,6 +16,7 @@ from app.evidence.tables import Evidence, Parameter
 from app.jobs import lifecycle
 from app.jobs.attempt import Lease, News, Outcome
 from app.jobs.notes import Note
+from app.models.tables import Model
 from tests.app.conftest import AFFINE, rows, upload_to
 
 Create = Callable[..., dict[str, Any]]
@@ -205,7 +206,7 @@ def test_a_long_curve_is_thinned_out(api: TestClient, create: Create, db: Databa
     assert [point["values"]["loss"] for point in some] == [1 / 10, 1 / 11, 1 / 12]
 
 
-def finish(db: Database, lease: Lease, *, verdict: str = "verified") -> None:
+def finish(db: Database, lease: Lease, *, verdict: str = "verified", model: Model | None = None) -> None:
     evidence = Evidence(job_id=lease.job_id, attempt=1, verdict=verdict, frozen_tensors=2, frozen_bytes=16)
     evidence.base_root, evidence.frozen_root, evidence.checks = "ab" * 32, "cd" * 32, {"count": 3}
     evidence.violations = [] if verdict == "verified" else [{"name": "weight", "first_bad_step": 1}]
@@ -214,8 +215,16 @@ def finish(db: Database, lease: Lease, *, verdict: str = "verified") -> None:
         parameter(lease.job_id, 0, "bias", "trainable", True),
         parameter(lease.job_id, 1, "weight", "frozen", False),
     ]
-    outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, notes=[Note("done")])
+    outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, notes=[Note("done")], model=model)
     lifecycle.finish(db, lease, outcome)
+
+
+def result(job_id: str) -> Model:
+    """What such a job leaves: one small file, stored as a whole."""
+    model = Model(id=f"ft:affine:default::{job_id}", project="default", owned_by="default", kind="fine_tuned")
+    model.status, model.spec, model.job_id = "ready", AFFINE, job_id
+    model.files = [{"name": "model.safetensors", "size": 16, "sha256": "ab" * 32, "blob": "ab" * 32}]
+    return model
 
 
 def parameter(job_id: str, position: int, name: str, role: str, changed: bool) -> Parameter:

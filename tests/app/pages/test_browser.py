@@ -12,8 +12,9 @@ from playwright.sync_api import Error as BrowserError
 
 from app.jobs import lifecycle
 from app.jobs.attempt import News
+from app.logs.records import append
 from tests.app.conftest import AFFINE, rows
-from tests.app.jobs.test_api import claim, finish
+from tests.app.jobs.test_api import claim, finish, result
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -107,6 +108,89 @@ def test_a_jobs_page_follows_the_job(page: Page, sdk: OpenAI, embedded: FastAPI)
     with page.expect_download() as download:
         page.get_by_role("link", name="Attestation").click()
     assert download.value.suggested_filename == f"{job.id}.attestation.json"
+
+
+def test_a_refresh_keeps_what_the_reader_does(page: Page, sdk: OpenAI, embedded: FastAPI) -> None:
+    """Focus and the place in the log stay while parts of the page are swapped; a log at its end follows it."""
+    db = embedded.state.backends.database
+    job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
+    lease = claim(db)
+    printed = [f"line {n}" for n in range(100)]
+    with db.write() as session:
+        append(session, job.id, 1, printed[:50])
+    page.goto(f"/jobs/{job.id}")
+    log = page.locator(".printed")
+    at_end = "box => box.scrollTop + box.clientHeight >= box.scrollHeight - 4"
+    assert log.evaluate(at_end)
+    page.get_by_role("button", name="Cancel").focus()
+    with db.write() as session:
+        append(session, job.id, 1, printed[50:])
+    lifecycle.beat(db, lease, News(progress={"step": 1, "total_steps": 2, "percent": 50.0}))
+    expect(log).to_contain_text("line 99")
+    assert log.evaluate(at_end)
+    expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+    log.evaluate("box => box.scrollTop = 7")
+    finish(db, lease, model=result(job.id))
+    expect(page.locator("#evidence .badge")).to_have_text("verified")
+    assert log.evaluate("box => box.scrollTop") == 7
+
+
+def test_the_commands_are_copied(page: Page, sdk: OpenAI, embedded: FastAPI) -> None:
+    """The button puts on the clipboard what it stands beside."""
+    db = embedded.state.backends.database
+    job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
+    finish(db, claim(db), model=result(job.id))
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"/jobs/{job.id}")
+    page.locator(".command", has_text="permafrost verify").get_by_role("button", name="Copy").click()
+    expect(page.locator(".command", has_text="permafrost verify").get_by_role("button")).to_have_text("Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == f"permafrost verify attestation.json --key keys.json --result result --base-root {'ab' * 32}"
+    page.get_by_text("Fetch the files").click()
+    expect(page.locator("#evidence details pre")).to_contain_text(f"/v1/fine_tuning/jobs/{job.id}/attestation")
+
+
+def test_the_curve_is_read_by_keys(page: Page, sdk: OpenAI, embedded: FastAPI) -> None:
+    """Arrow keys go from point to point, and the reading is text."""
+    db = embedded.state.backends.database
+    job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
+    lifecycle.beat(db, claim(db), News(metrics=[(n, "train", {"loss": 8 / n}) for n in (1, 2, 4)]))
+    page.goto(f"/jobs/{job.id}")
+    page.locator("svg.curve").focus()
+    for key, told in (("ArrowRight", "8.0000 at step 1"), ("ArrowRight", "4.0000 at step 2"), ("ArrowLeft", "step 1")):
+        page.keyboard.press(key)
+        expect(page.locator(".reading")).to_contain_text(told)
+
+
+def test_a_page_says_when_the_service_is_away(page: Page, sdk: OpenAI) -> None:
+    """What is shown may be old then; it goes when the service is back."""
+    job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
+    page.goto(f"/jobs/{job.id}")
+    expect(page.locator("#away")).to_be_hidden()
+    # Not by a broken connection: a browser reports those as errors of the page.
+    page.evaluate("() => { window.real = fetch; window.fetch = () => Promise.reject(new TypeError('away')) }")
+    sdk.fine_tuning.jobs.cancel(job.id)
+    expect(page.locator("#away")).to_be_visible()
+    page.evaluate("() => { window.fetch = window.real }")
+    expect(page.locator("#head .badge")).to_have_text("cancelled", timeout=30_000)
+    expect(page.locator("#away")).to_be_hidden()
+
+
+@pytest.mark.parametrize("path", ["/", "job"])
+def test_nothing_is_wider_than_a_phone(page: Page, sdk: OpenAI, embedded: FastAPI, path: str) -> None:
+    """With names of any length; the columns of a table become lines."""
+    db = embedded.state.backends.database
+    more = {"model": AFFINE, "metadata": {"k" * 64: "v" * 512}, "tags": ["t" * 64], "suffix": "s" * 40}
+    job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body=more)
+    finish(db, claim(db), model=result(job.id))
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(path if path == "/" else f"/jobs/{job.id}")
+    page.get_by_text("succeeded").first.wait_for()
+    wide = """() => [...document.querySelectorAll("body *")]
+        .filter(each => each.getBoundingClientRect().right > 391 && !each.closest("pre, thead, .skip"))
+        .map(each => each.outerHTML.slice(0, 120))"""
+    assert page.evaluate(wide) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_a_job_is_paused_and_cancelled_from_its_page(page: Page, sdk: OpenAI) -> None:

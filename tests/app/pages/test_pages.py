@@ -10,13 +10,17 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.db import Database
+from app.evidence.tables import Evidence
 from app.jobs import lifecycle
 from app.jobs.attempt import News, Outcome
 from app.jobs.notes import Note
+from app.jobs.tables import Job
+from app.models.tables import Model
+from app.pages import commands
 from app.pages.curve import draw
 from app.pages.format import duration, number, selector, size
 from tests.app.conftest import AFFINE, Upload, rows
-from tests.app.jobs.test_api import claim, finish
+from tests.app.jobs.test_api import claim, finish, parameter, result
 
 
 @pytest.fixture
@@ -87,6 +91,18 @@ def test_the_dashboard_filters_and_pages(client: TestClient, job: str) -> None:
     assert f"/jobs/{job}" in read(client, "/?status=queued").links
     assert f"/jobs/{job}" not in read(client, "/?status=failed").links
     assert "/?page=1&status=" in read(client, "/?page=2").links
+    assert "/" in read(client, "/?status=failed").links
+    assert client.get("http://testserver/jobs", follow_redirects=False).headers["location"] == "/"
+
+
+def test_the_dashboard_filters_by_verdict(client: TestClient, job: str, db: Database) -> None:
+    """What an auditor looks for is one click away, and paging keeps to it."""
+    assert "/?verdict=violated" not in read(client, "/").links
+    finish(db, claim(db), verdict="violated")
+    assert "/?verdict=violated" in read(client, "/").links
+    assert f"/jobs/{job}" in read(client, "/?verdict=violated").links
+    assert f"/jobs/{job}" not in read(client, "/?verdict=verified").links
+    assert "/?page=1&status=&verdict=violated" in read(client, "/?page=2&verdict=violated").links
 
 
 @pytest.mark.parametrize("verdict", ["verified", "violated"])
@@ -108,7 +124,7 @@ def test_a_jobs_page_tells_the_whole_story(client: TestClient, job: str, db: Dat
         "validation 0.1 at step 30",
     ):
         assert word in during.text
-    finish(db, lease, verdict=verdict)
+    finish(db, lease, verdict=verdict, model=result(job))
     after = read(client, f"/jobs/{job}")
     for word in (verdict, "bias", "weight", "permafrost verify", "ab" * 32):
         assert word in after.text
@@ -128,6 +144,62 @@ def test_a_failure_says_why(client: TestClient, job: str, db: Database) -> None:
     assert "2 problems" in text
     assert "line 7: x is text" in text
     assert "KeyError: <x>" in text
+
+
+def test_a_failure_of_many_lines_says_how_many_more(client: TestClient, job: str, db: Database) -> None:
+    """Twenty are shown; the rest is counted, and a link away."""
+    errors = [{"line": line, "field": "x", "code": "c", "message": "is text"} for line in range(1, 31)]
+    error: dict[str, Any] = {"code": "invalid_training_data", "message": "30 problems", "errors": errors}
+    lifecycle.finish(db, claim(db), Outcome("failed", error=error))
+    page = read(client, f"/jobs/{job}")
+    assert "line 20: is text" in page.text
+    assert "line 21: is text" not in page.text
+    assert "and 10 more" in page.text
+    assert f"/v1/fine_tuning/jobs/{job}" in page.links
+
+
+def test_what_should_not_have_changed_comes_first(client: TestClient, job: str, db: Database) -> None:
+    """Wherever it lies in the model."""
+    evidence = Evidence(job_id=job, attempt=1, verdict="violated", frozen_tensors=0, frozen_bytes=0)
+    tensors = [parameter(job, 0, "a.first", "trainable", True), parameter(job, 1, "b.fine", "frozen", False)]
+    tensors.append(parameter(job, 2, "c.broken", "frozen", True))
+    lifecycle.finish(db, claim(db), Outcome("succeeded", evidence=evidence, parameters=tensors))
+    table = read(client, f"/jobs/{job}").text.partition("Beside the base")[2]
+    assert table.index("c.broken") < table.index("a.first") < table.index("b.fine")
+    assert "changed, though frozen" in table
+
+
+@pytest.mark.parametrize("enforce", [True, False])
+def test_a_violation_says_what_it_means_and_what_to_do(
+    client: TestClient, upload: Upload, db: Database, enforce: bool
+) -> None:
+    """An audit that found something is another thing than a promise that was broken."""
+    policy = {"freeze": ["weight"], "enforce": enforce}
+    body = {"model": AFFINE, "training_file": upload(rows()), "freeze_policy": policy}
+    job = str(client.post("fine_tuning/jobs", json=body).json()["id"])
+    finish(db, claim(db), verdict="violated")
+    text = read(client, f"/jobs/{job}").text
+    assert "What to do" in text
+    assert ("The policy was an audit" in text) == (not enforce)
+
+
+def test_times_are_utc(client: TestClient, job: str) -> None:
+    """Each says so, and none is left for a script to fill in."""
+    text = read(client, f"/jobs/{job}").text
+    assert re.search(r"\d{4}-\d\d-\d\d, times in UTC", text)
+    assert re.search(r"Created\s*\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
+
+
+def test_the_commands_fetch_and_verify() -> None:
+    """With a key where one is asked for, quoted file names, and the base's files where a root says nothing of rows."""
+    job, model = Job(id="ftjob-1"), Model(id="ft:a", files=[{"name": "model.safetensors"}, {"name": "a b.json"}])
+    script = commands.fetch("http://h", job, model, with_key=True)
+    assert script.count('curl -fsS -H "Authorization: Bearer $PERMAFROST_API_KEY" -o') == 3
+    assert "for file in model.safetensors 'a b.json'; do" in script
+    assert "Authorization" not in commands.fetch("http://h", job, None, with_key=False)
+    evidence = Evidence(base_root="ab")
+    assert commands.verify(evidence, rows=False).endswith("--base-root ab")
+    assert commands.verify(evidence, rows=True).endswith("--base BASE_FOLDER")
 
 
 def test_an_unknown_job_is_a_page_too(client: TestClient) -> None:
@@ -160,6 +232,26 @@ def test_the_assets_of_the_documentation_are_what_was_vendored(client: TestClien
     for digest, name in pinned:
         served = client.get(f"http://testserver/static/swagger-ui/{name}")
         assert hashlib.sha256(served.content).hexdigest() == digest
+
+
+def _luminance(colour: str) -> float:
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_every_text_can_be_read(client: TestClient, scheme: int) -> None:
+    """WCAG AA, 4.5 to 1, in the light and in the dark, on each ground that the colour stands on."""
+    sheet = client.get("http://testserver/static/style.css").text
+    colours = {name: pair[scheme] for name, *pair in re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", sheet)}
+    grounds = {"panel", "sunken", "ground", "good-ground", "bad-ground", "warn-ground"}
+    pairs = [(text, ground) for text in ("text", "muted", "accent") for ground in grounds]
+    pairs += [(text, ground) for text in ("frozen", "train", "bad") for ground in ("panel", "sunken")]
+    pairs += [(text, f"{text}-ground") for text in ("good", "bad", "warn")]
+    for text, ground in pairs:
+        dark, light = sorted((_luminance(colours[text]), _luminance(colours[ground])))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
 
 
 # ---- numbers and curves
