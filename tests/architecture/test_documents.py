@@ -50,6 +50,14 @@ def test_the_map_names_every_folder() -> None:
     assert {each for each in FOLDERS if (".", each) not in names} == set()
 
 
+def test_the_way_through_the_code_can_be_followed() -> None:
+    """Each of its lines names a file and a function that is in it."""
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    steps = re.findall(r"^\| `([\w/]+\.py)` \| `(\w+)` \|", page, flags=re.MULTILINE)
+    missing = [(path, name) for path, name in steps if f"def {name}(" not in (ROOT / path).read_text("utf-8")]
+    assert missing == [] and len(steps) > 15
+
+
 def mapped() -> list[tuple[str, str]]:
     """(folder of its section, name) of each module and folder in the map; the sections themselves are in "."."""
     text = (ROOT / "README.md").read_text("utf-8").partition("## Map of the code")[2].split("```")[1]

@@ -20,9 +20,9 @@ EXIT_DONE = 0
 EXIT_FAILED = 1  # after a "failed" report; without one the process crashed
 EXIT_NO_ROOM = 73  # the disk is full; what was saved before is intact
 EXIT_STOPPED = 75  # asked to stop (SIGTERM), and a checkpoint is on disk: run it again to go on
+EXIT_DEVICE_LOST = 76  # the device does not answer any more; nothing is wrong with the job
 EXIT_SIGNALLED = 128  # plus the signal's number: a rank of several was killed, and the others with it
 
-EXIT_DEVICE_LOST = 76  # the device does not answer any more; nothing is wrong with the job
 #: At most one line of the log so often about steps; the curve has them all.
 STEP_LINE_SECONDS = 1.0
 
