@@ -23,6 +23,12 @@ Server = Annotated[
 Model = Annotated[str, typer.Option("--model", help="A model's id; or a model spec as JSON, or @file.json.")]
 Policy = Annotated[str, typer.Option("--policy", help="A freeze policy as JSON, or @file.json.")]
 EXAMPLE = """'{"freeze": ["bert.**"]}'"""
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task", help="Beside a model's id, such as text-classification; absent: from the file, or the model."
+    ),
+]
 ENDED = {"succeeded", "failed", "cancelled"}
 SHOWN_PROBLEMS = 20
 #: Larger uploads say that they are under way.
@@ -35,13 +41,14 @@ def submit(
     model: Model,
     policy: Policy = "{}",
     hyperparameters: Annotated[str, typer.Option("--hyperparameters", help="As JSON.")] = "{}",
+    task: Task = None,
     seed: int | None = None,
     suffix: str | None = None,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
     server: Server = "",
 ) -> None:
     """Upload a file and start a job on it. Prints the job's id on standard output, and nothing else there."""
-    body: dict[str, Any] = {"model": _model(model), "seed": seed, "suffix": suffix}
+    body: dict[str, Any] = {"model": _model(model), "task": task, "seed": seed, "suffix": suffix}
     body |= {
         "freeze_policy": _json(policy, "--policy", EXAMPLE),
         "hyperparameters": _json(hyperparameters, "--hyperparameters"),
@@ -70,13 +77,14 @@ def watch(job: Annotated[str, typer.Argument(help="ftjob-…")], server: Server 
         raise SystemExit(_follow(client, job))
 
 
-def preview(model: Model, policy: Policy, server: Server = "") -> None:
+def preview(model: Model, policy: Policy, task: Task = None, server: Server = "") -> None:
     """Show what a policy would freeze in a model, without training."""
     body: dict[str, Any] = {
         "model": _model(model),
         "freeze_policy": _json(policy, "--policy", EXAMPLE),
         "limit": 10_000,
     }
+    body |= {"task": task} if task else {}
     with _connect(server) as client:
         found = _ask(client, "POST", "freeze_policies/preview", json=body)
     # A pipe is no narrow terminal: names stay whole there, for grep.

@@ -15,7 +15,7 @@ from app.freeze.plan import FreezePlan
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePolicy, json_schema
 from app.jobs.answers import FreezePlanCounts
-from app.jobs.model_spec import ModelField
+from app.jobs.model_spec import ModelField, Task
 from app.models.catalog import Chosen, choose, kindred
 from app.models.manifest import Manifest
 from app.paging import Page
@@ -28,6 +28,7 @@ class PreviewRequest(BaseModel):
 
     model: ModelField
     freeze_policy: FreezePolicy
+    task: Task | None = Field(default=None, description="Beside a model's id, as in a job; absent: the model's own.")
     optimizer: Literal["adamw", "adam", "sgd", "muon", "adafactor", "lbfgs"] = "adamw"
     after: str | None = Field(default=None, max_length=1024, description="Name of the last tensor of the page before.")
     limit: int = Field(default=100, ge=1, le=10_000)
@@ -72,8 +73,8 @@ def preview_policy(
     model = wanted.model if isinstance(wanted.model, str) else wanted.model.model_dump(exclude_none=True)
     with db.read() as session:
         chosen = choose(session, settings, who.project, model)
-        known = chosen.manifest_for(None)
-        if known is None and (task := chosen.spec.get("task")):
+        known = chosen.manifest_for(wanted.task)
+        if known is None and (task := wanted.task or chosen.spec.get("task")):
             similar = kindred(session, who.project, chosen, task)
             known = Manifest(similar) if similar else None
     if known is None:

@@ -71,7 +71,7 @@ def list_keys(project: Annotated[str | None, typer.Option(help="Only this projec
         typer.echo("No keys yet. Make one with: permafrost keys create --role admin --name first", err=True)
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("KEY", "PROJECT", "ROLE", "NAME", "STATUS", "CREATED", "LAST USED"):
+    for column in ("KEY", "PROJECT", "ROLE", "NAME", "STATUS", "CREATED (UTC)", "LAST USED (UTC)"):
         table.add_column(column, no_wrap=True)
     for row in rows:
         used = _written(row.last_used_at) if row.last_used_at else "never"

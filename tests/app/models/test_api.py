@@ -297,6 +297,8 @@ def test_kindred_models_share_their_names(
     assert client.post("fine_tuning/jobs", json=body).json()["error"]["param"] == "freeze_policy.freeze"
     preview = client.post("freeze_policies/preview", json={"model": SPEC, "freeze_policy": {"freeze": ["bert.**"]}})
     assert preview.json()["freeze_plan"]["frozen"]["tensors"] == 2
+    beside = {"model": "tiny", "task": SPEC["task"], "freeze_policy": {"freeze": ["bert.**"]}}
+    assert client.post("freeze_policies/preview", json=beside).json()["freeze_plan"] == preview.json()["freeze_plan"]
 
 
 def test_the_database_is_asked_once_for_a_page(client: TestClient, backends: Backends, tmp_path: Path) -> None:
