@@ -19,6 +19,7 @@ from app.keys.ring import KeyRing
 from app.keys.tables import Key
 from app.limits.headers import COUNTED
 from app.limits.rates import Rates
+from app.queries import refuse_unknown
 from app.settings import Settings
 
 Role = Literal["admin", "writer", "reader"]
@@ -65,6 +66,8 @@ async def caller(
         keeper.ring.used(key.id)
         keeper.rates.take(_counted(request, key.id))
         who = Caller(key.project, cast(Role, key.role), key_id=key.id, key_name=key.name)
+    if request.scope["query_string"]:
+        refuse_unknown(request)
     ACT.set(None if request.method in _READS else _act(request, who))
     return who
 

@@ -130,6 +130,17 @@ UPLOAD_FORM: Final = {
 }
 
 
+#: A parameter with names of the caller's own: `metadata[team]=search`, or all of it `null`.
+METADATA_FILTER: Final[dict[str, Any]] = {
+    "name": "metadata",
+    "in": "query",
+    "required": False,
+    "style": "deepObject",
+    "explode": True,
+    "description": "Only jobs with these entries, as `metadata[key]=value`; `metadata=null`: jobs without metadata.",
+    "schema": {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 512}},
+}
+
 #: One server-sent event; OpenAPI 3.1 describes a stream by its events.
 _EVENT: Final = {
     "type": "object",

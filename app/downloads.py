@@ -8,12 +8,14 @@ from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from app.errors import NotFound, PermafrostError
+from app.negotiation import has_already
 from app.storage import CHUNK, Storage
 
 #: Yields the bytes from `start` up to `stop` (exclusive).
 Reader = Callable[[int, int], Iterator[bytes]]
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+#: Longer numbers are no place in any file.
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def download(
@@ -26,7 +28,7 @@ def download(
         "content-disposition": f"attachment; filename*=UTF-8''{quote(name)}",
         "x-content-type-options": "nosniff",
     }
-    if request.headers.get("if-none-match") == headers["etag"]:
+    if has_already(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=304, headers=headers)
     start, stop = _asked(request, size=size, etag=headers["etag"])
     headers["content-length"] = str(stop - start)

@@ -25,6 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db import is_full
 from app.errors import InvalidRequest, OutOfSpace, PermafrostError
+from app.heads import ASKED, Heads
+from app.negotiation import wants_problem
 from app.telemetry import REQUEST_SECONDS, REQUESTS
 
 #: Bytes of a JSON body. Uploads raise it for themselves with `allow_body`.
@@ -44,6 +46,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_middleware(Surroundings)
+    app.add_middleware(Heads)
 
 
 def allow_body(request: Request, limit: int) -> None:
@@ -53,8 +56,7 @@ def allow_body(request: Request, limit: int) -> None:
 
 def is_retry(request: Request) -> bool:
     """Whether the `openai` SDK says that it is repeating a request; it sends no idempotency key by itself."""
-    count = request.headers.get("x-stainless-retry-count", "0")
-    return count.isdigit() and int(count) > 0
+    return re.fullmatch(r"0*[1-9][0-9]*", request.headers.get("x-stainless-retry-count", "")) is not None
 
 
 class Surroundings:
@@ -98,7 +100,7 @@ def render(error: PermafrostError, request: Request) -> Response:
     """The error as an answer: envelope, or problem document with the envelope inside."""
     body: dict[str, Any] = {"error": error.to_json()}
     media_type = "application/json"
-    if "application/problem+json" in request.headers.get("accept", ""):
+    if wants_problem(request.headers.get("accept", "")):
         media_type = "application/problem+json"
         body = {
             "type": f"urn:permafrost:error:{error.code or 'error'}",
@@ -129,7 +131,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """Errors of the framework: unknown route, wrong method, a body that is too large or torn."""
     assert isinstance(error, HTTPException)
     code, template = _FRAMEWORK_ERRORS.get(error.status_code, ("http_error", "{detail}"))
-    message = template.format(method=request.method, path=request.url.path, detail=error.detail)
+    asked = {"method": _method(request.scope), "path": request.url.path, "hint": _hint(request)}
+    message = template.format(**asked, detail=error.detail)
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = _methods(request, first=headers.get("Allow", ""))
@@ -141,7 +144,17 @@ def _methods(request: Request, *, first: str) -> str:
     template = re.sub(r":\w+}", "}", getattr(request.scope.get("route"), "path", "") or "-")
     documented = request.app.openapi()["paths"].items()
     found = next((item for path, item in documented if path.endswith(template)), None)
-    return ", ".join(sorted(method.upper() for method in found)) if found else first
+    methods = {method.upper() for method in found} if found else set(first.split(", "))
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+def _hint(request: Request) -> str:
+    """Another URL that was meant, by the usual slips: a slash at the end, `/v1` left out or given twice."""
+    path = request.url.path
+    slips = (path.rstrip("/"), f"/v1{path}".rstrip("/"), path.replace("/v1/v1/", "/v1/").rstrip("/"))
+    known = [re.sub(r"\\{\w+\\}", "[^/]+", re.escape(each)) for each in request.app.openapi()["paths"]]
+    meant = next((each for each in slips if each != path and any(re.fullmatch(one, each) for one in known)), None)
+    return f"did you mean {meant}?" if meant else "the endpoints are listed at /docs"
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -178,8 +191,7 @@ def _not_json(request: Request, error: RequestValidationError) -> PermafrostErro
 def _problems(request: Request, error: RequestValidationError) -> Iterator[dict[str, Any]]:
     for each in error.errors():
         place, *path = each["loc"]
-        body = error.body if place == "body" else None
-        field = _dotted(path, body) if place == "body" else ".".join(str(part) for part in path)
+        field = _dotted(path, error.body) if place == "body" else str(path[0])  # a parameter has a name and no path
         message = _message(request, each, field=field)
         yield {
             "line": None,
@@ -212,7 +224,7 @@ def _message(request: Request, problem: Mapping[str, Any], *, field: str) -> str
         return f"unknown field {name!r}{hint}"
     if not field and kind.startswith(("model_", "dict_")):
         return "the body must be a JSON object"
-    text = str(problem["msg"]).removeprefix("Value error, ")
+    text = str(problem["msg"]).removeprefix("Value error, ").replace(" after validation", "")
     return text[:1].lower() + text[1:] + _given(problem.get("input"))
 
 
@@ -309,7 +321,7 @@ def _too_large(limit: int) -> HTTPException:
 def content_length(scope: Scope) -> int:
     """What the request announces, or 0."""
     value = Headers(scope=scope).get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else 0
+    return int(value) if re.fullmatch(r"[0-9]{1,19}", value) else 0
 
 
 def _request_id(headers: Headers) -> str:
@@ -319,17 +331,22 @@ def _request_id(headers: Headers) -> str:
 
 def _record(scope: Scope, *, status: int, seconds: float, request_id: str) -> None:
     route = getattr(scope.get("route"), "path", "unknown")
-    REQUESTS.labels(scope["method"], route, str(status)).inc()
-    REQUEST_SECONDS.labels(scope["method"], route).observe(seconds)
+    REQUESTS.labels(_method(scope), route, str(status)).inc()
+    REQUEST_SECONDS.labels(_method(scope), route).observe(seconds)
     level = log.info if status < 500 else log.error
     level(
         "request",
-        method=scope["method"],
+        method=_method(scope),
         path=scope["path"],
         status=status,
         ms=round(seconds * 1e3, 1),
         request_id=request_id,
     )
+
+
+def _method(scope: Scope) -> str:
+    """As it was asked: a HEAD goes through the application as a GET."""
+    return str(scope.get(ASKED, scope["method"]))
 
 
 def _with_status(status: int, message: str, *, code: str, headers: dict[str, str] | None = None) -> PermafrostError:
@@ -341,7 +358,7 @@ def _with_status(status: int, message: str, *, code: str, headers: dict[str, str
 
 _FRAMEWORK_ERRORS: Final = {
     400: ("invalid_body", "the body could not be read: it is not UTF-8 JSON, or is nested too deeply"),
-    404: ("unknown_url", "Unknown URL: {method} {path}; the endpoints are listed at /docs"),
+    404: ("unknown_url", "Unknown URL: {method} {path}; {hint}"),
     405: ("method_not_allowed", "{method} is not allowed on {path}; see the Allow header"),
     408: ("request_timeout", "{detail}"),
     413: ("request_too_large", "{detail}"),

@@ -48,7 +48,7 @@ async def list_metrics(
 ) -> Any:
     """Loss, learning rate, speed and the rest by step. As a stream every point comes as it is made, whichever its split
     and step; a step that a later attempt repeats comes again, under a new number."""
-    seen = number(after or last_event_id if stream else after, what="the last point seen")
+    seen = number(last_event_id or after if stream else after, what="the last point seen")
     if stream:
         return await streamed(watcher.stream(who.project, fine_tuning_job_id, POINTS, after=seen))
     chosen = {"split": split, "first": from_step, "last": to_step, "limit": limit, "after": seen}

@@ -1,5 +1,6 @@
 """Rows of uploaded files: what a project can see, and what a finished upload becomes."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -79,7 +80,7 @@ def _lifetime(anchor: str | None, seconds: str | None) -> timedelta | None:
     if anchor != "created_at":
         message = "expires_after.anchor: must be 'created_at'"
         raise InvalidRequest(message, param="expires_after.anchor", code="invalid_value")
-    if not (seconds and seconds.isascii() and seconds.isdigit() and int(seconds) in _LIFETIME):
+    if seconds is None or not re.fullmatch(r"[0-9]{1,9}", seconds) or int(seconds) not in _LIFETIME:
         message = f"expires_after.seconds: must be a whole number from {_LIFETIME[0]} to {_LIFETIME[-1]}"
         raise InvalidRequest(message, param="expires_after.seconds", code="invalid_value")
     return timedelta(seconds=int(seconds))

@@ -80,7 +80,8 @@ def boolean(value: Any, at: str) -> bool:
 
 def integer(value: Any, at: str, least: int) -> int:
     if type(value) is not int or not least <= value < 2**53:
-        raise PolicyError(f"must be a whole number of at least {least}, not {_shown(value)}", param=at)
+        most = " and below 2**53" if type(value) is int and value >= 2**53 else ""
+        raise PolicyError(f"must be a whole number of at least {least}{most}, not {_shown(value)}", param=at)
     return value
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.jobs.model_spec import Fraction, Request
+from app.jobs.model_spec import Fraction, Options, Request
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0)]
@@ -17,8 +17,8 @@ Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 class OptimizerGroup(Request):
     """Options of the optimizer for some of the trained tensors; selected as in a freeze policy, first match wins."""
 
-    select: dict[str, Any] = Field(examples=[{"name": "classifier.**"}])
-    options: dict[str, Any] = Field(examples=[{"lr": 1e-3}], description="An unknown one is refused.")
+    select: Options = Field(examples=[{"name": "classifier.**"}])
+    options: Options = Field(examples=[{"lr": 1e-3}], description="An unknown one is refused.")
 
 
 class Optimizer(Request):
@@ -102,7 +102,7 @@ class Hyperparameters(Request):
     tensorboard: bool | None = Field(
         default=None, description="An event file for TensorBoard among the result's files."
     )
-    max_run_seconds: NotNegative | None = Field(
+    max_run_seconds: Positive | None = Field(
         default=None, description="Training ends after this long, as if it were done."
     )
     early_stopping_patience: int | None = Field(default=None, ge=1)

@@ -14,7 +14,9 @@ from app.jobs.states import Status
 from app.jobs.tables import Job, Label
 from app.paging import Order, keyset
 
-_METADATA: Final = re.compile(r"metadata\[(.{1,64})\]")
+_METADATA: Final = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+#: A job has no more of them, and a database joins only so many.
+_MOST_LABELS: Final = 32
 
 
 @dataclass(slots=True)
@@ -40,7 +42,13 @@ class Filters:
                 self.labels.append(("", value))
             elif match := _METADATA.fullmatch(key):
                 self.labels.append((match[1], value))
+            elif key.startswith("metadata["):
+                raise InvalidRequest(f"{key!r} is not metadata[key], a key of 1 to 64 characters", param="metadata")
         self.statuses = list(dict.fromkeys(statuses))
+        self.labels = list(dict.fromkeys(self.labels))
+        if len(self.labels) > _MOST_LABELS:
+            message = f"filters on {len(self.labels)} tags and metadata entries; {_MOST_LABELS} at most"
+            raise InvalidRequest(message, param="tag", code="too_many_filters")
         return self
 
 

@@ -1,8 +1,9 @@
 """The model of a job as a request names it: an id, a folder in the layout of transformers, or a torch architecture."""
 
+import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 #: Of a transformers model.
@@ -18,6 +19,41 @@ Task = Literal[
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NewToken = Annotated[str, Field(min_length=1, max_length=256)]
 Identifier = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+#: Of what a request brings for others to read.
+_DEPTH: Final = 32
+_LARGEST: Final = 2**63
+
+
+def storable(value: dict[str, Any]) -> dict[str, Any]:
+    """Options whose names somebody else knows: their values are at least such as JSON and any database can hold."""
+    level: list[Any] = [value]
+    for _ in range(_DEPTH):
+        for each in level:
+            _refuse_unstorable(each)
+        level = [inner for each in level for inner in _parts(each)]
+        if not level:
+            return value
+    raise PydanticCustomError("too_deep", "is nested more than {most} levels deep", {"most": _DEPTH})
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else []
+
+
+def _refuse_unstorable(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("not_finite", "holds a number that is not finite, which JSON has none of")
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        raise PydanticCustomError("too_large", "holds a whole number of more than 64 bits")
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= each <= "\udfff" for each in value):
+        raise PydanticCustomError("not_text", "holds half of a surrogate pair, which is no text")
+
+
+Options = Annotated[dict[str, Any], AfterValidator(storable)]
 
 
 class Request(BaseModel):
@@ -107,7 +143,7 @@ class TorchSpec(Request):
 
     type: Literal["torch"]
     architecture: Identifier = Field(examples=["affine"])
-    kwargs: dict[str, Any] = Field(default_factory=dict, examples=[{"in_features": 10, "out_features": 1}])
+    kwargs: Options = Field(default_factory=dict, examples=[{"in_features": 10, "out_features": 1}])
     weights: str | None = Field(
         default=None, description="A safetensors file (`file-…`); absent: drawn from the job's seed."
     )

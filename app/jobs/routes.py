@@ -11,7 +11,7 @@ from sqlalchemy import select
 from app.auth import Who
 from app.db import Database
 from app.dependencies import Bell, Blobs, Config, Db, JobId
-from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, ONE_REQUEST, TASK_EXAMPLES
+from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, METADATA_FILTER, ONE_REQUEST, TASK_EXAMPLES
 from app.jobs import lifecycle, views
 from app.jobs.answers import (
     CheckpointList,
@@ -30,6 +30,7 @@ from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
 from app.jobs.submission import Place, fingerprint, prepare
 from app.jobs.tables import Checkpoint, Event, Job
+from app.negotiation import has_already, patience
 from app.paging import AfterQuery, Order, OrderQuery, keyset
 from app.rendering import is_retry
 from app.streaming import LastEventId, StreamQuery, Watch, streamed
@@ -85,7 +86,12 @@ def create_job(
     return _answer(db, who.project, job.id, response)
 
 
-@router.get("", operation_id="listPaginatedFineTuningJobs", summary="List fine-tuning jobs")
+@router.get(
+    "",
+    operation_id="listPaginatedFineTuningJobs",
+    summary="List fine-tuning jobs",
+    openapi_extra={"parameters": [METADATA_FILTER]},
+)
 def list_jobs(
     request: Request,
     who: Who,
@@ -128,7 +134,8 @@ async def retrieve_job(
 ) -> Response:
     """Progress, verdict and all. For polling: send `If-None-Match` with the last `ETag`, and `Prefer: wait=30`."""
     headers = {}
-    if seconds := _wait_seconds(prefer, request):
+    timeout = request.headers.get("x-stainless-read-timeout", "")
+    if seconds := patience(prefer, read_timeout=timeout, most=MAX_WAIT_SECONDS):
         await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
         headers["preference-applied"] = f"wait={seconds}"
     recent: views.Recent = request.app.state.recent
@@ -192,7 +199,7 @@ async def list_events(
         return await run_in_threadpool(
             _events, db, who.project, fine_tuning_job_id, after=after, limit=limit, order=order
         )
-    seen = after or last_event_id
+    seen = last_event_id or after
     start = await run_in_threadpool(_sequence, db, who.project, fine_tuning_job_id, seen) if seen else 0
     return await streamed(watcher.stream(who.project, fine_tuning_job_id, EVENTS, after=start))
 
@@ -237,7 +244,7 @@ def _polled(
     with db.read() as session:
         job = recent.read(session, project, job_id)
     headers |= {"etag": job.etag} if job.ended else {"etag": job.etag, "retry-after": "1"}
-    if known is not None and job.etag in (each.strip() for each in known.split(",")):
+    if has_already(known, job.etag):
         return Response(status_code=304, headers=headers)
     return Response(job.body, headers=headers, media_type="application/json")
 
@@ -264,16 +271,6 @@ def _sequence(db: Database, project: str, job_id: str, event_id: str) -> int:
     with db.read() as session:
         lifecycle.find(session, project, job_id)
         return sequence_of(session, job_id, event_id)
-
-
-def _wait_seconds(prefer: str | None, request: Request) -> int:
-    """RFC 7240's `wait`, kept below the time after which the client gives up."""
-    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", prefer or "")
-    if match is None:
-        return 0
-    timeout = request.headers.get("x-stainless-read-timeout", "")
-    patience = int(float(timeout)) - 5 if re.fullmatch(r"\d+(\.\d+)?", timeout) else MAX_WAIT_SECONDS
-    return max(0, min(int(match[1]), MAX_WAIT_SECONDS, patience))
 
 
 def _version(tag: str | None) -> int | None:

@@ -1,8 +1,9 @@
 """What a request for a job may say. OpenAI's fields, and ours beside them."""
 
+import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.freeze.policy import Policy
@@ -41,7 +42,22 @@ class Resources(Request):
     )
 
 
+def _suffix(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
+        raise PydanticCustomError("characters", "is part of a model's id: letters, digits, '.', '_' and '-' alone")
+    return value
+
+
+def _no_integrations(value: Any) -> Any:
+    """An integration that is accepted and ignored would be missed when the job has ended."""
+    if value:
+        message = "integrations are not offered: leave them out, and read the curves from /metrics (tensorboard: true)"
+        raise PydanticCustomError("not_offered", message)
+    return value
+
+
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
+Suffix = Annotated[str, Field(min_length=1, max_length=64, json_schema_extra={"pattern": "^[A-Za-z0-9._-]+$"})]
 Metadata = dict[
     Annotated[str, Field(min_length=1, max_length=64)],
     Annotated[str, Field(max_length=512)],
@@ -61,7 +77,9 @@ class JobCreate(Request):
     task: Task | None = Field(
         default=None, description="Of a transformers model. Absent: the model spec's, else inferred from the file."
     )
-    suffix: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
+    suffix: Annotated[Suffix, AfterValidator(_suffix)] | None = Field(
+        default=None, description="Part of the result's id: letters, digits, `.`, `_` and `-`."
+    )
     seed: int | None = Field(default=None, ge=0, lt=2**53, description="Absent: drawn, and told in the answer.")
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
@@ -69,7 +87,7 @@ class JobCreate(Request):
     tags: Annotated[list[Tag], Field(max_length=16)] | None = Field(
         default=None, description="Words to find the job by: `?tag=`.", examples=[["nightly"]]
     )
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(
+    integrations: Annotated[list[Any], Field(max_length=0), BeforeValidator(_no_integrations)] | None = Field(
         default=None, description="None are offered."
     )
     freeze_policy: FreezePolicy | None = Field(

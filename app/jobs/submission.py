@@ -1,6 +1,5 @@
 """A request becomes a job: everything that can be known to be wrong is refused here, before anything is stored."""
 
-import difflib
 import hashlib
 import json
 import secrets
@@ -22,8 +21,11 @@ from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
 from app.jobs.hyperparameters import Hyperparameters, method_of
+from app.jobs.model_spec import TorchSpec
+from app.jobs.optimizers import refuse_ignored_options, refuse_unreadable_groups
 from app.jobs.schemas import JobCreate
 from app.jobs.tables import Job
+from app.jobs.weights import refuse_other_weights
 from app.models.catalog import Chosen, choose, kindred
 from app.settings import Settings
 from app.storage import Storage
@@ -33,14 +35,6 @@ INLINE_BYTES: Final = 4 << 20
 #: A task is inferred from a file's first examples; one in an object store would have to be fetched for it.
 _INFER_BYTES: Final = 64 << 20
 
-#: What each optimizer acts on. It takes any other key in a group without a word, and ignores it.
-OPTIONS: Final[dict[str, frozenset[str]]] = {
-    "sgd": frozenset({"weight_decay", "momentum", "dampening", "nesterov"}),
-    "adam": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
-    "adamw": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
-    "adafactor": frozenset({"weight_decay", "beta2_decay", "eps", "d"}),
-    "muon": frozenset({"weight_decay", "momentum", "nesterov", "ns_steps", "adjust_lr_fn", "betas", "eps"}),
-}
 #: Hyperparameters that only some tasks look at.
 _OF_TASKS: Final = {
     "beta": ("preference",),
@@ -107,7 +101,7 @@ def examine(place: Place, wanted: JobCreate, *, read_bytes: int = INLINE_BYTES) 
     chosen = choose(place.session, place.settings, place.project, _plain(wanted.model))
     if adapter := chosen.spec.get("adapter"):
         policy = _frozen_by_default(policy) if adapter.get("merge") else implied_policy(policy)
-    files = _files(place, wanted)
+    files = _files(place, wanted, chosen)
     task, data, summaries = _examples(place, wanted, chosen, files, read_bytes)
     refuse_adapter(chosen.spec, task)
     hyperparameters = wanted.chosen()
@@ -119,6 +113,7 @@ def examine(place: Place, wanted: JobCreate, *, read_bytes: int = INLINE_BYTES) 
         _ask_beta(hyperparameters) if task == "preference" else {}
     )
     plan = _plan(place, policy, chosen, task)
+    refuse_unreadable_groups(hyperparameters, chosen.tensors_for(task), plan, enforce=policy.enforce)
     return Found(policy, chosen, task, data, files, summaries, settings, plan)
 
 
@@ -175,26 +170,6 @@ def fingerprint(wanted: JobCreate) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def refuse_ignored_options(hyperparameters: Hyperparameters, policy: Policy) -> None:
-    """An optimizer accepts a group's key that it does not know and ignores it: a weight trains that was meant not to.
-
-    An audit (`enforce: false`) may do it on purpose: it is how the detector is tested.
-    """
-    optimizer = hyperparameters.optimizer
-    if optimizer is None:
-        return
-    known = OPTIONS[optimizer.name]
-    for key in optimizer.model_dump(exclude_none=True, exclude={"name", "groups"}):
-        if key not in known:
-            message = f"{optimizer.name} has no option {key!r}; it has {', '.join(sorted(known))}"
-            raise InvalidRequest(message, param=f"hyperparameters.optimizer.{key}", code="unknown_option")
-    for number, group in enumerate(optimizer.groups or []):
-        for key in group.options if policy.enforce else ():
-            if key not in known | {"lr"}:
-                at = f"hyperparameters.optimizer.groups[{number}].options.{key}"
-                raise InvalidRequest(_why_ignored(key, optimizer.name, known | {"lr"}), param=at, code="ignored_option")
-
-
 def refuse_foreign(hyperparameters: Hyperparameters, task: str) -> None:
     """A hyperparameter of another task would be ignored."""
     for name, tasks in _OF_TASKS.items():
@@ -222,18 +197,6 @@ def _ask_beta(hyperparameters: Hyperparameters) -> dict[str, Any]:
     return {"beta": "auto" if hyperparameters.beta is None else hyperparameters.beta}
 
 
-def _why_ignored(key: str, name: str, known: frozenset[str]) -> str:
-    if key == "requires_grad":
-        return (
-            f"{name} accepts 'requires_grad' in a parameter group and ignores it: the weight would train on. "
-            'Freeze it with freeze_policy, for example {"freeze": ["weight"], "mechanism": "param_group"}; '
-            "to watch the mistake happen, set freeze_policy.enforce to false"
-        )
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(sorted(known))}"
-    return f"{name} accepts {key!r} in a parameter group and ignores it; {hint}"
-
-
 def _plain(model: Any) -> str | dict[str, Any]:
     return model if isinstance(model, str) else model.model_dump(exclude_none=True)
 
@@ -249,12 +212,12 @@ def _plan(place: Place, policy: Policy, chosen: Chosen, task: str) -> FreezePlan
     return None
 
 
-def _files(place: Place, wanted: JobCreate) -> tuple[File, File | None]:
+def _files(place: Place, wanted: JobCreate, chosen: Chosen) -> tuple[File, File | None]:
     training = _file(place, wanted.training_file, param="training_file")
     validation = _file(place, wanted.validation_file, param="validation_file") if wanted.validation_file else None
-    weights = getattr(wanted.model, "weights", None)
-    if weights is not None:
-        find_file(place.session, place.project, weights, param="model.weights")
+    if isinstance(wanted.model, TorchSpec) and wanted.model.weights is not None:
+        file = find_file(place.session, place.project, wanted.model.weights, param="model.weights")
+        refuse_other_weights(place.storage, file, chosen.tensors_for(wanted.model.task))
     return training, validation
 
 

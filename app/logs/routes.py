@@ -60,7 +60,7 @@ async def list_logs(
     after they were printed."""
     if part.after is not None and part.tail is not None:
         raise InvalidRequest("give after or tail, not both", param="tail", code="conflict")
-    seen = number(part.after or last_event_id if stream else part.after, what="the last line seen")
+    seen = number(last_event_id or part.after if stream else part.after, what="the last line seen")
     if stream:
         return await streamed(watcher.stream(who.project, fine_tuning_job_id, LINES, after=seen))
     found = await run_in_threadpool(_list, db, who.project, fine_tuning_job_id, part, seen)

@@ -224,7 +224,7 @@ def _affine(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
     for key in ("in_features", "out_features"):
         value = kwargs.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**31:
-            message = f"affine needs {key!r}, a whole number of at least 1" + (
+            message = f"affine needs {key!r}, a whole number from 1 to {2**31:,}" + (
                 f", not {value!r}" if key in kwargs else ""
             )
             raise ModelError(message, param=f"model.kwargs.{key}")

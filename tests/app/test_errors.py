@@ -13,8 +13,33 @@ from app.rendering import MAX_JSON_BYTES
 from app.settings import Settings
 from tests.app.conftest import AFFINE, Upload, rows
 
+JSON = {"content-type": "application/json"}
 TORCH = {"type": "torch", "architecture": "affine"}
 SGD = {"name": "sgd", "groups": [{"select": {"name": "weight"}, "options": {"requires_grad": False}}]}
+
+def nested(levels: int) -> list[Any]:
+    inner: list[Any] = []
+    for _ in range(levels):
+        inner = [inner]
+    return inner
+
+
+#: What a group of an optimizer may not say: optimizer, group -> where, code. Each broke the trainer, three times over.
+BAD_GROUPS: list[tuple[str, str, dict[str, Any], str, str]] = [
+    ("a word as rate", "sgd", {"options": {"lr": "x"}}, ".options.lr", "invalid_value"),
+    ("no rate", "sgd", {"options": {"lr": None}}, ".options.lr", "invalid_value"),
+    ("a negative rate", "sgd", {"options": {"lr": -1}}, ".options.lr", "invalid_value"),
+    ("an endless rate", "sgd", {"options": {"lr": float("inf")}}, ".options", "invalid_value"),
+    ("a huge rate", "sgd", {"options": {"lr": 10**400}}, ".options", "invalid_value"),
+    ("nesting", "sgd", {"options": {"lr": nested(300)}}, ".options", "invalid_value"),
+    ("a word as momentum", "sgd", {"options": {"momentum": "much"}}, ".options.momentum", "invalid_value"),
+    ("no momentum", "sgd", {"options": {"momentum": None}}, ".options.momentum", "invalid_value"),
+    ("one beta", "adamw", {"options": {"betas": [0.9]}}, ".options.betas", "invalid_value"),
+    ("two epsilons", "adamw", {"options": {"eps": [0.1, 0.1]}}, ".options.eps", "invalid_value"),
+    ("an unknown selector", "sgd", {"select": {"nmae": "bias"}, "options": {}}, ".select.nmae", "invalid_request"),
+    ("an unknown name", "sgd", {"select": {"name": "bais"}, "options": {}}, ".select.name", "invalid_request"),
+    ("a frozen tensor", "sgd", {"select": {"name": "weight"}, "options": {}}, "", "invalid_request"),
+]
 
 # What is changed in a good request -> param and code of the refusal.
 BAD_JOBS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -85,6 +110,50 @@ BAD_JOBS: dict[str, tuple[dict[str, Any], str, str]] = {
         "hyperparameters.optimizer.betas",
         "unknown_option",
     ),
+    "nested without end": (
+        {"model": {**TORCH, "kwargs": {"in_features": 2, "out_features": nested(300)}}},
+        "model.kwargs",
+        "invalid_value",
+    ),
+    "a number that is none": (
+        {"model": {**TORCH, "kwargs": {"in_features": 2, "out_features": float("nan")}}},
+        "model.kwargs",
+        "invalid_value",
+    ),
+    "a number of 400 digits": (
+        {"model": {**TORCH, "kwargs": {"in_features": 10**400, "out_features": 1}}},
+        "model.kwargs",
+        "invalid_value",
+    ),
+    "half a character": (
+        {"model": {"type": "torch", "architecture": "mlp", "kwargs": {"\ud800": 1}}},
+        "model.kwargs",
+        "invalid_value",
+    ),
+    "no time at all": ({"max_run_seconds": 0}, "max_run_seconds", "invalid_value"),
+    "no time among the hyperparameters": (
+        {"hyperparameters": {"max_run_seconds": 0}},
+        "hyperparameters.max_run_seconds",
+        "invalid_value",
+    ),
+    **{
+        f"group with {case}": (
+            {"hyperparameters": {"optimizer": {"name": name, "groups": [{"select": {"name": "bias"}, **group}]}}},
+            f"hyperparameters.optimizer.groups[0]{inside}",
+            code,
+        )
+        for case, name, group, inside, code in BAD_GROUPS
+    },
+    "two groups of one tensor": (
+        {"hyperparameters": {"optimizer": {"groups": [{"select": {"name": "bias"}, "options": {}}] * 2}}},
+        "hyperparameters.optimizer.groups[1]",
+        "invalid_request",
+    ),
+    "one epsilon for adafactor": (
+        {"hyperparameters": {"optimizer": {"name": "adafactor", "eps": 0.1}}},
+        "hyperparameters.optimizer.eps",
+        "invalid_value",
+    ),
     "two warm-ups": (
         {"hyperparameters": {"warmup_steps": 1, "warmup_ratio": 0.1}},
         "hyperparameters",
@@ -99,7 +168,7 @@ def test_a_bad_job_is_refused_by_field(client: TestClient, upload: Upload, case:
     """400 (404 for a file), the dotted path in `param`, a message, and no job."""
     change, param, code = BAD_JOBS[case]
     body = {"model": AFFINE, "training_file": upload(rows()), "freeze_policy": {"freeze": ["weight"]}, **change}
-    answer = client.post("fine_tuning/jobs", json=body)
+    answer = client.post("fine_tuning/jobs", content=json.dumps(body), headers=JSON)  # with NaN, as Python writes it
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == (param, code), error
     assert answer.status_code == (404 if code == "not_found" else 400)
@@ -154,7 +223,6 @@ def test_a_file_for_another_purpose_is_refused(client: TestClient, upload: Uploa
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wrong_purpose")
 
 
-JSON = {"content-type": "application/json"}
 BAD_BODIES: dict[str, tuple[bytes, dict[str, str], int, str]] = {
     "nothing": (b"", JSON, 400, "missing_field"),
     "not JSON": (b"{model: 1}", JSON, 400, "invalid_json"),
@@ -227,11 +295,11 @@ def test_every_miss_has_the_envelope(client: TestClient, method: str, path: str,
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("files", "GET, POST"),
-        ("files/file-1", "DELETE, GET"),
+        ("files", "GET, HEAD, POST"),
+        ("files/file-1", "DELETE, GET, HEAD"),
         ("fine_tuning/jobs/ftjob-1/cancel", "POST"),
-        ("models/org/name", "DELETE, GET"),
-        ("models/org/name/tensors", "GET"),
+        ("models/org/name", "DELETE, GET, HEAD"),
+        ("models/org/name/tensors", "GET, HEAD"),
     ],
 )
 def test_the_methods_that_would_work_are_named(client: TestClient, path: str, methods: str) -> None:

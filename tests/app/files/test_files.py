@@ -63,6 +63,7 @@ def test_an_upload_of_many_pieces_is_stored_whole_and_once(api: TestClient, appl
         ("bytes=5-99", 206, b"56789", "bytes 5-9/10"),
         ("bytes=0-1,4-5", 200, b"0123456789", None),
         ("lines=1-2", 200, b"0123456789", None),
+        ("bytes=" + "9" * 5000 + "-", 200, b"0123456789", None),
     ],
 )
 def test_a_download_understands_one_range(

@@ -1,0 +1,51 @@
+"""Query parameters that an operation does not have: a filter with a slip of the pen would list everything."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from fastapi import Request
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import ParamTypes
+
+from app.errors import InvalidRequest
+
+Kind = Literal["one", "list", "object"]
+
+_NESTED = re.compile(r"(\w+)\[.*", re.DOTALL)
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raises for the first parameter that the operation does not document; pages do not mind."""
+    route: Any = request.scope.get("route")
+    if not getattr(route, "include_in_schema", False):
+        return
+    known = dict(_documented(route))
+    for name in request.query_params:
+        if name not in known and not _part_of(name, known):
+            near = difflib.get_close_matches(name.partition("[")[0], known, n=1)
+            there = f"; known here: {', '.join(sorted(known))}" if known else "; none is known here"
+            hint = f"; did you mean {near[0]!r}?" if near else there
+            raise InvalidRequest(f"unknown query parameter {name!r}{hint}", param=name, code="unknown_parameter")
+
+
+def _documented(route: Any) -> Iterator[tuple[str, Kind]]:
+    for field in get_flat_params(route.dependant):
+        if getattr(field.field_info, "in_", None) == ParamTypes.query:
+            annotation = field.field_info.annotation
+            yield field.alias, "list" if _is_list(annotation) else "one"
+    for each in (route.openapi_extra or {}).get("parameters", []):
+        if each["in"] == "query":
+            yield each["name"], "object"
+
+
+def _is_list(annotation: Any) -> bool:
+    return get_origin(annotation) is list or any(get_origin(each) is list for each in get_args(annotation))
+
+
+def _part_of(name: str, known: dict[str, Kind]) -> bool:
+    """`status[]` of a list, as the SDK writes it, and `metadata[key]` of an object."""
+    match = _NESTED.fullmatch(name)
+    kind = known.get(match[1]) if match else None
+    return kind == "object" or (kind == "list" and name.endswith("[]"))
