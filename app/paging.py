@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import Session
 
+from app.departed.records import place
 from app.errors import InvalidRequest
 
 Order = Literal["asc", "desc"]
@@ -45,22 +46,26 @@ def keyset(
     *,
     within: Select[Row] | None = None,
     by: tuple[Any, Any] | None = None,
+    left: str | None = None,
     after: str | None,
     limit: int,
     order: Order,
 ) -> tuple[list[Row], bool]:
     """One page of `statement` and whether more follow. The cursor is looked up `within` (default: `statement`).
 
-    `by` are columns of another table that hold the same time and id, where that table has the right order.
+    `by` are columns of another table that hold the same time and id, where that table has the right order. `left` is
+    the project whose deleted objects still say where they stood, for a reader who deletes what it has read.
     """
     columns = by or (table.created_at, table.id)
     if after is not None:
         found: Any = session.scalar((within if within is not None else statement).where(table.id == after))
+        if found is None and left is not None:
+            found = place(session, left, after)
         if found is None:
             raise InvalidRequest(f"no object {after!r} in this list", param="after", code="invalid_cursor")
-        place = tuple_(*columns)
+        here = tuple_(*columns)
         cursor = tuple_(found.created_at, found.id)
-        statement = statement.where(place < cursor if order == "desc" else place > cursor)
+        statement = statement.where(here < cursor if order == "desc" else here > cursor)
     statement = statement.order_by(*(column.desc() if order == "desc" else column.asc() for column in columns))
     rows = list(session.scalars(statement.limit(limit + 1)))
     return rows[:limit], len(rows) > limit

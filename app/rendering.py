@@ -130,6 +130,9 @@ async def _database_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Errors of the framework: unknown route, wrong method, a body that is too large or torn."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 400 and (packed := request.headers.get("content-encoding", "identity")) != "identity":
+        message = f"the body must be sent as it is, without Content-Encoding: {packed}"
+        return render(_with_status(415, message, code="unsupported_media_type"), request)
     code, template = _FRAMEWORK_ERRORS.get(error.status_code, ("http_error", "{detail}"))
     asked = {"method": _method(request.scope), "path": request.url.path, "hint": _hint(request)}
     message = template.format(**asked, detail=error.detail)

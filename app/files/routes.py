@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.auth import Who
 from app.db import Database
+from app.departed.records import remove
 from app.dependencies import Blobs, Config, Db
 from app.documentation import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
 from app.downloads import blob_bytes, download
@@ -68,7 +69,10 @@ def list_files(
         statement = visible(session, who.project)
         if purpose is not None:
             statement = statement.where(File.purpose == purpose)
-        rows, more = keyset(session, statement, File, after=after, limit=limit, order=order)
+        ever = select(File).where(File.project == who.project)  # a file may expire while its list is read
+        rows, more = keyset(
+            session, statement, File, within=ever, left=who.project, after=after, limit=limit, order=order
+        )
     data = [FileObject.of(row) for row in rows]
     return FileList.page(data, more=more)
 
@@ -103,7 +107,7 @@ def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDelete
         if users := _jobs_using(session, row):
             message = f"{file_id} is needed by {len(users)} job(s) that have not ended: {', '.join(users[:20])}"
             raise InUse(message, users, code="file_in_use", param="file_id")
-        session.delete(row)
+        remove(session, row)
         session.flush()
         last = not blob_in_use(session, row.blob)
     if last:

@@ -58,14 +58,31 @@ async def list_logs(
     """Oldest first, from line `after` on, or the `tail`. Lines are numbered across attempts and kept when the job has
     ended, the newest 4 MiB of them; keys, passwords and the server's own paths are left out. They arrive about a second
     after they were printed."""
-    if part.after is not None and part.tail is not None:
-        raise InvalidRequest("give after or tail, not both", param="tail", code="conflict")
+    _refuse_both(part, stream, format)
     seen = number(last_event_id or part.after if stream else part.after, what="the last line seen")
     if stream:
+        if part.tail is not None and last_event_id is None:
+            seen = await run_in_threadpool(_before_tail, db, who.project, fine_tuning_job_id, part.tail)
         return await streamed(watcher.stream(who.project, fine_tuning_job_id, LINES, after=seen))
     found = await run_in_threadpool(_list, db, who.project, fine_tuning_job_id, part, seen)
     plain = format == "text" or request.headers.get("accept", "").startswith("text/plain")
     return _text(found, seen) if plain else found
+
+
+def _refuse_both(part: Part, stream: bool, format: str) -> None:
+    """What would leave one of two wishes out of account."""
+    if part.after is not None and part.tail is not None:
+        raise InvalidRequest("give after or tail, not both", param="tail", code="conflict")
+    if stream and part.attempt is not None:
+        message = "a stream has the lines of every attempt; each line says its own"
+        raise InvalidRequest(message, param="attempt", code="conflict")
+    if stream and format == "text":
+        raise InvalidRequest("a stream is of server-sent events; leave format out", param="format", code="conflict")
+
+
+def _before_tail(db: Database, project: str, job_id: str, tail: int) -> int:
+    with db.read() as session:
+        return max(0, lifecycle.find(session, project, job_id).log_lines - tail)
 
 
 def _list(db: Database, project: str, job_id: str, part: Part, seen: int) -> LogList:

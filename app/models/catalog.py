@@ -83,12 +83,12 @@ def visible(project: str) -> Select[Model]:
     return select(Model).where(or_(Model.project.is_(None), Model.project == project))
 
 
-def find_model(session: Session, project: str, model_id: str) -> Model:
+def find_model(session: Session, project: str, model_id: str, *, param: str = "model") -> Model:
     row = session.scalar(visible(project).where(Model.id == model_id))
     if row is None:
-        raise NotFound(f"no model {model_id!r} in this project", param="model", code="model_not_found")
+        raise NotFound(f"no model {model_id!r} in this project", param=param, code="model_not_found")
     if row.status == "dropped":
-        raise Gone(f"model {model_id} is gone: {row.error}", param="model", code="model_gone")
+        raise Gone(f"model {model_id} is gone: {row.error}", param=param, code="model_gone")
     return row
 
 

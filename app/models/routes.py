@@ -75,7 +75,10 @@ def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, st
     from app.models.compare import prepare  # numpy, which nothing else here needs
 
     with db.read() as session:
-        base, result = (find_model(session, who.project, name) for name in (wanted.base, wanted.result))
+        base, result = (
+            find_model(session, who.project, name, param=param)
+            for param, name in (("base", wanted.base), ("result", wanted.result))
+        )
         policy = wanted.freeze_policy.normal() if wanted.freeze_policy is not None else None
         comparison = prepare(storage, base, result, policy)
     answer = comparison.written(statistics=wanted.statistics, everything=wanted.unchanged)

@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from app.auth import Who
 from app.db import new_id, now
+from app.departed.records import remove
 from app.dependencies import Config, Db
 from app.documentation import CONFLICT, ERRORS
 from app.errors import Conflict, InvalidRequest
@@ -87,7 +88,7 @@ def list_endpoints(
     who.must("admin")
     statement = select(Endpoint).where(Endpoint.project == who.project)
     with db.read() as session:
-        rows, more = keyset(session, statement, Endpoint, after=after, limit=limit, order=order)
+        rows, more = keyset(session, statement, Endpoint, left=who.project, after=after, limit=limit, order=order)
     return EndpointList.page([EndpointObject.of(row) for row in rows], more=more)
 
 
@@ -118,7 +119,7 @@ def delete_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> Endpoi
     """With its deliveries: nothing more is sent."""
     who.must("admin")
     with db.write() as session:
-        session.delete(endpoints.find(session, who.project, webhook_endpoint_id))
+        remove(session, endpoints.find(session, who.project, webhook_endpoint_id))
     return EndpointDeleted(id=webhook_endpoint_id)
 
 

@@ -231,6 +231,7 @@ BAD_BODIES: dict[str, tuple[bytes, dict[str, str], int, str]] = {
     "nested without end": (b"[" * 100_000, JSON, 400, "invalid_body"),
     "a list": (b"[]", JSON, 400, "invalid_value"),
     "a form": (b"model=x", {"content-type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+    "compressed": (b"\x1f\x8b\x08", {**JSON, "content-encoding": "gzip"}, 415, "unsupported_media_type"),
     "no type": (b"{}", {}, 415, "unsupported_media_type"),
     "too large": (b" " * (MAX_JSON_BYTES + 1), JSON, 413, "request_too_large"),
 }

@@ -224,3 +224,26 @@ def test_an_unknown_cursor_is_refused(client: TestClient) -> None:
     """400 that names `after`, instead of an empty page."""
     answer = client.get("files", params={"after": "file-none"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "after")
+
+
+def test_a_list_may_be_emptied_while_it_is_read(openai: OpenAI) -> None:
+    """Every file is deleted as it comes: the cursor of each next page is gone by then, and no file is left out."""
+    made = {openai.files.create(file=(f"{n}.jsonl", b"x"), purpose="fine-tune").id for n in range(5)}
+    read = []
+    for file in openai.files.list(limit=2):
+        read.append(file.id)
+        openai.files.delete(file.id)
+    assert set(read) == made
+    assert list(openai.files.list()) == []
+
+
+def test_a_cursor_need_not_be_in_the_filter(client: TestClient, upload: Upload) -> None:
+    """As with jobs: `after` names a place. Another project's is none, nor is one that never was."""
+    first = upload(b"1", purpose="user_data")
+    other = upload(b"2", purpose="fine-tune")
+    found = client.get("files", params={"purpose": "user_data", "after": other}).json()
+    assert [each["id"] for each in found["data"]] == [first]
+    client.delete(f"files/{other}")
+    found = client.get("files", params={"purpose": "user_data", "after": other}).json()
+    assert [each["id"] for each in found["data"]] == [first]
+    assert client.get("files?after=file-none").json()["error"]["code"] == "invalid_cursor"

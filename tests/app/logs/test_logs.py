@@ -77,7 +77,9 @@ def test_what_cannot_be_asked_is_said(api: TestClient, job: str) -> None:
     path = f"fine_tuning/jobs/{job}/logs"
     assert api.get(path, params={"after": "1", "tail": 1}).json()["error"]["param"] == "tail"
     assert api.get(path, params={"after": "x"}).json()["error"]["param"] == "after"
-    for query in ("", "?stream=true", "?tail=5"):
+    assert api.get(path, params={"stream": "true", "attempt": 1}).json()["error"]["param"] == "attempt"
+    assert api.get(path, params={"stream": "true", "format": "text"}).json()["error"]["param"] == "format"
+    for query in ("", "?stream=true", "?tail=5", "?stream=true&tail=5"):
         assert api.get(f"fine_tuning/jobs/ftjob-none/logs{query}").status_code == 404
     assert lines(api, lifecycle_job(api, job)) == []
 
@@ -114,8 +116,15 @@ def test_a_log_is_followed_live(application: FastAPI, db: Database, job: str) ->
         assert line == "" or line == "data: [DONE]"
     with TestClient(application, base_url="http://testserver/v1/") as api:
         rest = api.get(f"fine_tuning/jobs/{job}/logs?stream=true", headers={"last-event-id": "6"}).text
-    assert [each for each in rest.splitlines() if each.startswith("id:")] == ["id: 7", "id: 8"]
+        last = api.get(f"fine_tuning/jobs/{job}/logs?stream=true&tail=3", headers={"last-event-id": "7"}).text
+        tail = api.get(f"fine_tuning/jobs/{job}/logs?stream=true&tail=3").text
+    assert numbers(rest) == ["id: 7", "id: 8"]
     assert rest.endswith("data: [DONE]\n\n")
+    assert (numbers(tail), numbers(last)) == (["id: 6", "id: 7", "id: 8"], ["id: 8"])
+
+
+def numbers(stream: str) -> list[str]:
+    return [each for each in stream.splitlines() if each.startswith("id:")]
 
 
 def end(db: Database, job: str) -> None:
