@@ -17,7 +17,7 @@ import structlog
 import uvicorn
 
 from app.main import create_app
-from app.settings import Settings
+from app.settings import SECRETS, Settings
 
 log = structlog.get_logger("app.serving")
 
@@ -148,7 +148,12 @@ def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as variables, with paths made absolute: the worker's trainers have other working folders."""
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    # What lies in a secret's file is found there by the worker as well, and stays out of its environment.
+    given = {
+        name: getattr(settings, name)
+        for name in settings.model_fields_set
+        if not (SECRETS / f"permafrost_{name}").exists()
+    }
     return {f"PERMAFROST_{name.upper()}": str(value) for name, value in given.items()} | {
         "PERMAFROST_DATA_DIR": str(settings.home)
     }

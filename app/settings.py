@@ -8,11 +8,16 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+#: Where containers find secrets as files: `permafrost_database_url` and so on.
+SECRETS = Path("/run/secrets")
+
 
 class Settings(BaseSettings):
     """Every variable has an embedded default, so that `permafrost serve` needs no configuration."""
 
-    model_config = SettingsConfigDict(env_prefix="PERMAFROST_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="PERMAFROST_", extra="ignore", secrets_dir=SECRETS if SECRETS.is_dir() else None
+    )
 
     data_dir: Path = Path(".permafrost")
     database_url: str = ""

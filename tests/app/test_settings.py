@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app.serving import environment
 from app.settings import Settings
 
 
@@ -64,3 +65,14 @@ def test_a_database_that_is_not_spoken_is_refused(url: str) -> None:
     message = refused.value.errors()[0]["msg"]
     assert "postgresql://user:password@host:5432/name" in message
     assert "secret" not in message
+
+
+def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named like the variable in lower case; the environment goes first, and a worker looks by itself."""
+    (tmp_path / "permafrost_database_url").write_text("postgresql://u:secret@h/x\n")
+    settings = Settings(_secrets_dir=tmp_path)
+    assert settings.database == "postgresql://u:secret@h/x"
+    monkeypatch.setattr("app.serving.SECRETS", tmp_path)
+    assert "secret" not in str(environment(settings))
+    monkeypatch.setenv("PERMAFROST_DATABASE_URL", "sqlite:///y")
+    assert Settings(_secrets_dir=tmp_path).database == "sqlite:///y"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from app.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 #: Folders of the repository that hold code or documents.
@@ -48,6 +50,12 @@ def test_the_map_names_every_folder() -> None:
     }
     assert packages - names == set()
     assert {each for each in FOLDERS if (".", each) not in names} == set()
+
+
+def test_every_setting_is_documented() -> None:
+    """By its variable's name without the prefix, in the table of settings."""
+    table = (ROOT / "docs" / "operations.md").read_text("utf-8").partition("## Settings")[2].partition("\n## ")[0]
+    assert [name for name in Settings.model_fields if f"`{name.upper()}`" not in table] == []
 
 
 def test_the_way_through_the_code_can_be_followed() -> None:
