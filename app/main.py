@@ -19,9 +19,9 @@ from app.evidence.routes import router as evidence
 from app.files.routes import router as files
 from app.freeze.routes import router as freeze
 from app.hosts import OwnHosts
-from app.jobs import views
 from app.jobs.events import Watcher
 from app.jobs.idempotency import UnderWay
+from app.jobs.polls import Polls
 from app.jobs.routes import router as jobs
 from app.keys.ring import KeyRing
 from app.limits.headers import RateHeaders
@@ -65,7 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         doorbell=Doorbell(make_celery(settings)),
     )
     application.state.watcher = Watcher(database)
-    application.state.recent = views.Recent()
+    application.state.polls = Polls(database)
     application.state.under_way = UnderWay()
     rates = Rates(settings.rate_limit)
     application.state.doorkeeper = Doorkeeper(KeyRing(database), rates)

@@ -110,8 +110,12 @@ def find(session: Session, project: str, job_id: str, *, lock: bool = False) -> 
     mine = select(Job).where(Job.id == job_id, Job.project == project)
     job = session.scalar(mine.with_for_update() if lock else mine)
     if job is None:
-        raise NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
+        raise unknown(job_id)
     return job
+
+
+def unknown(job_id: str) -> NotFound:
+    return NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
 
 
 # ---- the worker's side

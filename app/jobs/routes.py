@@ -26,6 +26,7 @@ from app.jobs.dry_run import DryRun, dry_run
 from app.jobs.events import EVENTS, sequence_of
 from app.jobs.idempotency import UnderWay, made_before
 from app.jobs.listing import Filters, page
+from app.jobs.polls import Polls
 from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
 from app.jobs.submission import Place, fingerprint, prepare
@@ -125,7 +126,6 @@ async def retrieve_job(
     fine_tuning_job_id: JobId,
     request: Request,
     who: Who,
-    db: Db,
     watcher: Watch,
     if_none_match: Annotated[str | None, Header(description="The `ETag` of the last answer.")] = None,
     prefer: Annotated[
@@ -138,8 +138,12 @@ async def retrieve_job(
     if seconds := patience(prefer, read_timeout=timeout, most=MAX_WAIT_SECONDS):
         await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
         headers["preference-applied"] = f"wait={seconds}"
-    recent: views.Recent = request.app.state.recent
-    return await run_in_threadpool(_polled, recent, db, who.project, fine_tuning_job_id, headers, if_none_match)
+    polls: Polls = request.app.state.polls
+    job = await polls.read(who.project, fine_tuning_job_id)
+    headers |= {"etag": job.etag} if job.ended else {"etag": job.etag, "retry-after": "1"}
+    if has_already(if_none_match, job.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(job.body, headers=headers, media_type="application/json")
 
 
 @router.post(
@@ -235,18 +239,6 @@ def _answer(db: Database, project: str, job_id: str, response: Response) -> JobO
         answer, job = views.read(session, project, job_id)
     response.headers.update(_freshness(answer, job))
     return answer
-
-
-def _polled(
-    recent: views.Recent, db: Database, project: str, job_id: str, headers: dict[str, str], known: str | None
-) -> Response:
-    """The job, or 304 where the caller has this very version."""
-    with db.read() as session:
-        job = recent.read(session, project, job_id)
-    headers |= {"etag": job.etag} if job.ended else {"etag": job.etag, "retry-after": "1"}
-    if has_already(known, job.etag):
-        return Response(status_code=304, headers=headers)
-    return Response(job.body, headers=headers, media_type="application/json")
 
 
 def _freshness(answer: JobObject, job: Job) -> dict[str, str]:

@@ -1,9 +1,6 @@
-"""Jobs as a reader sees them: rows joined with their evidence and their place in the queue; polls from memory."""
+"""Jobs as a reader sees them: rows joined with their evidence and their place in the queue."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import bindparam, select
@@ -12,57 +9,12 @@ from sqlalchemy.orm import Session
 from app.evidence.tables import Evidence
 from app.jobs import lifecycle, waiting
 from app.jobs.answers import JobObject
-from app.jobs.states import CLAIMABLE, TERMINAL
 from app.jobs.tables import Job
 
-# Polls are most of the traffic, and composing a statement costs as much as running it: these are composed once.
+# Composing a statement costs as much as running it: these are composed once.
 _MINE: Final = (Job.id == bindparam("job_id"), Job.project == bindparam("project"))
 _ONE: Final = select(Job).where(*_MINE)
-_STAMP: Final = select(Job.version, Job.status).where(*_MINE)
 _EVIDENCE: Final = select(Evidence).where(Evidence.job_id.in_(bindparam("ended", expanding=True)))
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A job as it goes over the wire, and the tag of that state of it."""
-
-    body: str
-    etag: str
-    ended: bool
-
-
-class Recent:
-    """Jobs that were polled lately, written out: a version of a job reads the same however often it is asked for.
-
-    The database says each time which version is the current one, and whose it is. A job that waits is not kept: its
-    place in the queue moves without it.
-    """
-
-    def __init__(self, *, most: int = 2_000) -> None:
-        self._most = most
-        self._kept: OrderedDict[str, tuple[tuple[int, str], Written]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def read(self, session: Session, project: str, job_id: str) -> Written:
-        """NotFound when the job is not this project's."""
-        row = session.execute(_STAMP, {"job_id": job_id, "project": project}).one_or_none()
-        stamp = (row.version, row.status) if row is not None else None
-        with self._lock:
-            kept = self._kept.get(job_id)
-        if kept is not None and kept[0] == stamp:
-            return kept[1]
-        answer, job = read(session, project, job_id)
-        written = Written(answer.model_dump_json(), etag(answer, job.version), job.status in TERMINAL)
-        if job.status not in CLAIMABLE:
-            self._keep(job, written)
-        return written
-
-    def _keep(self, job: Job, written: Written) -> None:
-        with self._lock:
-            self._kept[job.id] = ((job.version, job.status), written)
-            self._kept.move_to_end(job.id)
-            if len(self._kept) > self._most:
-                self._kept.popitem(last=False)
 
 
 def read(session: Session, project: str, job_id: str) -> tuple[JobObject, Job]:
