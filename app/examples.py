@@ -81,6 +81,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
             "eta_seconds": 0.0,
             "examples_per_second": 341.5,
             "tokens_per_second": None,
+            "prefix_cache": None,
         },
         "evidence": {
             "verdict": "verified",

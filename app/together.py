@@ -20,7 +20,7 @@ MOST: Final = 500
 @dataclass(slots=True)
 class _Group(Generic[A]):
     asked: dict[str, list[asyncio.Future[A | None]]] = field(default_factory=dict)
-    reads: set[asyncio.Task[None]] = field(default_factory=set)
+    reads: int = 0
 
 
 class Together(Generic[A]):
@@ -29,6 +29,7 @@ class Together(Generic[A]):
     def __init__(self, read: Callable[[str, Sequence[str]], Mapping[str, A]]) -> None:
         self._read = read
         self._groups: dict[str, _Group[A]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself keeps none alive
 
     async def ask(self, group: str, key: str) -> A | None:
         """What a read finds under the key. Raises what it raises."""
@@ -36,8 +37,11 @@ class Together(Generic[A]):
         here = self._groups.setdefault(group, _Group())
         first = not here.asked
         here.asked.setdefault(key, []).append(answer)
-        if first and len(here.reads) < AT_ONCE:  # else one is about to begin, or will when one under way has ended
-            here.reads.add(asyncio.create_task(self._answer(group, here)))
+        if first and here.reads < AT_ONCE:  # else one is about to begin, or will when one under way has ended
+            here.reads += 1
+            task = asyncio.create_task(self._answer(group, here))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await answer
 
     async def _answer(self, group: str, here: _Group[A]) -> None:
@@ -46,8 +50,8 @@ class Together(Generic[A]):
                 asked = {key: here.asked.pop(key) for key in list(here.asked)[:MOST]}
                 await self._answer_these(group, asked)
         finally:
-            here.reads.discard(asyncio.current_task())  # type: ignore[arg-type] - inside a task there is one
-            if not here.reads:
+            here.reads -= 1
+            if here.reads == 0:
                 del self._groups[group]
 
     async def _answer_these(self, group: str, asked: Mapping[str, list[asyncio.Future[A | None]]]) -> None:
