@@ -46,16 +46,6 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A tensor in memory."""
-
-    data: bytes | memoryview
-
-    def read(self, start: int, stop: int) -> bytes | memoryview:
-        return memoryview(self.data)[start:stop]
-
-
-@dataclass(frozen=True, slots=True)
 class Change:
     """Statistics of base -> result. Counts and ULPs are exact; None means not defined for this tensor.
 

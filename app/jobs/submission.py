@@ -23,7 +23,7 @@ from app.freeze.policy import Policy
 from app.jobs.hyperparameters import Hyperparameters, method_of
 from app.jobs.model_spec import TorchSpec
 from app.jobs.optimizers import refuse_ignored_options, refuse_unreadable_groups
-from app.jobs.schemas import JobCreate
+from app.jobs.schemas import EvidenceOptions, JobCreate, Resources
 from app.jobs.tables import Job
 from app.jobs.weights import refuse_other_weights
 from app.models.catalog import Chosen, choose, kindred
@@ -119,6 +119,7 @@ def examine(place: Place, wanted: JobCreate, *, read_bytes: int = INLINE_BYTES) 
 
 def job_of(place: Place, wanted: JobCreate, found: Found, *, idempotency_key: str | None) -> Job:
     training, validation = found.files
+    resources = wanted.resources or Resources()
     return Job(
         id=new_id("ftjob"),
         project=place.project,
@@ -138,14 +139,12 @@ def job_of(place: Place, wanted: JobCreate, found: Found, *, idempotency_key: st
         meta=wanted.metadata,
         tags=list(dict.fromkeys(wanted.tags or [])),
         retries=wanted.retries,
-        devices=wanted.resources.devices if wanted.resources else 1,
-        strategy=wanted.resources.strategy if wanted.resources else "ddp",
+        devices=resources.devices,
+        strategy=resources.strategy,
         integrations=None,
         freeze_policy=found.policy.to_json(),
         freeze_plan=found.plan.counts() if found.plan else None,
-        evidence_options=wanted.evidence.model_dump(exclude_none=True)
-        if wanted.evidence
-        else {"overhead_budget": 0.01},
+        evidence_options=(wanted.evidence or EvidenceOptions()).model_dump(exclude_none=True),
         fingerprint=fingerprint(wanted),
         idempotency_key=idempotency_key,
         result_files=[],

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.evidence import changes
-from app.evidence.changes import Change, Held, Span, compare, compare_values, select
+from app.evidence.changes import Change, Span, compare, compare_values, select
 from app.evidence.numbers import LAYOUTS
 from app.evidence.tensorfile import DTYPE_BITS, byte_count
+from tests.app.evidence.held import Held
 
 torch = pytest.importorskip("torch")
 

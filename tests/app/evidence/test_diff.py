@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.evidence import diff
-from app.evidence.changes import Held
 from app.evidence.diff import DiffError, Stored, differences, main, open_model, pair, plan_of, violations
 from app.freeze.policy import Policy
 from tests.app.evidence import strategies
+from tests.app.evidence.held import Held
 from tests.tamper.kit import Tensor, base_tensors, file_bytes, flipped, result_tensors, tensor
 
 ROOT = Path(__file__).parents[3]
