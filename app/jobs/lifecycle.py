@@ -238,7 +238,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
         notes.append(session, lease.job_id, [*outcome.notes, _ending(outcome)])
 
 
-def release(db: Database, lease: Lease, *, reason: str = "Worker is stopping") -> str:
+def release(db: Database, lease: Lease) -> str:
     """Gives a job back whose state was saved: paused if that was wished, else queued for the next worker.
 
     Returns the new status. Not counted as a crash.
@@ -248,7 +248,27 @@ def release(db: Database, lease: Lease, *, reason: str = "Worker is stopping") -
         target = "paused" if job.desired == "pause" else "queued"
         if not _give_back(session, job, _held(lease, now(session)), to=target):
             raise _lost(session, lease)
-        notes.append(session, job.id, [Note("Job paused" if target == "paused" else f"{reason}; job queued again")])
+        notes.append(
+            session, job.id, [Note("Job paused" if target == "paused" else "Worker is stopping; job queued again")]
+        )
+        return target
+
+
+def lose(db: Database, lease: Lease, *, limit: int) -> str:
+    """As `release`, for a job whose device went away; failed once that has happened `limit` times. Not a crash."""
+    with db.write() as session:
+        job = session.get_one(Job, lease.job_id, with_for_update=True)
+        guard, losses = _held(lease, now(session)), job.losses + 1
+        target = "failed" if losses >= limit else "paused" if job.desired == "pause" else "queued"
+        note = Note(f"The device was lost; job {target} again", level="warn")
+        if target == "failed":
+            message = f"failed after {losses} devices were lost under it; look at the devices, or at what the job does"
+            moved, note = _fail(session, job, guard, {"code": "device_lost", "message": message}, losses=losses)
+        else:
+            moved = _give_back(session, job, guard, to=target, losses=losses)
+        if not moved:
+            raise _lost(session, lease)
+        notes.append(session, job.id, [note])
         return target
 
 
@@ -355,6 +375,19 @@ def _give_back(session: Session, job: Job, guard: Sequence[ColumnElement[bool]],
     return _move(session, job.id, *guard, to=to, **NO_LEASE, **changes)
 
 
+def _fail(
+    session: Session,
+    job: Job,
+    guard: Sequence[ColumnElement[bool]],
+    error: dict[str, Any],
+    data: dict[str, Any] | None = None,
+    **changes: Any,
+) -> tuple[bool, Note]:
+    changes |= {"error": error | {"param": None}, "finished_at": now(session)}
+    moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
+    return moved, Note(error["message"], level="error", data=data)
+
+
 def _crashed(
     session: Session,
     job: Job,
@@ -369,10 +402,8 @@ def _crashed(
     data = {"attempt": job.attempt, "crashes": crashes, "log_tail": list(log_tail)}
     if crashes >= limit:
         message = f"failed after {crashes} crash{'es' if crashes > 1 else ''}; the last: {reason}"
-        error = {"code": "trainer_crashed", "message": message, "param": None, "log_tail": list(log_tail)}
-        changes: dict[str, Any] = {"error": error, "crashes": crashes, "finished_at": now(session)}
-        moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
-        note = Note(message, level="error", data=data)
+        error = {"code": "trainer_crashed", "message": message, "log_tail": list(log_tail)}
+        moved, note = _fail(session, job, guard, error, data, crashes=crashes)
     else:
         target = "paused" if job.desired == "pause" else "queued"
         wait = timedelta(seconds=min(2.0**crashes, 60.0))

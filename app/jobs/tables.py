@@ -69,6 +69,7 @@ class Job(Base):
     # Who works on it. `attempt` is the fencing token: a writer with an older one matches no row.
     attempt: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
+    losses: Mapped[int] = mapped_column(default=0, server_default="0")  # of devices under it
     lease_owner: Mapped[str | None] = mapped_column(String(128))
     lease_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # back-off after a crash

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -135,7 +136,7 @@ class Runner:
         try:
             outcome = self._work(space, keeper, device)
         except Stopped:
-            return self._give_back(keeper, reason="Worker is stopping")
+            return self._give_back(keeper, partial(lifecycle.release, self.db, lease))
         except NoRoom:
             return self._firmly(keeper, lambda: lifecycle.hold(self.db, lease, NO_ROOM))
         except DeviceLost:
@@ -247,22 +248,22 @@ class Runner:
 
     # ---- endings
 
-    def _give_back(self, keeper: Keeper, *, reason: str) -> str:
+    def _give_back(self, keeper: Keeper, move: Callable[[], str]) -> str:
         """A job that is queued again need not wait for another worker's sweep."""
-        lease = keeper.lease
-        status = self._firmly(keeper, lambda: lifecycle.release(self.db, lease, reason=reason))
+        status = self._firmly(keeper, move)
         if status == "queued":
             try:
-                self.ring(lease.job_id)
+                self.ring(keeper.lease.job_id)
             except Exception as error:  # whatever the broker's client raises: the sweep finds the job all the same
-                log.warning("the broker did not take a message", job=lease.job_id, error=str(error))
+                log.warning("the broker did not take a message", job=keeper.lease.job_id, error=str(error))
         return status
 
     def _lose(self, device: Device, keeper: Keeper) -> str:
         """The job goes to another device, and this one gets no other job."""
         log.error("a device is lost; it gets no jobs any more", device=device.name, job=keeper.lease.job_id)
         self.slots.withdraw(device)
-        status = self._give_back(keeper, reason="The device was lost")
+        lose = partial(lifecycle.lose, self.db, keeper.lease, limit=self.settings.max_crashes)
+        status = self._give_back(keeper, lose)
         if self.slots.none_left:
             self.retire()
         return status

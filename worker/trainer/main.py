@@ -180,6 +180,7 @@ def _export(
         data_sha256=sha256_file(place.root / order.data["training"]),
         policy=plan.policy.to_json(),
         counts=plan.counts(),
+        report=report,
         settings=run.settings.to_json(),
         metrics=ending.metrics,
         steps=ending.steps,

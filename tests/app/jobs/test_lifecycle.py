@@ -228,6 +228,30 @@ def test_a_drained_worker_is_not_a_crash(db):
     assert row(db, job.id).crashes == 0 and lifecycle.sweep(db, limit=3) == [job.id]
 
 
+def test_lost_devices_are_no_crashes_and_have_a_bound(db):
+    """Queued again at once; a job under which as many devices went as attempts may crash is suspected, and fails."""
+    job = submitted(db, retries=0)
+    assert lifecycle.lose(db, claimed(db), limit=3) == "queued"
+    assert lifecycle.sweep(db, limit=3) == [job.id]
+    assert lifecycle.lose(db, claimed(db), limit=3) == "queued"
+    assert lifecycle.lose(db, claimed(db), limit=3) == "failed"
+    found = row(db, job.id)
+    assert (found.crashes, found.error["code"]) == (0, "device_lost")
+    assert "3 devices" in found.error["message"] and found.finished_at is not None
+
+
+def test_a_device_lost_while_pausing_rests_paused(db):
+    """The wish to pause outlives the device."""
+    job = submitted(db)
+    lease = claimed(db)
+    lifecycle.pause(db, "default", job.id)
+    assert lifecycle.lose(db, lease, limit=1) == "failed"
+    other = submitted(db)
+    lease = claimed(db)
+    lifecycle.pause(db, "default", other.id)
+    assert lifecycle.lose(db, lease, limit=2) == "paused"
+
+
 def test_a_crash_while_pausing_rests_paused(db):
     """The wish to pause outlives the trainer."""
     job = submitted(db)

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
+from app.evidence.digest import sha256_file
 from tests.worker.trainer.attempts import AFFINE, affine_order, attempt
 from worker.trainer.data.order import Order
-from worker.trainer.models import architectures
+from worker.trainer.models import architectures, card
 from worker.trainer.models.architectures import Affine
 from worker.trainer.protocol import WorkOrder, Workspace
+from worker.trainer.witness.report import Report
 
 MECHANISMS = ["requires_grad", "detach", "param_group"]
 
@@ -160,7 +163,32 @@ def test_result_files_describe_the_model(tmp_path: Path) -> None:
     curve = [json.loads(line) for line in (done.place.files / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in curve] == list(range(1, 11))
     assert (done.place.files / "metrics.csv").read_text().splitlines()[0].startswith("step,epoch,loss")
-    assert "ftjob-test" in (done.place.files / "README.md").read_text()
+
+
+def test_card_is_read_by_machines_and_people(tmp_path: Path) -> None:
+    """Front matter that YAML reads, also where a path looks like YAML of another meaning; data, evidence."""
+    done = attempt(affine_order(tmp_path, policy={"freeze": ["weight"]}), tmp_path)
+    text = (done.place.files / "README.md").read_text()
+    head, _, body = text.removeprefix("---\n").partition("\n---\n")
+    front = yaml.safe_load(head)
+    assert front["tags"] == ["permafrost", "tabular-regression"]
+    assert "library_name" not in front  # of a plain torch model there is none
+    assert "ftjob-test" in body
+    assert sha256_file(done.place.data / "train.jsonl") in body
+    assert "- frozen: 1 tensors, 100 elements, 400 bytes" in body
+    count = done.observations["checks"]["count"]
+    assert f"{count} checks of 1 frozen tensors during training, from step 0 to step 10; none had changed" in body
+    odd = card_of(spec={"type": "transformers", "path": "owner/name: [x] #1"}, task="text-classification")
+    front = yaml.safe_load(odd.removeprefix("---\n").partition("\n---\n")[0])
+    assert (front["base_model"], front["library_name"]) == ("owner/name: [x] #1", "transformers")
+    assert front["pipeline_tag"] == "text-classification"
+
+
+def card_of(*, spec: dict[str, object], task: str) -> str:
+    report = Report("verified", (), steps=1, checks=2, first_step=0, last_step=1, watched=1, scheme="x", seconds=0.0)
+    counts = {name: {"tensors": 1, "elements": 1, "bytes": 4} for name in ("frozen", "trainable")}
+    rest = {"job_id": "ftjob-x", "data_sha256": "0", "policy": {}, "settings": {}, "metrics": {}, "labels": None}
+    return card.text(spec=spec, task=task, counts=counts, report=report, steps=1, **rest)  # type: ignore[arg-type]
 
 
 def test_event_file_on_request(tmp_path: Path) -> None:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+from worker.trainer.witness.report import Report
+
+#: What the field's tools call our tasks.
+PIPELINES: Final = {
+    "causal-lm": "text-generation",
+    "preference": "text-generation",
+    "text-classification": "text-classification",
+    "token-classification": "token-classification",
+    "pairs": "sentence-similarity",
+    "image-classification": "image-classification",
+}
 
 
 def text(
@@ -15,6 +27,7 @@ def text(
     data_sha256: str,
     policy: Mapping[str, Any],
     counts: Mapping[str, Mapping[str, int]],
+    report: Report,
     settings: Mapping[str, Any],
     metrics: Mapping[str, float],
     steps: int,
@@ -23,6 +36,7 @@ def text(
     """Markdown. Figures are the trainer's; the attestation, not this page, is the proof."""
     frozen, trainable = counts["frozen"], counts["trainable"]
     lines = [
+        *_front(spec, task),
         f"# {job_id}",
         "",
         f"Fine-tuned for {task} by Permafrost.",
@@ -38,7 +52,10 @@ def text(
         "",
         *_block(policy),
         "",
-        "The job's attestation says whether what was frozen is bit-identical to the base: `permafrost verify`.",
+        "## Evidence",
+        "",
+        f"- {_watched(report)}",
+        "- The job's attestation says whether what was frozen is bit-identical to the base: `permafrost verify`.",
         "",
         "## Metrics",
         "",
@@ -50,6 +67,32 @@ def text(
         "",
     ]
     return "\n".join(lines)
+
+
+def _front(spec: Mapping[str, Any], task: str) -> list[str]:
+    """Each value in JSON, which is YAML that nothing can be mistaken in."""
+    front: dict[str, Any] = {}
+    if spec.get("type") == "transformers":
+        front |= {"base_model": spec.get("path"), "library_name": "peft" if _is_adapter(spec) else "transformers"}
+        front |= {"pipeline_tag": PIPELINES[task]} if task in PIPELINES else {}
+    front["tags"] = ["permafrost", task]
+    return ["---", *(f"{name}: {json.dumps(value, ensure_ascii=True)}" for name, value in front.items()), "---", ""]
+
+
+def _is_adapter(spec: Mapping[str, Any]) -> bool:
+    adapter = spec.get("adapter")
+    return bool(adapter) and not (adapter or {}).get("merge")
+
+
+def _watched(report: Report) -> str:
+    if not report.watched:
+        return "Nothing was frozen, so nothing was watched."
+    moved = [violation.name for violation in report.violations]
+    what = f"changed: {', '.join(moved[:20])}" if moved else "none had changed"
+    return (
+        f"{report.checks} checks of {report.watched} frozen tensors during training, from step {report.first_step} to "
+        f"step {report.last_step}; {what}"
+    )
 
 
 def _block(content: Mapping[str, Any]) -> list[str]:
