@@ -17,6 +17,7 @@ JSON = {"content-type": "application/json"}
 TORCH = {"type": "torch", "architecture": "affine"}
 SGD = {"name": "sgd", "groups": [{"select": {"name": "weight"}, "options": {"requires_grad": False}}]}
 
+
 def nested(levels: int) -> list[Any]:
     inner: list[Any] = []
     for _ in range(levels):

@@ -33,7 +33,7 @@ from worker.trainer.protocol import (
 from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.ranks.replicas import refuse_apart
-from worker.trainer.training import compiling, loop, tasks
+from worker.trainer.training import compiling, loop, memory, tasks
 from worker.trainer.training.divergence import Diverged
 from worker.trainer.training.loop import Ending, Run
 from worker.trainer.training.setup import assemble
@@ -82,15 +82,15 @@ def run(workspace: Path) -> None:
         except PermafrostError as error:
             _report_failure(reporter, error, rank)
             raise SystemExit(EXIT_FAILED) from error
-        except torch.OutOfMemoryError as error:
-            _report_failure(reporter, OutOfMemory(str(error), param="hyperparameters.batch_size"), rank)
-            raise SystemExit(EXIT_FAILED) from error
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
             print(f"no room on the disk: {error}", flush=True)  # there may be none for a report either
             raise SystemExit(EXIT_NO_ROOM) from error
         except RuntimeError as error:
+            if memory.ran_out(error):
+                _report_failure(reporter, OutOfMemory(str(error), param="hyperparameters.batch_size"), rank)
+                raise SystemExit(EXIT_FAILED) from error
             if (refused := compiling.refusal(error)) is not None:
                 traceback.print_exc()
                 _report_failure(reporter, refused, rank)

@@ -29,6 +29,7 @@ from worker.trainer.prefix.rows import Rows, nbytes
 from worker.trainer.prefix.sampling import digest, in_order, row_lengths, two_batches
 from worker.trainer.prefix.serving import Prefix
 from worker.trainer.protocol import Reporter
+from worker.trainer.training.memory import ran_out
 from worker.trainer.training.stop import StopRequest
 from worker.trainer.witness.observe import observe
 
@@ -278,7 +279,7 @@ def _passes(asked: Asked, pair: tuple[Batch, Batch]) -> tuple[Flow, Flow]:
     try:
         flows = [follow(asked.model, lambda batch=batch: asked.compute(batch)) for batch in pair]  # type: ignore[misc]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if ran_out(error):
             raise
         raise UncuttableError(f"the model does not run on parts of its data: {error}") from error
     return flows[0], flows[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -178,8 +179,8 @@ def gradients(run: Run, step: int) -> float:
         weight = max(1, int(run.group.total([sum(batch.weight for batch in batches)])[0]))
         try:
             loss = forward_backward(run, batches, weight)
-        except torch.OutOfMemoryError as error:
-            if not _can_halve(run):
+        except RuntimeError as error:
+            if not (memory.ran_out(error) and _can_halve(run)):
                 raise
             figures = str(error).splitlines()[0]
         combined = combine(run.group, loss, run.parameters)
@@ -188,12 +189,32 @@ def gradients(run: Run, step: int) -> float:
         # After the except clause, which holds on to the tensors of the failed pass.
         run.optimizer.zero_grad(set_to_none=True)
         memory.give_back(run.device, drawn)
-        run.micro_batch_size = -(-run.micro_batch_size // 2)
-        message = (
-            f"out of memory in step {step}: micro-batches have {run.micro_batch_size} examples from here on, a step "
-            f"still {run.settings.batch_size} ({figures})"
-        )
-        run.reporter.event(message, level="warn", step=step, micro_batch_size=run.micro_batch_size)
+        _halve(run, f"step {step}", figures)
+
+
+def fitting(run: Run, when: str, work: Callable[[], T]) -> T:
+    """What `work` gives; passes without gradients, made again in smaller parts where memory runs out on any rank."""
+    while True:
+        drawn, figures = memory.generators(run.device), None
+        try:
+            found = work()
+        except RuntimeError as error:
+            if not (memory.ran_out(error) and _can_halve(run)):
+                raise
+            figures = str(error).splitlines()[0]
+        if not run.group.any(figures is not None):
+            return found
+        memory.give_back(run.device, drawn)
+        _halve(run, when, figures or "on another rank")
+
+
+def _halve(run: Run, when: str, figures: str) -> None:
+    run.micro_batch_size = -(-run.micro_batch_size // 2)
+    message = (
+        f"out of memory in {when}: micro-batches have {run.micro_batch_size} examples from here on, a step "
+        f"still {run.settings.batch_size} ({figures})"
+    )
+    run.reporter.event(message, level="warn", micro_batch_size=run.micro_batch_size)
 
 
 def _can_halve(run: Run) -> bool:
@@ -240,7 +261,7 @@ def probe(run: Run) -> Tensor:
     try:
         _, outputs = _deterministic(run, lambda: compute(run, batch))
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if memory.ran_out(error):
             raise
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())
         message = f"the model does not accept this data ({shapes}, targets {tuple(batch.targets.shape)}): {error}"
@@ -255,20 +276,32 @@ def ask_reference(run: Run, objective: Preference) -> None:
     run.model.eval()
     for examples in (run.training, run.validation):
         if isinstance(examples, PreferenceExamples):
-            found = []
-            for positions in sequential(len(examples), run.settings.micro_batch_size):
-                batch = examples.batch(positions).to(run.device)
-                with autocast(run):
-                    found.append(objective.log_probabilities(run.model, batch).cpu())
-            examples.reference = torch.cat(found)
+            examples.reference = fitting(run, "the reference's pass", partial(_asked, run, objective, examples))
     run.model.train()
+
+
+def _asked(run: Run, objective: Preference, examples: PreferenceExamples) -> Tensor:
+    found = []
+    for positions in sequential(len(examples), run.micro_batch_size):
+        batch = examples.batch(positions).to(run.device)
+        with autocast(run):
+            found.append(objective.log_probabilities(run.model, batch).cpu())
+    return torch.cat(found)
 
 
 @torch.no_grad()
 def evaluate(run: Run, step: int) -> Metrics:
     """Loss and the task's metrics over the validation examples, with dropout off; reported."""
-    assert run.validation is not None
     run.model.eval()
+    meter, seen = fitting(run, f"the evaluation after step {step}", partial(_look, run))
+    run.model.train()
+    metrics = _measured(run, meter, seen)
+    run.progress.evaluation(step, metrics)
+    return metrics
+
+
+def _look(run: Run) -> tuple[Meter, list[tuple[float, int]]]:
+    assert run.validation is not None
     meter, seen = run.objective.meter(), []
     for positions, counts in run.group.deal(sequential(len(run.validation), run.micro_batch_size)):
         batch = run.validation.batch(positions).to(run.device)
@@ -276,10 +309,7 @@ def evaluate(run: Run, step: int) -> Metrics:
         if counts:
             meter.add(outputs, batch)
             seen.append((float(summed.item()), batch.weight))
-    run.model.train()
-    metrics = _measured(run, meter, seen)
-    run.progress.evaluation(step, metrics)
-    return metrics
+    return meter, seen
 
 
 def _measured(run: Run, meter: Meter, seen: list[tuple[float, int]]) -> Metrics:
@@ -294,9 +324,7 @@ def back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
     run.writer.wait()
     run.group.now()  # the others do not read before the first rank has written
     best = run.patience
-    if best.limit is None or best.step in (0, step):
-        return metrics
-    if not run.restore(best.step):
+    if best.limit is None or best.step in (0, step) or not run.restore(best.step):
         return metrics
     message = f"the result is the state after step {best.step}, which had the lowest validation loss"
     run.reporter.event(message, step=best.step)
@@ -333,14 +361,13 @@ def autocast(run: Run) -> torch.autocast:
     return torch.autocast(run.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _due(step: int, interval: int | None, at_epoch_end: bool) -> bool:
-    return step % interval == 0 if interval else at_epoch_end
+def _due(step: int, interval: int | None, otherwise: bool) -> bool:
+    return step % interval == 0 if interval else otherwise
 
 
 def _save_due(run: Run, step: int, at_epoch_end: bool, since: float) -> bool:
-    if run.settings.checkpoint_steps:
-        return step % run.settings.checkpoint_steps == 0
-    return since >= run.settings.checkpoint_seconds or (at_epoch_end and since >= EPOCH_SAVE_SECONDS)
+    late = since >= run.settings.checkpoint_seconds or (at_epoch_end and since >= EPOCH_SAVE_SECONDS)
+    return _due(step, run.settings.checkpoint_steps, late)
 
 
 def _out_of_time(run: Run, step: int, seconds: float) -> bool:

@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether a device or the host had no memory left; of the host, torch says so in a plain RuntimeError."""
+    text = str(error)
+    host = "DefaultCPUAllocator" in text and ("can't allocate memory" in text or "not enough memory" in text)
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and host)
+
+
 def generators(device: torch.device) -> list[Tensor]:
     """The generators that a pass on this device draws from."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
