@@ -1,4 +1,4 @@
-# Two images from one file: `api` (no torch) and `worker` (torch, and a C compiler, which Triton needs for its kernels on GPUs).
+# Two images from one file: `api` (no torch) and `worker` (torch; compilers, of C for Triton's kernels on GPUs, of C++ for torch.compile on CPUs).
 #   docker build --target api -t permafrost-api .
 #   docker build --target worker -t permafrost-worker .
 # Build arguments for networks with their own package mirror: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, PIP_CERT.
@@ -53,7 +53,7 @@ CMD ["serve", "--no-worker"]
 
 FROM python AS worker
 RUN apt-get update \
- && apt-get install -y --no-install-recommends gcc libc6-dev python3-dev \
+ && apt-get install -y --no-install-recommends g++ gcc libc6-dev python3-dev \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=worker-build /opt/permafrost /opt/permafrost
 USER permafrost

@@ -78,7 +78,7 @@ def restore_random_states(plain: dict[str, Any], tensors: dict[str, torch.Tensor
     for name, state in tensors.items():
         if name == "cpu":
             torch.set_rng_state(state)
-        else:
+        elif int(name.partition(":")[2]) < torch.cuda.device_count():  # taken up on fewer devices, some are not there
             torch.cuda.set_rng_state(state, name)
 
 
