@@ -188,6 +188,17 @@ def test_every_generator_is_restored(tmp_path: Path, generator: str) -> None:
     assert {name for name in draw if drawn[name] != expected[name]} == {generator}
 
 
+def test_generators_of_absent_devices_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank saves one for each GPU that it sees; the job may be taken up where there are fewer."""
+    given: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append(device))
+    plain, tensors = determinism.random_states()
+    gpus = {f"cuda:{number}": torch.zeros(16, dtype=torch.uint8) for number in range(2)}
+    determinism.restore_random_states(plain, tensors | gpus)
+    assert given == ["cuda:0"]
+
+
 def test_threads_are_those_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker with another number of cores takes the checkpoint's thread count, and so may say "exactly"."""
     before = torch.get_num_threads()
