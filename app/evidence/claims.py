@@ -3,6 +3,7 @@
 Each check is one entry of `CHECKS`; the tamper suite takes them out one by one to show that none is decoration.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -74,7 +75,10 @@ def _parts(case: Case) -> Iterator[Problem]:
 
 
 def _inside(row: Row) -> bool:
-    return row.part is not None and row.shape is not None and row.part[0] < row.part[1] <= row.shape[0]
+    """Rows of a part are counted with all dimensions but the last taken as one."""
+    if row.part is None or not row.shape:
+        return False
+    return row.part[0] < row.part[1] <= math.prod(row.shape[:-1] or row.shape)
 
 
 def _overlap(first: Row, second: Row) -> bool:

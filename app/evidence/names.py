@@ -8,31 +8,20 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from app.evidence.case import Case, Check, Problem
+from app.evidence.renames import TABLES, Table, renamed
 from app.evidence.statement import Row
 
-# How transformers renames while it loads and saves; both sides of a comparison are brought to the newer name.
+# How transformers renames while it loads and saves, whatever the model; both sides of a comparison are brought to the
+# newer name. What it does to some kinds of models alone is in `renames`.
 _RENAMED = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
     (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
     (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
-    (re.compile(r"\.block_sparse_moe\."), ".mlp."),
-    # Vision transformers; other encoders keep these names, and then have them on both sides.
-    (re.compile(r"(?<![^.])encoder\.layer\.(\d+)\."), r"layers.\1."),
-    (re.compile(r"\.attention\.attention\.query\."), ".attention.q_proj."),
-    (re.compile(r"\.attention\.attention\.key\."), ".attention.k_proj."),
-    (re.compile(r"\.attention\.attention\.value\."), ".attention.v_proj."),
-    (re.compile(r"\.attention\.output\.dense\."), ".attention.o_proj."),
-    (re.compile(r"\.intermediate\.dense\."), ".mlp.fc1."),
-    (re.compile(r"\.output\.dense\."), ".mlp.fc2."),
-)
-# Stored tensors of which it makes one live tensor.
-_FUSED = (
-    (re.compile(r"\.experts\.\d+\.(w1|w3|gate_proj|up_proj)\.weight$"), ".experts.gate_up_proj"),
-    (re.compile(r"\.experts\.\d+\.(w2|down_proj)\.weight$"), ".experts.down_proj"),
 )
 # peft stores the virtual tokens of prompt tuning under a name of their own.
 _VIRTUAL_TOKENS = ("prompt_encoder.embedding.weight", "prompt_embeddings")
+_OWN_SEGMENTS = re.compile(r"\.default(?=\.|$)")
 _ADAPTER_SEGMENTS = re.compile(r"\.(default|base_layer|modules_to_save|original_module)(?=\.|$)")
 
 
@@ -47,22 +36,46 @@ def owners(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _base_names(case: Case) -> Iterator[Problem]:
+    yield from _paired(case, _table(case))
+
+
+def _live_names(case: Case) -> Iterator[Problem]:
+    yield from _named(case, _table(case))
+
+
+def _table(case: Case) -> Table:
+    """The first way of renaming under which all names belong together; none at all where there is no such way.
+
+    One for the whole model, and each a table of transformers': no signer can pick names for a tensor alone.
+    """
+    rows = case.said.claim.rows
+    stored = {each.name for row in rows for each in (row.base, row.result) if each}
+    for table in ((), *TABLES):
+        if table and not any(renamed(name, table, joined=True) != name for name in stored):
+            continue
+        if not any(_paired(case, table)) and not any(_named(case, table)):
+            return table
+    return ()
+
+
+def _paired(case: Case, table: Table) -> Iterator[Problem]:
     """A result's tensor is compared with the base's of that name, or of that name without the one common prefix.
 
     Otherwise a signer could swap two tensors and pair each with the other, or call a changed one new.
     """
     rows = case.said.claim.rows
     bases = {row.base.name for row in rows if row.base}
-    newer = {_newer(name): name for name in sorted(bases)}
-    renamed = {(row.base.name, row.result.name) for row in rows if row.base and row.result}
-    prefixes = {_prefix(_newer(base), _newer(result)) for base, result in renamed} - {("", "")}
+    newer = {_newer(name, table): name for name in sorted(bases)}
+    pairs = {(row.base.name, row.result.name) for row in rows if row.base and row.result}
+    prefixes = {_prefix(_newer(base, table), _newer(result, table)) for base, result in pairs} - {("", "")}
     if len(prefixes) > 1:
         yield Problem("base_names", "result names differ from base names by more than one common prefix")
         return
     for row in rows:
         if row.result is None:
             continue
-        expected = row.result.name if row.result.name in bases else _expected(_newer(row.result.name), newer, prefixes)
+        own = row.result.name
+        expected = own if own in bases else _expected(_newer(own, table), newer, prefixes)
         actual = row.base.name if row.base else None
         initialised_anew = row.role == "new" and actual is None and not _freezes(case, row)
         if actual != expected and not initialised_anew:
@@ -96,7 +109,7 @@ def _freezes(case: Case, row: Row) -> bool:
     return case.plan.decision(row.name).action != "train"
 
 
-def _live_names(case: Case) -> Iterator[Problem]:
+def _named(case: Case, table: Table) -> Iterator[Problem]:
     """The policy speaks of live names, files of stored ones: they are the same, up to one prefix for all of them."""
     adapter = case.said.claim.result_kind == "adapter"
     found: dict[str, str] = {}  # prefix -> an example
@@ -104,7 +117,7 @@ def _live_names(case: Case) -> Iterator[Problem]:
         stored = row.result or row.base
         if stored is None:
             continue
-        prefix = _live_prefix(row, stored.name, adapter=adapter)
+        prefix = _live_prefix(row, stored.name, table, adapter=adapter)
         if prefix is None:
             yield Problem("live_names", f"stored as {stored.name!r}, which is not its name", row.name)
         elif not (adapter and row.base is None):
@@ -116,11 +129,14 @@ def _live_names(case: Case) -> Iterator[Problem]:
         yield Problem("live_names", f"stored under names that differ by more than one common prefix: {examples}")
 
 
-def _live_prefix(row: Row, stored: str, *, adapter: bool) -> str | None:
-    stored = _fused(stored)
+def _live_prefix(row: Row, stored: str, table: Table, *, adapter: bool) -> str | None:
+    stored = _newer(stored, table, joined=True)
     prefixes = []
-    for name in (row.name, *row.aliases):
-        plain = _fused(_ADAPTER_SEGMENTS.sub("", name) if adapter else name)
+    names = (row.name, *row.aliases)
+    if adapter:  # an adapter beside fused experts has itself below a `base_layer`, in its file as well
+        names = (*(_ADAPTER_SEGMENTS.sub("", name) for name in names), *(_OWN_SEGMENTS.sub("", name) for name in names))
+    for name in names:
+        plain = _newer(name, table, joined=True)
         if plain == stored or (adapter and (plain, stored) == _VIRTUAL_TOKENS):
             return ""
         if plain.endswith("." + stored):
@@ -129,15 +145,9 @@ def _live_prefix(row: Row, stored: str, *, adapter: bool) -> str | None:
 
 
 @lru_cache(maxsize=1 << 16)  # asked for each name a few times
-def _newer(name: str) -> str:
+def _newer(name: str, table: Table, *, joined: bool = False) -> str:
+    name = renamed(name, table, joined=joined)
     for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
-
-
-def _fused(name: str) -> str:
-    name = _newer(name)
-    for pattern, replacement in _FUSED:
         name = pattern.sub(replacement, name)
     return name
 

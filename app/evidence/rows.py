@@ -1,5 +1,6 @@
 """Readings of files and the trainer's observations become the rows of a statement: who is whose, and what they hold."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -81,7 +82,8 @@ def _part_rows(
 ) -> Iterator[Row]:
     """A live tensor that is stored in several: each is a row, with the live rows that it makes up."""
     seen = {rows: (loaded, trained) for rows, loaded, trained in tensor.slices}
-    stored = {piece.rows or (0, tensor.info.shape[0]) for piece in (*tensor.base, *tensor.result)}
+    everything = (0, math.prod(tensor.info.shape[:-1] or tensor.info.shape))
+    stored = {piece.rows or everything for piece in (*tensor.base, *tensor.result)}
     for rows in sorted(stored):
         before = _first([piece for piece in tensor.base if piece.rows == rows], base)
         after = _first([piece for piece in tensor.result if piece.rows == rows], result)

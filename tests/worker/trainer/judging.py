@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app.evidence.digest import TensorReading, read_file
 from app.evidence.judgement import Judged
 from app.evidence.judgement import judge as judged_by
 from app.evidence.observed import read_observations, rows_needed
+from app.evidence.statement import Claim, FileRef, build
+from app.evidence.verify import objections
 from app.freeze.policy import Policy
 from tests.worker.trainer.attempts import Attempt
 
@@ -33,3 +36,34 @@ def judge(done: Attempt) -> Judged:
 def read(path: Path, rows: dict[str, set[tuple[int, int]]]) -> tuple[TensorReading, ...]:
     held = {each.name for each in read_file(path).tensors}
     return read_file(path, rows={name: rows[name] for name in rows if name in held}).tensors
+
+
+def objections_to(done: Attempt, judged: Judged) -> list[str]:
+    """What a verifier would say of the statement, from the statement alone."""
+    observed = done.observations
+    policy = Policy.from_json(observed["plan"]["policy"])
+    kind = "adapter" if (done.place.files / "adapter_config.json").exists() else "full"
+    checks = observed["checks"]
+    claim = Claim(
+        job_id="ftjob-test",
+        attempt=1,
+        nonce=None,
+        issued_at=datetime.now(UTC),
+        policy=policy.to_json(),
+        policy_digest=policy.digest(),
+        base_files=(FileRef("model.safetensors", 1, "0" * 64),),
+        result_files=(FileRef(f"{'adapter_' if kind == 'adapter' else ''}model.safetensors", 1, "0" * 64),),
+        rows=judged.rows,
+        observed={
+            "checks": checks.get("count", 0),
+            "first_step": checks.get("first_step", 0),
+            "last_step": checks.get("last_step", 0),
+            "fingerprint": checks.get("scheme"),
+        },
+        violations=(),
+        result_kind=kind,
+        metadata={"format": "pt"},
+        previous=None,
+        origin={"model": "tiny", "kind": "base"},
+    )
+    return [str(each) for each in objections(build(claim))]

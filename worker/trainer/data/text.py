@@ -166,10 +166,11 @@ def pad_id(tokenizer: Any) -> int:
 def longest(tokenizer: Any, model: Any, asked: int | None) -> int:
     """The most tokens an example may have: what the request, the tokenizer and the model's positions allow."""
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions:
+    if positions and positions > 0:
         positions -= _reserved_positions(model)
     limits = [asked, positions, getattr(tokenizer, "model_max_length", None)]
-    known = [int(each) for each in limits if each and each < 10**9]  # tokenizers without a limit say 10**30
+    # Tokenizers without a limit say 10**30, models without one (XLNet) say -1.
+    known = [int(each) for each in limits if each and 0 < each < 10**9]
     return min(known, default=8192)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from peft import (
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from app.errors import ModelError, PolicyError
 from app.freeze.plan import FreezePlan
@@ -36,26 +38,34 @@ TASK_TYPES = {
 # Others move a part of the base's weights into the adapter, so that the base is no longer what it was.
 INITIALISATIONS = (True, "gaussian")
 ADAPTER = "default"  # peft's name of the one adapter in a model
+_BASE_LAYERS = re.compile(r"(\.base_layer)+\.")  # one in another where fused experts have several adapters
 VIRTUAL_TOKENS = f"prompt_encoder.{ADAPTER}.embedding.weight"
 
 Spec = Mapping[str, Any]
 
 
-def wrap(model: nn.Module, adapter: Spec, *, task: str, seed: int) -> PeftModel:
-    """The model with adapters in it, drawn from the seed. A new head stays a plain part of the model, and trains."""
+def wrap(model: nn.Module, adapter: Spec, *, task: str, seed: int, new: Collection[str] = ()) -> PeftModel:
+    """The model with adapters in it, drawn from the seed. A head that is `new` stays a plain part of it, and trains."""
     make, known = _kind(adapter)
     unknown = sorted(set(adapter) - known - {"type", "start"})
     if unknown:
         message = f"the adapter has no {unknown[0]!r}; it has {', '.join(sorted(known))}"
         raise ModelError(message, param=f"model.adapter.{unknown[0]}")
     config = make(adapter, task)
+    heads = sorted({name.rpartition(".")[0] for name in new})
+    if isinstance(config, LoraConfig | IA3Config):
+        config.exclude_modules = heads or None
     torch.manual_seed(seed)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-            return _wrapped(model, config)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            wrapped = _wrapped(model, config, heads)
     except ValueError as error:
         raise ModelError(f"peft refused the adapter: {error}", param="model.adapter.target_modules") from error
+    if adapter.get("merge") and any("Merging is not supported" in str(each.message) for each in said):
+        message = "adapters of grouped convolutions cannot be merged; leave merge out, or name other target_modules"
+        raise ModelError(message, param="model.adapter.merge")
+    return wrapped
 
 
 def _lora(adapter: Spec, task: str) -> PeftConfig:
@@ -166,7 +176,7 @@ def live_name(model: PeftModel, name: str) -> str:
 
 def plain_name(model: PeftModel, name: str) -> str:
     """A live name as the model without an adapter has it."""
-    return name.removeprefix(_prefix(model)).replace(".base_layer.", ".")
+    return _BASE_LAYERS.sub(".", name.removeprefix(_prefix(model)))
 
 
 def _prefix(model: PeftModel) -> str:
@@ -179,20 +189,45 @@ def save_config(model: PeftModel, folder: Path, *, task: str, base: str, new: Co
     config.task_type = TASK_TYPES.get(task)
     config.base_model_name_or_path = base
     config.inference_mode = True
-    heads = sorted({plain_name(model, name).rpartition(".")[0] for name in new})
+    heads = _outermost(model.get_base_model(), {plain_name(model, name) for name in new})
     if not config.is_prompt_learning:
         config.modules_to_save = heads or None
     config.save_pretrained(folder)
 
 
-def _wrapped(model: nn.Module, config: PeftConfig) -> PeftModel:
-    """Where peft knows no usual places for this architecture, every linear layer gets an adapter."""
+def _outermost(model: nn.Module, new: Collection[str]) -> list[str]:
+    """The modules that are new as a whole. peft saves and loads such ones, and none inside of another."""
+    found: list[str] = []
+    for path, module in model.named_modules():
+        held = [f"{path}.{name}" for name in module.state_dict()]
+        inside = any(path.startswith(f"{each}.") for each in found)
+        if path and held and not inside and set(held) <= set(new):
+            found.append(path)
+    return sorted(found)
+
+
+def _wrapped(model: nn.Module, config: PeftConfig, heads: Collection[str]) -> PeftModel:
+    """Where peft knows no usual places for this architecture, every linear layer but a head gets an adapter."""
+    given = copy.deepcopy(config)
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        if not isinstance(config, LoraConfig) or config.target_modules is not None:
+        if not isinstance(given, LoraConfig) or given.target_modules is not None:
             raise
         if "target_modules" not in str(error):
             raise
-        config.target_modules = "all-linear"
-        return get_peft_model(model, config)
+        given.target_modules = _linear(model, heads)
+        return get_peft_model(model, given)
+
+
+def _linear(model: nn.Module, heads: Collection[str]) -> list[str]:
+    embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not embeddings and name not in heads
+    ]
+    if not found:
+        message = "the model has no linear layer beside its head; name the modules that the adapter should train"
+        raise ModelError(message, param="model.adapter.target_modules")
+    return found

@@ -50,7 +50,7 @@ def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[s
     plain: tuple[TensorInfo, ...] = ()
     if spec.get("adapter"):
         plain = tuple(tensors(model))
-        model = adapters.wrap(model, spec["adapter"], task=task, seed=seed)
+        model = adapters.wrap(model, spec["adapter"], task=task, seed=seed, new=new)
         new = frozenset(adapters.live_name(model, name) for name in new)
         if spec["adapter"].get("start"):
             adapters.take_up(model, new, Workspace(folder.parent).adapter)

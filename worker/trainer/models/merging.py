@@ -23,7 +23,10 @@ def targets(model: PeftModel) -> list[str]:
     """Plain names of the tensors that merging will change."""
     kinds = (".base_layer.weight", ".base_layer.bias") if _scales(model) else (".base_layer.weight",)
     live = [name for name, _ in model.named_parameters() if name.endswith(kinds)]
-    return sorted(adapters.plain_name(model, name) for name in live)
+    # Fused experts are parameters without a module of their own: the layer around them says which one it adapts.
+    inside = ((name, getattr(module, "parameter_name", None)) for name, module in model.named_modules())
+    live += [f"{path}.{name}" for path, name in inside if isinstance(name, str)]
+    return sorted({adapters.plain_name(model, name) for name in live})
 
 
 def _scales(model: PeftModel) -> bool:
@@ -51,9 +54,8 @@ def merged(subject: Subject, policy: Policy, before: Readings) -> tuple[Subject,
         raise ModelError(f"the adapter cannot be merged: {error}", param="model.adapter.merge") from error
     result = Subject.of(replace(loaded, model=whole, new=frozenset(_new(loaded)), adapter=None, merged=merged_into))
     stored = result.stored()
-    as_loaded = {each.name: digests[each.live] for each in stored if each.live in digests and not each.part}
-    whole_ones = [each for each in stored if each.name in as_loaded]
-    result.pairs = names.match(whole_ones, as_loaded, result.base, prefix=names.prefix_of(whole), new=result.loaded.new)
+    as_loaded = {each.name: before.stored[each.name] if each.part else digests[each.live] for each in stored}
+    result.pairs = names.match(stored, as_loaded, result.base, prefix=names.prefix_of(whole), new=result.loaded.new)
     kept = {each.name: digests[each.name] for each in result.inventory}
     return result, plan, Readings(whole=kept, rows={}, stored=as_loaded)
 

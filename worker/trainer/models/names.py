@@ -6,10 +6,13 @@ loads them. Names only propose a pair; the bytes decide it.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -20,12 +23,15 @@ from app.freeze.implied import is_of_adapter
 from app.freeze.plan import TensorInfo
 from worker.trainer.models import adapters
 
+Rows = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A tensor as the result file holds it, and the live tensor that it comes from ("" where it is made of several).
 
-    A `part` is not the whole of that: `rows` of it, or, with None, a piece that no range of rows describes.
+    A `part` is not the whole of that: `rows` of it, all dimensions but the last taken as one; or, with None, a piece
+    that no range of rows describes.
     What is not `saved` is in the base's files alone: the frozen base of an adapter.
     """
 
@@ -55,10 +61,7 @@ def stored_form(
             kept[name], owner[name] = state[name], each.name
     if not isinstance(model, PreTrainedModel):
         return [Stored(name, tensor, owner[name]) for name, tensor in kept.items()]
-    live_of = {id(tensor): owner[name] for name, tensor in kept.items()}
-    memory = {_memory(tensor): (owner[name], tensor) for name, tensor in kept.items()}
-    reverted = revert_weight_conversion(model, kept)
-    return [_stored(name, tensor, live_of, memory) for name, tensor in reverted.items()]
+    return _as_saved(model, kept, owner)
 
 
 def match(
@@ -120,24 +123,60 @@ def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collec
     adapter = adapters.adapter_state(model, new)
     found = [Stored(name, tensor, live[tensor.data_ptr()]) for name, tensor in adapter.items()]
     mine = {each.live for each in found}
-    rest = [each.name for each in inventory if each.name in state and each.name not in mine]
-    return found + [Stored(adapters.plain_name(model, name), state[name], name, saved=False) for name in rest]
+    rest = {adapters.plain_name(model, each.name): each.name for each in inventory if each.name not in mine}
+    kept = {plain: state[name] for plain, name in rest.items() if name in state}
+    plain: Any = model.get_base_model()
+    return found + [replace(each, saved=False) for each in _as_saved(plain, kept, rest)]
 
 
-def _stored(name: str, tensor: Tensor, live_of: Mapping[int, str], memory: Mapping[Any, tuple[str, Tensor]]) -> Stored:
-    whole = live_of.get(id(tensor))
-    if whole is not None:
-        return Stored(name, tensor, whole)
-    live, owner = memory.get(_memory(tensor), ("", tensor))
-    return Stored(name, tensor, live, part=True, rows=_rows(tensor, owner) if live else None)
+def _as_saved(model: PreTrainedModel, kept: Mapping[str, Tensor], owner: Mapping[str, str]) -> list[Stored]:
+    """Under the names, and in the pieces, that transformers saves: it takes back what it did while loading.
+
+    It does so with the number of each row in place of the row, and what comes out tells which rows went in.
+    """
+    numbers, starts = _numbered(kept)
+    names, remade = list(kept), None
+    whole = {id(each): name for name, each in numbers.items()}
+    found = []
+    for name, came in revert_weight_conversion(model, dict(numbers)).items():
+        live = whole.get(id(came))
+        if live is not None:
+            found.append(Stored(name, kept[live], owner[live]))
+            continue
+        at = bisect_right(starts, int(came.reshape(-1)[0])) - 1
+        tensor, rows = kept[names[at]], _rows(came - starts[at], numbers[names[at]])
+        if rows is None:
+            remade = revert_weight_conversion(model, dict(kept)) if remade is None else remade
+            found.append(Stored(name, remade[name], "", part=True))
+            continue
+        piece = _by_rows(tensor)[slice(*rows)]
+        piece = piece.reshape(*came.shape[:-1], tensor.shape[-1]) if tensor.dim() > 1 else piece
+        found.append(Stored(name, piece, owner[names[at]], part=True, rows=rows))
+    return found
 
 
-def _rows(part: Tensor, whole: Tensor) -> tuple[int, int] | None:
-    """Which rows of `whole` the view `part` is; None when it is not simply some of its rows."""
-    if part.shape[1:] != whole.shape[1:] or part.stride() != whole.stride() or not part.dim():
-        return None
-    start, rest = divmod(int(part.storage_offset() - whole.storage_offset()), max(1, whole.stride(0)))
-    return None if rest else (start, start + part.shape[0])
+def _numbered(kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]:
+    """The rows of all tensors, all dimensions but the last taken as one, counted through; and where each begins."""
+    numbers, starts, at = {}, [], 0
+    for name, tensor in kept.items():
+        shape = (*tensor.shape[:-1], 1) if tensor.dim() > 1 else tensor.shape
+        count = math.prod(shape) if tensor.numel() else 0
+        numbers[name] = torch.arange(at, at + math.prod(shape)).reshape(shape) if count else tensor
+        starts.append(at)
+        at += count
+    return numbers, starts
+
+
+def _rows(came: Tensor, whole: Tensor) -> Rows | None:
+    """The rows of one tensor that are there in their order, each entire; None where it is not simply some of them."""
+    first, count = int(came.reshape(-1)[0]), came.numel()
+    entire = whole.dim() < 2 or came.shape[-1:] == (1,)
+    ordered = torch.equal(came.reshape(-1), torch.arange(first, first + count))
+    return (first, first + count) if entire and ordered and first + count <= whole.numel() else None
+
+
+def _by_rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor
 
 
 def _base_name(name: str, prefix: str, base: Mapping[str, Any]) -> str | None:
@@ -145,7 +184,3 @@ def _base_name(name: str, prefix: str, base: Mapping[str, Any]) -> str | None:
         if candidate in base:
             return candidate
     return None
-
-
-def _memory(tensor: Tensor) -> Any:
-    return tensor.untyped_storage().data_ptr()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from app.errors import PolicyError
+from app.errors import ModelError, PolicyError
 from app.evidence.digest import TensorReading
 from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, TensorInfo, resolve
@@ -53,9 +53,11 @@ class Subject:
 
     def plan(self, policy: Policy) -> FreezePlan:
         """What the policy means for these tensors. An adapter's base is frozen, with a policy or without."""
+        self._refuse_remade()
         if not self.loaded.adapter:
             plan = resolve(policy, self.inventory)
             vocabulary.refuse_frozen_rows(plan, self.grown)
+            self._refuse_rows_in_pieces(plan)
             return plan
         new = [each.name for each in self.inventory if each.kind == "parameter" and each.name in self.loaded.new]
         if self.loaded.adapter.get("merge"):  # the policy is about the merged model; what trains is the adapter
@@ -92,6 +94,30 @@ class Subject:
         if plan.policy.enforce:
             self._refuse_casts(plan)
         return readings
+
+    def _refuse_remade(self) -> None:
+        """Bytes that are in the model in another order than in the file cannot be followed from one to the other."""
+        remade = sorted(each.name for each in self.stored() if not each.live)
+        if remade:
+            kind = getattr(getattr(self.model, "config", None), "model_type", type(self.model).__name__)
+            raise ModelError(
+                f"transformers takes {remade[0]!r} of this {kind} model apart while loading it ({len(remade)} tensors "
+                "in all), so that no tensor of the model is one of the files', and evidence cannot follow it; models "
+                "of this kind are not supported",
+                param="model",
+                code="unsupported_model",
+            )
+
+    def _refuse_rows_in_pieces(self, plan: FreezePlan) -> None:
+        """A row of a tensor that the files hold in pieces, such as fused experts, is a row of none of them."""
+        split = {each.name for each in plan.split}
+        for each in self.stored():
+            if each.part and each.live in split:
+                raise PolicyError(
+                    f"the policy freezes rows of {each.live!r}, which the model's files hold in pieces, one of them "
+                    f"{each.name!r}; freeze it whole, or train it",
+                    param="freeze_policy",
+                )
 
     def _refuse_casts(self, plan: FreezePlan) -> None:
         frozen = {each.name: each for each in plan.decisions if each.intervals}

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from app.errors import DataError, InvalidRequest
+from app.errors import DataError, InvalidRequest, ModelError
 from app.freeze.plan import FreezePlan
 from worker.trainer import determinism
 from worker.trainer.data.language import LanguageExamples
@@ -98,7 +98,7 @@ def assemble(
         run.watch.witness.start()  # a first pass over data may already write
     if isinstance(run.objective, Preference):
         ask_reference(run, run.objective)  # while the model still is the base
-    _refuse_few_outputs(probe(run), source.labels)
+    _refuse_few_outputs(_probed(run), source.labels)
     if isinstance(run.training, LanguageExamples) and run.training.packed:
         _refuse_unpackable(run, run.training)
     _compile(recipe, run, subject)  # after the passes that ask whether the data fits the model
@@ -108,6 +108,15 @@ def assemble(
     if found is not None:
         saver.resume(run, found)
     return run
+
+
+def _probed(run: Run) -> Tensor:
+    """The outputs for two examples. ModelError where the model's own code fails on a config that lacks something."""
+    try:
+        return probe(run)
+    except (AttributeError, KeyError, AssertionError) as error:
+        message = f"the model cannot be run: {type(error).__name__}: {error}"
+        raise ModelError(message, param="model", code="model_cannot_run") from error
 
 
 def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) -> Run:

@@ -1,0 +1,76 @@
+"""`python -m tools.renames`: writes the tables of app/evidence/conversions.py from the installed transformers.
+
+transformers 5 gives many models other names than their files have. The verifier has no transformers, so it carries the
+tables; those that an earlier version had stay in the file, for attestations that were made with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from app.evidence.renames import TABLES, Rename, Table
+
+FILE = Path(__file__).parents[1] / "app" / "evidence" / "conversions.py"
+#: What a job can load: the classes of its tasks.
+MAPPINGS = (
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+)
+#: Stored tensors that are laid side by side keep their bytes; what else is done to them cannot be told by names.
+JOINING = ("MergeModulelist", "Concatenate")
+
+
+def main() -> None:
+    known = dict.fromkeys((*TABLES, *installed()))
+    head, mark, rest = FILE.read_text("utf-8").partition('TEXT = r"""\n')
+    _, end, tail = rest.partition('"""\n')
+    blocks = ["\n".join(f"{each.pattern} {each.sign} {each.target}" for each in table) for table in known]
+    FILE.write_text(head + mark + "\n\n".join(blocks) + "\n" + end + tail, "utf-8")
+
+
+def installed() -> list[Table]:
+    """Every table of the installed version, once. A class with a head may have one beside that of the model inside."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.models.auto import modeling_auto
+
+    def table(key: str) -> Table:
+        return tuple(_renames(get_checkpoint_conversion_mapping(key) or []))
+
+    found: dict[Table, None] = {}
+    for mapping in MAPPINGS:
+        for kind, classes in getattr(modeling_auto, mapping).items():
+            inside = _names(modeling_auto.MODEL_MAPPING_NAMES.get(kind, ()))
+            for name in _names(classes):
+                outer = table(name) or table(kind)
+                inner = next((each for each in map(table, inside) if each), ())
+                found[outer] = found[inner] = found[outer + inner if outer != inner else outer] = None
+    return sorted(each for each in found if each)
+
+
+def _names(classes: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (classes,) if isinstance(classes, str) else classes
+
+
+def _renames(transforms: list[Any]) -> Iterator[Rename]:
+    for each in transforms:
+        operations = getattr(each, "operations", ())
+        if any(type(one).__name__ not in JOINING for one in operations):
+            continue
+        paired = len(each.source_patterns) == len(each.target_patterns)
+        for at, source in enumerate(each.source_patterns):
+            target = each.target_patterns[at if paired else 0]
+            yield Rename(_bounded(source), "=>" if operations else "->", target)
+
+
+def _bounded(pattern: str) -> str:
+    """As transformers compiles it: `*.` is any path, and a pattern ends where a word does."""
+    pattern = pattern.replace("*.", r".*\.")
+    return pattern + r"(?!\w)" if pattern[-1].isalnum() else pattern
+
+
+if __name__ == "__main__":
+    main()
