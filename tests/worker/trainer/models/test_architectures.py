@@ -61,7 +61,7 @@ def test_a_resumed_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> Non
     whole = trained(kind, tmp_path / "whole", policy=policy, epochs=2)
     place = Workspace(tmp_path / "again").create()
     kind.save(place.base)
-    first = sorted(whole.place.checkpoints.iterdir())[0]
+    first = min(whole.place.checkpoints.iterdir())
     shutil.copytree(first, place.checkpoints / first.name)
     again = trained(kind, place.root, policy=policy, epochs=2)
     assert any(each["message"].startswith("goes on after step 1") for each in again.of("event")), again.of("event")
@@ -131,7 +131,7 @@ def test_lora_needs_a_layer_to_be_beside(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_run_is_refused(tmp_path: Path) -> None:
-    """A T5 whose config names no first token of its decoder: what fails is the model's own code, and is told as such."""
+    """A T5 whose config names no first token of its decoder: the model's own code fails, and is told as such."""
     sizes = {"vocab_size": 64, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
     done = trained(Kind("T5ForConditionalGeneration", "T5Config", sizes, "text-classification"), tmp_path)
     assert done.code == 1
