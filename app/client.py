@@ -163,8 +163,8 @@ def _conclude(console: Console, job: Mapping[str, Any]) -> int:
     console.print(f"{job['status']}, evidence {verdict}{model}")
     if job["error"]:
         console.print(job["error"]["message"])
-        for each in job["error"].get("errors", [])[:SHOWN_PROBLEMS]:
-            console.print(_problem(each))
+        for each in _problems(job["error"])[:SHOWN_PROBLEMS]:
+            console.print(each)
     for violation in job["evidence"]["violations"]:
         by = violation["operation"] or violation["explanation"] or violation["reason"]
         console.print(f"violation: {violation['name']} at step {violation['first_bad_step']}{f', {by}' if by else ''}")
@@ -209,14 +209,20 @@ def _checked(answer: httpx2.Response) -> dict[str, Any]:
         error = answer.json()["error"]
     except (ValueError, KeyError, TypeError):
         raise SystemExit(f"{answer.url} answered {answer.status_code}, and not as Permafrost does") from None
-    for each in error.get("errors", []):
-        print(_problem(each), file=sys.stderr)
+    for each in _problems(error):
+        print(each, file=sys.stderr)
     hint = "\nPERMAFROST_API_KEY is where this command looks for a key" if answer.status_code == 401 else ""
     raise SystemExit(error["message"] + hint)
 
 
-def _problem(each: Mapping[str, Any]) -> str:
-    return f"  line {each['line']}: {each['message']}" if each.get("line") else f"  {each['message']}"
+def _problems(error: Mapping[str, Any]) -> list[str]:
+    """A line for each; none for a single one that the message tells already."""
+    found = error.get("errors", [])
+    if len(found) == 1 and found[0]["message"] in error["message"]:
+        return []
+    return [
+        f"  line {each['line']}: {each['message']}" if each.get("line") else f"  {each['message']}" for each in found
+    ]
 
 
 def _model(text: str) -> Any:

@@ -110,7 +110,7 @@ class Reader:
     def _dialogue(self, name: str, value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, list) or not value:
             what = "an empty array" if value == [] else kind_of(value)
-            self._note(name, "wrong_type", f"'{name}' is {what}; it is a list of role and content")
+            self._note(name, "wrong_type", f"'{name}' is {what}; it has to be a list of role and content")
             return []
         return [self._message(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
@@ -154,7 +154,7 @@ class Reader:
         for name, value in (("tokens", tokens), ("labels", labels)):
             if not isinstance(value, list) or not value:
                 what = "an empty array" if value == [] else kind_of(value)
-                self._note(name, "wrong_type", f"'{name}' is {what}; it is a list with one entry per token")
+                self._note(name, "wrong_type", f"'{name}' is {what}; it has to be a list with one entry per token")
                 return {}
         if len(tokens) != len(labels):
             message = f"there are {len(tokens)} tokens and {len(labels)} labels; each token needs one label"
@@ -185,7 +185,7 @@ class Reader:
 
     def _input(self, value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, dict) or "messages" not in value:
-            self._note("input", "wrong_type", f"'input' is {kind_of(value)}; it is an object with 'messages'")
+            self._note("input", "wrong_type", f"'input' is {kind_of(value)}; it has to be an object with 'messages'")
             return []
         for key in value:
             # OpenAI's own examples carry both, tools empty.
@@ -233,7 +233,7 @@ class Reader:
     def _vector(self, name: str, value: Any) -> list[float]:
         if not isinstance(value, list) or not value:
             what = "an empty array" if value == [] else kind_of(value)
-            self._note(name, "wrong_type", f"'{name}' is {what}; it is a list of numbers")
+            self._note(name, "wrong_type", f"'{name}' is {what}; it has to be a list of numbers")
             return []
         if self.width is None:
             self.width = len(value)
@@ -247,7 +247,7 @@ class Reader:
             return self._label(name, value)
         values = value if isinstance(value, list) else [value]
         if not values:
-            self._note(name, "wrong_type", f"'{name}' is an empty array; it is a number or a list of numbers")
+            self._note(name, "wrong_type", f"'{name}' is an empty array; it has to be a number or a list of numbers")
         if self.targets is None:
             self.targets = len(values)
         elif len(values) != self.targets:
@@ -265,7 +265,7 @@ class Reader:
 
     def _text(self, name: str, value: Any, *, empty: bool = False) -> str:
         if not isinstance(value, str):
-            self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; it is a string")
+            self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; it has to be a string")
             return ""
         if not empty and not value.strip():
             self._note(name, "empty_value", f"'{name}' is empty")
@@ -284,7 +284,7 @@ class Reader:
         if isinstance(value, bool) or not isinstance(value, int | float):
             what = f"'{value:.40}'" if isinstance(value, str) and value.strip() else "empty"
             what = what if isinstance(value, str) else kind_of(value)
-            self._note(name, "not_a_number", f"'{name}' is {what}; it is a number")
+            self._note(name, "not_a_number", f"'{name}' is {what}; it has to be a number")
             return 0.0
         try:
             number = float(value)

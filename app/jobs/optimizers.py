@@ -76,7 +76,7 @@ def _selected(select: Mapping[str, Any], tensors: Collection[TensorInfo] | None,
         decided = resolve(policy, tensors).decisions if tensors is not None else None
     except PolicyError as error:
         inside = (error.param or "").partition("rules[0]")[2] or ".select"
-        message = error.message.replace("rule 'group'", 'this group')
+        message = error.message.replace("rule 'group'", "this group")
         raise InvalidRequest(message, param=f"{at}{inside}") from None
     return {decision.name for decision in decided if decision.rule == "group"} if decided is not None else None
 

@@ -154,9 +154,10 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
         *session.scalars(visible(project).with_only_columns(Model.id)),
         *(folder.name for folder in folders(settings)),
     ]
-    raise ModelError(
-        f"no model is called {model_id!r}{_nearest(model_id, known)}", param="model", code="model_not_found"
-    )
+    hint = _nearest(model_id, known)
+    if model_id in _OUR_ARCHITECTURES:
+        hint = f'; as an architecture it is {{"type": "torch", "architecture": "{model_id}", "kwargs": {{…}}}}'
+    raise ModelError(f"no model is called {model_id!r}{hint}", param="model", code="model_not_found")
 
 
 def _registered(row: Model) -> Chosen:
@@ -243,4 +244,5 @@ def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known are {', '.join(sorted(known)[:20])}" if known else "; none is known yet"
+    told = sorted(set(known), key=lambda each: (each.startswith("ft:"), each))  # bases before results
+    return f"; known are {', '.join(told[:20])}" if told else "; none is known yet"

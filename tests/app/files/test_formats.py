@@ -482,7 +482,7 @@ def test_a_regression_target_is_no_class(monkeypatch, put):
         ("a\n1\n2\n", {}, (1, None, "missing_column"), "feature"),
         ('a,b\n1,2\n"1"x,2\n', {}, (3, None, "not_csv"), "quotes"),
         ('a,b\n1,2\n"1,2\n' + "1,2\n" * 50_000, {}, (3, None, "not_csv"), "never closed"),
-        ('a,b\n1,2\n"\n\nx",2\n1,2\n', {}, (3, "a", "not_a_number"), "it is a number"),
+        ('a,b\n1,2\n"\n\nx",2\n1,2\n', {}, (3, "a", "not_a_number"), "it has to be a number"),
         ("a,b\n1,1_000\n1,2\n", {}, (2, "b", "not_a_number"), "1_000"),
         ("a,b\n1,2\n\xe9,2\n", {}, (3, None, "not_utf8"), "UTF-8"),
     ],

@@ -387,3 +387,15 @@ def test_what_cannot_be_compared_is_refused_before_the_answer_begins(
     backends.storage.delete(base.tensors[0]["blob"])
     status, error = compare(client, base.id, result.id)
     assert (status, "doctor" in error["message"]) == (404, True)
+
+
+def test_an_unknown_model_says_what_there_is(client: TestClient, backends: Backends, tmp_path: Path) -> None:
+    """Bases before results, each once; the name of an architecture is answered with how to write it."""
+    folder(backends)
+    add_model(backends, tmp_path / "a")
+    add_model(backends, tmp_path / "b", "ft:tiny:1", kind="fine_tuned", project="default")
+    body = {"training_file": "file-1", "freeze_policy": {}}
+    message = client.post("fine_tuning/jobs", json=body | {"model": "zzz"}).json()["error"]["message"]
+    assert message.endswith("known are tiny, ft:tiny:1")
+    message = client.post("fine_tuning/jobs", json=body | {"model": "mlp"}).json()["error"]["message"]
+    assert '{"type": "torch", "architecture": "mlp"' in message
