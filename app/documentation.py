@@ -70,8 +70,91 @@ class Error(BaseModel):
     error: ErrorBody
 
 
+#: What each of them looks like: message, type, param, code.
+_EXAMPLES: Final = {
+    400: ("training_file: this field is required", "invalid_request_error", "training_file", "missing_field"),
+    401: ("an API key is needed, as `Authorization: Bearer pf_...`", "authentication_error", None, "invalid_api_key"),
+    403: (
+        "this needs a key with the role writer; this one has the role reader",
+        "permission_error",
+        None,
+        "insufficient_permissions",
+    ),
+    404: (
+        "no fine-tuning job 'ftjob-0' in this project",
+        "invalid_request_error",
+        "fine_tuning_job_id",
+        "not_found",
+    ),
+    405: ("PUT is not allowed on /v1/files; see the Allow header", "invalid_request_error", None, "method_not_allowed"),
+    408: ("nothing of the body came for 60 seconds", "invalid_request_error", None, "request_timeout"),
+    409: (
+        "job ftjob-0 cannot be paused: it has already ended (cancelled)",
+        "invalid_request_error",
+        None,
+        "invalid_state",
+    ),
+    410: (
+        "model ft:m:default::0:ckpt-step-5 is gone: it was not kept",
+        "invalid_request_error",
+        "model",
+        "model_gone",
+    ),
+    413: (
+        "the body is larger than the 1,048,576 bytes that this endpoint takes",
+        "invalid_request_error",
+        None,
+        "request_too_large",
+    ),
+    415: (
+        "the body must be sent with Content-Type: application/json, not 'text/plain'",
+        "invalid_request_error",
+        None,
+        "unsupported_media_type",
+    ),
+    416: (
+        "the range 'bytes=900-' lies outside of the file's 204 bytes",
+        "invalid_request_error",
+        None,
+        "range_not_satisfiable",
+    ),
+    422: (
+        "this Idempotency-Key was used for another request",
+        "invalid_request_error",
+        None,
+        "idempotency_key_reused",
+    ),
+    429: (
+        "this key may make 30000 requests in 60 seconds; try again in 1 s",
+        "rate_limit_error",
+        None,
+        "rate_limit_exceeded",
+    ),
+    500: (
+        "The server had an error while processing the request; quote req_0 to whoever runs it",
+        "server_error",
+        None,
+        "internal_error",
+    ),
+    503: ("the object store does not answer", "server_error", None, "storage_unavailable"),
+    507: ("there is no room left for the file; nothing was kept", "server_error", None, "out_of_space"),
+}
+_IN_FLIGHT: Final = (
+    "a request with this Idempotency-Key is under way; ask again in a second",
+    "invalid_request_error",
+    None,
+    "idempotency_key_in_flight",
+)
+
+
 def _error(description: str) -> dict[str, Any]:
     return {"model": Error, "description": description}
+
+
+def error_example(status: str, *, operation: str) -> dict[str, Any]:
+    """What such an error looks like; put into the document by itself, since the framework drops nulls of examples."""
+    found = _IN_FLIGHT if (status, operation) == ("409", "createFineTuningJob") else _EXAMPLES[int(status)]
+    return {"error": dict(zip(("message", "type", "param", "code"), found, strict=True))}
 
 
 #: On every route.
@@ -138,6 +221,7 @@ METADATA_FILTER: Final[dict[str, Any]] = {
     "style": "deepObject",
     "explode": True,
     "description": "Only jobs with these entries, as `metadata[key]=value`; `metadata=null`: jobs without metadata.",
+    "example": {},
     "schema": {"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 512}},
 }
 
@@ -168,170 +252,22 @@ LOG_TEXT: Final = _stream(
     **{"text/plain": {"schema": {"type": "string"}, "example": "a line\n"}},
 )
 
+ENVELOPE: Final = {
+    "payload": "eyJfdHlwZSI6Imh0dHBzOi8vaW4tdG90by5pby9TdGF0ZW1lbnQvdjEiLCAuLi59",
+    "payloadType": "application/vnd.in-toto+json",
+    "signatures": [
+        {"keyid": "d93aff4256f8760adfaac8f29c3d8585b7988653dcbaf36f7362f65bf135c3ce", "sig": "c2lnbmF0dXJl"},
+    ],
+}
+BUNDLE: Final = {
+    "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+    "verificationMaterial": {"publicKey": {"hint": "d93aff4256f8760a"}, "tlogEntries": []},
+    "dsseEnvelope": ENVELOPE,
+}
+
 BINARY: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "The range that was asked for."},
     304: {"description": "The caller has these bytes already (`If-None-Match`)."},
     416: _error("The range lies outside of the file."),
-}
-
-_AFFINE: Final = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 10, "out_features": 1}}
-
-
-def _job(summary: str, description: str, **value: Any) -> dict[str, Any]:
-    example = {"training_file": "file-5f0c1d2e3a4b5c6d7e8f9a0b", "seed": 42, **value}
-    return {"summary": summary, "description": description, "value": example}
-
-
-#: To try from the page, which puts a small table in the place of their file; the first three freeze the same weight
-#: by the field's three mechanisms.
-JOB_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
-    "requires_grad": _job(
-        "Freeze `weight` with requires_grad",
-        "The attribute is false: autograd computes no gradient for it.",
-        model=_AFFINE,
-        freeze_policy={"freeze": ["weight"], "mechanism": "requires_grad"},
-    ),
-    "detach": _job(
-        "Freeze `weight` with detach()",
-        "It takes part in the forward pass through `detach()`; gradient still flows to earlier layers.",
-        model=_AFFINE,
-        freeze_policy={"freeze": ["weight"], "mechanism": "detach"},
-    ),
-    "param_group": _job(
-        "Freeze `weight` by leaving it out of the optimizer",
-        "It is in none of the optimizer's parameter groups.",
-        model=_AFFINE,
-        freeze_policy={"freeze": ["weight"], "mechanism": "param_group"},
-    ),
-    "dry_run": _job(
-        "Only look: what would become of it",
-        "Checks the request, the files and the policy, previews the plan and estimates time, memory and cost. No job.",
-        model=_AFFINE,
-        freeze_policy={"freeze": ["weight"]},
-        dry_run=True,
-    ),
-    "audit": _job(
-        "The mistake: `requires_grad` as a group option",
-        "Optimizers accept this key and ignore it. With `enforce: false` the job runs; its evidence says `violated`.",
-        model=_AFFINE,
-        freeze_policy={"freeze": ["weight"], "enforce": False, "on_violation": "continue"},
-        hyperparameters={
-            "optimizer": {
-                "name": "sgd",
-                "groups": [
-                    {"select": {"name": "weight"}, "options": {"requires_grad": False}},
-                    {"select": {"name": "bias"}, "options": {"lr": 0.01}},
-                ],
-            }
-        },
-    ),
-    "encoder": _job(
-        "A text classifier over a frozen encoder",
-        "The encoder stays as it is, its buffers too; only the head trains.",
-        model={"type": "transformers", "path": "minilm", "task": "text-classification"},
-        freeze_policy={"freeze": ["bert.**"]},
-        hyperparameters={"n_epochs": 5, "batch_size": 32},
-        suffix="docs",
-        metadata={"team": "search"},
-    ),
-    "layers": _job(
-        "Rules: the first four layers and the embeddings",
-        "Ordered rules, first match wins; `expect` refuses the job if a rule does not decide what its author believes.",
-        model="minilm",
-        freeze_policy={
-            "default": "train",
-            "rules": [
-                {
-                    "id": "encoder",
-                    "action": "freeze",
-                    "select": {"layers": {"path": "bert.encoder.layer", "first": 4}},
-                    "expect": {"tensors": 64},
-                },
-                {
-                    "id": "embeddings",
-                    "action": "freeze",
-                    "mechanism": "detach",
-                    "select": {"name": "bert.embeddings.**"},
-                },
-            ],
-        },
-    ),
-}
-
-_ENCODER: Final = {"type": "transformers", "path": "minilm"}
-_DECODER: Final = {"type": "transformers", "path": "smollm"}
-
-#: One of each task; docs/training.md has their files.
-TASK_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
-    "causal-lm": _job(
-        "Chats, with packing",
-        'Lines of {"messages": [...]}: the assistant\'s answers are learned, behind frozen first layers.',
-        model=_DECODER,
-        freeze_policy={"freeze": ["model.layers.0.**"]},
-        hyperparameters={"n_epochs": 2, "packing": True, "max_length": 2048},
-    ),
-    "preference": _job(
-        "Preferences, by DPO",
-        'Lines of {"prompt", "chosen", "rejected"}, or of OpenAI\'s shape. The reference is the base itself.',
-        model=_DECODER,
-        freeze_policy={"train": ["model.layers.1.**"]},
-        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1, "n_epochs": 1}}},
-    ),
-    "text-regression": _job(
-        "Numbers for texts",
-        'Lines of {"text", "label"} with a number as label.',
-        model=_ENCODER,
-        task="text-regression",
-        freeze_policy={"freeze": ["bert.embeddings.**"]},
-        hyperparameters={"validation_fraction": 0.1, "early_stopping_patience": 3},
-    ),
-    "token-classification": _job(
-        "Labels for words",
-        'Lines of {"tokens": [...], "labels": [...]}; hidden matrices by Muon.',
-        model=_ENCODER,
-        task="token-classification",
-        freeze_policy={"freeze": ["bert.embeddings.**"], "mechanism": "detach"},
-        hyperparameters={"optimizer": {"name": "muon"}},
-    ),
-    "pairs": _job(
-        "Embeddings",
-        'Lines of {"anchor", "positive"}: every other positive of the batch is a negative.',
-        model=_ENCODER,
-        task="pairs",
-        freeze_policy={"freeze": ["embeddings.**"]},
-        hyperparameters={"batch_size": 64, "temperature": 0.05},
-    ),
-    "image-classification": _job(
-        "Pictures",
-        "Parquet with `image` (bytes) and `label`, or JSONL with base64; frozen BatchNorm keeps its statistics, too.",
-        model={"type": "torch", "architecture": "convnet", "kwargs": {"num_classes": 2}, "task": "classification"},
-        freeze_policy={"freeze": ["features.**"]},
-    ),
-    "tabular-classification": _job(
-        "A table",
-        "CSV or Parquet; the columns are named, or the last one is the target.",
-        model={
-            "type": "torch",
-            "architecture": "mlp",
-            "kwargs": {"in_features": 2, "out_features": 2},
-            "task": "classification",
-        },
-        data={"features": ["width", "height"], "target": "kind"},
-        freeze_policy={"freeze": ["0.weight"]},
-    ),
-}
-
-PREVIEW_EXAMPLES: Final = {
-    "affine": {
-        "summary": "One frozen weight",
-        "value": {"model": _AFFINE, "freeze_policy": {"freeze": ["weight"], "mechanism": "detach"}},
-    },
-    "encoder": {
-        "summary": "A frozen encoder under a new head of four classes",
-        "value": {
-            "model": {"type": "transformers", "path": "minilm", "task": "text-classification", "num_labels": 4},
-            "freeze_policy": {"freeze": ["bert.**"]},
-        },
-    },
 }

@@ -6,7 +6,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.documentation import Error
+from app.documentation import Error, error_example
 from app.examples import ANSWERS
 
 #: Operations that answer 422: a key that was used for another request.
@@ -40,6 +40,8 @@ def _document(application: FastAPI, *, keys_required: bool) -> dict[str, Any]:
             operation["responses"].pop("422", None)  # FastAPI's own; a request that is wrong gets 400 here
         if not keys_required and "security" in operation:
             operation["security"].append({})
+        _exemplify_errors(operation)
+        _no_null(operation)
     schemas = document["components"]["schemas"]
     _exemplify(schemas)
     for name in ("HTTPValidationError", "ValidationError"):
@@ -61,6 +63,23 @@ def _exemplify(schemas: dict[str, Any]) -> None:
             found |= {"first_id": example.get("id"), "last_id": example.get("id")}
             made = {key: value for key, value in found.items() if key in properties}
             schema.setdefault("examples", [made])
+
+
+def _exemplify_errors(operation: dict[str, Any]) -> None:
+    for status, answer in operation["responses"].items():
+        content = answer.get("content", {}).get("application/json")
+        if status >= "400" and content:
+            content["example"] = error_example(status, operation=operation["operationId"])
+
+
+def _no_null(operation: dict[str, Any]) -> None:
+    """A parameter that is left out is not sent: there is no null in a query or a header."""
+    for parameter in operation.get("parameters", []):
+        branches = parameter["schema"].get("anyOf", [])
+        given = [each for each in branches if each != {"type": "null"}]
+        if len(given) == 1 < len(branches):
+            del parameter["schema"]["anyOf"]
+            parameter["schema"] = {**given[0], **parameter["schema"]}
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.auth import Who
 from app.dependencies import Config, Db, JobId
-from app.documentation import ERRORS
+from app.documentation import BUNDLE, ENVELOPE, ERRORS
 from app.errors import InvalidRequest, NotFound
 from app.evidence.keys import read_ring
 from app.evidence.modelsig import MEDIA_TYPE
@@ -47,7 +47,7 @@ def retrieve_evidence(fine_tuning_job_id: JobId, who: Who, db: Db) -> EvidenceOb
     operation_id="downloadAttestation",
     summary="Download a job's attestation",
     response_class=Response,
-    responses={200: {"content": {ENVELOPE_TYPE: {"schema": {"type": "object"}}}}},
+    responses={200: {"content": {ENVELOPE_TYPE: {"schema": {"type": "object"}, "example": ENVELOPE}}}},
 )
 def download_attestation(fine_tuning_job_id: JobId, who: Who, db: Db) -> Response:
     """The DSSE envelope around an in-toto statement, byte for byte as it was signed. For `permafrost verify`."""
@@ -67,7 +67,7 @@ def download_attestation(fine_tuning_job_id: JobId, who: Who, db: Db) -> Respons
     operation_id="downloadModelSignature",
     summary="Download the OpenSSF bundle (`model.sig`)",
     response_class=Response,
-    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "object"}}}}},
+    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "object"}, "example": BUNDLE}}}},
 )
 def download_model_signature(fine_tuning_job_id: JobId, who: Who, db: Db) -> Response:
     """For `model_signing verify key`, which nobody here wrote: it checks the result's files, and says nothing about

@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.auth import Who
 from app.dependencies import Config, Db
-from app.documentation import ERRORS, PREVIEW_EXAMPLES
+from app.documentation import ERRORS
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePolicy, json_schema
+from app.job_examples import PREVIEW_EXAMPLES
 from app.jobs.answers import FreezePlanCounts
 from app.jobs.model_spec import ModelField, Task
 from app.models.catalog import Chosen, choose, kindred

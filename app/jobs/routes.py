@@ -11,7 +11,8 @@ from sqlalchemy import select
 from app.auth import Who
 from app.db import Database
 from app.dependencies import Bell, Blobs, Config, Db, JobId
-from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, JOB_EXAMPLES, METADATA_FILTER, ONE_REQUEST, TASK_EXAMPLES
+from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
+from app.job_examples import JOB_EXAMPLES, OPTION_EXAMPLES, TASK_EXAMPLES
 from app.jobs import lifecycle, views
 from app.jobs.answers import (
     CheckpointList,
@@ -44,7 +45,7 @@ MAX_WAIT_SECONDS = 60
 
 @router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=ONE_REQUEST)
 def create_job(
-    wanted: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES | TASK_EXAMPLES)],
+    wanted: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES | TASK_EXAMPLES | OPTION_EXAMPLES)],
     request: Request,
     response: Response,
     who: Who,
