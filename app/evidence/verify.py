@@ -212,13 +212,15 @@ def _keys(paths: Iterable[Path], ring: Path | None) -> tuple[TrustedKey, ...]:
         raise CannotCheck(f"{error.filename}: {error.strerror}") from None
 
 
-def _policy(path: Path) -> str:
+def _policy(given: str) -> str:
+    """Of a file (also as @file, which `permafrost submit` takes), or of the JSON itself."""
     try:
-        return Policy.from_json(json.loads(path.read_text())).digest()
+        text = given if given.lstrip().startswith("{") else Path(given.removeprefix("@")).read_text()
+        return Policy.from_json(json.loads(text)).digest()
     except OSError as error:
-        raise CannotCheck(f"{path}: {error.strerror}") from None
+        raise CannotCheck(f"{error.filename}: {error.strerror}") from None
     except (ValueError, PolicyError) as error:
-        raise CannotCheck(f"{path} is not a freeze policy: {error}") from None
+        raise CannotCheck(f"{given} is not a freeze policy: {error}") from None
 
 
 def _hex(text: str) -> str:
@@ -249,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ATTESTATION",
         help="of a fine-tune of a fine-tune: the statement about its base, then the one before; repeatable",
     )
-    parser.add_argument("--policy", type=Path, help="the freeze policy that has to have been applied, as JSON")
+    parser.add_argument("--policy", help="the freeze policy that has to have been applied: a file, or JSON")
     parser.add_argument("--job", help="the job that this has to be about")
     parser.add_argument("--nonce", help="the nonce that was sent with the job")
     parser.add_argument("--level", type=int, choices=(1, 2, 3), default=1, help="reject what reaches a lower level")

@@ -54,6 +54,16 @@ def day(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
+def ago(seconds: int) -> str:
+    """`just now`, `5 min ago`; static/live.js says the same while the page is open."""
+    age = datetime.now(UTC).timestamp() - seconds
+    if age < 60:
+        return "just now"
+    if age < 3600:
+        return f"{age // 60:.0f} min ago"
+    return f"{age // 3600:.0f} h ago" if age < 86400 else f"{age // 86400:.0f} d ago"
+
+
 def iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
@@ -86,6 +96,7 @@ FILTERS = {
     "moment": moment,
     "clock": clock,
     "day": day,
+    "ago": ago,
     "iso": iso,
     "count": count,
     "selector": selector,

@@ -30,7 +30,10 @@ router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parent
 #: Nothing from elsewhere, and no script that is not one of our files. Swagger UI sets styles from script.
-POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
 PAGE = 25
 SHOWN_PARAMETERS = 200
 SHOWN_PROBLEMS = 20
@@ -107,7 +110,12 @@ async def documentation(request: Request) -> Response:
 
 
 def _page(request: Request, template: str, code: int = 200, **context: Any) -> Response:
-    headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "cache-control": "no-store"}
+    headers = {
+        "content-security-policy": POLICY,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "same-origin",
+        "cache-control": "no-store",
+    }
     return templates.TemplateResponse(request, template, context, status_code=code, headers=headers)
 
 

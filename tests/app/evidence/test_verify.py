@@ -118,7 +118,7 @@ def test_what_cannot_be_checked_is_not_rejected(world: World, tmp_path: Path) ->
     assert run(world, "--key", world.attestation) == 2
     assert run(world, "--policy", tmp_path / "nowhere") == 2
     (tmp_path / "bad.json").write_text('{"freezing": []}')
-    assert run(world, "--policy", tmp_path / "bad.json") == 2
+    assert run(world, "--policy", tmp_path / "bad.json") == run(world, "--policy", '{"freezing": []}') == 2
     with pytest.raises(SystemExit, match="2"):
         run(world, "--base-root", "abc")
 
@@ -129,8 +129,9 @@ def test_the_reader_says_what_it_has_to_be_about(world: World, tmp_path: Path) -
     assert run(world, "--job", "ftjob-1", "--nonce", "n-1", "--policy", policy) == 0
     assert run(world, "--job", "ftjob-2") == 1
     assert run(world, "--nonce", "n-2") == 1
+    assert run(world, "--policy", f"@{policy}") == run(world, "--policy", policy.read_text()) == 0
     policy.write_text('{"freeze": ["bert.**"]}')
-    assert run(world, "--policy", policy) == 1
+    assert run(world, "--policy", policy) == run(world, "--policy", policy.read_text()) == 1
     assert run(world, "--level", "2") == 1
     assert run(world, "--level", "2", "--base-root", world.pinned) == 0
     assert run(world, "--level", "3", "--base-root", world.pinned) == 1

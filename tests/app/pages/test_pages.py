@@ -1,6 +1,7 @@
 """Pages for people: what they say, and that nothing comes from elsewhere."""
 
 import re
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
@@ -18,7 +19,7 @@ from app.jobs.tables import Job
 from app.models.tables import Model
 from app.pages import commands
 from app.pages.curve import draw
-from app.pages.format import duration, number, selector, size
+from app.pages.format import ago, duration, number, selector, size
 from tests.app.conftest import AFFINE, Upload, rows
 from tests.app.jobs.test_api import claim, finish, parameter, result
 
@@ -269,6 +270,10 @@ def test_every_text_can_be_read(client: TestClient, scheme: int) -> None:
         (duration, 9.96, "10.0 s"),
         (duration, 59.6, "1 min 0 s"),
         (duration, 3_661, "1 h 1 min"),
+        (lambda age: ago(int(time.time()) - age), 5, "just now"),
+        (lambda age: ago(int(time.time()) - age), 3_590, "59 min ago"),
+        (lambda age: ago(int(time.time()) - age), 3_610, "1 h ago"),
+        (lambda age: ago(int(time.time()) - age), 3 * 86_400 + 60, "3 d ago"),
         (number, 1_234_567, "1,234,567"),
         (number, 0.000123456, "0.0001235"),
         (number, 15_330.2, "15,330"),
