@@ -1,6 +1,7 @@
 """The `permafrost` command. Each subcommand imports what it needs, so that `permafrost verify` starts at once."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,8 +40,19 @@ def make_app() -> "Typer":
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for command in (serve, worker, migrate, submit, watch, preview, doctor, backup, restore):
-        app.command()(command)
+    commands: dict[Callable[..., None], str] = {
+        serve: "Run the service: API and worker.",
+        worker: "Run one more worker.",
+        migrate: "Bring the database to this version.",
+        submit: "Upload a file and start a job on it.",
+        watch: "Show a job's progress until it ends.",
+        preview: "Show what a policy would freeze.",
+        doctor: "Check the installation; mend it.",
+        backup: "Copy the whole service into a folder.",
+        restore: "Put a backup back.",
+    }
+    for command, short in commands.items():
+        app.command(short_help=short)(command)  # the docstring's first line is cut in a list of commands
     app.add_typer(keys, name="keys")
     # main() runs these two by itself; here they are only listed.
     app.command("verify", help="Check an attestation against files, offline.")(main)
@@ -49,7 +61,10 @@ def make_app() -> "Typer":
 
 
 def serve(host: str | None = None, port: int | None = None, worker: bool = True) -> None:
-    """Serve the API, with a worker beside it unless --no-worker is given. Makes the tables where they are missing."""
+    """Serve the API, with a worker beside it unless --no-worker is given. Makes the tables where they are missing.
+
+    --host and --port go before PERMAFROST_HOST (127.0.0.1) and PERMAFROST_PORT (8000); port 0 takes a free one.
+    """
     from app.serving import serve as run
     from app.settings import Settings
 

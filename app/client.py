@@ -42,8 +42,8 @@ def submit(
     policy: Policy = "{}",
     hyperparameters: Annotated[str, typer.Option("--hyperparameters", help="As JSON.")] = "{}",
     task: Task = None,
-    seed: int | None = None,
-    suffix: str | None = None,
+    seed: Annotated[int | None, typer.Option(help="Where chance begins; absent: drawn.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Part of the result's name.")] = None,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until the job ends.")] = False,
     server: Server = "",
 ) -> None:

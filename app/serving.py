@@ -51,6 +51,9 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     gc.freeze()
     try:
         server.run()
+    except SystemExit:  # uvicorn's word for what it could not listen on, whose reason it has printed
+        hint = "cannot be listened on; --host and --port, or PERMAFROST_HOST and PERMAFROST_PORT, name another address"
+        raise SystemExit(f"{settings.host}:{settings.port} {hint}") from None
     finally:
         if companion is not None:
             companion.stop()

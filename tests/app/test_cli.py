@@ -143,8 +143,9 @@ def test_serve_on_a_port_that_is_taken_fails(permafrost: Command) -> None:
     """With the reason, and without a worker left behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = permafrost("serve", "--no-worker", PERMAFROST_PORT=str(taken.getsockname()[1]))
-    assert done.returncode != 0
+    assert done.returncode == 1
     assert "address already in use" in done.stderr
+    assert "--port" in done.stderr
 
 
 def test_a_wrong_setting_is_a_sentence(permafrost: Command) -> None:
