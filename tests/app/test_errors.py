@@ -101,6 +101,11 @@ BAD_JOBS: dict[str, tuple[dict[str, Any], str, str]] = {
         "invalid_freeze_policy",
     ),
     "policy that freezes everything": ({"freeze_policy": {"freeze": ["**"]}}, "freeze_policy", "invalid_freeze_policy"),
+    "optimizer by its name alone": (
+        {"hyperparameters": {"optimizer": "sgd"}},
+        "hyperparameters.optimizer",
+        "invalid_value",
+    ),
     "ignored option": (
         {"hyperparameters": {"optimizer": SGD}},
         "hyperparameters.optimizer.groups[0].options.requires_grad",
@@ -176,6 +181,13 @@ def test_a_bad_job_is_refused_by_field(client: TestClient, upload: Upload, case:
     assert error["type"] == "invalid_request_error"
     assert len(error["message"]) > 10
     assert client.get("fine_tuning/jobs").json()["data"] == []
+
+
+def test_an_optimizer_by_its_name_alone_is_told_how(client: TestClient, upload: Upload) -> None:
+    """The object that was meant is in the message."""
+    body = {"model": AFFINE, "training_file": upload(rows()), "hyperparameters": {"optimizer": "sgd"}}
+    answer = client.post("fine_tuning/jobs", json=body)
+    assert '{"name": "sgd"}' in answer.json()["error"]["message"]
 
 
 def test_the_same_without_a_change_is_accepted(client: TestClient, upload: Upload) -> None:

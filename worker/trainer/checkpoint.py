@@ -176,7 +176,10 @@ def newest(
 
 def read(path: Path, *, run: str) -> Checkpoint:
     """The checkpoint in `path`; DamagedError when a file differs from the manifest or it belongs to another run."""
-    manifest = json.loads((path / MANIFEST).read_bytes())
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+    except ValueError as error:
+        raise DamagedError(f"{MANIFEST} is no JSON ({error})") from error
     if manifest.get("schema") != SCHEMA:
         raise DamagedError(f"its schema is {manifest.get('schema')!r}, and this trainer reads {SCHEMA}")
     if manifest["run"] != run:

@@ -196,8 +196,12 @@ def test_no_intact_checkpoint_means_from_the_start(tmp_path: Path) -> None:
     copy_checkpoints(whole, folder, drop=0)
     for path in Workspace(folder).checkpoints.iterdir():
         spoil(path, "truncate")
+    (newest(folder) / "manifest.json").write_text("{")
     resumed = attempt(order, folder)
     assert resumed.of("step")[0]["step"] == 1
+    warnings = [each["message"] for each in resumed.of("event") if each["level"] == "warn"]
+    assert "manifest.json is no JSON" in warnings[0]
+    assert warnings[-1] == "no checkpoint can be used: training begins at the first step again"
     assert_same(whole, resumed)
 
 

@@ -126,6 +126,8 @@ class Saver:
         if step is not None and not group.leads:
             found = checkpoint.read(checkpoint.path_of(self.place.checkpoints, step), run=self.run)
         if found is None:
+            if checkpoint.steps_in(self.place.checkpoints):
+                self.reporter.event("no checkpoint can be used: training begins at the first step again", level="warn")
             return None
         before = found.state["environment"]
         torch.set_num_threads(int(before["threads"]))
