@@ -2,7 +2,7 @@
 
 import re
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
@@ -17,6 +17,8 @@ from app.models.tables import Model
 
 #: How long an equal upload counts as the same one when the client says that it is repeating itself.
 _RETRY_WINDOW: Final = timedelta(minutes=10)
+#: Those who need a file to stay are many at once; who removes it is alone.
+Lock = Literal["keep", "remove"]
 _LIFETIME: Final = range(3_600, 2_592_000 + 1)
 
 
@@ -25,8 +27,12 @@ def visible(session: Session, project: str) -> Select[File]:
     return select(File).where(File.project == project, or_(File.expires_at.is_(None), File.expires_at > now(session)))
 
 
-def find_file(session: Session, project: str, file_id: str, *, param: str = "file_id") -> File:
-    row = session.scalar(visible(session, project).where(File.id == file_id))
+def find_file(
+    session: Session, project: str, file_id: str, *, param: str = "file_id", lock: Lock | None = None
+) -> File:
+    """The file. With `lock`, keepers and a remover of it wait for each other until their transactions end."""
+    statement = visible(session, project).where(File.id == file_id)
+    row = session.scalar(statement.with_for_update(read=lock == "keep") if lock else statement)
     if row is None:
         raise NotFound(f"no file {file_id!r} in this project", param=param)
     return row

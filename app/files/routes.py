@@ -103,7 +103,7 @@ def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDelete
     """Refused while a job that has not ended needs the file; the answer lists those jobs, in `errors` one by one."""
     who.must("writer")
     with db.write() as session:
-        row = find_file(session, who.project, file_id)
+        row = find_file(session, who.project, file_id, lock="remove")
         if users := _jobs_using(session, row):
             message = f"{file_id} is needed by {len(users)} job(s) that have not ended: {', '.join(users[:20])}"
             raise InUse(message, users, code="file_in_use", param="file_id")

@@ -4,7 +4,7 @@ A worker holds a job by a `Lease`, whose attempt number is the fencing token: on
 moved on, nothing that its holder writes matches a row any more.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -31,21 +31,31 @@ NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
 # ---- the requester's side
 
 
-def submit(db: Database, job: Job, *, retried: bool = False, active_limit: int | None = None) -> tuple[Job, bool]:
+def submit(
+    db: Database,
+    job: Job,
+    *,
+    retried: bool = False,
+    active_limit: int | None = None,
+    hold: Callable[[Session], None] = lambda session: None,
+) -> tuple[Job, bool]:
     """Stores a new job and returns it, or the one that this very request made before (and True).
 
     `retried` says that the client repeats a request whose answer it did not see. Without an idempotency key, an equal
     request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
-    `active_limit` is how many jobs of a project may be under way, this one included.
+    `active_limit` is how many jobs of a project may be under way, this one included. `hold` raises where something that
+    the job needs is there no more, and has it stay until the job is stored.
     """
     try:
-        return _submit(db, job, retried=retried, active_limit=active_limit)
+        return _submit(db, job, retried=retried, active_limit=active_limit, hold=hold)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one has made the job, and is found now.
-        return _submit(db, job, retried=retried, active_limit=active_limit)
+        return _submit(db, job, retried=retried, active_limit=active_limit, hold=hold)
 
 
-def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None) -> tuple[Job, bool]:
+def _submit(
+    db: Database, job: Job, *, retried: bool, active_limit: int | None, hold: Callable[[Session], None]
+) -> tuple[Job, bool]:
     with db.write() as session:
         mine: dict[str, Any] = {"key": job.idempotency_key, "fingerprint": job.fingerprint, "retried": retried}
         if earlier := made_before(session, job.project, **mine):
@@ -53,6 +63,7 @@ def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None) 
         if active_limit is not None:
             take_turns(session, job.project)
             check_quota(session, job.project, active_limit)
+        hold(session)
         job.created_at = now(session)
         session.add(job)
         session.flush()

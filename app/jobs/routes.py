@@ -1,6 +1,7 @@
 """/v1/fine_tuning/jobs: create, list, read, control, watch."""
 
 import re
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
@@ -30,7 +31,7 @@ from app.jobs.listing import Filters, page
 from app.jobs.polls import Polls
 from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
-from app.jobs.submission import Place, fingerprint, prepare
+from app.jobs.submission import Place, fingerprint, hold_files, prepare
 from app.jobs.tables import Checkpoint, Event, Job
 from app.negotiation import has_already, patience
 from app.paging import AfterQuery, Order, OrderQuery, keyset
@@ -78,8 +79,8 @@ def create_job(
                 place = Place(session, storage, settings, who.project)
                 job = prepare(place, wanted, idempotency_key=idempotency_key)
         if not repeated:
-            limit = settings.max_active_jobs
-            job, repeated = lifecycle.submit(db, job, retried=is_retry(request), active_limit=limit)
+            limit, hold = settings.max_active_jobs, partial(hold_files, project=who.project, wanted=wanted)
+            job, repeated = lifecycle.submit(db, job, retried=is_retry(request), active_limit=limit, hold=hold)
     if repeated:
         response.headers["idempotent-replayed"] = "true"
     else:

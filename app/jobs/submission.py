@@ -28,7 +28,7 @@ from app.jobs.tables import Job
 from app.jobs.weights import refuse_other_weights
 from app.models.catalog import Chosen, choose, kindred
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, missing_is_told
 
 #: Larger files are read by a worker, line by line, before it trains.
 INLINE_BYTES: Final = 4 << 20
@@ -220,6 +220,19 @@ def _files(place: Place, wanted: JobCreate, chosen: Chosen) -> tuple[File, File 
     return training, validation
 
 
+def hold_files(session: Session, project: str, wanted: JobCreate) -> None:
+    """Has the files that a request names stay until the transaction ends. Raises NotFound for one that is gone."""
+    weights = wanted.model.weights if isinstance(wanted.model, TorchSpec) else None
+    named = {
+        "training_file": wanted.training_file,
+        "validation_file": wanted.validation_file,
+        "model.weights": weights,
+    }
+    for param, file_id in named.items():
+        if file_id is not None:
+            find_file(session, project, file_id, param=param, lock="keep")
+
+
 def _file(place: Place, file_id: str, *, param: str) -> File:
     row = find_file(place.session, place.project, file_id, param=param)
     if row.purpose != "fine-tune":
@@ -326,5 +339,5 @@ def _format(storage: Storage, file: File, *, param: str) -> str:
 @contextmanager
 def _on_disk(storage: Storage, file: File) -> Iterator[Path]:
     """The file's bytes under a path, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="permafrost-") as folder:
+    with tempfile.TemporaryDirectory(prefix="permafrost-") as folder, missing_is_told(file.blob):
         yield storage.fetch(file.blob, Path(folder) / "data")
