@@ -34,6 +34,8 @@ MAX_JSON_BYTES: Final = 1 << 20
 #: A client that sends nothing of its body for so long has gone, or means to hold the connection.
 SILENCE_SECONDS = 60.0
 _LIMIT_KEY: Final = "permafrost.body_limit"
+#: A counter each. Any word can stand for a method in a request; words that nobody knows share one.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
 
 log = structlog.get_logger("app.http")
@@ -334,12 +336,14 @@ def _request_id(headers: Headers) -> str:
 
 def _record(scope: Scope, *, status: int, seconds: float, request_id: str) -> None:
     route = getattr(scope.get("route"), "path", "unknown")
-    REQUESTS.labels(_method(scope), route, str(status)).inc()
-    REQUEST_SECONDS.labels(_method(scope), route).observe(seconds)
+    method = _method(scope)
+    counted = method if method in _METHODS else "other"
+    REQUESTS.labels(counted, route, str(status)).inc()
+    REQUEST_SECONDS.labels(counted, route).observe(seconds)
     level = log.info if status < 500 else log.error
     level(
         "request",
-        method=_method(scope),
+        method=method,
         path=scope["path"],
         status=status,
         ms=round(seconds * 1e3, 1),

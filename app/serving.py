@@ -34,16 +34,7 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     from migrations.upgrade import upgrade
 
     upgrade(settings.database)
-    application = create_app(settings)
-    config = uvicorn.Config(
-        application,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,  # app.rendering writes a line for every request, with its id
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
-        server_header=False,
-    )
+    config = configured(settings)
     companion = Companion(settings) if with_worker else None
     server = _Server(config, companion)
     # What is made up to here stays for good: no collection needs to look through it again while requests are served.
@@ -57,6 +48,21 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     finally:
         if companion is not None:
             companion.stop()
+
+
+def configured(settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,  # app.rendering writes a line for every request, with its id
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        server_header=False,
+        # Not whatever else is installed: httptools takes a head of any size, and uvloop serves busy pollers unevenly.
+        http="h11",
+        loop="asyncio",
+    )
 
 
 class _Server(uvicorn.Server):

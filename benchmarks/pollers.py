@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
 
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 class Load:
     """What the pollers met: answers per second, and milliseconds from asking to the last byte."""
 
+    answers: int
     per_second: float
     median_ms: float
     p99_ms: float
@@ -91,7 +92,7 @@ async def run(url: str, *, connections: int, seconds: float, headers: Mapping[st
         await loop.create_connection(lambda made=poller: made, host, port)  # type: ignore[misc]
     await asyncio.gather(*(poller.done for poller in pollers))
     rate = len(milliseconds) / (time.perf_counter() - began)
-    return Load(rate, statistics.median(milliseconds), statistics.quantiles(milliseconds, n=100)[98])
+    return Load(len(milliseconds), rate, statistics.median(milliseconds), statistics.quantiles(milliseconds, n=100)[98])
 
 
 def main() -> None:
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument("--headers", type=json.loads, default={})
     given = parser.parse_args()
     load = asyncio.run(run(given.url, connections=given.connections, seconds=given.seconds, headers=given.headers))
-    print(json.dumps({"per_second": load.per_second, "median_ms": load.median_ms, "p99_ms": load.p99_ms}))
+    print(json.dumps(asdict(load)))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ class Service:
     ) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "outside of the block there is no process"
+        return self._process.pid
+
     def get(self, path: str, **query: Any) -> Any:
         return self._checked(self._client.get(path, params=query)).json()
 

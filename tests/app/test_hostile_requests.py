@@ -1,18 +1,26 @@
 """Clients that mean no good, over a real socket: slow ones, endless headers, parts without end. The service goes on."""
 
+import asyncio
 import json
 import socket
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app import rendering
 from app.errors import InvalidRequest
 from app.files.uploads import Form
+from app.serving import configured
+from app.settings import Settings
 from app.storage import Storage
 
 
@@ -111,3 +119,24 @@ def test_a_part_without_end_of_fields_is_bounded(tmp_path) -> None:
         form.feed(b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n')
         for _ in range(100):
             form.feed(b"x" * 10_000)
+
+
+def test_the_parser_is_the_one_that_bounds_a_head_whatever_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvicorn alone would take httptools and uvloop where they can be imported."""
+    for name in ("httptools", "uvloop"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    config = configured(Settings(data_dir=tmp_path))
+    config.load()
+    assert config.http_protocol_class is H11Protocol
+    assert config.get_loop_factory() is asyncio.SelectorEventLoop
+
+
+def test_made_up_methods_share_a_counter(client: TestClient) -> None:
+    """Any word can stand for a method: fifty of them add no more than one to what is counted."""
+    for number in range(50):
+        assert client.request(f"WORD{number}", "files").status_code == 405
+    counted = client.get("http://testserver/metrics").text
+    assert 'method="other"' in counted
+    assert "WORD" not in counted
