@@ -315,7 +315,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
         "descriptions": {"fine_tuning.job.succeeded": "The job ended with a model and its evidence."},
     },
     "DeliveryObject": {
-        "id": "whdlv-5f0c1d2e3a4b5c6d7e8f9a0b",
+        "id": "whdel-5f0c1d2e3a4b5c6d7e8f9a0b",
         "object": "webhook_delivery",
         "created_at": 1795452478,
         "webhook_endpoint_id": "we-5f0c1d2e3a4b5c6d7e8f9a0b",

@@ -55,7 +55,8 @@ def create_job(
     settings: Config,
     bell: Bell,
     idempotency_key: Annotated[
-        str | None, Header(max_length=255, description="Repeat a request with the same key and get the same job.")
+        str | None,
+        Header(min_length=1, max_length=255, description="Repeat a request with the same key and get the same job."),
     ] = None,
 ) -> Annotated[JobObject | DryRun, Field(discriminator="object")]:
     """Checks all that can be known before training, stores the job and wakes a worker.

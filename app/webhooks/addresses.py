@@ -98,6 +98,8 @@ def take_apart(url: str, *, param: str = "url") -> Target:
         port = parts.port
     except ValueError as error:
         raise no(str(error)) from None
+    if port == 0:
+        raise no("port 0 is none that anybody listens at")
     if parts.scheme not in {"http", "https"}:
         raise no(f"must begin with https://, not {parts.scheme or url[:20]!r}")
     if not parts.hostname or parts.username is not None or parts.password is not None or parts.fragment:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.paging import Page
 from app.webhooks.events import EventType
@@ -10,7 +10,11 @@ from app.webhooks.tables import Delivery, Endpoint
 
 _ID = "we-5f0c1d2e3a4b5c6d7e8f9a0b"
 
-EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=32, description="What to be told of.")]
+EventTypes = Annotated[
+    list[EventType],
+    Field(min_length=1, max_length=32, description="What to be told of; each once."),
+    AfterValidator(lambda types: list(dict.fromkeys(types))),
+]
 Name = Annotated[str, Field(min_length=1, max_length=256, description="For people.")]
 Url = Annotated[
     str,
@@ -146,8 +150,8 @@ class TestResult(BaseModel):
     object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
     webhook_endpoint_id: str
     event_type: str
-    status_code: int
-    success: Literal[True] = True
+    status_code: int = Field(description="How the receiver answered; 2xx is what counts as delivered.")
+    success: Literal[True] = Field(default=True, description="The test was sent and answered; see `status_code`.")
 
 
 class EventTypeList(BaseModel):

@@ -61,6 +61,13 @@ def test_a_key_makes_one_job(api: TestClient, create: Create) -> None:
     assert create(headers={"idempotency-key": "k2"}, seed=1)["id"] != first["id"]
 
 
+def test_an_empty_key_is_refused(api: TestClient, create: Create) -> None:
+    """Two clients whose variable was not set would share it."""
+    body = {"model": AFFINE, "training_file": create()["training_file"]}
+    answer = api.post("fine_tuning/jobs", json=body, headers={"idempotency-key": ""})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "idempotency-key")
+
+
 def test_a_key_with_another_body_is_422(api: TestClient, create: Create) -> None:
     """A key stands for one request."""
     job = create(headers={"idempotency-key": "k1"}, seed=1)

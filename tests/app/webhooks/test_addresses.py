@@ -108,6 +108,7 @@ def test_one_bad_address_among_several_condemns_a_name():
         ("https://user:secret@example.org/", "without user"),
         ("https://example.org/#top", "without user"),
         ("https://example.org:99999/", "[Pp]ort"),
+        ("https://example.org:0/", "port 0"),
         ("https://example.org:x/", "[Pp]ort"),
         ("https://[::1/", "IPv6"),
         ("https://example.org/a b", "printable ASCII"),

@@ -22,7 +22,7 @@ def test_every_call_of_the_resource(every_sdk: OpenAI):
         read = every_sdk.webhooks.retrieve(made.id)
         assert (read.name, read.url, read.event_types) == ("results", there.url, TYPES)
         assert not hasattr(read, "signing_secret") and read.updated_at == read.created_at
-        changed = every_sdk.webhooks.update(made.id, name="all", event_types=TYPES[:1])
+        changed = every_sdk.webhooks.update(made.id, name="all", event_types=TYPES[:1] * 2)
         assert (changed.name, changed.url, changed.event_types) == ("all", there.url, TYPES[:1])
         tested = every_sdk.webhooks.test(made.id, event_type=TYPES[0])
         assert (tested.status_code, tested.success, tested.webhook_endpoint_id) == (200, True, made.id)
@@ -42,6 +42,8 @@ def test_lists_are_read_page_by_page(every_sdk: OpenAI):
     first = every_sdk.webhooks.list(limit=2)
     assert [each.id for each in first.data] == made[:2:-1] and first.has_more
     assert [each.id for each in first] == made[::-1]
+    every_sdk.webhooks.delete(made[3])
+    assert [each.id for each in every_sdk.webhooks.list(after=made[3])] == made[2::-1]
     with pytest.raises(openai.BadRequestError) as refused:
         every_sdk.webhooks.list(after="we-none")
     assert refused.value.param == "after"
