@@ -5,14 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 
-from app.auth import Who
 from app.curves.records import POINTS, metrics
 from app.db import Database
-from app.dependencies import Db, JobId
+from app.dependencies import Db
 from app.documentation import ERRORS, METRIC_STREAM
 from app.jobs import lifecycle
 from app.jobs.answers import MetricList
-from app.streaming import LastEventId, StreamQuery, Watch, number, streamed
+from app.streaming import Reading, number
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 
@@ -34,25 +33,21 @@ After = Annotated[
     responses=METRIC_STREAM,
 )
 async def list_metrics(
-    fine_tuning_job_id: JobId,
-    who: Who,
+    reader: Reading,
     db: Db,
-    watcher: Watch,
     split: Annotated[str | None, Query(pattern="^(train|valid)$")] = None,
     from_step: Annotated[int, Query(ge=0, le=2**53)] = 0,
     to_step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=10_000, description="A longer curve is thinned out evenly.")] = 1_000,
-    stream: StreamQuery = False,
-    last_event_id: LastEventId = None,
 ) -> Any:
     """Loss, learning rate, speed and the rest by step. As a stream every point comes as it is made, whichever its split
     and step; a step that a later attempt repeats comes again, under a new number."""
-    seen = number(last_event_id or after if stream else after, what="the last point seen")
-    if stream:
-        return await streamed(watcher.stream(who.project, fine_tuning_job_id, POINTS, after=seen))
+    seen = number(reader.behind(after), what="the last point seen")
+    if reader.stream:
+        return await reader.live(POINTS, after=seen)
     chosen = {"split": split, "first": from_step, "last": to_step, "limit": limit, "after": seen}
-    return await run_in_threadpool(_metrics, db, who.project, fine_tuning_job_id, chosen)
+    return await run_in_threadpool(_metrics, db, reader.who.project, reader.fine_tuning_job_id, chosen)
 
 
 def _metrics(db: Database, project: str, job_id: str, chosen: dict[str, Any]) -> MetricList:

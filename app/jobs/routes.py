@@ -36,7 +36,7 @@ from app.jobs.tables import Checkpoint, Event, Job
 from app.negotiation import has_already, patience
 from app.paging import AfterQuery, Order, OrderQuery, keyset
 from app.rendering import is_retry
-from app.streaming import LastEventId, StreamQuery, Watch, streamed
+from app.streaming import Reading, Watch
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 
@@ -191,24 +191,18 @@ def resume_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db, 
     responses=EVENT_STREAM,
 )
 async def list_events(
-    fine_tuning_job_id: JobId,
-    who: Who,
+    reader: Reading,
     db: Db,
-    watcher: Watch,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     order: OrderQuery = "desc",
-    stream: StreamQuery = False,
-    last_event_id: LastEventId = None,
 ) -> Any:
     """Newest first as a list; oldest first as a stream, which ends with `data: [DONE]` once the job has ended."""
-    if not stream:
-        return await run_in_threadpool(
-            _events, db, who.project, fine_tuning_job_id, after=after, limit=limit, order=order
-        )
-    seen = last_event_id or after
-    start = await run_in_threadpool(_sequence, db, who.project, fine_tuning_job_id, seen) if seen else 0
-    return await streamed(watcher.stream(who.project, fine_tuning_job_id, EVENTS, after=start))
+    project, job_id, seen = reader.who.project, reader.fine_tuning_job_id, reader.behind(after)
+    if not reader.stream:
+        return await run_in_threadpool(_events, db, project, job_id, after=seen, limit=limit, order=order)
+    start = await run_in_threadpool(_sequence, db, project, job_id, seen) if seen else 0
+    return await reader.live(EVENTS, after=start)
 
 
 @router.get(

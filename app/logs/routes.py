@@ -7,16 +7,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 
-from app.auth import Who
 from app.db import Database
-from app.dependencies import Db, JobId
+from app.dependencies import Db
 from app.documentation import ERRORS, LOG_TEXT
 from app.errors import InvalidRequest
 from app.jobs import lifecycle
 from app.logs.feed import LINES
 from app.logs.records import kept_from, read, tail
 from app.logs.schemas import LogLine, LogList
-from app.streaming import LastEventId, StreamQuery, Watch, number, streamed
+from app.streaming import Reading, number
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 
@@ -43,28 +42,25 @@ class Part:
     responses=LOG_TEXT,
 )
 async def list_logs(
-    fine_tuning_job_id: JobId,
+    reader: Reading,
     request: Request,
-    who: Who,
     db: Db,
-    watcher: Watch,
     part: Annotated[Part, Depends()],
     format: Annotated[Literal["json", "text"], Query(description="`text` is also what `Accept: text/plain` gets.")] = (
         "json"
     ),
-    stream: StreamQuery = False,
-    last_event_id: LastEventId = None,
 ) -> Any:
     """Oldest first, from line `after` on, or the `tail`. Lines are numbered across attempts and kept when the job has
     ended, the newest 4 MiB of them; keys, passwords and the server's own paths are left out. They arrive about a second
     after they were printed."""
-    _refuse_both(part, stream, format)
-    seen = number(last_event_id or part.after if stream else part.after, what="the last line seen")
-    if stream:
-        if part.tail is not None and last_event_id is None:
-            seen = await run_in_threadpool(_before_tail, db, who.project, fine_tuning_job_id, part.tail)
-        return await streamed(watcher.stream(who.project, fine_tuning_job_id, LINES, after=seen))
-    found = await run_in_threadpool(_list, db, who.project, fine_tuning_job_id, part, seen)
+    _refuse_both(part, reader.stream, format)
+    project, job_id = reader.who.project, reader.fine_tuning_job_id
+    seen = number(reader.behind(part.after), what="the last line seen")
+    if reader.stream:
+        if part.tail is not None and reader.last_event_id is None:
+            seen = await run_in_threadpool(_before_tail, db, project, job_id, part.tail)
+        return await reader.live(LINES, after=seen)
+    found = await run_in_threadpool(_list, db, project, job_id, part, seen)
     plain = format == "text" or request.headers.get("accept", "").startswith("text/plain")
     return _text(found, seen) if plain else found
 

@@ -1,6 +1,7 @@
 """The service as its users run it: processes, HTTP, real trainers."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -174,3 +175,14 @@ def _commands(environment: dict[str, str], *, embedded: bool) -> list[tuple[list
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PERMAFROST_")}
     subprocess.run([sys.executable, "-m", "app.cli", "migrate"], cwd=ROOT, env=inherited | environment, check=True)
     return [(["app.cli", "serve", "--no-worker"], "permafrost ready"), (["worker"], "permafrost worker ready")]
+
+
+@pytest.fixture(scope="module")
+def table(service: Service) -> str:
+    """A CSV file of four features and their sum."""
+    chance = random.Random(1)
+    lines = ["a,b,c,d,y"]
+    for _ in range(64):
+        values = [chance.uniform(-1, 1) for _ in range(4)]
+        lines.append(",".join(f"{value:.6f}" for value in [*values, sum(values)]))
+    return service.upload("\n".join(lines).encode(), "table.csv")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,6 @@ from tests.end_to_end.conftest import Service
 SPEC = {"type": "torch", "architecture": "mlp", "kwargs": {"in_features": 4, "out_features": 1, "hidden": [8]}}
 FROZEN = {"freeze": ["0.**"]}
 SHORT = {"max_steps": 6, "batch_size": 8, "learning_rate": 0.01, "checkpoint_steps": 2, "keep_checkpoints": 5}
-
-
-@pytest.fixture(scope="module")
-def table(service: Service) -> str:
-    chance = random.Random(1)
-    lines = ["a,b,c,d,y"]
-    for _ in range(64):
-        values = [chance.uniform(-1, 1) for _ in range(4)]
-        lines.append(",".join(f"{value:.6f}" for value in [*values, sum(values)]))
-    return service.upload("\n".join(lines).encode(), "table.csv")
 
 
 def create(service: Service, table: str, model: Any, **changes: Any) -> str:

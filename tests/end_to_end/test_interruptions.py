@@ -1,7 +1,6 @@
 """Jobs that are cancelled, paused, killed and taken over, through HTTP and with real trainers."""
 
 import contextlib
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,22 +8,13 @@ import psutil
 import pytest
 
 from tests.end_to_end.conftest import Service
+from tests.worker.processes import of_job
 
 # Long enough to be interrupted in the middle, with checkpoints on the way.
 # 12,800 steps: some seconds, so that an interruption never comes too late.
 LONG = {"n_epochs": 1_600, "batch_size": 8, "learning_rate": 0.001, "checkpoint_steps": 200}
 # Nobody waits for its end.
 ENDLESS = LONG | {"n_epochs": 100_000, "checkpoint_steps": 50_000}
-
-
-@pytest.fixture(scope="module")
-def table(service: Service) -> str:
-    chance = random.Random(1)
-    lines = ["a,b,c,d,y"]
-    for _ in range(64):
-        values = [chance.uniform(-1, 1) for _ in range(4)]
-        lines.append(",".join(f"{value:.6f}" for value in [*values, sum(values)]))
-    return service.upload("\n".join(lines).encode(), "table.csv")
 
 
 def submit(service: Service, table: str, hyperparameters: dict[str, Any]) -> str:
@@ -43,25 +33,13 @@ def training(service: Service, job_id: str, *, step: int = 1) -> Any:
     return service.until(job_id, lambda job: (job["progress"]["step"] or 0) >= step)
 
 
-def trainers(service: Service, job_id: str) -> list[psutil.Process]:
-    """Processes whose working folder is this job's."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if f"/{job_id}/" in f"{process.cwd()}/":
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
 def kill(service: Service, job_id: str, *, attempt: int, step: int) -> None:
     """kill -9 of this attempt's trainer. The step shown may still be the attempt's before; a process must be there."""
     alive: list[psutil.Process] = []
 
     def reached(job: Any) -> bool:
         if job["attempts"] == attempt and (job["progress"]["step"] or 0) >= step:
-            alive.extend(trainers(service, job_id))
+            alive.extend(of_job(job_id))
         return bool(alive)
 
     service.until(job_id, reached)
@@ -95,7 +73,7 @@ def test_paused_job_ends_with_the_same_bits(service: Service, table: str, undist
     training(service, job_id, step=100)
     service.post(f"fine_tuning/jobs/{job_id}/pause")
     service.until(job_id, lambda job: job["status"] == "paused")
-    assert not trainers(service, job_id)
+    assert not of_job(job_id)
     service.post(f"fine_tuning/jobs/{job_id}/resume")
     job = service.ended(job_id)
     assert job["status"] == "succeeded", (job["error"], service.log())
@@ -111,7 +89,7 @@ def test_cancelled_job_frees_the_device(service: Service, table: str) -> None:
     assert service.job(waiting)["status"] == "queued"
     assert service.post(f"fine_tuning/jobs/{job_id}/cancel")["status"] == "cancelled"
     assert service.ended(waiting)["status"] == "succeeded"
-    assert not trainers(service, job_id)
+    assert not of_job(job_id)
     assert service.job(job_id)["evidence"]["verdict"] == "incomplete"
 
 

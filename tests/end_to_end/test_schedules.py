@@ -2,7 +2,6 @@
 
 import base64
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,6 @@ POLICY = {
         }
     ]
 }
-
-
-@pytest.fixture(scope="module")
-def table(service: Service) -> str:
-    chance = random.Random(2)
-    lines = ["a,b,c,d,y"]
-    for _ in range(64):
-        values = [chance.uniform(-1, 1) for _ in range(4)]
-        lines.append(",".join(f"{value:.6f}" for value in [*values, sum(values)]))
-    return service.upload("\n".join(lines).encode(), "schedules.csv")
 
 
 def submit(service: Service, table: str) -> str:

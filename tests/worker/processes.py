@@ -87,3 +87,19 @@ def worker(
 
 def gone(processes: list[psutil.Process]) -> bool:
     return not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def of_job(job_id: str) -> list[psutil.Process]:
+    """Those whose working folder is this job's, the leaders of a group first."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if f"/{job_id}/" in f"{process.cwd()}/":
+                found.append(process)
+    return sorted(found, key=lambda each: not _leads(each))
+
+
+def _leads(process: psutil.Process) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getpgid(process.pid) == process.pid
+    return False

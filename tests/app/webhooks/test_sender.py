@@ -100,6 +100,7 @@ def test_a_name_that_does_not_resolve_is_an_error_and_not_an_exception():
 
 
 def test_a_closed_port_is_an_error():
+    """Nobody listens: no status, and the reason in words."""
     with receiver() as there:
         url = there.url
     answer = post(Sender(LOOPBACK), url)

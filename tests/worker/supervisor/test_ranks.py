@@ -1,6 +1,5 @@
 """Jobs of several devices in a worker: what they take, when they wait, and how they end."""
 
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from app.evidence.tables import Evidence
 from app.jobs import lifecycle, views, workers
 from app.jobs.tables import Checkpoint
 from tests.conftest import Deployment
+from tests.worker.processes import of_job
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit, succeeded
 from worker.supervisor.child import Nursery
 from worker.supervisor.devices import Slots, find_devices
@@ -46,18 +46,6 @@ def in_background(runner: Runner) -> threading.Thread:
     return thread
 
 
-def processes(job_id: str) -> list[psutil.Process]:
-    """Those whose working folder is this job's, the first one their leader."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if f"/{job_id}/" in f"{process.cwd()}/":
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return sorted(found, key=lambda each: each.pid != os.getpgid(each.pid))
-
-
 def training(deployment: Deployment, job_id: str, *, step: int = 1) -> None:
     eventually(
         lambda: ((job_of(deployment.db, job_id).progress or {}).get("step") or 0) >= step,
@@ -77,7 +65,7 @@ def test_two_devices_train_one_job(deployment: Deployment, runner: Runner) -> No
     assert runner.run_next()
     assert runner.run_next()
     assert runner.slots.free == 2
-    assert not processes(two)
+    assert not of_job(two)
     evidence = []
     for job_id in (two, one):
         succeeded(deployment, job_id)
@@ -97,7 +85,7 @@ def test_killed_rank_counts_one_crash_and_the_job_goes_on(deployment: Deployment
     job_id = submit(deployment, devices=2, hyperparameters=LONG)
     thread = in_background(runner)
     training(deployment, job_id, step=20)
-    leader, *ranks = processes(job_id)
+    leader, *ranks = of_job(job_id)
     assert len(ranks) == 2
     ranks[-1].kill()
     thread.join(60)
@@ -122,10 +110,10 @@ def test_pause_and_cancel_reach_every_rank(deployment: Deployment, runner: Runne
         assert len(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()) == 1
     lifecycle.resume(deployment.db, "default", job_id)
     thread = in_background(runner)
-    eventually(lambda: len(processes(job_id)) == 3)
+    eventually(lambda: len(of_job(job_id)) == 3)
     lifecycle.cancel(deployment.db, "default", job_id)
     thread.join(60)
-    assert not processes(job_id)
+    assert not of_job(job_id)
     assert runner.slots.free == 2
 
 
