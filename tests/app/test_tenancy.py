@@ -31,7 +31,7 @@ NEEDS = {
     },
 }  # fmt: skip
 #: Open to everybody: they tell nothing of any project.
-OPEN = {"live", "ready", "metrics", "documentation", "/openapi.json", "/static"}
+OPEN = {"live", "ready", "metrics", "documentation", "/openapi.json", "/static", "jobs_page"}
 
 ENDPOINT = {"name": "a", "url": "https://hooks.example.org/", "event_types": ["fine_tuning.job.failed"]}
 #: Bodies that are right in all but, perhaps, whose objects they name.
@@ -63,7 +63,9 @@ def client(guarded: Guarded) -> Iterator[TestClient]:
 
 def ask(client: TestClient, method: str, path: str, ids: dict[str, str], *, name: str, headers: Any = None) -> Any:
     filled = path.replace(":path}", "}").format(**ids)
-    return client.request(method, f"http://testserver{filled}", json=BODIES.get(name), headers=headers)
+    return client.request(
+        method, f"http://testserver{filled}", json=BODIES.get(name), headers=headers, follow_redirects=False
+    )
 
 
 def test_every_route_has_a_role(guarded: Guarded):
