@@ -9,8 +9,8 @@ from app.curves.records import POINTS, metrics
 from app.db import Database
 from app.dependencies import Db
 from app.documentation import ERRORS, METRIC_STREAM
-from app.jobs import lifecycle
 from app.jobs.answers import MetricList
+from app.jobs.records import find_job
 from app.streaming import Reading, number
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
@@ -52,5 +52,5 @@ async def list_metrics(
 
 def _metrics(db: Database, project: str, job_id: str, chosen: dict[str, Any]) -> MetricList:
     with db.read() as session:
-        lifecycle.find(session, project, job_id)
+        find_job(session, project, job_id)
         return metrics(session, job_id, **chosen)

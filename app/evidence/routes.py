@@ -15,7 +15,7 @@ from app.evidence.keys import read_ring
 from app.evidence.modelsig import MEDIA_TYPE
 from app.evidence.schemas import EvidenceObject, ParameterList, ParameterObject, SigningKeyList, SigningKeyObject
 from app.evidence.tables import Evidence, Parameter
-from app.jobs.lifecycle import find
+from app.jobs.records import find_job
 from app.jobs.states import TERMINAL
 from app.paging import AfterQuery
 
@@ -32,7 +32,7 @@ ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 def retrieve_evidence(fine_tuning_job_id: JobId, who: Who, db: Db) -> EvidenceObject:
     """`pending` until the job ends; a job that ended without a result stays `incomplete`."""
     with db.read() as session:
-        job = find(session, who.project, fine_tuning_job_id)
+        job = find_job(session, who.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
     if row is not None:
         return EvidenceObject.of(row)
@@ -52,7 +52,7 @@ def retrieve_evidence(fine_tuning_job_id: JobId, who: Who, db: Db) -> EvidenceOb
 def download_attestation(fine_tuning_job_id: JobId, who: Who, db: Db) -> Response:
     """The DSSE envelope around an in-toto statement, byte for byte as it was signed. For `permafrost verify`."""
     with db.read() as session:
-        job = find(session, who.project, fine_tuning_job_id)
+        job = find_job(session, who.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
         envelope = row.envelope if row is not None else None
     if envelope is None:
@@ -73,7 +73,7 @@ def download_model_signature(fine_tuning_job_id: JobId, who: Who, db: Db) -> Res
     """For `model_signing verify key`, which nobody here wrote: it checks the result's files, and says nothing about
     tensors. Its format takes P-256 keys alone: there is one where such a key signed."""
     with db.read() as session:
-        job = find(session, who.project, fine_tuning_job_id)
+        job = find_job(session, who.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
         attested, bundle = row is not None and row.envelope is not None, row.model_sig if row is not None else None
     if bundle is None:
@@ -105,7 +105,7 @@ def list_parameters(
     statement = statement.where(Parameter.role == role) if role is not None else statement
     statement = statement.where(Parameter.changed.is_(changed)) if changed is not None else statement
     with db.read() as session:
-        find(session, who.project, fine_tuning_job_id)
+        find_job(session, who.project, fine_tuning_job_id)
         rows = list(session.scalars(_page(session, statement, fine_tuning_job_id, sort, after).limit(limit + 1)))
     data = [ParameterObject.of(row) for row in rows[:limit]]
     return ParameterList.page(data, more=len(rows) > limit)

@@ -57,3 +57,10 @@ class Outcome:
     last: Saved | None = None  # the result as the last of the job's checkpoints
     trained_tokens: int | None = None
     notes: Sequence[Note] = ()
+
+    def ending(self) -> Note:
+        """The job's last event."""
+        if self.status == "succeeded":
+            return Note("Job succeeded", data={"model": self.model.id if self.model else None})
+        message = str((self.error or {}).get("message", "no reason was given"))
+        return Note(f"Job failed: {message}", level="error", data=self.error)

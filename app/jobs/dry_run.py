@@ -5,8 +5,9 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from app.freeze.preview import Preview
-from app.jobs import estimate, lifecycle
+from app.jobs import estimate
 from app.jobs.answers import Answer, FreezePlanCounts
+from app.jobs.records import check_quota
 from app.jobs.schemas import JobCreate
 from app.jobs.submission import Found, Place, examine, job_of
 
@@ -81,7 +82,7 @@ class DryRun(Answer):
 def dry_run(place: Place, wanted: JobCreate) -> DryRun:
     """Raises for a request what a submission raises, and more where a worker would be the first to see it."""
     found = examine(place, wanted, read_bytes=READ_BYTES)
-    lifecycle.check_quota(place.session, place.project, place.settings.max_active_jobs)
+    check_quota(place.session, place.project, place.settings.max_active_jobs)
     job = job_of(place, wanted, found, idempotency_key=None)
     size = estimate.length(found)
     known = estimate.planned(found)

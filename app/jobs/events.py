@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.errors import InvalidRequest
-from app.jobs import lifecycle
 from app.jobs.answers import EventObject
+from app.jobs.records import unknown_job
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Event, Job
 
@@ -190,7 +190,7 @@ class Watcher:
         with self._db.read() as session:
             row = session.execute(_states().where(Job.id == job_id, Job.project == project)).one_or_none()
         if row is None:
-            raise lifecycle.unknown(job_id)
+            raise unknown_job(job_id)
         return State(*row[1:])
 
     def _news(self, known: dict[str, tuple[State, list[Feed]]]) -> dict[str, tuple[State, dict[str, list[Block]]]]:

@@ -8,20 +8,21 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db import Database, now
-from app.errors import Conflict, NotFound
+from app.errors import Conflict
 from app.jobs import checkpoints, notes
 from app.jobs.attempt import Lease, LeaseLost, News, Outcome
 from app.jobs.hyperparameters import method_of
 from app.jobs.idempotency import made_before
 from app.jobs.notes import Note
+from app.jobs.records import check_quota, claimable, find_job
 from app.jobs.states import CLAIMABLE, LEASED, MOVES, TERMINAL
-from app.jobs.tables import WAITING, Job, Label, Metric
-from app.limits.quotas import check, take_turns
+from app.jobs.tables import Job, Label, Metric
+from app.limits.quotas import take_turns
 from app.webhooks.events import announce
 
 #: Every move out of a worker's hands gives the lease up with it.
@@ -73,18 +74,10 @@ def _submit(
         return job, False
 
 
-def check_quota(session: Session, project: str, limit: int) -> None:
-    """Raises QuotaSpent unless the project may have one job more under way."""
-    under_way = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
-    active = select(func.count()).where(*under_way).scalar_subquery()
-    remedy = "wait for one to end, or cancel one"
-    check(session, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
-
-
 def cancel(db: Database, project: str, job_id: str) -> Job:
     """Cancels at once, in any state: the worker finds its lease gone and ends the trainer. Idempotent."""
     with db.write() as session:
-        job = find(session, project, job_id, lock=True)
+        job = find_job(session, project, job_id, lock=True)
         if job.status == "cancelled":
             return job
         moved = _move(session, job_id, to="cancelled", desired="cancel", finished_at=now(session), **NO_LEASE)
@@ -94,7 +87,7 @@ def cancel(db: Database, project: str, job_id: str) -> Job:
 def pause(db: Database, project: str, job_id: str) -> Job:
     """A waiting job pauses at once; a running one saves its state first (`pausing`). Idempotent."""
     with db.write() as session:
-        job = find(session, project, job_id, lock=True)
+        job = find_job(session, project, job_id, lock=True)
         if job.status in {"pausing", "paused"}:
             return job
         target = "paused" if job.status in CLAIMABLE else "pausing"
@@ -105,28 +98,12 @@ def pause(db: Database, project: str, job_id: str) -> Job:
 def resume(db: Database, project: str, job_id: str) -> Job:
     """A paused job queues again and goes on from its last checkpoint; a pausing one is told to go on. Idempotent."""
     with db.write() as session:
-        job = find(session, project, job_id, lock=True)
+        job = find_job(session, project, job_id, lock=True)
         if job.status in CLAIMABLE | {"running"}:
             return job
         target = "running" if job.status == "pausing" else "queued"
         moved = _move(session, job_id, to=target, source=job.status, desired="run")
         return _told(session, job, moved=moved, verb="resumed", note=Note("Job resumed"))
-
-
-def find(session: Session, project: str, job_id: str, *, lock: bool = False) -> Job:
-    """The job, if it is this project's; another project's job is not found, and not 'forbidden'.
-
-    With `lock` nobody else moves it before this transaction ends: two who wish the same at once get the same answer.
-    """
-    mine = select(Job).where(Job.id == job_id, Job.project == project)
-    job = session.scalar(mine.with_for_update() if lock else mine)
-    if job is None:
-        raise unknown(job_id)
-    return job
-
-
-def unknown(job_id: str) -> NotFound:
-    return NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
 
 
 # ---- the worker's side
@@ -246,7 +223,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
         if outcome.model is not None and outcome.last is not None:
             outcome.last.model_id = outcome.model.id
             checkpoints.store(session, lease.job_id, lease.attempt, outcome.last, at)
-        notes.append(session, lease.job_id, [*outcome.notes, _ending(outcome)])
+        notes.append(session, lease.job_id, [*outcome.notes, outcome.ending()])
 
 
 def release(db: Database, lease: Lease) -> str:
@@ -319,12 +296,6 @@ def sweep(db: Database, *, limit: int) -> list[str]:
             _crashed(session, job, guard, reason="its worker stopped answering", log_tail=(), limit=limit)
     with db.read() as session:
         return [job.id for job in session.scalars(claimable(now(session)))]
-
-
-def claimable(at: datetime) -> Select[Job]:
-    """Jobs that wait for a worker, in the order in which they will be taken."""
-    waiting = (WAITING, Job.desired == "run", or_(Job.not_before.is_(None), Job.not_before <= at))
-    return select(Job).where(*waiting).order_by(Job.urgency, Job.created_at, Job.id)
 
 
 # ---- the one UPDATE, and what the moves share
@@ -423,10 +394,3 @@ def _crashed(
     if moved:
         notes.append(session, job.id, [note])
     return moved
-
-
-def _ending(outcome: Outcome) -> Note:
-    if outcome.status == "succeeded":
-        return Note("Job succeeded", data={"model": outcome.model.id if outcome.model else None})
-    message = str((outcome.error or {}).get("message", "no reason was given"))
-    return Note(f"Job failed: {message}", level="error", data=outcome.error)

@@ -9,8 +9,9 @@ from typing import Final
 from sqlalchemy import bindparam, select
 
 from app.db import Database
-from app.jobs import lifecycle, views
+from app.jobs import views
 from app.jobs.answers import JobObject
+from app.jobs.records import unknown_job
 from app.jobs.states import CLAIMABLE, TERMINAL
 from app.jobs.tables import Job
 from app.together import Together
@@ -51,7 +52,7 @@ class Polls:
         """NotFound when the job is not this project's."""
         written = await self._together.ask(project, job_id)
         if written is None:
-            raise lifecycle.unknown(job_id)
+            raise unknown_job(job_id)
         return written
 
     def _read(self, project: str, job_ids: Sequence[str]) -> dict[str, Written]:

@@ -29,6 +29,7 @@ from app.jobs.events import EVENTS, sequence_of
 from app.jobs.idempotency import UnderWay, made_before
 from app.jobs.listing import Filters, page
 from app.jobs.polls import Polls
+from app.jobs.records import find_job
 from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
 from app.jobs.submission import Place, fingerprint, hold_files, prepare
@@ -218,7 +219,7 @@ def list_checkpoints(
 ) -> CheckpointList:
     """Newest first: those that are kept. Each is a model like any other, to download or to start a job from."""
     with db.read() as session:
-        lifecycle.find(session, who.project, fine_tuning_job_id)
+        find_job(session, who.project, fine_tuning_job_id)
         ever = select(Checkpoint).where(Checkpoint.job_id == fine_tuning_job_id)  # a cursor may be dropped meanwhile
         rows, more = keyset(
             session, listed(fine_tuning_job_id), Checkpoint, within=ever, after=after, limit=limit, order=order
@@ -245,7 +246,7 @@ def _freshness(answer: JobObject, job: Job) -> dict[str, str]:
 
 def _events(db: Database, project: str, job_id: str, *, after: str | None, limit: int, order: Order) -> EventList:
     with db.read() as session:
-        lifecycle.find(session, project, job_id)
+        find_job(session, project, job_id)
         statement = select(Event).where(Event.job_id == job_id)
         if after is not None:
             seq = sequence_of(session, job_id, after)
@@ -258,7 +259,7 @@ def _events(db: Database, project: str, job_id: str, *, after: str | None, limit
 
 def _sequence(db: Database, project: str, job_id: str, event_id: str) -> int:
     with db.read() as session:
-        lifecycle.find(session, project, job_id)
+        find_job(session, project, job_id)
         return sequence_of(session, job_id, event_id)
 
 

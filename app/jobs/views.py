@@ -7,8 +7,9 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from app.evidence.tables import Evidence
-from app.jobs import lifecycle, waiting
+from app.jobs import waiting
 from app.jobs.answers import JobObject
+from app.jobs.records import find_job
 from app.jobs.tables import Job
 
 # Composing a statement costs as much as running it: these are composed once.
@@ -19,7 +20,7 @@ _EVIDENCE: Final = select(Evidence).where(Evidence.job_id.in_(bindparam("ended",
 
 def read(session: Session, project: str, job_id: str) -> tuple[JobObject, Job]:
     """One job as a poller sees it, and its row. NotFound when it is not this project's."""
-    job = session.scalar(_ONE, {"job_id": job_id, "project": project}) or lifecycle.find(session, project, job_id)
+    job = session.scalar(_ONE, {"job_id": job_id, "project": project}) or find_job(session, project, job_id)
     return shown(session, [job])[0], job
 
 

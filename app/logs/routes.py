@@ -11,7 +11,7 @@ from app.db import Database
 from app.dependencies import Db
 from app.documentation import ERRORS, LOG_TEXT
 from app.errors import InvalidRequest
-from app.jobs import lifecycle
+from app.jobs.records import find_job
 from app.logs.feed import LINES
 from app.logs.records import kept_from, read, tail
 from app.logs.schemas import LogLine, LogList
@@ -78,12 +78,12 @@ def _refuse_both(part: Part, stream: bool, format: str) -> None:
 
 def _before_tail(db: Database, project: str, job_id: str, tail: int) -> int:
     with db.read() as session:
-        return max(0, lifecycle.find(session, project, job_id).log_lines - tail)
+        return max(0, find_job(session, project, job_id).log_lines - tail)
 
 
 def _list(db: Database, project: str, job_id: str, part: Part, seen: int) -> LogList:
     with db.read() as session:
-        job = lifecycle.find(session, project, job_id)
+        job = find_job(session, project, job_id)
         if part.tail is not None:
             found, more = tail(session, job_id, part.tail, attempt=part.attempt), False
         else:

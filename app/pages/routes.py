@@ -16,8 +16,9 @@ from app.dependencies import Config, Db
 from app.errors import NotFound
 from app.evidence.schemas import EvidenceObject, ParameterObject
 from app.evidence.tables import Evidence, Parameter
-from app.jobs import lifecycle, views
+from app.jobs import views
 from app.jobs.answers import EventObject
+from app.jobs.records import find_job
 from app.jobs.states import TERMINAL
 from app.jobs.tables import Event, Job
 from app.logs.records import tail
@@ -85,7 +86,7 @@ def job_page(
     """Everything about one job on one page."""
     with db.read() as session:
         try:
-            row = lifecycle.find(session, who.project, job_id)
+            row = find_job(session, who.project, job_id)
         except NotFound as error:
             return _page(request, "error.html", 404, title="No such job", message=error.message)
         context: dict[str, Any] = {

@@ -11,6 +11,7 @@ from app.db import Database, now
 from app.jobs import lifecycle, views, waiting
 from app.jobs.attempt import News, Outcome
 from app.jobs.listing import Filters, page
+from app.jobs.records import claimable
 from app.jobs.tables import Job, Label
 from tests.app.conftest import AFFINE, rows, upload_to
 from tests.app.jobs.jobs import new_job
@@ -171,7 +172,7 @@ def test_the_next_job_is_taken_from_an_index(db: Database) -> None:
     """The queue's own: however many wait, one row is read."""
     lifecycle.submit(db, new_job())
     crowd(db)
-    plan = plan_of(db, lambda session: session.scalars(lifecycle.claimable(now(session)).limit(1)).all())
+    plan = plan_of(db, lambda session: session.scalars(claimable(now(session)).limit(1)).all())
     assert "ix_jobs_waiting" in plan
     assert "TEMP B-TREE" not in plan and "Sort" not in plan, plan
 
