@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.evidence.numbers import LAYOUTS, Floats, Layout, Words
-from app.evidence.tensorfile import DTYPE_BITS, byte_count
+from app.evidence.tensorfile import DTYPE_BITS, TensorFileError, byte_count
 
 CHUNK = 6 << 20  # bytes; a multiple of every element size, and of the 3 bytes that hold four 6-bit elements
 RANK_ELEMENTS = 1 << 24  # matrices larger than this get no rank statistics
@@ -40,7 +40,7 @@ class Span:
         while len(data) < stop - start:  # one pread gives at most 2 GiB, and may give less
             more = os.pread(self.file, stop - start - len(data), self.offset + start + len(data))
             if not more:
-                raise ValueError("the file ends before the tensor does")
+                raise TensorFileError("the file ends before the tensor does")
             data += more
         return data
 

@@ -5,14 +5,16 @@ Each check is one entry of `CHECKS`; the tamper suite takes them out one by one 
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 from app.errors import PolicyError
-from app.evidence import names, tree
+from app.evidence import names, planned, tree
 from app.evidence.case import Case, Check, Problem
 from app.evidence.names import live, owners
+from app.evidence.planned import plan_of
 from app.evidence.statement import (
+    Interval,
     Reading,
     Row,
     Total,
@@ -24,25 +26,8 @@ from app.evidence.statement import (
     total,
 )
 from app.evidence.tensorfile import TensorFileError, byte_count
-from app.freeze.plan import Decision, FreezePlan, TensorInfo, resolve
+from app.freeze.plan import Decision
 from app.freeze.policy import Policy
-
-
-def plan_of(rows: Iterable[Row], policy: dict[str, object]) -> FreezePlan:
-    """The plan that the statement's policy gives for the statement's tensors. Raises PolicyError."""
-    infos: dict[str, TensorInfo] = {}
-    for row in owners(rows):
-        dtype, shape = _live_form(row)
-        infos.setdefault(
-            row.name,
-            TensorInfo(row.name, shape, dtype, row.kind, row.aliases, row.module_types, row.persistent),
-        )
-    try:
-        return resolve(Policy.from_json(policy), infos.values())
-    except PolicyError:
-        raise
-    except (ValueError, KeyError) as error:  # two tensors of one name, a dtype that nobody knows
-        raise PolicyError(str(error)) from None
 
 
 def _rows_in_order(case: Case) -> Iterator[Problem]:
@@ -268,6 +253,14 @@ def _frozen_while_live(case: Case) -> Iterator[Problem]:
                 yield Problem("frozen_while_live", f"other bytes {when}", row.name, row.base.sha256, digest)
 
 
+def _trained_is_stored(case: Case) -> Iterator[Problem]:
+    """What the trainer says that a tensor held at the end, where it is given, is what the result's file holds."""
+    for row in case.said.claim.rows:
+        if row.result and row.trained is not None and row.trained != row.result.sha256:
+            reason = "other bytes stored than at the end of training"
+            yield Problem("trained_is_stored", reason, row.name, row.trained, row.result.sha256)
+
+
 def _no_violations(case: Case) -> Iterator[Problem]:
     for violation in case.said.claim.violations:
         yield Problem("no_violations", "the statement itself records that it changed", violation)
@@ -318,17 +311,13 @@ def _intervals(case: Case) -> Iterator[Problem]:
                 yield Problem("intervals", reason, row.name, span.before, span.after)
         if spans and spans[0].from_step == 0 and row.base and spans[0].before != row.base.sha256:
             yield Problem("intervals", "did not start as the base", row.name, row.base.sha256, spans[0].before)
-        if spans and spans[-1].to_step is None and row.result and spans[-1].after != row.result.sha256:
+        if spans and _to_the_end(spans[-1], steps) and row.result and spans[-1].after != row.result.sha256:
             yield Problem("intervals", "did not end as the result", row.name, spans[-1].after, row.result.sha256)
 
 
-def _live_form(row: Row) -> tuple[str, tuple[int, ...]]:
-    stored = row.result or row.initial or row.base
-    if row.shape is not None and row.dtype is not None:
-        return row.dtype, row.shape
-    if stored is None:
-        raise PolicyError(f"tensor {row.name!r} has neither a reading nor a shape")
-    return stored.dtype, stored.shape
+def _to_the_end(span: Interval, steps: object) -> bool:
+    """A freeze that the run's last step falls into: what it held then is what was saved."""
+    return span.to_step is None or (isinstance(steps, int) and span.from_step < steps <= span.to_step)
 
 
 def _scheme(case: Case) -> Iterator[Problem]:
@@ -355,8 +344,10 @@ CHECKS: dict[str, Check] = {
     "something_frozen": _something_frozen,
     "frozen_is_identical": _frozen_is_identical,
     "frozen_while_live": _frozen_while_live,
+    "trained_is_stored": _trained_is_stored,
     "no_violations": _no_violations,
     "slices": _slices,
     "intervals": _intervals,
+    **planned.CHECKS,
     **names.CHECKS,
 }

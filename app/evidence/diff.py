@@ -7,6 +7,7 @@ that the policy freezes is not the base's, bit for bit; exit 2 when that cannot 
 import argparse
 import json
 import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,13 +20,15 @@ from app.errors import PolicyError
 from app.evidence.case import printable
 from app.evidence.changes import CHUNK, Change, Source, Span, compare, compare_values
 from app.evidence.digest import read_header, row_bytes
-from app.evidence.strict import JsonError, read_json
+from app.evidence.planned import read_policy
+from app.evidence.strict import JsonError, read_json, repeated_keys
 from app.evidence.tensorfile import TensorFileError
 from app.freeze.plan import Decision, FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
 
 SAME, FROZEN_CHANGED, CANNOT_CHECK = 0, 1, 2
 INDEX = "model.safetensors.index.json"
+MAX_INDEX = 64 << 20  # bytes: of half a million tensors
 
 STATUSES = ("same", "changed", "dtype", "shape", "added", "removed")
 
@@ -110,8 +113,8 @@ def pair(base: Iterable[str], result: Iterable[str]) -> dict[str, str | None]:
     """For each name of the result the base's: the same, or the same without the most common prefix of either side."""
     base, result = set(base), list(result)
     prefixes: Counter[tuple[str, str]] = Counter()
-    tails = {name: list(_tails(name)) for name in base}
-    by_tail = {tail: name for name, each in tails.items() for tail in each}
+    wanted = set(result)
+    by_tail = {tail: name for name in base for tail in _tails(name) if tail in wanted}
     for name in result:
         if name in base:
             continue
@@ -156,7 +159,7 @@ def open_model(path: Path) -> Iterator[dict[str, Stored]]:
     tensors: dict[str, Stored] = {}
     try:
         for file in files:
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe has no writer
             opened.append(descriptor)
             for one in _tensors(descriptor, file):
                 if one.name in tensors:
@@ -169,8 +172,11 @@ def open_model(path: Path) -> Iterator[dict[str, Stored]]:
 
 
 def _tensors(descriptor: int, file: Path) -> Iterator[Stored]:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise DiffError(f"{file} is not a regular file")
     try:
-        header, _ = read_header(descriptor, size=os.fstat(descriptor).st_size)
+        header, _ = read_header(descriptor, size=status.st_size)
     except TensorFileError as error:
         raise DiffError(f"{file}: {error}") from None
     for entry in header.entries:
@@ -193,7 +199,12 @@ def _files(folder: Path) -> list[Path]:
 
 def _indexed(folder: Path) -> list[Path]:
     try:
-        names = set(read_json((folder / INDEX).read_bytes())["weight_map"].values())
+        if (folder / INDEX).stat().st_size > MAX_INDEX:
+            raise DiffError(f"{folder / INDEX} has more than {MAX_INDEX} bytes")
+        index = read_json((folder / INDEX).read_bytes())
+        for key in repeated_keys(index):
+            raise DiffError(f"{folder / INDEX}: key {key!r} appears twice")
+        names = set(index["weight_map"].values())
     except (JsonError, KeyError, TypeError, AttributeError) as error:
         raise DiffError(f"{folder / INDEX} has no weight_map: {error}") from None
     strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
@@ -274,9 +285,9 @@ def _policy(texts: Sequence[str]) -> Policy:
     """Globs, or one file with a policy."""
     if len(texts) == 1 and Path(texts[0]).is_file():
         try:
-            return Policy.from_json(json.loads(Path(texts[0]).read_text()))
-        except ValueError as error:
-            raise DiffError(f"{texts[0]} is not JSON: {error}") from None
+            return read_policy(Path(texts[0]).read_bytes())
+        except PolicyError as error:
+            raise DiffError(f"{texts[0]} is not a freeze policy: {error}") from None
     return Policy.from_json({"freeze": list(texts)})
 
 
@@ -316,7 +327,7 @@ def _cannot(options: argparse.Namespace, error: Exception) -> int:
     if options.json:
         print(json.dumps({"verdict": "unchecked", "reason": str(error)}))
     else:
-        print(f"COULD NOT COMPARE: {error}", file=sys.stderr)
+        print(f"COULD NOT COMPARE: {printable(str(error))}", file=sys.stderr)
     return CANNOT_CHECK
 
 

@@ -68,6 +68,12 @@ def sha256_file(path: Path | str, *, follow_symlinks: bool = True) -> str:
     return digest.hexdigest()
 
 
+def read_bytes(path: Path | str) -> bytes:
+    """The bytes of a small regular file."""
+    with _opened(Path(path), follow_symlinks=True) as (file, size):
+        return _exactly(file, size)
+
+
 def read_file(
     path: Path | str,
     *,

@@ -16,6 +16,9 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_SIGNATURES = 16  # enough for an overlap of keys; verifying thousands would be work for an attacker to give
 
 
+_MAX_PARTS = 1 << 17  # lists of empty lists take twenty times their bytes in memory, before any signature is looked at
+
+
 class EnvelopeError(ValueError):
     """Bytes that are not a DSSE envelope."""
 
@@ -48,6 +51,8 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def read_envelope(raw: bytes) -> Envelope:
     """Take an envelope apart. Unknown fields are left alone, as DSSE asks. Raises EnvelopeError."""
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MAX_PARTS:
+        raise EnvelopeError(f"envelope: of more than {_MAX_PARTS} parts; it has a payload, its type and signatures")
     try:
         document = read_json(raw)
     except JsonError as error:
@@ -75,6 +80,11 @@ def _signature(entry: Any, at: int) -> bytes:
 
 def _base64(text: str, at: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise EnvelopeError(f"envelope: {at} is not base64") from None
+    if base64.b64encode(data) != text.encode():
+        raise EnvelopeError(
+            f"envelope: {at} is not base64 as it is written: its last character has bits that nobody reads"
+        )
+    return data

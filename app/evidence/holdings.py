@@ -8,16 +8,15 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 from app.evidence.case import CannotCheck, Case, Check, Holdings, Problem, Rejected
-from app.evidence.digest import FileReading, TensorReading, read_file, sha256_bytes, sha256_file
+from app.evidence.completed import CHANGED_FILE, complete
+from app.evidence.digest import FileReading, TensorReading, read_bytes, read_file, sha256_bytes, sha256_file
 from app.evidence.statement import FileRef, Reading, Row
-from app.evidence.strict import JsonError, read_json
-from app.evidence.tensorfile import TensorFileError
+from app.evidence.strict import JsonError, read_json, repeated_keys
+from app.evidence.tensorfile import MAX_HEADER, TensorFileError
 from app.models.compose import ComposeError, Slice, compose
 
-CHANGED_FILE = "model.changed.safetensors"  # a result without what it shares with its base
 SIGNATURE_FILE = "model.sig"  # an OpenSSF model-signing bundle, with a verifier of its own
 INDEX_ENDING = ".safetensors.index.json"
 
@@ -67,16 +66,18 @@ def read_result(
     the statement's rows: with header and tensors all of its bytes have been compared with what was signed.
     """
     held, files, rows = _listed(folder), list(files), list(rows)
+    sizes = {file.name: file.size for file in files}
     slices = _slices(rows, lambda row: row.result)
     names = [file.name for file in files if file.name in held.files | held.links]
     whole = [file.name for file in files if file.name.endswith(".safetensors")]
     if CHANGED_FILE not in held.files or CHANGED_FILE in whole or len(whole) != 1 or whole[0] in names:
         large = _large(folder, names, whole_up_to) if len(whole) == 1 else []
         header = _composed_header(rows, metadata) if large else None
-        return _read(held, names, slices, headers=dict.fromkeys(large, header) if header else {})
+        return _read(held, names, slices, headers=dict.fromkeys(large, header) if header else {}, sizes=sizes)
     if base is None:
         raise CannotCheck(f"{folder} has only the tensors that changed; give the base as well (--base DIR)")
-    return _complete(_read(held, [*names, CHANGED_FILE], slices), whole[0], rows, metadata, base)
+    sizes[CHANGED_FILE] = sizes[whole[0]] + MAX_HEADER
+    return complete(_read(held, [*names, CHANGED_FILE], slices, sizes=sizes), whole[0], rows, metadata, base)
 
 
 def _listed(folder: Path) -> Holdings:
@@ -130,19 +131,26 @@ def _read(
     slices: Mapping[str, list[tuple[int, int]]],
     *,
     headers: Mapping[str, str | None] | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> Holdings:
-    """Read the named files. Those in `headers` get no digest of their own if their header is that one (None: any)."""
-    headers = headers or {}
+    """Read the named files. Those in `headers` get no digest of their own if their header is that one (None: any).
+
+    A file of more bytes than in `sizes` is not read at all: a terabyte of zeros takes no room on a disk.
+    """
+    headers, sizes = headers or {}, sizes or {}
     problems: list[Problem] = []
     # As many files at a time as there are pairs of cores: each keeps two threads busy.
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
-        each = pool.map(lambda name: _read_one(held.folder / name, slices, headers), names)
+        each = pool.map(lambda name: _read_one(held.folder / name, slices, headers, sizes.get(name)), names)
         for name, read in zip(names, each, strict=True):
             if isinstance(read, Problem):
                 problems.append(read)
             elif isinstance(read, FileReading):
                 held.weights[name] = read
                 held.digests[name] = read.sha256 or None, read.size
+            elif isinstance(read, bytes):
+                held.indexes[name] = read
+                held.digests[name] = sha256_bytes(read), len(read)
             else:
                 held.digests[name] = read
     if problems:
@@ -151,11 +159,16 @@ def _read(
 
 
 def _read_one(
-    path: Path, slices: Mapping[str, list[tuple[int, int]]], headers: Mapping[str, str | None]
-) -> FileReading | tuple[str, int] | Problem:
+    path: Path, slices: Mapping[str, list[tuple[int, int]]], headers: Mapping[str, str | None], most: int | None
+) -> FileReading | bytes | tuple[str, int] | Problem:
     try:
+        size = path.stat().st_size
+        if most is not None and size > most:
+            return Problem("file_sizes", f"{size} bytes, at most {most} claimed", path.name)
+        if path.name.endswith(INDEX_ENDING):
+            return read_bytes(path)
         if not path.name.endswith(".safetensors"):
-            return sha256_file(path), path.stat().st_size
+            return sha256_file(path), size
         if path.name in headers:
             read = read_file(path, rows=slices, whole=False)
             if headers[path.name] in (None, read.header):
@@ -167,46 +180,6 @@ def _read_one(
         return Problem("readable", "not there", path.name)
     except OSError as error:
         raise CannotCheck(f"{path}: {error.strerror}") from None
-
-
-def _complete(held: Holdings, name: str, rows: list[Row], metadata: Mapping[str, str], base: Holdings) -> Holdings:
-    """Stand in for the file `name`: the changed tensors at hand, the others from the base, laid out and digested."""
-    changed = {tensor.name: tensor for tensor in held.weights[CHANGED_FILE].tensors}
-    sources = {tensor.name: (tensor, file) for file, read in base.weights.items() for tensor in read.tensors}
-    slices, tensors = [], []
-    for row in rows:
-        if row.result is None:
-            continue
-        tensor, file = changed.pop(row.result.name, None), held.folder / CHANGED_FILE
-        if tensor is None:
-            if row.base is None or row.base.name not in sources:
-                raise Rejected([Problem("readable", "neither in the changed tensors nor in the base", row.name)])
-            tensor, base_file = sources[row.base.name]
-            file = base.folder / base_file
-        tensors.append(_renamed(tensor, row.result.name))
-        slices.append(
-            Slice(row.result.name, tensor.dtype, tensor.shape, str(file), tensor.offset, tensor.nbytes, tensor.sha256)
-        )
-    if changed:
-        raise Rejected([Problem("readable", "a tensor that the statement does not know", one) for one in changed])
-    try:
-        layout = compose(slices, metadata)
-        sha256 = layout.sha256(_open)
-    except ComposeError as error:
-        raise Rejected([Problem("readable", str(error), name)]) from None
-    del held.weights[CHANGED_FILE], held.digests[CHANGED_FILE]
-    held.files = held.files - {CHANGED_FILE} | {name}
-    held.weights[name] = FileReading(name, layout.size, sha256, tuple(tensors), dict(metadata))
-    held.digests[name] = sha256, layout.size
-    return held
-
-
-def _renamed(tensor: TensorReading, name: str) -> TensorReading:
-    return TensorReading(name, tensor.dtype, tensor.shape, tensor.nbytes, tensor.offset, tensor.sha256, tensor.slices)
-
-
-def _open(path: str) -> BinaryIO:
-    return Path(path).open("rb")
 
 
 def _of_result(case: Case) -> Holdings:
@@ -242,7 +215,8 @@ def _nothing_extra(case: Case) -> Iterator[Problem]:
     held, inputs = _of_result(case), case.inputs
     listed = {file.name for file in case.said.claim.result_files}
     for name in sorted(held.files - listed - {SIGNATURE_FILE}):
-        if inputs.attestation is None or not inputs.attestation.samefile(held.folder / name):
+        # By its one name: a hard link to it may be called a configuration, and an envelope has room for one.
+        if inputs.attestation is None or inputs.attestation.resolve() != held.folder.resolve() / name:
             yield Problem("nothing_extra", "in the result's folder, but not in the statement", name)
 
 
@@ -328,16 +302,17 @@ def _slice_digest(tensor: TensorReading | None, rows: tuple[int, int]) -> str | 
 def _index(case: Case) -> Iterator[Problem]:
     """Where weights are in several files, the index says which; it has to say what is the case."""
     held = _of_result(case)
-    indexes = [name for name in held.digests if name.endswith(INDEX_ENDING)]
-    if len(held.weights) > 1 and not indexes:
+    if len(held.weights) > 1 and not held.indexes:
         yield Problem("index", f"{len(held.weights)} files of weights and no index that says what a loader is to read")
     where = {tensor.name: file for file, reading in held.weights.items() for tensor in reading.tensors}
-    for name in indexes:
+    for name, raw in held.indexes.items():
         try:
-            document = read_json((held.folder / name).read_bytes())
+            document = read_json(raw)
         except JsonError as error:
             yield Problem("index", str(error), name)
             continue
+        for key in repeated_keys(document):
+            yield Problem("index", f"key {key!r} appears twice", name)
         if not isinstance(document, dict) or document.get("weight_map") != where:
             yield Problem("index", "its weight_map is not where the tensors are", name)
 

@@ -108,6 +108,16 @@ class TrustedKey:
             return f"issued at {iso(issued_at)}, after key {self.keyid} expired at {iso(self.not_after)}"
         return None
 
+    def narrowed(self, other: "TrustedKey") -> "TrustedKey":
+        """The same key as two sources tell about it: none can widen what the other allows."""
+        return TrustedKey(
+            self.pem,
+            not_before=max(filter(None, (self.not_before, other.not_before)), default=None),
+            not_after=min(filter(None, (self.not_after, other.not_after)), default=None),
+            revoked_at=min(filter(None, (self.revoked_at, other.revoked_at)), default=None),
+            introduced_by=self.introduced_by or other.introduced_by,
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.keyid,
@@ -168,8 +178,10 @@ def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
     """Public keys that the reader chose to trust: one PEM file, or a ring as `GET /v1/signing_keys` returns it."""
     raw = path.read_bytes()
     if raw.lstrip().startswith(b"-----BEGIN"):
-        _public(raw)
-        return (TrustedKey(raw.decode()),)
+        if raw.count(b"-----BEGIN") > 1:
+            raise KeyFileError(f"{path} holds several keys; give each a file of its own, or a ring of keys")
+        pem = _public(raw).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return (TrustedKey(pem.decode()),)
     try:
         document = read_json(raw)
     except JsonError as error:
@@ -198,6 +210,15 @@ def write_ring(path: Path, keys: Iterable[TrustedKey]) -> None:
     temporary.replace(_ring_path(path))
 
 
+def by_id(keys: Iterable[TrustedKey]) -> dict[str, TrustedKey]:
+    """One entry for each key, as narrow as all that is told about it."""
+    known: dict[str, TrustedKey] = {}
+    for key in keys:
+        name = key.keyid
+        known[name] = known[name].narrowed(key) if name in known else key
+    return known
+
+
 def keyid(public: Ed25519PublicKey | EllipticCurvePublicKey) -> str:
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
@@ -208,11 +229,13 @@ def read_time(text: Any) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        if moment.tzinfo is None:
+            raise KeyFileError(f"{text!r} has no time zone; write 2026-01-31T12:00:00Z")
+        return moment.astimezone(UTC)
+    except KeyFileError:
+        raise
+    except (TypeError, ValueError, OverflowError):  # a day before the first year, in another zone
         raise KeyFileError(f"{text!r} is not a time such as 2026-01-31T12:00:00Z") from None
-    if moment.tzinfo is None:
-        raise KeyFileError(f"{text!r} has no time zone; write 2026-01-31T12:00:00Z")
-    return moment.astimezone(UTC)
 
 
 def _public(pem: bytes) -> Ed25519PublicKey | EllipticCurvePublicKey:

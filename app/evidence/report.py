@@ -9,7 +9,7 @@ from typing import Any
 from app.evidence.case import Case, Problem, printable
 from app.evidence.chain import frozen_throughout
 from app.evidence.keys import iso
-from app.evidence.statement import frozen_readings, total
+from app.evidence.statement import Reading, frozen_readings, total
 
 LEVELS = {
     1: "the files are those that the signer described; that the base is the base is the signer's word",
@@ -79,6 +79,11 @@ def warnings(case: Case) -> Iterator[str]:
         "frozen for some steps only, which is the signer's word": [row.name for row in rows if row.role == "scheduled"],
     }
     yield from (f"{what}: {some(names)}" for what, names in kinds.items() if names)
+    if case.chain and case.inputs.base_root != case.chain[-1].said.base.root:
+        yield (
+            "which base the chain begins with is the word of its first statement's signer: pin the first base's root "
+            f"({case.chain[-1].said.base.root})"
+        )
     if any("module_type" in rule.get("select", {}) for rule in case.said.claim.policy.get("rules", [])):
         yield "the policy selects by module type, and which tensor has which type is the signer's word"
     names = [file.name for file in case.said.claim.result_files]
@@ -92,6 +97,13 @@ def warnings(case: Case) -> Iterator[str]:
         yield f"the result brings code along, which loading it may run: {some(code)}"
     names += [reading.name for row in rows for reading in (row.base, row.result) if reading]
     yield from (f"names that some systems take for one: {some(group)}" for group in look_alikes(names))
+
+
+def _root(readings: list[Reading]) -> str | None:
+    try:
+        return total(readings).root
+    except ValueError:  # a rejected statement may name one tensor twice
+        return None
 
 
 def _frozen_by_policy(case: Case, name: str) -> bool:
@@ -116,7 +128,7 @@ def facts(case: Case) -> dict[str, Any]:
     if case.statement is None:
         return {}
     claim = case.statement.claim
-    frozen = total(frozen_readings(frozen_throughout(case)))
+    frozen = frozen_readings(frozen_throughout(case))
     return {
         "job": claim.job_id,
         "attempt": claim.attempt,
@@ -128,6 +140,6 @@ def facts(case: Case) -> dict[str, Any]:
         "base_root": case.statement.base.root,
         "first_base_root": (case.chain[-1] if case.chain else case).said.base.root,
         "result_root": case.statement.result.root,
-        "frozen": {"tensors": frozen.count, "bytes": frozen.nbytes, "root": frozen.root},
+        "frozen": {"tensors": len(frozen), "bytes": sum(one.nbytes for one in frozen), "root": _root(frozen)},
         "roles": dict(Counter(row.role for row in claim.rows)),
     }

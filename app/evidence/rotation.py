@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from app.evidence.envelope import EnvelopeError, read_envelope, seal, signers_of
+from app.evidence.envelope import PAYLOAD_TYPE, EnvelopeError, read_envelope, seal, signers_of
 from app.evidence.keys import (
     KeyFileError,
     SigningKey,
     TrustedKey,
+    by_id,
     generate,
     iso,
     load,
@@ -26,7 +27,8 @@ from app.evidence.keys import (
     write_private,
     write_ring,
 )
-from app.evidence.strict import JsonError, read_json
+from app.evidence.statement import STATEMENT_TYPE
+from app.evidence.strict import JsonError, read_json, repeated_keys
 
 OVERLAP = timedelta(days=30)  # how long an old key goes on signing beside its successor
 INTRODUCTION = "urn:permafrost:key-introduction:v1"
@@ -74,16 +76,18 @@ def signers(path: Path, *, now: datetime | None = None) -> list[SigningKey]:
 def introduced(trusted: Iterable[TrustedKey], ring: Iterable[TrustedKey]) -> tuple[TrustedKey, ...]:
     """Trusted keys and those of the ring that a chain of introductions leads to from them.
 
-    A ring also tells about the trusted keys themselves: a key that it calls revoked or expired is so.
+    A ring also tells about the trusted keys themselves: a key that it calls revoked or expired is so, and none becomes
+    valid by it that was not.
     """
-    known = {key.keyid: key for key in trusted}
-    waiting = {key.keyid: key for key in ring}
-    for name in list(known):
-        known[name] = waiting.pop(name, known[name])
+    known, waiting = by_id(trusted), by_id(ring)
+    for name in known.keys() & waiting.keys():
+        known[name] = known[name].narrowed(waiting.pop(name))
     while True:
         for name, key in waiting.items():
             with suppress(EnvelopeError, JsonError, KeyFileError):
                 envelope = read_envelope(json.dumps(key.introduced_by).encode())
+                if envelope.payload_type != PAYLOAD_TYPE:
+                    continue
                 issued = _introduces(read_json(envelope.payload), key)
                 if any(one.refusal(issued) is None for one in signers_of(envelope, known.values())):
                     known[name] = waiting.pop(name)
@@ -94,7 +98,7 @@ def introduced(trusted: Iterable[TrustedKey], ring: Iterable[TrustedKey]) -> tup
 
 def _introduction(new: SigningKey, now: datetime) -> bytes:
     statement = {
-        "_type": "https://in-toto.io/Statement/v1",
+        "_type": STATEMENT_TYPE,
         "subject": [{"name": "signing-key", "digest": {"sha256": new.keyid}}],
         "predicateType": INTRODUCTION,
         "predicate": {"issuedAt": iso(now), "algorithm": new.algorithm, "publicKey": new.public_pem},
@@ -104,7 +108,9 @@ def _introduction(new: SigningKey, now: datetime) -> bytes:
 
 def _introduces(statement: Any, key: TrustedKey) -> datetime:
     """When the statement introduces exactly this key; KeyFileError when it does not."""
-    if not isinstance(statement, dict) or statement.get("predicateType") != INTRODUCTION:
+    if not isinstance(statement, dict) or any(repeated_keys(statement)):
+        raise KeyFileError("not an introduction")
+    if (statement.get("_type"), statement.get("predicateType")) != (STATEMENT_TYPE, INTRODUCTION):
         raise KeyFileError("not an introduction")
     subject = [{"name": "signing-key", "digest": {"sha256": key.keyid}}]
     predicate = statement.get("predicate")

@@ -4,7 +4,6 @@ The reference parser lets the last of two equal keys win and ignores unknown fie
 in one signed file. `RULES` holds every refusal by name, so that the tamper suite can show that each one is needed.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from json import dumps
@@ -40,6 +39,8 @@ DTYPE_BITS: dict[str, int] = {
 _FILE_ORDER = {dtype: place for place, dtype in enumerate(DTYPE_BITS)}
 
 MAX_HEADER = 8 << 20  # bytes: some 80,000 tensors; parsing the 100 MB that the reference parser takes costs 1 GB
+MAX_NAME = 1024  # bytes: policies and comparisons look at every prefix of a name
+MAX_SEGMENTS = 64  # between dots
 _MAX_DIMENSION = 1 << 63
 _PREFIX = 8  # bytes that hold the header's length
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -77,10 +78,21 @@ def byte_count(dtype: str, shape: Iterable[int]) -> int:
     """Bytes of a tensor. Raises TensorFileError for an unknown dtype or a count of bits that fills no whole bytes."""
     if dtype not in DTYPE_BITS:
         raise TensorFileError(f"dtype {dtype!r} is not one of {', '.join(DTYPE_BITS)}")
-    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    bits = _elements(shape) * DTYPE_BITS[dtype]
     if bits % 8:
         raise TensorFileError(f"{bits} bits of {dtype} do not fill whole bytes")
     return bits // 8
+
+
+def _elements(shape: Iterable[int]) -> int:
+    """The product of the sizes, exact as far as files go: that of half a million sizes takes minutes."""
+    sizes = sorted(shape)  # a zero comes first
+    count = 1
+    for size in sizes:
+        count *= size
+        if not 0 < count < _MAX_DIMENSION << 3:
+            break
+    return count
 
 
 def header_length(prefix: bytes, *, size: int) -> int:
@@ -181,6 +193,13 @@ def _unique_keys(draft: _Draft) -> Iterator[str]:
     yield from (f"header: key {key!r} appears twice" for key in repeated_keys(draft.document))
 
 
+def _short_names(draft: _Draft) -> Iterator[str]:
+    for entry in draft.entries:
+        if len(entry.name.encode()) > MAX_NAME or entry.name.count(".") >= MAX_SEGMENTS:
+            limits = f"names have at most {MAX_NAME} bytes and {MAX_SEGMENTS} segments"
+            yield f"tensor {entry.name[:60]!r}...: {limits}"
+
+
 def _metadata_is_text(draft: _Draft) -> Iterator[str]:
     for key, value in draft.metadata.items():
         if not isinstance(value, str):
@@ -201,9 +220,9 @@ def _known_dtype(draft: _Draft) -> Iterator[str]:
 
 def _shape_fits(draft: _Draft) -> Iterator[str]:
     for entry in draft.entries:
-        bits = math.prod(entry.shape) * DTYPE_BITS.get(entry.dtype, 0)
+        bits = _elements(entry.shape) * DTYPE_BITS.get(entry.dtype, 0)
         if entry.dtype in DTYPE_BITS and bits != 8 * entry.nbytes:
-            shape = list(entry.shape)
+            shape = f"{list(entry.shape[:8])}{' and more' if len(entry.shape) > 8 else ''}"
             yield f"tensor {entry.name!r}: {entry.dtype} of shape {shape} does not take {entry.nbytes} bytes"
 
 
@@ -242,6 +261,7 @@ RULES: dict[str, Callable[[_Draft], Iterator[str]]] = {
     "starts_with_brace": _starts_with_brace,
     "padded_with_spaces": _padded_with_spaces,
     "unique_keys": _unique_keys,
+    "short_names": _short_names,
     "metadata_is_text": _metadata_is_text,
     "known_fields": _known_fields,
     "known_dtype": _known_dtype,

@@ -18,15 +18,15 @@ from typing import Any
 
 from app.errors import PolicyError
 from app.evidence import chain, claims, frame, holdings
-from app.evidence.case import CannotCheck, Case, Check, Inputs, Problem, Rejected
+from app.evidence.case import CannotCheck, Case, Check, Inputs, Problem, Rejected, printable
 from app.evidence.envelope import PAYLOAD_TYPE, Envelope, EnvelopeError, read_envelope, signers_of
 from app.evidence.fields import StatementError
-from app.evidence.keys import KeyFileError, TrustedKey, read_trusted
+from app.evidence.keys import KeyFileError, TrustedKey, by_id, read_trusted
 from app.evidence.parse import read
+from app.evidence.planned import plan_of, read_policy
 from app.evidence.report import Report, facts, some, warnings
 from app.evidence.rotation import introduced
 from app.evidence.strict import JsonError, JsonObject, read_json
-from app.freeze.policy import Policy
 
 MAX_ATTESTATION = 1 << 30  # bytes; a statement takes about 600 per tensor
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = verify(_read_attestation(options.attestation), _inputs(options))
     except (CannotCheck, KeyFileError, OSError) as error:
-        _say(options, {"verdict": "unchecked", "reason": str(error)}, f"COULD NOT CHECK: {error}")
+        _say(options, {"verdict": "unchecked", "reason": str(error)}, f"COULD NOT CHECK: {printable(str(error))}")
         return CANNOT_CHECK
     if report.verified and report.level is not None and report.level < options.level:
         low = Problem("level", f"level {report.level} reached, {options.level} asked for")
@@ -97,7 +97,7 @@ def _examine(case: Case, raw: bytes, checks: Checks, *, stages: Sequence[str] = 
 
 def _read_envelope(case: Case, raw: bytes, checks: Checks) -> bool:
     case.envelope = read_envelope(raw)
-    case.signers = tuple(signers_of(case.envelope, case.inputs.keys))
+    case.signers = tuple(signers_of(case.envelope, by_id(case.inputs.keys).values()))
     return True
 
 
@@ -109,7 +109,7 @@ def _read_statement(case: Case, raw: bytes, checks: Checks) -> bool:
 
 def _resolve_policy(case: Case, raw: bytes, checks: Checks) -> bool:
     with suppress(PolicyError):  # the check `policy_fits` reports it
-        case.plan = claims.plan_of(case.said.claim.rows, dict(case.said.claim.policy))
+        case.plan = plan_of(case.said.claim.rows, dict(case.said.claim.policy))
     return True
 
 
@@ -215,11 +215,11 @@ def _keys(paths: Iterable[Path], ring: Path | None) -> tuple[TrustedKey, ...]:
 def _policy(given: str) -> str:
     """Of a file (also as @file, which `permafrost submit` takes), or of the JSON itself."""
     try:
-        text = given if given.lstrip().startswith("{") else Path(given.removeprefix("@")).read_text()
-        return Policy.from_json(json.loads(text)).digest()
+        raw = given.encode() if given.lstrip().startswith("{") else Path(given.removeprefix("@")).read_bytes()
+        return read_policy(raw).digest()
     except OSError as error:
         raise CannotCheck(f"{error.filename}: {error.strerror}") from None
-    except (ValueError, PolicyError) as error:
+    except PolicyError as error:
         raise CannotCheck(f"{given} is not a freeze policy: {error}") from None
 
 

@@ -114,7 +114,7 @@ def _check_expect(rule: Rule, index: Index, taken: list[int], matched: int) -> N
             raise PolicyError(
                 f"rule '{rule.id}' expects {wanted} {key} and decides {found[key]}"
                 + (shadowed if matched > len(taken) else "")
-                + f"; among them {listed(sorted(t.name for t in tensors)[:3])}",
+                + (f"; among them {listed(sorted(t.name for t in tensors)[:3])}" if tensors else ""),
                 param=f"{rule.at}.expect.{key}",
             )
 

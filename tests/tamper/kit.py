@@ -15,9 +15,9 @@ from typing import Any
 
 from app.evidence import envelope
 from app.evidence.case import Check, Inputs
-from app.evidence.claims import plan_of
 from app.evidence.digest import TensorReading, read_file, sha256_bytes, sha256_file
 from app.evidence.keys import SigningKey, TrustedKey, generate
+from app.evidence.planned import plan_of
 from app.evidence.statement import (
     Claim,
     FileRef,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.evidence import diff
 from app.evidence.diff import DiffError, Stored, differences, main, open_model, pair, plan_of, violations
+from app.evidence.tensorfile import TensorFileError
 from app.freeze.policy import Policy
 from tests.app.evidence import strategies
 from tests.app.evidence.held import Held
@@ -209,3 +210,34 @@ def test_quick_leaves_the_statistics_out(models: tuple[Path, Path], capsys: pyte
     assert {one["change"] is None for one in tensors} == {True}
     assert sum(one["status"] == "changed" for one in tensors) == 1
     assert diff.STATUSES == ("same", "changed", "dtype", "shape", "added", "removed")
+
+
+def test_weights_that_are_pipes_or_end_early(models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither is waited for, and neither is a frozen tensor that changed."""
+    a, b = models
+    (b / "model.safetensors").unlink()
+    os.mkfifo(b / "part.safetensors")
+    assert run(a, b) == 2
+    assert "not a regular file" in capsys.readouterr().err
+    with open_model(a) as base, open_model(a) as result:
+        os.truncate(a / "model.safetensors", 400)
+        with pytest.raises(TensorFileError, match="ends before"):
+            list(differences(base, result))
+
+
+def test_an_index_means_one_thing(models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two weight maps are two models, and an index larger than any is not read."""
+    a, _ = models
+    (a / "model.safetensors.index.json").write_text('{"weight_map": {}, "weight_map": {"w": "model.safetensors"}}')
+    with pytest.raises(DiffError, match="appears twice"), open_model(a):
+        pass
+    os.truncate(a / "model.safetensors.index.json", 1 << 36)
+    with pytest.raises(DiffError, match="more than"), open_model(a):
+        pass
+
+
+def test_policies_that_are_none(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Bottomless or ambiguous ones end with 2, not with what means that a frozen tensor changed."""
+    for text in ("[" * 100_000, '{"freeze": ["bert.enc.**"], "freeze": ["head.w"]}'):
+        (tmp_path / "policy.json").write_text(text)
+        assert run(*models, "--freeze", tmp_path / "policy.json") == 2

@@ -98,10 +98,13 @@ def test_openssl_accepts_ours(key: SigningKey, tmp_path: Path) -> None:
         b'{"payload": "e30", "payloadType": "a", "signatures": []}',
         b'{"payload": "e3_0", "payloadType": "a", "signatures": []}',
         b'{"payload": "", "payloadType": "a", "signatures": [{"sig": "?"}]}',
+        b'{"payload": "e31=", "payloadType": "a", "signatures": []}',
+        b'{"payload": "e30=\\n", "payloadType": "a", "signatures": []}',
+        b'{"payload": "e30=", "payloadType": "a", "signatures": [], "more": [' + b"1," * (1 << 17) + b"1]}",
     ],
 )
 def test_refuses_what_is_no_envelope(document: bytes) -> None:
-    """Another shape, or text that is not base64."""
+    """Another shape, text that is not base64 as it is written, or more parts than an envelope has."""
     with pytest.raises(EnvelopeError):
         read_envelope(document)
 

@@ -1,5 +1,7 @@
+import base64
 import json
 import multiprocessing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner, Result
 
+from app.evidence.envelope import pae
 from app.evidence.keys import (
     KeyFileError,
     TrustedKey,
@@ -127,7 +130,7 @@ def test_times_have_zones() -> None:
     """A time without a zone is not guessed at."""
     assert read_time("2026-03-01T01:00:00+01:00") == NOW
     assert read_time(None) is None
-    for text in ("2026-03-01T00:00:00", "soon", 7):
+    for text in ("2026-03-01T00:00:00", "soon", 7, "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"):
         with pytest.raises(KeyFileError):
             read_time(text)
 
@@ -204,3 +207,44 @@ def test_the_command_lists_rotates_and_revokes(tmp_path: Path) -> None:
     path.with_suffix(".ring.json").unlink()
     nothing = keys("list")
     assert (nothing.exit_code, f"no signing key at {path} yet" in nothing.stderr) == (1, True)
+
+
+def test_what_is_told_about_a_key_never_widens(tmp_path: Path) -> None:
+    """A ring that does not know of a revocation, or tells of one key twice, cannot make a revoked key count again."""
+    pem, day = generate().public_pem, timedelta(days=1)
+    revoked, silent = TrustedKey(pem, NOW, NOW + 2 * day, revoked_at=NOW), TrustedKey(pem, NOW - day, NOW + day)
+    for trusted, ring in (([revoked], [silent]), ([silent], [revoked]), ([silent], [revoked, silent])):
+        [key] = introduced(trusted, ring)
+        assert (key.not_before, key.not_after, key.revoked_at) == (NOW, NOW + day, NOW)
+
+
+@pytest.mark.parametrize("change", ["payload_type", "statement_type", "repeated_key", "nothing"])
+def test_an_introduction_is_read_as_strictly_as_a_statement(change: str, tmp_path: Path) -> None:
+    """The old key's signature over something else does not introduce a key."""
+    path = tmp_path / "signing.pem"
+    old = load_or_create(path)
+    rotate(path)
+    new, _ = read_ring(path)
+    assert new.introduced_by is not None
+    payload, kind = base64.b64decode(new.introduced_by["payload"]), new.introduced_by["payloadType"]
+    if change == "payload_type":
+        kind = "text/plain"
+    elif change == "statement_type":
+        payload = payload.replace(b"Statement/v1", b"Statement/v0")
+    elif change == "repeated_key":
+        payload = payload.replace(b"{", b'{"predicateType":"x",', 1)
+    signature = base64.b64encode(old.sign(pae(kind, payload))).decode()
+    sealed = {"payload": base64.b64encode(payload).decode(), "payloadType": kind, "signatures": [{"sig": signature}]}
+    found = introduced([TrustedKey(old.public_pem)], [replace(new, introduced_by=sealed)])
+    assert len(found) == (2 if change == "nothing" else 1)
+
+
+def test_a_key_file_holds_one_key(tmp_path: Path) -> None:
+    """Of two, the second would silently not be trusted. Text around a key is left alone, in whatever encoding."""
+    one, other = generate().public_pem, generate().public_pem
+    path = tmp_path / "key.pub"
+    path.write_text(one + other)
+    with pytest.raises(KeyFileError, match="several keys"):
+        read_trusted(path)
+    path.write_bytes(one.encode() + "Schlüssel".encode("latin-1"))
+    assert [key.pem for key in read_trusted(path)] == [one]

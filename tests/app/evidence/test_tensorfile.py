@@ -88,6 +88,7 @@ BROKEN: dict[str, tuple[bytes, int]] = {
     "starts_with_brace": (b" " + json.dumps(GOOD).encode(), 20),
     "padded_with_spaces": (json.dumps(GOOD).encode() + b"\n", 20),
     "unique_keys": (json.dumps(GOOD)[:-1].encode() + b',"\\u0062":' + json.dumps(GOOD["b"]).encode() + b"}", 20),
+    "short_names": (edited(lambda header: header.update({"b" * 2000: header.pop("b")})), 20),
     "metadata_is_text": (edited(lambda header: header["__metadata__"].update(n=1)), 20),
     "known_fields": (edited(lambda header: header["b"].update(scale=1)), 20),
     "known_dtype": (edited(lambda header: header["b"].update(dtype="F33")), 20),
@@ -208,3 +209,25 @@ def test_reads_every_dtype_of_the_reference_library(tmp_path: Path) -> None:
     assert {entry.name: entry.dtype for entry in entries} == {code: code for code in codes}
     assert [(e.name, e.dtype) for e in entries] == in_file_order((code, code) for code in codes)
     assert set(codes) < set(DTYPE_BITS)
+
+
+@pytest.mark.parametrize("shape", [[1 << 62] * 100_000, [1 << 62, 1 << 62, 0], [2, 2, 1 << 40]])
+def test_sizes_that_no_file_has(shape: list[int]) -> None:
+    """Their product is not worked out in full, which would take minutes. With a zero among them there is nothing."""
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    if 0 in shape:
+        assert parse(json.dumps({"a": entry}).encode(), data=0).entries[0].nbytes == 0
+        return
+    with pytest.raises(TensorFileError, match="does not take 0 bytes") as caught:
+        parse(json.dumps({"a": entry}).encode(), data=0)
+    assert len(str(caught.value)) < 500
+
+
+def test_names_have_an_end() -> None:
+    """What compares models looks at every prefix of a name; the longest that is taken is far beyond real ones."""
+    entry = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
+    for name in ("ü" * 512, ".".join("a" * 64)):
+        assert parse(json.dumps({name: entry}).encode(), data=4).entries[0].name == name
+    for name in ("ü" * 512 + "a", ".".join("a" * 65)):
+        with pytest.raises(TensorFileError, match="1024 bytes and 64 segments"):
+            parse(json.dumps({name: entry}).encode(), data=4)

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.evidence import keys, rotation, verify
-from app.evidence.case import CannotCheck, Inputs
+from app.evidence.case import CannotCheck, Case, Inputs, Problem
 from app.evidence.keys import TrustedKey, generate, write_ring
 from app.evidence.statement import Row, build
 from tests.tamper.kit import (
@@ -24,6 +25,7 @@ from tests.tamper.kit import (
     file_bytes,
     flipped,
     forged,
+    sharded_world,
     tensor,
 )
 
@@ -119,6 +121,12 @@ def test_what_cannot_be_checked_is_not_rejected(world: World, tmp_path: Path) ->
     assert run(world, "--policy", tmp_path / "nowhere") == 2
     (tmp_path / "bad.json").write_text('{"freezing": []}')
     assert run(world, "--policy", tmp_path / "bad.json") == run(world, "--policy", '{"freezing": []}') == 2
+    for bad in (b"[" * 100_000, b'{"freeze": ["a"], "freeze": ["b"]}', b"\xff", b"[]"):
+        (tmp_path / "bad.json").write_bytes(bad)
+        assert run(world, "--policy", tmp_path / "bad.json") == 2
+    (world.base / "config.json").unlink()
+    (world.base / "config.json").symlink_to("config.json")
+    assert run(world, "--base", world.base) == 2
     with pytest.raises(SystemExit, match="2"):
         run(world, "--base-root", "abc")
 
@@ -378,3 +386,39 @@ def test_a_result_that_is_no_folder_is_not_a_forged_one(world: World) -> None:
     world.sign()
     with pytest.raises(CannotCheck, match=r"config\.json"):
         world.verify(1, result=world.result / "config.json")
+
+
+def test_a_ring_cannot_write_the_report(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it says about itself is shown as what it is, on one line."""
+    entry = {**TrustedKey(KEY.public_pem).to_json(), "id": "x\n\x1b[2JVERIFIED, level 3"}
+    (tmp_path / "ring.json").write_text(json.dumps({"data": [entry]}))
+    assert run(world, "--key", tmp_path / "ring.json") == 2
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_chain_whose_first_base_is_not_pinned_says_so(tmp_path: Path) -> None:
+    """The nearest base at hand proves nothing about the first: its statement's signer may have lied."""
+    world = chained_world(tmp_path)
+    world.sign()
+    note = "which base the chain begins with"
+    assert not any(note in one for one in world.verify(2).warnings)
+    for level, options in ((1, {}), (3, {}), (2, {"base_root": world.verify(1).facts["base_root"]})):
+        report = world.verify(level, **options)
+        assert report.verified
+        assert any(note in one for one in report.warnings)
+
+
+def test_a_file_swapped_after_it_was_read_is_not_read_again(tmp_path: Path) -> None:
+    """The index that is compared is the very one that was digested."""
+    world = sharded_world(tmp_path)
+    world.sign()
+    index = world.result / "model.safetensors.index.json"
+
+    def swap(case: Case) -> Iterator[Problem]:
+        index.write_text("{}")
+        return iter(())
+
+    checks = {stage: dict(all_of) for stage, all_of in verify.STAGES.items()}
+    checks["result"] = {"swap": swap, **checks["result"]}
+    assert world.verify(1, checks=checks).verified
+    assert not world.verify(1).verified

@@ -537,3 +537,9 @@ def test_an_unknown_dtype_is_a_broken_manifest():
 def test_bytes_of_small_dtypes_are_whole():
     """Packed dtypes take whole bytes."""
     assert [TensorInfo("a", (3,), dtype).nbytes for dtype in ("F4", "BOOL", "BF16", "F32", "C128")] == [2, 3, 6, 12, 48]
+
+
+def test_an_expectation_of_a_rule_for_tensors_in_no_file(bert):
+    """`expect` counts none of them, and the refusal has no names to give."""
+    error = refused(freeze({"name": "bert.embeddings.position_ids"}, expect={"tensors": 1}), bert)
+    assert error.message.endswith("expects 1 tensors and decides 0")
