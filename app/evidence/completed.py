@@ -1,12 +1,13 @@
 """A result's folder that has only the tensors that changed: what its whole file is, together with the base at hand."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from app.evidence.case import Holdings, Problem, Rejected
-from app.evidence.digest import FileReading, TensorReading
+from app.evidence.digest import FileReading, TensorReading, sha256_bytes
 from app.evidence.statement import Row
+from app.evidence.tensorfile import TensorFileError
 from app.models.compose import ComposeError, Slice, compose
 
 CHANGED_FILE = "model.changed.safetensors"  # a result without what it shares with its base
@@ -50,3 +51,13 @@ def _renamed(tensor: TensorReading, name: str) -> TensorReading:
 
 def _open(path: str) -> BinaryIO:
     return Path(path).open("rb")
+
+
+def composed_header(rows: Iterable[Row], metadata: Mapping[str, str]) -> str | None:
+    """Digest of the header that our composition of the claimed tensors has."""
+    readings = [row.result for row in rows if row.result]
+    try:
+        layout = compose((Slice(r.name, r.dtype, r.shape, "", 0, r.nbytes, r.sha256) for r in readings), metadata)
+    except (ComposeError, TensorFileError):
+        return None
+    return sha256_bytes(layout.header)

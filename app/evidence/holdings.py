@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from app.evidence.case import CannotCheck, Case, Check, Holdings, Problem, Rejected
-from app.evidence.completed import CHANGED_FILE, complete
+from app.evidence.completed import CHANGED_FILE, complete, composed_header
 from app.evidence.digest import FileReading, TensorReading, read_bytes, read_file, sha256_bytes, sha256_file
 from app.evidence.statement import FileRef, Reading, Row
 from app.evidence.strict import JsonError, read_json, repeated_keys
 from app.evidence.tensorfile import MAX_HEADER, TensorFileError
-from app.models.compose import ComposeError, Slice, compose
 
 SIGNATURE_FILE = "model.sig"  # an OpenSSF model-signing bundle, with a verifier of its own
 INDEX_ENDING = ".safetensors.index.json"
@@ -72,7 +71,7 @@ def read_result(
     whole = [file.name for file in files if file.name.endswith(".safetensors")]
     if CHANGED_FILE not in held.files or CHANGED_FILE in whole or len(whole) != 1 or whole[0] in names:
         large = _large(folder, names, whole_up_to) if len(whole) == 1 else []
-        header = _composed_header(rows, metadata) if large else None
+        header = composed_header(rows, metadata) if large else None
         return _read(held, names, slices, headers=dict.fromkeys(large, header) if header else {}, sizes=sizes)
     if base is None:
         raise CannotCheck(f"{folder} has only the tensors that changed; give the base as well (--base DIR)")
@@ -113,16 +112,6 @@ def _large(folder: Path, names: Iterable[str], limit: float) -> list[str]:
     """The weight files of more than `limit` bytes."""
     weights = (folder / name for name in names if name.endswith(".safetensors"))
     return [path.name for path in weights if path.exists() and path.stat().st_size > limit]
-
-
-def _composed_header(rows: Iterable[Row], metadata: Mapping[str, str]) -> str | None:
-    """Digest of the header that our composition of the claimed tensors has."""
-    readings = [row.result for row in rows if row.result]
-    try:
-        layout = compose((Slice(r.name, r.dtype, r.shape, "", 0, r.nbytes, r.sha256) for r in readings), metadata)
-    except (ComposeError, TensorFileError):
-        return None
-    return sha256_bytes(layout.header)
 
 
 def _read(
