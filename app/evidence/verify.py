@@ -215,7 +215,7 @@ def _keys(paths: Iterable[Path], ring: Path | None) -> tuple[TrustedKey, ...]:
 def _policy(given: str) -> str:
     """Of a file (also as @file, which `permafrost submit` takes), or of the JSON itself."""
     try:
-        raw = given.encode() if given.lstrip().startswith("{") else Path(given.removeprefix("@")).read_bytes()
+        raw = os.fsencode(given) if given.lstrip().startswith("{") else Path(given.removeprefix("@")).read_bytes()
         return read_policy(raw).digest()
     except OSError as error:
         raise CannotCheck(f"{error.filename}: {error.strerror}") from None
