@@ -18,7 +18,7 @@ MAX_BYTES = 8 << 20
 MAX_DEPTH = 32
 # A model is built from these before any weight is compared with it: numbers that no model has would build for ever.
 LARGEST = {
-    ("layers", "_layer", "depth", "depths"): 10_000,
+    ("layers", "_layer", "depth", "depths"): 1_000,
     ("_size", "_dim", "_embd", "_inner", "_heads", "_experts", "num_labels", "d_model", "_embeddings"): 1 << 24,
 }
 
@@ -32,7 +32,9 @@ def read(path: Path) -> dict[str, Any]:
         raise ModelError(f"{name} is larger than {MAX_BYTES} bytes", param="model")
     try:
         content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ModelError(f"{name} is nested too deeply", param="model") from None
+    except ValueError as error:
         raise ModelError(f"{name} is not JSON: {error}", param="model") from None
     if not isinstance(content, dict):
         raise ModelError(f"{name} holds a {type(content).__name__}, not an object", param="model")

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
-from worker.trainer.models import configs, tokenizers, vocabulary
+from worker.trainer.models import completeness, configs, tokenizers, vocabulary
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()  # what it would say of new and unused tensors is in our notes
@@ -172,6 +172,7 @@ def _auto_class(task: str) -> Any:
 
 def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **options: Any) -> tuple[nn.Module, Any]:
     """The model, and what transformers says of the names that files and model do not share."""
+    completeness.check_files(folder)
     try:
         model, info = auto.from_pretrained(
             folder,
@@ -187,7 +188,10 @@ def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **opti
         if "Unrecognized configuration class" in str(error):
             kind = getattr(auto, "__name__", str(auto)).removeprefix("AutoModelFor")
             raise ModelError(f"transformers has no {kind} over a {config.model_type!r} model", param="task") from error
-        raise ModelError(f"transformers could not load the model: {_first_line(error)}", param="model") from error
+        said = _first_line(error).replace(str(folder), "the model's folder")
+        raise ModelError(f"transformers could not load the model: {said}", param="model") from error
+    body = "" if model is model.base_model else f"{model.base_model_prefix}."
+    completeness.refuse_holes(info["missing_keys"], model.state_dict(), body=body)
     _refuse_other_shapes(model, info["mismatched_keys"])
     return model, info
 

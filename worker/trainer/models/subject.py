@@ -109,13 +109,18 @@ class Subject:
             )
 
     def _refuse_rows_in_pieces(self, plan: FreezePlan) -> None:
-        """A row of a tensor that the files hold in pieces, such as fused experts, is a row of none of them."""
-        split = {each.name for each in plan.split}
+        """A row of a tensor that the files hold in pieces, such as fused experts, is a row of none of them.
+
+        Nor has a piece intervals of its own: what is read in between is the whole.
+        """
+        rows = {each.name for each in plan.split}
+        partly = rows | {each.name for each in plan.decisions if each.scheduled}
         for each in self.stored():
-            if each.part and each.live in split:
+            if each.part and each.live in partly:
+                what = "rows of " if each.live in rows else "for some steps "
                 raise PolicyError(
-                    f"the policy freezes rows of {each.live!r}, which the model's files hold in pieces, one of them "
-                    f"{each.name!r}; freeze it whole, or train it",
+                    f"the policy freezes {what}{each.live!r}, which the model's files hold in pieces, one of them "
+                    f"{each.name!r}; freeze it whole and for the whole run, or train it",
                     param="freeze_policy",
                 )
 

@@ -113,11 +113,17 @@ def test_tensors_that_loading_takes_apart_are_refused(tmp_path: Path) -> None:
         assert "weights_in" in done.failure["message"]
 
 
-def test_rows_of_fused_experts_are_refused(tmp_path: Path) -> None:
-    """The first expert alone: a row of the live tensor, and of no stored one."""
-    name = "model.layers.0.mlp.experts.gate_up_proj"
-    rule = {"id": "first", "action": "freeze", "select": {"name": name, "rows": [[0, 1]]}}
-    done = trained(KINDS["mixtral"], tmp_path, policy={"rules": [rule]})
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"select": {"name": "model.layers.0.mlp.experts.gate_up_proj", "rows": [[0, 1]]}},
+        {"select": {"name": "model.layers.0.**"}, "when": [{"from_step": 0, "to_step": 1}]},
+    ],
+    ids=["rows", "steps"],
+)
+def test_parts_and_times_of_fused_experts_are_refused(rule: dict[str, Any], tmp_path: Path) -> None:
+    """The first expert alone is a row of the live tensor, and of no stored one; nor has a stored one intervals."""
+    done = trained(KINDS["mixtral"], tmp_path, policy={"rules": [{"action": "freeze", **rule}]})
     assert done.code == 1
     assert "in pieces" in done.failure["message"]
     assert done.failure["param"] == "freeze_policy"

@@ -1,0 +1,82 @@
+"""Files that are not all of a model: refused, and never filled up by chance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from app.errors import ModelError
+from tests.worker.trainer import tiny
+from worker.trainer.models import loading
+from worker.trainer.models.completeness import INDEX
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def load(folder: Path) -> loading.Loaded:
+    return loading.load({"type": "transformers"}, folder, task="text-classification", labels=("a", "b"), seed=0)
+
+
+def with_tensors(folder: Path, change: Change) -> Path:
+    path = tiny.bert(folder) / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder
+
+
+def test_a_missing_tensor_of_the_body_is_named(tmp_path: Path) -> None:
+    """A layer without one of its tensors would have been filled with noise, and frozen so."""
+    name = "encoder.layer.1.output.dense.bias"
+    with pytest.raises(ModelError, match=name) as refused:
+        load(with_tensors(tmp_path, lambda weights: weights.pop(name)))
+    assert refused.value.code == "missing_tensors"
+
+
+def test_more_layers_than_the_files_have(tmp_path: Path) -> None:
+    """config.json is of another model, of more layers."""
+    config = tiny.bert(tmp_path) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match=r"layer\.2\..*and 11 more"):
+        load(tmp_path)
+
+
+def test_a_head_and_a_pooler_may_be_new(tmp_path: Path) -> None:
+    """What is missing as a whole is drawn from the seed; what is there besides is left out. Both are said."""
+
+    def change(weights: dict[str, Any]) -> None:
+        weights["strange.weight"] = weights.pop("pooler.dense.weight")
+        del weights["pooler.dense.bias"]
+
+    loaded = load(with_tensors(tmp_path, change))
+    assert {name for name in loaded.new if "pooler" in name} == {
+        "bert.pooler.dense.bias",
+        "bert.pooler.dense.weight",
+    }
+    assert any("strange.weight" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weight_map": {"x": "../other.safetensors"}}, "no safetensors file beside it"),
+        ({"weight_map": {"x": "model-00009-of-00009.safetensors"}}, "is not there"),
+        ({"weight_map": ["x"]}, "no weight_map"),
+        ([1], "no weight_map"),
+        (None, "neither model.safetensors nor"),
+    ],
+)
+def test_an_index_names_files_beside_it(tmp_path: Path, content: Any, message: str) -> None:
+    """Of numbered shards, each has to be there; a path leads nowhere else."""
+    folder = tiny.bert(tmp_path)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    if content is not None:
+        (folder / INDEX).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=message) as refused:
+        load(folder)
+    assert str(folder) not in refused.value.message
