@@ -81,8 +81,8 @@ class Progress(Answer):
     step: int | None = None
     total_steps: int | None = None
     epoch: float | None = None
-    percent: float | None = None
-    eta_seconds: float | None = None
+    percent: float | None = Field(default=None, description="Of a job that succeeded: 100, also where it ended early.")
+    eta_seconds: float | None = Field(default=None, description="Null unless the job runs; 0 once it has succeeded.")
     examples_per_second: float | None = None
     tokens_per_second: float | None = Field(default=None, description="Without padding; null where data has none.")
     prefix_cache: PrefixCache | None = Field(default=None, description="Null until it is decided.")
@@ -142,7 +142,7 @@ class JobObject(Answer):
 
     @classmethod
     def of(cls, job: Job, *, evidence: Evidence | None, place: Place | None) -> "JobObject":
-        progress = Progress(**{name: value for name, value in (job.progress or {}).items() if name != _FINISH})
+        progress = _progress(job)
         return cls.model_validate(
             {
                 "id": job.id,
@@ -267,6 +267,16 @@ class MetricList(Page):
 
     data: list[MetricPoint]
     sampled: bool
+
+
+def _progress(job: Job) -> Progress:
+    """As the trainer said last. A job that has ended has nothing left to do, however many steps were left to it."""
+    said = {name: value for name, value in (job.progress or {}).items() if name != _FINISH}
+    if job.status == "succeeded" and said:
+        said |= {"percent": 100.0, "eta_seconds": 0.0}
+    elif job.status not in ("running", "pausing"):
+        said["eta_seconds"] = None
+    return Progress(**said)
 
 
 def _estimate(job: Job) -> int | None:
