@@ -2,11 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app.evidence.keys import TrustedKey
-from app.evidence.statement import Row
+from app.evidence.statement import Interval, Row
 from tests.tamper.attacks import DAY, Options, attack, edit_entries, edit_header, parameters, resign_file
 from tests.tamper.kit import (
     KEY,
@@ -14,9 +15,13 @@ from tests.tamper.kit import (
     World,
     flipped,
     forged,
+    fused_rows,
+    fused_world,
     scheduled_rows,
     scheduled_world,
     sharded_world,
+    tied_rows,
+    tied_world,
 )
 
 # Files that a loader would take
@@ -186,3 +191,39 @@ def _(world: World) -> Options:
     world.unstored = (invented,)
     world.edit_result("bert.enc.1.mean", lambda t: (t[0], t[1], flipped(t[2])))
     world.sign()
+
+
+# Rows that share a tensor
+
+
+def copy_that_disagrees(field: str, value: Any) -> None:
+    @attack(f"30-copy-of-a-tie-with-its-own-{field.replace('_', '-')}", only="aliases", world=tied_world)
+    def _(world: World) -> Options:
+        """A reader of the copy's row would believe something else of the one tensor that both are."""
+        world.sign(world.claim(rows=forged(tied_rows(world), "bert.dec.weight", **{field: value})))
+
+
+for field, value in (
+    ("role", "trainable"),
+    ("rule", "another"),
+    ("kind", "buffer"),
+    ("module_types", ("Linear",)),
+    ("intervals", (Interval(0, 10, "ab" * 32, "ab" * 32),)),
+):
+    copy_that_disagrees(field, value)
+
+
+@attack("30-parts-that-disagree-about-their-tensor", only="parts", world=fused_world)
+def _(world: World) -> Options:
+    *rows, last = fused_rows(world)
+    world.sign(world.claim(rows=(*rows, replace(last, module_types=("Linear",)))))
+
+
+@attack("30-parts-beyond-their-tensor", only="parts", world=fused_world)
+def _(world: World) -> Options:
+    world.sign(world.claim(rows=fused_rows(world, second=(1 << 20, 1 << 21))))
+
+
+@attack("30-dropped-tensor-that-no-base-has", only="roles")
+def _(world: World) -> Options:
+    world.sign(world.claim(rows=(*world.rows(), Row(name="zzz", role="dropped", changed=False))))

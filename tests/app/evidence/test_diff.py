@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.evidence import diff
 from app.evidence.diff import DiffError, Stored, differences, main, open_model, pair, plan_of, violations
-from app.evidence.tensorfile import TensorFileError
+from app.evidence.tensorfile import Entry, TensorFileError, header_bytes
 from app.freeze.policy import Policy
 from tests.app.evidence import strategies
 from tests.app.evidence.held import Held
@@ -241,3 +241,29 @@ def test_policies_that_are_none(models: tuple[Path, Path], tmp_path: Path) -> No
     for text in ("[" * 100_000, '{"freeze": ["bert.enc.**"], "freeze": ["head.w"]}'):
         (tmp_path / "policy.json").write_text(text)
         assert run(*models, "--freeze", tmp_path / "policy.json") == 2
+
+
+def test_files_of_gigabytes_in_little_memory(tmp_path: Path) -> None:
+    """Two models of 2 GiB that differ in their last byte, in a process that may have less than half of one."""
+    size = 2 << 30
+    header = header_bytes([Entry("w", "F32", (size // 4,), 0, size)])
+    for name in "ab":
+        with (tmp_path / f"{name}.safetensors").open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + size)  # zeros that take no room
+            file.seek(len(header) + size - 1)
+            file.write(name.encode())
+    script = (
+        "import resource, sys\n"
+        "from app.evidence.diff import main\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 29 | 1 << 28,) * 2)\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", script, *(str(tmp_path / f"{name}.safetensors") for name in "ab"), "--quick"]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    for options, status in (([], 0), (["--freeze", "w"], 1)):
+        done = subprocess.run(
+            [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+        )
+        assert (done.returncode, done.stderr) == (status, "")
+        assert "1 changed" in done.stdout

@@ -1,0 +1,51 @@
+"""The verifier in one file is the verifier: it says the same of every attack."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+from app.evidence.case import Inputs
+from app.evidence.verify import verify
+from tests.tamper import audited
+from tests.tamper.attacks import ATTACKS
+from tests.tamper.kit import NOW, World
+from tools.verifier import build
+
+# Not the file's command line, whose clock is the machine's: the same function that it calls, from the same file.
+SAYS = """
+import json, pickle, sys
+sys.path.insert(0, sys.argv[1])
+from app.evidence.verify import __file__ as place, verify
+assert place.startswith(sys.argv[1]), place
+reports = [verify(raw, inputs) for raw, inputs in pickle.load(sys.stdin.buffer)]
+print(json.dumps([report.to_json() for report in reports]))
+"""
+
+
+def test_the_one_file_verifier_says_the_same_of_every_attack(tmp_path: Path) -> None:
+    """Verdict, problems and facts, for an honest world and for each attack at the highest level that it is made for."""
+    assert audited  # its attacks are in the list as well
+    file = build(tmp_path / "verify.pyz")
+    honest = World(tmp_path / "honest")
+    honest.sign()
+    cases = {"honest": (honest.attestation.read_bytes(), _inputs(honest, 3))}
+    for number, attack in enumerate(ATTACKS):
+        world = attack.world(tmp_path / str(number))
+        options = attack.run(world) or {}
+        cases[attack.id] = (world.attestation.read_bytes(), _inputs(world, attack.levels[-1], **options))
+    command = [sys.executable, "-I", "-c", SAYS, str(file)]
+    done = subprocess.run(
+        command, cwd=tmp_path, input=pickle.dumps(list(cases.values())), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    for (name, (raw, inputs)), said in zip(cases.items(), json.loads(done.stdout), strict=True):
+        assert said == json.loads(json.dumps(verify(raw, inputs).to_json())), name
+        assert (said["verdict"] == "verified") == (name == "honest"), name
+
+
+def _inputs(world: World, level: int, **options: object) -> Inputs:
+    given: dict[str, object] = {"keys": world.trusted, "now": NOW, "result": world.result, "previous": world.chain()}
+    given |= {2: {"base_root": world.pinned}, 3: {"base": world.base}}.get(level, {})
+    return Inputs(attestation=world.attestation, **(given | options))  # type: ignore[arg-type]
