@@ -137,7 +137,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         learning_rate=settings.learning_rate,
         inventory=subject.inventory,
         enforce=plan.policy.enforce,
-        scaled=settings.precision == "fp16",
+        uneven=settings.precision == "fp16" or bool(plan.scheduled),
         outer=muon.outer(model) if settings.optimizer["name"] == "muon" else (),
     )
     frozen.at_step(0, built)

@@ -1,11 +1,13 @@
 """Freezing and thawing by optimizer step: exact intervals, nothing carried over, resumable anywhere."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from tests.worker.trainer.attempts import affine_order, attempt
 from tests.worker.trainer.freeze.models import convnet, convnet_loss
 from tests.worker.trainer.freeze.training import plan_for
 from worker.trainer.freeze.apply import Frozen, freeze
@@ -129,3 +131,13 @@ def test_a_group_may_be_empty_while_all_of_it_is_frozen(fused: bool) -> None:
     assert optimizer.param_groups[0]["params"] == []
     seen = run(model, frozen, optimizer, stop=2)
     assert seen[1]["0.weight"] == seen[0]["0.weight"] != seen[2]["0.weight"]
+
+
+def test_momentum_of_a_tensor_that_thaws(tmp_path: Path) -> None:
+    """SGD's begins with the tensor's first update, beside others that have one; and again after each freeze."""
+    when = [{"from_step": 0, "to_step": 3}, {"from_step": 5, "to_step": 7}]
+    policy = {"rules": [{"action": "freeze", "select": {"name": "weight"}, "when": when}]}
+    hyperparameters = {"n_epochs": 2, "batch_size": 8, "optimizer": {"name": "sgd", "momentum": 0.9}}
+    done = attempt(affine_order(tmp_path, policy=policy, hyperparameters=hyperparameters), tmp_path)
+    assert done.code == 0
+    assert set(done.changed) == {"weight", "bias"}
