@@ -50,7 +50,7 @@ class Group:
 
     def share(self, positions: Positions) -> Positions:
         """This rank's part of a step's examples: neighbours stay together, and the first ranks have one more."""
-        return np.array_split(positions, self.size)[self.rank]
+        return positions if self.size == 1 else np.array_split(positions, self.size)[self.rank]
 
     def passes(self, positions: Positions, size: int) -> list[tuple[Positions, bool]]:
         """This rank's share, `size` at a time, and whether each part counts.
