@@ -15,7 +15,6 @@ from app.errors import InvalidRequest, PolicyError
 from app.freeze.plan import TensorInfo, resolve
 from app.freeze.policy import Policy
 from worker.trainer.training import muon
-from worker.trainer.witness.fingerprint import sharded
 
 CLASSES: dict[str, Callable[..., Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -39,15 +38,13 @@ def build(
     inventory: Sequence[TensorInfo],
     enforce: bool,
     outer: Collection[str] = (),
-    uneven: bool = False,
 ) -> Optimizer:
     """An optimizer as `wanted` says: {"name", options..., "groups": [{"select", "options"}]}.
 
     A group option that the optimizer does not know is refused, since torch accepts and ignores it
     (`requires_grad` is the famous one). With `enforce` false it is passed on, as it would be by hand.
     Weight decay leaves out tensors of fewer than two dimensions, unless the request makes groups of its own.
-    `outer` names what Muon leaves to AdamW besides them. `uneven`: not every step moves every
-    tensor (a gradient scaler skips some, schedules freeze some).
+    `outer` names what Muon leaves to AdamW besides them.
     """
     name = wanted.get("name", "adamw")
     if name not in CLASSES:
@@ -63,7 +60,7 @@ def build(
         groups = _decay_groups(parameters, decay=float(options.get("weight_decay", 0.0)))
     if name == "muon":
         groups = muon.divided(groups, names={id(each): key for key, each in parameters}, outside=outer)
-    options |= _fused(name, parameters, uneven=uneven)
+    options |= _fused(name, parameters)
     try:
         return CLASSES[name](groups, lr=learning_rate, **options)
     except (TypeError, ValueError) as error:
@@ -130,14 +127,13 @@ def _refuse_unknown(name: str, options: Mapping[str, Any], *, at: str, also: fro
             raise InvalidRequest(message, param=f"{at}.{option}")
 
 
-def _fused(name: str, parameters: Named, *, uneven: bool) -> dict[str, bool]:
+def _fused(name: str, parameters: Named) -> dict[str, bool]:
     """One kernel over all tensors where torch has it for these devices and dtypes.
 
-    Not SGD's under a scaler: when that skips the first step, torch keeps a momentum of whatever lay in memory. Nor with
-    schedules: torch fails where some tensors have a momentum already and others have none yet.
-    Nor over shards, for which torch has no such kernel.
+    Not SGD's: with momentum it fails where some tensors have one already and others none yet (a thaw, an expert's first
+    token), and keeps one of whatever lay in memory where a scaler skips the first step.
     """
-    if name == "adafactor" or (name == "sgd" and (uneven or any(sharded(p) for _, p in parameters))):
+    if name in ("adafactor", "sgd"):
         return {}
     supported = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in parameters)
     return {"fused": True} if supported else {}

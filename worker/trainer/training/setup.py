@@ -137,7 +137,6 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         learning_rate=settings.learning_rate,
         inventory=subject.inventory,
         enforce=plan.policy.enforce,
-        uneven=settings.precision == "fp16" or bool(plan.scheduled),
         outer=muon.outer(model) if settings.optimizer["name"] == "muon" else (),
     )
     frozen.at_step(0, built)

@@ -10,7 +10,7 @@ from torch import nn
 
 from app.errors import InvalidRequest
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.training.optimizer import build
+from worker.trainer.training.optimizer import CLASSES, build
 
 
 def made(wanted: dict[str, Any], *, enforce: bool = True) -> torch.optim.Optimizer:
@@ -92,3 +92,20 @@ def test_audit_passes_ignored_options_on() -> None:
     optimizer = made({"name": "sgd", "groups": groups}, enforce=False)
     assert optimizer.param_groups[0]["requires_grad"] is False
     assert optimizer.param_groups[0]["params"][0].requires_grad
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_tensor_whose_first_gradient_comes_late_is_stepped(name: str) -> None:
+    """An expert that the first batches do not ask, a branch not taken: others have a state by then."""
+    early, late = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4))
+    wanted = {"name": name} | ({"momentum": 0.9} if name == "sgd" else {})
+    optimizer = build(
+        wanted, [("early", early), ("late", late)], learning_rate=0.1, inventory=(), enforce=True, outer=()
+    )
+    for asked in ((early,), (early, late), (late,)):
+        optimizer.zero_grad()
+        for parameter in asked:
+            parameter.grad = torch.full_like(parameter, 0.5)
+        before = late.detach().clone()
+        optimizer.step()
+        assert torch.equal(before, late) is (late not in set(asked))
