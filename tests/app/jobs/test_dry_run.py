@@ -18,7 +18,7 @@ from app.models.tables import Model
 from app.settings import Settings
 from app.webhooks.tables import Delivery
 from tests.app.conftest import AFFINE, Upload, rows
-from tests.app.test_errors import BAD_JOBS
+from tests.app.test_errors import BAD_JOBS, JSON
 
 TEXTS = [{"text": f"some words number {n}", "label": "ab"[n % 2]} for n in range(40)]
 WIDE = [{"x": [float(n), 1.0], "y": [0.0, 2.0 * n]} for n in range(8)]
@@ -94,9 +94,12 @@ def test_what_a_job_is_refused_for_is_refused_here(client: TestClient, upload: U
     """The same status, field and code: a dry run that is accepted means something."""
     change, param, code = BAD_JOBS[case]
     body = {"model": AFFINE, "training_file": upload(rows()), "freeze_policy": {"freeze": ["weight"]}, **change}
-    answer = client.post("fine_tuning/jobs", json={**body, "dry_run": True})
+    answer, posted = (
+        client.post("fine_tuning/jobs", content=json.dumps({**body, **more}), headers=JSON)
+        for more in ({"dry_run": True}, {})
+    )
     assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == (param, code)
-    assert answer.status_code == client.post("fine_tuning/jobs", json=body).status_code
+    assert answer.status_code == posted.status_code
 
 
 def test_large_files_are_read_to_their_ends(
