@@ -330,9 +330,9 @@ def _refuse_other_results(caching: Caching) -> None:
             rows.put(np.array([local[int(row)] for row in batch.rows]), found)
         values = [each.to(asked.device) for each in rows.get(np.arange(len(whole.rows)), whole.width)]
         with torch.no_grad():
-            live = asked.compute(whole)
+            live = _meant(asked, whole)
             with caching.prefix.served(values, rows=len(whole.rows), width=whole.width):
-                kept = asked.compute(whole)
+                kept = _meant(asked, whole)
         _refuse_if_trained_otherwise(caching, whole)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise UncuttableError(f"its forward does not run without it: {error}") from error
@@ -341,6 +341,12 @@ def _refuse_other_results(caching: Caching) -> None:
     tolerance = 1e-3 if all(leaf.dtype.itemsize >= 4 for leaf in caching.prefix.cut.kept) else 0.1
     if not all(_near(a, b, tolerance) for a, b in zip(live, kept, strict=True)):
         raise UncuttableError("from kept results the model gives something else, so it uses more than was found")
+
+
+def _meant(asked: Asked, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Loss and outputs, without those at positions that only fill a row up."""
+    (loss, outputs), mask = asked.compute(batch), batch.inputs.get("attention_mask")
+    return loss, outputs if mask is None or outputs.shape[:-1] != mask.shape else outputs[mask.bool()]
 
 
 def _refuse_if_trained_otherwise(caching: Caching, batch: Batch) -> None:

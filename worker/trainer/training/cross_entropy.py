@@ -57,7 +57,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scales: Tensor) -> tuple[Tensor | None, ...]:
         """Softmax less the smoothed one-hot target, each row times its scale."""
         logits, targets, rows = ctx.saved_tensors
-        scales = torch.where(targets == IGNORED, 0.0, scales)[:, None]
+        scales, ignored = scales[:, None], (targets == IGNORED)[:, None]
         classes = targets.clamp_min(0)[:, None]
         gradient = torch.empty_like(logits) if rows is None else torch.zeros_like(logits)
         for part in _parts(logits, len(targets)):
@@ -66,7 +66,9 @@ class _CrossEntropy(torch.autograd.Function):
             slope.scatter_(1, classes[part], slope.gather(1, classes[part]) - (1.0 - ctx.smoothing))
             if ctx.smoothing:
                 slope.sub_(ctx.smoothing / slope.shape[-1])
-            slope.mul_(scales[part])
+            slope.mul_(scales[part]).masked_fill_(
+                ignored[part], 0.0
+            )  # also where a filled up row's logits are no numbers
             if rows is None:
                 gradient[part] = slope
             else:

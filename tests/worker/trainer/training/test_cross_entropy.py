@@ -75,6 +75,21 @@ def test_nothing_that_carries_gives_nothing() -> None:
     assert not logits.grad.any()
 
 
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("carry", [0.2, 0.8])
+def test_what_is_no_number_where_nothing_is_asked_stays_there(carry: float) -> None:
+    """A row that is all padding may have attended to nothing: neither loss nor gradient hear of it."""
+    logits, targets = drawn(carry=carry)
+    logits[targets == IGNORED] = torch.nan
+    logits.requires_grad_()
+    losses = token_losses(logits, targets)
+    losses.sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(losses).all()
+    assert torch.isfinite(logits.grad).all()
+    assert not logits.grad[targets == IGNORED].any()
+
+
 def test_nothing_as_wide_as_the_vocabulary_is_kept() -> None:
     """Between forward and backward only the logits themselves are held."""
     logits, targets = drawn(carry=1.0)
