@@ -1,19 +1,22 @@
 """Our training loop, with its witness and reports, beside a hand-written torch loop, the HF Trainer and Lightning.
 
-The same model, examples, batches in the same order, optimizer (fused AdamW), clipping and schedule. Rounds interleave,
-each beginning with another loop, and a figure is the median over rounds of the ratio of steps per second, so a busy
-machine slows all alike. Peak memory is that of a process which does nothing else, the median of three. The base's file
-is mapped; its pages are clean, shared and the kernel's to drop, and the witness looks at all of them where a forward
-pass looks up some rows of a vocabulary: so memory is also told without mapped files.
+The same model, examples, batches in the same order, optimizer (fused AdamW), clipping and schedule. Rounds interleave
+in every order that there is, each once: what one loop leaves to the next (freed memory, cold caches) falls on all
+alike. A figure is the median over rounds of the ratio of steps per second, so that a busy machine slows all alike too.
+Peak memory is that of a process which does nothing else, the median of three. The base's file is mapped; its pages are
+clean, shared and the kernel's to drop, and the witness looks at all of them where a forward pass looks up some rows of
+a vocabulary: so memory is also told without mapped files.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import tempfile
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import torch
@@ -23,7 +26,6 @@ from benchmarks.figure import Figure
 from benchmarks.loops import HAND, HF, Round, ours
 from benchmarks.work import Case, Material, cases, gpu_cases, prepared
 
-ROUNDS = 24
 PROCESSES = 3
 
 
@@ -44,18 +46,19 @@ def speed(case: Case, folder: Path) -> Iterable[Figure]:
         ways: dict[str, Round] = {OURS: ours(run, case)} | others
         for go in ways.values():
             go()  # warm caches, allocators and lazy imports
-        rounds = [one_round(ways, first=turn) for turn in range(ROUNDS)]
+        rounds = [one_round(ways, order) for order in permutations(ways)]
     yield Figure(f"{case.name}: steps per second", statistics.median(each[OURS] for each in rounds), "1/s")
     for name in others:
         ratio = statistics.median(each[OURS] / each[name] for each in rounds)
         yield Figure(f"{case.name}: speed over {name}", ratio, "x", "0.97" if name == HAND else "1.0")
 
 
-def one_round(ways: dict[str, Round], *, first: int) -> dict[str, float]:
-    """Each way once, in turn from another one: none always runs behind the same other."""
-    names = list(ways)
-    at = first % len(names)
-    return {name: ways[name]() for name in (*names[at:], *names[:at])}
+def one_round(ways: dict[str, Round], order: Iterable[str]) -> dict[str, float]:
+    found = {}
+    for name in order:
+        gc.collect()  # of what the last one left
+        found[name] = ways[name]()
+    return found
 
 
 def memory(case: Case) -> Iterable[Figure]:

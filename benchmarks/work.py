@@ -25,6 +25,7 @@ from worker.trainer import determinism
 from worker.trainer.data.batch import Examples
 from worker.trainer.data.order import Order
 from worker.trainer.models import loading
+from worker.trainer.models.loading import Loaded
 from worker.trainer.models.subject import Subject
 from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.training import loop, tasks
@@ -67,11 +68,15 @@ class Aside(Reporter):
 
 @dataclass(frozen=True)
 class Material:
-    """What a loop of somebody else's needs: the model, frozen by requires_grad, and the job's batches in its order."""
+    """What a loop of somebody else's needs: the model, frozen by requires_grad, and the job's batches in its order.
+
+    `loaded` is what its script holds on to for saving the result: the tokenizer.
+    """
 
     model: nn.Module
     training: Examples
     order: Order
+    loaded: Loaded | None = None
 
 
 def work_order(case: Case, folder: Path) -> tuple[WorkOrder, Workspace]:
@@ -129,16 +134,17 @@ def material(case: Case, folder: Path) -> Material:
     still = {each.name for each in plan.frozen}
     for name, parameter in subject.model.named_parameters():
         parameter.requires_grad_(name not in still)
-    return Material(subject.model.to(case.device), training, Order(len(training), case.batch, order.seed))
+    turns = Order(len(training), case.batch, order.seed)
+    return Material(subject.model.to(case.device), training, turns, subject.loaded)
 
 
 def cases() -> list[Case]:
     """The four of `train_loop`."""
     return [
-        Case("MiniLM, head only", "text-classification", MINILM, {"freeze": ["bert.**"]}, texts, minilm_base, 8, 8),
-        Case("MiniLM, all layers", "text-classification", MINILM, EVERYTHING, texts, minilm_base, 8, 3),
-        Case("small causal LM", "causal-lm", MINILM, EVERYTHING, passages, llama_base, 8, 4),
-        Case("convnet", "image-classification", CONVNET, EVERYTHING, pictures, convnet_base, 32, 10),
+        Case("MiniLM, head only", "text-classification", MINILM, {"freeze": ["bert.**"]}, texts, minilm_base, 8, 16),
+        Case("MiniLM, all layers", "text-classification", MINILM, EVERYTHING, texts, minilm_base, 8, 8),
+        Case("small causal LM", "causal-lm", MINILM, EVERYTHING, passages, llama_base, 8, 8),
+        Case("convnet", "image-classification", CONVNET, EVERYTHING, pictures, convnet_base, 32, 80),
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,29 @@ def test_freed_memory_goes_back_to_the_host() -> None:
     memory.tidy()
     assert full - _resident() > 100e6
     assert last.sum() == len(last)
+
+
+FAULTS = """
+import resource, torch
+from worker.trainer.training import memory
+
+def touched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+plain = min(touched() for _ in range(3))
+memory.keep_freed()
+print(plain, [touched() for _ in range(40)][-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such setting")
+def test_kept_memory_is_not_asked_for_again() -> None:
+    """A tensor of one size again and again: new pages each time; then the same ones, once small holes are filled."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    plain, kept = map(int, done.stdout.split())
+    assert plain > 10 * (kept + 1), done.stdout
 
 
 def _resident() -> int:

@@ -1,4 +1,4 @@
-"""Memory of the host and the device: how much is free, and a pass that ran out of it, undone."""
+"""Memory of the host and the device: how much is free, what is kept, and a pass that ran out of it, undone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KEPT = 256 << 20  # bytes; the largest block that stays
 
 
 def ran_out(error: BaseException) -> bool:
@@ -37,6 +40,19 @@ def tidy() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others have no such call
     if trim is not None:
         trim(0)
+
+
+def keep_freed() -> None:
+    """Let this process's allocator keep what is freed from here on: each step asks for the same sizes again.
+
+    glibc gives a block of 32 MiB or more back at once, and the kernel fills each page with zeros when it is next
+    touched. Larger ones than KEPT still go back: a hole of theirs that nothing fits into would cost too much.
+    Source: mallopt(3).
+    """
+    choose = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
+    if choose is not None:
+        choose(M_MMAP_THRESHOLD, KEPT)
+        choose(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def free_host_bytes() -> int:

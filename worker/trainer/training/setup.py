@@ -104,6 +104,7 @@ def assemble(
     _compile(recipe, run, subject)  # after the passes that ask whether the data fits the model
     run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
     memory.tidy()
+    memory.keep_freed()
     determinism.seed_everything(order.seed, rank=group.rank)
     if found is not None:
         saver.resume(run, found)
