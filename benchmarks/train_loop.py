@@ -1,8 +1,9 @@
 """Our training loop, with its witness and reports, beside a hand-written torch loop, the HF Trainer and Lightning.
 
-The same model, examples, batches in the same order, optimizer (fused AdamW), clipping and schedule. Rounds interleave
-in every order that there is, each once: what one loop leaves to the next (freed memory, cold caches) falls on all
-alike. A figure is the median over rounds of the ratio of steps per second, so that a busy machine slows all alike too.
+The same model, examples, batches in the same order, optimizer (fused AdamW), clipping and schedule. All are timed from
+a first step's begin to a last one's end: what a run does once, before and after, is in no figure. Rounds interleave in
+every order that there is, each once: what one loop leaves to the next (freed memory, cold caches) falls on all alike. A
+figure is the median over rounds of the ratio of steps per second, so that a busy machine slows all alike too.
 Peak memory is that of a process which does nothing else, the median of three. The base's file is mapped; its pages are
 clean, shared and the kernel's to drop, and the witness looks at all of them where a forward pass looks up some rows of
 a vocabulary: so memory is also told without mapped files.

@@ -92,7 +92,7 @@ def work_order(case: Case, folder: Path) -> tuple[WorkOrder, Workspace]:
         "lr_schedule": "constant",
         "max_grad_norm": 1.0,
         "optimizer": {"name": "adamw", "weight_decay": 0.0},
-        "checkpoint_seconds": 1e9,
+        "checkpoint_steps": sys.maxsize,  # none
         "precision": case.precision,
         "prefix_cache": False,
     }
