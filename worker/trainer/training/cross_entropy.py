@@ -57,22 +57,22 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scales: Tensor) -> tuple[Tensor | None, ...]:
         """Softmax less the smoothed one-hot target, each row times its scale."""
         logits, targets, rows = ctx.saved_tensors
-        scales, ignored = scales[:, None], (targets == IGNORED)[:, None]
-        classes = targets.clamp_min(0)[:, None]
+        scales, classes = scales[:, None], targets.clamp_min(0)[:, None]
         gradient = torch.empty_like(logits) if rows is None else torch.zeros_like(logits)
+        direct = rows is None and logits.dtype is torch.float32
         for part in _parts(logits, len(targets)):
             chosen = logits[part] if rows is None else logits.index_select(0, rows[part])
-            slope = torch.softmax(chosen.float(), dim=-1)
+            slope = torch.softmax(chosen.float(), dim=-1, out=gradient[part] if direct else None)
             slope.scatter_(1, classes[part], slope.gather(1, classes[part]) - (1.0 - ctx.smoothing))
             if ctx.smoothing:
                 slope.sub_(ctx.smoothing / slope.shape[-1])
-            slope.mul_(scales[part]).masked_fill_(
-                ignored[part], 0.0
-            )  # also where a filled up row's logits are no numbers
-            if rows is None:
-                gradient[part] = slope
-            else:
+            slope.mul_(scales[part])
+            if rows is not None:
                 gradient.index_copy_(0, rows[part], slope.to(gradient.dtype))
+            elif not direct:
+                gradient[part] = slope
+        if rows is None:  # where a filled up row's logits are no numbers, a scale of 0 makes no 0
+            gradient.index_fill_(0, (targets == IGNORED).nonzero()[:, 0], 0.0)
         return gradient, None, None, None
 
 

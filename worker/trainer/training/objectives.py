@@ -82,7 +82,9 @@ class LanguageModelling:
     label_smoothing: float = 0.0
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        logits = predict(model, batch)[:, -batch.targets.shape[1] :]  # those of virtual tokens come first
+        logits, width = predict(model, batch), batch.targets.shape[1]
+        if logits.shape[1] != width:  # a slice, also of all, costs its backward pass a copy
+            logits = logits[:, -width:]  # those of virtual tokens come first
         return token_losses(logits, _shifted(batch.targets), label_smoothing=self.label_smoothing).sum(), logits
 
     def meter(self) -> Meter:
