@@ -1,7 +1,7 @@
 # `make help` prints the targets. A machine needs Python >= 3.11, git, make and a C compiler; `make setup` brings the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench chaos check fuzz verifier lock clean
+.PHONY: help setup demo test slow bench chaos check fuzz verifier lock clean
 
 # The first interpreter that is new enough; `make setup PYTHON=...` names another.
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
@@ -32,8 +32,11 @@ $(READY): pyproject.toml requirements.lock tools/peers.toml
 demo: setup ## train with frozen weights through HTTP, and check the evidence as an outsider
 	$(BIN)/python -m demo
 
-test: setup ## every test but those of make chaos; on SQLite, and on PostgreSQL with Redis
-	$(PYTEST) -n 2 -m 'not chaos' $(ARGS)
+test: setup ## every test but those of make slow and make chaos; on SQLite, and on PostgreSQL with Redis
+	$(PYTEST) -n 2 -m 'not slow and not chaos' $(ARGS)
+
+slow: setup ## the tests that take longer: demo, fuzzing, compilers, several processes
+	$(PYTEST) -n 2 -m 'slow and not chaos' $(ARGS)
 
 chaos: setup ## every fault against a running service, then random ones (more of them: ARGS='--chaos-jobs 60')
 	$(PYTEST) -n 2 -m chaos --dist loadfile $(ARGS)
