@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import JSON, Dialect, Engine, MetaData, String, create_engine, event, make_url, select, text
+from sqlalchemy import JSON, Dialect, Engine, MetaData, Select, String, create_engine, event, make_url, select, text
 from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
+
+Row = TypeVar("Row")
 
 #: Explicit names for constraints, so that migrations can drop them on every database.
 NAMING = {
@@ -115,6 +117,18 @@ def now(session: Session) -> datetime:
         return datetime.now(UTC)
     value: datetime = session.execute(select(text("clock_timestamp()"))).scalar_one()
     return value.astimezone(UTC)
+
+
+#: Those who need a row to stay are many at once; who removes it is alone.
+Lock = Literal["keep", "remove"]
+
+
+def locked(statement: Select[Row], lock: Lock | None) -> Select[Row]:
+    """The same rows, and with `lock` keepers and a remover of them wait for each other until their transactions end.
+
+    SQLite has one writer at a time, so there it is enough to look again within the transaction.
+    """
+    return statement if lock is None else statement.with_for_update(read=lock == "keep")
 
 
 def is_full(error: DBAPIError) -> bool:

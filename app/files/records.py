@@ -2,12 +2,12 @@
 
 import re
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.db import Database, new_id, now
+from app.db import Database, Lock, locked, new_id, now
 from app.errors import InvalidRequest, NotFound
 from app.files.schemas import PURPOSES, FileObject
 from app.files.tables import File
@@ -17,8 +17,6 @@ from app.models.tables import Model
 
 #: How long an equal upload counts as the same one when the client says that it is repeating itself.
 _RETRY_WINDOW: Final = timedelta(minutes=10)
-#: Those who need a file to stay are many at once; who removes it is alone.
-Lock = Literal["keep", "remove"]
 _LIFETIME: Final = range(3_600, 2_592_000 + 1)
 
 
@@ -32,7 +30,7 @@ def find_file(
 ) -> File:
     """The file. With `lock`, keepers and a remover of it wait for each other until their transactions end."""
     statement = visible(session, project).where(File.id == file_id)
-    row = session.scalar(statement.with_for_update(read=lock == "keep") if lock else statement)
+    row = session.scalar(locked(statement, lock))
     if row is None:
         raise NotFound(f"no file {file_id!r} in this project", param=param)
     return row

@@ -47,7 +47,8 @@ def listed(job_id: str) -> Select[Checkpoint]:
 def drop(session: Session, job_id: str, *, kept: Collection[int]) -> list[str]:
     """Clears the models of all checkpoints but the `kept` steps'; those in use stay. The blobs that are then free."""
     ours = select(Model, Checkpoint.step).join(Checkpoint, Checkpoint.model == Model.id)
-    rows = session.execute(ours.where(Model.job_id == job_id, Model.kind == "checkpoint", Model.status == "ready"))
+    there = ours.where(Model.job_id == job_id, Model.kind == "checkpoint", Model.status == "ready")
+    rows = session.execute(there.with_for_update(of=Model))  # a job that is just being stored may hold one
     blobs: list[str] = []
     for model, step in rows.all():
         if step not in kept and next(users(session, model), None) is None:

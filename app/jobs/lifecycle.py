@@ -38,7 +38,7 @@ def submit(
     *,
     retried: bool = False,
     active_limit: int | None = None,
-    hold: Callable[[Session], None] = lambda session: None,
+    hold: Callable[[Session, Job], None] = lambda session, job: None,
 ) -> tuple[Job, bool]:
     """Stores a new job and returns it, or the one that this very request made before (and True).
 
@@ -55,7 +55,7 @@ def submit(
 
 
 def _submit(
-    db: Database, job: Job, *, retried: bool, active_limit: int | None, hold: Callable[[Session], None]
+    db: Database, job: Job, *, retried: bool, active_limit: int | None, hold: Callable[[Session, Job], None]
 ) -> tuple[Job, bool]:
     with db.write() as session:
         mine: dict[str, Any] = {"key": job.idempotency_key, "fingerprint": job.fingerprint, "retried": retried}
@@ -64,7 +64,7 @@ def _submit(
         if active_limit is not None:
             take_turns(session, job.project)
             check_quota(session, job.project, active_limit)
-        hold(session)
+        hold(session, job)
         job.created_at = now(session)
         session.add(job)
         session.flush()

@@ -1,7 +1,6 @@
 """/v1/fine_tuning/jobs: create, list, read, control, watch."""
 
 import re
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
@@ -32,7 +31,7 @@ from app.jobs.polls import Polls
 from app.jobs.records import find_job
 from app.jobs.schemas import JobCreate, Tag
 from app.jobs.states import TERMINAL, Status
-from app.jobs.submission import Place, fingerprint, hold_files, prepare
+from app.jobs.submission import Place, fingerprint, hold, prepare
 from app.jobs.tables import Checkpoint, Event, Job
 from app.negotiation import has_already, patience
 from app.paging import AfterQuery, Order, OrderQuery, keyset
@@ -81,7 +80,7 @@ def create_job(
                 place = Place(session, storage, settings, who.project)
                 job = prepare(place, wanted, idempotency_key=idempotency_key)
         if not repeated:
-            limit, hold = settings.max_active_jobs, partial(hold_files, project=who.project, wanted=wanted)
+            limit = settings.max_active_jobs
             job, repeated = lifecycle.submit(db, job, retried=is_retry(request), active_limit=limit, hold=hold)
     if repeated:
         response.headers["idempotent-replayed"] = "true"

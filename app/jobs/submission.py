@@ -26,7 +26,7 @@ from app.jobs.optimizers import refuse_ignored_options, refuse_unreadable_groups
 from app.jobs.schemas import EvidenceOptions, JobCreate, Resources
 from app.jobs.tables import Job
 from app.jobs.weights import refuse_other_weights
-from app.models.catalog import Chosen, choose, kindred
+from app.models.catalog import Chosen, choose, find_model, kindred
 from app.settings import Settings
 from app.storage import Storage, missing_is_told
 
@@ -220,17 +220,21 @@ def _files(place: Place, wanted: JobCreate, chosen: Chosen) -> tuple[File, File 
     return training, validation
 
 
-def hold_files(session: Session, project: str, wanted: JobCreate) -> None:
-    """Has the files that a request names stay until the transaction ends. Raises NotFound for one that is gone."""
-    weights = wanted.model.weights if isinstance(wanted.model, TorchSpec) else None
-    named = {
-        "training_file": wanted.training_file,
-        "validation_file": wanted.validation_file,
-        "model.weights": weights,
+def hold(session: Session, job: Job) -> None:
+    """Has the files and models that a job needs stay until the transaction ends. Raises NotFound, or Gone, for one that
+    is not there any more."""
+    files = {
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "model.weights": job.model_spec.get("weights"),
     }
-    for param, file_id in named.items():
+    for param, file_id in files.items():
         if file_id is not None:
-            find_file(session, project, file_id, param=param, lock="keep")
+            find_file(session, job.project, file_id, param=param, lock="keep")
+    adapter = job.model_spec.get("adapter") or {}
+    for model_id in (job.base_model, adapter.get("start")):
+        if model_id is not None:
+            find_model(session, job.project, model_id, lock="keep")
 
 
 def _file(place: Place, file_id: str, *, param: str) -> File:

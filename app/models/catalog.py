@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
+from app.db import Lock, locked
 from app.errors import Gone, ModelError, NotFound
 from app.freeze.plan import TensorInfo
 from app.models import manifest
@@ -83,8 +84,12 @@ def visible(project: str) -> Select[Model]:
     return select(Model).where(or_(Model.project.is_(None), Model.project == project))
 
 
-def find_model(session: Session, project: str, model_id: str, *, param: str = "model") -> Model:
-    row = session.scalar(visible(project).where(Model.id == model_id))
+def find_model(
+    session: Session, project: str, model_id: str, *, param: str = "model", lock: Lock | None = None
+) -> Model:
+    """The model. With `lock`, keepers and a remover of it wait for each other until their transactions end."""
+    statement = visible(project).where(Model.id == model_id)
+    row = session.scalar(locked(statement, lock))
     if row is None:
         raise NotFound(f"no model {model_id!r} in this project", param=param, code="model_not_found")
     if row.status == "dropped":

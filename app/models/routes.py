@@ -154,7 +154,7 @@ def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDelet
     """Refused while other models are made of it or jobs need it; the answer lists those."""
     who.must("writer")
     with db.write() as session:
-        row = find_model(session, who.project, model)
+        row = find_model(session, who.project, model, lock="remove")
         if row.project is None and who.role != "admin":
             raise Forbidden(f"{model} is a base model of every project; deleting it needs the role admin")
         if needed := list(users(session, row)):

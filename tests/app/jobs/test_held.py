@@ -1,4 +1,4 @@
-"""A file is deleted while a job that names it is being posted: whoever comes first wins, and the other is told so."""
+"""What a job names is deleted while the job is being posted: whoever comes first wins, and the other is told so."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,10 +11,11 @@ from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
-from app.db import Database
+from app.db import Database, now
 from app.files.tables import File
 from app.jobs import routes
 from app.jobs.tables import Job
+from app.models.tables import Model
 from tests.app.conftest import AFFINE, rows, upload_to
 
 PATIENCE = 60
@@ -37,7 +38,7 @@ def named(request: pytest.FixtureRequest, api: TestClient) -> dict[str, Any]:
 
 
 @contextmanager
-def standing_still(db: Database, table: type[Job] | type[File]) -> Iterator[tuple[threading.Event, threading.Event]]:
+def standing_still(db: Database, table: type[Job | File | Model]) -> Iterator[tuple[threading.Event, threading.Event]]:
     """The first transaction that makes or removes such a row stops before its commit (`there`) until it may `go`."""
     there, go = threading.Event(), threading.Event()
 
@@ -115,4 +116,40 @@ def test_a_file_is_deleted_between_the_checks_of_a_job_and_its_row(
     monkeypatch.setattr(routes, "prepare", prepared)
     refusal = api.post("fine_tuning/jobs", json=named["body"])
     assert (refusal.status_code, refusal.json()["error"]["param"]) == (404, named["param"])
+    assert jobs(db) == 0
+
+
+@pytest.fixture
+def based(api: TestClient, db: Database) -> dict[str, Any]:
+    """A request for a job that starts from the result of another."""
+    model = Model(id="ft:affine:default::j", project="default", owned_by="default", kind="fine_tuned", status="ready")
+    with db.write() as session:
+        model.created_at, model.spec, model.files, model.tensors = now(session), dict(AFFINE), [], []
+        session.add(model)
+    return {"model": "ft:affine:default::j", "training_file": upload_to(api)(rows())}
+
+
+def test_a_model_is_deleted_while_its_job_is_being_stored(api: TestClient, db: Database, based: dict[str, Any]) -> None:
+    with standing_still(db, Job) as (there, go):
+        post = beside(lambda: api.post("fine_tuning/jobs", json=based))
+        assert there.wait(PATIENCE)
+        delete = beside(lambda: api.delete(f"models/{based['model']}"))
+        go.wait(HEAD_START)
+        go.set()
+        job, refusal = post(), delete()
+    assert job.status_code == 200, job.text
+    assert refusal.status_code == 409
+    assert [each["message"] for each in refusal.json()["error"]["errors"]] == [job.json()["id"]]
+
+
+def test_a_job_is_posted_while_its_model_is_being_deleted(api: TestClient, db: Database, based: dict[str, Any]) -> None:
+    with standing_still(db, Model) as (there, go):
+        delete = beside(lambda: api.delete(f"models/{based['model']}"))
+        assert there.wait(PATIENCE)
+        post = beside(lambda: api.post("fine_tuning/jobs", json=based))
+        go.wait(HEAD_START)
+        go.set()
+        gone, refusal = delete(), post()
+    assert gone.status_code == 200
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (404, "model_not_found")
     assert jobs(db) == 0
