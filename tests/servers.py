@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -76,6 +77,12 @@ def redis_server(folder: Path) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
+
+
+def another_database(url: str) -> str:
+    """Of the same Redis, with keys of its own."""
+    parts = urlsplit(url)
+    return parts._replace(path=f"/{int(parts.path.strip('/') or 0) + 1}").geturl()
 
 
 @contextmanager

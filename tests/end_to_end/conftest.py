@@ -18,7 +18,7 @@ import pytest
 from app.db import Database
 from app.settings import Settings
 from tests.hub import Hub, serving
-from tests.servers import free_port
+from tests.servers import another_database, free_port
 
 ROOT = Path(__file__).parents[2]
 ENDED = ("succeeded", "failed", "cancelled")
@@ -139,7 +139,8 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     }
     if request.param == "deployed":
         environment["PERMAFROST_DATABASE_URL"] = request.getfixturevalue("service_database")
-        environment["PERMAFROST_BROKER_URL"] = request.getfixturevalue("redis_server")
+        # Not the keys of other tests: they empty theirs, and their messages would be heard here.
+        environment["PERMAFROST_BROKER_URL"] = another_database(request.getfixturevalue("redis_server"))
     processes: list[Running] = []
     try:
         for command, word in _commands(environment, embedded=request.param == "embedded"):
