@@ -6,7 +6,6 @@ Page faults are those of a median step.
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import statistics
 import tempfile
@@ -20,7 +19,6 @@ from benchmarks.work import Case, cases, prepared
 from worker.trainer.training import loop, memory
 
 ROUNDS = 24
-KEPT, GIVEN_BACK = True, False
 
 
 def figures() -> Iterable[Figure]:
@@ -33,19 +31,19 @@ def compared(case: Case, folder: Path) -> Iterable[Figure]:
     run, stop = prepared(case, folder)
     run.model.train()
     rounds = []
-    faults: dict[bool, list[int]] = {KEPT: [], GIVEN_BACK: []}
+    faults: dict[str, list[int]] = {way: [] for way in WAYS}
     with stop, run.watch.witness, run.writer:
         for turn in range(ROUNDS + 1):
             taken = {}
-            for way in (KEPT, GIVEN_BACK) if turn % 2 else (GIVEN_BACK, KEPT):
-                (memory.keep_freed if way is KEPT else give_back)()
+            for way in sorted(WAYS, reverse=bool(turn % 2)):
+                WAYS[way]()
                 loop.update(run, 1)  # the first allocates anew
-                taken[way], found = seconds(run, case.steps)
-                faults[way] += found
-            rounds.append(taken[GIVEN_BACK] / taken[KEPT])
+                taken[way], counted = seconds(run, case.steps)
+                faults[way] += counted
+            rounds.append(taken["given back"] / taken["kept"])
     yield Figure(f"{case.name}: speed with freed memory kept over given back", statistics.median(rounds[1:]), "x")
-    for way, name in ((KEPT, "kept"), (GIVEN_BACK, "given back")):
-        yield Figure(f"{case.name}: page faults per step, {name}", statistics.median(faults[way]), "")
+    for way, found in faults.items():
+        yield Figure(f"{case.name}: page faults per step, {way}", statistics.median(found))
 
 
 def seconds(run: loop.Run, steps: int) -> tuple[float, list[int]]:
@@ -64,7 +62,8 @@ def page_faults() -> int:
 
 def give_back() -> None:
     """What glibc comes to by itself: 32 MiB for a block of its own, twice that for the end of the heap."""
-    libc = ctypes.CDLL(None)
-    libc.mallopt(memory.M_MMAP_THRESHOLD, 32 << 20)
-    libc.mallopt(memory.M_TRIM_THRESHOLD, 64 << 20)
-    libc.malloc_trim(0)
+    memory.thresholds(own_block=32 << 20, end_of_heap=64 << 20)
+    memory.tidy()
+
+
+WAYS = {"kept": memory.keep_freed, "given back": give_back}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,11 @@ def hand_written(given: Material, case: Case, folder: Path) -> Round:
     parameters = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    parts = Parts(given, case)
+    rounds = parts(given, case)
 
     def go() -> float:
         model.train()
-        pending = iter(parts.next())
+        pending = iter(loader(next(rounds)))
         began = time.perf_counter()
         for _ in range(case.steps):
             batch = next(pending).to(torch.device(case.device))
@@ -96,7 +97,7 @@ def hf_trainer(given: Material, case: Case, folder: Path) -> Round:
     def collate(batches: list[Batch]) -> dict[str, Any]:
         return {**batches[0].inputs, "labels": batches[0].targets}
 
-    parts = Parts(given, case)
+    rounds = parts(given, case)
 
     def go() -> float:
         clock = Clock()
@@ -116,7 +117,7 @@ def hf_trainer(given: Material, case: Case, folder: Path) -> Round:
             use_cpu=case.device == "cpu",
             bf16=case.precision == "bf16",
         )
-        trainer = Trainer(model=model, args=arguments, train_dataset=parts.next().dataset, data_collator=collate)
+        trainer = Trainer(model=model, args=arguments, train_dataset=next(rounds), data_collator=collate)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(clock)
         trainer.train()
@@ -154,7 +155,7 @@ def lightning_trainer(given: Material, case: Case, folder: Path) -> Round:
         def on_train_batch_end(self, *arguments: Any) -> None:
             self.last = time.perf_counter()
 
-    module, parts = Module(), Parts(given, case)
+    module, rounds = Module(), parts(given, case)
 
     def go() -> float:
         clock = Clock()
@@ -173,7 +174,7 @@ def lightning_trainer(given: Material, case: Case, folder: Path) -> Round:
                 default_root_dir=str(folder),
             )
             module.train()
-            trainer.fit(module, parts.next())
+            trainer.fit(module, loader(next(rounds)))
         return case.steps / (clock.last - clock.first)
 
     return go
@@ -206,17 +207,14 @@ class Batches(Dataset[Batch]):
         return self.given.training.batch(self.given.order.positions(self.first + index))
 
 
-class Parts:
+def parts(given: Material, case: Case) -> Iterator[Batches]:
     """The batches of one round after the other."""
+    for first in count(1, case.steps):
+        yield Batches(given, case, first)
 
-    def __init__(self, given: Material, case: Case) -> None:
-        self.given, self.case = given, case
-        self.done = 0
 
-    def next(self) -> DataLoader[Batch]:
-        first = self.done + 1
-        self.done += self.case.steps
-        return DataLoader(Batches(self.given, self.case, first), batch_size=None)
+def loader(batches: Batches) -> DataLoader[Batch]:
+    return DataLoader(batches, batch_size=None)
 
 
 def loss_of(model: nn.Module, batch: Batch, case: Case) -> torch.Tensor:

@@ -68,6 +68,19 @@ def beside(ask: Callable[[], Any]) -> Callable[[], Any]:
     return answer
 
 
+def crossing(
+    db: Database, table: type[Job | File | Model], first: Callable[[], Any], second: Callable[[], Any]
+) -> tuple[Any, Any]:
+    """Both answers: the second is asked while the first has written a row of `table` and not yet committed it."""
+    with standing_still(db, table) as (there, go):
+        one = beside(first)
+        assert there.wait(PATIENCE)
+        other = beside(second)
+        go.wait(HEAD_START)
+        go.set()
+        return one(), other()
+
+
 def jobs(db: Database) -> int:
     with db.read() as session:
         return session.scalars(select(func.count()).select_from(Job)).one()
@@ -75,13 +88,12 @@ def jobs(db: Database) -> int:
 
 def test_a_file_is_deleted_while_its_job_is_being_stored(api: TestClient, db: Database, named: dict[str, Any]) -> None:
     """The row is written and not yet committed: the deletion waits for it, and is refused with the job."""
-    with standing_still(db, Job) as (there, go):
-        post = beside(lambda: api.post("fine_tuning/jobs", json=named["body"]))
-        assert there.wait(PATIENCE)
-        delete = beside(lambda: api.delete(f"files/{named['file']}"))
-        go.wait(HEAD_START)
-        go.set()
-        job, refusal = post(), delete()
+    job, refusal = crossing(
+        db,
+        Job,
+        lambda: api.post("fine_tuning/jobs", json=named["body"]),
+        lambda: api.delete(f"files/{named['file']}"),
+    )
     assert job.status_code == 200, job.text
     assert refusal.status_code == 409
     assert [each["message"] for each in refusal.json()["error"]["errors"]] == [job.json()["id"]]
@@ -90,13 +102,12 @@ def test_a_file_is_deleted_while_its_job_is_being_stored(api: TestClient, db: Da
 
 def test_a_job_is_posted_while_its_file_is_being_deleted(api: TestClient, db: Database, named: dict[str, Any]) -> None:
     """The row is removed and not yet committed: the job waits for it, and is refused as one that names no file."""
-    with standing_still(db, File) as (there, go):
-        delete = beside(lambda: api.delete(f"files/{named['file']}"))
-        assert there.wait(PATIENCE)
-        post = beside(lambda: api.post("fine_tuning/jobs", json=named["body"]))
-        go.wait(HEAD_START)
-        go.set()
-        gone, refusal = delete(), post()
+    gone, refusal = crossing(
+        db,
+        File,
+        lambda: api.delete(f"files/{named['file']}"),
+        lambda: api.post("fine_tuning/jobs", json=named["body"]),
+    )
     assert gone.status_code == 200
     assert (refusal.status_code, refusal.json()["error"]["param"]) == (404, named["param"])
     assert jobs(db) == 0
@@ -130,26 +141,24 @@ def based(api: TestClient, db: Database) -> dict[str, Any]:
 
 
 def test_a_model_is_deleted_while_its_job_is_being_stored(api: TestClient, db: Database, based: dict[str, Any]) -> None:
-    with standing_still(db, Job) as (there, go):
-        post = beside(lambda: api.post("fine_tuning/jobs", json=based))
-        assert there.wait(PATIENCE)
-        delete = beside(lambda: api.delete(f"models/{based['model']}"))
-        go.wait(HEAD_START)
-        go.set()
-        job, refusal = post(), delete()
+    job, refusal = crossing(
+        db,
+        Job,
+        lambda: api.post("fine_tuning/jobs", json=based),
+        lambda: api.delete(f"models/{based['model']}"),
+    )
     assert job.status_code == 200, job.text
     assert refusal.status_code == 409
     assert [each["message"] for each in refusal.json()["error"]["errors"]] == [job.json()["id"]]
 
 
 def test_a_job_is_posted_while_its_model_is_being_deleted(api: TestClient, db: Database, based: dict[str, Any]) -> None:
-    with standing_still(db, Model) as (there, go):
-        delete = beside(lambda: api.delete(f"models/{based['model']}"))
-        assert there.wait(PATIENCE)
-        post = beside(lambda: api.post("fine_tuning/jobs", json=based))
-        go.wait(HEAD_START)
-        go.set()
-        gone, refusal = delete(), post()
+    gone, refusal = crossing(
+        db,
+        Model,
+        lambda: api.delete(f"models/{based['model']}"),
+        lambda: api.post("fine_tuning/jobs", json=based),
+    )
     assert gone.status_code == 200
     assert (refusal.status_code, refusal.json()["error"]["code"]) == (404, "model_not_found")
     assert jobs(db) == 0

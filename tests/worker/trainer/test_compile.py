@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,11 @@ POLICY = {"freeze": ["0.**"]}
 #: Two steps an epoch, of one shape.
 SHORT = {"compile": True, "batch_size": 20, "n_epochs": 2, "validation_fraction": None}
 
-#: torch's own import of its scripted modules.
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer has its process to itself; here the folders that it chooses are given back."""
-    monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)
-    for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR"):
-        monkeypatch.setenv(name, os.environ.get(name, "/tmp"))
+pytestmark = [
+    pytest.mark.usefixtures("own_folders"),
+    #: torch's own import of its scripted modules.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+]
 
 
 def run(root: Path, *, mechanism: str = "requires_grad", **wanted: Any) -> Attempt:

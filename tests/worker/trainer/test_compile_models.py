@@ -1,4 +1,4 @@
-"""`compile: true` on a transformers model: a schedule, checkpointed activations, dropout, a kill; and few graphs."""
+"""`compile: true` on a transformers model: a schedule, and a kill with dropout and checkpointed activations."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from transformers import BertConfig, BertModel
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
-from tests.worker.trainer.test_compile import _own_folders  # noqa: F401  # a fixture of every test here
 from tests.worker.trainer.test_resume import assert_same, start, wait_for_step
 from worker.trainer import checkpoint
 from worker.trainer.protocol import WorkOrder, Workspace
 
-#: torch's own: the import of its scripted modules, and its look at activations that are computed again.
 pytestmark = [
+    pytest.mark.usefixtures("own_folders"),
+    #: torch's own: the import of its scripted modules, and its look at activations that are computed again.
     pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]

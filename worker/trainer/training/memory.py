@@ -37,9 +37,7 @@ def give_back(device: torch.device, drawn: list[Tensor]) -> None:
 def tidy() -> None:
     """Give the host back what loading and trial passes held: the allocator keeps freed memory for itself otherwise."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others have no such call
-    if trim is not None:
-        trim(0)
+    _glibc("malloc_trim", 0)
 
 
 def keep_freed() -> None:
@@ -49,10 +47,20 @@ def keep_freed() -> None:
     touched. Larger ones than KEPT still go back: a hole of theirs that nothing fits into would cost too much.
     Source: mallopt(3).
     """
-    choose = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
-    if choose is not None:
-        choose(M_MMAP_THRESHOLD, KEPT)
-        choose(M_TRIM_THRESHOLD, 2**31 - 1)
+    thresholds(own_block=KEPT, end_of_heap=2**31 - 1)
+
+
+def thresholds(*, own_block: int, end_of_heap: int) -> None:
+    """From how many bytes on a freed block goes back to the kernel, and what lies free at the heap's end."""
+    _glibc("mallopt", M_MMAP_THRESHOLD, own_block)
+    _glibc("mallopt", M_TRIM_THRESHOLD, end_of_heap)
+
+
+def _glibc(name: str, *arguments: int) -> None:
+    """Other C libraries have no such call, and stay as they are."""
+    call = getattr(ctypes.CDLL(None), name, None)
+    if call is not None:
+        call(*arguments)
 
 
 def free_host_bytes() -> int:
