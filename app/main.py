@@ -6,35 +6,37 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from app import health, openapi, rendering
 from app.audit.record import attend
 from app.audit.routes import router as audit
-from app.auth import Doorkeeper, refuse_open_doors
+from app.auth.cache import KeyRing
+from app.auth.caller import Doorkeeper, refuse_open_doors
+from app.auth.rate_headers import RateHeaders
+from app.auth.rates import Rates
+from app.broker.celery import make_celery
+from app.broker.notifier import Doorbell
 from app.curves.routes import router as curves
 from app.db import Database
-from app.dependencies import Backends
-from app.documentation import DESCRIPTION, TAGS
-from app.doorbell import Doorbell
 from app.evidence.routes import router as evidence
 from app.files.routes import router as files
 from app.freeze.routes import router as freeze
-from app.hosts import OwnHosts
-from app.jobs.events import Watcher
-from app.jobs.idempotency import UnderWay
-from app.jobs.polls import Polls
+from app.http import errors
+from app.http.dependencies import Backends
+from app.http.host_guard import OwnHosts
+from app.http.nul_bytes import refuse_nul
+from app.http.telemetry import configure_logs
+from app.jobs.live.polls import Polls
+from app.jobs.live.watcher import Watcher
+from app.jobs.queue.idempotency import UnderWay
 from app.jobs.routes import router as jobs
-from app.keys.ring import KeyRing
-from app.limits.headers import RateHeaders
-from app.limits.rates import Rates
 from app.logs.routes import router as logs
 from app.models.routes import router as models
+from app.openapi import document
+from app.openapi.prose import DESCRIPTION, TAGS
+from app.ops import health
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
-from app.queue import make_celery
 from app.settings import Settings
-from app.storage import Storage
-from app.telemetry import configure_logs
-from app.text import refuse_nul
+from app.storage.blobs import Storage
 from app.webhooks.routes import router as webhooks
 
 VERSION = "0.1.0"
@@ -74,14 +76,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if not settings.auth_required:
         application.add_middleware(OwnHosts, trusted=settings.trusted_hosts)
     refuse_nul(application)
-    rendering.install(application)
+    errors.install(application)
     v1 = APIRouter(prefix="/v1")
     for router in (jobs, curves, logs, evidence, freeze, files, models, webhooks, audit):
         v1.include_router(router)
     for router in (v1, health.router, pages):
         application.include_router(router)
     mount_static(application)
-    openapi.install(application, keys_required=settings.auth_required)
+    document.install(application, keys_required=settings.auth_required)
     return application
 
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from app.jobs.tables import Job
+from app.jobs.queue.tables import Job
 
 
 def application(url: str) -> FastAPI:

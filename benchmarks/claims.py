@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from app.evidence.envelope import seal
-from app.evidence.keys import generate
-from app.evidence.parse import read
-from app.evidence.statement import Claim, FileRef, Reading, Row, build
-from app.evidence.strict import read_json
-from app.evidence.tree import root
-from app.evidence.verify import objections
+from app.evidence.format.envelope import seal
+from app.evidence.format.keys import generate
+from app.evidence.format.parse import read
+from app.evidence.format.statement import Claim, FileRef, Reading, Row, build
+from app.evidence.format.strict import read_json
+from app.evidence.format.tree import root
+from app.evidence.verifier.verify import objections
 from app.freeze.policy import Policy
 from benchmarks.figure import Figure
 from benchmarks.stand_in import best

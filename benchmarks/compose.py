@@ -16,10 +16,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from app.downloads import blob_bytes, download
-from app.evidence.digest import read_file, sha256_file
-from app.models.compose import Layout, Slice, compose
-from app.storage import CHUNK, Storage
+from app.evidence.format.compose import Layout, Slice, compose
+from app.evidence.format.digest import read_file, sha256_file
+from app.http.downloads import blob_bytes, download
+from app.storage.blobs import CHUNK, Storage
 from benchmarks.figure import Figure
 from benchmarks.stand_in import best, folder, write_model
 

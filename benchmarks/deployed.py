@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psycopg
 
+from app.auth import api_keys
 from app.db import Database
-from app.jobs import lifecycle
-from app.jobs.attempt import Lease
-from app.keys import records
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Lease
 from demo import affine
 from demo.service import Service
 from migrations.upgrade import upgrade
@@ -55,7 +55,7 @@ def place(server: str, name: str, folder: Path) -> Iterator[Place]:
     upgrade(url)
     database = Database(url)
     with database.write() as session:
-        _, key = records.make(session, project="default", role="admin", name="benchmark", expires_at=None)
+        _, key = api_keys.make(session, project="default", role="admin", name="benchmark", expires_at=None)
     environment = {
         "PERMAFROST_DATABASE_URL": url,
         "PERMAFROST_AUTH": "required",

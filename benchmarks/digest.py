@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from app.evidence.digest import read_file
+from app.evidence.format.digest import read_file
 from benchmarks.figure import Figure
 from benchmarks.machine import cores
 from benchmarks.stand_in import folder, in_turn, write_model

@@ -15,9 +15,9 @@ from typing import Any
 
 import psycopg
 
-from app.jobs import lifecycle
-from app.jobs.attempt import News
-from app.jobs.notes import Note
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import News
+from app.jobs.queue.event_log import Note
 from benchmarks.deployed import Place, place, postgres, running
 from benchmarks.figure import Figure
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.evidence.tensorfile import Entry, header_bytes
+from app.evidence.format.tensorfile import Entry, header_bytes
 
 WIDTH = 1024
 TENSOR_BYTES = 4 * WIDTH * WIDTH

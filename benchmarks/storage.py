@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from app.storage import CHUNK, Storage
+from app.storage.blobs import CHUNK, Storage
 from benchmarks.figure import Figure
 from benchmarks.stand_in import best, folder
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.evidence.digest import FileReading, TensorReading, read_file, sha256_file
-from app.evidence.envelope import seal
-from app.evidence.keys import generate
-from app.evidence.modelsig import model_sig
-from app.evidence.statement import FileRef, Reading, Row, build
+from app.evidence.format.digest import FileReading, TensorReading, read_file, sha256_file
+from app.evidence.format.envelope import seal
+from app.evidence.format.keys import generate
+from app.evidence.format.modelsig import model_sig
+from app.evidence.format.statement import FileRef, Reading, Row, build
 from benchmarks.claims import claim_of
 from benchmarks.figure import Figure
 from benchmarks.stand_in import folder, write_model
@@ -83,7 +83,7 @@ def form(each: TensorReading) -> Reading:
 
 
 def ours(place: Path, *options: str) -> list[str]:
-    command = [sys.executable, "-m", "app.cli", "verify", str(place / "attestation.json")]
+    command = [sys.executable, "-m", "app.cli.main", "verify", str(place / "attestation.json")]
     return [*command, "--key", str(place / "key.pub"), "--result", str(place / "result"), *options]
 
 

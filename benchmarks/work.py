@@ -21,13 +21,13 @@ from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from app.freeze.policy import Policy
+from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.batch import Examples
 from worker.trainer.data.order import Order
 from worker.trainer.models import loading
 from worker.trainer.models.loading import Loaded
 from worker.trainer.models.subject import Subject
-from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.training import loop, tasks
 from worker.trainer.training.setup import assemble
 from worker.trainer.training.stop import StopRequest

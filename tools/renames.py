@@ -1,4 +1,4 @@
-"""`python -m tools.renames`: writes the tables of app/evidence/conversions.py from the installed transformers.
+"""`python -m tools.renames`: writes the table of renames that the verifier follows, from the installed transformers.
 
 transformers 5 gives many models other names than their files have. The verifier has no transformers, so it carries the
 tables; those that an earlier version had stay in the file, for attestations that were made with it.
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.evidence.renames import TABLES, Rename, Table
+from app.evidence.verifier.renames import TABLES, Rename, Table
 
-FILE = Path(__file__).parents[1] / "app" / "evidence" / "conversions.py"
+FILE = Path(__file__).parents[1] / "app" / "evidence" / "verifier" / "renames_table.py"
 #: What a job can load: the classes of its tasks.
 MAPPINGS = (
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",

@@ -14,10 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path("dist") / "permafrost-verify.pyz"
 #: zipapp's own entry point would drop main's return value, and a rejection would exit 0.
-ENTRY = "import sys\nfrom app.evidence.verify import main\nsys.exit(main(sys.argv[1:]))\n"
+ENTRY = "import sys\nfrom app.evidence.verifier.verify import main\nsys.exit(main(sys.argv[1:]))\n"
 LOADED = """
 import json, sys
-import app.evidence.verify
+import app.evidence.verifier.verify
 print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] == "app"]))
 """
 

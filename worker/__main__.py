@@ -5,11 +5,11 @@ import threading
 import structlog
 from sqlalchemy.exc import OperationalError
 
+from app.cli.errors import told
 from app.db import Database
-from app.refusals import told
+from app.http.telemetry import configure_logs
 from app.settings import Settings
-from app.telemetry import configure_logs
-from worker.supervisor.child import ChildError, Nursery
+from worker.supervisor.process.child import ChildError, Nursery
 from worker.tasks import make_worker
 
 

@@ -15,16 +15,16 @@ from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy import make_url
 
+from app.broker.celery import DESCRIBE_MODEL, RUN_JOB, make_celery, ring, ring_model
 from app.db import Database
-from app.evidence.keys import load_or_create
-from app.queue import DESCRIBE_MODEL, RUN_JOB, make_celery, ring, ring_model
+from app.evidence.format.keys import load_or_create
 from app.settings import Settings
-from app.storage import Storage
+from app.storage.blobs import Storage
 from app.webhooks.courier import Courier
-from worker.supervisor.child import Nursery
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.identity import identity
+from worker.supervisor.process.child import Nursery
 from worker.supervisor.runner import Runner
 from worker.supervisor.sweep import Sweeper
 

@@ -3,32 +3,14 @@
 So there is no line without the change, no change without its line, and no route that forgets.
 """
 
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from app.audit.tables import AuditLog
+from app.auth.act import ACT, Act
 from app.db import Database, new_id, now
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """What somebody is about to do. `object_id` is None where the object is yet to be made."""
-
-    action: str
-    project: str
-    role: str
-    object_id: str | None = None
-    key_id: str | None = None
-    key_name: str | None = None
-    address: str | None = None
-    request_id: str | None = None
-
-
-#: What the running request does; None for reads and outside of requests.
-ACT: ContextVar[Act | None] = ContextVar("act", default=None)
 
 
 def attend(db: Database) -> None:

@@ -8,10 +8,10 @@ from sqlalchemy import select
 
 from app.audit.schemas import AuditLogList, AuditLogObject
 from app.audit.tables import AuditLog
-from app.auth import Who
-from app.dependencies import Db
-from app.documentation import ERRORS
-from app.paging import AfterQuery, OrderQuery, keyset
+from app.auth.caller import Who
+from app.http.dependencies import Db
+from app.openapi.prose import ERRORS
+from app.paging.keyset import AfterQuery, OrderQuery, keyset
 
 router = APIRouter(prefix="/audit_logs", tags=["Audit log"], responses=ERRORS)
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.audit.tables import AuditLog
-from app.paging import Page
+from app.paging.keyset import Page
 
 
 class Actor(BaseModel):

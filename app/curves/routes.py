@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 
-from app.curves.records import POINTS, metrics
+from app.curves.queries import POINTS, metrics
 from app.db import Database
-from app.dependencies import Db
-from app.documentation import ERRORS, METRIC_STREAM
+from app.http.dependencies import Db
 from app.jobs.answers import MetricList
-from app.jobs.records import find_job
-from app.streaming import Reading, number
+from app.jobs.live.streaming import Reading, number
+from app.jobs.queue.queries import find_job
+from app.openapi.prose import ERRORS, METRIC_STREAM
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 

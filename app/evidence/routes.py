@@ -7,17 +7,17 @@ from fastapi import APIRouter, Query, Response
 from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.auth import Who
-from app.dependencies import Config, Db, JobId
-from app.documentation import BUNDLE, ENVELOPE, ERRORS
+from app.auth.caller import Who
 from app.errors import InvalidRequest, NotFound
-from app.evidence.keys import read_ring
-from app.evidence.modelsig import MEDIA_TYPE
+from app.evidence.format.keys import read_ring
+from app.evidence.format.modelsig import MEDIA_TYPE
 from app.evidence.schemas import EvidenceObject, ParameterList, ParameterObject, SigningKeyList, SigningKeyObject
 from app.evidence.tables import Evidence, Parameter
-from app.jobs.records import find_job
-from app.jobs.states import TERMINAL
-from app.paging import AfterQuery
+from app.http.dependencies import Config, Db, JobId
+from app.jobs.queue.queries import find_job
+from app.jobs.queue.states import TERMINAL
+from app.openapi.prose import BUNDLE, ENVELOPE, ERRORS
+from app.paging.keyset import AfterQuery
 
 router = APIRouter(tags=["Evidence"], responses=ERRORS)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.evidence.tables import Evidence, Parameter
-from app.paging import Page
+from app.paging.keyset import Page
 
 
 class Answer(BaseModel):

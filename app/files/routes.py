@@ -11,23 +11,23 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.auth import Who
+from app.auth.caller import Who
 from app.db import Database
-from app.departed.records import remove
-from app.dependencies import Blobs, Config, Db
-from app.documentation import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
-from app.downloads import blob_bytes, download
 from app.errors import InUse, PermafrostError
-from app.files.records import check_quota, find_file, store, visible
+from app.files.queries import check_quota, find_file, store, visible
 from app.files.schemas import AnyPurpose, FileDeleted, FileList, FileObject
 from app.files.tables import File
 from app.files.uploads import OVERHEAD, receive
 from app.files.usage import blob_in_use
-from app.jobs.states import TERMINAL
-from app.jobs.tables import Job
-from app.paging import AfterQuery, OrderQuery, keyset
-from app.rendering import allow_body, content_length, is_retry
-from app.storage import Storage
+from app.http.dependencies import Blobs, Config, Db
+from app.http.downloads import blob_bytes, download
+from app.http.errors import allow_body, content_length, is_retry
+from app.jobs.queue.states import TERMINAL
+from app.jobs.queue.tables import Job
+from app.openapi.prose import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
+from app.paging.keyset import AfterQuery, OrderQuery, keyset
+from app.paging.tombstones import remove
+from app.storage.blobs import Storage
 
 router = APIRouter(prefix="/files", tags=["Files"], responses=ERRORS)
 

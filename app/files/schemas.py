@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.files.tables import File
-from app.paging import Page
+from app.paging.keyset import Page
 
 Purpose = Literal["fine-tune", "user_data", "batch", "assistants", "vision", "evals"]
 PURPOSES: tuple[str, ...] = get_args(Purpose)

@@ -9,7 +9,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.errors import InvalidRequest, TooLarge
-from app.storage import Blob, Storage, Writer
+from app.storage.blobs import Blob, Storage, Writer
 
 #: Chunks from the socket are gathered to this size: a gigabyte then takes a thousand hops to a thread.
 _BATCH: Final = 1 << 20

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from app.errors import PolicyError
-from app.freeze.claims import Claims, Ranges, Verdict
+from app.freeze.assignment import Claims, Ranges, Verdict
 from app.freeze.policy import WHOLE_RUN, Intervals, Policy
 from app.freeze.selectors import Index, matching
 from app.freeze.tensors import TensorInfo, nbytes

@@ -7,19 +7,19 @@ from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.auth import Who
-from app.dependencies import Config, Db
-from app.documentation import ERRORS
+from app.auth.caller import Who
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePolicy, json_schema
-from app.job_examples import PREVIEW_EXAMPLES
+from app.http.dependencies import Config, Db
 from app.jobs.answers import FreezePlanCounts
-from app.jobs.model_spec import ModelField, Task
+from app.jobs.requests.model_spec import ModelField, Task
 from app.models.catalog import Chosen, choose, kindred
 from app.models.manifest import Manifest
-from app.paging import Page
+from app.openapi.prose import ERRORS
+from app.openapi.requests import PREVIEW_EXAMPLES
+from app.paging.keyset import Page
 
 router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS)
 

@@ -6,10 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.evidence.schemas import Violation
 from app.evidence.tables import Evidence
-from app.jobs.states import TERMINAL, Status
-from app.jobs.tables import Checkpoint, Event, Job, Metric
-from app.jobs.waiting import Place
-from app.paging import Page
+from app.jobs.queue.states import TERMINAL, Status
+from app.jobs.queue.tables import Checkpoint, Event, Job, Metric
+from app.jobs.queue.waiting import Place
+from app.paging.keyset import Page
 
 #: Beside the progress in its column, at the top of the answer.
 _FINISH: Final = "estimated_finish"

@@ -10,9 +10,9 @@ from sqlalchemy import and_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.errors import InvalidRequest
-from app.jobs.states import Status
-from app.jobs.tables import Job, Label
-from app.paging import Order, keyset
+from app.jobs.queue.states import Status
+from app.jobs.queue.tables import Job, Label
+from app.paging.keyset import Order, keyset
 
 _METADATA: Final = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 #: A job has no more of them, and a database joins only so many.

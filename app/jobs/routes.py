@@ -8,12 +8,12 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy import select
 
-from app.auth import Who
+from app.auth.caller import Who
 from app.db import Database
-from app.dependencies import Bell, Blobs, Config, Db, JobId
-from app.documentation import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
-from app.job_examples import JOB_EXAMPLES, OPTION_EXAMPLES, TASK_EXAMPLES
-from app.jobs import lifecycle, views
+from app.http.dependencies import Bell, Blobs, Config, Db, JobId
+from app.http.errors import is_retry
+from app.http.headers import has_already, patience
+from app.jobs import views
 from app.jobs.answers import (
     CheckpointList,
     CheckpointObject,
@@ -22,21 +22,22 @@ from app.jobs.answers import (
     JobList,
     JobObject,
 )
-from app.jobs.checkpoints import listed
-from app.jobs.dry_run import DryRun, dry_run
-from app.jobs.events import EVENTS, sequence_of
-from app.jobs.idempotency import UnderWay, made_before
 from app.jobs.listing import Filters, page
-from app.jobs.polls import Polls
-from app.jobs.records import find_job
-from app.jobs.schemas import JobCreate, Tag
-from app.jobs.states import TERMINAL, Status
-from app.jobs.submission import Place, fingerprint, hold, prepare
-from app.jobs.tables import Checkpoint, Event, Job
-from app.negotiation import has_already, patience
-from app.paging import AfterQuery, Order, OrderQuery, keyset
-from app.rendering import is_retry
-from app.streaming import Reading, Watch
+from app.jobs.live.polls import Polls
+from app.jobs.live.streaming import Reading, Watch
+from app.jobs.live.watcher import EVENTS, sequence_of
+from app.jobs.queue import lifecycle
+from app.jobs.queue.checkpoints import listed
+from app.jobs.queue.idempotency import UnderWay, made_before
+from app.jobs.queue.queries import find_job
+from app.jobs.queue.states import TERMINAL, Status
+from app.jobs.queue.tables import Checkpoint, Event, Job
+from app.jobs.requests.dry_run import DryRun, dry_run
+from app.jobs.requests.schemas import JobCreate, Tag
+from app.jobs.requests.submission import Place, fingerprint, hold, prepare
+from app.openapi.prose import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
+from app.openapi.requests import JOB_EXAMPLES, OPTION_EXAMPLES, TASK_EXAMPLES
+from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 

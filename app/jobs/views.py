@@ -7,10 +7,10 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from app.evidence.tables import Evidence
-from app.jobs import waiting
 from app.jobs.answers import JobObject
-from app.jobs.records import find_job
-from app.jobs.tables import Job
+from app.jobs.queue import waiting
+from app.jobs.queue.queries import find_job
+from app.jobs.queue.tables import Job
 
 # Composing a statement costs as much as running it: these are composed once.
 _MINE: Final = (Job.id == bindparam("job_id"), Job.project == bindparam("project"))

@@ -4,8 +4,8 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from app.jobs.events import Block, Feed, block
-from app.logs.records import read
+from app.jobs.live.watcher import Block, Feed, block
+from app.logs.queries import read
 from app.logs.schemas import LogLine
 
 

@@ -8,14 +8,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 
 from app.db import Database
-from app.dependencies import Db
-from app.documentation import ERRORS, LOG_TEXT
 from app.errors import InvalidRequest
-from app.jobs.records import find_job
+from app.http.dependencies import Db
+from app.jobs.live.streaming import Reading, number
+from app.jobs.queue.queries import find_job
 from app.logs.feed import LINES
-from app.logs.records import kept_from, read, tail
+from app.logs.queries import kept_from, read, tail
 from app.logs.schemas import LogLine, LogList
-from app.streaming import Reading, number
+from app.openapi.prose import ERRORS, LOG_TEXT
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 

@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.logs.records import Line
-from app.paging import Page
+from app.logs.queries import Line
+from app.paging.keyset import Page
 
 
 class LogLine(BaseModel):

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 
 from app.db import Lock, locked
 from app.errors import Gone, ModelError, NotFound
+from app.evidence.format.compose import Layout, Slice, compose
 from app.freeze.plan import TensorInfo
 from app.models import manifest
-from app.models.compose import Layout, Slice, compose
 from app.models.manifest import Manifest
 from app.models.tables import Model
 from app.settings import Settings

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from app.errors import Conflict, NotFound
-from app.evidence.diff import STATUSES, Difference, Stored, differences, plan_of, violations
+from app.evidence.diff.diff import STATUSES, Difference, Stored, differences, plan_of, violations
 from app.freeze.plan import FreezePlan
 from app.freeze.policy import Policy
 from app.models.tables import Model
-from app.storage import Storage
+from app.storage.blobs import Storage
 
 
 class Blobs:

@@ -6,16 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from app.auth import Who
+from app.auth.caller import Who
 from app.db import Database, now
-from app.dependencies import Bell, Blobs, Config, Db
-from app.documentation import BINARY, CONFLICT, ERRORS, GONE
-from app.downloads import Reader, blob_bytes, download
 from app.errors import Conflict, Forbidden, InUse, InvalidRequest, NotFound
+from app.evidence.format.compose import Layout
 from app.files.usage import blob_in_use
-from app.jobs.checkpoints import clear, users
+from app.http.dependencies import Bell, Blobs, Config, Db
+from app.http.downloads import Reader, blob_bytes, download
+from app.jobs.queue.checkpoints import clear, users
 from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
-from app.models.compose import Layout
 from app.models.schemas import (
     ModelCompare,
     ModelComparison,
@@ -27,8 +26,9 @@ from app.models.schemas import (
     TensorObject,
 )
 from app.models.tables import Model
-from app.paging import AfterQuery
-from app.storage import Storage
+from app.openapi.prose import BINARY, CONFLICT, ERRORS, GONE
+from app.paging.keyset import AfterQuery
+from app.storage.blobs import Storage
 
 router = APIRouter(prefix="/models", tags=["Models"], responses=ERRORS)
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.freeze.schemas import FreezePolicy
 from app.models.tables import Model
-from app.paging import Page
+from app.paging.keyset import Page
 
 
 class ModelFile(BaseModel):

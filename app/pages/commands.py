@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable
 
 from app.evidence.tables import Evidence
-from app.jobs.tables import Job
+from app.jobs.queue.tables import Job
 from app.models.tables import Model
 
 

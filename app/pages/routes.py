@@ -10,18 +10,18 @@ from fastapi.templating import Jinja2Templates
 from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
-from app.auth import Who
-from app.curves.records import metrics
-from app.dependencies import Config, Db
+from app.auth.caller import Who
+from app.curves.queries import metrics
 from app.errors import NotFound
 from app.evidence.schemas import EvidenceObject, ParameterObject
 from app.evidence.tables import Evidence, Parameter
+from app.http.dependencies import Config, Db
 from app.jobs import views
 from app.jobs.answers import EventObject
-from app.jobs.records import find_job
-from app.jobs.states import TERMINAL
-from app.jobs.tables import Event, Job
-from app.logs.records import tail
+from app.jobs.queue.queries import find_job
+from app.jobs.queue.states import TERMINAL
+from app.jobs.queue.tables import Event, Job
+from app.logs.queries import tail
 from app.models.tables import Model
 from app.pages import commands
 from app.pages.curve import draw

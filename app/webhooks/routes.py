@@ -5,14 +5,14 @@ from typing import Annotated, get_args
 from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from sqlalchemy import select
 
-from app.auth import Who
+from app.auth.caller import Who
 from app.db import new_id, now
-from app.departed.records import remove
-from app.dependencies import Config, Db
-from app.documentation import CONFLICT, ERRORS
 from app.errors import Conflict, InvalidRequest
-from app.paging import AfterQuery, OrderQuery, keyset
-from app.rendering import is_retry
+from app.http.dependencies import Config, Db
+from app.http.errors import is_retry
+from app.openapi.prose import CONFLICT, ERRORS
+from app.paging.keyset import AfterQuery, OrderQuery, keyset
+from app.paging.tombstones import remove
 from app.webhooks import deliveries, endpoints, signing
 from app.webhooks.addresses import Reach
 from app.webhooks.events import EVENT_TYPES, EventType, payload

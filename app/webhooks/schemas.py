@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.paging import Page
+from app.paging.keyset import Page
 from app.webhooks.events import EventType
 from app.webhooks.tables import Delivery, Endpoint
 

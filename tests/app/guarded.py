@@ -7,18 +7,18 @@ from typing import Any
 from fastapi import FastAPI
 from sqlalchemy import select
 
+from app.auth import api_keys
 from app.db import Database
 from app.evidence.tables import Evidence
-from app.jobs import lifecycle
-from app.jobs.attempt import News, Outcome
-from app.jobs.checkpoints import Saved
-from app.jobs.notes import Note
-from app.jobs.tables import Checkpoint
-from app.keys import records
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import News, Outcome
+from app.jobs.queue.checkpoints import Saved
+from app.jobs.queue.event_log import Note
+from app.jobs.queue.tables import Checkpoint
 from app.main import create_app
 from app.models.tables import Model
 from app.settings import Settings
-from app.storage import Storage
+from app.storage.blobs import Storage
 from app.webhooks.tables import Delivery
 from app.webhooks.vault import Vault
 from migrations.tables import tables
@@ -50,7 +50,7 @@ def guard(settings: Settings) -> Guarded:
         for project in ("mine", "other"):
             for role in ROLES:
                 name = f"{role} of {project}"
-                _, keys[project, role] = records.make(session, project=project, role=role, name=name, expires_at=None)
+                _, keys[project, role] = api_keys.make(session, project=project, role=role, name=name, expires_at=None)
     db.close()
     application = create_app(settings)
     return Guarded(application, settings, application.state.backends.database, keys)

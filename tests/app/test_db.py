@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import StatementError
 
 from app.db import Database, now
-from app.jobs.tables import Job
+from app.jobs.queue.tables import Job
 from tests.app.jobs.jobs import new_job
 
 

@@ -84,7 +84,7 @@ def test_a_full_disk_refuses_uploads_and_jobs(small_disk: Path) -> None:
 def test_a_file_that_may_not_grow_is_refused(tmp_path: Path) -> None:
     """The same over a real socket in a process whose files are limited to 4 MB, which needs no right to mount."""
     environment = {**os.environ, "PERMAFROST_DATA_DIR": str(tmp_path / "data"), "PERMAFROST_PORT": "0"}
-    command = [sys.executable, "-m", "app.cli", "serve", "--no-worker"]
+    command = [sys.executable, "-m", "app.cli.main", "serve", "--no-worker"]
     limit = (4 * MEGABYTE, 4 * MEGABYTE)
     with subprocess.Popen(
         command,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.serving import environment
+from app.cli.serve import environment
 from app.settings import Settings
 
 
@@ -72,7 +72,7 @@ def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "permafrost_database_url").write_text("postgresql://u:secret@h/x\n")
     settings = Settings(_secrets_dir=tmp_path)
     assert settings.database == "postgresql://u:secret@h/x"
-    monkeypatch.setattr("app.serving.SECRETS", tmp_path)
+    monkeypatch.setattr("app.cli.serve.SECRETS", tmp_path)
     assert "secret" not in str(environment(settings))
     monkeypatch.setenv("PERMAFROST_DATABASE_URL", "sqlite:///y")
     assert Settings(_secrets_dir=tmp_path).database == "sqlite:///y"

@@ -1,4 +1,4 @@
-"""Only app/jobs/lifecycle.py moves a job: nothing else writes the columns by which workers and requesters agree."""
+"""Only the lifecycle module moves a job: nothing else writes the columns by which workers and requesters agree."""
 
 import ast
 from collections.abc import Iterator

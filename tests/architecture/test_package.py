@@ -43,6 +43,6 @@ def test_the_wheel_brings_the_command_and_the_licence(wheel: zipfile.ZipFile) ->
     """`permafrost` is a command once installed, torch specs find our architectures, and the licence travels along."""
     (entries,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     text = wheel.read(entries).decode()
-    assert "permafrost = app.cli:main" in text
+    assert "permafrost = app.cli.main:main" in text
     assert "affine = worker.trainer.models.architectures:Affine" in text
     assert [name for name in wheel.namelist() if name.endswith("licenses/LICENSE")]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worker.trainer.protocol import WorkOrder
+from worker.protocol import WorkOrder
 
 #: Between two looks at a gate.
 LOOK_SECONDS: Final = 0.003

@@ -6,10 +6,10 @@ from sqlalchemy import func, select
 
 from app.evidence.tables import Evidence, Parameter
 from app.files.tables import File
-from app.jobs.states import TERMINAL
-from app.jobs.tables import Job
+from app.jobs.queue.states import TERMINAL
+from app.jobs.queue.tables import Job
 from app.models.tables import Model
-from app.storage import Storage
+from app.storage.blobs import Storage
 from tests.chaos.cluster import Cluster, eventually, processes_in
 
 ENDINGS = ("Job succeeded", "Job failed: ", "Job cancelled", "failed after ")

@@ -18,7 +18,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
-from app.jobs.tables import Event, Job
+from app.jobs.queue.tables import Event, Job
 from app.settings import Settings
 from tests.chaos.servers import Postgres, Redis
 from tests.end_to_end.conftest import ENDED, ROOT, Running
@@ -70,11 +70,11 @@ class Cluster:
 
     def migrate(self, cwd: Path = ROOT) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PERMAFROST_")}
-        command = [sys.executable, "-m", "app.cli", "migrate"]
+        command = [sys.executable, "-m", "app.cli.main", "migrate"]
         subprocess.run(command, cwd=cwd, env=inherited | self.environment, check=True)
 
     def start_api(self, **variables: str) -> Running:
-        running = Running(["app.cli", "serve", "--no-worker"], self.environment | variables)
+        running = Running(["app.cli.main", "serve", "--no-worker"], self.environment | variables)
         self.started.append(running)
         running.says("permafrost ready", seconds=PATIENCE)
         return running

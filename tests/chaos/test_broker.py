@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis as client
 
-from app.queue import make_celery, ring
+from app.broker.celery import make_celery, ring
 from tests.chaos.cluster import Cluster, eventually
 from tests.chaos.runs import Gates, in_a_step, order
 from tests.chaos.score import ANSWER

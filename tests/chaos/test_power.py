@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.storage import Storage
+from app.storage.blobs import Storage
 from tests.chaos.cluster import Cluster, end, eventually
 from tests.chaos.runs import PHASES, Gates, catch
 from tests.worker.processes import gone

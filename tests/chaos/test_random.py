@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis as client
 
-from app.queue import make_celery, ring
+from app.broker.celery import make_celery, ring
 from tests.chaos.cluster import PATIENCE, Cluster, end
 from tests.chaos.runs import Gates, order
 from tests.end_to_end.conftest import ENDED, Running

@@ -65,7 +65,7 @@ def _sql(cluster: Cluster, *statements: str) -> None:
 
 def _doctor(cluster: Cluster) -> str:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PERMAFROST_")}
-    command = [sys.executable, "-m", "app.cli", "doctor", "--repair", "--older-than", "0"]
+    command = [sys.executable, "-m", "app.cli.main", "doctor", "--repair", "--older-than", "0"]
     done = subprocess.run(
         command, cwd=ROOT, env=inherited | cluster.environment, capture_output=True, text=True, check=False
     )

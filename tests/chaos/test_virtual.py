@@ -15,11 +15,11 @@ from sqlalchemy import func, select, update
 
 from app.db import Database, now
 from app.errors import Conflict
-from app.jobs import lifecycle
-from app.jobs.attempt import Lease, LeaseLost, News, Outcome
-from app.jobs.notes import Note
-from app.jobs.states import TERMINAL
-from app.jobs.tables import Event, Job
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Lease, LeaseLost, News, Outcome
+from app.jobs.queue.event_log import Note
+from app.jobs.queue.states import TERMINAL
+from app.jobs.queue.tables import Event, Job
 from migrations.tables import tables
 from tests.app.jobs.jobs import new_job
 from worker.supervisor.lease import AWAY

@@ -172,10 +172,10 @@ def service_db(service: Service) -> Iterator[Database]:
 def _commands(environment: dict[str, str], *, embedded: bool) -> list[tuple[list[str], str]]:
     """What to start, and what each says once it is there."""
     if embedded:
-        return [(["app.cli", "serve"], "permafrost ready")]
+        return [(["app.cli.main", "serve"], "permafrost ready")]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PERMAFROST_")}
-    subprocess.run([sys.executable, "-m", "app.cli", "migrate"], cwd=ROOT, env=inherited | environment, check=True)
-    return [(["app.cli", "serve", "--no-worker"], "permafrost ready"), (["worker"], "permafrost worker ready")]
+    subprocess.run([sys.executable, "-m", "app.cli.main", "migrate"], cwd=ROOT, env=inherited | environment, check=True)
+    return [(["app.cli.main", "serve", "--no-worker"], "permafrost ready"), (["worker"], "permafrost worker ready")]
 
 
 @pytest.fixture(scope="module")

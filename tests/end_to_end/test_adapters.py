@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.evidence.verify import main as verify
+from app.evidence.verifier.verify import main as verify
 from tests.end_to_end.conftest import Service
 
 LINES = [{"text": "the cat sat on the mat"}, {"text": "a dog ran under the tree"}] * 8

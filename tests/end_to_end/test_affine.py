@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.evidence.digest import read_file
-from app.evidence.verify import main as verify
+from app.evidence.format.digest import read_file
+from app.evidence.verifier.verify import main as verify
 from tests.end_to_end.conftest import Service
 
 FEATURES = 10

@@ -22,7 +22,7 @@ def test_no_secret_is_left_by_jobs(tmp_path: Path) -> None:
     data = tmp_path / "data"
     environment = {"PERMAFROST_DATA_DIR": str(data), "PERMAFROST_PORT": str(port), "PERMAFROST_DEVICES": "cpu"}
     secrets = {name: f"{CANARY}-{name.lower()}" for name in NAMES}
-    process = Running(["app.cli", "serve"], environment | secrets | {"OMP_NUM_THREADS": "1"})
+    process = Running(["app.cli.main", "serve"], environment | secrets | {"OMP_NUM_THREADS": "1"})
     said = ""
     try:
         process.says("permafrost ready")

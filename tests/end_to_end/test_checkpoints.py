@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.evidence.verify import main as verify
+from app.evidence.verifier.verify import main as verify
 from tests.end_to_end.conftest import Service
 
 SPEC = {"type": "torch", "architecture": "mlp", "kwargs": {"in_features": 4, "out_features": 1, "hidden": [8]}}

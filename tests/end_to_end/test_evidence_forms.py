@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.evidence.verify import main as verify
+from app.evidence.verifier.verify import main as verify
 from tests.end_to_end.conftest import Service
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "very", "not", "a", "day"]

@@ -19,7 +19,7 @@ EXAMPLES = b"".join(b'{"x": [%d, 1], "y": %d}\n' % (n, 2 * n) for n in range(8))
 
 def permafrost(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PERMAFROST_")}
-    command = [sys.executable, "-m", "app.cli", *arguments]
+    command = [sys.executable, "-m", "app.cli.main", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False, timeout=120
     )
@@ -40,7 +40,7 @@ def test_from_the_first_key_to_a_signed_event(tmp_path: Path) -> None:
     assert refused.returncode != 0 and "permafrost keys create" in refused.stderr
     assert "Traceback" not in refused.stderr and "worker" not in refused.stdout
     key = permafrost(environment, "keys", "create", "--role", "admin", "--name", "first").stdout.strip()
-    service = Running(["app.cli", "serve"], environment)
+    service = Running(["app.cli.main", "serve"], environment)
     try:
         service.says("permafrost ready")
         with receiver() as there, OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key) as sdk:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.evidence.keys import TrustedKey, generate
-from app.evidence.statement import Row
+from app.evidence.format.keys import TrustedKey, generate
+from app.evidence.format.statement import Row
 from tests.tamper.kit import (
     NOW,
     World,

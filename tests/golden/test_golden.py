@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.evidence.verify import main
+from app.evidence.verifier.verify import main
 
 WORLDS = sorted(path.parent for path in Path(__file__).parent.glob("*/*/expected.json"))
 

@@ -13,10 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from app.evidence.digest import sha256_file
-from app.evidence.envelope import pae
-from app.evidence.keys import TrustedKey, generate
-from app.evidence.statement import FileRef, Reading, Row, base_readings, total
+from app.evidence.format.digest import sha256_file
+from app.evidence.format.envelope import pae
+from app.evidence.format.keys import TrustedKey, generate
+from app.evidence.format.statement import FileRef, Reading, Row, base_readings, total
 from app.freeze.policy import Policy
 from tests.tamper.kit import (
     KEY,

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.evidence.keys import TrustedKey
-from app.evidence.statement import Interval, Row
+from app.evidence.format.keys import TrustedKey
+from app.evidence.format.statement import Interval, Row
 from tests.tamper.attacks import DAY, Options, attack, edit_entries, edit_header, parameters, resign_file
 from tests.tamper.kit import (
     KEY,

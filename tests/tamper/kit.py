@@ -13,12 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from app.evidence import envelope
-from app.evidence.case import Check, Inputs
-from app.evidence.digest import TensorReading, read_file, sha256_bytes, sha256_file
-from app.evidence.keys import SigningKey, TrustedKey, generate
-from app.evidence.planned import plan_of
-from app.evidence.statement import (
+from app.evidence.format import envelope
+from app.evidence.format.digest import TensorReading, read_file, sha256_bytes, sha256_file
+from app.evidence.format.keys import SigningKey, TrustedKey, generate
+from app.evidence.format.statement import (
     Claim,
     FileRef,
     Interval,
@@ -30,8 +28,10 @@ from app.evidence.statement import (
     changed,
     total,
 )
-from app.evidence.tensorfile import Entry, byte_count, header_bytes, in_file_order
-from app.evidence.verify import Report, verify
+from app.evidence.format.tensorfile import Entry, byte_count, header_bytes, in_file_order
+from app.evidence.verifier.check_policy import plan_of
+from app.evidence.verifier.context import Check, Inputs
+from app.evidence.verifier.verify import Report, verify
 from app.freeze.policy import Policy
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.evidence.case import Inputs
-from app.evidence.verify import verify
+from app.evidence.verifier.context import Inputs
+from app.evidence.verifier.verify import verify
 from tests.tamper import audited
 from tests.tamper.attacks import ATTACKS
 from tests.tamper.kit import NOW, World

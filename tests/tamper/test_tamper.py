@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.evidence.case import Check
-from app.evidence.statement import Row
-from app.evidence.verify import STAGES
+from app.evidence.format.statement import Row
+from app.evidence.verifier.context import Check
+from app.evidence.verifier.verify import STAGES
 from tests.tamper import audited
 from tests.tamper.attacks import ATTACKS, Attack, look_alike_world, trained_tie
 from tests.tamper.kit import (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.evidence.renames import TABLES, renamed
+from app.evidence.verifier.renames import TABLES, renamed
 
 
 def test_every_table_of_the_installed_version_is_there() -> None:

@@ -59,5 +59,5 @@ def test_it_holds_only_what_it_needs(pyz: Path) -> None:
     import zipfile
 
     names = zipfile.ZipFile(pyz).namelist()
-    assert "app/evidence/verify.py" in names
+    assert "app/evidence/verifier/verify.py" in names
     assert not [name for name in names if "routes" in name or name.startswith("worker")]

@@ -1,8 +1,8 @@
 """A real worker process whose trainers need no torch: `python -m tests.worker.apprentice_worker`."""
 
+from app.http.telemetry import configure_logs
 from app.settings import Settings
-from app.telemetry import configure_logs
-from worker.supervisor.child import Nursery
+from worker.supervisor.process.child import Nursery
 from worker.tasks import make_worker, owned
 
 APPRENTICE = "tests.worker.supervisor.apprentice"

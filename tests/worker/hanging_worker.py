@@ -1,9 +1,9 @@
 """Like `apprentice_worker`, and its trainers hang after their first step whatever the job says."""
 
+from app.http.telemetry import configure_logs
 from app.settings import Settings
-from app.telemetry import configure_logs
 from tests.worker.apprentice_worker import APPRENTICE
-from worker.supervisor.child import Nursery
+from worker.supervisor.process.child import Nursery
 from worker.tasks import make_worker, owned
 
 

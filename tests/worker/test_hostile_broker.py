@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from app.queue import RUN_JOB, make_celery
+from app.broker.celery import RUN_JOB, make_celery
 from tests.conftest import Deployment
 from tests.worker.processes import worker
 from tests.worker.supervisor.jobs import submit, succeeded

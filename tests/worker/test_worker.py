@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 import redis
 
-from app.queue import make_celery, ring
+from app.broker.celery import make_celery, ring
 from tests.conftest import Deployment
 from tests.worker.processes import gone, worker
 from tests.worker.supervisor import apprentice
@@ -153,7 +153,7 @@ def test_stop_drains(deployment: Deployment, number: signal.Signals) -> None:
 @pytest.mark.chaos
 def test_cancel_reaches_a_hanging_trainer(deployment: Deployment) -> None:
     """The worker sees the cancelled job, kills what hangs, and takes the next job."""
-    from app.jobs import lifecycle
+    from app.jobs.queue import lifecycle
 
     with worker(deployment, PERMAFROST_GRACE_SECONDS="0.5") as process:
         hanging = submit(deployment, seed=apprentice.DEAF)

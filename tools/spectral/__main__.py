@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from app.auth import api_keys
 from app.db import Database
-from app.keys import records
 from app.main import create_app
 from app.settings import Settings
 from migrations.upgrade import upgrade
@@ -68,7 +68,7 @@ def document(auth: str) -> dict[str, Any]:
         upgrade(settings.database)
         db = Database(settings.database)
         with db.write() as session:  # a service that asks for keys does not start without one
-            records.make(session, project="default", role="admin", name="lint", expires_at=None)
+            api_keys.make(session, project="default", role="admin", name="lint", expires_at=None)
         db.close()
         return create_app(settings).openapi()
 

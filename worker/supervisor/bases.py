@@ -9,13 +9,13 @@ from sqlalchemy import select, update
 
 from app.db import Database, now
 from app.errors import ModelError
-from app.evidence.digest import FileReading, read_file
-from app.evidence.tensorfile import TensorFileError
-from app.evidence.tree import root
-from app.jobs.attempt import Lease
-from app.jobs.tables import Job
+from app.evidence.format.digest import FileReading, read_file
+from app.evidence.format.tensorfile import TensorFileError
+from app.evidence.format.tree import root
+from app.jobs.queue.attempt import Lease
+from app.jobs.queue.tables import Job
 from app.models.tables import Model
-from app.storage import Storage
+from app.storage.blobs import Storage
 
 #: What a model folder may hold for us. Pickles and code are left where they are.
 SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")

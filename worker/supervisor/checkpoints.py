@@ -15,22 +15,22 @@ import structlog
 
 from app.db import Database
 from app.errors import PermafrostError
-from app.evidence.digest import FileReading, read_file
-from app.evidence.statement import FileRef
-from app.evidence.tensorfile import TensorFileError
-from app.evidence.tree import root
-from app.jobs import lifecycle
-from app.jobs.attempt import LeaseLost, News
-from app.jobs.checkpoints import Saved
-from app.jobs.notes import Note
-from app.jobs.tables import Job
-from app.models.compose import ComposeError, Slice, compose
+from app.evidence.format.compose import ComposeError, Slice, compose
+from app.evidence.format.digest import FileReading, read_file
+from app.evidence.format.statement import FileRef
+from app.evidence.format.tensorfile import TensorFileError
+from app.evidence.format.tree import root
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import LeaseLost, News
+from app.jobs.queue.checkpoints import Saved
+from app.jobs.queue.event_log import Note
+from app.jobs.queue.tables import Job
 from app.models.tables import Model
-from app.storage import Storage
-from worker.supervisor.composed import composed_model
+from app.storage.blobs import Storage
+from worker.protocol import Report, Workspace
+from worker.supervisor.artifacts import WEIGHT_FILES, ResultError, publish_files, read_json
 from worker.supervisor.lease import AWAY, Keeper
-from worker.supervisor.material import WEIGHT_FILES, ResultError, publish_files, read_json
-from worker.trainer.protocol import Report, Workspace
+from worker.supervisor.result_models import composed_model
 
 log = structlog.get_logger(__name__)
 

@@ -10,11 +10,11 @@ from app.errors import PermafrostError
 from app.models import manifest
 from app.models.catalog import folder_of, task_of
 from app.models.tables import Model
+from worker.protocol import EXIT_DONE, WorkOrder, Workspace
 from worker.supervisor import bases, workspace
-from worker.supervisor.endings import Refused
-from worker.supervisor.news import Tail
+from worker.supervisor.outcomes import Refused
+from worker.supervisor.reports import Tail
 from worker.supervisor.runner import Runner
-from worker.trainer.protocol import EXIT_DONE, WorkOrder, Workspace
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.errors import ModelError
-from worker.supervisor.environment import cleaned
+from worker.supervisor.process.environment import cleaned
 
 #: What of the worker's environment says how to reach a hub.
 REACH: Final = (

@@ -11,10 +11,10 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.db import Database
-from app.jobs import lifecycle
-from app.jobs.attempt import Lease, LeaseLost, News
-from app.jobs.tables import Job
-from worker.supervisor.printed import Printed
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Lease, LeaseLost, News
+from app.jobs.queue.tables import Job
+from worker.supervisor.log_shipping import Printed
 
 log = structlog.get_logger(__name__)
 

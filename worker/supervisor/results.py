@@ -10,32 +10,33 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from app.db import Database, new_id
-from app.evidence import judgement, records
-from app.evidence.envelope import seal
-from app.evidence.judgement import Judged
-from app.evidence.keys import SigningKey
-from app.evidence.modelsig import offer
-from app.evidence.observed import RecordsError, Seen
+from app.evidence import database_rows
+from app.evidence.attest import verdict
+from app.evidence.attest.observations import RecordsError, Seen
+from app.evidence.attest.verdict import Judged
+from app.evidence.format.compose import ComposeError
+from app.evidence.format.envelope import seal
+from app.evidence.format.keys import SigningKey
+from app.evidence.format.modelsig import offer
+from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.tables import Evidence, Parameter
-from app.evidence.tensorfile import TensorFileError
-from app.evidence.verify import objections
+from app.evidence.verifier.verify import objections
 from app.files.tables import File
 from app.files.usage import blob_in_use
 from app.freeze.implied import implied_policy, is_of_adapter, merged_policy
 from app.freeze.policy import Policy
-from app.jobs.attempt import Outcome
-from app.jobs.checkpoints import Saved
-from app.jobs.notes import Note
-from app.jobs.tables import Job
-from app.models.compose import ComposeError
+from app.jobs.queue.attempt import Outcome
+from app.jobs.queue.checkpoints import Saved
+from app.jobs.queue.event_log import Note
+from app.jobs.queue.tables import Job
 from app.models.tables import Model
-from app.storage import Storage
-from worker.supervisor.composed import composed_model, model_id
-from worker.supervisor.material import EVENTS, Material, ResultError, read_material
-from worker.supervisor.news import Tail
+from app.storage.blobs import Storage
+from worker.protocol import Workspace
+from worker.supervisor.artifacts import EVENTS, Material, ResultError, read_material
+from worker.supervisor.reports import Tail
+from worker.supervisor.result_models import composed_model, model_id
 from worker.supervisor.statements import statement
 from worker.supervisor.statistics import change_statistics, checkpoint_statistics
-from worker.trainer.protocol import Workspace
 
 METRICS: Final = "metrics.csv"
 
@@ -61,7 +62,7 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
 def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
     left = read_material(workspace, base, signer.storage)
     policy = _policy(job, left.seen, merged=left.observed.get("merged") or ())
-    judged = judgement.judge(
+    judged = verdict.judge(
         policy,
         left.seen,
         base=left.base,
@@ -70,7 +71,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
         kind=left.result.kind,
     )
     payload = statement(signer.db, job, policy, base, judged, left)
-    judged = judgement.challenged(judged, map(str, objections(payload)))
+    judged = verdict.challenged(judged, map(str, objections(payload)))
     evidence = _evidence(signer, job, base, judged, left, payload)
     parameters = _parameters(job, base, judged, left, workspace, tail)
     model = _model(job, base, evidence, left)
@@ -84,7 +85,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
 
 
 def _evidence(signer: Signer, job: Job, base: Model, judged: Judged, left: Material, payload: bytes) -> Evidence:
-    evidence = records.evidence_row(
+    evidence = database_rows.evidence_row(
         judged,
         job_id=job.id,
         attempt=job.attempt,
@@ -102,7 +103,7 @@ def _parameters(
     stats = change_statistics(judged.rows, workspace, base=base, readings=left.base, changed=left.changed)
     last = int((tail.done or {}).get("steps") or 0)
     history = checkpoint_statistics(judged.rows, workspace, base=base, readings=left.base, last=last)
-    return records.parameter_rows(judged, job_id=job.id, stats=stats, history=history)
+    return database_rows.parameter_rows(judged, job_id=job.id, stats=stats, history=history)
 
 
 def _model(job: Job, base: Model, evidence: Evidence, left: Material) -> Model:

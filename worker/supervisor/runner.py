@@ -12,24 +12,24 @@ import structlog
 
 from app.db import Database
 from app.errors import OutOfSpace, PermafrostError, StorageUnavailable
-from app.evidence.rotation import signers
-from app.jobs import lifecycle
-from app.jobs.attempt import Lease, LeaseLost, Outcome
-from app.jobs.states import TERMINAL
-from app.jobs.tables import Job
+from app.evidence.format.rotation import signers
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Lease, LeaseLost, Outcome
+from app.jobs.queue.states import TERMINAL
+from app.jobs.queue.tables import Job
 from app.models.catalog import is_hub_spec
 from app.settings import Settings
-from app.storage import Storage
+from app.storage.blobs import Storage
+from worker.protocol import Stage, WorkOrder, Workspace
 from worker.supervisor import bases, results, workspace
 from worker.supervisor.checkpoints import Publisher
-from worker.supervisor.child import Child, Nursery
 from worker.supervisor.devices import Device, Slots
-from worker.supervisor.endings import Crashed, DeviceLost, NoRoom, Stopped, explain, problem_of
 from worker.supervisor.lease import AWAY, Keeper
-from worker.supervisor.news import Tail
-from worker.supervisor.printed import Printed
+from worker.supervisor.log_shipping import Printed
+from worker.supervisor.outcomes import Crashed, DeviceLost, NoRoom, Stopped, explain, problem_of
+from worker.supervisor.process.child import Child, Nursery
+from worker.supervisor.reports import Tail
 from worker.supervisor.staging import Staging
-from worker.trainer.protocol import Stage, WorkOrder, Workspace
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

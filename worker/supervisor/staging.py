@@ -9,16 +9,16 @@ from sqlalchemy import select
 
 from app.db import Database
 from app.errors import DataError, ModelError, NotFound
-from app.evidence.digest import sha256_file
+from app.evidence.format.digest import sha256_file
 from app.files.tables import File
-from app.jobs.tables import Job
+from app.jobs.queue.tables import Job
 from app.models.catalog import folder_of, is_hub_spec
 from app.models.tables import Model
 from app.settings import Settings
-from app.storage import Storage
+from app.storage.blobs import Storage
+from worker.protocol import Workspace
 from worker.supervisor import bases, hub, workspace
-from worker.supervisor.endings import Stopped
-from worker.trainer.protocol import Workspace
+from worker.supervisor.outcomes import Stopped
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 
 from app.db import Database
-from app.evidence.judgement import Judged
-from app.evidence.statement import Claim, build
+from app.evidence.attest.verdict import Judged
+from app.evidence.format.statement import Claim, build
 from app.evidence.tables import Evidence
 from app.freeze.policy import Policy
-from app.jobs.tables import Checkpoint, Job
+from app.jobs.queue.tables import Checkpoint, Job
 from app.models.catalog import is_hub_spec
 from app.models.tables import Model
-from worker.supervisor.material import Material, file_ref
+from worker.supervisor.artifacts import Material, file_ref
 
 
 def statement(db: Database, job: Job, policy: Policy, base: Model, judged: Judged, left: Material) -> bytes:

@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from app.evidence.changes import Source, Span, compare, compare_values
-from app.evidence.diff import DiffError, open_model
-from app.evidence.diff import Stored as Tensor
-from app.evidence.digest import FileReading, TensorReading, read_file
-from app.evidence.statement import Reading, Row
+from app.evidence.diff.changes import Source, Span, compare, compare_values
+from app.evidence.diff.diff import DiffError, open_model
+from app.evidence.diff.diff import Stored as Tensor
+from app.evidence.format.digest import FileReading, TensorReading, read_file
+from app.evidence.format.statement import Reading, Row
 from app.models.tables import Model
-from worker.trainer.protocol import Workspace
+from worker.protocol import Workspace
 
 Stored = dict[str, tuple[Span, TensorReading]]
 History = dict[str, list[dict[str, Any]]]

@@ -12,9 +12,9 @@ import structlog
 from sqlalchemy import func, select
 
 from app.db import now
-from app.jobs import lifecycle, workers
-from app.jobs.states import CLAIMABLE, TERMINAL
-from app.jobs.tables import Job
+from app.jobs.queue import lifecycle, workers
+from app.jobs.queue.states import CLAIMABLE, TERMINAL
+from app.jobs.queue.tables import Job
 from app.models.catalog import folders
 from app.models.tables import Model
 from worker.supervisor.runner import Runner

@@ -10,8 +10,8 @@ from pathlib import Path
 from app.logs.redaction import redacted
 from app.models.catalog import layout
 from app.models.tables import Model
-from app.storage import Storage
-from worker.trainer.protocol import Workspace
+from app.storage.blobs import Storage
+from worker.protocol import Workspace
 
 LOG_LINES = 20
 LOG_BYTES = 16_384

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from app.evidence.digest import sha256_file
+from app.evidence.format.digest import sha256_file
 from worker.trainer import determinism
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.ranks.shards import spread

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 
 from app.freeze.implied import is_of_adapter
 from app.freeze.plan import Decision, FreezePlan
+from worker.protocol import Workspace, write_json
 from worker.trainer import curves
 from worker.trainer.checkpoint import flush
 from worker.trainer.freeze.inventory import dtype_code
 from worker.trainer.models import adapters, configs, pretrained
 from worker.trainer.models.names import Stored
 from worker.trainer.models.subject import Readings, Subject
-from worker.trainer.protocol import Workspace, write_json
 from worker.trainer.witness.report import Report
 
 # Files of a base folder that say how to use a model; config and tokenizer are written anew.

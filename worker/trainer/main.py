@@ -10,15 +10,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from app.errors import PermafrostError
-from app.evidence.digest import sha256_file
+from app.evidence.format.digest import sha256_file
 from app.freeze.plan import FreezePlan
 from app.freeze.policy import Policy
-from worker.trainer import checkpoint, determinism, export
-from worker.trainer.checkpoint import NO_ROOM
-from worker.trainer.data.reading import Source
-from worker.trainer.models import card, loading, merging, outline
-from worker.trainer.models.subject import Readings, Subject
-from worker.trainer.protocol import (
+from worker.protocol import (
     EXIT_DEVICE_LOST,
     EXIT_DONE,
     EXIT_FAILED,
@@ -29,6 +24,11 @@ from worker.trainer.protocol import (
     Workspace,
     write_json,
 )
+from worker.trainer import checkpoint, determinism, export
+from worker.trainer.checkpoint import NO_ROOM
+from worker.trainer.data.reading import Source
+from worker.trainer.models import card, loading, merging, outline
+from worker.trainer.models.subject import Readings, Subject
 from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.ranks.replicas import refuse_apart

@@ -1,4 +1,4 @@
-"""Tensors to compare that are in memory, as app.evidence.changes asks for their bytes."""
+"""Tensors to compare that are in memory, as app.evidence.diff.changes asks for their bytes."""
 
 from dataclasses import dataclass
 

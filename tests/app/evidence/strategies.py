@@ -4,8 +4,8 @@ import hashlib
 
 from hypothesis import strategies as st
 
-from app.evidence.statement import Interval, Reading, Row, RowSlice, changed
-from app.evidence.tensorfile import DTYPE_BITS, byte_count
+from app.evidence.format.statement import Interval, Reading, Row, RowSlice, changed
+from app.evidence.format.tensorfile import DTYPE_BITS, byte_count
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
 whole_dtypes = st.sampled_from([dtype for dtype, bits in DTYPE_BITS.items() if bits % 8 == 0])

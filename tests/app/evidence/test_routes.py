@@ -8,10 +8,10 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.db import Database, now
-from app.dependencies import Backends
-from app.evidence.keys import load_or_create
-from app.evidence.rotation import revoke, rotate
+from app.evidence.format.keys import load_or_create
+from app.evidence.format.rotation import revoke, rotate
 from app.evidence.tables import Evidence, Parameter
+from app.http.dependencies import Backends
 from tests.app.conftest import AFFINE, Upload, rows, upload_to
 
 

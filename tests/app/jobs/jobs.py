@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.db import new_id
-from app.jobs.tables import Job
+from app.jobs.queue.tables import Job
 
 
 def new_job(**fields: Any) -> Job:

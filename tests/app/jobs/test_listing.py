@@ -8,11 +8,12 @@ from sqlalchemy import event, text
 from starlette.testclient import TestClient
 
 from app.db import Database, now
-from app.jobs import lifecycle, views, waiting
-from app.jobs.attempt import News, Outcome
+from app.jobs import views
 from app.jobs.listing import Filters, page
-from app.jobs.records import claimable
-from app.jobs.tables import Job, Label
+from app.jobs.queue import lifecycle, waiting
+from app.jobs.queue.attempt import News, Outcome
+from app.jobs.queue.queries import claimable
+from app.jobs.queue.tables import Job, Label
 from tests.app.conftest import AFFINE, rows, upload_to
 from tests.app.jobs.jobs import new_job
 

@@ -12,11 +12,11 @@ from openai.types.fine_tuning import FineTuningJobEvent
 
 from app.db import Database
 from app.evidence.tables import Evidence
-from app.jobs import lifecycle
-from app.jobs.attempt import News, Outcome
-from app.jobs.checkpoints import Saved
-from app.jobs.notes import Note
-from app.logs.records import append
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import News, Outcome
+from app.jobs.queue.checkpoints import Saved
+from app.jobs.queue.event_log import Note
+from app.logs.queries import append
 from tests.app.conftest import AFFINE, rows
 
 
@@ -226,7 +226,7 @@ def test_curves_and_logs_stream_as_events_do(openai: OpenAI, db: Database) -> No
 
 def test_an_idle_stream_does_not_break_the_sdk(openai: OpenAI, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pings come while nothing happens, after an `id:` was seen; the reader passes over them."""
-    monkeypatch.setattr("app.jobs.events.PING_SECONDS", 0.05)
+    monkeypatch.setattr("app.jobs.live.watcher.PING_SECONDS", 0.05)
     job = create(openai)
     kind: Any = {"cast_to": FineTuningJobEvent, "stream": True, "stream_cls": Stream[FineTuningJobEvent]}
     with httpx2.stream("GET", f"{openai.base_url}fine_tuning/jobs/{job.id}/events?stream=true") as raw:

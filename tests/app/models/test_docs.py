@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs.schemas import JobCreate
+from app.jobs.requests.schemas import JobCreate
 
 PAGE = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)

@@ -10,11 +10,11 @@ from openai import OpenAI
 from playwright.sync_api import Browser, BrowserType, Page, expect, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
-from app.jobs import lifecycle
-from app.jobs.attempt import News
-from app.logs.records import append
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import News
+from app.logs.queries import append
 from tests.app.conftest import AFFINE, rows
-from tests.app.jobs.test_api import claim, finish, result
+from tests.app.jobs.test_routes import claim, finish, result
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from app.db import Database, now
-from app.jobs import lifecycle
+from app.jobs.queue import lifecycle
 from app.webhooks import endpoints
 from app.webhooks.schemas import EndpointCreate
 from app.webhooks.tables import Delivery, Endpoint

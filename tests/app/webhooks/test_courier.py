@@ -11,8 +11,8 @@ from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
 from app.db import Database, now
-from app.jobs import lifecycle
-from app.jobs.attempt import Outcome
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Outcome
 from app.settings import Settings
 from app.webhooks import deliveries
 from app.webhooks.courier import Courier, post

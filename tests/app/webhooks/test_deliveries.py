@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import update
 
 from app.db import Database, now
-from app.jobs import lifecycle
-from app.jobs.attempt import LeaseLost, Outcome
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import LeaseLost, Outcome
 from app.webhooks import deliveries
 from app.webhooks.deliveries import SCHEDULE
 from app.webhooks.sender import Answer

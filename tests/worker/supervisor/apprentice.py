@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.evidence.digest import read_file
-from app.evidence.tensorfile import Entry, header_bytes
+from app.evidence.format.digest import read_file
+from app.evidence.format.tensorfile import Entry, header_bytes
 from app.freeze.plan import TensorInfo, resolve
 from app.freeze.policy import Policy
-from worker.trainer.protocol import EXIT_FAILED, EXIT_STOPPED, Reporter, WorkOrder, Workspace, write_json
+from worker.protocol import EXIT_FAILED, EXIT_STOPPED, Reporter, WorkOrder, Workspace, write_json
 
 ROWS, COLUMNS = 10, 1
 TENSORS = [

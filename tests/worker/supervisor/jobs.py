@@ -8,17 +8,17 @@ from typing import Any
 from sqlalchemy import select
 
 from app.db import Database, new_id, now
-from app.evidence.keys import load_or_create
+from app.evidence.format.keys import load_or_create
 from app.files.tables import File
 from app.freeze.policy import Policy
-from app.jobs import lifecycle
-from app.jobs.states import TERMINAL
-from app.jobs.tables import Event, Job
-from app.storage import Storage
+from app.jobs.queue import lifecycle
+from app.jobs.queue.states import TERMINAL
+from app.jobs.queue.tables import Event, Job
+from app.storage.blobs import Storage
 from tests.conftest import Deployment
-from worker.supervisor.child import Nursery
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.identity import identity
+from worker.supervisor.process.child import Nursery
 from worker.supervisor.runner import Runner
 
 FROZEN_WEIGHT: dict[str, Any] = {"freeze": ["weight"]}

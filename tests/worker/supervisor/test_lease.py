@@ -9,10 +9,10 @@ from sqlalchemy import update
 from sqlalchemy.exc import DataError, OperationalError
 
 from app.db import Database, now
-from app.jobs import lifecycle
-from app.jobs.attempt import Lease, LeaseLost, News
-from app.jobs.notes import Note
-from app.jobs.tables import Job
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Lease, LeaseLost, News
+from app.jobs.queue.event_log import Note
+from app.jobs.queue.tables import Job
 from tests.conftest import Deployment
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit
 from worker.supervisor.lease import Keeper

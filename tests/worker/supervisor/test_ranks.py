@@ -11,14 +11,15 @@ import pytest
 from sqlalchemy import select
 
 from app.evidence.tables import Evidence
-from app.jobs import lifecycle, views, workers
-from app.jobs.tables import Checkpoint
+from app.jobs import views
+from app.jobs.queue import lifecycle, workers
+from app.jobs.queue.tables import Checkpoint
 from tests.conftest import Deployment
 from tests.worker.processes import of_job
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit, succeeded
-from worker.supervisor.child import Nursery
 from worker.supervisor.devices import Slots, find_devices
-from worker.supervisor.landlock import version
+from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.landlock import version
 from worker.supervisor.runner import Runner
 
 # Some seconds, so that an interruption never comes too late.

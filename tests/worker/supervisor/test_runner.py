@@ -12,23 +12,23 @@ import psutil
 import pytest
 from sqlalchemy import select, update
 
-from app.doctor.claims import claims
-from app.evidence.envelope import read_envelope, signers_of
-from app.evidence.keys import read_ring
-from app.evidence.parse import read
-from app.evidence.rotation import rotate
-from app.evidence.strict import read_json
+from app.evidence.format.envelope import read_envelope, signers_of
+from app.evidence.format.keys import read_ring
+from app.evidence.format.parse import read
+from app.evidence.format.rotation import rotate
+from app.evidence.format.strict import read_json
 from app.evidence.tables import Evidence, Parameter
-from app.jobs import lifecycle
-from app.jobs.tables import Job, Metric
-from app.logs.records import read as read_log
+from app.jobs.queue import lifecycle
+from app.jobs.queue.tables import Job, Metric
+from app.logs.queries import read as read_log
 from app.models.catalog import layout
 from app.models.tables import Model
-from app.stores.folder import Folder
+from app.ops.doctor.references import claims
+from app.storage.folder import Folder
 from tests.conftest import Deployment
 from tests.worker.supervisor import apprentice
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit
-from worker.supervisor.child import Nursery
+from worker.supervisor.process.child import Nursery
 from worker.supervisor.runner import Runner
 
 APPRENTICE = "tests.worker.supervisor.apprentice"

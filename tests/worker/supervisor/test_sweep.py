@@ -8,15 +8,15 @@ import pytest
 from sqlalchemy import update
 
 from app.db import now
-from app.jobs import lifecycle
-from app.jobs.tables import Job
+from app.jobs.queue import lifecycle
+from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from tests.conftest import Deployment
 from tests.worker.supervisor import apprentice
 from tests.worker.supervisor.jobs import eventually, job_of, make_runner, submit, succeeded
-from worker.supervisor.child import Nursery
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
+from worker.supervisor.process.child import Nursery
 from worker.supervisor.runner import Runner
 from worker.supervisor.sweep import Sweeper
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.trainer.protocol import Workspace
+from worker.protocol import Workspace
 from worker.trainer.ranks.launch import launch
 
 

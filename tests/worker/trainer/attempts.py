@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from worker.protocol import Report, WorkOrder, Workspace, read_reports
 from worker.trainer.main import run
-from worker.trainer.protocol import Report, WorkOrder, Workspace, read_reports
 
 AFFINE = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 10, "out_features": 10}}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.evidence.digest import TensorReading, read_file
-from app.evidence.judgement import Judged
-from app.evidence.judgement import judge as judged_by
-from app.evidence.observed import read_observations, rows_needed
-from app.evidence.statement import Claim, FileRef, build
-from app.evidence.verify import objections
+from app.evidence.attest.observations import read_observations, rows_needed
+from app.evidence.attest.verdict import Judged
+from app.evidence.attest.verdict import judge as judged_by
+from app.evidence.format.digest import TensorReading, read_file
+from app.evidence.format.statement import Claim, FileRef, build
+from app.evidence.verifier.verify import objections
 from app.freeze.policy import Policy
 from tests.worker.trainer.attempts import Attempt
 

@@ -17,10 +17,10 @@ import torch
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
+from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.bounds import OutOfBounds, bounded
 from worker.trainer.data.images import decode
 from worker.trainer.models import tokenizers
-from worker.trainer.protocol import WorkOrder, Workspace
 
 PATTERNS_IN_USE = [
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",

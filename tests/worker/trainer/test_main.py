@@ -13,12 +13,12 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from app.evidence.digest import sha256_file
+from app.evidence.format.digest import sha256_file
 from tests.worker.trainer.attempts import AFFINE, affine_order, attempt
+from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.order import Order
 from worker.trainer.models import architectures, card
 from worker.trainer.models.architectures import Affine
-from worker.trainer.protocol import WorkOrder, Workspace
 from worker.trainer.witness.report import Report
 
 MECHANISMS = ["requires_grad", "detach", "param_group"]

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.worker.trainer import test_images, tiny
+from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
+from tests.worker.trainer.data import test_images
 from tests.worker.trainer.judging import judge
 from tests.worker.trainer.models.test_adapters import classifier
 from tests.worker.trainer.models.test_names import mixtral
-from tests.worker.trainer.test_resume import bert, scheduled
-from worker.trainer.protocol import WorkOrder, Workspace
+from tests.worker.trainer.training.test_resume import bert, scheduled
+from worker.protocol import WorkOrder, Workspace
 
 
 def affine(mechanism: str) -> Callable[[Path], Attempt]:

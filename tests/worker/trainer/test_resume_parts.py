@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt
-from tests.worker.trainer.test_resume import (
+from tests.worker.trainer.training.test_resume import (
     SLOW,
     assert_same,
     bert,
@@ -23,9 +23,9 @@ from tests.worker.trainer.test_resume import (
     rewrite_manifest,
     scheduled,
 )
+from worker.protocol import WorkOrder, Workspace
 from worker.trainer import checkpoint, determinism
 from worker.trainer.freeze.apply import Frozen
-from worker.trainer.protocol import WorkOrder, Workspace
 
 Build = Callable[[Path], WorkOrder]
 Omit = Callable[[Path], None]

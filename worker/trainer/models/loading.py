@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from app.errors import ModelError
-from app.evidence.digest import TensorReading, read_file
-from app.evidence.tensorfile import TensorFileError
+from app.evidence.format.digest import TensorReading, read_file
+from app.evidence.format.tensorfile import TensorFileError
 from app.freeze.plan import TensorInfo
+from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import adapters, architectures, pretrained
-from worker.trainer.protocol import Workspace
 
 
 @dataclass(frozen=True, slots=True)

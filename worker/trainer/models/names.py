@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from app.evidence.digest import TensorReading
+from app.evidence.format.digest import TensorReading
 from app.freeze.implied import is_of_adapter
 from app.freeze.plan import TensorInfo
 from worker.trainer.models import adapters

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from app.errors import ModelError, PolicyError
-from app.evidence.digest import TensorReading
+from app.evidence.format.digest import TensorReading
 from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from worker.protocol import Reporter
 from worker.trainer.prefix.cut import Cut
-from worker.trainer.protocol import Reporter
 
 Place = Literal["memory", "file"]
 

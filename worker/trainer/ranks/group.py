@@ -21,8 +21,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from app.errors import InvalidRequest
+from worker.protocol import WorkOrder
 from worker.trainer.data.order import Positions
-from worker.trainer.protocol import WorkOrder
 from worker.trainer.ranks.launch import STORE
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.trainer.protocol import EXIT_DONE, EXIT_FAILED, EXIT_SIGNALLED, EXIT_STOPPED, Reporter, Workspace
+from worker.protocol import EXIT_DONE, EXIT_FAILED, EXIT_SIGNALLED, EXIT_STOPPED, Reporter, Workspace
 
 STORE = "PERMAFROST_RANKS"  # the file by which the ranks find each other
 GRACE_SECONDS = 10.0  # for the others' own words, once a rank has ended in a failure

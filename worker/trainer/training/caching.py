@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from app.freeze.plan import FreezePlan
+from worker.protocol import Reporter
 from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
 from worker.trainer.data.order import Positions
@@ -28,7 +29,6 @@ from worker.trainer.prefix.flow import Flow, follow, memory
 from worker.trainer.prefix.rows import Rows, nbytes
 from worker.trainer.prefix.sampling import digest, in_order, row_lengths, two_batches
 from worker.trainer.prefix.serving import Prefix
-from worker.trainer.protocol import Reporter
 from worker.trainer.training.memory import ran_out
 from worker.trainer.training.stop import StopRequest
 from worker.trainer.witness.observe import observe

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from app.errors import InvalidRequest
-from app.jobs import auto
+from app.jobs.requests import auto
 
 HERE = "hyperparameters"
 CHECKPOINT_SECONDS = 300.0

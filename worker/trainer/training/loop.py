@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from app.errors import DataError
+from worker.protocol import Reporter
 from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
 from worker.trainer.data.order import Order, sequential
 from worker.trainer.data.preference import PreferenceExamples
 from worker.trainer.freeze.apply import Frozen
 from worker.trainer.models.subject import Subject
-from worker.trainer.protocol import Reporter
 from worker.trainer.ranks.gradients import combine
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.training import memory

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.trainer.protocol import Reporter
+from worker.protocol import Reporter
 
 MIN_GAP = 0.1  # seconds between two step reports
 MAX_ROWS = 2000  # of the curve

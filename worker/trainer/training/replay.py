@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from app.errors import PermafrostError
+from worker.protocol import Reporter
 from worker.trainer import determinism
-from worker.trainer.protocol import Reporter
 from worker.trainer.training import loop, memory
 from worker.trainer.training.loop import Run
 from worker.trainer.training.stop import StopRequest

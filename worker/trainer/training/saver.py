@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from app.evidence.digest import sha256_file
+from app.evidence.format.digest import sha256_file
 from app.freeze.plan import FreezePlan
+from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import checkpoint, determinism
 from worker.trainer.checkpoint import Checkpoint, Content
 from worker.trainer.models.subject import Subject
-from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.ranks.group import Group
 from worker.trainer.ranks.replicas import refuse_apart
 from worker.trainer.training import memory

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from app.errors import DataError, InvalidRequest, ModelError
 from app.freeze.plan import FreezePlan
+from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.order import Order
@@ -20,7 +21,6 @@ from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse, refuse_unreached
 from worker.trainer.models import loading
 from worker.trainer.models.subject import Subject
-from worker.trainer.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.ranks.refusals import refuse_model, refuse_request, refuse_shards
 from worker.trainer.ranks.replicas import common_secret

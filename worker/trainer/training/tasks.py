@@ -12,12 +12,12 @@ from torch import nn
 
 from app.errors import InvalidRequest
 from app.files import formats
+from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data import images, language, preference, reading, tabular, text
 from worker.trainer.data.batch import Examples
 from worker.trainer.data.reading import Row, Source
 from worker.trainer.models import pretrained
 from worker.trainer.models.loading import Loaded
-from worker.trainer.protocol import WorkOrder, Workspace
 from worker.trainer.training import hyperparameters
 from worker.trainer.training.hyperparameters import Settings
 from worker.trainer.training.objectives import (

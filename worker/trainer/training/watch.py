@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from app.errors import PermafrostError
 from app.freeze.plan import FreezePlan
-from worker.trainer.protocol import Reporter
+from worker.protocol import Reporter
 from worker.trainer.ranks.group import Group
 from worker.trainer.witness.blame import Finding
 from worker.trainer.witness.report import Report, Violation, combined

@@ -16,12 +16,12 @@ from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalL
 from app.errors import InvalidRequest
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
+from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.batch import IGNORED
 from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.packing import pack, share
 from worker.trainer.data.passage import Passage
 from worker.trainer.data.text import Tokens
-from worker.trainer.protocol import WorkOrder, Workspace
 from worker.trainer.training.isolation import refuse_leaks
 
 SHAPE = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2}

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
 from tests.worker.trainer.judging import judge
-from worker.trainer.protocol import WorkOrder, Workspace
+from worker.protocol import WorkOrder, Workspace
 
 INITIALISED = "model.adapter.init_lora_weights"
 LORA = {"type": "lora", "r": 4, "alpha": 8, "dropout": 0.1}

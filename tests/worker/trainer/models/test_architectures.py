@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from tests.worker.trainer.attempts import Attempt, attempt, data
 from tests.worker.trainer.judging import judge, objections_to
 from tests.worker.trainer.zoo import KINDS, Kind
+from worker.protocol import WorkOrder, Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import loading, pretrained
-from worker.trainer.protocol import WorkOrder, Workspace
 from worker.trainer.witness.observe import digest
 
 pytestmark = [

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
+from worker.protocol import WorkOrder, Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models.loading import read_base
 from worker.trainer.models.names import Stored, match, stored_form
-from worker.trainer.protocol import WorkOrder, Workspace
 from worker.trainer.witness.observe import digest
 
 

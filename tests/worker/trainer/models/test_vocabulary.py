@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from app.evidence.rows import Row
+from app.evidence.attest.rows import Row
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
 from tests.worker.trainer.judging import judge
-from worker.trainer.protocol import WorkOrder, Workspace
+from worker.protocol import WorkOrder, Workspace
 
 WORDS = [f"<new{number}>" for number in range(40)]  # the tiny models have 64 rows, their tokenizers 26 and 28 words
 TEXTS = [{"text": f"the {word} sat on {WORDS[-1]}"} for word in tiny.WORDS]

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from app.errors import DataError
 from tests.worker.trainer.attempts import AFFINE, Attempt, affine_order, attempt
+from worker.protocol import WorkOrder
 from worker.trainer.models import architectures
 from worker.trainer.models.architectures import Affine
-from worker.trainer.protocol import WorkOrder
 
 
 class Leaky(Affine):

@@ -14,8 +14,8 @@ from torch import nn
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
 from tests.worker.trainer.ranks.leaky import trained
+from worker.protocol import EXIT_FAILED, EXIT_SIGNALLED, Workspace
 from worker.trainer.models import architectures, loading
-from worker.trainer.protocol import EXIT_FAILED, EXIT_SIGNALLED, Workspace
 
 
 @pytest.mark.parametrize(("habit", "name"), [("move_parameter", "weight"), ("move_buffer", "scale")])

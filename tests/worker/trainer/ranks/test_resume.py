@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.trainer import test_resume as alone
 from tests.worker.trainer.attempts import attempt
-from tests.worker.trainer.test_resume import assert_same, copy_checkpoints, start, wait_for_step
-from worker.trainer.protocol import EXIT_STOPPED, WorkOrder, Workspace, read_reports
+from tests.worker.trainer.training import test_resume as alone
+from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints, start, wait_for_step
+from worker.protocol import EXIT_STOPPED, WorkOrder, Workspace, read_reports
 
 
 def scheduled(root: Path, *, devices: int = 2, strategy: str = "ddp") -> WorkOrder:

@@ -10,7 +10,7 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from worker.trainer.protocol import WorkOrder, Workspace
+from worker.protocol import WorkOrder, Workspace
 from worker.trainer.ranks.group import joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.witness.fingerprint import MULTILINEAR, Fingerprints

@@ -14,7 +14,7 @@ import torch
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
-from worker.trainer.protocol import WorkOrder, Workspace
+from worker.protocol import WorkOrder, Workspace
 
 #: Relative to the largest element of a tensor, in float32.
 TOLERANCE = 2e-5

@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers import free_port
 from tests.worker.trainer.attempts import Attempt, affine_order
-from worker.trainer.protocol import Workspace
+from worker.protocol import Workspace
 
 ROOT = Path(__file__).parents[4]
 

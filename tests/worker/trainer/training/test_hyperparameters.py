@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from app.jobs.hyperparameters import Hyperparameters
+from app.jobs.requests.hyperparameters import Hyperparameters
 from worker.trainer.training.hyperparameters import KNOWN, Facts, Settings, settle
 
 

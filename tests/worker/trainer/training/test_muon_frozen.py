@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.worker.trainer.attempts import Attempt, attempt
-from tests.worker.trainer.test_tasks import MLP, order
-from worker.trainer.protocol import WorkOrder, Workspace
+from tests.worker.trainer.training.test_tasks import MLP, order
+from worker.protocol import WorkOrder, Workspace
 
 MUON = {"name": "muon", "momentum": 0.9, "weight_decay": 0.1}
 

@@ -1,0 +1,153 @@
+"""`permafrost keys`: straight on the database, since the first key cannot be made over an API that asks for one."""
+
+import getpass
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from app.cli.signing_keys import app as signing
+
+if TYPE_CHECKING:
+    from app.auth.act import Act
+    from app.auth.tables import Key
+    from app.db import Database
+
+app = typer.Typer(help="API keys: make, list, revoke. And `signing`.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(signing, name="signing")
+
+_UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_PROJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Role(StrEnum):
+    admin = "admin"
+    writer = "writer"
+    reader = "reader"
+
+
+Project = Annotated[str, typer.Option(help="Objects of one project are not there for another one's keys.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="Whose or what for; for people and the audit log.")],
+    project: Project = "default",
+    role: Annotated[Role, typer.Option(help="reader looks, writer also runs jobs, admin does all.")] = Role.writer,
+    expires: Annotated[str | None, typer.Option(help="After 12h, 90d or 8w, or on 2027-01-31; default never.")] = None,
+) -> None:
+    """Make a key and print it, once."""
+    if not _PROJECT.fullmatch(project):
+        raise typer.BadParameter("letters, digits, dots, dashes and underscores, 64 at most", param_hint="--project")
+    if not 1 <= len(name) <= 128:
+        raise typer.BadParameter("1 to 128 characters", param_hint="--name")
+    from app.audit.record import record
+    from app.auth import api_keys
+
+    expires_at = _moment(expires) if expires else None
+    with _database() as db, db.write() as session:
+        row, key = api_keys.make(session, project=project, role=role.value, name=name, expires_at=expires_at)
+        record(session, _act("keys.create", row))
+    print(key)
+    until = f"until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else "for ever"
+    typer.echo(f"This is shown once. {row.id} has the role {role.value} in the project {project}, {until}.", err=True)
+
+
+@app.command(name="list")
+def list_keys(project: Annotated[str | None, typer.Option(help="Only this project's.")] = None) -> None:
+    """List keys, newest first. What they are is not stored."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from app.auth import api_keys
+
+    with _database() as db, db.read() as session:
+        rows = api_keys.listed(session, project=project)
+    if not rows:
+        typer.echo("No keys yet. Make one with: permafrost keys create --role admin --name first", err=True)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("KEY", "PROJECT", "ROLE", "NAME", "STATUS", "CREATED (UTC)", "LAST USED (UTC)"):
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        used = _written(row.last_used_at) if row.last_used_at else "never"
+        table.add_row(row.id, row.project, row.role, row.name, _status(row), _written(row.created_at), used)
+    Console(width=200, highlight=False, markup=False).print(table)
+
+
+@app.command()
+def revoke(key: Annotated[str, typer.Argument(help="The beginning of the key, as `list` shows it.")]) -> None:
+    """End a key for good. Running services stop taking it within five seconds."""
+    from app.audit.record import record
+    from app.auth import api_keys
+    from app.errors import PermafrostError
+
+    with _database() as db, db.write() as session:
+        try:
+            row = api_keys.revoke(session, "_".join(key.split("_")[:2]))
+        except PermafrostError as error:
+            raise typer.BadParameter(error.message, param_hint="KEY") from None
+        record(session, _act("keys.revoke", row))
+    typer.echo(f"{row.id} ({row.name}) is revoked.", err=True)
+
+
+@contextmanager
+def _database() -> Iterator["Database"]:
+    """With its tables made, as `permafrost serve` would make them."""
+    from app.db import Database
+    from app.settings import Settings
+    from migrations.upgrade import upgrade
+
+    settings = Settings()
+    db = Database(settings.database)
+    upgrade(settings.database)
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def _act(action: str, row: "Key") -> "Act":
+    """Whoever can open the database is an admin."""
+    from app.auth.act import Act
+
+    return Act(
+        action=action, project=row.project, role="admin", object_id=row.id, key_name=f"{_user()} at the command line"
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()[:64]
+    except (OSError, KeyError):  # a container's user may have no name
+        return "somebody"
+
+
+def _moment(text: str) -> datetime:
+    at = datetime.now(UTC)
+    try:
+        if match := re.fullmatch(r"([1-9]\d{0,4})([hdw])", text):
+            return at + int(match[1]) * _UNITS[match[2]]
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        moment = at
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment <= at:
+        raise typer.BadParameter(f"{text!r} is neither a time like 90d nor a date to come", param_hint="--expires")
+    return moment
+
+
+def _status(row: "Key") -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    if not row.valid(datetime.now(UTC)):
+        return "expired"
+    return f"until {_written(row.expires_at)}" if row.expires_at else "valid"
+
+
+def _written(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}"

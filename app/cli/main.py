@@ -1,0 +1,92 @@
+"""The `permafrost` command. Each subcommand imports what it needs, so that `permafrost verify` starts at once."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+
+def main() -> None:
+    """`verify` and `diff` get their arguments as they are: an auditor's machine may have neither typer nor rich."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name == "verify":
+        from app.evidence.verifier import verify
+
+        raise SystemExit(verify.main(sys.argv[2:]))
+    if name == "diff":
+        from app.evidence.diff import diff
+
+        raise SystemExit(diff.main(sys.argv[2:]))
+    from app.cli.errors import told
+
+    with told():
+        make_app()()
+
+
+def make_app() -> "Typer":
+    import typer
+
+    from app.cli.client import preview, submit, watch
+    from app.cli.keys import app as keys
+    from app.ops.backup.command import backup, restore
+    from app.ops.doctor.command import doctor
+
+    app = typer.Typer(
+        help="Fine-tuning jobs with signed evidence that the frozen weights did not change by a bit.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    commands: dict[Callable[..., None], str] = {
+        serve: "Run the service: API and worker.",
+        worker: "Run one more worker.",
+        migrate: "Bring the database to this version.",
+        submit: "Upload a file and start a job on it.",
+        watch: "Show a job's progress until it ends.",
+        preview: "Show what a policy would freeze.",
+        doctor: "Check the installation; mend it.",
+        backup: "Copy the whole service into a folder.",
+        restore: "Put a backup back.",
+    }
+    for command, short in commands.items():
+        app.command(short_help=short)(command)  # the docstring's first line is cut in a list of commands
+    app.add_typer(keys, name="keys")
+    # main() runs these two by itself; here they are only listed.
+    app.command("verify", help="Check an attestation against files, offline.")(main)
+    app.command("diff", help="Show what changed between two models' files.")(main)
+    return app
+
+
+def serve(host: str | None = None, port: int | None = None, worker: bool = True) -> None:
+    """Serve the API, with a worker beside it unless --no-worker is given. Makes the tables where they are missing.
+
+    --host and --port go before PERMAFROST_HOST (127.0.0.1) and PERMAFROST_PORT (8000); port 0 takes a free one.
+    """
+    from app.cli.serve import serve as run
+    from app.settings import Settings
+
+    given: dict[str, Any] = {"host": host, "port": port}
+    run(Settings(**{name: value for name, value in given.items() if value is not None}), with_worker=worker)
+
+
+def worker() -> None:
+    """Run a worker: it takes jobs from the queue and trains them on this machine's devices."""
+    import os
+
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])
+
+
+def migrate() -> None:
+    """Bring the database's tables to this version."""
+    from app.settings import Settings
+    from migrations.upgrade import head, upgrade
+
+    upgrade(Settings().database)
+    print(f"the tables are of version {head()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""`permafrost serve`: the API in this process and a worker in a child, started together and stopped together."""
+
+import ctypes
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from socket import socket
+from types import FrameType
+from typing import Final
+
+import structlog
+import uvicorn
+
+from app.main import create_app
+from app.settings import SECRETS, Settings
+
+log = structlog.get_logger("app.cli.serve")
+
+_PR_SET_PDEATHSIG: Final = 1
+#: A worker that lived this long gets the shortest back-off again.
+_STEADY_SECONDS: Final = 60.0
+_LONGEST_WAIT: Final = 30.0
+#: Open connections get this long to end once the server has been told to stop.
+_DRAIN_SECONDS: Final = 5
+
+
+def serve(settings: Settings, *, with_worker: bool) -> None:
+    """Migrates, then serves until SIGINT or SIGTERM. Returns once the worker, too, has ended."""
+    from migrations.upgrade import upgrade
+
+    upgrade(settings.database)
+    config = configured(settings)
+    companion = Companion(settings) if with_worker else None
+    server = _Server(config, companion)
+    # What is made up to here stays for good: no collection needs to look through it again while requests are served.
+    gc.collect()
+    gc.freeze()
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's word for what it could not listen on, whose reason it has printed
+        hint = "cannot be listened on; --host and --port, or PERMAFROST_HOST and PERMAFROST_PORT, name another address"
+        raise SystemExit(f"{settings.host}:{settings.port} {hint}") from None
+    finally:
+        if companion is not None:
+            companion.stop()
+
+
+def configured(settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,  # app.http.errors writes a line for every request, with its id
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        server_header=False,
+        # Not whatever else is installed: httptools takes a head of any size, and uvloop serves busy pollers unevenly.
+        http="h11",
+        loop="asyncio",
+    )
+
+
+class _Server(uvicorn.Server):
+    """Starts the worker once the port is ours; ends streams before it waits for connections to close."""
+
+    def __init__(self, config: uvicorn.Config, companion: "Companion | None") -> None:
+        super().__init__(config)
+        self._companion = companion
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            if self._companion is not None:
+                self._companion.start()
+            self._tell()
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        if self._companion is not None:
+            self._companion.signal()  # its trainers save their state while connections drain
+        await self.config.app.state.watcher.close()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Unlike uvicorn's own, the signal is not raised again afterwards: the worker has yet to be stopped.
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    def _tell(self) -> None:
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        print(f"permafrost ready: {url}/v1  documentation {url}/docs  dashboard {url}/", flush=True)
+
+
+@dataclass(slots=True)
+class Companion:
+    """The worker as a child process; started again, after a growing pause, when it dies by itself."""
+
+    settings: Settings
+    _process: subprocess.Popen[bytes] | None = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _starting: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._watch, name="companion", daemon=True)
+        self._thread.start()
+
+    def signal(self) -> None:
+        """Asks the worker to drain, and says that it is not to be started again."""
+        self._stopping.set()
+        with self._starting:
+            if self._process is not None and self._process.poll() is None:
+                self._process.terminate()
+
+    def stop(self) -> None:
+        """Waits until the worker has ended; kills it when it takes longer than its trainers are granted."""
+        self.signal()
+        if self._process is not None:
+            try:
+                self._process.wait(self.settings.grace_seconds + 10)
+            except subprocess.TimeoutExpired:
+                log.warning("the worker does not end; killing it", pid=self._process.pid)
+                self._process.kill()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        pause = 1.0
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            with self._starting:
+                if self._stopping.is_set():
+                    return
+                self._process = process = start_worker(self.settings)
+            code = process.wait()
+            if self._stopping.is_set():
+                return
+            pause = 1.0 if time.monotonic() - started > _STEADY_SECONDS else min(pause * 2, _LONGEST_WAIT)
+            log.error("the worker died and will be started again", code=code, seconds=pause)
+            self._stopping.wait(pause)
+
+
+def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
+    """`python -m worker` with these settings, in a session of its own so that Ctrl-C reaches it through us alone."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker"],
+        env=os.environ | environment(settings),
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables, with paths made absolute: the worker's trainers have other working folders."""
+    # What lies in a secret's file is found there by the worker as well, and stays out of its environment.
+    given = {
+        name: getattr(settings, name)
+        for name in settings.model_fields_set
+        if not (SECRETS / f"permafrost_{name}").exists()
+    }
+    return {f"PERMAFROST_{name.upper()}": str(value) for name, value in given.items()} | {
+        "PERMAFROST_DATA_DIR": str(settings.home)
+    }
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before exec: a serve that is killed outright takes its worker with it.
+
+    The kernel sends this when the *thread* that forked ends; that thread watches the worker for as long as it lives.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

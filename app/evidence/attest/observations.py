@@ -1,0 +1,104 @@
+"""`observations.json`: what the trainer saw of every live tensor. Its word, which counts only where files agree."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.evidence.format.statement import Interval
+from app.freeze.plan import TensorInfo
+
+RowRanges = dict[str, set[tuple[int, int]]]
+
+
+class RecordsError(ValueError):
+    """Observations that cannot be read as such."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stored tensor, and the rows of the live one that it makes up (None: all of it)."""
+
+    name: str
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One live tensor as the trainer observed it."""
+
+    info: TensorInfo
+    loaded: str | None
+    trained: str | None
+    base: tuple[Piece, ...]
+    result: tuple[Piece, ...]
+    slices: tuple[tuple[tuple[int, int], str | None, str | None], ...]  # rows, loaded, trained
+    intervals: tuple[Interval, ...]
+    first_changed_step: int | None
+    base_rows: int | None = None  # of a tensor that has more rows than its base tensor: the base's
+
+
+def read_observations(document: Any) -> list[Seen]:
+    """The tensors in `observations.json`. RecordsError names what is missing: it comes from the trainer's process."""
+    try:
+        return [_seen(tensor) for tensor in document["tensors"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordsError(f"observations.json cannot be read: {type(error).__name__} {error}") from error
+
+
+def rows_needed(seen: Sequence[Seen]) -> tuple[RowRanges, RowRanges]:
+    """Row ranges whose digests the judgement needs, by name in the base file and by name in the result file."""
+    base: RowRanges = {}
+    result: RowRanges = {}
+    for tensor in seen:
+        if any(piece.rows for piece in (*tensor.base, *tensor.result)):
+            continue  # each piece is a stored tensor of its own, with a digest of its own
+        for rows, _, _ in tensor.slices:
+            for piece in tensor.base if tensor.base_rows is None or rows[1] <= tensor.base_rows else ():
+                base.setdefault(piece.name, set()).add(rows)
+            for piece in tensor.result:
+                result.setdefault(piece.name, set()).add(rows)
+    return base, result
+
+
+def _seen(tensor: Mapping[str, Any]) -> Seen:
+    return Seen(
+        info=TensorInfo.from_json(tensor),
+        loaded=_digest(tensor.get("loaded")),
+        trained=_digest(tensor.get("trained")),
+        base=_pieces(tensor.get("base")),
+        result=_pieces(tensor.get("result")),
+        slices=tuple(
+            (_pair(each["rows"]), _digest(each.get("loaded")), _digest(each.get("trained")))
+            for each in tensor.get("slices") or ()
+        ),
+        intervals=tuple(
+            Interval(int(each["from_step"]), each["to_step"], str(each["before"]), str(each["after"]))
+            for each in tensor.get("intervals") or ()
+            if each.get("before") and each.get("after")
+        ),
+        first_changed_step=tensor.get("first_changed_step"),
+        base_rows=int(tensor["base_rows"]) if tensor.get("base_rows") is not None else None,
+    )
+
+
+def _pieces(value: Any) -> tuple[Piece, ...]:
+    """A name, a list of pieces, or nothing."""
+    if not value:
+        return ()
+    if isinstance(value, str):
+        return (Piece(value),)
+    return tuple(Piece(each["name"], _pair(each["rows"]) if each.get("rows") else None) for each in value)
+
+
+def _pair(value: Sequence[int]) -> tuple[int, int]:
+    start, stop = value
+    return int(start), int(stop)
+
+
+def _digest(value: Any) -> str | None:
+    """A SHA-256 in hex, or None. Anything else must not get into a statement."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
+        raise ValueError(f"{value!r} is not a SHA-256 in lower-case hex")
+    return value

@@ -1,0 +1,169 @@
+"""Readings of files and the trainer's observations become the rows of a statement: who is whose, and what they hold."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from app.evidence.attest.observations import Piece, Seen
+from app.evidence.format.digest import TensorReading
+from app.evidence.format.statement import Reading, Row, RowSlice, changed
+from app.freeze.plan import Decision, FreezePlan
+
+
+def rows_of(
+    plan: FreezePlan, seen: Sequence[Seen], base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+) -> Iterator[Row]:
+    made: list[Row] = []
+    for tensor in seen:
+        decision = plan.decision(tensor.info.name)
+        if any(piece.rows for piece in (*tensor.base, *tensor.result)):
+            made += _part_rows(decision, tensor, base, result)
+        else:
+            made.append(_row(decision, tensor, base, result))
+            made += _copies(made[-1], decision, tensor, base, result)
+    yield from made
+    used = {row.base.name for row in made if row.base}
+    for name in sorted(set(base) - used):
+        yield Row(name=name, role="dropped", base=_reading(base[name]), changed=False)
+
+
+def _row(
+    decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+) -> Row:
+    """A live tensor that is one tensor in each file, or in none."""
+    before, after = _first(tensor.base, base), _first(tensor.result, result)
+    role = _role(decision, has_base=before is not None)
+    return Row(
+        **_identity(decision, tensor),
+        role=role,
+        dtype=None if before or after else tensor.info.dtype,
+        shape=None if before or after else tensor.info.shape,
+        base=_reading(before),
+        result=_reading(after),
+        initial=_initial(tensor, after) if role == "new" else None,
+        loaded=tensor.loaded,
+        trained=tensor.trained,
+        changed=changed(_reading(before), _reading(after)),
+        slices=_slices(decision, before, after, tensor),
+        intervals=tensor.intervals if role == "scheduled" else (),
+    )
+
+
+def _copies(
+    row: Row, decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+) -> Iterator[Row]:
+    """Of a tied tensor that the result stores under several names: a row for each further one."""
+    paired = len(tensor.base) == len(tensor.result)
+    for at, piece in enumerate(tensor.result[1:], start=1):
+        before = _reading(_first(tensor.base[at : at + 1] if paired else (), base))
+        after = _first((piece,), result)
+        stored = _reading(after)
+        yield replace(
+            row,
+            name=_alias(piece.name, tensor),
+            aliases=(),
+            alias_of=row.name,
+            base=before,
+            result=stored,
+            initial=_initial(tensor, after) if row.role == "new" else None,
+            changed=changed(before, stored),
+            slices=_slices(decision, base.get(before.name) if before else None, after, tensor),
+        )
+
+
+def _alias(stored: str, tensor: Seen) -> str:
+    """The live name that a copy is stored under; files may leave out a prefix."""
+    return next((name for name in tensor.info.aliases if name == stored or name.endswith(f".{stored}")), stored)
+
+
+def _part_rows(
+    decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+) -> Iterator[Row]:
+    """A live tensor that is stored in several: each is a row, with the live rows that it makes up."""
+    seen = {rows: (loaded, trained) for rows, loaded, trained in tensor.slices}
+    everything = (0, math.prod(tensor.info.shape[:-1] or tensor.info.shape))
+    stored = {piece.rows or everything for piece in (*tensor.base, *tensor.result)}
+    for rows in sorted(stored):
+        before = _first([piece for piece in tensor.base if piece.rows == rows], base)
+        after = _first([piece for piece in tensor.result if piece.rows == rows], result)
+        loaded, trained = seen.get(rows, (None, None))
+        yield Row(
+            **_identity(decision, tensor),
+            role=_role(decision, has_base=before is not None),
+            dtype=tensor.info.dtype,
+            shape=tensor.info.shape,
+            part=rows,
+            base=_reading(before),
+            result=_reading(after),
+            loaded=loaded,
+            trained=trained,
+            changed=changed(_reading(before), _reading(after)),
+        )
+
+
+def _identity(decision: Decision, tensor: Seen) -> dict[str, Any]:
+    return {
+        "name": tensor.info.name,
+        "kind": tensor.info.kind,
+        "mechanism": decision.mechanism,
+        "rule": decision.rule,
+        "aliases": tensor.info.aliases,
+        "module_types": tensor.info.module_types,
+        "persistent": tensor.info.persistent,
+    }
+
+
+def _role(decision: Decision, *, has_base: bool) -> str:
+    if not decision.persistent:
+        return "buffer"
+    if not has_base:
+        return "new"
+    if decision.action == "freeze":
+        return "scheduled" if decision.scheduled else "frozen"
+    if decision.action == "split":
+        return "split"
+    return "buffer" if decision.kind == "buffer" else "trainable"
+
+
+def _slices(
+    decision: Decision, before: TensorReading | None, after: TensorReading | None, tensor: Seen
+) -> tuple[RowSlice, ...]:
+    """Rows that the base does not have get an initial reading, the trainer's word, in place of the base's."""
+    ranges = [(rows, "freeze") for rows in decision.frozen_rows] + [(rows, "train") for rows in decision.trainable_rows]
+    known = tensor.base_rows
+    if decision.action != "split":
+        ranges = [((0, known), "train"), ((known, tensor.info.shape[0]), "train")] if known else []
+    loaded = {rows: digest for rows, digest, _ in tensor.slices}
+    return tuple(
+        RowSlice(
+            rows,
+            action,
+            _rows_of(before, rows),
+            _rows_of(after, rows),
+            initial=loaded.get(rows) if known is not None and rows[1] > known else None,
+        )
+        for rows, action in sorted(ranges)
+    )
+
+
+def _rows_of(reading: TensorReading | None, rows: tuple[int, int]) -> str | None:
+    slices = reading.slices if reading else ()
+    return next((each.sha256 for each in slices if (each.start, each.stop) == rows), None)
+
+
+def _initial(tensor: Seen, after: TensorReading | None) -> Reading | None:
+    """A new tensor before its first step: the trainer's word, under the name and layout of the result."""
+    if after is None or tensor.loaded is None:
+        return None
+    return Reading(after.name, tensor.info.dtype, tensor.info.shape, tensor.info.nbytes, tensor.loaded)
+
+
+def _first(pieces: Iterable[Piece], readings: Mapping[str, TensorReading]) -> TensorReading | None:
+    return next((readings[piece.name] for piece in pieces if piece.name in readings), None)
+
+
+def _reading(tensor: TensorReading | None) -> Reading | None:
+    if tensor is None:
+        return None
+    return Reading(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes, tensor.sha256)

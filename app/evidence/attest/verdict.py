@@ -1,0 +1,183 @@
+"""From four readings of every tensor to a verdict. Pure functions.
+
+The base's and the result's readings are the supervisor's own; `loaded` and `trained` are the trainer's word, which
+counts only where it agrees with the files.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from app.errors import PolicyError
+from app.evidence.attest.observations import Seen
+from app.evidence.attest.rows import rows_of
+from app.evidence.format.digest import TensorReading
+from app.evidence.format.statement import Row, row_order
+from app.freeze.plan import resolve
+from app.freeze.policy import Policy
+
+#: Reasons are for people; the rows have the rest.
+REASONS_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`violated`: a frozen tensor moved. `incomplete`: nobody can tell, since readings are missing or disagree."""
+
+    verdict: str
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Every row, and what follows from them. `violations` has an entry for each tensor that moved though frozen."""
+
+    rows: tuple[Row, ...]
+    verdict: str  # "verified" | "violated" | "incomplete"
+    reason: str | None
+    violations: tuple[dict[str, Any], ...]
+    first_changed: Mapping[str, int | None]
+
+
+def judge(
+    policy: Policy,
+    seen: Sequence[Seen],
+    *,
+    base: Mapping[str, TensorReading],
+    result: Mapping[str, TensorReading],
+    reported: Sequence[Mapping[str, Any]] = (),
+    kind: str = "full",
+) -> Judged:
+    """The claim about every tensor. `reported` are the witness' violations; `kind` says if the result is an adapter."""
+    try:
+        plan = resolve(policy, [tensor.info for tensor in seen])
+    except (PolicyError, ValueError) as error:
+        return Judged(
+            (), "incomplete", f"the policy does not fit the tensors that the trainer observed: {error}", (), {}
+        )
+    rows = tuple(sorted(rows_of(plan, seen, base, result), key=row_order))
+    problems = [*_problems(rows, kind=kind), *_strays(rows, result)]
+    violations = _violations(problems, reported, seen)
+    verdict, reason = _verdict(rows, problems, violations)
+    return Judged(rows, verdict, reason, violations, {each.info.name: each.first_changed_step for each in seen})
+
+
+def challenged(judged: Judged, objections: Iterable[str]) -> Judged:
+    """What a verifier would reject is not claimed: `verified` becomes `incomplete`, with what it would say."""
+    found = list(objections)
+    if judged.verdict != "verified" or not found:
+        return judged
+    reason = f"a verifier would reject the statement: {_listed(found)}"
+    return replace(judged, verdict="incomplete", reason=reason)
+
+
+def _problems(rows: Iterable[Row], *, kind: str) -> Iterator[Problem]:
+    for row in rows:
+        if row.role == "frozen":
+            yield from _of_frozen(row, kind=kind)
+        elif row.role == "split":
+            yield from _of_split(row)
+        elif row.role == "scheduled":
+            yield from _of_scheduled(row)
+        elif row.role in ("new", "buffer") and row.mechanism and row.loaded != row.trained:
+            yield Problem("violated", row.name, "changed during training, though frozen")
+        yield from _of_result(row)
+
+
+def _of_frozen(row: Row, *, kind: str) -> Iterator[Problem]:
+    """All four readings have to have the same bytes, dtype and shape."""
+    assert row.base is not None  # it would be "new" otherwise
+    if row.result is None and kind == "full":
+        yield Problem("violated", row.name, "is missing from the result, though frozen")
+    elif row.result is not None and not row.base.same(row.result):
+        yield Problem("violated", row.name, f"differs between base and result: {row.base.difference(row.result)}")
+    elif row.loaded is None or row.trained is None:
+        yield Problem("incomplete", row.name, "was not observed in the live model")
+    elif row.loaded != row.trained:
+        yield Problem("violated", row.name, "changed during training, though the result has the base's bytes")
+    elif row.loaded != row.base.sha256:
+        yield Problem("incomplete", row.name, "was loaded with other bytes than the base file has")
+
+
+def _of_split(row: Row) -> Iterator[Problem]:
+    for part in row.slices:
+        if part.action != "freeze":
+            continue
+        rows = f"rows {part.rows[0]} to {part.rows[1]}"
+        if part.base is None or part.result is None:
+            yield Problem("incomplete", row.name, f"{rows} were not read")
+        elif part.base != part.result:
+            yield Problem("violated", row.name, f"{rows} differ between base and result, though frozen")
+
+
+def _of_scheduled(row: Row) -> Iterator[Problem]:
+    if not row.intervals:
+        yield Problem("incomplete", row.name, "no interval of its freeze was observed")
+    for span in row.intervals:
+        if span.before != span.after:
+            end = "the end" if span.to_step is None else f"step {span.to_step}"
+            yield Problem("violated", row.name, f"changed between step {span.from_step} and {end}, though frozen")
+
+
+def _of_result(row: Row) -> Iterator[Problem]:
+    """What the file holds must be what the trainer says that it had at the end."""
+    if row.result is not None and row.trained is not None and row.result.sha256 != row.trained:
+        yield Problem("incomplete", row.name, "has other bytes in the result file than at the end of training")
+
+
+def _strays(rows: Sequence[Row], result: Mapping[str, TensorReading]) -> Iterator[Problem]:
+    """Stored tensors that no row speaks of; without them the roots would not be the files'."""
+    for name in sorted(set(result) - {row.result.name for row in rows if row.result}):
+        yield Problem("incomplete", name, "is in the result, but the trainer did not observe it")
+
+
+def _violations(
+    problems: Iterable[Problem], reported: Iterable[Mapping[str, Any]], seen: Iterable[Seen]
+) -> tuple[dict[str, Any], ...]:
+    """What the witness saw, and what only the files show; one entry per tensor."""
+    first = {name: each.first_changed_step for each in seen for name in (each.info.name, *each.info.aliases)}
+    found: dict[str, dict[str, Any]] = {}
+    for each in reported:
+        entry = {field: each.get(field) for field in ("name", "last_good_step", "first_bad_step", "operation")}
+        if each.get("explanation"):  # why no operation is named
+            entry["explanation"] = each["explanation"]
+        if each.get("rank") is not None:  # whose copy or shard it was
+            entry["rank"] = each["rank"]
+        found.setdefault(str(each.get("name")), entry)
+    for problem in problems:
+        if problem.verdict != "violated":
+            continue
+        step = first.get(problem.name)
+        entry = {
+            "name": problem.name,
+            "last_good_step": step - 1 if step else None,
+            "first_bad_step": step,
+            "operation": None,
+        }
+        found.setdefault(problem.name, entry)
+        found[problem.name]["reason"] = problem.message
+    return tuple(found[name] for name in sorted(found))
+
+
+def _verdict(
+    rows: Sequence[Row], problems: Sequence[Problem], violations: Sequence[Mapping[str, Any]]
+) -> tuple[str, str | None]:
+    if violations:
+        broken = [problem for problem in problems if problem.verdict == "violated"]
+        return "violated", _summary(broken) or f"the witness saw {violations[0]['name']} change"
+    if problems:
+        return "incomplete", _summary(problems)
+    if not any(row.role in ("frozen", "split", "scheduled") for row in rows):
+        return "incomplete", "nothing is frozen, so there is nothing to prove"
+    return "verified", None
+
+
+def _summary(problems: Sequence[Problem]) -> str:
+    return _listed([f"{problem.name} {problem.message}" for problem in problems])
+
+
+def _listed(reasons: Sequence[str]) -> str:
+    shown = "; ".join(reasons[:REASONS_SHOWN])
+    more = len(reasons) - REASONS_SHOWN
+    return f"{shown}; and {more} more" if more > 0 else shown

@@ -1,0 +1,90 @@
+"""DSSE: the payload's exact bytes, and signatures over them together with their type.
+
+Nothing is ever re-serialised: what was signed is what is parsed.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from app.evidence.format.keys import SigningKey, TrustedKey
+from app.evidence.format.strict import JsonError, JsonObject, read_json
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+MAX_SIGNATURES = 16  # enough for an overlap of keys; verifying thousands would be work for an attacker to give
+
+
+_MAX_PARTS = 1 << 17  # lists of empty lists take twenty times their bytes in memory, before any signature is looked at
+
+
+class EnvelopeError(ValueError):
+    """Bytes that are not a DSSE envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """An envelope as read, nothing in it verified."""
+
+    payload: bytes
+    payload_type: str
+    signatures: tuple[bytes, ...]
+    document: JsonObject
+
+
+def seal(payload: bytes, keys: Iterable[SigningKey]) -> dict[str, Any]:
+    """The envelope of a payload, with one signature per key."""
+    message = pae(PAYLOAD_TYPE, payload)
+    return {
+        "payloadType": PAYLOAD_TYPE,
+        "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": key.keyid, "sig": base64.b64encode(key.sign(message)).decode()} for key in keys],
+    }
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is signed."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def read_envelope(raw: bytes) -> Envelope:
+    """Take an envelope apart. Unknown fields are left alone, as DSSE asks. Raises EnvelopeError."""
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MAX_PARTS:
+        raise EnvelopeError(f"envelope: of more than {_MAX_PARTS} parts; it has a payload, its type and signatures")
+    try:
+        document = read_json(raw)
+    except JsonError as error:
+        raise EnvelopeError(f"envelope: {error}") from None
+    if not isinstance(document, JsonObject):
+        raise EnvelopeError("envelope: not a JSON object")
+    payload, kind, signatures = (document.get(key) for key in ("payload", "payloadType", "signatures"))
+    if not isinstance(payload, str) or not isinstance(kind, str) or not isinstance(signatures, list):
+        raise EnvelopeError("envelope: payload and payloadType are strings, signatures is a list")
+    sigs = tuple(_signature(entry, at) for at, entry in enumerate(signatures[: MAX_SIGNATURES + 1]))
+    return Envelope(_base64(payload, "payload"), kind, sigs, document)
+
+
+def signers_of(envelope: Envelope, keys: Iterable[TrustedKey]) -> list[TrustedKey]:
+    """The keys under which a signature verifies. What an envelope says about its keys is not looked at."""
+    message = pae(envelope.payload_type, envelope.payload)
+    return [key for key in keys if any(key.verifies(signature, message) for signature in envelope.signatures)]
+
+
+def _signature(entry: Any, at: int) -> bytes:
+    if not isinstance(entry, dict) or not isinstance(entry.get("sig"), str):
+        raise EnvelopeError(f"envelope: signatures[{at}] is an object with a sig")
+    return _base64(entry["sig"], f"signatures[{at}].sig")
+
+
+def _base64(text: str, at: str) -> bytes:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise EnvelopeError(f"envelope: {at} is not base64") from None
+    if base64.b64encode(data) != text.encode():
+        raise EnvelopeError(
+            f"envelope: {at} is not base64 as it is written: its last character has bits that nobody reads"
+        )
+    return data

@@ -1,0 +1,275 @@
+"""Signing keys: private ones in files of their owner, public ones in a ring that says when each of them counts.
+
+The algorithm of a signature always comes from the trusted key, never from what is being verified.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_p256
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from app.evidence.format.strict import JsonError, read_json
+
+ALGORITHMS = ("ed25519", "ecdsa-p256")  # P-256 with SHA-256 is the FIPS choice
+
+
+class KeyFileError(ValueError):
+    """A key file that holds no usable key."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key; `keyid` is the SHA-256 of its public half (DER SubjectPublicKeyInfo)."""
+
+    private: Ed25519PrivateKey | EllipticCurvePrivateKey
+
+    @property
+    def algorithm(self) -> str:
+        return "ed25519" if isinstance(self.private, Ed25519PrivateKey) else "ecdsa-p256"
+
+    @property
+    def public_pem(self) -> str:
+        return self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    @property
+    def keyid(self) -> str:
+        return keyid(self.private.public_key())
+
+    def sign(self, message: bytes) -> bytes:
+        if isinstance(self.private, Ed25519PrivateKey):
+            return self.private.sign(message)
+        return self.private.sign(message, ECDSA(hashes.SHA256()))
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """A public key and when statements under it count. A revoked key counts for nothing, whatever the date."""
+
+    pem: str
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    revoked_at: datetime | None = None
+    introduced_by: dict[str, Any] | None = None  # DSSE envelope of the key before it
+
+    @property
+    def public(self) -> Ed25519PublicKey | EllipticCurvePublicKey:
+        return _public(self.pem.encode())
+
+    @property
+    def keyid(self) -> str:
+        return keyid(self.public)
+
+    @property
+    def algorithm(self) -> str:
+        return "ed25519" if isinstance(self.public, Ed25519PublicKey) else "ecdsa-p256"
+
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        public = self.public
+        try:
+            if isinstance(public, Ed25519PublicKey):
+                public.verify(signature, message)
+            else:
+                public.verify(signature, message, ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
+    def refusal(self, issued_at: datetime) -> str | None:
+        """Why a statement of this date under this key does not count, or None."""
+        if self.revoked_at:
+            return f"key {self.keyid} was revoked at {iso(self.revoked_at)}"
+        if self.not_before and issued_at < self.not_before:
+            return f"issued at {iso(issued_at)}, before key {self.keyid} became valid at {iso(self.not_before)}"
+        if self.not_after and issued_at > self.not_after:
+            return f"issued at {iso(issued_at)}, after key {self.keyid} expired at {iso(self.not_after)}"
+        return None
+
+    def narrowed(self, other: "TrustedKey") -> "TrustedKey":
+        """The same key as two sources tell about it: none can widen what the other allows."""
+        return TrustedKey(
+            self.pem,
+            not_before=max(filter(None, (self.not_before, other.not_before)), default=None),
+            not_after=min(filter(None, (self.not_after, other.not_after)), default=None),
+            revoked_at=min(filter(None, (self.revoked_at, other.revoked_at)), default=None),
+            introduced_by=self.introduced_by or other.introduced_by,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.keyid,
+            "object": "signing_key",
+            "algorithm": self.algorithm,
+            "public_key": self.pem,
+            "not_before": iso(self.not_before),
+            "not_after": iso(self.not_after),
+            "revoked_at": iso(self.revoked_at),
+            "introduced_by": self.introduced_by,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Any) -> "TrustedKey":
+        if not isinstance(entry, dict) or not isinstance(entry.get("public_key"), str):
+            raise KeyFileError("a key in a ring is an object with a public_key in PEM")
+        times = {name: read_time(entry.get(name)) for name in ("not_before", "not_after", "revoked_at")}
+        key = cls(entry["public_key"], **times, introduced_by=entry.get("introduced_by"))
+        if entry.get("id", key.keyid) != key.keyid:
+            raise KeyFileError(f"the ring calls a key {entry['id']}, its own id is {key.keyid}")
+        return key
+
+
+def load_or_create(path: Path, *, algorithm: str = "ed25519", now: datetime | None = None) -> SigningKey:
+    """The key at `path` (PKCS #8 PEM, mode 0600), made on first use with its public half beside it (`.pub`)."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        key = generate(algorithm)
+        with suppress(FileExistsError):  # another process was first: its key is the key
+            write_private(path, key)
+            known = read_ring(path) if _ring_path(path).exists() else ()  # of a key that was lost
+            write_ring(path, [TrustedKey(key.public_pem, not_before=whole_second(now)), *known])
+    key = load(path)
+    path.with_suffix(".pub").write_text(key.public_pem)
+    return key
+
+
+def load(path: Path) -> SigningKey:
+    """The private key in a PEM file. Raises KeyFileError with what would work."""
+    try:
+        private = load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"{path} is not an unencrypted PEM private key: {error}") from None
+    if isinstance(private, Ed25519PrivateKey):
+        return SigningKey(private)
+    if isinstance(private, EllipticCurvePrivateKey) and isinstance(private.curve, SECP256R1):
+        return SigningKey(private)
+    raise KeyFileError(f"{path} holds another kind of key; use one of {', '.join(ALGORITHMS)}")
+
+
+def generate(algorithm: str = "ed25519") -> SigningKey:
+    if algorithm not in ALGORITHMS:
+        raise KeyFileError(f"{algorithm!r} is not a signing algorithm; use one of {', '.join(ALGORITHMS)}")
+    return SigningKey(Ed25519PrivateKey.generate() if algorithm == "ed25519" else generate_p256(SECP256R1()))
+
+
+def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
+    """Public keys that the reader chose to trust: one PEM file, or a ring as `GET /v1/signing_keys` returns it."""
+    raw = path.read_bytes()
+    if raw.lstrip().startswith(b"-----BEGIN"):
+        if raw.count(b"-----BEGIN") > 1:
+            raise KeyFileError(f"{path} holds several keys; give each a file of its own, or a ring of keys")
+        pem = _public(raw).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return (TrustedKey(pem.decode()),)
+    try:
+        document = read_json(raw)
+    except JsonError as error:
+        raise KeyFileError(f"{path} is neither a PEM public key nor a ring of keys: {error}") from None
+    return read_ring_json(document)
+
+
+def read_ring_json(document: Any) -> tuple[TrustedKey, ...]:
+    entries = document.get("data") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise KeyFileError('a ring of keys is {"data": [{"public_key": ...}, ...]} with at least one key')
+    return tuple(TrustedKey.from_json(entry) for entry in entries)
+
+
+def read_ring(path: Path) -> tuple[TrustedKey, ...]:
+    """Public keys that belong to the signing key at `path`: the ring beside it, or the key alone."""
+    if _ring_path(path).exists():
+        return read_ring_json(json.loads(_ring_path(path).read_text()))
+    return (TrustedKey(load(path).public_pem),)
+
+
+def write_ring(path: Path, keys: Iterable[TrustedKey]) -> None:
+    document = {"object": "list", "data": [key.to_json() for key in keys], "has_more": False}
+    temporary = _ring_path(path).with_suffix(".new")
+    temporary.write_text(json.dumps(document, indent=1))
+    temporary.replace(_ring_path(path))
+
+
+def by_id(keys: Iterable[TrustedKey]) -> dict[str, TrustedKey]:
+    """One entry for each key, as narrow as all that is told about it."""
+    known: dict[str, TrustedKey] = {}
+    for key in keys:
+        name = key.keyid
+        known[name] = known[name].narrowed(key) if name in known else key
+    return known
+
+
+def keyid(public: Ed25519PublicKey | EllipticCurvePublicKey) -> str:
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def read_time(text: Any) -> datetime | None:
+    """An RFC 3339 time with an offset, in UTC; None stays None."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise KeyFileError(f"{text!r} has no time zone; write 2026-01-31T12:00:00Z")
+        return moment.astimezone(UTC)
+    except KeyFileError:
+        raise
+    except (TypeError, ValueError, OverflowError):  # a day before the first year, in another zone
+        raise KeyFileError(f"{text!r} is not a time such as 2026-01-31T12:00:00Z") from None
+
+
+def _public(pem: bytes) -> Ed25519PublicKey | EllipticCurvePublicKey:
+    try:
+        public = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"not a PEM public key: {error}") from None
+    if isinstance(public, Ed25519PublicKey):
+        return public
+    if isinstance(public, EllipticCurvePublicKey) and isinstance(public.curve, SECP256R1):
+        return public
+    raise KeyFileError(f"another kind of key; use one of {', '.join(ALGORITHMS)}")
+
+
+def write_private(path: Path, key: SigningKey) -> None:
+    pem = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, path)  # unlike a rename, fails when another process was first
+    finally:
+        temporary.unlink()
+
+
+def _ring_path(path: Path) -> Path:
+    return path.with_suffix(".ring.json")
+
+
+def whole_second(moment: datetime | None) -> datetime:
+    return (moment or datetime.now(UTC)).replace(microsecond=0)
+
+
+def iso(moment: datetime | None) -> str | None:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None

@@ -1,0 +1,126 @@
+"""Key rotation: a new key is introduced by a statement under the old one, which signs along for a while; revocation.
+
+Someone who trusts the first key can follow the chain of introductions and needs to be told nothing else.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from app.evidence.format.envelope import PAYLOAD_TYPE, EnvelopeError, read_envelope, seal, signers_of
+from app.evidence.format.keys import (
+    KeyFileError,
+    SigningKey,
+    TrustedKey,
+    by_id,
+    generate,
+    iso,
+    load,
+    read_ring,
+    read_time,
+    whole_second,
+    write_private,
+    write_ring,
+)
+from app.evidence.format.statement import STATEMENT_TYPE
+from app.evidence.format.strict import JsonError, read_json, repeated_keys
+
+OVERLAP = timedelta(days=30)  # how long an old key goes on signing beside its successor
+INTRODUCTION = "urn:permafrost:key-introduction:v1"
+
+
+def rotate(path: Path, *, algorithm: str = "ed25519", now: datetime | None = None) -> SigningKey:
+    """Put a new key at `path`, introduced by a statement under the old one, which signs along for OVERLAP more."""
+    old, ring, now = load(path), read_ring(path), whole_second(now)
+    new = generate(algorithm)
+    introduction = seal(_introduction(new, now), [old])
+    # In this order a crash leaves a key at `path` whose public half is in the ring.
+    following = path.with_name(f"{path.name}.following")
+    following.unlink(missing_ok=True)
+    write_private(following, new)
+    with suppress(FileExistsError):
+        os.link(path, _retired(path, old.keyid))
+    closed = [replace(key, not_after=now + OVERLAP) if key.keyid == old.keyid else key for key in ring]
+    write_ring(path, [TrustedKey(new.public_pem, not_before=now, introduced_by=introduction), *closed])
+    following.replace(path)
+    path.with_suffix(".pub").write_text(new.public_pem)
+    return new
+
+
+def revoke(path: Path, revoked: str, *, now: datetime | None = None) -> None:
+    """Mark a key of the ring as revoked; statements under it count no more, and it signs no more.
+
+    Not the present one: the jobs that end meanwhile would be signed for nothing. Rotate first.
+    """
+    ring = read_ring(path)
+    if revoked == load(path).keyid:
+        raise KeyFileError(f"{revoked} is the key that signs: rotate first, then revoke it")
+    if revoked not in {key.keyid for key in ring}:
+        raise KeyFileError(f"no key {revoked} in the ring; it has {', '.join(key.keyid for key in ring)}")
+    write_ring(path, [replace(key, revoked_at=whole_second(now)) if key.keyid == revoked else key for key in ring])
+
+
+def signers(path: Path, *, now: datetime | None = None) -> list[SigningKey]:
+    """The keys to sign with: the current one, and its predecessors while they are valid and not revoked."""
+    current, now = load(path), whole_second(now)
+    valid = {key.keyid for key in read_ring(path) if key.refusal(now) is None}
+    retired = [_retired(path, one) for one in sorted(valid - {current.keyid})]
+    return [current, *(load(file) for file in retired if file.exists())]
+
+
+def introduced(trusted: Iterable[TrustedKey], ring: Iterable[TrustedKey]) -> tuple[TrustedKey, ...]:
+    """Trusted keys and those of the ring that a chain of introductions leads to from them.
+
+    A ring also tells about the trusted keys themselves: a key that it calls revoked or expired is so, and none becomes
+    valid by it that was not.
+    """
+    known, waiting = by_id(trusted), by_id(ring)
+    for name in known.keys() & waiting.keys():
+        known[name] = known[name].narrowed(waiting.pop(name))
+    while True:
+        for name, key in waiting.items():
+            with suppress(EnvelopeError, JsonError, KeyFileError):
+                envelope = read_envelope(json.dumps(key.introduced_by).encode())
+                if envelope.payload_type != PAYLOAD_TYPE:
+                    continue
+                issued = _introduces(read_json(envelope.payload), key)
+                if any(one.refusal(issued) is None for one in signers_of(envelope, known.values())):
+                    known[name] = waiting.pop(name)
+                    break
+        else:
+            return tuple(known.values())
+
+
+def _introduction(new: SigningKey, now: datetime) -> bytes:
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": "signing-key", "digest": {"sha256": new.keyid}}],
+        "predicateType": INTRODUCTION,
+        "predicate": {"issuedAt": iso(now), "algorithm": new.algorithm, "publicKey": new.public_pem},
+    }
+    return json.dumps(statement, separators=(",", ":")).encode()
+
+
+def _introduces(statement: Any, key: TrustedKey) -> datetime:
+    """When the statement introduces exactly this key; KeyFileError when it does not."""
+    if not isinstance(statement, dict) or any(repeated_keys(statement)):
+        raise KeyFileError("not an introduction")
+    if (statement.get("_type"), statement.get("predicateType")) != (STATEMENT_TYPE, INTRODUCTION):
+        raise KeyFileError("not an introduction")
+    subject = [{"name": "signing-key", "digest": {"sha256": key.keyid}}]
+    predicate = statement.get("predicate")
+    if statement.get("subject") != subject or not isinstance(predicate, dict):
+        raise KeyFileError("an introduction of another key")
+    issued = read_time(predicate.get("issuedAt"))
+    if issued is None:
+        raise KeyFileError("an introduction without a time")
+    return issued
+
+
+def _retired(path: Path, keyid: str) -> Path:
+    return path.with_name(f"{path.stem}-{keyid[:16]}{path.suffix}")

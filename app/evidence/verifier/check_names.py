@@ -1,0 +1,155 @@
+"""Checks that a row's names belong together: the live tensor's, the base's and the result's.
+
+Bytes are bound by roots and files; what a signer could still forge is which tensor is compared with which.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from app.evidence.format.statement import Row
+from app.evidence.verifier.context import Case, Check, Problem
+from app.evidence.verifier.renames import TABLES, Table, renamed
+
+# How transformers renames while it loads and saves, whatever the model; both sides of a comparison are brought to the
+# newer name. What it does to some kinds of models alone is in `renames`.
+_RENAMED = (
+    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
+    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
+)
+# peft stores the virtual tokens of prompt tuning under a name of their own.
+_VIRTUAL_TOKENS = ("prompt_encoder.embedding.weight", "prompt_embeddings")
+_OWN_SEGMENTS = re.compile(r"\.default(?=\.|$)")
+_ADAPTER_SEGMENTS = re.compile(r"\.(default|base_layer|modules_to_save|original_module)(?=\.|$)")
+
+
+def live(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows about tensors of the trained model; the others are about base tensors that it does not have."""
+    return (row for row in rows if row.role != "dropped")
+
+
+def owners(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows about live tensors under their own names: what the policy decides. The others are copies of these."""
+    return (row for row in live(rows) if row.alias_of is None)
+
+
+def _base_names(case: Case) -> Iterator[Problem]:
+    yield from _paired(case, _table(case))
+
+
+def _live_names(case: Case) -> Iterator[Problem]:
+    yield from _named(case, _table(case))
+
+
+def _table(case: Case) -> Table:
+    """The first way of renaming under which all names belong together; none at all where there is no such way.
+
+    One for the whole model, and each a table of transformers': no signer can pick names for a tensor alone.
+    """
+    rows = case.said.claim.rows
+    stored = {each.name for row in rows for each in (row.base, row.result) if each}
+    for table in ((), *TABLES):
+        if table and not any(renamed(name, table, joined=True) != name for name in stored):
+            continue
+        if not any(_paired(case, table)) and not any(_named(case, table)):
+            return table
+    return ()
+
+
+def _paired(case: Case, table: Table) -> Iterator[Problem]:
+    """A result's tensor is compared with the base's of that name, or of that name without the one common prefix.
+
+    Otherwise a signer could swap two tensors and pair each with the other, or call a changed one new.
+    """
+    rows = case.said.claim.rows
+    bases = {row.base.name for row in rows if row.base}
+    newer = {_newer(name, table): name for name in sorted(bases)}
+    pairs = {(row.base.name, row.result.name) for row in rows if row.base and row.result}
+    prefixes = {_prefix(_newer(base, table), _newer(result, table)) for base, result in pairs} - {("", "")}
+    if len(prefixes) > 1:
+        yield Problem("base_names", "result names differ from base names by more than one common prefix")
+        return
+    for row in rows:
+        if row.result is None:
+            continue
+        own = row.result.name
+        expected = own if own in bases else _expected(_newer(own, table), newer, prefixes)
+        actual = row.base.name if row.base else None
+        initialised_anew = row.role == "new" and actual is None and not _freezes(case, row)
+        if actual != expected and not initialised_anew:
+            reason = f"compared with the base's {actual!r}, by its name it is {expected!r}"
+            yield Problem("base_names", reason, row.name)
+
+
+def _prefix(base: str, result: str) -> tuple[str, str]:
+    """What to take off a result's name and what to put before it to get the base's name; all of it when unrelated."""
+    if base == result:
+        return "", ""
+    if result.endswith("." + base):
+        return result[: -len(base)], ""
+    if base.endswith("." + result):
+        return "", base[: -len(result)]
+    return result, base
+
+
+def _expected(result: str, bases: dict[str, str], prefixes: set[tuple[str, str]]) -> str | None:
+    if result in bases:
+        return bases[result]
+    for off, on in prefixes:
+        if result.startswith(off) and (off.endswith(".") or on.endswith(".")):
+            return bases.get(on + result[len(off) :])
+    return None
+
+
+def _freezes(case: Case, row: Row) -> bool:
+    if case.plan is None or row.alias_of is not None:
+        return False
+    return case.plan.decision(row.name).action != "train"
+
+
+def _named(case: Case, table: Table) -> Iterator[Problem]:
+    """The policy speaks of live names, files of stored ones: they are the same, up to one prefix for all of them."""
+    adapter = case.said.claim.result_kind == "adapter"
+    found: dict[str, str] = {}  # prefix -> an example
+    for row in live(case.said.claim.rows):
+        stored = row.result or row.base
+        if stored is None:
+            continue
+        prefix = _live_prefix(row, stored.name, table, adapter=adapter)
+        if prefix is None:
+            yield Problem("live_names", f"stored as {stored.name!r}, which is not its name", row.name)
+        elif not (adapter and row.base is None):
+            found.setdefault(prefix, row.name)
+        elif prefix:  # an adapter's own tensors are stored under their full names
+            yield Problem("live_names", f"stored as {stored.name!r}, without {prefix!r}", row.name)
+    if len(found) > 1:
+        examples = " and ".join(sorted(found.values()))
+        yield Problem("live_names", f"stored under names that differ by more than one common prefix: {examples}")
+
+
+def _live_prefix(row: Row, stored: str, table: Table, *, adapter: bool) -> str | None:
+    stored = _newer(stored, table, joined=True)
+    prefixes = []
+    names = (row.name, *row.aliases)
+    if adapter:  # an adapter beside fused experts has itself below a `base_layer`, in its file as well
+        names = (*(_ADAPTER_SEGMENTS.sub("", name) for name in names), *(_OWN_SEGMENTS.sub("", name) for name in names))
+    for name in names:
+        plain = _newer(name, table, joined=True)
+        if plain == stored or (adapter and (plain, stored) == _VIRTUAL_TOKENS):
+            return ""
+        if plain.endswith("." + stored):
+            prefixes.append(plain[: -len(stored)])
+    return prefixes[0] if prefixes else None
+
+
+@lru_cache(maxsize=1 << 16)  # asked for each name a few times
+def _newer(name: str, table: Table, *, joined: bool = False) -> str:
+    name = renamed(name, table, joined=joined)
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+CHECKS: dict[str, Check] = {"base_names": _base_names, "live_names": _live_names}

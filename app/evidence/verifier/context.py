@@ -1,0 +1,111 @@
+"""What a verifier has before it: what the reader gave, what was read from it, and the problems found in it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from app.evidence.format.digest import FileReading, TensorReading
+from app.evidence.format.envelope import Envelope
+from app.evidence.format.keys import TrustedKey
+from app.evidence.format.statement import Statement
+from app.freeze.plan import FreezePlan
+
+
+class CannotCheck(Exception):
+    """Nothing is known about the claim: something that the reader gave cannot be read."""
+
+
+def printable(text: str | None) -> str:
+    """Names come from files: none may move the cursor or hide a line of a report."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a claim is rejected. `subject` is a tensor or a file; the digests are there where two were compared."""
+
+    check: str
+    reason: str
+    subject: str | None = None
+    expected: str | None = None
+    actual: str | None = None
+
+    def __str__(self) -> str:
+        text = printable(self.reason if self.subject is None else f"{self.subject}: {self.reason}")
+        if self.expected is None and self.actual is None:
+            return text
+        return f"{text}\n    expected {printable(self.expected)}\n    found    {printable(self.actual)}"
+
+
+class Rejected(Exception):
+    """The claim does not hold; carries the problems."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(str(self.problems[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the reader gave. Everything that is optional and given must hold."""
+
+    keys: tuple[TrustedKey, ...]
+    now: datetime
+    attestation: Path | None = None
+    result: Path | None = None
+    base: Path | None = None
+    base_root: str | None = None
+    nonce: str | None = None
+    job: str | None = None
+    policy_digest: str | None = None
+    # Bytes of a weight file above which its digest as a whole is left out, where those of its header and tensors say as
+    # much. A file's digest has to go through it in order, on one core; tensors are hashed on all of them.
+    whole_up_to: float = 256e6
+    previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, ... back to the first
+
+
+@dataclass(slots=True)
+class Holdings:
+    """What a directory holds: plain files, anything else, and the tensors of the files that the statement names."""
+
+    folder: Path
+    files: frozenset[str] = frozenset()
+    links: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()  # folders, devices, pipes
+    digests: dict[str, tuple[str | None, int]] = field(default_factory=dict)  # SHA-256 (None: not computed) and size
+    weights: dict[str, FileReading] = field(default_factory=dict)
+    indexes: dict[str, bytes] = field(default_factory=dict)  # the very bytes that were digested
+
+    def tensors(self) -> dict[str, TensorReading]:
+        return {tensor.name: tensor for file in self.weights.values() for tensor in file.tensors}
+
+
+@dataclass(slots=True)
+class Case:
+    """Filled in as the verification goes on; a check may use what the stages before it have read."""
+
+    inputs: Inputs
+    envelope: Envelope | None = None
+    signers: tuple[TrustedKey, ...] = ()
+    statement: Statement | None = None
+    document: object = None  # the payload as parsed
+    plan: FreezePlan | None = None
+    chain: list["Case"] = field(default_factory=list)  # the statements before, nearest first
+    base: Holdings | None = None
+    result: Holdings | None = None
+
+    @property
+    def sealed(self) -> Envelope:
+        if self.envelope is None:
+            raise AssertionError("a check of the envelope ran before it was read")
+        return self.envelope
+
+    @property
+    def said(self) -> Statement:
+        if self.statement is None:
+            raise AssertionError("a check of the statement ran before it was read")
+        return self.statement
+
+
+Check = Callable[[Case], Iterator[Problem]]

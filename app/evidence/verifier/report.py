@@ -1,0 +1,145 @@
+"""What came of a verification, for people and for machines."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from app.evidence.format.keys import iso
+from app.evidence.format.statement import Reading, frozen_readings, total
+from app.evidence.verifier.check_chain import frozen_throughout
+from app.evidence.verifier.context import Case, Problem, printable
+
+LEVELS = {
+    1: "the files are those that the signer described; that the base is the base is the signer's word",
+    2: "the frozen tensors are those of the base with the pinned root, whatever the signer says",
+    3: "the frozen tensors are those of the base files at hand, whatever the signer says",
+}
+_SHOWN = 20  # problems, to people
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it. `level` was reached: 1 the signer's word, 2 a pinned base, 3 base files; None if rejected."""
+
+    verdict: str  # "verified" | "rejected"
+    level: int | None
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verified(self) -> bool:
+        return self.verdict == "verified"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "level": self.level,
+            "meaning": LEVELS.get(self.level or 0),
+            "problems": [asdict(problem) for problem in self.problems],
+            "warnings": list(self.warnings),
+            **self.facts,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        if self.verified:
+            frozen = self.facts["frozen"]
+            base = "base" if self.facts["base_root"] == self.facts["first_base_root"] else "first base of the chain"
+            yield f"VERIFIED, level {self.level}: {LEVELS[self.level or 1]}"
+            one = frozen["tensors"] == 1
+            told = (
+                f"{frozen['tensors']} tensor{'' if one else 's'} ({frozen['bytes']:,} bytes) {'is' if one else 'are'}"
+            )
+            yield f"  {told} bit-identical to the {base}"
+        else:
+            yield "REJECTED"
+            yield from (f"  {problem.check}: {problem}" for problem in self.problems[:_SHOWN])
+            if len(self.problems) > _SHOWN:
+                yield f"  and {len(self.problems) - _SHOWN} more; --json has them all"
+        yield from (f"  note: {printable(warning)}" for warning in self.warnings)
+        if origin := self.facts.get("base_origin"):
+            yield f"  base origin: {printable(', '.join(f'{key} {value}' for key, value in origin.items()))}"
+        for name in ("job", "issued_at", "base_root", "result_root", "policy_digest"):
+            if name in self.facts:
+                yield f"  {name.replace('_', ' ')}: {printable(self.facts[name])}"
+
+
+def warnings(case: Case) -> Iterator[str]:
+    """What is not wrong, but a reader should know."""
+    rows = case.said.claim.rows
+    kinds = {
+        "in the base, not in the result": [row.name for row in rows if row.role == "dropped"],
+        "frozen by the policy but not in the base, so nothing is claimed about": [
+            row.name for row in rows if row.role == "new" and _frozen_by_policy(case, row.name)
+        ],
+        "buffers that moved": [row.name for row in rows if row.role == "buffer" and row.base and row.changed],
+        "frozen for some steps only, which is the signer's word": [row.name for row in rows if row.role == "scheduled"],
+    }
+    yield from (f"{what}: {some(names)}" for what, names in kinds.items() if names)
+    if case.chain and case.inputs.base_root != case.chain[-1].said.base.root:
+        yield (
+            "which base the chain begins with is the word of its first statement's signer: pin the first base's root "
+            f"({case.chain[-1].said.base.root})"
+        )
+    if any("module_type" in rule.get("select", {}) for rule in case.said.claim.policy.get("rules", [])):
+        yield "the policy selects by module type, and which tensor has which type is the signer's word"
+    names = [file.name for file in case.said.claim.result_files]
+    digests = case.result.digests if case.result else {}
+    if large := [name for name in names if name in digests and digests[name][0] is None]:
+        yield (
+            f"{some(large)}: header and tensors, which are all of it, are the signed ones; its SHA-256 as a whole, by "
+            "which other tools may know the file, was not recomputed (--whole does)"
+        )
+    if code := [name for name in names if name.endswith(".py")]:
+        yield f"the result brings code along, which loading it may run: {some(code)}"
+    names += [reading.name for row in rows for reading in (row.base, row.result) if reading]
+    yield from (f"names that some systems take for one: {some(group)}" for group in look_alikes(names))
+
+
+def _root(readings: list[Reading]) -> str | None:
+    try:
+        return total(readings).root
+    except ValueError:  # a rejected statement may name one tensor twice
+        return None
+
+
+def _frozen_by_policy(case: Case, name: str) -> bool:
+    return case.plan is not None and case.plan.decision(name).action == "freeze"
+
+
+def look_alikes(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ only in case or in Unicode normal form."""
+    groups: dict[str, set[str]] = {}
+    for name in names:
+        groups.setdefault(unicodedata.normalize("NFKC", name).casefold(), set()).add(name)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
+
+
+def some(names: list[str]) -> str:
+    """The first few, and how many more."""
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def facts(case: Case) -> dict[str, Any]:
+    if case.statement is None:
+        return {}
+    claim = case.statement.claim
+    frozen = frozen_readings(frozen_throughout(case))
+    return {
+        "job": claim.job_id,
+        "attempt": claim.attempt,
+        "nonce": claim.nonce,
+        "issued_at": iso(claim.issued_at),
+        "keyids": [key.keyid for key in case.signers],
+        "policy_digest": claim.policy_digest,
+        "base_origin": dict(claim.origin) if claim.origin else None,
+        "base_root": case.statement.base.root,
+        "first_base_root": (case.chain[-1] if case.chain else case).said.base.root,
+        "result_root": case.statement.result.root,
+        "frozen": {"tensors": len(frozen), "bytes": sum(one.nbytes for one in frozen), "root": _root(frozen)},
+        "roles": dict(Counter(row.role for row in claim.rows)),
+    }

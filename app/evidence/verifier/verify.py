@@ -1,0 +1,276 @@
+"""`permafrost verify`: check a signed claim with the files at hand, believing no field that can be recomputed.
+
+Standard library and `cryptography` only. Exit 0: verified, 1: rejected, 2: could not check.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from app.errors import PolicyError
+from app.evidence.format.envelope import PAYLOAD_TYPE, Envelope, EnvelopeError, read_envelope, signers_of
+from app.evidence.format.fields import StatementError
+from app.evidence.format.keys import KeyFileError, TrustedKey, by_id, read_trusted
+from app.evidence.format.parse import read
+from app.evidence.format.rotation import introduced
+from app.evidence.format.strict import JsonError, JsonObject, read_json
+from app.evidence.verifier import check_chain, check_envelope, check_files, check_statement
+from app.evidence.verifier.check_policy import plan_of, read_policy
+from app.evidence.verifier.context import CannotCheck, Case, Check, Inputs, Problem, Rejected, printable
+from app.evidence.verifier.report import Report, facts, some, warnings
+
+MAX_ATTESTATION = 1 << 30  # bytes; a statement takes about 600 per tensor
+
+VERIFIED, REJECTED, CANNOT_CHECK = 0, 1, 2
+
+Checks = Mapping[str, Mapping[str, Check]]
+
+
+def verify(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> Report:
+    """Verify an envelope against the inputs. Raises CannotCheck when a given path cannot be read.
+
+    A stage runs all of its checks, so that a report is complete; the stages after a failed one are not reached.
+    """
+    case = Case(inputs)
+    try:
+        _examine(case, raw, STAGES if checks is None else checks)
+    except Rejected as rejection:
+        return Report("rejected", None, rejection.problems, facts=facts(case))
+    level, why = _level(case)
+    return Report("verified", level, (), (*why, *warnings(case)), facts(case))
+
+
+def objections(payload: bytes, *, now: datetime | None = None) -> tuple[Problem, ...]:
+    """What a verifier will hold against a statement by itself: for a signer to ask before it signs."""
+    case = Case(Inputs((), now or datetime.now(UTC)), Envelope(payload, PAYLOAD_TYPE, (), JsonObject()))
+    try:
+        _examine(case, b"", STAGES, stages=("statement", "claims"))
+    except Rejected as rejection:
+        return rejection.problems
+    return ()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        report = verify(_read_attestation(options.attestation), _inputs(options))
+    except (CannotCheck, KeyFileError, OSError) as error:
+        _say(options, {"verdict": "unchecked", "reason": str(error)}, f"COULD NOT CHECK: {printable(str(error))}")
+        return CANNOT_CHECK
+    if report.verified and report.level is not None and report.level < options.level:
+        low = Problem("level", f"level {report.level} reached, {options.level} asked for")
+        report = replace(report, verdict="rejected", level=None, problems=(low,))
+    _say(options, report.to_json(), "\n".join(report.lines()))
+    return VERIFIED if report.verified else REJECTED
+
+
+STAGES: dict[str, dict[str, Check]] = {
+    "envelope": check_envelope.ENVELOPE_CHECKS,
+    "statement": check_envelope.STATEMENT_CHECKS,
+    "claims": check_statement.CHECKS,
+    "chain": check_chain.CHECKS,
+    "base": check_files.BASE_CHECKS,
+    "result": check_files.RESULT_CHECKS,
+}
+
+
+def _examine(case: Case, raw: bytes, checks: Checks, *, stages: Sequence[str] = tuple(STAGES)) -> None:
+    """Go through the stages. Raises Rejected with all problems of the first stage that has any."""
+    for stage in stages:
+        try:
+            ready = _PREPARATIONS[stage](case, raw, checks)
+        except (EnvelopeError, StatementError, JsonError) as error:
+            raise Rejected([Problem("readable", str(error))]) from None
+        if ready and (problems := [problem for check in checks[stage].values() for problem in check(case)]):
+            raise Rejected(problems)
+
+
+def _read_envelope(case: Case, raw: bytes, checks: Checks) -> bool:
+    case.envelope = read_envelope(raw)
+    case.signers = tuple(signers_of(case.envelope, by_id(case.inputs.keys).values()))
+    return True
+
+
+def _read_statement(case: Case, raw: bytes, checks: Checks) -> bool:
+    case.document = read_json(case.sealed.payload)
+    case.statement = read(case.document)
+    return True
+
+
+def _resolve_policy(case: Case, raw: bytes, checks: Checks) -> bool:
+    with suppress(PolicyError):  # the check `policy_fits` reports it
+        case.plan = plan_of(case.said.claim.rows, dict(case.said.claim.policy))
+    return True
+
+
+def _read_chain(case: Case, raw: bytes, checks: Checks) -> bool:
+    """The statements before this one have to hold in themselves; nobody has their files any more."""
+    for earlier in case.inputs.previous:
+        before = Case(Inputs(case.inputs.keys, case.inputs.now))
+        _examine(before, earlier, checks, stages=("envelope", "statement", "claims"))
+        case.chain.append(before)
+    return True
+
+
+def _read_base(case: Case, raw: bytes, checks: Checks) -> bool:
+    if case.inputs.base is None:
+        return False
+    claim = case.said.claim
+    case.base = check_files.read_base(
+        case.inputs.base, claim.base_files, claim.rows, whole_up_to=case.inputs.whole_up_to
+    )
+    return True
+
+
+def _read_result(case: Case, raw: bytes, checks: Checks) -> bool:
+    if case.inputs.result is None:
+        return False
+    claim = case.said.claim
+    case.result = check_files.read_result(
+        case.inputs.result,
+        claim.result_files,
+        claim.rows,
+        metadata=claim.metadata,
+        base=case.base,
+        whole_up_to=case.inputs.whole_up_to,
+    )
+    return True
+
+
+# Makes ready what the checks of a stage look at; False when the reader gave nothing for it.
+_PREPARATIONS: dict[str, Callable[[Case, bytes, Checks], bool]] = {
+    "envelope": _read_envelope,
+    "statement": _read_statement,
+    "claims": _resolve_policy,
+    "chain": _read_chain,
+    "base": _read_base,
+    "result": _read_result,
+}
+
+
+def _level(case: Case) -> tuple[int, list[str]]:
+    """The level, and why it is not higher than one would think."""
+    if case.base is not None:
+        return 3, []
+    if case.inputs.base_root is None:
+        return 1, []
+    split = [row.name for row in case.said.claim.rows if row.role == "split"]
+    if split:
+        return 1, [f"level 2 needs the base files for partly frozen tensors: {some(split)}"]
+    return 2, []
+
+
+def _say(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
+    encoding = sys.stdout.encoding or "ascii"
+    text = json.dumps(document, indent=1) if options.json else text
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # a name must not fail the report
+    except BrokenPipeError:  # whoever reads has seen enough; the status is still to come, and is not a rejection
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _read_attestation(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_ATTESTATION + 1)
+    except OSError as error:
+        raise CannotCheck(f"{path}: {error.strerror}") from None
+    if len(raw) > MAX_ATTESTATION:
+        raise CannotCheck(f"{path}: more than {MAX_ATTESTATION} bytes")
+    return raw
+
+
+def _inputs(options: argparse.Namespace) -> Inputs:
+    return Inputs(
+        keys=_keys(options.key, options.ring),
+        now=datetime.now(UTC),
+        attestation=options.attestation,
+        result=options.result,
+        base=options.base,
+        base_root=options.base_root,
+        nonce=options.nonce,
+        job=options.job,
+        policy_digest=_policy(options.policy) if options.policy else None,
+        **({} if options.whole_up_to is None else {"whole_up_to": options.whole_up_to}),
+        previous=tuple(_read_attestation(path) for path in options.previous),
+    )
+
+
+def _keys(paths: Iterable[Path], ring: Path | None) -> tuple[TrustedKey, ...]:
+    try:
+        trusted = [key for path in paths for key in read_trusted(path)]
+        return tuple(trusted) if ring is None else introduced(trusted, read_trusted(ring))
+    except OSError as error:
+        raise CannotCheck(f"{error.filename}: {error.strerror}") from None
+
+
+def _policy(given: str) -> str:
+    """Of a file (also as @file, which `permafrost submit` takes), or of the JSON itself."""
+    try:
+        raw = os.fsencode(given) if given.lstrip().startswith("{") else Path(given.removeprefix("@")).read_bytes()
+        return read_policy(raw).digest()
+    except OSError as error:
+        raise CannotCheck(f"{error.filename}: {error.strerror}") from None
+    except PolicyError as error:
+        raise CannotCheck(f"{given} is not a freeze policy: {error}") from None
+
+
+def _hex(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text.lower()):
+        raise argparse.ArgumentTypeError("64 hexadecimal digits are needed")
+    return text.lower()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="permafrost verify",
+        description="Check a signed claim that frozen weights did not change by a bit.",
+        epilog="Exit status: 0 verified, 1 rejected, 2 could not check.",
+    )
+    parser.add_argument("attestation", type=Path, help="the signed statement (a DSSE envelope in JSON)")
+    parser.add_argument(
+        "--key", type=Path, action="append", required=True, help="trusted public key (PEM) or ring of keys; repeatable"
+    )
+    parser.add_argument("--ring", type=Path, help="keys to trust as far as a trusted one introduced them")
+    parser.add_argument("--result", type=Path, required=True, help="folder of the fine-tuned model")
+    parser.add_argument("--base", type=Path, help="folder of the base model (level 3)")
+    parser.add_argument("--base-root", type=_hex, metavar="HEX", help="the base's published root (level 2)")
+    parser.add_argument(
+        "--previous",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="ATTESTATION",
+        help="of a fine-tune of a fine-tune: the statement about its base, then the one before; repeatable",
+    )
+    parser.add_argument("--policy", help="the freeze policy that has to have been applied: a file, or JSON")
+    parser.add_argument("--job", help="the job that this has to be about")
+    parser.add_argument("--nonce", help="the nonce that was sent with the job")
+    parser.add_argument("--level", type=int, choices=(1, 2, 3), default=1, help="reject what reaches a lower level")
+    digests = parser.add_mutually_exclusive_group()
+    digests.add_argument(
+        "--whole",
+        dest="whole_up_to",
+        action="store_const",
+        const=math.inf,
+        help="also recompute the SHA-256 of large weight files as a whole, which takes about twice as long",
+    )
+    digests.add_argument(
+        "--quick", dest="whole_up_to", action="store_const", const=0, help="leave it out for small ones as well"
+    )
+    parser.add_argument("--json", action="store_true", help="write a report for machines")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,396 @@
+"""The only door to a job's status: every move is one compare-and-swap in one transaction, by the database's clock.
+
+A worker holds a job by a `Lease`, whose attempt number is the fencing token: once the lease has run out or the job has
+moved on, nothing that its holder writes matches a row any more.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.auth.quotas import take_turns
+from app.db import Database, now
+from app.errors import Conflict
+from app.jobs.queue import checkpoints, event_log
+from app.jobs.queue.attempt import Lease, LeaseLost, News, Outcome
+from app.jobs.queue.event_log import Note
+from app.jobs.queue.idempotency import made_before
+from app.jobs.queue.method import method_of
+from app.jobs.queue.queries import check_quota, claimable, find_job
+from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
+from app.jobs.queue.tables import Job, Label, Metric
+from app.webhooks.events import announce
+
+#: Every move out of a worker's hands gives the lease up with it.
+NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
+
+
+# ---- the requester's side
+
+
+def submit(
+    db: Database,
+    job: Job,
+    *,
+    retried: bool = False,
+    active_limit: int | None = None,
+    hold: Callable[[Session, Job], None] = lambda session, job: None,
+) -> tuple[Job, bool]:
+    """Stores a new job and returns it, or the one that this very request made before (and True).
+
+    `retried` says that the client repeats a request whose answer it did not see. Without an idempotency key, an equal
+    request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
+    `active_limit` is how many jobs of a project may be under way, this one included. `hold` raises where something that
+    the job needs is there no more, and has it stay until the job is stored.
+    """
+    try:
+        return _submit(db, job, retried=retried, active_limit=active_limit, hold=hold)
+    except IntegrityError:
+        # Two requests with one key at the same moment: the other one has made the job, and is found now.
+        return _submit(db, job, retried=retried, active_limit=active_limit, hold=hold)
+
+
+def _submit(
+    db: Database, job: Job, *, retried: bool, active_limit: int | None, hold: Callable[[Session, Job], None]
+) -> tuple[Job, bool]:
+    with db.write() as session:
+        mine: dict[str, Any] = {"key": job.idempotency_key, "fingerprint": job.fingerprint, "retried": retried}
+        if earlier := made_before(session, job.project, **mine):
+            return earlier, True
+        if active_limit is not None:
+            take_turns(session, job.project)
+            check_quota(session, job.project, active_limit)
+        hold(session, job)
+        job.created_at = now(session)
+        session.add(job)
+        session.flush()
+        session.add_all(Label.all_of(job))
+        event_log.append(session, job.id, [Note("Job created")])
+        session.refresh(job)
+        return job, False
+
+
+def cancel(db: Database, project: str, job_id: str) -> Job:
+    """Cancels at once, in any state: the worker finds its lease gone and ends the trainer. Idempotent."""
+    with db.write() as session:
+        job = find_job(session, project, job_id, lock=True)
+        if job.status == "cancelled":
+            return job
+        moved = _move(session, job_id, to="cancelled", desired="cancel", finished_at=now(session), **NO_LEASE)
+        return _told(session, job, moved=moved, verb="cancelled", note=Note("Job cancelled"))
+
+
+def pause(db: Database, project: str, job_id: str) -> Job:
+    """A waiting job pauses at once; a running one saves its state first (`pausing`). Idempotent."""
+    with db.write() as session:
+        job = find_job(session, project, job_id, lock=True)
+        if job.status in {"pausing", "paused"}:
+            return job
+        target = "paused" if job.status in CLAIMABLE else "pausing"
+        moved = _move(session, job_id, to=target, desired="pause")
+        return _told(session, job, moved=moved, verb="paused", note=Note(f"Job {target}"))
+
+
+def resume(db: Database, project: str, job_id: str) -> Job:
+    """A paused job queues again and goes on from its last checkpoint; a pausing one is told to go on. Idempotent."""
+    with db.write() as session:
+        job = find_job(session, project, job_id, lock=True)
+        if job.status in CLAIMABLE | {"running"}:
+            return job
+        target = "running" if job.status == "pausing" else "queued"
+        moved = _move(session, job_id, to=target, source=job.status, desired="run")
+        return _told(session, job, moved=moved, verb="resumed", note=Note("Job resumed"))
+
+
+# ---- the worker's side
+
+
+def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int | None = None) -> Lease | None:
+    """Takes the waiting job of highest priority, oldest first; None when there is none.
+
+    The doorbell's job id is not asked for: whichever message woke the worker, the best job goes first. `most` is how
+    many devices the worker has, larger jobs are not for it; one that needs more than are `free` now is waited for.
+    """
+    with db.write() as session:
+        at = now(session)
+        best = claimable(at).where(Job.devices <= (free if most is None else most)).limit(1)
+        job = session.scalar(best.with_for_update(skip_locked=True))
+        if job is None or job.devices > free:
+            return None
+        moved = _move(
+            session,
+            job.id,
+            to="running",
+            source=job.status,
+            attempt=Job.attempt + 1,
+            lease_owner=worker,
+            lease_until=at + timedelta(seconds=seconds),
+            started_at=job.started_at or at,
+            not_before=None,
+        )
+        if not moved:
+            return None
+        session.refresh(job)
+        started = "Job started" if job.attempt == 1 else f"Job started again, attempt {job.attempt}"
+        event_log.append(session, job.id, [Note(started)])
+        return Lease(job.id, job.attempt, worker, seconds, job.devices)
+
+
+def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
+    """What a claim under this name has taken, for a worker that did not hear the answer. The name is of one claim."""
+    with db.read() as session:
+        held = (Job.lease_owner == worker, Job.status.in_(LEASED), Job.lease_until > now(session))
+        job = session.scalar(select(Job).where(*held))
+        return Lease(job.id, job.attempt, worker, seconds, job.devices) if job is not None else None
+
+
+def beat(db: Database, lease: Lease, news: News | None = None) -> str:
+    """Extends the lease, stores the news, and returns what is wished of the job: "run" or "pause".
+
+    Raises LeaseLost when the job is not this lease's any more.
+    """
+    with db.write() as session:
+        at = now(session)
+        changes: dict[str, Any] = {"lease_until": at + timedelta(seconds=lease.seconds)}
+        if news:
+            changes |= {"version": Job.version + 1, "points_count": Job.points_count + len(news.metrics)}
+            changes |= {"progress": news.progress} if news.progress else {}
+            changes |= {"freeze_plan": news.freeze_plan} if news.freeze_plan else {}
+            changes |= _settled(session, lease, news.hyperparameters) if news.hyperparameters else {}
+        statement = update(Job).where(*_held(lease, at)).values(changes).returning(Job.desired, Job.points_count)
+        row = session.execute(statement).one_or_none()
+        if row is None:
+            raise _lost(session, lease)
+        if news:
+            event_log.append(session, lease.job_id, news.notes)
+            for seq, (step, split, values) in enumerate(news.metrics, start=row.points_count - len(news.metrics) + 1):
+                session.merge(Metric(job_id=lease.job_id, step=step, split=split, seq=seq, values=values))
+            for saved in news.checkpoints:
+                checkpoints.store(session, lease.job_id, lease.attempt, saved, at)
+        return str(row.desired)
+
+
+def _settled(session: Session, lease: Lease, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Numbers in place of "auto", also where OpenAI's clients look for theirs."""
+    task = session.scalar(select(Job.task).where(Job.id == lease.job_id)) or ""
+    return {"hyperparameters": hyperparameters, "method": method_of(task, hyperparameters)}
+
+
+def drop_checkpoints(db: Database, lease: Lease, *, kept: Collection[int]) -> list[str]:
+    """Takes back the models of checkpoints that the run keeps no longer, but for those that somebody needs.
+
+    Returns the blobs that are now nobody's. Raises LeaseLost.
+    """
+    with db.write() as session:
+        held = select(Job.id).where(*_held(lease, now(session))).with_for_update()
+        if session.scalar(held) is None:
+            raise _lost(session, lease)
+        return checkpoints.drop(session, lease.job_id, kept=kept)
+
+
+def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
+    """Ends the job: status, evidence and model in one transaction. Repeating it changes nothing.
+
+    Raises LeaseLost when the job was cancelled, taken over, or ended otherwise.
+    """
+    with db.write() as session:
+        at = now(session)
+        moved = _move(
+            session,
+            lease.job_id,
+            *_held(lease, at),
+            to=outcome.status,
+            error=outcome.error,
+            finished_at=at,
+            **NO_LEASE,
+            fine_tuned_model=outcome.model.id if outcome.model else None,
+            result_files=[file.id for file in outcome.files],
+            trained_tokens=outcome.trained_tokens,
+        )
+        if not moved:
+            if _already(session, lease, outcome.status):
+                return
+            raise _lost(session, lease)
+        for row in (outcome.model, outcome.evidence, *outcome.files):
+            if row is not None:
+                row.created_at = at
+                session.add(row)
+        session.add_all(outcome.parameters)
+        if outcome.model is not None and outcome.last is not None:
+            outcome.last.model_id = outcome.model.id
+            checkpoints.store(session, lease.job_id, lease.attempt, outcome.last, at)
+        event_log.append(session, lease.job_id, [*outcome.notes, outcome.ending()])
+
+
+def release(db: Database, lease: Lease) -> str:
+    """Gives a job back whose state was saved: paused if that was wished, else queued for the next worker.
+
+    Returns the new status. Not counted as a crash.
+    """
+    with db.write() as session:
+        job = session.get_one(Job, lease.job_id, with_for_update=True)
+        target = "paused" if job.desired == "pause" else "queued"
+        if not _give_back(session, job, _held(lease, now(session)), to=target):
+            raise _lost(session, lease)
+        event_log.append(
+            session, job.id, [Note("Job paused" if target == "paused" else "Worker is stopping; job queued again")]
+        )
+        return target
+
+
+def lose(db: Database, lease: Lease, *, limit: int) -> str:
+    """As `release`, for a job whose device went away; failed once that has happened `limit` times. Not a crash."""
+    with db.write() as session:
+        job = session.get_one(Job, lease.job_id, with_for_update=True)
+        guard, losses = _held(lease, now(session)), job.losses + 1
+        target = "failed" if losses >= limit else "paused" if job.desired == "pause" else "queued"
+        note = Note(f"The device was lost; job {target} again", level="warn")
+        if target == "failed":
+            message = f"failed after {losses} devices were lost under it; look at the devices, or at what the job does"
+            moved, note = _fail(session, job, guard, {"code": "device_lost", "message": message}, losses=losses)
+        else:
+            moved = _give_back(session, job, guard, to=target, losses=losses)
+        if not moved:
+            raise _lost(session, lease)
+        event_log.append(session, job.id, [note])
+        return target
+
+
+def hold(db: Database, lease: Lease, reason: str) -> str:
+    """Pauses a job that cannot go on before somebody has done something. Its state is saved; not counted as a crash."""
+    with db.write() as session:
+        job = session.get_one(Job, lease.job_id, with_for_update=True)
+        if not _give_back(session, job, _held(lease, now(session)), to="paused", desired="pause"):
+            raise _lost(session, lease)
+        event_log.append(session, job.id, [Note(f"Job paused: {reason}", level="error")])
+        return "paused"
+
+
+def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = (), limit: int) -> str:
+    """Books the death of a trainer: queued again after a while, or failed after `limit` of them.
+
+    Returns the new status.
+    """
+    with db.write() as session:
+        job = session.get_one(Job, lease.job_id, with_for_update=True)
+        if not _crashed(session, job, _held(lease, now(session)), reason=reason, log_tail=log_tail, limit=limit):
+            raise _lost(session, lease)
+        session.refresh(job)
+        return job.status
+
+
+def sweep(db: Database, *, limit: int) -> list[str]:
+    """Takes over jobs whose lease has run out, and returns the ids of all that wait for a worker, best first.
+
+    Safe to run anywhere at any time: each takeover is a compare-and-swap, so two sweeps make one.
+    """
+    with db.write() as session:
+        at = now(session)
+        expired = select(Job).where(Job.status.in_(LEASED), Job.lease_until < at).with_for_update(skip_locked=True)
+        for job in session.scalars(expired).all():
+            guard = [Job.id == job.id, Job.attempt == job.attempt, Job.lease_until < at]
+            _crashed(session, job, guard, reason="its worker stopped answering", log_tail=(), limit=limit)
+    with db.read() as session:
+        return [job.id for job in session.scalars(claimable(now(session)))]
+
+
+# ---- the one UPDATE, and what the moves share
+
+
+def _move(
+    session: Session, job_id: str, *guard: ColumnElement[bool], to: str, source: str | None = None, **changes: Any
+) -> bool:
+    sources = [status for status, moves in MOVES.items() if to in moves and source in (None, status)]
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, Job.status.in_(sources), *guard)
+        .values(status=to, version=Job.version + 1, **changes)
+        .returning(Job.project)
+        .execution_options(synchronize_session=False)
+    )
+    project = session.execute(statement).scalar_one_or_none()
+    if project is None:
+        return False
+    announce(session, f"fine_tuning.job.{to}", project=project, object_id=job_id)
+    return True
+
+
+def _held(lease: Lease, at: datetime) -> list[ColumnElement[bool]]:
+    """The guard of every write by a worker."""
+    return [
+        Job.id == lease.job_id,
+        Job.attempt == lease.attempt,
+        Job.status.in_(LEASED),
+        Job.lease_until > at,
+    ]
+
+
+def _lost(session: Session, lease: Lease) -> LeaseLost:
+    return LeaseLost(lease, session.scalar(select(Job.status).where(Job.id == lease.job_id)) or "gone")
+
+
+def _already(session: Session, lease: Lease, status: str) -> bool:
+    row = session.execute(select(Job.attempt, Job.status).where(Job.id == lease.job_id)).one_or_none()
+    return row is not None and row.attempt == lease.attempt and row.status == status
+
+
+def _told(session: Session, job: Job, *, moved: bool, verb: str, note: Note) -> Job:
+    session.refresh(job)
+    if not moved:
+        ended = "has already ended" if job.status in TERMINAL else "is"
+        raise Conflict(f"job {job.id} cannot be {verb}: it {ended} ({job.status})")
+    event_log.append(session, job.id, [note])
+    session.refresh(job)
+    return job
+
+
+def _give_back(session: Session, job: Job, guard: Sequence[ColumnElement[bool]], *, to: str, **changes: Any) -> bool:
+    if job.status == "pausing" and to == "queued":
+        # There is no such move: a pausing job whose pause was taken back was running all along.
+        _move(session, job.id, *guard, to="running", source="pausing")
+    if job.status == "running" and to == "paused":
+        _move(session, job.id, *guard, to="pausing", source="running")
+    return _move(session, job.id, *guard, to=to, **NO_LEASE, **changes)
+
+
+def _fail(
+    session: Session,
+    job: Job,
+    guard: Sequence[ColumnElement[bool]],
+    error: dict[str, Any],
+    data: dict[str, Any] | None = None,
+    **changes: Any,
+) -> tuple[bool, Note]:
+    changes |= {"error": error | {"param": None}, "finished_at": now(session)}
+    moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
+    return moved, Note(error["message"], level="error", data=data)
+
+
+def _crashed(
+    session: Session,
+    job: Job,
+    guard: Sequence[ColumnElement[bool]],
+    *,
+    reason: str,
+    log_tail: Sequence[str],
+    limit: int,
+) -> bool:
+    crashes = job.crashes + 1
+    limit = limit if job.retries is None else job.retries + 1
+    data = {"attempt": job.attempt, "crashes": crashes, "log_tail": list(log_tail)}
+    if crashes >= limit:
+        message = f"failed after {crashes} crash{'es' if crashes > 1 else ''}; the last: {reason}"
+        error = {"code": "trainer_crashed", "message": message, "log_tail": list(log_tail)}
+        moved, note = _fail(session, job, guard, error, data, crashes=crashes)
+    else:
+        target = "paused" if job.desired == "pause" else "queued"
+        wait = timedelta(seconds=min(2.0**crashes, 60.0))
+        moved = _give_back(session, job, guard, to=target, crashes=crashes, not_before=now(session) + wait)
+        note = Note(f"Attempt {job.attempt} ended: {reason}; job {target} again", level="warn", data=data)
+    if moved:
+        event_log.append(session, job.id, [note])
+    return moved

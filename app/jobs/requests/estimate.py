@@ -1,0 +1,208 @@
+"""How long a job will take, how much memory and money, before it runs: by rules that the answer states."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.errors import PermafrostError
+from app.freeze.plan import Decision
+from app.freeze.preview import OPTIMIZER_STATE, Preview
+from app.freeze.preview import preview as preview_of
+from app.jobs.queue.tables import Job
+from app.jobs.requests import auto
+from app.jobs.requests.submission import Found
+from app.models import manifest
+from app.models.catalog import folder_of
+from app.models.manifest import Manifest
+from app.settings import Settings
+
+#: Bytes of text that make a token, and tokens of an example where nothing says how long it may be.
+TOKEN_BYTES: Final = 4
+MAX_TOKENS: Final = 512
+#: Loading, three readings of every tensor, the result: for the smallest model.
+FIXED_SECONDS: Final = 3.0
+#: A step costs at least this, however small the model.
+STEP_SECONDS: Final = 0.002
+#: Earlier jobs that are asked how fast they were.
+EARLIER: Final = 5
+_TABULAR: Final = ("tabular-regression", "tabular-classification", "regression", "classification")
+_TEXT: Final = ("text-classification", "text-regression", "token-classification", "causal-lm", "pairs", "preference")
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a run will be."""
+
+    examples: int
+    n_epochs: int
+    batch_size: int
+    steps: int
+    tokens: int | None  # of an example; None where data has none
+
+    @property
+    def seen(self) -> int:
+        """Examples that pass through the model."""
+        return min(self.steps * self.batch_size, self.examples * self.n_epochs)
+
+
+def length(found: Found) -> Length | None:
+    """None where nobody has read the file to its end."""
+    summary = found.summaries[0]
+    if summary is None:
+        return None
+    asked = found.settings
+    held_out = asked.get("validation_fraction", 0.0) if found.files[1] is None else 0.0
+    examples = max(1, summary.examples - round(summary.examples * held_out))
+    epochs = _number(asked.get("n_epochs"), auto.n_epochs(examples))
+    batch = min(_number(asked.get("batch_size"), auto.batch_size(examples)), examples)
+    steps = min(epochs * math.ceil(examples / batch), asked.get("max_steps") or 10**9)
+    tokens = None
+    if found.task in _TEXT:
+        tokens = math.ceil(summary.bytes / max(1, summary.examples) / TOKEN_BYTES)
+        tokens = max(1, min(tokens, asked.get("max_length") or MAX_TOKENS))
+    return Length(examples, epochs, batch, steps, tokens)
+
+
+def planned(found: Found) -> tuple[Manifest, Preview] | None:
+    """The policy over the model's tensors, where they are known; the file tells how many classes a new head has."""
+    known = found.chosen.manifest_for(found.task)
+    labels = found.summaries[0].labels if found.summaries[0] else None
+    if known is not None and known.open_head and labels and found.chosen.stored is not None:
+        known = manifest.for_task(found.chosen.stored, found.task, num_labels=len(labels))
+    if known is None or known.open_head:
+        return None
+    name = _optimizer(found)
+    return known, preview_of(found.policy, known.tensors, optimizer=name, initialised=known.initialised)
+
+
+def memory(found: Found, settings: Settings, size: Length | None) -> dict[str, Any]:
+    """Bytes by purpose; None for what cannot be known."""
+    known = planned(found)
+    if known is None:
+        return dict.fromkeys(("weights", "gradients", "optimizer", "activations", "total"))
+    tensors, plan = known
+    parts: dict[str, int | None] = {
+        "weights": sum(each.nbytes for each in tensors.tensors),
+        "gradients": plan.memory["gradient_bytes"],
+        "optimizer": plan.memory["optimizer_bytes"],
+        "activations": _activations(found, settings, size),
+    }
+    if (found.settings.get("optimizer") or {}).get("momentum") and _optimizer(found) == "sgd":
+        parts["optimizer"] = plan.memory["gradient_bytes"]
+    return {**parts, "total": sum(filter(None, parts.values()))}
+
+
+def seconds(session: Session, project: str, found: Found, settings: Settings, size: Length | None) -> dict[str, Any]:
+    """From earlier jobs on this model where there are any, else from the number of operations."""
+    if size is None:
+        return {"seconds": None, "basis": None}
+    basis, took = "measured", _measured(session, project, found, size)
+    if took is None:
+        basis, took = "computed", _computed(found, settings, size)
+    if took is None:
+        return {"seconds": None, "basis": None}
+    limit = found.settings.get("max_run_seconds")
+    return {"seconds": round(min(took, limit + FIXED_SECONDS) if limit else took, 1), "basis": basis}
+
+
+def cost(settings: Settings, took: float | None) -> dict[str, Any]:
+    price = settings.device_hour_price
+    amount = None if price is None or took is None else round(took / 3600 * price, 6)
+    return {"device_seconds": took, "amount": amount, "currency": settings.currency if price is not None else None}
+
+
+def rules(settings: Settings) -> dict[str, str]:
+    """What the numbers come from, for people to judge them by."""
+    price = settings.device_hour_price
+    return {
+        "steps": "examples / batch_size, rounded up, times n_epochs, at most max_steps; 'auto' as the trainer decides "
+        "it; packing is not reckoned with",
+        "tokens": f"bytes of the file / examples / {TOKEN_BYTES}, at most max_length or {MAX_TOKENS}",
+        "seconds": f"measured: the median speed of up to {EARLIER} finished jobs of this project on the same model and "
+        "task, and what they took beside training; else computed: 2 operations for each parameter and token forward, 2 "
+        "backward through what lies between a trained tensor and the loss, 2 for each trained one, embeddings not "
+        f"counted, at {settings.device_flops:.3g} operations a second (PERMAFROST_DEVICE_FLOPS), at least "
+        f"{STEP_SECONDS} s a step, and {FIXED_SECONDS:g} s; waiting in the queue is not in it; at most max_run_seconds",
+        "memory": "weights in their own dtype; gradients and optimizer state of what trains; activations of one "
+        "micro-batch: tokens x hidden x layers x 34 values of 2 bytes and tokens squared x heads x layers x 5 bytes, "
+        "twice that without 16-bit precision",
+        "cost": f"seconds x {price} {settings.currency} an hour (PERMAFROST_DEVICE_HOUR_PRICE)"
+        if price is not None
+        else "device seconds alone: no price is set (PERMAFROST_DEVICE_HOUR_PRICE)",
+    }
+
+
+def _measured(session: Session, project: str, found: Found, size: Length) -> float | None:
+    same = (Job.project == project, Job.model == found.chosen.name, Job.task == found.task, Job.status == "succeeded")
+    newest = select(Job).where(*same).order_by(Job.created_at.desc(), Job.id.desc()).limit(EARLIER)
+    speeds, rests = [], []
+    for job in session.scalars(newest):
+        speed = (job.progress or {}).get("examples_per_second")
+        batch, steps = job.hyperparameters.get("batch_size"), (job.progress or {}).get("step")
+        if job.model_spec != found.chosen.spec or not speed or not isinstance(batch, int) or not steps:
+            continue
+        if job.attempt == 1 and job.started_at and job.finished_at:
+            speeds.append(speed)
+            rests.append(max(0.0, (job.finished_at - job.started_at).total_seconds() - steps * batch / speed))
+    return size.seen / statistics.median(speeds) + statistics.median(rests) if speeds else None
+
+
+def _computed(found: Found, settings: Settings, size: Length) -> float | None:
+    known = planned(found)
+    if known is None or found.task == "image-classification":
+        return None  # how often a convolution's weights are used depends on the pictures
+    tensors, plan = known
+    lookups = {each.name for each in tensors.tensors if each.module_types and "Embedding" in each.module_types[-1]}
+    used = [each for each in plan.plan.decisions if each.kind == "parameter" and each.name not in lookups]
+    everything = sum(each.elements for each in used)
+    trained = sum(each.elements for each in used if _trains(each))
+    deep = any(_trains(each) and each.name not in tensors.initialised for each in plan.plan.decisions)
+    operations = 2 * everything * (2 if deep else 1) + 2 * trained
+    passes = size.tokens or 1
+    if found.task == "preference":
+        operations, passes = operations + 2 * everything, 2 * passes  # two answers, and a reference model
+    took = max(size.seen * passes * operations / settings.device_flops, size.steps * STEP_SECONDS)
+    return took + FIXED_SECONDS
+
+
+def _trains(decision: Decision) -> bool:
+    return decision.action != "freeze" or bool(decision.scheduled)
+
+
+def _activations(found: Found, settings: Settings, size: Length | None) -> int | None:
+    """Of a transformers model whose config.json can be read here."""
+    if size is None or size.tokens is None:
+        return None
+    config = _config(found.chosen.spec, settings)
+    hidden, layers = config.get("hidden_size"), config.get("num_hidden_layers")
+    heads = config.get("num_attention_heads")
+    if not (isinstance(hidden, int) and isinstance(layers, int) and isinstance(heads, int)):
+        return None
+    micro = found.settings.get("micro_batch_size") or size.batch_size
+    halves = 1 if found.settings.get("precision") in ("bf16", "fp16") else 2
+    return halves * micro * layers * (34 * size.tokens * hidden + 5 * heads * size.tokens**2)
+
+
+def _config(spec: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    try:
+        path: Path = folder_of(settings, str(spec.get("path")), param="model.path") / "config.json"
+        found = json.loads(path.read_bytes())
+    except (PermafrostError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _optimizer(found: Found) -> str:
+    name = (found.settings.get("optimizer") or {}).get("name", "adamw")
+    return name if name in OPTIMIZER_STATE else "adamw"  # adam keeps what adamw keeps
+
+
+def _number(asked: Any, otherwise: int) -> int:
+    return asked if isinstance(asked, int) else otherwise

@@ -1,0 +1,145 @@
+"""What a request for a job may say. OpenAI's fields, and ours beside them."""
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.freeze.policy import Policy
+from app.freeze.schemas import FreezePolicy
+from app.jobs.requests.hyperparameters import Hyperparameters, Method
+from app.jobs.requests.model_spec import Identifier, ModelField, Request, Task
+
+
+class DataOptions(Request):
+    """How to read a table (CSV, Parquet, JSONL)."""
+
+    features: list[Identifier] | None = Field(
+        default=None, min_length=1, description="Columns; absent: all but the target."
+    )
+    target: Identifier | list[Identifier] | None = Field(default=None, description="Column; absent: the last one.")
+
+
+class EvidenceOptions(Request):
+    overhead_budget: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.01, description="Share of training time that checks during training may take."
+    )
+    nonce: str | None = Field(
+        default=None, max_length=128, description="Comes back inside the signature: proof of freshness."
+    )
+
+
+class Resources(Request):
+    """What one job gets of a worker's machine."""
+
+    devices: int = Field(
+        default=1, ge=1, le=1024, description="Processes that train it together, each on a device of its own."
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="`ddp`: the whole model on each device. `fsdp`: a part of it, for models larger than a device.",
+    )
+
+
+def _suffix(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
+        raise PydanticCustomError("characters", "is part of a model's id: letters, digits, '.', '_' and '-' alone")
+    return value
+
+
+def _no_integrations(value: Any) -> Any:
+    """An integration that is accepted and ignored would be missed when the job has ended."""
+    if value:
+        message = "integrations are not offered: leave them out, and read the curves from /metrics (tensorboard: true)"
+        raise PydanticCustomError("not_offered", message)
+    return value
+
+
+Tag = Annotated[str, Field(min_length=1, max_length=64)]
+Suffix = Annotated[str, Field(min_length=1, max_length=64, json_schema_extra={"pattern": "^[A-Za-z0-9._-]+$"})]
+Metadata = dict[
+    Annotated[str, Field(min_length=1, max_length=64)],
+    Annotated[str, Field(max_length=512)],
+]
+
+
+#: At the top of a request it is a control of the job; the trainer finds it where it looks for all of its settings.
+_CONTROLS: Final = ("max_run_seconds", "tensorboard")
+
+
+class JobCreate(Request):
+    """A fine-tuning job. `model` and `training_file` are all that it needs."""
+
+    model: ModelField
+    training_file: Identifier = Field(description="`file-…` with the purpose `fine-tune`.")
+    validation_file: Identifier | None = None
+    task: Task | None = Field(
+        default=None, description="Of a transformers model. Absent: the model spec's, else inferred from the file."
+    )
+    suffix: Annotated[Suffix, AfterValidator(_suffix)] | None = Field(
+        default=None, description="Part of the result's id: letters, digits, `.`, `_` and `-`."
+    )
+    seed: int | None = Field(default=None, ge=0, lt=2**53, description="Absent: drawn, and told in the answer.")
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    metadata: Annotated[Metadata, Field(max_length=16)] | None = None
+    tags: Annotated[list[Tag], Field(max_length=16)] | None = Field(
+        default=None, description="Words to find the job by: `?tag=`.", examples=[["nightly"]]
+    )
+    integrations: Annotated[list[Any], Field(max_length=0), BeforeValidator(_no_integrations)] | None = Field(
+        default=None, description="None are offered."
+    )
+    freeze_policy: FreezePolicy | None = Field(
+        default=None, description="What must not change. Absent: everything trains."
+    )
+    data: DataOptions | None = None
+    evidence: EvidenceOptions | None = None
+    resources: Resources | None = Field(
+        default=None, description="Absent: one device.", examples=[{"devices": 2, "strategy": "ddp"}]
+    )
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
+    retries: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Attempts that may follow one that crashed, from its last checkpoint. Absent: the service's own.",
+    )
+    max_run_seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Training ends at the step that passes this time, all attempts taken together, as if it were "
+        "done: with a result and its evidence.",
+    )
+    tensorboard: bool | None = Field(
+        default=None,
+        description="true: an event file for TensorBoard beside the result's curves as JSONL and CSV.",
+    )
+
+    dry_run: bool = Field(
+        default=False,
+        description="Checks everything, previews the plan, estimates time, memory and cost, and makes no job: the "
+        "answer is a `fine_tuning.job.dry_run`.",
+    )
+
+    def chosen(self) -> Hyperparameters:
+        """The one set of hyperparameters, wherever the request has it."""
+        given = self._given()
+        controls = self.model_dump(include=set(_CONTROLS), exclude_none=True)
+        return given.model_copy(update=controls) if controls else given
+
+    def policy(self) -> Policy:
+        return self.freeze_policy.normal() if self.freeze_policy else Policy()
+
+    def _given(self) -> Hyperparameters:
+        return (self.method and self.method.hyperparameters()) or self.hyperparameters or Hyperparameters()
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "JobCreate":
+        if self.method and self.method.hyperparameters() and self.hyperparameters:
+            message = "hyperparameters are given twice: at the top and in method.{kind}; keep one of them"
+            raise PydanticCustomError("conflict", message, {"kind": self.method.type})
+        for name in _CONTROLS:
+            if getattr(self, name) is not None and getattr(self._given(), name) is not None:
+                message = f"{name} is given twice: at the top and among the hyperparameters; keep one of them"
+                raise PydanticCustomError("conflict", message)
+        return self

@@ -1,0 +1,139 @@
+"""`permafrost backup DIR` and `permafrost restore DIR`: the whole service as a folder, and back."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.db import Database
+from app.errors import PermafrostError
+from app.ops.backup.dump import BackupError, dump, is_empty, put_back
+from app.ops.backup.folder import Manifest, copy_blob, copy_key, key_files, refuse_other, sha256_of, stamp, tidy
+from app.settings import Settings
+from app.storage.blobs import CHUNK, Storage, sync_folder
+
+Target = Annotated[Path, typer.Argument(help="A folder for one backup; an earlier one in it is brought up to date.")]
+Source = Annotated[Path, typer.Argument(help="A folder that `permafrost backup` has written.")]
+Keys = Annotated[bool, typer.Option(help="Also the keys that sign evidence and seal webhook secrets.")]
+
+
+def backup(folder: Target, keys: Keys = True) -> None:
+    """Copy database, blobs and keys, of one moment, while the service runs.
+
+    The database is copied first and what its rows need after it; until then nothing that it needs is deleted. Exit code
+    1: there is no backup, or a blob was missing already.
+    """
+    settings = Settings()
+    try:
+        manifest = write(settings, folder, keys=keys)
+    except (PermafrostError, OSError) as error:
+        raise SystemExit(f"no backup was made: {error}") from None
+    kept = f"{len(manifest.blobs)} blobs and {len(manifest.keys)} key files"
+    print(f"{folder}: {manifest.database} of revision {manifest.revision}, {kept}")
+    if manifest.missing:
+        lost = "\n".join(f"  {each}" for each in manifest.missing)
+        raise SystemExit(f"the backup is complete but for what was lost before; see `permafrost doctor`:\n{lost}")
+
+
+def restore(folder: Source) -> None:
+    """Put a backup back into an empty database and storage, checking every digest."""
+    try:
+        manifest = read_back(Settings(), folder)
+    except (PermafrostError, OSError) as error:
+        raise SystemExit(f"nothing was restored into the database: {error}") from None
+    print(
+        f"restored the backup of {manifest.made_at}; `permafrost doctor` checks it, `permafrost serve` goes on from it"
+    )
+
+
+def write(settings: Settings, folder: Path, *, keys: bool = True) -> Manifest:
+    """An earlier backup in `folder` stays whole until this one is."""
+    from app.ops.health import database_problem
+    from migrations.upgrade import head
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    refuse_other(folder)
+    db, storage = Database(settings.database), Storage(settings.storage)
+    try:
+        if problem := database_problem(db):
+            raise BackupError(problem)
+        made_at, kind = stamp(), "sqlite" if db.sqlite else "postgresql"
+        path = folder / f"database-{made_at}.{'db' if db.sqlite else 'dump'}"
+        with suppress(FileNotFoundError):
+            path.unlink()
+        with storage.hold() as renew:
+            needed = dump(db, path)
+            problems = {}
+            for key in sorted(needed):
+                renew()
+                if problem := copy_blob(storage, key, folder):
+                    problems[key] = f"{key}: {problem}; needed by {', '.join(sorted(needed[key])[:5])}"
+    finally:
+        db.close()
+    copied = list(key_files(settings)) if keys else []
+    for name, source in copied:
+        copy_key(source, folder / name)
+    manifest = Manifest(
+        made_at=made_at,
+        database=kind,
+        revision=head(),
+        dump=path.name,
+        dump_sha256=sha256_of(path),
+        blobs=sorted(needed.keys() - problems.keys()),
+        missing=list(problems.values()),
+        keys=[name for name, _ in copied],
+    )
+    manifest.save(folder)
+    tidy(folder, manifest)
+    return manifest
+
+
+def read_back(settings: Settings, folder: Path) -> Manifest:
+    """Keys and blobs first, the database last: before it is there, nothing refers to them."""
+    manifest = Manifest.load(folder)
+    db = Database(settings.database)
+    try:
+        _check(settings, db, folder, manifest)
+        for name, target in _key_targets(settings, manifest):
+            if not target.exists():
+                copy_key(folder / name, target)
+                sync_folder(target.parent)
+        storage = Storage(settings.storage)
+        for key in manifest.blobs:
+            _put_blob(storage, key, folder / "blobs" / key)
+        put_back(db, folder / manifest.dump)
+    finally:
+        db.close()
+    return manifest
+
+
+def _check(settings: Settings, db: Database, folder: Path, manifest: Manifest) -> None:
+    """All that can be known beforehand, so that nothing is half restored."""
+    kind = "sqlite" if db.sqlite else "postgresql"
+    if manifest.database != kind:
+        raise BackupError(f"the backup is of {manifest.database}, and PERMAFROST_DATABASE_URL names a {kind} database")
+    if not is_empty(db):
+        raise BackupError("the database is not empty; name a new one, or move the old one away")
+    dump_path = folder / manifest.dump
+    if not dump_path.is_file() or sha256_of(dump_path) != manifest.dump_sha256:
+        raise BackupError(f"{dump_path} is missing or damaged")
+    for name, target in _key_targets(settings, manifest):
+        if target.exists() and target.read_bytes() != (folder / name).read_bytes():
+            raise BackupError(f"{target} is there and is another key than the backup's; move it away")
+    missing = [key for key in manifest.blobs if not (folder / "blobs" / key).is_file()]
+    if missing:
+        raise BackupError(f"the backup lacks {len(missing)} of its blobs, the first {missing[0]}")
+
+
+def _key_targets(settings: Settings, manifest: Manifest) -> list[tuple[str, Path]]:
+    places = {"signing": settings.signing_key_path.parent, "webhooks": settings.webhook_key_path.parent}
+    return [(name, places[name.split("/")[1]] / Path(name).name) for name in manifest.keys]
+
+
+def _put_blob(storage: Storage, key: str, path: Path) -> None:
+    with path.open("rb") as source, storage.writer() as writer:
+        while chunk := source.read(CHUNK):
+            writer.write(chunk)
+        if writer.sha256() != key.rpartition("/")[2]:
+            raise BackupError(f"{path} is damaged: its SHA-256 is {writer.sha256()}")

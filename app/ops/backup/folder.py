@@ -1,0 +1,121 @@
+"""A backup's folder: a dump, blobs, keys, and last of all the manifest that says what belongs to it."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from app.errors import NotFound
+from app.ops.backup.dump import BackupError
+from app.settings import Settings
+from app.storage.blobs import CHUNK, Storage, sync_folder
+
+MANIFEST: Final = "manifest.json"
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    made_at: str
+    database: str  # "sqlite" | "postgresql"
+    revision: str
+    dump: str
+    dump_sha256: str
+    blobs: list[str]
+    #: Blobs that were not there, or not whole, when the backup was made.
+    missing: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    schema: int = SCHEMA
+
+    def save(self, folder: Path) -> None:
+        temporary = folder / f".{MANIFEST}"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / MANIFEST)
+        sync_folder(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        try:
+            content = json.loads((folder / MANIFEST).read_text("utf-8"))
+            if content.get("schema") != SCHEMA:
+                raise BackupError(f"{folder} was made by another version: schema {content.get('schema')}, not {SCHEMA}")
+            return cls(**content)
+        except FileNotFoundError:
+            raise BackupError(f"{folder} holds no {MANIFEST}: no backup, or one that was never finished") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BackupError(f"{folder / MANIFEST} cannot be read: {error}") from None
+
+
+def refuse_other(folder: Path) -> None:
+    """A folder that holds anything but a backup, finished or not, is not ours to tidy."""
+    ours = {MANIFEST, f".{MANIFEST}", "blobs", "keys"}
+    other = [path.name for path in folder.iterdir() if path.name not in ours and not path.name.startswith("database-")]
+    if other:
+        raise BackupError(f"{folder} holds {min(other)!r}, so it is no backup; name an empty folder")
+
+
+def copy_blob(storage: Storage, key: str, folder: Path) -> str | None:
+    """Copies a blob unless an earlier backup has it; what is wrong with it, or None."""
+    target = folder / "blobs" / key
+    if target.is_file():
+        return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    digest = hashlib.sha256()
+    try:
+        with storage.open(key) as source, partial.open("wb") as copy:
+            while chunk := source.read(CHUNK):
+                digest.update(chunk)
+                copy.write(chunk)
+            copy.flush()
+            os.fsync(copy.fileno())
+        if digest.hexdigest() != key.rpartition("/")[2]:
+            return "its SHA-256 is another one"
+        partial.replace(target)
+    except NotFound:
+        return "not in the storage"
+    finally:
+        partial.unlink(missing_ok=True)
+    return None
+
+
+def key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Every key file of the service with its place in the backup."""
+    for kind, path in (("signing", settings.signing_key_path), ("webhooks", settings.webhook_key_path)):
+        if path.parent.is_dir():
+            # The key itself, its public half, its ring, and retired ones that sign along.
+            files = sorted(each for each in path.parent.iterdir() if each.name.startswith(path.stem) and each.is_file())
+            yield from ((f"keys/{kind}/{each.name}", each) for each in files)
+
+
+def copy_key(source: Path, target: Path) -> None:
+    """Readable for its owner alone, whatever the original was."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(source.read_bytes())
+        os.fsync(file.fileno())
+
+
+def tidy(folder: Path, manifest: Manifest) -> None:
+    """Removes what earlier backups in this folder had and this one does not."""
+    wanted = {MANIFEST, manifest.dump, *manifest.keys, *(f"blobs/{key}" for key in manifest.blobs)}
+    for path in folder.rglob("*"):
+        if path.is_file() and str(path.relative_to(folder)) not in wanted:
+            path.unlink()
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp() -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

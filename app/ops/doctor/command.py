@@ -1,0 +1,115 @@
+"""`permafrost doctor`: what works here, and whether rows, blobs and folders agree. It looks, and acts on --repair."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from app.ops.doctor.finding import Finding
+from app.ops.doctor.installation import checks
+from app.settings import Settings
+
+DAY = 86_400.0
+
+
+Repair = Annotated[bool, typer.Option("--repair", help="Mend what can be mended; without it nothing changes.")]
+Deep = Annotated[bool, typer.Option("--deep", help="Read every blob and compute its digest again.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+_AGE = "Leave files alone that are younger, in seconds. Default: an hour, or 5 while no job runs."
+_PURGE = "With --repair, delete what has been in quarantine for so many days."
+
+
+def doctor(
+    repair: Repair = False,
+    deep: Deep = False,
+    as_json: AsJson = False,
+    older_than: Annotated[float | None, typer.Option(help=_AGE)] = None,
+    purge: Annotated[float | None, typer.Option(help=_PURGE)] = None,
+) -> None:
+    """Check the installation, then hold database, storage and work folders against each other.
+
+    Safe beside a running service. Exit code 0: all is well, or was mended; 1: something is wrong.
+    """
+    settings = Settings()
+    looked = list(checks(settings))
+    found: list[Finding] = []
+    problem = next((problem for name, problem, _ in looked if name in ("database", "storage") and problem), None)
+    if problem is None:
+        found = examine(settings, repair=repair, deep=deep, older_than=older_than, purge=purge)
+    compared = f"not compared: {problem}" if problem else None
+    if as_json:
+        print(json.dumps(document(looked, found, compared), indent=1))
+    else:
+        print("\n".join(lines(looked, found, compared)))
+    failed = any(problem for _, problem, _ in looked) or any(finding.open for finding in found)
+    raise SystemExit(1 if failed else 0)
+
+
+def examine(
+    settings: Settings,
+    *,
+    repair: bool = False,
+    deep: bool = False,
+    older_than: float | None = None,
+    purge: float | None = None,
+) -> list[Finding]:
+    """Every finding, mended where asked for and possible."""
+    from app.db import Database
+    from app.ops.doctor.blobs import Blobs
+    from app.ops.doctor.jobs import Jobs
+    from app.storage.blobs import Storage
+
+    db, storage = Database(settings.database), Storage(settings.storage)
+    try:
+        blobs = Blobs(settings, db, storage, older_than=older_than, deep=deep)
+        jobs = Jobs(settings, db, older_than=older_than, deep=deep)
+        found = [*jobs.findings(), *blobs.findings(), *jobs.expired()]
+        if repair:
+            for finding in found:
+                finding.mend()
+            late = set(blobs.settle())
+            for finding in (each for each in found if each.object in late):
+                finding.done = "a row has come for it meanwhile: it is back in its place"
+        found += _purged(storage, days=purge, act=repair) if purge is not None else ()
+        return found
+    finally:
+        db.close()
+
+
+def _purged(storage: Any, *, days: float, act: bool) -> Iterator[Finding]:
+    for entry in list(storage.quarantined()):
+        if entry.modified <= time.time() - days * DAY:
+            finding = Finding("quarantined", entry.key, f"{entry.size:,} bytes", "deleted for ever", level="note")
+            if act:
+                storage.remove_file(entry.key)
+                finding.done = "deleted for ever"
+            yield finding
+
+
+def lines(looked: list[tuple[str, str | None, str]], found: list[Finding], compared: str | None) -> Iterator[str]:
+    for name, problem, fine in looked:
+        yield f"{'FAIL' if problem else 'ok':4}  {name}: {problem or fine}"
+    yield from (finding.to_text() for finding in found)
+    if compared:
+        yield f"FAIL  books: {compared}"
+        return
+    summary = tally(found)
+    told = ", ".join(f"{count} {name}" for name, count in summary.items() if count) or "everything agrees"
+    hint = "; --repair acts" if any(each.open and each.remedy for each in found) else ""
+    yield f"{'FAIL' if summary['open'] else 'ok':4}  books: {told}{hint}"
+
+
+def document(looked: list[tuple[str, str | None, str]], found: list[Finding], compared: str | None) -> dict[str, Any]:
+    checked = [{"name": name, "ok": problem is None, "detail": problem or fine} for name, problem, fine in looked]
+    books = {"compared": compared is None, "reason": compared, **tally(found)}
+    return {"checks": checked, "findings": [finding.to_json() for finding in found], "books": books}
+
+
+def tally(found: list[Finding]) -> dict[str, int]:
+    return {
+        "open": sum(finding.open for finding in found),
+        "mended": sum(finding.done is not None for finding in found),
+        "notes": sum(finding.level == "note" and finding.done is None for finding in found),
+    }

@@ -1,0 +1,170 @@
+"""Jobs, and what they keep on this machine: leases that nobody renews, folders of jobs that are gone, checkpoints."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import func, select
+
+from app.db import Database, now
+from app.files.tables import File
+from app.jobs.queue import lifecycle
+from app.jobs.queue.states import LEASED, TERMINAL
+from app.jobs.queue.tables import Checkpoint, Event, Job
+from app.ops.doctor.finding import Finding
+from app.settings import Settings
+from app.storage.blobs import UNSETTLED_SECONDS
+
+#: Where folders of jobs that the database does not know are kept, beside the others.
+QUARANTINE: Final = "quarantine"
+#: In which a step's folder lists its files.
+MANIFEST: Final = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    settings: Settings
+    db: Database
+    older_than: float | None = None
+    deep: bool = False
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self._leases()
+        yield from self._events()
+        yield from self._folders()
+
+    # ---- rows
+
+    def _leases(self) -> Iterator[Finding]:
+        """Any worker's sweep takes over an expired lease within seconds: one that is still there has no worker."""
+        with self.db.read() as session:
+            overdue = now(session) - timedelta(seconds=2 * self.settings.sweep_seconds)
+            stale = session.scalars(select(Job).where(Job.status.in_(LEASED), Job.lease_until < overdue)).all()
+        for job in stale:
+            message = f"held by {job.lease_owner} until {job.lease_until:%Y-%m-%d %H:%M:%S} UTC; no worker takes over"
+            yield Finding("stale_lease", job.id, message, "taken over, as a worker's sweep would", self._sweep)
+
+    def _sweep(self) -> str:
+        lifecycle.sweep(self.db, limit=self.settings.max_crashes)
+        return "taken over: the job waits for a worker, or has failed too often"
+
+    def _events(self) -> Iterator[Finding]:
+        with self.db.read() as session:
+            counted = select(Event.job_id, func.count().label("there")).group_by(Event.job_id).subquery()
+            there = func.coalesce(counted.c.there, 0)
+            query = select(Job.id, Job.events_count, there).outerjoin(counted, counted.c.job_id == Job.id)
+            rows = session.execute(query.where(Job.events_count != there)).all()
+        for job_id, booked, found in rows:
+            yield Finding("lost_events", job_id, f"{booked} events are booked, {found} are there")
+
+    def expired(self) -> Iterator[Finding]:
+        """Files past their end are out of sight; their bytes go here."""
+        with self.db.read() as session:
+            rows = session.scalars(select(File).where(File.expires_at < now(session))).all()
+            open_jobs = session.scalars(select(Job).where(Job.status.not_in(TERMINAL))).all()
+        used = {name for job in open_jobs for name in (job.training_file, job.validation_file)}
+        used |= {job.model_spec.get("weights") for job in open_jobs}
+        for row in rows:
+            if row.id not in used:
+                message = f"expired {row.expires_at:%Y-%m-%d %H:%M} UTC"
+                remedy = "deleted, its bytes by a later run"
+                yield Finding("expired_file", row.id, message, remedy, partial(self._forget, row.id), level="note")
+
+    def _forget(self, file_id: str) -> str:
+        with self.db.write() as session:
+            row = session.get(File, file_id)
+            if row is not None and row.expires_at is not None and row.expires_at < now(session):
+                session.delete(row)
+        return "deleted"
+
+    # ---- folders of this machine
+
+    def _folders(self) -> Iterator[Finding]:
+        work = self.settings.work
+        settled = time.time() - (UNSETTLED_SECONDS if self.older_than is None else self.older_than)
+        for folder in sorted(work.glob("ftjob-*")) if work.is_dir() else ():
+            with self.db.read() as session:
+                job = session.get(Job, folder.name)
+                steps = set(session.scalars(select(Checkpoint.step).where(Checkpoint.job_id == folder.name)))
+            if job is None:
+                if newest(folder) <= settled:
+                    message = "the database knows no such job; it may be an older one that was restored"
+                    remedy = f"moved to {work / QUARANTINE}"
+                    yield Finding("unknown_job_folder", str(folder), message, remedy, partial(self._set_aside, folder))
+            elif job.status in TERMINAL:
+                if newest(folder) <= settled:
+                    message = f"the job has ended ({job.status}) and needs it no more"
+                    yield Finding("leftover_folder", str(folder), message, "removed", partial(self._remove, folder))
+            else:
+                yield from self._attempts(folder, job, settled)
+                yield from self._checkpoints(folder / "checkpoints", job, steps, settled)
+
+    def _attempts(self, folder: Path, job: Job, settled: float) -> Iterator[Finding]:
+        """Folders of attempts that are over. A running one's number is the job's; a later one has a higher."""
+        for path in sorted(folder.glob("a*")):
+            number = int(path.name[1:]) if path.name[1:].isdecimal() else None
+            over = number is not None and (number < job.attempt or (number == job.attempt and job.status not in LEASED))
+            if over and newest(path) <= settled:
+                message = f"attempt {number} is over; its worker was killed before it could tidy up"
+                yield Finding("leftover_attempt", str(path), message, "removed", partial(self._remove, path))
+
+    def _checkpoints(self, folder: Path, job: Job, booked: set[int], settled: float) -> Iterator[Finding]:
+        if job.status in LEASED or not folder.is_dir():
+            return  # its trainer writes there
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(".") and newest(path) <= settled:
+                yield Finding(
+                    "unfinished_checkpoint", str(path), "was never finished", "removed", partial(self._remove, path)
+                )
+            elif path.name.startswith("step-"):
+                yield from self._checkpoint(path, booked)
+
+    def _checkpoint(self, path: Path, booked: set[int]) -> Iterator[Finding]:
+        if why := _damage(path, deep=self.deep):
+            message = f"{why}; a resumed run goes on from the one before"
+            yield Finding("damaged_checkpoint", str(path), message, "removed", partial(self._remove, path))
+        elif path.name[5:].isdecimal() and int(path.name[5:]) not in booked:
+            message = "is whole and has no row: its worker was killed in between; a resumed run goes on from it"
+            yield Finding("checkpoint_without_row", str(path), message, level="note")
+
+    def _set_aside(self, folder: Path) -> str:
+        place = self.settings.work / QUARANTINE
+        place.mkdir(exist_ok=True)
+        target = place / f"{folder.name}.{time.time_ns()}"
+        folder.rename(target)
+        return f"moved to {target}"
+
+    def _remove(self, path: Path) -> str:
+        shutil.rmtree(path, ignore_errors=True)
+        return "removed"
+
+
+def newest(folder: Path) -> float:
+    """When anything in it was written last; the beginning of time where it is gone."""
+    times = [path.lstat().st_mtime for path in (folder, *folder.rglob("*")) if path.is_symlink() or path.exists()]
+    return max(times, default=0.0)
+
+
+def _damage(path: Path, *, deep: bool) -> str | None:
+    """What is wrong with a step's folder by its own manifest; digests only when looking deep."""
+    try:
+        files = json.loads((path / MANIFEST).read_bytes())["files"]
+        for name, entry in files.items():
+            if (path / name).stat().st_size != entry["size"]:
+                return f"{name} has another size than its manifest says"
+            if deep:
+                with (path / name).open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                        return f"{name} has another SHA-256 than its manifest says"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"its {MANIFEST} cannot be read"
+    return None

@@ -1,0 +1,124 @@
+"""Is it alive, is it ready, and what does the whole service look like: read from the database at each scrape."""
+
+import shutil
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.core import CollectorRegistry, GaugeMetricFamily
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.db import Database, now
+from app.evidence.tables import Evidence
+from app.http.dependencies import Config, Db
+from app.http.telemetry import REGISTRY
+from app.jobs.queue.tables import WAITING, Job
+from app.settings import Settings
+
+router = APIRouter(tags=["Operations"])
+
+
+@router.get("/healthz", operation_id="live", summary="Is this process alive?")
+async def live() -> dict[str, str]:
+    """Answers as long as the process does; asks nothing of anybody."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz", operation_id="ready", summary="Can this process serve?", responses={503: {"description": "Not now."}}
+)
+def ready(db: Db, response: Response) -> dict[str, Any]:
+    """Ready when the database answers and its tables are those of this version. A lost broker only slows jobs."""
+    checks = {"database": database_problem(db)}
+    problems = {name: problem for name, problem in checks.items() if problem}
+    response.status_code = 503 if problems else 200
+    return {"status": "unready" if problems else "ready", "problems": problems}
+
+
+@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
+def metrics(db: Db, settings: Config) -> Response:
+    """Read from the database at every scrape, so that any API process tells of all workers."""
+    registry = CollectorRegistry()
+    registry.register(_Service(db, settings))
+    return Response(generate_latest(REGISTRY) + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def database_problem(db: Database) -> str | None:
+    """Why the database cannot be used, in a sentence, or None."""
+    try:
+        with db.read() as session:
+            found = session.scalars(text("SELECT version_num FROM alembic_version")).all()
+    except SQLAlchemyError as error:
+        first = str(getattr(error, "orig", error)).strip().splitlines()
+        reason = first[0] if first else type(error).__name__
+        if "alembic_version" in reason:
+            return "it has no tables yet: run `permafrost migrate`"
+        return f"{reason}; see PERMAFROST_DATABASE_URL"
+    wanted = _migration_head()
+    if found != [wanted]:
+        return f"the tables are of version {', '.join(found) or 'none'}, this is {wanted}: run `permafrost migrate`"
+    return None
+
+
+@cache
+def _migration_head() -> str:
+    from migrations.upgrade import head  # Alembic takes a while to import, and only this needs it
+
+    return head()
+
+
+class _Service:
+    """Gauges of the whole service, whichever process is asked."""
+
+    def __init__(self, db: Database, settings: Settings) -> None:
+        self._db = db
+        self._settings = settings
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        with self._db.read() as session:
+            return [*_jobs(session), *_ages(session), _disk(self._settings)]
+
+
+def _jobs(session: Session) -> list[GaugeMetricFamily]:
+    jobs = GaugeMetricFamily("permafrost_jobs", "Jobs by state", labels=["status"])
+    for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status)):
+        jobs.add_metric([status], count)
+    verdicts = GaugeMetricFamily("permafrost_evidence", "Finished jobs by verdict", labels=["verdict"])
+    for verdict, count in session.execute(select(Evidence.verdict, func.count()).group_by(Evidence.verdict)):
+        verdicts.add_metric([verdict], count)
+    attempts = session.execute(
+        select(func.coalesce(func.sum(Job.attempt), 0), func.coalesce(func.sum(Job.crashes), 0))
+    ).one()
+    return [
+        jobs,
+        verdicts,
+        GaugeMetricFamily("permafrost_attempts", "Attempts at jobs so far", value=float(attempts[0])),
+        GaugeMetricFamily("permafrost_crashes", "Attempts that ended in a crash", value=float(attempts[1])),
+    ]
+
+
+def _ages(session: Session) -> list[GaugeMetricFamily]:
+    at = now(session)
+    oldest = session.scalar(select(func.min(Job.created_at)).where(WAITING))
+    lease = session.scalar(select(func.min(Job.lease_until)).where(Job.lease_until.is_not(None)))
+    return [
+        GaugeMetricFamily("permafrost_oldest_queued_seconds", "Age of the oldest waiting job", value=_age(oldest, at)),
+        GaugeMetricFamily(
+            "permafrost_lease_overdue_seconds", "How far the worst lease is past its end", value=_age(lease, at)
+        ),
+    ]
+
+
+def _age(moment: datetime | None, at: datetime) -> float:
+    return max(0.0, (at - moment).total_seconds()) if moment is not None else 0.0
+
+
+def _disk(settings: Settings) -> GaugeMetricFamily:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return GaugeMetricFamily(
+        "permafrost_disk_free_bytes", "Free bytes where data is kept", value=shutil.disk_usage(settings.home).free
+    )

@@ -1,0 +1,192 @@
+"""Blobs as objects of a store that fsspec knows, such as S3. A put is atomic there; its errors become sentences."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Concatenate, Final, ParamSpec, TypeVar
+
+from app.errors import StorageUnavailable
+from app.storage.entry import Entry
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Bytes that are read ahead of a reader: fsspec's own 50 MB would make every small range an expensive one.
+BLOCK: Final = 4 << 20
+CHUNK: Final = 1 << 20
+#: Schemes of stores in which a URL begins with a bucket.
+BUCKETS: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs")
+
+
+@contextmanager
+def explained(store: "Objects") -> Iterator[None]:
+    """Turns what a store's client raises into what an operator can act on; a missing object stays one."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if store.reachable():
+            raise
+        message = f"{store.url} is not there: the bucket does not exist, or its name is misspelt"
+        raise StorageUnavailable(message) from error
+    except PermissionError as error:
+        message = (
+            f"{store.url} refuses this service's credentials: {_sentence(error)}; check AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and what they may do there (read, write, list, delete)"
+        )
+        raise StorageUnavailable(message) from error
+    except StorageUnavailable:
+        raise
+    except Exception as error:  # every object store brings exceptions of its own
+        raise StorageUnavailable(f"{store.url} cannot be used: {_sentence(error)}") from error
+
+
+def _explained(method: Callable[Concatenate["Objects", P], T]) -> Callable[Concatenate["Objects", P], T]:
+    def call(self: "Objects", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with explained(self):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+class Objects:
+    """Objects below `url`. Credentials and endpoint come from the environment, as the store's own client reads them."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._lock = threading.Lock()
+        self._opened: tuple[Any, str] | None = None
+        self.incoming: Path | None = None  # the machine's own folder for temporary files
+
+    @_explained
+    def publish(self, temporary: Path, key: str) -> None:
+        """Uploads even what is there already: that makes it new for whoever is about to remove it."""
+        files, path = self._at(key)
+        self._make_folder(files, path)
+        files.put_file(str(temporary), path)
+
+    @_explained
+    def open(self, key: str) -> BinaryIO:
+        files, path = self._at(key)
+        opened: BinaryIO = files.open(path, "rb", block_size=BLOCK)
+        return opened
+
+    @_explained
+    def fetch(self, key: str, to: Path) -> None:
+        """A copy, whole or not there."""
+        files, path = self._at(key)
+        partial = to.with_name(f".{to.name}.partial")
+        try:
+            with files.open(path, "rb", block_size=BLOCK) as source, partial.open("wb") as target:
+                shutil.copyfileobj(source, target, CHUNK)
+            partial.replace(to)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @_explained
+    def exists(self, key: str) -> bool:
+        files, path = self._at(key)
+        try:
+            files.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    @_explained
+    def remove(self, key: str) -> None:
+        files, path = self._at(key)
+        try:
+            files.rm_file(path)
+        except FileNotFoundError:
+            return
+
+    @_explained
+    def remove_untouched(self, key: str, since: float) -> bool:
+        """Object stores cannot do the two in one; the moment between them is a round trip long."""
+        files, path = self._at(key)
+        try:
+            if _modified(files.info(path)) > since:
+                return False
+            files.rm_file(path)
+        except FileNotFoundError:
+            return True
+        return True
+
+    @_explained
+    def move(self, key: str, to: str) -> None:
+        files, path = self._at(key)
+        target = self._at(to)[1]
+        self._make_folder(files, target)
+        files.cp_file(path, target)
+        files.rm_file(path)
+
+    @_explained
+    def list(self, prefix: str) -> Iterator[Entry]:
+        files, path = self._at(prefix)
+        root = self._at("")[1]
+        try:
+            found = files.find(path, detail=True)
+        except FileNotFoundError:
+            found = {}
+        entries = ((name.removeprefix(root), info) for name, info in found.items())
+        return iter([Entry(name, int(info["size"] or 0), _modified(info)) for name, info in entries])
+
+    def reachable(self) -> bool:
+        """Whether the place itself is there, be it empty. Where there are no buckets, folders come with files."""
+        if not self._in_bucket:
+            return True
+        files, root = self._at("")
+        try:
+            files.ls(root.split("/")[0], detail=False)
+        except FileNotFoundError:
+            return False
+        except Exception:  # whatever it is, it is not a missing bucket
+            return True
+        return True
+
+    @property
+    def _in_bucket(self) -> bool:
+        return self.url.partition("://")[0] in BUCKETS
+
+    def _make_folder(self, files: Any, path: str) -> None:
+        """Stores with buckets have no folders, and would make a bucket of a name that is misspelt."""
+        if not self._in_bucket:
+            files.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+    def _at(self, key: str) -> tuple[Any, str]:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._connect()
+            files, root = self._opened
+        return files, f"{root}/{key}"
+
+    def _connect(self) -> tuple[Any, str]:
+        import fsspec  # only object stores need it
+
+        try:
+            # Other processes write, too: what one of them listed before says nothing about now.
+            files, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except ImportError as error:
+            scheme = self.url.partition("://")[0]
+            extra = "; for S3 it is `pip install permafrost[s3]`" if scheme in ("s3", "s3a") else ""
+            raise StorageUnavailable(f"{scheme}:// needs a package that is not installed ({error}){extra}") from None
+        except ValueError as error:
+            raise StorageUnavailable(f"PERMAFROST_STORAGE_URL={self.url} cannot be used: {error}") from None
+        return files, root
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """S3 calls it LastModified, others mtime or created."""
+    for name in ("LastModified", "mtime", "modified", "created"):
+        value = info.get(name)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return 0.0
+
+
+def _sentence(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

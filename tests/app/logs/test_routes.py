@@ -1,0 +1,158 @@
+"""What trainers print, over HTTP: pages, the tail, text, live; bounded, and without what must not be read."""
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from app.db import Database
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Outcome
+from app.logs import queries
+from app.logs.redaction import redacted
+from tests.app.conftest import serve
+from tests.app.jobs.jobs import new_job
+
+
+@pytest.fixture
+def db(application: FastAPI) -> Database:
+    made: Database = application.state.backends.database
+    return made
+
+
+@pytest.fixture
+def job(db: Database) -> str:
+    """A job whose first attempt printed five lines and whose second printed two."""
+    made, _ = lifecycle.submit(db, new_job())
+    with db.write() as session:
+        queries.append(session, made.id, 1, [f"line {n}" for n in range(1, 4)])
+        queries.append(session, made.id, 1, ["line 4", "line 5"])
+        queries.append(session, made.id, 2, ["again 6", "again 7"])
+    return made.id
+
+
+def lines(api: TestClient, job: str, **query: Any) -> list[tuple[int, int, str]]:
+    answer = api.get(f"fine_tuning/jobs/{job}/logs", params=query)
+    assert answer.status_code == 200, answer.text
+    return [(each["line"], each["attempt"], each["text"]) for each in answer.json()["data"]]
+
+
+def test_lines_are_read_page_by_page(api: TestClient, job: str) -> None:
+    """Oldest first, numbered across attempts; `after` and `limit` make any range."""
+    assert [number for number, _, _ in lines(api, job)] == [1, 2, 3, 4, 5, 6, 7]
+    page = api.get(f"fine_tuning/jobs/{job}/logs", params={"after": "2", "limit": 3}).json()
+    assert [each["id"] for each in page["data"]] == ["3", "4", "5"]
+    assert (page["has_more"], page["last_id"], page["lines"], page["kept_from"]) == (True, "5", 7, 1)
+    assert lines(api, job, after=page["last_id"]) == [(6, 2, "again 6"), (7, 2, "again 7")]
+    assert lines(api, job, after=7) == lines(api, job, after=700) == []
+
+
+def test_the_end_and_one_attempt_are_read_alone(api: TestClient, job: str) -> None:
+    """The last lines without the pages before them; what one attempt printed."""
+    assert lines(api, job, tail=3) == [(5, 1, "line 5"), (6, 2, "again 6"), (7, 2, "again 7")]
+    assert lines(api, job, tail=1, attempt=1) == [(5, 1, "line 5")]
+    assert [number for number, _, _ in lines(api, job, attempt=2)] == [6, 7]
+    assert lines(api, job, attempt=3) == []
+    assert len(lines(api, job, tail=100)) == 7
+
+
+def test_a_log_is_also_plain_text(api: TestClient, job: str) -> None:
+    """By parameter or by Accept; a header says where the next page begins."""
+    answer = api.get(f"fine_tuning/jobs/{job}/logs", params={"format": "text", "limit": 2})
+    assert (answer.text, answer.headers["x-last-line"], answer.headers["x-has-more"]) == (
+        "line 1\nline 2\n",
+        "2",
+        "true",
+    )
+    assert answer.headers["content-type"].startswith("text/plain")
+    asked = api.get(f"fine_tuning/jobs/{job}/logs", params={"tail": 1}, headers={"accept": "text/plain"})
+    assert asked.text == "again 7\n"
+
+
+def test_what_cannot_be_asked_is_said(api: TestClient, job: str) -> None:
+    """Both ways to begin at once, a cursor that is no number, a job that is not there."""
+    path = f"fine_tuning/jobs/{job}/logs"
+    assert api.get(path, params={"after": "1", "tail": 1}).json()["error"]["param"] == "tail"
+    assert api.get(path, params={"after": "x"}).json()["error"]["param"] == "after"
+    assert api.get(path, params={"stream": "true", "attempt": 1}).json()["error"]["param"] == "attempt"
+    assert api.get(path, params={"stream": "true", "format": "text"}).json()["error"]["param"] == "format"
+    for query in ("", "?stream=true", "?tail=5", "?stream=true&tail=5"):
+        assert api.get(f"fine_tuning/jobs/ftjob-none/logs{query}").status_code == 404
+    assert lines(api, lifecycle_job(api, job)) == []
+
+
+def lifecycle_job(api: TestClient, like: str) -> str:
+    """Another job, which has printed nothing."""
+    db: Database = api.app.state.backends.database  # type: ignore[attr-defined]
+    return lifecycle.submit(db, new_job())[0].id
+
+
+def test_the_newest_are_kept_of_a_long_log(api: TestClient, db: Database, job: str, monkeypatch: Any) -> None:
+    """A bound on bytes; the numbers go on, and the answer says from where on lines are kept."""
+    monkeypatch.setattr(queries, "MAX_BYTES", 3_000)
+    monkeypatch.setattr(queries, "CHUNK_BYTES", 1_000)
+    with db.write() as session:
+        queries.append(session, job, 2, ["x" * 99] * 200)
+    page = api.get(f"fine_tuning/jobs/{job}/logs").json()
+    assert page["lines"] == 207
+    assert page["data"][0]["line"] == page["kept_from"] > 170
+    assert page["data"][-1]["line"] == 207
+    assert sum(len(each["text"]) for each in page["data"]) <= 3_000
+
+
+def test_a_log_is_followed_live(application: FastAPI, db: Database, job: str) -> None:
+    """What is there, then what comes, to the end of the job; a dropped stream goes on behind a line."""
+    with serve(application) as url, httpx2.stream("GET", f"{url}/v1/fine_tuning/jobs/{job}/logs?stream=true") as raw:
+        seen = []
+        for line in raw.iter_lines():
+            if line.startswith("data: {"):
+                seen.append(json.loads(line.removeprefix("data: "))["line"])
+                if seen[-1] == 7:
+                    end(db, job)
+        assert seen == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert line == "" or line == "data: [DONE]"
+    with TestClient(application, base_url="http://testserver/v1/") as api:
+        rest = api.get(f"fine_tuning/jobs/{job}/logs?stream=true", headers={"last-event-id": "6"}).text
+        last = api.get(f"fine_tuning/jobs/{job}/logs?stream=true&tail=3", headers={"last-event-id": "7"}).text
+        tail = api.get(f"fine_tuning/jobs/{job}/logs?stream=true&tail=3").text
+    assert numbers(rest) == ["id: 7", "id: 8"]
+    assert rest.endswith("data: [DONE]\n\n")
+    assert (numbers(tail), numbers(last)) == (["id: 6", "id: 7", "id: 8"], ["id: 8"])
+
+
+def numbers(stream: str) -> list[str]:
+    return [each for each in stream.splitlines() if each.startswith("id:")]
+
+
+def end(db: Database, job: str) -> None:
+    with db.write() as session:
+        queries.append(session, job, 2, ["the last"])
+    lease = lifecycle.claim(db, worker="w", seconds=60)
+    assert lease is not None
+    lifecycle.finish(db, lease, Outcome("failed", error={"code": "x", "message": "y", "param": None}))
+
+
+@pytest.mark.parametrize(
+    ("printed", "stored"),
+    [
+        ("key pf_abcd1234_" + "0f" * 32 + " used", "key pf_abcd1234_*** used"),
+        ("Authorization: Bearer abcdef0123456789", "Authorization: Bearer ***"),
+        ("postgresql+psycopg://user:hunter22@db/x", "postgresql+psycopg://***@db/x"),
+        ("hf_abcdefghijklmnopqrst", "hf_***"),
+        ("API_KEY=abcdefgh1234", "API_KEY=***"),
+        ('{"client_secret": "abcdefgh"}', '{"client_secret": "***"}'),
+        ("a\n-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----\nb", "a\n[private key]\nb"),
+        ("File /srv/data/work/ftjob-1/a1/data/x.csv", "File <job>/data/x.csv"),
+        ("File /srv/data/keys", "File <data>/keys"),
+        ("eos_token_id=50256, pad_token: '<|endoftext|>', loss=1.25", None),
+        ("secrets of the trade: none", None),
+        ("https://example.org/a:b", None),
+    ],
+)
+def test_what_must_not_be_read_is_left_out(printed: str, stored: str | None) -> None:
+    """Keys, passwords, the server's own folders; what only looks a little like them stays."""
+    places = {"/srv/data": "<data>", "/srv/data/work/ftjob-1/a1": "<job>"}
+    assert redacted(printed, places) == (printed if stored is None else stored)

@@ -1,0 +1,374 @@
+"""`permafrost doctor`: each kind of disagreement is found, told, left alone without --repair, and mended with it."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text, update
+from starlette.testclient import TestClient
+
+from app.db import new_id, now
+from app.files.tables import File
+from app.http.dependencies import Backends
+from app.jobs.queue import lifecycle
+from app.jobs.queue.tables import Checkpoint, Job
+from app.models.tables import Model
+from app.ops.doctor.command import examine
+from app.ops.doctor.finding import Finding
+from app.ops.doctor.losses import LOST
+from app.storage.blobs import Storage
+from tests.app.conftest import AFFINE, rows, upload_to
+from tests.app.jobs.jobs import new_job
+from worker.supervisor import bases
+
+OLD = 7200.0
+
+
+@pytest.fixture
+def backends(application: FastAPI) -> Iterator[Backends]:
+    """On SQLite, then on PostgreSQL."""
+    made: Backends = application.state.backends
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def look(backends: Backends) -> Callable[..., list[Finding]]:
+    def examine_it(**options: Any) -> list[Finding]:
+        return examine(backends.settings, **options)
+
+    return examine_it
+
+
+def put(storage: Storage, data: bytes, *, age: float = OLD) -> str:
+    with storage.writer() as writer:
+        writer.write(data)
+    return aged(storage, writer.blob.key, age)
+
+
+def aged(storage: Storage, key: str, age: float = OLD) -> str:
+    assert storage.root is not None
+    os.utime(storage.root / key, (time.time() - age,) * 2)
+    return key
+
+
+def kinds(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(each.kind, each.object) for each in findings]
+
+
+def row_of(backends: Backends, kind: type[Any], row_id: str) -> Any:
+    with backends.database.read() as session:
+        return session.get(kind, row_id)
+
+
+def blob_of(backends: Backends, file_id: str) -> str:
+    return str(row_of(backends, File, file_id).blob)
+
+
+def test_a_service_in_order_has_no_findings(api: TestClient, look: Callable[..., list[Finding]]) -> None:
+    """Uploads and jobs leave nothing that disagrees, however hard one looks."""
+    file = upload_to(api)(rows())
+    assert api.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": file}).status_code == 200
+    assert look(deep=True, older_than=0) == []
+
+
+def test_orphans_go_into_quarantine_and_come_back(backends: Backends, look: Callable[..., list[Finding]]) -> None:
+    """Bytes that no row names: told, then set aside; a row that comes after all gets them back."""
+    storage = backends.storage
+    key = put(storage, b"of a job that was cancelled at the last moment")
+    (storage.root / "sha256" / "notes.txt").write_text("not a blob")  # type: ignore[operator]
+    aged(storage, "sha256/notes.txt")
+    found = look()
+    assert kinds(found) == [("stray_file", "sha256/notes.txt"), ("orphan_blob", key)] or kinds(found) == [
+        ("orphan_blob", key),
+        ("stray_file", "sha256/notes.txt"),
+    ]
+    assert storage.exists(key) and all(each.open and each.remedy for each in found)
+    assert all(each.done for each in look(repair=True))
+    assert not storage.exists(key) and look() == []
+    with backends.database.write() as session:
+        session.add(file_row(now(session), key))
+    (missing,) = look()
+    assert (missing.kind, missing.object) == ("missing_blob", key) and "quarantine" in str(missing.remedy)
+    assert [each.open for each in look(repair=True)] == [False]
+    assert storage.exists(key) and look(deep=True) == []
+
+
+def file_row(at: Any, key: str) -> File:
+    row = File(
+        id=new_id("file"), project="default", created_at=at, filename="a", purpose="fine-tune", status="processed"
+    )
+    row.bytes, row.sha256, row.blob, row.expires_at = 46, key[-64:], key, None
+    return row
+
+
+def test_bytes_that_are_still_on_their_way_are_left_alone(
+    backends: Backends, look: Callable[..., list[Finding]]
+) -> None:
+    """While a job runs its result may be stored already and its row not: noted, and not touched for an hour."""
+    claimed(backends)
+    key = put(backends.storage, b"a result", age=60)
+    (note,) = look(repair=True)
+    assert (note.kind, note.level, note.done) == ("orphan_blob", "note", None)
+    assert backends.storage.exists(key)
+    aged(backends.storage, key)
+    assert [each.done for each in look(repair=True)] == [f"moved to quarantine/{key}"]
+
+
+def test_a_row_that_comes_while_the_doctor_works_keeps_its_bytes(
+    backends: Backends, look: Callable[..., list[Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second look under the moved bytes: they are put back."""
+    key = put(backends.storage, b"late")
+    real = Storage.quarantine
+
+    def with_a_row(self: Storage, asked: str) -> None:
+        real(self, asked)
+        with backends.database.write() as session:
+            row = file_row(now(session), key)
+            row.bytes = 4
+            session.add(row)
+
+    monkeypatch.setattr(Storage, "quarantine", with_a_row)
+    (finding,) = look(repair=True)
+    assert "back in its place" in str(finding.done)
+    assert backends.storage.exists(key) and look(deep=True) == []
+
+
+def claimed(backends: Backends) -> Job:
+    job, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
+    assert lifecycle.claim(backends.database, worker="here", seconds=60)
+    return job
+
+
+def test_lost_bytes_mark_their_rows_until_they_are_back(
+    api: TestClient, backends: Backends, look: Callable[..., list[Finding]]
+) -> None:
+    """A file without bytes says so through the API; the same bytes, put back, make it whole again."""
+    file = upload_to(api)(b"precious", name="a.txt")
+    key = blob_of(backends, file)
+    backends.storage.remove_file(key)
+    (finding,) = look()
+    assert (finding.kind, finding.object) == ("missing_blob", key) and f"files {file}" in finding.message
+    look(repair=True)
+    answer = api.get(f"files/{file}").json()
+    assert (answer["status"], answer["status_details"]) == ("error", LOST)
+    (again,) = look()
+    assert again.open and again.remedy is None, "nothing more can be done, and it is still wrong"
+    put(backends.storage, b"precious")
+    assert [each.kind for each in look(repair=True)] == ["recovered_row"]
+    assert api.get(f"files/{file}").json()["status"] == "processed" and look() == []
+
+
+def test_a_base_is_stored_again_from_the_models_folder(backends: Backends, look: Callable[..., list[Finding]]) -> None:
+    """Bases are copies: their files are taken from where they were first read, when those are still the same bytes."""
+    folder = backends.settings.models / "tiny"
+    copy_of_affine(folder)
+    model = bases.register(backends.database, backends.storage, folder, model_id="tiny")
+    weights = next(each["blob"] for each in model.files if each["name"] == "model.safetensors")
+    for damage in ("removed", "flipped"):
+        path = backends.storage.root / weights  # type: ignore[operator]
+        if damage == "removed":
+            path.unlink()
+        else:
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 1
+            path.chmod(0o644)
+            path.write_bytes(content)
+            assert look(older_than=0) == [], "one flipped bit has no other size: only --deep sees it"
+        (finding,) = look(repair=True, deep=True)
+        assert "stored again" in str(finding.done), finding
+        assert look(deep=True, older_than=0) == []
+
+
+def copy_of_affine(folder: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True)
+    save_file({"weight": np.ones((2, 2), np.float32)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped"])
+def test_damaged_bytes_are_named_and_never_served(
+    api: TestClient, backends: Backends, look: Callable[..., list[Finding]], damage: str
+) -> None:
+    """A torn blob is seen at once, a flipped bit with --deep; both name the digest and who needs it."""
+    file = upload_to(api)(b"precious", name="a.txt")
+    key = blob_of(backends, file)
+    path = backends.storage.root / key  # type: ignore[operator]
+    path.chmod(0o644)
+    path.write_bytes(b"precioux" if damage == "flipped" else b"pre")
+    assert bool(look()) == (damage == "torn")
+    (finding,) = look(repair=True, deep=True)
+    assert (finding.kind, finding.object) == ("damaged_blob", key) and file in finding.message
+    look(repair=True)
+    assert api.get(f"files/{file}").json()["status"] == "error"
+    assert api.get(f"files/{file}/content").status_code == 404
+
+
+def test_an_older_database_beside_newer_blobs(
+    api: TestClient, backends: Backends, look: Callable[..., list[Finding]]
+) -> None:
+    """Files of rows that a restored database does not know are set aside, and the folder of an unknown job, too."""
+    old = upload_to(api)(b"before the backup", name="a.txt")
+    new = upload_to(api)(b"after the backup", name="b.txt")
+    key, kept = aged(backends.storage, blob_of(backends, new)), blob_of(backends, old)
+    with backends.database.write() as session:
+        session.execute(text("DELETE FROM files WHERE id = :id"), {"id": new})
+    folder = backends.settings.work / "ftjob-unknown" / "checkpoints" / "step-00000002"
+    folder.mkdir(parents=True)
+    for path in (folder, folder.parent, folder.parent.parent):
+        os.utime(path, (time.time() - OLD,) * 2)
+    found = look(repair=True)
+    assert sorted(each.kind for each in found) == ["orphan_blob", "unknown_job_folder"]
+    assert backends.storage.exists(kept) and not backends.storage.exists(key)
+    (aside,) = (backends.settings.work / "quarantine").iterdir()
+    assert (aside / "checkpoints" / "step-00000002").is_dir() and look() == []
+
+
+def test_a_stale_lease_is_taken_over(backends: Backends, look: Callable[..., list[Finding]]) -> None:
+    """A lease that no worker's sweep has taken over in time: the job waits again, and the crash is counted."""
+    job = claimed(backends)
+    with backends.database.write() as session:
+        session.execute(update(Job).values(lease_until=now(session) - timedelta(minutes=5)))
+    (finding,) = look()
+    assert (finding.kind, finding.object) == ("stale_lease", job.id) and "here" in finding.message
+    assert row_of(backends, Job, job.id).status == "running"
+    look(repair=True)
+    after = row_of(backends, Job, job.id)
+    assert (after.status, after.crashes, after.lease_owner) == ("queued", 1, None) and look() == []
+
+
+def test_leftovers_of_killed_processes(backends: Backends, look: Callable[..., list[Finding]]) -> None:
+    """Temporary files, attempts that are over and half checkpoints go; what may still be at work stays."""
+    waiting, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
+    with backends.database.write() as session:
+        session.execute(update(Job).values(attempt=2))
+    folder = backends.settings.work / waiting.id
+    whole = checkpoint(folder / "checkpoints" / "step-00000004", b"state")
+    torn = checkpoint(folder / "checkpoints" / "step-00000006", b"state")
+    (torn / "state.json").write_bytes(b"st")
+    for name in ("a1", "a2", "a3", "checkpoints/.step-00000008.1.tmp"):
+        (folder / name).mkdir(parents=True)
+    incoming = backends.storage.root / "incoming" / "tmp1"  # type: ignore[operator]
+    incoming.write_bytes(b"half")
+    assert [each for each in look() if each.kind not in ("damaged_checkpoint", "checkpoint_without_row")] == []
+    for path in (*folder.rglob("*"), incoming):
+        os.utime(path, (time.time() - OLD,) * 2)
+    found = look(repair=True)
+    assert sorted(each.kind for each in found) == [
+        "checkpoint_without_row",
+        "damaged_checkpoint",
+        "leftover_attempt",
+        "leftover_attempt",
+        "unfinished_checkpoint",
+        "unfinished_upload",
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["a3", "checkpoints"]
+    assert list((folder / "checkpoints").iterdir()) == [whole] and not incoming.exists()
+    with backends.database.write() as session:
+        session.add(Checkpoint(id="c", job_id=waiting.id, created_at=now(session), step=4, attempt=1, metrics={}))
+    assert look(deep=True) == []
+    (whole / "state.json").write_bytes(b"STATE")
+    assert [each.kind for each in look()] == [] and [each.kind for each in look(deep=True)] == ["damaged_checkpoint"]
+
+
+def checkpoint(folder: Path, content: bytes) -> Path:
+    import hashlib
+
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_bytes(content)
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({"files": {"state.json": entry}}))
+    return folder
+
+
+def test_folders_of_ended_jobs_go(backends: Backends, look: Callable[..., list[Finding]]) -> None:
+    """A worker's sweep removes them; where no worker is left, the doctor does."""
+    job, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
+    lifecycle.cancel(backends.database, "default", job.id)
+    folder = backends.settings.work / job.id / "checkpoints"
+    folder.mkdir(parents=True)
+    assert look() == []
+    assert [each.kind for each in look(repair=True, older_than=0)] == ["leftover_folder"]
+    assert not folder.parent.exists()
+
+
+def test_expired_files_go_with_their_bytes(
+    api: TestClient, backends: Backends, look: Callable[..., list[Finding]]
+) -> None:
+    """Not while a job that has not ended needs them; and no expired file is a fault."""
+    needed, done = upload_to(api)(rows()), upload_to(api)(b"done", name="b.txt")
+    assert api.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": needed}).status_code == 200
+    with backends.database.write() as session:
+        session.execute(update(File).values(expires_at=now(session) - timedelta(days=1)))
+    (note,) = look()
+    assert (note.kind, note.object, note.open) == ("expired_file", done, False)
+    key = blob_of(backends, done)
+    look(repair=True)
+    assert row_of(backends, File, done) is None and row_of(backends, File, needed) is not None
+    assert [each.kind for each in look(repair=True, older_than=0)] == ["orphan_blob"]
+    assert not backends.storage.exists(key)
+
+
+def test_quarantine_is_emptied_on_request(backends: Backends, look: Callable[..., list[Finding]]) -> None:
+    """After so many days, and only with --repair."""
+    put(backends.storage, b"nobody's")
+    look(repair=True)
+    (quarantined,) = backends.storage.quarantined()
+    aged(backends.storage, quarantined.key, 10 * 86_400)
+    look(purge=11, repair=True)
+    look(purge=7)
+    assert list(backends.storage.quarantined())
+    assert [each.done for each in look(purge=7, repair=True)] == ["deleted for ever"]
+    assert list(backends.storage.quarantined()) == []
+
+
+def test_missing_events_are_told(backends: Backends, look: Callable[..., list[Finding]]) -> None:
+    """Nobody can bring an event back, so it takes a person."""
+    job, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
+    with backends.database.write() as session:
+        session.execute(text("DELETE FROM job_events"))
+    (finding,) = look(repair=True)
+    assert (finding.kind, finding.object, finding.open) == ("lost_events", job.id, True)
+
+
+def test_an_object_store_is_looked_after_too(backends: Backends, request: pytest.FixtureRequest) -> None:
+    """Orphans and missing objects by the same rules, where blobs are not files."""
+    settings = backends.settings.model_copy(update={"storage_url": f"memory://{request.node.name}"})
+    storage = Storage(settings.storage)
+    with storage.writer() as writer:
+        writer.write(b"orphan")
+    (finding,) = examine(settings, repair=True, older_than=0)
+    assert finding.done and not storage.exists(writer.blob.key)
+    with backends.database.write() as session:
+        row = file_row(now(session), writer.blob.key)
+        row.bytes = 6
+        session.add(row)
+    assert [each.done for each in examine(settings, repair=True)] == ["brought back from quarantine"]
+    assert examine(settings, deep=True) == []
+
+
+def test_no_job_starts_from_a_lost_model(
+    backends: Backends, look: Callable[..., list[Finding]], api: TestClient
+) -> None:
+    """Its row says what is missing, and a request that names it is refused with that."""
+    folder = backends.settings.models / "tiny"
+    copy_of_affine(folder)
+    model = bases.register(backends.database, backends.storage, folder, model_id="tiny")
+    shutil.rmtree(folder)
+    backends.storage.remove_file(next(each["blob"] for each in model.files if each["name"] == "model.safetensors"))
+    look(repair=True)
+    assert row_of(backends, Model, "tiny").error == LOST
+    file = upload_to(api)(rows())
+    refused = api.post("fine_tuning/jobs", json={"model": "tiny", "training_file": file})
+    assert refused.status_code == 400 and "missing from the storage" in refused.json()["error"]["message"]

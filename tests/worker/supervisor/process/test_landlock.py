@@ -1,0 +1,70 @@
+"""What the kernel keeps from a trainer, whatever code runs in it."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from worker.supervisor.process import landlock
+from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.landlock import around
+
+TRAINEES = "tests.worker.supervisor.trainees"
+
+
+@pytest.mark.skipif(
+    landlock.version() < 6, reason="NO LANDLOCK 6: this kernel is older than Linux 6.12, or keeps it off"
+)
+def test_trainer_reaches_only_its_own(tmp_path: Path) -> None:
+    """It reads what was staged for it and writes into its workspace; the rest of the service does not exist for it."""
+    data, workspace = tmp_path / "data", tmp_path / "data" / "work" / "ftjob-1" / "a1"
+    for folder in (
+        workspace / "base",
+        workspace / "data",
+        data / "blobs",
+        data / "keys",
+        workspace.parent / "checkpoints",
+    ):
+        folder.mkdir(parents=True)
+    (workspace / "checkpoints").symlink_to(workspace.parent / "checkpoints")
+    for name in ("blobs/mine", "blobs/other", "keys/signing.key", "permafrost.db"):
+        (data / name).write_bytes(b"of the service")
+    (workspace / "base" / "model.safetensors").symlink_to(data / "blobs" / "mine")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        order = {
+            "blob": str(data / "blobs" / "other"),
+            "key": str(data / "keys" / "signing.key"),
+            "data": str(data),
+            "worker": os.getpid(),
+            "port": server.getsockname()[1],
+        }
+        (workspace / "order.json").write_text(json.dumps(order))
+        nursery = Nursery(home=tmp_path / "home", hidden=[data], entry=f"{TRAINEES}:pry", preload=[TRAINEES])
+        with nursery, nursery.start(workspace) as child:
+            assert child.wait(20) == 0, (workspace / "log.txt").read_text()
+    seen = json.loads((workspace / "seen.json").read_text())
+    allowed = {"read a staged blob", "use a temporary file", "read the standard library"}
+    assert {name for name, worked in seen.items() if worked} == allowed
+    assert (data / "blobs" / "mine").read_bytes() == b"of the service"
+
+
+def test_around_leaves_out_the_hidden(tmp_path: Path) -> None:
+    """Everything but the hidden folder is covered, by as few paths as that takes; links are not followed."""
+    for name in ("a/x", "a/secret/deep", "b/y"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "secret")
+    found = set(around(tmp_path, [tmp_path / "a" / "secret"]))
+    assert found == {tmp_path / "a" / "x", tmp_path / "b"}
+
+
+def test_around_nothing_hidden_is_the_root(tmp_path: Path) -> None:
+    """Without anything to hide one path is enough."""
+    assert list(around(tmp_path, [tmp_path.parent / "elsewhere"])) == [tmp_path]
+
+
+def test_hidden_root_has_nothing_around(tmp_path: Path) -> None:
+    """A hidden root, or one through a link, leaves nothing."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert list(around(tmp_path, [tmp_path / "link"])) == []

@@ -1,0 +1,184 @@
+"""What a trainer left on disk, as material: links out of it are refused, and every digest is computed anew."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from app.errors import PermafrostError
+from app.evidence.attest.observations import Seen, read_observations, rows_needed
+from app.evidence.format.compose import Layout, Slice, compose
+from app.evidence.format.digest import FileReading, TensorReading, read_file
+from app.evidence.format.statement import FileRef
+from app.evidence.format.tensorfile import TensorFileError
+from app.evidence.format.tree import root
+from app.models.tables import Model
+from app.storage.blobs import Blob, Storage
+from worker.protocol import Workspace
+
+#: The trainer's JSON files, at most.
+JSON_BYTES: Final = 256 << 20
+#: What of a result's other files is published.
+SUFFIXES: Final = (".json", ".jsonl", ".csv", ".txt", ".model", ".jinja", ".tiktoken", ".md")
+EVENTS: Final = "events.out.tfevents.permafrost"
+#: What the file of weights is called, by the kind of the result.
+WEIGHT_FILES: Final = {"full": "model.safetensors", "adapter": "adapter_model.safetensors"}
+
+
+class ResultError(PermafrostError):
+    """The trainer said that it was done, and what it left cannot be a result."""
+
+    code = "invalid_result"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`result.json`: the tensors of the full result and where each one's bytes are."""
+
+    tensors: list[tuple[str, str, str | None]]  # name, "changed" or "base", name in the base
+    metadata: dict[str, str]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What an attempt left, every file of it read again, and the base that it started from."""
+
+    observed: Mapping[str, Any]  # the trainer's own records
+    seen: list[Seen]
+    result: Result
+    base: dict[str, TensorReading]
+    changed: FileReading
+    blob: Blob  # of the changed tensors
+    layout: Layout  # of the weights, composed
+    weights: FileRef
+    others: list[dict[str, Any]]  # the files beside the weights
+
+    @property
+    def files(self) -> list[FileRef]:
+        return [self.weights, *map(file_ref, self.others)]
+
+    def result_readings(self) -> dict[str, TensorReading]:
+        """The result's tensors under the result's names; `_slices` has made sure that each is there."""
+        written = {each.name: each for each in self.changed.tensors}
+        found = {
+            name: written[name] if source == "changed" else self.base[str(base_name)]
+            for name, source, base_name in self.result.tensors
+        }
+        return {name: replace(each, name=name) for name, each in found.items()}
+
+
+def read_material(workspace: Workspace, base: Model, storage: Storage) -> Material:
+    """Reads it, and stores what a model is made of."""
+    observed = read_json(workspace.observations)
+    seen = read_observations(observed)
+    result = _read_result(workspace.result)
+    base_rows, result_rows = rows_needed(seen)
+    base_tensors = _read_base(workspace, base, base_rows)
+    changed = _read_weights(workspace.changed, result_rows)
+    blob = storage.put(workspace.changed)
+    if blob.sha256 != changed.sha256:
+        raise ResultError(f"{workspace.changed.name} changed while it was read")
+    layout = compose(_slices(result, base, changed, blob), result.metadata)
+    weights = FileRef(WEIGHT_FILES[result.kind], layout.size, layout.sha256(storage.open))
+    others = publish_files(workspace.files, storage)
+    return Material(observed, seen, result, base_tensors, changed, blob, layout, weights, others)
+
+
+def read_json(path: Path) -> Any:
+    with _regular(path) as file:
+        raw = file.read(JSON_BYTES + 1)
+    if len(raw) > JSON_BYTES:
+        raise ResultError(f"{path.name} is larger than {JSON_BYTES} bytes")
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path.name} is not JSON: {error}") from error
+
+
+def _read_result(path: Path) -> Result:
+    document = read_json(path)
+    try:
+        tensors = [(str(each["name"]), str(each["from"]), each["base_name"]) for each in document["tensors"]]
+        result = Result(tensors, dict(document.get("metadata") or {}), document.get("kind", "full"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultError(f"{path.name} cannot be read: {type(error).__name__} {error}") from error
+    if result.kind not in WEIGHT_FILES:
+        raise ResultError(f"{path.name}: kind {result.kind!r} is not one of {', '.join(WEIGHT_FILES)}")
+    return result
+
+
+def _read_weights(path: Path, rows: Mapping[str, Any]) -> FileReading:
+    try:
+        known = read_file(path, follow_symlinks=False)
+        wanted = {each.name: rows[each.name] for each in known.tensors if each.name in rows}
+        return read_file(path, rows=wanted, follow_symlinks=False) if wanted else known
+    except (OSError, TensorFileError) as error:
+        raise ResultError(f"{path.name} cannot be read: {error}") from error
+
+
+def _read_base(workspace: Workspace, base: Model, rows: Mapping[str, Any]) -> dict[str, TensorReading]:
+    """Every base tensor, read from disk again; they have to be the ones that were registered."""
+    tensors: dict[str, TensorReading] = {}
+    for file in base.files:
+        if not file["name"].endswith(".safetensors"):
+            continue
+        names = {each["name"] for each in base.tensors if each["file"] == file["name"]}
+        wanted = {name: rows[name] for name in rows if name in names}
+        reading = read_file(workspace.base / file["name"], rows=wanted)
+        tensors |= {each.name: each for each in reading.tensors}
+    if root(tensors.values()) != base.root:
+        raise ResultError(f"the files of base model {base.id} are not the ones that were registered")
+    return tensors
+
+
+def _slices(result: Result, base: Model, changed: FileReading, blob: Blob) -> list[Slice]:
+    """Where the bytes of each result tensor lie: in what the trainer wrote, or in the base's blobs."""
+    written = {each.name: each for each in changed.tensors}
+    stored = {each["name"]: each for each in base.tensors}
+    slices = []
+    for name, source, base_name in result.tensors:
+        if source == "changed" and name in written:
+            each = written[name]
+            slices.append(Slice(name, each.dtype, each.shape, blob.key, each.offset, each.nbytes, each.sha256))
+        elif source == "base" and base_name in stored:
+            row = stored[base_name]
+            shape = tuple(row["shape"])
+            slices.append(Slice(name, row["dtype"], shape, row["blob"], row["offset"], row["nbytes"], row["sha256"]))
+        else:
+            raise ResultError(f"result.json takes {name!r} from {source!r} ({base_name!r}), where it is not")
+    return slices
+
+
+def publish_files(folder: Path, storage: Storage) -> list[dict[str, Any]]:
+    """Configuration and tokenizer files beside the weights."""
+    if folder.parent.is_symlink() or folder.is_symlink():
+        raise ResultError("the trainer's output folder is a link")
+    published = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in SUFFIXES and path.name != EVENTS:
+            raise ResultError(f"{path.name} is no file that belongs to a model; known are {', '.join(SUFFIXES)}")
+        with _regular(path):
+            blob = storage.put(path)
+        published.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
+    return published
+
+
+@contextmanager
+def _regular(path: Path) -> Iterator[Any]:
+    """The file itself and never what a link points at: the supervisor can read more than the trainer can."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ResultError(f"{path.name} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not path.is_file():
+            raise ResultError(f"{path.name} is no regular file")
+        yield file
+
+
+def file_ref(file: Mapping[str, Any]) -> FileRef:
+    return FileRef(file["name"], file["size"], file["sha256"])

@@ -1,0 +1,90 @@
+"""What a forked process does to itself before it is a trainer: death with its worker, log, limits, sandbox."""
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import app
+import worker
+from worker.protocol import Workspace
+from worker.supervisor.process.landlock import around, drop_capabilities, ephemeral_ports, restrict
+from worker.supervisor.process.seccomp import forbid_network
+
+OPEN_FILES = 4096
+#: Threads and processes of the worker's user, all together: an end to a fork bomb. Root has no such limit.
+PROCESSES = 8192
+#: Out of memory, the kernel should end a trainer and not the worker that supervises it.
+OOM_SCORE = 500
+
+
+def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), together: bool = False) -> None:
+    """`lifeline` is the read end of a pipe that only the worker holds open for writing; `hidden` is out of reach.
+
+    `together` opens the ports at which the processes of one job meet: the kernel's for whoever names none.
+    """
+    os.setpgid(0, 0)
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    die_with(lifeline)
+    os.umask(0o077)
+    os.chdir(workspace)
+    _log_to(Workspace(workspace).log)
+    _limit()
+    drop_capabilities()
+    ports = ephemeral_ports() if together else range(0)
+    if not restrict(read=_readable(workspace, list(hidden)), write=_writable(workspace, list(hidden)), ports=ports):
+        print("this kernel has no Landlock: the trainer runs with all of its worker's rights over files", flush=True)
+    if not together and not forbid_network():
+        print("this machine has no seccomp: the trainer may use the network as far as Landlock lets it", flush=True)
+
+
+def die_with(lifeline: int) -> None:
+    """The kernel kills the whole process group when the pipe's other end closes, even while Python holds its lock.
+
+    PR_SET_PDEATHSIG would not do: a trainer's parent is the forkserver, which dies only after the worker.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
+    # The worker may have ended before anyone listened.
+    if select.select([lifeline], [], [], 0)[0]:
+        os.killpg(0, signal.SIGKILL)
+
+
+def _log_to(log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit, wanted in ((resource.RLIMIT_NOFILE, OPEN_FILES), (resource.RLIMIT_NPROC, PROCESSES)):
+        _, most = resource.getrlimit(limit)
+        value = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(limit, (value, value))
+    Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+
+
+def _readable(workspace: Path, hidden: Sequence[Path]) -> Iterator[Path]:
+    """Everything but what the service owns; of that, the very files that were staged for this job, and our own code."""
+    yield from around(Path("/"), hidden)
+    yield from (Path(sys.prefix), Path(sys.base_prefix), Path(app.__path__[0]), Path(worker.__path__[0]))
+    for folder in (Workspace(workspace).base, Workspace(workspace).data):
+        if folder.is_dir():
+            yield from (path.resolve() for path in folder.iterdir() if path.is_symlink())
+
+
+def _writable(workspace: Path, hidden: Sequence[Path]) -> Iterator[Path]:
+    yield workspace
+    yield Workspace(workspace).checkpoints.resolve()
+    yield Path(os.environ["HOME"])
+    for folder in (Path("/dev"), Path("/proc"), Path("/tmp"), Path("/var/tmp")):
+        yield from around(folder, hidden)

@@ -1,0 +1,163 @@
+"""Reads a trainer's reports as they appear and turns them into news for the job's row, events and curves."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from app.jobs.queue.attempt import News
+from app.jobs.queue.event_log import Note
+from worker.protocol import Report, read_reports
+
+Level = Literal["info", "warn", "error"]
+
+#: Seconds between events about steps; every reported step is on the curve all the same.
+EVENT_SECONDS: Final = 1.0
+#: Columns of the curve that a step's report brings along.
+CURVE: Final = ("loss", "learning_rate", "grad_norm", "examples_per_second", "tokens_per_second", "seconds")
+#: Of them, what the job's progress tells too.
+SPEED: Final = ("examples_per_second", "tokens_per_second")
+MESSAGE_CHARACTERS: Final = 4000
+LEVELS: Final[dict[str, Level]] = {"info": "info", "warn": "warn", "error": "error"}
+
+
+class Tail:
+    """One attempt's reports. `failed` and `done` hold the trainer's last word once it has been said."""
+
+    def __init__(self, path: Path) -> None:
+        self.failed: Report | None = None
+        self.done: Report | None = None
+        self.violations: list[dict[str, Any]] = []
+        self.stepped = False
+        self.on_checkpoint: Callable[[Report], None] = lambda report: None
+        self.heard_at = time.monotonic()
+        self._path = path
+        self._offset = 0
+        self._total: int | None = None
+        self._epochs: float | None = None
+        self._first: tuple[int, float] | None = None
+        self._event_at = float("-inf")
+        self._stage = ""
+        self._place = (0, 0.0)  # step and epoch
+        self._prefix_cache: dict[str, Any] | None = None
+
+    def read(self) -> News:
+        """What was reported since the last call."""
+        reports, self._offset = read_reports(self._path, self._offset)
+        news = News()
+        for report in reports:
+            self.heard_at = time.monotonic()
+            self._take(_storable(report), news)
+        return news
+
+    def _take(self, report: Report, news: News) -> None:
+        take = getattr(self, f"_take_{report['type']}", None)
+        # An unknown type comes from a newer trainer, and what it says is not needed to judge its result.
+        if take is not None:
+            take(report, news)
+
+    def _take_stage(self, report: Report, news: News) -> None:
+        if report["stage"] == self._stage:
+            return  # a base was made first, in a process that also had to load
+        self._stage = report["stage"]
+        news.notes.append(Note(f"Stage: {report['stage']}", data={"stage": report["stage"]}))
+
+    def _take_plan(self, report: Report, news: News) -> None:
+        self._total, self._epochs = report.get("total_steps"), report.get("epochs")
+        news.freeze_plan = report["counts"]
+        news.hyperparameters = report.get("settled")
+        frozen, trainable = report["counts"]["frozen"], report["counts"]["trainable"]
+        message = f"Tensors frozen: {frozen['tensors']} ({frozen['bytes']} bytes); trained: {trainable['tensors']}"
+        news.notes.append(Note(message, data=report["counts"]))
+        news.notes += [Note(str(warning), level="warn") for warning in report.get("warnings", ())]
+        step = int(report.get("step") or 0)  # of the checkpoint that it goes on from
+        epoch = round(step / self._total * (self._epochs or 0.0), 4) if self._total else 0.0
+        news.progress = self._progress(step, epoch)
+
+    def _take_prefix_cache(self, report: Report, news: News) -> None:
+        self._prefix_cache = {name: value for name, value in report.items() if name != "type"}
+        news.progress = self._progress(*self._place)
+
+    def _take_step(self, report: Report, news: News) -> None:
+        step, epoch = int(report["step"]), float(report.get("epoch") or 0.0)
+        self._first = self._first or (step, time.monotonic())
+        values = {name: report[name] for name in CURVE if report.get(name) is not None}
+        news.metrics.append((step, "train", values))
+        news.progress = self._progress(step, epoch) | {name: values[name] for name in SPEED if name in values}
+        at = time.monotonic()
+        if not self.stepped or step == self._total or at - self._event_at >= EVENT_SECONDS:
+            self._event_at = at
+            message = f"Step {step}/{self._total}: training loss={_short(report.get('loss'))}"
+            news.notes.append(Note(message, type="metrics", data={"step": step, "epoch": epoch, **values}))
+        self.stepped = True
+
+    def _take_evaluation(self, report: Report, news: News) -> None:
+        step, metrics = int(report["step"]), dict(report["metrics"])
+        news.metrics.append((step, "valid", metrics))
+        shown = ", ".join(f"{name}={_short(value)}" for name, value in metrics.items())
+        news.notes.append(
+            Note(f"Evaluation after step {step}: {shown}", type="metrics", data={"step": step, **metrics})
+        )
+
+    def _take_event(self, report: Report, news: News) -> None:
+        message = str(report["message"])[:MESSAGE_CHARACTERS]
+        level = LEVELS.get(str(report.get("level")), "info")
+        news.notes.append(Note(message, level=level, data=report.get("data") or None))
+
+    def _take_checkpoint(self, report: Report, news: News) -> None:
+        self.on_checkpoint(report)
+
+    def _take_violation(self, report: Report, news: News) -> None:
+        """Told twice: when it is found, and again with its cause once a replay has shown it, or why it could not."""
+        violation = {name: value for name, value in report.items() if name != "type"}
+        same = (violation.get("name"), violation.get("rank"))
+        self.violations = [each for each in self.violations if (each.get("name"), each.get("rank")) != same]
+        self.violations.append(violation)
+        cause = f", by {by}" if (by := report.get("operation")) else ""
+        cause = cause or (f"; cause not shown: {why}" if (why := report.get("explanation")) else "")
+        where = f" on rank {report['rank']}" if report.get("rank") is not None else ""
+        message = f"Frozen tensor {report['name']} changed at step {report.get('first_bad_step')}{where}{cause}"
+        news.notes.append(Note(message, level="error", data=violation))
+
+    def _take_failed(self, report: Report, news: News) -> None:
+        """Of several ranks that failed, the first speaks for all; another one is heard where it is alone."""
+        if self.failed is None or report.get("rank") is None:
+            self.failed = report
+
+    def _take_done(self, report: Report, news: News) -> None:
+        self.done = report
+
+    def _progress(self, step: int, epoch: float) -> dict[str, Any]:
+        self._place = (step, epoch)
+        percent = round(100 * step / self._total, 1) if self._total else None
+        eta = self._eta(step)
+        return {
+            "step": step,
+            "total_steps": self._total,
+            "epoch": epoch,
+            "percent": percent,
+            "eta_seconds": eta,
+            "prefix_cache": self._prefix_cache,
+        } | ({"estimated_finish": int(time.time()) + eta} if eta is not None else {})
+
+    def _eta(self, step: int) -> int | None:
+        """Seconds left at the mean speed since this attempt's first report."""
+        if self._first is None or not self._total or step <= self._first[0]:
+            return None
+        seconds = (time.monotonic() - self._first[1]) / (step - self._first[0])
+        return round(seconds * (self._total - step))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _storable(value: Any) -> Any:
+    """PostgreSQL stores neither the character NUL nor half of a surrogate pair."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value
