@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
+from app import __version__
 from app.audit.record import attend
 from app.audit.routes import router as audit
 from app.auth.cache import KeyRing
@@ -39,8 +40,6 @@ from app.settings import Settings
 from app.storage.blobs import Storage
 from app.webhooks.routes import router as webhooks
 
-VERSION = "0.1.0"
-
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application over its own database engine and storage; where keys are asked for, there must be one."""
@@ -49,7 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     refuse_open_doors(settings)
     application = FastAPI(
         title="Permafrost",
-        version=VERSION,
+        version=__version__,
         description=DESCRIPTION,
         openapi_tags=TAGS,
         docs_url=None,  # served from our own copy of its assets

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -19,6 +19,11 @@ def main() -> None:
         from app.evidence.diff import diff
 
         raise SystemExit(diff.main(sys.argv[2:]))
+    if name == "--version":
+        from app import __version__
+
+        print(f"permafrost {__version__}")
+        return
     from app.cli.errors import told
 
     with told():
@@ -34,12 +39,18 @@ def make_app() -> "Typer":
     from app.ops.doctor.command import doctor
 
     app = typer.Typer(
-        help="Fine-tuning jobs with signed evidence that the frozen weights did not change by a bit.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+
+    @app.callback()
+    def options(
+        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    ) -> None:
+        """Fine-tuning jobs with signed evidence that the frozen weights did not change by a bit."""
+
     commands: dict[Callable[..., None], str] = {
         serve: "Run the service: API and worker.",
         worker: "Run one more worker.",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOOR = ROOT / "app" / "jobs" / "lifecycle.py"
+DOOR = ROOT / "app" / "jobs" / "queue" / "lifecycle.py"
 GUARDED = {"status", "desired", "attempt", "crashes", "lease_owner", "lease_until"}
 
 

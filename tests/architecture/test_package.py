@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("app", "worker", "migrations")
+PACKAGES = ("app", "worker", "migrations", "permafrost")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: zipfile.ZipFile) -> N
 
 def test_the_wheel_brings_no_tests(wheel: zipfile.ZipFile) -> None:
     """Nothing under the name `tests` lands in anyone's site-packages."""
-    assert not [name for name in wheel.namelist() if name.startswith(("tests/", "benchmarks/", "tools/"))]
+    assert not [name for name in wheel.namelist() if name.startswith(("tests/", "benchmarks/", "tools/", "demo/"))]
 
 
 def test_the_wheel_brings_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:

@@ -17,7 +17,7 @@ from tools.verifier import build
 SAYS = """
 import json, pickle, sys
 sys.path.insert(0, sys.argv[1])
-from app.evidence.verify import __file__ as place, verify
+from app.evidence.verifier.verify import __file__ as place, verify
 assert place.startswith(sys.argv[1]), place
 reports = [verify(raw, inputs) for raw, inputs in pickle.load(sys.stdin.buffer)]
 print(json.dumps([report.to_json() for report in reports]))

@@ -97,6 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return FROZEN_CHANGED if broken else SAME
 
 
+def diff_models(a: Path | str, b: Path | str, *, statistics: bool = True) -> list[Difference]:
+    """What changed from model `a` to model `b` (safetensors files or folders), one entry for every tensor of either.
+
+    Tensors are compared by raw bytes, dtype and shape. `statistics=False` leaves out how much each one changed.
+    Raises DiffError when the two cannot be compared, TensorFileError for a damaged file.
+    """
+    with open_model(Path(a)) as base, open_model(Path(b)) as result:
+        return list(differences(base, result, statistics=statistics))
+
+
 def differences(
     base: Mapping[str, Stored], result: Mapping[str, Stored], *, statistics: bool = True
 ) -> Iterator[Difference]:

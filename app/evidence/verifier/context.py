@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from app.evidence.format.digest import FileReading, TensorReading
 from app.evidence.format.envelope import Envelope
@@ -46,6 +47,11 @@ class Rejected(Exception):
         super().__init__(str(self.problems[0]))
 
 
+#: Bytes of a weight file above which its digest as a whole is left out, where those of its header and tensors say as
+#: much. A file's digest has to go through it in order, on one core; tensors are hashed on all of them.
+WHOLE_UP_TO: Final = 256e6
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """What the reader gave. Everything that is optional and given must hold."""
@@ -59,9 +65,7 @@ class Inputs:
     nonce: str | None = None
     job: str | None = None
     policy_digest: str | None = None
-    # Bytes of a weight file above which its digest as a whole is left out, where those of its header and tensors say as
-    # much. A file's digest has to go through it in order, on one core; tensors are hashed on all of them.
-    whole_up_to: float = 256e6
+    whole_up_to: float = WHOLE_UP_TO
     previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, ... back to the first
 
 

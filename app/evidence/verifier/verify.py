@@ -25,7 +25,7 @@ from app.evidence.format.rotation import introduced
 from app.evidence.format.strict import JsonError, JsonObject, read_json
 from app.evidence.verifier import check_chain, check_envelope, check_files, check_statement
 from app.evidence.verifier.check_policy import plan_of, read_policy
-from app.evidence.verifier.context import CannotCheck, Case, Check, Inputs, Problem, Rejected, printable
+from app.evidence.verifier.context import WHOLE_UP_TO, CannotCheck, Case, Check, Inputs, Problem, Rejected, printable
 from app.evidence.verifier.report import Report, facts, some, warnings
 
 MAX_ATTESTATION = 1 << 30  # bytes; a statement takes about 600 per tensor
@@ -49,6 +49,43 @@ def verify(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> Repor
     return Report("verified", level, (), (*why, *warnings(case)), facts(case))
 
 
+def verify_files(
+    attestation: Path | str,
+    *,
+    key: Path | str | Sequence[Path | str],
+    result: Path | str,
+    base: Path | str | None = None,
+    base_root: str | None = None,
+    ring: Path | str | None = None,
+    previous: Sequence[Path | str] = (),
+    policy: str | None = None,
+    job: str | None = None,
+    nonce: str | None = None,
+    whole_up_to: float = WHOLE_UP_TO,
+) -> Report:
+    """Verify an attestation against files, as `permafrost verify` does.
+
+    `key` names one or more files of trusted public keys (PEM, or a key ring), `result` the folder of the fine-tuned
+    model, `base` that of its base model (level 3), `base_root` the base's published root in hexadecimal (level 2).
+    What is given must hold: `policy` (a file's path, or JSON), `job`, `nonce`. `previous` are the attestations of a
+    fine-tune's bases, newest first. Raises CannotCheck or KeyFileError when something given cannot be read.
+    """
+    inputs = Inputs(
+        keys=_keys([key] if isinstance(key, str | Path) else key, ring),
+        now=datetime.now(UTC),
+        attestation=Path(attestation),
+        result=Path(result),
+        base=Path(base) if base is not None else None,
+        base_root=base_root.lower() if base_root else None,
+        nonce=nonce,
+        job=job,
+        policy_digest=_policy(policy) if policy else None,
+        whole_up_to=whole_up_to,
+        previous=tuple(_read_attestation(Path(path)) for path in previous),
+    )
+    return verify(_read_attestation(Path(attestation)), inputs)
+
+
 def objections(payload: bytes, *, now: datetime | None = None) -> tuple[Problem, ...]:
     """What a verifier will hold against a statement by itself: for a signer to ask before it signs."""
     case = Case(Inputs((), now or datetime.now(UTC)), Envelope(payload, PAYLOAD_TYPE, (), JsonObject()))
@@ -63,7 +100,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status."""
     options = _parser().parse_args(argv)
     try:
-        report = verify(_read_attestation(options.attestation), _inputs(options))
+        report = verify_files(
+            options.attestation,
+            key=options.key,
+            ring=options.ring,
+            result=options.result,
+            base=options.base,
+            base_root=options.base_root,
+            previous=options.previous,
+            policy=options.policy,
+            job=options.job,
+            nonce=options.nonce,
+            whole_up_to=WHOLE_UP_TO if options.whole_up_to is None else options.whole_up_to,
+        )
     except (CannotCheck, KeyFileError, OSError) as error:
         _say(options, {"verdict": "unchecked", "reason": str(error)}, f"COULD NOT CHECK: {printable(str(error))}")
         return CANNOT_CHECK
@@ -190,26 +239,10 @@ def _read_attestation(path: Path) -> bytes:
     return raw
 
 
-def _inputs(options: argparse.Namespace) -> Inputs:
-    return Inputs(
-        keys=_keys(options.key, options.ring),
-        now=datetime.now(UTC),
-        attestation=options.attestation,
-        result=options.result,
-        base=options.base,
-        base_root=options.base_root,
-        nonce=options.nonce,
-        job=options.job,
-        policy_digest=_policy(options.policy) if options.policy else None,
-        **({} if options.whole_up_to is None else {"whole_up_to": options.whole_up_to}),
-        previous=tuple(_read_attestation(path) for path in options.previous),
-    )
-
-
-def _keys(paths: Iterable[Path], ring: Path | None) -> tuple[TrustedKey, ...]:
+def _keys(paths: Iterable[Path | str], ring: Path | str | None) -> tuple[TrustedKey, ...]:
     try:
-        trusted = [key for path in paths for key in read_trusted(path)]
-        return tuple(trusted) if ring is None else introduced(trusted, read_trusted(ring))
+        trusted = [key for path in paths for key in read_trusted(Path(path))]
+        return tuple(trusted) if ring is None else introduced(trusted, read_trusted(Path(ring)))
     except OSError as error:
         raise CannotCheck(f"{error.filename}: {error.strerror}") from None
 

@@ -30,7 +30,7 @@ import sys
 sys.argv = ["permafrost", "verify", "--help"]
 import app.cli.main
 try:
-    app.cli.main()
+    app.cli.main.main()
 except SystemExit:
     print("LOADED", *{name.partition(".")[0] for name in sys.modules})
 """

@@ -186,7 +186,7 @@ def test_a_model_larger_than_memory_would_do(tmp_path: Path) -> None:
         pytest.skip("peak memory of a process is read from Linux's /proc")
     script = """
 import sys
-from app.evidence.diff import main
+from app.evidence.diff.diff import main
 status = main(sys.argv[1:])
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0], file=sys.stderr)
 """

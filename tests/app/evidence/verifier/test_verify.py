@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from app.evidence.format import keys, rotation
 from app.evidence.format.keys import TrustedKey, generate, write_ring
 from app.evidence.format.statement import Row, build
 from app.evidence.verifier import verify
-from app.evidence.verifier.context import CannotCheck, Case, Inputs, Problem
+from app.evidence.verifier.context import CannotCheck, Case, Problem
 from tests.tamper.kit import (
     KEY,
     NOW,
@@ -33,7 +32,7 @@ from tests.tamper.kit import (
 ROOT = Path(__file__).parents[4]
 PEAK = """
 import sys
-from app.evidence.verify import main
+from app.evidence.verifier.verify import main
 status = main(sys.argv[1:])
 # Not getrusage: its maximum is inherited from the process that started this one.
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0], file=sys.stderr)
@@ -221,7 +220,7 @@ def test_large_files_are_digested_as_a_whole_when_that_is_asked_for(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By default small ones are; --whole does it for all, --quick for none, and they exclude each other."""
-    monkeypatch.setattr(verify, "Inputs", partial(Inputs, whole_up_to=100))
+    monkeypatch.setattr(verify, "WHOLE_UP_TO", 100)
     note = "its SHA-256 as a whole"
     for options, noted in (((), True), (("--whole",), False), (("--quick",), True)):
         assert run(world, "--base", world.base, *options) == 0
