@@ -5,7 +5,7 @@ import threading
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from app.cli.errors import told
+from app.cli.errors import exit_with_message
 from app.db import Database
 from app.http.telemetry import configure_logs
 from app.settings import Settings
@@ -15,7 +15,7 @@ from worker.tasks import make_worker
 
 def main() -> None:
     configure_logs()
-    with told():
+    with exit_with_message():
         worker = make_worker(Settings())
         _expect_tables(worker.runner.db)
     # Importing torch takes seconds; the first job waits for what is left of them.

@@ -16,7 +16,7 @@ _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def exit_with_message() -> Iterator[None]:
     """Around a whole command."""
     try:
         yield

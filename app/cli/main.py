@@ -24,9 +24,9 @@ def main() -> None:
 
         print(f"permafrost {__version__}")
         return
-    from app.cli.errors import told
+    from app.cli.errors import exit_with_message
 
-    with told():
+    with exit_with_message():
         make_app()()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.files.lines import Problem, kind_of, nearest
+from app.files.lines import LineProblem, kind_of, nearest
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_LABELS = 10_000
@@ -32,7 +32,7 @@ SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
 
 
 @dataclass
-class Reader:
+class ExampleReader:
     """Turns records of one file into examples; remembers what must be the same in all of them."""
 
     task: str
@@ -40,7 +40,7 @@ class Reader:
     features: tuple[str, ...] = ()  # columns of a table, () when a record holds `x` and `y` itself
     target: tuple[str, ...] = ()
     text_numbers: bool = False  # CSV: numbers come as text
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[LineProblem] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     first_line: dict[str, int] = field(default_factory=dict)
     whole_labels: bool | None = None  # every label so far is an integer / a string
@@ -338,19 +338,19 @@ class Reader:
         return number
 
     def _note(self, name: str | None, code: str, message: str) -> None:
-        self.problems.append(Problem(self._line, name, code, message))
+        self.problems.append(LineProblem(self._line, name, code, message))
 
 
-_TASKS: dict[str, Callable[[Reader, Mapping[str, Any]], dict[str, Any]]] = {
-    "causal-lm": Reader._causal,
-    "text-classification": Reader._text_label,
-    "text-regression": Reader._text_label,
-    "token-classification": Reader._tokens,
-    "pairs": Reader._texts,
-    "preference": Reader._preference,
-    "image-classification": Reader._image,
-    "tabular-regression": Reader._tabular,
-    "tabular-classification": Reader._tabular,
+_TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] = {
+    "causal-lm": ExampleReader._causal,
+    "text-classification": ExampleReader._text_label,
+    "text-regression": ExampleReader._text_label,
+    "token-classification": ExampleReader._tokens,
+    "pairs": ExampleReader._texts,
+    "preference": ExampleReader._preference,
+    "image-classification": ExampleReader._image,
+    "tabular-regression": ExampleReader._tabular,
+    "tabular-classification": ExampleReader._tabular,
 }
 
 

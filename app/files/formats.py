@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import DataError
-from app.files.examples import SHAPES, Reader
-from app.files.lines import CsvFile, ParquetFile, Problem, Record, nearest, read_jsonl
+from app.files.examples import SHAPES, ExampleReader
+from app.files.lines import CsvFile, LineProblem, ParquetFile, Record, nearest, read_jsonl
 
 FORMATS = ("jsonl", "csv", "parquet")
 TASKS = tuple(SHAPES)
@@ -84,16 +84,18 @@ def infer_task(path: Path, format: str) -> str:
     """The task that the fields of the first examples speak of; a number as `label` means regression."""
     source = _source(path, format)
     items = [*source.header_problems, *islice(source.records(), 100)]
-    records = [item[1] for item in items if not isinstance(item, Problem)]
+    records = [item[1] for item in items if not isinstance(item, LineProblem)]
     if not records:
-        nothing = Problem(None, None, "empty_file", "the file holds no example")
-        raise _Problems.of([item for item in items if isinstance(item, Problem)] or [nothing]).error("training_file")
+        nothing = LineProblem(None, None, "empty_file", "the file holds no example")
+        raise _ProblemList.of([item for item in items if isinstance(item, LineProblem)] or [nothing]).error(
+            "training_file"
+        )
     fields = {key for record in records for key, value in record.items() if value is not None}
     for task, shapes in SHAPES.items():
         for required, _ in shapes:
             if set(required) <= fields and _fits(task, records, text_numbers=format == "csv"):
                 return task
-    raise refusal([Problem(1, None, "unknown_shape", _no_task(fields))], param="training_file")
+    raise refusal([LineProblem(1, None, "unknown_shape", _no_task(fields))], param="training_file")
 
 
 def _no_task(fields: Set[str]) -> str:
@@ -112,7 +114,7 @@ def _no_task(fields: Set[str]) -> str:
 def holds_images(path: Path, format: str) -> bool:
     """Whether the first example has the fields of image classification."""
     source = _source(path, format)
-    first = next((item for item in source.records() if not isinstance(item, Problem)), None)
+    first = next((item for item in source.records() if not isinstance(item, LineProblem)), None)
     return first is not None and set(SHAPES["image-classification"][0][0]) <= set(first[1])
 
 
@@ -152,11 +154,11 @@ def validate(
 
     `labels` is the map that labels must come from. A `held_out` file may hold one example, and a label once.
     """
-    problems = _Problems(max_problems)
+    problems = _ProblemList(max_problems)
     reader, items = _open(path, format, task, columns, labels)
     examples = 0
     for item in items:
-        if isinstance(item, Problem):
+        if isinstance(item, LineProblem):
             problems.add(item)
             continue
         examples += reader.read(*item) is not None
@@ -191,7 +193,7 @@ def read(
     """
     reader, items = _open(path, format, task, columns, labels)
     for item in items:
-        if isinstance(item, Problem):
+        if isinstance(item, LineProblem):
             raise refusal([item], param=param)
         example = reader.read(*item)
         if example is None:
@@ -199,14 +201,14 @@ def read(
         yield item[0], example
 
 
-def refusal(problems: Sequence[Problem], *, param: str) -> DataError:
+def refusal(problems: Sequence[LineProblem], *, param: str) -> DataError:
     """One error for problems of a file that were found outside of here."""
-    return _Problems.of(problems).error(param)
+    return _ProblemList.of(problems).error(param)
 
 
 def _open(
     path: Path, format: str, task: str, columns: Columns, labels: Sequence[str] | None
-) -> tuple[Reader, Iterator[Record | Problem]]:
+) -> tuple[ExampleReader, Iterator[Record | LineProblem]]:
     if task not in SHAPES:
         raise DataError(f"unknown task '{task}'{nearest(task, TASKS)}; there are {', '.join(TASKS)}", param="task")
     source = _source(path, format)
@@ -216,7 +218,9 @@ def _open(
         columns = Columns()
     elif not problems:
         columns, problems = _chosen(source.columns, columns, task)
-    reader = Reader(task, labels=labels, features=columns.features, target=columns.target, text_numbers=format == "csv")
+    reader = ExampleReader(
+        task, labels=labels, features=columns.features, target=columns.target, text_numbers=format == "csv"
+    )
     if problems:
         return reader, iter(problems)
     if isinstance(source, ParquetFile) and columns.features:
@@ -230,16 +234,16 @@ class _JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.columns: list[str] = []
-        self.header_problems: list[Problem] = []
+        self.header_problems: list[LineProblem] = []
 
-    def records(self) -> Iterator[Record | Problem]:
+    def records(self) -> Iterator[Record | LineProblem]:
         return read_jsonl(self._path)
 
 
 def _source(path: Path, format: str) -> _JsonLines | CsvFile | ParquetFile:
     if not path.stat().st_size:
         source = _JsonLines(path)
-        source.header_problems = [Problem(None, None, "empty_file", "the file is empty")]
+        source.header_problems = [LineProblem(None, None, "empty_file", "the file is empty")]
         return source
     if format == "jsonl":
         return _JsonLines(path)
@@ -250,14 +254,14 @@ def _source(path: Path, format: str) -> _JsonLines | CsvFile | ParquetFile:
     raise DataError(f"unknown format '{format}'; there are {', '.join(FORMATS)}", param="data.format")
 
 
-def _unused_columns(format: str, task: str, columns: Columns) -> list[Problem]:
+def _unused_columns(format: str, task: str, columns: Columns) -> list[LineProblem]:
     if not columns.features and not columns.target:
         return []
     why = "a JSONL example holds 'x' and 'y' itself" if format == "jsonl" else f"{task} has fields of its own"
-    return [Problem(None, None, "unused_columns", f"'data' names columns, and {why}; leave 'data' out")]
+    return [LineProblem(None, None, "unused_columns", f"'data' names columns, and {why}; leave 'data' out")]
 
 
-def _missing_columns(source: _JsonLines | CsvFile | ParquetFile, task: str) -> list[Problem]:
+def _missing_columns(source: _JsonLines | CsvFile | ParquetFile, task: str) -> list[LineProblem]:
     """One problem for the header instead of one for every row."""
     if isinstance(source, _JsonLines):
         return []
@@ -269,51 +273,53 @@ def _missing_columns(source: _JsonLines | CsvFile | ParquetFile, task: str) -> l
     return [_no_column(name, source.columns) for name in required if name not in source.columns]
 
 
-def _unknown_column(name: str, task: str, known: tuple[str, ...]) -> Problem:
-    return Problem(1, name, "unknown_field", f"'{name}' is not a column of {task}, which has {', '.join(known)}")
+def _unknown_column(name: str, task: str, known: tuple[str, ...]) -> LineProblem:
+    return LineProblem(1, name, "unknown_field", f"'{name}' is not a column of {task}, which has {', '.join(known)}")
 
 
-def _no_column(name: str, there: Sequence[str]) -> Problem:
+def _no_column(name: str, there: Sequence[str]) -> LineProblem:
     some = ", ".join(f"'{column}'" for column in there[:20]) + (" and more" if len(there) > 20 else "")
     hint = _SEPARATED if len(there) == 1 and any(mark in there[0] for mark in ";\t|") else ""
-    return Problem(1, name, "missing_column", f"no column '{name}'{nearest(name, there)}; there are {some}{hint}")
+    return LineProblem(1, name, "missing_column", f"no column '{name}'{nearest(name, there)}; there are {some}{hint}")
 
 
-def _chosen(there: Sequence[str], columns: Columns, task: str) -> tuple[Columns, list[Problem]]:
+def _chosen(there: Sequence[str], columns: Columns, task: str) -> tuple[Columns, list[LineProblem]]:
     """The columns of a table: those named, else the last as target and all others as features."""
     target = columns.target or tuple(there[-1:])
     features = columns.features or tuple(name for name in there if name not in target)
     problems = [_no_column(name, there) for name in (*features, *target) if name not in there]
     names = [*features, *target]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    problems += [Problem(None, name, "duplicate_column", f"'data' names the column '{name}' twice") for name in twice]
+    problems += [
+        LineProblem(None, name, "duplicate_column", f"'data' names the column '{name}' twice") for name in twice
+    ]
     if not features:
-        problems.append(Problem(1, None, "missing_column", "a table needs a feature column beside its target"))
+        problems.append(LineProblem(1, None, "missing_column", "a table needs a feature column beside its target"))
     if task == "tabular-classification" and len(target) != 1:
-        problems.append(Problem(None, None, "too_many_targets", f"{task} has one target column, not {len(target)}"))
+        problems.append(LineProblem(None, None, "too_many_targets", f"{task} has one target column, not {len(target)}"))
     return Columns(features, target), problems
 
 
-def _of_the_whole(task: str, reader: Reader, examples: int, held_out: bool) -> Iterator[Problem]:
+def _of_the_whole(task: str, reader: ExampleReader, examples: int, held_out: bool) -> Iterator[LineProblem]:
     """What only the whole file can get wrong."""
     least = 1 if held_out else 2
     if not examples:
-        yield Problem(None, None, "empty_file", "the file holds no example")
+        yield LineProblem(None, None, "empty_file", "the file holds no example")
         return
     if examples < least:
-        yield Problem(None, None, "too_few_examples", f"the file holds {examples} example; training needs {least}")
+        yield LineProblem(None, None, "too_few_examples", f"the file holds {examples} example; training needs {least}")
     if held_out or task not in CLASSES:
         return
     if len(reader.seen) < 2:
         name = next(iter(reader.seen), "")
-        yield Problem(None, None, "too_few_labels", f"every label is '{name}'; a classification needs at least two")
+        yield LineProblem(None, None, "too_few_labels", f"every label is '{name}'; a classification needs at least two")
     if task == "token-classification":  # a rare tag is ordinary; a rare class is a mistake
         return
     field = next(iter(reader.target), "y" if task in TABULAR else "label")
     for label, count in reader.seen.items():
         if count == 1:
             message = f"the label '{label:.60}' is seen once; each label needs at least two examples"
-            yield Problem(reader.first_line[label], field, "label_seen_once", message)
+            yield LineProblem(reader.first_line[label], field, "label_seen_once", message)
 
 
 def _ordered(labels: Mapping[str, int]) -> tuple[str, ...]:
@@ -323,27 +329,27 @@ def _ordered(labels: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(sorted(labels))
 
 
-class _Problems:
+class _ProblemList:
     """The first problems, and how many there were."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.total = 0
-        self.first: list[Problem] = []
+        self.first: list[LineProblem] = []
 
     @classmethod
-    def of(cls, problems: Sequence[Problem]) -> "_Problems":
+    def of(cls, problems: Sequence[LineProblem]) -> "_ProblemList":
         found = cls(100)
         for problem in problems:
             found.add(problem)
         return found
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: LineProblem) -> None:
         self.total += 1
         if len(self.first) < self.most:
             self.first.append(problem)
 
-    def take(self, reader: Reader) -> None:
+    def take(self, reader: ExampleReader) -> None:
         for problem in reader.problems:
             self.add(problem)
         reader.problems.clear()

@@ -18,7 +18,7 @@ _SPREAD = ("[", "{", "[{")  # how pretty-printed JSON begins
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class LineProblem:
     """What is wrong, where, and what would work. `line` counts from 1; in Parquet it is the row."""
 
     line: int | None
@@ -33,32 +33,34 @@ class Problem:
 Record = tuple[int, Mapping[str, Any]]
 
 
-def read_jsonl(path: Path) -> Iterator[Record | Problem]:
+def read_jsonl(path: Path) -> Iterator[Record | LineProblem]:
     """One object per line; blank lines are passed over."""
     for line in _text_lines(path):
-        if isinstance(line, Problem):
+        if isinstance(line, LineProblem):
             yield line
         elif line[1].strip() in _SPREAD and line[0] == 1:
-            yield Problem(1, None, "not_json", "one JSON value is spread over many lines; write one object per line")
+            yield LineProblem(
+                1, None, "not_json", "one JSON value is spread over many lines; write one object per line"
+            )
             return
         elif line[1].strip():
             yield _json_record(*line)
 
 
-def _json_record(number: int, text: str) -> Record | Problem:
+def _json_record(number: int, text: str) -> Record | LineProblem:
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except _DuplicateKeyError as error:
-        return Problem(number, str(error), "duplicate_key", f"the key '{error}' stands twice in one object")
+        return LineProblem(number, str(error), "duplicate_key", f"the key '{error}' stands twice in one object")
     except RecursionError:
-        return Problem(number, None, "too_deep", "is nested too deeply; an example is flat")
+        return LineProblem(number, None, "too_deep", "is nested too deeply; an example is flat")
     except json.JSONDecodeError as error:
-        return Problem(number, None, "not_json", f"is not JSON: {error.msg} at character {error.colno}")
+        return LineProblem(number, None, "not_json", f"is not JSON: {error.msg} at character {error.colno}")
     except ValueError:  # an integer of thousands of digits
-        return Problem(number, None, "not_json", "holds a number with too many digits")
+        return LineProblem(number, None, "not_json", "holds a number with too many digits")
     if not isinstance(value, dict):
         advice = "write one object per line, without an array around them"
-        return Problem(number, None, "not_an_object", f"is {kind_of(value)}, not an object; {advice}")
+        return LineProblem(number, None, "not_an_object", f"is {kind_of(value)}, not an object; {advice}")
     return number, value
 
 
@@ -78,15 +80,15 @@ class CsvFile:
     """A CSV file with a header: `columns` first, then `records`."""
 
     def __init__(self, path: Path) -> None:
-        self._problems: list[Problem] = []
+        self._problems: list[LineProblem] = []
         self._line = 0  # read last
         self._start: int | None = None  # where the row that is being read begins
         self._rows = csv.reader(self._texts(path), strict=True)
         self.columns: list[str] = []
-        self.header_problems: list[Problem] = []
+        self.header_problems: list[LineProblem] = []
         self._read_header()
 
-    def records(self) -> Iterator[Record | Problem]:
+    def records(self) -> Iterator[Record | LineProblem]:
         if not self.columns:
             return
         while True:
@@ -95,7 +97,7 @@ class CsvFile:
                 row = next(self._rows, None)
             except csv.Error as error:
                 yield from self._drain()
-                yield Problem(self._start or self._line, None, "not_csv", _not_csv(error))
+                yield LineProblem(self._start or self._line, None, "not_csv", _not_csv(error))
                 return
             yield from self._drain()
             if row is None:
@@ -105,18 +107,18 @@ class CsvFile:
                 yield line, dict(zip(self.columns, row, strict=True))
             elif row:
                 there = f"has {_counted(len(row), 'value')}; the header names {_counted(len(self.columns), 'column')}"
-                yield Problem(line, None, "ragged_row", f"{there} (a value with a comma needs quotes)")
+                yield LineProblem(line, None, "ragged_row", f"{there} (a value with a comma needs quotes)")
 
     def _texts(self, path: Path) -> Iterator[str]:
         for line in _text_lines(path):
-            if isinstance(line, Problem):
+            if isinstance(line, LineProblem):
                 self._problems.append(line)
             else:
                 self._line = line[0]
                 self._start = self._start or self._line
                 yield line[1] + "\n"
 
-    def _drain(self) -> list[Problem]:
+    def _drain(self) -> list[LineProblem]:
         found, self._problems = self._problems, []
         return found
 
@@ -125,16 +127,16 @@ class CsvFile:
             header = next((row for row in self._rows if row), [])
         except csv.Error as error:
             header = []
-            self._problems.append(Problem(self._line, None, "not_csv", _not_csv(error)))
+            self._problems.append(LineProblem(self._line, None, "not_csv", _not_csv(error)))
         self.header_problems = self._drain()
         columns = [name.strip() for name in header]
         for name in dict.fromkeys(columns):
             if not name:
                 message = "the header has an empty column name; name every column"
-                self.header_problems.append(Problem(self._line, None, "empty_column", message))
+                self.header_problems.append(LineProblem(self._line, None, "empty_column", message))
             elif columns.count(name) > 1:
                 message = f"the header names the column '{name}' {columns.count(name)} times; each needs its own name"
-                self.header_problems.append(Problem(self._line, name, "duplicate_column", message))
+                self.header_problems.append(LineProblem(self._line, name, "duplicate_column", message))
         if not self.header_problems:
             self.columns = columns
 
@@ -161,22 +163,24 @@ class ParquetFile:
 
         self._errors = (pa.ArrowException, OSError)
         self.columns: list[str] = []
-        self.header_problems: list[Problem] = []
+        self.header_problems: list[LineProblem] = []
         try:
             self._file = pq.ParquetFile(path)
         except self._errors as error:
-            self.header_problems = [Problem(None, None, "not_parquet", f"is not a Parquet file: {_first_line(error)}")]
+            self.header_problems = [
+                LineProblem(None, None, "not_parquet", f"is not a Parquet file: {_first_line(error)}")
+            ]
             return
         self.header_problems = list(_bombs(self._file.metadata))
         columns = [str(name) for name in self._file.schema_arrow.names]
         for name in dict.fromkeys(columns):
             if columns.count(name) > 1:
                 message = f"the file has {columns.count(name)} columns called '{name}'"
-                self.header_problems.append(Problem(None, name, "duplicate_column", message))
+                self.header_problems.append(LineProblem(None, name, "duplicate_column", message))
         if not self.header_problems:
             self.columns = columns
 
-    def records(self, columns: Iterable[str] | None = None) -> Iterator[Record | Problem]:
+    def records(self, columns: Iterable[str] | None = None) -> Iterator[Record | LineProblem]:
         if not self.columns:
             return
         wanted = self.columns if columns is None else [name for name in self.columns if name in set(columns)]
@@ -188,10 +192,10 @@ class ParquetFile:
                     number += 1
                     yield number, row
         except self._errors as error:
-            yield Problem(number + 1, None, "not_parquet", f"cannot be read: {_first_line(error)}")
+            yield LineProblem(number + 1, None, "not_parquet", f"cannot be read: {_first_line(error)}")
 
 
-def _bombs(metadata: Any) -> Iterator[Problem]:
+def _bombs(metadata: Any) -> Iterator[LineProblem]:
     """Row groups that would unpack to far more than they are: a batch of theirs may not fit into memory."""
     for at in range(metadata.num_row_groups):
         group = metadata.row_group(at)
@@ -203,16 +207,16 @@ def _bombs(metadata: Any) -> Iterator[Problem]:
                 f"row group {at + 1} has {packed:,} bytes and would unpack to {unpacked:,}; write the file with less "
                 f"compression ({PARQUET_RATIO} times at most beyond {PARQUET_FREE:,} bytes)"
             )
-            yield Problem(None, None, "decompression_bomb", message)
+            yield LineProblem(None, None, "decompression_bomb", message)
             return
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str] | Problem]:
-    """(line number, text without its end) in constant memory; a line that cannot be text is a Problem."""
+def _text_lines(path: Path) -> Iterator[tuple[int, str] | LineProblem]:
+    """(line number, text without its end) in constant memory; a line that cannot be text is a LineProblem."""
     offset = 0
     with path.open("rb") as file:
         if _is_utf16(file.read(4)):
-            yield Problem(1, None, "not_utf8", "the file is UTF-16; save it as UTF-8")
+            yield LineProblem(1, None, "not_utf8", "the file is UTF-16; save it as UTF-8")
             return
         file.seek(0)
         for number in range(1, 2**63):
@@ -225,7 +229,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str] | Problem]:
                     length += len(more)
                 length += len(more)
                 message = f"has {length:,} bytes; a line has at most {MAX_LINE:,} (Parquet has no such limit)"
-                yield Problem(number, None, "line_too_long", message)
+                yield LineProblem(number, None, "line_too_long", message)
             else:
                 yield _text_line(number, line, offset)
             offset += length
@@ -238,11 +242,11 @@ def _is_utf16(head: bytes) -> bool:
     )
 
 
-def _text_line(number: int, line: bytes, offset: int) -> tuple[int, str] | Problem:
+def _text_line(number: int, line: bytes, offset: int) -> tuple[int, str] | LineProblem:
     start = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
     if b"\0" in line:
         at = line.index(b"\0")
-        return Problem(number, None, "nul_byte", f"holds a NUL byte at offset {offset + at} of the file; remove it")
+        return LineProblem(number, None, "nul_byte", f"holds a NUL byte at offset {offset + at} of the file; remove it")
     try:
         return number, line[start:].decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -250,7 +254,7 @@ def _text_line(number: int, line: bytes, offset: int) -> tuple[int, str] | Probl
         message = (
             f"byte 0x{line[start + error.start]:02x} at offset {at} of the file is not UTF-8; save the file as UTF-8"
         )
-        return Problem(number, None, "not_utf8", message)
+        return LineProblem(number, None, "not_utf8", message)
 
 
 def kind_of(value: Any) -> str:

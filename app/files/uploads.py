@@ -34,7 +34,7 @@ async def receive(content_type: str, body: AsyncIterator[bytes], storage: Storag
     incoming = storage.writer()
     writer = await run_in_threadpool(incoming.__enter__)
     try:
-        form = Form(boundary, writer, limit=limit)
+        form = MultipartForm(boundary, writer, limit=limit)
         pending = bytearray()
         async for chunk in body:
             pending += chunk
@@ -51,13 +51,13 @@ async def receive(content_type: str, body: AsyncIterator[bytes], storage: Storag
 
 
 @dataclass(slots=True)
-class _Part:
+class _FormPart:
     name: str = ""
     filename: str | None = None
     data: bytearray = field(default_factory=bytearray)
 
 
-class Form:
+class MultipartForm:
     """Takes a multipart body in pieces of any size; file bytes go to `writer`, small fields are kept."""
 
     def __init__(self, boundary: bytes, writer: Writer, *, limit: int) -> None:
@@ -67,7 +67,7 @@ class Form:
         self._complete = False
         self._writer = writer
         self._limit = limit
-        self._part = _Part()
+        self._part = _FormPart()
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._parser = MultipartParser(
@@ -101,7 +101,7 @@ class Form:
             raise InvalidRequest(f"{self.filename!r} is empty", param="file", code="empty_file")
 
     def _begin(self) -> None:
-        self._part = _Part()
+        self._part = _FormPart()
 
     def _on_header_name(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]

@@ -15,7 +15,7 @@ from app.freeze.schemas import FreezePolicy, json_schema
 from app.http.dependencies import Config, Db
 from app.jobs.answers import FreezePlanCounts
 from app.jobs.requests.model_spec import ModelField, Task
-from app.models.catalog import Chosen, choose, kindred
+from app.models.catalog import ChosenModel, choose, similar_tensors
 from app.models.manifest import Manifest
 from app.openapi.prose import ERRORS
 from app.openapi.requests import PREVIEW_EXAMPLES
@@ -76,7 +76,7 @@ def preview_policy(
         chosen = choose(session, settings, who.project, model)
         known = chosen.manifest_for(wanted.task)
         if known is None and (task := wanted.task or chosen.spec.get("task")):
-            similar = kindred(session, who.project, chosen, task)
+            similar = similar_tensors(session, who.project, chosen, task)
             known = Manifest(similar) if similar else None
     if known is None:
         raise _unknown(chosen)
@@ -104,7 +104,7 @@ def _start(plan: FreezePlan, after: str | None) -> int:
     raise InvalidRequest(f"no tensor {after!r} in this plan", param="after", code="invalid_cursor")
 
 
-def _unknown(chosen: Chosen) -> InvalidRequest:
+def _unknown(chosen: ChosenModel) -> InvalidRequest:
     message = f"the tensors of {chosen.name!r} are not known"
     if chosen.stored is None and not chosen.spec.get("adapter"):
         message += ": register it with POST /v1/models; a worker then reads it, once"

@@ -30,12 +30,12 @@ _TASK_OF_CLASS: Final = {
     "ForImageClassification": "image-classification",
 }
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_MANIFESTS: Final = manifest.Recent()
+_MANIFESTS: Final = manifest.ManifestCache()
 _OUR_ARCHITECTURES: Final = ("affine", "convnet", "mlp")
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenModel:
     """The model of a job: its name, how to load it, the row that it is known by, and its tensors where known.
 
     Another task puts another head on a model: where its tensors were written down once only, they are those for
@@ -63,7 +63,7 @@ class Chosen:
         return found.tensors if found and not found.open_head else None
 
 
-def kindred(session: Session, project: str, chosen: Chosen, task: str) -> list[TensorInfo] | None:
+def similar_tensors(session: Session, project: str, chosen: ChosenModel, task: str) -> list[TensorInfo] | None:
     """The model's tensors, or those of another from the same folder, for a task: same names, if maybe another head."""
     if chosen.spec["type"] != "transformers" or not _as_described(chosen.spec):
         return None
@@ -97,7 +97,7 @@ def find_model(
     return row
 
 
-def choose(session: Session, settings: Settings, project: str, wanted: str | Mapping[str, Any]) -> Chosen:
+def choose(session: Session, settings: Settings, project: str, wanted: str | Mapping[str, Any]) -> ChosenModel:
     """What a request's `model` stands for. Raises ModelError, with the nearest names, where it stands for nothing."""
     if isinstance(wanted, str):
         return _by_id(session, settings, project, wanted)
@@ -149,12 +149,12 @@ def layout(row: Model, file: str) -> Layout:
     return compose(slices, {"format": "pt"})
 
 
-def _by_id(session: Session, settings: Settings, project: str, model_id: str) -> Chosen:
+def _by_id(session: Session, settings: Settings, project: str, model_id: str) -> ChosenModel:
     row = session.scalar(visible(project).where(Model.id == model_id))
     if row is not None:
         return _registered(row)
     if any(folder.name == model_id for folder in folders(settings)):
-        return Chosen(model_id, {"type": "transformers", "path": model_id})
+        return ChosenModel(model_id, {"type": "transformers", "path": model_id})
     known = [
         *session.scalars(visible(project).with_only_columns(Model.id)),
         *(folder.name for folder in folders(settings)),
@@ -165,29 +165,29 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
     raise ModelError(f"no model is called {model_id!r}{hint}", param="model", code="model_not_found")
 
 
-def _registered(row: Model) -> Chosen:
+def _registered(row: Model) -> ChosenModel:
     if row.status == "dropped":
         raise ModelError(f"model {row.id} is gone: {row.error}", param="model", code="model_gone")
     if row.status == "failed":
         raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
     if adapter := row.spec.get("adapter"):  # trained on, over the same base
-        return Chosen(row.id, {**row.spec, "adapter": {**adapter, "start": row.id}}, base_id=row.base_id)
+        return ChosenModel(row.id, {**row.spec, "adapter": {**adapter, "start": row.id}}, base_id=row.base_id)
     task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"
     stored = _MANIFESTS.get((row.id, row.created_at), lambda: row.manifest)
-    return Chosen(row.id, dict(row.spec), base_id=row.id, stored=stored, described_for=task)
+    return ChosenModel(row.id, dict(row.spec), base_id=row.id, stored=stored, described_for=task)
 
 
-def _transformers(session: Session, settings: Settings, project: str, wanted: Mapping[str, Any]) -> Chosen:
+def _transformers(session: Session, settings: Settings, project: str, wanted: Mapping[str, Any]) -> ChosenModel:
     if is_hub_spec(wanted):
         return _of_hub(session, project, wanted)
     name = wanted["path"]
     row = session.scalar(visible(project).where(Model.id == name, Model.kind == "base"))
     if row is None:
         folder_of(settings, name, param="model.path")
-        return Chosen(name, dict(wanted))
+        return ChosenModel(name, dict(wanted))
     known = _registered(row)
     stored = known.stored if _as_described(wanted) else None
-    return Chosen(name, {**row.spec, **wanted}, base_id=row.id, stored=stored, described_for=known.described_for)
+    return ChosenModel(name, {**row.spec, **wanted}, base_id=row.id, stored=stored, described_for=known.described_for)
 
 
 def is_hub_spec(spec: Mapping[str, Any]) -> bool:
@@ -200,7 +200,7 @@ def _as_described(spec: Mapping[str, Any]) -> bool:
     return not spec.get("adapter") and not spec.get("new_tokens")
 
 
-def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> Chosen:
+def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> ChosenModel:
     """A worker fetches what is not here yet: the API reaches out to nobody."""
     if not _HUB_ID.fullmatch(wanted["path"]):
         message = f"{wanted['path']!r} is neither the name of a model folder nor `owner/name` on a hub"
@@ -209,19 +209,19 @@ def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> Chosen
     spec = {**wanted, "revision": revision}
     row = session.scalar(visible(project).where(Model.id == f"{wanted['path']}@{revision}", Model.kind == "base"))
     if row is None:
-        return Chosen(wanted["path"], spec)
+        return ChosenModel(wanted["path"], spec)
     known = _registered(row)
     stored = known.stored if _as_described(wanted) else None
-    return Chosen(row.id, {**row.spec, **spec}, base_id=row.id, stored=stored, described_for=known.described_for)
+    return ChosenModel(row.id, {**row.spec, **spec}, base_id=row.id, stored=stored, described_for=known.described_for)
 
 
-def _torch(settings: Settings, wanted: Mapping[str, Any]) -> Chosen:
+def _torch(settings: Settings, wanted: Mapping[str, Any]) -> ChosenModel:
     name, kwargs = wanted["architecture"], wanted.get("kwargs") or {}
     known = sorted({*_OUR_ARCHITECTURES, *(each.name for each in entry_points(group="permafrost.architectures"))})
     if name not in known and settings.embedded:  # elsewhere the workers may have packages that this process has not
         message = f"no architecture is called {name!r}{_nearest(name, known)}"
         raise ModelError(message, param="model.architecture", code="unknown_architecture")
-    return Chosen(name, dict(wanted), stored=_affine(kwargs) if name == "affine" else None)
+    return ChosenModel(name, dict(wanted), stored=_affine(kwargs) if name == "affine" else None)
 
 
 def _affine(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from app.models.tables import Model
 from app.storage.blobs import Storage
 
 
-class Blobs:
+class OpenBlobs:
     """Blobs that stay open until the block ends, each opened when it is first read."""
 
     def __init__(self, storage: Storage) -> None:
@@ -26,7 +26,7 @@ class Blobs:
         self._open: dict[str, BinaryIO] = {}
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Blobs":
+    def __enter__(self) -> "OpenBlobs":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,10 +43,10 @@ class Blobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BlobSlice:
     """A tensor inside a blob."""
 
-    blobs: Blobs
+    blobs: OpenBlobs
     key: str
     offset: int
 
@@ -60,7 +60,7 @@ class Comparison:
 
     base: Model
     result: Model
-    blobs: Blobs
+    blobs: OpenBlobs
     plan: FreezePlan | None
 
     def written(self, *, statistics: bool, everything: bool) -> Iterator[str]:
@@ -91,7 +91,7 @@ class Comparison:
 
 def prepare(storage: Storage, base: Model, result: Model, policy: Policy | None) -> Comparison:
     """Everything that can be wrong is found here, before the answer begins."""
-    blobs = Blobs(storage)
+    blobs = OpenBlobs(storage)
     for row in (base, result):
         if row.status == "failed" or not row.tensors:
             raise Conflict(f"the tensors of model {row.id} are not known (it is {row.status})", code="model_not_read")
@@ -103,14 +103,14 @@ def prepare(storage: Storage, base: Model, result: Model, policy: Policy | None)
     return Comparison(base, result, blobs, plan)
 
 
-def tensors_of(row: Model, blobs: Blobs) -> dict[str, Stored]:
+def tensors_of(row: Model, blobs: OpenBlobs) -> dict[str, Stored]:
     return {
         each["name"]: Stored(
             name=each["name"],
             dtype=each["dtype"],
             shape=tuple(each["shape"]),
             nbytes=each["nbytes"],
-            source=Part(blobs, each["blob"], each["offset"]),
+            source=BlobSlice(blobs, each["blob"], each["offset"]),
             sha256=each["sha256"],
         )
         for each in row.tensors

@@ -27,7 +27,7 @@ class Manifest:
     open_head: bool = False  # a new head, of which nobody has said how many classes it has
 
 
-class Recent:
+class ManifestCache:
     """Manifests that were read lately: one never changes once it is written, and reading one is half of a preview."""
 
     def __init__(self, *, rows: int = 50_000) -> None:

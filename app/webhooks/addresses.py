@@ -38,7 +38,7 @@ _TRANSLATED: Final = ipaddress.IPv6Network("::ffff:0:0:0/96")
 _MOST_CHARACTERS: Final = 2048
 
 
-class Refused(Exception):
+class AddressRefused(Exception):
     """This address is not one that webhooks may be sent to. Says no more: what is where is nobody's business."""
 
 
@@ -70,12 +70,12 @@ class Reach:
         return cls(tuple(ipaddress.ip_network(each.strip()) for each in text.split(",") if each.strip()))
 
     def check(self, address: str, *, secure: bool) -> None:
-        """Raises Refused. Without TLS only what the operator named is within reach."""
+        """Raises AddressRefused. Without TLS only what the operator named is within reach."""
         inner = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
         if _within(inner, _NEVER):
-            raise Refused
+            raise AddressRefused
         if not (_within(inner, self.allowed) or (secure and _public(inner))):
-            raise Refused
+            raise AddressRefused
 
     def choose(self, target: Target, resolve: Resolve) -> str:
         """The address to connect to, looked up once. One bad address among several condemns the name."""

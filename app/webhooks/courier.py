@@ -12,8 +12,8 @@ from app.errors import PermafrostError
 from app.settings import Settings
 from app.webhooks import deliveries, signing
 from app.webhooks.addresses import Reach
-from app.webhooks.deliveries import Claim
-from app.webhooks.sender import Answer, Sender
+from app.webhooks.deliveries import DueDelivery
+from app.webhooks.sender import PostResult, Sender
 from app.webhooks.vault import Vault, secrets_of
 
 log = structlog.get_logger("app.webhooks")
@@ -48,8 +48,8 @@ class Courier:
     def round(self) -> int:
         """Sends all that is due, one after the other, and returns how many there were."""
         count = 0
-        while (claimed := self._claim()) is not None:
-            self._deliver(claimed)
+        while (due := self._take_due()) is not None:
+            self._deliver(due)
             count += 1
         return count
 
@@ -58,56 +58,56 @@ class Courier:
         with ThreadPoolExecutor(_SENDERS, thread_name_prefix="courier") as pool:
             while not self._closed.is_set():
                 self._free.acquire()
-                claimed = None
+                due = None
                 try:
-                    claimed = self._claim()
+                    due = self._take_due()
                     if time.monotonic() - forgot > _FORGET_SECONDS:
                         forgot = time.monotonic()
                         deliveries.forget_old(self._db)
                 except Exception as error:  # a database that is away for a while loses no delivery
                     log.warning("cannot look for webhooks", error=f"{type(error).__name__}: {error}")
-                if claimed is None:
+                if due is None:
                     self._free.release()
                     self._closed.wait(self._pause)
                 else:
-                    pool.submit(self._send, claimed)
+                    pool.submit(self._send, due)
 
-    def _send(self, claimed: Claim) -> None:
+    def _send(self, due: DueDelivery) -> None:
         try:
-            self._deliver(claimed)
+            self._deliver(due)
         except Exception as error:  # not booked, so its lease runs out and it is sent again
-            log.warning("a webhook was not booked", delivery=claimed.delivery.id, error=str(error))
+            log.warning("a webhook was not booked", delivery=due.delivery.id, error=str(error))
         finally:
             self._free.release()
 
-    def _claim(self) -> Claim | None:
+    def _take_due(self) -> DueDelivery | None:
         if not self._vault.ready():  # no endpoint was ever made, or this machine lacks the key: others may have it
             return None
-        return deliveries.claim(self._db)
+        return deliveries.take_due(self._db)
 
-    def _deliver(self, claimed: Claim) -> None:
+    def _deliver(self, due: DueDelivery) -> None:
         try:
-            answer = post(self._sender, self._vault, claimed)
+            answer = post(self._sender, self._vault, due)
         except PermafrostError as error:
-            answer = Answer(0.0, error=error.message)
+            answer = PostResult(0.0, error=error.message)
         if self._closed.is_set() and not answer.ok:
             return
-        booked = deliveries.book(self._db, claimed, answer)
+        booked = deliveries.book(self._db, due, answer)
         log.info(
             "webhook",
-            delivery=claimed.delivery.id,
-            endpoint=claimed.endpoint.id,
-            attempt=claimed.attempt,
+            delivery=due.delivery.id,
+            endpoint=due.endpoint.id,
+            attempt=due.attempt,
             status=answer.status_code,
             error=answer.error,
             booked=booked,
         )
 
 
-def post(sender: Sender, vault: Vault, claimed: Claim) -> Answer:
+def post(sender: Sender, vault: Vault, due: DueDelivery) -> PostResult:
     """Signed with the time of this attempt, so that receivers' clocks do not refuse a late one."""
-    delivery, at = claimed.delivery, claimed.at
-    keys = list(secrets_of(vault, claimed.endpoint, at))
+    delivery, at = due.delivery, due.at
+    keys = list(secrets_of(vault, due.endpoint, at))
     timestamp = int(at.timestamp())
     headers = signing.headers(delivery.payload, event_id=delivery.event_id, timestamp=timestamp, with_secrets=keys)
-    return sender.post(claimed.endpoint.url, headers=headers, body=delivery.payload.encode())
+    return sender.post(due.endpoint.url, headers=headers, body=delivery.payload.encode())

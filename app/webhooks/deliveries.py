@@ -1,4 +1,4 @@
-"""Deliveries by the database: claimed by compare-and-swap for a while, booked by whoever still holds them."""
+"""Webhook deliveries in the database: taken by compare-and-swap with a lease, and completed by the lease holder."""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db import Database, new_id, now
 from app.errors import NotFound
-from app.webhooks.sender import Answer
+from app.webhooks.sender import PostResult
 from app.webhooks.tables import Delivery, Endpoint
 
 #: Seconds between the attempts, as Standard Webhooks has them: ten attempts within three days.
@@ -27,7 +27,7 @@ _KEPT: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class DueDelivery:
     """A delivery to be sent now, with the endpoint as it is. `attempt` is the fencing token."""
 
     delivery: Delivery
@@ -39,7 +39,7 @@ class Claim:
         return self.delivery.attempt
 
 
-def claim(db: Database) -> Claim | None:
+def take_due(db: Database) -> DueDelivery | None:
     """Takes the delivery that is due for longest; None when none is. To one endpoint goes one at a time."""
     with db.read() as session:  # costs no writer's turn while there is nothing to do
         if session.scalar(_due(now(session)).limit(1)) is None:
@@ -55,28 +55,28 @@ def claim(db: Database) -> Claim | None:
         if session.execute(taken.returning(Delivery.id)).scalar_one_or_none() is None:
             return None
         session.refresh(row)
-        return Claim(row, session.get_one(Endpoint, row.endpoint_id), at)
+        return DueDelivery(row, session.get_one(Endpoint, row.endpoint_id), at)
 
 
-def book(db: Database, claimed: Claim, answer: Answer) -> bool:
+def book(db: Database, due: DueDelivery, answer: PostResult) -> bool:
     """Writes down what became of an attempt; False where somebody else has taken the delivery over."""
     with db.write() as session:
         at = now(session)
-        row = session.scalar(select(Delivery).where(*_held(claimed)).with_for_update())
+        row = session.scalar(select(Delivery).where(*_held(due)).with_for_update())
         if row is None:
             return False
-        row.log = [*row.log, _entry(claimed, answer)]
+        row.log = [*row.log, _entry(due, answer)]
         row.lease_until = None
         if answer.ok:
             row.status, row.finished_at = "delivered", at
         elif answer.status_code == GONE:
-            _disable(session, claimed.endpoint.id, at)
-        elif claimed.attempt > len(SCHEDULE):
+            _disable(session, due.endpoint.id, at)
+        elif due.attempt > len(SCHEDULE):
             row.status, row.finished_at = "failed", at
         else:
-            row.due_at = at + timedelta(seconds=SCHEDULE[claimed.attempt - 1] * random.uniform(1, 1 + JITTER))
+            row.due_at = at + timedelta(seconds=SCHEDULE[due.attempt - 1] * random.uniform(1, 1 + JITTER))
         if answer.status_code in THROTTLING:
-            _pause(session, claimed.endpoint.id, at, answer)
+            _pause(session, due.endpoint.id, at, answer)
         return True
 
 
@@ -127,14 +127,14 @@ def _free(table: type[Delivery], at: datetime) -> ColumnElement[bool]:
     return or_(table.lease_until.is_(None), table.lease_until <= at)
 
 
-def _held(claimed: Claim) -> Sequence[ColumnElement[bool]]:
-    return (Delivery.id == claimed.delivery.id, Delivery.attempt == claimed.attempt, Delivery.status == "pending")
+def _held(due: DueDelivery) -> Sequence[ColumnElement[bool]]:
+    return (Delivery.id == due.delivery.id, Delivery.attempt == due.attempt, Delivery.status == "pending")
 
 
-def _entry(claimed: Claim, answer: Answer) -> dict[str, Any]:
+def _entry(due: DueDelivery, answer: PostResult) -> dict[str, Any]:
     return {
-        "attempt": claimed.attempt,
-        "created_at": int(claimed.at.timestamp()),
+        "attempt": due.attempt,
+        "created_at": int(due.at.timestamp()),
         "status_code": answer.status_code,
         "error": answer.error,
         "seconds": answer.seconds,
@@ -150,7 +150,7 @@ def _disable(session: Session, endpoint_id: str, at: datetime) -> None:
     session.execute(rest.values(status="failed", finished_at=at, lease_until=None))
 
 
-def _pause(session: Session, endpoint_id: str, at: datetime, answer: Answer) -> None:
+def _pause(session: Session, endpoint_id: str, at: datetime, answer: PostResult) -> None:
     """The receiver, or what stands before it, has too much to do: nothing goes there for a while."""
     shortest, longest = _PAUSE
     seconds = min(longest, max(shortest, answer.retry_after or 0.0))

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.db import new_id, now
 from app.errors import InvalidRequest, NotFound
 from app.webhooks import signing
-from app.webhooks.addresses import Reach, Refused, take_apart
+from app.webhooks.addresses import AddressRefused, Reach, take_apart
 from app.webhooks.schemas import EndpointCreate, EndpointUpdate
 from app.webhooks.tables import Endpoint
 from app.webhooks.vault import Vault
@@ -85,7 +85,7 @@ def check_url(url: str, reach: Reach) -> None:
         reach.check(target.host, secure=target.secure)
     except ValueError:
         return  # a name
-    except Refused:
+    except AddressRefused:
         message = f"url: {target.host} is not an address that webhooks may be sent to (PERMAFROST_WEBHOOK_ALLOW)"
         raise InvalidRequest(message, param="url", code="invalid_url") from None
 

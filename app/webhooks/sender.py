@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from app.webhooks.addresses import Reach, Refused, Resolve, Target, resolve, take_apart
+from app.webhooks.addresses import AddressRefused, Reach, Resolve, Target, resolve, take_apart
 
 TIMEOUT_SECONDS: Final = 15.0
 _USER_AGENT: Final = "Permafrost-Webhooks/1"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PostResult:
     """What became of a POST. The body is not read: whatever showed it would be a way to read from this network."""
 
     seconds: float
@@ -48,7 +48,7 @@ class Sender:
         self._seconds = seconds
         self._open: set[http.client.HTTPConnection] = set()
 
-    def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> Answer:
+    def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> PostResult:
         """Never raises for what a receiver or the network does."""
         started = time.monotonic()
 
@@ -58,21 +58,21 @@ class Sender:
         target = take_apart(url)
         try:
             address = self._reach.choose(target, self._resolve)
-        except Refused:
+        except AddressRefused:
             message = f"the address of {target.host} is not one that webhooks may be sent to; PERMAFROST_WEBHOOK_ALLOW"
-            return Answer(took(), error=f"{message} names internal networks")
+            return PostResult(took(), error=f"{message} names internal networks")
         except (OSError, UnicodeError) as error:
-            return Answer(took(), error=f"{target.host} cannot be resolved: {_reason(error)}")
+            return PostResult(took(), error=f"{target.host} cannot be resolved: {_reason(error)}")
         left = self._seconds - took()
         if left <= 0:
-            return Answer(took(), error=f"{target.host} took more than {self._seconds:g} s to resolve")
+            return PostResult(took(), error=f"{target.host} took more than {self._seconds:g} s to resolve")
         try:
             status, retry_after = self._exchange(target, address, headers=headers, body=body, seconds=left)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return Answer(took(), error=self._late(took()) or _reason(error))
+            return PostResult(took(), error=self._late(took()) or _reason(error))
         if late := self._late(took()):  # cut off in the middle of its headers, an answer looks complete
-            return Answer(took(), error=late)
-        return Answer(took(), status_code=status, retry_after=retry_after)
+            return PostResult(took(), error=late)
+        return PostResult(took(), status_code=status, retry_after=retry_after)
 
     def close(self) -> None:
         for connection in list(self._open):

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.cli.serve import configured
 from app.errors import InvalidRequest
-from app.files.uploads import Form
+from app.files.uploads import MultipartForm
 from app.http import errors
 from app.settings import Settings
 from app.storage.blobs import Storage
@@ -97,7 +97,7 @@ def test_the_headers_of_a_part_are_bounded(tmp_path) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(InvalidRequest, match="Maximum header size"), storage.writer() as writer:
-            form = Form(b"b", writer, limit=1 << 40)
+            form = MultipartForm(b"b", writer, limit=1 << 40)
             form.feed(b"--b\r\nContent-Disposition: ")
             for _ in range(100):
                 form.feed(b"a" * 100_000)
@@ -111,11 +111,11 @@ def test_a_part_without_end_of_fields_is_bounded(tmp_path) -> None:
     """Many fields, or a long one: refused before they add up."""
     storage = Storage(f"file://{tmp_path}/blobs")
     with pytest.raises(InvalidRequest, match="too many fields"), storage.writer() as writer:
-        form = Form(b"b", writer, limit=1 << 40)
+        form = MultipartForm(b"b", writer, limit=1 << 40)
         for number in range(1000):
             form.feed(b'--b\r\nContent-Disposition: form-data; name="f%d"\r\n\r\nx\r\n' % number)
     with pytest.raises(InvalidRequest, match="is longer than"), storage.writer() as writer:
-        form = Form(b"b", writer, limit=1 << 40)
+        form = MultipartForm(b"b", writer, limit=1 << 40)
         form.feed(b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\n')
         for _ in range(100):
             form.feed(b"x" * 10_000)

@@ -27,7 +27,7 @@ from app.jobs.requests.model_spec import TorchSpec
 from app.jobs.requests.optimizers import refuse_ignored_options, refuse_unreadable_groups
 from app.jobs.requests.schemas import EvidenceOptions, JobCreate, Resources
 from app.jobs.requests.weights import refuse_other_weights
-from app.models.catalog import Chosen, choose, find_model, kindred
+from app.models.catalog import ChosenModel, choose, find_model, similar_tensors
 from app.settings import Settings
 from app.storage.blobs import Storage, missing_is_told
 
@@ -76,7 +76,7 @@ class Found:
     """What is known of a request once everything in it has been looked at."""
 
     policy: Policy
-    chosen: Chosen
+    chosen: ChosenModel
     task: str
     data: dict[str, Any]
     files: tuple[File, File | None]
@@ -201,18 +201,18 @@ def _plain(model: Any) -> str | dict[str, Any]:
     return model if isinstance(model, str) else model.model_dump(exclude_none=True)
 
 
-def _plan(place: Place, policy: Policy, chosen: Chosen, task: str) -> FreezePlan | None:
+def _plan(place: Place, policy: Policy, chosen: ChosenModel, task: str) -> FreezePlan | None:
     """The policy over the model's tensors, where they are known; it is refused here if it does not fit them."""
     tensors = chosen.tensors_for(task)
     if tensors is not None:
         return resolve(policy, tensors)
-    similar = kindred(place.session, place.project, chosen, task)
+    similar = similar_tensors(place.session, place.project, chosen, task)
     if similar is not None:
         resolve(policy, similar)  # the names are right; the head's size, and so the counts, may not be
     return None
 
 
-def _files(place: Place, wanted: JobCreate, chosen: Chosen) -> tuple[File, File | None]:
+def _files(place: Place, wanted: JobCreate, chosen: ChosenModel) -> tuple[File, File | None]:
     training = _file(place, wanted.training_file, param="training_file")
     validation = _file(place, wanted.validation_file, param="validation_file") if wanted.validation_file else None
     if isinstance(wanted.model, TorchSpec) and wanted.model.weights is not None:
@@ -249,7 +249,7 @@ def _file(place: Place, file_id: str, *, param: str) -> File:
 
 
 def _examples(
-    place: Place, wanted: JobCreate, chosen: Chosen, files: tuple[File, File | None], read_bytes: int
+    place: Place, wanted: JobCreate, chosen: ChosenModel, files: tuple[File, File | None], read_bytes: int
 ) -> tuple[str, dict[str, Any], tuple[formats.Summary | None, formats.Summary | None]]:
     """The task, how the files are to be read, and what is in those that were read to their ends."""
     training, validation = files
@@ -265,7 +265,7 @@ def _examples(
     return task, data, (trained, held_out)
 
 
-def _task(place: Place, wanted: JobCreate, chosen: Chosen, file: File, form: str) -> str:
+def _task(place: Place, wanted: JobCreate, chosen: ChosenModel, file: File, form: str) -> str:
     """As asked for, the spec's own, what the method is for; else what the file's fields speak of."""
     if chosen.spec["type"] == "torch":
         return _torch_task(place, wanted, chosen, file, form)
@@ -279,7 +279,7 @@ def _task(place: Place, wanted: JobCreate, chosen: Chosen, file: File, form: str
     return _inferred(place, file, form)
 
 
-def _torch_task(place: Place, wanted: JobCreate, chosen: Chosen, file: File, form: str) -> str:
+def _torch_task(place: Place, wanted: JobCreate, chosen: ChosenModel, file: File, form: str) -> str:
     """A torch spec says what its numbers are for; a classification's examples may be pictures."""
     if wanted.task:
         message = "a torch model's task is 'regression' or 'classification', as `task` of the model spec"

@@ -9,7 +9,7 @@ import typer
 from app.db import Database
 from app.errors import PermafrostError
 from app.ops.backup.dump import BackupError, dump, is_empty, put_back
-from app.ops.backup.folder import Manifest, copy_blob, copy_key, key_files, refuse_other, sha256_of, stamp, tidy
+from app.ops.backup.folder import BackupManifest, copy_blob, copy_key, key_files, refuse_other, sha256_of, stamp, tidy
 from app.settings import Settings
 from app.storage.blobs import CHUNK, Storage, sync_folder
 
@@ -47,7 +47,7 @@ def restore(folder: Source) -> None:
     )
 
 
-def write(settings: Settings, folder: Path, *, keys: bool = True) -> Manifest:
+def write(settings: Settings, folder: Path, *, keys: bool = True) -> BackupManifest:
     """An earlier backup in `folder` stays whole until this one is."""
     from app.ops.health import database_problem
     from migrations.upgrade import head
@@ -74,7 +74,7 @@ def write(settings: Settings, folder: Path, *, keys: bool = True) -> Manifest:
     copied = list(key_files(settings)) if keys else []
     for name, source in copied:
         copy_key(source, folder / name)
-    manifest = Manifest(
+    manifest = BackupManifest(
         made_at=made_at,
         database=kind,
         revision=head(),
@@ -89,9 +89,9 @@ def write(settings: Settings, folder: Path, *, keys: bool = True) -> Manifest:
     return manifest
 
 
-def read_back(settings: Settings, folder: Path) -> Manifest:
+def read_back(settings: Settings, folder: Path) -> BackupManifest:
     """Keys and blobs first, the database last: before it is there, nothing refers to them."""
-    manifest = Manifest.load(folder)
+    manifest = BackupManifest.load(folder)
     db = Database(settings.database)
     try:
         _check(settings, db, folder, manifest)
@@ -108,7 +108,7 @@ def read_back(settings: Settings, folder: Path) -> Manifest:
     return manifest
 
 
-def _check(settings: Settings, db: Database, folder: Path, manifest: Manifest) -> None:
+def _check(settings: Settings, db: Database, folder: Path, manifest: BackupManifest) -> None:
     """All that can be known beforehand, so that nothing is half restored."""
     kind = "sqlite" if db.sqlite else "postgresql"
     if manifest.database != kind:
@@ -126,7 +126,7 @@ def _check(settings: Settings, db: Database, folder: Path, manifest: Manifest) -
         raise BackupError(f"the backup lacks {len(missing)} of its blobs, the first {missing[0]}")
 
 
-def _key_targets(settings: Settings, manifest: Manifest) -> list[tuple[str, Path]]:
+def _key_targets(settings: Settings, manifest: BackupManifest) -> list[tuple[str, Path]]:
     places = {"signing": settings.signing_key_path.parent, "webhooks": settings.webhook_key_path.parent}
     return [(name, places[name.split("/")[1]] / Path(name).name) for name in manifest.keys]
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.errors import PermafrostError
-from app.ops.doctor.references import Claims, claims
+from app.ops.doctor.references import References, find_references
 from app.storage.blobs import sync_folder
 
 
@@ -23,7 +23,7 @@ class BackupError(PermafrostError):
     code = "backup_failed"
 
 
-def dump(db: Database, to: Path) -> Claims:
+def dump(db: Database, to: Path) -> References:
     """Writes the database as it is at one moment, and returns the blobs that its rows need at that moment."""
     found = _dump_sqlite(db, to) if db.sqlite else _dump_postgres(db, to)
     _sync(to)
@@ -45,7 +45,7 @@ def is_empty(db: Database) -> bool:
     return not inspect(db.engine).get_table_names()
 
 
-def _dump_sqlite(db: Database, to: Path) -> Claims:
+def _dump_sqlite(db: Database, to: Path) -> References:
     with closing(sqlite3.connect(str(db.url.database))) as live, closing(sqlite3.connect(to)) as copy:
         live.backup(copy)  # in one step: a read transaction, which holds up no writer
         copy.execute("PRAGMA journal_mode = DELETE").close()
@@ -55,7 +55,7 @@ def _dump_sqlite(db: Database, to: Path) -> Claims:
     copied = Database(f"sqlite:///{to}")
     try:
         with copied.snapshot() as session:
-            found = claims(session)
+            found = find_references(session)
     finally:
         copied.close()
     for leftover in (f"{to}-wal", f"{to}-shm"):
@@ -63,10 +63,10 @@ def _dump_sqlite(db: Database, to: Path) -> Claims:
     return found
 
 
-def _dump_postgres(db: Database, to: Path) -> Claims:
+def _dump_postgres(db: Database, to: Path) -> References:
     with db.snapshot() as session, _exported(session) as snapshot:
         _run("pg_dump", db, "--format=custom", "--no-owner", f"--snapshot={snapshot}", f"--file={to}")
-        return claims(session)
+        return find_references(session)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ SCHEMA: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class BackupManifest:
     made_at: str
     database: str  # "sqlite" | "postgresql"
     revision: str
@@ -41,7 +41,7 @@ class Manifest:
         sync_folder(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> "Manifest":
+    def load(cls, folder: Path) -> "BackupManifest":
         try:
             content = json.loads((folder / MANIFEST).read_text("utf-8"))
             if content.get("schema") != SCHEMA:
@@ -104,7 +104,7 @@ def copy_key(source: Path, target: Path) -> None:
         os.fsync(file.fileno())
 
 
-def tidy(folder: Path, manifest: Manifest) -> None:
+def tidy(folder: Path, manifest: BackupManifest) -> None:
     """Removes what earlier backups in this folder had and this one does not."""
     wanted = {MANIFEST, manifest.dump, *manifest.keys, *(f"blobs/{key}" for key in manifest.blobs)}
     for path in folder.rglob("*"):

@@ -21,7 +21,7 @@ from app.models.catalog import folders
 from app.models.tables import Model
 from app.ops.doctor.finding import Finding
 from app.ops.doctor.losses import Losses
-from app.ops.doctor.references import KEY, Claims, claims
+from app.ops.doctor.references import KEY, References, find_references
 from app.settings import Settings
 from app.storage.blobs import CHUNK, UNSETTLED_SECONDS, Entry, Storage
 
@@ -30,7 +30,7 @@ IDLE_SECONDS: Final = 5.0
 
 
 @dataclass(slots=True)
-class Blobs:
+class BlobAudit:
     """One look at a storage. `older_than` is the age in seconds below which a file may still get its row."""
 
     settings: Settings
@@ -45,7 +45,7 @@ class Blobs:
         before = time.time()
         there = {entry.key: entry for entry in self.storage.blobs()}
         with self.db.snapshot() as session:
-            wanted = claims(session)
+            wanted = find_references(session)
             sizes = _sizes(session)
             age = self._age(session)
         yield from self._unclaimed(there, wanted, before - age)
@@ -62,7 +62,7 @@ class Blobs:
 
     # ---- what nobody needs
 
-    def _unclaimed(self, there: dict[str, Entry], wanted: Claims, settled: float) -> Iterator[Finding]:
+    def _unclaimed(self, there: dict[str, Entry], wanted: References, settled: float) -> Iterator[Finding]:
         for key, entry in sorted(there.items()):
             if key in wanted:
                 continue
@@ -85,7 +85,7 @@ class Blobs:
         if not self._aside:
             return []
         with self.db.snapshot() as session:
-            wanted = claims(session)
+            wanted = find_references(session)
         late = [key for key in self._aside if key in wanted and not self.storage.exists(key)]
         for key in late:
             self.storage.bring_back(key)
@@ -93,13 +93,13 @@ class Blobs:
 
     # ---- what is missing
 
-    def _missing(self, there: dict[str, Entry], wanted: Claims) -> Iterator[Finding]:
+    def _missing(self, there: dict[str, Entry], wanted: References) -> Iterator[Finding]:
         missing = sorted(wanted.keys() - there.keys())
         if not missing:
             return
         aside = {entry.key.partition("/")[2] for entry in self.storage.quarantined()}
         with self.db.snapshot() as session:
-            still = claims(session)
+            still = find_references(session)
         for key in missing:
             holders = sorted(still.get(key, set()))
             if not holders or self.storage.exists(key):
@@ -140,7 +140,7 @@ class Blobs:
 
     # ---- what is damaged
 
-    def _damaged(self, there: dict[str, Entry], wanted: Claims, sizes: dict[str, int]) -> Iterator[Finding]:
+    def _damaged(self, there: dict[str, Entry], wanted: References, sizes: dict[str, int]) -> Iterator[Finding]:
         for key in sorted(there.keys() & wanted.keys()):
             size = sizes.get(key, there[key].size)
             if there[key].size != size:

@@ -57,14 +57,14 @@ def examine(
 ) -> list[Finding]:
     """Every finding, mended where asked for and possible."""
     from app.db import Database
-    from app.ops.doctor.blobs import Blobs
-    from app.ops.doctor.jobs import Jobs
+    from app.ops.doctor.blobs import BlobAudit
+    from app.ops.doctor.jobs import JobAudit
     from app.storage.blobs import Storage
 
     db, storage = Database(settings.database), Storage(settings.storage)
     try:
-        blobs = Blobs(settings, db, storage, older_than=older_than, deep=deep)
-        jobs = Jobs(settings, db, older_than=older_than, deep=deep)
+        blobs = BlobAudit(settings, db, storage, older_than=older_than, deep=deep)
+        jobs = JobAudit(settings, db, older_than=older_than, deep=deep)
         found = [*jobs.findings(), *blobs.findings(), *jobs.expired()]
         if repair:
             for finding in found:

@@ -1,4 +1,4 @@
-"""Jobs, and what they keep on this machine: leases that nobody renews, folders of jobs that are gone, checkpoints."""
+"""Jobs and their files on this machine: leases that no worker renews, folders of deleted jobs, checkpoints."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ MANIFEST: Final = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
+class JobAudit:
     settings: Settings
     db: Database
     older_than: float | None = None

@@ -15,17 +15,17 @@ KEY: Final = "sha256/[0-9a-f]{2}/[0-9a-f]{64}"
 _QUOTED: Final = re.compile(rf'"({KEY})"')
 
 #: By blob, the rows that need it, as "table id".
-Claims = dict[str, set[str]]
+References = dict[str, set[str]]
 
 
-def claims(session: Session) -> Claims:
+def find_references(session: Session) -> References:
     """Every claim, read from all columns that hold text or JSON: a column that is new here is not forgotten.
 
     `session` is a snapshot's.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET LOCAL statement_timeout = 0"))
-    found: Claims = defaultdict(set)
+    found: References = defaultdict(set)
     for table in tables().sorted_tables:
         for holder, said in _speaking(session, table):
             for key in keys_in(said):

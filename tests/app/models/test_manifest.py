@@ -79,7 +79,7 @@ def test_unsound_manifests_are_told(stored: Any) -> None:
 
 def test_recent_manifests_are_not_read_again() -> None:
     """Up to a number of rows: the one used longest ago goes first, and what is not there is asked for again."""
-    recent = manifest.Recent(rows=6)
+    recent = manifest.ManifestCache(rows=6)
     asked: list[str] = []
 
     def read(key: str, found: Any) -> Any:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
 from app.settings import Settings
-from app.webhooks.addresses import Reach, Refused, Target, take_apart
+from app.webhooks.addresses import AddressRefused, Reach, Target, take_apart
 
 NOWHERE = Reach()
 EVERYWHERE = Reach.parse("0.0.0.0/0, ::/0")
@@ -32,14 +32,14 @@ PUBLIC = ["8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8
 @pytest.mark.parametrize("address", PRIVATE + NEVER)
 def test_what_is_not_public_is_refused(address: str):
     """Loopback, private, shared, reserved, wrapped: none of them is reached unless it was allowed."""
-    with pytest.raises(Refused):
+    with pytest.raises(AddressRefused):
         NOWHERE.check(address, secure=True)
 
 
 @pytest.mark.parametrize("address", NEVER)
 def test_metadata_services_are_refused_whatever_is_allowed(address: str):
     """An allow-list that is too wide opens no way to the credentials of the machine."""
-    with pytest.raises(Refused):
+    with pytest.raises(AddressRefused):
         EVERYWHERE.check(address, secure=True)
 
 
@@ -47,7 +47,7 @@ def test_metadata_services_are_refused_whatever_is_allowed(address: str):
 def test_public_addresses_are_reached_over_tls_alone(address: str):
     """Also through NAT64, where a public IPv4 address wears IPv6 clothes; never in plain text."""
     NOWHERE.check(address, secure=True)
-    with pytest.raises(Refused):
+    with pytest.raises(AddressRefused):
         NOWHERE.check(address, secure=False)
 
 
@@ -57,7 +57,7 @@ def test_the_allow_list_opens_exactly_its_networks():
     for address in ("10.1.2.3", "::ffff:10.1.2.3", "fd12:3456::1"):
         reach.check(address, secure=False)
     for address in ("10.2.0.1", "127.0.0.1", "fd13::1"):
-        with pytest.raises(Refused):
+        with pytest.raises(AddressRefused):
             reach.check(address, secure=True)
 
 
@@ -66,7 +66,7 @@ def test_nothing_passes_that_python_does_not_call_global(address):
     """Whatever our own list forgets, the standard library's still holds."""
     try:
         NOWHERE.check(str(address), secure=True)
-    except Refused:
+    except AddressRefused:
         return
     inner = getattr(address, "ipv4_mapped", None) or address
     assert inner.is_global and not inner.is_multicast
@@ -79,7 +79,7 @@ def test_clothes_change_nothing(address):
     def passes(text: str) -> bool:
         try:
             NOWHERE.check(text, secure=True)
-        except Refused:
+        except AddressRefused:
             return False
         return True
 
@@ -92,7 +92,7 @@ def test_one_bad_address_among_several_condemns_a_name():
     """A name that resolves to a public address and a private one is not tried with either."""
     target = Target(True, "hooks.example.org", 443, "/")
     assert NOWHERE.choose(target, lambda *_: ["8.8.8.8", "1.1.1.1"]) == "8.8.8.8"
-    with pytest.raises(Refused):
+    with pytest.raises(AddressRefused):
         NOWHERE.choose(target, lambda *_: ["8.8.8.8", "10.0.0.1"])
 
 

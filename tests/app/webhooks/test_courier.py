@@ -88,9 +88,9 @@ def test_a_courier_that_dies_before_it_books_sends_again(database: Database, vau
     with receiver() as there:
         _, secret = new_endpoint(database, vault, url=there.url)
         cancelled_job(database)
-        claimed = deliveries.claim(database)
-        assert claimed is not None
-        assert post(Sender(courier._sender._reach), vault, claimed).ok  # and here it dies
+        due = deliveries.take_due(database)
+        assert due is not None
+        assert post(Sender(courier._sender._reach), vault, due).ok  # and here it dies
         assert courier.round() == 0
         end_leases(database)
         assert courier.round() == 1

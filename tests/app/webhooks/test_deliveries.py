@@ -1,4 +1,4 @@
-"""Deliveries, on each database: stored with the move, claimed by one, booked by whoever still holds them."""
+"""Deliveries on each database: stored with the job's change of state, taken and completed by one sender."""
 
 import threading
 from datetime import timedelta
@@ -12,7 +12,7 @@ from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import LeaseLost, Outcome
 from app.webhooks import deliveries
 from app.webhooks.deliveries import SCHEDULE
-from app.webhooks.sender import Answer
+from app.webhooks.sender import PostResult
 from app.webhooks.tables import Delivery, Endpoint
 from app.webhooks.vault import Vault
 from tests.app.jobs.jobs import new_job
@@ -26,8 +26,8 @@ from tests.app.webhooks.endpoints import (
     new_endpoint,
 )
 
-FAILED = Answer(0.1, status_code=500)
-OK = Answer(0.1, status_code=200)
+FAILED = PostResult(0.1, status_code=500)
+OK = PostResult(0.1, status_code=200)
 
 
 @pytest.fixture
@@ -96,22 +96,22 @@ def test_who_claims_has_it_alone(db: Database, vault: Vault):
     for _ in range(5):
         new_endpoint(db, vault)
     cancelled_job(db)
-    claimed: list[str] = []
+    due: list[str] = []
     start = threading.Barrier(8)
 
     def take() -> None:
         start.wait()
-        while (found := deliveries.claim(db)) is not None:
-            claimed.append(found.delivery.id)
+        while (found := deliveries.take_due(db)) is not None:
+            due.append(found.delivery.id)
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    while (left := deliveries.claim(db)) is not None:  # whoever met a locked row went home early
-        claimed.append(left.delivery.id)
-    assert sorted(claimed) == sorted(row.id for row in deliveries_of(db))
+    while (left := deliveries.take_due(db)) is not None:  # whoever met a locked row went home early
+        due.append(left.delivery.id)
+    assert sorted(due) == sorted(row.id for row in deliveries_of(db))
 
 
 def test_an_endpoint_gets_one_at_a_time(db: Database, vault: Vault):
@@ -119,10 +119,10 @@ def test_an_endpoint_gets_one_at_a_time(db: Database, vault: Vault):
     new_endpoint(db, vault)
     cancelled_job(db)
     cancelled_job(db)
-    first = deliveries.claim(db)
-    assert first is not None and deliveries.claim(db) is None
+    first = deliveries.take_due(db)
+    assert first is not None and deliveries.take_due(db) is None
     assert deliveries.book(db, first, OK)
-    second = deliveries.claim(db)
+    second = deliveries.take_due(db)
     assert second is not None and second.delivery.id != first.delivery.id
 
 
@@ -130,10 +130,10 @@ def test_a_silent_holder_is_replaced_and_can_book_nothing(db: Database, vault: V
     """After the lease another courier sends it again; the first one's word comes too late."""
     new_endpoint(db, vault)
     cancelled_job(db)
-    first = deliveries.claim(db)
-    assert first is not None and deliveries.claim(db) is None
+    first = deliveries.take_due(db)
+    assert first is not None and deliveries.take_due(db) is None
     end_leases(db)
-    second = deliveries.claim(db)
+    second = deliveries.take_due(db)
     assert second is not None and second.attempt == first.attempt + 1
     assert deliveries.book(db, first, FAILED) is False
     assert deliveries.book(db, second, OK) is True
@@ -148,17 +148,17 @@ def test_the_schedule_to_its_end(db: Database, vault: Vault):
     cancelled_job(db)
     waits = []
     for attempt in range(1, 11):
-        claimed = deliveries.claim(db)
-        assert claimed is not None and claimed.attempt == attempt
-        assert deliveries.book(db, claimed, FAILED)
+        due = deliveries.take_due(db)
+        assert due is not None and due.attempt == attempt
+        assert deliveries.book(db, due, FAILED)
         (row,) = deliveries_of(db)
         if attempt < 10:
-            assert row.status == "pending" and deliveries.claim(db) is None
-            waits.append((row.due_at - claimed.at).total_seconds())
+            assert row.status == "pending" and deliveries.take_due(db) is None
+            waits.append((row.due_at - due.at).total_seconds())
             make_due(db)
     assert row.status == "failed" and row.finished_at is not None
     assert [each["attempt"] for each in row.log] == list(range(1, 11))
-    assert deliveries.claim(db) is None
+    assert deliveries.take_due(db) is None
     for wait, seconds in zip(waits, SCHEDULE, strict=True):
         assert seconds <= wait <= seconds * 1.2 + 60  # and the time that this test took
 
@@ -168,13 +168,13 @@ def test_gone_is_for_good(db: Database, vault: Vault):
     gone, _ = new_endpoint(db, vault)
     for _ in range(3):
         cancelled_job(db)
-    claimed = deliveries.claim(db)
-    assert claimed is not None and deliveries.book(db, claimed, Answer(0.1, status_code=410))
+    due = deliveries.take_due(db)
+    assert due is not None and deliveries.book(db, due, PostResult(0.1, status_code=410))
     found = endpoint(db, gone)
     assert found.disabled_at is not None and "410" in str(found.disabled_reason)
     assert {row.status for row in deliveries_of(db)} == {"failed"}
     cancelled_job(db)
-    assert len(deliveries_of(db)) == 3 and deliveries.claim(db) is None
+    assert len(deliveries_of(db)) == 3 and deliveries.take_due(db) is None
 
 
 @pytest.mark.parametrize("status", [429, 502, 504])
@@ -184,12 +184,12 @@ def test_a_receiver_that_is_overwhelmed_gets_nothing_for_a_while(db: Database, v
     cancelled_job(db)
     cancelled_job(db)
     for asked, least, most in ((None, 60, 60), (300.0, 300, 300), (1e9, 3600, 3600)):
-        claimed = deliveries.claim(db)
-        assert claimed is not None
-        deliveries.book(db, claimed, Answer(0.1, status_code=status, retry_after=asked))
+        due = deliveries.take_due(db)
+        assert due is not None
+        deliveries.book(db, due, PostResult(0.1, status_code=status, retry_after=asked))
         pause = endpoint(db, busy).not_before
-        assert pause is not None and least <= (pause - claimed.at).total_seconds() <= most + 60
-        assert deliveries.claim(db) is None, "another delivery was due, and the endpoint had asked for a pause"
+        assert pause is not None and least <= (pause - due.at).total_seconds() <= most + 60
+        assert deliveries.take_due(db) is None, "another delivery was due, and the endpoint had asked for a pause"
         make_due(db)
 
 
@@ -197,13 +197,13 @@ def test_a_replay_is_the_same_event_in_a_new_delivery(db: Database, vault: Vault
     """Id and body are the event's own, so a receiver can tell; the log of the old delivery stays as it was."""
     new_endpoint(db, vault)
     cancelled_job(db)
-    claimed = deliveries.claim(db)
-    assert claimed is not None and deliveries.book(db, claimed, OK)
+    due = deliveries.take_due(db)
+    assert due is not None and deliveries.book(db, due, OK)
     (old,) = deliveries_of(db)
     with db.write() as session:
         made = deliveries.replay(session, session.get_one(Delivery, old.id))
     assert (made.event_id, made.payload, made.replay_of) == (old.event_id, old.payload, old.id)
-    again = deliveries.claim(db)
+    again = deliveries.take_due(db)
     assert again is not None and again.delivery.id == made.id
 
 
@@ -211,8 +211,8 @@ def test_finished_deliveries_are_forgotten_after_a_month(db: Database, vault: Va
     """Old ones that are still on their way are kept."""
     new_endpoint(db, vault)
     cancelled_job(db)
-    claimed = deliveries.claim(db)
-    assert claimed is not None and deliveries.book(db, claimed, OK)
+    due = deliveries.take_due(db)
+    assert due is not None and deliveries.book(db, due, OK)
     cancelled_job(db)
     deliveries.forget_old(db)
     assert len(deliveries_of(db)) == 2
@@ -226,9 +226,9 @@ def test_an_endpoint_takes_its_deliveries_with_it(db: Database, vault: Vault):
     """Deleted while one is on its way: nothing is left to book, and nothing breaks."""
     gone, _ = new_endpoint(db, vault)
     cancelled_job(db)
-    claimed = deliveries.claim(db)
-    assert claimed is not None
+    due = deliveries.take_due(db)
+    assert due is not None
     with db.write() as session:
         session.delete(endpoint(db, gone))
     assert deliveries_of(db) == []
-    assert deliveries.book(db, claimed, OK) is False
+    assert deliveries.book(db, due, OK) is False

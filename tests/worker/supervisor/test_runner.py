@@ -23,7 +23,7 @@ from app.jobs.queue.tables import Job, Metric
 from app.logs.queries import read as read_log
 from app.models.catalog import layout
 from app.models.tables import Model
-from app.ops.doctor.references import claims
+from app.ops.doctor.references import find_references
 from app.storage.folder import Folder
 from tests.conftest import Deployment
 from tests.worker.supervisor import apprentice
@@ -150,7 +150,7 @@ def test_frozen_weight_that_moved_fails_the_job(deployment: Deployment, runner: 
         }
     ]
     with deployment.db.snapshot() as session:
-        needed = claims(session)
+        needed = find_references(session)
     stored = {entry.key for entry in runner.storage.blobs()}
     assert stored == needed.keys(), "what was stored for the model that nobody gets is gone"
 

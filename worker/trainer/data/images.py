@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.files import formats
-from app.files.lines import Problem
+from app.files.lines import LineProblem
 from worker.trainer.data.batch import Batch
 from worker.trainer.data.order import Positions
 
@@ -71,12 +71,12 @@ class ImageExamples:
             try:
                 found = tuple(self._pixels(at).shape)
             except UNREADABLE as error:
-                problems.append(Problem(line, "image", "corrupt_image", f"'image' is damaged: {str(error)[:150]}"))
+                problems.append(LineProblem(line, "image", "corrupt_image", f"'image' is damaged: {str(error)[:150]}"))
                 continue
             shape = shape or found
             if found != shape:
                 message = f"'image' has {_size(found)} pixels, and those above have {_size(shape)}; resize them"
-                problems.append(Problem(line, "image", "other_size", message))
+                problems.append(LineProblem(line, "image", "other_size", message))
         if problems:
             raise formats.refusal(problems, param=param)
 

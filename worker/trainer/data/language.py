@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from app.files import formats
-from app.files.lines import Problem
+from app.files.lines import LineProblem
 from worker.trainer.data.batch import IGNORED, Batch
 from worker.trainer.data.bounds import OutOfBounds, bounded
 from worker.trainer.data.order import Positions
@@ -72,7 +72,7 @@ def encode(
     """
     found: list[Passage] = []
     truncated = 0
-    problems: list[Problem] = []
+    problems: list[LineProblem] = []
     for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
         text, spans = _rendered(row, tokenizer, line=line, param=param)
         sequence = _encoded(text, spans, tokenizer, chat="messages" in row)
@@ -86,9 +86,9 @@ def encode(
     return LanguageExamples(found, pad=pad_id(tokenizer), packed=packed), truncated
 
 
-def nothing_to_learn(line: int, what: str, *, limit: int) -> Problem:
+def nothing_to_learn(line: int, what: str, *, limit: int) -> LineProblem:
     message = f"has no {what} within the first {limit} tokens, so nothing to learn from"
-    return Problem(line, None, "nothing_to_learn", message)
+    return LineProblem(line, None, "nothing_to_learn", message)
 
 
 def ensure_template(tokenizer: Any, rows: Sequence[Row]) -> str | None:
@@ -125,10 +125,10 @@ def refused_by_template(*, line: int, param: str) -> Iterator[None]:
     except (OutOfBounds, MemoryError) as error:
         what = f"{TEMPLATE_SECONDS:g} seconds" if isinstance(error, OutOfBounds) else f"{TEMPLATE_BYTES:,} bytes"
         message = f"the tokenizer's chat template takes more than {what} for these messages"
-        raise formats.refusal([Problem(line, "messages", "template_too_costly", message)], param=param) from None
+        raise formats.refusal([LineProblem(line, "messages", "template_too_costly", message)], param=param) from None
     except (TemplateError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         message = f"the tokenizer's chat template refused these messages: {str(error)[:200]}"
-        raise formats.refusal([Problem(line, "messages", "template_refused", message)], param=param) from None
+        raise formats.refusal([LineProblem(line, "messages", "template_refused", message)], param=param) from None
 
 
 def _rendered(row: Row, tokenizer: Any, *, line: int, param: str) -> tuple[str, list[Span]]:

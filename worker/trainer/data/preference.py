@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from app.files import formats
-from app.files.lines import Problem
+from app.files.lines import LineProblem
 from worker.trainer.data.batch import IGNORED, Batch
 from worker.trainer.data.language import (
     LanguageExamples,
@@ -61,7 +61,7 @@ def encode(
     """
     sides: dict[str, list[Passage]] = {"chosen": [], "rejected": []}
     truncated = 0
-    problems: list[Problem] = []
+    problems: list[LineProblem] = []
     for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
         passages = [_passage(row, side, tokenizer, line=line, param=param) for side in sides]
         truncated += any(len(each.tokens.ids) > limit for each in passages)

@@ -265,4 +265,4 @@ def test_manifests_of_other_versions_are_refused(tmp_path: Path) -> None:
     """Better than guessing what a field means."""
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": 99}))
     with pytest.raises(BackupError, match="another version"):
-        command.Manifest.load(tmp_path)
+        command.BackupManifest.load(tmp_path)
