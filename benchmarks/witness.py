@@ -19,7 +19,7 @@ from worker.trainer.witness import Witness
 from worker.trainer.witness.guard import WriteGuard
 from worker.trainer.witness.multilinear import multilinear
 from worker.trainer.witness.observe import observe, raw
-from worker.trainer.witness.tripwires import Wire
+from worker.trainer.witness.tripwires import Tripwire
 
 FROZEN = ["bert.**"]
 ROUNDS, STEPS, WARMUP = 4, 150, 3
@@ -79,7 +79,7 @@ def parts() -> Iterable[Figure]:
     words = torch.randint(0, 256, (1 << 24,), dtype=torch.uint8)
     rate = words.numel() / 1e9 / best(lambda: multilinear(words, bytes(16)))
     yield Figure("multilinear hash in plain torch, CPU", rate, "GB/s", "xxh3-128 is used there")
-    wires = [Wire.on(slot) for slot in slots(model)]
+    wires = [Tripwire.on(slot) for slot in slots(model)]
     cost = best(lambda: [wire.tripped() for wire in wires]) / len(wires)
     yield Figure("tripwire, one tensor", 1e6 * cost, "µs", "1000 tensors: as many ms")
 

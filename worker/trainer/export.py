@@ -21,7 +21,7 @@ from worker.trainer.freeze.inventory import dtype_code
 from worker.trainer.models import adapters, configs, pretrained
 from worker.trainer.models.names import Stored
 from worker.trainer.models.subject import Readings, Subject
-from worker.trainer.witness.report import Report
+from worker.trainer.witness.report import WitnessReport
 
 # Files of a base folder that say how to use a model; config and tokenizer are written anew.
 COMPANIONS = ("generation_config.json", "preprocessor_config.json")
@@ -92,7 +92,7 @@ def write_observations(
     plan: FreezePlan,
     loaded: Readings,
     trained: Readings,
-    report: Report,
+    report: WitnessReport,
     *,
     steps: int,
 ) -> None:

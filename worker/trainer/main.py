@@ -37,7 +37,7 @@ from worker.trainer.training.divergence import Diverged
 from worker.trainer.training.loop import Ending, Run
 from worker.trainer.training.setup import assemble
 from worker.trainer.training.stop import Stopped, StopRequest
-from worker.trainer.witness.report import Report
+from worker.trainer.witness.report import WitnessReport
 
 Stage = Callable[[WorkOrder, Workspace, Reporter, StopRequest], None]
 
@@ -159,7 +159,7 @@ def _export(
     plan: FreezePlan,
     loaded: Readings,
     source: Source,
-    report: Report,
+    report: WitnessReport,
     ending: Ending,
     *,
     task: str,

@@ -19,7 +19,7 @@ from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.order import Order
 from worker.trainer.models import architectures, card
 from worker.trainer.models.architectures import Affine
-from worker.trainer.witness.report import Report
+from worker.trainer.witness.report import WitnessReport
 
 MECHANISMS = ["requires_grad", "detach", "param_group"]
 
@@ -186,7 +186,9 @@ def test_card_is_read_by_machines_and_people(tmp_path: Path) -> None:
 
 
 def card_of(*, spec: dict[str, object], task: str) -> str:
-    report = Report("verified", (), steps=1, checks=2, first_step=0, last_step=1, watched=1, scheme="x", seconds=0.0)
+    report = WitnessReport(
+        "verified", (), steps=1, checks=2, first_step=0, last_step=1, watched=1, scheme="x", seconds=0.0
+    )
     counts = {name: {"tensors": 1, "elements": 1, "bytes": 4} for name in ("frozen", "trainable")}
     rest = {"job_id": "ftjob-x", "data_sha256": "0", "policy": {}, "settings": {}, "metrics": {}, "labels": None}
     return card.text(spec=spec, task=task, counts=counts, report=report, steps=1, **rest)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from worker.trainer.witness.report import Report
+from worker.trainer.witness.report import WitnessReport
 
 #: What the field's tools call our tasks.
 PIPELINES: Final = {
@@ -27,7 +27,7 @@ def text(
     data_sha256: str,
     policy: Mapping[str, Any],
     counts: Mapping[str, Mapping[str, int]],
-    report: Report,
+    report: WitnessReport,
     settings: Mapping[str, Any],
     metrics: Mapping[str, float],
     steps: int,
@@ -84,7 +84,7 @@ def _is_adapter(spec: Mapping[str, Any]) -> bool:
     return bool(adapter) and not (adapter or {}).get("merge")
 
 
-def _watched(report: Report) -> str:
+def _watched(report: WitnessReport) -> str:
     if not report.watched:
         return "Nothing was frozen, so nothing was watched."
     moved = [violation.name for violation in report.violations]

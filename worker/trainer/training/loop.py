@@ -26,13 +26,13 @@ from worker.trainer.training import memory
 from worker.trainer.training.caching import Caching
 from worker.trainer.training.divergence import refuse_infinite
 from worker.trainer.training.hyperparameters import Settings
+from worker.trainer.training.job_witness import JobWitness
 from worker.trainer.training.meters import in_turns, merged
 from worker.trainer.training.objectives import Meter, Metrics, Objective, Preference
 from worker.trainer.training.patience import Patience
 from worker.trainer.training.progress import Progress
 from worker.trainer.training.schedule import factor
 from worker.trainer.training.stop import Stopped, StopRequest
-from worker.trainer.training.watch import Watch
 from worker.trainer.training.writer import Writer
 from worker.trainer.witness.observe import whole
 
@@ -60,7 +60,7 @@ class Run:
     progress: Progress
     stop: StopRequest
     scaler: torch.amp.GradScaler
-    watch: Watch
+    watch: JobWitness
     save: Callable[[int, Metrics], None]  # takes a checkpoint of the state after this step, which `writer` writes
     judge: Callable[[int], None]  # Diverged where the state after this step is not to be kept
     restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read

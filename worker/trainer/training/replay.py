@@ -21,7 +21,7 @@ from worker.trainer import determinism
 from worker.trainer.training import loop, memory
 from worker.trainer.training.loop import Run
 from worker.trainer.training.stop import StopRequest
-from worker.trainer.witness.blame import Finding, replay_under_guard
+from worker.trainer.witness.blame import ReplayFinding, replay_under_guard
 from worker.trainer.witness.report import Violation
 
 SECONDS = 60.0  # that the replayed steps may take together
@@ -42,7 +42,7 @@ class Replay:
     rebuild: Rebuild
     spent: bool = False
 
-    def explain(self, violations: Sequence[Violation]) -> list[Finding]:
+    def explain(self, violations: Sequence[Violation]) -> list[ReplayFinding]:
         """What moved each tensor: operation and line, or in words why the replay could not show them."""
         if self.spent:
             return _unshown(violations, "only the first violation of a run is replayed")
@@ -57,7 +57,7 @@ class Replay:
         finally:
             determinism.restore_random_states(plain, tensors)
 
-    def _replayed(self, violations: Sequence[Violation]) -> list[Finding]:
+    def _replayed(self, violations: Sequence[Violation]) -> list[ReplayFinding]:
         names = [violation.name for violation in violations]
         until = max(violation.first_bad_step for violation in violations)
         with Reporter(Path(os.devnull)) as silent:
@@ -98,7 +98,7 @@ def _advance(run: Run, names: Collection[str], *, until: int) -> str:
     return f"updates {run.done + 1} to {step} were replayed{why}"
 
 
-def _in_words(finding: Finding, replayed: str, run: Run) -> Finding:
+def _in_words(finding: ReplayFinding, replayed: str, run: Run) -> ReplayFinding:
     # A scaler skips updates whose gradients overflow, and those are not counted.
     step = None if run.scaler.is_enabled() else finding.step
     if finding.operation is not None:
@@ -106,8 +106,8 @@ def _in_words(finding: Finding, replayed: str, run: Run) -> Finding:
     return replace(finding, step=step, explanation=f"{finding.explanation} ({replayed})")
 
 
-def _unshown(violations: Sequence[Violation], why: str) -> list[Finding]:
-    return [Finding(violation.name, None, None, None, why) for violation in violations]
+def _unshown(violations: Sequence[Violation], why: str) -> list[ReplayFinding]:
+    return [ReplayFinding(violation.name, None, None, None, why) for violation in violations]
 
 
 def _too_large(run: Run) -> str | None:

@@ -28,6 +28,7 @@ from worker.trainer.ranks.shards import shard
 from worker.trainer.training import caching, compiling, hyperparameters, memory, muon, optimizer, tasks
 from worker.trainer.training.hyperparameters import Facts, Settings
 from worker.trainer.training.isolation import refuse_leaks
+from worker.trainer.training.job_witness import JobWitness
 from worker.trainer.training.loop import Run, ask_reference, autocast, compute, probe
 from worker.trainer.training.objectives import Preference
 from worker.trainer.training.patience import Patience
@@ -36,7 +37,6 @@ from worker.trainer.training.replay import Replay
 from worker.trainer.training.saver import Saver, identity
 from worker.trainer.training.stop import StopRequest
 from worker.trainer.training.tasks import Prepared
-from worker.trainer.training.watch import Watch
 from worker.trainer.witness.observe import whole
 from worker.trainer.witness.witness import Witness
 
@@ -162,7 +162,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
         progress=Progress(reporter, recipe.total_steps),
         stop=stop,
         scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
-        watch=Watch(witness, plan, reporter, recipe.group),
+        watch=JobWitness(witness, plan, reporter, recipe.group),
         save=saver.save,
         judge=saver.judge,
         restore=saver.restore,

@@ -1,4 +1,4 @@
-"""Replays a stretch of training under the write-guard: names the operation that moved a frozen tensor, or why not."""
+"""Replays steps under the write-guard, to name the operation that moved a frozen tensor, or why it is not known."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,8 +12,11 @@ from worker.trainer.witness.report import Violation
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """`operation` and `where` are None when the replay could not show them; `explanation` is for people."""
+class ReplayFinding:
+    """The cause of one violation: `operation` at line `where`, both None if the replay did not show them.
+
+    `explanation` says the same in a sentence, or why the cause is not known.
+    """
 
     name: str
     step: int | None
@@ -29,14 +32,15 @@ def replay_under_guard(
     tensor: Callable[[str], Tensor | None],
     drifted: Callable[[str], bool],
     start: int,
-) -> list[Finding]:
+) -> list[ReplayFinding]:
     """Run `replay`, which must restore the state after step `start` and train on from there, and explain each name.
 
     `tensor` gives a name's live tensor, `drifted` says whether its bytes are other than they should be.
     """
     names = list(names)
-    before = {name: found for name in names if (found := tensor(name)) is not None}
-    places = {name: memory(found) for name, found in before.items()}
+    before = {name: live for name in names if (live := tensor(name)) is not None}
+    addresses = {name: memory(live) for name, live in before.items()}
+
     guard = WriteGuard(before, drifted)
     guard.step = start + 1
     counter = register_optimizer_step_post_hook(lambda *_: guard.next_step())
@@ -45,16 +49,16 @@ def replay_under_guard(
             replay()
     finally:
         counter.remove()
-    return [_explain(name, guard, before, places, tensor(name), drifted) for name in names]
+    return [_explain(name, guard, before, addresses, tensor(name), drifted) for name in names]
 
 
-def explained(violation: Violation, finding: Finding) -> Violation:
-    """With what a replay has found; one that it dates within the known bounds is dated so."""
+def explained(violation: Violation, finding: ReplayFinding) -> Violation:
+    """The violation with the operation that a replay found, and its step if that is within the known bounds."""
     if finding.operation is None:
         return replace(violation, explanation=finding.explanation)
     step = finding.step or 0
-    known = violation.last_good_step < step <= violation.first_bad_step
-    dated = replace(violation, last_good_step=step - 1, first_bad_step=step) if known else violation
+    within = violation.last_good_step < step <= violation.first_bad_step
+    dated = replace(violation, last_good_step=step - 1, first_bad_step=step) if within else violation
     return replace(dated, operation=f"{finding.operation} at {finding.where}")
 
 
@@ -62,21 +66,19 @@ def _explain(
     name: str,
     guard: WriteGuard,
     before: dict[str, Tensor],
-    places: dict[str, tuple[int, int]],
+    addresses: dict[str, tuple[int, int]],
     after: Tensor | None,
     drifted: Callable[[str], bool],
-) -> Finding:
+) -> ReplayFinding:
     write = guard.writes.get(name)
     if write is not None:
-        return Finding(name, write.step, write.operation, write.where, f"{write} in step {write.step}")
+        return ReplayFinding(name, write.step, write.operation, write.where, f"{write} in step {write.step}")
     if after is None:
-        return Finding(name, None, None, None, "the model no longer has a tensor of this name")
+        return ReplayFinding(name, None, None, None, "the model no longer has a tensor of this name")
     if not drifted(name):
-        return Finding(name, None, None, None, "the replay did not show it: the bytes stayed as they should be")
-    if after is not before.get(name) or memory(after) != places[name]:
-        explanation = (
-            "another tensor was put in its place (an assignment, `.data =`, a cast, load_state_dict(assign=True))"
-        )
-        return Finding(name, None, None, None, explanation)
+        return ReplayFinding(name, None, None, None, "the replay did not show it: the bytes stayed as they should be")
+    if after is not before.get(name) or memory(after) != addresses[name]:
+        ways = "an assignment, `.data =`, a cast, load_state_dict(assign=True)"
+        return ReplayFinding(name, None, None, None, f"it was replaced by another tensor ({ways})")
     explanation = "written from outside torch's dispatcher (numpy, ctypes, a custom operator, another process)"
-    return Finding(name, None, None, None, explanation)
+    return ReplayFinding(name, None, None, None, explanation)

@@ -1,9 +1,8 @@
-"""When to look at the bytes: a little early, so that a leak from the first step is dated, then as often as allowed.
+"""When to compare bytes: at a few early steps, so that a leak from the first step is dated, then as the budget allows.
 
-The share is one of training time, from the start: every look counts against it, also those that have to be made (the
-first, at checkpoints, at the end). Others are due when what has been spent, this one, and the last one that is still
-to come stay under it. In between, at a few early steps, some of the tensors are looked at, however long a look at all
-would take.
+The budget is a share of training time. Every check counts against it, also those that have to be made (the first one,
+at checkpoints, at the end). Another one is due when the time spent so far, this check, and the last one still to come
+stay within the share. At the early steps only some of the tensors are compared, so that this takes a millisecond.
 """
 
 import time
@@ -11,21 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 EARLY = frozenset({1, 2, 4, 8})
-# What an early look covers: about a millisecond's worth on a CPU, and as many tensors as a device is asked about fast.
+# An early check takes about a millisecond: so many bytes on a CPU, so many tensors on a device.
 EARLY_BYTES, EARLY_TENSORS = 8 << 20, 64
 
-MARGIN = 0.9  # of the share: the last look may take longer than those before it
+MARGIN = 0.9  # of the share, since the last check may take longer than those before it
 
 
 @dataclass(slots=True)
 class Budget:
-    """`share` of training time, 0.01 for one per cent. 1 or more means after every step."""
+    """`share` is the fraction of training time that checks may take; 1 or more means a check after every step."""
 
     share: float
     clock: Callable[[], float] = time.perf_counter
     started: float = field(init=False)
     spent: float = 0.0  # seconds
-    cost: float = 0.0  # seconds of the dearest look at everything lately
+    cost: float = 0.0  # seconds of the slowest full check of late
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -40,13 +39,13 @@ class Budget:
         return self.spent + 2 * self.cost <= MARGIN * self.share * training
 
     def record(self, seconds: float) -> None:
-        """A look at everything. One slow look (a busy machine) is forgotten by and by."""
+        """Count a full check. One that was slow because the machine was busy loses its weight over time."""
         self.spent += seconds
         self.cost = max(seconds, 0.9 * self.cost)
 
 
-def some(nbytes: Mapping[str, int], turn: int) -> list[str]:
-    """Names for the early look number `turn`: others at each, small ones first, one at the least."""
+def early_names(nbytes: Mapping[str, int], turn: int) -> list[str]:
+    """The tensors of early check number `turn`: at least one, small ones first, and each time others."""
     names = sorted(nbytes, key=lambda name: (nbytes[name], name))
     start = turn * EARLY_TENSORS % len(names) if len(names) > EARLY_TENSORS else 0
     chosen: list[str] = []

@@ -1,6 +1,6 @@
-"""A keyed fingerprint of live bytes, cheap enough for checks during training. Telemetry, not evidence: that is SHA-256.
+"""A keyed fingerprint of live bytes, cheap enough for checks during training. It finds drift; the evidence is SHA-256.
 
-xxh3_128 with a secret seed on the CPU, the multilinear hash on the device for everything else.
+xxh3_128 with a secret seed on the CPU and for sparse tensors, the multilinear hash on other devices.
 """
 
 import secrets
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worker.trainer.witness.multilinear import multilinear
 from worker.trainer.witness.observe import raw, whole
-from worker.trainer.witness.shards import cut_by_rows, multilinear_across
+from worker.trainer.witness.sharded_hash import multilinear_of_shards, split_by_rows
 
 XXH3 = "xxh3-128"
 MULTILINEAR = "multilinear-64x2"
@@ -35,7 +35,7 @@ class Fingerprint:
         return cls(**{**state, "shape": tuple(state["shape"])})
 
     def difference(self, other: "Fingerprint") -> str:
-        """In words, what about `other` is not as it was."""
+        """In words, how `other`, taken later, differs from this one."""
         if self.dtype != other.dtype:
             return f"dtype changed from {self.dtype} to {other.dtype}"
         if self.shape != other.shape:
@@ -45,31 +45,32 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Takes fingerprints under one secret, so that nothing in the training run could aim at a collision."""
+    """Takes fingerprints under a secret drawn for the session, so that no input can be made to collide."""
 
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
 
     def take(self, tensor: Tensor, like: Fingerprint | None = None) -> Fingerprint:
-        """`like` is an earlier one to be compared with: it chooses the scheme and the extent.
+        """`like` is an earlier fingerprint to compare with: it decides the scheme, and whole tensor or own shard.
 
-        The print of a sharded tensor is the whole's, and a matter of all its ranks, which must ask together: their sums
-        are added up, or, where the scheme has no sums or the cut is not by rows, the tensor is gathered.
+        The fingerprint of a sharded tensor is that of the whole, so all its ranks must call together. Their sums are
+        added up; where the scheme has no sums, or the split is not by rows, the tensor is gathered instead.
         """
         if like is not None and like.local:
             return self.take_local(tensor)
         scheme = like.scheme if like else MULTILINEAR
-        if sharded(tensor) and scheme == MULTILINEAR and cut_by_rows(tensor):
-            value = _hex(multilinear_across(tensor, self.secret))
+        if sharded(tensor) and scheme == MULTILINEAR and split_by_rows(tensor):
+            value = _hex(multilinear_of_shards(tensor, self.secret))
             return Fingerprint(str(tensor.dtype), tuple(tensor.shape), value, scheme, local=False)
         return self._of(whole(tensor), like.scheme if like else None, local=False)
 
     def take_local(self, tensor: Tensor) -> Fingerprint:
-        """Of what this rank holds."""
+        """Of this rank's shard."""
         return self._of(shard(tensor), None, local=True)
 
     def _of(self, tensor: Tensor, scheme: str | None, *, local: bool) -> Fingerprint:
         tensor = tensor.detach()
-        scheme = scheme or (XXH3 if tensor.device.type == "cpu" else MULTILINEAR)
+        on_host = tensor.device.type == "cpu" or tensor.layout is not torch.strided
+        scheme = scheme or (XXH3 if on_host else MULTILINEAR)
         return Fingerprint(str(tensor.dtype), tuple(tensor.shape), self._value(tensor, scheme), scheme, local)
 
     def _value(self, tensor: Tensor, scheme: str) -> str:
@@ -88,6 +89,6 @@ def sharded(tensor: Tensor) -> bool:
 
 
 def shard(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this rank holds."""
+    """This rank's part of a sharded tensor; any other tensor as it is."""
     local: Tensor = getattr(tensor, "_local_tensor", tensor)
     return local

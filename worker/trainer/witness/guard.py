@@ -1,8 +1,8 @@
-"""A write-guard: sees every operation that torch dispatches, and says which one changed a watched tensor, and where.
+"""A write-guard: sees every operation that torch dispatches and names the one that changed a watched tensor.
 
-It matches the memory of the arguments that an operator's schema marks as written, so it catches fused and foreach
-optimizers, `.data`, dlpack and flat aliases. It cannot see numpy, ctypes, other processes, or a tensor put in another's
-place.
+It compares the memory of watched tensors with that of the arguments that an operator's schema marks as written. So it
+catches fused and foreach optimizers, `.data`, dlpack and flat aliases. It cannot see numpy, ctypes, other processes, or
+a tensor that was replaced by another one.
 """
 
 import sys
@@ -28,7 +28,7 @@ _TORCH = str(Path(torch.__file__).parent)
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One operation that left a watched tensor with other bytes than it should have."""
+    """The operation after which a watched tensor had other bytes than it should."""
 
     name: str
     operation: str  # "aten::_fused_adamw_"
@@ -40,7 +40,11 @@ class Write:
 
 
 class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """`drifted(name)` is asked before and after each write to a name's memory; from False to True makes it a Write."""
+    """Entered as a context. `drifted(name)` says whether a tensor has other bytes than it should.
+
+    It is called before and after each operation that writes to the tensor's memory. The first operation around which
+    the answer changes is recorded in `writes`.
+    """
 
     def __init__(self, watched: Mapping[str, Tensor], drifted: Callable[[str], bool]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -50,7 +54,7 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.watch(watched)
 
     def watch(self, watched: Mapping[str, Tensor]) -> None:
-        """Follow these tensors to wherever their memory is now."""
+        """Replace the watched tensors by these, at the addresses they have now."""
         self._segments = _segments(watched)
         self._starts = [start for start, _, _ in self._segments]
 
@@ -66,25 +70,28 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         touched = {name for tensor in _written(func, args, kwargs) for name in self._touched(tensor)}
-        good = [name for name in touched - self.writes.keys() if not self._drifted(name)]
+        unchanged = [name for name in touched - self.writes.keys() if not self._drifted(name)]
+
         result = func(*args, **kwargs)
-        for name in good:
+
+        for name in unchanged:
             if self._drifted(name):
                 self.writes[name] = Write(name, func._schema.name, _caller(), self.step)
         return result
 
     def _touched(self, tensor: Tensor) -> Iterator[str]:
+        """Names of the watched tensors that share memory with this one."""
         start, stop = memory(tensor)
-        at = max(0, bisect_right(self._starts, start) - 1)
-        while at < len(self._segments) and self._segments[at][0] < stop:
-            _, end, spans = self._segments[at]
+        index = max(0, bisect_right(self._starts, start) - 1)
+        while index < len(self._segments) and self._segments[index][0] < stop:
+            _, end, spans = self._segments[index]
             if start < end:
-                yield from (name for a, b, name in spans if a < stop and start < b)
-            at += 1
+                yield from (name for first, last, name in spans if first < stop and start < last)
+            index += 1
 
 
 def memory(tensor: Tensor) -> tuple[int, int]:
-    """Addresses from the tensor's first byte to its last; (0, 0) where there is no memory."""
+    """Addresses of the tensor's first byte and of the one after its last; (0, 0) without memory of its own."""
     tensor = shard(tensor)
     try:
         start = tensor.data_ptr()
@@ -92,12 +99,12 @@ def memory(tensor: Tensor) -> tuple[int, int]:
         return (0, 0)
     if not start or not tensor.numel():
         return (0, 0)
-    reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return (start, start + (reach + 1) * tensor.element_size())
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (start, start + (last + 1) * tensor.element_size())
 
 
 def _segments(watched: Mapping[str, Tensor]) -> list[tuple[int, int, list[tuple[int, int, str]]]]:
-    """Disjoint stretches of memory in order, each with the watched tensors in it."""
+    """Disjoint ranges of memory by address, each with the watched tensors in it as (start, stop, name)."""
     segments: list[tuple[int, int, list[tuple[int, int, str]]]] = []
     for start, stop, name in sorted((*memory(tensor), name) for name, tensor in watched.items()):
         if stop == 0:
@@ -111,6 +118,7 @@ def _segments(watched: Mapping[str, Tensor]) -> list[tuple[int, int, list[tuple[
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """The tensors among an operator's arguments that it writes to."""
     schema = func._schema
     unmarked = schema.name in _UNMARKED
     for position, argument in enumerate(schema.arguments):
@@ -124,7 +132,7 @@ def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
 
 
 def _caller() -> str:
-    """The innermost line that is neither torch's nor ours: the code that asked for the write."""
+    """The innermost line of the stack that is neither torch's nor the witness's, as "file:line in function"."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_OURS, _TORCH)):
         frame = frame.f_back
@@ -132,7 +140,7 @@ def _caller() -> str:
 
 
 def _short(filename: str) -> str:
-    """As it would be imported: without the folder that happens to hold it on this machine."""
+    """A path relative to the import path, so that it is the same on every machine."""
     roots = sorted((root for root in (*sys.path, str(Path.cwd())) if root), key=len, reverse=True)
     for root in roots:
         if filename.startswith(root.rstrip("/") + "/"):

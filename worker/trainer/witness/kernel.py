@@ -1,7 +1,7 @@
 """The first level of the multilinear hash as a Triton kernel for CUDA: one pass at the speed of memory.
 
-A program holds both lanes' keys of a row in registers and walks over rows with them, so that the only traffic is the
-data, 16 bytes a thread and load, and two sums a row. Importing this needs triton, which comes with torch for CUDA.
+A program keeps both lanes' keys in registers and goes from row to row with them, so that the only traffic is the data,
+16 bytes per thread and load, and two sums per row. Importing this needs triton, which comes with torch for CUDA.
 """
 
 import torch
@@ -15,7 +15,7 @@ PROGRAMS = 8  # per multiprocessor, so that one loads while another adds up
 
 @triton.jit
 def _sums(data, keys, sums, words, lead, rows, width: tl.constexpr):
-    """sums[lane, row] of the words that lie from place `lead` of the first row on; what is outside counts as zero."""
+    """sums[lane, row] of `words` words that begin at position `lead` of the first row; the rest counts as 0."""
     place = tl.arange(0, width)
     wide = tl.full((1,), width, tl.int64)  # words are counted in 64 bits
     first = tl.load(keys + place)

@@ -1,17 +1,19 @@
-"""What a witness found: the verdict, each tensor that moved and between which steps, and how closely it looked."""
+"""The result of an audit: a verdict, each frozen tensor that moved and between which steps, and how often it looked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+VERDICTS = ("verified", "incomplete", "violated")  # from best to worst
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A frozen tensor that moved: good after `last_good_step`, found changed after `first_bad_step`.
+    """A frozen tensor that moved: unchanged after `last_good_step`, found changed after `first_bad_step`.
 
-    Step 0 is before training. The two are neighbours when every step in between was looked at. `operation` names what
-    wrote it, if that is known; else `explanation` may say in words why not. `rank` is whose copy or shard it was, where
-    several processes train together.
+    Step 0 is the state before training. The two steps are neighbours when every step in between was checked.
+    `operation` names what wrote the tensor, if known; otherwise `explanation` may say why it is not known. `rank` is
+    the process whose copy or shard moved, where several train together.
     """
 
     name: str
@@ -23,23 +25,23 @@ class Violation:
     rank: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        more = {"explanation": self.explanation, "rank": self.rank}
+        optional = {"explanation": self.explanation, "rank": self.rank}
         return {
             "name": self.name,
             "last_good_step": self.last_good_step,
             "first_bad_step": self.first_bad_step,
             "operation": self.operation,
-        } | {key: value for key, value in more.items() if value is not None}
+        } | {key: value for key, value in optional.items() if value is not None}
 
     def __str__(self) -> str:
-        by = f", by {self.operation}" if self.operation else f" ({self.explanation})" if self.explanation else ""
+        cause = f", by {self.operation}" if self.operation else f" ({self.explanation})" if self.explanation else ""
         where = "" if self.rank is None else f" on rank {self.rank}"
-        return f"{self.name}: {self.what} between steps {self.last_good_step} and {self.first_bad_step}{where}{by}"
+        return f"{self.name}: {self.what} between steps {self.last_good_step} and {self.first_bad_step}{where}{cause}"
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """SHA-256 of a scheduled tensor when a freeze began and when it ended; None where the run did not get so far."""
+class FrozenInterval:
+    """SHA-256 of a scheduled tensor when a freeze began and when it ended; None if the run ended before that."""
 
     from_step: int
     to_step: int | None
@@ -51,9 +53,19 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """`verified`: every frozen tensor had the same bytes in every check, the last at the end. Else `violated`, or
-    `incomplete` with the reason. `first_changed` dates the tensors that may move: the first check that saw it."""
+class WitnessReport:
+    """What a witness can say about the run so far. Printing it gives the verdict and a line per violation.
+
+    - `verdict`: "verified" when every frozen tensor had the same bytes, dtype and shape in every check, the last one at
+      the end; "violated" when one had not; "incomplete", with a `reason`, when the run did not end normally.
+    - `steps`: optimizer steps counted; `checks`: how often every frozen byte was compared, the first time after
+      `first_step` and the last time after `last_step`.
+    - `watched`: frozen tensors, ties counted once. `seconds`: time that the witness itself has taken.
+    - `first_changed`: for each tensor that may move, the first checked step at which it differed from the start. A
+      tensor that is missing here has not moved.
+    - `intervals`: for each tensor that is frozen for part of the run, its digests at both ends of each freeze.
+    - `followed`: names under which a wrapped module's tensors were found, by the name they had when watching began.
+    """
 
     verdict: str
     violations: tuple[Violation, ...]
@@ -66,13 +78,16 @@ class Report:
     seconds: float
     reason: str | None = None
     first_changed: dict[str, int] = field(default_factory=dict)
-    intervals: dict[str, tuple[Interval, ...]] = field(default_factory=dict)
+    intervals: dict[str, tuple[FrozenInterval, ...]] = field(default_factory=dict)
+    followed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> Self:
-        """From what `dataclasses.asdict` makes of one."""
-        intervals = {name: tuple(Interval(**each) for each in found) for name, found in obj["intervals"].items()}
-        violations = tuple(Violation(**each) for each in obj["violations"])
+        """From the dict that `dataclasses.asdict` makes of a report."""
+        intervals = {
+            name: tuple(FrozenInterval(**interval) for interval in rows) for name, rows in obj["intervals"].items()
+        }
+        violations = tuple(Violation(**violation) for violation in obj["violations"])
         return cls(**{**obj, "violations": violations, "intervals": intervals})
 
     def to_json(self) -> dict[str, Any]:
@@ -92,26 +107,35 @@ class Report:
     def __str__(self) -> str:
         head = f"{self.verdict}: {self.watched} frozen tensors, {self.checks} checks in {self.steps} steps"
         lines = [f"{head} ({self.reason})" if self.reason else head]
-        return "\n".join(lines + [f"  {violation}" for violation in self.violations])
+        lines += [f"  {violation}" for violation in self.violations]
+        if self.followed:
+            old, new = next(iter(self.followed.items()))
+            lines.append(f"  {len(self.followed)} tensors followed into a wrapper ('{old}' is now '{new}')")
+        return "\n".join(lines)
 
 
-def combined(reports: Sequence[Report]) -> Report:
-    """What several ranks saw of one model, each of its own copy or shard: as good as the worst of them."""
+def combine_reports(reports: Sequence[WitnessReport]) -> WitnessReport:
+    """One report for several ranks that each watched their own copy or shard: the worst verdict, every violation."""
     first = reports[0]
     if len(reports) == 1:
         return first
-    worst = max(reports, key=lambda each: ("verified", "incomplete", "violated").index(each.verdict))
-    found = [replace(each, rank=rank) for rank, report in enumerate(reports) for each in report.violations]
-    changed: dict[str, int] = {}
-    for name, step in (item for report in reports for item in report.first_changed.items()):
-        changed[name] = min(step, changed.get(name, step))
+
+    worst = max(reports, key=lambda report: VERDICTS.index(report.verdict))
+    violations = [
+        replace(violation, rank=rank) for rank, report in enumerate(reports) for violation in report.violations
+    ]
+    first_changed: dict[str, int] = {}
+    for report in reports:
+        for name, step in report.first_changed.items():
+            first_changed[name] = min(step, first_changed.get(name, step))
+
     return replace(
         first,
         verdict=worst.verdict,
         reason=worst.reason,
-        violations=tuple(found),
-        checks=min(each.checks for each in reports),
-        last_step=min(each.last_step for each in reports),
-        seconds=max(each.seconds for each in reports),
-        first_changed=changed,
+        violations=tuple(violations),
+        checks=min(report.checks for report in reports),
+        last_step=min(report.last_step for report in reports),
+        seconds=max(report.seconds for report in reports),
+        first_changed=first_changed,
     )

@@ -1,7 +1,7 @@
-"""Cheap signs that a tensor may have been written to, looked at every step. Hints, not proof, in either direction.
+"""Cheap signs, read after every step, that a tensor may have been written to. Hints only, not proof either way.
 
-Fused optimizers and `.data` write without moving `_version`; a copy of a tensor onto itself moves it without a change.
-A hint asks for a look at the bytes, and nothing else.
+Fused optimizers and `.data` write without moving `_version`; copying a tensor onto itself moves it without a change.
+The one consequence of a hint is that the tensor's bytes are compared.
 """
 
 from dataclasses import dataclass
@@ -9,18 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.trainer.freeze.slots import Slot, entries
+from worker.trainer.freeze.slots import Slot
+from worker.trainer.freeze.slots import entries as slot_entries
 from worker.trainer.witness.fingerprint import shard, sharded
+from worker.trainer.witness.observe import components
 
-# A tensor whose counter moves every step without a change (it is copied onto itself, say) is left to the timed checks.
-_PATIENCE = 8
+# After so many false alarms the version counter is ignored: some tensors are copied onto themselves every step.
+_FALSE_ALARMS = 8
 
 
 @dataclass(slots=True)
-class Wire:
-    """How one live entry looked when its bytes were last known."""
+class Tripwire:
+    """Identity, address and properties of one live tensor when its bytes were last compared."""
 
-    held: dict[str, Tensor | None]
+    entries: dict[str, Tensor | None]
     leaf: str
     tensor: Tensor | None
     pointer: int
@@ -28,36 +30,41 @@ class Wire:
     dtype: torch.dtype | None
     shape: tuple[int, ...]
     requires_grad: bool
-    sharded: bool = False
+    special: bool = False  # sharded or sparse: its address has to be looked up
     false_alarms: int = 0
 
     @classmethod
-    def on(cls, slot: Slot) -> "Wire":
-        wire = cls(entries(slot.module, slot.kind), slot.leaf, None, 0, 0, None, (), False)
+    def on(cls, slot: Slot) -> "Tripwire":
+        wire = cls(slot_entries(slot.module, slot.kind), slot.leaf, None, 0, 0, None, (), False)
         wire.arm()
         return wire
 
     def arm(self) -> None:
-        """Remember how it looks now."""
-        tensor = self.tensor = self.held.get(self.leaf)
+        """Remember the tensor's properties as they are now."""
+        tensor = self.tensor = self.entries.get(self.leaf)
         if tensor is not None:
-            self.sharded = sharded(tensor)
-            self.pointer, self.version = shard(tensor).data_ptr(), _version(tensor)
+            self.special = sharded(tensor) or tensor.layout is not torch.strided
+            self.pointer, self.version = _address(tensor), _version(tensor)
             self.dtype, self.shape, self.requires_grad = tensor.dtype, tuple(tensor.shape), tensor.requires_grad
 
     def tripped(self) -> bool:
-        tensor = self.held.get(self.leaf)
+        tensor = self.entries.get(self.leaf)
         if tensor is not self.tensor:
             return True
         if tensor is None:
             return False
         return (
-            (self.false_alarms < _PATIENCE and _version(tensor) != self.version)
-            or (shard(tensor) if self.sharded else tensor).data_ptr() != self.pointer
+            (self.false_alarms < _FALSE_ALARMS and _version(tensor) != self.version)
+            or (_address(tensor) if self.special else tensor.data_ptr()) != self.pointer
             or tensor.dtype is not self.dtype
             or tensor.shape != self.shape
             or tensor.requires_grad is not self.requires_grad
         )
+
+
+def _address(tensor: Tensor) -> int:
+    """Of its bytes; of the values of a sparse tensor, of this rank's part of a sharded one."""
+    return components(shard(tensor))[-1].data_ptr()
 
 
 def _version(tensor: Tensor) -> int:

@@ -1,6 +1,6 @@
 """When checks are due, on a clock that the test turns."""
 
-from worker.trainer.witness.budget import EARLY_BYTES, EARLY_TENSORS, Budget, some
+from worker.trainer.witness.budget import EARLY_BYTES, EARLY_TENSORS, Budget, early_names
 
 
 class Clock:
@@ -49,14 +49,14 @@ def test_without_a_share_there_are_only_those_that_have_to_be() -> None:
 def test_an_early_look_is_small() -> None:
     """However many and large the tensors are; and all of them are looked at where that is little."""
     few = {"a": 10, "b": 20}
-    assert some(few, 0) == some(few, 1) == ["a", "b"]
+    assert early_names(few, 0) == early_names(few, 1) == ["a", "b"]
     many = {f"t{at}": 1000 for at in range(EARLY_TENSORS * 3)}
-    looks = [some(many, turn) for turn in range(3)]
+    looks = [early_names(many, turn) for turn in range(3)]
     assert [len(look) for look in looks] == [EARLY_TENSORS] * 3
     assert {name for look in looks for name in look} == set(many)
     large = {"huge": EARLY_BYTES * 4, "half": EARLY_BYTES // 2, "other": EARLY_BYTES // 2, "third": EARLY_BYTES // 2}
-    assert some(large, 0) == ["half", "other"]
-    assert some({"huge": EARLY_BYTES * 4}, 0) == ["huge"]
+    assert early_names(large, 0) == ["half", "other"]
+    assert early_names({"huge": EARLY_BYTES * 4}, 0) == ["huge"]
 
 
 def test_a_full_share_checks_every_step() -> None:

@@ -181,7 +181,7 @@ def test_blame_says_when_another_tensor_was_put_in_place() -> None:
         replace()
 
     (found,) = w.blame(replay)
-    assert "another tensor was put in its place" in found.explanation
+    assert "it was replaced by another tensor" in found.explanation
 
 
 def test_blame_without_violations_replays_nothing() -> None:

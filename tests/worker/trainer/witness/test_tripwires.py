@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from worker.trainer.freeze.slots import slots
-from worker.trainer.witness.tripwires import Wire
+from worker.trainer.witness.tripwires import Tripwire
 
 
-def wire_on(model: nn.Module, name: str = "weight") -> Wire:
-    return Wire.on(next(slot for slot in slots(model) if slot.name == name))
+def wire_on(model: nn.Module, name: str = "weight") -> Tripwire:
+    return Tripwire.on(next(slot for slot in slots(model) if slot.name == name))
 
 
 def replaced(model: nn.Linear) -> None:

@@ -338,3 +338,42 @@ def test_a_freeze_that_begins_later_is_watched_from_then_on() -> None:
     with Witness(model, plan=plan, budget=1.0) as w:
         steps(model, w, 8)
     assert [(v.name, v.last_good_step, v.first_bad_step) for v in w.report().violations] == [("weight", 5, 6)]
+
+
+def test_one_pattern_is_not_read_letter_by_letter() -> None:
+    """`freeze="**"` watches everything; as letters it was `*` twice, which matches names of one segment only."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model.scale = nn.Parameter(torch.ones(1))
+    with Witness(model, freeze="**") as w:
+        with torch.no_grad():
+            model[1].weight.add_(1.0)
+        w.step()
+    assert w.report().watched == 5
+    assert [v.name for v in w.report().violations] == ["1.weight"]
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+@pytest.mark.filterwarnings("ignore:Sparse CS")
+def test_sparse_buffers_are_watched(layout: torch.layout) -> None:
+    """Their indices and values are bytes like any others."""
+    model = nn.Linear(3, 3)
+    model.register_buffer("graph", torch.eye(3).to_sparse(layout=layout))
+    with Witness(model, freeze=["**"], budget=1.0) as w:
+        w.step()
+        assert not w.violations
+        with torch.no_grad():
+            values = model.graph._values() if layout is torch.sparse_coo else model.graph.values()
+            values[1] = 2.0
+        w.step()
+    (violation,) = w.report().violations
+    assert (violation.name, violation.last_good_step, violation.first_bad_step) == ("graph", 1, 2)
+
+
+def test_a_tensor_without_readable_bytes_is_refused_by_name() -> None:
+    """On the meta device, or in a layout whose bytes torch does not show."""
+    with pytest.raises(TypeError, match="cannot watch 'weight': it is on the meta device"):
+        Witness(nn.Linear(2, 2, device="meta"), freeze=["weight"]).start()
+    model = nn.Linear(2, 2)
+    model.register_buffer("opaque", torch.ones(2, 2).to_mkldnn())
+    with pytest.raises(TypeError, match=r"cannot watch 'opaque': its layout is torch._mkldnn"):
+        Witness(model, freeze=["opaque"]).start()

@@ -11,7 +11,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from tests.worker.trainer.gloo import on_ranks
 from worker.trainer.witness.fingerprint import MULTILINEAR, Fingerprints
 from worker.trainer.witness.multilinear import multilinear
-from worker.trainer.witness.shards import cut_by_rows
+from worker.trainer.witness.sharded_hash import split_by_rows
 
 PRINTS = Fingerprints(bytes(range(16)))
 
@@ -30,7 +30,7 @@ def compared(rows: int, width: int, dtype: torch.dtype, rank: int) -> tuple[bool
     if rank == 1 and cut.to_local().numel():
         cut.to_local().view(-1)[-1] += 1.0
     moved = PRINTS.take(cut, known) != known
-    return cut_by_rows(cut), same, moved
+    return split_by_rows(cut), same, moved
 
 
 def _mesh() -> DeviceMesh:
@@ -55,7 +55,7 @@ def other_cuts(rank: int) -> list[bool]:
     whole = weights(4, 6, torch.float32)
     known = replace(PRINTS.take(whole), scheme=MULTILINEAR, value=_value(whole))
     kinds = [distribute_tensor(whole, _mesh(), [placement]) for placement in (Shard(1), Replicate())]
-    return [each for cut in kinds for each in (cut_by_rows(cut), PRINTS.take(cut, known) == known)]
+    return [each for cut in kinds for each in (split_by_rows(cut), PRINTS.take(cut, known) == known)]
 
 
 def test_other_cuts_are_gathered() -> None:
@@ -65,4 +65,4 @@ def test_other_cuts_are_gathered() -> None:
 
 def test_a_plain_tensor_is_not_cut() -> None:
     """It has no ranks to ask."""
-    assert not cut_by_rows(torch.ones(2))
+    assert not split_by_rows(torch.ones(2))

@@ -1,0 +1,90 @@
+"""A job's witness: reports violations, has a replay explain them, and ends the run if the policy says so.
+
+Each of several ranks watches its own tensors. All are given what one of them finds, so that all end at the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from app.errors import PermafrostError
+from app.freeze.plan import FreezePlan
+from worker.protocol import Reporter
+from worker.trainer.ranks.group import Group
+from worker.trainer.witness.blame import ReplayFinding
+from worker.trainer.witness.report import Violation, WitnessReport, combine_reports
+from worker.trainer.witness.witness import Witness
+
+Explain = Callable[[Sequence[Violation]], list[ReplayFinding]]
+
+NO_REPLAY = "what wrote it is not known: the replay that shows this needs a job on one device"
+
+
+class FrozenTensorChanged(PermafrostError):
+    """A frozen tensor has other bytes than before training."""
+
+    code = "frozen_tensor_changed"
+
+
+class JobWitness:
+    """`witness` is entered around the training loop. `explain` replays violations, where that is possible.
+
+    An audit (`enforce: false`) only records violations, unless its policy's `on_violation` is "abort".
+    """
+
+    def __init__(self, witness: Witness, plan: FreezePlan, reporter: Reporter, group: Group) -> None:
+        self.witness = witness
+        self.group = group
+        self.explain: Explain | None = None
+        self._reporter = reporter
+        self._abort = plan.policy.on_violation == "abort"
+
+    def after_step(self) -> None:
+        """FrozenTensorChanged if a check finds a violation and the policy says abort; so do the two methods below."""
+        self._handle(self.witness.step())
+
+    def before_checkpoint(self) -> None:
+        """Compare every frozen byte, so that no checkpoint holds a tensor that has moved."""
+        self._handle(self.witness.check())
+
+    def at_end(self) -> None:
+        """The last check, after the last evaluation."""
+        self._handle(self.witness.check())
+
+    def report(self) -> WitnessReport:
+        """Of all ranks together."""
+        reports = self.group.gather(asdict(self.witness.report()))
+        return combine_reports([WitnessReport.from_json(report) for report in reports])
+
+    def _handle(self, violations: list[Violation]) -> None:
+        if not self.group.any(bool(violations)):
+            return
+
+        violations = self._of_all_ranks(violations)
+        for violation in violations:  # before the replay, which may take a while
+            self._reporter.report("violation", **violation.to_json())
+        if self.explain is not None:
+            violations = self._explained(violations, self.explain)
+        if self._abort:
+            message = f"frozen tensor {violations[0]}; the policy's on_violation is 'abort'"
+            raise FrozenTensorChanged(message, param="freeze_policy")
+
+    def _of_all_ranks(self, violations: list[Violation]) -> list[Violation]:
+        if self.group.size == 1:
+            return violations
+        by_rank = self.group.gather([asdict(violation) for violation in violations])
+        return [
+            Violation(**{**fields, "explanation": NO_REPLAY, "rank": rank})
+            for rank, rows in enumerate(by_rank)
+            for fields in rows
+        ]
+
+    def _explained(self, violations: list[Violation], explain: Explain) -> list[Violation]:
+        """The same violations with what the replay found, reported once more."""
+        self.witness.explain(explain(violations))
+        names = {violation.name for violation in violations}
+        explained = [violation for violation in self.witness.violations if violation.name in names]
+        for violation in explained:
+            self._reporter.report("violation", **violation.to_json())
+        return explained
