@@ -10,7 +10,7 @@ from typing import Any
 from app.evidence.format.envelope import seal
 from app.evidence.format.keys import generate
 from app.evidence.format.parse import read
-from app.evidence.format.statement import Claim, FileRef, Reading, Row, build
+from app.evidence.format.statement import FileRef, Predicate, Reading, Row, build
 from app.evidence.format.strict import read_json
 from app.evidence.format.tree import root
 from app.evidence.verifier.verify import objections
@@ -23,18 +23,18 @@ RUNS = 5
 
 
 def figures() -> Iterable[Figure]:
-    claim, key = claim_about(TENSORS), generate()
-    payload = build(claim)
-    readings = [row.result for row in claim.rows if row.result]
+    predicate, key = claim_about(TENSORS), generate()
+    payload = build(predicate)
+    readings = [row.result for row in predicate.rows if row.result]
     yield Figure(f"root over {TENSORS} tensors", 1e3 * best(lambda: root(readings), RUNS), "ms")
-    made = 1e3 * best(lambda: json.dumps(seal(build(claim), [key])), RUNS)
+    made = 1e3 * best(lambda: json.dumps(seal(build(predicate), [key])), RUNS)
     yield Figure(f"statement for {TENSORS} tensors, signed", made, "ms", "at most 50")
     yield Figure("its size", len(payload) / 1e3, "kB")
     yield Figure("reading it", 1e3 * best(lambda: read(read_json(payload)), RUNS), "ms")
     yield Figure("judging it as a verifier would", 1e3 * best(lambda: objections(payload), RUNS), "ms")
 
 
-def claim_about(tensors: int) -> Claim:
+def claim_about(tensors: int) -> Predicate:
     """A frozen encoder of this many tensors under a trained head."""
     files = (FileRef("model.safetensors", 1, digest("file")),)
     rows = [frozen(at) for at in range(tensors - 1)] + [head()]
@@ -47,9 +47,9 @@ def claim_of(
     *,
     base_files: tuple[FileRef, ...],
     result_files: tuple[FileRef, ...],
-) -> Claim:
+) -> Predicate:
     normal = Policy.from_json(policy)
-    return Claim(
+    return Predicate(
         job_id="ftjob-0",
         attempt=1,
         nonce=None,

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from app.evidence.format.compose import Layout, Slice, compose
+from app.evidence.format.compose import ComposedFile, Slice, compose
 from app.evidence.format.digest import read_file, sha256_file
 from app.http.downloads import blob_bytes, download
 from app.storage.blobs import CHUNK, Storage
@@ -41,7 +41,7 @@ def figures() -> Iterable[Figure]:
         yield from over_http(storage, layout, plain)
 
 
-def composed(place: Path) -> tuple[Storage, Layout, Path]:
+def composed(place: Path) -> tuple[Storage, ComposedFile, Path]:
     """A base and a result's changed tensors as blobs; and what they make up, written out."""
     storage = Storage(f"file://{place}/blobs")
     write_model(place / "base.safetensors", megabytes=MEGABYTES)
@@ -62,7 +62,7 @@ def composed(place: Path) -> tuple[Storage, Layout, Path]:
     return storage, layout, plain
 
 
-def drain(storage: Storage, layout: Layout) -> None:
+def drain(storage: Storage, layout: ComposedFile) -> None:
     for _ in layout.stream(storage.open):
         pass
 
@@ -79,7 +79,7 @@ def piece(path: Path, start: int) -> None:
         file.read(1 << 20)
 
 
-def over_http(storage: Storage, layout: Layout, plain: Path) -> Iterable[Figure]:
+def over_http(storage: Storage, layout: ComposedFile, plain: Path) -> Iterable[Figure]:
     """The same model as the service sends it, beside the same bytes as an uploaded file, both over loopback."""
     with serving(storage, layout, plain) as url:
         ours, theirs = (layout.size / 1e9 / best(partial(fetch, f"{url}/{name}"), 3) for name in ("composed", "plain"))
@@ -93,7 +93,7 @@ def fetch(url: str) -> None:
 
 
 @contextmanager
-def serving(storage: Storage, layout: Layout, plain: Path) -> Iterator[str]:
+def serving(storage: Storage, layout: ComposedFile, plain: Path) -> Iterator[str]:
     """An application of two routes over the product's own way of sending bytes, behind uvicorn; its URL."""
     blob = storage.put(plain)
     application = FastAPI()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.evidence.format.tensorfile import Entry, header_bytes
+from app.evidence.format.tensorfile import TensorEntry, header_bytes
 
 WIDTH = 1024
 TENSOR_BYTES = 4 * WIDTH * WIDTH
@@ -23,11 +23,11 @@ def write_model(path: Path, *, megabytes: int) -> None:
     """Square F32 matrices, as many as it takes; bytes are random, yet the same for the same name."""
     count = max(1, megabytes * 1_000_000 // TENSOR_BYTES)
     entries = [
-        Entry(f"layers.{at}.weight", "F32", (WIDTH, WIDTH), at * TENSOR_BYTES, (at + 1) * TENSOR_BYTES)
+        TensorEntry(f"layers.{at}.weight", "F32", (WIDTH, WIDTH), at * TENSOR_BYTES, (at + 1) * TENSOR_BYTES)
         for at in sorted(range(count), key=str)
     ]
     entries = [
-        Entry(each.name, each.dtype, each.shape, at * TENSOR_BYTES, (at + 1) * TENSOR_BYTES)
+        TensorEntry(each.name, each.dtype, each.shape, at * TENSOR_BYTES, (at + 1) * TENSOR_BYTES)
         for at, each in enumerate(entries)
     ]
     noise = os.urandom(TENSOR_BYTES)

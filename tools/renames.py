@@ -1,7 +1,7 @@
-"""`python -m tools.renames`: writes the table of renames that the verifier follows, from the installed transformers.
+"""`python -m tools.renames`: adds the renames of the installed transformers to the tables that the verifier follows.
 
-transformers 5 gives many models other names than their files have. The verifier has no transformers, so it carries the
-tables; those that an earlier version had stay in the file, for attestations that were made with it.
+transformers 5 gives many models other names than their files have. The verifier does not import transformers, so it
+carries the tables. Tables of earlier versions stay, for attestations that were made with those versions.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.evidence.verifier.renames import TABLES, Rename, Table
+from app.evidence.verifier.renames import FILE, TABLES, Rename, Table, render_tables
 
-FILE = Path(__file__).parents[1] / "app" / "evidence" / "verifier" / "renames_table.py"
+PATH = Path(__file__).parents[1] / "app" / "evidence" / "verifier" / FILE
 #: What a job can load: the classes of its tasks.
 MAPPINGS = (
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
@@ -26,10 +26,7 @@ JOINING = ("MergeModulelist", "Concatenate")
 
 def main() -> None:
     known = dict.fromkeys((*TABLES, *installed()))
-    head, mark, rest = FILE.read_text("utf-8").partition('TEXT = r"""\n')
-    _, end, tail = rest.partition('"""\n')
-    blocks = ["\n".join(f"{each.pattern} {each.sign} {each.target}" for each in table) for table in known]
-    FILE.write_text(head + mark + "\n\n".join(blocks) + "\n" + end + tail, "utf-8")
+    PATH.write_text(render_tables(known), "utf-8")
 
 
 def installed() -> list[Table]:

@@ -1,6 +1,6 @@
 """`make verifier`: dist/permafrost-verify.pyz, the verifier in one file for any Python that has `cryptography`.
 
-What goes in is what importing the verifier loads, so that the file holds all it needs and nothing else.
+It holds the modules that importing the verifier loads and the data files beside them, and nothing else.
 """
 
 import json
@@ -42,9 +42,11 @@ def build(output: Path) -> Path:
 
 
 def needed() -> list[Path]:
+    """Paths of the verifier's modules and of their data files."""
     command = [sys.executable, "-c", LOADED]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [Path(file) for file in json.loads(done.stdout)]
+    modules = [Path(file) for file in json.loads(done.stdout)]
+    return [*modules, *sorted({data for module in modules for data in module.parent.glob("*.json")})]
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.evidence.attest.verdict import Judged
+from app.evidence.attest.verdict import JobVerdict
 from app.evidence.format.statement import Row, frozen_readings, total
 from app.evidence.tables import Evidence, Parameter
 
 
 def evidence_row(
-    judged: Judged, *, job_id: str, attempt: int, checks: dict[str, Any], envelope: bytes, keyid: str
+    judged: JobVerdict, *, job_id: str, attempt: int, checks: dict[str, Any], envelope: bytes, keyid: str
 ) -> Evidence:
     frozen = total(frozen_readings(judged.rows))
     return Evidence(
@@ -30,7 +30,7 @@ def evidence_row(
 
 
 def parameter_rows(
-    judged: Judged,
+    judged: JobVerdict,
     *,
     job_id: str,
     stats: Mapping[str, dict[str, Any]],
@@ -46,7 +46,7 @@ def parameter_rows(
     return rows
 
 
-def _parameter(row: Row, judged: Judged, *, job_id: str, position: int, stats: dict[str, Any] | None) -> Parameter:
+def _parameter(row: Row, judged: JobVerdict, *, job_id: str, position: int, stats: dict[str, Any] | None) -> Parameter:
     stored = row.result or row.base
     info_dtype, info_shape = (stored.dtype, stored.shape) if stored else (row.dtype, row.shape)
     assert info_dtype is not None

@@ -8,11 +8,11 @@ from app.evidence.tables import Evidence, Parameter
 from app.paging.keyset import Page
 
 
-class Answer(BaseModel):
+class EvidenceAnswer(BaseModel):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
-class Violation(Answer):
+class EvidenceViolation(EvidenceAnswer):
     """A frozen tensor that moved; steps and operation where the witness could name them."""
 
     model_config = ConfigDict(extra="allow")
@@ -29,7 +29,7 @@ class Violation(Answer):
     reason: str | None = Field(default=None, description="What the files show.")
 
 
-class EvidenceObject(Answer):
+class EvidenceObject(EvidenceAnswer):
     """What was claimed of a job's frozen tensors, and whether it held."""
 
     object: Literal["fine_tuning.job.evidence"] = "fine_tuning.job.evidence"
@@ -47,7 +47,7 @@ class EvidenceObject(Answer):
     )
     frozen_root: str | None = None
     result_root: str | None = None
-    violations: list[Violation] = []
+    violations: list[EvidenceViolation] = []
     checks: dict[str, Any] = {}
     keyid: str | None = Field(default=None, description="The key under which the attestation was signed.")
 
@@ -72,7 +72,7 @@ class EvidenceObject(Answer):
         )
 
 
-class ParameterObject(Answer):
+class ParameterObject(EvidenceAnswer):
     """One tensor: what the policy said of it, and what became of it."""
 
     id: str = Field(description="Cursor of the list.")
@@ -107,7 +107,7 @@ class ParameterList(Page):
     data: list[ParameterObject]
 
 
-class SigningKeyObject(Answer):
+class SigningKeyObject(EvidenceAnswer):
     """A public key, and when statements under it count."""
 
     id: str = Field(description="SHA-256 of the key's DER SubjectPublicKeyInfo.")

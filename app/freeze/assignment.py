@@ -11,7 +11,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class NameDecision:
     action: str
     mechanism: str | None
     intervals: Intervals
@@ -20,7 +20,7 @@ class Verdict:
     rule: str = field(default="default", compare=False)  # two rules may say the same about two names of one tensor
 
 
-class Claims:
+class Assignment:
     """Every name of a model, and the rule that has decided it."""
 
     def __init__(self, policy: Policy, index: Index) -> None:
@@ -28,10 +28,14 @@ class Claims:
         self.index = index
         self.whole: list[int] = [-1] * len(index.names)  # rule numbers by position; -1 is the default
         self.rows: dict[int, list[tuple[int, int, int]]] = {}  # position -> (start, stop, rule number)
-        self.verdicts = [Verdict(rule.action, rule.mechanism, rule.intervals, rule=rule.id) for rule in policy.rules]
+        self.decisions = [
+            NameDecision(rule.action, rule.mechanism, rule.intervals, rule=rule.id) for rule in policy.rules
+        ]
         frozen = policy.default == "freeze"
         # Last, so that number -1 finds it.
-        self.verdicts.append(Verdict(policy.default, policy.mechanism if frozen else None, WHOLE_RUN if frozen else ()))
+        self.decisions.append(
+            NameDecision(policy.default, policy.mechanism if frozen else None, WHOLE_RUN if frozen else ())
+        )
 
     def add(self, number: int, matched: list[int]) -> None:
         """Give a rule what no rule above it has taken; PolicyError when that is nothing."""
@@ -51,25 +55,25 @@ class Claims:
                 self.whole[position] = number
         _check_expect(rule, self.index, taken, len(matched))
 
-    def verdict(self, at: int) -> Verdict:
+    def decision(self, at: int) -> NameDecision:
         """What is decided for the tensor number `at`; PolicyError when its names disagree."""
         tensor = self.index.tensors[at]
         if not self.rows and not tensor.aliases:
-            return self.verdicts[self.whole[self.index.position[tensor.name]]]
-        verdict = self._of_name(tensor.name, tensor)
+            return self.decisions[self.whole[self.index.position[tensor.name]]]
+        decision = self._of_name(tensor.name, tensor)
         for alias in tensor.aliases:
             other = self._of_name(alias, tensor)
-            if other != verdict:
+            if other != decision:
                 raise PolicyError(
                     f"'{tensor.name}' and '{alias}' are one tensor (they share storage), and the policy decides "
-                    f"twice: {_described(verdict)}, and {_described(other)}; name both in one rule",
-                    param=_where(self.policy, other if other.rule != "default" else verdict),
+                    f"twice: {_described(decision)}, and {_described(other)}; name both in one rule",
+                    param=_where(self.policy, other if other.rule != "default" else decision),
                 )
-        return verdict
+        return decision
 
-    def _of_name(self, name: str, tensor: TensorInfo) -> Verdict:
+    def _of_name(self, name: str, tensor: TensorInfo) -> NameDecision:
         position = self.index.position[name]
-        rest = self.verdicts[self.whole[position]]
+        rest = self.decisions[self.whole[position]]
         pieces = self.rows.get(position)
         return _with_rows(self.policy, rest, pieces, tensor) if pieces else rest
 
@@ -119,7 +123,9 @@ def _check_expect(rule: Rule, index: Index, taken: list[int], matched: int) -> N
             )
 
 
-def _with_rows(policy: Policy, rest: Verdict, pieces: list[tuple[int, int, int]], tensor: TensorInfo) -> Verdict:
+def _with_rows(
+    policy: Policy, rest: NameDecision, pieces: list[tuple[int, int, int]], tensor: TensorInfo
+) -> NameDecision:
     """Rows decided by `rows` rules, the others by what decides the rest of the tensor."""
     pieces = sorted(pieces)
     frozen = [(a, b) for a, b, number in pieces if policy.rules[number].action == "freeze"]
@@ -142,10 +148,10 @@ def _with_rows(policy: Policy, rest: Verdict, pieces: list[tuple[int, int, int]]
         )
     mechanism = ways.pop() if ways else None
     if not train:
-        return Verdict("freeze", mechanism, WHOLE_RUN, rule=first.id)
+        return NameDecision("freeze", mechanism, WHOLE_RUN, rule=first.id)
     if not frozen:
-        return Verdict("train", None, (), rule=first.id)
-    return Verdict("split", mechanism, WHOLE_RUN, _joined(frozen), _joined(train), rule=first.id)
+        return NameDecision("train", None, (), rule=first.id)
+    return NameDecision("split", mechanism, WHOLE_RUN, _joined(frozen), _joined(train), rule=first.id)
 
 
 def _holes(pieces: list[tuple[int, int, int]], rows: int) -> list[tuple[int, int]]:
@@ -167,15 +173,17 @@ def _joined(ranges: list[tuple[int, int]]) -> Ranges:
     return tuple(joined)
 
 
-def _where(policy: Policy, verdict: Verdict) -> str:
-    return next((rule.at for rule in policy.rules if rule.id == verdict.rule), "freeze_policy")
+def _where(policy: Policy, decision: NameDecision) -> str:
+    return next((rule.at for rule in policy.rules if rule.id == decision.rule), "freeze_policy")
 
 
-def _described(verdict: Verdict) -> str:
-    by = "the default" if verdict.rule == "default" else f"rule '{verdict.rule}'"
-    if verdict.action == "train":
+def _described(decision: NameDecision) -> str:
+    by = "the default" if decision.rule == "default" else f"rule '{decision.rule}'"
+    if decision.action == "train":
         return f"{by} trains it"
-    if verdict.action == "split":
+    if decision.action == "split":
         return f"{by} splits its rows"
-    steps = ", ".join(f"{a} to {'the end' if b is None else b}" for a, b in verdict.intervals)
-    return f"{by} freezes it by {verdict.mechanism}" + ("" if verdict.intervals == WHOLE_RUN else f" in steps {steps}")
+    steps = ", ".join(f"{a} to {'the end' if b is None else b}" for a, b in decision.intervals)
+    return f"{by} freezes it by {decision.mechanism}" + (
+        "" if decision.intervals == WHOLE_RUN else f" in steps {steps}"
+    )

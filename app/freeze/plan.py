@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from app.errors import PolicyError
-from app.freeze.assignment import Claims, Ranges, Verdict
+from app.freeze.assignment import Assignment, NameDecision, Ranges
 from app.freeze.policy import WHOLE_RUN, Intervals, Policy
 from app.freeze.selectors import Index, matching
 from app.freeze.tensors import TensorInfo, nbytes
@@ -166,75 +166,74 @@ def resolve(policy: Policy, tensors: Iterable[TensorInfo]) -> FreezePlan:
     The order of `tensors` does not matter. Each of a tensor's names is decided by itself, and they must agree.
     """
     index = Index(tensors)
-    claims = Claims(policy, index)
+    assignment = Assignment(policy, index)
     for number, rule in enumerate(policy.rules):
-        claims.add(number, matching(rule, index, policy))
-    decided = [claims.verdict(at) for at in range(len(index.tensors))]
-    verdicts = _follow(policy, index, decided)
-    decisions = tuple(map(_decision, index.tensors, verdicts))
+        assignment.add(number, matching(rule, index, policy))
+    by_rules = [assignment.decision(at) for at in range(len(index.tensors))]
+    decisions = tuple(map(_decision, index.tensors, _with_buffers(policy, index, by_rules)))
     _require_training(policy, decisions)
     return FreezePlan(decisions, policy, _warnings(policy, decisions))
 
 
-def _follow(policy: Policy, index: Index, decided: list[Verdict]) -> list[Verdict]:
+def _with_buffers(policy: Policy, index: Index, by_rules: list[NameDecision]) -> list[NameDecision]:
     """A buffer that no rule names follows the parameters of its module, and buffers have no mechanism."""
-    verdicts = list(decided)
-    modules: dict[str, Verdict] = {}
+    decisions = list(by_rules)
+    modules: dict[str, NameDecision] = {}
     for at, tensor in enumerate(index.tensors):
         if tensor.kind != "buffer":
             continue
-        verdict = decided[at]
-        if verdict.rule == "default":
+        decision = by_rules[at]
+        if decision.rule == "default":
             path = tensor.name.rpartition(".")[0]
             if path not in modules:
-                modules[path] = _of_module(policy, index, decided, path)
-            verdict = modules[path]
-        verdicts[at] = Verdict(verdict.action, None, verdict.intervals, rule=verdict.rule)
-    return verdicts
+                modules[path] = _of_module(policy, index, by_rules, path)
+            decision = modules[path]
+        decisions[at] = NameDecision(decision.action, None, decision.intervals, rule=decision.rule)
+    return decisions
 
 
-def _of_module(policy: Policy, index: Index, decided: list[Verdict], path: str) -> Verdict:
+def _of_module(policy: Policy, index: Index, by_rules: list[NameDecision], path: str) -> NameDecision:
     """Frozen as all of its parameters are, else trained; without parameters, as the module around it."""
     if policy.buffers == "track":
-        return Verdict("train", None, ())
-    first = _in_common(index, decided, path)
+        return NameDecision("train", None, ())
+    first = _in_common(index, by_rules, path)
     if first is None and policy.default == "freeze":
-        return Verdict("freeze", None, WHOLE_RUN)
+        return NameDecision("freeze", None, WHOLE_RUN)
     while first is None and path:
         path = path.rpartition(".")[0]
-        first = _in_common(index, decided, path)
-    return first if first and first.action == "freeze" else Verdict("train", None, ())
+        first = _in_common(index, by_rules, path)
+    return first if first and first.action == "freeze" else NameDecision("train", None, ())
 
 
-def _in_common(index: Index, decided: list[Verdict], path: str) -> Verdict | None:
-    """The verdict that all parameters under a module share; one that trains where they differ; None without any."""
-    first: Verdict | None = None
+def _in_common(index: Index, by_rules: list[NameDecision], path: str) -> NameDecision | None:
+    """The decision that all parameters under a module share; one that trains where they differ; None without any."""
+    first: NameDecision | None = None
     for position in index.under(path):
         owner = index.owner[position]
         if index.tensors[owner].kind == "parameter":
-            verdict = decided[owner]
-            first = first or verdict
-            if (verdict.action, verdict.intervals) != (first.action, first.intervals):
-                return Verdict("train", None, ())
+            decision = by_rules[owner]
+            first = first or decision
+            if (decision.action, decision.intervals) != (first.action, first.intervals):
+                return NameDecision("train", None, ())
     return first
 
 
-def _decision(tensor: TensorInfo, verdict: Verdict) -> Decision:
+def _decision(tensor: TensorInfo, decision: NameDecision) -> Decision:
     elements = math.prod(tensor.shape)
     return Decision(
         tensor.name,
         tensor.kind,
-        verdict.action,
-        verdict.rule,
-        verdict.mechanism,
+        decision.action,
+        decision.rule,
+        decision.mechanism,
         tensor.aliases,
         elements,
         nbytes(elements, tensor.dtype),
         tensor.shape,
         tensor.dtype,
-        verdict.frozen_rows,
-        verdict.trainable_rows,
-        verdict.intervals,
+        decision.frozen_rows,
+        decision.trainable_rows,
+        decision.intervals,
         tensor.persistent,
     )
 

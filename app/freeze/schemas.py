@@ -76,11 +76,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-class _Part(BaseModel):
+class _PolicyPart(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class LayerRange(_Part):
+class LayerRange(_PolicyPart):
     """Some of the numbered children of a module: `first` n, `last` n, or `from` to `to` (not included)."""
 
     path: str = Field(description="The module whose children are numbered, such as `bert.encoder.layer`.")
@@ -90,7 +90,7 @@ class LayerRange(_Part):
     stop: int | None = Field(None, ge=1, alias="to")
 
 
-class TensorSelector(_Part):
+class TensorSelector(_PolicyPart):
     """Which tensors. Selectors given together must all match; of the patterns in one list any may."""
 
     name: Patterns | None = Field(
@@ -108,21 +108,21 @@ class TensorSelector(_Part):
     )
 
 
-class Expectation(_Part):
+class Expectation(_PolicyPart):
     """What the rule's author believes that it decides; a miss is an error."""
 
     tensors: int | None = Field(None, ge=1)
     elements: int | None = Field(None, ge=1)
 
 
-class StepInterval(_Part):
+class StepInterval(_PolicyPart):
     """Frozen for every optimizer update with from_step < step <= to_step; null means to the end of the run."""
 
     from_step: int = Field(0, ge=0)
     to_step: int | None = Field(ge=1)
 
 
-class FreezeRule(_Part):
+class FreezeRule(_PolicyPart):
     """One decision for all tensors that it selects and that no rule above has decided."""
 
     id: str | None = Field(None, max_length=64, description="Unique; `rule-1`, `rule-2`, ... when left out.")
@@ -135,7 +135,7 @@ class FreezeRule(_Part):
     )
 
 
-class FreezePolicy(_Part):
+class FreezePolicy(_PolicyPart):
     """Which parameters and buffers must not change. Ordered rules, first match wins; `default` covers the rest.
 
     The short form is one list of name globs: `freeze` (the rest trains) or `train` (the rest is frozen).

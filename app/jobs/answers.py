@@ -4,7 +4,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.evidence.schemas import Violation
+from app.evidence.schemas import EvidenceViolation
 from app.evidence.tables import Evidence
 from app.jobs.queue.states import TERMINAL, Status
 from app.jobs.queue.tables import Checkpoint, Event, Job, Metric
@@ -46,7 +46,7 @@ class EvidenceSummary(Answer):
     frozen_bytes: int | None = None
     base_root: str | None = None
     frozen_root: str | None = None
-    violations: list[Violation] = []
+    violations: list[EvidenceViolation] = []
 
     @classmethod
     def of(cls, row: Evidence | None, *, status: str) -> "EvidenceSummary":
@@ -59,7 +59,7 @@ class EvidenceSummary(Answer):
                 "frozen_bytes": row.frozen_bytes,
                 "base_root": row.base_root,
                 "frozen_root": row.frozen_root,
-                "violations": [Violation(**each) for each in row.violations],
+                "violations": [EvidenceViolation(**each) for each in row.violations],
             }
         )
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Lock, locked
 from app.errors import Gone, ModelError, NotFound
-from app.evidence.format.compose import Layout, Slice, compose
+from app.evidence.format.compose import ComposedFile, Slice, compose
 from app.freeze.plan import TensorInfo
 from app.models import manifest
 from app.models.manifest import Manifest
@@ -131,7 +131,7 @@ def task_of(folder: Path) -> str | None:
     return next((task for name in classes for end, task in _TASK_OF_CLASS.items() if name.endswith(end)), None)
 
 
-def layout(row: Model, file: str) -> Layout:
+def layout(row: Model, file: str) -> ComposedFile:
     """The slices that make up a file which is composed on download."""
     slices = [
         Slice(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from app.errors import Conflict, NotFound
-from app.evidence.diff.diff import STATUSES, Difference, Stored, differences, plan_of, violations
+from app.evidence.diff.diff import STATUSES, Difference, ModelTensor, differences, plan_of, violations
 from app.freeze.plan import FreezePlan
 from app.freeze.policy import Policy
 from app.models.tables import Model
@@ -103,9 +103,9 @@ def prepare(storage: Storage, base: Model, result: Model, policy: Policy | None)
     return Comparison(base, result, blobs, plan)
 
 
-def tensors_of(row: Model, blobs: OpenBlobs) -> dict[str, Stored]:
+def tensors_of(row: Model, blobs: OpenBlobs) -> dict[str, ModelTensor]:
     return {
-        each["name"]: Stored(
+        each["name"]: ModelTensor(
             name=each["name"],
             dtype=each["dtype"],
             shape=tuple(each["shape"]),

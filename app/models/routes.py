@@ -9,7 +9,7 @@ from fastapi.responses import Response, StreamingResponse
 from app.auth.caller import Who
 from app.db import Database, now
 from app.errors import Conflict, Forbidden, InUse, InvalidRequest, NotFound
-from app.evidence.format.compose import Layout
+from app.evidence.format.compose import ComposedFile
 from app.files.usage import blob_in_use
 from app.http.dependencies import Bell, Blobs, Config, Db
 from app.http.downloads import Reader, blob_bytes, download
@@ -172,7 +172,7 @@ def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDelet
     return ModelDeleted(id=model)
 
 
-def composed_bytes(storage: Storage, composed: Layout) -> Reader:
+def composed_bytes(storage: Storage, composed: ComposedFile) -> Reader:
     """Reads a file that is made of slices. The blobs are opened as they are reached."""
 
     def read(start: int, stop: int) -> Iterator[bytes]:

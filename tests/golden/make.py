@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
         if world.previous:
             world.previous.sign(keys=keys)
         kind = "adapter" if name == "adapter" else "full"
-        world.sign(world.claim(rows=rows(world), result_kind=kind), keys=keys)
+        world.sign(world.predicate(rows=rows(world), result_kind=kind), keys=keys)
         if name == "changed-only":
             leave_changed(world)
         expected: dict[str, Any] = {"base_root": world.pinned, "job": "ftjob-1", "nonce": "n-1"}

@@ -97,7 +97,7 @@ def _(world: World) -> Options:
     """The signer saw another trained tensor than it digested."""
     rows = world.rows()
     world.edit_result("head.w", lambda t: (t[0], t[1], flipped(t[2], 3)))
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
 
 
 @attack("02-truncated")
@@ -117,7 +117,7 @@ def resign_file(world: World, change: Callable[[bytes], bytes]) -> None:
     """Change the result's file and sign it as it now is, with the rows of the file as it was."""
     rows, path = world.rows(), world.result / "model.safetensors"
     path.write_bytes(change(path.read_bytes()))
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
 
 
 def edit_header(change: Callable[[str], str]) -> Callable[[bytes], bytes]:
@@ -279,7 +279,7 @@ def _(world: World) -> Options:
     rows = world.rows()
     world.result_weights["model.safetensors"]["extra"] = tensor("F32", 2, seed="extra")
     world.write()
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
 
 
 def trained_tie(root: Path) -> World:
@@ -290,13 +290,13 @@ def trained_tie(root: Path) -> World:
 def _(world: World) -> Options:
     """One trained tensor under two names: which bytes a loader takes is the loader's choice."""
     world.edit_result("bert.dec.weight", lambda t: (t[0], t[1], flipped(t[2])))
-    world.sign(world.claim(rows=tied_rows(world)))
+    world.sign(world.predicate(rows=tied_rows(world)))
 
 
 @attack("16-copy-of-a-frozen-tie-with-other-bytes", world=tied_world)
 def _(world: World) -> Options:
     world.edit_result("bert.dec.weight", lambda t: (t[0], t[1], flipped(t[2])))
-    world.sign(world.claim(rows=tied_rows(world)))
+    world.sign(world.predicate(rows=tied_rows(world)))
 
 
 @attack("17-one-name-in-two-shards", only="tensors_once", world=sharded_world)
@@ -305,7 +305,7 @@ def _(world: World) -> Options:
     first = "model-00001-of-00002.safetensors"
     world.result_weights[first]["head.b"] = tensor("F32", 2, seed="other")
     world.write()  # the index names the second shard, which has what the rows claim
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
 
 
 @attack("18-file-renamed")
@@ -547,24 +547,24 @@ def _(world: World) -> Options:
 @attack("29-row-removed-and-roots-made-anew", levels=(2, 3))
 def _(world: World) -> Options:
     rows = tuple(row for row in world.rows() if row.name != "bert.enc.0.w")
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
 
 
 @attack("30-role-flipped", only="roles")
 def _(world: World) -> Options:
     """A frozen tensor that moved, offered as one that was trained."""
     world.edit_result("bert.enc.0.w", lambda t: (t[0], t[1], flipped(t[2])))
-    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", role="trainable")))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", role="trainable")))
 
 
 @attack("30-trained-tensor-offered-as-frozen")
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=forged(world.rows(), "bert.emb.weight", role="frozen")))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.emb.weight", role="frozen")))
 
 
 @attack("30-frozen-tensor-said-to-be-in-no-file")
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", role="buffer", persistent=False)))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", role="buffer", persistent=False)))
 
 
 @attack("30-frozen-tensor-said-to-be-a-copy-of-a-trained-one", only="aliases")
@@ -572,12 +572,12 @@ def _(world: World) -> Options:
     """The policy decides tensors by their own names, and a copy has none."""
     world.edit_result("bert.enc.0.w", lambda t: (t[0], t[1], flipped(t[2])))
     other = {"alias_of": "bert.emb.weight", "role": "trainable", "rule": "default", "mechanism": None}
-    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", **other)))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", **other)))
 
 
 @attack("30-copy-of-a-tie-in-another-role", only="aliases", world=tied_world)
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=forged(tied_rows(world), "bert.dec.weight", mechanism="detach")))
+    world.sign(world.predicate(rows=forged(tied_rows(world), "bert.dec.weight", mechanism="detach")))
 
 
 @attack("30-other-policy-bytes", only="policy_digest")
@@ -594,22 +594,22 @@ def _(world: World) -> Options:
 @attack("30-policy-that-fits-nothing", only="policy_fits")
 def _(world: World) -> Options:
     other = {"rules": [{"id": "encoder", "action": "freeze", "select": {"name": "gpt.**"}}]}
-    world.sign(world.claim(policy=other, rows=world.rows()))
+    world.sign(world.predicate(policy=other, rows=world.rows()))
 
 
 @attack("30-another-rule-than-the-deciding-one", only="decisions")
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", mechanism="detach")))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", mechanism="detach")))
 
 
 @attack("30-shape-beside-the-readings", only="own_form")
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", dtype="F32", shape=(64,))))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", dtype="F32", shape=(64,))))
 
 
 @attack("30-parts-that-overlap", only="parts", world=fused_world)
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=fused_rows(world, second=(1, 3))))
+    world.sign(world.predicate(rows=fused_rows(world, second=(1, 3))))
 
 
 @attack("31-empty-frozen-set", only="something_frozen")
@@ -661,14 +661,14 @@ def _(world: World) -> Options:
 @attack("32-another-base-with-the-files-digests", levels=(3,), only="base_tensors")
 def _(world: World) -> Options:
     """The signer names the reader's base file and gives other digests for what is in it."""
-    files = world.claim().base_files
+    files = world.predicate().base_files
     honest = {name: dict(tensors) for name, tensors in world.base_weights.items()}
     other_base(world)
     world.write()
-    claim = world.claim(base_files=files)
+    predicate = world.predicate(base_files=files)
     world.base_weights = honest
     world.write()
-    world.sign(claim)
+    world.sign(predicate)
 
 
 @attack("32-base-file-changed", levels=(3,), only="base_files")
@@ -689,7 +689,7 @@ def _(world: World) -> Options:
     world.base_weights["a.safetensors"] = {"enc.0.w": tensor("F32", 8, 8, seed="other")}
     world.write()
     (world.base / "model.safetensors.index.json").unlink()
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
 
 
 def lie(world: World, change: Callable[[Tensor], Tensor]) -> None:
@@ -699,7 +699,7 @@ def lie(world: World, change: Callable[[Tensor], Tensor]) -> None:
     result = row_of(rows, "bert.enc.0.w").result
     assert result is not None
     base = Reading("enc.0.w", result.dtype, result.shape, result.nbytes, result.sha256)
-    world.sign(world.claim(rows=forged(rows, "bert.enc.0.w", base=base)))
+    world.sign(world.predicate(rows=forged(rows, "bert.enc.0.w", base=base)))
 
 
 @attack("33-lying-signer-flips-a-bit", levels=(2, 3))
@@ -727,7 +727,7 @@ def _(world: World) -> Options:
     tensors["bert.enc.0.w"], tensors["bert.enc.1.w"] = tensors["bert.enc.1.w"], tensors["bert.enc.0.w"]
     world.write()
     rows = forged(world.rows(), "bert.enc.0.w", base=replace(second.base, name="enc.0.w"))
-    world.sign(world.claim(rows=forged(rows, "bert.enc.1.w", base=replace(first.base, name="enc.1.w"))))
+    world.sign(world.predicate(rows=forged(rows, "bert.enc.1.w", base=replace(first.base, name="enc.1.w"))))
 
 
 @attack("33-lying-signer-pairs-swapped-tensors-with-each-other", only="base_names")
@@ -738,7 +738,7 @@ def _(world: World) -> Options:
     world.write()
     rows = world.rows()
     first, second = row_of(rows, "bert.enc.0.w").base, row_of(rows, "bert.enc.1.w").base
-    world.sign(world.claim(rows=forged(forged(rows, "bert.enc.0.w", base=second), "bert.enc.1.w", base=first)))
+    world.sign(world.predicate(rows=forged(forged(rows, "bert.enc.0.w", base=second), "bert.enc.1.w", base=first)))
 
 
 @attack("33-lying-signer-calls-a-changed-tensor-new", only="base_names")
@@ -748,7 +748,7 @@ def _(world: World) -> Options:
     base, result = row_of(rows, "bert.enc.0.w").base, row_of(rows, "bert.enc.0.w").result
     rows = forged(rows, "bert.enc.0.w", role="new", base=None, initial=result)
     dropped = replace(row_of(rows, "pooler.w"), name="enc.0.w", base=base)
-    world.sign(world.claim(rows=(*rows, dropped)))
+    world.sign(world.predicate(rows=(*rows, dropped)))
 
 
 @attack("33-lying-signer-hides-a-tensor-from-the-policy", only="live_names")
@@ -756,7 +756,7 @@ def _(world: World) -> Options:
     """Under another live name the policy's pattern does not reach the tensor."""
     world.edit_result("bert.enc.0.w", lambda t: (t[0], t[1], flipped(t[2])))
     lied = {"name": "wrapped.bert.enc.0.w", "role": "trainable", "rule": "default", "mechanism": None}
-    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", **lied)))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", **lied)))
 
 
 @attack("33-lying-signer-swaps-live-names")
@@ -767,7 +767,7 @@ def _(world: World) -> Options:
     frozen, trained = row_of(rows, "bert.enc.0.w"), row_of(rows, "bert.emb.weight")
     kept = tuple(row for row in rows if row not in (frozen, trained))
     other = replace(trained, name="bert.emb.other", base=frozen.base, result=frozen.result)
-    world.sign(world.claim(rows=(*kept, other)))
+    world.sign(world.predicate(rows=(*kept, other)))
 
 
 @attack("33-lying-signer-about-frozen-rows", levels=(1, 3), only="slices_as_claimed", world=split_world)
@@ -775,7 +775,7 @@ def _(world: World) -> Options:
     """Frozen rows of a partly frozen tensor changed; their digest in the result is forged to the base's."""
     honest = row_of(split_rows(world), "bert.emb.weight").slices
     world.edit_result("bert.emb.weight", lambda t: (t[0], t[1], flipped(t[2])))
-    world.sign(world.claim(rows=forged(world.rows(), "bert.emb.weight", slices=honest)))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.emb.weight", slices=honest)))
 
 
 @attack("33-lying-signer-calls-a-model-an-adapter", only="adapter_or_model", world=adapter_world)
@@ -787,14 +787,14 @@ def _(world: World) -> Options:
     reading = readings(world.result)["enc.0.w"]
     rows = [row for row in adapter_rows(world) if not (row.result and row.result.name == "enc.0.w")]
     rows.append(Row(name="enc.0.w", role="new", rule="rule-1", initial=reading, result=reading, changed=True))
-    world.sign(world.claim(rows=tuple(rows), result_kind="adapter"))
+    world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
 
 
 @attack("33-model-file-in-an-adapter", only="adapter_or_model", world=adapter_world)
 def _(world: World) -> Options:
     world.result_weights["model.safetensors"] = {"base_model.model.x.weight": tensor("F32", 2, seed="x")}
     world.write()
-    world.sign(world.claim(rows=adapter_rows(world), result_kind="adapter"))
+    world.sign(world.predicate(rows=adapter_rows(world), result_kind="adapter"))
 
 
 @attack("41-adapter-config-in-a-model-signed", only="adapter_or_model")
@@ -807,7 +807,7 @@ def _(world: World) -> Options:
 @attack("30-parts-of-a-partly-frozen-tensor", only="parts", world=split_world)
 def _(world: World) -> Options:
     whole = {"part": (0, 8), "shape": (8, 4), "dtype": "F32"}
-    world.sign(world.claim(rows=forged(split_rows(world), "bert.emb.weight", **whole)))
+    world.sign(world.predicate(rows=forged(split_rows(world), "bert.emb.weight", **whole)))
 
 
 @attack("12-nested-beyond-reading")
@@ -836,35 +836,35 @@ def _(world: World) -> Options:
 
 @attack("34-drift-during-training-then-restored", only="frozen_while_live")
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", trained="ab" * 32)))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", trained="ab" * 32)))
 
 
 @attack("34-violation-recorded", only="no_violations")
 def _(world: World) -> Options:
-    world.sign(world.claim(violations=("bert.enc.0.w",)))
+    world.sign(world.predicate(violations=("bert.enc.0.w",)))
 
 
 @attack("34-frozen-rows-drifted", only="slices", world=split_world)
 def _(world: World) -> Options:
     world.edit_result("bert.emb.weight", lambda t: (t[0], t[1], flipped(t[2])))
-    world.sign(world.claim(rows=split_rows(world)))
+    world.sign(world.predicate(rows=split_rows(world)))
 
 
 @attack("34-fewer-rows-frozen-than-the-policy-says", only="slices", world=split_world)
 def _(world: World) -> Options:
     rows = split_rows(world)
     some = row_of(rows, "bert.emb.weight").slices[1:]
-    world.sign(world.claim(rows=forged(rows, "bert.emb.weight", slices=some)))
+    world.sign(world.predicate(rows=forged(rows, "bert.emb.weight", slices=some)))
 
 
 @attack("34-drift-within-an-interval", only="intervals", world=scheduled_world)
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=scheduled_rows(world, after="ab" * 32)))
+    world.sign(world.predicate(rows=scheduled_rows(world, after="ab" * 32)))
 
 
 @attack("34-interval-that-did-not-start-as-the-base", only="intervals", world=scheduled_world)
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=scheduled_rows(world, before="ab" * 32)))
+    world.sign(world.predicate(rows=scheduled_rows(world, before="ab" * 32)))
 
 
 @attack("34-no-intervals", only="intervals", world=scheduled_world)
@@ -877,14 +877,14 @@ def _(world: World) -> Options:
     """Frozen, trained, frozen again, and the second freeze did not hold: the statement leaves it out."""
     rows = twice_frozen_rows(world)
     spans = row_of(rows, "bert.emb.weight").intervals
-    world.sign(world.claim(rows=forged(rows, "bert.emb.weight", intervals=spans[:1])))
+    world.sign(world.predicate(rows=forged(rows, "bert.emb.weight", intervals=spans[:1])))
 
 
 @attack("34-first-of-several-intervals-dropped", only="intervals", world=twice_frozen_world)
 def _(world: World) -> Options:
     rows = twice_frozen_rows(world)
     spans = row_of(rows, "bert.emb.weight").intervals
-    world.sign(world.claim(rows=forged(rows, "bert.emb.weight", intervals=spans[1:])))
+    world.sign(world.predicate(rows=forged(rows, "bert.emb.weight", intervals=spans[1:])))
 
 
 @attack("34-an-interval-cut-short", only="intervals", world=twice_frozen_world)
@@ -892,7 +892,7 @@ def _(world: World) -> Options:
     rows = twice_frozen_rows(world)
     first, second = row_of(rows, "bert.emb.weight").intervals
     spans = (first, replace(second, to_step=30))
-    world.sign(world.claim(rows=forged(rows, "bert.emb.weight", intervals=spans)))
+    world.sign(world.predicate(rows=forged(rows, "bert.emb.weight", intervals=spans)))
 
 
 @attack("35-another-jobs-statement", only="job")
@@ -916,7 +916,7 @@ def _(world: World) -> Options:
 
 @attack("36-no-nonce-where-one-was-sent", only="nonce")
 def _(world: World) -> Options:
-    world.sign(world.claim(nonce=None))
+    world.sign(world.predicate(nonce=None))
     return {"nonce": "n-1"}
 
 
@@ -925,7 +925,7 @@ DAY = timedelta(days=1)
 
 @attack("37-backdated", only="key_validity")
 def _(world: World) -> Options:
-    world.sign(world.claim(issued_at=NOW - 2 * DAY))
+    world.sign(world.predicate(issued_at=NOW - 2 * DAY))
     return {"keys": (TrustedKey(KEY.public_pem, not_before=NOW - DAY),)}
 
 
@@ -950,7 +950,7 @@ def _(world: World) -> Options:
 
 @attack("37-statement-from-the-future", only="not_from_the_future")
 def _(world: World) -> Options:
-    world.sign(world.claim(issued_at=NOW + DAY))
+    world.sign(world.predicate(issued_at=NOW + DAY))
 
 
 # Subjects, roots, flags
@@ -965,8 +965,8 @@ def rename_subject(top: dict[str, Any], name: str) -> None:
 def _(world: World) -> Options:
     (world.result / "config.json").rename(world.root / "config.json")
     world.result_files = {}
-    files = (*world.claim().result_files, FileRef("../config.json", 21, sha256_file(world.root / "config.json")))
-    world.sign(world.claim(result_files=files))
+    files = (*world.predicate().result_files, FileRef("../config.json", 21, sha256_file(world.root / "config.json")))
+    world.sign(world.predicate(result_files=files))
 
 
 @attack("38-absolute-path-in-a-subject")
@@ -1032,28 +1032,28 @@ def _(world: World) -> Options:
 
 @attack("39-changed-flag-that-lies", only="changed_flags")
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=forged(world.rows(), "bert.emb.weight", changed=False)))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.emb.weight", changed=False)))
 
 
 @attack("39-wrong-tensor-size", levels=(1,), only="sizes")
 def _(world: World) -> Options:
     base = row_of(world.rows(), "bert.enc.0.w").base
     assert base is not None
-    world.sign(world.claim(rows=forged(world.rows(), "bert.enc.0.w", base=replace(base, nbytes=1))))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", base=replace(base, nbytes=1))))
 
 
 @attack("39-wrong-file-digest", only="file_digests")
 def _(world: World) -> Options:
     """A signer that names another file as the subject, for tools that match by digest alone."""
-    files = tuple(replace(file, sha256="ab" * 32) for file in world.claim().result_files)
-    config = next(file for file in world.claim().result_files if file.name == "config.json")
-    world.sign(world.claim(result_files=(config, *(file for file in files if file.name != "config.json"))))
+    files = tuple(replace(file, sha256="ab" * 32) for file in world.predicate().result_files)
+    config = next(file for file in world.predicate().result_files if file.name == "config.json")
+    world.sign(world.predicate(result_files=(config, *(file for file in files if file.name != "config.json"))))
 
 
 @attack("39-wrong-file-size", only="file_sizes")
 def _(world: World) -> Options:
-    files = tuple(replace(file, size=file.size + 1) for file in world.claim().result_files)
-    world.sign(world.claim(result_files=files))
+    files = tuple(replace(file, size=file.size + 1) for file in world.predicate().result_files)
+    world.sign(world.predicate(result_files=files))
 
 
 # Fine-tunes of fine-tunes
@@ -1067,12 +1067,12 @@ def _(world: World) -> Options:
 
 @attack("32-chain-of-which-a-statement-is-another-one", only="chain_is_named", world=chained_world)
 def _(world: World) -> Options:
-    world.sign(world.claim(previous="ab" * 32))
+    world.sign(world.predicate(previous="ab" * 32))
 
 
 @attack("32-chain-that-is-not-mentioned", only="chain_is_named", world=chained_world)
 def _(world: World) -> Options:
-    world.sign(world.claim(previous=None))
+    world.sign(world.predicate(previous=None))
 
 
 @attack("32-chain-with-a-gap", only="chain_is_linked", world=chained_world)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.evidence.format.keys import TrustedKey
-from app.evidence.format.statement import Interval, Row
+from app.evidence.format.statement import FrozenInterval, Row
 from tests.tamper.attacks import DAY, Options, attack, edit_entries, edit_header, parameters, resign_file
 from tests.tamper.kit import (
     KEY,
@@ -133,7 +133,7 @@ def _(world: World) -> Options:
 
 @attack("37-backdated-under-a-key-that-is-told-of-twice", only="key_validity")
 def _(world: World) -> Options:
-    world.sign(world.claim(issued_at=NOW - 2 * DAY))
+    world.sign(world.predicate(issued_at=NOW - 2 * DAY))
     told = (TrustedKey(KEY.public_pem, not_before=NOW - DAY), TrustedKey(KEY.public_pem, not_before=NOW - 3 * DAY))
     return {"keys": told}
 
@@ -156,17 +156,17 @@ def _(world: World) -> Options:
 @attack("34-other-bytes-stored-than-trained", only="trained_is_stored")
 def _(world: World) -> Options:
     """The service calls that evidence incomplete: nobody knows what happened between training and the file."""
-    world.sign(world.claim(rows=forged(world.rows(), "head.w", trained="ab" * 32)))
+    world.sign(world.predicate(rows=forged(world.rows(), "head.w", trained="ab" * 32)))
 
 
 def ended_at(world: World, step: object) -> dict[str, Any]:
-    return {**world.claim().observed, "last_step": step}
+    return {**world.predicate().observed, "last_step": step}
 
 
 @attack("34-freeze-that-lasted-to-the-last-step-and-did-not-hold", only="intervals", world=scheduled_world)
 def _(world: World) -> Options:
     """The run ended within the freeze, so the result's bytes are those of the freeze."""
-    world.sign(world.claim(rows=scheduled_rows(world), observed=ended_at(world, 10)))
+    world.sign(world.predicate(rows=scheduled_rows(world), observed=ended_at(world, 10)))
 
 
 @attack("30-invented-layer-takes-the-place-of-the-last", only="unstored")
@@ -200,7 +200,7 @@ def copy_that_disagrees(field: str, value: Any) -> None:
     @attack(f"30-copy-of-a-tie-with-its-own-{field.replace('_', '-')}", only="aliases", world=tied_world)
     def _(world: World) -> Options:
         """A reader of the copy's row would believe something else of the one tensor that both are."""
-        world.sign(world.claim(rows=forged(tied_rows(world), "bert.dec.weight", **{field: value})))
+        world.sign(world.predicate(rows=forged(tied_rows(world), "bert.dec.weight", **{field: value})))
 
 
 for field, value in (
@@ -208,7 +208,7 @@ for field, value in (
     ("rule", "another"),
     ("kind", "buffer"),
     ("module_types", ("Linear",)),
-    ("intervals", (Interval(0, 10, "ab" * 32, "ab" * 32),)),
+    ("intervals", (FrozenInterval(0, 10, "ab" * 32, "ab" * 32),)),
 ):
     copy_that_disagrees(field, value)
 
@@ -216,14 +216,14 @@ for field, value in (
 @attack("30-parts-that-disagree-about-their-tensor", only="parts", world=fused_world)
 def _(world: World) -> Options:
     *rows, last = fused_rows(world)
-    world.sign(world.claim(rows=(*rows, replace(last, module_types=("Linear",)))))
+    world.sign(world.predicate(rows=(*rows, replace(last, module_types=("Linear",)))))
 
 
 @attack("30-parts-beyond-their-tensor", only="parts", world=fused_world)
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=fused_rows(world, second=(1 << 20, 1 << 21))))
+    world.sign(world.predicate(rows=fused_rows(world, second=(1 << 20, 1 << 21))))
 
 
 @attack("30-dropped-tensor-that-no-base-has", only="roles")
 def _(world: World) -> Options:
-    world.sign(world.claim(rows=(*world.rows(), Row(name="zzz", role="dropped", changed=False))))
+    world.sign(world.predicate(rows=(*world.rows(), Row(name="zzz", role="dropped", changed=False))))

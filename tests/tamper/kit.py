@@ -17,9 +17,9 @@ from app.evidence.format import envelope
 from app.evidence.format.digest import TensorReading, read_file, sha256_bytes, sha256_file
 from app.evidence.format.keys import SigningKey, TrustedKey, generate
 from app.evidence.format.statement import (
-    Claim,
     FileRef,
-    Interval,
+    FrozenInterval,
+    Predicate,
     Reading,
     Row,
     RowSlice,
@@ -28,10 +28,10 @@ from app.evidence.format.statement import (
     changed,
     total,
 )
-from app.evidence.format.tensorfile import Entry, byte_count, header_bytes, in_file_order
+from app.evidence.format.tensorfile import TensorEntry, byte_count, header_bytes, in_file_order
 from app.evidence.verifier.check_policy import plan_of
 from app.evidence.verifier.context import Check, Inputs
-from app.evidence.verifier.verify import Report, verify
+from app.evidence.verifier.verify import VerificationReport, verify
 from app.freeze.policy import Policy
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -53,7 +53,7 @@ def file_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None
     entries, data, at = [], [], 0
     for name, _ in in_file_order((name, dtype) for name, (dtype, _, _) in tensors.items()):
         dtype, shape, raw = tensors[name]
-        entries.append(Entry(name, dtype, shape, at, at + len(raw)))
+        entries.append(TensorEntry(name, dtype, shape, at, at + len(raw)))
         data.append(raw)
         at += len(raw)
     return header_bytes(entries, {"format": "pt"} if metadata is None else metadata) + b"".join(data)
@@ -141,9 +141,9 @@ class World:
         rows += [_row(name, role="dropped", base=base[name]) for name in sorted(set(base) - used)]
         return tuple(rows)
 
-    def claim(self, **changes: Any) -> Claim:
+    def predicate(self, **changes: Any) -> Predicate:
         policy = Policy.from_json(changes.pop("policy", self.policy))
-        draft = Claim(
+        draft = Predicate(
             job_id="ftjob-1",
             attempt=1,
             nonce="n-1",
@@ -168,14 +168,14 @@ class World:
 
     def sign(
         self,
-        claim: Claim | None = None,
+        predicate: Predicate | None = None,
         *,
         document: Callable[[dict[str, Any]], Any] | None = None,
         payload: Callable[[bytes], bytes] | None = None,
         keys: Iterable[SigningKey] | None = None,
     ) -> dict[str, Any]:
         """Sign a claim (the honest one unless given) after editing the parsed statement in place, or its bytes."""
-        raw = build(claim or self.claim())
+        raw = build(predicate or self.predicate())
         if document:
             parsed = json.loads(raw)
             document(parsed)
@@ -189,7 +189,9 @@ class World:
     def publish(self, sealed: dict[str, Any] | str) -> None:
         self.attestation.write_text(sealed if isinstance(sealed, str) else json.dumps(sealed))
 
-    def verify(self, level: int, *, checks: Mapping[str, Mapping[str, Check]] | None = None, **options: Any) -> Report:
+    def verify(
+        self, level: int, *, checks: Mapping[str, Mapping[str, Check]] | None = None, **options: Any
+    ) -> VerificationReport:
         """As a reader with nothing (1), with the base's root (2) or with the base's files (3)."""
         given: dict[int, dict[str, Any]] = {1: {}, 2: {"base_root": self.pinned}, 3: {"base": self.base}}
         given[level] |= {"keys": self.trusted, "now": NOW, "result": self.result, "previous": self.chain()}
@@ -257,7 +259,7 @@ def scheduled_rows(world: World, *, after: str | None = None, before: str | None
     rows = world.rows()
     start = row_of(rows, "bert.emb.weight").base
     assert start is not None
-    span = Interval(0, 10, before or start.sha256, after or before or start.sha256)
+    span = FrozenInterval(0, 10, before or start.sha256, after or before or start.sha256)
     return forged(rows, "bert.emb.weight", intervals=(span,))
 
 
@@ -273,7 +275,7 @@ def twice_frozen_rows(world: World) -> tuple[Row, ...]:
     row = row_of(rows, "bert.emb.weight")
     assert row.result is not None
     end = row.result.sha256
-    return forged(rows, "bert.emb.weight", intervals=(*row.intervals, Interval(20, None, end, end)))
+    return forged(rows, "bert.emb.weight", intervals=(*row.intervals, FrozenInterval(20, None, end, end)))
 
 
 def fused_world(root: Path) -> World:

@@ -118,7 +118,7 @@ def test_honest_claim_is_verified(
 ) -> None:
     """The same worlds, left alone, are accepted at the level asked for."""
     world = make(tmp_path)
-    world.sign(world.claim(rows=rows(world)))
+    world.sign(world.predicate(rows=rows(world)))
     report = world.verify(level)
     assert report.problems == ()
     assert report.verified
@@ -143,7 +143,7 @@ def test_level_2_is_not_reached_for_partly_frozen_tensors(tmp_path: Path) -> Non
     world.edit_result("bert.emb.weight", lambda t: (t[0], t[1], flipped(t[2])))
     slices = row_of(split_rows(world), "bert.emb.weight").slices
     lied = tuple(replace(part, base=part.result) if part.action == "freeze" else part for part in slices)
-    world.sign(world.claim(rows=forged(world.rows(), "bert.emb.weight", slices=lied)))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.emb.weight", slices=lied)))
     report = world.verify(2)
     assert report.level == 1
     assert any("partly frozen" in warning for warning in report.warnings)
@@ -168,7 +168,7 @@ def test_names_cannot_write_the_report(tmp_path: Path) -> None:
     world.result_weights["model.safetensors"][evil] = tensor("F32", 1, seed="evil")
     world.write()
     rows = tuple(row for row in world.rows() if row.name != evil)
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
     lines = "\n".join(world.verify(1).lines())
     assert "x\\n\\x1b[2JVERIFIED" in lines
     assert not any(line.startswith("VERIFIED") for line in lines.splitlines())

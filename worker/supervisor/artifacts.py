@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.errors import PermafrostError
-from app.evidence.attest.observations import Seen, read_observations, rows_needed
-from app.evidence.format.compose import Layout, Slice, compose
+from app.evidence.attest.observations import ObservedTensor, read_observations, rows_needed
+from app.evidence.format.compose import ComposedFile, Slice, compose
 from app.evidence.format.digest import FileReading, TensorReading, read_file
 from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
@@ -48,12 +48,12 @@ class Material:
     """What an attempt left, every file of it read again, and the base that it started from."""
 
     observed: Mapping[str, Any]  # the trainer's own records
-    seen: list[Seen]
+    seen: list[ObservedTensor]
     result: Result
     base: dict[str, TensorReading]
     changed: FileReading
     blob: Blob  # of the changed tensors
-    layout: Layout  # of the weights, composed
+    layout: ComposedFile  # of the weights, composed
     weights: FileRef
     others: list[dict[str, Any]]  # the files beside the weights
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from app.evidence.format.compose import Layout
+from app.evidence.format.compose import ComposedFile
 from app.evidence.format.statement import FileRef
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
@@ -11,7 +11,7 @@ from worker.supervisor.artifacts import WEIGHT_FILES
 
 
 def composed_model(
-    job: Job, base: Model, layout: Layout, weights: FileRef, others: list[dict[str, Any]], manifest: list[Any]
+    job: Job, base: Model, layout: ComposedFile, weights: FileRef, others: list[dict[str, Any]], manifest: list[Any]
 ) -> Model:
     """A model of the job's project whose file of weights is composed on download."""
     merged = ("adapter",) if weights.name == WEIGHT_FILES["full"] else ()

@@ -12,8 +12,8 @@ from typing import Any, Final
 from app.db import Database, new_id
 from app.evidence import database_rows
 from app.evidence.attest import verdict
-from app.evidence.attest.observations import RecordsError, Seen
-from app.evidence.attest.verdict import Judged
+from app.evidence.attest.observations import ObservationsError, ObservedTensor
+from app.evidence.attest.verdict import JobVerdict
 from app.evidence.format.compose import ComposeError
 from app.evidence.format.envelope import seal
 from app.evidence.format.keys import SigningKey
@@ -54,7 +54,7 @@ def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: 
     """The outcome of an attempt whose trainer ended well, with evidence for or against it."""
     try:
         return _conclude(signer, job, base, workspace, tail)
-    except (RecordsError, ComposeError, TensorFileError) as error:
+    except (ObservationsError, ComposeError, TensorFileError) as error:
         # What a trainer left is the same at every attempt: trying again would not help.
         raise ResultError(str(error)) from error
 
@@ -84,7 +84,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail:
     return outcome
 
 
-def _evidence(signer: Signer, job: Job, base: Model, judged: Judged, left: Material, payload: bytes) -> Evidence:
+def _evidence(signer: Signer, job: Job, base: Model, judged: JobVerdict, left: Material, payload: bytes) -> Evidence:
     evidence = database_rows.evidence_row(
         judged,
         job_id=job.id,
@@ -98,7 +98,7 @@ def _evidence(signer: Signer, job: Job, base: Model, judged: Judged, left: Mater
 
 
 def _parameters(
-    job: Job, base: Model, judged: Judged, left: Material, workspace: Workspace, tail: Tail
+    job: Job, base: Model, judged: JobVerdict, left: Material, workspace: Workspace, tail: Tail
 ) -> list[Parameter]:
     stats = change_statistics(judged.rows, workspace, base=base, readings=left.base, changed=left.changed)
     last = int((tail.done or {}).get("steps") or 0)
@@ -131,7 +131,7 @@ def _curves_file(job: Job, published: Mapping[str, Any]) -> File:
     return file
 
 
-def _policy(job: Job, seen: Sequence[Seen], *, merged: Sequence[str]) -> Policy:
+def _policy(job: Job, seen: Sequence[ObservedTensor], *, merged: Sequence[str]) -> Policy:
     """The job's; an adapter's, where none was given, names what the base does not hold, and what merging changed."""
     policy, adapter = Policy.from_json(job.freeze_policy), job.model_spec.get("adapter")
     if not adapter:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 
 from app.db import Database
-from app.evidence.attest.verdict import Judged
-from app.evidence.format.statement import Claim, build
+from app.evidence.attest.verdict import JobVerdict
+from app.evidence.format.statement import Predicate, build
 from app.evidence.tables import Evidence
 from app.freeze.policy import Policy
 from app.jobs.queue.tables import Checkpoint, Job
@@ -18,9 +18,9 @@ from app.models.tables import Model
 from worker.supervisor.artifacts import Material, file_ref
 
 
-def statement(db: Database, job: Job, policy: Policy, base: Model, judged: Judged, left: Material) -> bytes:
+def statement(db: Database, job: Job, policy: Policy, base: Model, judged: JobVerdict, left: Material) -> bytes:
     checks = left.observed.get("checks") or {}
-    claim = Claim(
+    predicate = Predicate(
         job_id=job.id,
         attempt=job.attempt,
         nonce=job.evidence_options.get("nonce"),
@@ -42,7 +42,7 @@ def statement(db: Database, job: Job, policy: Policy, base: Model, judged: Judge
         previous=_previous(db, base),
         origin=_origin(db, base) | _adapter_origin(job),
     )
-    return build(claim)
+    return build(predicate)
 
 
 def _previous(db: Database, base: Model) -> str | None:

@@ -10,9 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from app.evidence.diff.changes import Source, Span, compare, compare_values
-from app.evidence.diff.diff import DiffError, open_model
-from app.evidence.diff.diff import Stored as Tensor
+from app.evidence.diff.changes import ByteSource, Span, compare, compare_values
+from app.evidence.diff.diff import DiffError, ModelTensor, open_model
 from app.evidence.format.digest import FileReading, TensorReading, read_file
 from app.evidence.format.statement import Reading, Row
 from app.models.tables import Model
@@ -89,7 +88,7 @@ def _initial(row: Row, initial: Stored) -> tuple[Span, TensorReading] | None:
 
 
 def _compare(
-    old: tuple[Span, TensorReading], after: Source, new: Reading | Tensor, *, ranks: bool = True
+    old: tuple[Span, TensorReading], after: ByteSource, new: Reading | ModelTensor, *, ranks: bool = True
 ) -> dict[str, Any] | None:
     before, reading = old
     if reading.shape != new.shape:

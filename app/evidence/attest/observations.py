@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.evidence.format.statement import Interval
+from app.evidence.format.statement import FrozenInterval
 from app.freeze.plan import TensorInfo
 
 RowRanges = dict[str, set[tuple[int, int]]]
 
 
-class RecordsError(ValueError):
+class ObservationsError(ValueError):
     """Observations that cannot be read as such."""
 
 
@@ -23,7 +23,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ObservedTensor:
     """One live tensor as the trainer observed it."""
 
     info: TensorInfo
@@ -32,20 +32,20 @@ class Seen:
     base: tuple[Piece, ...]
     result: tuple[Piece, ...]
     slices: tuple[tuple[tuple[int, int], str | None, str | None], ...]  # rows, loaded, trained
-    intervals: tuple[Interval, ...]
+    intervals: tuple[FrozenInterval, ...]
     first_changed_step: int | None
     base_rows: int | None = None  # of a tensor that has more rows than its base tensor: the base's
 
 
-def read_observations(document: Any) -> list[Seen]:
+def read_observations(document: Any) -> list[ObservedTensor]:
     """The tensors in `observations.json`. RecordsError names what is missing: it comes from the trainer's process."""
     try:
         return [_seen(tensor) for tensor in document["tensors"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RecordsError(f"observations.json cannot be read: {type(error).__name__} {error}") from error
+        raise ObservationsError(f"observations.json cannot be read: {type(error).__name__} {error}") from error
 
 
-def rows_needed(seen: Sequence[Seen]) -> tuple[RowRanges, RowRanges]:
+def rows_needed(seen: Sequence[ObservedTensor]) -> tuple[RowRanges, RowRanges]:
     """Row ranges whose digests the judgement needs, by name in the base file and by name in the result file."""
     base: RowRanges = {}
     result: RowRanges = {}
@@ -60,8 +60,8 @@ def rows_needed(seen: Sequence[Seen]) -> tuple[RowRanges, RowRanges]:
     return base, result
 
 
-def _seen(tensor: Mapping[str, Any]) -> Seen:
-    return Seen(
+def _seen(tensor: Mapping[str, Any]) -> ObservedTensor:
+    return ObservedTensor(
         info=TensorInfo.from_json(tensor),
         loaded=_digest(tensor.get("loaded")),
         trained=_digest(tensor.get("trained")),
@@ -72,7 +72,7 @@ def _seen(tensor: Mapping[str, Any]) -> Seen:
             for each in tensor.get("slices") or ()
         ),
         intervals=tuple(
-            Interval(int(each["from_step"]), each["to_step"], str(each["before"]), str(each["after"]))
+            FrozenInterval(int(each["from_step"]), each["to_step"], str(each["before"]), str(each["after"]))
             for each in tensor.get("intervals") or ()
             if each.get("before") and each.get("after")
         ),

@@ -5,14 +5,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app.evidence.attest.observations import Piece, Seen
+from app.evidence.attest.observations import ObservedTensor, Piece
 from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import Reading, Row, RowSlice, changed
 from app.freeze.plan import Decision, FreezePlan
 
 
 def rows_of(
-    plan: FreezePlan, seen: Sequence[Seen], base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+    plan: FreezePlan,
+    seen: Sequence[ObservedTensor],
+    base: Mapping[str, TensorReading],
+    result: Mapping[str, TensorReading],
 ) -> Iterator[Row]:
     made: list[Row] = []
     for tensor in seen:
@@ -29,7 +32,7 @@ def rows_of(
 
 
 def _row(
-    decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+    decision: Decision, tensor: ObservedTensor, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
 ) -> Row:
     """A live tensor that is one tensor in each file, or in none."""
     before, after = _first(tensor.base, base), _first(tensor.result, result)
@@ -51,7 +54,11 @@ def _row(
 
 
 def _copies(
-    row: Row, decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+    row: Row,
+    decision: Decision,
+    tensor: ObservedTensor,
+    base: Mapping[str, TensorReading],
+    result: Mapping[str, TensorReading],
 ) -> Iterator[Row]:
     """Of a tied tensor that the result stores under several names: a row for each further one."""
     paired = len(tensor.base) == len(tensor.result)
@@ -72,13 +79,13 @@ def _copies(
         )
 
 
-def _alias(stored: str, tensor: Seen) -> str:
+def _alias(stored: str, tensor: ObservedTensor) -> str:
     """The live name that a copy is stored under; files may leave out a prefix."""
     return next((name for name in tensor.info.aliases if name == stored or name.endswith(f".{stored}")), stored)
 
 
 def _part_rows(
-    decision: Decision, tensor: Seen, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
+    decision: Decision, tensor: ObservedTensor, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
 ) -> Iterator[Row]:
     """A live tensor that is stored in several: each is a row, with the live rows that it makes up."""
     seen = {rows: (loaded, trained) for rows, loaded, trained in tensor.slices}
@@ -102,7 +109,7 @@ def _part_rows(
         )
 
 
-def _identity(decision: Decision, tensor: Seen) -> dict[str, Any]:
+def _identity(decision: Decision, tensor: ObservedTensor) -> dict[str, Any]:
     return {
         "name": tensor.info.name,
         "kind": tensor.info.kind,
@@ -127,7 +134,7 @@ def _role(decision: Decision, *, has_base: bool) -> str:
 
 
 def _slices(
-    decision: Decision, before: TensorReading | None, after: TensorReading | None, tensor: Seen
+    decision: Decision, before: TensorReading | None, after: TensorReading | None, tensor: ObservedTensor
 ) -> tuple[RowSlice, ...]:
     """Rows that the base does not have get an initial reading, the trainer's word, in place of the base's."""
     ranges = [(rows, "freeze") for rows in decision.frozen_rows] + [(rows, "train") for rows in decision.trainable_rows]
@@ -152,7 +159,7 @@ def _rows_of(reading: TensorReading | None, rows: tuple[int, int]) -> str | None
     return next((each.sha256 for each in slices if (each.start, each.stop) == rows), None)
 
 
-def _initial(tensor: Seen, after: TensorReading | None) -> Reading | None:
+def _initial(tensor: ObservedTensor, after: TensorReading | None) -> Reading | None:
     """A new tensor before its first step: the trainer's word, under the name and layout of the result."""
     if after is None or tensor.loaded is None:
         return None

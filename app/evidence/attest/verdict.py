@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from app.errors import PolicyError
-from app.evidence.attest.observations import Seen
+from app.evidence.attest.observations import ObservedTensor
 from app.evidence.attest.rows import rows_of
 from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import Row, row_order
@@ -21,7 +21,7 @@ REASONS_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class TensorProblem:
     """`violated`: a frozen tensor moved. `incomplete`: nobody can tell, since readings are missing or disagree."""
 
     verdict: str
@@ -30,7 +30,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JobVerdict:
     """Every row, and what follows from them. `violations` has an entry for each tensor that moved though frozen."""
 
     rows: tuple[Row, ...]
@@ -42,28 +42,28 @@ class Judged:
 
 def judge(
     policy: Policy,
-    seen: Sequence[Seen],
+    seen: Sequence[ObservedTensor],
     *,
     base: Mapping[str, TensorReading],
     result: Mapping[str, TensorReading],
     reported: Sequence[Mapping[str, Any]] = (),
     kind: str = "full",
-) -> Judged:
+) -> JobVerdict:
     """The claim about every tensor. `reported` are the witness' violations; `kind` says if the result is an adapter."""
     try:
         plan = resolve(policy, [tensor.info for tensor in seen])
     except (PolicyError, ValueError) as error:
-        return Judged(
+        return JobVerdict(
             (), "incomplete", f"the policy does not fit the tensors that the trainer observed: {error}", (), {}
         )
     rows = tuple(sorted(rows_of(plan, seen, base, result), key=row_order))
     problems = [*_problems(rows, kind=kind), *_strays(rows, result)]
     violations = _violations(problems, reported, seen)
     verdict, reason = _verdict(rows, problems, violations)
-    return Judged(rows, verdict, reason, violations, {each.info.name: each.first_changed_step for each in seen})
+    return JobVerdict(rows, verdict, reason, violations, {each.info.name: each.first_changed_step for each in seen})
 
 
-def challenged(judged: Judged, objections: Iterable[str]) -> Judged:
+def challenged(judged: JobVerdict, objections: Iterable[str]) -> JobVerdict:
     """What a verifier would reject is not claimed: `verified` becomes `incomplete`, with what it would say."""
     found = list(objections)
     if judged.verdict != "verified" or not found:
@@ -72,7 +72,7 @@ def challenged(judged: Judged, objections: Iterable[str]) -> Judged:
     return replace(judged, verdict="incomplete", reason=reason)
 
 
-def _problems(rows: Iterable[Row], *, kind: str) -> Iterator[Problem]:
+def _problems(rows: Iterable[Row], *, kind: str) -> Iterator[TensorProblem]:
     for row in rows:
         if row.role == "frozen":
             yield from _of_frozen(row, kind=kind)
@@ -81,59 +81,59 @@ def _problems(rows: Iterable[Row], *, kind: str) -> Iterator[Problem]:
         elif row.role == "scheduled":
             yield from _of_scheduled(row)
         elif row.role in ("new", "buffer") and row.mechanism and row.loaded != row.trained:
-            yield Problem("violated", row.name, "changed during training, though frozen")
+            yield TensorProblem("violated", row.name, "changed during training, though frozen")
         yield from _of_result(row)
 
 
-def _of_frozen(row: Row, *, kind: str) -> Iterator[Problem]:
+def _of_frozen(row: Row, *, kind: str) -> Iterator[TensorProblem]:
     """All four readings have to have the same bytes, dtype and shape."""
     assert row.base is not None  # it would be "new" otherwise
     if row.result is None and kind == "full":
-        yield Problem("violated", row.name, "is missing from the result, though frozen")
+        yield TensorProblem("violated", row.name, "is missing from the result, though frozen")
     elif row.result is not None and not row.base.same(row.result):
-        yield Problem("violated", row.name, f"differs between base and result: {row.base.difference(row.result)}")
+        yield TensorProblem("violated", row.name, f"differs between base and result: {row.base.difference(row.result)}")
     elif row.loaded is None or row.trained is None:
-        yield Problem("incomplete", row.name, "was not observed in the live model")
+        yield TensorProblem("incomplete", row.name, "was not observed in the live model")
     elif row.loaded != row.trained:
-        yield Problem("violated", row.name, "changed during training, though the result has the base's bytes")
+        yield TensorProblem("violated", row.name, "changed during training, though the result has the base's bytes")
     elif row.loaded != row.base.sha256:
-        yield Problem("incomplete", row.name, "was loaded with other bytes than the base file has")
+        yield TensorProblem("incomplete", row.name, "was loaded with other bytes than the base file has")
 
 
-def _of_split(row: Row) -> Iterator[Problem]:
+def _of_split(row: Row) -> Iterator[TensorProblem]:
     for part in row.slices:
         if part.action != "freeze":
             continue
         rows = f"rows {part.rows[0]} to {part.rows[1]}"
         if part.base is None or part.result is None:
-            yield Problem("incomplete", row.name, f"{rows} were not read")
+            yield TensorProblem("incomplete", row.name, f"{rows} were not read")
         elif part.base != part.result:
-            yield Problem("violated", row.name, f"{rows} differ between base and result, though frozen")
+            yield TensorProblem("violated", row.name, f"{rows} differ between base and result, though frozen")
 
 
-def _of_scheduled(row: Row) -> Iterator[Problem]:
+def _of_scheduled(row: Row) -> Iterator[TensorProblem]:
     if not row.intervals:
-        yield Problem("incomplete", row.name, "no interval of its freeze was observed")
+        yield TensorProblem("incomplete", row.name, "no interval of its freeze was observed")
     for span in row.intervals:
         if span.before != span.after:
             end = "the end" if span.to_step is None else f"step {span.to_step}"
-            yield Problem("violated", row.name, f"changed between step {span.from_step} and {end}, though frozen")
+            yield TensorProblem("violated", row.name, f"changed between step {span.from_step} and {end}, though frozen")
 
 
-def _of_result(row: Row) -> Iterator[Problem]:
+def _of_result(row: Row) -> Iterator[TensorProblem]:
     """What the file holds must be what the trainer says that it had at the end."""
     if row.result is not None and row.trained is not None and row.result.sha256 != row.trained:
-        yield Problem("incomplete", row.name, "has other bytes in the result file than at the end of training")
+        yield TensorProblem("incomplete", row.name, "has other bytes in the result file than at the end of training")
 
 
-def _strays(rows: Sequence[Row], result: Mapping[str, TensorReading]) -> Iterator[Problem]:
+def _strays(rows: Sequence[Row], result: Mapping[str, TensorReading]) -> Iterator[TensorProblem]:
     """Stored tensors that no row speaks of; without them the roots would not be the files'."""
     for name in sorted(set(result) - {row.result.name for row in rows if row.result}):
-        yield Problem("incomplete", name, "is in the result, but the trainer did not observe it")
+        yield TensorProblem("incomplete", name, "is in the result, but the trainer did not observe it")
 
 
 def _violations(
-    problems: Iterable[Problem], reported: Iterable[Mapping[str, Any]], seen: Iterable[Seen]
+    problems: Iterable[TensorProblem], reported: Iterable[Mapping[str, Any]], seen: Iterable[ObservedTensor]
 ) -> tuple[dict[str, Any], ...]:
     """What the witness saw, and what only the files show; one entry per tensor."""
     first = {name: each.first_changed_step for each in seen for name in (each.info.name, *each.info.aliases)}
@@ -161,7 +161,7 @@ def _violations(
 
 
 def _verdict(
-    rows: Sequence[Row], problems: Sequence[Problem], violations: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row], problems: Sequence[TensorProblem], violations: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str | None]:
     if violations:
         broken = [problem for problem in problems if problem.verdict == "violated"]
@@ -173,7 +173,7 @@ def _verdict(
     return "verified", None
 
 
-def _summary(problems: Sequence[Problem]) -> str:
+def _summary(problems: Sequence[TensorProblem]) -> str:
     return _listed([f"{problem.name} {problem.message}" for problem in problems])
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from app.evidence.diff.dtypes import LAYOUTS, Floats, Layout, Words
+from app.evidence.diff.dtypes import LAYOUTS, DtypeLayout, Floats, Words
 from app.evidence.format.tensorfile import DTYPE_BITS, TensorFileError, byte_count
 
 CHUNK = 6 << 20  # bytes; a multiple of every element size, and of the 3 bytes that hold four 6-bit elements
@@ -22,7 +22,7 @@ _EXACT_SIDE = 512  # up to this smaller side all singular values are computed, b
 _KEPT_ULPS = 1 << 23  # distances kept for the quantiles; more of them are counted in further passes
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """The bytes of one stored tensor."""
 
     def read(self, start: int, stop: int) -> bytes | memoryview: ...
@@ -74,7 +74,7 @@ class Change:
         return asdict(self)
 
 
-def compare(base: Source, result: Source, *, dtype: str, shape: Sequence[int], ranks: bool = True) -> Change:
+def compare(base: ByteSource, result: ByteSource, *, dtype: str, shape: Sequence[int], ranks: bool = True) -> Change:
     """Statistics for one tensor that has this dtype and shape in both versions."""
     nbytes = byte_count(dtype, shape)
     layout = LAYOUTS.get(dtype)
@@ -102,7 +102,7 @@ def compare(base: Source, result: Source, *, dtype: str, shape: Sequence[int], r
 
 
 def compare_values(
-    base: Source, result: Source, *, base_dtype: str, result_dtype: str, shape: Sequence[int]
+    base: ByteSource, result: ByteSource, *, base_dtype: str, result_dtype: str, shape: Sequence[int]
 ) -> Change | None:
     """For a tensor stored in another dtype: never bit-identical, but its values can be close. None for packed dtypes.
 
@@ -146,7 +146,7 @@ class _Tally:
         self.max_abs = 0.0
         self.base_spread, self.spread = _Spread(), _Spread()
 
-    def bits(self, layout: Layout, old_raw: npt.NDArray[np.uint8], new_raw: npt.NDArray[np.uint8]) -> None:
+    def bits(self, layout: DtypeLayout, old_raw: npt.NDArray[np.uint8], new_raw: npt.NDArray[np.uint8]) -> None:
         old, new = layout.words(old_raw), layout.words(new_raw)
         self.non_finite += int(np.count_nonzero(~layout.finite(new)))
         moved = old != new
@@ -264,17 +264,19 @@ def _descend(prefix: int, rank: int, counts: npt.NDArray[np.int64]) -> tuple[int
     return prefix << 16 | digit, rank - (int(sums[digit - 1]) if digit else 0)
 
 
-def _array(source: Source, start: int, stop: int) -> npt.NDArray[np.uint8]:
+def _array(source: ByteSource, start: int, stop: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(source.read(start, stop), np.uint8)
 
 
-def _pairs(base: Source, result: Source, nbytes: int) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+def _pairs(
+    base: ByteSource, result: ByteSource, nbytes: int
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
     for start in range(0, nbytes, CHUNK):
         stop = min(start + CHUNK, nbytes)
         yield _array(base, start, stop), _array(result, start, stop)
 
 
-def _distances(base: Source, result: Source, nbytes: int, layout: Layout | None) -> Iterator[Words]:
+def _distances(base: ByteSource, result: ByteSource, nbytes: int, layout: DtypeLayout | None) -> Iterator[Words]:
     assert layout is not None  # there are distances only where there is a layout
     for old_raw, new_raw in _pairs(base, result, nbytes):
         old, new = layout.words(old_raw), layout.words(new_raw)
@@ -296,7 +298,7 @@ def _rankable(dtype: str, shape: Sequence[int]) -> bool:
     return dtype != "C64" and len(shape) == 2 and min(shape) > 1 and math.prod(shape) <= RANK_ELEMENTS
 
 
-def _difference(base: Source, result: Source, layout: Layout, shape: Sequence[int]) -> Floats:
+def _difference(base: ByteSource, result: ByteSource, layout: DtypeLayout, shape: Sequence[int]) -> Floats:
     nbytes = math.prod(shape) * layout.size
     difference = layout.values(_array(result, 0, nbytes)) - layout.values(_array(base, 0, nbytes))
     difference[~np.isfinite(difference)] = 0.0

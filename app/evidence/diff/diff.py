@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import PolicyError
-from app.evidence.diff.changes import CHUNK, Change, Source, Span, compare, compare_values
+from app.evidence.diff.changes import CHUNK, ByteSource, Change, Span, compare, compare_values
 from app.evidence.format.digest import read_header, row_bytes
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.format.tensorfile import TensorFileError
@@ -38,14 +38,14 @@ class DiffError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ModelTensor:
     """A tensor and where its bytes are; with both digests known, equal tensors need not be read."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
-    source: Source
+    source: ByteSource
     sha256: str | None = None
 
 
@@ -55,8 +55,8 @@ class Difference:
 
     name: str  # in B; a removed tensor's in A
     status: str
-    base: Stored | None
-    result: Stored | None
+    base: ModelTensor | None
+    result: ModelTensor | None
     change: Change | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
+class PolicyViolation:
     """A tensor that a policy freezes and that is not the base's."""
 
     name: str
@@ -108,7 +108,7 @@ def diff_models(a: Path | str, b: Path | str, *, statistics: bool = True) -> lis
 
 
 def differences(
-    base: Mapping[str, Stored], result: Mapping[str, Stored], *, statistics: bool = True
+    base: Mapping[str, ModelTensor], result: Mapping[str, ModelTensor], *, statistics: bool = True
 ) -> Iterator[Difference]:
     """Every tensor of either model, in order of name. Names may differ by one prefix (`bert.`) that all share."""
     partner = pair(base, result)
@@ -139,7 +139,7 @@ def pair(base: Iterable[str], result: Iterable[str]) -> dict[str, str | None]:
     return made
 
 
-def plan_of(base: Mapping[str, Stored], result: Mapping[str, Stored], policy: Policy) -> FreezePlan:
+def plan_of(base: Mapping[str, ModelTensor], result: Mapping[str, ModelTensor], policy: Policy) -> FreezePlan:
     """What the policy says about the result's tensors and those that it lost. PolicyError where it does not fit them.
 
     Files do not tell parameters from buffers, or the types of modules: all tensors count as parameters.
@@ -150,23 +150,23 @@ def plan_of(base: Mapping[str, Stored], result: Mapping[str, Stored], policy: Po
     return resolve(replace(policy, enforce=False), [TensorInfo(one.name, one.shape, one.dtype) for one in tensors])
 
 
-def violations(found: Iterable[Difference], plan: FreezePlan) -> list[Violation]:
+def violations(found: Iterable[Difference], plan: FreezePlan) -> list[PolicyViolation]:
     """What the plan freezes and is not identical."""
     by_name = {difference.name: difference for difference in found}
     broken = []
     for decision in (*plan.frozen, *plan.scheduled, *plan.split):
         reason = _broken(by_name[decision.name], decision)
         if reason:
-            broken.append(Violation(decision.name, decision.rule, reason))
+            broken.append(PolicyViolation(decision.name, decision.rule, reason))
     return sorted(broken, key=lambda violation: violation.name.encode())
 
 
 @contextmanager
-def open_model(path: Path) -> Iterator[dict[str, Stored]]:
+def open_model(path: Path) -> Iterator[dict[str, ModelTensor]]:
     """The tensors of a safetensors file, or of a folder of them (those that its index names, where it has one)."""
     files = [path] if path.is_file() else _files(path)
     opened: list[int] = []
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, ModelTensor] = {}
     try:
         for file in files:
             descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe has no writer
@@ -181,7 +181,7 @@ def open_model(path: Path) -> Iterator[dict[str, Stored]]:
             os.close(descriptor)
 
 
-def _tensors(descriptor: int, file: Path) -> Iterator[Stored]:
+def _tensors(descriptor: int, file: Path) -> Iterator[ModelTensor]:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise DiffError(f"{file} is not a regular file")
@@ -191,7 +191,7 @@ def _tensors(descriptor: int, file: Path) -> Iterator[Stored]:
         raise DiffError(f"{file}: {error}") from None
     for entry in header.entries:
         source = Span(descriptor, header.data_start + entry.start)
-        yield Stored(entry.name, entry.dtype, entry.shape, entry.nbytes, source)
+        yield ModelTensor(entry.name, entry.dtype, entry.shape, entry.nbytes, source)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -230,7 +230,7 @@ def _tails(name: str) -> Iterator[str]:
         yield name
 
 
-def _difference(base: Stored | None, result: Stored, *, statistics: bool) -> Difference:
+def _difference(base: ModelTensor | None, result: ModelTensor, *, statistics: bool) -> Difference:
     if base is None:
         return Difference(result.name, "added", None, result)
     if base.shape != result.shape:
@@ -244,19 +244,19 @@ def _difference(base: Stored | None, result: Stored, *, statistics: bool) -> Dif
     return Difference(result.name, "changed", base, result, change)
 
 
-def _values(base: Stored, result: Stored) -> Change | None:
+def _values(base: ModelTensor, result: ModelTensor) -> Change | None:
     return compare_values(
         base.source, result.source, base_dtype=base.dtype, result_dtype=result.dtype, shape=base.shape
     )
 
 
-def _identical(base: Stored, result: Stored) -> bool:
+def _identical(base: ModelTensor, result: ModelTensor) -> bool:
     if base.sha256 is not None and base.sha256 == result.sha256:
         return True
     return _equal(base, result, 0, base.nbytes)
 
 
-def _equal(base: Stored, result: Stored, start: int, stop: int) -> bool:
+def _equal(base: ModelTensor, result: ModelTensor, start: int, stop: int) -> bool:
     return all(
         base.source.read(at, min(at + CHUNK, stop)) == result.source.read(at, min(at + CHUNK, stop))
         for at in range(start, stop, CHUNK)
@@ -285,7 +285,7 @@ def _broken(difference: Difference, decision: Decision) -> str | None:
     return None
 
 
-def _form(stored: Stored | None) -> dict[str, Any] | None:
+def _form(stored: ModelTensor | None) -> dict[str, Any] | None:
     if stored is None:
         return None
     return {"name": stored.name, "dtype": stored.dtype, "shape": list(stored.shape), "nbytes": stored.nbytes}
@@ -316,7 +316,9 @@ def _line(difference: Difference) -> str:
     return f"{difference.status:8} {name}  {', '.join(parts)}"
 
 
-def _report(options: argparse.Namespace, found: list[Difference], broken: list[Violation], *, audited: bool) -> None:
+def _report(
+    options: argparse.Namespace, found: list[Difference], broken: list[PolicyViolation], *, audited: bool
+) -> None:
     counts = {status: sum(one.status == status for one in found) for status in STATUSES}
     if options.json:
         document: dict[str, Any] = {"counts": counts, "tensors": [one.to_json() for one in found]}

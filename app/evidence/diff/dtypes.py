@@ -13,7 +13,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DtypeLayout:
     """How a dtype's bits are read: `size` in bytes; `infinity` is a magnitude, those above `nan_above` are NaN."""
 
     size: int
@@ -105,19 +105,19 @@ _E5M2FNUZ = _table(5, 2, 16, nan=lambda bits: bits == 0x80)
 _E4M3FNUZ = _table(4, 3, 8, nan=lambda bits: bits == 0x80)
 _E8M0 = np.array([2.0 ** (bits - 127) for bits in range(255)] + [math.nan])
 
-LAYOUTS: dict[str, Layout] = {
-    "F64": Layout(8, "float", _numpy("<f8"), 2.0**-52, infinity=0x7FF << 52, nan_above=0x7FF << 52),
-    "F32": Layout(4, "float", _numpy("<f4"), 2.0**-23, infinity=0xFF << 23, nan_above=0xFF << 23),
-    "F16": Layout(2, "float", _numpy("<f2"), 2.0**-10, infinity=0x1F << 10, nan_above=0x1F << 10),
-    "BF16": Layout(2, "float", _bf16, 2.0**-7, infinity=0xFF << 7, nan_above=0xFF << 7),
-    "F8_E5M2": Layout(1, "float", _looked_up(_E5M2), 2.0**-2, infinity=0x7C, nan_above=0x7C),
-    "F8_E4M3": Layout(1, "float", _looked_up(_E4M3), 2.0**-3, nan_above=0x7E),
-    "F8_E5M2FNUZ": Layout(1, "float", _looked_up(_E5M2FNUZ), 2.0**-2, nan_bits=0x80),
-    "F8_E4M3FNUZ": Layout(1, "float", _looked_up(_E4M3FNUZ), 2.0**-3, nan_bits=0x80),
-    "F8_E8M0": Layout(1, "unsigned", _looked_up(_E8M0), 1.0, nan_bits=0xFF),
+LAYOUTS: dict[str, DtypeLayout] = {
+    "F64": DtypeLayout(8, "float", _numpy("<f8"), 2.0**-52, infinity=0x7FF << 52, nan_above=0x7FF << 52),
+    "F32": DtypeLayout(4, "float", _numpy("<f4"), 2.0**-23, infinity=0xFF << 23, nan_above=0xFF << 23),
+    "F16": DtypeLayout(2, "float", _numpy("<f2"), 2.0**-10, infinity=0x1F << 10, nan_above=0x1F << 10),
+    "BF16": DtypeLayout(2, "float", _bf16, 2.0**-7, infinity=0xFF << 7, nan_above=0xFF << 7),
+    "F8_E5M2": DtypeLayout(1, "float", _looked_up(_E5M2), 2.0**-2, infinity=0x7C, nan_above=0x7C),
+    "F8_E4M3": DtypeLayout(1, "float", _looked_up(_E4M3), 2.0**-3, nan_above=0x7E),
+    "F8_E5M2FNUZ": DtypeLayout(1, "float", _looked_up(_E5M2FNUZ), 2.0**-2, nan_bits=0x80),
+    "F8_E4M3FNUZ": DtypeLayout(1, "float", _looked_up(_E4M3FNUZ), 2.0**-3, nan_bits=0x80),
+    "F8_E8M0": DtypeLayout(1, "unsigned", _looked_up(_E8M0), 1.0, nan_bits=0xFF),
     # Real and imaginary parts count one by one, in everything but `changed`.
-    "C64": Layout(4, "float", _numpy("<f4"), 2.0**-23, infinity=0xFF << 23, nan_above=0xFF << 23),
-    **{f"I{8 * size}": Layout(size, "signed", _numpy(f"<i{size}")) for size in (1, 2, 4, 8)},
-    **{f"U{8 * size}": Layout(size, "unsigned", _numpy(f"<u{size}")) for size in (1, 2, 4, 8)},
-    "BOOL": Layout(1, "unsigned", _numpy("<u1")),
+    "C64": DtypeLayout(4, "float", _numpy("<f4"), 2.0**-23, infinity=0xFF << 23, nan_above=0xFF << 23),
+    **{f"I{8 * size}": DtypeLayout(size, "signed", _numpy(f"<i{size}")) for size in (1, 2, 4, 8)},
+    **{f"U{8 * size}": DtypeLayout(size, "unsigned", _numpy(f"<u{size}")) for size in (1, 2, 4, 8)},
+    "BOOL": DtypeLayout(1, "unsigned", _numpy("<u1")),
 }

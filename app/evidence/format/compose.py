@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from app.evidence.format.tensorfile import Entry, byte_count, header_bytes, in_file_order
+from app.evidence.format.tensorfile import TensorEntry, byte_count, header_bytes, in_file_order
 
 CHUNK = 1 << 20
 
@@ -32,7 +32,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ComposedFile:
     """The composed file, not yet read: its header, its size in bytes and its slices in file order."""
 
     header: bytes
@@ -84,7 +84,7 @@ class Layout:
         return offsets
 
 
-def compose(slices: Iterable[Slice], metadata: Mapping[str, str] | None = None) -> Layout:
+def compose(slices: Iterable[Slice], metadata: Mapping[str, str] | None = None) -> ComposedFile:
     """Lay slices out as the reference writer would: larger dtypes first, then by name. Raises ComposeError."""
     by_name: dict[str, Slice] = {}
     for piece in slices:
@@ -98,10 +98,10 @@ def compose(slices: Iterable[Slice], metadata: Mapping[str, str] | None = None) 
     ordered = [by_name[name] for name, _ in in_file_order((piece.name, piece.dtype) for piece in by_name.values())]
     entries, at = [], 0
     for piece in ordered:
-        entries.append(Entry(piece.name, piece.dtype, piece.shape, at, at + piece.nbytes))
+        entries.append(TensorEntry(piece.name, piece.dtype, piece.shape, at, at + piece.nbytes))
         at += piece.nbytes
     header = header_bytes(entries, metadata)
-    return Layout(header, len(header) + at, tuple(ordered))
+    return ComposedFile(header, len(header) + at, tuple(ordered))
 
 
 def _read(source: BinaryIO, piece: Slice, start: int, stop: int) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.evidence.format.tensorfile import Entry, Header, TensorFileError, header_length, parse_header
+from app.evidence.format.tensorfile import Header, TensorEntry, TensorFileError, header_length, parse_header
 
 CHUNK = 1 << 20
 _RING = 8  # buffers in flight: what one hash may be ahead of the other
@@ -156,7 +156,7 @@ class _Sweep:
         self._open = [region for region in self._open if region.end > end]
 
 
-def _slices(entry: Entry, rows: Iterable[tuple[int, int]], header: Header) -> list[tuple[int, int, _Region]]:
+def _slices(entry: TensorEntry, rows: Iterable[tuple[int, int]], header: Header) -> list[tuple[int, int, _Region]]:
     made = []
     for start, stop in rows:
         if not 0 <= start < stop <= (entry.shape or (0,))[0]:
@@ -174,7 +174,7 @@ def _hash_all(file: int, size: int, head: bytes, regions: list[_Region]) -> str:
             whole.update(chunk)
             sweep.feed(len(head), chunk)
         return whole.hexdigest()
-    ring = _Ring(file, start=len(head), size=size)
+    ring = _Buffers(file, start=len(head), size=size)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(ring.pass_to, 0, lambda _, chunk: whole.update(chunk))
         try:
@@ -184,7 +184,7 @@ def _hash_all(file: int, size: int, head: bytes, regions: list[_Region]) -> str:
     return whole.hexdigest()
 
 
-class _Ring:
+class _Buffers:
     """A file's chunks in a few private buffers, for two hashes that each see all of them in order.
 
     Who finds its next chunk not there yet reads one itself: the hash that is ahead does the reading, so that neither

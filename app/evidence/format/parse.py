@@ -14,9 +14,9 @@ from app.evidence.format.statement import (
     ORIGIN,
     RESULT_KINDS,
     ROLES,
-    Claim,
     FileRef,
-    Interval,
+    FrozenInterval,
+    Predicate,
     Reading,
     Row,
     RowSlice,
@@ -28,29 +28,26 @@ from app.evidence.format.statement import (
 def read(document: Any) -> Statement:
     """A statement from parsed JSON. Missing or mistyped fields raise StatementError; `strangers` lists unknown ones."""
     top = fields.as_object(document, "statement")
-    predicate = fields.as_object(fields.field_of(top, "predicate", "statement"), "predicate")
-    job, policy = (fields.as_object(fields.field_of(predicate, name, "predicate"), name) for name in ("job", "policy"))
-    base, result = (
-        fields.as_object(fields.field_of(predicate, name, "predicate"), name) for name in ("base", "result")
-    )
-    observed = dict(fields.as_object(fields.field_of(predicate, "observed", "predicate"), "observed"))
-    previous = predicate.get("previous")
-    claim = Claim(
+    body = fields.as_object(fields.field_of(top, "predicate", "statement"), "predicate")
+    job, policy = (fields.as_object(fields.field_of(body, name, "predicate"), name) for name in ("job", "policy"))
+    base, result = (fields.as_object(fields.field_of(body, name, "predicate"), name) for name in ("base", "result"))
+    observed = dict(fields.as_object(fields.field_of(body, "observed", "predicate"), "observed"))
+    previous = body.get("previous")
+    predicate = Predicate(
         job_id=fields.text(job, "id", "job"),
         attempt=fields.count(job, "attempt", "job"),
         nonce=fields.optional_text(job, "nonce", "job"),
-        issued_at=_time(predicate),
+        issued_at=_time(body),
         policy={key: value for key, value in policy.items() if key != "digest"},
         policy_digest=fields.digest(policy, "digest", "policy"),
         base_files=_files(base, "base"),
         result_files=_files(result, "result"),
         rows=tuple(
-            _row(row, f"parameters[{at}]")
-            for at, row in enumerate(fields.as_list(predicate, "parameters", "predicate"))
+            _row(row, f"parameters[{at}]") for at, row in enumerate(fields.as_list(body, "parameters", "predicate"))
         ),
         violations=tuple(str(entry) for entry in fields.as_list(observed, "violations", "observed")),
         observed={key: value for key, value in observed.items() if key != "violations"},
-        result_kind=fields.one_of(predicate, "resultKind", "predicate", RESULT_KINDS),
+        result_kind=fields.one_of(body, "resultKind", "predicate", RESULT_KINDS),
         metadata=_metadata(result),
         origin=_origin(base),
         previous=None
@@ -58,16 +55,16 @@ def read(document: Any) -> Statement:
         else fields.digest(fields.as_object(previous, "previous"), "digest", "previous"),
     )
     return Statement(
-        claim,
+        predicate,
         tuple(
             _subject(entry, f"subject[{at}]") for at, entry in enumerate(fields.as_list(top, "subject", "statement"))
         ),
         fields.text(top, "_type", "statement"),
         fields.text(top, "predicateType", "statement"),
-        fields.as_object(fields.field_of(predicate, "scheme", "predicate"), "scheme"),
+        fields.as_object(fields.field_of(body, "scheme", "predicate"), "scheme"),
         _total(base, "base"),
         _total(result, "result"),
-        _total(fields.as_object(fields.field_of(predicate, "frozen", "predicate"), "frozen"), "frozen"),
+        _total(fields.as_object(fields.field_of(body, "frozen", "predicate"), "frozen"), "frozen"),
     )
 
 
@@ -168,10 +165,10 @@ def _slice(value: Any, at: str) -> RowSlice:
     return RowSlice(rows, action, base, result, initial)
 
 
-def _interval(value: Any, at: str) -> Interval:
+def _interval(value: Any, at: str) -> FrozenInterval:
     span = fields.as_object(value, at)
     stop = None if span.get("toStep") is None else fields.count(span, "toStep", at)
-    return Interval(
+    return FrozenInterval(
         fields.count(span, "fromStep", at), stop, fields.hex(span, "before", at), fields.hex(span, "after", at)
     )
 
@@ -209,9 +206,9 @@ def _total(value: Mapping[str, Any], at: str) -> Total:
     return Total(fields.count(value, "count", at), fields.count(value, "nbytes", at), fields.hex(value, "root", at))
 
 
-def _time(predicate: Mapping[str, Any]) -> datetime:
+def _time(body: Mapping[str, Any]) -> datetime:
     try:
-        moment = read_time(fields.text(predicate, "issuedAt", "predicate"))
+        moment = read_time(fields.text(body, "issuedAt", "predicate"))
     except KeyFileError as error:
         raise StatementError(f"predicate.issuedAt: {error}") from None
     assert moment is not None  # only None reads as None

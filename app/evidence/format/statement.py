@@ -60,7 +60,7 @@ class RowSlice:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class FrozenInterval:
     """Steps from_step < step <= to_step (None: the end) of a scheduled freeze, and the digests around them."""
 
     from_step: int
@@ -97,7 +97,7 @@ class Row:
     trained: str | None = None
     changed: bool
     slices: tuple[RowSlice, ...] = ()
-    intervals: tuple[Interval, ...] = ()
+    intervals: tuple[FrozenInterval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class FileRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Predicate:
     """What a statement says. `policy` is the normal form; `observed` has checks, first_step, last_step, fingerprint.
 
     `previous` is the SHA-256 of the payload of the statement about the base, where the base is a result of ours.
@@ -145,7 +145,7 @@ class Total:
 class Statement:
     """A statement as read: the claim, and what its signer derived from it."""
 
-    claim: Claim
+    predicate: Predicate
     subjects: tuple[tuple[str, Mapping[str, str]], ...]  # name, digests
     kind: str
     predicate_type: str
@@ -155,36 +155,36 @@ class Statement:
     frozen: Total
 
 
-def build(claim: Claim) -> bytes:
+def build(predicate: Predicate) -> bytes:
     """The payload to sign. Rows are put in order; roots, counts and subjects follow from them."""
-    rows = sorted(claim.rows, key=row_order)
+    rows = sorted(predicate.rows, key=row_order)
     totals = {name: _total_json(total(readings)) for name, readings in _sets(rows).items()}
-    predicate: dict[str, Any] = {
-        "job": {"id": claim.job_id, "attempt": claim.attempt, "nonce": claim.nonce},
-        "issuedAt": iso(claim.issued_at),
+    body: dict[str, Any] = {
+        "job": {"id": predicate.job_id, "attempt": predicate.attempt, "nonce": predicate.nonce},
+        "issuedAt": iso(predicate.issued_at),
         "scheme": tree.SCHEME,
-        "policy": {"digest": {"sha256": claim.policy_digest}, **claim.policy},
-        "resultKind": claim.result_kind,
-        "base": {"files": [_file_json(file) for file in claim.base_files], **totals["base"]},
+        "policy": {"digest": {"sha256": predicate.policy_digest}, **predicate.policy},
+        "resultKind": predicate.result_kind,
+        "base": {"files": [_file_json(file) for file in predicate.base_files], **totals["base"]},
         "result": {
-            "files": [_file_json(file) for file in claim.result_files],
-            "metadata": dict(claim.metadata),
+            "files": [_file_json(file) for file in predicate.result_files],
+            "metadata": dict(predicate.metadata),
             **totals["result"],
         },
         "frozen": totals["frozen"],
-        "observed": {**claim.observed, "violations": list(claim.violations)},
+        "observed": {**predicate.observed, "violations": list(predicate.violations)},
         "parameters": [_row_json(row) for row in rows],
     }
-    if claim.origin:
-        predicate["base"]["origin"] = dict(claim.origin)
-    if claim.previous:
-        predicate["previous"] = {"digest": {"sha256": claim.previous}}
-    files = sorted(claim.result_files, key=lambda file: file.name.encode())
+    if predicate.origin:
+        body["base"]["origin"] = dict(predicate.origin)
+    if predicate.previous:
+        body["previous"] = {"digest": {"sha256": predicate.previous}}
+    files = sorted(predicate.result_files, key=lambda file: file.name.encode())
     statement = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": file.name, "digest": {"sha256": file.sha256}} for file in files],
         "predicateType": PREDICATE_TYPE,
-        "predicate": predicate,
+        "predicate": body,
     }
     return json.dumps(statement, ensure_ascii=False, separators=(",", ":")).encode()
 

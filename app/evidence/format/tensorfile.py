@@ -51,7 +51,7 @@ class TensorFileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor's place: `start` and `end` count bytes from the beginning of the data section."""
 
     name: str
@@ -69,7 +69,7 @@ class Entry:
 class Header:
     """Entries in file order, the file's metadata, and where the data section starts."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[TensorEntry, ...]
     metadata: dict[str, str]
     data_start: int
 
@@ -123,7 +123,7 @@ def in_file_order(tensors: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(tensors, key=lambda pair: (_FILE_ORDER[pair[1]], pair[0].encode()))
 
 
-def header_bytes(entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) -> bytes:
+def header_bytes(entries: Iterable[TensorEntry], metadata: Mapping[str, str] | None = None) -> bytes:
     """The header of a file with these entries, in the order given, as the reference writer makes it."""
     document: dict[str, Any] = {}
     if metadata:
@@ -143,7 +143,7 @@ class _Draft:
     text: bytes
     document: JsonObject
     metadata: Mapping[str, Any]
-    entries: tuple[Entry, ...]
+    entries: tuple[TensorEntry, ...]
     data_size: int
 
 
@@ -162,7 +162,7 @@ def _draft(raw: bytes, *, size: int) -> _Draft:
     return _Draft(text, document, metadata, entries, size - len(raw))
 
 
-def _entry(name: str, value: Any) -> Entry:
+def _entry(name: str, value: Any) -> TensorEntry:
     if not isinstance(value, dict) or not _FIELDS.issubset(value):
         raise TensorFileError(f"tensor {name!r}: an entry has dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
@@ -172,7 +172,7 @@ def _entry(name: str, value: Any) -> Entry:
         raise TensorFileError(f"tensor {name!r}: shape is not a list of non-negative integers")
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise TensorFileError(f"tensor {name!r}: data_offsets are not two integers in order")
-    return Entry(name, dtype, tuple(shape), offsets[0], offsets[1])
+    return TensorEntry(name, dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _counts(value: Any) -> bool:
@@ -250,8 +250,8 @@ def _no_trailing_bytes(draft: _Draft) -> Iterator[str]:
         yield f"{extra} bytes after the last tensor"
 
 
-def _neighbours(draft: _Draft) -> Iterator[tuple[Entry, Entry]]:
-    previous = Entry("", "U8", (0,), 0, 0)
+def _neighbours(draft: _Draft) -> Iterator[tuple[TensorEntry, TensorEntry]]:
+    previous = TensorEntry("", "U8", (0,), 0, 0)
     for entry in sorted(draft.entries, key=lambda entry: (entry.start, entry.end)):
         yield previous, entry
         previous = entry

@@ -8,49 +8,49 @@ from itertools import pairwise
 
 from app.evidence.format.digest import sha256_bytes
 from app.evidence.format.statement import Row
-from app.evidence.verifier.context import Case, Check, Problem
+from app.evidence.verifier.context import Check, CheckContext, Problem
 
 
-def frozen_throughout(case: Case) -> list[Row]:
+def frozen_throughout(context: CheckContext) -> list[Row]:
     """Rows of tensors that the statement, and all before it, claim as frozen."""
-    rows = list(_kept(case))
+    rows = list(_kept(context))
     origins = [row.base.name if row.base else None for row in rows]  # followed back, file by file
-    for earlier in case.chain:
+    for earlier in context.chain:
         before = {row.result.name: row.base.name for row in _kept(earlier) if row.result and row.base}
         origins = [before.get(name) if name is not None else None for name in origins]
     return [row for row, origin in zip(rows, origins, strict=True) if origin is not None]
 
 
-def _kept(case: Case) -> Iterator[Row]:
-    return (row for row in case.said.claim.rows if row.role == "frozen")
+def _kept(context: CheckContext) -> Iterator[Row]:
+    return (row for row in context.statement.predicate.rows if row.role == "frozen")
 
 
-def _pinned_base(case: Case) -> Iterator[Problem]:
+def _pinned_base(context: CheckContext) -> Iterator[Problem]:
     """The pinned root is the base's own, or that of the first base in a chain of statements."""
-    roots = [case.said.base.root, *(earlier.said.base.root for earlier in case.chain[-1:])]
-    if case.inputs.base_root is not None and case.inputs.base_root not in roots:
-        yield Problem("pinned_base", "about another base", None, case.inputs.base_root, roots[-1])
+    roots = [context.statement.base.root, *(earlier.statement.base.root for earlier in context.chain[-1:])]
+    if context.inputs.base_root is not None and context.inputs.base_root not in roots:
+        yield Problem("pinned_base", "about another base", None, context.inputs.base_root, roots[-1])
 
 
-def _chain_is_named(case: Case) -> Iterator[Problem]:
+def _chain_is_named(context: CheckContext) -> Iterator[Problem]:
     """Each statement names the one about its base by the digest of its payload."""
-    for later, earlier in pairwise((case, *case.chain)):
-        found = sha256_bytes(earlier.sealed.payload)
-        if later.said.claim.previous != found:
-            reason = f"the statement about {later.said.claim.job_id} names another one before it"
-            yield Problem("chain_is_named", reason, None, later.said.claim.previous, found)
+    for later, earlier in pairwise((context, *context.chain)):
+        found = sha256_bytes(earlier.envelope.payload)
+        if later.statement.predicate.previous != found:
+            reason = f"the statement about {later.predicate.job_id} names another one before it"
+            yield Problem("chain_is_named", reason, None, later.statement.predicate.previous, found)
 
 
-def _chain_is_linked(case: Case) -> Iterator[Problem]:
+def _chain_is_linked(context: CheckContext) -> Iterator[Problem]:
     """Each base is the result of the statement before: the roots, which bind all tensors, are the same."""
-    for later, earlier in pairwise((case, *case.chain)):
-        if later.said.base.root != earlier.said.result.root:
-            reason = f"the base of {later.said.claim.job_id} is not the result of {earlier.said.claim.job_id}"
-            yield Problem("chain_is_linked", reason, None, earlier.said.result.root, later.said.base.root)
+    for later, earlier in pairwise((context, *context.chain)):
+        if later.statement.base.root != earlier.statement.result.root:
+            reason = f"the base of {later.predicate.job_id} is not the result of {earlier.predicate.job_id}"
+            yield Problem("chain_is_linked", reason, None, earlier.statement.result.root, later.statement.base.root)
 
 
-def _chain_leaves_something_frozen(case: Case) -> Iterator[Problem]:
-    if case.chain and not frozen_throughout(case):
+def _chain_leaves_something_frozen(context: CheckContext) -> Iterator[Problem]:
+    if context.chain and not frozen_throughout(context):
         yield Problem("chain_leaves_something_frozen", "no tensor was frozen in every statement of the chain")
 
 

@@ -14,7 +14,7 @@ from app.evidence.format.statement import FileRef, Reading, Row
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.format.tensorfile import MAX_HEADER, TensorFileError
 from app.evidence.verifier.complete_result import CHANGED_FILE, complete, composed_header
-from app.evidence.verifier.context import CannotCheck, Case, Check, Holdings, Problem, Rejected
+from app.evidence.verifier.context import CannotCheck, Check, CheckContext, Holdings, Problem, Rejected
 
 SIGNATURE_FILE = "model.sig"  # an OpenSSF model-signing bundle, with a verifier of its own
 INDEX_ENDING = ".safetensors.index.json"
@@ -171,52 +171,52 @@ def _read_one(
         raise CannotCheck(f"{path}: {error.strerror}") from None
 
 
-def _of_result(case: Case) -> Holdings:
-    if case.result is None:
+def _of_result(context: CheckContext) -> Holdings:
+    if context.result is None:
         raise AssertionError("a check of the result ran before it was read")
-    return case.result
+    return context.result
 
 
-def _of_base(case: Case) -> Holdings:
-    if case.base is None:
+def _of_base(context: CheckContext) -> Holdings:
+    if context.base is None:
         raise AssertionError("a check of the base ran before it was read")
-    return case.base
+    return context.base
 
 
-def _no_links(case: Case) -> Iterator[Problem]:
-    for name in sorted(_of_result(case).links):
+def _no_links(context: CheckContext) -> Iterator[Problem]:
+    for name in sorted(_of_result(context).links):
         yield Problem("no_links", "a symbolic link; a result is made of plain files", name)
 
 
-def _no_folders(case: Case) -> Iterator[Problem]:
-    for name in sorted(_of_result(case).others):
+def _no_folders(context: CheckContext) -> Iterator[Problem]:
+    for name in sorted(_of_result(context).others):
         yield Problem("no_folders", "not a plain file", name)
 
 
-def _nothing_missing(case: Case) -> Iterator[Problem]:
-    held = _of_result(case)
-    for file in case.said.claim.result_files:
+def _nothing_missing(context: CheckContext) -> Iterator[Problem]:
+    held = _of_result(context)
+    for file in context.statement.predicate.result_files:
         if file.name not in held.files | held.links:
             yield Problem("nothing_missing", "missing from the result", file.name, file.sha256, None)
 
 
-def _nothing_extra(case: Case) -> Iterator[Problem]:
-    held, inputs = _of_result(case), case.inputs
-    listed = {file.name for file in case.said.claim.result_files}
+def _nothing_extra(context: CheckContext) -> Iterator[Problem]:
+    held, inputs = _of_result(context), context.inputs
+    listed = {file.name for file in context.statement.predicate.result_files}
     for name in sorted(held.files - listed - {SIGNATURE_FILE}):
         # By its one name: a hard link to it may be called a configuration, and an envelope has room for one.
         if inputs.attestation is None or inputs.attestation.resolve() != held.folder.resolve() / name:
             yield Problem("nothing_extra", "in the result's folder, but not in the statement", name)
 
 
-def _no_containers(case: Case) -> Iterator[Problem]:
-    for file in case.said.claim.result_files:
+def _no_containers(context: CheckContext) -> Iterator[Problem]:
+    for file in context.statement.predicate.result_files:
         if file.name.lower().endswith(_CONTAINERS):
             yield Problem("no_containers", "weights in another format, which a loader may prefer", file.name)
 
 
-def _file_digests(case: Case) -> Iterator[Problem]:
-    yield from _compare_files("file_digests", case.said.claim.result_files, _of_result(case))
+def _file_digests(context: CheckContext) -> Iterator[Problem]:
+    yield from _compare_files("file_digests", context.statement.predicate.result_files, _of_result(context))
 
 
 def _compare_files(check: str, files: Iterable[FileRef], held: Holdings) -> Iterator[Problem]:
@@ -226,15 +226,15 @@ def _compare_files(check: str, files: Iterable[FileRef], held: Holdings) -> Iter
             yield Problem(check, "another file than the signed one", file.name, file.sha256, found)
 
 
-def _file_sizes(case: Case) -> Iterator[Problem]:
-    held = _of_result(case)
-    for file in case.said.claim.result_files:
+def _file_sizes(context: CheckContext) -> Iterator[Problem]:
+    held = _of_result(context)
+    for file in context.statement.predicate.result_files:
         if file.name in held.digests and held.digests[file.name][1] != file.size:
             yield Problem("file_sizes", f"{held.digests[file.name][1]} bytes, {file.size} claimed", file.name)
 
 
-def _tensors_once(case: Case) -> Iterator[Problem]:
-    yield from _repeated("tensors_once", _of_result(case))
+def _tensors_once(context: CheckContext) -> Iterator[Problem]:
+    yield from _repeated("tensors_once", _of_result(context))
 
 
 def _repeated(check: str, held: Holdings) -> Iterator[Problem]:
@@ -246,9 +246,9 @@ def _repeated(check: str, held: Holdings) -> Iterator[Problem]:
             seen[tensor.name] = file
 
 
-def _tensors_as_claimed(case: Case) -> Iterator[Problem]:
-    readings = [row.result for row in case.said.claim.rows if row.result]
-    yield from _compare_tensors("tensors_as_claimed", readings, _of_result(case).tensors(), "result")
+def _tensors_as_claimed(context: CheckContext) -> Iterator[Problem]:
+    readings = [row.result for row in context.statement.predicate.rows if row.result]
+    yield from _compare_tensors("tensors_as_claimed", readings, _of_result(context).tensors(), "result")
 
 
 def _compare_tensors(
@@ -259,21 +259,21 @@ def _compare_tensors(
         if tensor is None:
             yield Problem(check, f"not in the {what}'s files", reading.name, reading.sha256, None)
         elif (tensor.dtype, tensor.shape) != (reading.dtype, reading.shape):
-            said, is_ = (f"{one.dtype} {list(one.shape)}" for one in (reading, tensor))
-            yield Problem(check, f"{is_} in the {what}'s files, {said} in the statement", reading.name)
+            claimed_form, stored_form = (f"{one.dtype} {list(one.shape)}" for one in (reading, tensor))
+            yield Problem(check, f"{stored_form} in the {what}'s files, {claimed_form} in the statement", reading.name)
         elif tensor.sha256 != reading.sha256:
             yield Problem(check, f"other bytes in the {what}'s files", reading.name, reading.sha256, tensor.sha256)
     for name in sorted(set(found) - {reading.name for reading in claimed}):
         yield Problem(check, f"in the {what}'s files, but not in the statement", name, None, found[name].sha256)
 
 
-def _slices_as_claimed(case: Case) -> Iterator[Problem]:
+def _slices_as_claimed(context: CheckContext) -> Iterator[Problem]:
     """The bytes of partly frozen tensors, row range by row range, in whatever files are at hand."""
-    for row in case.said.claim.rows:
+    for row in context.statement.predicate.rows:
         for part in row.slices:
             for what, held, reading, digest in (
-                ("base", case.base, row.base, part.base),
-                ("result", case.result, row.result, part.result),
+                ("base", context.base, row.base, part.base),
+                ("result", context.result, row.result, part.result),
             ):
                 if held is None or reading is None:
                     continue
@@ -288,9 +288,9 @@ def _slice_digest(tensor: TensorReading | None, rows: tuple[int, int]) -> str | 
     return next((part.sha256 for part in slices if (part.start, part.stop) == rows), None)
 
 
-def _index(case: Case) -> Iterator[Problem]:
+def _index(context: CheckContext) -> Iterator[Problem]:
     """Where weights are in several files, the index says which; it has to say what is the case."""
-    held = _of_result(case)
+    held = _of_result(context)
     if len(held.weights) > 1 and not held.indexes:
         yield Problem("index", f"{len(held.weights)} files of weights and no index that says what a loader is to read")
     where = {tensor.name: file for file, reading in held.weights.items() for tensor in reading.tensors}
@@ -306,30 +306,30 @@ def _index(case: Case) -> Iterator[Problem]:
             yield Problem("index", "its weight_map is not where the tensors are", name)
 
 
-def _base_files(case: Case) -> Iterator[Problem]:
-    held = _of_base(case)
-    for file in case.said.claim.base_files:
+def _base_files(context: CheckContext) -> Iterator[Problem]:
+    held = _of_base(context)
+    for file in context.statement.predicate.base_files:
         if file.name not in held.files:
             yield Problem("base_files", "missing from the base", file.name, file.sha256, None)
-    yield from _compare_files("base_files", case.said.claim.base_files, held)
+    yield from _compare_files("base_files", context.statement.predicate.base_files, held)
 
 
-def _base_strays(case: Case) -> Iterator[Problem]:
+def _base_strays(context: CheckContext) -> Iterator[Problem]:
     """Files that would change what a loader makes of the base. A README does not; code, adapters and weights do."""
-    held = _of_base(case)
-    for name in sorted(held.files - {file.name for file in case.said.claim.base_files}):
+    held = _of_base(context)
+    for name in sorted(held.files - {file.name for file in context.statement.predicate.base_files}):
         lower = name.lower()
         if lower.endswith((*_CONTAINERS, *_CODE, ".safetensors", INDEX_ENDING)) or lower in _ADAPTERS:
             yield Problem("base_strays", "beside the base's files, and a loader would use it", name)
 
 
-def _base_tensors_once(case: Case) -> Iterator[Problem]:
-    yield from _repeated("base_tensors_once", _of_base(case))
+def _base_tensors_once(context: CheckContext) -> Iterator[Problem]:
+    yield from _repeated("base_tensors_once", _of_base(context))
 
 
-def _base_tensors(case: Case) -> Iterator[Problem]:
-    readings = [row.base for row in case.said.claim.rows if row.base]
-    yield from _compare_tensors("base_tensors", readings, _of_base(case).tensors(), "base")
+def _base_tensors(context: CheckContext) -> Iterator[Problem]:
+    readings = [row.base for row in context.statement.predicate.rows if row.base]
+    yield from _compare_tensors("base_tensors", readings, _of_base(context).tensors(), "base")
 
 
 RESULT_CHECKS: dict[str, Check] = {

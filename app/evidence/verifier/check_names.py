@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from app.evidence.format.statement import Row
-from app.evidence.verifier.context import Case, Check, Problem
+from app.evidence.verifier.context import Check, CheckContext, Problem
 from app.evidence.verifier.renames import TABLES, Table, renamed
 
 # How transformers renames while it loads and saves, whatever the model; both sides of a comparison are brought to the
@@ -35,35 +35,35 @@ def owners(rows: Iterable[Row]) -> Iterator[Row]:
     return (row for row in live(rows) if row.alias_of is None)
 
 
-def _base_names(case: Case) -> Iterator[Problem]:
-    yield from _paired(case, _table(case))
+def _base_names(context: CheckContext) -> Iterator[Problem]:
+    yield from _paired(context, _table(context))
 
 
-def _live_names(case: Case) -> Iterator[Problem]:
-    yield from _named(case, _table(case))
+def _live_names(context: CheckContext) -> Iterator[Problem]:
+    yield from _named(context, _table(context))
 
 
-def _table(case: Case) -> Table:
+def _table(context: CheckContext) -> Table:
     """The first way of renaming under which all names belong together; none at all where there is no such way.
 
     One for the whole model, and each a table of transformers': no signer can pick names for a tensor alone.
     """
-    rows = case.said.claim.rows
+    rows = context.statement.predicate.rows
     stored = {each.name for row in rows for each in (row.base, row.result) if each}
     for table in ((), *TABLES):
         if table and not any(renamed(name, table, joined=True) != name for name in stored):
             continue
-        if not any(_paired(case, table)) and not any(_named(case, table)):
+        if not any(_paired(context, table)) and not any(_named(context, table)):
             return table
     return ()
 
 
-def _paired(case: Case, table: Table) -> Iterator[Problem]:
+def _paired(context: CheckContext, table: Table) -> Iterator[Problem]:
     """A result's tensor is compared with the base's of that name, or of that name without the one common prefix.
 
     Otherwise a signer could swap two tensors and pair each with the other, or call a changed one new.
     """
-    rows = case.said.claim.rows
+    rows = context.statement.predicate.rows
     bases = {row.base.name for row in rows if row.base}
     newer = {_newer(name, table): name for name in sorted(bases)}
     pairs = {(row.base.name, row.result.name) for row in rows if row.base and row.result}
@@ -77,7 +77,7 @@ def _paired(case: Case, table: Table) -> Iterator[Problem]:
         own = row.result.name
         expected = own if own in bases else _expected(_newer(own, table), newer, prefixes)
         actual = row.base.name if row.base else None
-        initialised_anew = row.role == "new" and actual is None and not _freezes(case, row)
+        initialised_anew = row.role == "new" and actual is None and not _freezes(context, row)
         if actual != expected and not initialised_anew:
             reason = f"compared with the base's {actual!r}, by its name it is {expected!r}"
             yield Problem("base_names", reason, row.name)
@@ -103,17 +103,17 @@ def _expected(result: str, bases: dict[str, str], prefixes: set[tuple[str, str]]
     return None
 
 
-def _freezes(case: Case, row: Row) -> bool:
-    if case.plan is None or row.alias_of is not None:
+def _freezes(context: CheckContext, row: Row) -> bool:
+    if context.plan is None or row.alias_of is not None:
         return False
-    return case.plan.decision(row.name).action != "train"
+    return context.plan.decision(row.name).action != "train"
 
 
-def _named(case: Case, table: Table) -> Iterator[Problem]:
+def _named(context: CheckContext, table: Table) -> Iterator[Problem]:
     """The policy speaks of live names, files of stored ones: they are the same, up to one prefix for all of them."""
-    adapter = case.said.claim.result_kind == "adapter"
+    adapter = context.statement.predicate.result_kind == "adapter"
     found: dict[str, str] = {}  # prefix -> an example
-    for row in live(case.said.claim.rows):
+    for row in live(context.statement.predicate.rows):
         stored = row.result or row.base
         if stored is None:
             continue

@@ -7,7 +7,7 @@ from app.errors import PolicyError
 from app.evidence.format.statement import Row
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.verifier.check_names import owners
-from app.evidence.verifier.context import Case, Check, Problem
+from app.evidence.verifier.context import Check, CheckContext, Problem
 from app.freeze.plan import Decision, FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
 
@@ -49,18 +49,18 @@ def _live_form(row: Row) -> tuple[str, tuple[int, ...]]:
     return stored.dtype, stored.shape
 
 
-def _unstored(case: Case) -> Iterator[Problem]:
+def _unstored(context: CheckContext) -> Iterator[Problem]:
     """Tensors that no file holds are the signer's word, and an invented layer would be the last of its layers."""
-    rows = list(owners(case.said.claim.rows))
+    rows = list(owners(context.statement.predicate.rows))
     stored = [row for row in rows if row.base or row.result]
-    if case.plan is None or len(stored) == len(rows):
+    if context.plan is None or len(stored) == len(rows):
         return
     try:
-        plan = plan_of(stored, _without_expectations(case.said.claim.policy))
+        plan = plan_of(stored, _without_expectations(context.statement.predicate.policy))
     except PolicyError:  # a rule that is about tensors in no file alone
         return
     for row in stored:
-        if _meant(plan.decision(row.name)) != _meant(case.plan.decision(row.name)):
+        if _meant(plan.decision(row.name)) != _meant(context.plan.decision(row.name)):
             yield Problem("unstored", "decided in another way because of tensors that no file holds", row.name)
 
 

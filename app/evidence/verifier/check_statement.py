@@ -11,7 +11,7 @@ from itertools import pairwise
 from app.errors import PolicyError
 from app.evidence.format import tree
 from app.evidence.format.statement import (
-    Interval,
+    FrozenInterval,
     Reading,
     Row,
     Total,
@@ -26,13 +26,13 @@ from app.evidence.format.tensorfile import TensorFileError, byte_count
 from app.evidence.verifier import check_names, check_policy
 from app.evidence.verifier.check_names import live, owners
 from app.evidence.verifier.check_policy import plan_of
-from app.evidence.verifier.context import Case, Check, Problem
+from app.evidence.verifier.context import Check, CheckContext, Problem
 from app.freeze.plan import Decision
 from app.freeze.policy import Policy
 
 
-def _rows_in_order(case: Case) -> Iterator[Problem]:
-    for first, second in pairwise(case.said.claim.rows):
+def _rows_in_order(context: CheckContext) -> Iterator[Problem]:
+    for first, second in pairwise(context.statement.predicate.rows):
         if _order(first) >= _order(second):
             yield Problem("rows_in_order", "row out of order, or there twice", second.name)
 
@@ -42,10 +42,10 @@ def _order(row: Row) -> tuple[bytes, tuple[int, int], bool]:
     return *row_order(row), row.role == "dropped"
 
 
-def _parts(case: Case) -> Iterator[Problem]:
+def _parts(context: CheckContext) -> Iterator[Problem]:
     """Rows that make up one live tensor agree about it, and do not overlap."""
     groups: dict[str, list[Row]] = defaultdict(list)
-    for row in live(case.said.claim.rows):
+    for row in live(context.statement.predicate.rows):
         groups[row.name].append(row)
     for name, rows in groups.items():
         if len(rows) == 1 and rows[0].part is None:
@@ -71,9 +71,9 @@ def _overlap(first: Row, second: Row) -> bool:
     return first.part is not None and second.part is not None and second.part[0] < first.part[1]
 
 
-def _aliases(case: Case) -> Iterator[Problem]:
+def _aliases(context: CheckContext) -> Iterator[Problem]:
     """Stored copies of a tied tensor are one tensor: a loader may take any of them."""
-    rows = case.said.claim.rows
+    rows = context.statement.predicate.rows
     known = {row.name: row for row in owners(rows) if row.part is None}
     for row in rows:
         if row.alias_of is None:
@@ -93,8 +93,8 @@ def _decided(row: Row) -> tuple[object, ...]:
     return row.kind, row.role, row.rule, row.mechanism, row.module_types, row.persistent, slices, row.intervals
 
 
-def _sizes(case: Case) -> Iterator[Problem]:
-    for row in case.said.claim.rows:
+def _sizes(context: CheckContext) -> Iterator[Problem]:
+    for row in context.statement.predicate.rows:
         for reading in (row.base, row.result, row.initial):
             if reading and not _size_fits(reading):
                 reason = f"{reading.dtype} of shape {list(reading.shape)} does not take {reading.nbytes} bytes"
@@ -108,9 +108,9 @@ def _size_fits(reading: Reading) -> bool:
         return False
 
 
-def _own_form(case: Case) -> Iterator[Problem]:
+def _own_form(context: CheckContext) -> Iterator[Problem]:
     """A row gives dtype and shape of the live tensor only where no reading does; else the policy could be misled."""
-    for row in case.said.claim.rows:
+    for row in context.statement.predicate.rows:
         stored = row.base or row.result or row.initial
         if row.part is None and stored and (row.shape is not None or row.dtype is not None):
             yield Problem("own_form", "has a shape of its own beside those of its readings", row.name)
@@ -118,57 +118,66 @@ def _own_form(case: Case) -> Iterator[Problem]:
             yield Problem("own_form", "said to be in no file, yet has readings from one", row.name)
 
 
-def _base_total(case: Case) -> Iterator[Problem]:
-    yield from _compare_totals("base_total", "base", case.said.base, base_readings(case.said.claim.rows))
+def _base_total(context: CheckContext) -> Iterator[Problem]:
+    yield from _compare_totals(
+        "base_total", "base", context.statement.base, base_readings(context.statement.predicate.rows)
+    )
 
 
-def _result_total(case: Case) -> Iterator[Problem]:
-    yield from _compare_totals("result_total", "result", case.said.result, result_readings(case.said.claim.rows))
+def _result_total(context: CheckContext) -> Iterator[Problem]:
+    yield from _compare_totals(
+        "result_total", "result", context.statement.result, result_readings(context.statement.predicate.rows)
+    )
 
 
-def _frozen_total(case: Case) -> Iterator[Problem]:
-    yield from _compare_totals("frozen_total", "frozen", case.said.frozen, frozen_readings(case.said.claim.rows))
+def _frozen_total(context: CheckContext) -> Iterator[Problem]:
+    yield from _compare_totals(
+        "frozen_total", "frozen", context.statement.frozen, frozen_readings(context.statement.predicate.rows)
+    )
 
 
-def _compare_totals(check: str, what: str, said: Total, readings: list[Reading]) -> Iterator[Problem]:
+def _compare_totals(check: str, what: str, stated: Total, readings: list[Reading]) -> Iterator[Problem]:
     try:
         found = total(readings)
     except ValueError as error:
         yield Problem(check, f"{what}: {error}")
         return
-    if said.root != found.root:
-        yield Problem(check, f"the rows have another {what} root than the statement says", None, said.root, found.root)
-    if (said.count, said.nbytes) != (found.count, found.nbytes):
-        reason = f"{what}: {said.count} tensors ({said.nbytes} bytes) claimed, rows for {found.count} ({found.nbytes})"
+    if stated.root != found.root:
+        yield Problem(
+            check, f"the rows have another {what} root than the statement says", None, stated.root, found.root
+        )
+    if (stated.count, stated.nbytes) != (found.count, found.nbytes):
+        in_statement, in_rows = (f"{one.count} tensors ({one.nbytes} bytes)" for one in (stated, found))
+        reason = f"{what}: {in_statement} in the statement, {in_rows} in its rows"
         yield Problem(check, reason)
 
 
-def _changed_flags(case: Case) -> Iterator[Problem]:
-    for row in case.said.claim.rows:
+def _changed_flags(context: CheckContext) -> Iterator[Problem]:
+    for row in context.statement.predicate.rows:
         if row.changed != changed(row.base, row.result):
             yield Problem("changed_flags", f"'changed' says {row.changed}, its readings say otherwise", row.name)
 
 
-def _policy_digest(case: Case) -> Iterator[Problem]:
-    claim = case.said.claim
+def _policy_digest(context: CheckContext) -> Iterator[Problem]:
+    predicate = context.statement.predicate
     try:
-        found = Policy.from_json(dict(claim.policy)).digest()
+        found = Policy.from_json(dict(predicate.policy)).digest()
     except PolicyError as error:
         yield Problem("policy_digest", f"not a policy: {error}")
         return
-    if found != claim.policy_digest:
-        yield Problem("policy_digest", "the policy is not the one of its digest", None, claim.policy_digest, found)
+    if found != predicate.policy_digest:
+        yield Problem("policy_digest", "the policy is not the one of its digest", None, predicate.policy_digest, found)
 
 
-def _roles(case: Case) -> Iterator[Problem]:
+def _roles(context: CheckContext) -> Iterator[Problem]:
     """The policy is resolved again; nobody has to believe the role column."""
-    if case.plan is None:
+    if context.plan is None:
         return
-    for row in case.said.claim.rows:
+    for row in context.statement.predicate.rows:
         if row.role == "dropped" and (row.base is None or row.result is not None):
             yield Problem("roles", "said to be dropped, yet not only in the base", row.name)
-    for row in owners(case.said.claim.rows):
-        allowed = _roles_of(row, case.plan.decision(row.name))
+    for row in owners(context.statement.predicate.rows):
+        allowed = _roles_of(row, context.plan.decision(row.name))
         if row.role not in allowed:
             reason = f"claimed as '{row.role}', by the policy it is {' or '.join(map(repr, allowed))}"
             yield Problem("roles", reason, row.name)
@@ -187,48 +196,48 @@ def _roles_of(row: Row, decision: Decision) -> tuple[str, ...]:
     return ("buffer", "new") if decision.kind == "buffer" else ("trainable", "new")
 
 
-def _decisions(case: Case) -> Iterator[Problem]:
-    if case.plan is None:
+def _decisions(context: CheckContext) -> Iterator[Problem]:
+    if context.plan is None:
         return
-    for row in owners(case.said.claim.rows):
-        decision = case.plan.decision(row.name)
+    for row in owners(context.statement.predicate.rows):
+        decision = context.plan.decision(row.name)
         if (row.rule, row.mechanism) != (decision.rule, decision.mechanism):
             by_policy = f"{decision.rule} ({decision.mechanism})"
             reason = f"claimed under rule {row.rule} ({row.mechanism}), by the policy it is {by_policy}"
             yield Problem("decisions", reason, row.name)
 
 
-def _policy_fits(case: Case) -> Iterator[Problem]:
-    if case.plan is None:
+def _policy_fits(context: CheckContext) -> Iterator[Problem]:
+    if context.plan is None:
         try:
-            plan_of(case.said.claim.rows, dict(case.said.claim.policy))
+            plan_of(context.statement.predicate.rows, dict(context.statement.predicate.policy))
         except PolicyError as error:
             yield Problem("policy_fits", f"the policy does not fit the statement's tensors: {error}")
 
 
-def _adapter_or_model(case: Case) -> Iterator[Problem]:
+def _adapter_or_model(context: CheckContext) -> Iterator[Problem]:
     """An adapter has no tensor of the base in it, and a model nothing of an adapter: a loader would mix them."""
-    claim = case.said.claim
-    if claim.result_kind == "adapter":
-        bases = {row.base.name for row in claim.rows if row.base}
-        for row in claim.rows:
+    predicate = context.statement.predicate
+    if predicate.result_kind == "adapter":
+        bases = {row.base.name for row in predicate.rows if row.base}
+        for row in predicate.rows:
             if row.result and (row.base or row.result.name in bases):
                 yield Problem("adapter_or_model", "a tensor of the base, in an adapter", row.name)
-    for file in claim.result_files:
+    for file in predicate.result_files:
         of_adapter = file.name.lower().startswith("adapter_")
-        if of_adapter != (claim.result_kind == "adapter") and (of_adapter or file.name.endswith(".safetensors")):
-            reason = f"not a file of {'an adapter' if claim.result_kind == 'adapter' else 'a model'}"
+        if of_adapter != (predicate.result_kind == "adapter") and (of_adapter or file.name.endswith(".safetensors")):
+            reason = f"not a file of {'an adapter' if predicate.result_kind == 'adapter' else 'a model'}"
             yield Problem("adapter_or_model", reason, file.name)
 
 
-def _something_frozen(case: Case) -> Iterator[Problem]:
-    if not any(row.role in ("frozen", "split", "scheduled") for row in case.said.claim.rows):
+def _something_frozen(context: CheckContext) -> Iterator[Problem]:
+    if not any(row.role in ("frozen", "split", "scheduled") for row in context.statement.predicate.rows):
         yield Problem("something_frozen", "nothing is frozen, so there is nothing to prove")
 
 
-def _frozen_is_identical(case: Case) -> Iterator[Problem]:
-    adapter = case.said.claim.result_kind == "adapter"
-    for row in case.said.claim.rows:
+def _frozen_is_identical(context: CheckContext) -> Iterator[Problem]:
+    adapter = context.statement.predicate.result_kind == "adapter"
+    for row in context.statement.predicate.rows:
         if row.role != "frozen" or row.base is None:
             continue
         if row.result is None:
@@ -244,9 +253,9 @@ def _frozen_is_identical(case: Case) -> Iterator[Problem]:
             )
 
 
-def _frozen_while_live(case: Case) -> Iterator[Problem]:
+def _frozen_while_live(context: CheckContext) -> Iterator[Problem]:
     """What the trainer read from its memory, where it is given, has to agree as well."""
-    for row in case.said.claim.rows:
+    for row in context.statement.predicate.rows:
         if row.role != "frozen" or row.base is None:
             continue
         for when, digest in (("after loading", row.loaded), ("at the end of training", row.trained)):
@@ -254,9 +263,9 @@ def _frozen_while_live(case: Case) -> Iterator[Problem]:
                 yield Problem("frozen_while_live", f"other bytes {when}", row.name, row.base.sha256, digest)
 
 
-def _trained_is_stored(case: Case) -> Iterator[Problem]:
+def _trained_is_stored(context: CheckContext) -> Iterator[Problem]:
     """What the trainer says that a tensor held at the end, where it is given, is what the result's file holds."""
-    for row in case.said.claim.rows:
+    for row in context.statement.predicate.rows:
         if (
             row.role == "frozen" or row.result is None or row.trained is None
         ):  # what is frozen is compared with the base
@@ -266,18 +275,18 @@ def _trained_is_stored(case: Case) -> Iterator[Problem]:
             yield Problem("trained_is_stored", reason, row.name, row.trained, row.result.sha256)
 
 
-def _no_violations(case: Case) -> Iterator[Problem]:
-    for violation in case.said.claim.violations:
+def _no_violations(context: CheckContext) -> Iterator[Problem]:
+    for violation in context.statement.predicate.violations:
         yield Problem("no_violations", "the statement itself records that it changed", violation)
 
 
-def _slices(case: Case) -> Iterator[Problem]:
-    if case.plan is None:
+def _slices(context: CheckContext) -> Iterator[Problem]:
+    if context.plan is None:
         return
-    for row in owners(case.said.claim.rows):
+    for row in owners(context.statement.predicate.rows):
         if row.role != "split":
             continue
-        decision = case.plan.decision(row.name)
+        decision = context.plan.decision(row.name)
         ranges = [(rows, "freeze") for rows in decision.frozen_rows]
         ranges += [(rows, "train") for rows in decision.trainable_rows]
         if sorted((part.rows, part.action) for part in row.slices) != sorted(ranges):
@@ -297,15 +306,15 @@ def _same_or_grown(base: Reading, result: Reading) -> bool:
     return base.shape[0] <= result.shape[0]
 
 
-def _intervals(case: Case) -> Iterator[Problem]:
+def _intervals(context: CheckContext) -> Iterator[Problem]:
     """Only the ends can be checked against files; what lies between is the signer's word."""
-    if case.plan is None:
+    if context.plan is None:
         return
-    for row in owners(case.said.claim.rows):
+    for row in owners(context.statement.predicate.rows):
         if row.role != "scheduled":
             continue
-        spans, steps = row.intervals, case.said.claim.observed.get("last_step")
-        planned = case.plan.decision(row.name).intervals
+        spans, steps = row.intervals, context.statement.predicate.observed.get("last_step")
+        planned = context.plan.decision(row.name).intervals
         if isinstance(steps, int):  # a run may end before its last freeze begins, but not before its first
             planned = planned[:1] + tuple(bounds for bounds in planned[1:] if bounds[0] < steps)
         if tuple((span.from_step, span.to_step) for span in spans) != planned:
@@ -320,14 +329,14 @@ def _intervals(case: Case) -> Iterator[Problem]:
             yield Problem("intervals", "did not end as the result", row.name, spans[-1].after, row.result.sha256)
 
 
-def _to_the_end(span: Interval, steps: object) -> bool:
+def _to_the_end(span: FrozenInterval, steps: object) -> bool:
     """A freeze that the run's last step falls into: what it held then is what was saved."""
     return span.to_step is None or (isinstance(steps, int) and span.from_step < steps <= span.to_step)
 
 
-def _scheme(case: Case) -> Iterator[Problem]:
-    if dict(case.said.scheme) != tree.SCHEME:
-        yield Problem("scheme", f"another way of building roots: {dict(case.said.scheme)}")
+def _scheme(context: CheckContext) -> Iterator[Problem]:
+    if dict(context.statement.scheme) != tree.SCHEME:
+        yield Problem("scheme", f"another way of building roots: {dict(context.statement.scheme)}")
 
 
 CHECKS: dict[str, Check] = {

@@ -9,7 +9,7 @@ from typing import Final
 from app.evidence.format.digest import FileReading, TensorReading
 from app.evidence.format.envelope import Envelope
 from app.evidence.format.keys import TrustedKey
-from app.evidence.format.statement import Statement
+from app.evidence.format.statement import Predicate, Statement
 from app.freeze.plan import FreezePlan
 
 
@@ -86,30 +86,34 @@ class Holdings:
 
 
 @dataclass(slots=True)
-class Case:
+class CheckContext:
     """Filled in as the verification goes on; a check may use what the stages before it have read."""
 
     inputs: Inputs
-    envelope: Envelope | None = None
+    envelope_read: Envelope | None = None
     signers: tuple[TrustedKey, ...] = ()
-    statement: Statement | None = None
+    statement_read: Statement | None = None
     document: object = None  # the payload as parsed
     plan: FreezePlan | None = None
-    chain: list["Case"] = field(default_factory=list)  # the statements before, nearest first
+    chain: list["CheckContext"] = field(default_factory=list)  # the statements before, nearest first
     base: Holdings | None = None
     result: Holdings | None = None
 
     @property
-    def sealed(self) -> Envelope:
-        if self.envelope is None:
+    def envelope(self) -> Envelope:
+        if self.envelope_read is None:
             raise AssertionError("a check of the envelope ran before it was read")
-        return self.envelope
+        return self.envelope_read
 
     @property
-    def said(self) -> Statement:
-        if self.statement is None:
+    def statement(self) -> Statement:
+        if self.statement_read is None:
             raise AssertionError("a check of the statement ran before it was read")
-        return self.statement
+        return self.statement_read
+
+    @property
+    def predicate(self) -> Predicate:
+        return self.statement.predicate
 
 
-Check = Callable[[Case], Iterator[Problem]]
+Check = Callable[[CheckContext], Iterator[Problem]]

@@ -1,37 +1,57 @@
 """How transformers names the tensors of a file while it loads them: one table for each kind of model that it renames.
 
-Each line of a table is tried once, in order; `=>` stands where several stored tensors become one.
+The tables are data: `renames.json` beside this module, written by `python -m tools.renames`.
 """
 
+import json
 import re
+from collections.abc import Iterable
 from functools import lru_cache
+from importlib.resources import files
 from typing import NamedTuple
 
-from app.evidence.verifier.renames_table import TEXT
+FILE = "renames.json"
 
 
 class Rename(NamedTuple):
-    """Where `pattern` is found in a name, `target` takes its place."""
+    """One line of a table: where `pattern` is found in a name, `target` takes its place.
+
+    `sign` is `->` where one stored tensor becomes one live tensor, and `=>` where several become one.
+    """
 
     pattern: str
     sign: str
     target: str
 
 
-Table = tuple[Rename, ...]
+Table = tuple[Rename, ...]  # applied in order, each line at most once
 
 
-def _tables(text: str) -> tuple[Table, ...]:
-    blocks = (block.splitlines() for block in text.strip().split("\n\n"))
-    return tuple(tuple(Rename(*line.split(" ")) for line in block) for block in blocks if block)
+def parse_tables(text: str) -> tuple[Table, ...]:
+    """The tables of a file as `render_tables` writes it."""
+    return tuple(tuple(Rename(*line.split(" ")) for line in table) for table in json.loads(text)["tables"])
 
 
-TABLES = _tables(TEXT)
+def render_tables(tables: Iterable[Table]) -> str:
+    about = (
+        "How transformers names the tensors of a file while it loads them. Written by `python -m tools.renames`; "
+        "tables of older versions stay. A line is a pattern, a sign (-> for one tensor, => where several stored "
+        "tensors become one) and the replacement."
+    )
+    lines = [[" ".join(rename) for rename in table] for table in tables]
+    return json.dumps({"about": about, "tables": lines}, indent=1) + "\n"
 
 
-@lru_cache(maxsize=1 << 16)  # asked for each name a few times
+# Not a path of the file system: the verifier in one file reads it from its archive.
+TABLES = parse_tables(files(__package__).joinpath(FILE).read_text("utf-8"))
+
+
+@lru_cache(maxsize=1 << 16)  # each name is looked up a few times
 def renamed(name: str, table: Table, *, joined: bool) -> str:
-    """The live name of what a file calls `name`; without `joined`, of parts of one tensor, each has a name still."""
+    """The live name of the tensor that a file calls `name`.
+
+    Without `joined` the parts of one live tensor keep names of their own.
+    """
     for pattern, sign, target in table:
         if joined or sign == "->":
             name = re.sub(pattern, target, name, count=1)

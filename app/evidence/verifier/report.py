@@ -9,7 +9,7 @@ from typing import Any
 from app.evidence.format.keys import iso
 from app.evidence.format.statement import Reading, frozen_readings, total
 from app.evidence.verifier.check_chain import frozen_throughout
-from app.evidence.verifier.context import Case, Problem, printable
+from app.evidence.verifier.context import CheckContext, Problem, printable
 
 LEVELS = {
     1: "the files are those that the signer described; that the base is the base is the signer's word",
@@ -20,7 +20,7 @@ _SHOWN = 20  # problems, to people
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class VerificationReport:
     """What came of it. `level` was reached: 1 the signer's word, 2 a pinned base, 3 base files; None if rejected."""
 
     verdict: str  # "verified" | "rejected"
@@ -67,27 +67,27 @@ class Report:
                 yield f"  {name.replace('_', ' ')}: {printable(self.facts[name])}"
 
 
-def warnings(case: Case) -> Iterator[str]:
+def warnings(context: CheckContext) -> Iterator[str]:
     """What is not wrong, but a reader should know."""
-    rows = case.said.claim.rows
+    rows = context.statement.predicate.rows
     kinds = {
         "in the base, not in the result": [row.name for row in rows if row.role == "dropped"],
         "frozen by the policy but not in the base, so nothing is claimed about": [
-            row.name for row in rows if row.role == "new" and _frozen_by_policy(case, row.name)
+            row.name for row in rows if row.role == "new" and _frozen_by_policy(context, row.name)
         ],
         "buffers that moved": [row.name for row in rows if row.role == "buffer" and row.base and row.changed],
         "frozen for some steps only, which is the signer's word": [row.name for row in rows if row.role == "scheduled"],
     }
     yield from (f"{what}: {some(names)}" for what, names in kinds.items() if names)
-    if case.chain and case.inputs.base_root != case.chain[-1].said.base.root:
+    if context.chain and context.inputs.base_root != context.chain[-1].statement.base.root:
         yield (
             "which base the chain begins with is the word of its first statement's signer: pin the first base's root "
-            f"({case.chain[-1].said.base.root})"
+            f"({context.chain[-1].statement.base.root})"
         )
-    if any("module_type" in rule.get("select", {}) for rule in case.said.claim.policy.get("rules", [])):
+    if any("module_type" in rule.get("select", {}) for rule in context.statement.predicate.policy.get("rules", [])):
         yield "the policy selects by module type, and which tensor has which type is the signer's word"
-    names = [file.name for file in case.said.claim.result_files]
-    digests = case.result.digests if case.result else {}
+    names = [file.name for file in context.statement.predicate.result_files]
+    digests = context.result.digests if context.result else {}
     if large := [name for name in names if name in digests and digests[name][0] is None]:
         yield (
             f"{some(large)}: header and tensors, which are all of it, are the signed ones; its SHA-256 as a whole, by "
@@ -106,8 +106,8 @@ def _root(readings: list[Reading]) -> str | None:
         return None
 
 
-def _frozen_by_policy(case: Case, name: str) -> bool:
-    return case.plan is not None and case.plan.decision(name).action == "freeze"
+def _frozen_by_policy(context: CheckContext, name: str) -> bool:
+    return context.plan is not None and context.plan.decision(name).action == "freeze"
 
 
 def look_alikes(names: Iterable[str]) -> list[list[str]]:
@@ -124,22 +124,22 @@ def some(names: list[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
-def facts(case: Case) -> dict[str, Any]:
-    if case.statement is None:
+def facts(context: CheckContext) -> dict[str, Any]:
+    if context.statement_read is None:
         return {}
-    claim = case.statement.claim
-    frozen = frozen_readings(frozen_throughout(case))
+    predicate = context.statement.predicate
+    frozen = frozen_readings(frozen_throughout(context))
     return {
-        "job": claim.job_id,
-        "attempt": claim.attempt,
-        "nonce": claim.nonce,
-        "issued_at": iso(claim.issued_at),
-        "keyids": [key.keyid for key in case.signers],
-        "policy_digest": claim.policy_digest,
-        "base_origin": dict(claim.origin) if claim.origin else None,
-        "base_root": case.statement.base.root,
-        "first_base_root": (case.chain[-1] if case.chain else case).said.base.root,
-        "result_root": case.statement.result.root,
+        "job": predicate.job_id,
+        "attempt": predicate.attempt,
+        "nonce": predicate.nonce,
+        "issued_at": iso(predicate.issued_at),
+        "keyids": [key.keyid for key in context.signers],
+        "policy_digest": predicate.policy_digest,
+        "base_origin": dict(predicate.origin) if predicate.origin else None,
+        "base_root": context.statement.base.root,
+        "first_base_root": (context.chain[-1] if context.chain else context).statement.base.root,
+        "result_root": context.statement.result.root,
         "frozen": {"tensors": len(frozen), "bytes": sum(one.nbytes for one in frozen), "root": _root(frozen)},
-        "roles": dict(Counter(row.role for row in claim.rows)),
+        "roles": dict(Counter(row.role for row in predicate.rows)),
     }

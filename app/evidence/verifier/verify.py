@@ -25,8 +25,17 @@ from app.evidence.format.rotation import introduced
 from app.evidence.format.strict import JsonError, JsonObject, read_json
 from app.evidence.verifier import check_chain, check_envelope, check_files, check_statement
 from app.evidence.verifier.check_policy import plan_of, read_policy
-from app.evidence.verifier.context import WHOLE_UP_TO, CannotCheck, Case, Check, Inputs, Problem, Rejected, printable
-from app.evidence.verifier.report import Report, facts, some, warnings
+from app.evidence.verifier.context import (
+    WHOLE_UP_TO,
+    CannotCheck,
+    Check,
+    CheckContext,
+    Inputs,
+    Problem,
+    Rejected,
+    printable,
+)
+from app.evidence.verifier.report import VerificationReport, facts, some, warnings
 
 MAX_ATTESTATION = 1 << 30  # bytes; a statement takes about 600 per tensor
 
@@ -35,18 +44,18 @@ VERIFIED, REJECTED, CANNOT_CHECK = 0, 1, 2
 Checks = Mapping[str, Mapping[str, Check]]
 
 
-def verify(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> Report:
+def verify(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> VerificationReport:
     """Verify an envelope against the inputs. Raises CannotCheck when a given path cannot be read.
 
     A stage runs all of its checks, so that a report is complete; the stages after a failed one are not reached.
     """
-    case = Case(inputs)
+    context = CheckContext(inputs)
     try:
-        _examine(case, raw, STAGES if checks is None else checks)
+        _examine(context, raw, STAGES if checks is None else checks)
     except Rejected as rejection:
-        return Report("rejected", None, rejection.problems, facts=facts(case))
-    level, why = _level(case)
-    return Report("verified", level, (), (*why, *warnings(case)), facts(case))
+        return VerificationReport("rejected", None, rejection.problems, facts=facts(context))
+    level, why = _level(context)
+    return VerificationReport("verified", level, (), (*why, *warnings(context)), facts(context))
 
 
 def verify_files(
@@ -62,7 +71,7 @@ def verify_files(
     job: str | None = None,
     nonce: str | None = None,
     whole_up_to: float = WHOLE_UP_TO,
-) -> Report:
+) -> VerificationReport:
     """Verify an attestation against files, as `permafrost verify` does.
 
     `key` names one or more files of trusted public keys (PEM, or a key ring), `result` the folder of the fine-tuned
@@ -88,9 +97,9 @@ def verify_files(
 
 def objections(payload: bytes, *, now: datetime | None = None) -> tuple[Problem, ...]:
     """What a verifier will hold against a statement by itself: for a signer to ask before it signs."""
-    case = Case(Inputs((), now or datetime.now(UTC)), Envelope(payload, PAYLOAD_TYPE, (), JsonObject()))
+    context = CheckContext(Inputs((), now or datetime.now(UTC)), Envelope(payload, PAYLOAD_TYPE, (), JsonObject()))
     try:
-        _examine(case, b"", STAGES, stages=("statement", "claims"))
+        _examine(context, b"", STAGES, stages=("statement", "predicate"))
     except Rejected as rejection:
         return rejection.problems
     return ()
@@ -126,94 +135,94 @@ def main(argv: Sequence[str] | None = None) -> int:
 STAGES: dict[str, dict[str, Check]] = {
     "envelope": check_envelope.ENVELOPE_CHECKS,
     "statement": check_envelope.STATEMENT_CHECKS,
-    "claims": check_statement.CHECKS,
+    "predicate": check_statement.CHECKS,
     "chain": check_chain.CHECKS,
     "base": check_files.BASE_CHECKS,
     "result": check_files.RESULT_CHECKS,
 }
 
 
-def _examine(case: Case, raw: bytes, checks: Checks, *, stages: Sequence[str] = tuple(STAGES)) -> None:
+def _examine(context: CheckContext, raw: bytes, checks: Checks, *, stages: Sequence[str] = tuple(STAGES)) -> None:
     """Go through the stages. Raises Rejected with all problems of the first stage that has any."""
     for stage in stages:
         try:
-            ready = _PREPARATIONS[stage](case, raw, checks)
+            ready = _PREPARATIONS[stage](context, raw, checks)
         except (EnvelopeError, StatementError, JsonError) as error:
             raise Rejected([Problem("readable", str(error))]) from None
-        if ready and (problems := [problem for check in checks[stage].values() for problem in check(case)]):
+        if ready and (problems := [problem for check in checks[stage].values() for problem in check(context)]):
             raise Rejected(problems)
 
 
-def _read_envelope(case: Case, raw: bytes, checks: Checks) -> bool:
-    case.envelope = read_envelope(raw)
-    case.signers = tuple(signers_of(case.envelope, by_id(case.inputs.keys).values()))
+def _read_envelope(context: CheckContext, raw: bytes, checks: Checks) -> bool:
+    context.envelope_read = read_envelope(raw)
+    context.signers = tuple(signers_of(context.envelope, by_id(context.inputs.keys).values()))
     return True
 
 
-def _read_statement(case: Case, raw: bytes, checks: Checks) -> bool:
-    case.document = read_json(case.sealed.payload)
-    case.statement = read(case.document)
+def _read_statement(context: CheckContext, raw: bytes, checks: Checks) -> bool:
+    context.document = read_json(context.envelope.payload)
+    context.statement_read = read(context.document)
     return True
 
 
-def _resolve_policy(case: Case, raw: bytes, checks: Checks) -> bool:
+def _resolve_policy(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     with suppress(PolicyError):  # the check `policy_fits` reports it
-        case.plan = plan_of(case.said.claim.rows, dict(case.said.claim.policy))
+        context.plan = plan_of(context.statement.predicate.rows, dict(context.statement.predicate.policy))
     return True
 
 
-def _read_chain(case: Case, raw: bytes, checks: Checks) -> bool:
+def _read_chain(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     """The statements before this one have to hold in themselves; nobody has their files any more."""
-    for earlier in case.inputs.previous:
-        before = Case(Inputs(case.inputs.keys, case.inputs.now))
-        _examine(before, earlier, checks, stages=("envelope", "statement", "claims"))
-        case.chain.append(before)
+    for earlier in context.inputs.previous:
+        before = CheckContext(Inputs(context.inputs.keys, context.inputs.now))
+        _examine(before, earlier, checks, stages=("envelope", "statement", "predicate"))
+        context.chain.append(before)
     return True
 
 
-def _read_base(case: Case, raw: bytes, checks: Checks) -> bool:
-    if case.inputs.base is None:
+def _read_base(context: CheckContext, raw: bytes, checks: Checks) -> bool:
+    if context.inputs.base is None:
         return False
-    claim = case.said.claim
-    case.base = check_files.read_base(
-        case.inputs.base, claim.base_files, claim.rows, whole_up_to=case.inputs.whole_up_to
+    predicate = context.statement.predicate
+    context.base = check_files.read_base(
+        context.inputs.base, predicate.base_files, predicate.rows, whole_up_to=context.inputs.whole_up_to
     )
     return True
 
 
-def _read_result(case: Case, raw: bytes, checks: Checks) -> bool:
-    if case.inputs.result is None:
+def _read_result(context: CheckContext, raw: bytes, checks: Checks) -> bool:
+    if context.inputs.result is None:
         return False
-    claim = case.said.claim
-    case.result = check_files.read_result(
-        case.inputs.result,
-        claim.result_files,
-        claim.rows,
-        metadata=claim.metadata,
-        base=case.base,
-        whole_up_to=case.inputs.whole_up_to,
+    predicate = context.statement.predicate
+    context.result = check_files.read_result(
+        context.inputs.result,
+        predicate.result_files,
+        predicate.rows,
+        metadata=predicate.metadata,
+        base=context.base,
+        whole_up_to=context.inputs.whole_up_to,
     )
     return True
 
 
 # Makes ready what the checks of a stage look at; False when the reader gave nothing for it.
-_PREPARATIONS: dict[str, Callable[[Case, bytes, Checks], bool]] = {
+_PREPARATIONS: dict[str, Callable[[CheckContext, bytes, Checks], bool]] = {
     "envelope": _read_envelope,
     "statement": _read_statement,
-    "claims": _resolve_policy,
+    "predicate": _resolve_policy,
     "chain": _read_chain,
     "base": _read_base,
     "result": _read_result,
 }
 
 
-def _level(case: Case) -> tuple[int, list[str]]:
+def _level(context: CheckContext) -> tuple[int, list[str]]:
     """The level, and why it is not higher than one would think."""
-    if case.base is not None:
+    if context.base is not None:
         return 3, []
-    if case.inputs.base_root is None:
+    if context.inputs.base_root is None:
         return 1, []
-    split = [row.name for row in case.said.claim.rows if row.role == "split"]
+    split = [row.name for row in context.statement.predicate.rows if row.role == "split"]
     if split:
         return 1, [f"level 2 needs the base files for partly frozen tensors: {some(split)}"]
     return 2, []

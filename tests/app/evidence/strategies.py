@@ -4,7 +4,7 @@ import hashlib
 
 from hypothesis import strategies as st
 
-from app.evidence.format.statement import Interval, Reading, Row, RowSlice, changed
+from app.evidence.format.statement import FrozenInterval, Reading, Row, RowSlice, changed
 from app.evidence.format.tensorfile import DTYPE_BITS, byte_count
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
@@ -64,7 +64,8 @@ def rows(draw: st.DrawFn) -> Row:
         intervals=tuple(
             draw(
                 st.lists(
-                    st.builds(Interval, st.integers(0, 9), st.none() | st.integers(0, 9), digests, digests), max_size=2
+                    st.builds(FrozenInterval, st.integers(0, 9), st.none() | st.integers(0, 9), digests, digests),
+                    max_size=2,
                 )
             )
         ),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.evidence.format.digest import read_file
-from app.evidence.format.tensorfile import Entry, header_bytes
+from app.evidence.format.tensorfile import TensorEntry, header_bytes
 from app.freeze.plan import TensorInfo, resolve
 from app.freeze.policy import Policy
 from worker.protocol import EXIT_FAILED, EXIT_STOPPED, Reporter, WorkOrder, Workspace, write_json
@@ -147,7 +147,7 @@ def write_tensors(path: Path, tensors: dict[str, bytes]) -> None:
     entries, at = [], 0
     for name, data in sorted(tensors.items()):
         shape = next(each.shape for each in TENSORS if each.name == name)
-        entries.append(Entry(name, "F32", shape, at, at + len(data)))
+        entries.append(TensorEntry(name, "F32", shape, at, at + len(data)))
         at += len(data)
     path.write_bytes(header_bytes(entries, {"format": "pt"}) + b"".join(data for _, data in sorted(tensors.items())))
 

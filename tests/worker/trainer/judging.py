@@ -6,16 +6,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.evidence.attest.observations import read_observations, rows_needed
-from app.evidence.attest.verdict import Judged
+from app.evidence.attest.verdict import JobVerdict
 from app.evidence.attest.verdict import judge as judged_by
 from app.evidence.format.digest import TensorReading, read_file
-from app.evidence.format.statement import Claim, FileRef, build
+from app.evidence.format.statement import FileRef, Predicate, build
 from app.evidence.verifier.verify import objections
 from app.freeze.policy import Policy
 from tests.worker.trainer.attempts import Attempt
 
 
-def judge(done: Attempt) -> Judged:
+def judge(done: Attempt) -> JobVerdict:
     """As worker.supervisor.results does, from the workspace alone."""
     observed = done.observations
     policy = Policy.from_json(observed["plan"]["policy"])
@@ -38,13 +38,13 @@ def read(path: Path, rows: dict[str, set[tuple[int, int]]]) -> tuple[TensorReadi
     return read_file(path, rows={name: rows[name] for name in rows if name in held}).tensors
 
 
-def objections_to(done: Attempt, judged: Judged) -> list[str]:
+def objections_to(done: Attempt, judged: JobVerdict) -> list[str]:
     """What a verifier would say of the statement, from the statement alone."""
     observed = done.observations
     policy = Policy.from_json(observed["plan"]["policy"])
     kind = "adapter" if (done.place.files / "adapter_config.json").exists() else "full"
     checks = observed["checks"]
-    claim = Claim(
+    predicate = Predicate(
         job_id="ftjob-test",
         attempt=1,
         nonce=None,
@@ -66,4 +66,4 @@ def objections_to(done: Attempt, judged: Judged) -> list[str]:
         previous=None,
         origin={"model": "tiny", "kind": "base"},
     )
-    return [str(each) for each in objections(build(claim))]
+    return [str(each) for each in objections(build(predicate))]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.evidence.attest.observations import RecordsError, read_observations, rows_needed
-from app.evidence.attest.verdict import Judged, judge
+from app.evidence.attest.observations import ObservationsError, read_observations, rows_needed
+from app.evidence.attest.verdict import JobVerdict, judge
 from app.evidence.format.digest import SliceReading, TensorReading, sha256_bytes
 from app.freeze.policy import Policy
 
@@ -46,7 +46,7 @@ def judged(
     result: Mapping[str, str | TensorReading] = RESULT,
     policy: Policy = FROZEN,
     **options: Any,
-) -> Judged:
+) -> JobVerdict:
     files = [
         {name: reading(name, each) if isinstance(each, str) else each for name, each in side.items()}
         for side in (base, result)
@@ -343,5 +343,5 @@ def test_pinned_buffer_that_no_file_holds() -> None:
 )
 def test_unreadable_observations_are_refused(document: Any) -> None:
     """They come from the process that is not trusted; nothing malformed reaches a statement."""
-    with pytest.raises(RecordsError, match=r"observations\.json"):
+    with pytest.raises(ObservationsError, match=r"observations\.json"):
         read_observations(document)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.evidence.diff import diff
-from app.evidence.diff.diff import DiffError, Stored, differences, main, open_model, pair, plan_of, violations
-from app.evidence.format.tensorfile import Entry, TensorFileError, header_bytes
+from app.evidence.diff.diff import DiffError, ModelTensor, differences, main, open_model, pair, plan_of, violations
+from app.evidence.format.tensorfile import TensorEntry, TensorFileError, header_bytes
 from app.freeze.policy import Policy
 from tests.app.evidence import strategies
 from tests.app.evidence.held import Held
@@ -31,8 +31,8 @@ def models(tmp_path: Path) -> tuple[Path, Path]:
     return write(tmp_path / "a", base_tensors()), write(tmp_path / "b", result_tensors())
 
 
-def stored(tensors: dict[str, Tensor]) -> dict[str, Stored]:
-    return {name: Stored(name, d, s, len(data), Held(data)) for name, (d, s, data) in tensors.items()}
+def stored(tensors: dict[str, Tensor]) -> dict[str, ModelTensor]:
+    return {name: ModelTensor(name, d, s, len(data), Held(data)) for name, (d, s, data) in tensors.items()}
 
 
 def test_tells_what_became_of_every_tensor(models: tuple[Path, Path]) -> None:
@@ -88,7 +88,7 @@ def test_known_digests_save_the_reading() -> None:
         def read(self, start: int, stop: int) -> bytes:
             raise AssertionError("read")
 
-    one = Stored("a", "F32", (2,), 8, Unreadable(), "ab" * 32)
+    one = ModelTensor("a", "F32", (2,), 8, Unreadable(), "ab" * 32)
     assert [found.status for found in differences({"a": one}, {"a": one})] == ["same"]
 
 
@@ -247,7 +247,7 @@ def test_policies_that_are_none(models: tuple[Path, Path], tmp_path: Path) -> No
 def test_files_of_gigabytes_in_little_memory(tmp_path: Path) -> None:
     """Two models of 1 GiB that differ in their last byte, in a process that may have three quarters of one."""
     size = 1 << 30
-    header = header_bytes([Entry("w", "F32", (size // 4,), 0, size)])
+    header = header_bytes([TensorEntry("w", "F32", (size // 4,), 0, size)])
     for name in "ab":
         with (tmp_path / f"{name}.safetensors").open("wb") as file:
             file.write(header)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.evidence.format import compose as module
-from app.evidence.format.compose import ComposeError, Layout, Slice, compose
+from app.evidence.format.compose import ComposedFile, ComposeError, Slice, compose
 from tests.app.evidence import strategies
 
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -25,7 +25,7 @@ def stored(tensors: Tensors) -> tuple[dict[str, bytes], list[Slice]]:
     return blobs, slices
 
 
-def composed(layout: Layout, blobs: dict[str, bytes], start: int = 0, stop: int | None = None) -> bytes:
+def composed(layout: ComposedFile, blobs: dict[str, bytes], start: int = 0, stop: int | None = None) -> bytes:
     return b"".join(layout.stream(lambda key: io.BytesIO(blobs[key]), start, stop))
 
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from app.evidence.format import digest
 from app.evidence.format.digest import read_file, row_bytes, sha256_bytes, sha256_file
-from app.evidence.format.tensorfile import Entry, TensorFileError, header_bytes
+from app.evidence.format.tensorfile import TensorEntry, TensorFileError, header_bytes
 from tests.app.evidence import strategies
 
 
 def write(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> Path:
     entries, at = [], 0
     for name, (dtype, shape, data) in tensors.items():
-        entries.append(Entry(name, dtype, shape, at, at + len(data)))
+        entries.append(TensorEntry(name, dtype, shape, at, at + len(data)))
         at += len(data)
     path.write_bytes(header_bytes(entries) + b"".join(data for _, _, data in tensors.values()))
     return path
@@ -166,7 +166,7 @@ def test_each_hash_sees_every_chunk_in_order(
         seen[who].append(bytes(chunk))
 
     with (tmp_path / "file").open("rb") as file, ThreadPoolExecutor(2) as pool:
-        ring = digest._Ring(file.fileno(), start=23, size=len(content))
+        ring = digest._Buffers(file.fileno(), start=23, size=len(content))
         for done in [pool.submit(ring.pass_to, who, partial(take, who)) for who in (0, 1)]:
             done.result()
     assert [b"".join(each) for each in seen] == [content[23:]] * 2

@@ -21,7 +21,7 @@ def key() -> SigningKey:
 def test_lists_files_and_names_our_statement(tmp_path: Path, key: SigningKey) -> None:
     """A DSSE envelope under our key; the subject's digest is over the files' digests in order of name."""
     world = World(tmp_path)
-    files = world.claim().result_files
+    files = world.predicate().result_files
     bundle = model_sig(reversed(files), key, name="toy", statement="ab" * 32)
     envelope = read_envelope(json.dumps(bundle["dsseEnvelope"]).encode())
     assert signers_of(envelope, [TrustedKey(key.public_pem)])
@@ -43,7 +43,7 @@ def test_the_stock_tool_accepts_it(tmp_path: Path, key: SigningKey) -> None:
     """`model_signing verify key` accepts the honest result, and not one with a flipped bit or an extra file."""
     world = World(tmp_path)
     world.sign()
-    bundle = model_sig(world.claim().result_files, key, name="toy", statement="ab" * 32)
+    bundle = model_sig(world.predicate().result_files, key, name="toy", statement="ab" * 32)
     (world.result / "model.sig").write_text(json.dumps(bundle))
     (world.result / "attestation.json").write_bytes(world.attestation.read_bytes())
     world.attestation = world.result / "attestation.json"

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from app.evidence.format.fields import StatementError
 from app.evidence.format.parse import read, strangers
-from app.evidence.format.statement import Claim, FileRef, Reading, Row, build, row_order, total
+from app.evidence.format.statement import FileRef, Predicate, Reading, Row, build, row_order, total
 from app.evidence.format.strict import read_json
 from tests.app.evidence import strategies
 
-CLAIM = Claim(
+CLAIM = Predicate(
     job_id="ftjob-1",
     attempt=2,
     nonce=None,
@@ -27,7 +27,7 @@ CLAIM = Claim(
 )
 
 
-def claims() -> st.SearchStrategy[Claim]:
+def claims() -> st.SearchStrategy[Predicate]:
     rows = st.lists(
         strategies.rows(),
         max_size=4,
@@ -58,13 +58,13 @@ def claims() -> st.SearchStrategy[Claim]:
 
 @settings(max_examples=60)
 @given(claims())
-def test_reads_what_it_builds(claim: Claim) -> None:
+def test_reads_what_it_builds(predicate: Predicate) -> None:
     """Any claim comes back whole, large integers included, and has no field that the form does not know."""
-    document = read_json(build(claim))
+    document = read_json(build(predicate))
     statement = read(document)
-    assert statement.claim == claim
+    assert statement.predicate == predicate
     assert list(strangers(document)) == []
-    assert statement.base == total([row.base for row in claim.rows if row.base])
+    assert statement.base == total([row.base for row in predicate.rows if row.base])
     assert [name for name, _ in statement.subjects] == ["config.json", "model.safetensors"]
 
 

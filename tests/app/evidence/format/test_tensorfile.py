@@ -13,7 +13,7 @@ from app.evidence.format import tensorfile
 from app.evidence.format.tensorfile import (
     DTYPE_BITS,
     MAX_HEADER,
-    Entry,
+    TensorEntry,
     TensorFileError,
     byte_count,
     header_bytes,
@@ -61,7 +61,7 @@ def test_parses_what_it_writes(tensors: dict[str, tuple[str, tuple[int, ...]]], 
     entries, at = [], 0
     for name, dtype in in_file_order((name, dtype) for name, (dtype, _) in tensors.items()):
         size = byte_count(dtype, tensors[name][1])
-        entries.append(Entry(name, dtype, tensors[name][1], at, at + size))
+        entries.append(TensorEntry(name, dtype, tensors[name][1], at, at + size))
         at += size
     raw = header_bytes(entries, metadata)
     header = parse_header(raw, size=len(raw) + at)
@@ -78,7 +78,7 @@ def test_writes_the_bytes_of_the_reference_writer(tensors: dict[str, tuple[str, 
     reference = safetensors.numpy.save(arrays, metadata={"format": "pt"})
     entries, at = [], 0
     for name, dtype in in_file_order((name, dtype) for name, (dtype, _) in tensors.items()):
-        entries.append(Entry(name, dtype, tensors[name][1], at, at + arrays[name].nbytes))
+        entries.append(TensorEntry(name, dtype, tensors[name][1], at, at + arrays[name].nbytes))
         at += arrays[name].nbytes
     assert header_bytes(entries, {"format": "pt"}) + b"\0" * at == reference
 
@@ -167,7 +167,7 @@ def test_an_empty_model_is_a_file() -> None:
 def test_any_damage_to_a_header_is_refused_or_harmless(tensor: Any, data: st.DataObject) -> None:
     """No damaged byte makes the parser fail in another way than by TensorFileError."""
     dtype, shape, content = tensor
-    raw = bytearray(header_bytes([Entry("a", dtype, shape, 0, len(content))]))
+    raw = bytearray(header_bytes([TensorEntry("a", dtype, shape, 0, len(content))]))
     raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:
         header = parse_header(bytes(raw), size=len(raw) + len(content))

@@ -14,7 +14,7 @@ from app.evidence.format import keys, rotation
 from app.evidence.format.keys import TrustedKey, generate, write_ring
 from app.evidence.format.statement import Row, build
 from app.evidence.verifier import verify
-from app.evidence.verifier.context import CannotCheck, Case, Problem
+from app.evidence.verifier.context import CannotCheck, CheckContext, Problem
 from tests.tamper.kit import (
     KEY,
     NOW,
@@ -44,7 +44,7 @@ sys.exit(status)
 def world(tmp_path: Path) -> World:
     """Signed, with its public key and policy in files."""
     world = World(tmp_path)
-    world.sign(world.claim(issued_at=datetime.now(UTC) - timedelta(minutes=1)))
+    world.sign(world.predicate(issued_at=datetime.now(UTC) - timedelta(minutes=1)))
     (tmp_path / "key.pub").write_text(KEY.public_pem)
     (tmp_path / "policy.json").write_text(json.dumps(world.policy))
     return world
@@ -106,7 +106,7 @@ def test_as_one_file(world: World, tmp_path: Path) -> None:
 
 def test_a_signer_can_ask_before_it_signs(tmp_path: Path) -> None:
     """What the statement says by itself, without a key or a file."""
-    honest = World(tmp_path).claim()
+    honest = World(tmp_path).predicate()
     assert verify.objections(build(honest), now=NOW) == ()
     found = verify.objections(build(replace(honest, violations=("head.w",))), now=NOW)
     assert [one.check for one in found] == ["no_violations"]
@@ -239,7 +239,7 @@ def test_quick_reads_a_file_twice_rather_than_believe_its_header(world: World) -
     length = int.from_bytes(raw[:8], "little")
     path.write_bytes((length + 8).to_bytes(8, "little") + raw[8 : 8 + length] + b" " * 8 + raw[8 + length :])
     assert run(world, "--quick") == 1
-    world.sign(world.claim(issued_at=datetime.now(UTC)))
+    world.sign(world.predicate(issued_at=datetime.now(UTC)))
     assert run(world, "--quick") == 0
     assert run(world, "--quick", "--base", world.base) == 0
     world.base_weights["model.safetensors"]["enc.0.w"] = tensor("F32", 8, 8, seed="other")
@@ -250,14 +250,14 @@ def test_quick_reads_a_file_twice_rather_than_believe_its_header(world: World) -
 def test_an_adapter_leaves_the_base_where_it_is(tmp_path: Path) -> None:
     """The result holds the adapter alone; frozen tensors are the base's own, and are not said to be in the result."""
     world = adapter_world(tmp_path)
-    claim = world.claim(rows=adapter_rows(world), result_kind="adapter")
-    world.sign(claim)
+    predicate = world.predicate(rows=adapter_rows(world), result_kind="adapter")
+    world.sign(predicate)
     for level in (1, 2, 3):
         report = world.verify(level)
         assert report.problems == ()
         assert report.level == level
     assert report.facts["frozen"]["tensors"] == 6
-    world.sign(replace(claim, result_kind="full"))
+    world.sign(replace(predicate, result_kind="full"))
     assert {problem.check for problem in world.verify(1).problems} >= {"frozen_is_identical"}
 
 
@@ -285,7 +285,7 @@ def test_shards_of_the_base_and_links_to_it(tmp_path: Path) -> None:
 def test_a_chain_leads_back_to_the_first_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the statements in between, what was frozen in all of them is the first base's, and only that is said."""
     world = chained_world(tmp_path)
-    world.sign(world.claim(issued_at=datetime.now(UTC)))
+    world.sign(world.predicate(issued_at=datetime.now(UTC)))
     (world.root / "key.pub").write_text(KEY.public_pem)
     first = world.previous
     assert first is not None
@@ -306,7 +306,7 @@ def test_keys_of_a_ring_count_as_far_as_they_are_introduced(world: World, tmp_pa
     old = keys.load_or_create(path, now=datetime.now(UTC) - timedelta(days=2))
     new = rotation.rotate(path, now=datetime.now(UTC) - timedelta(days=1))
     (tmp_path / "key.pub").write_text(old.public_pem)
-    world.sign(world.claim(issued_at=datetime.now(UTC)), keys=[new])
+    world.sign(world.predicate(issued_at=datetime.now(UTC)), keys=[new])
     ring = path.with_suffix(".ring.json")
     assert run(world) == 1
     assert run(world, "--ring", ring) == 0
@@ -319,7 +319,7 @@ def test_keys_of_a_ring_count_as_far_as_they_are_introduced(world: World, tmp_pa
 
 def test_two_signatures_and_one_trusted_key(world: World) -> None:
     """During an overlap of keys either one is enough."""
-    world.sign(world.claim(issued_at=datetime.now(UTC)), keys=[generate("ecdsa-p256"), KEY])
+    world.sign(world.predicate(issued_at=datetime.now(UTC)), keys=[generate("ecdsa-p256"), KEY])
     assert run(world) == 0
 
 
@@ -351,7 +351,7 @@ def test_a_buffer_in_no_file_is_known_to_the_policy(world: World) -> None:
     world.sign()
     assert world.verify(3).verified
     rows = forged(world.rows(), "bert.ids", shape=None, dtype=None)
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
     assert [problem.check for problem in world.verify(3).problems] == ["policy_fits"]
 
 
@@ -363,7 +363,7 @@ def test_a_module_type_is_the_signers_word(world: World) -> None:
     world.policy = {"freeze": ["bert.enc.0.w"]}
     rows = forged(world.rows(), "bert.enc.0.w", module_types=("Toy", "Encoder", "Layer", "Linear"), rule="linear")
     world.policy = plain
-    world.sign(world.claim(rows=rows))
+    world.sign(world.predicate(rows=rows))
     report = world.verify(2)
     assert report.problems == ()
     assert any("module type" in warning for warning in report.warnings)
@@ -379,7 +379,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
         for weights, name in ((world.base_weights, "emb.weight"), (world.result_weights, "bert.emb.weight")):
             weights["model.safetensors"][name] = ("F32", (size,), os.urandom(64) * (size // 16))
         world.write()
-        world.sign(world.claim(issued_at=datetime.now(UTC)))
+        world.sign(world.predicate(issued_at=datetime.now(UTC)))
         (world.root / "key.pub").write_text(KEY.public_pem)
         arguments = [world.attestation, "--key", world.root / "key.pub", "--result", world.result, "--base", world.base]
         command = [sys.executable, "-c", PEAK, *map(str, arguments)]
@@ -421,7 +421,7 @@ def test_a_file_swapped_after_it_was_read_is_not_read_again(tmp_path: Path) -> N
     world.sign()
     index = world.result / "model.safetensors.index.json"
 
-    def swap(case: Case) -> Iterator[Problem]:
+    def swap(case: CheckContext) -> Iterator[Problem]:
         index.write_text("{}")
         return iter(())
 
