@@ -9,7 +9,7 @@ from app.cli.errors import exit_with_message
 from app.db import Database
 from app.http.telemetry import configure_logs
 from app.settings import Settings
-from worker.supervisor.process.child import ChildError, Nursery
+from worker.supervisor.process.child import ChildError, Forkserver
 from worker.tasks import make_worker
 
 
@@ -19,7 +19,7 @@ def main() -> None:
         worker = make_worker(Settings())
         _expect_tables(worker.runner.db)
     # Importing torch takes seconds; the first job waits for what is left of them.
-    threading.Thread(target=_warm, args=[worker.runner.nursery], name="warm", daemon=True).start()
+    threading.Thread(target=_warm, args=[worker.runner.forkserver], name="warm", daemon=True).start()
     worker.serve()
 
 
@@ -36,11 +36,11 @@ def _expect_tables(db: Database) -> None:
         raise SystemExit(problem)
 
 
-def _warm(nursery: Nursery) -> None:
+def _warm(forkserver: Forkserver) -> None:
     try:
-        nursery.warm()
+        forkserver.warm()
     except ChildError as error:
-        if nursery.closed:
+        if forkserver.closed:
             return
         structlog.get_logger(__name__).error("trainers cannot be started", error=str(error))
 

@@ -24,7 +24,7 @@ from app.webhooks.courier import Courier
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.identity import identity
-from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
 from worker.supervisor.sweep import Sweeper
 
@@ -38,7 +38,7 @@ PASS_ON_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerProcess:
     """One worker process: its Celery application, and what its tasks work with."""
 
     celery: Celery
@@ -61,7 +61,7 @@ class Worker:
             self.runner.stopping.set()
             self.courier.close()
             self.sweeper.close()
-            self.runner.nursery.close()
+            self.runner.forkserver.close()
             self.runner.db.close()
 
     def _listen(self) -> None:
@@ -99,14 +99,14 @@ class Worker:
         self.runner.stopping.set()
 
 
-def make_worker(settings: Settings) -> Worker:
+def make_worker(settings: Settings) -> WorkerProcess:
     celery = make_celery(settings)
     load_or_create(settings.signing_key_path)  # read again for every signature, since keys are rotated meanwhile
     runner = Runner(
         settings=settings,
         db=Database(settings.database),
         storage=Storage(settings.storage),
-        nursery=Nursery(home=settings.work / "home", hidden=owned(settings)),
+        forkserver=Forkserver(home=settings.work / "home", hidden=owned(settings)),
         slots=Slots(find_devices(settings.devices)),
         worker=identity(),
         ring=lambda job_id: ring(celery, job_id),
@@ -115,7 +115,7 @@ def make_worker(settings: Settings) -> Worker:
     )
     sweeper = Sweeper(runner, ring_model=lambda model_id: ring_model(celery, model_id))
     _add_tasks(celery, runner)
-    return Worker(celery, runner, sweeper, Courier(runner.db, settings))
+    return WorkerProcess(celery, runner, sweeper, Courier(runner.db, settings))
 
 
 def owned(settings: Settings) -> list[Path]:

@@ -13,7 +13,7 @@ import psutil
 
 from tests.conftest import Deployment
 
-APPRENTICE_WORKER = "tests.worker.apprentice_worker"
+STUB_WORKER = "tests.worker.stub_worker"
 QUICK = {"PERMAFROST_LEASE_SECONDS": "5", "PERMAFROST_HEARTBEAT_SECONDS": "0.5", "PERMAFROST_SWEEP_SECONDS": "0.5"}
 
 
@@ -52,9 +52,7 @@ class Process:
 
 
 @contextlib.contextmanager
-def worker(
-    deployment: Deployment, *, module: str = "tests.worker.apprentice_worker", **variables: str
-) -> Iterator[Process]:
+def worker(deployment: Deployment, *, module: str = "tests.worker.stub_worker", **variables: str) -> Iterator[Process]:
     """A worker process in this deployment, ready to work; killed at the end if it is still there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PERMAFROST_")}
     environment |= QUICK | deployment.environment | variables

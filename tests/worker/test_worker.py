@@ -10,7 +10,7 @@ import redis
 from app.broker.celery import make_celery, ring
 from tests.conftest import Deployment
 from tests.worker.processes import gone, worker
-from tests.worker.supervisor import apprentice
+from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit, succeeded
 
 SLOW_SWEEP = {"PERMAFROST_SWEEP_SECONDS": "600"}
@@ -90,7 +90,7 @@ def test_two_workers_share_the_jobs(deployment: Deployment) -> None:
 def test_killed_trainer_is_tried_again(deployment: Deployment) -> None:
     """kill -9 of a trainer: a crash on the record, then success in the next attempt."""
     with worker(deployment):
-        job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
+        job_id = submit(deployment, seed=stub_trainer.CRASH_ONCE)
         succeeded(deployment, job_id)
     job = job_of(deployment.db, job_id)
     assert (job.attempt, job.crashes) == (2, 1)
@@ -99,8 +99,8 @@ def test_killed_trainer_is_tried_again(deployment: Deployment) -> None:
 @pytest.mark.chaos
 def test_killed_worker_is_replaced(deployment: Deployment) -> None:
     """kill -9 of a worker: trainer and forkserver go with it, and another worker takes the job over."""
-    job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
-    with worker(deployment, module="tests.worker.hanging_worker") as first:
+    job_id = submit(deployment, seed=stub_trainer.CRASH_ONCE)
+    with worker(deployment, module="tests.worker.hanging_stub_worker") as first:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         family = first.family()
         assert first.trainers()
@@ -118,7 +118,7 @@ def test_killed_worker_is_replaced(deployment: Deployment) -> None:
 @pytest.mark.chaos
 def test_stopped_worker_is_fenced_off(deployment: Deployment) -> None:
     """A worker that slept through its lease wakes up, finds the job gone, and ends its trainer."""
-    job_id = submit(deployment, seed=apprentice.STOPPABLE)
+    job_id = submit(deployment, seed=stub_trainer.STOPPABLE)
     with worker(deployment) as first:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         first.popen.send_signal(signal.SIGSTOP)
@@ -137,7 +137,7 @@ def test_stopped_worker_is_fenced_off(deployment: Deployment) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_drains(deployment: Deployment, number: signal.Signals) -> None:
     """A stopped worker lets its trainer save, gives the job back, ends with code 0, and the next worker goes on."""
-    job_id = submit(deployment, seed=apprentice.STOPPABLE)
+    job_id = submit(deployment, seed=stub_trainer.STOPPABLE)
     with worker(deployment) as first:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         family = first.family()
@@ -156,7 +156,7 @@ def test_cancel_reaches_a_hanging_trainer(deployment: Deployment) -> None:
     from app.jobs.queue import lifecycle
 
     with worker(deployment, PERMAFROST_GRACE_SECONDS="0.5") as process:
-        hanging = submit(deployment, seed=apprentice.DEAF)
+        hanging = submit(deployment, seed=stub_trainer.DEAF)
         eventually(lambda: (job_of(deployment.db, hanging).progress or {}).get("step") == 1)
         trainers = process.trainers()
         assert trainers

@@ -44,7 +44,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class Artifacts:
     """What an attempt left, every file of it read again, and the base that it started from."""
 
     observed: Mapping[str, Any]  # the trainer's own records
@@ -71,7 +71,7 @@ class Material:
         return {name: replace(each, name=name) for name, each in found.items()}
 
 
-def read_material(workspace: Workspace, base: Model, storage: Storage) -> Material:
+def read_artifacts(workspace: Workspace, base: Model, storage: Storage) -> Artifacts:
     """Reads it, and stores what a model is made of."""
     observed = read_json(workspace.observations)
     seen = read_observations(observed)
@@ -85,7 +85,7 @@ def read_material(workspace: Workspace, base: Model, storage: Storage) -> Materi
     layout = compose(_slices(result, base, changed, blob), result.metadata)
     weights = FileRef(WEIGHT_FILES[result.kind], layout.size, layout.sha256(storage.open))
     others = publish_files(workspace.files, storage)
-    return Material(observed, seen, result, base_tensors, changed, blob, layout, weights, others)
+    return Artifacts(observed, seen, result, base_tensors, changed, blob, layout, weights, others)
 
 
 def read_json(path: Path) -> Any:

@@ -22,7 +22,7 @@ SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktok
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredFolder:
     """A folder's files as blobs, and the tensors in them."""
 
     files: list[dict[str, Any]]
@@ -39,7 +39,7 @@ def register(
     return publish(db, ingest(folder, storage), model)
 
 
-def ingest(folder: Path, storage: Storage) -> Stored:
+def ingest(folder: Path, storage: Storage) -> StoredFolder:
     """Puts the model files of `folder` into the storage. ModelError where its weights have no one meaning."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
     weights = [path for path in paths if path.suffix == ".safetensors"]
@@ -59,7 +59,7 @@ def ingest(folder: Path, storage: Storage) -> Stored:
             raise ModelError(f"{folder.name}: {path.name} changed while it was read", param="model")
         files.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
         tensors += tensor_rows(reading, blob.key) if reading is not None else []
-    return Stored(files, tensors, whole)
+    return StoredFolder(files, tensors, whole)
 
 
 def _read(path: Path) -> FileReading:
@@ -84,7 +84,7 @@ def tensor_rows(reading: FileReading, blob: str) -> Iterable[dict[str, Any]]:
         }
 
 
-def publish(db: Database, stored: Stored, model: Model) -> Model:
+def publish(db: Database, stored: StoredFolder, model: Model) -> Model:
     """Fills the row in and stores it, unless another worker was first with the same name: then theirs is returned."""
     model.files, model.tensors, model.root = stored.files, stored.tensors, stored.root
     with db.write() as session:

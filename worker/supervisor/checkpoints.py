@@ -29,7 +29,7 @@ from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Report, Workspace
 from worker.supervisor.artifacts import WEIGHT_FILES, ResultError, publish_files, read_json
-from worker.supervisor.lease import AWAY, Keeper
+from worker.supervisor.lease import AWAY, LeaseKeeper
 from worker.supervisor.result_models import composed_model
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ STORED: Final = "stored.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TensorBlob:
     """A file of the trainer's as a blob, with its tensors by name."""
 
     blob: str
@@ -56,15 +56,17 @@ class Source:
 class Publisher:
     """Takes reports of checkpoints, the newest last. A checkpoint that is gone again is passed over."""
 
-    def __init__(self, db: Database, storage: Storage, job: Job, base: Model, space: Workspace, keeper: Keeper) -> None:
+    def __init__(
+        self, db: Database, storage: Storage, job: Job, base: Model, workspace: Workspace, keeper: LeaseKeeper
+    ) -> None:
         self._db = db
         self._storage = storage
         self._job = job
         self._base = base
-        self._space = space
+        self._workspace = workspace
         self._keeper = keeper
         self._waiting: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        self._form: Form | None = None
+        self._recipe: CheckpointRecipe | None = None
         self._thread = threading.Thread(target=self._serve, name=f"checkpoints-{job.id}", daemon=True)
 
     def offer(self, report: Report) -> None:
@@ -88,7 +90,7 @@ class Publisher:
                 reports.append(self._waiting.get())
             over = reports[-1] is None
             told = [report for report in reports if report is not None]
-            if told and not self._keeper.over:
+            if told and not self._keeper.expired:
                 self._take(told)
 
     def _take(self, reports: list[Report]) -> None:
@@ -110,8 +112,8 @@ class Publisher:
 
     def _publish(self, step: int, metrics: dict[str, Any]) -> None:
         try:
-            self._form = self._form or Form.read(self._space, self._storage)
-            model = self._form.model(self._job, self._base, self._space.checkpoints / f"step-{step:08d}", step)
+            self._recipe = self._recipe or CheckpointRecipe.read(self._workspace, self._storage)
+            model = self._recipe.model(self._job, self._base, self._workspace.checkpoints / f"step-{step:08d}", step)
         except FileNotFoundError:
             return  # the run has dropped it meanwhile
         except (PermafrostError, ComposeError, TensorFileError, OSError) as error:
@@ -125,46 +127,46 @@ class Publisher:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """`form.json`: where the bytes of each tensor of a saved model are. The same for every checkpoint of an attempt."""
+class CheckpointRecipe:
+    """`recipe.json`: where each tensor of a saved model has its bytes. One for all checkpoints of an attempt."""
 
     storage: Storage
     tensors: list[Mapping[str, Any]]
     weights: str  # the name of the composed file
     manifest: list[Any]
     files: list[dict[str, Any]]
-    initial: Source | None
+    initial: TensorBlob | None
 
     @classmethod
-    def read(cls, space: Workspace, storage: Storage) -> "Form":
-        document = read_json(space.form)
+    def read(cls, workspace: Workspace, storage: Storage) -> "CheckpointRecipe":
+        document = read_json(workspace.recipe)
         try:
             keys = ("name", "live", "part", "base_name")
             tensors: list[Mapping[str, Any]] = [{key: each[key] for key in keys} for each in document["tensors"]]
             kind, manifest = str(document["kind"]), list(document["manifest"])
             weights = WEIGHT_FILES[kind]
         except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{space.form.name} cannot be read: {error!r}") from error
-        initial = _source(storage, space.initial) if space.initial.is_file() else None
-        return cls(storage, tensors, weights, manifest, publish_files(space.form_files, storage), initial)
+            raise ResultError(f"{workspace.recipe.name} cannot be read: {error!r}") from error
+        initial = _store(storage, workspace.initial) if workspace.initial.is_file() else None
+        return cls(storage, tensors, weights, manifest, publish_files(workspace.recipe_files, storage), initial)
 
     def model(self, job: Job, base: Model, folder: Path, step: int) -> Model:
         """The checkpoint in `folder` as a model of the job's project."""
         if folder.is_symlink():
             raise ResultError(f"{folder.name} is a link")
-        moved = _source(self.storage, folder / WEIGHTS)
-        pieces = _source(self.storage, folder / STORED) if (folder / STORED).is_file() else None
-        own = {source.blob for source in (moved, pieces) if source is not None}
+        moved = _store(self.storage, folder / WEIGHTS)
+        pieces = _store(self.storage, folder / STORED) if (folder / STORED).is_file() else None
+        own = {file.blob for file in (moved, pieces) if file is not None}
         layout = compose([self._slice(each, moved, pieces, base) for each in self.tensors], {"format": "pt"})
         weights = FileRef(self.weights, layout.size, layout.sha256(self.storage.open))
         model = composed_model(job, base, layout, weights, self.files, self.manifest)
         model.id, model.kind = f"{model.id}:ckpt-step-{step}", "checkpoint"
         model.tensors = [each | ({"own": True} if each["blob"] in own else {}) for each in model.tensors]
         model.root = root(layout.slices)
-        model.stored_bytes = sum(source.size for source in (moved, pieces) if source is not None)
+        model.stored_bytes = sum(file.size for file in (moved, pieces) if file is not None)
         return model
 
-    def _slice(self, each: Mapping[str, Any], moved: Source, pieces: Source | None, base: Model) -> Slice:
+    def _slice(self, each: Mapping[str, Any], moved: TensorBlob, pieces: TensorBlob | None, base: Model) -> Slice:
         name, live, part, base_name = each["name"], each["live"], each["part"], each["base_name"]
         found = (pieces.slice(name, name) if pieces else None) if part else moved.slice(live, name)
         stored = next((one for one in base.tensors if one["name"] == base_name), None)
@@ -179,10 +181,10 @@ class Form:
         return found
 
 
-def _source(storage: Storage, path: Path) -> Source:
+def _store(storage: Storage, path: Path) -> TensorBlob:
     """Raises FileNotFoundError where the trainer has removed it."""
     reading = read_file(path, follow_symlinks=False)
     blob = storage.put(path)
     if blob.sha256 != reading.sha256:
         raise ResultError(f"{path.name} changed while it was read")
-    return Source(blob.key, blob.size, reading)
+    return TensorBlob(blob.key, blob.size, reading)

@@ -11,9 +11,9 @@ from app.models import manifest
 from app.models.catalog import folder_of, task_of
 from app.models.tables import Model
 from worker.protocol import EXIT_DONE, WorkOrder, Workspace
-from worker.supervisor import bases, workspace
-from worker.supervisor.outcomes import Refused
-from worker.supervisor.reports import Tail
+from worker.supervisor import attempt_folder, bases
+from worker.supervisor.outcomes import TrainerRefused
+from worker.supervisor.reports import ReportReader
 from worker.supervisor.runner import Runner
 
 log = structlog.get_logger(__name__)
@@ -62,31 +62,31 @@ def _describe(runner: Runner, model_id: str) -> None:
 
 
 def _manifest(runner: Runner, model: Model) -> Any:
-    space = workspace.place(runner.settings.work, f"describe-{runner.worker.replace('/', '-')}", 0)
-    workspace.create(space)
+    workspace = attempt_folder.locate(runner.settings.work, f"describe-{runner.worker.replace('/', '-')}", 0)
+    attempt_folder.create(workspace)
     try:
-        workspace.stage_base(space, model, runner.storage)
-        task = model.spec.get("task") or task_of(space.base)
-        WorkOrder(job_id=model.id, stage="describe", model=model.spec, task=task, device="cpu").save(space.root)
-        return _run(runner, space)
+        attempt_folder.stage_base(workspace, model, runner.storage)
+        task = model.spec.get("task") or task_of(workspace.base)
+        WorkOrder(job_id=model.id, stage="describe", model=model.spec, task=task, device="cpu").save(workspace.root)
+        return _run(runner, workspace)
     finally:
-        workspace.discard(space, ended=True)
+        attempt_folder.discard(workspace, ended=True)
 
 
-def _run(runner: Runner, space: Workspace) -> Any:
-    tail = Tail(space.reports)
-    with runner.nursery.start(space.root, environment={"CUDA_VISIBLE_DEVICES": ""}) as child:
+def _run(runner: Runner, workspace: Workspace) -> Any:
+    reports = ReportReader(workspace.reports)
+    with runner.forkserver.start(workspace.root, environment={"CUDA_VISIBLE_DEVICES": ""}) as child:
         code = child.wait(SECONDS)
         if code is None:
             child.kill()
             child.wait()
-    tail.read()
-    if tail.failed is not None:
-        raise Refused(tail.failed)
+    reports.read()
+    if reports.failed is not None:
+        raise TrainerRefused(reports.failed)
     if code != EXIT_DONE:
-        lines = " / ".join(workspace.log_tail(space, runner.places(space))[-3:])
+        lines = " / ".join(attempt_folder.log_tail(workspace, runner.path_aliases(workspace))[-3:])
         raise PermafrostError(f"the process that reads the model ended with code {code}: {lines}")
     try:
-        return manifest.checked(json.loads(space.manifest.read_text())["tensors"])
+        return manifest.checked(json.loads(workspace.manifest.read_text())["tensors"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise PermafrostError(f"the process that reads the model wrote no sound manifest: {error!r}") from error

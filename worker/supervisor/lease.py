@@ -14,7 +14,7 @@ from app.db import Database
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Lease, LeaseLost, News
 from app.jobs.queue.tables import Job
-from worker.supervisor.log_shipping import Printed
+from worker.supervisor.log_shipping import LogShipper
 
 log = structlog.get_logger(__name__)
 
@@ -30,14 +30,14 @@ MARGIN: Final = 0.2
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)
 
 
-class Keeper:
-    """`wish` says what is wanted of the job; `lost` is set once it is another's; `over` once nobody can know."""
+class LeaseKeeper:
+    """`wish` says what is wanted of the job; `lost` is set once it is another's; `expired` once nobody can know."""
 
     def __init__(self, db: Database, lease: Lease, *, heartbeat: float, since: float | None = None) -> None:
         """`since` is when the claim was sent, by the monotonic clock: the lease is never younger than that."""
         started = time.monotonic() if since is None else since
         self.lease = lease
-        self.wish = "run"
+        self.desired = "run"
         self.lost: LeaseLost | None = None
         self._db = db
         self._heartbeat = heartbeat
@@ -51,7 +51,7 @@ class Keeper:
         self._closed = False
         self._carried = time.monotonic()
         #: What the trainer prints is stored about once a second, in the lease's own thread.
-        self.printed: Printed | None = None
+        self.log_shipper: LogShipper | None = None
         self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
 
     @property
@@ -60,13 +60,13 @@ class Keeper:
         return self._until
 
     @property
-    def over(self) -> bool:
+    def expired(self) -> bool:
         """No beat has come through for so long that another worker may soon own the job: stop the trainer."""
         return self.lost is not None or time.monotonic() > self._until - MARGIN * self.lease.seconds
 
     @property
-    def stop_wished(self) -> bool:
-        return self.wish != "run" or self.over
+    def stop_requested(self) -> bool:
+        return self.desired != "run" or self.expired
 
     def post(self, news: News, *, urgent: bool = False) -> None:
         """Takes news to be written soon, or at once where somebody waits for it."""
@@ -82,11 +82,11 @@ class Keeper:
         """Writes what is left, in the caller's thread. Raises LeaseLost."""
         self._beat()
 
-    def carry(self, *, ended: bool = False) -> None:
+    def ship_log(self, *, ended: bool = False) -> None:
         """Stores what the trainer has printed since; where that fails, it stays in the file for the next time."""
         try:
-            if self.printed is not None:
-                self.printed.carry(ended=ended)
+            if self.log_shipper is not None:
+                self.log_shipper.ship(ended=ended)
         except (SQLAlchemyError, OSError) as error:
             log.warning("a trainer's log could not be stored", job=self.lease.job_id, error=str(error))
 
@@ -107,7 +107,7 @@ class Keeper:
                 self._once()
                 if time.monotonic() - self._carried >= CARRY_SECONDS:
                     self._carried = time.monotonic()
-                    self.carry()
+                    self.ship_log()
             except LeaseLost as lost:
                 self.lost = lost
             except AWAY as error:
@@ -126,14 +126,14 @@ class Keeper:
         with self._db.read() as session:
             row = session.execute(select(Job.attempt, Job.status, Job.desired).where(Job.id == self.lease.job_id)).one()
         held = row.attempt == self.lease.attempt and row.status in ("running", "pausing")
-        return not held or row.desired != self.wish
+        return not held or row.desired != self.desired
 
     def _beat(self) -> None:
         with self._lock:
             news, self._news, self._urgent = self._news, News(), False
         at = time.monotonic()
         try:
-            self.wish = lifecycle.beat(self._db, self.lease, news)
+            self.desired = lifecycle.beat(self._db, self.lease, news)
         except AWAY:
             with self._lock:
                 self._news = _join(news, self._news)
@@ -141,7 +141,7 @@ class Keeper:
         except SQLAlchemyError:
             # Something in these news cannot be stored. The job goes on without them.
             log.exception("news were refused by the database", job=self.lease.job_id)
-            self.wish = lifecycle.beat(self._db, self.lease)
+            self.desired = lifecycle.beat(self._db, self.lease)
         # The lease runs from before the beat was sent: the database's own clock may have started later, never earlier.
         self._until, self._beaten = at + self.lease.seconds, at
         if news:

@@ -15,22 +15,22 @@ READ_BYTES: Final = 1 << 20
 LINE_CHARACTERS: Final = 4_000
 
 
-class Printed:
-    """One attempt's log. `carry` may be called from any thread; a line is stored once, whole."""
+class LogShipper:
+    """One attempt's log. `ship` may be called from any thread; a line is stored once, whole."""
 
-    def __init__(self, db: Database, lease: Lease, path: Path, *, places: Mapping[str, str]) -> None:
+    def __init__(self, db: Database, lease: Lease, path: Path, *, aliases: Mapping[str, str]) -> None:
         self._db = db
         self._lease = lease
         self._path = path
-        self._places = places
+        self._aliases = aliases
         self._offset = 0
         self._lock = threading.Lock()
 
-    def carry(self, *, ended: bool = False) -> None:
+    def ship(self, *, ended: bool = False) -> None:
         """Stores the lines that are new; a last one without an end only once the trainer has `ended`."""
         with self._lock:
             text, offset = self._new(ended=ended)
-            lines = _lines(redacted(text, self._places)) if text else []
+            lines = _lines(redacted(text, self._aliases)) if text else []
             if lines:
                 with self._db.write() as session:
                     queries.append(session, self._lease.job_id, self._lease.attempt, lines)

@@ -5,15 +5,15 @@ from typing import Any
 from app.errors import PermafrostError
 from app.jobs.queue.attempt import LeaseLost
 from worker.protocol import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_NO_ROOM, EXIT_SIGNALLED, EXIT_STOPPED
-from worker.supervisor.lease import Keeper
-from worker.supervisor.reports import Tail
+from worker.supervisor.lease import LeaseKeeper
+from worker.supervisor.reports import ReportReader
 
 
-class Stopped(Exception):
+class TrainerStopped(Exception):
     """The trainer ended because it was asked to; its state is saved as far as it got."""
 
 
-class NoRoom(Exception):
+class DiskFull(Exception):
     """The disk is full, and training on without checkpoints would put hours at stake."""
 
 
@@ -21,32 +21,34 @@ class DeviceLost(Exception):
     """The device went away under the trainer. What the job has saved is as good on another one."""
 
 
-class Crashed(Exception):
+class TrainerCrashed(Exception):
     """The trainer ended without saying why."""
 
 
-def explain(code: int, tail: Tail, *, asked: bool, keeper: Keeper) -> None:
+def explain(code: int, reports: ReportReader, *, asked: bool, keeper: LeaseKeeper) -> None:
     """What a trainer's exit means; returns only when it has done its work."""
     if keeper.lost is not None:
         raise keeper.lost
-    if keeper.over:
+    if keeper.expired:
         raise LeaseLost(keeper.lease, "unknown, the database does not answer")
     if code == EXIT_DONE:
         return
-    if tail.failed is not None:
-        raise Refused(tail.failed)
+    if reports.failed is not None:
+        raise TrainerRefused(reports.failed)
     if code == EXIT_NO_ROOM:
-        raise NoRoom
+        raise DiskFull
     if code == EXIT_DEVICE_LOST:
         raise DeviceLost
     if code == EXIT_STOPPED or asked:
-        raise Stopped
+        raise TrainerStopped
     if code > EXIT_SIGNALLED:
-        raise Crashed(f"one of the trainer's ranks was killed by signal {code - EXIT_SIGNALLED}")
-    raise Crashed(f"the trainer was killed by signal {-code}" if code < 0 else f"the trainer ended with code {code}")
+        raise TrainerCrashed(f"one of the trainer's ranks was killed by signal {code - EXIT_SIGNALLED}")
+    raise TrainerCrashed(
+        f"the trainer was killed by signal {-code}" if code < 0 else f"the trainer ended with code {code}"
+    )
 
 
-class Refused(PermafrostError):
+class TrainerRefused(PermafrostError):
     """The trainer said what was wrong, in words for the person who made the job."""
 
     def __init__(self, report: dict[str, Any]) -> None:

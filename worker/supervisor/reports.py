@@ -21,7 +21,7 @@ MESSAGE_CHARACTERS: Final = 4000
 LEVELS: Final[dict[str, Level]] = {"info": "info", "warn": "warn", "error": "error"}
 
 
-class Tail:
+class ReportReader:
     """One attempt's reports. `failed` and `done` hold the trainer's last word once it has been said."""
 
     def __init__(self, path: Path) -> None:

@@ -32,8 +32,8 @@ from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
-from worker.supervisor.artifacts import EVENTS, Material, ResultError, read_material
-from worker.supervisor.reports import Tail
+from worker.supervisor.artifacts import EVENTS, Artifacts, ResultError, read_artifacts
+from worker.supervisor.reports import ReportReader
 from worker.supervisor.result_models import composed_model, model_id
 from worker.supervisor.statements import statement
 from worker.supervisor.statistics import change_statistics, checkpoint_statistics
@@ -50,67 +50,69 @@ class Signer:
     keys: list[SigningKey]
 
 
-def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
+def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, reports: ReportReader) -> Outcome:
     """The outcome of an attempt whose trainer ended well, with evidence for or against it."""
     try:
-        return _conclude(signer, job, base, workspace, tail)
+        return _conclude(signer, job, base, workspace, reports)
     except (ObservationsError, ComposeError, TensorFileError) as error:
         # What a trainer left is the same at every attempt: trying again would not help.
         raise ResultError(str(error)) from error
 
 
-def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, tail: Tail) -> Outcome:
-    left = read_material(workspace, base, signer.storage)
-    policy = _policy(job, left.seen, merged=left.observed.get("merged") or ())
+def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, reports: ReportReader) -> Outcome:
+    artifacts = read_artifacts(workspace, base, signer.storage)
+    policy = _policy(job, artifacts.seen, merged=artifacts.observed.get("merged") or ())
     judged = verdict.judge(
         policy,
-        left.seen,
-        base=left.base,
-        result=left.result_readings(),
-        reported=[*left.observed.get("violations", ()), *tail.violations],
-        kind=left.result.kind,
+        artifacts.seen,
+        base=artifacts.base,
+        result=artifacts.result_readings(),
+        reported=[*artifacts.observed.get("violations", ()), *reports.violations],
+        kind=artifacts.result.kind,
     )
-    payload = statement(signer.db, job, policy, base, judged, left)
+    payload = statement(signer.db, job, policy, base, judged, artifacts)
     judged = verdict.challenged(judged, map(str, objections(payload)))
-    evidence = _evidence(signer, job, base, judged, left, payload)
-    parameters = _parameters(job, base, judged, left, workspace, tail)
-    model = _model(job, base, evidence, left)
-    outcome = _outcome(policy, evidence, parameters, model, tail)
-    outcome.last = _last(job, tail)
-    outcome.files = [_curves_file(job, each) for each in left.others if each["name"] in (METRICS, EVENTS)]
+    evidence = _evidence(signer, job, base, judged, artifacts, payload)
+    parameters = _parameters(job, base, judged, artifacts, workspace, reports)
+    model = _model(job, base, evidence, artifacts)
+    outcome = _outcome(policy, evidence, parameters, model, reports)
+    outcome.last = _last(job, reports)
+    outcome.files = [_curves_file(job, each) for each in artifacts.others if each["name"] in (METRICS, EVENTS)]
     if outcome.model is None:
-        stored = {left.blob.key, *(each["blob"] for each in left.others)}
+        stored = {artifacts.blob.key, *(each["blob"] for each in artifacts.others)}
         _discard(signer, stored - {file.blob for file in outcome.files})
     return outcome
 
 
-def _evidence(signer: Signer, job: Job, base: Model, judged: JobVerdict, left: Material, payload: bytes) -> Evidence:
+def _evidence(
+    signer: Signer, job: Job, base: Model, judged: JobVerdict, artifacts: Artifacts, payload: bytes
+) -> Evidence:
     evidence = database_rows.evidence_row(
         judged,
         job_id=job.id,
         attempt=job.attempt,
-        checks=dict(left.observed.get("checks") or {}),
+        checks=dict(artifacts.observed.get("checks") or {}),
         envelope=json.dumps(seal(payload, signer.keys)).encode(),
         keyid=signer.keys[0].keyid,
     )
-    evidence.model_sig = offer(left.files, signer.keys, name=model_id(job), payload=payload)
+    evidence.model_sig = offer(artifacts.files, signer.keys, name=model_id(job), payload=payload)
     return evidence
 
 
 def _parameters(
-    job: Job, base: Model, judged: JobVerdict, left: Material, workspace: Workspace, tail: Tail
+    job: Job, base: Model, judged: JobVerdict, artifacts: Artifacts, workspace: Workspace, reports: ReportReader
 ) -> list[Parameter]:
-    stats = change_statistics(judged.rows, workspace, base=base, readings=left.base, changed=left.changed)
-    last = int((tail.done or {}).get("steps") or 0)
-    history = checkpoint_statistics(judged.rows, workspace, base=base, readings=left.base, last=last)
+    stats = change_statistics(judged.rows, workspace, base=base, readings=artifacts.base, changed=artifacts.changed)
+    last = int((reports.done or {}).get("steps") or 0)
+    history = checkpoint_statistics(judged.rows, workspace, base=base, readings=artifacts.base, last=last)
     return database_rows.parameter_rows(judged, job_id=job.id, stats=stats, history=history)
 
 
-def _model(job: Job, base: Model, evidence: Evidence, left: Material) -> Model:
-    manifest = [tensor.info.to_json() for tensor in left.seen]
-    model = composed_model(job, base, left.layout, left.weights, left.others, manifest)
+def _model(job: Job, base: Model, evidence: Evidence, artifacts: Artifacts) -> Model:
+    manifest = [tensor.info.to_json() for tensor in artifacts.seen]
+    model = composed_model(job, base, artifacts.layout, artifacts.weights, artifacts.others, manifest)
     model.root = evidence.result_root
-    model.stored_bytes = left.blob.size + sum(each["size"] for each in left.others)
+    model.stored_bytes = artifacts.blob.size + sum(each["size"] for each in artifacts.others)
     return model
 
 
@@ -141,11 +143,11 @@ def _policy(job: Job, seen: Sequence[ObservedTensor], *, merged: Sequence[str]) 
     return merged_policy(policy, merged, new) if adapter.get("merge") else implied_policy(policy, new)
 
 
-def violated(job: Job, tail: Tail) -> Evidence | None:
+def violated(job: Job, reports: ReportReader) -> Evidence | None:
     """Evidence of an attempt that the witness stopped: what it saw, without a statement about any result."""
-    if not tail.violations:
+    if not reports.violations:
         return None
-    names = ", ".join(str(each.get("name")) for each in tail.violations)
+    names = ", ".join(str(each.get("name")) for each in reports.violations)
     return Evidence(
         job_id=job.id,
         attempt=job.attempt,
@@ -153,13 +155,15 @@ def violated(job: Job, tail: Tail) -> Evidence | None:
         reason=f"training was stopped: frozen tensors changed ({names})",
         frozen_tensors=0,
         frozen_bytes=0,
-        violations=[dict(each) for each in tail.violations],
+        violations=[dict(each) for each in reports.violations],
         checks={},
     )
 
 
-def _outcome(policy: Policy, evidence: Evidence, parameters: Sequence[Parameter], model: Model, tail: Tail) -> Outcome:
-    tokens = (tail.done or {}).get("trained_tokens")
+def _outcome(
+    policy: Policy, evidence: Evidence, parameters: Sequence[Parameter], model: Model, reports: ReportReader
+) -> Outcome:
+    tokens = (reports.done or {}).get("trained_tokens")
     outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, trained_tokens=tokens)
     if evidence.verdict == "violated" and policy.on_violation == "abort":
         # The promise was broken: the evidence is kept, and nobody gets a model that does not keep it.
@@ -171,9 +175,9 @@ def _outcome(policy: Policy, evidence: Evidence, parameters: Sequence[Parameter]
     return outcome
 
 
-def _last(job: Job, tail: Tail) -> Saved | None:
+def _last(job: Job, reports: ReportReader) -> Saved | None:
     """The result as the job's last checkpoint; with early stopping it is one of an earlier step, which has its own."""
-    done = tail.done or {}
+    done = reports.done or {}
     if job.hyperparameters.get("early_stopping_patience") or not done.get("steps"):
         return None
     metrics = {f"valid_{name}": value for name, value in (done.get("metrics") or {}).items()}

@@ -21,20 +21,20 @@ from app.models.catalog import is_hub_spec
 from app.settings import Settings
 from app.storage.blobs import Storage
 from worker.protocol import Stage, WorkOrder, Workspace
-from worker.supervisor import bases, results, workspace
+from worker.supervisor import attempt_folder, bases, results
 from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.devices import Device, Slots
-from worker.supervisor.lease import AWAY, Keeper
-from worker.supervisor.log_shipping import Printed
-from worker.supervisor.outcomes import Crashed, DeviceLost, NoRoom, Stopped, explain, problem_of
-from worker.supervisor.process.child import Child, Nursery
-from worker.supervisor.reports import Tail
+from worker.supervisor.lease import AWAY, LeaseKeeper
+from worker.supervisor.log_shipping import LogShipper
+from worker.supervisor.outcomes import DeviceLost, DiskFull, TrainerCrashed, TrainerStopped, explain, problem_of
+from worker.supervisor.process.child import Child, Forkserver
+from worker.supervisor.reports import ReportReader
 from worker.supervisor.staging import Staging
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-NO_ROOM: Final = "the worker's disk is full; make room, then resume the job: it goes on from its last checkpoint"
+DISK_FULL: Final = "the worker's disk is full; make room, then resume the job: it goes on from its last checkpoint"
 
 #: Seconds between looks at a trainer's reports.
 LOOK_SECONDS: Final = 0.02
@@ -51,7 +51,7 @@ class Runner:
     settings: Settings
     db: Database
     storage: Storage
-    nursery: Nursery
+    forkserver: Forkserver
     slots: Slots
     worker: str
     #: Tells other workers of a job that this one gives back.
@@ -84,16 +84,16 @@ class Runner:
         if lease is None or device is None:
             return False
         try:
-            with Keeper(self.db, lease, heartbeat=self.settings.heartbeat_seconds, since=since) as keeper:
+            with LeaseKeeper(self.db, lease, heartbeat=self.settings.heartbeat_seconds, since=since) as keeper:
                 self._attempt(keeper, device)
         finally:
             self.slots.give_back(device)
         return True
 
-    def places(self, space: Workspace) -> dict[str, str]:
+    def path_aliases(self, workspace: Workspace) -> dict[str, str]:
         """What a trainer's log calls the folders of this machine."""
         return {
-            str(space.root): "<job>",
+            str(workspace.root): "<job>",
             str(self.settings.home): "<data>",
             str(self.settings.models): "<models>",
         }
@@ -113,69 +113,69 @@ class Runner:
                 time.sleep(RETRY_SECONDS)
         return None
 
-    def _attempt(self, keeper: Keeper, device: Device) -> None:
+    def _attempt(self, keeper: LeaseKeeper, device: Device) -> None:
         """Whatever happens, the attempt ends with at most one move of the job, and leaves nothing behind."""
         lease = keeper.lease
-        space = workspace.place(self.settings.work, lease.job_id, lease.attempt)
-        keeper.printed = Printed(self.db, lease, space.log, places=self.places(space))
+        workspace = attempt_folder.locate(self.settings.work, lease.job_id, lease.attempt)
+        keeper.log_shipper = LogShipper(self.db, lease, workspace.log, aliases=self.path_aliases(workspace))
         try:
-            status = self._to_the_end(space, keeper, device)
+            status = self._to_the_end(workspace, keeper, device)
         except LeaseLost as lost:
             status = lost.status
         except Exception as error:  # a bug here must not leave a job running for ever
-            if not isinstance(error, Crashed):
+            if not isinstance(error, TrainerCrashed):
                 log.exception("an attempt failed in the supervisor", job=lease.job_id)
-            status = self._book_crash(keeper, space, error)
-        keeper.carry(ended=True)  # what the database did not take when the trainer ended
+            status = self._book_crash(keeper, workspace, error)
+        keeper.ship_log(ended=True)  # what the database did not take when the trainer ended
         log.info("attempt ended", job=lease.job_id, attempt=lease.attempt, status=status)
-        workspace.discard(space, ended=status in TERMINAL)
+        attempt_folder.discard(workspace, ended=status in TERMINAL)
 
-    def _to_the_end(self, space: Workspace, keeper: Keeper, device: Device) -> str:
+    def _to_the_end(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> str:
         """The attempt's work, and the one move of the job that it ends with. Returns the new status."""
         lease = keeper.lease
         try:
-            outcome = self._work(space, keeper, device)
-        except Stopped:
+            outcome = self._work(workspace, keeper, device)
+        except TrainerStopped:
             return self._give_back(keeper, partial(lifecycle.release, self.db, lease))
-        except NoRoom:
-            return self._firmly(keeper, lambda: lifecycle.hold(self.db, lease, NO_ROOM))
+        except DiskFull:
+            return self._firmly(keeper, lambda: lifecycle.hold(self.db, lease, DISK_FULL))
         except DeviceLost:
             return self._lose(device, keeper)
         self._firmly(keeper, lambda: lifecycle.finish(self.db, lease, outcome))
         return outcome.status
 
-    def _work(self, space: Workspace, keeper: Keeper, device: Device) -> Outcome:
+    def _work(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> Outcome:
         job = self._firmly(keeper, lambda: self._job(keeper.lease.job_id))
-        workspace.create(space)
-        tail = Tail(space.reports)
+        attempt_folder.create(workspace)
+        reports = ReportReader(workspace.reports)
 
         def initialise() -> None:
-            self._run(self._order(job, keeper, device, "initialise"), space, keeper, device, tail)
+            self._run(self._order(job, keeper, device, "initialise"), workspace, keeper, device, reports)
 
         try:
-            staging = Staging(self.settings, self.db, self.storage, job, space)
+            staging = Staging(self.settings, self.db, self.storage, job, workspace)
             base = staging.base(initialise=initialise, unwanted=lambda: self._stop_asked(keeper))
             if job.base_model != base.id:
                 if is_hub_spec(job.model_spec):
                     job.model_spec = {**job.model_spec, "revision": base.spec["revision"]}
                 bases.remember(self.db, keeper.lease, base.id, job.model_spec)
             order = self._order(job, keeper, device, "train", data=staging.data())
-            with Publisher(self.db, self.storage, job, base, space, keeper) as publisher:
-                tail.on_checkpoint = publisher.offer
-                self._run(order, space, keeper, device, tail)
+            with Publisher(self.db, self.storage, job, base, workspace, keeper) as publisher:
+                reports.on_checkpoint = publisher.offer
+                self._run(order, workspace, keeper, device, reports)
             self._firmly(keeper, keeper.flush)  # and the last checkpoints
             signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
-            return results.conclude(signer, job, base, space, tail)
+            return results.conclude(signer, job, base, workspace, reports)
         except (OutOfSpace, StorageUnavailable) as error:
-            raise Crashed(error.message) from error  # not the job's fault, and perhaps over soon
+            raise TrainerCrashed(error.message) from error  # not the job's fault, and perhaps over soon
         except PermafrostError as refused:
             self._firmly(keeper, keeper.flush)  # what the trainer said before it gave up
-            return Outcome("failed", error=problem_of(refused), evidence=results.violated(job, tail))
+            return Outcome("failed", error=problem_of(refused), evidence=results.violated(job, reports))
 
     # ---- the trainer
 
     def _order(
-        self, job: Job, keeper: Keeper, device: Device, stage: Stage, *, data: dict[str, Any] | None = None
+        self, job: Job, keeper: LeaseKeeper, device: Device, stage: Stage, *, data: dict[str, Any] | None = None
     ) -> WorkOrder:
         return WorkOrder(
             job_id=job.id,
@@ -193,52 +193,54 @@ class Runner:
             strategy=job.strategy,
         )
 
-    def _run(self, order: WorkOrder, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> None:
+    def _run(
+        self, order: WorkOrder, workspace: Workspace, keeper: LeaseKeeper, device: Device, reports: ReportReader
+    ) -> None:
         """One trainer process from start to end. Returns when it is done; raises what else became of it."""
-        order.save(space.root)
-        tail.heard_at = time.monotonic()
+        order.save(workspace.root)
+        reports.heard_at = time.monotonic()
         try:
-            code = self._wait_for(space, keeper, device, tail)
+            code = self._wait_for(workspace, keeper, device, reports)
         finally:
-            keeper.carry(ended=True)
-        self._listen(tail, keeper)
-        if not keeper.over:
+            keeper.ship_log(ended=True)
+        self._listen(reports, keeper)
+        if not keeper.expired:
             self._firmly(keeper, keeper.flush)  # its last words, before the job is no longer ours
-        explain(code, tail, asked=self._stop_asked(keeper), keeper=keeper)
+        explain(code, reports, asked=self._stop_asked(keeper), keeper=keeper)
 
-    def _wait_for(self, space: Workspace, keeper: Keeper, device: Device, tail: Tail) -> int:
+    def _wait_for(self, workspace: Workspace, keeper: LeaseKeeper, device: Device, reports: ReportReader) -> int:
         environment, together = dict(device.environment), device.count > 1
-        with self.nursery.start(space.root, environment=environment, together=together) as child:
+        with self.forkserver.start(workspace.root, environment=environment, together=together) as child:
             child.keep(keeper.until)
             while (code := child.wait(LOOK_SECONDS)) is None:
                 child.keep(keeper.until)
-                self._listen(tail, keeper)
+                self._listen(reports, keeper)
                 if self._stop_asked(keeper):
-                    code = self._stop(child, tail, keeper)
+                    code = self._stop(child, reports, keeper)
                     break
-                if time.monotonic() - tail.heard_at > self.settings.stall_seconds:
+                if time.monotonic() - reports.heard_at > self.settings.stall_seconds:
                     child.kill()
-                    raise Crashed(f"the trainer reported nothing for {self.settings.stall_seconds:.0f} seconds")
+                    raise TrainerCrashed(f"the trainer reported nothing for {self.settings.stall_seconds:.0f} seconds")
         return code
 
-    def _stop_asked(self, keeper: Keeper) -> bool:
+    def _stop_asked(self, keeper: LeaseKeeper) -> bool:
         """By whoever wishes something else of the job, or by this worker's end."""
-        return keeper.stop_wished or self.stopping.is_set()
+        return keeper.stop_requested or self.stopping.is_set()
 
-    def _listen(self, tail: Tail, keeper: Keeper) -> None:
-        stepped = tail.stepped
-        news = tail.read()
+    def _listen(self, reports: ReportReader, keeper: LeaseKeeper) -> None:
+        stepped = reports.stepped
+        news = reports.read()
         # Somebody is waiting for the first step; the others can wait for each other.
-        keeper.post(news, urgent=tail.stepped and not stepped)
+        keeper.post(news, urgent=reports.stepped and not stepped)
 
-    def _stop(self, child: Child, tail: Tail, keeper: Keeper) -> int:
+    def _stop(self, child: Child, reports: ReportReader, keeper: LeaseKeeper) -> int:
         """Asks for a checkpoint and waits for it; a job that is no longer ours gets less time."""
         child.terminate()
         asked = time.monotonic()
         while (code := child.wait(LOOK_SECONDS)) is None:
             child.keep(keeper.until)
-            self._listen(tail, keeper)
-            grace = CANCEL_SECONDS if keeper.over else self.settings.grace_seconds
+            self._listen(reports, keeper)
+            grace = CANCEL_SECONDS if keeper.expired else self.settings.grace_seconds
             if time.monotonic() - asked > min(grace, self.settings.grace_seconds):
                 child.kill()
                 code = child.wait()
@@ -248,7 +250,7 @@ class Runner:
 
     # ---- endings
 
-    def _give_back(self, keeper: Keeper, move: Callable[[], str]) -> str:
+    def _give_back(self, keeper: LeaseKeeper, move: Callable[[], str]) -> str:
         """A job that is queued again need not wait for another worker's sweep."""
         status = self._firmly(keeper, move)
         if status == "queued":
@@ -258,7 +260,7 @@ class Runner:
                 log.warning("the broker did not take a message", job=keeper.lease.job_id, error=str(error))
         return status
 
-    def _lose(self, device: Device, keeper: Keeper) -> str:
+    def _lose(self, device: Device, keeper: LeaseKeeper) -> str:
         """The job goes to another device, and this one gets no other job."""
         log.error("a device is lost; it gets no jobs any more", device=device.name, job=keeper.lease.job_id)
         self.slots.withdraw(device)
@@ -268,9 +270,11 @@ class Runner:
             self.retire()
         return status
 
-    def _book_crash(self, keeper: Keeper, space: Workspace, error: Exception) -> str:
-        reason = str(error) if isinstance(error, Crashed) else f"the worker failed: {type(error).__name__}: {error}"
-        lines, limit = workspace.log_tail(space, self.places(space)), self.settings.max_crashes
+    def _book_crash(self, keeper: LeaseKeeper, workspace: Workspace, error: Exception) -> str:
+        reason = (
+            str(error) if isinstance(error, TrainerCrashed) else f"the worker failed: {type(error).__name__}: {error}"
+        )
+        lines, limit = attempt_folder.log_tail(workspace, self.path_aliases(workspace)), self.settings.max_crashes
         try:
             return self._firmly(
                 keeper,
@@ -279,13 +283,13 @@ class Runner:
         except LeaseLost as lost:
             return lost.status  # whoever has the job now books it
 
-    def _firmly(self, keeper: Keeper, write: Callable[[], T]) -> T:
+    def _firmly(self, keeper: LeaseKeeper, write: Callable[[], T]) -> T:
         """Repeats a guarded write while the database is away, for as long as the lease can still be held."""
         while True:
             try:
                 return write()
             except AWAY as error:
-                if keeper.over:
+                if keeper.expired:
                     raise LeaseLost(keeper.lease, "unknown, the database does not answer") from error
                 log.warning("the database is away", job=keeper.lease.job_id, error=str(error))
                 time.sleep(RETRY_SECONDS)

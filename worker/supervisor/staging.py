@@ -17,41 +17,41 @@ from app.models.tables import Model
 from app.settings import Settings
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
-from worker.supervisor import bases, hub, workspace
-from worker.supervisor.outcomes import Stopped
+from worker.supervisor import attempt_folder, bases, hub
+from worker.supervisor.outcomes import TrainerStopped
 
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """Of one attempt at `job` in `space`."""
+    """Of one attempt at `job` in `workspace`."""
 
     settings: Settings
     db: Database
     storage: Storage
     job: Job
-    space: Workspace
+    workspace: Workspace
 
     def base(self, *, initialise: Callable[[], None], unwanted: Callable[[], bool]) -> Model:
         """The model to start from, in the workspace and in the database.
 
         `initialise` makes the base of a torch spec without weights; `unwanted` is asked while a hub is read, which
-        raises Stopped when the job is not to go on now.
+        raises TrainerStopped when the job is not to go on now.
         """
         if is_hub_spec(self.job.model_spec) and self.job.base_model is None:
             model: Model | None = self._from_hub(self.job.model_spec, unwanted)
         else:
             model = self._known_base()
         if model is not None:
-            workspace.stage_base(self.space, model, self.storage)
+            attempt_folder.stage_base(self.workspace, model, self.storage)
             self._stage_adapter()
             return model
         if weights := self.job.model_spec.get("weights"):
             file = self._file(weights)
-            workspace.stage_weights(self.space, file.blob, self.storage)
-            _refuse_changed(self.space.base / "model.safetensors", file, param="model.weights")
+            attempt_folder.stage_weights(self.workspace, file.blob, self.storage)
+            _refuse_changed(self.workspace.base / "model.safetensors", file, param="model.weights")
         else:
             initialise()
-            bases.refuse_links(self.space.base)
+            bases.refuse_links(self.workspace.base)
         return self._publish_initial()
 
     def data(self) -> dict[str, Any]:
@@ -66,10 +66,10 @@ class Staging:
         known = bases.find(self.db, hub.model_id(repository, commit)) if commit else None
         if known is not None and known.files:
             return known
-        folder = self.space.root / "hub"
+        folder = self.workspace.root / "hub"
         commit = hub.fetch(repository, revision, folder, max_bytes=self.settings.max_hub_bytes, stop=unwanted)
         if commit is None:
-            raise Stopped
+            raise TrainerStopped
         pinned = {"type": "transformers", "path": repository, "revision": commit}
         name = hub.model_id(repository, commit)
         return bases.register(self.db, self.storage, folder, model_id=name, spec=pinned)
@@ -95,10 +95,10 @@ class Staging:
         adapter = bases.find(self.db, start)
         if adapter is None or not adapter.files:
             raise _gone(start, adapter)
-        workspace.stage_adapter(self.space, adapter, self.storage)
+        attempt_folder.stage_adapter(self.workspace, adapter, self.storage)
 
     def _publish_initial(self) -> Model:
-        job, stored = self.job, bases.ingest(self.space.base, self.storage)
+        job, stored = self.job, bases.ingest(self.workspace.base, self.storage)
         spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
         model = Model(id=_initial_id(job), project=job.project, owned_by=job.project, kind="initial", status="ready")
         model.spec, model.job_id = spec, job.id
@@ -116,8 +116,10 @@ class Staging:
         if file_id is None:
             return None
         file = self._file(file_id)
-        staged = workspace.stage_data(self.space, name, filename=file.filename, blob=file.blob, storage=self.storage)
-        _refuse_changed(self.space.root / staged, file, param=f"{name}_file")
+        staged = attempt_folder.stage_data(
+            self.workspace, name, filename=file.filename, blob=file.blob, storage=self.storage
+        )
+        _refuse_changed(self.workspace.root / staged, file, param=f"{name}_file")
         return staged
 
 

@@ -15,11 +15,11 @@ from app.freeze.policy import Policy
 from app.jobs.queue.tables import Checkpoint, Job
 from app.models.catalog import is_hub_spec
 from app.models.tables import Model
-from worker.supervisor.artifacts import Material, file_ref
+from worker.supervisor.artifacts import Artifacts, file_ref
 
 
-def statement(db: Database, job: Job, policy: Policy, base: Model, judged: JobVerdict, left: Material) -> bytes:
-    checks = left.observed.get("checks") or {}
+def statement(db: Database, job: Job, policy: Policy, base: Model, judged: JobVerdict, artifacts: Artifacts) -> bytes:
+    checks = artifacts.observed.get("checks") or {}
     predicate = Predicate(
         job_id=job.id,
         attempt=job.attempt,
@@ -28,7 +28,7 @@ def statement(db: Database, job: Job, policy: Policy, base: Model, judged: JobVe
         policy=policy.to_json(),
         policy_digest=policy.digest(),
         base_files=tuple(map(file_ref, base.files)),
-        result_files=tuple(left.files),
+        result_files=tuple(artifacts.files),
         rows=judged.rows,
         observed={
             "checks": checks.get("count", 0),
@@ -37,8 +37,8 @@ def statement(db: Database, job: Job, policy: Policy, base: Model, judged: JobVe
             "fingerprint": checks.get("scheme"),
         },
         violations=tuple(each["name"] for each in judged.violations),
-        result_kind=left.result.kind,
-        metadata=left.result.metadata,
+        result_kind=artifacts.result.kind,
+        metadata=artifacts.result.metadata,
         previous=_previous(db, base),
         origin=_origin(db, base) | _adapter_origin(job),
     )

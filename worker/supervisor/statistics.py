@@ -17,7 +17,7 @@ from app.evidence.format.statement import Reading, Row
 from app.models.tables import Model
 from worker.protocol import Workspace
 
-Stored = dict[str, tuple[Span, TensorReading]]
+TensorSpans = dict[str, tuple[Span, TensorReading]]
 History = dict[str, list[dict[str, Any]]]
 
 _CHECKPOINT: Final = re.compile(r"step-(\d{8})")
@@ -79,7 +79,7 @@ def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
             yield int(match[1]), weights
 
 
-def _initial(row: Row, initial: Stored) -> tuple[Span, TensorReading] | None:
+def _initial(row: Row, initial: TensorSpans) -> tuple[Span, TensorReading] | None:
     """A new tensor's first bytes, if they are the ones that the statement speaks of."""
     if row.initial is None or row.initial.name not in initial:
         return None
@@ -99,14 +99,16 @@ def _compare(
     return change.to_json() if change else None
 
 
-def _base_tensors(stack: ExitStack, workspace: Workspace, base: Model, readings: Mapping[str, TensorReading]) -> Stored:
+def _base_tensors(
+    stack: ExitStack, workspace: Workspace, base: Model, readings: Mapping[str, TensorReading]
+) -> TensorSpans:
     """These tensors of the base, which were read a moment ago."""
     file_of = {each["name"]: each["file"] for each in base.tensors if each["name"] in readings}
     opened = {name: stack.enter_context(_opened(workspace.base / name)) for name in sorted(set(file_of.values()))}
     return {name: (Span(opened[file_of[name]], each.offset), each) for name, each in readings.items()}
 
 
-def _tensors(stack: ExitStack, path: Path, *, reading: FileReading | None = None) -> Stored:
+def _tensors(stack: ExitStack, path: Path, *, reading: FileReading | None = None) -> TensorSpans:
     """The tensors of a file that the trainer wrote, open until the stack closes; none where there is no file."""
     if not path.is_file():
         return {}

@@ -59,8 +59,8 @@ def write_form(
         for each in saved
     ]
     manifest = [each.to_json() for each in subject.inventory]
-    _write_use(place, place.form_files, subject, spec, task=task, labels=labels)
-    write_json(place.form, {"tensors": tensors, "kind": _kind(subject), "manifest": manifest})
+    _write_use(place, place.recipe_files, subject, spec, task=task, labels=labels)
+    write_json(place.recipe, {"tensors": tensors, "kind": _kind(subject), "manifest": manifest})
 
 
 def write_result(place: Workspace, subject: Subject, trained: Readings) -> int:

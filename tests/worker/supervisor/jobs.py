@@ -18,7 +18,7 @@ from app.storage.blobs import Storage
 from tests.conftest import Deployment
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.identity import identity
-from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
 
 FROZEN_WEIGHT: dict[str, Any] = {"freeze": ["weight"]}
@@ -26,14 +26,14 @@ CSV = b"".join(f"{','.join(str((row * column) % 7) for column in range(1, 12))}\
 HEADER = ",".join([*(f"x{column}" for column in range(10)), "y"]).encode() + b"\n"
 
 
-def make_runner(deployment: Deployment, nursery: Nursery, **changes: Any) -> Runner:
+def make_runner(deployment: Deployment, forkserver: Forkserver, **changes: Any) -> Runner:
     settings = deployment.settings.model_copy(update=changes)
     load_or_create(settings.signing_key_path)
     return Runner(
         settings=settings,
         db=deployment.db,
         storage=Storage(settings.storage),
-        nursery=nursery,
+        forkserver=forkserver,
         slots=Slots(find_devices("cpu")),
         worker=identity(),
     )

@@ -15,7 +15,7 @@ from app.jobs.queue.event_log import Note
 from app.jobs.queue.tables import Job
 from tests.conftest import Deployment
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit
-from worker.supervisor.lease import Keeper
+from worker.supervisor.lease import LeaseKeeper
 
 
 @pytest.fixture
@@ -51,15 +51,15 @@ def lease_until(db: Database, lease: Lease) -> Any:
 def test_beats_extend_the_lease(db: Database, lease: Lease) -> None:
     """As long as the keeper lives, the lease moves on."""
     before = lease_until(db, lease)
-    with Keeper(db, lease, heartbeat=0.05) as keeper:
+    with LeaseKeeper(db, lease, heartbeat=0.05) as keeper:
         eventually(lambda: lease_until(db, lease) > before)
-        assert not keeper.over
-        assert not keeper.stop_wished
+        assert not keeper.expired
+        assert not keeper.stop_requested
 
 
 def test_news_are_written_soon(db: Database, lease: Lease) -> None:
     """Without waiting for a heartbeat, and joined with what else came meanwhile."""
-    with Keeper(db, lease, heartbeat=600) as keeper:
+    with LeaseKeeper(db, lease, heartbeat=600) as keeper:
         keeper.post(News(notes=[Note("one")], metrics=[(1, "train", {"loss": 1.0})]))
         keeper.post(News(notes=[Note("two")], progress={"step": 2}), urgent=True)
         eventually(lambda: job_of(db, lease.job_id).progress == {"step": 2})
@@ -68,13 +68,13 @@ def test_news_are_written_soon(db: Database, lease: Lease) -> None:
 
 def test_wishes_are_heard(db: Database, lease: Lease) -> None:
     """A pause reaches the worker without waiting for a heartbeat; a resume takes it back."""
-    with Keeper(db, lease, heartbeat=600) as keeper:
+    with LeaseKeeper(db, lease, heartbeat=600) as keeper:
         lifecycle.pause(db, "default", lease.job_id)
-        eventually(lambda: keeper.wish == "pause")
-        assert keeper.stop_wished
-        assert not keeper.over
+        eventually(lambda: keeper.desired == "pause")
+        assert keeper.stop_requested
+        assert not keeper.expired
         lifecycle.resume(db, "default", lease.job_id)
-        eventually(lambda: keeper.wish == "run")
+        eventually(lambda: keeper.desired == "run")
 
 
 def _cancel(db: Database, lease: Lease) -> None:
@@ -95,10 +95,10 @@ def _expire(db: Database, lease: Lease) -> None:
 @pytest.mark.parametrize("happening", [_cancel, _take_over, _expire])
 def test_lost_lease_is_noticed(db: Database, lease: Lease, happening: Callable[[Database, Lease], None]) -> None:
     """Cancelled, taken over, or expired and swept: the keeper says so, and writes nothing any more."""
-    with Keeper(db, lease, heartbeat=600) as keeper:
+    with LeaseKeeper(db, lease, heartbeat=600) as keeper:
         happening(db, lease)
         eventually(lambda: keeper.lost is not None)
-        assert keeper.over
+        assert keeper.expired
         count = len(events_of(db, lease.job_id))
         keeper.post(News(notes=[Note("too late")]))
     assert len(events_of(db, lease.job_id)) == count
@@ -108,7 +108,7 @@ def test_lost_lease_is_noticed(db: Database, lease: Lease, happening: Callable[[
 
 def test_news_survive_an_absence(db: Database, lease: Lease) -> None:
     """What could not be written while the database was away is written once, in order, when it is back."""
-    with Keeper(db, lease, heartbeat=600) as keeper:
+    with LeaseKeeper(db, lease, heartbeat=600) as keeper:
         with beats_raise(away()) as calls:
             keeper.post(News(notes=[Note("one")]), urgent=True)
             eventually(lambda: calls)
@@ -122,8 +122,8 @@ def test_news_survive_an_absence(db: Database, lease: Lease) -> None:
 def test_long_absence_ends_the_lease_early(db: Database, lease: Lease) -> None:
     """The keeper gives up while a part of the lease is left, so that the trainer is gone before the lease is."""
     short = Lease(lease.job_id, lease.attempt, lease.worker, seconds=0.5)
-    with Keeper(db, short, heartbeat=0.05) as keeper, beats_raise(away()):
-        eventually(lambda: keeper.over)
+    with LeaseKeeper(db, short, heartbeat=0.05) as keeper, beats_raise(away()):
+        eventually(lambda: keeper.expired)
         assert keeper.lost is None
         assert lease_until(db, lease) > _database_time(db)
 
@@ -139,10 +139,10 @@ def test_news_that_cannot_be_stored_are_dropped(db: Database, lease: Lease, monk
 
     monkeypatch.setattr(lifecycle, "beat", picky)
     before = lease_until(db, lease)
-    with Keeper(db, lease, heartbeat=600) as keeper:
+    with LeaseKeeper(db, lease, heartbeat=600) as keeper:
         keeper.post(News(notes=[Note("poison")]), urgent=True)
         eventually(lambda: lease_until(db, lease) > before)
-        assert not keeper.over
+        assert not keeper.expired
 
 
 def _database_time(db: Database) -> Any:

@@ -11,7 +11,7 @@ from app.jobs.queue.attempt import Lease
 from app.logs import queries
 from tests.app.jobs.jobs import new_job
 from worker.supervisor import log_shipping
-from worker.supervisor.log_shipping import Printed
+from worker.supervisor.log_shipping import LogShipper
 
 
 @pytest.fixture
@@ -28,18 +28,18 @@ def texts(db: Database, lease: Lease) -> list[str]:
 def test_whole_lines_are_stored_once(db: Database, lease: Lease, tmp_path: Path) -> None:
     """A line that is still being written waits for its end, or for the trainer's."""
     log = tmp_path / "log.txt"
-    carrier = Printed(db, lease, log, places={str(tmp_path): "<job>"})
-    carrier.carry()  # there is no file yet
+    carrier = LogShipper(db, lease, log, aliases={str(tmp_path): "<job>"})
+    carrier.ship()  # there is no file yet
     log.write_text(f"one\nsaved to {tmp_path}/x\nhal")
-    carrier.carry()
-    carrier.carry()
+    carrier.ship()
+    carrier.ship()
     assert texts(db, lease) == ["one", "saved to <job>/x"]
     with log.open("a") as more:
         more.write("f\nlast")
-    carrier.carry()
+    carrier.ship()
     assert texts(db, lease)[2:] == ["half"]
-    carrier.carry(ended=True)
-    carrier.carry(ended=True)
+    carrier.ship(ended=True)
+    carrier.ship(ended=True)
     assert texts(db, lease)[2:] == ["half", "last"]
 
 
@@ -47,7 +47,7 @@ def test_odd_bytes_and_progress_bars(db: Database, lease: Lease, tmp_path: Path)
     """Of a bar its last state; what is no text, and what no database takes, is replaced; a huge line is cut."""
     log = tmp_path / "log.txt"
     log.write_bytes(b"  0%\r 50%\r100%\r\n\xff\0z\n" + b"x" * 5_000 + b"\n\n")
-    Printed(db, lease, log, places={}).carry()
+    LogShipper(db, lease, log, aliases={}).ship()
     bar, odd, long, empty = texts(db, lease)
     assert (bar, odd, empty) == ("100%", "\ufffd\ufffdz", "")
     assert long == "x" * log_shipping.LINE_CHARACTERS + " [cut]"
@@ -60,7 +60,7 @@ def test_a_flood_is_cut_in_its_middle(
     monkeypatch.setattr(log_shipping, "READ_BYTES", 100)
     log = tmp_path / "log.txt"
     log.write_text("".join(f"line {n:04}\n" for n in range(100)))
-    Printed(db, lease, log, places={}).carry()
+    LogShipper(db, lease, log, aliases={}).ship()
     stored = texts(db, lease)
     assert stored[0] == "[900 bytes are left out: too much was printed at once]"
     assert (stored[1], stored[-1], len(stored)) == ("line 0090", "line 0099", 11)
@@ -72,14 +72,14 @@ def test_what_the_database_did_not_take_is_stored_later(
     """Nothing is lost, nothing twice."""
     log = tmp_path / "log.txt"
     log.write_text("one\n")
-    carrier = Printed(db, lease, log, places={})
+    carrier = LogShipper(db, lease, log, aliases={})
 
     def away(*_: object) -> None:
         raise OperationalError("", None, Exception("away"))
 
     with monkeypatch.context() as patch, pytest.raises(OperationalError):
         patch.setattr(queries, "append", away)
-        carrier.carry()
+        carrier.ship()
     log.write_text("one\ntwo\n")
-    carrier.carry()
+    carrier.ship()
     assert texts(db, lease) == ["one", "two"]

@@ -18,25 +18,25 @@ from tests.conftest import Deployment
 from tests.worker.processes import of_job
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit, succeeded
 from worker.supervisor.devices import Slots, find_devices
-from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.child import Forkserver
 from worker.supervisor.process.landlock import version
 from worker.supervisor.runner import Runner
 
 # Some seconds, so that an interruption never comes too late.
 LONG = {"n_epochs": 160, "batch_size": 8, "checkpoint_steps": 5}
-TRAINEES = "tests.worker.supervisor.trainees"
+TRAINEES = "tests.worker.supervisor.small_trainers"
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(home=tmp_path_factory.mktemp("nursery")) as nursery:
-        nursery.warm()
-        yield nursery
+def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkserver]:
+    with Forkserver(home=tmp_path_factory.mktemp("forkserver")) as forkserver:
+        forkserver.warm()
+        yield forkserver
 
 
 @pytest.fixture
-def runner(deployment: Deployment, nursery: Nursery) -> Runner:
-    runner = make_runner(deployment, nursery, grace_seconds=20.0)
+def runner(deployment: Deployment, forkserver: Forkserver) -> Runner:
+    runner = make_runner(deployment, forkserver, grace_seconds=20.0)
     runner.slots = Slots(find_devices("cpu:2"))
     return runner
 
@@ -120,10 +120,10 @@ def test_pause_and_cancel_reach_every_rank(deployment: Deployment, runner: Runne
 
 def test_worker_that_dies_takes_its_ranks_along(runner: Runner, tmp_path: Path) -> None:
     """The lifeline is the group's: once the worker's end is closed, the kernel ends leader and ranks."""
-    nursery = Nursery(home=tmp_path / "home", entry=f"{TRAINEES}:ranks", preload=[TRAINEES])
+    forkserver = Forkserver(home=tmp_path / "home", entry=f"{TRAINEES}:ranks", preload=[TRAINEES])
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    with nursery, nursery.start(workspace, together=True) as child:
+    with forkserver, forkserver.start(workspace, together=True) as child:
         ranks = [int(each) for each in eventually(lambda: _lines(workspace / "ranks", 2))]
         child.close()
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in ranks))
@@ -135,11 +135,11 @@ def test_ranks_reach_each_other_and_no_service(tmp_path: Path) -> None:
     with socket.socket() as service:
         service.bind(("127.0.0.1", _fixed_port()))
         service.listen()
-        nursery = Nursery(home=tmp_path / "home", entry=f"{TRAINEES}:connect", preload=[TRAINEES])
+        forkserver = Forkserver(home=tmp_path / "home", entry=f"{TRAINEES}:connect", preload=[TRAINEES])
         workspace = tmp_path / "workspace"
         workspace.mkdir()
         (workspace / "port").write_text(str(service.getsockname()[1]))
-        with nursery, nursery.start(workspace, together=True) as child:
+        with forkserver, forkserver.start(workspace, together=True) as child:
             assert child.wait(60) == 0, (workspace / "log.txt").read_text()
     assert (workspace / "found").read_text() == "each other; service: PermissionError"
 

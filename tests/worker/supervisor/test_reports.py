@@ -8,7 +8,7 @@ import pytest
 
 from app.jobs.queue.attempt import News
 from worker.protocol import Reporter
-from worker.supervisor.reports import Tail
+from worker.supervisor.reports import ReportReader
 
 COUNTS = {
     "frozen": {"tensors": 1, "elements": 10, "bytes": 40},
@@ -17,35 +17,35 @@ COUNTS = {
 
 
 @pytest.fixture
-def reports(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Path:
     return tmp_path / "reports.jsonl"
 
 
-def told(reports: Path, *each: dict[str, Any]) -> tuple[Tail, News]:
-    """A tail, and the news of these reports."""
-    with Reporter(reports) as reporter:
+def told(path: Path, *each: dict[str, Any]) -> tuple[ReportReader, News]:
+    """A reader, and what it made of these reports."""
+    with Reporter(path) as reporter:
         for report in map(dict, each):
             reporter.report(report.pop("type"), **report)
-    tail = Tail(reports)
-    return tail, tail.read()
+    reports = ReportReader(path)
+    return reports, reports.read()
 
 
-def test_nothing_written_is_no_news(reports: Path) -> None:
+def test_nothing_written_is_no_news(path: Path) -> None:
     """Before the trainer has opened its file there is nothing to say."""
-    assert not Tail(reports).read()
+    assert not ReportReader(path).read()
 
 
-def test_news_come_once(reports: Path) -> None:
+def test_news_come_once(path: Path) -> None:
     """A second look brings only what is new."""
-    tail, news = told(reports, {"type": "stage", "stage": "loading"})
+    reports, news = told(path, {"type": "stage", "stage": "loading"})
     assert [note.message for note in news.notes] == ["Stage: loading"]
-    assert not tail.read()
+    assert not reports.read()
 
 
-def test_plan_gives_counts_and_warnings(reports: Path) -> None:
+def test_plan_gives_counts_and_warnings(path: Path) -> None:
     """Counts and settled hyperparameters go to the job's row, warnings become events that stand out."""
     plan = {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2, "warnings": ["careful"]}
-    _, news = told(reports, plan | {"settled": {"n_epochs": 3}})
+    _, news = told(path, plan | {"settled": {"n_epochs": 3}})
     assert news.freeze_plan == COUNTS
     assert news.hyperparameters == {"n_epochs": 3}
     assert [(note.message, note.level) for note in news.notes if note.level == "warn"] == [("careful", "warn")]
@@ -53,98 +53,96 @@ def test_plan_gives_counts_and_warnings(reports: Path) -> None:
     assert news.progress == start
 
 
-def test_resumed_run_begins_where_it_goes_on(reports: Path) -> None:
+def test_resumed_run_begins_where_it_goes_on(path: Path) -> None:
     """Whoever polls does not see it fall back to the start."""
     plan = {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2, "step": 3}
-    _, news = told(reports, plan)
+    _, news = told(path, plan)
     assert news.progress is not None
     assert (news.progress["step"], news.progress["epoch"], news.progress["percent"]) == (3, 1.5, 75.0)
 
 
-def test_prefix_cache_is_part_of_progress(reports: Path) -> None:
+def test_prefix_cache_is_part_of_progress(path: Path) -> None:
     """Told once, before the first step; it stays in view while the job trains."""
     cache = {"in_use": True, "modules": ["bert"], "share": 0.98, "bytes": 4096, "stored": "memory"}
     plan = {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2, "step": 2}
-    tail, news = told(reports, plan, {"type": "prefix_cache"} | cache)
+    reports, news = told(path, plan, {"type": "prefix_cache"} | cache)
     assert news.progress is not None
     assert (news.progress["step"], news.progress["prefix_cache"]) == (2, cache)
-    with Reporter(reports) as reporter:
+    with Reporter(path) as reporter:
         reporter.report("step", step=3, epoch=1.5, loss=0.5)
-    later = tail.read().progress
+    later = reports.read().progress
     assert later is not None
     assert (later["step"], later["prefix_cache"]) == (3, cache)
 
 
-def test_steps_make_a_curve_and_few_events(reports: Path) -> None:
+def test_steps_make_a_curve_and_few_events(path: Path) -> None:
     """Every reported step is a point; events tell of the first and the last, and of one a second between them."""
     steps = [{"type": "step", "step": step, "epoch": step / 50, "loss": 1 / step} for step in range(1, 101)]
-    _, news = told(reports, {"type": "plan", "counts": COUNTS, "total_steps": 100, "epochs": 2}, *steps)
+    _, news = told(path, {"type": "plan", "counts": COUNTS, "total_steps": 100, "epochs": 2}, *steps)
     assert [step for step, split, _ in news.metrics if split == "train"] == list(range(1, 101))
     assert [note.data["step"] for note in news.notes if note.type == "metrics" and note.data] == [1, 100]
     assert news.progress is not None
     assert (news.progress["step"], news.progress["percent"]) == (100, 100.0)
 
 
-def test_first_step_is_known(reports: Path) -> None:
+def test_first_step_is_known(path: Path) -> None:
     """Whoever waits for the first step can be told at once."""
-    tail, _ = told(reports, {"type": "stage", "stage": "training"})
-    assert not tail.stepped
-    with Reporter(reports) as reporter:
+    reports, _ = told(path, {"type": "stage", "stage": "training"})
+    assert not reports.stepped
+    with Reporter(path) as reporter:
         reporter.report("step", step=1, epoch=0.1, loss=1.0)
-    tail.read()
-    assert tail.stepped
+    reports.read()
+    assert reports.stepped
 
 
-def test_loss_that_is_no_number_is_kept(reports: Path) -> None:
+def test_loss_that_is_no_number_is_kept(path: Path) -> None:
     """JSON has no NaN: the point is there without the value, and the event says None."""
-    _, news = told(reports, {"type": "step", "step": 1, "epoch": 0.1, "loss": float("nan"), "learning_rate": 0.1})
+    _, news = told(path, {"type": "step", "step": 1, "epoch": 0.1, "loss": float("nan"), "learning_rate": 0.1})
     assert news.metrics == [(1, "train", {"learning_rate": 0.1})]
 
 
-def test_evaluation_is_another_curve(reports: Path) -> None:
+def test_evaluation_is_another_curve(path: Path) -> None:
     """Validation points have a split of their own."""
-    _, news = told(reports, {"type": "evaluation", "step": 5, "metrics": {"accuracy": 0.5}})
+    _, news = told(path, {"type": "evaluation", "step": 5, "metrics": {"accuracy": 0.5}})
     assert news.metrics == [(5, "valid", {"accuracy": 0.5})]
     assert news.notes[0].message == "Evaluation after step 5: accuracy=0.5"
 
 
-def test_checkpoints_are_told(reports: Path) -> None:
+def test_checkpoints_are_told(path: Path) -> None:
     """To whoever makes models of them, as they were reported."""
     report = {"type": "checkpoint", "step": 5, "path": "step-5", "metrics": {"loss": 1.0}, "kept": [4, 5]}
-    reports.write_text(json.dumps(report) + "\n")
-    tail, seen = Tail(reports), []
-    tail.on_checkpoint = seen.append
-    tail.read()
+    path.write_text(json.dumps(report) + "\n")
+    reports, seen = ReportReader(path), []
+    reports.on_checkpoint = seen.append
+    reports.read()
     assert seen == [report]
 
 
-def test_violation_is_remembered(reports: Path) -> None:
+def test_violation_is_remembered(path: Path) -> None:
     """For the evidence, and as an event at once."""
     violation = {"name": "w", "last_good_step": 0, "first_bad_step": 1, "operation": "aten::add_"}
-    tail, news = told(reports, {"type": "violation", **violation})
-    assert tail.violations == [violation]
+    reports, news = told(path, {"type": "violation", **violation})
+    assert reports.violations == [violation]
     assert (news.notes[0].level, news.notes[0].message) == ("error", "Frozen tensor w changed at step 1, by aten::add_")
 
 
-def test_violation_told_again_with_its_cause_is_one_violation(reports: Path) -> None:
+def test_violation_told_again_with_its_cause_is_one_violation(path: Path) -> None:
     """It is told when it is found, and once more after the replay: with an operation, or why none could be shown."""
     violation = {"name": "w", "last_good_step": 0, "first_bad_step": 1, "operation": None}
     explained = violation | {"explanation": "written from outside"}
-    tail, news = told(reports, {"type": "violation", **violation}, {"type": "violation", **explained})
-    assert tail.violations == [explained]
+    reports, news = told(path, {"type": "violation", **violation}, {"type": "violation", **explained})
+    assert reports.violations == [explained]
     assert news.notes[1].message == "Frozen tensor w changed at step 1; cause not shown: written from outside"
 
 
-def test_text_that_databases_refuse_is_made_storable(reports: Path) -> None:
+def test_text_that_databases_refuse_is_made_storable(path: Path) -> None:
     """PostgreSQL takes no NUL and no half of a surrogate pair, in no text and no JSON."""
-    reports.write_bytes(
-        b'{"type":"event","level":"loud","message":"a\\u0000b\\ud800","data":{"k\\u0000":["\\u0000"]}}\n'
-    )
-    note = Tail(reports).read().notes[0]
+    path.write_bytes(b'{"type":"event","level":"loud","message":"a\\u0000b\\ud800","data":{"k\\u0000":["\\u0000"]}}\n')
+    note = ReportReader(path).read().notes[0]
     assert (note.message, note.level, note.data) == ("a\ufffdb?", "info", {"k\ufffd": ["\ufffd"]})
 
 
-def test_unknown_report_is_passed_over(reports: Path) -> None:
+def test_unknown_report_is_passed_over(path: Path) -> None:
     """A newer trainer may say more than this supervisor knows."""
-    _, news = told(reports, {"type": "weather", "sunny": True}, {"type": "stage", "stage": "training"})
+    _, news = told(path, {"type": "weather", "sunny": True}, {"type": "stage", "stage": "training"})
     assert [note.message for note in news.notes] == ["Stage: training"]

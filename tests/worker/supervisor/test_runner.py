@@ -26,25 +26,25 @@ from app.models.tables import Model
 from app.ops.doctor.references import find_references
 from app.storage.folder import Folder
 from tests.conftest import Deployment
-from tests.worker.supervisor import apprentice
+from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit
-from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
 
-APPRENTICE = "tests.worker.supervisor.apprentice"
+STUB_TRAINER = "tests.worker.supervisor.stub_trainer"
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    home = tmp_path_factory.mktemp("nursery")
-    with Nursery(home=home, entry=f"{APPRENTICE}:run", preload=[APPRENTICE]) as nursery:
-        nursery.warm()
-        yield nursery
+def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkserver]:
+    home = tmp_path_factory.mktemp("forkserver")
+    with Forkserver(home=home, entry=f"{STUB_TRAINER}:run", preload=[STUB_TRAINER]) as forkserver:
+        forkserver.warm()
+        yield forkserver
 
 
 @pytest.fixture
-def runner(deployment: Deployment, nursery: Nursery) -> Runner:
-    return make_runner(deployment, nursery)
+def runner(deployment: Deployment, forkserver: Forkserver) -> Runner:
+    return make_runner(deployment, forkserver)
 
 
 def test_honest_run_is_verified(deployment: Deployment, runner: Runner) -> None:
@@ -77,7 +77,7 @@ def test_honest_run_is_verified(deployment: Deployment, runner: Runner) -> None:
         model = session.get_one(Model, job.fine_tuned_model)
         assert (model.kind, model.base_id, model.root) == ("fine_tuned", f"init:{job_id}", evidence.result_root)
         composed = b"".join(layout(model, "model.safetensors").stream(runner.storage.open))
-    assert apprentice.sha256(composed) == model.files[0]["sha256"]
+    assert stub_trainer.sha256(composed) == model.files[0]["sha256"]
     assert composed.endswith(bytes([1, 1, 1, 1]) + bytes(range(40)))
 
 
@@ -120,12 +120,12 @@ def test_rotation_while_a_worker_runs(deployment: Deployment, runner: Runner) ->
     statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
     assert [each["name"] for each in statement["predicate"]["resources"]] == ["config.json", "model.safetensors"]
     named = statement["predicate"]["frozenParameters"]["statement"]["digest"]["sha256"]
-    assert named == apprentice.sha256(two.payload)
+    assert named == stub_trainer.sha256(two.payload)
 
 
 def test_what_a_verifier_would_reject_is_not_claimed(deployment: Deployment, runner: Runner) -> None:
     """Every reading agrees, yet an adapter's configuration lies beside the weights: nobody may call that verified."""
-    job_id = submit(deployment, seed=apprentice.SLIP_IN)
+    job_id = submit(deployment, seed=stub_trainer.SLIP_IN)
     runner.run_next()
     found = _verdict(deployment, job_id)
     assert found["verdict"] == "incomplete"
@@ -134,7 +134,7 @@ def test_what_a_verifier_would_reject_is_not_claimed(deployment: Deployment, run
 
 def test_frozen_weight_that_moved_fails_the_job(deployment: Deployment, runner: Runner) -> None:
     """An enforced policy that was not kept: failed, evidence says violated, and nobody gets the model."""
-    job_id = submit(deployment, seed=apprentice.MOVE_WEIGHT)
+    job_id = submit(deployment, seed=stub_trainer.MOVE_WEIGHT)
     runner.run_next()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.fine_tuned_model) == ("failed", None)
@@ -182,7 +182,7 @@ def test_full_disk_at_the_end_is_tried_again(
 
 def test_audit_tells_and_does_not_judge(deployment: Deployment, runner: Runner) -> None:
     """With `enforce: false` the same run succeeds with a model, and the evidence still says violated."""
-    job_id = submit(deployment, seed=apprentice.MOVE_WEIGHT, policy={"freeze": ["weight"], "enforce": False})
+    job_id = submit(deployment, seed=stub_trainer.MOVE_WEIGHT, policy={"freeze": ["weight"], "enforce": False})
     runner.run_next()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.fine_tuned_model is None) == ("succeeded", False)
@@ -192,7 +192,7 @@ def test_audit_tells_and_does_not_judge(deployment: Deployment, runner: Runner) 
 def test_audit_that_asks_to_abort_fails_the_job(deployment: Deployment, runner: Runner) -> None:
     """`on_violation: abort` means so in an audit, too."""
     policy = {"freeze": ["weight"], "enforce": False, "on_violation": "abort"}
-    job_id = submit(deployment, seed=apprentice.MOVE_WEIGHT, policy=policy)
+    job_id = submit(deployment, seed=stub_trainer.MOVE_WEIGHT, policy=policy)
     runner.run_next()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.fine_tuned_model) == ("failed", None)
@@ -201,14 +201,14 @@ def test_audit_that_asks_to_abort_fails_the_job(deployment: Deployment, runner: 
 
 def test_trainer_that_lies_is_not_believed(deployment: Deployment, runner: Runner) -> None:
     """A digest that does not fit the files makes the evidence incomplete, or violated when it contradicts itself."""
-    job_id = submit(deployment, seed=apprentice.LIE)
+    job_id = submit(deployment, seed=stub_trainer.LIE)
     runner.run_next()
     assert _verdict(deployment, job_id)["verdict"] == "violated"
 
 
 def test_link_out_of_the_workspace_is_refused(deployment: Deployment, runner: Runner) -> None:
     """A result file that is a link would make the supervisor publish a file that only it can read."""
-    job_id = submit(deployment, seed=apprentice.LINK)
+    job_id = submit(deployment, seed=stub_trainer.LINK)
     runner.run_next()
     job = job_of(deployment.db, job_id)
     assert job.status == "failed"
@@ -216,7 +216,7 @@ def test_link_out_of_the_workspace_is_refused(deployment: Deployment, runner: Ru
     assert (job.error["code"], "notes.txt" in job.error["message"]) == ("invalid_result", True)
 
 
-@pytest.mark.parametrize("habit", [apprentice.BABBLE, apprentice.STRAY])
+@pytest.mark.parametrize("habit", [stub_trainer.BABBLE, stub_trainer.STRAY])
 def test_result_that_cannot_be_read_is_not_tried_again(deployment: Deployment, runner: Runner, habit: int) -> None:
     """Observations or a result map without sense fail the job at once, with the name of the file."""
     job_id = submit(deployment, seed=habit)
@@ -249,7 +249,7 @@ def test_base_that_changed_in_the_storage_is_noticed(deployment: Deployment, run
 
 def test_failure_keeps_the_trainers_words(deployment: Deployment, runner: Runner) -> None:
     """What the trainer found wrong with the data reaches the job, with line and field; nothing is retried."""
-    job_id = submit(deployment, seed=apprentice.FAIL)
+    job_id = submit(deployment, seed=stub_trainer.FAIL)
     runner.run_next()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes) == ("failed", 0)
@@ -264,7 +264,7 @@ def test_failure_keeps_the_trainers_words(deployment: Deployment, runner: Runner
 
 def test_violation_during_training_is_evidence(deployment: Deployment, runner: Runner) -> None:
     """A run that the witness stopped has a verdict, though it has no result."""
-    job_id = submit(deployment, seed=apprentice.STOP_ON_VIOLATION)
+    job_id = submit(deployment, seed=stub_trainer.STOP_ON_VIOLATION)
     runner.run_next()
     found = _verdict(deployment, job_id)
     assert (job_of(deployment.db, job_id).status, found["verdict"]) == ("failed", "violated")
@@ -273,7 +273,7 @@ def test_violation_during_training_is_evidence(deployment: Deployment, runner: R
 
 def test_crash_is_booked_with_the_logs_end(deployment: Deployment, runner: Runner) -> None:
     """A killed trainer counts as a crash; the job waits for its next attempt, and the event has the log's last line."""
-    job_id = submit(deployment, seed=apprentice.CRASH)
+    job_id = submit(deployment, seed=stub_trainer.CRASH)
     runner.run_next()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes) == ("queued", 1)
@@ -283,10 +283,10 @@ def test_crash_is_booked_with_the_logs_end(deployment: Deployment, runner: Runne
     assert last.data["log_tail"][-1:] == ["the last line of this trainer"]
 
 
-def test_poison_job_ends(deployment: Deployment, nursery: Nursery) -> None:
+def test_poison_job_ends(deployment: Deployment, forkserver: Forkserver) -> None:
     """A job that kills every trainer fails after the last crash that is allowed, and the queue moves on."""
-    runner = make_runner(deployment, nursery, max_crashes=2)
-    poison = submit(deployment, seed=apprentice.CRASH)
+    runner = make_runner(deployment, forkserver, max_crashes=2)
+    poison = submit(deployment, seed=stub_trainer.CRASH)
     for _ in range(2):
         eventually(runner.run_next)
     job = job_of(deployment.db, poison)
@@ -300,17 +300,17 @@ def test_poison_job_ends(deployment: Deployment, nursery: Nursery) -> None:
 
 def test_second_attempt_finds_the_first_ones_checkpoints(deployment: Deployment, runner: Runner) -> None:
     """Checkpoints lie beside the attempts: what the first one saved, the second one reads."""
-    job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
+    job_id = submit(deployment, seed=stub_trainer.CRASH_ONCE)
     runner.run_next()
     eventually(runner.run_next)
     job = job_of(deployment.db, job_id)
     assert (job.status, job.attempt, job.crashes) == ("succeeded", 2, 1)
 
 
-@pytest.mark.parametrize("habit", [apprentice.HANG, apprentice.DEAF])
-def test_cancel_ends_a_hanging_trainer(deployment: Deployment, nursery: Nursery, habit: int) -> None:
+@pytest.mark.parametrize("habit", [stub_trainer.HANG, stub_trainer.DEAF])
+def test_cancel_ends_a_hanging_trainer(deployment: Deployment, forkserver: Forkserver, habit: int) -> None:
     """Cancelled at once in the database; the trainer is gone within the grace, deaf or not, and leaves no folder."""
-    runner = make_runner(deployment, nursery, grace_seconds=0.3)
+    runner = make_runner(deployment, forkserver, grace_seconds=0.3)
     job_id = submit(deployment, seed=habit)
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
@@ -323,7 +323,7 @@ def test_cancel_ends_a_hanging_trainer(deployment: Deployment, nursery: Nursery,
 
 def test_pause_saves_and_resume_goes_on(deployment: Deployment, runner: Runner) -> None:
     """A paused job gives its device back after a checkpoint; resumed, it ends in the next attempt."""
-    job_id = submit(deployment, seed=apprentice.STOPPABLE)
+    job_id = submit(deployment, seed=stub_trainer.STOPPABLE)
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         lifecycle.pause(deployment.db, "default", job_id)
@@ -338,7 +338,7 @@ def test_pause_saves_and_resume_goes_on(deployment: Deployment, runner: Runner) 
 
 def test_drain_gives_the_job_back(deployment: Deployment, runner: Runner) -> None:
     """A worker that stops lets its trainer save, and the job waits for another worker without a crash on its record."""
-    job_id = submit(deployment, seed=apprentice.STOPPABLE)
+    job_id = submit(deployment, seed=stub_trainer.STOPPABLE)
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         runner.stopping.set()
@@ -351,17 +351,19 @@ def test_drain_gives_the_job_back(deployment: Deployment, runner: Runner) -> Non
 def test_silent_trainer_is_killed(deployment: Deployment, runner: Runner) -> None:
     """A trainer that reports nothing for too long counts as crashed."""
     runner.settings = runner.settings.model_copy(update={"stall_seconds": 0.5})
-    job_id = submit(deployment, seed=apprentice.DEAF)
+    job_id = submit(deployment, seed=stub_trainer.DEAF)
     runner.run_next()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes) == ("queued", 1)
     assert "reported nothing" in events_of(deployment.db, job_id)[-1].message
 
 
-def test_unknown_database_stops_the_trainer_before_the_lease_ends(deployment: Deployment, nursery: Nursery) -> None:
+def test_unknown_database_stops_the_trainer_before_the_lease_ends(
+    deployment: Deployment, forkserver: Forkserver
+) -> None:
     """A worker that cannot beat any more ends its trainer by itself, before anyone else may start another."""
-    runner = make_runner(deployment, nursery, lease_seconds=1.0, heartbeat_seconds=0.1)
-    job_id = submit(deployment, seed=apprentice.DEAF)
+    runner = make_runner(deployment, forkserver, lease_seconds=1.0, heartbeat_seconds=0.1)
+    job_id = submit(deployment, seed=stub_trainer.DEAF)
     from sqlalchemy.exc import OperationalError
 
     beat = lifecycle.beat
@@ -384,7 +386,7 @@ def test_unknown_database_stops_the_trainer_before_the_lease_ends(deployment: De
 
 def test_taken_over_job_is_left_alone(deployment: Deployment, runner: Runner) -> None:
     """A worker whose job went to another attempt ends its trainer and writes nothing more."""
-    job_id = submit(deployment, seed=apprentice.HANG)
+    job_id = submit(deployment, seed=stub_trainer.HANG)
     from sqlalchemy import update
 
     with _running(runner) as thread:
@@ -415,7 +417,7 @@ def test_base_model_folder_is_registered_once(deployment: Deployment, runner: Ru
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"architectures": ["AffineForSequenceClassification"]}))
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    apprentice.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
+    stub_trainer.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
     spec = {"type": "transformers", "path": "tiny"}
     first = submit(deployment, model="tiny", model_spec=spec)
     runner.run_next()
@@ -455,7 +457,7 @@ class _running:  # noqa: N801 - used as a statement
 
 def test_what_a_trainer_printed_outlives_it(deployment: Deployment, runner: Runner) -> None:
     """The workspace is gone; the log of the attempt that crashed and of the one that did not are there, in order."""
-    job_id = submit(deployment, seed=apprentice.CRASH_ONCE)
+    job_id = submit(deployment, seed=stub_trainer.CRASH_ONCE)
     assert runner.run_next()
     with deployment.db.write() as session:
         session.get_one(Job, job_id).not_before = None

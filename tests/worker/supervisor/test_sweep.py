@@ -12,15 +12,15 @@ from app.jobs.queue import lifecycle
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from tests.conftest import Deployment
-from tests.worker.supervisor import apprentice
+from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import eventually, job_of, make_runner, submit, succeeded
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
-from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
 from worker.supervisor.sweep import Sweeper
 
-APPRENTICE = "tests.worker.supervisor.apprentice"
+STUB_TRAINER = "tests.worker.supervisor.stub_trainer"
 
 
 class Bells:
@@ -32,22 +32,22 @@ class Bells:
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    home = tmp_path_factory.mktemp("nursery")
-    with Nursery(home=home, entry=f"{APPRENTICE}:run", preload=[APPRENTICE]) as nursery:
-        yield nursery
+def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkserver]:
+    home = tmp_path_factory.mktemp("forkserver")
+    with Forkserver(home=home, entry=f"{STUB_TRAINER}:run", preload=[STUB_TRAINER]) as forkserver:
+        yield forkserver
 
 
 @pytest.fixture
-def runner(deployment: Deployment, nursery: Nursery) -> Runner:
-    return make_runner(deployment, nursery)
+def runner(deployment: Deployment, forkserver: Forkserver) -> Runner:
+    return make_runner(deployment, forkserver)
 
 
 def place_model(runner: Runner, name: str) -> None:
     folder = runner.settings.models / name
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"architectures": ["TinyForSequenceClassification"]}))
-    apprentice.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
+    stub_trainer.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
 
 
 def test_waiting_jobs_are_started(deployment: Deployment, runner: Runner) -> None:

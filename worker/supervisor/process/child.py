@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from worker.supervisor.process.environment import cleaned
-from worker.supervisor.process.forkserver import LEASE, MESSAGE_BYTES, READY, Birth
+from worker.supervisor.process.forkserver import LEASE, MESSAGE_BYTES, READY, ForkRequest
 
 ENTRY = "worker.trainer.main:run"
 #: Imported once, before the first job. The first optimizer step would import torch._dynamo, for a second.
@@ -27,7 +27,7 @@ class ChildError(RuntimeError):
     """The trainer's process could not be started."""
 
 
-class Nursery:
+class Forkserver:
     """One forkserver, started at worker start, and the children it forks. `hidden` is what no child gets to see."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Nursery:
 
         `together` when it will be of several processes, which have to reach each other.
         """
-        birth = Birth(
+        birth = ForkRequest(
             entry=self.entry,
             workspace=str(workspace),
             environment=dict(environment or {}),
@@ -127,7 +127,7 @@ class Nursery:
                 f"the forkserver could not import {', '.join(self.preload)}; the worker's own log shows why"
             )
 
-    def _fork(self, birth: Birth) -> "Child":
+    def _fork(self, birth: ForkRequest) -> "Child":
         assert self._channel is not None
         heard, lifeline = os.pipe2(os.O_CLOEXEC)
         status, told = os.pipe2(os.O_CLOEXEC)

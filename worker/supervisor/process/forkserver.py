@@ -29,7 +29,7 @@ MESSAGE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
+class ForkRequest:
     """What the worker asks for: call `entry` ("module:function") with the workspace, in a process of its own.
 
     `hidden` are the folders and files that this process is not to see; `together` lets it be of several processes,
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         os._exit(run(birth))
 
 
-def serve(channel: socket.socket) -> Birth | None:
+def serve(channel: socket.socket) -> ForkRequest | None:
     """Forks until the worker is gone (None). In the forked process it returns that process's own order instead."""
     wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker)
@@ -93,7 +93,7 @@ def serve(channel: socket.socket) -> Birth | None:
             signal.set_wakeup_fd(-1)
             for descriptor in (channel.detach(), wake, waker, status, *statuses.values()):
                 os.close(descriptor)
-            birth = Birth.from_bytes(message)
+            birth = ForkRequest.from_bytes(message)
             hidden = [Path(each) for each in birth.hidden]
             confine(Path(birth.workspace), lifeline=lifeline, hidden=hidden, together=birth.together)
             return birth
@@ -103,7 +103,7 @@ def serve(channel: socket.socket) -> Birth | None:
         _tell(status, f"pid {pid}\n")
 
 
-def run(birth: Birth) -> int:
+def run(birth: ForkRequest) -> int:
     """The exit code that the interpreter would give. Its own teardown takes 0.3 s, for copying what it then drops."""
     os.environ.update(birth.environment)
     module, _, function = birth.entry.partition(":")

@@ -14,15 +14,15 @@ from typing import Any
 import psutil
 import pytest
 
-from worker.supervisor.process.child import ChildError, Nursery
+from worker.supervisor.process.child import ChildError, Forkserver
 
-TRAINEES = "tests.worker.supervisor.trainees"
+TRAINEES = "tests.worker.supervisor.small_trainers"
 
 
 @pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    with Nursery(home=tmp_path / "home", preload=[TRAINEES]) as nursery:
-        yield nursery
+def forkserver(tmp_path: Path) -> Iterator[Forkserver]:
+    with Forkserver(home=tmp_path / "home", preload=[TRAINEES]) as forkserver:
+        yield forkserver
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_child_sees_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, w
         monkeypatch.setenv(name, canary)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     database, server = socket.socketpair()
-    with database, server, Nursery(home=tmp_path / "home", preload=[TRAINEES]) as nursery:
+    with database, server, Forkserver(home=tmp_path / "home", preload=[TRAINEES]) as forkserver:
         os.set_inheritable(database.fileno(), True)
-        seen = _introduced(nursery, workspace)
+        seen = _introduced(forkserver, workspace)
     assert canary not in json.dumps(seen)
     assert "OMP_NUM_THREADS=1" in seen["environ"]
     assert {"HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1", "TOKENIZERS_PARALLELISM=false"} <= set(seen["environ"])
@@ -56,9 +56,9 @@ def test_child_sees_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, w
     assert sorted(seen["fd"]) == ["0", "1", "2", next(name for name, to in seen["fd"].items() if "pipe:" in to)]
 
 
-def test_child_is_confined(nursery: Nursery, workspace: Path) -> None:
+def test_child_is_confined(forkserver: Forkserver, workspace: Path) -> None:
     """It leads a group of its own, dumps no core, and dies first when memory runs out."""
-    seen = _introduced(nursery, workspace)
+    seen = _introduced(forkserver, workspace)
     assert seen["pgid"] == seen["pid"]
     assert seen["cwd"] == str(workspace)
     assert seen["threads"] == 1
@@ -66,55 +66,55 @@ def test_child_is_confined(nursery: Nursery, workspace: Path) -> None:
     assert [line.split()[4:6] for line in seen["limits"].splitlines() if line.startswith("Max core")] == [["0", "0"]]
 
 
-def test_supervisor_and_its_children_import_no_database(nursery: Nursery, workspace: Path) -> None:
+def test_supervisor_and_its_children_import_no_database(forkserver: Forkserver, workspace: Path) -> None:
     """Whatever is not imported cannot be used by the code that parses other people's files."""
-    modules = set(_introduced(nursery, workspace)["modules"])
+    modules = set(_introduced(forkserver, workspace)["modules"])
     assert not modules & {"sqlalchemy", "celery", "redis", "psycopg", "cryptography", "fastapi"}
 
 
-def test_environment_of_one_child(nursery: Nursery, workspace: Path) -> None:
+def test_environment_of_one_child(forkserver: Forkserver, workspace: Path) -> None:
     """A device is given to one child only, through its environment."""
-    assert _introduced(nursery, workspace, CUDA_VISIBLE_DEVICES="3")["os.environ"]["CUDA_VISIBLE_DEVICES"] == "3"
-    assert "CUDA_VISIBLE_DEVICES" not in _introduced(nursery, workspace)["os.environ"]
+    assert _introduced(forkserver, workspace, CUDA_VISIBLE_DEVICES="3")["os.environ"]["CUDA_VISIBLE_DEVICES"] == "3"
+    assert "CUDA_VISIBLE_DEVICES" not in _introduced(forkserver, workspace)["os.environ"]
 
 
-def test_failure_leaves_its_reason_in_the_log(nursery: Nursery, workspace: Path) -> None:
+def test_failure_leaves_its_reason_in_the_log(forkserver: Forkserver, workspace: Path) -> None:
     """An exception ends the child with code 1; its output and traceback are in log.txt."""
-    nursery.entry = f"{TRAINEES}:fail"
-    with nursery.start(workspace) as child:
+    forkserver.entry = f"{TRAINEES}:fail"
+    with forkserver.start(workspace) as child:
         assert child.wait(20) == 1
     log = (workspace / "log.txt").read_text()
     assert log.startswith("one last line before the end\n")
     assert "ValueError: the trainer does not like this workspace" in log
 
 
-def test_exit_code_comes_through(nursery: Nursery, workspace: Path) -> None:
+def test_exit_code_comes_through(forkserver: Forkserver, workspace: Path) -> None:
     """The trainer's own exit code reaches the worker, more than once if asked."""
-    nursery.entry = f"{TRAINEES}:leave"
-    with nursery.start(workspace) as child:
+    forkserver.entry = f"{TRAINEES}:leave"
+    with forkserver.start(workspace) as child:
         assert [child.wait(20), child.wait(0), child.wait()] == [75, 75, 75]
         assert not child.alive
 
 
-def test_terminate_ends_a_willing_child(nursery: Nursery, workspace: Path) -> None:
+def test_terminate_ends_a_willing_child(forkserver: Forkserver, workspace: Path) -> None:
     """SIGTERM is enough where nobody catches it."""
-    with _sleeping(nursery, workspace, "sleep") as child:
+    with _sleeping(forkserver, workspace, "sleep") as child:
         assert child.alive
         assert child.stop(20) == -signal.SIGTERM
 
 
-def test_kill_ends_a_deaf_child(nursery: Nursery, workspace: Path) -> None:
+def test_kill_ends_a_deaf_child(forkserver: Forkserver, workspace: Path) -> None:
     """A trainer that ignores SIGTERM is killed after the grace."""
-    with _sleeping(nursery, workspace, "ignore") as child:
+    with _sleeping(forkserver, workspace, "ignore") as child:
         assert child.stop(0.2) == -signal.SIGKILL
     assert not psutil.pid_exists(child.pid)
 
 
 @pytest.mark.parametrize("habit", ["multiply", "abandon"])
-def test_loaders_end_with_their_trainer(nursery: Nursery, workspace: Path, habit: str) -> None:
+def test_loaders_end_with_their_trainer(forkserver: Forkserver, workspace: Path, habit: str) -> None:
     """Whether it is killed or ends by itself, nothing of a trainer's process group stays behind."""
-    nursery.entry = f"{TRAINEES}:{habit}"
-    with nursery.start(workspace) as child:
+    forkserver.entry = f"{TRAINEES}:{habit}"
+    with forkserver.start(workspace) as child:
         loader = int(_read(workspace / "loader"))
         if habit == "multiply":
             child.kill()
@@ -126,10 +126,10 @@ def test_loaders_end_with_their_trainer(nursery: Nursery, workspace: Path, habit
 def test_child_dies_with_its_worker(tmp_path: Path, workspace: Path, habit: str) -> None:
     """kill -9 of the worker ends trainer, loaders and forkserver, even while Python holds its lock in the trainer."""
     code = (
-        "import sys, time; from pathlib import Path; from worker.supervisor.process.child import Nursery\n"
+        "import sys, time; from pathlib import Path; from worker.supervisor.process.child import Forkserver\n"
         f"home, entry = Path({str(tmp_path / 'home')!r}), '{TRAINEES}:{habit}'\n"
-        f"nursery = Nursery(home=home, preload=[{TRAINEES!r}], entry=entry)\n"
-        f"child = nursery.start(Path({str(workspace)!r}))\n"
+        f"forkserver = Forkserver(home=home, preload=[{TRAINEES!r}], entry=entry)\n"
+        f"child = forkserver.start(Path({str(workspace)!r}))\n"
         "print(child.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as worker:
@@ -142,9 +142,9 @@ def test_child_dies_with_its_worker(tmp_path: Path, workspace: Path, habit: str)
     _await(lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
 
 
-def test_child_ends_with_its_lease(nursery: Nursery, workspace: Path) -> None:
+def test_child_ends_with_its_lease(forkserver: Forkserver, workspace: Path) -> None:
     """As far as anybody in the worker has said; one that is spoken for again lives on."""
-    with nursery.start(workspace) as child:
+    with forkserver.start(workspace) as child:
         child.keep(time.monotonic() + 0.3)
         child.keep(time.monotonic() + 600)
         assert child.wait(1.0) is None
@@ -152,23 +152,23 @@ def test_child_ends_with_its_lease(nursery: Nursery, workspace: Path) -> None:
         assert child.wait(60) == -signal.SIGKILL
 
 
-def test_closing_the_handle_ends_the_child(nursery: Nursery, workspace: Path) -> None:
+def test_closing_the_handle_ends_the_child(forkserver: Forkserver, workspace: Path) -> None:
     """A runner that loses its way cannot leave a trainer behind."""
-    with _sleeping(nursery, workspace, "ignore") as child:
+    with _sleeping(forkserver, workspace, "ignore") as child:
         pass
     _await(lambda: not psutil.pid_exists(child.pid))
 
 
-def test_death_of_the_forkserver_is_noticed(nursery: Nursery, workspace: Path) -> None:
+def test_death_of_the_forkserver_is_noticed(forkserver: Forkserver, workspace: Path) -> None:
     """Its children count as killed, and the next start brings up a new one."""
-    with _sleeping(nursery, workspace, "sleep") as child:
+    with _sleeping(forkserver, workspace, "sleep") as child:
         psutil.Process(child.pid).parent().kill()
         assert child.wait(20) == -signal.SIGKILL
         _await(lambda: not _runs(child.pid))
-    nursery.entry = f"{TRAINEES}:leave"
+    forkserver.entry = f"{TRAINEES}:leave"
     for _ in range(2):  # the first start may still find the dying one
         try:
-            with nursery.start(workspace) as child:
+            with forkserver.start(workspace) as child:
                 assert child.wait(20) == 75
             break
         except ChildError:
@@ -179,22 +179,22 @@ def test_death_of_the_forkserver_is_noticed(nursery: Nursery, workspace: Path) -
 
 def test_import_that_fails_is_said(tmp_path: Path, workspace: Path) -> None:
     """A module that cannot be imported is an error at the start, with its name."""
-    nursery = Nursery(home=tmp_path / "home", preload=["no_such_module"])
-    with nursery, pytest.raises(ChildError, match="no_such_module"):
-        nursery.start(workspace)
+    forkserver = Forkserver(home=tmp_path / "home", preload=["no_such_module"])
+    with forkserver, pytest.raises(ChildError, match="no_such_module"):
+        forkserver.start(workspace)
 
 
-def _introduced(nursery: Nursery, workspace: Path, **environment: str) -> dict[str, Any]:
-    nursery.entry = f"{TRAINEES}:introduce"
-    with nursery.start(workspace, environment=environment) as child:
+def _introduced(forkserver: Forkserver, workspace: Path, **environment: str) -> dict[str, Any]:
+    forkserver.entry = f"{TRAINEES}:introduce"
+    with forkserver.start(workspace, environment=environment) as child:
         assert child.wait(20) == 0, (workspace / "log.txt").read_text()
     seen: dict[str, Any] = json.loads((workspace / "seen.json").read_text())
     return seen
 
 
-def _sleeping(nursery: Nursery, workspace: Path, habit: str) -> Any:
-    nursery.entry = f"{TRAINEES}:{habit}"
-    child = nursery.start(workspace)
+def _sleeping(forkserver: Forkserver, workspace: Path, habit: str) -> Any:
+    forkserver.entry = f"{TRAINEES}:{habit}"
+    child = forkserver.start(workspace)
     _await((workspace / "asleep").exists)
     return child
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from worker.supervisor.process import landlock
-from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.child import Forkserver
 from worker.supervisor.process.landlock import around
 
-TRAINEES = "tests.worker.supervisor.trainees"
+TRAINEES = "tests.worker.supervisor.small_trainers"
 
 
 @pytest.mark.skipif(
@@ -41,8 +41,8 @@ def test_trainer_reaches_only_its_own(tmp_path: Path) -> None:
             "port": server.getsockname()[1],
         }
         (workspace / "order.json").write_text(json.dumps(order))
-        nursery = Nursery(home=tmp_path / "home", hidden=[data], entry=f"{TRAINEES}:pry", preload=[TRAINEES])
-        with nursery, nursery.start(workspace) as child:
+        forkserver = Forkserver(home=tmp_path / "home", hidden=[data], entry=f"{TRAINEES}:pry", preload=[TRAINEES])
+        with forkserver, forkserver.start(workspace) as child:
             assert child.wait(20) == 0, (workspace / "log.txt").read_text()
     seen = json.loads((workspace / "seen.json").read_text())
     allowed = {"read a staged blob", "use a temporary file", "read the standard library"}

@@ -10,7 +10,7 @@ from worker.supervisor.process import seccomp
 
 PROBE = """
 import ctypes, json, os, socket, subprocess, sys
-from worker.supervisor.seccomp import forbid_network
+from worker.supervisor.process.seccomp import forbid_network
 
 def works(make):
     try:

@@ -17,7 +17,7 @@ LOG_LINES = 20
 LOG_BYTES = 16_384
 
 
-def place(work: Path, job_id: str, attempt: int) -> Workspace:
+def locate(work: Path, job_id: str, attempt: int) -> Workspace:
     return Workspace(work / job_id / f"a{attempt}")
 
 
@@ -65,7 +65,7 @@ def stage_weights(workspace: Workspace, blob: str, storage: Storage) -> None:
     storage.fetch(blob, workspace.base / "model.safetensors")
 
 
-def log_tail(workspace: Workspace, places: Mapping[str, str]) -> list[str]:
+def log_tail(workspace: Workspace, aliases: Mapping[str, str]) -> list[str]:
     """The last lines of the trainer's output, for the person who asks why it ended; see app.logs.redaction."""
     try:
         with workspace.log.open("rb") as log:
@@ -73,7 +73,7 @@ def log_tail(workspace: Workspace, places: Mapping[str, str]) -> list[str]:
             text = log.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return []
-    return redacted(text.replace("\0", "\ufffd"), places).splitlines()[-LOG_LINES:]
+    return redacted(text.replace("\0", "\ufffd"), aliases).splitlines()[-LOG_LINES:]
 
 
 def discard(workspace: Workspace, *, ended: bool) -> None:

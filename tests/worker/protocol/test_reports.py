@@ -1,9 +1,7 @@
-"""The files through which supervisor and trainer talk."""
+"""Reports of a trainer, written, torn and read."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,26 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.protocol import ProtocolError, Reporter, WorkOrder, Workspace, read_reports
-
-ORDER = WorkOrder(job_id="ftjob-1", stage="train", model={"type": "torch", "architecture": "affine"}, seed=7)
-
-
-def test_order_survives_the_disk(tmp_path: Path) -> None:
-    """What is loaded equals what was saved."""
-    ORDER.save(tmp_path)
-    assert WorkOrder.load(tmp_path) == ORDER
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [({"colour": 1}, "colour"), ({"stage": "dance"}, "dance"), ({"model": ...}, "model")],
-)
-def test_order_refuses_what_it_does_not_know(change: dict[str, object], says: str) -> None:
-    """Unknown fields, unknown stages and missing fields are named."""
-    obj = {**ORDER.to_json(), **change}
-    with pytest.raises(ProtocolError, match=says):
-        WorkOrder.from_json({key: value for key, value in obj.items() if value is not ...})
+from worker.protocol.reports import Reporter, read_reports
+from worker.protocol.workspace import Workspace
 
 
 def test_reports_are_read_in_order_once(tmp_path: Path) -> None:
@@ -90,15 +70,6 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     with Reporter(path) as reporter:
         reporter.report("step", loss=float("nan"), more=[float("inf"), 1.5])
     assert read_reports(path)[0] == [{"type": "step", "loss": None, "more": [None, 1.5]}]
-
-
-def test_protocol_needs_no_torch() -> None:
-    """The supervisor imports the protocol, so importing it brings in the standard library alone."""
-    code = "import sys, worker.protocol; print({'torch', 'numpy', 'pydantic'} & set(sys.modules) or 'none')"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-        == "none"
-    )
 
 
 def test_threads_share_a_reporter(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""A real worker process whose trainers need no torch: `python -m tests.worker.apprentice_worker`."""
+"""A real worker process whose trainers need no torch: `python -m tests.worker.stub_worker`."""
 
 from app.http.telemetry import configure_logs
 from app.settings import Settings
-from worker.supervisor.process.child import Nursery
+from worker.supervisor.process.child import Forkserver
 from worker.tasks import make_worker, owned
 
-APPRENTICE = "tests.worker.supervisor.apprentice"
+STUB_TRAINER = "tests.worker.supervisor.stub_trainer"
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     worker = make_worker(Settings())
     settings = worker.runner.settings
     home, hidden = settings.work / "home", owned(settings)
-    worker.runner.nursery = Nursery(home=home, hidden=hidden, entry=f"{APPRENTICE}:run", preload=[APPRENTICE])
+    worker.runner.forkserver = Forkserver(home=home, hidden=hidden, entry=f"{STUB_TRAINER}:run", preload=[STUB_TRAINER])
     worker.serve()
 
 

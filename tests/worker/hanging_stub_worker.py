@@ -1,9 +1,9 @@
-"""Like `apprentice_worker`, and its trainers hang after their first step whatever the job says."""
+"""Like `stub_worker`, and its trainers hang after their first step whatever the job says."""
 
 from app.http.telemetry import configure_logs
 from app.settings import Settings
-from tests.worker.apprentice_worker import APPRENTICE
-from worker.supervisor.process.child import Nursery
+from tests.worker.stub_worker import STUB_TRAINER
+from worker.supervisor.process.child import Forkserver
 from worker.tasks import make_worker, owned
 
 
@@ -11,7 +11,9 @@ def main() -> None:
     configure_logs()
     worker = make_worker(Settings())
     home, hidden = worker.runner.settings.work / "home", owned(worker.runner.settings)
-    worker.runner.nursery = Nursery(home=home, hidden=hidden, entry=f"{APPRENTICE}:hang", preload=[APPRENTICE])
+    worker.runner.forkserver = Forkserver(
+        home=home, hidden=hidden, entry=f"{STUB_TRAINER}:hang", preload=[STUB_TRAINER]
+    )
     worker.serve()
 
 

@@ -1,0 +1,111 @@
+"""The paths in the folder of one attempt, and how JSON is written there."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The names of things in one attempt's folder."""
+
+    root: Path
+
+    @property
+    def order(self) -> Path:
+        return self.root / "job.json"
+
+    @property
+    def base(self) -> Path:
+        return self.root / "base"
+
+    @property
+    def adapter(self) -> Path:
+        """Of a job that trains an adapter on: its weights, as an earlier job left them."""
+        return self.root / "adapter" / "adapter_model.safetensors"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out"
+
+    @property
+    def changed(self) -> Path:
+        return self.out / "model.changed.safetensors"
+
+    @property
+    def initial(self) -> Path:
+        return self.out / "model.initial.safetensors"
+
+    @property
+    def result(self) -> Path:
+        return self.out / "result.json"
+
+    @property
+    def observations(self) -> Path:
+        return self.out / "observations.json"
+
+    @property
+    def files(self) -> Path:
+        return self.out / "files"
+
+    @property
+    def recipe(self) -> Path:
+        """How a model is made of a checkpoint; `recipe_files` go beside its weights."""
+        return self.out / "recipe.json"
+
+    @property
+    def recipe_files(self) -> Path:
+        return self.out / "recipe"
+
+    @property
+    def manifest(self) -> Path:
+        return self.out / "manifest.json"
+
+    def create(self) -> Self:
+        """Make the folders that do not exist yet."""
+        for folder in (self.root, self.base, self.data, self.checkpoints, self.out, self.files, self.recipe_files):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to `path` through a temporary file, fsync and rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(finite(content), file, ensure_ascii=False, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities replaced by null, at any depth: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
