@@ -14,7 +14,7 @@ import xxhash
 from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.figure import Figure
-from worker.trainer.freeze.slots import slots
+from worker.trainer.freeze.tensor_refs import tensor_refs
 from worker.trainer.witness import Witness
 from worker.trainer.witness.guard import WriteGuard
 from worker.trainer.witness.multilinear import multilinear
@@ -68,7 +68,7 @@ def overhead() -> Iterable[Figure]:
 def parts() -> Iterable[Figure]:
     """The frozen bytes once over by each means, and one look at the tripwires."""
     model = classifier()
-    tensors = [slot.tensor for slot in slots(model) if slot.tensor is not None]
+    tensors = [slot.tensor for slot in tensor_refs(model) if slot.tensor is not None]
     size = sum(tensor.nbytes for tensor in tensors) / 1e9
     copied = size / best(lambda: [tensor.clone() for tensor in tensors])
     xxh3 = size / best(lambda: [xxhash.xxh3_128_digest(raw(tensor)) for tensor in tensors])
@@ -79,7 +79,7 @@ def parts() -> Iterable[Figure]:
     words = torch.randint(0, 256, (1 << 24,), dtype=torch.uint8)
     rate = words.numel() / 1e9 / best(lambda: multilinear(words, bytes(16)))
     yield Figure("multilinear hash in plain torch, CPU", rate, "GB/s", "xxh3-128 is used there")
-    wires = [Tripwire.on(slot) for slot in slots(model)]
+    wires = [Tripwire.on(slot) for slot in tensor_refs(model)]
     cost = best(lambda: [wire.tripped() for wire in wires]) / len(wires)
     yield Figure("tripwire, one tensor", 1e6 * cost, "µs", "1000 tensors: as many ms")
 

@@ -24,10 +24,10 @@ from app.freeze.policy import Policy
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.batch import Examples
-from worker.trainer.data.order import Order
+from worker.trainer.data.sampler import Sampler
 from worker.trainer.models import loading
 from worker.trainer.models.loading import Loaded
-from worker.trainer.models.subject import Subject
+from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.training import loop, tasks
 from worker.trainer.training.setup import assemble
 from worker.trainer.training.stop import StopRequest
@@ -75,7 +75,7 @@ class Material:
 
     model: nn.Module
     training: Examples
-    order: Order
+    order: Sampler
     loaded: Loaded | None = None
 
 
@@ -114,7 +114,7 @@ def prepared(case: Case, folder: Path) -> tuple[loop.Run, StopRequest]:
     order, place = work_order(case, folder)
     determinism.configure()
     source = tasks.read(order, place, task=case.task)
-    subject = Subject.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
+    subject = TrackedModel.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
     plan = subject.plan(Policy.from_json(order.policy))
     subject.read_loaded(plan)
     stop = StopRequest()
@@ -128,13 +128,13 @@ def material(case: Case, folder: Path) -> Material:
     order, place = work_order(case, folder)
     determinism.configure()
     source = tasks.read(order, place, task=case.task)
-    subject = Subject.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
+    subject = TrackedModel.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
     plan = subject.plan(Policy.from_json(order.policy))
     training = tasks.prepare(case.task, source, subject.loaded, asked_length=None).training
     still = {each.name for each in plan.frozen}
     for name, parameter in subject.model.named_parameters():
         parameter.requires_grad_(name not in still)
-    turns = Order(len(training), case.batch, order.seed)
+    turns = Sampler(len(training), case.batch, order.seed)
     return Material(subject.model.to(case.device), training, turns, subject.loaded)
 
 

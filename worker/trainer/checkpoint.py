@@ -47,7 +47,7 @@ UNREADABLE = (DamagedError, OSError, ValueError, KeyError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class SavedCheckpoint:
     """A checkpoint that was read whole and agrees with its manifest."""
 
     path: Path
@@ -157,7 +157,7 @@ def newest(
     live: Mapping[str, Tensor],
     on_damage: Callable[[Path, str], None],
     until: int | None = None,
-) -> Checkpoint | None:
+) -> SavedCheckpoint | None:
     """The newest checkpoint of this run that is intact, of a step not after `until` where that is given.
 
     Damaged ones, and those that do not hold the tensors of `live`, are told to `on_damage` and passed over.
@@ -174,7 +174,7 @@ def newest(
     return None
 
 
-def read(path: Path, *, run: str) -> Checkpoint:
+def read(path: Path, *, run: str) -> SavedCheckpoint:
     """The checkpoint in `path`; DamagedError when a file differs from the manifest or it belongs to another run."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
@@ -187,7 +187,7 @@ def read(path: Path, *, run: str) -> Checkpoint:
     for name, entry in manifest["files"].items():
         if _entry(path / name) != entry:
             raise DamagedError(f"{name} is not what the manifest says")
-    return Checkpoint(
+    return SavedCheckpoint(
         path=path,
         step=manifest["step"],
         tensors=load_file(path / WEIGHTS),
@@ -197,7 +197,7 @@ def read(path: Path, *, run: str) -> Checkpoint:
     )
 
 
-def refuse_other_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> None:
+def refuse_other_tensors(checkpoint: SavedCheckpoint, live: Mapping[str, Tensor]) -> None:
     """DamagedError names a tensor that is missing, extra or of another shape."""
     for name, tensor in checkpoint.tensors.items():
         if name not in live:
@@ -209,7 +209,7 @@ def refuse_other_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> 
         raise DamagedError(f"it lacks {', '.join(missing[:5])}")
 
 
-def restore_tensors(checkpoint: Checkpoint, live: Mapping[str, Tensor]) -> None:
+def restore_tensors(checkpoint: SavedCheckpoint, live: Mapping[str, Tensor]) -> None:
     """Copy the saved bytes over the live tensors; DamagedError where they are not the same ones."""
     refuse_other_tensors(checkpoint, live)
     with torch.no_grad():

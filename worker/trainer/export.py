@@ -19,8 +19,8 @@ from worker.trainer import curves
 from worker.trainer.checkpoint import flush
 from worker.trainer.freeze.inventory import dtype_code
 from worker.trainer.models import adapters, configs, pretrained
-from worker.trainer.models.names import Stored
-from worker.trainer.models.subject import Readings, Subject
+from worker.trainer.models.names import StoredTensor
+from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.witness.report import WitnessReport
 
 # Files of a base folder that say how to use a model; config and tokenizer are written anew.
@@ -35,7 +35,7 @@ TOKENIZER_FILES = (
 )
 
 
-def write_initial(place: Workspace, subject: Subject) -> None:
+def write_initial(place: Workspace, subject: TrackedModel) -> None:
     """`model.initial.safetensors`: what the base does not hold, before its first step, to compare its change with."""
     new = {each.name: each for each in subject.stored() if each.name not in subject.pairs}
     if (subject.loaded.adapter or {}).get("merge"):  # of the adapter itself, the result will know nothing
@@ -47,7 +47,7 @@ def write_initial(place: Workspace, subject: Subject) -> None:
 
 
 def write_form(
-    place: Workspace, subject: Subject, spec: Mapping[str, Any], *, task: str, labels: Sequence[str] | None
+    place: Workspace, subject: TrackedModel, spec: Mapping[str, Any], *, task: str, labels: Sequence[str] | None
 ) -> None:
     """How a model is made of a checkpoint, written before the first one: where each stored tensor's bytes are then.
 
@@ -63,7 +63,7 @@ def write_form(
     write_json(place.recipe, {"tensors": tensors, "kind": _kind(subject), "manifest": manifest})
 
 
-def write_result(place: Workspace, subject: Subject, trained: Readings) -> int:
+def write_result(place: Workspace, subject: TrackedModel, trained: Readings) -> int:
     """`model.changed.safetensors` and `result.json`; the number of changed tensors.
 
     A tensor comes "from base" only where bytes, dtype and shape are those of its base tensor.
@@ -88,7 +88,7 @@ def write_result(place: Workspace, subject: Subject, trained: Readings) -> int:
 
 def write_observations(
     place: Workspace,
-    subject: Subject,
+    subject: TrackedModel,
     plan: FreezePlan,
     loaded: Readings,
     trained: Readings,
@@ -97,7 +97,7 @@ def write_observations(
     steps: int,
 ) -> None:
     """observations.json: the trainer's word, which the supervisor compares with what it reads itself."""
-    parts: dict[str, list[Stored]] = {}
+    parts: dict[str, list[StoredTensor]] = {}
     for each in subject.stored():
         parts.setdefault(each.live, []).append(each)
     rows = []
@@ -124,7 +124,7 @@ def write_observations(
 
 def write_files(
     place: Workspace,
-    subject: Subject,
+    subject: TrackedModel,
     spec: Mapping[str, Any],
     *,
     task: str,
@@ -144,7 +144,7 @@ def write_files(
 def _write_use(
     place: Workspace,
     folder: Path,
-    subject: Subject,
+    subject: TrackedModel,
     spec: Mapping[str, Any],
     *,
     task: str,
@@ -168,11 +168,11 @@ def _write_use(
         _write_tokenizer(place.base, folder, subject.loaded.tokenizer)
 
 
-def _kind(subject: Subject) -> str:
+def _kind(subject: TrackedModel) -> str:
     return "adapter" if subject.loaded.adapter else "full"
 
 
-def _stored_as(mine: Sequence[Stored], subject: Subject) -> dict[str, Any]:
+def _stored_as(mine: Sequence[StoredTensor], subject: TrackedModel) -> dict[str, Any]:
     """Where a live tensor is in the base and in the result: a name, or pieces by rows where transformers fused them.
 
     Pieces that are no ranges of rows cannot be told apart by a reader, so then there is nothing to claim.
@@ -190,7 +190,7 @@ def _stored_as(mine: Sequence[Stored], subject: Subject) -> dict[str, Any]:
     }
 
 
-def _part_slices(mine: Sequence[Stored], loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
+def _part_slices(mine: Sequence[StoredTensor], loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
     return [
         {"rows": list(each.rows), "loaded": loaded.stored[each.name], "trained": trained.stored[each.name]}
         for each in mine

@@ -26,9 +26,9 @@ from worker.protocol import (
 )
 from worker.trainer import checkpoint, determinism, export
 from worker.trainer.checkpoint import NO_ROOM
-from worker.trainer.data.reading import Source
-from worker.trainer.models import card, loading, merging, outline
-from worker.trainer.models.subject import Readings, Subject
+from worker.trainer.data.reading import DataSplits
+from worker.trainer.models import card, loading, manifest, merging
+from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.ranks.replicas import refuse_apart
@@ -114,7 +114,9 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
     with joined(order) as group:
         task = tasks.name_of(order.model, order.task, workspace=place.root, data=order.data)
         source = tasks.read(order, place, task=task)
-        subject = Subject.of(loading.load(order.model, place.base, task=task, labels=source.labels, seed=order.seed))
+        subject = TrackedModel.of(
+            loading.load(order.model, place.base, task=task, labels=source.labels, seed=order.seed)
+        )
         _stop_if_asked(stop, group)
 
         policy = Policy.from_json(order.policy)
@@ -155,10 +157,10 @@ def _export(
     order: WorkOrder,
     place: Workspace,
     run: Run,
-    subject: Subject,
+    subject: TrackedModel,
     plan: FreezePlan,
     loaded: Readings,
-    source: Source,
+    source: DataSplits,
     report: WitnessReport,
     ending: Ending,
     *,
@@ -201,7 +203,7 @@ def _export(
     )
 
 
-def _merges(subject: Subject) -> bool:
+def _merges(subject: TrackedModel) -> bool:
     return bool((subject.loaded.adapter or {}).get("merge"))
 
 
@@ -224,7 +226,7 @@ def initialise(order: WorkOrder, place: Workspace, reporter: Reporter, stop: Sto
 def describe(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
     """Names and shapes of a model's tensors by task, without its weights: out/manifest.json."""
     reporter.stage("loading")
-    rows = outline.manifest(order.model, place.base, task=order.task or order.model.get("task"))
+    rows = manifest.describe(order.model, place.base, task=order.task or order.model.get("task"))
     sizes = {str(path.relative_to(place.base)): path.stat().st_size for path in place.base.rglob("*") if path.is_file()}
     write_json(place.manifest, {"tensors": rows, "files": sizes})
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from app.evidence.format.digest import sha256_file
 from tests.worker.trainer.attempts import AFFINE, affine_order, attempt
 from worker.protocol import WorkOrder, Workspace
-from worker.trainer.data.order import Order
+from worker.trainer.data.sampler import Sampler
 from worker.trainer.models import architectures, card
 from worker.trainer.models.architectures import Affine
 from worker.trainer.witness.report import WitnessReport
@@ -113,7 +113,7 @@ def test_plain_torch_loop_learns_the_same_bits(tmp_path: Path) -> None:
     )
     done = attempt(order, tmp_path)
     rows = [json.loads(line) for line in (done.place.data / "train.jsonl").read_text().splitlines()]
-    positions = Order(40, 40, order.seed).positions(1)
+    positions = Sampler(40, 40, order.seed).positions(1)
     x, y = torch.tensor([row["x"] for row in rows])[positions], torch.tensor([row["y"] for row in rows])[positions]
     weight, bias = (done.base[name].clone().requires_grad_() for name in ("weight", "bias"))
     loss = torch.nn.functional.mse_loss(x @ weight + bias, y, reduction="sum") / y.numel()

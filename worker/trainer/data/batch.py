@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.trainer.data.order import Positions
+from worker.trainer.data.sampler import Positions
 
 IGNORED = -100  # a target that carries no loss
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from app.files import formats
 from app.files.lines import LineProblem
 from worker.trainer.data.batch import Batch
-from worker.trainer.data.order import Positions
+from worker.trainer.data.sampler import Positions
 
 KEPT_BYTES = 2 << 30
 MAX_PIXELS = 64_000_000

@@ -13,9 +13,9 @@ from app.files import formats
 from app.files.lines import LineProblem
 from worker.trainer.data.batch import IGNORED, Batch
 from worker.trainer.data.bounds import OutOfBounds, bounded
-from worker.trainer.data.order import Positions
+from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.packing import pack
-from worker.trainer.data.passage import Passage
+from worker.trainer.data.sampler import Positions
 from worker.trainer.data.text import Tokens, pad_id, pad_targets, pad_tokens
 
 Row = Mapping[str, Any]
@@ -35,7 +35,7 @@ MAX_RENDERED = 4_000_000  # characters: a template may repeat what it is given
 class LanguageExamples:
     """Targets are not shifted: they equal the input where loss is carried. `packed`: examples share rows."""
 
-    def __init__(self, sequences: Sequence[Passage], *, pad: int, packed: bool = False) -> None:
+    def __init__(self, sequences: Sequence[LanguageExample], *, pad: int, packed: bool = False) -> None:
         self.sequences = sequences
         self.pad = pad
         self.packed = packed
@@ -70,14 +70,14 @@ def encode(
 
     An example whose completion lies wholly behind the cut has nothing to learn from and is refused.
     """
-    found: list[Passage] = []
+    found: list[LanguageExample] = []
     truncated = 0
     problems: list[LineProblem] = []
     for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
         text, spans = _rendered(row, tokenizer, line=line, param=param)
         sequence = _encoded(text, spans, tokenizer, chat="messages" in row)
         truncated += len(sequence.tokens.ids) > limit
-        cut = Passage(Tokens(sequence.tokens.ids[:limit]), sequence.targets[:limit])
+        cut = LanguageExample(Tokens(sequence.tokens.ids[:limit]), sequence.targets[:limit])
         if not (cut.targets[1:] != IGNORED).any():
             problems.append(nothing_to_learn(line, "completion", limit=limit))
         found.append(cut)
@@ -101,7 +101,7 @@ def ensure_template(tokenizer: Any, rows: Sequence[Row]) -> str | None:
     )
 
 
-def conversation_and_answer(messages: Sequence[Row], answer: str, tokenizer: Any) -> Passage:
+def conversation_and_answer(messages: Sequence[Row], answer: str, tokenizer: Any) -> LanguageExample:
     """A conversation with the assistant's next message; loss on that message alone."""
     whole, before = (
         _render([*messages, {"role": "assistant", "content": answer}], tokenizer, prompt=False),
@@ -112,7 +112,7 @@ def conversation_and_answer(messages: Sequence[Row], answer: str, tokenizer: Any
     return _encoded(whole, [(len(before), len(whole))], tokenizer, chat=True)
 
 
-def prompt_and_answer(prompt: str, answer: str, tokenizer: Any) -> Passage:
+def prompt_and_answer(prompt: str, answer: str, tokenizer: Any) -> LanguageExample:
     """A prompt with its completion and the end token; loss on the completion."""
     return _encoded(prompt + answer, [(len(prompt), len(prompt) + len(answer))], tokenizer, chat=False)
 
@@ -169,7 +169,7 @@ def _render(messages: Sequence[Row], tokenizer: Any, *, prompt: bool) -> str:
     return text
 
 
-def _encoded(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool) -> Passage:
+def _encoded(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool) -> LanguageExample:
     """Token ids, with a target where a token begins within a span. A chat's template writes its own special tokens."""
     encoded = tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False)
     ids = list(encoded["input_ids"])
@@ -179,4 +179,4 @@ def _encoded(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool) ->
         ids.append(end)
         carries.append(True)
     array = np.array(ids, dtype=np.int32)
-    return Passage(Tokens(array), np.where(np.array(carries), array, IGNORED).astype(np.int64))
+    return LanguageExample(Tokens(array), np.where(np.array(carries), array, IGNORED).astype(np.int64))

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from worker.trainer.data.batch import IGNORED
-from worker.trainer.data.passage import Passage
+from worker.trainer.data.language_example import LanguageExample
 
 
-def pack(passages: Sequence[Passage], *, pad: int) -> tuple[dict[str, Tensor], Tensor]:
+def pack(passages: Sequence[LanguageExample], *, pad: int) -> tuple[dict[str, Tensor], Tensor]:
     """input_ids and position_ids, and targets, each (rows, width). What comes before an example predicts none of it."""
     lengths = [len(each.tokens.ids) for each in passages]
     shared = share(lengths)

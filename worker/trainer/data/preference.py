@@ -20,8 +20,8 @@ from worker.trainer.data.language import (
     prompt_and_answer,
     refused_by_template,
 )
-from worker.trainer.data.order import Positions
-from worker.trainer.data.passage import Passage
+from worker.trainer.data.language_example import LanguageExample
+from worker.trainer.data.sampler import Positions
 from worker.trainer.data.text import Tokens, pad_id
 
 
@@ -31,7 +31,7 @@ class PreferenceExamples:
     The reference model is the frozen base itself: asked once, at its own weights, so no second copy of it is kept.
     """
 
-    def __init__(self, chosen: Sequence[Passage], rejected: Sequence[Passage], *, pad: int) -> None:
+    def __init__(self, chosen: Sequence[LanguageExample], rejected: Sequence[LanguageExample], *, pad: int) -> None:
         self.both = LanguageExamples([*chosen, *rejected], pad=pad)
         self.lengths = self.both.lengths[: len(chosen)] + self.both.lengths[len(chosen) :]
         self.reference: Tensor | None = None
@@ -59,14 +59,14 @@ def encode(
 
     An example of which an answer lies wholly behind the cut has nothing to compare and is refused.
     """
-    sides: dict[str, list[Passage]] = {"chosen": [], "rejected": []}
+    sides: dict[str, list[LanguageExample]] = {"chosen": [], "rejected": []}
     truncated = 0
     problems: list[LineProblem] = []
     for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
         passages = [_passage(row, side, tokenizer, line=line, param=param) for side in sides]
         truncated += any(len(each.tokens.ids) > limit for each in passages)
         for side, passage in zip(sides, passages, strict=True):
-            cut = Passage(Tokens(passage.tokens.ids[:limit]), passage.targets[:limit])
+            cut = LanguageExample(Tokens(passage.tokens.ids[:limit]), passage.targets[:limit])
             sides[side].append(cut)
             if not (cut.targets[1:] != IGNORED).any():
                 problems.append(nothing_to_learn(line, f"{side} answer", limit=limit))
@@ -75,7 +75,7 @@ def encode(
     return PreferenceExamples(sides["chosen"], sides["rejected"], pad=pad_id(tokenizer)), truncated
 
 
-def _passage(row: Mapping[str, Any], side: str, tokenizer: Any, *, line: int, param: str) -> Passage:
+def _passage(row: Mapping[str, Any], side: str, tokenizer: Any, *, line: int, param: str) -> LanguageExample:
     if "prompt" in row:
         return prompt_and_answer(row["prompt"], row[side], tokenizer)
     with refused_by_template(line=line, param=param):

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.errors import DataError
 from app.files import formats
-from worker.trainer.data.order import split
+from worker.trainer.data.sampler import split
 
 Row = dict[str, Any]
 Numbered = tuple[int, Row]  # with its line
@@ -17,7 +17,7 @@ VALIDATION = "validation_file"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DataSplits:
     """Rows in file order; `labels` names the classes in the order of their indices, None for other tasks."""
 
     training: list[Row]
@@ -35,7 +35,7 @@ def read(
     known_labels: Sequence[str] | None = None,
     fraction: float = 0.0,
     seed: int = 0,
-) -> Source:
+) -> DataSplits:
     """The files that `data` names. `known_labels`, a base's own map, is kept where it holds every label.
 
     Without a validation file, `fraction` of the training file is held out, chosen by `seed`. DataError names lines.
@@ -61,8 +61,8 @@ def read(
     return _source([rows[at] for at in training], [rows[at] for at in validation], labels)
 
 
-def _source(training: list[Numbered], validation: list[Numbered], labels: tuple[str, ...] | None) -> Source:
-    return Source(
+def _source(training: list[Numbered], validation: list[Numbered], labels: tuple[str, ...] | None) -> DataSplits:
+    return DataSplits(
         training=[row for _, row in training],
         validation=[row for _, row in validation],
         labels=labels,

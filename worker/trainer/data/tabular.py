@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worker.trainer.data.batch import Batch
-from worker.trainer.data.order import Positions
+from worker.trainer.data.sampler import Positions
 
 
 class TabularExamples:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.trainer.data.batch import IGNORED, Batch
-from worker.trainer.data.order import Positions
+from worker.trainer.data.sampler import Positions
 
 Row = Mapping[str, Any]
 Ids = NDArray[np.int32]

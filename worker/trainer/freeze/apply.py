@@ -11,13 +11,13 @@ from torch.utils.hooks import RemovableHandle
 from app.errors import PolicyError
 from app.freeze.plan import Decision, FreezePlan
 from worker.trainer.freeze import param_group, requires_grad
-from worker.trainer.freeze.disguise import ROWS, Look, disguise, undisguise
+from worker.trainer.freeze.class_patch import ROWS, ClassPatch, patch_class, unpatch_class
 from worker.trainer.freeze.inventory import tied
 from worker.trainer.freeze.pin import Pin, pins, unpinnable
 from worker.trainer.freeze.refusals import refuse as refuse
 from worker.trainer.freeze.schedule import Groups, frozen_after
-from worker.trainer.freeze.slots import Slot
-from worker.trainer.freeze.split import Rows
+from worker.trainer.freeze.split import SplitParameter
+from worker.trainer.freeze.tensor_refs import TensorRef
 
 
 def freeze(model: nn.Module, plan: FreezePlan) -> "Frozen":
@@ -30,15 +30,15 @@ def freeze(model: nn.Module, plan: FreezePlan) -> "Frozen":
 
 
 @dataclass(frozen=True, slots=True)
-class _Tensor:
+class _PlannedTensor:
     """One decision with the places in the model that it is about."""
 
     decision: Decision
-    slots: list[Slot]
+    refs: list[TensorRef]
 
     @property
     def parameter(self) -> nn.Parameter:
-        found = self.slots[0].tensor
+        found = self.refs[0].tensor
         assert isinstance(found, nn.Parameter)
         return found
 
@@ -51,10 +51,10 @@ class Frozen:
         self.plan = plan
         self.warnings: tuple[str, ...] = ()
         self._tensors = _tensors(model, plan)
-        self._rows: dict[str, Rows] = {}
+        self._rows: dict[str, SplitParameter] = {}
         self._hooks: list[RemovableHandle] = []
         self._pins: list[Pin] = []
-        self._looks: dict[nn.Module, Look] = {}
+        self._patches: dict[nn.Module, ClassPatch] = {}
         self._groups: Groups | None = None
         self._now: frozenset[str] = frozenset()
         self._enforced = plan.policy.enforce
@@ -65,8 +65,8 @@ class Frozen:
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """What the optimizer gets, in the model's order: trained and scheduled tensors, and trainable rows.
 
-        Rows are named `tensor[start:stop]`. A scheduled tensor is listed also while it is frozen; `at_step` keeps it
-        out of the optimizer's group until then.
+        Trainable rows are named `tensor[start:stop]`. A scheduled tensor is listed also while it is frozen; `at_step`
+        keeps it out of the optimizer's group until it thaws.
         """
         if not self._enforced:
             return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
@@ -112,18 +112,18 @@ class Frozen:
     @contextmanager
     def removed(self) -> Iterator[nn.Module]:
         """The plain model, for state_dict(), export and torch.save: modules read and behave as they were built."""
-        for module in self._looks:
-            undisguise(module)
+        for module in self._patches:
+            unpatch_class(module)
         try:
             yield self.model
         finally:
-            for module, look in self._looks.items():
-                disguise(module, look)
+            for module, patch in self._patches.items():
+                patch_class(module, patch)
 
     def _frozen_after(self, step: int) -> frozenset[str]:
         return frozenset(t.decision.name for t in self._tensors if frozen_after(t.decision, step))
 
-    def _is_out(self, tensor: _Tensor) -> bool:
+    def _is_out(self, tensor: _PlannedTensor) -> bool:
         return tensor.decision.kind == "parameter" and tensor.decision.name in self._now
 
     def _split(self) -> None:
@@ -133,10 +133,10 @@ class Frozen:
             if hasattr(tensor.parameter, "full_tensor"):
                 problem = f"rows of '{tensor.decision.name}' cannot be frozen while it is sharded; use one device"
                 raise PolicyError(problem, param="freeze_policy")
-            rows = Rows(tensor.parameter, tensor.decision.trainable_rows)
+            rows = SplitParameter(tensor.parameter, tensor.decision.trainable_rows)
             self._rows[tensor.decision.name] = rows
-            for slot in tensor.slots:
-                slot.module.__dict__.setdefault(ROWS, {})[slot.leaf] = rows
+            for ref in tensor.refs:
+                ref.module.__dict__.setdefault(ROWS, {})[ref.leaf] = rows
 
     def _set(self, frozen: frozenset[str]) -> None:
         """Exactly these tensors frozen: everything is taken off and put on again, which is rare (once per change)."""
@@ -144,20 +144,20 @@ class Frozen:
         for tensor in self._tensors:
             if tensor.decision.kind == "parameter":
                 self._set_parameter(tensor, tensor.decision.name in frozen)
-        self._pin([slot for t in self._tensors if t.decision.name in frozen or self._split_one(t) for slot in t.slots])
-        for module, look in self._looks.items():
-            disguise(module, look)
+        self._pin([ref for t in self._tensors if t.decision.name in frozen or self._split_one(t) for ref in t.refs])
+        for module, patch in self._patches.items():
+            patch_class(module, patch)
         self._now = frozen
 
-    def _split_one(self, tensor: _Tensor) -> bool:
+    def _split_one(self, tensor: _PlannedTensor) -> bool:
         return tensor.decision.name in self._rows
 
-    def _set_parameter(self, tensor: _Tensor, frozen: bool) -> None:
+    def _set_parameter(self, tensor: _PlannedTensor, frozen: bool) -> None:
         parameter, mechanism = tensor.parameter, tensor.decision.mechanism
         if self._split_one(tensor):
             requires_grad.freeze(parameter)
-            for slot in tensor.slots:
-                self._look(slot.module).joined.add(slot.leaf)
+            for ref in tensor.refs:
+                self._patch_of(ref.module).joined.add(ref.leaf)
         elif not frozen:
             requires_grad.thaw(parameter)
         elif mechanism == "requires_grad" or not requires_grad.can_train(parameter):
@@ -166,10 +166,10 @@ class Frozen:
             # For detach this is the net under it: code that reads `_parameters` directly still leaves no gradient.
             self._hooks.append(param_group.freeze(parameter))
             if mechanism == "detach":
-                for slot in tensor.slots:
-                    self._look(slot.module).detached.add(slot.leaf)
+                for ref in tensor.refs:
+                    self._patch_of(ref.module).detached.add(ref.leaf)
 
-    def _pin(self, frozen: list[Slot]) -> None:
+    def _pin(self, frozen: list[TensorRef]) -> None:
         reasons = unpinnable(frozen)
         if reasons:
             raise PolicyError("; ".join(reasons), param="freeze_policy")
@@ -177,8 +177,8 @@ class Frozen:
         self.warnings = tuple(pin.warning for pin in self._pins if pin.warning)
         for pin in self._pins:
             if pin.eval or pin.inert:
-                look = self._look(pin.module)
-                look.eval, look.inert = pin.eval, pin.inert
+                patch = self._patch_of(pin.module)
+                patch.eval, patch.inert = pin.eval, pin.inert
             if pin.max_norm is not None:
                 pin.module.max_norm = None  # type: ignore[assignment]
 
@@ -188,25 +188,25 @@ class Frozen:
         for pin in self._pins:
             if pin.max_norm is not None:
                 pin.module.max_norm = pin.max_norm  # type: ignore[assignment]
-        for module, look in self._looks.items():
-            undisguise(module)
-            if look.eval:
+        for module, patch in self._patches.items():
+            unpatch_class(module)
+            if patch.eval:
                 module.train(self.model.training)
-        self._hooks, self._pins, self._looks = [], [], {}
+        self._hooks, self._pins, self._patches = [], [], {}
 
-    def _look(self, module: nn.Module) -> Look:
-        return self._looks.setdefault(module, Look())
+    def _patch_of(self, module: nn.Module) -> ClassPatch:
+        return self._patches.setdefault(module, ClassPatch())
 
 
-def _tensors(model: nn.Module, plan: FreezePlan) -> list[_Tensor]:
+def _tensors(model: nn.Module, plan: FreezePlan) -> list[_PlannedTensor]:
     """Plan and model side by side, in the model's order. PolicyError when they are not about the same tensors."""
     decided = {decision.name: decision for decision in plan.decisions}
-    found: list[_Tensor] = []
+    found: list[_PlannedTensor] = []
     for group in tied(model):
         decision = decided.pop(group[0].name, None)
-        if decision is None or tuple(slot.name for slot in group[1:]) != decision.aliases:
+        if decision is None or tuple(ref.name for ref in group[1:]) != decision.aliases:
             raise PolicyError(f"the plan was made for another model: it does not hold '{group[0].name}' as it is here")
-        found.append(_Tensor(decision, group))
+        found.append(_PlannedTensor(decision, group))
     if decided:
         raise PolicyError(f"the plan was made for another model: this one has no '{next(iter(decided))}'")
     return found

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim import optimizer as optimizers
 
-from worker.trainer.freeze.slots import Slot
+from worker.trainer.freeze.tensor_refs import TensorRef
 
 # Packages whose hooks are known: they gather activations, move devices or compute a weight from its parts.
 _KNOWN = ("torch", "transformers", "accelerate", "peft", "worker")
@@ -18,13 +18,13 @@ _OF_OPTIMIZERS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 _OF_ALL_OPTIMIZERS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
 
 
-def foreign(model: nn.Module, frozen: Iterable[Slot], optimizer: Optimizer) -> list[str]:
+def foreign(model: nn.Module, frozen: Iterable[TensorRef], optimizer: Optimizer) -> list[str]:
     """One phrase per hook of unknown origin: what it is and where it sits."""
     found = [f"{_named(hook)} on the optimizer" for hook in _unknown(optimizer, _OF_OPTIMIZERS)]
     found += [f"{_named(hook)} on every optimizer of the process" for hook in _unknown(optimizers, _OF_ALL_OPTIMIZERS)]
     for name, parameter in model.named_parameters():
         found += [f"{_named(hook)} on the gradient of '{name}'" for hook in _unknown(parameter, _OF_PARAMETERS)]
-    modules = {slot.path: slot.module for slot in frozen}
+    modules = {ref.path: ref.module for ref in frozen}
     for path, module in modules.items():
         found += [f"{_named(hook)} on the module '{path}'" for hook in _unknown(module, _OF_MODULES)]
     return found

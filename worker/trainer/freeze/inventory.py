@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from app.errors import PolicyError
 from app.freeze.plan import TensorInfo
-from worker.trainer.freeze.slots import Slot, slots
+from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 
 # The codes that the safetensors format gives to dtypes.
 DTYPE_CODES: dict[torch.dtype, str] = {
@@ -40,25 +40,25 @@ def tensors(model: nn.Module) -> list[TensorInfo]:
     return [_describe(group, types) for group in tied(model)]
 
 
-def tied(model: nn.Module) -> list[list[Slot]]:
+def tied(model: nn.Module) -> list[list[TensorRef]]:
     """Live names grouped by tensor: the first name of a group is the tensor's own, the others are its aliases."""
-    groups: dict[Any, list[Slot]] = {}
-    for slot in slots(model):
-        groups.setdefault(_identity(slot), []).append(slot)
+    groups: dict[Any, list[TensorRef]] = {}
+    for ref in tensor_refs(model):
+        groups.setdefault(_identity(ref), []).append(ref)
     # A parameter that is registered as a buffer as well trains under its parameter name.
-    return [sorted(group, key=lambda slot: slot.kind != "parameter") for group in groups.values()]
+    return [sorted(group, key=lambda ref: ref.kind != "parameter") for group in groups.values()]
 
 
 def module_types(model: nn.Module) -> dict[str, str]:
     return {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
 
 
-def _identity(slot: Slot) -> Any:
+def _identity(ref: TensorRef) -> Any:
     """Equal for two names of one tensor: the same memory seen through the same shape, strides and dtype."""
-    tensor = slot.tensor
+    tensor = ref.tensor
     if tensor is None or is_lazy(tensor):
         raise PolicyError(
-            f"'{slot.name}' is a lazy parameter: it has no shape and no bytes before the first batch, so there is"
+            f"'{ref.name}' is a lazy parameter: it has no shape and no bytes before the first batch, so there is"
             " nothing to be identical to; give its module the sizes",
             param="model",
         )
@@ -71,16 +71,16 @@ def _identity(slot: Slot) -> Any:
         return id(tensor)
 
 
-def _describe(group: list[Slot], types: dict[str, str]) -> TensorInfo:
-    slot, tensor = group[0], group[0].tensor
+def _describe(group: list[TensorRef], types: dict[str, str]) -> TensorInfo:
+    ref, tensor = group[0], group[0].tensor
     assert tensor is not None
     return TensorInfo(
-        name=slot.name,
+        name=ref.name,
         shape=tuple(tensor.shape),
-        dtype=dtype_code(tensor, slot.name),
-        kind=slot.kind,
+        dtype=dtype_code(tensor, ref.name),
+        kind=ref.kind,
         aliases=tuple(alias.name for alias in group[1:]),
-        module_types=_types_above(slot.path, types),
+        module_types=_types_above(ref.path, types),
         persistent=any(alias.persistent for alias in group),
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from worker.trainer.freeze.slots import Slot
+from worker.trainer.freeze.tensor_refs import TensorRef
 
 _SPECTRAL_HOOK = "torch.nn.utils.spectral_norm.SpectralNorm"
 _SPECTRAL_PARAMETRIZATION = "torch.nn.utils.parametrizations._SpectralNorm"
@@ -38,28 +38,28 @@ class Pin:
         )
 
 
-def pins(frozen: Iterable[Slot]) -> list[Pin]:
+def pins(frozen: Iterable[TensorRef]) -> list[Pin]:
     """One Pin per module that would move one of these tensors by itself."""
     return [pin for path, owned in _by_module(frozen).items() if (pin := _pin(path, owned)) is not None]
 
 
-def unpinnable(frozen: Iterable[Slot]) -> list[str]:
+def unpinnable(frozen: Iterable[TensorRef]) -> list[str]:
     """Why some of these tensors cannot be kept still, a sentence each."""
     return [reason for path, owned in _by_module(frozen).items() if (reason := _reason(path, owned)) is not None]
 
 
-def _by_module(frozen: Iterable[Slot]) -> dict[str, list[Slot]]:
-    owned: dict[str, list[Slot]] = {}
-    for slot in frozen:
-        owned.setdefault(slot.path, []).append(slot)
+def _by_module(frozen: Iterable[TensorRef]) -> dict[str, list[TensorRef]]:
+    owned: dict[str, list[TensorRef]] = {}
+    for ref in frozen:
+        owned.setdefault(ref.path, []).append(ref)
     return owned
 
 
-def _pin(path: str, owned: list[Slot]) -> Pin | None:
+def _pin(path: str, owned: list[TensorRef]) -> Pin | None:
     module = owned[0].module
-    if any(slot.kind == "parameter" for slot in owned) and getattr(module, "max_norm", None) is not None:
+    if any(ref.kind == "parameter" for ref in owned) and getattr(module, "max_norm", None) is not None:
         return Pin(module, path, max_norm=module.max_norm)  # type: ignore[arg-type]
-    if not any(slot.kind == "buffer" for slot in owned):
+    if not any(ref.kind == "buffer" for ref in owned):
         return None
     if is_a(module, _OBSERVER):
         return Pin(module, path, inert=True)
@@ -68,22 +68,22 @@ def _pin(path: str, owned: list[Slot]) -> Pin | None:
     return None
 
 
-def moves_by_itself(slot: Slot) -> bool:
-    """Whether the slot's module writes to it in a forward pass in training mode."""
-    return _moves_in_training(slot.module, [slot])
+def moves_by_itself(ref: TensorRef) -> bool:
+    """Whether the ref's module writes to it in a forward pass in training mode."""
+    return _moves_in_training(ref.module, [ref])
 
 
-def _moves_in_training(module: nn.Module, owned: list[Slot]) -> bool:
+def _moves_in_training(module: nn.Module, owned: list[TensorRef]) -> bool:
     if isinstance(module, nn.modules.batchnorm._NormBase) or is_a(module, _SPECTRAL_PARAMETRIZATION):
         return True
     if any(is_a(hook, _SPECTRAL_HOOK) for hook in module._forward_pre_hooks.values()):
         return True
     # Norms of somebody else's making keep the field's names for their statistics.
-    return any(slot.leaf.startswith("running_") or slot.leaf == "num_batches_tracked" for slot in owned)
+    return any(ref.leaf.startswith("running_") or ref.leaf == "num_batches_tracked" for ref in owned)
 
 
-def _reason(path: str, owned: list[Slot]) -> str | None:
-    module, leaves = owned[0].module, {slot.leaf for slot in owned}
+def _reason(path: str, owned: list[TensorRef]) -> str | None:
+    module, leaves = owned[0].module, {ref.leaf for ref in owned}
     if is_a(module, _FAKE_QUANTIZE) and _observes(module):
         return (
             f"'{path}' is a fake-quantize module with its observer on: the scale moves in every forward, also in eval."

@@ -14,7 +14,7 @@ from app.errors import PolicyError
 from app.freeze.plan import Decision, FreezePlan
 from worker.trainer.freeze import hooks
 from worker.trainer.freeze.replicas import refuse_replicas
-from worker.trainer.freeze.slots import Slot, slots
+from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 
 # What torch's own schedulers and peft put into groups, besides the optimizer's options.
 _BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
@@ -33,9 +33,9 @@ def refuse(model: nn.Module, plan: FreezePlan, optimizer: Optimizer) -> None:
     if isinstance(model, DistributedDataParallel):
         refuse_replicas(model, plan)
         model = model.module
-    frozen = [slot for slot in slots(model) if _decision(plan, slot.name).intervals]
+    frozen = [ref for ref in tensor_refs(model) if _decision(plan, ref.name).intervals]
     _refuse_lazy(model)
-    _refuse_overlaps(frozen, [slot for slot in slots(model) if not _decision(plan, slot.name).intervals])
+    _refuse_overlaps(frozen, [ref for ref in tensor_refs(model) if not _decision(plan, ref.name).intervals])
     _refuse_scripted(frozen)
     _refuse_adapters(model, plan)
     _refuse_options(optimizer)
@@ -67,15 +67,15 @@ def _decision(plan: FreezePlan, name: str) -> Decision:
 
 
 def _refuse_lazy(model: nn.Module) -> None:
-    for slot in slots(model):
-        if slot.tensor is not None and is_lazy(slot.tensor):
-            raise PolicyError(f"'{slot.name}' is lazy: it has no bytes yet to be identical to", param="model")
+    for ref in tensor_refs(model):
+        if ref.tensor is not None and is_lazy(ref.tensor):
+            raise PolicyError(f"'{ref.name}' is lazy: it has no bytes yet to be identical to", param="model")
 
 
-def _refuse_overlaps(frozen: Iterable[Slot], moving: Iterable[Slot]) -> None:
+def _refuse_overlaps(frozen: Iterable[TensorRef], moving: Iterable[TensorRef]) -> None:
     """A trained tensor in the same memory as a frozen one, though not under the same shape (flat buffers, views)."""
     spans = sorted(
-        (*_span(slot), slot.name, still) for group, still in ((frozen, True), (moving, False)) for slot in group
+        (*_span(ref), ref.name, still) for group, still in ((frozen, True), (moving, False)) for ref in group
     )
     reached: dict[bool, tuple[int, str]] = {True: (0, ""), False: (0, "")}
     for start, stop, name, still in spans:
@@ -88,19 +88,19 @@ def _refuse_overlaps(frozen: Iterable[Slot], moving: Iterable[Slot]) -> None:
         reached[still] = max(reached[still], (stop, name))
 
 
-def _span(slot: Slot) -> tuple[int, int]:
-    tensor = slot.tensor
+def _span(ref: TensorRef) -> tuple[int, int]:
+    tensor = ref.tensor
     if tensor is None or tensor.is_meta or type(tensor).__name__ == "DTensor" or not tensor.numel():
         return (0, 0)
     reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return (tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size())
 
 
-def _refuse_scripted(frozen: Iterable[Slot]) -> None:
-    for slot in frozen:
-        if isinstance(slot.module, torch.jit.ScriptModule):
+def _refuse_scripted(frozen: Iterable[TensorRef]) -> None:
+    for ref in frozen:
+        if isinstance(ref.module, torch.jit.ScriptModule):
             raise PolicyError(
-                f"'{slot.path}' is a scripted module, which cannot be held still; load it as Python", param="model"
+                f"'{ref.path}' is a scripted module, which cannot be held still; load it as Python", param="model"
             )
 
 
@@ -123,7 +123,7 @@ def _refuse_adapters(model: nn.Module, plan: FreezePlan) -> None:
 
 
 def _refuse_options(optimizer: Optimizer) -> None:
-    """torch accepts any key in a group and most optimizers never look at it."""
+    """torch accepts any key in a group and most optimizers never patch at it."""
     known = set(optimizer.defaults) | _BOOKKEEPING
     for number, group in enumerate(optimizer.param_groups):
         for key in sorted(set(group) - known):
@@ -150,8 +150,8 @@ def _refuse_zero_rates(optimizer: Optimizer) -> None:
             )
 
 
-def _refuse_members(plan: FreezePlan, frozen: Iterable[Slot], optimizer: Optimizer) -> None:
-    whole = {id(slot.tensor): slot.name for slot in frozen if not _decision(plan, slot.name).scheduled}
+def _refuse_members(plan: FreezePlan, frozen: Iterable[TensorRef], optimizer: Optimizer) -> None:
+    whole = {id(ref.tensor): ref.name for ref in frozen if not _decision(plan, ref.name).scheduled}
     for number, group in enumerate(optimizer.param_groups):
         for parameter in group["params"]:
             if id(parameter) in whole:
@@ -196,7 +196,7 @@ def writes_without_gradient(optimizer: Optimizer) -> bool:
     return not torch.equal(still.detach().view(torch.int32), before)
 
 
-def _refuse_hooks(model: nn.Module, frozen: list[Slot], optimizer: Optimizer) -> None:
+def _refuse_hooks(model: nn.Module, frozen: list[TensorRef], optimizer: Optimizer) -> None:
     found = hooks.foreign(model, frozen, optimizer)
     if found:
         raise PolicyError(
@@ -223,9 +223,9 @@ def _refuse_reentrant(model: nn.Module, plan: FreezePlan) -> None:
 
 def _embeddings_frozen(model: nn.Module, plan: FreezePlan) -> bool:
     weights = [
-        slot
-        for slot in slots(model)
-        if slot.kind == "parameter" and isinstance(slot.module, nn.Embedding | nn.EmbeddingBag)
+        ref
+        for ref in tensor_refs(model)
+        if ref.kind == "parameter" and isinstance(ref.module, nn.Embedding | nn.EmbeddingBag)
     ]
-    ways = [_decision(plan, slot.name) for slot in weights]
+    ways = [_decision(plan, ref.name) for ref in weights]
     return bool(ways) and all(way.action == "freeze" and way.mechanism != "param_group" for way in ways)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Rows:
+class SplitParameter:
     """`whole` stays where it was and takes no gradient; `slices` are what the optimizer gets."""
 
     def __init__(self, whole: nn.Parameter, ranges: Sequence[tuple[int, int]]) -> None:
@@ -39,9 +39,9 @@ class Rows:
         for (start, stop), rows in zip(self.ranges, self.slices, strict=True):
             rows.data = whole.data[start:stop]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Rows":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SplitParameter":
         """Views into the copy of the whole: copying the slices by themselves would tear them off."""
         if id(self) not in memo:
-            memo[id(self)] = Rows(deepcopy(self.whole, memo), self.ranges)
-        copied: Rows = memo[id(self)]
+            memo[id(self)] = SplitParameter(deepcopy(self.whole, memo), self.ranges)
+        copied: SplitParameter = memo[id(self)]
         return copied

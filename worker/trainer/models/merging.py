@@ -16,7 +16,7 @@ from app.freeze.plan import FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
 from worker.trainer.models import adapters, names
 from worker.trainer.models.loading import Loaded
-from worker.trainer.models.subject import Readings, Subject
+from worker.trainer.models.tracked import Readings, TrackedModel
 
 
 def targets(model: PeftModel) -> list[str]:
@@ -42,7 +42,7 @@ def plan_of(loaded: Loaded, policy: Policy) -> FreezePlan:
     return plan
 
 
-def merged(subject: Subject, policy: Policy, before: Readings) -> tuple[Subject, FreezePlan, Readings]:
+def merged(subject: TrackedModel, policy: Policy, before: Readings) -> tuple[TrackedModel, FreezePlan, Readings]:
     """The merged model as a subject of its own, its plan, and what its tensors were as they were loaded."""
     model: PeftModel = subject.model
     loaded, plan = subject.loaded, plan_of(subject.loaded, policy)
@@ -52,7 +52,9 @@ def merged(subject: Subject, policy: Policy, before: Readings) -> tuple[Subject,
         whole = model.merge_and_unload(safe_merge=True)
     except ValueError as error:  # not a number any more
         raise ModelError(f"the adapter cannot be merged: {error}", param="model.adapter.merge") from error
-    result = Subject.of(replace(loaded, model=whole, new=frozenset(_new(loaded)), adapter=None, merged=merged_into))
+    result = TrackedModel.of(
+        replace(loaded, model=whole, new=frozenset(_new(loaded)), adapter=None, merged=merged_into)
+    )
     stored = result.stored()
     as_loaded = {each.name: before.stored[each.name] if each.part else digests[each.live] for each in stored}
     result.pairs = names.match(stored, as_loaded, result.base, prefix=names.prefix_of(whole), new=result.loaded.new)

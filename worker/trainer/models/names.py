@@ -23,11 +23,11 @@ from app.freeze.implied import is_of_adapter
 from app.freeze.plan import TensorInfo
 from worker.trainer.models import adapters
 
-Rows = tuple[int, int]
+RowRange = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTensor:
     """A tensor as the result file holds it, and the live tensor that it comes from ("" where it is made of several).
 
     A `part` is not the whole of that: `rows` of it, all dimensions but the last taken as one; or, with None, a piece
@@ -45,7 +45,7 @@ class Stored:
 
 def stored_form(
     model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapping[str, TensorReading], new: Collection[str] = ()
-) -> list[Stored]:
+) -> list[StoredTensor]:
     """Every tensor of a saved file, under the names that `from_pretrained` or `load_state_dict` expects.
 
     A tie is stored under each name that the base stores it under with the same bytes: whoever loads the base by such a
@@ -60,12 +60,12 @@ def stored_form(
         for name in _names_in_file(names, prefix, base):
             kept[name], owner[name] = state[name], each.name
     if not isinstance(model, PreTrainedModel):
-        return [Stored(name, tensor, owner[name]) for name, tensor in kept.items()]
+        return [StoredTensor(name, tensor, owner[name]) for name, tensor in kept.items()]
     return _as_saved(model, kept, owner)
 
 
 def match(
-    stored: Sequence[Stored],
+    stored: Sequence[StoredTensor],
     digests: Mapping[str, str],
     base: Mapping[str, TensorReading],
     *,
@@ -117,11 +117,11 @@ def _names_in_file(names: Sequence[str], prefix: str, base: Mapping[str, TensorR
     return sorted(alike.values(), key=names.index)
 
 
-def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collection[str]) -> list[Stored]:
+def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collection[str]) -> list[StoredTensor]:
     state = model.state_dict()
     live = {tensor.data_ptr(): name for name, tensor in state.items()}
     adapter = adapters.adapter_state(model, new)
-    found = [Stored(name, tensor, live[tensor.data_ptr()]) for name, tensor in adapter.items()]
+    found = [StoredTensor(name, tensor, live[tensor.data_ptr()]) for name, tensor in adapter.items()]
     mine = {each.live for each in found}
     rest = {adapters.plain_name(model, each.name): each.name for each in inventory if each.name not in mine}
     kept = {plain: state[name] for plain, name in rest.items() if name in state}
@@ -129,7 +129,7 @@ def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collec
     return found + [replace(each, saved=False) for each in _as_saved(plain, kept, rest)]
 
 
-def _as_saved(model: PreTrainedModel, kept: Mapping[str, Tensor], owner: Mapping[str, str]) -> list[Stored]:
+def _as_saved(model: PreTrainedModel, kept: Mapping[str, Tensor], owner: Mapping[str, str]) -> list[StoredTensor]:
     """Under the names, and in the pieces, that transformers saves: it takes back what it did while loading.
 
     It does so with the number of each row in place of the row, and what comes out tells which rows went in.
@@ -141,17 +141,17 @@ def _as_saved(model: PreTrainedModel, kept: Mapping[str, Tensor], owner: Mapping
     for name, came in revert_weight_conversion(model, dict(numbers)).items():
         live = whole.get(id(came))
         if live is not None:
-            found.append(Stored(name, kept[live], owner[live]))
+            found.append(StoredTensor(name, kept[live], owner[live]))
             continue
         at = bisect_right(starts, int(came.reshape(-1)[0])) - 1
         tensor, rows = kept[names[at]], _rows(came - starts[at], numbers[names[at]])
         if rows is None:
             remade = revert_weight_conversion(model, dict(kept)) if remade is None else remade
-            found.append(Stored(name, remade[name], "", part=True))
+            found.append(StoredTensor(name, remade[name], "", part=True))
             continue
         piece = _by_rows(tensor)[slice(*rows)]
         piece = piece.reshape(*came.shape[:-1], tensor.shape[-1]) if tensor.dim() > 1 else piece
-        found.append(Stored(name, piece, owner[names[at]], part=True, rows=rows))
+        found.append(StoredTensor(name, piece, owner[names[at]], part=True, rows=rows))
     return found
 
 
@@ -167,7 +167,7 @@ def _numbered(kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]
     return numbers, starts
 
 
-def _rows(came: Tensor, whole: Tensor) -> Rows | None:
+def _rows(came: Tensor, whole: Tensor) -> RowRange | None:
     """The rows of one tensor that are there in their order, each entire; None where it is not simply some of them."""
     first, count = int(came.reshape(-1)[0]), came.numel()
     entire = whole.dim() < 2 or came.shape[-1:] == (1,)

@@ -77,7 +77,7 @@ def load(
     )
 
 
-def outline(
+def load_skeleton(
     spec: Mapping[str, Any], folder: Path, *, task: str | None, stored: Sequence[str]
 ) -> tuple[nn.Module, frozenset[str], int]:
     """As `load`, on the meta device, so that no weight is read: the model, what of it is new, its number of labels.

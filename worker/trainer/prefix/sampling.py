@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.trainer.data.batch import Batch, Examples
-from worker.trainer.data.order import Positions
+from worker.trainer.data.sampler import Positions
 from worker.trainer.prefix.cut import Sides, UncuttableError
 from worker.trainer.witness.observe import raw
 

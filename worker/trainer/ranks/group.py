@@ -22,7 +22,7 @@ from torch import Tensor
 
 from app.errors import InvalidRequest
 from worker.protocol import WorkOrder
-from worker.trainer.data.order import Positions
+from worker.trainer.data.sampler import Positions
 from worker.trainer.ranks.launch import STORE
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from app.errors import InvalidRequest, PolicyError
 from app.freeze.plan import FreezePlan
 from worker.trainer.freeze.inventory import tied
 from worker.trainer.freeze.pin import moves_by_itself
-from worker.trainer.freeze.slots import Slot, slots
+from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 from worker.trainer.ranks.group import Group
 from worker.trainer.ranks.shards import layers
 
@@ -45,7 +45,7 @@ def refuse_model(model: nn.Module, plan: FreezePlan, group: Group) -> None:
     """PolicyError for a module whose own state would go its own way on each rank."""
     if group.size == 1:
         return
-    for slot in slots(model):
+    for slot in tensor_refs(model):
         reason = _parts_ways(slot, plan)
         if reason is not None:
             raise PolicyError(f"{reason}; freeze it, or use one device", param="freeze_policy")
@@ -57,7 +57,7 @@ def refuse_shards(model: nn.Module, plan: FreezePlan) -> None:
         raise PolicyError(message, param=f"{PARAM}.strategy")
 
 
-def _parts_ways(slot: Slot, plan: FreezePlan) -> str | None:
+def _parts_ways(slot: TensorRef, plan: FreezePlan) -> str | None:
     if plan.policy.enforce and any(slot.name in (each.name, *each.aliases) for each in plan.frozen):
         return None
     if slot.kind == "buffer" and moves_by_itself(slot):

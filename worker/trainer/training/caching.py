@@ -22,7 +22,7 @@ from app.freeze.plan import FreezePlan
 from worker.protocol import Reporter
 from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
-from worker.trainer.data.order import Positions
+from worker.trainer.data.sampler import Positions
 from worker.trainer.prefix import reports
 from worker.trainer.prefix.cut import Cut, UncuttableError, find
 from worker.trainer.prefix.flow import Flow, follow, memory

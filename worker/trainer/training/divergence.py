@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from app.errors import DataError
-from worker.trainer.data.order import Order
+from worker.trainer.data.sampler import Sampler
 from worker.trainer.freeze.apply import Frozen
 from worker.trainer.ranks.group import Group
 from worker.trainer.witness.fingerprint import shard
@@ -25,7 +25,7 @@ class Training(Protocol):
     frozen: Frozen
     group: Group
     lines: Sequence[int]
-    order: Order
+    order: Sampler
     scaler: torch.amp.GradScaler
     total_steps: int
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from app.errors import InvalidRequest
-from worker.trainer.data.passage import Passage
+from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.text import Tokens
 
 #: Of the largest logit. Rows of equal shape take equal ways through the arithmetic; a row of another width does not.
@@ -22,7 +22,7 @@ Logits = Callable[[dict[str, Tensor]], Tensor]
 
 
 @torch.no_grad()
-def refuse_leaks(model: nn.Module, logits: Logits, one: Passage, other: Passage) -> None:
+def refuse_leaks(model: nn.Module, logits: Logits, one: LanguageExample, other: LanguageExample) -> None:
     """InvalidRequest unless `other` gets the same logits behind `one`, behind another text, and by itself."""
     model.eval()
     first, second = _short(one), _short(other)
@@ -37,7 +37,7 @@ def refuse_leaks(model: nn.Module, logits: Logits, one: Passage, other: Passage)
         raise _refusal(model, "does not let an example begin at position 0 within a row")
 
 
-def _behind(logits: Logits, first: Passage | None, second: Passage) -> Tensor:
+def _behind(logits: Logits, first: LanguageExample | None, second: LanguageExample) -> Tensor:
     """The logits of `second` in a row that `first` begins."""
     before, length = (len(first.tokens.ids) if first else 0), len(second.tokens.ids)
     ids = np.concatenate([*([first.tokens.ids] if first else []), second.tokens.ids])
@@ -47,15 +47,15 @@ def _behind(logits: Logits, first: Passage | None, second: Passage) -> Tensor:
     return found
 
 
-def _altered(passage: Passage, model: nn.Module) -> Passage:
+def _altered(passage: LanguageExample, model: nn.Module) -> LanguageExample:
     """Another token in every place."""
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     vocabulary = getattr(embedding, "num_embeddings", int(passage.tokens.ids.max()) + 2)
-    return Passage(Tokens((passage.tokens.ids + 1) % vocabulary), passage.targets)
+    return LanguageExample(Tokens((passage.tokens.ids + 1) % vocabulary), passage.targets)
 
 
-def _short(passage: Passage) -> Passage:
-    return Passage(Tokens(passage.tokens.ids[:MAX_TOKENS]), passage.targets[:MAX_TOKENS])
+def _short(passage: LanguageExample) -> LanguageExample:
+    return LanguageExample(Tokens(passage.tokens.ids[:MAX_TOKENS]), passage.targets[:MAX_TOKENS])
 
 
 def _apart(one: Tensor, other: Tensor) -> float:

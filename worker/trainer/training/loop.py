@@ -16,10 +16,10 @@ from app.errors import DataError
 from worker.protocol import Reporter
 from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
-from worker.trainer.data.order import Order, sequential
 from worker.trainer.data.preference import PreferenceExamples
+from worker.trainer.data.sampler import Sampler, sequential
 from worker.trainer.freeze.apply import Frozen
-from worker.trainer.models.subject import Subject
+from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.ranks.gradients import combine
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.training import memory
@@ -52,7 +52,7 @@ class Run:
     training: Examples
     validation: Examples | None
     lines: Sequence[int]  # where in its file each training example stands
-    order: Order
+    order: Sampler
     settings: Settings
     total_steps: int
     device: torch.device
@@ -65,7 +65,7 @@ class Run:
     judge: Callable[[int], None]  # Diverged where the state after this step is not to be kept
     restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read
     patience: Patience
-    whole: Callable[[], Subject | None]  # the trained model in one piece, where it is to be exported
+    whole: Callable[[], TrackedModel | None]  # the trained model in one piece, where it is to be exported
     group: Group = ALONE  # the processes that train this together
     writer: Writer = field(default_factory=Writer)  # of checkpoints; entered around `train`
     shaped: Callable[[Batch], Batch] = lambda batch: batch  # as a compiled model wants it

@@ -17,8 +17,8 @@ from app.evidence.format.digest import sha256_file
 from app.freeze.plan import FreezePlan
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import checkpoint, determinism
-from worker.trainer.checkpoint import Checkpoint, Content
-from worker.trainer.models.subject import Subject
+from worker.trainer.checkpoint import Content, SavedCheckpoint
+from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.ranks.group import Group
 from worker.trainer.ranks.replicas import refuse_apart
 from worker.trainer.training import memory
@@ -38,7 +38,7 @@ class Saver:
     """Writes and finds the checkpoints of the run `live`; `run` is its identity."""
 
     place: Workspace
-    subject: Subject
+    subject: TrackedModel
     plan: FreezePlan
     settings: Settings
     reporter: Reporter
@@ -116,7 +116,7 @@ class Saver:
             "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}, kept=kept
         )
 
-    def find(self, device: torch.device, group: Group) -> Checkpoint | None:
+    def find(self, device: torch.device, group: Group) -> SavedCheckpoint | None:
         """The checkpoint to go on from; its thread count is set, since another one would give other bits.
 
         The first rank says which one it is: to another, a damaged disk may look whole.
@@ -140,12 +140,12 @@ class Saver:
             self.reporter.event(message, level="warn", before=before, now=now)
         return found
 
-    def newest(self, *, until: int | None = None) -> Checkpoint | None:
+    def newest(self, *, until: int | None = None) -> SavedCheckpoint | None:
         return checkpoint.newest(
             self.place.checkpoints, run=self.run, live=self._moving(), on_damage=self._tell_damage, until=until
         )
 
-    def resume(self, run: Run, found: Checkpoint) -> None:
+    def resume(self, run: Run, found: SavedCheckpoint) -> None:
         """Make the run what it was after the checkpoint's step; generators last."""
         checkpoint.restore_tensors(found, self._moving())
         run.frozen.at_step(found.step, run.optimizer)
@@ -205,7 +205,7 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def identity(
-    order: WorkOrder, place: Workspace, subject: Subject, plan: FreezePlan, settings: Settings, *, task: str
+    order: WorkOrder, place: Workspace, subject: TrackedModel, plan: FreezePlan, settings: Settings, *, task: str
 ) -> str:
     """What two attempts must share for one to go on with the other's checkpoint."""
     timing = {

@@ -14,13 +14,13 @@ from app.freeze.plan import FreezePlan
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.language import LanguageExamples
-from worker.trainer.data.order import Order
-from worker.trainer.data.reading import Source
+from worker.trainer.data.reading import DataSplits
+from worker.trainer.data.sampler import Sampler
 from worker.trainer.data.text import longest, pad_id
 from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse, refuse_unreached
 from worker.trainer.models import loading
-from worker.trainer.models.subject import Subject
+from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.ranks.refusals import refuse_model, refuse_request, refuse_shards
 from worker.trainer.ranks.replicas import common_secret
@@ -48,12 +48,12 @@ class Recipe:
     order: WorkOrder
     place: Workspace
     plan: FreezePlan
-    source: Source
+    source: DataSplits
     task: str
     settings: Settings
     prepared: Prepared
     device: torch.device
-    positions: Order
+    positions: Sampler
     identity: str
     group: Group = ALONE
 
@@ -65,9 +65,9 @@ class Recipe:
 def assemble(
     order: WorkOrder,
     place: Workspace,
-    subject: Subject,
+    subject: TrackedModel,
     plan: FreezePlan,
-    source: Source,
+    source: DataSplits,
     *,
     task: str,
     reporter: Reporter,
@@ -120,7 +120,7 @@ def _probed(run: Run) -> Tensor:
         raise ModelError(message, param="model", code="model_cannot_run") from error
 
 
-def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) -> Run:
+def build(recipe: Recipe, subject: TrackedModel, saver: Saver, *, stop: StopRequest) -> Run:
     """The plan made true on this model, and everything that a loop touches. Raises PolicyError where it cannot be."""
     order, plan, settings, device = recipe.order, recipe.plan, recipe.settings, recipe.device
     model, reporter = subject.model, saver.reporter
@@ -173,7 +173,7 @@ def build(recipe: Recipe, subject: Subject, saver: Saver, *, stop: StopRequest) 
     )
 
 
-def _whole(recipe: Recipe, subject: Subject) -> Subject | None:
+def _whole(recipe: Recipe, subject: TrackedModel) -> TrackedModel | None:
     """The trained model in one piece, on the first rank; None on the others. Shards go into a model loaded anew."""
     group = recipe.group
     if not group.sharded:
@@ -192,17 +192,17 @@ def _whole(recipe: Recipe, subject: Subject) -> Subject | None:
     return fresh
 
 
-def _reloaded(recipe: Recipe) -> Subject:
+def _reloaded(recipe: Recipe) -> TrackedModel:
     order = recipe.order
     loaded = loading.load(
         order.model, recipe.place.base, task=recipe.task, labels=recipe.source.labels, seed=order.seed
     )
     if recipe.task in tasks.TEXT:
         tasks.ready_tokenizer(loaded, recipe.source.training)
-    return Subject.of(loaded)
+    return TrackedModel.of(loaded)
 
 
-def _saver(recipe: Recipe, subject: Subject, reporter: Reporter) -> Saver:
+def _saver(recipe: Recipe, subject: TrackedModel, reporter: Reporter) -> Saver:
     order = recipe.order
     return Saver(
         recipe.place,
@@ -236,9 +236,9 @@ def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int
 def _recipe(
     order: WorkOrder,
     place: Workspace,
-    subject: Subject,
+    subject: TrackedModel,
     plan: FreezePlan,
-    source: Source,
+    source: DataSplits,
     *,
     task: str,
     group: Group,
@@ -269,13 +269,13 @@ def _recipe(
         settings=settings,
         prepared=prepared,
         device=device,
-        positions=Order(len(prepared.training), settings.batch_size, order.seed, lengths),
+        positions=Sampler(len(prepared.training), settings.batch_size, order.seed, lengths),
         identity=identity(order, place, subject, plan, settings, task=task),
         group=group,
     )
 
 
-def _cacheable(recipe: Recipe, run: Run, subject: Subject) -> caching.Asked:
+def _cacheable(recipe: Recipe, run: Run, subject: TrackedModel) -> caching.Asked:
     parts = {"training": run.training} | ({"validation": run.validation} if run.validation is not None else {})
     settings = recipe.settings
     again = run.total_steps > run.order.steps_per_epoch or bool(run.validation is not None and settings.eval_steps)
@@ -294,7 +294,7 @@ def _cacheable(recipe: Recipe, run: Run, subject: Subject) -> caching.Asked:
     )
 
 
-def _compile(recipe: Recipe, run: Run, subject: Subject) -> None:
+def _compile(recipe: Recipe, run: Run, subject: TrackedModel) -> None:
     if not recipe.settings.compile:
         return
     compiling.compile_model(run.model, recipe.place.root / "compiled", recipe.device)
@@ -314,7 +314,7 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def _facts(plan: FreezePlan, source: Source, subject: Subject, device: torch.device) -> Facts:
+def _facts(plan: FreezePlan, source: DataSplits, subject: TrackedModel, device: torch.device) -> Facts:
     moving = (*plan.trainable, *plan.split, *plan.scheduled)
     parameters = [each.name for each in moving if each.kind == "parameter"]
     return Facts(
@@ -335,7 +335,7 @@ def _checkpoint_activations(model: nn.Module) -> None:
     enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _refuse_impatience(plan: FreezePlan, source: Source, settings: Settings) -> None:
+def _refuse_impatience(plan: FreezePlan, source: DataSplits, settings: Settings) -> None:
     """Early stopping needs something to judge by, and goes back to an earlier state."""
     param = "hyperparameters.early_stopping_patience"
     if settings.early_stopping_patience is None:

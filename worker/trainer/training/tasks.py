@@ -15,7 +15,7 @@ from app.files import formats
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data import images, language, preference, reading, tabular, text
 from worker.trainer.data.batch import Examples
-from worker.trainer.data.reading import Row, Source
+from worker.trainer.data.reading import DataSplits, Row
 from worker.trainer.models import pretrained
 from worker.trainer.models.loading import Loaded
 from worker.trainer.training import hyperparameters
@@ -58,7 +58,7 @@ def name_of(spec: Mapping[str, Any], asked: str | None, *, workspace: Path, data
     return TORCH[task] if task else str(inferred)
 
 
-def read(order: WorkOrder, place: Workspace, *, task: str) -> Source:
+def read(order: WorkOrder, place: Workspace, *, task: str) -> DataSplits:
     """The job's files as rows. A base that already classifies keeps its label map where it holds every label."""
     known = (
         pretrained.label_names(place.base)
@@ -91,7 +91,9 @@ def objective(task: str, settings: Settings) -> Objective:
     raise InvalidRequest(f"no training is known for the task {task!r}", param="task")
 
 
-def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | None, packed: bool = False) -> Prepared:
+def prepare(
+    task: str, source: DataSplits, loaded: Loaded, *, asked_length: int | None, packed: bool = False
+) -> Prepared:
     """Encode both parts of the data for this model. Cut examples and a missing pad token or template are noted."""
     notes = ready_tokenizer(loaded, source.training) if task in TEXT else []
     limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
@@ -112,7 +114,14 @@ def prepare(task: str, source: Source, loaded: Loaded, *, asked_length: int | No
 
 
 def _encode(
-    task: str, rows: Sequence[Row], loaded: Loaded, *, source: Source, limit: int, packed: bool, part: dict[str, Any]
+    task: str,
+    rows: Sequence[Row],
+    loaded: Loaded,
+    *,
+    source: DataSplits,
+    limit: int,
+    packed: bool,
+    part: dict[str, Any],
 ) -> tuple[Examples, int]:
     if task.startswith("tabular"):
         return tabular.encode(rows, classes=source.labels is not None, dtype=_float_dtype(loaded.model)), 0

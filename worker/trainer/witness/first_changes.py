@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from app.freeze.plan import Decision
-from worker.trainer.freeze.slots import Slot
+from worker.trainer.freeze.tensor_refs import TensorRef
 from worker.trainer.witness.fingerprint import Fingerprint, Fingerprints, sharded
 from worker.trainer.witness.observe import stored_bytes, unreadable
 
@@ -25,27 +25,27 @@ class FirstChanges:
         """Whether some tensor that may move has not been seen to move yet."""
         return bool(self._unmoved)
 
-    def begin(self, decisions: Iterable[Decision], live: Mapping[str, Slot], prints: Fingerprints) -> None:
+    def begin(self, decisions: Iterable[Decision], live: Mapping[str, TensorRef], prints: Fingerprints) -> None:
         for decision in decisions:
             tensor = live[decision.name].tensor
             may_move = decision.frozen_elements < decision.elements
             if may_move and tensor is not None and unreadable(tensor) is None:
                 self._unmoved[decision.name] = _print(tensor, prints)
 
-    def resume(self, live: Mapping[str, Slot], prints: Fingerprints) -> None:
+    def resume(self, live: Mapping[str, TensorRef], prints: Fingerprints) -> None:
         """After a restore: what had not moved holds its first bytes, and each rank compares its own shard of them."""
         for name in self._unmoved:
             tensor = live[name].tensor if name in live else None
             if tensor is not None and sharded(tensor):
                 self._unmoved[name] = _print(tensor, prints)
 
-    def sizes(self, live: Mapping[str, Slot]) -> dict[str, int]:
+    def sizes(self, live: Mapping[str, TensorRef]) -> dict[str, int]:
         """Bytes of each tensor that has not moved yet."""
         tensors = {name: live[name].tensor for name in self._unmoved if name in live}
         return {name: stored_bytes(tensor) for name, tensor in tensors.items() if tensor is not None}
 
     def check(
-        self, live: Mapping[str, Slot], prints: Fingerprints, *, step: int, names: Iterable[str] | None = None
+        self, live: Mapping[str, TensorRef], prints: Fingerprints, *, step: int, names: Iterable[str] | None = None
     ) -> None:
         """Compare these, or all that have not moved yet, and date those that differ now."""
         self.looked_at_all = self.looked_at_all or names is None

@@ -2,18 +2,18 @@
 
 from torch import nn
 
-from worker.trainer.freeze.slots import Slot, slots
+from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 
 #: Attributes under which peft keeps the module that it wrapped: of a tuner layer, and of a `modules_to_save` copy.
 WRAPPED = frozenset({"base_layer", "original_module"})
 
 
-def live_tensors(model: nn.Module) -> dict[str, Slot]:
+def live_tensors(model: nn.Module) -> dict[str, TensorRef]:
     """Every slot by its live name, and those inside a wrapper also by the name they have without it.
 
     `query.base_layer.weight` is found as `query.weight` too, unless the model has a tensor of that name.
     """
-    by_name = {slot.name: slot for slot in slots(model)}
+    by_name = {slot.name: slot for slot in tensor_refs(model)}
     for name, slot in list(by_name.items()):
         if (plain := unwrapped_name(name)) != name:
             by_name.setdefault(plain, slot)

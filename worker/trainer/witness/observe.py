@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.trainer.freeze.slots import slots
+from worker.trainer.freeze.tensor_refs import tensor_refs
 
 #: The dense tensors that a sparse one is stored as, by layout.
 COMPONENTS = {
@@ -26,7 +26,7 @@ def observe(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, s
 
     Tied names are hashed once. KeyError for a name that the model does not have.
     """
-    live = {slot.name: slot.tensor for slot in slots(model)}
+    live = {slot.name: slot.tensor for slot in tensor_refs(model)}
     chosen = list(live if names is None else names)
     distinct = {id(live[name]): live[name] for name in chosen}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib releases the GIL

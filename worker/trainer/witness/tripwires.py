@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.trainer.freeze.slots import Slot
-from worker.trainer.freeze.slots import entries as slot_entries
+from worker.trainer.freeze.tensor_refs import TensorRef
+from worker.trainer.freeze.tensor_refs import entries as slot_entries
 from worker.trainer.witness.fingerprint import shard, sharded
 from worker.trainer.witness.observe import components
 
@@ -34,7 +34,7 @@ class Tripwire:
     false_alarms: int = 0
 
     @classmethod
-    def on(cls, slot: Slot) -> "Tripwire":
+    def on(cls, slot: TensorRef) -> "Tripwire":
         wire = cls(slot_entries(slot.module, slot.kind), slot.leaf, None, 0, 0, None, (), False)
         wire.arm()
         return wire

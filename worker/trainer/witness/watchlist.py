@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from app.freeze.plan import FreezePlan
-from worker.trainer.freeze.slots import Slot
+from worker.trainer.freeze.tensor_refs import TensorRef
 from worker.trainer.witness.fingerprint import Fingerprints
 from worker.trainer.witness.guard import WriteGuard
 from worker.trainer.witness.observe import digest, stored_bytes, unreadable
@@ -14,7 +14,7 @@ from worker.trainer.witness.report import FrozenInterval, Violation
 from worker.trainer.witness.tripwires import Tripwire
 from worker.trainer.witness.watched_tensor import WatchedTensor
 
-Live = Mapping[str, Slot]  # the model's tensors as they are now
+Live = Mapping[str, TensorRef]  # the model's tensors as they are now
 
 
 class Watchlist:
@@ -146,7 +146,7 @@ class Watchlist:
         own, alias = live.get(item.decision.name), live.get(item.name)
         return item.name != item.decision.name and own is not None and alias is not None and own.tensor is alias.tensor
 
-    def _rearm(self, name: str, slot: Slot) -> None:
+    def _rearm(self, name: str, slot: TensorRef) -> None:
         old = self._tripwires.get(name)
         wire = self._tripwires[name] = Tripwire.on(slot)
         if old is not None:

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import tensors as inventory
-from worker.trainer.freeze.slots import Slot
+from worker.trainer.freeze.tensor_refs import TensorRef
 from worker.trainer.witness.blame import ReplayFinding, explained, replay_under_guard
 from worker.trainer.witness.budget import Budget, early_names
 from worker.trainer.witness.fingerprint import XXH3, Fingerprints, sharded
@@ -280,21 +280,21 @@ class Witness:
         ours = set(map(id, self.model.parameters()))
         return any(id(parameter) in ours for group in optimizer.param_groups for parameter in group["params"])
 
-    def _live(self) -> dict[str, Slot]:
+    def _live(self) -> dict[str, TensorRef]:
         return live_tensors(self.model)
 
     def _followed(self) -> dict[str, str]:
         live = self._live()
         return {name: live[name].name for name in self._frozen.watched if name in live and live[name].name != name}
 
-    def _check_everything(self, live: Mapping[str, Slot]) -> list[Violation]:
+    def _check_everything(self, live: Mapping[str, TensorRef]) -> list[Violation]:
         began = time.perf_counter()
         violations = self._check_frozen(live)
         self._first.check(live, self._frozen.prints, step=self.steps)
         self._budget.record(time.perf_counter() - began)
         return violations
 
-    def _check_frozen(self, live: Mapping[str, Slot]) -> list[Violation]:
+    def _check_frozen(self, live: Mapping[str, TensorRef]) -> list[Violation]:
         violations = self._compare(self._frozen.watched, live)
         self._count_check()
         return violations
@@ -329,7 +329,7 @@ class Witness:
         self._frozen.aim_guard(live)
         return violations
 
-    def _compare(self, names: Iterable[str], live: Mapping[str, Slot]) -> list[Violation]:
+    def _compare(self, names: Iterable[str], live: Mapping[str, TensorRef]) -> list[Violation]:
         violations = self._frozen.check(names, live, self.steps)
         self.violations += violations
         return violations

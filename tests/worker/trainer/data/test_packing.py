@@ -19,19 +19,19 @@ from tests.worker.trainer.attempts import Attempt, attempt, data
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.batch import IGNORED
 from worker.trainer.data.language import LanguageExamples
+from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.packing import pack, share
-from worker.trainer.data.passage import Passage
 from worker.trainer.data.text import Tokens
 from worker.trainer.training.isolation import refuse_leaks
 
 SHAPE = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2}
 
 
-def passage(*ids: int, prompt: int = 1) -> Passage:
+def passage(*ids: int, prompt: int = 1) -> LanguageExample:
     array = np.array(ids, dtype=np.int32)
     targets = array.astype(np.int64)
     targets[:prompt] = IGNORED
-    return Passage(Tokens(array), targets)
+    return LanguageExample(Tokens(array), targets)
 
 
 @given(some.lists(some.integers(1, 50), min_size=1, max_size=40))

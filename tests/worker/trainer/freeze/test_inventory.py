@@ -7,7 +7,7 @@ from torch import nn
 from app.errors import PolicyError
 from tests.worker.trainer.freeze.models import convnet, tied_bert
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.freeze.slots import slots
+from worker.trainer.freeze.tensor_refs import tensor_refs
 
 
 def test_a_tied_weight_is_one_tensor_with_two_names() -> None:
@@ -88,7 +88,7 @@ def test_a_lazy_parameter_is_refused() -> None:
 def test_slots_read_the_registered_tensor() -> None:
     """A slot gives the registered object itself, and None once it is gone."""
     model = nn.Linear(2, 2)
-    weight = next(slot for slot in slots(model) if slot.name == "weight")
+    weight = next(slot for slot in tensor_refs(model) if slot.name == "weight")
     assert weight.tensor is model.weight
     del model.weight
     assert weight.tensor is None

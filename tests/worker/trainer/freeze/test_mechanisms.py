@@ -153,7 +153,7 @@ def test_removed_gives_the_plain_model_back() -> None:
     assert not linear.weight.requires_grad
 
 
-def test_equal_layers_share_one_disguise() -> None:
+def test_equal_layers_share_one_patched_class() -> None:
     """A stack of equal frozen layers is still of one class, so that torch.compile does not compile each by itself."""
     model = CASES["encoder"].build()
     freeze(model, plan_for(model, {"freeze": ["1.**"], "mechanism": "detach"}))

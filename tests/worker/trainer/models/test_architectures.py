@@ -174,7 +174,7 @@ def first_half(kind: Kind, root: Path) -> list[str]:
     place = Workspace(root).create()
     kind.save(place.base)
     codes = loading.stored_dtypes(place.base)
-    model, new, _ = pretrained.outline({}, place.base, task=kind.task, stored=codes)
+    model, new, _ = pretrained.load_skeleton({}, place.base, task=kind.task, stored=codes)
     infos = [each for each in tensors(model) if each.kind == "parameter" and each.name not in new]
     return [name for each in infos[: len(infos) // 2] for name in (each.name, *each.aliases)]
 

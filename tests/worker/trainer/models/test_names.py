@@ -15,7 +15,7 @@ from tests.worker.trainer.attempts import Attempt, attempt, data
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models.loading import read_base
-from worker.trainer.models.names import Stored, match, stored_form
+from worker.trainer.models.names import StoredTensor, match, stored_form
 from worker.trainer.witness.observe import digest
 
 
@@ -23,7 +23,7 @@ def test_new_tensor_is_never_paired_by_its_bytes(tmp_path: Path) -> None:
     """A new head of zeros has the bytes of some base tensor of zeros, and is not taken for it."""
     save_file({"old.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
     base = read_base(tmp_path)
-    head = Stored("classifier.bias", torch.zeros(3), "classifier.bias")
+    head = StoredTensor("classifier.bias", torch.zeros(3), "classifier.bias")
     digests = {"classifier.bias": digest(head.tensor)}
     assert match([head], digests, base, prefix="") == {"classifier.bias": "old.bias"}
     assert match([head], digests, base, prefix="", new={"classifier.bias"}) == {}
@@ -34,7 +34,7 @@ def test_base_model_prefix_is_bridged_both_ways(tmp_path: Path, name: str) -> No
     """An encoder's file under a classifier, and a classifier's file under an encoder."""
     save_file({name: torch.ones(2)}, tmp_path / "model.safetensors")
     other = "bert.x.weight" if name == "x.weight" else "x.weight"
-    stored = Stored(other, torch.ones(2), other)
+    stored = StoredTensor(other, torch.ones(2), other)
     found = match([stored], {other: digest(stored.tensor)}, read_base(tmp_path), prefix="bert")
     assert found == {other: name}
 
@@ -42,14 +42,14 @@ def test_base_model_prefix_is_bridged_both_ways(tmp_path: Path, name: str) -> No
 def test_ambiguous_bytes_pair_nothing(tmp_path: Path) -> None:
     """Two base tensors with the same bytes and other names: no guess."""
     save_file({"a": torch.ones(2), "b": torch.ones(2)}, tmp_path / "model.safetensors")
-    stored = Stored("c", torch.ones(2), "c")
+    stored = StoredTensor("c", torch.ones(2), "c")
     assert match([stored], {"c": digest(stored.tensor)}, read_base(tmp_path), prefix="") == {}
 
 
 def test_cast_tensor_is_still_its_base_tensor(tmp_path: Path) -> None:
     """Same name and shape with other bytes: the same weight, though it can never count as identical."""
     save_file({"w": torch.ones(2, dtype=torch.float16)}, tmp_path / "model.safetensors")
-    stored = Stored("w", torch.ones(2), "w")
+    stored = StoredTensor("w", torch.ones(2), "w")
     assert match([stored], {"w": digest(stored.tensor)}, read_base(tmp_path), prefix="") == {"w": "w"}
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from worker.trainer.freeze.slots import slots
+from worker.trainer.freeze.tensor_refs import tensor_refs
 from worker.trainer.witness.tripwires import Tripwire
 
 
 def wire_on(model: nn.Module, name: str = "weight") -> Tripwire:
-    return Tripwire.on(next(slot for slot in slots(model) if slot.name == name))
+    return Tripwire.on(next(slot for slot in tensor_refs(model) if slot.name == name))
 
 
 def replaced(model: nn.Linear) -> None:

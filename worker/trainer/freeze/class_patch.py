@@ -1,7 +1,7 @@
 """A module wearing a subclass of its own class, under the same name, that reads some weights differently.
 
 `_parameters` stays as it is, so names, ties and state_dict do not change; only an attribute read does. Two modules of
-one class with the same leaves share their disguise, so torch.compile sees one class for a stack of equal layers.
+one class with the same leaves share their patched class, so torch.compile sees one class for a stack of equal layers.
 """
 
 import functools
@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-ROWS = "_permafrost_rows"  # in a module's __dict__: leaf -> Rows
-_PLAIN = "_permafrost_plain"  # on the disguise: the class beneath
+ROWS = "_permafrost_rows"  # in a module's __dict__: leaf -> SplitParameter
+_PLAIN = "_permafrost_plain"  # on the patched class: the class beneath
 
 
 @dataclass(slots=True)
-class Look:
-    """How a module is to read: leaves that detach, leaves joined from Rows, eval for good, input passed through."""
+class ClassPatch:
+    """How a patched module behaves: leaves read detached, leaves joined from trainable rows, always in eval, inert."""
 
     detached: set[str] = field(default_factory=set)
     joined: set[str] = field(default_factory=set)
@@ -24,24 +24,24 @@ class Look:
     inert: bool = False
 
 
-def disguise(module: nn.Module, look: Look) -> None:
-    undisguise(module)
+def patch_class(module: nn.Module, patch: ClassPatch) -> None:
+    unpatch_class(module)
     plain: Any = type(module)
-    module.__class__ = _disguised(
-        plain, tuple(sorted(look.detached)), tuple(sorted(look.joined)), look.eval, look.inert
+    module.__class__ = _patched_class(
+        plain, tuple(sorted(patch.detached)), tuple(sorted(patch.joined)), patch.eval, patch.inert
     )
-    if look.eval:
+    if patch.eval:
         module.training = False
 
 
-def undisguise(module: nn.Module) -> None:
+def unpatch_class(module: nn.Module) -> None:
     plain = vars(type(module)).get(_PLAIN)
     if plain is not None:
         module.__class__ = plain
 
 
 @functools.cache
-def _disguised(plain: type, detached: tuple[str, ...], joined: tuple[str, ...], pinned: bool, inert: bool) -> type:
+def _patched_class(plain: type, detached: tuple[str, ...], joined: tuple[str, ...], pinned: bool, inert: bool) -> type:
     body: dict[str, Any] = {
         _PLAIN: plain,
         "__module__": plain.__module__,

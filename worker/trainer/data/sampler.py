@@ -16,7 +16,7 @@ WINDOW: Final = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Order:
+class Sampler:
     """Every example once per epoch, `batch_size` a step; the last step of an epoch may be smaller.
 
     With `lengths`, neighbours in length share a batch: the epoch's order is cut into windows of `WINDOW` batches, each
@@ -59,7 +59,7 @@ def split(count: int, *, fraction: float, seed: int) -> tuple[Positions, Positio
 
 
 @lru_cache(maxsize=1)
-def _epoch(order: Order, epoch: int) -> list[Positions]:
+def _epoch(order: Sampler, epoch: int) -> list[Positions]:
     shuffled = permutation(order.examples, seed=order.seed, stream=epoch)
     if order.lengths is not None:
         shuffled = _by_length(shuffled, order)
@@ -71,7 +71,7 @@ def _epoch(order: Order, epoch: int) -> list[Positions]:
     return [full[index] for index in mixed] + batches[len(full) :]
 
 
-def _by_length(shuffled: Positions, order: Order) -> Positions:
+def _by_length(shuffled: Positions, order: Sampler) -> Positions:
     assert order.lengths is not None
     size = WINDOW * order.batch_size
     windows = [shuffled[at : at + size] for at in range(0, order.examples, size)]

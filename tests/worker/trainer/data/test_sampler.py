@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.trainer.data.order import Order, sequential, split
+from worker.trainer.data.sampler import Sampler, sequential, split
 
 sizes = st.integers(1, 400)
 batches = st.integers(1, 64)
@@ -17,7 +17,7 @@ seeds = st.integers(0, 2**53)
 def test_every_epoch_holds_every_example_once(examples: int, batch: int, seed: int, bucketed: bool, epoch: int) -> None:
     """Bucketing changes who shares a batch, never who is in an epoch, nor how many steps it has."""
     lengths = np.arange(examples)[::-1] % 17 if bucketed else None
-    order = Order(examples, batch, seed, lengths)
+    order = Sampler(examples, batch, seed, lengths)
     first = epoch * order.steps_per_epoch + 1
     steps = [order.positions(step) for step in range(first, first + order.steps_per_epoch)]
     assert sorted(np.concatenate(steps)) == list(range(examples))
@@ -27,21 +27,21 @@ def test_every_epoch_holds_every_example_once(examples: int, batch: int, seed: i
 @given(examples=sizes, batch=batches, seed=seeds, step=st.integers(1, 500))
 def test_any_step_is_known_without_those_before(examples: int, batch: int, seed: int, step: int) -> None:
     """Asked out of order, or by another object, a step is the same."""
-    order = Order(examples, batch, seed)
+    order = Sampler(examples, batch, seed)
     order.positions(step + 7 * order.steps_per_epoch)
-    assert np.array_equal(order.positions(step), Order(examples, batch, seed).positions(step))
+    assert np.array_equal(order.positions(step), Sampler(examples, batch, seed).positions(step))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     """Two epochs differ, two seeds differ."""
-    order = Order(100, 100, 1)
+    order = Sampler(100, 100, 1)
     assert not np.array_equal(order.positions(1), order.positions(2))
-    assert not np.array_equal(order.positions(1), Order(100, 100, 2).positions(1))
+    assert not np.array_equal(order.positions(1), Sampler(100, 100, 2).positions(1))
 
 
 def test_order_is_pinned() -> None:
     """A change of the generator would change every resumed run: these numbers must never change."""
-    assert Order(10, 10, 42).positions(1).tolist() == PINNED
+    assert Sampler(10, 10, 42).positions(1).tolist() == PINNED
 
 
 def test_bucketing_puts_like_lengths_together() -> None:
@@ -49,7 +49,7 @@ def test_bucketing_puts_like_lengths_together() -> None:
     lengths = np.random.default_rng(0).integers(1, 500, size=2000)
     spread = {}
     for name, known in (("plain", None), ("bucketed", lengths)):
-        order = Order(2000, 20, 0, known)
+        order = Sampler(2000, 20, 0, known)
         spread[name] = np.mean([np.ptp(lengths[order.positions(step)]) for step in range(1, 101)])
     assert spread["bucketed"] < spread["plain"] / 5
 

@@ -16,10 +16,10 @@ from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import dtype_code, tensors
 from worker.trainer.models import adapters, names, pretrained, vocabulary
 from worker.trainer.models.loading import Loaded
-from worker.trainer.models.names import Stored
+from worker.trainer.models.names import StoredTensor
 from worker.trainer.witness.observe import digest, observe
 
-Rows = tuple[int, int]
+RowRange = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class Readings:
     """SHA-256 of raw bytes: of every live tensor, of the row ranges of split ones, of every tensor as it is stored."""
 
     whole: Mapping[str, str]
-    rows: Mapping[str, Mapping[Rows, str]]
+    rows: Mapping[str, Mapping[RowRange, str]]
     stored: Mapping[str, str]
 
 
 @dataclass(slots=True)
-class Subject:
+class TrackedModel:
     """`pairs` takes a result name to its base name; it is known once the loaded bytes have been read."""
 
     loaded: Loaded
@@ -40,7 +40,7 @@ class Subject:
     pairs: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, loaded: Loaded) -> Subject:
+    def of(cls, loaded: Loaded) -> TrackedModel:
         return cls(loaded, tensors(loaded.model))
 
     @property
@@ -73,7 +73,7 @@ class Subject:
         names = {each.name: next((n for n in (each.name, *each.aliases) if n in rows), None) for each in self.inventory}
         return {own: rows[name] for own, name in names.items() if name is not None}
 
-    def stored(self) -> list[Stored]:
+    def stored(self) -> list[StoredTensor]:
         return names.stored_form(self.model, self.inventory, base=self.base, new=self.loaded.new)
 
     def live(self) -> dict[str, Tensor]:

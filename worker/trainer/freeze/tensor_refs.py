@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """One live name. A tied tensor has several slots, a detached one reads differently as an attribute."""
+class TensorRef:
+    """One live name. A tied tensor has several refs, a detached one reads differently as an attribute."""
 
     name: str
     kind: str  # "parameter" | "buffer"
@@ -26,13 +26,13 @@ class Slot:
         return self.kind == "parameter" or self.leaf not in self.module._non_persistent_buffers_set
 
 
-def slots(model: nn.Module) -> Iterator[Slot]:
+def tensor_refs(model: nn.Module) -> Iterator[TensorRef]:
     """Every live name once, in the order of `named_parameters`; a shared module's tensors under each of its paths."""
     for path, module in model.named_modules(remove_duplicate=False):
         for kind in ("parameter", "buffer"):
             for leaf, tensor in entries(module, kind).items():
                 if tensor is not None:
-                    yield Slot(f"{path}.{leaf}" if path else leaf, kind, path, module, leaf)
+                    yield TensorRef(f"{path}.{leaf}" if path else leaf, kind, path, module, leaf)
 
 
 def entries(module: nn.Module, kind: str) -> dict[str, Tensor | None]:

@@ -11,7 +11,7 @@ from app.errors import ModelError
 from app.freeze.plan import TensorInfo
 from tests.worker.trainer import tiny
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.models import loading, outline
+from worker.trainer.models import loading, manifest
 
 SPEC: dict[str, Any] = {"type": "transformers", "path": "tiny"}
 Make = Callable[[Path], Path]
@@ -28,10 +28,10 @@ Make = Callable[[Path], Path]
     ],
     ids=lambda each: each if isinstance(each, str) else each.__name__,
 )
-def test_outline_is_the_loaded_model(tmp_path: Path, make: Make, task: str) -> None:
+def test_manifest_is_the_loaded_model(tmp_path: Path, make: Make, task: str) -> None:
     """Names, ties, shapes, dtypes, buffers (also those that no file holds), and what is new, are those of training."""
     make(tmp_path)
-    rows = _rows(outline.manifest(SPEC, tmp_path, task=None), task)
+    rows = _rows(manifest.describe(SPEC, tmp_path, task=None), task)
     loaded = loading.load(SPEC, tmp_path, task=task, labels=None, seed=0)
     assert [TensorInfo.from_json(row) for row in rows] == tensors(loaded.model)
     assert {row["name"] for row in rows if row.get("initialised")} == loaded.new
@@ -44,7 +44,7 @@ def test_dtype_is_that_of_the_files(tmp_path: Path) -> None:
     """A base that is stored in bfloat16 is trained so, whatever config.json says."""
     path = tiny.bert(tmp_path) / "model.safetensors"
     save_file({name: each.bfloat16() for name, each in load_file(path).items()}, path, metadata={"format": "pt"})
-    rows = _rows(outline.manifest(SPEC, tmp_path, task=None), "text-classification")
+    rows = _rows(manifest.describe(SPEC, tmp_path, task=None), "text-classification")
     assert {row["dtype"] for row in rows if row.get("kind") != "buffer"} == {"BF16"}
 
 
@@ -52,10 +52,10 @@ def test_head_is_marked(tmp_path: Path) -> None:
     """A base without a head: the head's tensors are new, and have a row per class. A base with one: not new."""
     tiny.bert(tmp_path / "bert")
     tiny.vit(tmp_path / "vit")
-    encoder = _rows(outline.manifest(SPEC, tmp_path / "bert", task=None), "text-classification")
+    encoder = _rows(manifest.describe(SPEC, tmp_path / "bert", task=None), "text-classification")
     assert {row["name"] for row in encoder if row.get("labels")} == {"classifier.weight", "classifier.bias"}
     assert {"classifier.weight", "classifier.bias"} <= {row["name"] for row in encoder if row.get("initialised")}
-    images = _rows(outline.manifest(SPEC, tmp_path / "vit", task=None), "image-classification")
+    images = _rows(manifest.describe(SPEC, tmp_path / "vit", task=None), "image-classification")
     assert {row["name"] for row in images if row.get("labels")} == {"classifier.weight", "classifier.bias"}
     assert not any(row.get("initialised") for row in images)
 
@@ -64,23 +64,23 @@ def test_tasks_of_a_model(tmp_path: Path) -> None:
     """Those that fit its architecture; the model's own is the class in config.json or the task that was asked for."""
     tiny.bert(tmp_path / "bert")
     tiny.vit(tmp_path / "vit")
-    found = outline.manifest(SPEC, tmp_path / "bert", task=None)
-    assert isinstance(found, dict)
-    assert {"text-classification", "text-regression", "token-classification", "pairs", "causal-lm"} < set(found)
-    assert found[outline.OWN] == "pairs"
-    assert "image-classification" not in found
-    assert "causal-lm" not in outline.manifest(SPEC, tmp_path / "vit", task=None)
-    asked = outline.manifest(SPEC, tmp_path / "bert", task="text-classification")
+    described = manifest.describe(SPEC, tmp_path / "bert", task=None)
+    assert isinstance(described, dict)
+    assert {"text-classification", "text-regression", "token-classification", "pairs", "causal-lm"} < set(described)
+    assert described[manifest.OWN] == "pairs"
+    assert "image-classification" not in described
+    assert "causal-lm" not in manifest.describe(SPEC, tmp_path / "vit", task=None)
+    asked = manifest.describe(SPEC, tmp_path / "bert", task="text-classification")
     assert isinstance(asked, dict)
-    assert asked[outline.OWN] == "text-classification"
+    assert asked[manifest.OWN] == "text-classification"
     with pytest.raises(ModelError):
-        outline.manifest(SPEC, tmp_path / "bert", task="image-classification")
+        manifest.describe(SPEC, tmp_path / "bert", task="image-classification")
 
 
 def test_torch_model_has_one_list() -> None:
     """Its architecture is all that there is to know, and it has no new tensors: its base is written first."""
     spec = {"type": "torch", "architecture": "mlp", "kwargs": {"in_features": 2, "out_features": 1}}
-    rows = outline.manifest(spec, Path(), task=None)
+    rows = manifest.describe(spec, Path(), task=None)
     assert [TensorInfo.from_json(row) for row in rows if isinstance(row, dict)] == tensors(loading.skeleton(spec))
 
 

@@ -11,7 +11,7 @@ from worker.trainer.data.text import Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class LanguageExample:
     """One example's ids, and per position the id that carries loss there, or `IGNORED`."""
 
     tokens: Tokens

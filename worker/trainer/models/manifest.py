@@ -15,7 +15,7 @@ from app.freeze.plan import TensorInfo
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import loading, pretrained
 
-Rows = list[dict[str, Any]]
+ManifestRows = list[dict[str, Any]]
 
 #: Key of the rows for the class that config.json names, or for the task that the model was registered with.
 OWN = ""
@@ -25,7 +25,9 @@ _LABELLED = ("text-classification", "token-classification", "image-classificatio
 _USUAL = {"kind": "parameter", "aliases": [], "persistent": True}
 
 
-def manifest(spec: Mapping[str, Any], folder: Path, *, task: str | None) -> Rows | dict[str, Rows | str]:
+def describe(
+    spec: Mapping[str, Any], folder: Path, *, task: str | None
+) -> ManifestRows | dict[str, ManifestRows | str]:
     """Rows by task, or the name of another task with the same ones; a torch model has one list of them.
 
     ModelError where the model cannot be built for `task`, or without one; tasks that it does not fit are left out.
@@ -33,7 +35,7 @@ def manifest(spec: Mapping[str, Any], folder: Path, *, task: str | None) -> Rows
     if spec["type"] == "torch":
         return [_row(each) for each in tensors(loading.skeleton(spec))]
     codes = loading.stored_dtypes(folder)
-    found: dict[str, Rows | str] = {}
+    found: dict[str, ManifestRows | str] = {}
     for each in pretrained.AUTO_CLASS:
         try:
             found[each] = _SAME.get(each) or _rows(spec, folder, each, codes)
@@ -47,13 +49,13 @@ def manifest(spec: Mapping[str, Any], folder: Path, *, task: str | None) -> Rows
     return found | {OWN: next((each for each, rows in found.items() if rows == own), own)}
 
 
-def _rows(spec: Mapping[str, Any], folder: Path, task: str | None, codes: list[str]) -> Rows:
-    model, new, labels = pretrained.outline(spec, folder, task=task, stored=codes)
+def _rows(spec: Mapping[str, Any], folder: Path, task: str | None, codes: list[str]) -> ManifestRows:
+    model, new, labels = pretrained.load_skeleton(spec, folder, task=task, stored=codes)
     infos = tensors(model)
     sized: set[str] = set()
     if task in _LABELLED:
         more = {**spec, "num_labels": labels + 1}
-        sized = _larger(tensors(pretrained.outline(more, folder, task=task, stored=codes)[0]), infos)
+        sized = _larger(tensors(pretrained.load_skeleton(more, folder, task=task, stored=codes)[0]), infos)
     return [_row(each, initialised=each.name in new, labels=each.name in sized) for each in infos]
 
 
