@@ -1,9 +1,9 @@
-"""What the loop gets from data: examples that can be counted, measured and turned into a batch by position."""
+"""The interface between encoded data and the training loop: `Examples` has a length and makes a `Batch` by position."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,37 +12,38 @@ from torch import Tensor
 
 from worker.trainer.data.sampler import Positions
 
-IGNORED = -100  # a target that carries no loss
+IGNORED = -100  # targets with this value carry no loss, as in torch's cross_entropy
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Inputs by the name of the model's argument, what they should give, and what the loss's sum is divided by."""
+    """Model inputs by argument name, their targets, and the number that the summed loss is divided by."""
 
     inputs: dict[str, Tensor]
     targets: Tensor
-    weight: int  # examples, elements or tokens that carry loss
+    weight: int  # how many examples, elements or tokens carry loss
     examples: int
-    tokens: int = 0  # without padding; 0 where data has none
-    reference: Tensor | None = None  # of preference data
-    rows: Positions | None = None  # of `inputs`: which of the data set's sequences each is, the same in every epoch
+    tokens: int = 0  # without padding; 0 for images and tables
+    reference: Tensor | None = None  # preference data only: log-probabilities under the base, (examples, 2)
+    rows: Positions | None = None  # which sequence of the data set each row of `inputs` is; the same in every epoch
 
     @property
     def width(self) -> int:
-        """Tokens of the longest sequence, which the others are padded to; 0 where inputs are no tokens."""
+        """Length of the longest sequence, to which the others are padded; 0 where inputs are not tokens."""
         ids = self.inputs.get("input_ids")
         return 0 if ids is None else int(ids.shape[1])
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
+
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
         reference = None if self.reference is None else self.reference.to(device, non_blocking=True)
         return replace(self, inputs=moved, targets=self.targets.to(device, non_blocking=True), reference=reference)
 
 
 class Examples(Protocol):
-    """Encoded examples. `lengths` is tokens per example, None where examples have no length."""
+    """Encoded examples of one file. `lengths` is tokens per example, None for images, tables and pairs."""
 
     @property
     def lengths(self) -> NDArray[np.int64] | None: ...
@@ -50,3 +51,14 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, positions: Positions) -> Batch: ...
+
+
+Kind = TypeVar("Kind", bound=Examples, covariant=True)
+
+
+class Encoded(NamedTuple, Generic[Kind]):
+    """A file's examples, how many of them were cut to the length limit, and notes for the job's events."""
+
+    examples: Kind
+    truncated: int = 0
+    notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""An end to somebody else's code that computes on our behalf: seconds, and bytes that it may take on top."""
+"""A limit on seconds and memory for code that came with a model, such as a chat template."""
 
 from __future__ import annotations
 
@@ -14,30 +14,35 @@ PAGE = resource.getpagesize()
 
 
 class OutOfBounds(Exception):  # not an OSError or a ValueError, which templates and tokenizers catch
-    """It took longer than it may."""
+    """The code ran past its time limit."""
 
 
 @contextmanager
 def bounded(*, seconds: float, nbytes: int) -> Iterator[None]:
-    """Raises OutOfBounds or MemoryError where the block takes more. For Python code, in the main thread."""
+    """Raises OutOfBounds after `seconds`, MemoryError where the block allocates more than `nbytes` on top.
+
+    It interrupts Python code in the main thread; in other threads it does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = _address_space() + nbytes
-    before = signal.signal(signal.SIGALRM, _over)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # again and again, should something swallow the first
+    ceiling = _address_space() + nbytes
+    previous_handler = signal.signal(signal.SIGALRM, _raise_out_of_bounds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)  # repeated, in case the code swallows the first exception
+
     try:
-        if soft == resource.RLIM_INFINITY or most < soft:
-            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        if soft == resource.RLIM_INFINITY or ceiling < soft:
+            resource.setrlimit(resource.RLIMIT_AS, (ceiling, hard))
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)
 
 
-def _over(number: int, frame: FrameType | None) -> None:
+def _raise_out_of_bounds(number: int, frame: FrameType | None) -> None:
     raise OutOfBounds("it took too long")
 
 

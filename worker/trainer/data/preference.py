@@ -1,4 +1,4 @@
-"""A prompt with a chosen and a rejected answer (DPO), and what the model thought of both before it was trained."""
+"""Prompts with a chosen and a rejected answer, for DPO, and their log-probabilities under the base."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 
 from app.files import formats
 from app.files.lines import LineProblem
-from worker.trainer.data.batch import IGNORED, Batch
+from worker.trainer.data import chat
+from worker.trainer.data.batch import Batch, Encoded
 from worker.trainer.data.language import (
     LanguageExamples,
-    conversation_and_answer,
-    nothing_to_learn,
+    nothing_before_cut,
     prompt_and_answer,
-    refused_by_template,
+    tokenized,
 )
 from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.sampler import Positions
-from worker.trainer.data.text import Tokens, pad_id
+from worker.trainer.data.text import pad_id, refuse_slow
 
 
 class PreferenceExamples:
-    """`reference` is (examples, 2): log-probabilities of chosen and rejected under the base, filled in before training.
+    """Pairs of answers. `reference` (examples, 2) has the log-probabilities of chosen and rejected under the base.
 
-    The reference model is the frozen base itself: asked once, at its own weights, so no second copy of it is kept.
+    It is computed once, before the first step, while the model still is the base: no second copy is kept in memory.
     """
 
     def __init__(self, chosen: Sequence[LanguageExample], rejected: Sequence[LanguageExample], *, pad: int) -> None:
@@ -54,29 +54,33 @@ def encode(
     limit: int,
     lines: Sequence[int] = (),
     param: str = "training_file",
-) -> tuple[PreferenceExamples, int]:
-    """Rows {"prompt", "chosen", "rejected"}, or "messages" for the prompt; and how many were cut to `limit` tokens.
+) -> Encoded[PreferenceExamples]:
+    """Encodes rows {"prompt", "chosen", "rejected"}, or with "messages" for the prompt, each cut to `limit` tokens.
 
-    An example of which an answer lies wholly behind the cut has nothing to compare and is refused.
+    Raises DataError, by line, for an example whose chosen or rejected answer is wholly behind the cut.
     """
+    refuse_slow(tokenizer)
     sides: dict[str, list[LanguageExample]] = {"chosen": [], "rejected": []}
     truncated = 0
     problems: list[LineProblem] = []
+
     for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
-        passages = [_passage(row, side, tokenizer, line=line, param=param) for side in sides]
-        truncated += any(len(each.tokens.ids) > limit for each in passages)
-        for side, passage in zip(sides, passages, strict=True):
-            cut = LanguageExample(Tokens(passage.tokens.ids[:limit]), passage.targets[:limit])
+        pair = [_tokenized(row, side, tokenizer, line=line, param=param) for side in sides]
+        truncated += any(len(example.tokens.ids) > limit for example in pair)
+        for side, example in zip(sides, pair, strict=True):
+            cut = example.cut(limit)
             sides[side].append(cut)
-            if not (cut.targets[1:] != IGNORED).any():
-                problems.append(nothing_to_learn(line, f"{side} answer", limit=limit))
+            if not cut.learns:
+                problems.append(nothing_before_cut(line, f"{side} answer", limit=limit))
+
     if problems:
         raise formats.refusal(problems, param=param)
-    return PreferenceExamples(sides["chosen"], sides["rejected"], pad=pad_id(tokenizer)), truncated
+    return Encoded(PreferenceExamples(sides["chosen"], sides["rejected"], pad=pad_id(tokenizer)), truncated)
 
 
-def _passage(row: Mapping[str, Any], side: str, tokenizer: Any, *, line: int, param: str) -> LanguageExample:
+def _tokenized(row: Mapping[str, Any], side: str, tokenizer: Any, *, line: int, param: str) -> LanguageExample:
     if "prompt" in row:
         return prompt_and_answer(row["prompt"], row[side], tokenizer)
-    with refused_by_template(line=line, param=param):
-        return conversation_and_answer(row["messages"], row[side], tokenizer)
+    with chat.refused_by_template(line=line, param=param):
+        rendered = chat.render_answer(row["messages"], row[side], tokenizer)
+    return tokenized(rendered.text, rendered.spans, tokenizer, chat=True)

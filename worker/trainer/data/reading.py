@@ -1,4 +1,4 @@
-"""A job's training and validation files to examples and a label map. Every line is checked before the first is used."""
+"""Reads and checks a job's training and validation files, and collects the label map."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from app.files import formats
 from worker.trainer.data.sampler import split
 
 Row = dict[str, Any]
-Numbered = tuple[int, Row]  # with its line
+NumberedRow = tuple[int, Row]  # line, row
 VALIDATION = "validation_file"
 
 
 @dataclass(frozen=True, slots=True)
 class DataSplits:
-    """Rows in file order; `labels` names the classes in the order of their indices, None for other tasks."""
+    """Training and validation rows in file order. `labels` are class names by index, None for tasks without classes."""
 
     training: list[Row]
     validation: list[Row]
     labels: tuple[str, ...] | None
-    training_lines: tuple[int, ...]  # where in its file each row stands
+    training_lines: tuple[int, ...]  # the line of each row in its file
     validation_lines: tuple[int, ...]
 
 
@@ -36,9 +36,10 @@ def read(
     fraction: float = 0.0,
     seed: int = 0,
 ) -> DataSplits:
-    """The files that `data` names. `known_labels`, a base's own map, is kept where it holds every label.
+    """Reads the files that `data` names. Every line is checked before the first is used; DataError names lines.
 
-    Without a validation file, `fraction` of the training file is held out, chosen by `seed`. DataError names lines.
+    `known_labels`, the label map of the base, is kept where it holds every label of the data. Without a validation
+    file, `fraction` of the training file is held out, chosen by `seed`.
     """
     path, columns = workspace / data["training"], formats.Columns.from_json(data)
     form = data.get("format") or formats.detect(path.name, _head(path))
@@ -46,6 +47,7 @@ def read(
     if labels is not None and set(labels) <= set(known_labels or ()):
         labels = tuple(known_labels or ())
     rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
+
     if data.get("validation"):
         held_out = workspace / data["validation"]
         other = data.get("validation_format") or formats.detect(held_out.name, _head(held_out))
@@ -53,15 +55,17 @@ def read(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
         rest = formats.read(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
-        return _source(rows, list(rest), labels)
+        return _splits(rows, list(rest), labels)
+
     if fraction > 0 and len(rows) < 2:
         message = f"there is {len(rows)} example, so none can be held out; give a validation file or more examples"
         raise DataError(message, param="hyperparameters.validation_fraction")
+
     training, validation = split(len(rows), fraction=fraction, seed=seed)
-    return _source([rows[at] for at in training], [rows[at] for at in validation], labels)
+    return _splits([rows[at] for at in training], [rows[at] for at in validation], labels)
 
 
-def _source(training: list[Numbered], validation: list[Numbered], labels: tuple[str, ...] | None) -> DataSplits:
+def _splits(training: list[NumberedRow], validation: list[NumberedRow], labels: tuple[str, ...] | None) -> DataSplits:
     return DataSplits(
         training=[row for _, row in training],
         validation=[row for _, row in validation],

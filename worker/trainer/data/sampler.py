@@ -1,4 +1,4 @@
-"""Which examples make step k: arithmetic on (seed, epoch) alone, so that any step can be resumed without replaying."""
+"""The examples of each training step, computed from (seed, epoch) alone, so that any step resumes without a replay."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Positions = NDArray[np.int64]
-#: Batches that are sorted by length together.
+#: Number of batches whose examples are sorted by length together.
 WINDOW: Final = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampler:
-    """Every example once per epoch, `batch_size` a step; the last step of an epoch may be smaller.
+    """Shuffles per epoch and takes `batch_size` examples a step; the last step of an epoch may be smaller.
 
-    With `lengths`, neighbours in length share a batch: the epoch's order is cut into windows of `WINDOW` batches, each
-    is sorted by length and cut into batches, and the batches are shuffled. Which examples an epoch holds, and how many
-    steps it has, stay the same.
+    With `lengths`, examples of similar length share a batch: the shuffled epoch is cut into windows of `WINDOW`
+    batches, each window is sorted by length and cut into batches, and the batches are shuffled. An epoch holds the
+    same examples, in as many steps, as without.
     """
 
     examples: int
@@ -34,45 +34,46 @@ class Sampler:
         return -(-self.examples // self.batch_size)
 
     def positions(self, step: int) -> Positions:
-        """The examples of update `step`, as positions in the training set."""
+        """Positions in the training set of the examples of update `step`, counted from 1."""
         epoch, index = divmod(step - 1, self.steps_per_epoch)
-        return _epoch(self, epoch)[index]
+        return _epoch_batches(self, epoch)[index]
 
 
 def sequential(examples: int, batch_size: int) -> Iterator[Positions]:
-    """For evaluation: every example once, in file order."""
+    """Batches for evaluation: every example once, in file sampler."""
     for start in range(0, examples, batch_size):
         yield np.arange(start, min(start + batch_size, examples))
 
 
 def permutation(count: int, *, seed: int, stream: int) -> Positions:
-    """A shuffle of range(count) that depends on these numbers alone, on every machine."""
+    """A shuffle of range(count) that is the same on every machine for the same seed and stream."""
     generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, stream]))
     return generator.permutation(count)
 
 
 def split(count: int, *, fraction: float, seed: int) -> tuple[Positions, Positions]:
-    """(training, validation) positions, each sorted; at least one example in each part that is asked for."""
+    """(training, validation) positions, each sorted. Validation has at least one where `fraction` is above 0."""
     held_out = min(count - 1, max(1, round(count * fraction))) if fraction > 0 else 0
     shuffled = permutation(count, seed=seed, stream=2**63)
     return np.sort(shuffled[held_out:]), np.sort(shuffled[:held_out])
 
 
 @lru_cache(maxsize=1)
-def _epoch(order: Sampler, epoch: int) -> list[Positions]:
-    shuffled = permutation(order.examples, seed=order.seed, stream=epoch)
-    if order.lengths is not None:
-        shuffled = _by_length(shuffled, order)
-    batches = [shuffled[at : at + order.batch_size] for at in range(0, order.examples, order.batch_size)]
-    if order.lengths is None:
+def _epoch_batches(sampler: Sampler, epoch: int) -> list[Positions]:
+    shuffled = permutation(sampler.examples, seed=sampler.seed, stream=epoch)
+    if sampler.lengths is not None:
+        shuffled = _by_length(shuffled, sampler)
+    batches = [shuffled[at : at + sampler.batch_size] for at in range(0, sampler.examples, sampler.batch_size)]
+    if sampler.lengths is None:
         return batches
-    full = batches[: order.examples // order.batch_size]  # the smaller last batch stays last
-    mixed = permutation(len(full), seed=order.seed, stream=2**62 + epoch)
+
+    full = batches[: sampler.examples // sampler.batch_size]  # the smaller last batch stays last
+    mixed = permutation(len(full), seed=sampler.seed, stream=2**62 + epoch)
     return [full[index] for index in mixed] + batches[len(full) :]
 
 
-def _by_length(shuffled: Positions, order: Sampler) -> Positions:
-    assert order.lengths is not None
-    size = WINDOW * order.batch_size
-    windows = [shuffled[at : at + size] for at in range(0, order.examples, size)]
-    return np.concatenate([window[np.argsort(order.lengths[window], kind="stable")] for window in windows])
+def _by_length(shuffled: Positions, sampler: Sampler) -> Positions:
+    assert sampler.lengths is not None
+    size = WINDOW * sampler.batch_size
+    windows = [shuffled[at : at + size] for at in range(0, sampler.examples, size)]
+    return np.concatenate([window[np.argsort(sampler.lengths[window], kind="stable")] for window in windows])

@@ -1,4 +1,4 @@
-"""Rows of numbers: features and targets as two tensors, a batch as rows of each."""
+"""Tables of numbers as two tensors, features and targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.trainer.data.sampler import Positions
 
 
 class TabularExamples:
-    """`x` is (examples, features); `y` is (examples, outputs) for regression, (examples,) of classes otherwise."""
+    """Features `x` (examples, features); targets `y` (examples, outputs) for regression, (examples,) for classes."""
 
     lengths = None
 
@@ -33,7 +33,7 @@ class TabularExamples:
 
 
 def encode(rows: Sequence[Mapping[str, Any]], *, classes: bool, dtype: torch.dtype) -> TabularExamples:
-    """Rows {"x": [numbers], "y": [numbers]}, or {"x": [numbers], "y": index} where `classes`; widths are equal."""
+    """Encodes rows {"x": [numbers], "y": [numbers]}, or {"x": [numbers], "y": index} where `classes`."""
     x = torch.from_numpy(np.array([row["x"] for row in rows], dtype=np.float64)).to(dtype)
     if classes:
         return TabularExamples(x, torch.tensor([row["y"] for row in rows], dtype=torch.int64))

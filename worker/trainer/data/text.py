@@ -1,4 +1,4 @@
-"""Text to token ids, padded per batch: sequence classification and regression, token classification, pairs."""
+"""Texts as token ids, padded per batch: sequence classification and regression, token classification, pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.trainer.data.batch import IGNORED, Batch
+from app.errors import ModelError
+from worker.trainer.data.batch import IGNORED, Batch, Encoded
 from worker.trainer.data.sampler import Positions
 
 Row = Mapping[str, Any]
@@ -21,7 +22,7 @@ CHUNK = 1024  # texts per call of the tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids of one text; segment ids where the tokenizer makes them."""
+    """Token ids of one text, and its segment ids (token_type_ids) where the tokenizer makes them."""
 
     ids: Ids
     segments: Ids | None = None
@@ -46,18 +47,19 @@ class TextExamples:
         chosen = [self.sequences[at] for at in positions]
         inputs = pad_tokens(chosen, pad=self.pad)
         tokens = int(self.lengths[positions].sum())
-        wanted = [self.targets[at] for at in positions]
-        if isinstance(wanted[0], np.ndarray):
-            targets = pad_targets(wanted, width=inputs["input_ids"].shape[1])
+
+        labels = [self.targets[at] for at in positions]
+        if isinstance(labels[0], np.ndarray):  # one per token
+            targets = pad_targets(labels, width=inputs["input_ids"].shape[1])
             weight = int((targets != IGNORED).sum())
         else:
-            targets = torch.tensor(wanted, dtype=self.target_dtype)
+            targets = torch.tensor(labels, dtype=self.target_dtype)
             weight = targets.numel()
         return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens, rows=positions)
 
 
 class PairExamples:
-    """Anchors and positives: in a batch, every other positive is a negative."""
+    """Anchors with their positives. In a batch, the positives of the other anchors are an anchor's negatives."""
 
     def __init__(self, anchors: Sequence[Tokens], positives: Sequence[Tokens], *, pad: int) -> None:
         self.anchors = anchors
@@ -67,7 +69,7 @@ class PairExamples:
             [len(a.ids) + len(b.ids) for a, b in zip(anchors, positives, strict=True)], dtype=np.int64
         )
 
-    lengths = None  # bucketing would choose the negatives by length
+    lengths = None  # sorting by length would choose the negatives by length
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -87,55 +89,62 @@ class PairExamples:
         )
 
 
-def encode_texts(rows: Sequence[Row], tokenizer: Any, *, limit: int, regression: bool) -> tuple[TextExamples, int]:
-    """Rows {"text", "label"[, "text_pair"]} and how many were longer than `limit` tokens."""
+def encode_texts(rows: Sequence[Row], tokenizer: Any, *, limit: int, regression: bool) -> Encoded[TextExamples]:
+    """Encodes rows {"text", "label"[, "text_pair"]}, each cut to `limit` tokens."""
     pairs = [str(row.get("text_pair", "")) for row in rows] if any("text_pair" in row for row in rows) else None
     sequences, truncated = tokenize(tokenizer, [row["text"] for row in rows], pairs, limit=limit)
     dtype = torch.float32 if regression else torch.int64
-    return TextExamples(sequences, [row["label"] for row in rows], pad=pad_id(tokenizer), target_dtype=dtype), truncated
+    labels = [row["label"] for row in rows]
+    return Encoded(TextExamples(sequences, labels, pad=pad_id(tokenizer), target_dtype=dtype), truncated)
 
 
-def encode_words(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> tuple[TextExamples, int]:
-    """Rows {"tokens", "labels"}: a word's label goes to its first token, the others carry no loss."""
+def encode_words(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[TextExamples]:
+    """Encodes rows {"tokens", "labels"}: a word's label goes to its first token, its other tokens carry no loss.
+
+    Raises ModelError for a slow tokenizer, which does not say which word a token is of.
+    """
+    refuse_slow(tokenizer)
     sequences: list[Tokens] = []
     targets: list[NDArray[np.int64]] = []
     truncated = 0
+
     for row in rows:
         encoded = tokenizer(row["tokens"], is_split_into_words=True, truncation=True, max_length=limit)
         words = encoded.word_ids()
-        first = [word is not None and (at == 0 or words[at - 1] != word) for at, word in enumerate(words)]
-        wanted = [row["labels"][word] if begins else IGNORED for word, begins in zip(words, first, strict=True)]
+        begins = [word is not None and (at == 0 or words[at - 1] != word) for at, word in enumerate(words)]
+        labels = [row["labels"][word] if first else IGNORED for word, first in zip(words, begins, strict=True)]
         truncated += max((word for word in words if word is not None), default=-1) < len(row["labels"]) - 1
         sequences.append(_tokens(encoded["input_ids"], encoded.get("token_type_ids")))
-        targets.append(np.array(wanted, dtype=np.int64))
-    return TextExamples(sequences, targets, pad=pad_id(tokenizer), target_dtype=torch.int64), truncated
+        targets.append(np.array(labels, dtype=np.int64))
+
+    return Encoded(TextExamples(sequences, targets, pad=pad_id(tokenizer), target_dtype=torch.int64), truncated)
 
 
-def encode_pairs(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> tuple[PairExamples, int]:
-    """Rows {"anchor", "positive"}."""
+def encode_pairs(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[PairExamples]:
+    """Encodes rows {"anchor", "positive"}, each text cut to `limit` tokens."""
     anchors, cut = tokenize(tokenizer, [row["anchor"] for row in rows], None, limit=limit)
     positives, cut_too = tokenize(tokenizer, [row["positive"] for row in rows], None, limit=limit)
-    return PairExamples(anchors, positives, pad=pad_id(tokenizer)), cut + cut_too
+    return Encoded(PairExamples(anchors, positives, pad=pad_id(tokenizer)), cut + cut_too)
 
 
 def tokenize(
     tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, *, limit: int
 ) -> tuple[list[Tokens], int]:
-    """Each text (with its pair) cut to `limit` tokens, special tokens kept, and how many were cut."""
-    found: list[Tokens] = []
+    """Token ids of each text (with its pair), cut to `limit` tokens with special tokens kept; and how many were cut."""
+    sequences: list[Tokens] = []
     truncated = 0
     for at in range(0, len(texts), CHUNK):
         part = slice(at, at + CHUNK)
         both = (list(texts[part]), list(pairs[part])) if pairs else (list(texts[part]),)
         encoded = tokenizer(*both, truncation=True, max_length=limit, return_attention_mask=False)
         segments = encoded.get("token_type_ids") or [None] * len(both[0])
-        found += [_tokens(ids, kinds) for ids, kinds in zip(encoded["input_ids"], segments, strict=True)]
+        sequences += [_tokens(ids, kinds) for ids, kinds in zip(encoded["input_ids"], segments, strict=True)]
         truncated += _count_cut(tokenizer, both, encoded["input_ids"], limit)
-    return found, truncated
+    return sequences, truncated
 
 
 def pad_tokens(sequences: Sequence[Tokens], *, pad: int) -> dict[str, Tensor]:
-    """input_ids, attention_mask and, where there are segments, token_type_ids: each (batch, width)."""
+    """Model inputs input_ids, attention_mask and, where there are segments, token_type_ids: each (batch, width)."""
     lengths = [len(each.ids) for each in sequences]
     width = max(lengths)
     ids = np.full((len(sequences), width), pad, dtype=np.int64)
@@ -143,6 +152,7 @@ def pad_tokens(sequences: Sequence[Tokens], *, pad: int) -> dict[str, Tensor]:
     for row, each in enumerate(sequences):
         ids[row, : len(each.ids)] = each.ids
         mask[row, : len(each.ids)] = 1
+
     inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     if sequences[0].segments is not None:
         kinds = np.zeros((len(sequences), width), dtype=np.int64)
@@ -163,19 +173,29 @@ def pad_id(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id)
 
 
-def longest(tokenizer: Any, model: Any, asked: int | None) -> int:
-    """The most tokens an example may have: what the request, the tokenizer and the model's positions allow."""
+def refuse_slow(tokenizer: Any) -> None:
+    """Raises ModelError for a tokenizer that cannot say which characters or words its tokens come from."""
+    if not tokenizer.is_fast:
+        message = (
+            f"{type(tokenizer).__name__} is a slow tokenizer, which does not say where in the text a token begins; "
+            "this task needs a fast one (a tokenizer.json in the model's folder)"
+        )
+        raise ModelError(message, param="model", code="unsupported_tokenizer")
+
+
+def longest(tokenizer: Any, model: Any, requested: int | None) -> int:
+    """The most tokens that an example may have: the least of what request, tokenizer and position table allow."""
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and positions > 0:
         positions -= _reserved_positions(model)
-    limits = [asked, positions, getattr(tokenizer, "model_max_length", None)]
-    # Tokenizers without a limit say 10**30, models without one (XLNet) say -1.
-    known = [int(each) for each in limits if each and 0 < each < 10**9]
+    limits = [requested, positions, getattr(tokenizer, "model_max_length", None)]
+    # Tokenizers without a limit have 10**30, models without one (XLNet) have -1.
+    known = [int(limit) for limit in limits if limit and 0 < limit < 10**9]
     return min(known, default=8192)
 
 
 def _reserved_positions(model: Any) -> int:
-    """RoBERTa and its kin count positions from behind the padding index."""
+    """Positions that no token uses: models such as RoBERTa count from the one after the padding index."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.padding_idx) + 1
@@ -187,11 +207,13 @@ def _tokens(ids: Sequence[int], segments: Sequence[int] | None) -> Tokens:
 
 
 def _count_cut(
-    tokenizer: Callable[..., Any], both: Sequence[list[str]], ids: Sequence[Sequence[int]], limit: int
+    tokenizer: Callable[..., Any], texts_and_pairs: Sequence[list[str]], ids: Sequence[Sequence[int]], limit: int
 ) -> int:
-    """Only a text that fills the limit can have been cut: those few are measured again, uncut."""
+    """How many texts were cut. Only one that fills the limit can be: those few are tokenized again, without a limit."""
     full = [at for at, each in enumerate(ids) if len(each) >= limit]
     if not full:
         return 0
-    again = tokenizer(*([texts[at] for at in full] for texts in both), return_attention_mask=False, verbose=False)
+    again = tokenizer(
+        *([texts[at] for at in full] for texts in texts_and_pairs), return_attention_mask=False, verbose=False
+    )
     return sum(len(each) > limit for each in again["input_ids"])

@@ -13,8 +13,8 @@ from torch import nn
 from app.errors import InvalidRequest
 from app.files import formats
 from worker.protocol import WorkOrder, Workspace
-from worker.trainer.data import images, language, preference, reading, tabular, text
-from worker.trainer.data.batch import Examples
+from worker.trainer.data import chat, images, language, preference, reading, tabular, text
+from worker.trainer.data.batch import Encoded, Examples
 from worker.trainer.data.reading import DataSplits, Row
 from worker.trainer.models import pretrained
 from worker.trainer.models.loading import Loaded
@@ -97,18 +97,23 @@ def prepare(
     """Encode both parts of the data for this model. Cut examples and a missing pad token or template are noted."""
     notes = ready_tokenizer(loaded, source.training) if task in TEXT else []
     limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
-    parts = []
+    parts: list[Examples | None] = []
     for rows, lines, param in (
         (source.training, source.training_lines, "training_file"),
         (source.validation, source.validation_lines, "validation_file"),
     ):
+        if not rows:
+            parts.append(None)
+            continue
+
         part = {"lines": lines, "param": param}
-        examples, cut = (
-            _encode(task, rows, loaded, source=source, limit=limit, packed=packed, part=part) if rows else (None, 0)
-        )
+        encoded = _encode(task, rows, loaded, source=source, limit=limit, packed=packed, part=part)
+        cut = encoded.truncated
         if cut:
             notes.append(f"{cut} of {len(rows)} examples of the {param} are longer than {limit} tokens and were cut")
-        parts.append(examples)
+        notes += [f"{param}: {note}" for note in encoded.notes]
+        parts.append(encoded.examples)
+
     assert parts[0] is not None
     return Prepared(parts[0], parts[1], tuple(notes))
 
@@ -122,15 +127,15 @@ def _encode(
     limit: int,
     packed: bool,
     part: dict[str, Any],
-) -> tuple[Examples, int]:
+) -> Encoded[Examples]:
     if task.startswith("tabular"):
-        return tabular.encode(rows, classes=source.labels is not None, dtype=_float_dtype(loaded.model)), 0
+        return Encoded(tabular.encode(rows, classes=source.labels is not None, dtype=_float_dtype(loaded.model)))
     if task == "image-classification":
         plain = loaded.processor is None
         channels = _input_channels(loaded.model)
         pixels = images.Pixels(processor=loaded.processor, channels=channels)
         name = "x" if plain and not hasattr(loaded.model, "config") else "pixel_values"
-        return images.encode(rows, pixels=pixels, input_name=name, **part), 0
+        return Encoded(images.encode(rows, pixels=pixels, input_name=name, **part))
     if task == "token-classification":
         return text.encode_words(rows, loaded.tokenizer, limit=limit)
     if task == "causal-lm":
@@ -155,7 +160,7 @@ def ready_tokenizer(loaded: Loaded, rows: Sequence[Row]) -> list[str]:
     config: Any = getattr(loaded.model, "config", None)
     if config is not None and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    template = language.ensure_template(tokenizer, rows)
+    template = chat.ensure_template(tokenizer, rows)
     return notes + ([template] if template else [])
 
 

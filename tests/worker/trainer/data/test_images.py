@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,9 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from app.errors import DataError
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import attempt, data
 from worker.protocol import WorkOrder, Workspace
+from worker.trainer.data.images import Pixels, decode, encode
 from worker.trainer.models.loading import initialise
 
 CONVNET = {"type": "torch", "architecture": "convnet", "kwargs": {"num_classes": 2, "widths": [4, 8]}}
@@ -168,3 +171,50 @@ def test_grey_pictures_for_a_model_of_one_channel(tmp_path: Path) -> None:
     done = attempt(order(Workspace(tmp_path).create(), model, rows()), tmp_path)
     assert done.code == 0
     assert done.base["features.0.0.weight"].shape == torch.Size([4, 1, 3, 3])
+
+
+def _levels(image: Image.Image, kind: str) -> tuple[int, float, float]:
+    """Distinct grey values of a picture once it is pixels, and the smallest and largest."""
+    out = io.BytesIO()
+    image.save(out, kind)
+    pixels = Pixels(channels=1)(decode(out.getvalue()))
+    return len(pixels.unique()), float(pixels.min()), float(pixels.max())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled(kind: str) -> None:
+    """A ramp over all of 16 bits keeps 256 levels; PIL's own conversion would clip it to two."""
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16)[None].repeat(2, 0)
+    assert _levels(Image.fromarray(ramp), kind) == (256, 0.0, 1.0)
+
+
+def test_floats_are_scaled() -> None:
+    """From 0 to 1, as float pictures are."""
+    assert _levels(Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32)[None]), "TIFF") == (256, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.linspace(0, 255, 4, dtype=np.float32), np.array([0, np.nan], np.float32), np.array([0, 70_000], np.int32)],
+    ids=["floats to 255", "not a number", "more than 16 bits"],
+)
+def test_unknown_scale_is_refused_by_line(values: np.ndarray[Any, Any]) -> None:
+    """What the values mean is not guessed."""
+    out = io.BytesIO()
+    Image.fromarray(values[None]).save(out, "TIFF")
+    rows = [{"image": out.getvalue(), "label": 0}]
+    with pytest.raises(DataError, match=r"line 7.*grey values are"):
+        encode(rows, pixels=Pixels(), input_name="x", lines=[7], param="training_file")
+
+
+def test_orientation_is_applied() -> None:
+    """A camera's picture that lies on its side is turned upright, as every viewer does."""
+    image = Image.new("RGB", (4, 2), "white")
+    image.putpixel((0, 0), (0, 0, 0))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees, clockwise
+    out = io.BytesIO()
+    image.save(out, "PNG", exif=exif)
+    upright = decode(out.getvalue())
+    assert upright.size == (2, 4)
+    assert upright.getpixel((1, 0)) == (0, 0, 0)

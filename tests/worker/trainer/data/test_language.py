@@ -13,7 +13,8 @@ from app.errors import DataError
 from tests.worker.trainer import tiny
 from worker.trainer.data import preference
 from worker.trainer.data.batch import IGNORED
-from worker.trainer.data.language import PLAIN_TEMPLATE, encode, ensure_template
+from worker.trainer.data.chat import PLAIN_TEMPLATE, ensure_template
+from worker.trainer.data.language import encode
 
 CHATML = (
     "{% for m in messages %}<s> {{ m.role }} : {{ m.content }} </s> {% endfor %}"
@@ -36,7 +37,7 @@ def tokenizer(tmp_path: Path) -> Any:
 
 def learned(rows: list[dict[str, Any]], tokenizer: Any, *, limit: int = 64) -> list[list[str]]:
     """The tokens of each example that carry loss, in words."""
-    examples, _ = encode(rows, tokenizer, limit=limit)
+    examples = encode(rows, tokenizer, limit=limit).examples
     return [
         tokenizer.convert_ids_to_tokens([int(at) for at in each.targets if at != IGNORED])
         for each in examples.sequences
@@ -130,7 +131,9 @@ def test_answers_to_a_conversation(tokenizer: Any) -> None:
         {"role": "assistant", "content": "sat"},
         {"role": "user", "content": "a dog"},
     ]
-    examples, _ = preference.encode([{"messages": chat, "chosen": "ran", "rejected": "was bad"}], tokenizer, limit=64)
+    examples = preference.encode(
+        [{"messages": chat, "chosen": "ran", "rejected": "was bad"}], tokenizer, limit=64
+    ).examples
     found = [[int(at) for at in each.targets if at != IGNORED] for each in examples.both.sequences]
     assert [tokenizer.convert_ids_to_tokens(each) for each in found] == [["ran", "</s>"], ["was", "bad", "</s>"]]
 
@@ -146,7 +149,7 @@ def test_answer_behind_the_cut_is_refused(tokenizer: Any) -> None:
 def test_batch_counts_what_carries_loss(tokenizer: Any) -> None:
     """weight is the learned tokens, tokens are all without padding."""
     rows = [{"prompt": "the cat", "completion": " sat"}, {"prompt": "a", "completion": " dog ran on"}]
-    examples, _ = encode(rows, tokenizer, limit=64)
+    examples = encode(rows, tokenizer, limit=64).examples
     batch = examples.batch(np.array([0, 1]))
     assert (batch.weight, batch.tokens, batch.examples) == (2 + 4, 4 + 5, 2)
     assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
