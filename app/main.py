@@ -25,9 +25,9 @@ from app.http.dependencies import Backends
 from app.http.host_guard import OwnHosts
 from app.http.nul_bytes import refuse_nul
 from app.http.telemetry import configure_logs
-from app.jobs.live.polls import Polls
-from app.jobs.live.watcher import Watcher
-from app.jobs.queue.idempotency import UnderWay
+from app.jobs.live.polls import PollCache
+from app.jobs.live.watcher import JobWatcher
+from app.jobs.queue.idempotency import KeysInFlight
 from app.jobs.routes import router as jobs
 from app.logs.routes import router as logs
 from app.models.routes import router as models
@@ -65,9 +65,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         storage=Storage(settings.storage),
         doorbell=Doorbell(make_celery(settings)),
     )
-    application.state.watcher = Watcher(database)
-    application.state.polls = Polls(database)
-    application.state.under_way = UnderWay()
+    application.state.watcher = JobWatcher(database)
+    application.state.poll_cache = PollCache(database)
+    application.state.keys_in_flight = KeysInFlight()
     rates = Rates(settings.rate_limit)
     application.state.doorkeeper = Doorkeeper(KeyRing(database), rates)
     attend(database)

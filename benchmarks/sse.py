@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import News
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates
+from app.jobs.queue.event_log import NewEvent
 from benchmarks.deployed import Place, place, postgres, running
 from benchmarks.figure import Figure
 
@@ -47,7 +47,7 @@ def rate_of(ours: Place, count: int) -> tuple[float, int, int]:
     with watchers(url, count, ours.headers) as process:
         before, began = reads(ours), time.perf_counter()
         for number in range(EVENTS):
-            lifecycle.beat(ours.database, lease, News(notes=[Note(f"event {number}")]))
+            lifecycle.beat(ours.database, lease, AttemptUpdates(events=[NewEvent(f"event {number}")]))
             time.sleep(SECONDS / EVENTS)
         rate = (reads(ours) - before - EVENTS) / (time.perf_counter() - began)
         lifecycle.cancel(ours.database, "default", job_id)

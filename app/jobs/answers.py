@@ -8,7 +8,7 @@ from app.evidence.schemas import EvidenceViolation
 from app.evidence.tables import Evidence
 from app.jobs.queue.states import TERMINAL, Status
 from app.jobs.queue.tables import Checkpoint, Event, Job, Metric
-from app.jobs.queue.waiting import Place
+from app.jobs.queue.waiting import QueuePosition
 from app.paging.keyset import Page
 
 #: Beside the progress in its column, at the top of the answer.
@@ -141,7 +141,7 @@ class JobObject(Answer):
     )
 
     @classmethod
-    def of(cls, job: Job, *, evidence: Evidence | None, place: Place | None) -> "JobObject":
+    def of(cls, job: Job, *, evidence: Evidence | None, position: QueuePosition | None) -> "JobObject":
         progress = _progress(job)
         return cls.model_validate(
             {
@@ -178,9 +178,9 @@ class JobObject(Answer):
                 "progress": progress,
                 "evidence": EvidenceSummary.of(evidence, status=job.status),
                 "attempts": job.attempt,
-                "waiting_for": place.waiting_for if place else None,
-                "queue_position": place.position if place else None,
-                "estimated_start": _seconds(place.starts_at) if place else None,
+                "waiting_for": position.waiting_for if position else None,
+                "queue_position": position.position if position else None,
+                "estimated_start": _seconds(position.starts_at) if position else None,
             }
         )
 

@@ -23,18 +23,19 @@ from app.jobs.answers import (
     JobObject,
 )
 from app.jobs.listing import Filters, page
-from app.jobs.live.polls import Polls
+from app.jobs.live.polls import PollCache
 from app.jobs.live.streaming import Reading, Watch
 from app.jobs.live.watcher import EVENTS, sequence_of
 from app.jobs.queue import lifecycle
 from app.jobs.queue.checkpoints import listed
-from app.jobs.queue.idempotency import UnderWay, made_before
+from app.jobs.queue.idempotency import KeysInFlight, earlier_job
 from app.jobs.queue.queries import find_job
 from app.jobs.queue.states import TERMINAL, Status
 from app.jobs.queue.tables import Checkpoint, Event, Job
+from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.dry_run import DryRun, dry_run
 from app.jobs.requests.schemas import JobCreate, Tag
-from app.jobs.requests.submission import Place, fingerprint, hold, prepare
+from app.jobs.requests.submission import fingerprint, prepare, protect_inputs
 from app.openapi.prose import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
 from app.openapi.requests import JOB_EXAMPLES, OPTION_EXAMPLES, TASK_EXAMPLES
 from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
@@ -70,19 +71,21 @@ def create_job(
     who.must("writer")
     if wanted.dry_run:
         with db.read() as session:
-            return dry_run(Place(session, storage, settings, who.project), wanted)
-    under_way: UnderWay = request.app.state.under_way
-    with under_way.alone(who.project, idempotency_key):
+            return dry_run(SubmissionContext(session, storage, settings, who.project), wanted)
+    keys: KeysInFlight = request.app.state.keys_in_flight
+    with keys.reserve(who.project, idempotency_key):
         with db.read() as session:
             told: dict[str, Any] = {"fingerprint": fingerprint(wanted), "retried": is_retry(request)}
-            job = made_before(session, who.project, key=idempotency_key, **told)
+            job = earlier_job(session, who.project, key=idempotency_key, **told)
             repeated = job is not None
             if job is None:
-                place = Place(session, storage, settings, who.project)
-                job = prepare(place, wanted, idempotency_key=idempotency_key)
+                context = SubmissionContext(session, storage, settings, who.project)
+                job = prepare(context, wanted, idempotency_key=idempotency_key)
         if not repeated:
             limit = settings.max_active_jobs
-            job, repeated = lifecycle.submit(db, job, retried=is_retry(request), active_limit=limit, hold=hold)
+            job, repeated = lifecycle.submit(
+                db, job, retried=is_retry(request), active_limit=limit, protect=protect_inputs
+            )
     if repeated:
         response.headers["idempotent-replayed"] = "true"
     else:
@@ -142,7 +145,7 @@ async def retrieve_job(
     if seconds := patience(prefer, read_timeout=timeout, most=MAX_WAIT_SECONDS):
         await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
         headers["preference-applied"] = f"wait={seconds}"
-    polls: Polls = request.app.state.polls
+    polls: PollCache = request.app.state.poll_cache
     job = await polls.read(who.project, fine_tuning_job_id)
     headers |= {"etag": job.etag} if job.ended else {"etag": job.etag, "retry-after": "1"}
     if has_already(if_none_match, job.etag):

@@ -25,11 +25,11 @@ def read(session: Session, project: str, job_id: str) -> tuple[JobObject, Job]:
 
 
 def shown(session: Session, jobs: Sequence[Job]) -> list[JobObject]:
-    """The jobs of one project with evidence and places, in as many queries for a page as for one."""
+    """The jobs of one project with evidence and positions, in as many queries for a page as for one."""
     ended = [job.id for job in jobs if job.finished_at is not None]
     evidence = {row.job_id: row for row in session.scalars(_EVIDENCE, {"ended": ended})} if ended else {}
-    places = waiting.places(session, jobs[0].project, jobs) if jobs else {}
-    return [JobObject.of(job, evidence=evidence.get(job.id), place=places.get(job.id)) for job in jobs]
+    positions = waiting.queue_positions(session, jobs[0].project, jobs) if jobs else {}
+    return [JobObject.of(job, evidence=evidence.get(job.id), position=positions.get(job.id)) for job in jobs]
 
 
 def etag(job: JobObject, version: int) -> str:

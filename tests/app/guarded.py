@@ -11,9 +11,9 @@ from app.auth import api_keys
 from app.db import Database
 from app.evidence.tables import Evidence
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import News, Outcome
-from app.jobs.queue.checkpoints import Saved
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, Outcome
+from app.jobs.queue.checkpoints import NewCheckpoint
+from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.tables import Checkpoint
 from app.main import create_app
 from app.models.tables import Model
@@ -75,7 +75,11 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
     job, _ = lifecycle.submit(db, new_job(project="mine", training_file=file["id"], model_spec=AFFINE))
     lease = lifecycle.claim(db, worker="w", seconds=600)
     assert lease is not None
-    news = News(notes=[Note("one")], metrics=[(1, "train", {"loss": 1.0})], checkpoints=[Saved(1, {"train_loss": 1.0})])
+    news = AttemptUpdates(
+        events=[NewEvent("one")],
+        metrics=[(1, "train", {"loss": 1.0})],
+        checkpoints=[NewCheckpoint(1, {"train_loss": 1.0})],
+    )
     lifecycle.beat(db, lease, news)
     model = Model(
         id="ft:affine:mine::1", project="mine", owned_by="mine", kind="fine_tuned", status="ready", spec=AFFINE

@@ -16,8 +16,8 @@ from sqlalchemy import func, select, update
 from app.db import Database, now
 from app.errors import Conflict
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import Lease, LeaseLost, News, Outcome
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
+from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Event, Job
 from migrations.tables import tables
@@ -131,7 +131,7 @@ class Fleet:
                 return False  # killed
             if fate < 0.2:
                 time.sleep(2.5)  # stopped for longer than the lease, and unaware of it
-            lifecycle.beat(db, lease, News(notes=[Note("still here")]))
+            lifecycle.beat(db, lease, AttemptUpdates(events=[NewEvent("still here")]))
         lifecycle.finish(db, lease, Outcome("succeeded"))
         self.finished[lease.job_id] += 1
         return True

@@ -21,9 +21,9 @@ from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import LeaseLost, News
-from app.jobs.queue.checkpoints import Saved
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, LeaseLost
+from app.jobs.queue.checkpoints import NewCheckpoint
+from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.storage.blobs import Storage
@@ -119,11 +119,11 @@ class Publisher:
         except (PermafrostError, ComposeError, TensorFileError, OSError) as error:
             self._warn(f"the checkpoint of step {step} cannot be used as a model: {error}")
             return
-        self._keeper.post(News(checkpoints=[Saved(step, metrics, model)]))
+        self._keeper.post(AttemptUpdates(checkpoints=[NewCheckpoint(step, metrics, model)]))
         self._keeper.flush()
 
     def _warn(self, message: str) -> None:
-        self._keeper.post(News(notes=[Note(message, level="warn")]))
+        self._keeper.post(AttemptUpdates(events=[NewEvent(message, level="warn")]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.db import Database
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import Lease, LeaseLost, News
+from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost
 from app.jobs.queue.tables import Job
 from worker.supervisor.log_shipping import LogShipper
 
@@ -44,7 +44,7 @@ class LeaseKeeper:
         self._until = started + lease.seconds
         self._wrote = float("-inf")
         self._beaten = started
-        self._news = News()
+        self._news = AttemptUpdates()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._urgent = False
@@ -68,7 +68,7 @@ class LeaseKeeper:
     def stop_requested(self) -> bool:
         return self.desired != "run" or self.expired
 
-    def post(self, news: News, *, urgent: bool = False) -> None:
+    def post(self, news: AttemptUpdates, *, urgent: bool = False) -> None:
         """Takes news to be written soon, or at once where somebody waits for it."""
         if not news:
             return
@@ -130,7 +130,7 @@ class LeaseKeeper:
 
     def _beat(self) -> None:
         with self._lock:
-            news, self._news, self._urgent = self._news, News(), False
+            news, self._news, self._urgent = self._news, AttemptUpdates(), False
         at = time.monotonic()
         try:
             self.desired = lifecycle.beat(self._db, self.lease, news)
@@ -148,12 +148,12 @@ class LeaseKeeper:
             self._wrote = at
 
 
-def _join(news: News, later: News) -> News:
+def _join(news: AttemptUpdates, later: AttemptUpdates) -> AttemptUpdates:
     """Adds `later` to `news`, in place."""
     news.progress = later.progress or news.progress
     news.freeze_plan = later.freeze_plan or news.freeze_plan
     news.hyperparameters = later.hyperparameters or news.hyperparameters
-    news.notes += later.notes
+    news.events += later.events
     news.metrics += later.metrics
     news.checkpoints += later.checkpoints
     return news

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from app.jobs.queue.attempt import News
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates
+from app.jobs.queue.event_log import NewEvent
 from worker.protocol import Report, read_reports
 
 Level = Literal["info", "warn", "error"]
@@ -41,44 +41,44 @@ class ReportReader:
         self._place = (0, 0.0)  # step and epoch
         self._prefix_cache: dict[str, Any] | None = None
 
-    def read(self) -> News:
+    def read(self) -> AttemptUpdates:
         """What was reported since the last call."""
         reports, self._offset = read_reports(self._path, self._offset)
-        news = News()
+        news = AttemptUpdates()
         for report in reports:
             self.heard_at = time.monotonic()
             self._take(_storable(report), news)
         return news
 
-    def _take(self, report: Report, news: News) -> None:
+    def _take(self, report: Report, news: AttemptUpdates) -> None:
         take = getattr(self, f"_take_{report['type']}", None)
         # An unknown type comes from a newer trainer, and what it says is not needed to judge its result.
         if take is not None:
             take(report, news)
 
-    def _take_stage(self, report: Report, news: News) -> None:
+    def _take_stage(self, report: Report, news: AttemptUpdates) -> None:
         if report["stage"] == self._stage:
             return  # a base was made first, in a process that also had to load
         self._stage = report["stage"]
-        news.notes.append(Note(f"Stage: {report['stage']}", data={"stage": report["stage"]}))
+        news.events.append(NewEvent(f"Stage: {report['stage']}", data={"stage": report["stage"]}))
 
-    def _take_plan(self, report: Report, news: News) -> None:
+    def _take_plan(self, report: Report, news: AttemptUpdates) -> None:
         self._total, self._epochs = report.get("total_steps"), report.get("epochs")
         news.freeze_plan = report["counts"]
         news.hyperparameters = report.get("settled")
         frozen, trainable = report["counts"]["frozen"], report["counts"]["trainable"]
         message = f"Tensors frozen: {frozen['tensors']} ({frozen['bytes']} bytes); trained: {trainable['tensors']}"
-        news.notes.append(Note(message, data=report["counts"]))
-        news.notes += [Note(str(warning), level="warn") for warning in report.get("warnings", ())]
+        news.events.append(NewEvent(message, data=report["counts"]))
+        news.events += [NewEvent(str(warning), level="warn") for warning in report.get("warnings", ())]
         step = int(report.get("step") or 0)  # of the checkpoint that it goes on from
         epoch = round(step / self._total * (self._epochs or 0.0), 4) if self._total else 0.0
         news.progress = self._progress(step, epoch)
 
-    def _take_prefix_cache(self, report: Report, news: News) -> None:
+    def _take_prefix_cache(self, report: Report, news: AttemptUpdates) -> None:
         self._prefix_cache = {name: value for name, value in report.items() if name != "type"}
         news.progress = self._progress(*self._place)
 
-    def _take_step(self, report: Report, news: News) -> None:
+    def _take_step(self, report: Report, news: AttemptUpdates) -> None:
         step, epoch = int(report["step"]), float(report.get("epoch") or 0.0)
         self._first = self._first or (step, time.monotonic())
         values = {name: report[name] for name in CURVE if report.get(name) is not None}
@@ -88,26 +88,26 @@ class ReportReader:
         if not self.stepped or step == self._total or at - self._event_at >= EVENT_SECONDS:
             self._event_at = at
             message = f"Step {step}/{self._total}: training loss={_short(report.get('loss'))}"
-            news.notes.append(Note(message, type="metrics", data={"step": step, "epoch": epoch, **values}))
+            news.events.append(NewEvent(message, type="metrics", data={"step": step, "epoch": epoch, **values}))
         self.stepped = True
 
-    def _take_evaluation(self, report: Report, news: News) -> None:
+    def _take_evaluation(self, report: Report, news: AttemptUpdates) -> None:
         step, metrics = int(report["step"]), dict(report["metrics"])
         news.metrics.append((step, "valid", metrics))
         shown = ", ".join(f"{name}={_short(value)}" for name, value in metrics.items())
-        news.notes.append(
-            Note(f"Evaluation after step {step}: {shown}", type="metrics", data={"step": step, **metrics})
+        news.events.append(
+            NewEvent(f"Evaluation after step {step}: {shown}", type="metrics", data={"step": step, **metrics})
         )
 
-    def _take_event(self, report: Report, news: News) -> None:
+    def _take_event(self, report: Report, news: AttemptUpdates) -> None:
         message = str(report["message"])[:MESSAGE_CHARACTERS]
         level = LEVELS.get(str(report.get("level")), "info")
-        news.notes.append(Note(message, level=level, data=report.get("data") or None))
+        news.events.append(NewEvent(message, level=level, data=report.get("data") or None))
 
-    def _take_checkpoint(self, report: Report, news: News) -> None:
+    def _take_checkpoint(self, report: Report, news: AttemptUpdates) -> None:
         self.on_checkpoint(report)
 
-    def _take_violation(self, report: Report, news: News) -> None:
+    def _take_violation(self, report: Report, news: AttemptUpdates) -> None:
         """Told twice: when it is found, and again with its cause once a replay has shown it, or why it could not."""
         violation = {name: value for name, value in report.items() if name != "type"}
         same = (violation.get("name"), violation.get("rank"))
@@ -117,14 +117,14 @@ class ReportReader:
         cause = cause or (f"; cause not shown: {why}" if (why := report.get("explanation")) else "")
         where = f" on rank {report['rank']}" if report.get("rank") is not None else ""
         message = f"Frozen tensor {report['name']} changed at step {report.get('first_bad_step')}{where}{cause}"
-        news.notes.append(Note(message, level="error", data=violation))
+        news.events.append(NewEvent(message, level="error", data=violation))
 
-    def _take_failed(self, report: Report, news: News) -> None:
+    def _take_failed(self, report: Report, news: AttemptUpdates) -> None:
         """Of several ranks that failed, the first speaks for all; another one is heard where it is alone."""
         if self.failed is None or report.get("rank") is None:
             self.failed = report
 
-    def _take_done(self, report: Report, news: News) -> None:
+    def _take_done(self, report: Report, news: AttemptUpdates) -> None:
         self.done = report
 
     def _progress(self, step: int, epoch: float) -> dict[str, Any]:

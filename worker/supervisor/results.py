@@ -26,8 +26,8 @@ from app.files.usage import blob_in_use
 from app.freeze.implied import implied_policy, is_of_adapter, merged_policy
 from app.freeze.policy import Policy
 from app.jobs.queue.attempt import Outcome
-from app.jobs.queue.checkpoints import Saved
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.checkpoints import NewCheckpoint
+from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.storage.blobs import Storage
@@ -76,7 +76,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, repor
     parameters = _parameters(job, base, judged, artifacts, workspace, reports)
     model = _model(job, base, evidence, artifacts)
     outcome = _outcome(policy, evidence, parameters, model, reports)
-    outcome.last = _last(job, reports)
+    outcome.last_checkpoint = _last(job, reports)
     outcome.files = [_curves_file(job, each) for each in artifacts.others if each["name"] in (METRICS, EVENTS)]
     if outcome.model is None:
         stored = {artifacts.blob.key, *(each["blob"] for each in artifacts.others)}
@@ -171,24 +171,24 @@ def _outcome(
         outcome.error = {"code": "frozen_parameters_changed", "message": evidence.reason, "param": "freeze_policy"}
         return outcome
     outcome.model = model
-    outcome.notes = [_note(evidence)]
+    outcome.events = [_note(evidence)]
     return outcome
 
 
-def _last(job: Job, reports: ReportReader) -> Saved | None:
+def _last(job: Job, reports: ReportReader) -> NewCheckpoint | None:
     """The result as the job's last checkpoint; with early stopping it is one of an earlier step, which has its own."""
     done = reports.done or {}
     if job.hyperparameters.get("early_stopping_patience") or not done.get("steps"):
         return None
     metrics = {f"valid_{name}": value for name, value in (done.get("metrics") or {}).items()}
-    return Saved(int(done["steps"]), metrics)
+    return NewCheckpoint(int(done["steps"]), metrics)
 
 
-def _note(evidence: Evidence) -> Note:
+def _note(evidence: Evidence) -> NewEvent:
     data = {"verdict": evidence.verdict, "frozen_tensors": evidence.frozen_tensors, "frozen_root": evidence.frozen_root}
     if evidence.verdict == "verified":
         count = evidence.frozen_tensors
         tensors = "1 frozen tensor is" if count == 1 else f"{count} frozen tensors are"
         message = f"Evidence verified: {tensors} bit-identical to the base"
-        return Note(message, data=data)
-    return Note(f"Evidence {evidence.verdict}: {evidence.reason}", level="warn", data=data)
+        return NewEvent(message, data=data)
+    return NewEvent(f"Evidence {evidence.verdict}: {evidence.reason}", level="warn", data=data)

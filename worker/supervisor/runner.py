@@ -138,7 +138,7 @@ class Runner:
         except TrainerStopped:
             return self._give_back(keeper, partial(lifecycle.release, self.db, lease))
         except DiskFull:
-            return self._firmly(keeper, lambda: lifecycle.hold(self.db, lease, DISK_FULL))
+            return self._firmly(keeper, lambda: lifecycle.pause_attempt(self.db, lease, DISK_FULL))
         except DeviceLost:
             return self._lose(device, keeper)
         self._firmly(keeper, lambda: lifecycle.finish(self.db, lease, outcome))

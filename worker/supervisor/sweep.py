@@ -48,7 +48,7 @@ class Sweeper:
     def sweep(self) -> None:
         """One round. Each part may run anywhere at any time, beside any number of others."""
         slots = self._runner.slots
-        workers.tell(self._runner.db, self._runner.worker, devices=slots.most, kind=slots.devices[0].name)
+        workers.register(self._runner.db, self._runner.worker, devices=slots.most, kind=slots.devices[0].name)
         waiting = lifecycle.sweep(self._runner.db, limit=self._runner.settings.max_crashes)
         for _ in waiting[: self._runner.slots.free]:
             self._wake()

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, select
 from app.db import Database
 from app.jobs import views
 from app.jobs.answers import JobObject
-from app.jobs.live.single_flight import Together
+from app.jobs.live.single_flight import SingleFlight
 from app.jobs.queue.queries import unknown_job
 from app.jobs.queue.states import CLAIMABLE, TERMINAL
 from app.jobs.queue.tables import Job
@@ -26,7 +26,7 @@ Stamp = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class RenderedJob:
     """A job as it goes over the wire, and the tag of that state of it."""
 
     body: bytes
@@ -34,7 +34,7 @@ class Written:
     ended: bool
 
 
-class Polls:
+class PollCache:
     """Jobs that were polled lately, written out: a version of a job reads the same however often it is asked for.
 
     The database says for each poll which version is the current one, and whose it is; polls of a project that come at
@@ -44,18 +44,18 @@ class Polls:
     def __init__(self, db: Database, *, most: int = 2_000) -> None:
         self._db = db
         self._most = most
-        self._kept: OrderedDict[str, tuple[Stamp, Written]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Stamp, RenderedJob]] = OrderedDict()
         self._lock = threading.Lock()
-        self._together = Together(self._read)
+        self._together = SingleFlight(self._read)
 
-    async def read(self, project: str, job_id: str) -> Written:
+    async def read(self, project: str, job_id: str) -> RenderedJob:
         """NotFound when the job is not this project's."""
         written = await self._together.ask(project, job_id)
         if written is None:
             raise unknown_job(job_id)
         return written
 
-    def _read(self, project: str, job_ids: Sequence[str]) -> dict[str, Written]:
+    def _read(self, project: str, job_ids: Sequence[str]) -> dict[str, RenderedJob]:
         with self._db.read() as session:
             rows = session.execute(_STAMPS, {"project": project, "job_ids": job_ids})
             stamps: dict[str, Stamp] = {job_id: (version, status) for job_id, version, status in rows}
@@ -66,13 +66,15 @@ class Polls:
                     found[job.id] = self._write(job, answer)
         return found
 
-    def _known(self, stamps: Mapping[str, Stamp]) -> dict[str, Written]:
+    def _known(self, stamps: Mapping[str, Stamp]) -> dict[str, RenderedJob]:
         with self._lock:
             kept = {job_id: self._kept[job_id] for job_id in stamps if job_id in self._kept}
         return {job_id: written for job_id, (stamp, written) in kept.items() if stamp == stamps[job_id]}
 
-    def _write(self, job: Job, answer: JobObject) -> Written:
-        written = Written(answer.model_dump_json().encode(), views.etag(answer, job.version), job.status in TERMINAL)
+    def _write(self, job: Job, answer: JobObject) -> RenderedJob:
+        written = RenderedJob(
+            answer.model_dump_json().encode(), views.etag(answer, job.version), job.status in TERMINAL
+        )
         if job.status not in CLAIMABLE:
             with self._lock:
                 self._kept[job.id] = ((job.version, job.status), written)

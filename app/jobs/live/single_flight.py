@@ -23,7 +23,7 @@ class _Group(Generic[A]):
     reads: int = 0
 
 
-class Together(Generic[A]):
+class SingleFlight(Generic[A]):
     """Answers from `read(group, keys)`, which runs in a thread. A group neither waits nor fails for another one."""
 
     def __init__(self, read: Callable[[str, Sequence[str]], Mapping[str, A]]) -> None:

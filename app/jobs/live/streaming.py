@@ -12,14 +12,14 @@ from fastapi.responses import StreamingResponse
 from app.auth.caller import Who
 from app.errors import InvalidRequest
 from app.http.dependencies import JobId
-from app.jobs.live.watcher import Feed, Watcher
+from app.jobs.live.watcher import Feed, JobWatcher
 
 
-async def _watcher(request: Request) -> Watcher:
-    return cast(Watcher, request.app.state.watcher)
+async def _watcher(request: Request) -> JobWatcher:
+    return cast(JobWatcher, request.app.state.watcher)
 
 
-Watch = Annotated[Watcher, Depends(_watcher)]
+Watch = Annotated[JobWatcher, Depends(_watcher)]
 
 
 @dataclass(frozen=True, slots=True)

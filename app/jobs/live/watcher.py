@@ -71,7 +71,7 @@ class _Tail:
 
 
 @dataclass(slots=True)
-class _Watched:
+class _WatchedJob:
     state: State
     tails: dict[str, _Tail] = field(default_factory=dict)
     feeds: dict[str, tuple[Feed, int]] = field(default_factory=dict)  # with how many follow it
@@ -80,13 +80,13 @@ class _Watched:
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Watcher:
-    """Polls the watched jobs in one query every `interval` seconds, while there are any."""
+class JobWatcher:
+    """PollCache the watched jobs in one query every `interval` seconds, while there are any."""
 
     def __init__(self, db: Database, *, interval: float = 0.25) -> None:
         self._db = db
         self._interval = interval
-        self._jobs: dict[str, _Watched] = {}
+        self._jobs: dict[str, _WatchedJob] = {}
         self._task: asyncio.Task[None] | None = None
         self._entering = asyncio.Lock()
         self._closing = asyncio.Event()
@@ -131,11 +131,11 @@ class Watcher:
             await self._task  # not cancelled: its thread would go on with a connection that nobody closes any more
 
     @contextlib.asynccontextmanager
-    async def _watching(self, project: str, job_id: str, feed: Feed | None = None) -> AsyncIterator[_Watched]:
+    async def _watching(self, project: str, job_id: str, feed: Feed | None = None) -> AsyncIterator[_WatchedJob]:
         async with self._entering:
             watched = self._jobs.get(job_id)
             if watched is None:
-                watched = _Watched(await run_in_threadpool(self._load, project, job_id))
+                watched = _WatchedJob(await run_in_threadpool(self._load, project, job_id))
                 self._jobs[job_id] = watched
             watched.watchers += 1
             if feed is not None:
@@ -148,7 +148,7 @@ class Watcher:
         finally:
             self._leave(job_id, watched, feed)
 
-    def _leave(self, job_id: str, watched: _Watched, feed: Feed | None) -> None:
+    def _leave(self, job_id: str, watched: _WatchedJob, feed: Feed | None) -> None:
         watched.watchers -= 1
         if watched.watchers == 0 and self._jobs.get(job_id) is watched:
             del self._jobs[job_id]
@@ -176,7 +176,7 @@ class Watcher:
                     continue  # nobody watches it any more, or somebody new has loaded it since
                 self._take(watched, state, blocks)
 
-    def _take(self, watched: _Watched, state: State, blocks: dict[str, list[Block]]) -> None:
+    def _take(self, watched: _WatchedJob, state: State, blocks: dict[str, list[Block]]) -> None:
         for name in watched.tails.keys() - blocks.keys():
             del watched.tails[name]  # begun while the poll was under way: what the poll did not ask for is missing
         for name, new in blocks.items():
@@ -210,7 +210,7 @@ class Watcher:
                 if state != known[job_id][0]
             }
 
-    async def _behind(self, job_id: str, watched: _Watched, feed: Feed, after: int) -> Sequence[Block]:
+    async def _behind(self, job_id: str, watched: _WatchedJob, feed: Feed, after: int) -> Sequence[Block]:
         """From memory; from the database only what no watcher has asked for yet. Many who come at once read it once."""
         async with watched.reading:
             upto = feed.count(watched.state)
@@ -260,7 +260,7 @@ def _between(session: Session, feed: Feed, job_id: str, after: int, upto: int) -
     return feed.blocks(session, job_id, after, upto) if upto > after else []
 
 
-def _announce(watched: _Watched) -> None:
+def _announce(watched: _WatchedJob) -> None:
     """Wakes all who wait now; who waits later waits for the next change."""
     watched.changed.set()
     watched.changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""An attempt at a job, as its worker and the lifecycle speak of it: the lease it holds, its news, how it ended."""
+"""One attempt at a job: the lease that a worker has on it, what it reports while it runs, and how it ended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,15 @@ from typing import Any, Literal
 
 from app.evidence.tables import Evidence, Parameter
 from app.files.tables import File
-from app.jobs.queue.checkpoints import Saved
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.checkpoints import NewCheckpoint
+from app.jobs.queue.event_log import NewEvent
 from app.models.tables import Model
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
+    """A worker's right to run a job for a limited time; `attempt` is the fencing token of its writes."""
+
     job_id: str
     attempt: int
     worker: str
@@ -21,7 +23,7 @@ class Lease:
 
 
 class LeaseLost(Exception):
-    """The job is no longer this worker's: cancelled, finished, or taken over. Stop the trainer and write nothing."""
+    """The job no longer belongs to this worker: cancelled, finished, or taken over. Stop the trainer, write nothing."""
 
     def __init__(self, lease: Lease, status: str) -> None:
         super().__init__(f"attempt {lease.attempt} of {lease.job_id} has lost its lease; the job is {status}")
@@ -29,38 +31,39 @@ class LeaseLost(Exception):
 
 
 @dataclass(slots=True)
-class News:
-    """What a supervisor has to tell since its last beat."""
+class AttemptUpdates:
+    """What a supervisor has to store since its last heartbeat; false when there is nothing."""
 
     progress: dict[str, Any] | None = None
     freeze_plan: dict[str, Any] | None = None
-    hyperparameters: dict[str, Any] | None = None  # with what "auto" came to
-    notes: list[Note] = field(default_factory=list)
+    hyperparameters: dict[str, Any] | None = None  # with numbers in place of "auto"
+    events: list[NewEvent] = field(default_factory=list)
     metrics: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)  # (step, split, values)
-    checkpoints: list[Saved] = field(default_factory=list)
+    checkpoints: list[NewCheckpoint] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        settled = self.freeze_plan or self.hyperparameters
-        return bool(self.progress or settled or self.notes or self.metrics or self.checkpoints)
+        resolved = self.freeze_plan or self.hyperparameters
+        return bool(self.progress or resolved or self.events or self.metrics or self.checkpoints)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How an attempt ended, with all that has to be stored in the same transaction as the status."""
+    """How an attempt ended, with everything that is stored in the same transaction as the job's status."""
 
     status: Literal["succeeded", "failed"]
     error: dict[str, Any] | None = None
     evidence: Evidence | None = None
     parameters: Sequence[Parameter] = ()
     model: Model | None = None
-    files: Sequence[File] = ()  # what OpenAI calls result_files: the curves as CSV
-    last: Saved | None = None  # the result as the last of the job's checkpoints
+    files: Sequence[File] = ()  # OpenAI's result_files: the curves as CSV
+    last_checkpoint: NewCheckpoint | None = None  # the result itself, as the last of the job's checkpoints
     trained_tokens: int | None = None
-    notes: Sequence[Note] = ()
+    events: Sequence[NewEvent] = ()
 
-    def ending(self) -> Note:
-        """The job's last event."""
+    def final_event(self) -> NewEvent:
+        """The job's last event: how it ended."""
         if self.status == "succeeded":
-            return Note("Job succeeded", data={"model": self.model.id if self.model else None})
+            return NewEvent("Job succeeded", data={"model": self.model.id if self.model else None})
+
         message = str((self.error or {}).get("message", "no reason was given"))
-        return Note(f"Job failed: {message}", level="error", data=self.error)
+        return NewEvent(f"Job failed: {message}", level="error", data=self.error)

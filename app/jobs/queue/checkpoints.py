@@ -1,4 +1,4 @@
-"""Saved states of jobs as models: each is listed, can be downloaded and started from, until the run drops it."""
+"""Checkpoints of jobs as models: each is listed, can be downloaded and started from, until the run drops it."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ DROPPED: Final = "dropped"
 
 
 @dataclass(slots=True)
-class Saved:
+class NewCheckpoint:
     """A checkpoint before it has a row: its step, the metrics at that step, and the model that was made of it."""
 
     step: int
@@ -26,7 +26,7 @@ class Saved:
     model_id: str | None = None  # of a model that has a row already
 
 
-def store(session: Session, job_id: str, attempt: int, saved: Saved, at: datetime) -> None:
+def store(session: Session, job_id: str, attempt: int, saved: NewCheckpoint, at: datetime) -> None:
     """A later attempt that comes through the same step again makes the same state, and replaces the row's details."""
     there = session.scalar(select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == saved.step))
     row = there or Checkpoint(id=new_id("ftckpt"), job_id=job_id, created_at=at, step=saved.step)

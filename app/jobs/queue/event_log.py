@@ -12,8 +12,8 @@ from app.jobs.queue.tables import Event, Job
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """An event before it has its number."""
+class NewEvent:
+    """An event that does not have its number yet."""
 
     message: str
     level: Literal["info", "warn", "error"] = "info"
@@ -21,20 +21,22 @@ class Note:
     data: dict[str, Any] | None = None
 
 
-def append(session: Session, job_id: str, notes: Sequence[Note]) -> None:
-    """Appends events. The counter on the job's row is locked by its update, so numbers have no gaps and no doubles."""
-    if not notes:
+def append(session: Session, job_id: str, events: Sequence[NewEvent]) -> None:
+    """Numbers and stores events. Updating the counter locks the job's row, so numbers have no gaps or duplicates."""
+    if not events:
         return
-    statement = (
+
+    count = (
         update(Job)
         .where(Job.id == job_id)
-        .values(events_count=Job.events_count + len(notes))
+        .values(events_count=Job.events_count + len(events))
         .returning(Job.events_count)
         .execution_options(synchronize_session=False)
     )
-    last = session.execute(statement).scalar_one()
+    last = session.execute(count).scalar_one()
+
     at = now(session)
-    for seq, note in enumerate(notes, start=last - len(notes) + 1):
-        event = Event(job_id=job_id, seq=seq, id=new_id("ftevent"), created_at=at, data=note.data)
-        event.level, event.type, event.message = note.level, note.type, note.message
-        session.add(event)
+    for seq, event in enumerate(events, start=last - len(events) + 1):
+        row = Event(job_id=job_id, seq=seq, id=new_id("ftevent"), created_at=at, data=event.data)
+        row.level, row.type, row.message = event.level, event.type, event.message
+        session.add(row)

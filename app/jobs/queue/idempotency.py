@@ -31,7 +31,7 @@ class InFlight(PermafrostError):
     code = "idempotency_key_in_flight"
 
 
-class UnderWay:
+class KeysInFlight:
     """Across processes the database decides: the key is unique among a project's jobs, and the loser is replayed."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class UnderWay:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def alone(self, project: str, key: str | None) -> Iterator[None]:
+    def reserve(self, project: str, key: str | None) -> Iterator[None]:
         """Raises InFlight while another request of the project has this key."""
         if key is None:
             yield
@@ -57,7 +57,7 @@ class UnderWay:
                 self._keys.discard(mine)
 
 
-def made_before(
+def earlier_job(
     session: Session, project: str, *, key: str | None, fingerprint: str | None, retried: bool
 ) -> Job | None:
     """The job that this very request has made already. Raises KeyReused when its key belongs to another one."""

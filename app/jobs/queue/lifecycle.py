@@ -16,9 +16,9 @@ from app.auth.quotas import take_turns
 from app.db import Database, now
 from app.errors import Conflict
 from app.jobs.queue import checkpoints, event_log
-from app.jobs.queue.attempt import Lease, LeaseLost, News, Outcome
-from app.jobs.queue.event_log import Note
-from app.jobs.queue.idempotency import made_before
+from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
+from app.jobs.queue.event_log import NewEvent
+from app.jobs.queue.idempotency import earlier_job
 from app.jobs.queue.method import method_of
 from app.jobs.queue.queries import check_quota, claimable, find_job
 from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
@@ -38,38 +38,38 @@ def submit(
     *,
     retried: bool = False,
     active_limit: int | None = None,
-    hold: Callable[[Session, Job], None] = lambda session, job: None,
+    protect: Callable[[Session, Job], None] = lambda session, job: None,
 ) -> tuple[Job, bool]:
     """Stores a new job and returns it, or the one that this very request made before (and True).
 
     `retried` says that the client repeats a request whose answer it did not see. Without an idempotency key, an equal
     request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
-    `active_limit` is how many jobs of a project may be under way, this one included. `hold` raises where something that
-    the job needs is there no more, and has it stay until the job is stored.
+    `active_limit` is how many jobs of a project may be under way, this one included. `protect` keeps the files and
+    models that the job needs from being deleted until it is stored, and raises where one is gone already.
     """
     try:
-        return _submit(db, job, retried=retried, active_limit=active_limit, hold=hold)
+        return _submit(db, job, retried=retried, active_limit=active_limit, protect=protect)
     except IntegrityError:
         # Two requests with one key at the same moment: the other one has made the job, and is found now.
-        return _submit(db, job, retried=retried, active_limit=active_limit, hold=hold)
+        return _submit(db, job, retried=retried, active_limit=active_limit, protect=protect)
 
 
 def _submit(
-    db: Database, job: Job, *, retried: bool, active_limit: int | None, hold: Callable[[Session, Job], None]
+    db: Database, job: Job, *, retried: bool, active_limit: int | None, protect: Callable[[Session, Job], None]
 ) -> tuple[Job, bool]:
     with db.write() as session:
         mine: dict[str, Any] = {"key": job.idempotency_key, "fingerprint": job.fingerprint, "retried": retried}
-        if earlier := made_before(session, job.project, **mine):
+        if earlier := earlier_job(session, job.project, **mine):
             return earlier, True
         if active_limit is not None:
             take_turns(session, job.project)
             check_quota(session, job.project, active_limit)
-        hold(session, job)
+        protect(session, job)
         job.created_at = now(session)
         session.add(job)
         session.flush()
         session.add_all(Label.all_of(job))
-        event_log.append(session, job.id, [Note("Job created")])
+        event_log.append(session, job.id, [NewEvent("Job created")])
         session.refresh(job)
         return job, False
 
@@ -81,7 +81,7 @@ def cancel(db: Database, project: str, job_id: str) -> Job:
         if job.status == "cancelled":
             return job
         moved = _move(session, job_id, to="cancelled", desired="cancel", finished_at=now(session), **NO_LEASE)
-        return _told(session, job, moved=moved, verb="cancelled", note=Note("Job cancelled"))
+        return _confirm(session, job, moved=moved, verb="cancelled", event=NewEvent("Job cancelled"))
 
 
 def pause(db: Database, project: str, job_id: str) -> Job:
@@ -92,7 +92,7 @@ def pause(db: Database, project: str, job_id: str) -> Job:
             return job
         target = "paused" if job.status in CLAIMABLE else "pausing"
         moved = _move(session, job_id, to=target, desired="pause")
-        return _told(session, job, moved=moved, verb="paused", note=Note(f"Job {target}"))
+        return _confirm(session, job, moved=moved, verb="paused", event=NewEvent(f"Job {target}"))
 
 
 def resume(db: Database, project: str, job_id: str) -> Job:
@@ -103,7 +103,7 @@ def resume(db: Database, project: str, job_id: str) -> Job:
             return job
         target = "running" if job.status == "pausing" else "queued"
         moved = _move(session, job_id, to=target, source=job.status, desired="run")
-        return _told(session, job, moved=moved, verb="resumed", note=Note("Job resumed"))
+        return _confirm(session, job, moved=moved, verb="resumed", event=NewEvent("Job resumed"))
 
 
 # ---- the worker's side
@@ -136,7 +136,7 @@ def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int
             return None
         session.refresh(job)
         started = "Job started" if job.attempt == 1 else f"Job started again, attempt {job.attempt}"
-        event_log.append(session, job.id, [Note(started)])
+        event_log.append(session, job.id, [NewEvent(started)])
         return Lease(job.id, job.attempt, worker, seconds, job.devices)
 
 
@@ -148,28 +148,30 @@ def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
         return Lease(job.id, job.attempt, worker, seconds, job.devices) if job is not None else None
 
 
-def beat(db: Database, lease: Lease, news: News | None = None) -> str:
-    """Extends the lease, stores the news, and returns what is wished of the job: "run" or "pause".
+def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> str:
+    """Extends the lease, stores the updates, and returns what is wished of the job: "run" or "pause".
 
     Raises LeaseLost when the job is not this lease's any more.
     """
     with db.write() as session:
         at = now(session)
         changes: dict[str, Any] = {"lease_until": at + timedelta(seconds=lease.seconds)}
-        if news:
-            changes |= {"version": Job.version + 1, "points_count": Job.points_count + len(news.metrics)}
-            changes |= {"progress": news.progress} if news.progress else {}
-            changes |= {"freeze_plan": news.freeze_plan} if news.freeze_plan else {}
-            changes |= _settled(session, lease, news.hyperparameters) if news.hyperparameters else {}
-        statement = update(Job).where(*_held(lease, at)).values(changes).returning(Job.desired, Job.points_count)
+        if updates:
+            changes |= {"version": Job.version + 1, "points_count": Job.points_count + len(updates.metrics)}
+            changes |= {"progress": updates.progress} if updates.progress else {}
+            changes |= {"freeze_plan": updates.freeze_plan} if updates.freeze_plan else {}
+            changes |= _settled(session, lease, updates.hyperparameters) if updates.hyperparameters else {}
+        statement = update(Job).where(*_lease_guard(lease, at)).values(changes).returning(Job.desired, Job.points_count)
         row = session.execute(statement).one_or_none()
         if row is None:
             raise _lost(session, lease)
-        if news:
-            event_log.append(session, lease.job_id, news.notes)
-            for seq, (step, split, values) in enumerate(news.metrics, start=row.points_count - len(news.metrics) + 1):
+        if updates:
+            event_log.append(session, lease.job_id, updates.events)
+            for seq, (step, split, values) in enumerate(
+                updates.metrics, start=row.points_count - len(updates.metrics) + 1
+            ):
                 session.merge(Metric(job_id=lease.job_id, step=step, split=split, seq=seq, values=values))
-            for saved in news.checkpoints:
+            for saved in updates.checkpoints:
                 checkpoints.store(session, lease.job_id, lease.attempt, saved, at)
         return str(row.desired)
 
@@ -186,7 +188,7 @@ def drop_checkpoints(db: Database, lease: Lease, *, kept: Collection[int]) -> li
     Returns the blobs that are now nobody's. Raises LeaseLost.
     """
     with db.write() as session:
-        held = select(Job.id).where(*_held(lease, now(session))).with_for_update()
+        held = select(Job.id).where(*_lease_guard(lease, now(session))).with_for_update()
         if session.scalar(held) is None:
             raise _lost(session, lease)
         return checkpoints.drop(session, lease.job_id, kept=kept)
@@ -202,7 +204,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
         moved = _move(
             session,
             lease.job_id,
-            *_held(lease, at),
+            *_lease_guard(lease, at),
             to=outcome.status,
             error=outcome.error,
             finished_at=at,
@@ -212,7 +214,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
             trained_tokens=outcome.trained_tokens,
         )
         if not moved:
-            if _already(session, lease, outcome.status):
+            if _ended_before(session, lease, outcome.status):
                 return
             raise _lost(session, lease)
         for row in (outcome.model, outcome.evidence, *outcome.files):
@@ -220,10 +222,10 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
                 row.created_at = at
                 session.add(row)
         session.add_all(outcome.parameters)
-        if outcome.model is not None and outcome.last is not None:
-            outcome.last.model_id = outcome.model.id
-            checkpoints.store(session, lease.job_id, lease.attempt, outcome.last, at)
-        event_log.append(session, lease.job_id, [*outcome.notes, outcome.ending()])
+        if outcome.model is not None and outcome.last_checkpoint is not None:
+            outcome.last_checkpoint.model_id = outcome.model.id
+            checkpoints.store(session, lease.job_id, lease.attempt, outcome.last_checkpoint, at)
+        event_log.append(session, lease.job_id, [*outcome.events, outcome.final_event()])
 
 
 def release(db: Database, lease: Lease) -> str:
@@ -234,10 +236,10 @@ def release(db: Database, lease: Lease) -> str:
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
         target = "paused" if job.desired == "pause" else "queued"
-        if not _give_back(session, job, _held(lease, now(session)), to=target):
+        if not _give_back(session, job, _lease_guard(lease, now(session)), to=target):
             raise _lost(session, lease)
         event_log.append(
-            session, job.id, [Note("Job paused" if target == "paused" else "Worker is stopping; job queued again")]
+            session, job.id, [NewEvent("Job paused" if target == "paused" else "Worker is stopping; job queued again")]
         )
         return target
 
@@ -246,27 +248,27 @@ def lose(db: Database, lease: Lease, *, limit: int) -> str:
     """As `release`, for a job whose device went away; failed once that has happened `limit` times. Not a crash."""
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
-        guard, losses = _held(lease, now(session)), job.losses + 1
+        guard, losses = _lease_guard(lease, now(session)), job.losses + 1
         target = "failed" if losses >= limit else "paused" if job.desired == "pause" else "queued"
-        note = Note(f"The device was lost; job {target} again", level="warn")
+        event = NewEvent(f"The device was lost; job {target} again", level="warn")
         if target == "failed":
             message = f"failed after {losses} devices were lost under it; look at the devices, or at what the job does"
-            moved, note = _fail(session, job, guard, {"code": "device_lost", "message": message}, losses=losses)
+            moved, event = _fail(session, job, guard, {"code": "device_lost", "message": message}, losses=losses)
         else:
             moved = _give_back(session, job, guard, to=target, losses=losses)
         if not moved:
             raise _lost(session, lease)
-        event_log.append(session, job.id, [note])
+        event_log.append(session, job.id, [event])
         return target
 
 
-def hold(db: Database, lease: Lease, reason: str) -> str:
+def pause_attempt(db: Database, lease: Lease, reason: str) -> str:
     """Pauses a job that cannot go on before somebody has done something. Its state is saved; not counted as a crash."""
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
-        if not _give_back(session, job, _held(lease, now(session)), to="paused", desired="pause"):
+        if not _give_back(session, job, _lease_guard(lease, now(session)), to="paused", desired="pause"):
             raise _lost(session, lease)
-        event_log.append(session, job.id, [Note(f"Job paused: {reason}", level="error")])
+        event_log.append(session, job.id, [NewEvent(f"Job paused: {reason}", level="error")])
         return "paused"
 
 
@@ -277,7 +279,7 @@ def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = 
     """
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
-        if not _crashed(session, job, _held(lease, now(session)), reason=reason, log_tail=log_tail, limit=limit):
+        if not _crashed(session, job, _lease_guard(lease, now(session)), reason=reason, log_tail=log_tail, limit=limit):
             raise _lost(session, lease)
         session.refresh(job)
         return job.status
@@ -319,7 +321,7 @@ def _move(
     return True
 
 
-def _held(lease: Lease, at: datetime) -> list[ColumnElement[bool]]:
+def _lease_guard(lease: Lease, at: datetime) -> list[ColumnElement[bool]]:
     """The guard of every write by a worker."""
     return [
         Job.id == lease.job_id,
@@ -333,17 +335,17 @@ def _lost(session: Session, lease: Lease) -> LeaseLost:
     return LeaseLost(lease, session.scalar(select(Job.status).where(Job.id == lease.job_id)) or "gone")
 
 
-def _already(session: Session, lease: Lease, status: str) -> bool:
+def _ended_before(session: Session, lease: Lease, status: str) -> bool:
     row = session.execute(select(Job.attempt, Job.status).where(Job.id == lease.job_id)).one_or_none()
     return row is not None and row.attempt == lease.attempt and row.status == status
 
 
-def _told(session: Session, job: Job, *, moved: bool, verb: str, note: Note) -> Job:
+def _confirm(session: Session, job: Job, *, moved: bool, verb: str, event: NewEvent) -> Job:
     session.refresh(job)
     if not moved:
         ended = "has already ended" if job.status in TERMINAL else "is"
         raise Conflict(f"job {job.id} cannot be {verb}: it {ended} ({job.status})")
-    event_log.append(session, job.id, [note])
+    event_log.append(session, job.id, [event])
     session.refresh(job)
     return job
 
@@ -364,10 +366,10 @@ def _fail(
     error: dict[str, Any],
     data: dict[str, Any] | None = None,
     **changes: Any,
-) -> tuple[bool, Note]:
+) -> tuple[bool, NewEvent]:
     changes |= {"error": error | {"param": None}, "finished_at": now(session)}
     moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
-    return moved, Note(error["message"], level="error", data=data)
+    return moved, NewEvent(error["message"], level="error", data=data)
 
 
 def _crashed(
@@ -385,12 +387,12 @@ def _crashed(
     if crashes >= limit:
         message = f"failed after {crashes} crash{'es' if crashes > 1 else ''}; the last: {reason}"
         error = {"code": "trainer_crashed", "message": message, "log_tail": list(log_tail)}
-        moved, note = _fail(session, job, guard, error, data, crashes=crashes)
+        moved, event = _fail(session, job, guard, error, data, crashes=crashes)
     else:
         target = "paused" if job.desired == "pause" else "queued"
         wait = timedelta(seconds=min(2.0**crashes, 60.0))
         moved = _give_back(session, job, guard, to=target, crashes=crashes, not_before=now(session) + wait)
-        note = Note(f"Attempt {job.attempt} ended: {reason}; job {target} again", level="warn", data=data)
+        event = NewEvent(f"Attempt {job.attempt} ended: {reason}; job {target} again", level="warn", data=data)
     if moved:
-        event_log.append(session, job.id, [note])
+        event_log.append(session, job.id, [event])
     return moved

@@ -26,7 +26,7 @@ _BEFORE: Final = tuple_(Job.urgency, Job.created_at, Job.id) < tuple_(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueuePosition:
     """1 for the job that starts next; COUNTED + 1 says "at least so far back"."""
 
     position: int
@@ -38,7 +38,7 @@ def waits(job: Job) -> bool:
     return job.status in CLAIMABLE and job.desired == "run"
 
 
-def places(session: Session, project: str, jobs: Sequence[Job]) -> dict[str, Place]:
+def queue_positions(session: Session, project: str, jobs: Sequence[Job]) -> dict[str, QueuePosition]:
     """Of those of a project's jobs that wait, in as many queries for a page as for one."""
     waiting = [job for job in jobs if waits(job)]
     if not waiting:
@@ -49,7 +49,7 @@ def places(session: Session, project: str, jobs: Sequence[Job]) -> dict[str, Pla
     for job in waiting:
         reason = lacking.get(job.id)
         start = None if reason else _start(job, positions[job.id], at, free_in, one_takes)
-        found[job.id] = Place(positions[job.id], start, reason)
+        found[job.id] = QueuePosition(positions[job.id], start, reason)
     return found
 
 

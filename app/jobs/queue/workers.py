@@ -15,7 +15,7 @@ PRESENT: Final = timedelta(minutes=2)
 FORGOTTEN: Final = timedelta(days=1)
 
 
-def tell(db: Database, worker: str, *, devices: int, kind: str) -> None:
+def register(db: Database, worker: str, *, devices: int, kind: str) -> None:
     """This worker is here, with so many devices of a kind."""
     with db.write() as session:
         at = now(session)

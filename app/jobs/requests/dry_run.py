@@ -8,8 +8,9 @@ from app.freeze.preview import Preview
 from app.jobs.answers import Answer, FreezePlanCounts
 from app.jobs.queue.queries import check_quota
 from app.jobs.requests import estimate
+from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.schemas import JobCreate
-from app.jobs.requests.submission import Found, Place, examine, job_of
+from app.jobs.requests.submission import CheckedRequest, examine, job_of
 
 #: Files of a dry run are read further than a submission reads them: no worker will.
 READ_BYTES: Final = 64 << 20
@@ -79,15 +80,15 @@ class DryRun(Answer):
     unchecked: list[Unchecked] = Field(description="Empty: all that a job can be refused for was checked.")
 
 
-def dry_run(place: Place, wanted: JobCreate) -> DryRun:
+def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
     """Raises for a request what a submission raises, and more where a worker would be the first to see it."""
-    found = examine(place, wanted, read_bytes=READ_BYTES)
-    check_quota(place.session, place.project, place.settings.max_active_jobs)
-    job = job_of(place, wanted, found, idempotency_key=None)
-    size = estimate.length(found)
-    known = estimate.planned(found)
-    time = estimate.seconds(place.session, place.project, found, place.settings, size)
-    memory = estimate.memory(found, place.settings, size)
+    checked = examine(context, request, read_bytes=READ_BYTES)
+    check_quota(context.session, context.project, context.settings.max_active_jobs)
+    job = job_of(context, request, checked, idempotency_key=None)
+    size = estimate.length(checked)
+    known = estimate.planned(checked)
+    time = estimate.seconds(context.session, context.project, checked, context.settings, size)
+    memory = estimate.memory(checked, context.settings, size)
     return DryRun.model_validate(
         {
             **{name: getattr(job, name) for name in _OF_A_JOB},
@@ -96,11 +97,11 @@ def dry_run(place: Place, wanted: JobCreate) -> DryRun:
                 "length": _steps(size),
                 **time,
                 "memory_bytes": memory,
-                "cost": estimate.cost(place.settings, time["seconds"]),
-                "rules": estimate.rules(place.settings),
+                "cost": estimate.cost(context.settings, time["seconds"]),
+                "rules": estimate.rules(context.settings),
             },
             "warnings": list(known[1].warnings) if known else [],
-            "unchecked": _unchecked(found, known[1] if known else None, time, memory),
+            "unchecked": _unchecked(checked, known[1] if known else None, time, memory),
         }
     )
 
@@ -126,18 +127,20 @@ def _steps(size: estimate.Length | None) -> dict[str, Any] | None:
 
 
 def _unchecked(
-    found: Found, plan: Preview | None, time: dict[str, Any], memory: dict[str, Any]
+    checked: CheckedRequest, plan: Preview | None, time: dict[str, Any], memory: dict[str, Any]
 ) -> list[dict[str, str]]:
     at_start = "by a worker, before the first step"
     missing = []
-    for param, file, summary in zip(("training_file", "validation_file"), found.files, found.summaries, strict=True):
+    for param, file, summary in zip(
+        ("training_file", "validation_file"), checked.examples.files, checked.examples.summaries, strict=True
+    ):
         if file is not None and summary is None:
             why = f"{file.bytes:,} bytes; up to {READ_BYTES:,} of a format that can be read here are read at once"
             missing.append({"what": param, "why": why, "when": at_start})
     if plan is None:
-        why = f"the tensors of {found.chosen.name!r} are not known for the task {found.task}; " + (
+        why = f"the tensors of {checked.chosen.name!r} are not known for the task {checked.task}; " + (
             "register the model (POST /v1/models) to have them read once"
-            if found.chosen.spec["type"] == "transformers"
+            if checked.chosen.spec["type"] == "transformers"
             else "only a worker builds this architecture"
         )
         missing.append({"what": "freeze_policy", "why": why, "when": at_start})

@@ -17,7 +17,7 @@ from app.freeze.preview import OPTIMIZER_STATE, Preview
 from app.freeze.preview import preview as preview_of
 from app.jobs.queue.tables import Job
 from app.jobs.requests import auto
-from app.jobs.requests.submission import Found
+from app.jobs.requests.submission import CheckedRequest
 from app.models import manifest
 from app.models.catalog import folder_of
 from app.models.manifest import Manifest
@@ -52,39 +52,39 @@ class Length:
         return min(self.steps * self.batch_size, self.examples * self.n_epochs)
 
 
-def length(found: Found) -> Length | None:
+def length(checked: CheckedRequest) -> Length | None:
     """None where nobody has read the file to its end."""
-    summary = found.summaries[0]
+    summary = checked.examples.summaries[0]
     if summary is None:
         return None
-    asked = found.settings
-    held_out = asked.get("validation_fraction", 0.0) if found.files[1] is None else 0.0
+    asked = checked.hyperparameters
+    held_out = asked.get("validation_fraction", 0.0) if checked.examples.files[1] is None else 0.0
     examples = max(1, summary.examples - round(summary.examples * held_out))
     epochs = _number(asked.get("n_epochs"), auto.n_epochs(examples))
     batch = min(_number(asked.get("batch_size"), auto.batch_size(examples)), examples)
     steps = min(epochs * math.ceil(examples / batch), asked.get("max_steps") or 10**9)
     tokens = None
-    if found.task in _TEXT:
+    if checked.task in _TEXT:
         tokens = math.ceil(summary.bytes / max(1, summary.examples) / TOKEN_BYTES)
         tokens = max(1, min(tokens, asked.get("max_length") or MAX_TOKENS))
     return Length(examples, epochs, batch, steps, tokens)
 
 
-def planned(found: Found) -> tuple[Manifest, Preview] | None:
+def planned(checked: CheckedRequest) -> tuple[Manifest, Preview] | None:
     """The policy over the model's tensors, where they are known; the file tells how many classes a new head has."""
-    known = found.chosen.manifest_for(found.task)
-    labels = found.summaries[0].labels if found.summaries[0] else None
-    if known is not None and known.open_head and labels and found.chosen.stored is not None:
-        known = manifest.for_task(found.chosen.stored, found.task, num_labels=len(labels))
+    known = checked.chosen.manifest_for(checked.task)
+    labels = checked.examples.summaries[0].labels if checked.examples.summaries[0] else None
+    if known is not None and known.open_head and labels and checked.chosen.stored is not None:
+        known = manifest.for_task(checked.chosen.stored, checked.task, num_labels=len(labels))
     if known is None or known.open_head:
         return None
-    name = _optimizer(found)
-    return known, preview_of(found.policy, known.tensors, optimizer=name, initialised=known.initialised)
+    name = _optimizer(checked)
+    return known, preview_of(checked.policy, known.tensors, optimizer=name, initialised=known.initialised)
 
 
-def memory(found: Found, settings: Settings, size: Length | None) -> dict[str, Any]:
+def memory(checked: CheckedRequest, settings: Settings, size: Length | None) -> dict[str, Any]:
     """Bytes by purpose; None for what cannot be known."""
-    known = planned(found)
+    known = planned(checked)
     if known is None:
         return dict.fromkeys(("weights", "gradients", "optimizer", "activations", "total"))
     tensors, plan = known
@@ -92,23 +92,25 @@ def memory(found: Found, settings: Settings, size: Length | None) -> dict[str, A
         "weights": sum(each.nbytes for each in tensors.tensors),
         "gradients": plan.memory["gradient_bytes"],
         "optimizer": plan.memory["optimizer_bytes"],
-        "activations": _activations(found, settings, size),
+        "activations": _activations(checked, settings, size),
     }
-    if (found.settings.get("optimizer") or {}).get("momentum") and _optimizer(found) == "sgd":
+    if (checked.hyperparameters.get("optimizer") or {}).get("momentum") and _optimizer(checked) == "sgd":
         parts["optimizer"] = plan.memory["gradient_bytes"]
     return {**parts, "total": sum(filter(None, parts.values()))}
 
 
-def seconds(session: Session, project: str, found: Found, settings: Settings, size: Length | None) -> dict[str, Any]:
+def seconds(
+    session: Session, project: str, checked: CheckedRequest, settings: Settings, size: Length | None
+) -> dict[str, Any]:
     """From earlier jobs on this model where there are any, else from the number of operations."""
     if size is None:
         return {"seconds": None, "basis": None}
-    basis, took = "measured", _measured(session, project, found, size)
+    basis, took = "measured", _measured(session, project, checked, size)
     if took is None:
-        basis, took = "computed", _computed(found, settings, size)
+        basis, took = "computed", _computed(checked, settings, size)
     if took is None:
         return {"seconds": None, "basis": None}
-    limit = found.settings.get("max_run_seconds")
+    limit = checked.hyperparameters.get("max_run_seconds")
     return {"seconds": round(min(took, limit + FIXED_SECONDS) if limit else took, 1), "basis": basis}
 
 
@@ -139,14 +141,19 @@ def rules(settings: Settings) -> dict[str, str]:
     }
 
 
-def _measured(session: Session, project: str, found: Found, size: Length) -> float | None:
-    same = (Job.project == project, Job.model == found.chosen.name, Job.task == found.task, Job.status == "succeeded")
+def _measured(session: Session, project: str, checked: CheckedRequest, size: Length) -> float | None:
+    same = (
+        Job.project == project,
+        Job.model == checked.chosen.name,
+        Job.task == checked.task,
+        Job.status == "succeeded",
+    )
     newest = select(Job).where(*same).order_by(Job.created_at.desc(), Job.id.desc()).limit(EARLIER)
     speeds, rests = [], []
     for job in session.scalars(newest):
         speed = (job.progress or {}).get("examples_per_second")
         batch, steps = job.hyperparameters.get("batch_size"), (job.progress or {}).get("step")
-        if job.model_spec != found.chosen.spec or not speed or not isinstance(batch, int) or not steps:
+        if job.model_spec != checked.chosen.spec or not speed or not isinstance(batch, int) or not steps:
             continue
         if job.attempt == 1 and job.started_at and job.finished_at:
             speeds.append(speed)
@@ -154,9 +161,9 @@ def _measured(session: Session, project: str, found: Found, size: Length) -> flo
     return size.seen / statistics.median(speeds) + statistics.median(rests) if speeds else None
 
 
-def _computed(found: Found, settings: Settings, size: Length) -> float | None:
-    known = planned(found)
-    if known is None or found.task == "image-classification":
+def _computed(checked: CheckedRequest, settings: Settings, size: Length) -> float | None:
+    known = planned(checked)
+    if known is None or checked.task == "image-classification":
         return None  # how often a convolution's weights are used depends on the pictures
     tensors, plan = known
     lookups = {each.name for each in tensors.tensors if each.module_types and "Embedding" in each.module_types[-1]}
@@ -166,7 +173,7 @@ def _computed(found: Found, settings: Settings, size: Length) -> float | None:
     deep = any(_trains(each) and each.name not in tensors.initialised for each in plan.plan.decisions)
     operations = 2 * everything * (2 if deep else 1) + 2 * trained
     passes = size.tokens or 1
-    if found.task == "preference":
+    if checked.task == "preference":
         operations, passes = operations + 2 * everything, 2 * passes  # two answers, and a reference model
     took = max(size.seen * passes * operations / settings.device_flops, size.steps * STEP_SECONDS)
     return took + FIXED_SECONDS
@@ -176,31 +183,31 @@ def _trains(decision: Decision) -> bool:
     return decision.action != "freeze" or bool(decision.scheduled)
 
 
-def _activations(found: Found, settings: Settings, size: Length | None) -> int | None:
+def _activations(checked: CheckedRequest, settings: Settings, size: Length | None) -> int | None:
     """Of a transformers model whose config.json can be read here."""
     if size is None or size.tokens is None:
         return None
-    config = _config(found.chosen.spec, settings)
+    config = _config(checked.chosen.spec, settings)
     hidden, layers = config.get("hidden_size"), config.get("num_hidden_layers")
     heads = config.get("num_attention_heads")
     if not (isinstance(hidden, int) and isinstance(layers, int) and isinstance(heads, int)):
         return None
-    micro = found.settings.get("micro_batch_size") or size.batch_size
-    halves = 1 if found.settings.get("precision") in ("bf16", "fp16") else 2
+    micro = checked.hyperparameters.get("micro_batch_size") or size.batch_size
+    halves = 1 if checked.hyperparameters.get("precision") in ("bf16", "fp16") else 2
     return halves * micro * layers * (34 * size.tokens * hidden + 5 * heads * size.tokens**2)
 
 
 def _config(spec: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     try:
         path: Path = folder_of(settings, str(spec.get("path")), param="model.path") / "config.json"
-        found = json.loads(path.read_bytes())
+        config = json.loads(path.read_bytes())
     except (PermafrostError, OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
-def _optimizer(found: Found) -> str:
-    name = (found.settings.get("optimizer") or {}).get("name", "adamw")
+def _optimizer(checked: CheckedRequest) -> str:
+    name = (checked.hyperparameters.get("optimizer") or {}).get("name", "adamw")
     return name if name in OPTIMIZER_STATE else "adamw"  # adam keeps what adamw keeps
 
 

@@ -11,7 +11,7 @@ from app.db import Database, now
 from app.jobs import views
 from app.jobs.listing import Filters, page
 from app.jobs.queue import lifecycle, waiting
-from app.jobs.queue.attempt import News, Outcome
+from app.jobs.queue.attempt import AttemptUpdates, Outcome
 from app.jobs.queue.queries import claimable
 from app.jobs.queue.tables import Job, Label
 from tests.app.conftest import AFFINE, rows, upload_to
@@ -145,7 +145,7 @@ def test_a_waiting_job_is_told_when_it_will_start(db: Database) -> None:
     lease = lifecycle.claim(db, worker="w", seconds=600)
     assert lease is not None
     assert starts() == [100, 200]
-    lifecycle.beat(db, lease, News(progress={"step": 1, "eta_seconds": 40}))
+    lifecycle.beat(db, lease, AttemptUpdates(progress={"step": 1, "eta_seconds": 40}))
     assert starts() == [40, 140]
 
 

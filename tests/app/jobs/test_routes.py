@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 from app.db import Database
 from app.evidence.tables import Evidence, Parameter
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import Lease, News, Outcome
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, Lease, Outcome
+from app.jobs.queue.event_log import NewEvent
 from app.models.tables import Model
 from tests.app.conftest import AFFINE, rows, upload_to
 
@@ -114,7 +114,9 @@ def test_an_unchanged_job_is_304(api: TestClient, create: Create, db: Database) 
     lifecycle.beat(
         db,
         claim(db),
-        News(progress={"step": 1, "total_steps": 2, "eta_seconds": 1000, "estimated_finish": int(time.time()) + 1000}),
+        AttemptUpdates(
+            progress={"step": 1, "total_steps": 2, "eta_seconds": 1000, "estimated_finish": int(time.time()) + 1000}
+        ),
     )
     answer = api.get(path, headers={"if-none-match": tag})
     assert (answer.status_code, answer.json()["progress"]["step"]) == (200, 1)
@@ -201,7 +203,7 @@ def test_a_long_curve_is_thinned_out(api: TestClient, create: Create, db: Databa
     """Both ends stay; a range narrows; a short curve comes whole."""
     job = create()
     curve = [(step, "train", {"loss": 1.0 / step}) for step in range(1, 101)]
-    lifecycle.beat(db, claim(db), News(metrics=[*curve, (100, "valid", {"loss": 0.5})]))
+    lifecycle.beat(db, claim(db), AttemptUpdates(metrics=[*curve, (100, "valid", {"loss": 0.5})]))
     path = f"fine_tuning/jobs/{job['id']}/metrics"
     whole = api.get(path).json()
     assert (len(whole["data"]), whole["sampled"]) == (101, False)
@@ -222,7 +224,7 @@ def finish(db: Database, lease: Lease, *, verdict: str = "verified", model: Mode
         parameter(lease.job_id, 0, "bias", "trainable", True),
         parameter(lease.job_id, 1, "weight", "frozen", False),
     ]
-    outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, notes=[Note("done")], model=model)
+    outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, events=[NewEvent("done")], model=model)
     lifecycle.finish(db, lease, outcome)
 
 
@@ -243,7 +245,7 @@ def parameter(job_id: str, position: int, name: str, role: str, changed: bool) -
 
 def test_a_job_that_has_ended_has_nothing_left_to_do(api: TestClient, create: Create, db: Database) -> None:
     """Stopped early by its bound on time, with steps left: 100 percent and no seconds. A paused one does not know."""
-    told = News(progress={"step": 10, "total_steps": 1000, "percent": 1.0, "eta_seconds": 990.0})
+    told = AttemptUpdates(progress={"step": 10, "total_steps": 1000, "percent": 1.0, "eta_seconds": 990.0})
     seen = []
     for end in ("succeeded", "paused"):
         path = f"fine_tuning/jobs/{create()['id']}"

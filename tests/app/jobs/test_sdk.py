@@ -13,9 +13,9 @@ from openai.types.fine_tuning import FineTuningJobEvent
 from app.db import Database
 from app.evidence.tables import Evidence
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import News, Outcome
-from app.jobs.queue.checkpoints import Saved
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, Outcome
+from app.jobs.queue.checkpoints import NewCheckpoint
+from app.jobs.queue.event_log import NewEvent
 from app.logs.queries import append
 from tests.app.conftest import AFFINE, rows
 
@@ -44,11 +44,12 @@ def run_to_the_end(db: Database) -> None:
     lease = lifecycle.claim(db, worker="test", seconds=60)
     assert lease is not None
     progress = {"step": 5, "total_steps": 10, "epoch": 1.0, "percent": 50.0, "eta_seconds": 2}
-    news = News(
-        progress=progress, notes=[Note("Step 5/10: training loss=0.5", type="metrics", data={"step": 5, "loss": 0.5})]
+    news = AttemptUpdates(
+        progress=progress,
+        events=[NewEvent("Step 5/10: training loss=0.5", type="metrics", data={"step": 5, "loss": 0.5})],
     )
     news.metrics = [(step, "train", {"loss": 1 / step}) for step in range(1, 6)]
-    news.checkpoints = [Saved(5, {"train_loss": 0.5})]
+    news.checkpoints = [NewCheckpoint(5, {"train_loss": 0.5})]
     lifecycle.beat(db, lease, news)
     evidence = Evidence(job_id=lease.job_id, attempt=1, verdict="verified", frozen_tensors=1, frozen_bytes=8)
     evidence.base_root, evidence.frozen_root, evidence.violations, evidence.checks = "ab" * 32, "cd" * 32, [], {}

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserType, Page, expect, sync_playwri
 from playwright.sync_api import Error as BrowserError
 
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import News
+from app.jobs.queue.attempt import AttemptUpdates
 from app.logs.queries import append
 from tests.app.conftest import AFFINE, rows
 from tests.app.jobs.test_routes import claim, finish, result
@@ -96,7 +96,9 @@ def test_a_jobs_page_follows_the_job(page: Page, sdk: OpenAI, embedded: FastAPI)
     expect(page.locator("#head .badge")).to_have_text("queued")
     lease = claim(db)
     progress = {"step": 5, "total_steps": 10, "percent": 50.0, "eta_seconds": 3}
-    lifecycle.beat(db, lease, News(progress=progress, metrics=[(n, "train", {"loss": 1 / n}) for n in range(1, 6)]))
+    lifecycle.beat(
+        db, lease, AttemptUpdates(progress=progress, metrics=[(n, "train", {"loss": 1 / n}) for n in range(1, 6)])
+    )
     expect(page.locator("#head .badge")).to_have_text("running")
     expect(page.get_by_role("progressbar", name="Progress")).to_have_attribute("aria-valuenow", "50")
     page.locator("svg.curve").hover()
@@ -125,7 +127,7 @@ def test_a_refresh_keeps_what_the_reader_does(page: Page, sdk: OpenAI, embedded:
     page.get_by_role("button", name="Cancel").focus()
     with db.write() as session:
         append(session, job.id, 1, printed[50:])
-    lifecycle.beat(db, lease, News(progress={"step": 1, "total_steps": 2, "percent": 50.0}))
+    lifecycle.beat(db, lease, AttemptUpdates(progress={"step": 1, "total_steps": 2, "percent": 50.0}))
     expect(log).to_contain_text("line 99")
     assert log.evaluate(at_end)
     expect(page.get_by_role("button", name="Cancel")).to_be_focused()
@@ -154,7 +156,7 @@ def test_the_curve_is_read_by_keys(page: Page, sdk: OpenAI, embedded: FastAPI) -
     """Arrow keys go from point to point, and the reading is text."""
     db = embedded.state.backends.database
     job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
-    lifecycle.beat(db, claim(db), News(metrics=[(n, "train", {"loss": 8 / n}) for n in (1, 2, 4)]))
+    lifecycle.beat(db, claim(db), AttemptUpdates(metrics=[(n, "train", {"loss": 8 / n}) for n in (1, 2, 4)]))
     page.goto(f"/jobs/{job.id}")
     page.locator("svg.curve").focus()
     for key, told in (("ArrowRight", "8.0000 at step 1"), ("ArrowRight", "4.0000 at step 2"), ("ArrowLeft", "step 1")):

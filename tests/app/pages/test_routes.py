@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from app.db import Database
 from app.evidence.tables import Evidence
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import News, Outcome
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, Outcome
+from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.pages import commands
@@ -112,7 +112,7 @@ def test_a_jobs_page_tells_the_whole_story(client: TestClient, job: str, db: Dat
     assert "number 1 in the queue" in read(client, f"/jobs/{job}").text
     lease = claim(db)
     progress = {"step": 30, "total_steps": 60, "epoch": 0.5, "percent": 50.0, "eta_seconds": 70}
-    news = News(progress=progress, notes=[Note("half <way>")])
+    news = AttemptUpdates(progress=progress, events=[NewEvent("half <way>")])
     news.metrics = [(step, "train", {"loss": 1 / step}) for step in range(1, 31)] + [(30, "valid", {"loss": 0.1})]
     lifecycle.beat(db, lease, news)
     during = read(client, f"/jobs/{job}")

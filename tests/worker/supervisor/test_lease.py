@@ -10,8 +10,8 @@ from sqlalchemy.exc import DataError, OperationalError
 
 from app.db import Database, now
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import Lease, LeaseLost, News
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost
+from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.tables import Job
 from tests.conftest import Deployment
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit
@@ -60,8 +60,8 @@ def test_beats_extend_the_lease(db: Database, lease: Lease) -> None:
 def test_news_are_written_soon(db: Database, lease: Lease) -> None:
     """Without waiting for a heartbeat, and joined with what else came meanwhile."""
     with LeaseKeeper(db, lease, heartbeat=600) as keeper:
-        keeper.post(News(notes=[Note("one")], metrics=[(1, "train", {"loss": 1.0})]))
-        keeper.post(News(notes=[Note("two")], progress={"step": 2}), urgent=True)
+        keeper.post(AttemptUpdates(events=[NewEvent("one")], metrics=[(1, "train", {"loss": 1.0})]))
+        keeper.post(AttemptUpdates(events=[NewEvent("two")], progress={"step": 2}), urgent=True)
         eventually(lambda: job_of(db, lease.job_id).progress == {"step": 2})
     assert [event.message for event in events_of(db, lease.job_id)][-2:] == ["one", "two"]
 
@@ -100,7 +100,7 @@ def test_lost_lease_is_noticed(db: Database, lease: Lease, happening: Callable[[
         eventually(lambda: keeper.lost is not None)
         assert keeper.expired
         count = len(events_of(db, lease.job_id))
-        keeper.post(News(notes=[Note("too late")]))
+        keeper.post(AttemptUpdates(events=[NewEvent("too late")]))
     assert len(events_of(db, lease.job_id)) == count
     with pytest.raises(LeaseLost):
         keeper.flush()
@@ -110,9 +110,9 @@ def test_news_survive_an_absence(db: Database, lease: Lease) -> None:
     """What could not be written while the database was away is written once, in order, when it is back."""
     with LeaseKeeper(db, lease, heartbeat=600) as keeper:
         with beats_raise(away()) as calls:
-            keeper.post(News(notes=[Note("one")]), urgent=True)
+            keeper.post(AttemptUpdates(events=[NewEvent("one")]), urgent=True)
             eventually(lambda: calls)
-            keeper.post(News(notes=[Note("two")]), urgent=True)
+            keeper.post(AttemptUpdates(events=[NewEvent("two")]), urgent=True)
         eventually(lambda: events_of(db, lease.job_id)[-1].message == "two")
     messages = [event.message for event in events_of(db, lease.job_id)]
     assert messages[-2:] == ["one", "two"]
@@ -132,7 +132,7 @@ def test_news_that_cannot_be_stored_are_dropped(db: Database, lease: Lease, monk
     """One bad report must not end the job: the beat goes through without it."""
     beat = lifecycle.beat
 
-    def picky(db: Database, lease: Lease, news: News | None = None) -> str:
+    def picky(db: Database, lease: Lease, news: AttemptUpdates | None = None) -> str:
         if news:
             raise DataError("beat", {}, Exception("a value that no column takes"))
         return beat(db, lease, news)
@@ -140,7 +140,7 @@ def test_news_that_cannot_be_stored_are_dropped(db: Database, lease: Lease, monk
     monkeypatch.setattr(lifecycle, "beat", picky)
     before = lease_until(db, lease)
     with LeaseKeeper(db, lease, heartbeat=600) as keeper:
-        keeper.post(News(notes=[Note("poison")]), urgent=True)
+        keeper.post(AttemptUpdates(events=[NewEvent("poison")]), urgent=True)
         eventually(lambda: lease_until(db, lease) > before)
         assert not keeper.expired
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.queue.attempt import News
+from app.jobs.queue.attempt import AttemptUpdates
 from worker.protocol import Reporter
 from worker.supervisor.reports import ReportReader
 
@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "reports.jsonl"
 
 
-def told(path: Path, *each: dict[str, Any]) -> tuple[ReportReader, News]:
+def told(path: Path, *each: dict[str, Any]) -> tuple[ReportReader, AttemptUpdates]:
     """A reader, and what it made of these reports."""
     with Reporter(path) as reporter:
         for report in map(dict, each):
@@ -38,7 +38,7 @@ def test_nothing_written_is_no_news(path: Path) -> None:
 def test_news_come_once(path: Path) -> None:
     """A second look brings only what is new."""
     reports, news = told(path, {"type": "stage", "stage": "loading"})
-    assert [note.message for note in news.notes] == ["Stage: loading"]
+    assert [note.message for note in news.events] == ["Stage: loading"]
     assert not reports.read()
 
 
@@ -48,7 +48,7 @@ def test_plan_gives_counts_and_warnings(path: Path) -> None:
     _, news = told(path, plan | {"settled": {"n_epochs": 3}})
     assert news.freeze_plan == COUNTS
     assert news.hyperparameters == {"n_epochs": 3}
-    assert [(note.message, note.level) for note in news.notes if note.level == "warn"] == [("careful", "warn")]
+    assert [(note.message, note.level) for note in news.events if note.level == "warn"] == [("careful", "warn")]
     start = {"step": 0, "total_steps": 4, "epoch": 0.0, "percent": 0.0, "eta_seconds": None, "prefix_cache": None}
     assert news.progress == start
 
@@ -80,7 +80,7 @@ def test_steps_make_a_curve_and_few_events(path: Path) -> None:
     steps = [{"type": "step", "step": step, "epoch": step / 50, "loss": 1 / step} for step in range(1, 101)]
     _, news = told(path, {"type": "plan", "counts": COUNTS, "total_steps": 100, "epochs": 2}, *steps)
     assert [step for step, split, _ in news.metrics if split == "train"] == list(range(1, 101))
-    assert [note.data["step"] for note in news.notes if note.type == "metrics" and note.data] == [1, 100]
+    assert [note.data["step"] for note in news.events if note.type == "metrics" and note.data] == [1, 100]
     assert news.progress is not None
     assert (news.progress["step"], news.progress["percent"]) == (100, 100.0)
 
@@ -105,7 +105,7 @@ def test_evaluation_is_another_curve(path: Path) -> None:
     """Validation points have a split of their own."""
     _, news = told(path, {"type": "evaluation", "step": 5, "metrics": {"accuracy": 0.5}})
     assert news.metrics == [(5, "valid", {"accuracy": 0.5})]
-    assert news.notes[0].message == "Evaluation after step 5: accuracy=0.5"
+    assert news.events[0].message == "Evaluation after step 5: accuracy=0.5"
 
 
 def test_checkpoints_are_told(path: Path) -> None:
@@ -123,7 +123,10 @@ def test_violation_is_remembered(path: Path) -> None:
     violation = {"name": "w", "last_good_step": 0, "first_bad_step": 1, "operation": "aten::add_"}
     reports, news = told(path, {"type": "violation", **violation})
     assert reports.violations == [violation]
-    assert (news.notes[0].level, news.notes[0].message) == ("error", "Frozen tensor w changed at step 1, by aten::add_")
+    assert (news.events[0].level, news.events[0].message) == (
+        "error",
+        "Frozen tensor w changed at step 1, by aten::add_",
+    )
 
 
 def test_violation_told_again_with_its_cause_is_one_violation(path: Path) -> None:
@@ -132,17 +135,17 @@ def test_violation_told_again_with_its_cause_is_one_violation(path: Path) -> Non
     explained = violation | {"explanation": "written from outside"}
     reports, news = told(path, {"type": "violation", **violation}, {"type": "violation", **explained})
     assert reports.violations == [explained]
-    assert news.notes[1].message == "Frozen tensor w changed at step 1; cause not shown: written from outside"
+    assert news.events[1].message == "Frozen tensor w changed at step 1; cause not shown: written from outside"
 
 
 def test_text_that_databases_refuse_is_made_storable(path: Path) -> None:
     """PostgreSQL takes no NUL and no half of a surrogate pair, in no text and no JSON."""
     path.write_bytes(b'{"type":"event","level":"loud","message":"a\\u0000b\\ud800","data":{"k\\u0000":["\\u0000"]}}\n')
-    note = ReportReader(path).read().notes[0]
+    note = ReportReader(path).read().events[0]
     assert (note.message, note.level, note.data) == ("a\ufffdb?", "info", {"k\ufffd": ["\ufffd"]})
 
 
 def test_unknown_report_is_passed_over(path: Path) -> None:
     """A newer trainer may say more than this supervisor knows."""
     _, news = told(path, {"type": "weather", "sunny": True}, {"type": "stage", "stage": "training"})
-    assert [note.message for note in news.notes] == ["Stage: training"]
+    assert [note.message for note in news.events] == ["Stage: training"]

@@ -1,4 +1,4 @@
-"""Polls from memory: of the version that is current, of jobs that are the caller's, in few statements for many."""
+"""PollCache from memory: of the version that is current, of jobs that are the caller's, in few statements for many."""
 
 import asyncio
 import json
@@ -12,9 +12,9 @@ from sqlalchemy import event
 from app.db import Database
 from app.errors import NotFound
 from app.jobs import views
-from app.jobs.live.polls import Polls, Written
+from app.jobs.live.polls import PollCache, RenderedJob
 from app.jobs.queue import lifecycle
-from app.jobs.queue.lifecycle import News
+from app.jobs.queue.lifecycle import AttemptUpdates
 from tests.app.jobs.jobs import new_job
 
 
@@ -29,7 +29,7 @@ def running(db: Database) -> lifecycle.Lease:
     return lease
 
 
-async def read_all(polls: Polls, project: str, job_ids: list[str]) -> list[Written]:
+async def read_all(polls: PollCache, project: str, job_ids: list[str]) -> list[RenderedJob]:
     return await asyncio.gather(*(polls.read(project, job_id) for job_id in job_ids))
 
 
@@ -60,7 +60,7 @@ def counted(db: Database) -> Iterator[list[str]]:
 def test_many_polls_at_once_are_one_statement(db: Database) -> None:
     """Two hundred polls of a job that was polled before ask for its version, together."""
     job_id = running(db).job_id
-    polls = Polls(db)
+    polls = PollCache(db)
     first = asyncio.run(polls.read("default", job_id))
     with counted(db) as asked:
         answers = asyncio.run(read_all(polls, "default", [job_id] * 200))
@@ -71,11 +71,11 @@ def test_many_polls_at_once_are_one_statement(db: Database) -> None:
 def test_polls_of_many_jobs_cost_what_a_page_does(db: Database) -> None:
     """Thirty jobs for the first time: each answer is that of a list, in as many statements as for three."""
     job_ids = [running(db).job_id for _ in range(3)] + [submitted(db) for _ in range(30)]
-    polls = Polls(db)
+    polls = PollCache(db)
     with counted(db) as few:
         asyncio.run(read_all(polls, "default", [job_ids[0], *job_ids[-2:]]))
     with counted(db) as many:
-        answers = asyncio.run(read_all(Polls(db), "default", job_ids))
+        answers = asyncio.run(read_all(PollCache(db), "default", job_ids))
     assert len(many) <= len(few)
     with db.read() as session:
         expected = [views.read(session, "default", job_id)[0] for job_id in job_ids]
@@ -87,10 +87,10 @@ def test_polls_of_many_jobs_cost_what_a_page_does(db: Database) -> None:
 def test_every_change_is_seen_by_the_next_poll(db: Database) -> None:
     """Each report of the worker, and the end, is in the answer to a poll that is asked after it."""
     lease = running(db)
-    polls = Polls(db)
+    polls = PollCache(db)
     tags = []
     for step in (1, 2, 3):
-        lifecycle.beat(db, lease, News(progress={"step": step, "total_steps": 3}))
+        lifecycle.beat(db, lease, AttemptUpdates(progress={"step": step, "total_steps": 3}))
         written = asyncio.run(polls.read("default", lease.job_id))
         assert json.loads(written.body)["progress"]["step"] == step
         tags.append(written.etag)
@@ -103,7 +103,7 @@ def test_every_change_is_seen_by_the_next_poll(db: Database) -> None:
 def test_a_place_in_the_queue_moves_without_the_row(db: Database) -> None:
     """The job ahead is cancelled: the next poll of the one behind it says 1, under another tag."""
     ahead, behind = submitted(db), submitted(db)
-    polls = Polls(db)
+    polls = PollCache(db)
     before = asyncio.run(polls.read("default", behind))
     lifecycle.cancel(db, "default", ahead)
     after = asyncio.run(polls.read("default", behind))
@@ -114,7 +114,7 @@ def test_a_place_in_the_queue_moves_without_the_row(db: Database) -> None:
 def test_a_job_in_memory_is_its_projects_alone(db: Database) -> None:
     """Another project's poll of the same id is not found, also at the same moment."""
     job_id = running(db).job_id
-    polls = Polls(db)
+    polls = PollCache(db)
     asyncio.run(polls.read("default", job_id))
 
     async def both() -> list[Any]:
@@ -130,7 +130,7 @@ def test_a_job_in_memory_is_its_projects_alone(db: Database) -> None:
 def test_what_is_kept_has_an_end(db: Database) -> None:
     """Of three jobs with room for two, the one that was written first is read again."""
     job_ids = [running(db).job_id for _ in range(3)]
-    polls = Polls(db, most=2)
+    polls = PollCache(db, most=2)
     for job_id in job_ids:
         asyncio.run(polls.read("default", job_id))
     costs = []
@@ -144,7 +144,7 @@ def test_what_is_kept_has_an_end(db: Database) -> None:
 def test_a_database_that_is_away_fails_the_polls_of_that_moment(db: Database) -> None:
     """The error reaches whoever asked; nothing stale is told instead, and the next poll is answered."""
     job_id = running(db).job_id
-    polls = Polls(db)
+    polls = PollCache(db)
     asyncio.run(polls.read("default", job_id))
 
     def fail(*_: object) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.jobs.live.single_flight import AT_ONCE, MOST, Together
+from app.jobs.live.single_flight import AT_ONCE, MOST, SingleFlight
 
 PATIENCE = 60
 
@@ -45,10 +45,10 @@ class Reads:
             gate.set()
 
 
-def run(story: Callable[[Together[str], Reads], Coroutine[Any, Any, None]]) -> None:
+def run(story: Callable[[SingleFlight[str], Reads], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(PATIENCE):
-            await story(Together(reads), reads)
+            await story(SingleFlight(reads), reads)
 
     reads = Reads()
     try:
@@ -65,7 +65,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_who_asks_at_once_shares_one_read() -> None:
     """Fifty questions about two keys: one read of both; a key that is not there is None."""
 
-    async def story(together: Together[str], reads: Reads) -> None:
+    async def story(together: SingleFlight[str], reads: Reads) -> None:
         keys = ["a", "nothing"] * 25
         answers = await asyncio.gather(*(together.ask("g", key) for key in keys))
         assert answers == ["a=0", None] * 25
@@ -77,7 +77,7 @@ def test_who_asks_at_once_shares_one_read() -> None:
 def test_no_answer_is_older_than_its_question() -> None:
     """Who asks while a read is under way that has looked already gets what a later read finds."""
 
-    async def story(together: Together[str], reads: Reads) -> None:
+    async def story(together: SingleFlight[str], reads: Reads) -> None:
         gate = reads.gate("g", AT_ONCE)
         early = []
         for number in range(AT_ONCE):
@@ -98,7 +98,7 @@ def test_no_answer_is_older_than_its_question() -> None:
 def test_a_read_that_stalls_holds_up_its_own_questions_alone() -> None:
     """Another read of the same group, and every other group, goes on meanwhile."""
 
-    async def story(together: Together[str], reads: Reads) -> None:
+    async def story(together: SingleFlight[str], reads: Reads) -> None:
         gate = reads.gate("g")
         stalled = asyncio.create_task(together.ask("g", "a"))
         await until(lambda: len(reads.asked) == 1)
@@ -115,7 +115,7 @@ def test_a_read_that_stalls_holds_up_its_own_questions_alone() -> None:
 def test_a_failure_is_told_to_who_asked_and_to_nobody_later() -> None:
     """Everyone of that read gets the error; the next question is asked anew."""
 
-    async def story(together: Together[str], reads: Reads) -> None:
+    async def story(together: SingleFlight[str], reads: Reads) -> None:
         reads.problem = OSError("away")
         answers = await asyncio.gather(*(together.ask("g", "a") for _ in range(3)), return_exceptions=True)
         assert [str(each) for each in answers] == ["away"] * 3
@@ -128,7 +128,7 @@ def test_a_failure_is_told_to_who_asked_and_to_nobody_later() -> None:
 def test_who_gives_up_takes_nobody_along() -> None:
     """Of two who share a read one is cancelled; the other gets the answer."""
 
-    async def story(together: Together[str], reads: Reads) -> None:
+    async def story(together: SingleFlight[str], reads: Reads) -> None:
         gate = reads.gate("g")
         leaves, stays = (asyncio.create_task(together.ask("g", "a")) for _ in range(2))
         await until(lambda: len(reads.asked) == 1)
@@ -144,7 +144,7 @@ def test_who_gives_up_takes_nobody_along() -> None:
 def test_a_read_has_a_largest_size_and_nothing_is_kept() -> None:
     """Very many keys are several reads; afterwards no group is left in memory."""
 
-    async def story(together: Together[str], reads: Reads) -> None:
+    async def story(together: SingleFlight[str], reads: Reads) -> None:
         keys = [str(number) for number in range(2 * MOST + 1)]
         answers = await asyncio.gather(*(together.ask("g", key) for key in keys))
         assert answers == [f"{key}=0" for key in keys]

@@ -11,8 +11,8 @@ from app.db import Database, now
 from app.errors import Conflict, NotFound
 from app.evidence.tables import Evidence, Parameter
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import Lease, LeaseLost, News, Outcome
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
+from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.idempotency import KeyReused
 from app.jobs.queue.states import LEASED, MOVES, TERMINAL
 from app.jobs.queue.tables import Event, Job, Metric
@@ -62,7 +62,9 @@ def test_a_job_runs_from_submission_to_success(db):
     job = submitted(db)
     lease = claimed(db)
     assert (lease.job_id, lease.attempt) == (job.id, 1)
-    news = News(progress={"step": 1}, freeze_plan={"frozen": {"tensors": 1}}, notes=[Note("one"), Note("two")])
+    news = AttemptUpdates(
+        progress={"step": 1}, freeze_plan={"frozen": {"tensors": 1}}, events=[NewEvent("one"), NewEvent("two")]
+    )
     news.metrics.append((1, "train", {"loss": 0.5}))
     news.hyperparameters = {"n_epochs": 3, "batch_size": 16, "learning_rate_multiplier": 1.0, "precision": "fp32"}
     assert lifecycle.beat(db, lease, news) == "run"
@@ -268,7 +270,7 @@ def test_a_beat_without_news_leaves_the_version(db):
     version = row(db, job.id).version
     lifecycle.beat(db, lease)
     assert row(db, job.id).version == version
-    lifecycle.beat(db, lease, News(progress={"step": 2}))
+    lifecycle.beat(db, lease, AttemptUpdates(progress={"step": 2}))
     assert row(db, job.id).version == version + 1
 
 

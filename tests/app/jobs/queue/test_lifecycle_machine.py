@@ -27,8 +27,8 @@ from sqlalchemy import delete, select, update
 from app.db import Database, now
 from app.errors import Conflict
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import Lease, LeaseLost, News, Outcome
-from app.jobs.queue.event_log import Note
+from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
+from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.states import LEASED, TERMINAL
 from app.jobs.queue.tables import Event, Job
 from tests.app.jobs.jobs import new_job
@@ -119,7 +119,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def beat(self, lease: Lease) -> None:
-        self.acts(lease, lambda: lifecycle.beat(self.db, lease, News(notes=[Note("still here")])))
+        self.acts(lease, lambda: lifecycle.beat(self.db, lease, AttemptUpdates(events=[NewEvent("still here")])))
 
     @rule(lease=consumes(leases), status=st.sampled_from(["succeeded", "failed"]))
     def finish(self, lease: Lease, status: str) -> None:

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from app.db import Database, now
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import News, Outcome
+from app.jobs.queue.attempt import AttemptUpdates, Outcome
 from app.jobs.queue.tables import Job
 from app.jobs.requests import dry_run
 from app.models.tables import Model
@@ -191,7 +191,7 @@ def test_earlier_jobs_tell_how_long_it_takes(client: TestClient, upload: Upload,
         lease = lifecycle.claim(db, worker="w", seconds=60)
         assert lease is not None
         progress = {"step": 100, "total_steps": 100, "examples_per_second": speed}
-        lifecycle.beat(db, lease, News(progress=progress, hyperparameters={"n_epochs": 10, "batch_size": 10}))
+        lifecycle.beat(db, lease, AttemptUpdates(progress=progress, hyperparameters={"n_epochs": 10, "batch_size": 10}))
         lifecycle.finish(db, lease, Outcome("succeeded"))
         assert client.get(f"fine_tuning/jobs/{job}").json()["status"] == "succeeded"
     found = look(client, **body)["estimate"]

@@ -1,0 +1,18 @@
+"""What the checks of a request may look at."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from app.settings import Settings
+from app.storage.blobs import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionContext:
+    """The database, the storage and the settings, as one project's submission sees them."""
+
+    session: Session
+    storage: Storage
+    settings: Settings
+    project: str

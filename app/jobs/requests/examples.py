@@ -1,0 +1,164 @@
+"""The files of a request: which task they are for, how they are read, and what reading them to the end found."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from app.errors import DataError, InvalidRequest
+from app.files import formats
+from app.files.queries import find_file
+from app.files.tables import File
+from app.jobs.requests.context import SubmissionContext
+from app.jobs.requests.model_spec import TorchSpec
+from app.jobs.requests.schemas import JobCreate
+from app.jobs.requests.task_options import method_type, refuse_other_method
+from app.jobs.requests.weights import refuse_other_weights
+from app.models.catalog import ChosenModel
+from app.storage.blobs import Storage, missing_is_told
+
+#: A task is inferred from a file's first examples; a larger file in an object store would have to be fetched for it.
+_INFER_BYTES: Final = 64 << 20
+#: A torch spec names its task in short; the data's reader has these names for it.
+_TABULAR: Final = {"regression": "tabular-regression", "classification": "tabular-classification"}
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The training and the validation file, in this order everywhere.
+
+    A summary is None where there is no such file, or where it was not read to its end.
+    """
+
+    task: str
+    data: dict[str, Any]
+    files: tuple[File, File | None]
+    summaries: tuple[formats.Summary | None, formats.Summary | None]
+
+    @property
+    def all_read(self) -> bool:
+        """Whether every file was read to its end."""
+        return all(summary is not None for file, summary in zip(self.files, self.summaries, strict=True) if file)
+
+
+def find_files(context: SubmissionContext, request: JobCreate, chosen: ChosenModel) -> tuple[File, File | None]:
+    """The training and the validation file; a file of weights is checked, too. Raises NotFound, InvalidRequest."""
+    training = _training_file(context, request.training_file, param="training_file")
+    validation = None
+    if request.validation_file:
+        validation = _training_file(context, request.validation_file, param="validation_file")
+
+    if isinstance(request.model, TorchSpec) and request.model.weights is not None:
+        weights = find_file(context.session, context.project, request.model.weights, param="model.weights")
+        refuse_other_weights(context.storage, weights, chosen.tensors_for(request.model.task))
+    return training, validation
+
+
+def read_examples(
+    context: SubmissionContext,
+    request: JobCreate,
+    chosen: ChosenModel,
+    files: tuple[File, File | None],
+    *,
+    read_bytes: int,
+) -> Examples:
+    """Decides the task and reads files of up to `read_bytes` to their ends. Raises DataError with lines and fields."""
+    training, validation = files
+    data: dict[str, Any] = request.data.model_dump(exclude_none=True) if request.data else {}
+    data["format"] = _format(context.storage, training, param="training_file")
+
+    task = _task(context, request, chosen, training, data["format"])
+    refuse_other_method(method_type(request), task)
+
+    reader = _ExamplesReader(context.storage, data, task, read_bytes)
+    train_summary, valid_summary = reader.read(training, data["format"], param="training_file"), None
+    if validation is not None:
+        data["validation_format"] = _format(context.storage, validation, param="validation_file")
+        valid_summary = reader.read(validation, data["validation_format"], param="validation_file")
+    return Examples(task, data, files, (train_summary, valid_summary))
+
+
+def _training_file(context: SubmissionContext, file_id: str, *, param: str) -> File:
+    file = find_file(context.session, context.project, file_id, param=param)
+    if file.purpose != "fine-tune":
+        message = f"{file_id} was uploaded for {file.purpose!r}; upload it again with the purpose 'fine-tune'"
+        raise InvalidRequest(message, param=param, code="wrong_purpose")
+    if file.bytes == 0:
+        raise DataError(f"{file_id} is empty", param=param, code="empty_file")
+    return file
+
+
+def _task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, file: File, format: str) -> str:
+    """The request's own, the model spec's, the one the method is for; else inferred from the file's fields."""
+    if chosen.spec["type"] == "torch":
+        return _torch_task(context, request, chosen, file, format)
+
+    named = getattr(request.model, "task", None)
+    if request.task and named and request.task != named:
+        message = f"the task is {request.task} here and {named} in the model spec; keep one of them"
+        raise InvalidRequest(message, param="task", code="conflict")
+
+    dpo = "preference" if method_type(request) == "dpo" else None
+    if task := request.task or chosen.spec.get("task") or dpo:
+        return str(task)
+    return _inferred_task(context, file, format)
+
+
+def _torch_task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, file: File, format: str) -> str:
+    """A torch spec names regression or classification; whether its examples are pictures is seen from the file."""
+    if request.task:
+        message = "a torch model's task is 'regression' or 'classification', as `task` of the model spec"
+        raise InvalidRequest(message, param="task")
+
+    kind = str(chosen.spec.get("task", "regression"))
+    if kind == "classification" and format != "csv" and formats.can_read(format):
+        with _on_disk(context.storage, file) as path:
+            kind = "image-classification" if formats.holds_images(path, format) else kind
+    return _TABULAR.get(kind, kind)
+
+
+def _inferred_task(context: SubmissionContext, file: File, format: str) -> str:
+    if not formats.can_read(format) or (context.storage.root is None and file.bytes > _INFER_BYTES):
+        message = "the task cannot be inferred from this file here; name it in the model spec"
+        raise InvalidRequest(message, param="model.task", code="missing_field")
+    with _on_disk(context.storage, file) as path:
+        return formats.infer_task(path, format)
+
+
+@dataclass(frozen=True, slots=True)
+class _ExamplesReader:
+    """Reads files of up to `max_bytes` to their ends, as the task and the data options say."""
+
+    storage: Storage
+    data: Mapping[str, Any]
+    task: str
+    max_bytes: int
+
+    def read(self, file: File, format: str, *, param: str) -> formats.Summary | None:
+        """None for a file that is left to a worker. Raises DataError with lines and fields."""
+        if file.bytes > self.max_bytes or not formats.can_read(format):
+            return None
+        columns = formats.Columns.from_json(self.data)
+        held_out = param == "validation_file"
+        with _on_disk(self.storage, file) as path:
+            return formats.validate(
+                path, format=format, task=self.task, columns=columns, held_out=held_out, param=param
+            )
+
+
+def _format(storage: Storage, file: File, *, param: str) -> str:
+    with storage.open(file.blob) as source:
+        head = source.read(4096)
+    try:
+        return formats.detect(file.filename, head)
+    except DataError as error:
+        raise DataError(error.message, param=param) from None
+
+
+@contextmanager
+def _on_disk(storage: Storage, file: File) -> Iterator[Path]:
+    """The file's bytes under a path, for as long as the block runs."""
+    with tempfile.TemporaryDirectory(prefix="permafrost-") as folder, missing_is_told(file.blob):
+        yield storage.fetch(file.blob, Path(folder) / "data")
