@@ -9,7 +9,7 @@ from app.curves.queries import POINTS, metrics
 from app.db import Database
 from app.http.dependencies import Db
 from app.jobs.answers import MetricList
-from app.jobs.live.streaming import Reading, number
+from app.jobs.live.streaming import FeedReaderDep, number
 from app.jobs.queue.queries import find_job
 from app.openapi.prose import ERRORS, METRIC_STREAM
 
@@ -33,7 +33,7 @@ After = Annotated[
     responses=METRIC_STREAM,
 )
 async def list_metrics(
-    reader: Reading,
+    reader: FeedReaderDep,
     db: Db,
     split: Annotated[str | None, Query(pattern="^(train|valid)$")] = None,
     from_step: Annotated[int, Query(ge=0, le=2**53)] = 0,

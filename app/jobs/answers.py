@@ -1,5 +1,6 @@
-"""Jobs as answers tell of them. OpenAI's fields, and ours beside them."""
+"""Jobs, events, checkpoints and metrics as the API returns them: OpenAI's fields, and ours beside them."""
 
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,11 +12,13 @@ from app.jobs.queue.tables import Checkpoint, Event, Job, Metric
 from app.jobs.queue.waiting import QueuePosition
 from app.paging.keyset import Page
 
-#: Beside the progress in its column, at the top of the answer.
+#: Stored with the progress, but returned at the top of the job.
 _FINISH: Final = "estimated_finish"
 
 
 class Answer(BaseModel):
+    """The base of what is returned: a field with a default is always there, and the schema says so."""
+
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
 
@@ -50,6 +53,7 @@ class EvidenceSummary(Answer):
 
     @classmethod
     def of(cls, row: Evidence | None, *, status: str) -> "EvidenceSummary":
+        """From the row of evidence; without one, from whether the job has ended."""
         if row is None:
             return cls(verdict="incomplete" if status in TERMINAL else "pending")
         return cls.model_validate(
@@ -59,7 +63,7 @@ class EvidenceSummary(Answer):
                 "frozen_bytes": row.frozen_bytes,
                 "base_root": row.base_root,
                 "frozen_root": row.frozen_root,
-                "violations": [EvidenceViolation(**each) for each in row.violations],
+                "violations": [EvidenceViolation(**violation) for violation in row.violations],
             }
         )
 
@@ -69,7 +73,7 @@ class PrefixCache(Answer):
 
     in_use: bool
     reason: str | None = Field(default=None, description="Why they are not.")
-    modules: list[str] | None = Field(default=None, description="Whose results are kept.")
+    modules: list[str] | None = Field(default=None, description="The modules whose results are kept.")
     share: float | None = Field(default=None, description="Of a forward pass's arithmetic.")
     bytes: int | None = None
     stored: Literal["memory", "file"] | None = None
@@ -85,7 +89,7 @@ class Progress(Answer):
     eta_seconds: float | None = Field(default=None, description="Null unless the job runs; 0 once it has succeeded.")
     examples_per_second: float | None = None
     tokens_per_second: float | None = Field(default=None, description="Without padding; null where data has none.")
-    prefix_cache: PrefixCache | None = Field(default=None, description="Null until it is decided.")
+    prefix_cache: PrefixCache | None = Field(default=None, description="Null until this is decided.")
 
 
 class ResourcesAnswer(Answer):
@@ -142,14 +146,14 @@ class JobObject(Answer):
 
     @classmethod
     def of(cls, job: Job, *, evidence: Evidence | None, position: QueuePosition | None) -> "JobObject":
-        progress = _progress(job)
+        """From the job's row, its evidence and, while it waits, its position in the queue."""
         return cls.model_validate(
             {
                 "id": job.id,
                 "created_at": _seconds(job.created_at),
                 "started_at": _seconds(job.started_at),
                 "finished_at": _seconds(job.finished_at),
-                "estimated_finish": _estimate(job),
+                "estimated_finish": _estimated_finish(job),
                 "status": job.status,
                 "model": job.model,
                 "model_spec": job.model_spec,
@@ -175,7 +179,7 @@ class JobObject(Answer):
                 "resources": {"devices": job.devices, "strategy": job.strategy},
                 "freeze_policy": job.freeze_policy,
                 "freeze_plan": job.freeze_plan,
-                "progress": progress,
+                "progress": _progress(job),
                 "evidence": EvidenceSummary.of(evidence, status=job.status),
                 "attempts": job.attempt,
                 "waiting_for": position.waiting_for if position else None,
@@ -270,20 +274,19 @@ class MetricList(Page):
 
 
 def _progress(job: Job) -> Progress:
-    """As the trainer said last. A job that has ended has nothing left to do, however many steps were left to it."""
-    said = {name: value for name, value in (job.progress or {}).items() if name != _FINISH}
-    if job.status == "succeeded" and said:
-        said |= {"percent": 100.0, "eta_seconds": 0.0}
+    """The trainer's last report. A job that succeeded is at 100 percent, also where it ended before its last step."""
+    progress = {name: value for name, value in (job.progress or {}).items() if name != _FINISH}
+    if job.status == "succeeded" and progress:
+        progress |= {"percent": 100.0, "eta_seconds": 0.0}
     elif job.status not in ("running", "pausing"):
-        said["eta_seconds"] = None
-    return Progress(**said)
+        progress["eta_seconds"] = None
+    return Progress(**progress)
 
 
-def _estimate(job: Job) -> int | None:
-    """Unix time at which the job will be done if it goes on like this; as of its last report, so that it stands still
-    between two of them."""
+def _estimated_finish(job: Job) -> int | None:
+    """Unix time at which the job ends at its present speed; as of its last report, so it changes only with one."""
     return (job.progress or {}).get(_FINISH) if job.status == "running" else None
 
 
-def _seconds(at: Any) -> Any:
+def _seconds(at: datetime | None) -> int | None:
     return int(at.timestamp()) if at is not None else None

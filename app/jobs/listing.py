@@ -1,4 +1,4 @@
-"""Which jobs a list is of: filters over rows and labels, each with an index that has the list's own order."""
+"""Filters a list of jobs, by rows and by labels; each filter has an index in the list's own order."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,13 @@ from app.jobs.queue.tables import Job, Label
 from app.paging.keyset import Order, keyset
 
 _METADATA: Final = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
-#: A job has no more of them, and a database joins only so many.
+#: A job has no more labels than this, and databases limit the number of joins.
 _MOST_LABELS: Final = 32
 
 
 @dataclass(slots=True)
 class Filters:
-    """What the jobs of a list have in common. `labels` are pairs of metadata; a tag is one without a name."""
+    """Which jobs a list has. `labels` are pairs of metadata; a tag is a label without a name."""
 
     statuses: Sequence[str] = ()
     model: str | None = None
@@ -31,7 +31,7 @@ class Filters:
     without_metadata: bool = False
 
     def read(self, parameters: Iterable[tuple[str, str]]) -> "Filters":
-        """Adds what a query string says with names that no schema can list: `metadata[key]`, and the SDK's `x[]`."""
+        """Adds the parameters whose names no schema can list: `metadata[key]`, and the SDK's `x[]`."""
         statuses = list(self.statuses)
         for key, value in parameters:
             if key == "metadata":
@@ -44,6 +44,7 @@ class Filters:
                 self.labels.append((match[1], value))
             elif key.startswith("metadata["):
                 raise InvalidRequest(f"{key!r} is not metadata[key], a key of 1 to 64 characters", param="metadata")
+
         self.statuses = list(dict.fromkeys(statuses))
         self.labels = list(dict.fromkeys(self.labels))
         if len(self.labels) > _MOST_LABELS:
@@ -58,12 +59,14 @@ def page(
     """One page of the project's jobs, and whether more follow."""
     everything = select(Job).where(Job.project == project)
     statement, by = everything, (Job.created_at, Job.id)
+
     for number, (name, value) in enumerate(filters.labels):
         label: Any = aliased(Label)
         same = (label.project == project, label.name == name, label.value == value)
         statement = statement.join(label, and_(label.job_id == Job.id, label.created_at == Job.created_at, *same))
         if number == 0:
             by = (label.created_at, label.job_id)  # so that the database walks the labels in the list's order
+
     if filters.statuses:
         one, *more = filters.statuses
         statement = statement.where(Job.status.in_(filters.statuses) if more else Job.status == one)
@@ -87,7 +90,7 @@ def _null(value: str) -> bool:
 
 def _state(value: str) -> str:
     if value not in get_args(Status):
-        message = f"no state is called {value!r}; there are {', '.join(get_args(Status))}"
+        message = f"{value!r} is not a job's state; the states are {', '.join(get_args(Status))}"
         raise InvalidRequest(message, param="status", code="invalid_value")
     return value
 

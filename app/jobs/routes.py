@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: create, list, read, control, watch."""
+"""/v1/fine_tuning/jobs: create, list, read, control and watch jobs."""
 
 import re
 from typing import Annotated, Any
@@ -24,10 +24,10 @@ from app.jobs.answers import (
 )
 from app.jobs.listing import Filters, page
 from app.jobs.live.polls import PollCache
-from app.jobs.live.streaming import Reading, Watch
+from app.jobs.live.streaming import FeedReaderDep, WatcherDep
 from app.jobs.live.watcher import EVENTS, sequence_of
 from app.jobs.queue import lifecycle
-from app.jobs.queue.checkpoints import listed
+from app.jobs.queue.checkpoints import available
 from app.jobs.queue.idempotency import KeysInFlight, earlier_job
 from app.jobs.queue.queries import find_job
 from app.jobs.queue.states import TERMINAL, Status
@@ -39,16 +39,18 @@ from app.jobs.requests.submission import fingerprint, prepare, protect_inputs
 from app.openapi.prose import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
 from app.openapi.requests import JOB_EXAMPLES, OPTION_EXAMPLES, TASK_EXAMPLES
 from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
+from app.settings import Settings
+from app.storage.blobs import Storage
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
 
-#: Longest time that a poll is held open, whatever `Prefer: wait` asks for.
+#: Longest time that a poll is kept open, whatever `Prefer: wait` says.
 MAX_WAIT_SECONDS = 60
 
 
 @router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=ONE_REQUEST)
 def create_job(
-    wanted: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES | TASK_EXAMPLES | OPTION_EXAMPLES)],
+    spec: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES | TASK_EXAMPLES | OPTION_EXAMPLES)],
     request: Request,
     response: Response,
     who: Who,
@@ -64,28 +66,20 @@ def create_job(
     """Checks all that can be known before training, stores the job and wakes a worker.
 
     The policy is resolved against the model's tensors at once where they are known, and otherwise as the first thing of
-    the run; a file of up to 4 MiB is read to its end here. A retry by the `openai` SDK, which sends no key, is told by
-    the SDK's retry header and gets the job that its first try made. With `dry_run: true` it is only looked at: the
-    answer previews the plan, estimates time, memory and cost, and says what could not be checked yet.
+    the run; a file of up to 4 MiB is read to its end here. A retry by the `openai` SDK, which sends no key, is
+    recognised by the SDK's retry header and gets the job that its first try made. With `dry_run: true` no job is made:
+    the answer previews the plan, estimates time, memory and cost, and says what could not be checked yet.
     """
     who.must("writer")
-    if wanted.dry_run:
+    if spec.dry_run:
         with db.read() as session:
-            return dry_run(SubmissionContext(session, storage, settings, who.project), wanted)
+            return dry_run(SubmissionContext(session, storage, settings, who.project), spec)
+
     keys: KeysInFlight = request.app.state.keys_in_flight
     with keys.reserve(who.project, idempotency_key):
-        with db.read() as session:
-            told: dict[str, Any] = {"fingerprint": fingerprint(wanted), "retried": is_retry(request)}
-            job = earlier_job(session, who.project, key=idempotency_key, **told)
-            repeated = job is not None
-            if job is None:
-                context = SubmissionContext(session, storage, settings, who.project)
-                job = prepare(context, wanted, idempotency_key=idempotency_key)
-        if not repeated:
-            limit = settings.max_active_jobs
-            job, repeated = lifecycle.submit(
-                db, job, retried=is_retry(request), active_limit=limit, protect=protect_inputs
-            )
+        services = (db, storage, settings)
+        job, repeated = _submit(services, who.project, spec, key=idempotency_key, retried=is_retry(request))
+
     if repeated:
         response.headers["idempotent-replayed"] = "true"
     else:
@@ -114,11 +108,12 @@ def list_jobs(
     created_before: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
 ) -> JobList:
     """Newest first. `metadata[key]=value` keeps jobs with that entry, `metadata=null` those without any."""
-    filters = Filters(status or (), model, created_after, created_before, [("", each) for each in tag or ()])
+    filters = Filters(status or (), model, created_after, created_before, [("", name) for name in tag or ()])
     filters.read(request.query_params.multi_items())
+
     with db.read() as session:
         rows, more = page(session, who.project, filters, after=after, limit=limit, order=order)
-        data = views.shown(session, rows)
+        data = views.job_objects(session, rows)
     return JobList.page(data, more=more)
 
 
@@ -133,7 +128,7 @@ async def retrieve_job(
     fine_tuning_job_id: JobId,
     request: Request,
     who: Who,
-    watcher: Watch,
+    watcher: WatcherDep,
     if_none_match: Annotated[str | None, Header(description="The `ETag` of the last answer.")] = None,
     prefer: Annotated[
         str | None, Header(description="`wait=N` holds the answer until the job changes, N seconds at most.")
@@ -141,12 +136,13 @@ async def retrieve_job(
 ) -> Response:
     """Progress, verdict and all. For polling: send `If-None-Match` with the last `ETag`, and `Prefer: wait=30`."""
     headers = {}
-    timeout = request.headers.get("x-stainless-read-timeout", "")
+    timeout = request.headers.get("x-stainless-read-timeout", "")  # sent by the openai SDK
     if seconds := patience(prefer, read_timeout=timeout, most=MAX_WAIT_SECONDS):
         await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
         headers["preference-applied"] = f"wait={seconds}"
-    polls: PollCache = request.app.state.poll_cache
-    job = await polls.read(who.project, fine_tuning_job_id)
+
+    cache: PollCache = request.app.state.poll_cache
+    job = await cache.read(who.project, fine_tuning_job_id)
     headers |= {"etag": job.etag} if job.ended else {"etag": job.etag, "retry-after": "1"}
     if has_already(if_none_match, job.etag):
         return Response(status_code=304, headers=headers)
@@ -157,7 +153,7 @@ async def retrieve_job(
     "/{fine_tuning_job_id}/cancel", operation_id="cancelFineTuningJob", summary="Cancel a job", responses=CONFLICT
 )
 def cancel_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -> JobObject:
-    """At once, in any state that is not an end; the worker then stops the trainer. Repeating it changes nothing."""
+    """Cancels at once, in any state that is not an end; the worker then stops the trainer. Idempotent."""
     who.must("writer")
     lifecycle.cancel(db, who.project, fine_tuning_job_id)
     return _answer(db, who.project, fine_tuning_job_id, response)
@@ -195,7 +191,7 @@ def resume_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db, 
     responses=EVENT_STREAM,
 )
 async def list_events(
-    reader: Reading,
+    reader: FeedReaderDep,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
@@ -223,15 +219,31 @@ def list_checkpoints(
     """Newest first: those that are kept. Each is a model like any other, to download or to start a job from."""
     with db.read() as session:
         find_job(session, who.project, fine_tuning_job_id)
-        ever = select(Checkpoint).where(Checkpoint.job_id == fine_tuning_job_id)  # a cursor may be dropped meanwhile
+        # The checkpoint of a cursor may have been dropped meanwhile: cursors are looked up among all.
+        ever = select(Checkpoint).where(Checkpoint.job_id == fine_tuning_job_id)
         rows, more = keyset(
-            session, listed(fine_tuning_job_id), Checkpoint, within=ever, after=after, limit=limit, order=order
+            session, available(fine_tuning_job_id), Checkpoint, within=ever, after=after, limit=limit, order=order
         )
     data = [CheckpointObject.of(row) for row in rows]
     return CheckpointList.page(data, more=more)
 
 
 # ---- what the endpoints share
+
+
+def _submit(
+    services: tuple[Database, Storage, Settings], project: str, spec: JobCreate, *, key: str | None, retried: bool
+) -> tuple[Job, bool]:
+    """The stored job, and whether an earlier request made it. Nothing is locked while the request is checked."""
+    db, storage, settings = services
+    with db.read() as session:
+        job = earlier_job(session, project, key=key, fingerprint=fingerprint(spec), retried=retried)
+        if job is not None:
+            return job, True
+        job = prepare(SubmissionContext(session, storage, settings, project), spec, idempotency_key=key)
+
+    limit = settings.max_active_jobs
+    return lifecycle.submit(db, job, retried=retried, active_limit=limit, protect=protect_inputs)
 
 
 def _answer(db: Database, project: str, job_id: str, response: Response) -> JobObject:

@@ -1,4 +1,4 @@
-"""Jobs as a reader sees them: rows joined with their evidence and their place in the queue."""
+"""Jobs as a reader sees them: rows joined with their evidence and their position in the queue."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,19 +13,19 @@ from app.jobs.queue.queries import find_job
 from app.jobs.queue.tables import Job
 
 # Composing a statement costs as much as running it: these are composed once.
-_MINE: Final = (Job.id == bindparam("job_id"), Job.project == bindparam("project"))
-_ONE: Final = select(Job).where(*_MINE)
+_OF_PROJECT: Final = (Job.id == bindparam("job_id"), Job.project == bindparam("project"))
+_ONE: Final = select(Job).where(*_OF_PROJECT)
 _EVIDENCE: Final = select(Evidence).where(Evidence.job_id.in_(bindparam("ended", expanding=True)))
 
 
 def read(session: Session, project: str, job_id: str) -> tuple[JobObject, Job]:
-    """One job as a poller sees it, and its row. NotFound when it is not this project's."""
+    """One job as a poller sees it, and its row. Raises NotFound when it is not this project's."""
     job = session.scalar(_ONE, {"job_id": job_id, "project": project}) or find_job(session, project, job_id)
-    return shown(session, [job])[0], job
+    return job_objects(session, [job])[0], job
 
 
-def shown(session: Session, jobs: Sequence[Job]) -> list[JobObject]:
-    """The jobs of one project with evidence and positions, in as many queries for a page as for one."""
+def job_objects(session: Session, jobs: Sequence[Job]) -> list[JobObject]:
+    """The jobs of one project with evidence and queue positions; as many queries for a page as for one job."""
     ended = [job.id for job in jobs if job.finished_at is not None]
     evidence = {row.job_id: row for row in session.scalars(_EVIDENCE, {"ended": ended})} if ended else {}
     positions = waiting.queue_positions(session, jobs[0].project, jobs) if jobs else {}
@@ -33,5 +33,5 @@ def shown(session: Session, jobs: Sequence[Job]) -> list[JobObject]:
 
 
 def etag(job: JobObject, version: int) -> str:
-    """Weak: equal tags mean that nothing of note has changed. The place in the queue moves without the row."""
+    """A weak ETag: the row's version, and the queue position, which moves without the row."""
     return f'W/"{version}.{job.queue_position or 0}"'

@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse, Response
 from app.db import Database
 from app.errors import InvalidRequest
 from app.http.dependencies import Db
-from app.jobs.live.streaming import Reading, number
+from app.jobs.live.streaming import FeedReaderDep, number
 from app.jobs.queue.queries import find_job
 from app.logs.feed import LINES
 from app.logs.queries import kept_from, read, tail
@@ -42,7 +42,7 @@ class Part:
     responses=LOG_TEXT,
 )
 async def list_logs(
-    reader: Reading,
+    reader: FeedReaderDep,
     request: Request,
     db: Db,
     part: Annotated[Part, Depends()],

@@ -66,7 +66,7 @@ def dashboard(
     newest = chosen.order_by(Job.created_at.desc(), Job.id.desc()).offset((page - 1) * PAGE).limit(PAGE + 1)
     with db.read() as session:
         rows = list(session.scalars(newest))
-        jobs = views.shown(session, rows[:PAGE])
+        jobs = views.job_objects(session, rows[:PAGE])
         counts = _counts(session, who.project)
     more = len(rows) > PAGE
     context: dict[str, Any] = {"jobs": jobs, "counts": counts, "page": page, "more": more}
@@ -90,7 +90,7 @@ def job_page(
         except NotFound as error:
             return _page(request, "error.html", 404, title="No such job", message=error.message)
         context: dict[str, Any] = {
-            "job": views.shown(session, [row])[0],
+            "job": views.job_objects(session, [row])[0],
             "version": row.version,
             "live": row.status not in TERMINAL,
             # With keys a browser's pages can read, and change nothing.

@@ -1,4 +1,4 @@
-"""Server-sent events over HTTP: what a job's feeds are asked for, and streams that are refused before they begin."""
+"""Server-sent events over HTTP: the parameters of a job's feeds, and streams that can still be refused."""
 
 import re
 from collections.abc import AsyncIterator
@@ -19,39 +19,40 @@ async def _watcher(request: Request) -> JobWatcher:
     return cast(JobWatcher, request.app.state.watcher)
 
 
-Watch = Annotated[JobWatcher, Depends(_watcher)]
+WatcherDep = Annotated[JobWatcher, Depends(_watcher)]
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """Of something of a job that grows: its events, its curves, its logs. As a list, or live."""
+class FeedReader:
+    """A request for a feed of a job (its events, curves or logs), as a list or live."""
 
     fine_tuning_job_id: JobId
     who: Who
-    watcher: Watch
+    watcher: WatcherDep
     stream: Annotated[bool, Query(description="Server-sent events from `after` to the end of the job.")] = False
     last_event_id: Annotated[str | None, Header(max_length=64, description="Where a dropped stream goes on.")] = None
 
     def behind(self, after: str | None) -> str | None:
-        """The last thing that was seen: a stream that broke off has seen more than its address says."""
+        """The cursor of the last item seen: a stream that broke off has seen more than its URL says."""
         return self.last_event_id or after if self.stream else after
 
     async def live(self, feed: Feed, *, after: int) -> StreamingResponse:
+        """The feed as server-sent events, from behind number `after` on. Raises NotFound for an unknown job."""
         return await _streamed(self.watcher.stream(self.who.project, self.fine_tuning_job_id, feed, after=after))
 
 
-Reading = Annotated[Reader, Depends()]
+FeedReaderDep = Annotated[FeedReader, Depends()]
 
 
 async def _streamed(blocks: AsyncIterator[bytes]) -> StreamingResponse:
-    """The stream as an answer. Its first block comes before, so that an unknown job is a 404 and no broken stream."""
+    """The stream as a response. Its first block is read first, so an unknown job is a 404 and not a broken stream."""
     first = await anext(blocks)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(_chain(first, blocks), 200, headers, "text/event-stream")
 
 
 def number(cursor: str | None, *, what: str) -> int:
-    """A cursor that is a number; 0 where there is none."""
+    """A numeric cursor as an integer; 0 without one. Raises InvalidRequest for anything else."""
     if cursor is None:
         return 0
     if not re.fullmatch(r"\d{1,9}", cursor):

@@ -1,4 +1,4 @@
-"""Live views of jobs. One poll serves every watcher of every job: a thousand streams cost the database what one does.
+"""Live views of jobs: one poll serves all watchers of all jobs, so a thousand streams load the database as one does.
 
 Polling by counter, not LISTEN/NOTIFY: SQLite has none, and PostgreSQL's takes a global lock at commit.
 """
@@ -25,16 +25,16 @@ log = structlog.get_logger("app.jobs.live.watcher")
 
 #: Seconds of silence after which a stream says that it is alive.
 PING_SECONDS: Final = 15.0
-#: What is kept in memory of a feed while somebody watches it; what lies further back is read from the database.
+#: Blocks of a feed that are kept in memory while it is watched; older ones are read from the database.
 _TAIL: Final = 1_000
 
-#: A number, and the server-sent event that has it.
+#: An item's number, and its server-sent event.
 Block = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What the poll sees of a job: its version and status, and how much there is of each feed."""
+class JobState:
+    """What a poll reads of a job: version, status, and the number of items in each feed."""
 
     version: int
     status: str
@@ -49,16 +49,20 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Something of a job that grows and is numbered from 1: how much of it there is, and the blocks between two."""
+    """A growing list of a job's items, numbered from 1: how many there are, and how to read a range of them."""
 
     name: str
-    count: Callable[[State], int]
+    count: Callable[[JobState], int]
     blocks: Callable[[Session, str, int, int], list[Block]]  # session, job, after, upto
+
+
+#: A job's new state, and the new blocks of each of its feeds.
+Change = tuple[JobState, dict[str, list[Block]]]
 
 
 @dataclass(slots=True)
 class _Tail:
-    """All blocks behind number `start`."""
+    """The blocks after number `start`, at most _TAIL of them."""
 
     start: int
     blocks: list[Block]
@@ -72,9 +76,9 @@ class _Tail:
 
 @dataclass(slots=True)
 class _WatchedJob:
-    state: State
+    state: JobState
     tails: dict[str, _Tail] = field(default_factory=dict)
-    feeds: dict[str, tuple[Feed, int]] = field(default_factory=dict)  # with how many follow it
+    feeds: dict[str, tuple[Feed, int]] = field(default_factory=dict)  # each with its number of followers
     watchers: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -91,7 +95,7 @@ class JobWatcher:
         self._entering = asyncio.Lock()
         self._closing = asyncio.Event()
 
-    async def changed(self, project: str, job_id: str, *, version: int | None, seconds: float) -> State:
+    async def changed(self, project: str, job_id: str, *, version: int | None, seconds: float) -> JobState:
         """The job's state once its version differs from `version` (None: from now), or after `seconds`."""
         async with self._watching(project, job_id) as watched:
             known = watched.state.version if version is None else version
@@ -104,7 +108,7 @@ class JobWatcher:
             return watched.state
 
     async def stream(self, project: str, job_id: str, feed: Feed, *, after: int) -> AsyncIterator[bytes]:
-        """What the feed has behind number `after` as server-sent events, to the end of the job."""
+        """The feed's items after number `after` as server-sent events, to the end of the job."""
         async with self._watching(project, job_id, feed) as watched:
             yield b": the %b of this job as they come\n" % feed.name.encode()
             while True:
@@ -112,23 +116,23 @@ class JobWatcher:
                 for number, block in await self._behind(job_id, watched, feed, after):
                     after = number
                     yield block
-                after = max(after, feed.count(state))  # a number may be gone: a step that was repeated has a new one
+                after = max(after, feed.count(state))  # numbers may be missing: a repeated step has a new one
                 if state.ended:
                     yield b"data: [DONE]\n\n"
                     return
                 if self._closing.is_set():
                     return
                 if watched.state == state and not await _wait(watched.changed, PING_SECONDS):
-                    # No blank line behind it: after an `id:`, the SDK takes a block without data for an empty event.
+                    # No blank line after it: after an `id:`, the SDK takes a block without data for an empty event.
                     yield b": ping\n"
 
     async def close(self) -> None:
-        """Ends every stream, so that a server can stop while somebody watches."""
+        """Ends every stream, so that a server can stop while clients watch."""
         self._closing.set()
         for watched in self._jobs.values():
             _announce(watched)
         if self._task is not None:
-            await self._task  # not cancelled: its thread would go on with a connection that nobody closes any more
+            await self._task  # not cancelled: its thread would keep a connection open
 
     @contextlib.asynccontextmanager
     async def _watching(self, project: str, job_id: str, feed: Feed | None = None) -> AsyncIterator[_WatchedJob]:
@@ -166,19 +170,19 @@ class JobWatcher:
                 for job_id, watched in self._jobs.items()
             }
             try:
-                news = await run_in_threadpool(self._news, known)
-            except Exception as error:  # a database that is away for a while ends no stream
-                log.warning("cannot poll the jobs that are watched", error=str(error))
+                changes = await run_in_threadpool(self._changes, known)
+            except Exception as error:  # streams outlive a database that is away for a while
+                log.warning("cannot poll the watched jobs", error=str(error))
                 continue
-            for job_id, (state, blocks) in news.items():
+            for job_id, (state, blocks) in changes.items():
                 watched = self._jobs.get(job_id)
                 if watched is None or watched.state != known[job_id][0]:
-                    continue  # nobody watches it any more, or somebody new has loaded it since
+                    continue  # no longer watched, or loaded anew by a later watcher
                 self._take(watched, state, blocks)
 
-    def _take(self, watched: _WatchedJob, state: State, blocks: dict[str, list[Block]]) -> None:
+    def _take(self, watched: _WatchedJob, state: JobState, blocks: dict[str, list[Block]]) -> None:
         for name in watched.tails.keys() - blocks.keys():
-            del watched.tails[name]  # begun while the poll was under way: what the poll did not ask for is missing
+            del watched.tails[name]  # begun during the poll, which did not read this feed: there would be a gap
         for name, new in blocks.items():
             if name in watched.feeds:
                 feed, _ = watched.feeds[name]
@@ -186,18 +190,20 @@ class JobWatcher:
         watched.state = state
         _announce(watched)
 
-    def _load(self, project: str, job_id: str) -> State:
+    def _load(self, project: str, job_id: str) -> JobState:
         with self._db.read() as session:
             row = session.execute(_states().where(Job.id == job_id, Job.project == project)).one_or_none()
         if row is None:
             raise unknown_job(job_id)
-        return State(*row[1:])
+        return JobState(*row[1:])
 
-    def _news(self, known: dict[str, tuple[State, list[Feed]]]) -> dict[str, tuple[State, dict[str, list[Block]]]]:
-        """The states that differ from the `known` ones, and what their feeds have in between."""
+    def _changes(
+        self, known: dict[str, tuple[JobState, list[Feed]]]
+    ) -> dict[str, tuple[JobState, dict[str, list[Block]]]]:
+        """The states that differ from the `known` ones, and the feeds' new blocks."""
         with self._db.read() as session:
             rows = session.execute(_states().where(Job.id.in_(known))).all()
-            states = {row.id: State(*row[1:]) for row in rows}
+            states = {row.id: JobState(*row[1:]) for row in rows}
             return {
                 job_id: (
                     state,
@@ -211,14 +217,14 @@ class JobWatcher:
             }
 
     async def _behind(self, job_id: str, watched: _WatchedJob, feed: Feed, after: int) -> Sequence[Block]:
-        """From memory; from the database only what no watcher has asked for yet. Many who come at once read it once."""
+        """Blocks after number `after`, from memory where possible; simultaneous watchers share one database read."""
         async with watched.reading:
             upto = feed.count(watched.state)
             if after >= upto:
                 return ()
             tail = watched.tails.get(feed.name)
             if tail is not None and tail.start <= after:
-                return [each for each in tail.blocks if each[0] > after]
+                return [item for item in tail.blocks if item[0] > after]
             blocks = await run_in_threadpool(self._read, job_id, feed, after, upto)
             if feed.count(watched.state) == upto:
                 watched.tails[feed.name] = _Tail(after, [])
@@ -231,7 +237,7 @@ class JobWatcher:
 
 
 def sequence_of(session: Session, job_id: str, event_id: str, *, param: str = "after") -> int:
-    """The number of the event that a reader has seen last."""
+    """The number of the last event that a reader has seen. Raises InvalidRequest for an unknown id."""
     seq = session.scalar(select(Event.seq).where(Event.job_id == job_id, Event.id == event_id))
     if seq is None:
         raise InvalidRequest(f"no event {event_id!r} of {job_id}", param=param, code="invalid_cursor")
@@ -239,7 +245,7 @@ def sequence_of(session: Session, job_id: str, event_id: str, *, param: str = "a
 
 
 def block(cursor: str, content: str) -> bytes:
-    """One server-sent event: `cursor` is where a stream goes on that breaks off behind it."""
+    """One server-sent event: a stream that breaks off after it is resumed at `cursor`."""
     return b"id: %b\ndata: %b\n\n" % (cursor.encode(), content.encode())
 
 
@@ -261,7 +267,7 @@ def _between(session: Session, feed: Feed, job_id: str, after: int, upto: int) -
 
 
 def _announce(watched: _WatchedJob) -> None:
-    """Wakes all who wait now; who waits later waits for the next change."""
+    """Wakes everything that waits now; later waits are for the next change."""
     watched.changed.set()
     watched.changed = asyncio.Event()
 

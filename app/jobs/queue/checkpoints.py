@@ -18,7 +18,7 @@ DROPPED: Final = "dropped"
 
 @dataclass(slots=True)
 class NewCheckpoint:
-    """A checkpoint before it has a row: its step, the metrics at that step, and the model that was made of it."""
+    """A checkpoint that has no row yet: its step, the metrics at that step, and the model made of it."""
 
     step: int
     metrics: dict[str, Any]
@@ -26,29 +26,33 @@ class NewCheckpoint:
     model_id: str | None = None  # of a model that has a row already
 
 
-def store(session: Session, job_id: str, attempt: int, saved: NewCheckpoint, at: datetime) -> None:
-    """A later attempt that comes through the same step again makes the same state, and replaces the row's details."""
-    there = session.scalar(select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == saved.step))
-    row = there or Checkpoint(id=new_id("ftckpt"), job_id=job_id, created_at=at, step=saved.step)
-    row.attempt, row.metrics, row.model = attempt, saved.metrics, saved.model_id
-    if saved.model is not None:
-        saved.model.created_at = at
-        row.model = session.merge(saved.model).id
+def store(session: Session, job_id: str, attempt: int, checkpoint: NewCheckpoint, at: datetime) -> None:
+    """Adds a checkpoint's row, or updates it: a later attempt that repeats a step makes the same state again."""
+    stored = session.scalar(select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.step == checkpoint.step))
+    row = stored or Checkpoint(id=new_id("ftckpt"), job_id=job_id, created_at=at, step=checkpoint.step)
+    row.attempt, row.metrics, row.model = attempt, checkpoint.metrics, checkpoint.model_id
+    if checkpoint.model is not None:
+        checkpoint.model.created_at = at
+        row.model = session.merge(checkpoint.model).id
     session.add(row)
 
 
-def listed(job_id: str) -> Select[Checkpoint]:
-    """The job's checkpoints that are still there."""
-    there = or_(Checkpoint.model.is_(None), Model.status == "ready")
+def available(job_id: str) -> Select[Checkpoint]:
+    """The job's checkpoints that have not been dropped."""
+    present = or_(Checkpoint.model.is_(None), Model.status == "ready")
     joined = select(Checkpoint).outerjoin(Model, and_(Model.id == Checkpoint.model))
-    return joined.where(Checkpoint.job_id == job_id, there)
+    return joined.where(Checkpoint.job_id == job_id, present)
 
 
 def drop(session: Session, job_id: str, *, kept: Collection[int]) -> list[str]:
-    """Clears the models of all checkpoints but the `kept` steps'; those in use stay. The blobs that are then free."""
-    ours = select(Model, Checkpoint.step).join(Checkpoint, Checkpoint.model == Model.id)
-    there = ours.where(Model.job_id == job_id, Model.kind == "checkpoint", Model.status == "ready")
-    rows = session.execute(there.with_for_update(of=Model))  # a job that is just being stored may hold one
+    """Clears the models of all checkpoints except those of the `kept` steps and those in use.
+
+    Returns the blobs that nothing needs any more.
+    """
+    joined = select(Model, Checkpoint.step).join(Checkpoint, Checkpoint.model == Model.id)
+    ready = joined.where(Model.job_id == job_id, Model.kind == "checkpoint", Model.status == "ready")
+    rows = session.execute(ready.with_for_update(of=Model))  # a job that is being stored now may have locked one
+
     blobs: list[str] = []
     for model, step in rows.all():
         if step not in kept and next(users(session, model), None) is None:
@@ -57,16 +61,16 @@ def drop(session: Session, job_id: str, *, kept: Collection[int]) -> list[str]:
 
 
 def clear(model: Model, reason: str) -> list[str]:
-    """What is left says why the checkpoint is gone. Returns its blobs of weights: no other model has the same."""
-    own = {each["blob"] for each in model.tensors if each.get("own")}
+    """Empties a checkpoint's model, whose row keeps the reason. Returns its own blobs: no other model has them."""
+    blobs = {tensor["blob"] for tensor in model.tensors if tensor.get("own")}
     model.status, model.error, model.base_id = DROPPED, reason, None
     model.files, model.tensors, model.manifest, model.stored_bytes = [], [], None, 0
-    return sorted(own)
+    return sorted(blobs)
 
 
 def users(session: Session, model: Model) -> Iterator[str]:
-    """Models that are made of this one, and jobs under way that start from it."""
+    """Ids of the models that are made of this one, and of the jobs under way that start from it."""
     yield from session.scalars(select(Model.id).where(Model.base_id == model.id).order_by(Model.id))
-    # A job that trains an adapter on has the adapter as its model, and as its base what that stands on.
-    waiting = (or_(Job.base_model == model.id, Job.model == model.id), Job.status.not_in(TERMINAL))
-    yield from session.scalars(select(Job.id).where(*waiting).order_by(Job.id))
+    # A job that continues an adapter has the adapter as its model, and the adapter's base as its base.
+    unfinished = (or_(Job.base_model == model.id, Job.model == model.id), Job.status.not_in(TERMINAL))
+    yield from session.scalars(select(Job.id).where(*unfinished).order_by(Job.id))

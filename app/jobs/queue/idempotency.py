@@ -1,4 +1,4 @@
-"""One request makes one job, however often it comes: by its Idempotency-Key, or as a retry, which the SDK marks."""
+"""One request makes one job, however often it is sent: by its Idempotency-Key, or by the SDK's mark of a retry."""
 
 import contextlib
 import threading
@@ -18,13 +18,15 @@ RETRY_WINDOW: Final = timedelta(minutes=10)
 
 
 class KeyReused(PermafrostError):
+    """The key belongs to an earlier request with another body."""
+
     status = 422
     type = "invalid_request_error"
     code = "idempotency_key_reused"
 
 
 class InFlight(PermafrostError):
-    """The SDK asks again after `Retry-After`, and gets the job that the first request makes."""
+    """The first request with this key has not been answered yet; the SDK retries after `Retry-After`."""
 
     status = 409
     type = "invalid_request_error"
@@ -32,7 +34,10 @@ class InFlight(PermafrostError):
 
 
 class KeysInFlight:
-    """Across processes the database decides: the key is unique among a project's jobs, and the loser is replayed."""
+    """Idempotency keys whose requests this process is answering now.
+
+    Across processes the database decides: a key is unique among a project's jobs, and the later request is replayed.
+    """
 
     def __init__(self) -> None:
         self._keys: set[tuple[str, str]] = set()
@@ -44,30 +49,33 @@ class KeysInFlight:
         if key is None:
             yield
             return
-        mine = (project, key)
+
+        reserved = (project, key)
         with self._lock:
-            if mine in self._keys:
+            if reserved in self._keys:
                 message = "a request with this Idempotency-Key is under way; ask again in a second"
                 raise InFlight(message, headers={"retry-after": "1"})
-            self._keys.add(mine)
+            self._keys.add(reserved)
+
         try:
             yield
         finally:
             with self._lock:
-                self._keys.discard(mine)
+                self._keys.discard(reserved)
 
 
 def earlier_job(
     session: Session, project: str, *, key: str | None, fingerprint: str | None, retried: bool
 ) -> Job | None:
-    """The job that this very request has made already. Raises KeyReused when its key belongs to another one."""
-    mine = select(Job).where(Job.project == project)
+    """The job that the same request has made already. Raises KeyReused when its key belongs to another request."""
+    jobs = select(Job).where(Job.project == project)
     if key is not None:
-        earlier = session.scalar(mine.where(Job.idempotency_key == key))
+        earlier = session.scalar(jobs.where(Job.idempotency_key == key))
         if earlier is not None and earlier.fingerprint != fingerprint:
             raise KeyReused("this Idempotency-Key was used with another request body; use a new key for a new job")
         return earlier
+
     if not retried:
         return None
-    recent = mine.where(Job.fingerprint == fingerprint, Job.created_at > now(session) - RETRY_WINDOW)
+    recent = jobs.where(Job.fingerprint == fingerprint, Job.created_at > now(session) - RETRY_WINDOW)
     return session.scalar(recent.order_by(Job.created_at.desc()).limit(1))

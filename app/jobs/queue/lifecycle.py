@@ -1,7 +1,7 @@
 """The only door to a job's status: every move is one compare-and-swap in one transaction, by the database's clock.
 
-A worker holds a job by a `Lease`, whose attempt number is the fencing token: once the lease has run out or the job has
-moved on, nothing that its holder writes matches a row any more.
+A worker owns a job through a `Lease`, whose attempt number is the fencing token: once the lease has run out or the job
+has moved on, nothing that its owner writes matches a row any more.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,16 +17,20 @@ from app.db import Database, now
 from app.errors import Conflict
 from app.jobs.queue import checkpoints, event_log
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
+from app.jobs.queue.attempt_rows import store_outcome, store_updates
 from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.idempotency import earlier_job
 from app.jobs.queue.method import method_of
 from app.jobs.queue.queries import check_quota, claimable, find_job
 from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
-from app.jobs.queue.tables import Job, Label, Metric
+from app.jobs.queue.tables import Job, Label
 from app.webhooks.events import announce
 
 #: Every move out of a worker's hands gives the lease up with it.
 NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
+
+Guard = Sequence[ColumnElement[bool]]
+Protect = Callable[[Session, Job], None]
 
 
 # ---- the requester's side
@@ -38,9 +42,9 @@ def submit(
     *,
     retried: bool = False,
     active_limit: int | None = None,
-    protect: Callable[[Session, Job], None] = lambda session, job: None,
+    protect: Protect = lambda session, job: None,
 ) -> tuple[Job, bool]:
-    """Stores a new job and returns it, or the one that this very request made before (and True).
+    """Stores a new job and returns it, or the one that the same request made before (and True).
 
     `retried` says that the client repeats a request whose answer it did not see. Without an idempotency key, an equal
     request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
@@ -54,17 +58,19 @@ def submit(
         return _submit(db, job, retried=retried, active_limit=active_limit, protect=protect)
 
 
-def _submit(
-    db: Database, job: Job, *, retried: bool, active_limit: int | None, protect: Callable[[Session, Job], None]
-) -> tuple[Job, bool]:
+def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None, protect: Protect) -> tuple[Job, bool]:
     with db.write() as session:
-        mine: dict[str, Any] = {"key": job.idempotency_key, "fingerprint": job.fingerprint, "retried": retried}
-        if earlier := earlier_job(session, job.project, **mine):
+        earlier = earlier_job(
+            session, job.project, key=job.idempotency_key, fingerprint=job.fingerprint, retried=retried
+        )
+        if earlier is not None:
             return earlier, True
+
         if active_limit is not None:
             take_turns(session, job.project)
             check_quota(session, job.project, active_limit)
         protect(session, job)
+
         job.created_at = now(session)
         session.add(job)
         session.flush()
@@ -85,7 +91,7 @@ def cancel(db: Database, project: str, job_id: str) -> Job:
 
 
 def pause(db: Database, project: str, job_id: str) -> Job:
-    """A waiting job pauses at once; a running one saves its state first (`pausing`). Idempotent."""
+    """Pauses a waiting job at once; a running one saves its state first (`pausing`). Idempotent."""
     with db.write() as session:
         job = find_job(session, project, job_id, lock=True)
         if job.status in {"pausing", "paused"}:
@@ -96,7 +102,7 @@ def pause(db: Database, project: str, job_id: str) -> Job:
 
 
 def resume(db: Database, project: str, job_id: str) -> Job:
-    """A paused job queues again and goes on from its last checkpoint; a pausing one is told to go on. Idempotent."""
+    """Queues a paused job again, to go on from its last checkpoint; a pausing one keeps running. Idempotent."""
     with db.write() as session:
         job = find_job(session, project, job_id, lock=True)
         if job.status in CLAIMABLE | {"running"}:
@@ -110,10 +116,10 @@ def resume(db: Database, project: str, job_id: str) -> Job:
 
 
 def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int | None = None) -> Lease | None:
-    """Takes the waiting job of highest priority, oldest first; None when there is none.
+    """Takes the waiting job of highest priority, oldest first, for `seconds`; None when no job waits.
 
-    The doorbell's job id is not asked for: whichever message woke the worker, the best job goes first. `most` is how
-    many devices the worker has, larger jobs are not for it; one that needs more than are `free` now is waited for.
+    The job id in the message that woke the worker is ignored: the best job goes first. `most` is how many devices the
+    worker has, and larger jobs are not for it; a job that needs more than are `free` now is waited for.
     """
     with db.write() as session:
         at = now(session)
@@ -121,6 +127,7 @@ def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int
         job = session.scalar(best.with_for_update(skip_locked=True))
         if job is None or job.devices > free:
             return None
+
         moved = _move(
             session,
             job.id,
@@ -134,6 +141,7 @@ def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int
         )
         if not moved:
             return None
+
         session.refresh(job)
         started = "Job started" if job.attempt == 1 else f"Job started again, attempt {job.attempt}"
         event_log.append(session, job.id, [NewEvent(started)])
@@ -141,55 +149,55 @@ def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int
 
 
 def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
-    """What a claim under this name has taken, for a worker that did not hear the answer. The name is of one claim."""
+    """The lease that a claim under this worker's name took, for a worker that did not get the answer to its claim."""
     with db.read() as session:
-        held = (Job.lease_owner == worker, Job.status.in_(LEASED), Job.lease_until > now(session))
-        job = session.scalar(select(Job).where(*held))
+        owned = (Job.lease_owner == worker, Job.status.in_(LEASED), Job.lease_until > now(session))
+        job = session.scalar(select(Job).where(*owned))
         return Lease(job.id, job.attempt, worker, seconds, job.devices) if job is not None else None
 
 
 def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> str:
-    """Extends the lease, stores the updates, and returns what is wished of the job: "run" or "pause".
+    """Extends the lease, stores the updates, and returns what the job should do: "run" or "pause".
 
-    Raises LeaseLost when the job is not this lease's any more.
+    Raises LeaseLost when the job does not belong to this lease any more.
     """
     with db.write() as session:
         at = now(session)
-        changes: dict[str, Any] = {"lease_until": at + timedelta(seconds=lease.seconds)}
-        if updates:
-            changes |= {"version": Job.version + 1, "points_count": Job.points_count + len(updates.metrics)}
-            changes |= {"progress": updates.progress} if updates.progress else {}
-            changes |= {"freeze_plan": updates.freeze_plan} if updates.freeze_plan else {}
-            changes |= _settled(session, lease, updates.hyperparameters) if updates.hyperparameters else {}
+        changes = {"lease_until": at + timedelta(seconds=lease.seconds)} | _changes(session, lease, updates)
         statement = update(Job).where(*_lease_guard(lease, at)).values(changes).returning(Job.desired, Job.points_count)
         row = session.execute(statement).one_or_none()
         if row is None:
             raise _lost(session, lease)
         if updates:
-            event_log.append(session, lease.job_id, updates.events)
-            for seq, (step, split, values) in enumerate(
-                updates.metrics, start=row.points_count - len(updates.metrics) + 1
-            ):
-                session.merge(Metric(job_id=lease.job_id, step=step, split=split, seq=seq, values=values))
-            for saved in updates.checkpoints:
-                checkpoints.store(session, lease.job_id, lease.attempt, saved, at)
+            store_updates(session, lease, updates, last_point=row.points_count, at=at)
         return str(row.desired)
 
 
-def _settled(session: Session, lease: Lease, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Numbers in place of "auto", also where OpenAI's clients look for theirs."""
-    task = session.scalar(select(Job.task).where(Job.id == lease.job_id)) or ""
-    return {"hyperparameters": hyperparameters, "method": method_of(task, hyperparameters)}
+def _changes(session: Session, lease: Lease, updates: AttemptUpdates | None) -> dict[str, Any]:
+    """The columns of the job's row that the updates change."""
+    if not updates:
+        return {}
+    changes: dict[str, Any] = {"version": Job.version + 1, "points_count": Job.points_count + len(updates.metrics)}
+    if updates.progress:
+        changes["progress"] = updates.progress
+    if updates.freeze_plan:
+        changes["freeze_plan"] = updates.freeze_plan
+    if updates.hyperparameters:
+        # Numbers in place of "auto", also where OpenAI's clients look for theirs.
+        task = session.scalar(select(Job.task).where(Job.id == lease.job_id)) or ""
+        changes["hyperparameters"] = updates.hyperparameters
+        changes["method"] = method_of(task, updates.hyperparameters)
+    return changes
 
 
 def drop_checkpoints(db: Database, lease: Lease, *, kept: Collection[int]) -> list[str]:
-    """Takes back the models of checkpoints that the run keeps no longer, but for those that somebody needs.
+    """Drops the models of the job's checkpoints, except those of the `kept` steps and those in use.
 
-    Returns the blobs that are now nobody's. Raises LeaseLost.
+    Returns the blobs that nothing needs any more. Raises LeaseLost.
     """
     with db.write() as session:
-        held = select(Job.id).where(*_lease_guard(lease, now(session))).with_for_update()
-        if session.scalar(held) is None:
+        owned = select(Job.id).where(*_lease_guard(lease, now(session))).with_for_update()
+        if session.scalar(owned) is None:
             raise _lost(session, lease)
         return checkpoints.drop(session, lease.job_id, kept=kept)
 
@@ -197,7 +205,7 @@ def drop_checkpoints(db: Database, lease: Lease, *, kept: Collection[int]) -> li
 def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
     """Ends the job: status, evidence and model in one transaction. Repeating it changes nothing.
 
-    Raises LeaseLost when the job was cancelled, taken over, or ended otherwise.
+    Raises LeaseLost when the job was cancelled, taken over, or ended in another way.
     """
     with db.write() as session:
         at = now(session)
@@ -213,23 +221,14 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
             result_files=[file.id for file in outcome.files],
             trained_tokens=outcome.trained_tokens,
         )
-        if not moved:
-            if _ended_before(session, lease, outcome.status):
-                return
+        if moved:
+            store_outcome(session, lease, outcome, at=at)
+        elif not _ended_before(session, lease, outcome.status):
             raise _lost(session, lease)
-        for row in (outcome.model, outcome.evidence, *outcome.files):
-            if row is not None:
-                row.created_at = at
-                session.add(row)
-        session.add_all(outcome.parameters)
-        if outcome.model is not None and outcome.last_checkpoint is not None:
-            outcome.last_checkpoint.model_id = outcome.model.id
-            checkpoints.store(session, lease.job_id, lease.attempt, outcome.last_checkpoint, at)
-        event_log.append(session, lease.job_id, [*outcome.events, outcome.final_event()])
 
 
 def release(db: Database, lease: Lease) -> str:
-    """Gives a job back whose state was saved: paused if that was wished, else queued for the next worker.
+    """Gives back a job whose state was saved: paused if that was requested, else queued for the next worker.
 
     Returns the new status. Not counted as a crash.
     """
@@ -238,24 +237,28 @@ def release(db: Database, lease: Lease) -> str:
         target = "paused" if job.desired == "pause" else "queued"
         if not _give_back(session, job, _lease_guard(lease, now(session)), to=target):
             raise _lost(session, lease)
-        event_log.append(
-            session, job.id, [NewEvent("Job paused" if target == "paused" else "Worker is stopping; job queued again")]
-        )
+        message = "Job paused" if target == "paused" else "Worker is stopping; job queued again"
+        event_log.append(session, job.id, [NewEvent(message)])
         return target
 
 
 def lose(db: Database, lease: Lease, *, limit: int) -> str:
-    """As `release`, for a job whose device went away; failed once that has happened `limit` times. Not a crash."""
+    """Gives back a job whose device failed; the job fails once `limit` devices failed under it. Not a crash.
+
+    Returns the new status.
+    """
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
         guard, losses = _lease_guard(lease, now(session)), job.losses + 1
         target = "failed" if losses >= limit else "paused" if job.desired == "pause" else "queued"
-        event = NewEvent(f"The device was lost; job {target} again", level="warn")
+
         if target == "failed":
             message = f"failed after {losses} devices were lost under it; look at the devices, or at what the job does"
             moved, event = _fail(session, job, guard, {"code": "device_lost", "message": message}, losses=losses)
         else:
             moved = _give_back(session, job, guard, to=target, losses=losses)
+            event = NewEvent(f"The device was lost; job {target} again", level="warn")
+
         if not moved:
             raise _lost(session, lease)
         event_log.append(session, job.id, [event])
@@ -263,7 +266,7 @@ def lose(db: Database, lease: Lease, *, limit: int) -> str:
 
 
 def pause_attempt(db: Database, lease: Lease, reason: str) -> str:
-    """Pauses a job that cannot go on before somebody has done something. Its state is saved; not counted as a crash."""
+    """Pauses a job that cannot go on until a person has acted. Its state is saved; not counted as a crash."""
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
         if not _give_back(session, job, _lease_guard(lease, now(session)), to="paused", desired="pause"):
@@ -273,13 +276,14 @@ def pause_attempt(db: Database, lease: Lease, reason: str) -> str:
 
 
 def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = (), limit: int) -> str:
-    """Books the death of a trainer: queued again after a while, or failed after `limit` of them.
+    """Records that a trainer died: the job is queued again after a while, or fails after `limit` crashes.
 
     Returns the new status.
     """
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
-        if not _crashed(session, job, _lease_guard(lease, now(session)), reason=reason, log_tail=log_tail, limit=limit):
+        guard = _lease_guard(lease, now(session))
+        if not _crashed(session, job, guard, reason=reason, log_tail=log_tail, limit=limit):
             raise _lost(session, lease)
         session.refresh(job)
         return job.status
@@ -296,6 +300,7 @@ def sweep(db: Database, *, limit: int) -> list[str]:
         for job in session.scalars(expired).all():
             guard = [Job.id == job.id, Job.attempt == job.attempt, Job.lease_until < at]
             _crashed(session, job, guard, reason="its worker stopped answering", log_tail=(), limit=limit)
+
     with db.read() as session:
         return [job.id for job in session.scalars(claimable(now(session)))]
 
@@ -306,6 +311,7 @@ def sweep(db: Database, *, limit: int) -> list[str]:
 def _move(
     session: Session, job_id: str, *guard: ColumnElement[bool], to: str, source: str | None = None, **changes: Any
 ) -> bool:
+    """Whether the job was in a state from which it may move `to` there, and the guard matched."""
     sources = [status for status, moves in MOVES.items() if to in moves and source in (None, status)]
     statement = (
         update(Job)
@@ -322,13 +328,8 @@ def _move(
 
 
 def _lease_guard(lease: Lease, at: datetime) -> list[ColumnElement[bool]]:
-    """The guard of every write by a worker."""
-    return [
-        Job.id == lease.job_id,
-        Job.attempt == lease.attempt,
-        Job.status.in_(LEASED),
-        Job.lease_until > at,
-    ]
+    """The condition of every write by a worker: the lease is still valid."""
+    return [Job.id == lease.job_id, Job.attempt == lease.attempt, Job.status.in_(LEASED), Job.lease_until > at]
 
 
 def _lost(session: Session, lease: Lease) -> LeaseLost:
@@ -336,11 +337,13 @@ def _lost(session: Session, lease: Lease) -> LeaseLost:
 
 
 def _ended_before(session: Session, lease: Lease, status: str) -> bool:
+    """Whether this attempt has ended the job in the same way already."""
     row = session.execute(select(Job.attempt, Job.status).where(Job.id == lease.job_id)).one_or_none()
     return row is not None and row.attempt == lease.attempt and row.status == status
 
 
 def _confirm(session: Session, job: Job, *, moved: bool, verb: str, event: NewEvent) -> Job:
+    """The job after a requester's move, with its event. Raises Conflict where the move was not possible."""
     session.refresh(job)
     if not moved:
         ended = "has already ended" if job.status in TERMINAL else "is"
@@ -350,9 +353,9 @@ def _confirm(session: Session, job: Job, *, moved: bool, verb: str, event: NewEv
     return job
 
 
-def _give_back(session: Session, job: Job, guard: Sequence[ColumnElement[bool]], *, to: str, **changes: Any) -> bool:
+def _give_back(session: Session, job: Job, guard: Guard, *, to: str, **changes: Any) -> bool:
     if job.status == "pausing" and to == "queued":
-        # There is no such move: a pausing job whose pause was taken back was running all along.
+        # MOVES has no such move: a pausing job whose pause was taken back was running all along.
         _move(session, job.id, *guard, to="running", source="pausing")
     if job.status == "running" and to == "paused":
         _move(session, job.id, *guard, to="pausing", source="running")
@@ -360,30 +363,19 @@ def _give_back(session: Session, job: Job, guard: Sequence[ColumnElement[bool]],
 
 
 def _fail(
-    session: Session,
-    job: Job,
-    guard: Sequence[ColumnElement[bool]],
-    error: dict[str, Any],
-    data: dict[str, Any] | None = None,
-    **changes: Any,
+    session: Session, job: Job, guard: Guard, error: dict[str, Any], data: dict[str, Any] | None = None, **changes: Any
 ) -> tuple[bool, NewEvent]:
     changes |= {"error": error | {"param": None}, "finished_at": now(session)}
     moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
     return moved, NewEvent(error["message"], level="error", data=data)
 
 
-def _crashed(
-    session: Session,
-    job: Job,
-    guard: Sequence[ColumnElement[bool]],
-    *,
-    reason: str,
-    log_tail: Sequence[str],
-    limit: int,
-) -> bool:
+def _crashed(session: Session, job: Job, guard: Guard, *, reason: str, log_tail: Sequence[str], limit: int) -> bool:
+    """Whether the crash was recorded; the job's own `retries` goes before the service's `limit`."""
     crashes = job.crashes + 1
     limit = limit if job.retries is None else job.retries + 1
     data = {"attempt": job.attempt, "crashes": crashes, "log_tail": list(log_tail)}
+
     if crashes >= limit:
         message = f"failed after {crashes} crash{'es' if crashes > 1 else ''}; the last: {reason}"
         error = {"code": "trainer_crashed", "message": message, "log_tail": list(log_tail)}
@@ -393,6 +385,7 @@ def _crashed(
         wait = timedelta(seconds=min(2.0**crashes, 60.0))
         moved = _give_back(session, job, guard, to=target, crashes=crashes, not_before=now(session) + wait)
         event = NewEvent(f"Attempt {job.attempt} ended: {reason}; job {target} again", level="warn", data=data)
+
     if moved:
         event_log.append(session, job.id, [event])
     return moved

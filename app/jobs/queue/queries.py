@@ -1,4 +1,4 @@
-"""Jobs as rows that are looked up, counted and queued; what changes them is the lifecycle."""
+"""Looks jobs up, counts them and puts them in the order of the queue; only the lifecycle changes them."""
 
 from datetime import datetime
 
@@ -12,18 +12,19 @@ from app.jobs.queue.tables import WAITING, Job
 
 
 def find_job(session: Session, project: str, job_id: str, *, lock: bool = False) -> Job:
-    """The job, if it is this project's; another project's job is not found, and not 'forbidden'.
+    """The job, if it is this project's. Raises NotFound, also for another project's job.
 
-    With `lock` nobody else moves it before this transaction ends: two who wish the same at once get the same answer.
+    With `lock` no other transaction moves it before this one ends: two equal requests at once get the same answer.
     """
-    mine = select(Job).where(Job.id == job_id, Job.project == project)
-    job = session.scalar(mine.with_for_update() if lock else mine)
+    statement = select(Job).where(Job.id == job_id, Job.project == project)
+    job = session.scalar(statement.with_for_update() if lock else statement)
     if job is None:
         raise unknown_job(job_id)
     return job
 
 
 def unknown_job(job_id: str) -> NotFound:
+    """The error for a job that this project does not have."""
     return NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
 
 
@@ -34,8 +35,8 @@ def claimable(at: datetime) -> Select[Job]:
 
 
 def check_quota(session: Session, project: str, limit: int) -> None:
-    """Raises QuotaSpent unless the project may have one job more under way."""
-    under_way = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
-    active = select(func.count()).where(*under_way).scalar_subquery()
+    """Raises QuotaSpent unless the project may have one more job under way."""
+    unfinished = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
+    active = select(func.count()).where(*unfinished).scalar_subquery()
     remedy = "wait for one to end, or cancel one"
     check(session, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)

@@ -1,4 +1,4 @@
-"""Jobs and what they leave behind while they run: events, metrics, checkpoints."""
+"""Jobs, the workers that run them, and what jobs produce while they run: events, metrics, checkpoints."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,17 +10,17 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db import Base
 
 _LEASED: Final = text("lease_until IS NOT NULL")
-#: As text: with the states as parameters no database would see that a query asks for no more than the index holds.
+#: As text: with the states as parameters no database would see that the partial index covers the query.
 WAITING: Final = text("status IN ('queued', 'validating_files')")
 
 
 def _urgency(context: Any) -> int:
-    """The priority turned round: an index that goes one way is read in one go."""
+    """The negated priority, so that the queue's index is read in one direction."""
     return -int(context.get_current_parameters().get("priority") or 0)
 
 
 class Job(Base):
-    """One fine-tuning job. `version` grows with every change, so that a poller's ETag is one integer."""
+    """One fine-tuning job. `version` grows with every change, so a poller's ETag is one integer."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -28,7 +28,7 @@ class Job(Base):
         Index("ix_jobs_project_status_created", "project", "status", "created_at", "id"),
         Index("ix_jobs_project_model_created", "project", "model", "created_at", "id"),
         Index("ix_jobs_leased", "lease_until", postgresql_where=_LEASED, sqlite_where=_LEASED),
-        # The queue in its own order: taking the next job and telling a place in it cost the same however long it is.
+        # The queue in its own order: taking the next job and counting its position cost the same at any length.
         Index("ix_jobs_waiting", "urgency", "created_at", "id", postgresql_where=WAITING, sqlite_where=WAITING),
         UniqueConstraint("project", "idempotency_key"),
     )
@@ -43,7 +43,7 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(default=0)
     urgency: Mapped[int] = mapped_column(default=_urgency, server_default="0")
 
-    # What was asked for.
+    # The request.
     model: Mapped[str] = mapped_column(String(256))
     model_spec: Mapped[dict[str, Any]]
     base_model: Mapped[str | None] = mapped_column(String(256))  # models.id once it is known
@@ -57,7 +57,7 @@ class Job(Base):
     method: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     meta: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSON(none_as_null=True))
     tags: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
-    retries: Mapped[int | None]  # attempts that may follow a crash; None: as many as the service grants
+    retries: Mapped[int | None]  # attempts that may follow a crash; None: the service's own limit
     devices: Mapped[int] = mapped_column(default=1, server_default="1")
     strategy: Mapped[str] = mapped_column(String(8), default="ddp", server_default="ddp")
     integrations: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -66,15 +66,15 @@ class Job(Base):
     fingerprint: Mapped[str | None] = mapped_column(String(64))  # of the request, for retries without a key
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
 
-    # Who works on it. `attempt` is the fencing token: a writer with an older one matches no row.
+    # The worker that runs it. `attempt` is the fencing token: a writer with an older one matches no row.
     attempt: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
-    losses: Mapped[int] = mapped_column(default=0, server_default="0")  # of devices under it
+    losses: Mapped[int] = mapped_column(default=0, server_default="0")  # devices that failed under it
     lease_owner: Mapped[str | None] = mapped_column(String(128))
     lease_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # back-off after a crash
 
-    # How far it is, and how it ended.
+    # Its progress, and how it ended.
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     freeze_plan: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -83,14 +83,14 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
     result_files: Mapped[list[Any]] = mapped_column(default=list)
-    # How much there is of what watchers follow.
+    # How many events, points and lines there are for watchers to follow.
     events_count: Mapped[int] = mapped_column(default=0)
     points_count: Mapped[int] = mapped_column(default=0, server_default="0")
     log_lines: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Worker(Base):
-    """A worker process that was there lately, and how many devices a job could have of it."""
+    """A worker process that was alive lately, and how many devices it could give to a job."""
 
     __tablename__ = "workers"
 
@@ -101,9 +101,9 @@ class Worker(Base):
 
 
 class Label(Base):
-    """A job's metadata and tags once more, in the order of lists: a filtered page costs what any page does.
+    """One entry of a job's metadata, or a tag (a label without a name), indexed in the order of lists.
 
-    A tag is a label without a name.
+    So a filtered page costs what any page does.
     """
 
     __tablename__ = "job_labels"
@@ -116,14 +116,14 @@ class Label(Base):
 
     @classmethod
     def all_of(cls, job: Job) -> "Iterator[Label]":
-        """What lists find a job by."""
+        """The labels by which lists find a job."""
         pairs = [*(job.meta or {}).items(), *(("", tag) for tag in job.tags or ())]
         for name, value in pairs:
             yield cls(project=job.project, name=name, value=value, created_at=job.created_at, job_id=job.id)
 
 
 class Event(Base):
-    """`seq` counts from 1 without gaps within a job: a reader who has n events asks for those after n."""
+    """One event of a job. `seq` counts from 1 without gaps: a reader who has n events asks for those after n."""
 
     __tablename__ = "job_events"
 
@@ -140,7 +140,7 @@ class Event(Base):
 class Metric(Base):
     """One point of a job's curves: `values` maps a metric's name to a number.
 
-    `seq` counts the points of a job as they come; a step that a later attempt repeats gets a new one.
+    `seq` counts the points of a job in the order they are stored; a step that a later attempt repeats gets a new one.
     """
 
     __tablename__ = "job_metrics"
@@ -154,6 +154,8 @@ class Metric(Base):
 
 
 class Checkpoint(Base):
+    """A saved state of a job, and the model under which it can be downloaded or started from."""
+
     __tablename__ = "job_checkpoints"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -159,9 +159,9 @@ def test_large_job_keeps_its_place(deployment: Deployment, runner: Runner) -> No
 def test_job_that_no_worker_can_hold_waits_and_says_so(deployment: Deployment, runner: Runner) -> None:
     """It is not claimed, those behind it are, and its reader learns what it waits for."""
     huge, small = submit(deployment, devices=3), submit(deployment)
-    assert _waiting(deployment, huge) == "a worker with 3 devices: no worker is there now"
+    assert _waiting(deployment, huge) == "a worker with 3 devices: no worker is alive now"
     workers.register(deployment.db, runner.worker, devices=2, kind="cpu")
-    assert _waiting(deployment, huge) == "a worker with 3 devices: the worker that is there has 2"
+    assert _waiting(deployment, huge) == "a worker with 3 devices: the only worker alive has 2"
     assert _waiting(deployment, small) is None
     assert runner.run_next()
     assert job_of(deployment.db, huge).status == "queued"

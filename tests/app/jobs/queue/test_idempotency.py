@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[4]
 DYING = """
 import os, sys
 from pathlib import Path
-from app.jobs import lifecycle
+from app.jobs.queue import lifecycle
 from app.settings import Settings
-from app.serving import serve
+from app.cli.serve import serve
 
 submit, once = lifecycle.submit, Path(sys.argv[1])
 
