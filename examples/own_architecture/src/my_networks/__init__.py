@@ -5,7 +5,7 @@ from torch import nn
 
 
 class TwoTowers(nn.Module):
-    """A frozen-by-policy tower beside a trainable one, summed. Input (batch, in_features), output (batch, out_features)."""
+    """Two towers, summed; a policy may freeze one. From (batch, in_features) to (batch, out_features)."""
 
     def __init__(self, *, in_features: int, hidden: int = 8, out_features: int = 1) -> None:
         super().__init__()
