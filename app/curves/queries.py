@@ -1,4 +1,4 @@
-"""Points of a job's curves: a range of steps thinned out evenly, or what has come since."""
+"""Points of a job's curves: a range of steps thinned out evenly, or the points after a cursor."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -14,19 +14,20 @@ from app.jobs.queue.tables import Metric
 def metrics(
     session: Session, job_id: str, *, split: str | None, first: int, last: int | None, limit: int, after: int = 0
 ) -> MetricList:
-    """The curve between two steps; evenly thinned out to `limit` points, the first and the last among them.
+    """The curve between two steps, thinned out evenly to `limit` points that include the first and the last.
 
-    Only points that came behind number `after`: a poller asks for what it has not seen yet.
+    Only points numbered after `after`, so that a poller reads what it has not seen yet.
     """
     within = [Metric.job_id == job_id, Metric.step >= first]
     within += [Metric.step <= last] if last is not None else []
     within += [Metric.split == split] if split is not None else []
     within += [Metric.seq > after] if after else []
+
     keys = session.execute(select(Metric.step, Metric.split).where(*within).order_by(Metric.step, Metric.split)).all()
     chosen = _thinned(keys, limit) if len(keys) > limit else keys
     rows = session.scalars(_at(chosen, sampled=len(chosen) < len(keys), within=within))
-    wanted = {(step, kind) for step, kind in chosen}
-    data = [MetricPoint.of(row) for row in rows if (row.step, row.split) in wanted]
+    chosen_keys = {(step, kind) for step, kind in chosen}
+    data = [MetricPoint.of(row) for row in rows if (row.step, row.split) in chosen_keys]
     return MetricList(data=data, sampled=len(chosen) < len(keys), has_more=False)
 
 

@@ -20,7 +20,7 @@ After = Annotated[
     Query(
         max_length=9,
         pattern=r"^[0-9]+$",
-        description="Number (`seq`) of the last point seen; only what came behind it.",
+        description="Number (`seq`) of the last point seen; only later points are returned.",
     ),
 ]
 
@@ -41,16 +41,17 @@ async def list_metrics(
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=10_000, description="A longer curve is thinned out evenly.")] = 1_000,
 ) -> Any:
-    """Loss, learning rate, speed and the rest by step. As a stream every point comes as it is made, whichever its split
-    and step; a step that a later attempt repeats comes again, under a new number."""
+    """Loss, learning rate, speed and other metrics by step. A stream sends every point as it is made, of every split
+    and step; a step that a later attempt repeats is sent again, under a new number."""
     seen = number(reader.behind(after), what="the last point seen")
     if reader.stream:
         return await reader.live(POINTS, after=seen)
-    chosen = {"split": split, "first": from_step, "last": to_step, "limit": limit, "after": seen}
-    return await run_in_threadpool(_metrics, db, reader.who.project, reader.fine_tuning_job_id, chosen)
+
+    options = {"split": split, "first": from_step, "last": to_step, "limit": limit, "after": seen}
+    return await run_in_threadpool(_metrics, db, reader.who.project, reader.fine_tuning_job_id, options)
 
 
-def _metrics(db: Database, project: str, job_id: str, chosen: dict[str, Any]) -> MetricList:
+def _metrics(db: Database, project: str, job_id: str, options: dict[str, Any]) -> MetricList:
     with db.read() as session:
         find_job(session, project, job_id)
-        return metrics(session, job_id, **chosen)
+        return metrics(session, job_id, **options)

@@ -15,7 +15,6 @@ from app.evidence.schemas import EvidenceObject, ParameterList, ParameterObject,
 from app.evidence.tables import Evidence, Parameter
 from app.http.dependencies import Config, Db, JobId
 from app.jobs.queue.queries import find_job
-from app.jobs.queue.states import TERMINAL
 from app.openapi.prose import BUNDLE, ENVELOPE, ERRORS
 from app.paging.keyset import AfterQuery
 
@@ -36,7 +35,7 @@ def retrieve_evidence(fine_tuning_job_id: JobId, who: Who, db: Db) -> EvidenceOb
         row = session.get(Evidence, job.id)
     if row is not None:
         return EvidenceObject.of(row)
-    if job.status not in TERMINAL:
+    if not job.ended:
         return EvidenceObject(fine_tuning_job_id=job.id, created_at=None, verdict="pending")
     reason = f"the job ended without a result ({job.status})"
     return EvidenceObject(fine_tuning_job_id=job.id, created_at=None, verdict="incomplete", reason=reason)

@@ -9,7 +9,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from app.auth.caller import Who
 from app.db import Database
@@ -22,8 +21,7 @@ from app.files.usage import blob_in_use
 from app.http.dependencies import Blobs, Config, Db
 from app.http.downloads import blob_bytes, download
 from app.http.errors import allow_body, content_length, is_retry
-from app.jobs.queue.states import TERMINAL
-from app.jobs.queue.tables import Job
+from app.jobs.queue.queries import jobs_needing_file
 from app.openapi.prose import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
 from app.paging.tombstones import remove
@@ -104,7 +102,7 @@ def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDelete
     who.must("writer")
     with db.write() as session:
         row = find_file(session, who.project, file_id, lock="remove")
-        if users := _jobs_using(session, row):
+        if users := jobs_needing_file(session, row.project, row.id):
             message = f"{file_id} is needed by {len(users)} job(s) that have not ended: {', '.join(users[:20])}"
             raise InUse(message, users, code="file_in_use", param="file_id")
         remove(session, row)
@@ -126,11 +124,3 @@ def _discard(db: Database, storage: Storage, blob: str, stored: datetime) -> Non
         used = blob_in_use(session, blob)
     if not used:
         storage.delete(blob, named_since=stored)
-
-
-def _jobs_using(session: Session, file: File) -> list[str]:
-    waiting = select(Job).where(Job.project == file.project, Job.status.not_in(TERMINAL)).order_by(Job.created_at)
-    jobs = session.scalars(waiting)
-    return [
-        job.id for job in jobs if file.id in (job.training_file, job.validation_file, job.model_spec.get("weights"))
-    ]

@@ -11,9 +11,8 @@ from app.auth.caller import Who
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
 from app.freeze.preview import preview
-from app.freeze.schemas import FreezePolicy, json_schema
+from app.freeze.schemas import FreezePlanCounts, FreezePolicy, json_schema
 from app.http.dependencies import Config, Db
-from app.jobs.answers import FreezePlanCounts
 from app.jobs.requests.model_spec import ModelField, Task
 from app.models.catalog import ChosenModel, choose, similar_tensors
 from app.models.manifest import Manifest

@@ -178,6 +178,17 @@ class FreezePolicy(_PolicyPart):
         return cls.model_validate(policy.to_json() if isinstance(policy, Policy) else policy)
 
 
+class Counts(BaseModel):
+    tensors: int
+    elements: int
+    bytes: int
+
+
+class FreezePlanCounts(BaseModel):
+    frozen: Counts
+    trainable: Counts
+
+
 def json_schema() -> dict[str, Any]:
     """The published JSON schema of a freeze policy."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FreezePolicy.model_json_schema()}

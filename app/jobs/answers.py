@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.evidence.schemas import EvidenceViolation
 from app.evidence.tables import Evidence
+from app.freeze.schemas import FreezePlanCounts
 from app.jobs.queue.states import TERMINAL, Status
 from app.jobs.queue.tables import Checkpoint, Event, Job, Metric
 from app.jobs.queue.waiting import QueuePosition
@@ -30,17 +31,6 @@ class JobError(Answer):
     code: str
     message: str
     param: str | None = None
-
-
-class Counts(Answer):
-    tensors: int
-    elements: int
-    bytes: int
-
-
-class FreezePlanCounts(Answer):
-    frozen: Counts
-    trainable: Counts
 
 
 class EvidenceSummary(Answer):
@@ -79,7 +69,7 @@ class PrefixCache(Answer):
     stored: Literal["memory", "file"] | None = None
 
 
-class Progress(Answer):
+class JobProgress(Answer):
     model_config = ConfigDict(extra="allow")
 
     step: int | None = None
@@ -133,7 +123,7 @@ class JobObject(Answer):
     resources: ResourcesAnswer
     freeze_policy: dict[str, Any]
     freeze_plan: FreezePlanCounts | None
-    progress: Progress
+    progress: JobProgress
     evidence: EvidenceSummary
     attempts: int
     waiting_for: str | None = Field(description="Why the job does not start although it is waiting, where it is known.")
@@ -273,14 +263,14 @@ class MetricList(Page):
     sampled: bool
 
 
-def _progress(job: Job) -> Progress:
+def _progress(job: Job) -> JobProgress:
     """The trainer's last report. A job that succeeded is at 100 percent, also where it ended before its last step."""
     progress = {name: value for name, value in (job.progress or {}).items() if name != _FINISH}
     if job.status == "succeeded" and progress:
         progress |= {"percent": 100.0, "eta_seconds": 0.0}
     elif job.status not in ("running", "pausing"):
         progress["eta_seconds"] = None
-    return Progress(**progress)
+    return JobProgress(**progress)
 
 
 def _estimated_finish(job: Job) -> int | None:

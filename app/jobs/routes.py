@@ -30,7 +30,7 @@ from app.jobs.queue import lifecycle
 from app.jobs.queue.checkpoints import available
 from app.jobs.queue.idempotency import KeysInFlight, earlier_job
 from app.jobs.queue.queries import find_job
-from app.jobs.queue.states import TERMINAL, Status
+from app.jobs.queue.states import Status
 from app.jobs.queue.tables import Checkpoint, Event, Job
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.dry_run import DryRun, dry_run
@@ -256,7 +256,7 @@ def _answer(db: Database, project: str, job_id: str, response: Response) -> JobO
 
 def _freshness(answer: JobObject, job: Job) -> dict[str, str]:
     tag = {"etag": views.etag(answer, job.version)}
-    return tag if job.status in TERMINAL else {**tag, "retry-after": "1"}
+    return tag if job.ended else {**tag, "retry-after": "1"}
 
 
 def _events(db: Database, project: str, job_id: str, *, after: str | None, limit: int, order: Order) -> EventList:

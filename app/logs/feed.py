@@ -1,4 +1,4 @@
-"""A job's log for those who watch it."""
+"""A job's log as a live feed."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Lines of logs into the database and out of it: numbered, bounded, oldest first out."""
+"""Stores and reads the lines of jobs' logs: numbered, bounded in size, the oldest dropped first."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,18 @@ from app.db import now
 from app.jobs.queue.tables import Job
 from app.logs.tables import LogChunk
 
-#: Of one job, all attempts together. The newest are kept: they say why it ended.
+#: Kept of one job's log, all attempts together. The newest lines are kept: they say why it ended.
 MAX_BYTES: Final = 4 << 20
 CHUNK_LINES: Final = 500
-#: How often a log is measured.
-_FORGET_LINES: Final = 100
 CHUNK_BYTES: Final = 64 << 10
+#: Lines between two looks at the size of a log.
+_TRIM_LINES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StoredLine:
+    """One line that a trainer printed, numbered from 1 across the job's attempts."""
+
     number: int
     attempt: int
     created_at: datetime
@@ -29,11 +31,12 @@ class Line:
 
 
 def append(session: Session, job_id: str, attempt: int, lines: Sequence[str]) -> None:
-    """Adds lines behind those that are there. Needs no lease: the last words of an attempt that lost it are its own."""
+    """Adds lines to the end of a log. Needs no lease: an attempt that lost its own may still store what it printed."""
     counted = update(Job).where(Job.id == job_id).values(log_lines=Job.log_lines + len(lines)).returning(Job.log_lines)
     last = session.execute(counted.execution_options(synchronize_session=False)).scalar_one_or_none()
     if last is None:
         return  # the job was deleted meanwhile
+
     first, at = last - len(lines) + 1, now(session)
     for chunk in _chunks(lines):
         text = "\n".join(chunk)
@@ -41,9 +44,10 @@ def append(session: Session, job_id: str, attempt: int, lines: Sequence[str]) ->
         row.size = len(text)
         session.add(row)
         first += len(chunk)
+
     session.flush()
-    if last // _FORGET_LINES != (last - len(lines)) // _FORGET_LINES:
-        _forget(session, job_id)
+    if last // _TRIM_LINES != (last - len(lines)) // _TRIM_LINES:
+        _trim(session, job_id)
 
 
 def read(
@@ -54,39 +58,39 @@ def read(
     upto: int | None = None,
     attempt: int | None = None,
     limit: int | None = None,
-) -> list[Line]:
-    """Lines behind number `after`, oldest first."""
+) -> list[StoredLine]:
+    """Up to `limit` lines after number `after`, up to number `upto`, oldest first."""
     within = [LogChunk.job_id == job_id, LogChunk.first + LogChunk.lines > after + 1]
     within += [LogChunk.first <= upto] if upto is not None else []
     within += [LogChunk.attempt == attempt] if attempt is not None else []
-    found: list[Line] = []
+    lines: list[StoredLine] = []
     for chunk in session.scalars(select(LogChunk).where(*within).order_by(LogChunk.first)):
-        found += [line for line in _lines(chunk) if line.number > after and (upto is None or line.number <= upto)]
-        if limit is not None and len(found) >= limit:
-            return found[:limit]
-    return found
+        lines += [line for line in _lines(chunk) if line.number > after and (upto is None or line.number <= upto)]
+        if limit is not None and len(lines) >= limit:
+            return lines[:limit]
+    return lines
 
 
-def tail(session: Session, job_id: str, count: int, *, attempt: int | None = None) -> list[Line]:
+def tail(session: Session, job_id: str, count: int, *, attempt: int | None = None) -> list[StoredLine]:
     """The last `count` lines, oldest first."""
     within: list[ColumnElement[bool]] = [LogChunk.job_id == job_id]
     within += [LogChunk.attempt == attempt] if attempt is not None else []
-    found: list[Line] = []
+    lines: list[StoredLine] = []
     for chunk in session.scalars(select(LogChunk).where(*within).order_by(LogChunk.first.desc())):
-        found = [*_lines(chunk), *found]
-        if len(found) >= count:
+        lines = [*_lines(chunk), *lines]
+        if len(lines) >= count:
             break
-    return found[-count:]
+    return lines[-count:]
 
 
 def kept_from(session: Session, job_id: str) -> int | None:
-    """The number of the oldest line that is still there."""
+    """The number of the oldest line that is still kept."""
     return session.scalar(select(func.min(LogChunk.first)).where(LogChunk.job_id == job_id))
 
 
-def _lines(chunk: LogChunk) -> Iterator[Line]:
+def _lines(chunk: LogChunk) -> Iterator[StoredLine]:
     for number, text in enumerate(chunk.text.split("\n"), start=chunk.first):
-        yield Line(number, chunk.attempt, chunk.created_at, text)
+        yield StoredLine(number, chunk.attempt, chunk.created_at, text)
 
 
 def _chunks(lines: Sequence[str]) -> Iterator[list[str]]:
@@ -102,8 +106,8 @@ def _chunks(lines: Sequence[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _forget(session: Session, job_id: str) -> None:
-    """Drops the oldest chunks of a log that has grown too long."""
+def _trim(session: Session, job_id: str) -> None:
+    """Drops the oldest chunks of a log that has grown over MAX_BYTES."""
     rows = session.execute(
         select(LogChunk.first, LogChunk.size).where(LogChunk.job_id == job_id).order_by(LogChunk.first.desc())
     ).all()

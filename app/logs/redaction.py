@@ -1,10 +1,10 @@
-"""What must not be read in a log: keys and passwords that a library may print, and where things lie on the server."""
+"""Removes from logs what readers must not see: keys and passwords that a library printed, and the server's paths."""
 
 import re
 from collections.abc import Mapping
 from typing import Final
 
-#: Each with what stays of it.
+#: Patterns of secrets, each with its replacement.
 _SECRETS: Final = [
     (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
@@ -25,10 +25,10 @@ _SECRETS: Final = [
 ]
 
 
-def redacted(text: str, places: Mapping[str, str]) -> str:
-    """The text without secrets; `places` maps folders of the server to the names that readers know."""
-    for pattern, rest in _SECRETS:
-        text = pattern.sub(rest, text)
-    for folder in sorted(places, key=len, reverse=True):
-        text = text.replace(folder, places[folder])
+def redacted(text: str, folders: Mapping[str, str]) -> str:
+    """The text without secrets; `folders` maps folders of the server to the names that readers know."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(folder, folders[folder])
     return text

@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs/{id}/logs: what a job's trainers print, page by page, from its end, as text, and live."""
+"""/v1/fine_tuning/jobs/{id}/logs: the output of a job's trainers, by pages, from its end, as text, and live."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -21,8 +21,8 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=E
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Which lines are asked for."""
+class LogRange:
+    """Which lines a request is for."""
 
     after: Annotated[
         str | None, Query(max_length=9, pattern=r"^[0-9]+$", description="Number of the last line seen.")
@@ -45,35 +45,38 @@ async def list_logs(
     reader: FeedReaderDep,
     request: Request,
     db: Db,
-    part: Annotated[Part, Depends()],
+    lines: Annotated[LogRange, Depends()],
     format: Annotated[Literal["json", "text"], Query(description="`text` is also what `Accept: text/plain` gets.")] = (
         "json"
     ),
 ) -> Any:
-    """Oldest first, from line `after` on, or the `tail`. Lines are numbered across attempts and kept when the job has
-    ended, the newest 4 MiB of them; keys, passwords and the server's own paths are left out. They arrive about a second
+    """Oldest first, from line `after` on, or the `tail`. Lines are numbered across attempts; the newest 4 MiB are kept,
+    also after the job has ended. Keys, passwords and the server's own paths are left out. Lines arrive about a second
     after they were printed."""
-    _refuse_both(part, reader.stream, format)
+    _refuse_conflicts(lines, stream=reader.stream, format=format)
     project, job_id = reader.who.project, reader.fine_tuning_job_id
-    seen = number(reader.behind(part.after), what="the last line seen")
+    seen = number(reader.behind(lines.after), what="the last line seen")
     if reader.stream:
-        if part.tail is not None and reader.last_event_id is None:
-            seen = await run_in_threadpool(_before_tail, db, project, job_id, part.tail)
+        if lines.tail is not None and reader.last_event_id is None:
+            seen = await run_in_threadpool(_before_tail, db, project, job_id, lines.tail)
         return await reader.live(LINES, after=seen)
-    found = await run_in_threadpool(_list, db, project, job_id, part, seen)
+
+    page = await run_in_threadpool(_list, db, project, job_id, lines, seen)
     plain = format == "text" or request.headers.get("accept", "").startswith("text/plain")
-    return _text(found, seen) if plain else found
+    return _text(page, seen) if plain else page
 
 
-def _refuse_both(part: Part, stream: bool, format: str) -> None:
-    """What would leave one of two wishes out of account."""
-    if part.after is not None and part.tail is not None:
+def _refuse_conflicts(lines: LogRange, *, stream: bool, format: str) -> None:
+    """Refuses parameters of which one would be ignored."""
+    if lines.after is not None and lines.tail is not None:
         raise InvalidRequest("give after or tail, not both", param="tail", code="conflict")
-    if stream and part.attempt is not None:
-        message = "a stream has the lines of every attempt; each line says its own"
+    if stream and lines.attempt is not None:
+        message = "a stream has the lines of every attempt, each with its number of the attempt; leave attempt out"
         raise InvalidRequest(message, param="attempt", code="conflict")
     if stream and format == "text":
-        raise InvalidRequest("a stream is of server-sent events; leave format out", param="format", code="conflict")
+        raise InvalidRequest(
+            "a stream consists of server-sent events; leave format out", param="format", code="conflict"
+        )
 
 
 def _before_tail(db: Database, project: str, job_id: str, tail: int) -> int:
@@ -81,22 +84,22 @@ def _before_tail(db: Database, project: str, job_id: str, tail: int) -> int:
         return max(0, find_job(session, project, job_id).log_lines - tail)
 
 
-def _list(db: Database, project: str, job_id: str, part: Part, seen: int) -> LogList:
+def _list(db: Database, project: str, job_id: str, lines: LogRange, seen: int) -> LogList:
     with db.read() as session:
         job = find_job(session, project, job_id)
-        if part.tail is not None:
-            found, more = tail(session, job_id, part.tail, attempt=part.attempt), False
+        if lines.tail is not None:
+            rows, more = tail(session, job_id, lines.tail, attempt=lines.attempt), False
         else:
-            found = read(session, job_id, after=seen, attempt=part.attempt, limit=part.limit + 1)
-            found, more = found[: part.limit], len(found) > part.limit
+            rows = read(session, job_id, after=seen, attempt=lines.attempt, limit=lines.limit + 1)
+            rows, more = rows[: lines.limit], len(rows) > lines.limit
         oldest = kept_from(session, job_id)
-    return LogList.page([LogLine.of(line) for line in found], more=more, lines=job.log_lines, kept_from=oldest)
+    return LogList.page([LogLine.of(row) for row in rows], more=more, lines=job.log_lines, kept_from=oldest)
 
 
-def _text(found: LogList, seen: int) -> Response:
-    """The lines as they were printed; the header says where the next page begins."""
-    last = found.last_id or str(seen)
+def _text(page: LogList, seen: int) -> Response:
+    """The lines as they were printed; the headers say where the next page begins, and whether there is one."""
+    last = page.last_id or str(seen)
     return PlainTextResponse(
-        "".join(f"{line.text}\n" for line in found.data),
-        headers={"x-last-line": last, "x-has-more": str(found.has_more).lower(), "x-content-type-options": "nosniff"},
+        "".join(f"{line.text}\n" for line in page.data),
+        headers={"x-last-line": last, "x-has-more": str(page.has_more).lower(), "x-content-type-options": "nosniff"},
     )

@@ -1,10 +1,10 @@
-"""A trainer's log as answers tell of it."""
+"""A trainer's log as the API returns it."""
 
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.logs.queries import Line
+from app.logs.queries import StoredLine
 from app.paging.keyset import Page
 
 
@@ -17,11 +17,11 @@ class LogLine(BaseModel):
     object: Literal["fine_tuning.job.log_line"] = "fine_tuning.job.log_line"
     line: int = Field(description="Counts from 1 within the job, across its attempts.")
     attempt: int
-    created_at: int = Field(description="When the service got it.")
+    created_at: int = Field(description="When the service received it.")
     text: str
 
     @classmethod
-    def of(cls, line: Line) -> Self:
+    def of(cls, line: StoredLine) -> Self:
         return cls(
             id=str(line.number),
             line=line.number,
@@ -35,5 +35,5 @@ class LogList(Page):
     """Lines in the order in which they were printed."""
 
     data: list[LogLine]
-    lines: int = Field(description="Printed so far.")
-    kept_from: int | None = Field(description="The oldest line that is still kept; null: there is none.")
+    lines: int = Field(description="Number of lines printed so far.")
+    kept_from: int | None = Field(description="Number of the oldest line that is still kept; null if there is none.")

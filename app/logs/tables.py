@@ -1,4 +1,4 @@
-"""What trainers print, in chunks of whole lines; in the database, so that every API process and every worker has it."""
+"""Trainers' logs in chunks of whole lines, in the database so that every API process and worker can read them."""
 
 from datetime import datetime
 

@@ -19,7 +19,6 @@ from app.http.dependencies import Config, Db
 from app.jobs import views
 from app.jobs.answers import EventObject
 from app.jobs.queue.queries import find_job
-from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Event, Job
 from app.logs.queries import tail
 from app.models.tables import Model
@@ -92,7 +91,7 @@ def job_page(
         context: dict[str, Any] = {
             "job": views.job_objects(session, [row])[0],
             "version": row.version,
-            "live": row.status not in TERMINAL,
+            "live": not row.ended,
             # With keys a browser's pages can read, and change nothing.
             "controls": not settings.auth_required,
             "shown_problems": SHOWN_PROBLEMS,

@@ -13,7 +13,7 @@ from app.jobs import views
 from app.jobs.answers import JobObject
 from app.jobs.live.single_flight import SingleFlight
 from app.jobs.queue.queries import unknown_job
-from app.jobs.queue.states import CLAIMABLE, TERMINAL
+from app.jobs.queue.states import CLAIMABLE
 from app.jobs.queue.tables import Job
 
 # Composing a statement costs as much as running it: these are composed once.
@@ -74,7 +74,7 @@ class PollCache:
 
     def _render(self, job: Job, answer: JobObject) -> RenderedJob:
         body, etag = answer.model_dump_json().encode(), views.etag(answer, job.version)
-        rendered = RenderedJob(body, etag, ended=job.status in TERMINAL)
+        rendered = RenderedJob(body, etag, ended=job.ended)
         if job.status not in CLAIMABLE:
             with self._lock:
                 self._cache[job.id] = ((job.version, job.status), rendered)

@@ -22,7 +22,7 @@ from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.idempotency import earlier_job
 from app.jobs.queue.method import method_of
 from app.jobs.queue.queries import check_quota, claimable, find_job
-from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
+from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES
 from app.jobs.queue.tables import Job, Label
 from app.webhooks.events import announce
 
@@ -346,7 +346,7 @@ def _confirm(session: Session, job: Job, *, moved: bool, verb: str, event: NewEv
     """The job after a requester's move, with its event. Raises Conflict where the move was not possible."""
     session.refresh(job)
     if not moved:
-        ended = "has already ended" if job.status in TERMINAL else "is"
+        ended = "has already ended" if job.ended else "is"
         raise Conflict(f"job {job.id} cannot be {verb}: it {ended} ({job.status})")
     event_log.append(session, job.id, [event])
     session.refresh(job)

@@ -28,6 +28,15 @@ def unknown_job(job_id: str) -> NotFound:
     return NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
 
 
+def jobs_needing_file(session: Session, project: str, file_id: str) -> list[str]:
+    """Ids of the project's unfinished jobs that train on the file or start from its weights, oldest first."""
+    unfinished = select(Job).where(Job.project == project, Job.status.not_in(TERMINAL)).order_by(Job.created_at)
+    jobs = session.scalars(unfinished)
+    return [
+        job.id for job in jobs if file_id in (job.training_file, job.validation_file, job.model_spec.get("weights"))
+    ]
+
+
 def claimable(at: datetime) -> Select[Job]:
     """Jobs that wait for a worker, in the order in which they will be taken."""
     waiting = (WAITING, Job.desired == "run", or_(Job.not_before.is_(None), Job.not_before <= at))

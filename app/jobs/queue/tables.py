@@ -8,6 +8,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, Unique
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
+from app.jobs.queue.states import TERMINAL
 
 _LEASED: Final = text("lease_until IS NOT NULL")
 #: As text: with the states as parameters no database would see that the partial index covers the query.
@@ -87,6 +88,11 @@ class Job(Base):
     events_count: Mapped[int] = mapped_column(default=0)
     points_count: Mapped[int] = mapped_column(default=0, server_default="0")
     log_lines: Mapped[int] = mapped_column(default=0, server_default="0")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has succeeded, failed or been cancelled."""
+        return self.status in TERMINAL
 
 
 class Worker(Base):

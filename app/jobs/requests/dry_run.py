@@ -5,7 +5,8 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from app.freeze.preview import Preview
-from app.jobs.answers import Answer, FreezePlanCounts
+from app.freeze.schemas import FreezePlanCounts
+from app.jobs.answers import Answer
 from app.jobs.queue.queries import check_quota
 from app.jobs.requests import estimate
 from app.jobs.requests.context import SubmissionContext
