@@ -1,84 +1,51 @@
-"""Where a model can be cut: calls of frozen modules whose results depend on the input alone, and which of them count.
+"""Where a model can be cut: calls of frozen modules whose results depend on the input alone, and which results count.
 
-Nothing is assumed of the model's structure. A value is *moved* when it was computed, over any way, from a tensor that
-may change in the run, or from a random number. A call of a module that holds frozen tensors alone and returns nothing
-moved can be *served*: replaced by what it returned the last time. Of the served calls only those matter whose results
-reach the loss by a way that is not cut off by another one: they are *kept*, the others may return anything.
+Nothing is assumed about the model's structure; everything is read off two recorded passes. Three steps:
+
+1. A value has *moved* if it was computed, over any number of operations, from a tensor that may change in the run or
+   from a random number. A call of a module can be *served*, that is replaced by its stored results, if the module holds
+   frozen tensors only and returns nothing that has moved. The largest such calls are taken.
+2. Backward from the loss: a served call's result is *kept* (stored) if the loss depends on it other than through
+   another served call. The remaining results of served calls may be anything.
+3. A call whose results cannot be stored row by row, or that changes memory other than what it returns, is barred, and
+   its inner calls are tried instead, until nothing is barred any more.
+
+For a frozen BERT encoder under a trained classifier, the calls of `embeddings` and `encoder` are served, and the last
+hidden state is the only result that is kept: the embeddings' output is used by the encoder alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec
 
 from worker.trainer.prefix.flow import Call, Flow, Memory, Op, memory
+from worker.trainer.prefix.shapes import BatchSizes, Leaf, shape_of
+
+IsStill = Callable[[Tensor], bool]  # whether a tensor keeps its bytes for the whole run
 
 
 class UncuttableError(Exception):
-    """Why nothing can be cut off."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """What two passes were made with: rows of the batch, and its width in tokens (0 without)."""
-
-    rows: tuple[int, int]
-    width: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A tensor's shape by what its sizes stand for: "rows", "width" plus `more`, or a number."""
-
-    sizes: tuple[int | str, ...]
-    more: int = 0
-
-    @property
-    def row_first(self) -> bool:
-        return bool(self.sizes) and self.sizes[0] == "rows" and "rows" not in self.sizes[1:]
-
-    @property
-    def ragged(self) -> int | None:
-        """The one dimension that has the batch's width; None where there is none."""
-        return self.sizes.index("width") if "width" in self.sizes else None
-
-    @property
-    def storable(self) -> bool:
-        """Row by row, each as long as its own example."""
-        return self.row_first and self.sizes.count("width") <= 1 and self.more >= 0
-
-    def filled(self, rows: int, width: int) -> tuple[int, ...]:
-        by_name = {"rows": rows, "width": width + self.more}
-        return tuple(by_name[size] if isinstance(size, str) else size for size in self.sizes)
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One tensor of what a served call returns; `kept` when it must be the real one."""
-
-    shape: Shape
-    dtype: torch.dtype
-    kept: bool
+    """Why a model has no frozen prefix whose results could be kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A call to be replaced. `leaves` holds None where it returned something that is no tensor."""
+    """A call to be replaced by its results. `leaves` has None where it returned something other than a tensor."""
 
     path: str
     module: nn.Module
     spec: TreeSpec
     leaves: tuple[Leaf | None, ...]
-    others: tuple[object, ...]  # what it returned there
+    others: tuple[object, ...]  # the results that are not tensors
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The calls to serve in the order of a pass, and their share of the pass's arithmetic."""
+    """The calls to serve, in the order of a pass, and their share of the pass's arithmetic."""
 
     served: tuple[Served, ...]
     share: float
@@ -92,123 +59,115 @@ class Cut:
         return list({id(call.module): call.module for call in self.served}.values())
 
 
-def find(flows: tuple[Flow, Flow], sides: Sides, *, still: Callable[[Tensor], bool], model: nn.Module) -> Cut:
-    """The largest cut that both passes allow. UncuttableError says why there is none."""
-    moving = {memory(each) for each in (*model.parameters(), *model.buffers()) if not still(each)}
-    if any(len(flow.roots) != 1 or flow.roots[0].module is not model for flow in flows):
-        raise UncuttableError("the objective does not call the model exactly once")
-    calls = tuple(list(_ends(flow)) for flow in flows)
-    if [(call.path, call.nth) for call in calls[0]] != [(call.path, call.nth) for call in calls[1]]:
-        raise UncuttableError("the model's forward goes other ways for other batches")
-    others = dict(zip(calls[0], calls[1], strict=True))
-    moved = _moved(flows[0], moving)
+def find(flows: tuple[Flow, Flow], batches: BatchSizes, *, still: IsStill, model: nn.Module) -> Cut:
+    """The largest cut that both passes allow; one without calls if there is none. UncuttableError if none can exist."""
+    flow = flows[0]
+    same_call = _matched_calls(flows, model)
+    moving = {memory(tensor) for tensor in (*model.parameters(), *model.buffers()) if not still(tensor)}
+    moved = _calls_that_moved(flow, moving)
+
     barred: set[Call] = set()
     while True:
-        chosen = [call for root in flows[0].roots for call in _largest(root, moved, barred, still)]
-        reached, escapes = _reached(flows[0], chosen)
-        served = {call: _served(call, others[call], sides, reached) for call in chosen}
-        bad = escapes | {call for call, made in served.items() if made is None}
-        if not bad:
+        chosen = list(_largest_calls(flow.roots[0], still, excluded=moved | barred))
+        needed, with_side_effects = _needed_memory(flow, chosen)
+        served = {call: _served(call, same_call[call], batches, needed) for call in chosen}
+        unusable = with_side_effects | {call for call, replacement in served.items() if replacement is None}
+        if not unusable:
             break
-        barred |= bad
-    kept = tuple(made for made in served.values() if made is not None)
-    if not any(leaf.kept for made in kept for leaf in made.leaves if leaf is not None):
-        return Cut((), 0.0)
-    return Cut(kept, _share(flows[0], chosen))
+        barred |= unusable
+
+    replacements = tuple(replacement for replacement in served.values() if replacement is not None)
+    cut = Cut(replacements, _share(flow, chosen))
+    return cut if cut.kept else Cut((), 0.0)
 
 
-def _ends(flow: Flow) -> Iterable[Call]:
-    return (event for event in flow.events if isinstance(event, Call))
+def _matched_calls(flows: tuple[Flow, Flow], model: nn.Module) -> Mapping[Call, Call]:
+    """Each call of the first pass with the same call of the second one."""
+    if any(len(flow.roots) != 1 or flow.roots[0].module is not model for flow in flows):
+        raise UncuttableError("the objective does not call the model exactly once")
+    first, second = ([event for event in flow.events if isinstance(event, Call)] for flow in flows)
+    if [(call.path, call.nth) for call in first] != [(call.path, call.nth) for call in second]:
+        raise UncuttableError("the model's forward goes other ways for other batches")
+    return dict(zip(first, second, strict=True))
 
 
-def _moved(flow: Flow, moving: set[Memory]) -> set[Call]:
-    """The calls that return something moved."""
-    stained, found = set(moving), set()
+def _calls_that_moved(flow: Flow, moving: set[Memory]) -> set[Call]:
+    """The calls that return something that has moved, found by following values forward from the `moving` memory."""
+    moved = set(moving)
+    calls = set()
     for event in flow.events:
         if isinstance(event, Call):
-            if event.outputs & stained:
-                found.add(event)
-        elif event.random or event.reads & stained:
-            if event.leaks and event.reads & stained and event.call is not None:
+            if event.outputs & moved:
+                calls.add(event)
+        elif event.random or event.reads & moved:
+            if event.leaks and event.reads & moved and event.call is not None:
                 raise UncuttableError(f"its forward lets Python read a value that trains ({event.name})")
-            stained |= event.writes
-    return found
+            moved |= event.writes
+    return calls
 
 
-def _largest(call: Call, moved: set[Call], barred: set[Call], still: Callable[[Tensor], bool]) -> Iterable[Call]:
-    """Calls that can be served, none within another."""
-    tensors = [*call.module.parameters(), *call.module.buffers()]
-    holds = next(call.module.parameters(), None) is not None
-    returns = any(isinstance(each, Tensor) for each in call.leaves)
-    if holds and returns and call not in moved and call not in barred and all(map(still, tensors)):
+def _largest_calls(call: Call, still: IsStill, *, excluded: set[Call]) -> Iterator[Call]:
+    """Calls that can be served, none inside another."""
+    if call not in excluded and _only_still_tensors(call.module, still) and call.outputs:
         yield call
         return
     for child in call.children:
-        yield from _largest(child, moved, barred, still)
+        yield from _largest_calls(child, still, excluded=excluded)
 
 
-def _reached(flow: Flow, chosen: list[Call]) -> tuple[set[Memory], set[Call]]:
-    """Backward from the loss: which memory counts, and which served calls have an effect beside what they return."""
-    wanted, escapes = set(flow.final), set()
+def _only_still_tensors(module: nn.Module, still: IsStill) -> bool:
+    """Whether a module has parameters, and they and its buffers keep their bytes."""
+    has_parameters = next(module.parameters(), None) is not None
+    return has_parameters and all(map(still, (*module.parameters(), *module.buffers())))
+
+
+def _needed_memory(flow: Flow, chosen: list[Call]) -> tuple[set[Memory], set[Call]]:
+    """Followed backward from the loss: the memory that it depends on when the `chosen` calls are served.
+
+    Also the chosen calls that write to such memory without returning it: serving them would lose that effect.
+    """
+    needed, with_side_effects = set(flow.final), set()
     inside = set(chosen)
     for event in reversed(flow.events):
-        if isinstance(event, Call) or not event.writes & wanted:
+        if isinstance(event, Call) or not event.writes & needed:
             continue
-        owner = _owner(event, inside)
+        owner = _enclosing(event, inside)
         if owner is None:
-            wanted |= event.reads
-        elif (event.writes & wanted) - owner.outputs:
-            escapes.add(owner)
-    return wanted, escapes
+            needed |= event.reads
+        elif (event.writes & needed) - owner.outputs:
+            with_side_effects.add(owner)
+    return needed, with_side_effects
 
 
-def _owner(op: Op, chosen: set[Call]) -> Call | None:
+def _enclosing(op: Op, calls: set[Call]) -> Call | None:
+    """The call among these that an operation was made in."""
     call = op.call
-    while call is not None and call not in chosen:
+    while call is not None and call not in calls:
         call = call.parent
     return call
 
 
-def _served(call: Call, other: Call, sides: Sides, reached: set[Memory]) -> Served | None:
-    """None where what it returns is not understood, or is not a row per example."""
+def _served(call: Call, same: Call, batches: BatchSizes, needed: set[Memory]) -> Served | None:
+    """The call's replacement; None if its results do not have a row per example, or changed their structure."""
     assert call.spec is not None
-    if call.spec != other.spec:
+    if call.spec != same.spec:
         return None
     leaves: list[Leaf | None] = []
-    for one, two in zip(call.leaves, other.leaves, strict=True):
-        if not isinstance(one, Tensor):
+    for first, second in zip(call.leaves, same.leaves, strict=True):
+        if not isinstance(first, Tensor):
             leaves.append(None)
             continue
-        shape = _shape(one, two, sides)
-        kept = memory(one) in reached
+        shape, kept = shape_of(first, second, batches), memory(first) in needed
         if shape is None or (kept and not shape.storable):
             return None
-        leaves.append(Leaf(shape, one.dtype, kept))
-    plain = tuple(None if isinstance(each, Tensor) else each for each in call.leaves)
-    return Served(call.path, call.module, call.spec, tuple(leaves), plain)
-
-
-def _shape(one: Tensor, two: Tensor, sides: Sides) -> Shape | None:
-    """Read off from two passes that differ in rows and width, one more and one less."""
-    if one.ndim != two.ndim:
-        return None
-    sizes: list[int | str] = []
-    more: set[int] = set()
-    for a, b in zip(one.shape, two.shape, strict=True):
-        if (a, b) == sides.rows:
-            sizes.append("rows")
-        elif a == b:
-            sizes.append(a)
-        elif sides.width[0] and a - b == sides.width[0] - sides.width[1]:
-            sizes.append("width")
-            more.add(a - sides.width[0])
-        else:
-            return None
-    return Shape(tuple(sizes), more.pop() if more else 0) if len(more) <= 1 else None
+        leaves.append(Leaf(shape, first.dtype, kept))
+    others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in call.leaves)
+    return Served(call.path, call.module, call.spec, tuple(leaves), others)
 
 
 def _share(flow: Flow, chosen: list[Call]) -> float:
+    """Of the pass's arithmetic that is inside the chosen calls."""
     inside = set(chosen)
     ops = [event for event in flow.events if isinstance(event, Op)]
     total = sum(op.flops for op in ops)
-    return sum(op.flops for op in ops if _owner(op, inside) is not None) / total if total else 0.0
+    return sum(op.flops for op in ops if _enclosing(op, inside) is not None) / total if total else 0.0

@@ -1,4 +1,4 @@
-"""One pass through a model written down: which operation read and wrote which memory, within which module's call."""
+"""A recorded pass through a model: which operation read and wrote which memory, in which module's call."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Memory = int  # identity of a storage
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """`call` is the innermost module call around it, None for the objective's own operations."""
+    """One operation. `call` is the innermost module call around it, None for the objective's own operations."""
 
     call: Call | None
     reads: frozenset[Memory]
     writes: frozenset[Memory]
     name: str
     flops: int
-    random: bool  # it drew from a generator
-    leaks: bool  # its result went to Python, which may have decided by it
+    random: bool  # whether it drew from a random generator
+    leaks: bool  # whether its result went to Python, where it may have decided what came next
 
 
 @dataclass(slots=True, eq=False)
@@ -38,23 +38,17 @@ class Call:
     parent: Call | None
     nth: int
     children: list[Call] = field(default_factory=list)
-    leaves: list[Any] = field(default_factory=list)  # of what it returned
+    leaves: list[Any] = field(default_factory=list)  # of the pytree that it returned
     spec: TreeSpec | None = None
-
-    def within(self, other: Call) -> bool:
-        call: Call | None = self
-        while call is not None and call is not other:
-            call = call.parent
-        return call is other
 
     @property
     def outputs(self) -> frozenset[Memory]:
-        return frozenset(memory(each) for each in self.leaves if isinstance(each, Tensor))
+        return frozenset(memory(leaf) for leaf in self.leaves if isinstance(leaf, Tensor))
 
 
 @dataclass(slots=True)
 class Flow:
-    """Operations and the ends of calls, in the order in which they happened; `final` is what the pass was made for."""
+    """Operations and the ends of calls in the order in which they happened; `final` is the memory of the results."""
 
     events: list[Op | Call]
     roots: list[Call]
@@ -62,14 +56,15 @@ class Flow:
 
 
 def follow(model: nn.Module, compute: Callable[[], Iterable[Tensor]]) -> Flow:
-    """Run `compute`, which calls `model`, without gradients, and write down what happened."""
+    """Run `compute`, which calls `model`, without gradients, and record it."""
     recorder = _Recorder(model)
     with torch.no_grad(), recorder.hooked(), recorder:
         results = list(compute())
-    return Flow(recorder.events, recorder.roots, frozenset(memory(each) for each in results))
+    return Flow(recorder.events, recorder.roots, frozenset(map(memory, results)))
 
 
 def memory(tensor: Tensor) -> Memory:
+    """The identity of the tensor's storage, the same for all views of it."""
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -81,7 +76,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._stack: list[Call] = []
         self._counts: dict[str, int] = {}
-        self._alive: list[Any] = []  # memory that is freed could be given to another tensor
+        self._alive: list[Any] = []  # the memory of a freed tensor could be given to another one
 
     def hooked(self) -> _Hooks:
         return _Hooks(self)
@@ -108,30 +103,33 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         seeded = torch.Tag.nondeterministic_seeded in func.tags
-        before = _generators(given) if seeded else []
+        before = _generators(inputs) if seeded else []
+
         output = func(*args, **kwargs)
-        made = [each for each in tree_leaves(output) if isinstance(each, Tensor)]
-        self._alive += (given, made)
-        reads = frozenset(map(memory, given))
+
+        outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        self._alive += (inputs, outputs)
+        reads = frozenset(map(memory, inputs))
         count = flop_registry.get(func._overloadpacket)
         self.events.append(
             Op(
                 call=self._stack[-1] if self._stack else None,
                 reads=reads,
-                writes=(frozenset(map(memory, made)) - reads) | _mutated(func, args, kwargs),  # a view writes nothing
+                writes=(frozenset(map(memory, outputs)) - reads)
+                | _mutated(func, args, kwargs),  # a view writes nothing
                 name=str(func),
                 flops=int(count(*args, **kwargs, out_val=output)) if count else 0,
-                random=seeded and any(not torch.equal(a, b) for a, b in zip(before, _generators(given), strict=True)),
-                leaks=not made and bool(given) and not func._schema.is_mutable,
+                random=seeded and any(not torch.equal(a, b) for a, b in zip(before, _generators(inputs), strict=True)),
+                leaks=not outputs and bool(inputs) and not func._schema.is_mutable,
             )
         )
         return output
 
 
 class _Hooks:
-    """Every module's calls are told to the recorder while this is entered."""
+    """While entered, every module's calls go to the recorder."""
 
     def __init__(self, recorder: _Recorder) -> None:
         self._recorder = recorder
@@ -149,17 +147,18 @@ class _Hooks:
 
 
 def _mutated(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> frozenset[Memory]:
-    """Arguments that the operation's schema says it writes to."""
+    """The memory of the arguments that the operation's schema marks as written."""
     if not func._schema.is_mutable:
         return frozenset()
-    found: set[Memory] = set()
-    for at, argument in enumerate(func._schema.arguments):
-        value = args[at] if at < len(args) else kwargs.get(argument.name)
+    written: set[Memory] = set()
+    for position, argument in enumerate(func._schema.arguments):
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
         if argument.alias_info is not None and argument.alias_info.is_write:
-            found |= {memory(each) for each in tree_leaves(value) if isinstance(each, Tensor)}
-    return frozenset(found)
+            written |= {memory(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+    return frozenset(written)
 
 
-def _generators(given: list[Tensor]) -> list[Tensor]:
-    devices = {each.device for each in given if each.device.type == "cuda"}
+def _generators(inputs: list[Tensor]) -> list[Tensor]:
+    """The state of each random generator that an operation on these tensors may draw from."""
+    devices = {tensor.device for tensor in inputs if tensor.device.type == "cuda"}
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in sorted(devices, key=str))]

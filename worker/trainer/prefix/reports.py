@@ -1,4 +1,4 @@
-"""What a job is told of its frozen prefix: an event for people, and a report that becomes part of its progress."""
+"""Reports about the frozen prefix: an event for people, and `progress.prefix_cache` for programs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal
 from worker.protocol import Reporter
 from worker.trainer.prefix.cut import Cut
 
-Place = Literal["memory", "file"]
+StoredIn = Literal["memory", "file"]
 
 
 def off(reporter: Reporter, why: str) -> None:
-    """Nothing is kept."""
+    """No results are kept."""
     reporter.report("prefix_cache", in_use=False, reason=why)
 
 
@@ -21,21 +21,24 @@ def kept(
     *,
     examples: int,
     size: int,
-    where: Place,
+    stored: StoredIn,
     quiet: bool,
     seconds: float,
     reused: int,
 ) -> None:
-    """`quiet`: dropout in the prefix was turned off for it. `reused` examples an earlier attempt had computed."""
+    """Results of all `examples` are stored, `reused` of them from an earlier attempt; `size` in bytes.
+
+    `quiet`: dropout in the prefix is off because of it.
+    """
     message = (
         f"prefix cache: {_calls(cut)} ({cut.share:.0%} of a forward pass) gave its results for {examples} examples "
-        f"once, {size:,} bytes in {'a file' if where == 'file' else 'memory'}, and is not computed again"
+        f"once, {size:,} bytes in {'a file' if stored == 'file' else 'memory'}, and is not computed again"
     )
     if quiet:
         message += "; dropout in it is off"
     modules, share = [call.path for call in cut.served], round(cut.share, 4)
     reporter.event(message, modules=modules, share=share, bytes=size, seconds=round(seconds, 3), reused=reused)
-    reporter.report("prefix_cache", in_use=True, modules=modules, share=share, bytes=size, stored=where)
+    reporter.report("prefix_cache", in_use=True, modules=modules, share=share, bytes=size, stored=stored)
 
 
 def _calls(cut: Cut) -> str:

@@ -1,4 +1,4 @@
-"""Small batches to try a model with, and how long each row of a data set is."""
+"""Small batches to try a model with, batches over a whole data set, and the length of each row."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from torch import Tensor
 
 from worker.trainer.data.batch import Batch, Examples
 from worker.trainer.data.sampler import Positions
-from worker.trainer.prefix.cut import Sides, UncuttableError
+from worker.trainer.prefix.cut import UncuttableError
+from worker.trainer.prefix.shapes import BatchSizes
 from worker.trainer.witness.observe import raw
 
-WIDTH = 16  # tokens: what shapes stand for shows in short examples as well as in long ones
+WIDTH = 16  # tokens: short examples show the shapes as well as long ones
 
 Indices = NDArray[np.int64]
 
 
-def two_batches(examples: Examples) -> tuple[Batch, Batch, Sides]:
-    """The second has a row (or a pair of rows) more and, where there are tokens, a token less."""
-    few = np.resize(np.arange(len(examples), dtype=np.int64), 3)
-    one, two = examples.batch(few[:2]), examples.batch(few)
-    if one.rows is None:
+def two_batches(examples: Examples) -> tuple[Batch, Batch, BatchSizes]:
+    """Two batches that differ in size: the second has one row (or pair of rows) more, and rows of one token less.
+
+    UncuttableError where examples are not rows of their own.
+    """
+    positions = np.resize(np.arange(len(examples), dtype=np.int64), 3)
+    first, second = examples.batch(positions[:2]), examples.batch(positions)
+    if first.rows is None or second.rows is None:
         raise UncuttableError("examples share rows of a batch, so no row stays the same")
-    width = min(one.width, WIDTH)
-    if one.width == 1:
+    if first.width == 1:
         raise UncuttableError("the examples have one token each")
-    if width:
-        one, two = narrowed(one, width), narrowed(two, width - 1)
-    rows = [0 if batch.rows is None else len(batch.rows) for batch in (one, two)]
-    if any(len(each) != count for batch, count in zip((one, two), rows, strict=True) for each in batch.inputs.values()):
-        raise UncuttableError("the inputs are not a row per example")
-    return one, two, Sides((rows[0], rows[1]), (one.width, two.width))
+
+    if width := min(first.width, WIDTH):
+        first, second = narrowed(first, width), narrowed(second, width - 1)
+    assert first.rows is not None and second.rows is not None
+    sizes = BatchSizes((len(first.rows), len(second.rows)), (first.width, second.width))
+    for batch, rows in zip((first, second), sizes.rows, strict=True):
+        if any(len(tensor) != rows for tensor in batch.inputs.values()):
+            raise UncuttableError("the inputs are not a row per example")
+    return first, second, sizes
 
 
 def narrowed(batch: Batch, width: int) -> Batch:
@@ -45,24 +51,25 @@ def narrowed(batch: Batch, width: int) -> Batch:
     def cut(tensor: Tensor) -> Tensor:
         return tensor[:, :width] if tensor.ndim > 1 and tensor.shape[1] == old else tensor
 
-    inputs = {name: cut(each) for name, each in batch.inputs.items()}
+    inputs = {name: cut(tensor) for name, tensor in batch.inputs.items()}
     return replace(batch, inputs=inputs, targets=cut(batch.targets))
 
 
 def in_order(examples: Examples, size: int) -> Iterator[Positions]:
-    """Every example once in batches that depend on the data alone: by length, all of `size`.
+    """Batches of exactly `size` positions that cover every example once, in an order that depends on the data alone.
 
-    The last one is filled up with the first examples, since a smaller batch may be computed with other last bits.
+    Sorted by length. The last batch is filled up with the first examples, since the results of a smaller batch may
+    differ in their last bits.
     """
     lengths = examples.lengths
     order = np.arange(len(examples)) if lengths is None else np.argsort(lengths, kind="stable")
-    for at in range(0, len(order), size):
-        part = order[at : at + size].astype(np.int64)
+    for start in range(0, len(order), size):
+        part = order[start : start + size].astype(np.int64)
         yield part if len(part) == size else np.concatenate([part, np.resize(order, size - len(part))])
 
 
 def row_lengths(examples: Examples, size: int) -> tuple[int, Indices | None]:
-    """How many rows a data set has, and the tokens of each; None where rows have no length."""
+    """The number of rows of a data set, and the tokens in each, or None where rows have no length."""
     lengths: dict[int, int] = {}
     count = 0
     for positions in in_order(examples, size):
@@ -77,11 +84,11 @@ def row_lengths(examples: Examples, size: int) -> tuple[int, Indices | None]:
 
 def digest(batch: Batch) -> str:
     """SHA-256 of a batch's inputs."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name, tensor in sorted(batch.inputs.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(raw(tensor))
-    return found.hexdigest()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        hasher.update(raw(tensor))
+    return hasher.hexdigest()
 
 
 def _lengths(batch: Batch) -> Tensor:

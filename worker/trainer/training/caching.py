@@ -26,7 +26,7 @@ from worker.trainer.data.sampler import Positions
 from worker.trainer.prefix import reports
 from worker.trainer.prefix.cut import Cut, UncuttableError, find
 from worker.trainer.prefix.flow import Flow, follow, memory
-from worker.trainer.prefix.rows import Rows, nbytes
+from worker.trainer.prefix.kept_results import KeptResults, nbytes
 from worker.trainer.prefix.sampling import digest, in_order, row_lengths, two_batches
 from worker.trainer.prefix.serving import Prefix
 from worker.trainer.training.memory import ran_out
@@ -70,7 +70,7 @@ class Caching:
     names: tuple[str, ...]  # of the tensors that the prefix is made of
     digests: dict[str, str]
     reporter: Reporter
-    rows: dict[str, Rows] = field(default_factory=dict)
+    rows: dict[str, KeptResults] = field(default_factory=dict)
     seconds: float = 0.0  # that filling them took
 
     @contextmanager
@@ -157,7 +157,7 @@ def fill(caching: Caching, folder: Path, stop: StopRequest) -> bool:
             raise OSError(f"they would take {total:,} bytes, and {MOST_BYTES:,} is the most that are kept")
         for name, (count, lengths) in sizes.items():
             place = home / name if home else None
-            caching.rows[name] = Rows(leaves, count, lengths=lengths, folder=place)
+            caching.rows[name] = KeptResults(leaves, count, lengths=lengths, folder=place)
     except OSError as error:
         caching.rows.clear()
         caching.reporter.event(f"the frozen prefix's results are not kept: {error}", level="warn")
@@ -168,13 +168,13 @@ def fill(caching: Caching, folder: Path, stop: StopRequest) -> bool:
     reused = sum(_fill(caching, name, stop) for name in asked.parts)
     caching.seconds = time.monotonic() - began
     examples = sum(len(each) for each in asked.parts.values())
-    where: reports.Place = "file" if home else "memory"
+    stored: reports.StoredIn = "file" if home else "memory"
     reports.kept(
         caching.reporter,
         caching.prefix.cut,
         examples=examples,
         size=total,
-        where=where,
+        stored=stored,
         quiet=asked.wish is True,
         seconds=caching.seconds,
         reused=reused,
@@ -320,7 +320,7 @@ def _refuse_other_results(caching: Caching) -> None:
     assert whole.rows is not None
     lengths = whole.inputs["attention_mask"].sum(dim=1).cpu().numpy() if whole.width else None
     local = {int(row): at for at, row in enumerate(whole.rows)}
-    rows = Rows(caching.prefix.cut.kept, len(whole.rows), lengths=lengths)
+    rows = KeptResults(caching.prefix.cut.kept, len(whole.rows), lengths=lengths)
     asked.model.eval()
     try:
         for part in np.array_split(few, 2) if len(few) > 1 else [few]:

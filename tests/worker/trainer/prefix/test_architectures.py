@@ -10,9 +10,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from worker.trainer.prefix.cut import Cut, Sides, find
+from worker.trainer.prefix.cut import Cut, find
 from worker.trainer.prefix.flow import follow, memory
 from worker.trainer.prefix.serving import Prefix
+from worker.trainer.prefix.shapes import BatchSizes
 
 TEXT = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 DEEP = TEXT | {"num_hidden_layers": 3, "max_position_embeddings": 40}
@@ -102,4 +103,4 @@ def cut(model: Any, frozen: list[str], make: Callable[[int, int], Inputs]) -> Cu
     assert still
     batches = [make(2, 6), make(3, 5)]
     flows = [follow(model, lambda batch=batch: [model(**batch).logits]) for batch in batches]
-    return find((flows[0], flows[1]), Sides((2, 3), (6, 5)), still=lambda each: memory(each) in still, model=model)
+    return find((flows[0], flows[1]), BatchSizes((2, 3), (6, 5)), still=lambda each: memory(each) in still, model=model)

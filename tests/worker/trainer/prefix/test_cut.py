@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worker.trainer.prefix.cut import Cut, Sides, UncuttableError, find
+from worker.trainer.prefix.cut import Cut, UncuttableError, find
 from worker.trainer.prefix.flow import follow, memory
 from worker.trainer.prefix.serving import Prefix
+from worker.trainer.prefix.shapes import BatchSizes
 
 WIDTH = 4
 
@@ -42,7 +43,7 @@ def cut(model: nn.Module, frozen: Sequence[str], *, training: bool = False) -> C
     still = {memory(t) for name, t in model.named_parameters() if name.startswith(tuple(frozen))}
     model.train(training)
     flows = [follow(model, lambda x=x: [model(x)]) for x in (torch.randn(2, WIDTH), torch.randn(3, WIDTH))]
-    return find((flows[0], flows[1]), Sides((2, 3), (0, 0)), still=lambda t: memory(t) in still, model=model)
+    return find((flows[0], flows[1]), BatchSizes((2, 3), (0, 0)), still=lambda t: memory(t) in still, model=model)
 
 
 def paths(found: Cut) -> list[str]:
@@ -253,4 +254,4 @@ def test_objective_that_calls_the_model_twice() -> None:
     model = Chain()
     flows = [follow(model, lambda rows=rows: [model(model(torch.zeros(rows, WIDTH)))]) for rows in (2, 3)]
     with pytest.raises(UncuttableError, match="exactly once"):
-        find((flows[0], flows[1]), Sides((2, 3), (0, 0)), still=lambda t: True, model=model)
+        find((flows[0], flows[1]), BatchSizes((2, 3), (0, 0)), still=lambda t: True, model=model)

@@ -17,7 +17,7 @@ from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
 from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.models import architectures
-from worker.trainer.prefix import rows as store
+from worker.trainer.prefix import kept_results as store
 from worker.trainer.training import caching, loop
 from worker.trainer.training.caching import Caching
 
@@ -499,15 +499,15 @@ def test_too_much_to_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_stop_while_it_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM then: exit 75, and the next attempt ends with the same bits."""
     whole = run(encoder, tmp_path / "whole")
-    put = store.Rows.put
+    put = store.KeptResults.put
 
-    def stopping(self: store.Rows, *arguments: Any) -> None:
+    def stopping(self: store.KeptResults, *arguments: Any) -> None:
         put(self, *arguments)
         if self.count == 40:
             os.kill(os.getpid(), 15)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.Rows, "put", stopping)
+        patch.setattr(store.KeptResults, "put", stopping)
         stopped = run(encoder, tmp_path / "stopped")
     assert stopped.code == 75
     assert_same(whole, run(encoder, tmp_path / "stopped"))

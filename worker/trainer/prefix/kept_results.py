@@ -1,4 +1,4 @@
-"""Where kept results lie: an array per tensor, a row per example as long as the example, in memory or in a file."""
+"""Storage of a prefix's results: an array per tensor with a row per example, in memory or in a file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.trainer.prefix.cut import Leaf
+from worker.trainer.prefix.shapes import Leaf
 from worker.trainer.witness.observe import raw
 
 Indices = NDArray[np.int64]
 JOURNAL = "done.jsonl"
 
 
-class Rows:
-    """The results of one data set under one cut. `lengths` is tokens per row, None where rows have no length.
+class KeptResults:
+    """The results of one data set. `lengths` has the tokens of each row, None where rows have no length.
 
-    With a `folder` the arrays are files in it, and a journal of what has been written there, by digests of inputs and
-    results, so that a later attempt goes on with them. OSError where they do not fit the disk.
+    A row takes as much room as its own example needs. With a `folder` the arrays are files in it, beside a journal
+    with digests of inputs and results, so that a later attempt can use them. OSError if they do not fit on the disk.
     """
 
     def __init__(
@@ -39,7 +39,8 @@ class Rows:
         self._starts = [_starts(leaf, count, lengths) for leaf in leaves]
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        self._flat = [_array(leaf, starts, folder, at) for at, (leaf, starts) in enumerate(self._both())]
+        pairs = enumerate(zip(self.leaves, self._starts, strict=True))
+        self._flat = [_array(leaf, starts, folder, number) for number, (leaf, starts) in pairs]
         self._done = _read_journal(folder / JOURNAL) if folder is not None else {}
 
     @property
@@ -47,48 +48,45 @@ class Rows:
         return nbytes(self.leaves, self.count, self.lengths)
 
     def put(self, rows: Indices, values: Sequence[Tensor]) -> None:
-        """Results of these rows, as a batch has them."""
+        """Store the results of these rows, a batch of tensors for each leaf."""
         for leaf, starts, flat, value in zip(self.leaves, self._starts, self._flat, values, strict=True):
             value = value.detach().cpu()
-            for at, row in enumerate(rows):
-                part = self._trimmed(leaf, value[at], int(row))
+            for index, row in enumerate(rows):
+                part = self._trimmed(leaf, value[index], int(row))
                 flat[int(starts[row]) : int(starts[row + 1])] = part.reshape(-1)
 
     def get(self, rows: Indices, width: int) -> list[Tensor]:
-        """The results of these rows as a batch of this width has them; zeros where a row is shorter."""
-        found = []
+        """The results of these rows as a batch of this width, filled up with zeros where a row is shorter."""
+        batches = []
         for leaf, starts, flat in zip(self.leaves, self._starts, self._flat, strict=True):
             sizes = leaf.shape.filled(len(rows), width)
-            if self._alike(leaf, rows, width):
+            if self._all_of_width(leaf, rows, width):
                 size = math.prod(sizes[1:])
                 begins = torch.from_numpy(starts[rows])
-                found.append(_gathered(flat, begins, size).reshape(sizes))
+                batches.append(_gathered(flat, begins, size).reshape(sizes))
                 continue
-            whole = torch.zeros(sizes, dtype=leaf.dtype)
-            for at, row in enumerate(rows):
-                target = self._trimmed(leaf, whole[at], int(row))
+            padded = torch.zeros(sizes, dtype=leaf.dtype)
+            for index, row in enumerate(rows):
+                target = self._trimmed(leaf, padded[index], int(row))
                 target.copy_(flat[int(starts[row]) : int(starts[row + 1])].view(target.shape))
-            found.append(whole)
-        return found
+            batches.append(padded)
+        return batches
 
     def holds(self, name: str, inputs: str, rows: Indices) -> bool:
-        """Whether a part was written by an earlier attempt, from these inputs, and is still what was written."""
+        """Whether an earlier attempt stored this part, from the same inputs, and it is intact."""
         entry = self._done.get(name)
         return entry is not None and entry["inputs"] == inputs and entry["results"] == self._digest(rows)
 
     def note(self, name: str, inputs: str, rows: Indices) -> None:
-        """A part is complete."""
+        """Write into the journal that a part is complete."""
         if self._folder is None:
             return
         entry = {"part": name, "inputs": inputs, "results": self._digest(rows)}
         with (self._folder / JOURNAL).open("a", encoding="utf-8") as journal:
             journal.write(json.dumps(entry) + "\n")
 
-    def _both(self) -> list[tuple[Leaf, Indices]]:
-        return list(zip(self.leaves, self._starts, strict=True))
-
-    def _alike(self, leaf: Leaf, rows: Indices, width: int) -> bool:
-        """Whether these rows are all of the batch's width, so that no padding is to be made."""
+    def _all_of_width(self, leaf: Leaf, rows: Indices, width: int) -> bool:
+        """Whether these rows are all of the batch's width, so that none is padded."""
         if leaf.shape.ragged is None:
             return True
         return leaf.shape.ragged == 1 and self.lengths is not None and bool((self.lengths[rows] == width).all())
@@ -109,51 +107,51 @@ class Rows:
 
 
 def nbytes(leaves: Sequence[Leaf], count: int, lengths: Indices | None) -> int:
-    """Of all rows together."""
+    """Bytes of all rows together."""
     return sum(int(_starts(leaf, count, lengths)[-1]) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _starts(leaf: Leaf, count: int, lengths: Indices | None) -> Indices:
     """(count + 1,): where each row begins, in elements."""
-    each = math.prod(size for size in leaf.shape.sizes if isinstance(size, int))
+    per_token = math.prod(size for size in leaf.shape.sizes if isinstance(size, int))
     if leaf.shape.ragged is None:
-        return np.arange(count + 1, dtype=np.int64) * each
+        return np.arange(count + 1, dtype=np.int64) * per_token
     assert lengths is not None
-    return np.concatenate([[0], np.cumsum((lengths + leaf.shape.more) * each)]).astype(np.int64)
+    return np.concatenate([[0], np.cumsum((lengths + leaf.shape.more) * per_token)]).astype(np.int64)
 
 
-def _array(leaf: Leaf, starts: Indices, folder: Path | None, at: int) -> Tensor:
+def _array(leaf: Leaf, starts: Indices, folder: Path | None, number: int) -> Tensor:
     elements = int(starts[-1])
     if folder is None:
         return torch.empty(elements, dtype=leaf.dtype)
-    path, size = folder / f"{at}.bin", elements * leaf.dtype.itemsize
+    path, size = folder / f"{number}.bin", elements * leaf.dtype.itemsize
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        os.posix_fallocate(descriptor, 0, size)  # a full disk is an error here, and a crash in mapped memory
+        os.posix_fallocate(descriptor, 0, size)  # a full disk is an error here; in mapped memory it would be a crash
     finally:
         os.close(descriptor)
     return torch.from_file(str(path), shared=True, size=elements, dtype=leaf.dtype)
 
 
 def _gathered(flat: Tensor, begins: Tensor, size: int) -> Tensor:
-    """(rows, size): `size` elements from each beginning."""
+    """(rows, size): `size` elements of `flat` from each of `begins` on."""
     if len(begins) and size and bool((begins % size == 0).all()) and len(flat) % size == 0:
         return flat.view(-1, size).index_select(0, begins // size)
     return torch.stack([flat[int(begin) : int(begin) + size] for begin in begins])
 
 
 def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """The parts noted as complete; a torn last line is one less."""
-    found: dict[str, dict[str, Any]] = {}
+    """The parts that are complete, by name. A last line that a crash cut short does not count."""
+    entries: dict[str, dict[str, Any]] = {}
     try:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
-        return found
+        return entries
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and {"part", "inputs", "results"} <= set(entry):
-            found[entry["part"]] = entry
-    return found
+            entries[entry["part"]] = entry
+    return entries

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from worker.trainer.prefix.cut import Leaf, Shape
-from worker.trainer.prefix.rows import JOURNAL, Rows, nbytes
+from worker.trainer.prefix.kept_results import JOURNAL, KeptResults, nbytes
+from worker.trainer.prefix.shapes import Leaf, Shape
 
 LENGTHS = np.array([3, 1, 4, 4], dtype=np.int64)
 EVERY = np.arange(4)
@@ -45,7 +45,7 @@ def masked(value: torch.Tensor, dimension: int, lengths: np.ndarray) -> torch.Te
 @pytest.mark.parametrize("stored", [False, True], ids=["memory", "file"])
 def test_rows_come_back_padded_with_zeros(tmp_path: Path, stored: bool) -> None:
     """Each row as long as its example, whatever the width of the batch that it was computed in."""
-    rows = Rows(LEAVES, 4, lengths=LENGTHS, folder=tmp_path / "x" if stored else None)
+    rows = KeptResults(LEAVES, 4, lengths=LENGTHS, folder=tmp_path / "x" if stored else None)
     whole = values(4, 4)
     rows.put(np.array([0, 2]), [value[[0, 2]] for value in whole])
     rows.put(np.array([3, 1]), [value[[3, 1]] for value in whole])
@@ -60,7 +60,7 @@ def test_rows_come_back_padded_with_zeros(tmp_path: Path, stored: bool) -> None:
 
 def test_what_is_given_may_be_written_to() -> None:
     """A model may work in place on a result; the next epoch gets the same as this one."""
-    rows = Rows(LEAVES[:1], 4, lengths=LENGTHS)
+    rows = KeptResults(LEAVES[:1], 4, lengths=LENGTHS)
     rows.put(EVERY, values(4, 4)[:1])
     for order in (EVERY, np.array([2, 3])):
         first = rows.get(order, 4)[0]
@@ -71,14 +71,14 @@ def test_what_is_given_may_be_written_to() -> None:
 
 def test_files_are_used_again(tmp_path: Path) -> None:
     """A later attempt finds what was noted; other inputs, other bytes and what was not noted are computed anew."""
-    first = Rows(LEAVES, 4, lengths=LENGTHS, folder=tmp_path)
+    first = KeptResults(LEAVES, 4, lengths=LENGTHS, folder=tmp_path)
     one, two = np.array([0, 1]), np.array([2, 3])
     first.put(EVERY, values(4, 4))
     first.note("0", "a", one)
     first.note("1", "b", two)
     with (tmp_path / JOURNAL).open("a") as journal:
         journal.write('{"part": "2", "inp')  # killed while writing
-    again = Rows(LEAVES, 4, lengths=LENGTHS, folder=tmp_path)
+    again = KeptResults(LEAVES, 4, lengths=LENGTHS, folder=tmp_path)
     assert again.holds("0", "a", one)
     assert again.holds("1", "b", two)
     assert not again.holds("0", "other", one)
@@ -87,14 +87,14 @@ def test_files_are_used_again(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "1.bin").read_bytes())
     content[-1] ^= 1
     (tmp_path / "1.bin").write_bytes(content)
-    spoilt = Rows(LEAVES, 4, lengths=LENGTHS, folder=tmp_path)
+    spoilt = KeptResults(LEAVES, 4, lengths=LENGTHS, folder=tmp_path)
     assert spoilt.holds("0", "a", one)
     assert not spoilt.holds("1", "b", two)
 
 
 def test_memory_keeps_no_journal() -> None:
     """Nothing is claimed of an earlier attempt."""
-    rows = Rows(LEAVES, 4, lengths=LENGTHS)
+    rows = KeptResults(LEAVES, 4, lengths=LENGTHS)
     rows.put(EVERY, values(4, 4))
     rows.note("0", "a", EVERY)
     assert not rows.holds("0", "a", EVERY)
