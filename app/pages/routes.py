@@ -149,7 +149,7 @@ def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[
     )
     chosen = mine.where(Parameter.role == role) if role else mine
     chosen = chosen.where(Parameter.changed.is_(changed == "true")) if changed else chosen
-    # What should not have changed comes first, wherever it lies in the model.
+    # What should not have changed comes first, wherever it is in the model.
     broken = case((and_(Parameter.role == "frozen", Parameter.changed.is_(True)), 0), else_=1)
     rows = session.scalars(chosen.order_by(broken, Parameter.position).limit(SHOWN_PARAMETERS + 1)).all()
     return {
