@@ -1,17 +1,17 @@
-"""Domain errors. Each carries what an HTTP answer needs (status, code, param), and knows nothing of HTTP frameworks."""
+"""Domain errors. Each carries what an HTTP response needs (status, code, param), and knows no HTTP framework."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 
 class PermafrostError(Exception):
-    """Something a caller can be told: what was wrong, where (`param`, `errors`), and what would work.
+    """An error to report to the caller: what was wrong, where (`param`, `errors`), and what would work.
 
     `errors` holds one dict per problem in a data file: `line` (1-based or None), `field`, `code`, `message`.
     """
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    status: int = 500
+    type: str = "server_error"
     code: str | None = None
 
     def __init__(
@@ -40,6 +40,15 @@ class InvalidRequest(PermafrostError):
     status = 400
     type = "invalid_request_error"
     code = "invalid_request"
+
+
+class HttpError(PermafrostError):
+    """An error of the HTTP layer whose status has no class of its own, such as 405."""
+
+    def __init__(self, status: int, message: str, *, code: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message, code=code, headers=headers)
+        self.status = status
+        self.type = "server_error" if status >= 500 else "invalid_request_error"
 
 
 class PolicyError(InvalidRequest):
@@ -91,7 +100,7 @@ class Conflict(PermafrostError):
 
 
 class Gone(PermafrostError):
-    """It was there; the message says why it is not any more."""
+    """The object existed; the message says why it does not any more."""
 
     status = 410
     type = "invalid_request_error"
@@ -99,11 +108,11 @@ class Gone(PermafrostError):
 
 
 class InUse(Conflict):
-    """Something else depends on it; `errors` lists what."""
+    """Other objects depend on this one; `errors` lists them."""
 
     def __init__(self, message: str, users: Sequence[str], **details: Any) -> None:
-        told = [{"line": None, "field": None, "code": "in_use", "message": each} for each in users]
-        super().__init__(message, errors=told, **details)
+        errors = [{"line": None, "field": None, "code": "in_use", "message": user} for user in users]
+        super().__init__(message, errors=errors, **details)
 
 
 class TooLarge(PermafrostError):
@@ -113,19 +122,19 @@ class TooLarge(PermafrostError):
 
 
 class OutOfSpace(PermafrostError):
-    """A disk or a quota of the file system is full. Nothing was kept; the same request works once there is room."""
+    """A disk or a quota of the file system is full. Nothing was stored; the same request works once space is free."""
 
     status = 507
     code = "out_of_space"
 
     def __init__(self, what: str) -> None:
         message = f"there is no room left for {what}; nothing was kept. Free space, then send the request again"
-        # The SDK repeats server errors within seconds, which fills no disk less.
+        # The SDK would repeat a server error within seconds, which frees no space.
         super().__init__(message, headers={"x-should-retry": "false"})
 
 
 class StorageUnavailable(PermafrostError):
-    """The place where blobs are kept does not answer, or does not let us in."""
+    """The blob storage does not answer, or refuses our credentials."""
 
     status = 503
     code = "storage_unavailable"

@@ -1,4 +1,4 @@
-"""create_app(): backends, routers, pages, error rendering. `uvicorn --factory app.main:create_app` serves it."""
+"""create_app(): backends, routers, middleware, pages. `uvicorn --factory app.main:create_app` serves it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,23 +7,25 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from app import __version__
-from app.audit.record import attend
+from app.audit.record import record_changes
 from app.audit.routes import router as audit
-from app.auth.cache import KeyRing
-from app.auth.caller import Doorkeeper, refuse_open_doors
-from app.auth.rate_headers import RateHeaders
-from app.auth.rates import Rates
+from app.auth.caller import refuse_unsafe_exposure
+from app.auth.key_cache import KeyCache
 from app.broker.celery import make_celery
-from app.broker.notifier import Doorbell
+from app.broker.notifier import Notifier
 from app.curves.routes import router as curves
 from app.db import Database
 from app.evidence.routes import router as evidence
 from app.files.routes import router as files
 from app.freeze.routes import router as freeze
 from app.http import errors
+from app.http.access_log import AccessLog
 from app.http.dependencies import Backends
-from app.http.host_guard import OwnHosts
-from app.http.nul_bytes import refuse_nul
+from app.http.head_requests import HeadRequests
+from app.http.host_guard import HostGuard
+from app.http.nul_bytes import NulBytes, refuse_nul_in_bodies
+from app.http.request_id import RequestId
+from app.http.size_limit import SizeLimit
 from app.http.telemetry import configure_logs
 from app.jobs.live.polls import PollCache
 from app.jobs.live.watcher import JobWatcher
@@ -42,48 +44,67 @@ from app.webhooks.routes import router as webhooks
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application over its own database engine and storage; where keys are asked for, there must be one."""
+    """The application with its own database engine and storage. Raises SystemExit if it would be open to strangers."""
     settings = settings or Settings()
     configure_logs()
-    refuse_open_doors(settings)
+    refuse_unsafe_exposure(settings)
+
     application = FastAPI(
         title="Permafrost",
         version=__version__,
         description=DESCRIPTION,
         openapi_tags=TAGS,
-        docs_url=None,  # served from our own copy of its assets
+        docs_url=None,  # served with our own copy of its assets
         redoc_url=None,
         redirect_slashes=False,  # a redirected POST may lose its body
         lifespan=_lifespan,
         contact={"name": "Permafrost maintainers"},
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
+    _add_state(application, settings)
+    _add_middleware(application, settings)
+    _add_routes(application)
+    document.install(application, keys_required=settings.auth_required)
+    return application
+
+
+def _add_state(application: FastAPI, settings: Settings) -> None:
     database = Database(settings.database)
+    record_changes(database)
     application.state.backends = Backends(
         settings=settings,
         database=database,
         storage=Storage(settings.storage),
-        doorbell=Doorbell(make_celery(settings)),
+        notifier=Notifier(make_celery(settings)),
     )
+    application.state.key_cache = KeyCache(database)
     application.state.watcher = JobWatcher(database)
     application.state.poll_cache = PollCache(database)
     application.state.keys_in_flight = KeysInFlight()
-    rates = Rates(settings.rate_limit)
-    application.state.doorkeeper = Doorkeeper(KeyRing(database), rates)
-    attend(database)
-    application.add_middleware(RateHeaders, rates=rates)
+
+
+def _add_middleware(application: FastAPI, settings: Settings) -> None:
+    """Adds the layers from the innermost to the outermost."""
     if not settings.auth_required:
-        application.add_middleware(OwnHosts, trusted=settings.trusted_hosts)
-    refuse_nul(application)
+        application.add_middleware(HostGuard, trusted=settings.trusted_hosts)
+    application.add_middleware(NulBytes)
+    application.add_middleware(SizeLimit)
+    application.add_middleware(errors.UnhandledErrors)
+    application.add_middleware(AccessLog)
+    application.add_middleware(RequestId)
+    application.add_middleware(HeadRequests)
+
     errors.install(application)
+    refuse_nul_in_bodies(application)
+
+
+def _add_routes(application: FastAPI) -> None:
     v1 = APIRouter(prefix="/v1")
     for router in (jobs, curves, logs, evidence, freeze, files, models, webhooks, audit):
         v1.include_router(router)
     for router in (v1, health.router, pages):
         application.include_router(router)
     mount_static(application)
-    document.install(application, keys_required=settings.auth_required)
-    return application
 
 
 @asynccontextmanager
@@ -93,6 +114,6 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[dict[str, Any]]:
         yield {}
     finally:
         await application.state.watcher.close()
-        application.state.doorkeeper.ring.close()
-        backends.doorbell.close()
+        application.state.key_cache.close()
+        backends.notifier.close()
         backends.database.close()

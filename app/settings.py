@@ -44,18 +44,14 @@ class Settings(BaseSettings):
 
     #: Hosts by which browsers may reach a service without keys, besides loopback; with commas between them.
     trusted_hosts: str = ""
-    #: Requests a minute and key, in this process.
-    rate_limit: int = Field(default=30_000, ge=1)
     #: Of every project: jobs that have not ended, and bytes of uploaded files.
     max_active_jobs: int = Field(default=10_000, ge=1)
     max_project_bytes: int = Field(default=2**40, ge=1)
     #: Of a model that a worker fetches from a hub.
     max_hub_bytes: int = Field(default=200 * 2**30, ge=1)
 
-    #: For dry runs: operations a second of a device, where no earlier job tells how fast it is; the price of its hour.
+    #: For dry runs: operations a second of a device, used when no earlier job shows how fast it is.
     device_flops: float = Field(default=2e10, gt=0)
-    device_hour_price: float | None = Field(default=None, ge=0)
-    currency: str = Field(default="USD", min_length=1, max_length=12)
 
     #: Networks beside the public ones to which webhooks may be sent, such as `10.0.0.0/8,192.168.1.7/32`.
     webhook_allow: str = ""

@@ -15,7 +15,7 @@ from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy import make_url
 
-from app.broker.celery import DESCRIBE_MODEL, RUN_JOB, make_celery, ring, ring_model
+from app.broker.celery import DESCRIBE_MODEL, RUN_JOB, make_celery, wake, wake_model
 from app.db import Database
 from app.evidence.format.keys import load_or_create
 from app.settings import Settings
@@ -109,11 +109,11 @@ def make_worker(settings: Settings) -> WorkerProcess:
         forkserver=Forkserver(home=settings.work / "home", hidden=owned(settings)),
         slots=Slots(find_devices(settings.devices)),
         worker=identity(),
-        ring=lambda job_id: ring(celery, job_id),
+        wake_workers=lambda job_id: wake(celery, job_id),
         # Celery's own way out; whoever started this worker looks for devices again.
         retire=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
-    sweeper = Sweeper(runner, ring_model=lambda model_id: ring_model(celery, model_id))
+    sweeper = Sweeper(runner, wake_model=lambda model_id: wake_model(celery, model_id))
     _add_tasks(celery, runner)
     return WorkerProcess(celery, runner, sweeper, Courier(runner.db, settings))
 
@@ -137,7 +137,7 @@ def _add_tasks(celery: Celery, runner: Runner) -> None:
         if runner.stopping.is_set():
             # Celery goes on listening for a moment; the message is for somebody who stays.
             time.sleep(PASS_ON_SECONDS)
-            runner.ring(job_id)
+            runner.wake_workers(job_id)
             return
         runner.wake()
 

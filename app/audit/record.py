@@ -1,6 +1,6 @@
-"""Every write transaction of a request leaves its line in the audit log, as a part of the transaction.
+"""Adds a row to the audit log in every write transaction of a request, as a part of that transaction.
 
-So there is no line without the change, no change without its line, and no route that forgets.
+So no change is without its row, no row without its change, and no route can forget it.
 """
 
 from dataclasses import replace
@@ -9,32 +9,35 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from app.audit.tables import AuditLog
-from app.auth.act import ACT, Act
+from app.auth.audited_action import CURRENT_ACTION, AuditedAction
 from app.db import Database, new_id, now
 
 
-def attend(db: Database) -> None:
-    """Has every write transaction of this database record the act that it belongs to."""
-    event.listen(db.writers, "after_flush", _notice)
+def record_changes(db: Database) -> None:
+    """Makes every write transaction of this database record the action that it belongs to."""
+    event.listen(db.writers, "after_flush", _remember_created)
     event.listen(db.writers, "before_commit", _record)
 
 
-def record(session: Session, act: Act) -> None:
-    row = AuditLog(id=new_id("audit"), created_at=now(session), action=act.action, project=act.project, role=act.role)
-    row.object_id, row.key_id, row.key_name = act.object_id, act.key_id, act.key_name
-    row.address, row.request_id = act.address, act.request_id
+def record(session: Session, action: AuditedAction) -> None:
+    """Adds the row of one action to the transaction."""
+    row = AuditLog(
+        id=new_id("audit"), created_at=now(session), action=action.action, project=action.project, role=action.role
+    )
+    row.object_id, row.key_id, row.key_name = action.object_id, action.key_id, action.key_name
+    row.address, row.request_id = action.address, action.request_id
     session.add(row)
 
 
-def _notice(session: Session, _flush: object) -> None:
-    """The first row that a transaction makes is the object of an act that makes one."""
+def _remember_created(session: Session, _flush: object) -> None:
+    """The first row that a transaction inserts is the object of an action that creates one."""
     for row in session.new:
-        session.info.setdefault("made", getattr(row, "id", None))
+        session.info.setdefault("created", getattr(row, "id", None))
 
 
 def _record(session: Session) -> None:
-    act = ACT.get()
-    if act is None:
+    action = CURRENT_ACTION.get()
+    if action is None:
         return
-    session.flush()  # what was made has been noticed by now
-    record(session, act if act.object_id else replace(act, object_id=session.info.get("made")))
+    session.flush()  # so that `_remember_created` has seen what was inserted
+    record(session, action if action.object_id else replace(action, object_id=session.info.get("created")))

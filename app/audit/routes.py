@@ -1,4 +1,4 @@
-"""/v1/audit_logs: who changed what, and when."""
+"""/v1/audit_logs: lists who changed what, and when."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -25,25 +25,23 @@ def list_audit_logs(
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: OrderQuery = "desc",
-    action: Annotated[str | None, Query(max_length=64, description="Only this operation.")] = None,
-    api_key_id: Annotated[str | None, Query(max_length=16, description="Only what this key did.")] = None,
-    object_id: Annotated[str | None, Query(max_length=256, description="Only what was done to this object.")] = None,
+    action: Annotated[str | None, Query(max_length=64, description="Only changes by this operation.")] = None,
+    api_key_id: Annotated[str | None, Query(max_length=16, description="Only changes made with this key.")] = None,
+    object_id: Annotated[str | None, Query(max_length=256, description="Only changes of this object.")] = None,
     created_after: _Time = None,
     created_before: _Time = None,
 ) -> AuditLogList:
-    """Every change that was made in this project, newest first. Needs the role admin."""
+    """Every change made in this project, newest first. Needs the role admin."""
     who.must("admin")
-    everything = statement = select(AuditLog).where(AuditLog.project == who.project)
-    for column, value in (
-        (AuditLog.action, action),
-        (AuditLog.key_id, api_key_id),
-        (AuditLog.object_id, object_id),
-    ):
+    of_project = statement = select(AuditLog).where(AuditLog.project == who.project)
+    filters = ((AuditLog.action, action), (AuditLog.key_id, api_key_id), (AuditLog.object_id, object_id))
+    for column, value in filters:
         statement = statement.where(column == value) if value is not None else statement
     if created_after is not None:
         statement = statement.where(AuditLog.created_at > datetime.fromtimestamp(created_after, UTC))
     if created_before is not None:
         statement = statement.where(AuditLog.created_at < datetime.fromtimestamp(created_before, UTC))
+
     with db.read() as session:
-        rows, more = keyset(session, statement, AuditLog, within=everything, after=after, limit=limit, order=order)
+        rows, more = keyset(session, statement, AuditLog, within=of_project, after=after, limit=limit, order=order)
     return AuditLogList.page([AuditLogObject.of(row) for row in rows], more=more)

@@ -1,4 +1,4 @@
-"""The audit log as it travels."""
+"""Payloads of the audit log."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from app.paging.keyset import Page
 
 
 class Actor(BaseModel):
-    """The key that acted, as it was then. Without an id: a loopback without keys, or the command line."""
+    """The key that made the change, as it was then. Without an id: a service without keys, or the command line."""
 
     api_key_id: str | None = None
     name: str | None = None
@@ -18,7 +18,7 @@ class Actor(BaseModel):
 
 
 class AuditLogObject(BaseModel):
-    """One change and who made it."""
+    """One change, and the key that made it."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -39,10 +39,10 @@ class AuditLogObject(BaseModel):
     id: str
     object: Literal["audit_log"] = "audit_log"
     created_at: int = Field(description="Unix time in seconds.")
-    action: str = Field(description="The operationId; `keys.create` and `keys.revoke` for commands.")
-    object_id: str | None = Field(description="What was made, changed or deleted.")
+    action: str = Field(description="The operationId of the route; `keys.create` and `keys.revoke` for commands.")
+    object_id: str | None = Field(description="Id of what was created, changed or deleted.")
     actor: Actor
-    request_id: str | None = Field(description="The header `x-request-id` of the answer.")
+    request_id: str | None = Field(description="The `x-request-id` header of the response.")
 
     @classmethod
     def of(cls, row: AuditLog) -> "AuditLogObject":

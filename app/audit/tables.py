@@ -1,4 +1,4 @@
-"""The audit log: one row for every change that somebody made, written by the transaction that made it."""
+"""The table of the audit log: one row for every change, written by the transaction that made the change."""
 
 from datetime import datetime
 
@@ -18,7 +18,7 @@ class AuditLog(Base):
     #: The route's operationId, or the command's name.
     action: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[str | None] = mapped_column(String(256))
-    # The actor as it was then. No key: a loopback without keys, or the command line.
+    # The actor at that time. Without a key: a service on loopback without keys, or the command line.
     key_id: Mapped[str | None] = mapped_column(String(16))
     key_name: Mapped[str | None] = mapped_column(String(128))
     role: Mapped[str] = mapped_column(String(8))

@@ -1,4 +1,4 @@
-"""What a project may hold. Exact however many processes ask: the check and what it allows are one transaction."""
+"""Limits on what a project stores and runs, exact across processes: check and write share a transaction."""
 
 from typing import Any, Final
 
@@ -7,12 +7,12 @@ from sqlalchemy.orm import Session
 
 from app.errors import PermafrostError
 
-#: Any number; the first half of PostgreSQL's advisory locks on projects.
-_LOCKS: Final = 0x5146
+#: An arbitrary number: the first half of the key of PostgreSQL's advisory locks on projects.
+_LOCK_SPACE: Final = 0x5146
 
 
 class QuotaSpent(PermafrostError):
-    """Waiting does not help, so clients are told not to retry."""
+    """The project has reached one of its limits. Waiting does not help, so the answer says not to retry."""
 
     status = 429
     type = "insufficient_quota"
@@ -22,15 +22,15 @@ class QuotaSpent(PermafrostError):
         super().__init__(message, param=param, headers={"x-should-retry": "false"})
 
 
-def take_turns(session: Session, project: str) -> None:
-    """Others who take turns for the project wait until this transaction ends, so that a check holds until then."""
-    if session.get_bind().dialect.name == "postgresql":  # on SQLite there is one writer at a time
+def lock_project(session: Session, project: str) -> None:
+    """Locks the project's quotas until this transaction ends, so that the result of a check stays true until then."""
+    if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time
         lock = text("SELECT pg_advisory_xact_lock(:space, hashtext(:project))")
-        session.execute(lock, {"space": _LOCKS, "project": project})
+        session.execute(lock, {"space": _LOCK_SPACE, "project": project})
 
 
-def check(session: Session, used: ColumnElement[Any], *, asked: int, limit: int, what: str, remedy: str) -> None:
-    """Raises QuotaSpent unless `asked` more fit beside what is `used`."""
-    there = int(session.scalar(select(used)) or 0)
-    if there + asked > limit:
-        raise QuotaSpent(f"this project may have {limit:,} {what} and has {there:,}; {remedy}")
+def check(session: Session, used: ColumnElement[Any], *, requested: int, limit: int, what: str, remedy: str) -> None:
+    """Raises QuotaSpent unless `requested` more fit beside what is `used`."""
+    current = int(session.scalar(select(used)) or 0)
+    if current + requested > limit:
+        raise QuotaSpent(f"this project may have {limit:,} {what} and has {current:,}; {remedy}")

@@ -1,4 +1,4 @@
-"""API keys. What is stored of a key is its readable beginning and a digest; the key itself was shown once."""
+"""The table of API keys, which holds a readable prefix and a digest of each; the key itself is shown once."""
 
 from datetime import datetime
 
@@ -8,16 +8,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db import Base
 
 
-class Key(Base):
+class ApiKey(Base):
     __tablename__ = "api_keys"
     __table_args__ = (Index("ix_api_keys_project_created", "project", "created_at", "id"),)
 
-    #: The readable beginning of the key, `pf_` and eight characters: how it is looked up, listed and revoked.
+    #: The readable prefix of the key, `pf_` and eight characters, by which it is looked up, listed and revoked.
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
     role: Mapped[str] = mapped_column(String(8))
     name: Mapped[str] = mapped_column(String(128))
-    #: SHA-256 of the whole key. It holds 256 random bits, so there is nothing that a slow hash would protect.
+    #: SHA-256 of the whole key. The key has 256 random bits, so a slow hash would add no protection.
     sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]

@@ -1,10 +1,10 @@
-"""The broker carries doorbells: "look at this row". A lost, doubled or late one changes nothing."""
+"""The Celery object, and the messages that wake workers ("look at this row"). Losing or repeating one is harmless."""
 
 from pathlib import Path
 
 from celery import Celery
 
-from app.broker import folder as folder_transport
+from app.broker import folder_transport
 from app.settings import Settings
 
 RUN_JOB = "permafrost.run_job"
@@ -12,10 +12,10 @@ DESCRIBE_MODEL = "permafrost.describe_model"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """A Celery object for sending (API) and serving (worker), with the same settings on both sides."""
+    """A Celery object with the same configuration for sending (API) and for serving (worker)."""
     celery = Celery("permafrost")
     celery.conf.update(
-        # The folder has no host, but kombu warns of a URL without one.
+        # The folder transport has no host, but kombu warns about a URL without one.
         broker_url=folder_transport.URL if settings.embedded else settings.broker,
         broker_transport_options=_folder_options(settings) if settings.embedded else _redis_options(),
         broker_connection_retry_on_startup=True,
@@ -24,7 +24,7 @@ def make_celery(settings: Settings) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_track_started=False,
-        # Early acknowledgement: redelivery is the sweep's work, by the row and not by the broker.
+        # Early acknowledgement: the sweep finds lost jobs by their rows; the broker never redelivers.
         task_acks_late=False,
         task_reject_on_worker_lost=False,
         task_default_queue="permafrost",
@@ -44,12 +44,13 @@ def make_celery(settings: Settings) -> Celery:
     return celery
 
 
-def ring(celery: Celery, job_id: str) -> None:
-    """Asks any worker to look at a job. Call it after the commit, and outside of a request's path."""
+def wake(celery: Celery, job_id: str) -> None:
+    """Tells any worker to look at a job. Call it after the commit, and not while a request waits."""
     celery.send_task(RUN_JOB, args=[job_id], kwargs={"v": 1}, retry=False)
 
 
-def ring_model(celery: Celery, model_id: str) -> None:
+def wake_model(celery: Celery, model_id: str) -> None:
+    """Tells any worker to read the files of a new base model."""
     celery.send_task(DESCRIBE_MODEL, args=[model_id], kwargs={"v": 1}, retry=False)
 
 
@@ -57,7 +58,7 @@ def _folder_options(settings: Settings) -> dict[str, object]:
     folder = Path(settings.broker.removeprefix("filesystem://"))
     for name in ("messages", "control"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    # Both sides use one folder; the default polling interval of 1 s would be most of a small job's waiting time.
+    # Both sides use one folder. The default polling interval of 1 s would be most of the waiting time of a small job.
     return {
         "data_folder_in": str(folder / "messages"),
         "data_folder_out": str(folder / "messages"),

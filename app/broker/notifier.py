@@ -1,4 +1,4 @@
-"""Rings the broker from a thread of its own: a request never waits for a broker that is slow, silent or gone."""
+"""Sends wake messages to workers from a background thread: no request waits for a broker that is slow or gone."""
 
 import queue
 import threading
@@ -7,13 +7,13 @@ from collections.abc import Callable
 import structlog
 from celery import Celery
 
-from app.broker.celery import ring, ring_model
+from app.broker.celery import wake, wake_model
 
 log = structlog.get_logger("app.broker.notifier")
 
 
-class Doorbell:
-    """Takes ids after the commit. One that cannot be delivered is logged and dropped: the sweep rings again."""
+class Notifier:
+    """Takes ids after the commit. A message that cannot be sent is logged and dropped: the sweep sends another."""
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
@@ -21,31 +21,35 @@ class Doorbell:
         self._thread: threading.Thread | None = None
         self._start = threading.Lock()
 
-    def ring(self, job_id: str) -> None:
-        self._put(ring, job_id)
+    def wake(self, job_id: str) -> None:
+        """Tells a worker to look at the queue, where this job waits."""
+        self._put(wake, job_id)
 
-    def ring_model(self, model_id: str) -> None:
-        self._put(ring_model, model_id)
+    def wake_model(self, model_id: str) -> None:
+        """Tells a worker to read the files of a new base model."""
+        self._put(wake_model, model_id)
 
     def close(self, *, seconds: float = 2.0) -> None:
-        """Delivers what is waiting, for at most `seconds`; the thread is a daemon, so a silent broker stops nothing."""
+        """Sends what is queued, for at most `seconds`. The thread is a daemon, so a silent broker cannot block exit."""
         if self._thread is not None:
             self._calls.put(None)
             self._thread.join(seconds)
 
-    def _put(self, call: Callable[[Celery, str], None], subject: str) -> None:
+    def _put(self, send: Callable[[Celery, str], None], object_id: str) -> None:
         with self._start:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._deliver, name="doorbell", daemon=True)
+                self._thread = threading.Thread(target=self._deliver, name="notifier", daemon=True)
                 self._thread.start()
-        self._calls.put((call, subject))
+        self._calls.put((send, object_id))
 
     def _deliver(self) -> None:
-        while (each := self._calls.get()) is not None:
-            call, subject = each
+        while (call := self._calls.get()) is not None:
+            send, object_id = call
             try:
-                call(self._celery, subject)
-            except Exception as error:  # whatever the broker's client raises: the row is safe, only the bell is lost
+                send(self._celery, object_id)
+            except Exception as error:  # any error of the broker's client: the row is stored, only the message is lost
                 log.warning(
-                    "the broker did not take a message; the sweep will ring again", subject=subject, error=str(error)
+                    "the broker did not take a message; the sweep will send another",
+                    object_id=object_id,
+                    error=str(error),
                 )

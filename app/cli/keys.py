@@ -13,8 +13,8 @@ import typer
 from app.cli.signing_keys import app as signing
 
 if TYPE_CHECKING:
-    from app.auth.act import Act
-    from app.auth.tables import Key
+    from app.auth.audited_action import AuditedAction
+    from app.auth.tables import ApiKey
     from app.db import Database
 
 app = typer.Typer(help="API keys: make, list, revoke. And `signing`.", no_args_is_help=True, rich_markup_mode=None)
@@ -111,11 +111,11 @@ def _database() -> Iterator["Database"]:
         db.close()
 
 
-def _act(action: str, row: "Key") -> "Act":
-    """Whoever can open the database is an admin."""
-    from app.auth.act import Act
+def _act(action: str, row: "ApiKey") -> "AuditedAction":
+    """Anyone who can open the database is an admin."""
+    from app.auth.audited_action import AuditedAction
 
-    return Act(
+    return AuditedAction(
         action=action, project=row.project, role="admin", object_id=row.id, key_name=f"{_user()} at the command line"
     )
 
@@ -141,7 +141,7 @@ def _moment(text: str) -> datetime:
     return moment
 
 
-def _status(row: "Key") -> str:
+def _status(row: "ApiKey") -> str:
     if row.revoked_at is not None:
         return "revoked"
     if not row.valid(datetime.now(UTC)):

@@ -56,7 +56,7 @@ def configured(settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         log_config=None,
-        access_log=False,  # app.http.errors writes a line for every request, with its id
+        access_log=False,  # app.http.access_log writes a line for every request, with its id
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         server_header=False,
         # Not whatever else is installed: httptools takes a head of any size, and uvloop serves busy pollers unevenly.

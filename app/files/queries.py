@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.auth.quotas import check, take_turns
+from app.auth.quotas import check, lock_project
 from app.db import Database, Lock, locked, new_id, now
 from app.errors import InvalidRequest, NotFound
 from app.files.schemas import PURPOSES, FileObject
@@ -41,7 +41,7 @@ def check_quota(session: Session, project: str, *, asked: int, limit: int) -> No
     files = visible(session, project).with_only_columns(func.coalesce(func.sum(File.bytes), 0)).scalar_subquery()
     models = select(func.coalesce(func.sum(Model.stored_bytes), 0)).where(Model.project == project).scalar_subquery()
     remedy = "delete files or models first"
-    check(session, files + models, asked=asked, limit=limit, what="stored bytes", remedy=remedy)
+    check(session, files + models, requested=asked, limit=limit, what="stored bytes", remedy=remedy)
 
 
 def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: int) -> FileObject:
@@ -53,7 +53,7 @@ def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: i
             row := _same_upload(session, upload, project=project, purpose=purpose, since=at - _RETRY_WINDOW)
         ):
             return FileObject.of(row)
-        take_turns(session, project)
+        lock_project(session, project)
         check_quota(session, project, asked=upload.blob.size, limit=limit)
         row = File(id=new_id("file"), project=project, created_at=at, filename=upload.filename, purpose=purpose)
         row.expires_at = at + lifetime if lifetime else None

@@ -20,7 +20,8 @@ from app.files.uploads import OVERHEAD, receive
 from app.files.usage import blob_in_use
 from app.http.dependencies import Blobs, Config, Db
 from app.http.downloads import blob_bytes, download
-from app.http.errors import allow_body, content_length, is_retry
+from app.http.headers import is_retry
+from app.http.size_limit import allow_body, content_length
 from app.jobs.queue.queries import jobs_needing_file
 from app.openapi.prose import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
@@ -69,7 +70,7 @@ def list_files(
             statement = statement.where(File.purpose == purpose)
         ever = select(File).where(File.project == who.project)  # a file may expire while its list is read
         rows, more = keyset(
-            session, statement, File, within=ever, left=who.project, after=after, limit=limit, order=order
+            session, statement, File, within=ever, tombstones_of=who.project, after=after, limit=limit, order=order
         )
     data = [FileObject.of(row) for row in rows]
     return FileList.page(data, more=more)

@@ -9,7 +9,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.errors import InvalidRequest, TooLarge
-from app.storage.blobs import Blob, Storage, Writer
+from app.storage.blobs import Blob, BlobWriter, Storage
 
 #: Chunks from the socket are gathered to this size: a gigabyte then takes a thousand hops to a thread.
 _BATCH: Final = 1 << 20
@@ -60,7 +60,7 @@ class _FormPart:
 class MultipartForm:
     """Takes a multipart body in pieces of any size; file bytes go to `writer`, small fields are kept."""
 
-    def __init__(self, boundary: bytes, writer: Writer, *, limit: int) -> None:
+    def __init__(self, boundary: bytes, writer: BlobWriter, *, limit: int) -> None:
         self.fields: dict[str, str] = {}
         self.filename = ""
         self._has_file = False

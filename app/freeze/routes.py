@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.auth.caller import Who
 from app.errors import InvalidRequest
@@ -13,6 +13,7 @@ from app.freeze.plan import FreezePlan
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePlanCounts, FreezePolicy, json_schema
 from app.http.dependencies import Config, Db
+from app.http.request_body import RequestBody
 from app.jobs.requests.model_spec import ModelField, Task
 from app.models.catalog import ChosenModel, choose, similar_tensors
 from app.models.manifest import Manifest
@@ -23,9 +24,7 @@ from app.paging.keyset import Page
 router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS)
 
 
-class PreviewRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class PreviewRequest(RequestBody):
     model: ModelField
     freeze_policy: FreezePolicy
     task: Task | None = Field(default=None, description="Beside a model's id, as in a job; absent: the model's own.")

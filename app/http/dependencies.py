@@ -1,11 +1,11 @@
-"""What an endpoint can ask for by type: settings, database, storage, doorbell, which `create_app` makes; a job's id."""
+"""FastAPI dependencies of the endpoints: settings, database, storage and notifier, as `create_app` made them."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from app.broker.notifier import Doorbell
+from app.broker.notifier import Notifier
 from app.db import Database
 from app.settings import Settings
 from app.storage.blobs import Storage
@@ -13,12 +13,12 @@ from app.storage.blobs import Storage
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Made once, shared by every request."""
+    """The connections of the application, shared by all requests."""
 
     settings: Settings
     database: Database
     storage: Storage
-    doorbell: Doorbell
+    notifier: Notifier
 
 
 def backends(request: Request) -> Backends:
@@ -26,7 +26,7 @@ def backends(request: Request) -> Backends:
     return made
 
 
-# These read an attribute each: as coroutines they run on the loop instead of taking a worker thread.
+# These only read an attribute: as coroutines they run on the event loop and take no worker thread.
 async def _settings(request: Request) -> Settings:
     return backends(request).settings
 
@@ -39,13 +39,13 @@ async def _storage(request: Request) -> Storage:
     return backends(request).storage
 
 
-async def _doorbell(request: Request) -> Doorbell:
-    return backends(request).doorbell
+async def _notifier(request: Request) -> Notifier:
+    return backends(request).notifier
 
 
 Config = Annotated[Settings, Depends(_settings)]
 Db = Annotated[Database, Depends(_database)]
 Blobs = Annotated[Storage, Depends(_storage)]
-Bell = Annotated[Doorbell, Depends(_doorbell)]
+NotifierDep = Annotated[Notifier, Depends(_notifier)]
 
 JobId = Annotated[str, Path(description="`ftjob-…`", examples=["ftjob-5f0c1d2e3a4b5c6d7e8f9a0b"])]

@@ -1,16 +1,17 @@
-"""HEAD, which whatever answers GET answers, too: the same status and headers, and nothing behind them."""
+"""HEAD for every URL that answers GET: the same status and headers, without the body."""
 
 import asyncio
 import contextlib
+from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: Where a request that was turned into a GET keeps its own method.
-ASKED = "permafrost.method"
+#: Key of the scope under which a HEAD request that runs as a GET keeps its own method.
+_METHOD_KEY: Final = "permafrost.method"
 
 
-class Heads:
-    """Asks the application as by GET, and stops it where the body would begin: a stream would not end by itself."""
+class HeadRequests:
+    """Runs the application as for GET, and stops it where the body would begin: a stream would not end by itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -19,6 +20,7 @@ class Heads:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self.app(scope, receive, send)
             return
+
         answered = asyncio.Event()
 
         async def send_head(message: Message) -> None:
@@ -27,9 +29,9 @@ class Heads:
                 await send({"type": "http.response.body"})
                 answered.set()
 
-        # A copy: the server looks at the method of its own when it writes the answer.
-        asked = self.app({**scope, "method": "GET", ASKED: "HEAD"}, receive, send_head)
-        application, head = asyncio.ensure_future(asked), asyncio.ensure_future(answered.wait())
+        # A copy, since the server looks at the method of its own scope when it writes the response.
+        as_get = self.app({**scope, "method": "GET", _METHOD_KEY: "HEAD"}, receive, send_head)
+        application, head = asyncio.ensure_future(as_get), asyncio.ensure_future(answered.wait())
         try:
             await asyncio.wait((application, head), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -38,3 +40,8 @@ class Heads:
                 application.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await application
+
+
+def original_method(scope: Scope) -> str:
+    """The method that the client sent: HEAD runs through the application as GET."""
+    return str(scope.get(_METHOD_KEY, scope["method"]))

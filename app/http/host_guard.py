@@ -1,7 +1,7 @@
-"""A service without keys trusts this machine, but not the web pages that its browsers show.
+"""Protects a service without keys, which trusts this machine, from web pages in this machine's browsers.
 
-A page can point its own name at 127.0.0.1 (DNS rebinding), or post a form there. Both give themselves away: the browser
-sends the page's name as Host or as Origin.
+A page can point its own name at 127.0.0.1 (DNS rebinding), or post a form there. In both cases the browser sends the
+page's name as Host or as Origin.
 """
 
 import ipaddress
@@ -16,36 +16,36 @@ from app.http.errors import render
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class OwnHosts:
-    """Refuses requests to, and changes asked for by pages of, hosts that are neither this machine nor `trusted`."""
+class HostGuard:
+    """Refuses requests whose Host, and changes whose Origin, is neither this machine nor in `trusted`."""
 
     def __init__(self, app: ASGIApp, *, trusted: str) -> None:
         self.app = app
-        self.trusted = {host for each in trusted.split(",") if (host := each.strip().lower())}
+        self.trusted = {host for name in trusted.split(",") if (host := name.strip().lower())}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (name := self._stranger(Request(scope))) is not None:
+        if scope["type"] == "http" and (name := self._untrusted(Request(scope))) is not None:
             message = (
-                f"without API keys this service answers to this machine alone, and not as or for {name!r}; "
-                "PERMAFROST_TRUSTED_HOSTS can name more hosts, PERMAFROST_AUTH=required asks for keys"
+                f"without API keys this service answers only this machine, and not the host {name!r}; "
+                "name more hosts in PERMAFROST_TRUSTED_HOSTS, or require keys with PERMAFROST_AUTH=required"
             )
             await render(Forbidden(message, code="untrusted_host"), Request(scope))(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _stranger(self, request: Request) -> str | None:
+    def _untrusted(self, request: Request) -> str | None:
         names = [_host(f"//{request.headers.get('host', '')}")]
         if request.method not in _READS and "origin" in request.headers:
             names.append(_host(request.headers["origin"]))
-        return next((name for name in names if not self._own(name)), None)
+        return next((name for name in names if not self._trusted(name)), None)
 
-    def _own(self, name: str) -> bool:
+    def _trusted(self, name: str) -> bool:
         if name in self.trusted or name.endswith(".localhost"):
             return True
         try:
             return ipaddress.ip_address(name).is_loopback
         except ValueError:
-            # A name without a dot is in nobody's public DNS, so no page can have it.
+            # A name without a dot is not in public DNS, so no page can have it.
             return name != "null" and "." not in name and ":" not in name
 
 

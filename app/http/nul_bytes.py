@@ -1,4 +1,4 @@
-"""NUL characters in a request: PostgreSQL stores none, SQLite does, and nobody means one. A 400, never a 500."""
+"""Refuses NUL characters in a request with a 400: SQLite stores them, PostgreSQL cannot."""
 
 from fastapi import FastAPI, Request
 from sqlalchemy.exc import DataError
@@ -9,13 +9,13 @@ from app.errors import InvalidRequest
 from app.http.errors import render
 
 
-def refuse_nul(app: FastAPI) -> None:
-    app.add_middleware(NoNul)
-    app.add_exception_handler(DataError, _in_body)
+def refuse_nul_in_bodies(app: FastAPI) -> None:
+    """Renders the database driver's error about a NUL character as a 400."""
+    app.add_exception_handler(DataError, _data_error)
 
 
-class NoNul:
-    """Refuses NUL in path and query, which would reach the database as an id or a filter."""
+class NulBytes:
+    """Refuses NUL characters in path and query, which would reach the database as an id or a filter."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -27,12 +27,12 @@ class NoNul:
         await self.app(scope, receive, send)
 
 
-async def _in_body(request: Request, error: Exception) -> Response:
-    """The driver refuses such a text before it asks the database. Any other kind of wrong data is our own fault."""
+async def _data_error(request: Request, error: Exception) -> Response:
+    """The driver refuses such a text before it queries the database. Any other DataError is a bug."""
     if "NUL" not in str(getattr(error, "orig", "")):
         raise error
     return render(_refusal("a text of the request"), request)
 
 
-def _refusal(place: str) -> InvalidRequest:
-    return InvalidRequest(f"{place} holds a NUL character, which cannot be stored", code="invalid_text")
+def _refusal(where: str) -> InvalidRequest:
+    return InvalidRequest(f"{where} holds a NUL character, which cannot be stored", code="invalid_text")

@@ -1,4 +1,4 @@
-"""Query parameters that an operation does not have: a filter with a slip of the pen would list everything."""
+"""Refuses unknown query parameters: a filter with a typo would otherwise list everything."""
 
 import difflib
 import re
@@ -17,7 +17,7 @@ _NESTED = re.compile(r"(\w+)\[.*", re.DOTALL)
 
 
 def refuse_unknown(request: Request) -> None:
-    """Raises for the first parameter that the operation does not document; pages do not mind."""
+    """Raises for the first parameter that the operation does not document. Pages, which have no document, take any."""
     route: Any = request.scope.get("route")
     if not getattr(route, "include_in_schema", False):
         return
@@ -25,8 +25,8 @@ def refuse_unknown(request: Request) -> None:
     for name in request.query_params:
         if name not in known and not _part_of(name, known):
             near = difflib.get_close_matches(name.partition("[")[0], known, n=1)
-            there = f"; known here: {', '.join(sorted(known))}" if known else "; none is known here"
-            hint = f"; did you mean {near[0]!r}?" if near else there
+            names = f"; known here: {', '.join(sorted(known))}" if known else "; this operation has no parameters"
+            hint = f"; did you mean {near[0]!r}?" if near else names
             raise InvalidRequest(f"unknown query parameter {name!r}{hint}", param=name, code="unknown_parameter")
 
 
@@ -35,13 +35,13 @@ def _documented(route: Any) -> Iterator[tuple[str, Kind]]:
         if getattr(field.field_info, "in_", None) == ParamTypes.query:
             annotation = field.field_info.annotation
             yield field.alias, "list" if _is_list(annotation) else "one"
-    for each in (route.openapi_extra or {}).get("parameters", []):
-        if each["in"] == "query":
-            yield each["name"], "object"
+    for parameter in (route.openapi_extra or {}).get("parameters", []):
+        if parameter["in"] == "query":
+            yield parameter["name"], "object"
 
 
 def _is_list(annotation: Any) -> bool:
-    return get_origin(annotation) is list or any(get_origin(each) is list for each in get_args(annotation))
+    return get_origin(annotation) is list or any(get_origin(branch) is list for branch in get_args(annotation))
 
 
 def _part_of(name: str, known: dict[str, Kind]) -> bool:

@@ -1,4 +1,4 @@
-"""Logs as JSON lines (coloured on a terminal), and this process's counters; /metrics adds what the database knows."""
+"""Log format (JSON lines, or colours on a terminal), and the counters of this process for /metrics."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ import sys
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-#: Of this process alone. What is true of the whole service is read from the database at scrape time (app.ops.health).
+#: Counters of this process only. Numbers of the whole service are read from the database at scrape time.
 REGISTRY = CollectorRegistry()
 REQUESTS = Counter("permafrost_http_requests", "HTTP requests", ["method", "route", "status"], registry=REGISTRY)
 REQUEST_SECONDS = Histogram(
@@ -19,7 +19,7 @@ REQUEST_SECONDS = Histogram(
 
 
 def configure_logs(*, level: int = logging.INFO) -> None:
-    """Structured lines on standard error. Calling it again changes nothing but the level."""
+    """Writes structured lines to standard error. A second call changes only the level."""
     terminal = sys.stderr.isatty()
     renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
@@ -37,7 +37,7 @@ def configure_logs(*, level: int = logging.INFO) -> None:
 
 
 class _StandardError:
-    """Looks `sys.stderr` up at each use: a captured or closed stream is never written to."""
+    """Looks up `sys.stderr` at each use, so that a captured or closed stream is never written to."""
 
     def __call__(self, *_: object) -> structlog.PrintLogger:
         return structlog.PrintLogger(file=sys.stderr)

@@ -10,9 +10,8 @@ from sqlalchemy import select
 
 from app.auth.caller import Who
 from app.db import Database
-from app.http.dependencies import Bell, Blobs, Config, Db, JobId
-from app.http.errors import is_retry
-from app.http.headers import has_already, patience
+from app.http.dependencies import Blobs, Config, Db, JobId, NotifierDep
+from app.http.headers import etag_matches, is_retry, wait_seconds
 from app.jobs import views
 from app.jobs.answers import (
     CheckpointList,
@@ -57,7 +56,7 @@ def create_job(
     db: Db,
     storage: Blobs,
     settings: Config,
-    bell: Bell,
+    notifier: NotifierDep,
     idempotency_key: Annotated[
         str | None,
         Header(min_length=1, max_length=255, description="Repeat a request with the same key and get the same job."),
@@ -68,7 +67,7 @@ def create_job(
     The policy is resolved against the model's tensors at once where they are known, and otherwise as the first thing of
     the run; a file of up to 4 MiB is read to its end here. A retry by the `openai` SDK, which sends no key, is
     recognised by the SDK's retry header and gets the job that its first try made. With `dry_run: true` no job is made:
-    the answer previews the plan, estimates time, memory and cost, and says what could not be checked yet.
+    the answer previews the plan, estimates time and memory, and says what could not be checked yet.
     """
     who.must("writer")
     if spec.dry_run:
@@ -83,7 +82,7 @@ def create_job(
     if repeated:
         response.headers["idempotent-replayed"] = "true"
     else:
-        bell.ring(job.id)
+        notifier.wake(job.id)
     response.headers["location"] = f"/v1/fine_tuning/jobs/{job.id}"
     return _answer(db, who.project, job.id, response)
 
@@ -137,14 +136,14 @@ async def retrieve_job(
     """Progress, verdict and all. For polling: send `If-None-Match` with the last `ETag`, and `Prefer: wait=30`."""
     headers = {}
     timeout = request.headers.get("x-stainless-read-timeout", "")  # sent by the openai SDK
-    if seconds := patience(prefer, read_timeout=timeout, most=MAX_WAIT_SECONDS):
+    if seconds := wait_seconds(prefer, read_timeout=timeout, most=MAX_WAIT_SECONDS):
         await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
         headers["preference-applied"] = f"wait={seconds}"
 
     cache: PollCache = request.app.state.poll_cache
     job = await cache.read(who.project, fine_tuning_job_id)
     headers |= {"etag": job.etag} if job.ended else {"etag": job.etag, "retry-after": "1"}
-    if has_already(if_none_match, job.etag):
+    if etag_matches(if_none_match, job.etag):
         return Response(status_code=304, headers=headers)
     return Response(job.body, headers=headers, media_type="application/json")
 
@@ -175,11 +174,11 @@ def pause_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -
     summary="Resume a paused job",
     responses=CONFLICT,
 )
-def resume_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db, bell: Bell) -> JobObject:
+def resume_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db, notifier: NotifierDep) -> JobObject:
     """Goes on from the last saved state, and ends with the same bits as if it had never paused."""
     who.must("writer")
     lifecycle.resume(db, who.project, fine_tuning_job_id)
-    bell.ring(fine_tuning_job_id)
+    notifier.wake(fine_tuning_job_id)
     return _answer(db, who.project, fine_tuning_job_id, response)
 
 

@@ -5,13 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from starlette.convertors import register_url_convertor
 
 from app.auth.caller import Who
 from app.db import Database, now
 from app.errors import Conflict, Forbidden, InUse, InvalidRequest, NotFound
 from app.evidence.format.compose import ComposedFile
 from app.files.usage import blob_in_use
-from app.http.dependencies import Bell, Blobs, Config, Db
+from app.http.dependencies import Blobs, Config, Db, NotifierDep
 from app.http.downloads import Reader, blob_bytes, download
 from app.jobs.queue.checkpoints import clear, users
 from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
@@ -26,10 +27,12 @@ from app.models.schemas import (
     TensorObject,
 )
 from app.models.tables import Model
+from app.models.url import ModelIdConvertor
 from app.openapi.prose import BINARY, CONFLICT, ERRORS, GONE
 from app.paging.keyset import AfterQuery
 from app.storage.blobs import Storage
 
+register_url_convertor("model_id", ModelIdConvertor())
 router = APIRouter(prefix="/models", tags=["Models"], responses=ERRORS)
 
 ModelId = Annotated[str, Path(description="Id of a model.", examples=["minilm"])]
@@ -48,7 +51,7 @@ def list_models(who: Who, db: Db, settings: Config) -> ModelList:
 
 @router.post("", operation_id="registerModel", summary="Register a base model", responses=CONFLICT)
 def register_model(
-    wanted: Annotated[ModelRegister, Body()], who: Who, db: Db, settings: Config, bell: Bell
+    wanted: Annotated[ModelRegister, Body()], who: Who, db: Db, settings: Config, notifier: NotifierDep
 ) -> ModelObject:
     """A worker then reads the folder: digests, manifest, blobs. Registering the same folder again changes nothing."""
     who.must("admin")
@@ -58,7 +61,7 @@ def register_model(
         spec["task"] = task
     row, new = _register(db, wanted.id or wanted.path, spec)
     if new:
-        bell.ring_model(row.id)
+        notifier.wake_model(row.id)
     return ModelObject.of(row)
 
 
@@ -85,7 +88,7 @@ def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, st
     return StreamingResponse(answer, media_type="application/json")
 
 
-# The longer routes come first: a model's id may hold slashes, which {model:path} takes in.
+# The longer routes come first: a model's id may contain slashes.
 @router.get("/{model:path}/tensors", operation_id="listModelTensors", summary="List a model's tensors", responses=GONE)
 def list_tensors(
     model: ModelId,
@@ -136,7 +139,7 @@ def download_model_file(
     return download(request, size=file["size"], sha256=file["sha256"], name=name, read=read)
 
 
-@router.get("/{model:path}", operation_id="retrieveModel", summary="Read a model", responses=GONE)
+@router.get("/{model:model_id}", operation_id="retrieveModel", summary="Read a model", responses=GONE)
 def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelObject:
     """A base model, or the result of a job with the job and the base that it came from."""
     with db.read() as session:
@@ -149,7 +152,9 @@ def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelO
     return ModelObject.of_folder(folder)
 
 
-@router.delete("/{model:path}", operation_id="deleteModel", summary="Delete a model", responses={**CONFLICT, **GONE})
+@router.delete(
+    "/{model:model_id}", operation_id="deleteModel", summary="Delete a model", responses={**CONFLICT, **GONE}
+)
 def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDeleted:
     """Refused while other models are made of it or jobs need it; the answer lists those."""
     who.must("writer")

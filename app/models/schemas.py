@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.freeze.schemas import FreezePolicy
+from app.http.request_body import RequestBody
 from app.models.tables import Model
 from app.paging.keyset import Page
 
@@ -74,10 +75,10 @@ class ModelDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-class ModelRegister(BaseModel):
+class ModelRegister(RequestBody):
     """Makes a folder under PERMAFROST_MODELS_DIR known: it is read once, and from then on policies resolve at POST."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"path": "minilm"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"path": "minilm"}]})
 
     path: Annotated[str, Field(min_length=1, max_length=256, description="Name of the folder.", examples=["minilm"])]
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = Field(
@@ -88,12 +89,10 @@ class ModelRegister(BaseModel):
     )
 
 
-class ModelCompare(BaseModel):
+class ModelCompare(RequestBody):
     """Two models by id: which tensors of `result` are not those of `base`, and by how much."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={
             "examples": [
                 {"base": "minilm", "result": "ft:minilm:default::a5034f9d6e3b"},

@@ -120,8 +120,7 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
             "seconds": 3.6,
             "basis": "computed",
             "memory_bytes": {"weights": 44, "gradients": 4, "optimizer": 8, "activations": None, "total": 56},
-            "cost": {"device_seconds": 3.6, "amount": None, "currency": None},
-            "rules": {"cost": "device seconds alone: no price is set (PERMAFROST_DEVICE_HOUR_PRICE)"},
+            "rules": {"steps": "examples / batch_size, rounded up, times n_epochs, at most max_steps"},
         },
         "warnings": [],
         "unchecked": [

@@ -55,7 +55,6 @@ class ErrorBody(BaseModel):
         "invalid_request_error",
         "authentication_error",
         "permission_error",
-        "rate_limit_error",
         "insufficient_quota",
         "server_error",
     ]
@@ -125,10 +124,10 @@ _EXAMPLES: Final = {
         "idempotency_key_reused",
     ),
     429: (
-        "this key may make 30000 requests in 60 seconds; try again in 1 s",
-        "rate_limit_error",
+        "this project may have 10,000 jobs that have not ended and has 10,000; wait for one to end, or cancel one",
+        "insufficient_quota",
         None,
-        "rate_limit_exceeded",
+        "insufficient_quota",
     ),
     500: (
         "The server had an error while processing the request; quote req_0 to whoever runs it",
@@ -167,7 +166,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     408: _error("The body stopped coming."),
     413: _error("The body is too large."),
     415: _error("The body has another Content-Type than the one that is read."),
-    429: _error("Too many requests: wait for `Retry-After`. Or a spent quota: waiting does not help."),
+    429: _error("A spent quota of the project: waiting does not help."),
     500: _error("Our fault; quote the header x-request-id."),
     503: _error("The place where files are kept does not answer; the message says why."),
     507: _error("No room is left. Nothing was kept, and the same request works once there is room."),

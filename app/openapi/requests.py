@@ -33,7 +33,7 @@ JOB_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     ),
     "dry_run": _job(
         "Only look: what would become of it",
-        "Checks the request, the files and the policy, previews the plan and estimates time, memory and cost. No job.",
+        "Checks the request, the files and the policy, previews the plan and estimates time and memory. No job.",
         model=_AFFINE,
         freeze_policy={"freeze": ["weight"]},
         dry_run=True,

@@ -1,4 +1,4 @@
-"""What was deleted lately: its place in the lists of its kind, for those who are reading them."""
+"""The table of recently deleted objects, which keep their sort key for readers who are paging through a list."""
 
 from datetime import datetime
 
@@ -8,11 +8,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db import Base
 
 
-class Departed(Base):
+class Tombstone(Base):
+    """The sort key (created_at, id) of a deleted object."""
+
     __tablename__ = "departed"
     __table_args__ = (Index("ix_departed_project_left", "project", "left_at"),)
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
-    left_at: Mapped[datetime]
+    deleted_at: Mapped[datetime] = mapped_column("left_at")

@@ -1,4 +1,4 @@
-"""A list that is emptied while it is read: the cursor of its next page has been deleted, and still says where."""
+"""Deletes rows and keeps their sort keys for a day, so that a list can be emptied while it is read page by page."""
 
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -7,25 +7,28 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.db import now
-from app.paging.tables import Departed
+from app.paging.tables import Tombstone
 
-#: How long a deleted object serves as a cursor.
+#: How long the id of a deleted object works as a cursor.
 _KEPT: Final = timedelta(days=1)
 
 
-class Leaving(Protocol):
+class Listed(Protocol):
+    """A row of a list that is sorted by creation time."""
+
     id: str
     project: str
     created_at: datetime
 
 
-def remove(session: Session, row: Leaving) -> None:
-    """Deletes the row and notes its place; places that nobody can be reading at any more go with it."""
+def remove(session: Session, row: Listed) -> None:
+    """Deletes the row, keeps its sort key, and deletes the project's sort keys that are older than a day."""
     at = now(session)
-    session.execute(delete(Departed).where(Departed.project == row.project, Departed.left_at < at - _KEPT))
-    session.add(Departed(id=row.id, project=row.project, created_at=row.created_at, left_at=at))
+    session.execute(delete(Tombstone).where(Tombstone.project == row.project, Tombstone.deleted_at < at - _KEPT))
+    session.add(Tombstone(id=row.id, project=row.project, created_at=row.created_at, deleted_at=at))
     session.delete(row)
 
 
-def place(session: Session, project: str, object_id: str) -> Departed | None:
-    return session.scalar(select(Departed).where(Departed.id == object_id, Departed.project == project))
+def find_tombstone(session: Session, project: str, object_id: str) -> Tombstone | None:
+    """The sort key of a deleted object of this project."""
+    return session.scalar(select(Tombstone).where(Tombstone.id == object_id, Tombstone.project == project))

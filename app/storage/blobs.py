@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from app.errors import NotFound, OutOfSpace
-from app.storage.entry import Entry
-from app.storage.folder import Folder, sync_folder
-from app.storage.objects import Objects
+from app.storage.folder import FolderStore, sync_folder
+from app.storage.object_store import ObjectStore
+from app.storage.stored_file import StoredFile
 
-__all__ = ["CHUNK", "Blob", "Entry", "Storage", "Writer", "key_of", "sync_folder"]
+__all__ = ["CHUNK", "Blob", "BlobWriter", "Storage", "StoredFile", "key_of", "sync_folder"]
 
 CHUNK = 1 << 20
 #: A full disk, a full quota, and a file that may not grow.
@@ -27,7 +27,7 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: Whoever stores a blob writes the row that names it within this time.
 UNSETTLED_SECONDS: Final = 3600.0
 #: A backup that has not been heard of for so long has died.
-HOLD_SECONDS: Final = 3600.0
+PROTECT_SECONDS: Final = 3600.0
 QUARANTINE: Final = "quarantine"
 #: A file that is being stored is not looked at before it has lain still for so long.
 ABANDONED_SECONDS: Final = 60.0
@@ -40,7 +40,7 @@ class Blob:
     size: int
 
 
-class Writer:
+class BlobWriter:
     """Takes bytes, hashes them as they come; `blob` is set once the block around it has ended."""
 
     blob: Blob
@@ -65,18 +65,18 @@ class Storage:
     def __init__(self, url: str) -> None:
         self.url = url
         self.root = Path(url.removeprefix("file://")) if url.startswith("file://") else None
-        self._store = Folder(self.root) if self.root is not None else Objects(url)
+        self._store = FolderStore(self.root) if self.root is not None else ObjectStore(url)
 
     @contextmanager
-    def writer(self) -> Iterator[Writer]:
+    def writer(self) -> Iterator[BlobWriter]:
         """Streams into a private file and publishes it under its digest; an exception leaves nothing behind."""
-        with full_is_told("this file"):
+        with out_of_space_explained("this file"):
             handle, name = tempfile.mkstemp(dir=self._store.incoming)
             temporary = Path(name)
             try:
                 with os.fdopen(handle, "wb") as file:
                     _mark_as_alive(handle)
-                    writer = Writer(file)
+                    writer = BlobWriter(file)
                     yield writer
                     file.flush()
                     os.fsync(file.fileno())
@@ -92,13 +92,13 @@ class Storage:
         return writer.blob
 
     def open(self, key: str) -> BinaryIO:
-        with missing_is_told(key):
+        with missing_blob_explained(key):
             return self._store.open(key)
 
     def fetch(self, key: str, to: Path) -> Path:
         """Makes the blob readable at `to`: a symbolic link where blobs are local files, else a copy."""
         to.parent.mkdir(parents=True, exist_ok=True)
-        with missing_is_told(key):
+        with missing_blob_explained(key):
             self._store.fetch(key, to)
         return to
 
@@ -111,7 +111,7 @@ class Storage:
         `named_since` is when the last row that named it was made. Bytes that were stored again since then may be those
         of a row that is just being written. And while a backup reads, nothing goes.
         """
-        if self._held():
+        if self._protected():
             return False
         if named_since is None:
             self._store.remove(key)
@@ -129,15 +129,15 @@ class Storage:
 
     # ---- what only the doctor and backups need
 
-    def blobs(self) -> Iterator[Entry]:
+    def blobs(self) -> Iterator[StoredFile]:
         """Whatever lies where blobs lie, be it one or not."""
         return self._store.list("sha256")
 
-    def unfinished(self) -> Iterator[Entry]:
+    def unfinished(self) -> Iterator[StoredFile]:
         """Files of writers that are at work, or were killed."""
         return self._store.list("incoming") if self.root is not None else iter(())
 
-    def quarantined(self) -> Iterator[Entry]:
+    def quarantined(self) -> Iterator[StoredFile]:
         return self._store.list(QUARANTINE)
 
     def quarantine(self, key: str) -> None:
@@ -153,7 +153,7 @@ class Storage:
         self._store.remove(key)
 
     @contextmanager
-    def hold(self) -> Iterator[Callable[[], None]]:
+    def protect(self) -> Iterator[Callable[[], None]]:
         """Until the block ends, nothing is deleted by anybody: for who reads by a list that is getting old.
 
         Call what it gives now and then: a hold that is not renewed is taken for a dead one's.
@@ -164,7 +164,7 @@ class Storage:
 
         def renew() -> None:
             nonlocal renewed
-            if time.monotonic() - renewed > HOLD_SECONDS / 60 or not renewed:
+            if time.monotonic() - renewed > PROTECT_SECONDS / 60 or not renewed:
                 again.touch()
                 self._store.publish(again, name)
                 renewed = time.monotonic()
@@ -176,8 +176,8 @@ class Storage:
             again.unlink(missing_ok=True)
             self._store.remove(name)
 
-    def _held(self) -> bool:
-        return any(entry.modified > time.time() - HOLD_SECONDS for entry in self._store.list("holds"))
+    def _protected(self) -> bool:
+        return any(entry.modified > time.time() - PROTECT_SECONDS for entry in self._store.list("holds"))
 
 
 def _mark_as_alive(handle: int) -> None:
@@ -187,7 +187,7 @@ def _mark_as_alive(handle: int) -> None:
 
 
 @contextmanager
-def full_is_told(what: str) -> Iterator[None]:
+def out_of_space_explained(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -197,7 +197,7 @@ def full_is_told(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def missing_is_told(key: str) -> Iterator[None]:
+def missing_blob_explained(key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:

@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from app.storage.entry import Entry
+from app.storage.stored_file import StoredFile
 
 
-class Folder:
+class FolderStore:
     """Files below `root`; what is being written lies in `incoming`, on the same file system."""
 
     def __init__(self, root: Path) -> None:
@@ -71,14 +71,14 @@ class Folder:
         for folder in (target.parent, (self.root / key).parent):
             sync_folder(folder)
 
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[StoredFile]:
         """Every file below a folder of the store; what vanishes meanwhile is passed over."""
         for folder, _, names in os.walk(self.root / prefix):
             for name in names:
                 path = Path(folder) / name
                 with suppress(FileNotFoundError):
                     status = path.lstat()
-                    yield Entry(str(path.relative_to(self.root)), status.st_size, status.st_mtime)
+                    yield StoredFile(str(path.relative_to(self.root)), status.st_size, status.st_mtime)
 
 
 def sync_folder(folder: Path) -> None:

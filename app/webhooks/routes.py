@@ -9,7 +9,7 @@ from app.auth.caller import Who
 from app.db import new_id, now
 from app.errors import Conflict, InvalidRequest
 from app.http.dependencies import Config, Db
-from app.http.errors import is_retry
+from app.http.headers import is_retry
 from app.openapi.prose import CONFLICT, ERRORS
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
 from app.paging.tombstones import remove
@@ -88,7 +88,9 @@ def list_endpoints(
     who.must("admin")
     statement = select(Endpoint).where(Endpoint.project == who.project)
     with db.read() as session:
-        rows, more = keyset(session, statement, Endpoint, left=who.project, after=after, limit=limit, order=order)
+        rows, more = keyset(
+            session, statement, Endpoint, tombstones_of=who.project, after=after, limit=limit, order=order
+        )
     return EndpointList.page([EndpointObject.of(row) for row in rows], more=more)
 
 

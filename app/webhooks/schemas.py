@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app.http.request_body import RequestBody
 from app.paging.keyset import Page
 from app.webhooks.events import EventType
 from app.webhooks.tables import Delivery, Endpoint
@@ -26,10 +27,8 @@ Url = Annotated[
 ]
 
 
-class EndpointCreate(BaseModel):
+class EndpointCreate(RequestBody):
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={
             "examples": [
                 {
@@ -46,12 +45,10 @@ class EndpointCreate(BaseModel):
     event_types: EventTypes
 
 
-class EndpointUpdate(BaseModel):
+class EndpointUpdate(RequestBody):
     """What is left out stays as it is."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"event_types": ["fine_tuning.job.failed"]}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"event_types": ["fine_tuning.job.failed"]}]})
 
     name: Name | None = None
     url: Url | None = None
@@ -59,20 +56,16 @@ class EndpointUpdate(BaseModel):
     enabled: bool | None = Field(default=None, description="Switches deliveries off, or on again after a 410.")
 
 
-class RotateSecret(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class RotateSecret(RequestBody):
     keep_old_secret_active_for_24_hours: bool = Field(
         default=False, description="Sign with both secrets for a day, so that receivers can change theirs at leisure."
     )
 
 
-class TestEvent(BaseModel):
+class TestEvent(RequestBody):
     __test__ = False  # not a test case, whatever pytest takes its name for
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"event_type": "fine_tuning.job.succeeded"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"event_type": "fine_tuning.job.succeeded"}]})
 
     event_type: EventType
 

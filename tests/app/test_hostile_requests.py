@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from app.cli.serve import configured
 from app.errors import InvalidRequest
 from app.files.uploads import MultipartForm
-from app.http import errors
+from app.http import size_limit
 from app.settings import Settings
 from app.storage.blobs import Storage
 
@@ -52,7 +52,7 @@ PART = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfi'
 @pytest.mark.parametrize("start", [JOB + LENGTH + b"{", FILE + LENGTH + PART], ids=["json", "upload"])
 def test_a_body_that_stops_coming_is_given_up(socket_url: str, start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """408 in the envelope instead of a connection that is held for ever; nothing is stored."""
-    monkeypatch.setattr(errors, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(size_limit, "SILENCE_SECONDS", 0.3)
     with connected(socket_url) as connection:
         connection.sendall(start)
         status, body = answer(connection)
@@ -62,7 +62,7 @@ def test_a_body_that_stops_coming_is_given_up(socket_url: str, start: bytes, mon
 
 def test_a_stream_may_be_silent_for_longer(socket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is for bodies that are still to come, not for a client that listens."""
-    monkeypatch.setattr(errors, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(size_limit, "SILENCE_SECONDS", 0.2)
     with connected(socket_url) as connection:
         connection.sendall(b"GET /v1/files HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer(connection)[0] == 200

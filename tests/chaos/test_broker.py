@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis as client
 
-from app.broker.celery import make_celery, ring
+from app.broker.celery import make_celery, wake
 from tests.chaos.cluster import Cluster, eventually
 from tests.chaos.runs import Gates, in_a_step, order
 from tests.chaos.score import ANSWER
@@ -66,11 +66,11 @@ def test_messages_doubled_late_and_unknown(cluster: Cluster, gates: Gates) -> No
     assert caught is not None
     jobs = [caught.job_id, cluster.submit(order(cluster, gates)), cluster.submit(order(cluster, gates))]
     for turn in range(100):
-        ring(celery, jobs[-1 - turn % 3] if turn % 4 else f"ftjob-{turn:024d}")
+        wake(celery, jobs[-1 - turn % 3] if turn % 4 else f"ftjob-{turn:024d}")
     caught.go_on()
     for job_id in jobs:
         assert cluster.ended(job_id)["attempts"] == 1
-        ring(celery, job_id)
+        wake(celery, job_id)
     last = cluster.submit(order(cluster, gates))
     assert cluster.ended(last)["attempts"] == 1
     for job_id in jobs:

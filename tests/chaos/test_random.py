@@ -15,7 +15,7 @@ import psutil
 import pytest
 import redis as client
 
-from app.broker.celery import make_celery, ring
+from app.broker.celery import make_celery, wake
 from tests.chaos.cluster import PATIENCE, Cluster, end
 from tests.chaos.runs import Gates, order
 from tests.end_to_end.conftest import ENDED, Running
@@ -89,7 +89,7 @@ class Mischief:
     def _ring(self) -> None:
         celery = make_celery(self.cluster.settings)
         for _ in range(100):
-            ring(celery, self.chance.choice(self.cluster.jobs))
+            wake(celery, self.chance.choice(self.cluster.jobs))
 
     def _pause(self) -> None:
         path = f"fine_tuning/jobs/{self.chance.choice(self.cluster.jobs)}"

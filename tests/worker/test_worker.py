@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 import redis
 
-from app.broker.celery import make_celery, ring
+from app.broker.celery import make_celery, wake
 from tests.conftest import Deployment
 from tests.worker.processes import gone, worker
 from tests.worker.supervisor import stub_trainer
@@ -20,7 +20,7 @@ def test_ring_starts_a_job(deployment: Deployment) -> None:
     """A message through the broker is enough; the sweep is not needed."""
     with worker(deployment, **SLOW_SWEEP):
         job_id = submit(deployment)
-        ring(make_celery(deployment.settings), job_id)
+        wake(make_celery(deployment.settings), job_id)
         succeeded(deployment, job_id)
 
 
@@ -46,26 +46,26 @@ def test_many_rings_claim_once(deployment: Deployment) -> None:
     with worker(deployment, **SLOW_SWEEP):
         job_id = submit(deployment)
         for _ in range(20):
-            ring(celery, job_id)
-        ring(celery, "ftjob-unknown")
+            wake(celery, job_id)
+        wake(celery, "ftjob-unknown")
         celery.send_task("permafrost.run_job", kwargs={"job_id": job_id, "v": 99, "colour": "blue"})
         celery.send_task("permafrost.no_such_task", args=[1])
         succeeded(deployment, job_id)
         last = submit(deployment)
-        ring(celery, last)
+        wake(celery, last)
         succeeded(deployment, last)
     assert [job_of(deployment.db, each).attempt for each in (job_id, last)] == [1, 1]
     assert [event.message for event in events_of(deployment.db, job_id)].count("Job started") == 1
 
 
 def test_nonsense_from_the_broker_ends_nothing(deployment: Deployment) -> None:
-    """Bytes that are no message, and a message that says nothing: the worker goes on, and hears the next ring."""
+    """Bytes that are no message, and a message that says nothing: the worker goes on, and hears the next wake."""
     with worker(deployment, **SLOW_SWEEP) as process:
         for content in (b"not a message", b'{"body": 7}'):
             put_into_broker(deployment, content)
         eventually(lambda: any("started again" in line for line in process.lines))
         job_id = submit(deployment)
-        ring(make_celery(deployment.settings), job_id)
+        wake(make_celery(deployment.settings), job_id)
         succeeded(deployment, job_id)
         assert process.popen.poll() is None
 

@@ -55,7 +55,7 @@ class Runner:
     slots: Slots
     worker: str
     #: Tells other workers of a job that this one gives back.
-    ring: Callable[[str], None] = lambda _: None
+    wake_workers: Callable[[str], None] = lambda _: None
     #: Ends this worker process, which has no device left to work with.
     retire: Callable[[], None] = lambda: None
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -255,7 +255,7 @@ class Runner:
         status = self._firmly(keeper, move)
         if status == "queued":
             try:
-                self.ring(keeper.lease.job_id)
+                self.wake_workers(keeper.lease.job_id)
             except Exception as error:  # whatever the broker's client raises: the sweep finds the job all the same
                 log.warning("the broker did not take a message", job=keeper.lease.job_id, error=str(error))
         return status

@@ -28,9 +28,9 @@ PAUSE_SECONDS: Final = 0.5
 class Sweeper:
     """A thread that sweeps at once and then every `sweep_seconds`. It needs no broker to wake this worker's slots."""
 
-    def __init__(self, runner: Runner, *, ring_model: Callable[[str], None]) -> None:
+    def __init__(self, runner: Runner, *, wake_model: Callable[[str], None]) -> None:
         self._runner = runner
-        self._ring_model = ring_model
+        self._wake_model = wake_model
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
         self._woken: list[threading.Thread] = []
@@ -95,7 +95,7 @@ class Sweeper:
         new = [folder.name for folder in folders(self._runner.settings) if folder.name not in known]
         pending = [model_id for model_id, status in known.items() if status == "pending"]
         for model_id in [*new, *pending]:
-            self._ring_model(model_id)
+            self._wake_model(model_id)
 
     def _remove_leftovers(self) -> None:
         """Work folders of jobs that have ended; a worker that was killed could not remove its own.

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.auth.quotas import take_turns
+from app.auth.quotas import lock_project
 from app.db import Database, now
 from app.errors import Conflict
 from app.jobs.queue import checkpoints, event_log
@@ -67,7 +67,7 @@ def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None, 
             return earlier, True
 
         if active_limit is not None:
-            take_turns(session, job.project)
+            lock_project(session, job.project)
             check_quota(session, job.project, active_limit)
         protect(session, job)
 

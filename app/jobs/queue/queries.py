@@ -48,4 +48,4 @@ def check_quota(session: Session, project: str, limit: int) -> None:
     unfinished = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
     active = select(func.count()).where(*unfinished).scalar_subquery()
     remedy = "wait for one to end, or cancel one"
-    check(session, active, asked=1, limit=limit, what="jobs that have not ended", remedy=remedy)
+    check(session, active, requested=1, limit=limit, what="jobs that have not ended", remedy=remedy)

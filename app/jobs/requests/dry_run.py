@@ -43,18 +43,11 @@ class Memory(Answer):
     total: int | None = Field(description="Of the parts that are known.")
 
 
-class Cost(Answer):
-    device_seconds: float | None
-    amount: float | None = Field(description="Null where the service has no price.")
-    currency: str | None
-
-
 class Estimate(Answer):
     length: Steps | None
     seconds: float | None
     basis: Literal["measured", "computed"] | None = Field(description="From earlier jobs, or from operations.")
     memory_bytes: Memory
-    cost: Cost
     rules: dict[str, str] = Field(description="How each of these is reckoned.")
 
 
@@ -98,7 +91,6 @@ def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
                 "length": _steps(size),
                 **time,
                 "memory_bytes": memory,
-                "cost": estimate.cost(context.settings, time["seconds"]),
                 "rules": estimate.rules(context.settings),
             },
             "warnings": list(known[1].warnings) if known else [],

@@ -1,4 +1,4 @@
-"""How long a job will take, how much memory and money, before it runs: by rules that the answer states."""
+"""Estimates how long a job will take and how much memory it needs, by rules that the answer states."""
 
 import json
 import math
@@ -114,15 +114,8 @@ def seconds(
     return {"seconds": round(min(took, limit + FIXED_SECONDS) if limit else took, 1), "basis": basis}
 
 
-def cost(settings: Settings, took: float | None) -> dict[str, Any]:
-    price = settings.device_hour_price
-    amount = None if price is None or took is None else round(took / 3600 * price, 6)
-    return {"device_seconds": took, "amount": amount, "currency": settings.currency if price is not None else None}
-
-
 def rules(settings: Settings) -> dict[str, str]:
     """What the numbers come from, for people to judge them by."""
-    price = settings.device_hour_price
     return {
         "steps": "examples / batch_size, rounded up, times n_epochs, at most max_steps; 'auto' as the trainer decides "
         "it; packing is not reckoned with",
@@ -135,9 +128,6 @@ def rules(settings: Settings) -> dict[str, str]:
         "memory": "weights in their own dtype; gradients and optimizer state of what trains; activations of one "
         "micro-batch: tokens x hidden x layers x 34 values of 2 bytes and tokens squared x heads x layers x 5 bytes, "
         "twice that without 16-bit precision",
-        "cost": f"seconds x {price} {settings.currency} an hour (PERMAFROST_DEVICE_HOUR_PRICE)"
-        if price is not None
-        else "device seconds alone: no price is set (PERMAFROST_DEVICE_HOUR_PRICE)",
     }
 
 

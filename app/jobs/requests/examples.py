@@ -17,7 +17,7 @@ from app.jobs.requests.schemas import JobCreate
 from app.jobs.requests.task_options import method_type, refuse_other_method
 from app.jobs.requests.weights import refuse_other_weights
 from app.models.catalog import ChosenModel
-from app.storage.blobs import Storage, missing_is_told
+from app.storage.blobs import Storage, missing_blob_explained
 
 #: A task is inferred from a file's first examples; a larger file in an object store would have to be fetched for it.
 _INFER_BYTES: Final = 64 << 20
@@ -160,5 +160,5 @@ def _format(storage: Storage, file: File, *, param: str) -> str:
 @contextmanager
 def _on_disk(storage: Storage, file: File) -> Iterator[Path]:
     """The file's bytes under a path, for as long as the block runs."""
-    with tempfile.TemporaryDirectory(prefix="permafrost-") as folder, missing_is_told(file.blob):
+    with tempfile.TemporaryDirectory(prefix="permafrost-") as folder, missing_blob_explained(file.blob):
         yield storage.fetch(file.blob, Path(folder) / "data")

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.jobs.requests.model_spec import Fraction, Options, Request
+from app.http.request_body import RequestBody
+from app.jobs.requests.model_spec import Fraction, Options
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0)]
@@ -13,14 +14,14 @@ NotNegative = Annotated[float, Field(ge=0)]
 Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
-class OptimizerGroup(Request):
+class OptimizerGroup(RequestBody):
     """Options of the optimizer for some of the trained tensors; selected as in a freeze policy, first match wins."""
 
     select: Options = Field(examples=[{"name": "classifier.**"}])
     options: Options = Field(examples=[{"lr": 1e-3}], description="An unknown one is refused.")
 
 
-class Optimizer(Request):
+class Optimizer(RequestBody):
     """An optimizer of torch with its options. One that the optimizer does not have is refused."""
 
     name: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = Field(
@@ -51,7 +52,7 @@ def _an_object(value: Any) -> Any:
     return value
 
 
-class Hyperparameters(Request):
+class Hyperparameters(RequestBody):
     """OpenAI's three, each a number or "auto"; and ours, whose absence also means "auto".
 
     The numbers that "auto" came to take its place once training has begun.
@@ -117,11 +118,11 @@ class Hyperparameters(Request):
         return self
 
 
-class MethodOptions(Request):
+class MethodOptions(RequestBody):
     hyperparameters: Hyperparameters | None = None
 
 
-class Method(Request):
+class Method(RequestBody):
     """OpenAI's `method`: `dpo` for preference data, `supervised` for every other task. Absent: as the task wants it."""
 
     type: Literal["supervised", "dpo"]

@@ -3,8 +3,10 @@
 import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
+
+from app.http.request_body import RequestBody
 
 #: Of a transformers model.
 Task = Literal[
@@ -56,19 +58,13 @@ def _refuse_unstorable(value: Any) -> None:
 Options = Annotated[dict[str, Any], AfterValidator(storable)]
 
 
-class Request(BaseModel):
-    """Requests never guess: unknown fields, text where a number belongs, NaN and infinity are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
 MERGE: Final = (
     "true: the result is a whole model, with the adapter added into the base's weights. These are then changed, and "
     "the evidence says so."
 )
 
 
-class LoraAdapter(Request):
+class LoraAdapter(RequestBody):
     """Low-rank matrices beside frozen weights, trained instead of them."""
 
     type: Literal["lora"]
@@ -83,7 +79,7 @@ class LoraAdapter(Request):
     merge: bool = Field(default=False, description=MERGE)
 
 
-class Ia3Adapter(Request):
+class Ia3Adapter(RequestBody):
     """Trained factors on the outputs of some layers (IA3): far fewer numbers than LoRA has."""
 
     type: Literal["ia3"]
@@ -96,7 +92,7 @@ class Ia3Adapter(Request):
     merge: bool = Field(default=False, description=MERGE)
 
 
-class PromptTuningAdapter(Request):
+class PromptTuningAdapter(RequestBody):
     """Trained vectors in front of every text; the model itself stays as it is. For causal-lm."""
 
     type: Literal["prompt_tuning"]
@@ -106,7 +102,7 @@ class PromptTuningAdapter(Request):
 AdapterField = Annotated[LoraAdapter | Ia3Adapter | PromptTuningAdapter, Field(discriminator="type")]
 
 
-class TransformersSpec(Request):
+class TransformersSpec(RequestBody):
     """A model in the layout of transformers: a folder under PERMAFROST_MODELS_DIR by its name, or a hub's by its id."""
 
     type: Literal["transformers"]
@@ -138,7 +134,7 @@ class TransformersSpec(Request):
         return self
 
 
-class TorchSpec(Request):
+class TorchSpec(RequestBody):
     """A torch module by the name of its architecture, from the entry-point group `permafrost.architectures`."""
 
     type: Literal["torch"]

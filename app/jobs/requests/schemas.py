@@ -8,11 +8,12 @@ from pydantic_core import PydanticCustomError
 
 from app.freeze.policy import Policy
 from app.freeze.schemas import FreezePolicy
+from app.http.request_body import RequestBody
 from app.jobs.requests.hyperparameters import Hyperparameters, Method
-from app.jobs.requests.model_spec import Identifier, ModelField, Request, Task
+from app.jobs.requests.model_spec import Identifier, ModelField, Task
 
 
-class DataOptions(Request):
+class DataOptions(RequestBody):
     """How to read a table (CSV, Parquet, JSONL)."""
 
     features: list[Identifier] | None = Field(
@@ -21,7 +22,7 @@ class DataOptions(Request):
     target: Identifier | list[Identifier] | None = Field(default=None, description="Column; absent: the last one.")
 
 
-class EvidenceOptions(Request):
+class EvidenceOptions(RequestBody):
     overhead_budget: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.01, description="Share of training time that checks during training may take."
     )
@@ -30,7 +31,7 @@ class EvidenceOptions(Request):
     )
 
 
-class Resources(Request):
+class Resources(RequestBody):
     """What one job gets of a worker's machine."""
 
     devices: int = Field(
@@ -68,7 +69,7 @@ Metadata = dict[
 _CONTROLS: Final = ("max_run_seconds", "tensorboard")
 
 
-class JobCreate(Request):
+class JobCreate(RequestBody):
     """A fine-tuning job. `model` and `training_file` are all that it needs."""
 
     model: ModelField
@@ -117,7 +118,7 @@ class JobCreate(Request):
 
     dry_run: bool = Field(
         default=False,
-        description="Checks everything, previews the plan, estimates time, memory and cost, and makes no job: the "
+        description="Checks everything, previews the plan, estimates time and memory, and makes no job: the "
         "answer is a `fine_tuning.job.dry_run`.",
     )
 

@@ -62,7 +62,7 @@ def write(settings: Settings, folder: Path, *, keys: bool = True) -> BackupManif
         path = folder / f"database-{made_at}.{'db' if db.sqlite else 'dump'}"
         with suppress(FileNotFoundError):
             path.unlink()
-        with storage.hold() as renew:
+        with storage.protect() as renew:
             needed = dump(db, path)
             problems = {}
             for key in sorted(needed):

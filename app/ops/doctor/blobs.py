@@ -23,7 +23,7 @@ from app.ops.doctor.finding import Finding
 from app.ops.doctor.losses import Losses
 from app.ops.doctor.references import KEY, References, find_references
 from app.settings import Settings
-from app.storage.blobs import CHUNK, UNSETTLED_SECONDS, Entry, Storage
+from app.storage.blobs import CHUNK, UNSETTLED_SECONDS, Storage, StoredFile
 
 #: Without a job under way, a row follows its bytes within moments.
 IDLE_SECONDS: Final = 5.0
@@ -62,7 +62,7 @@ class BlobAudit:
 
     # ---- what nobody needs
 
-    def _unclaimed(self, there: dict[str, Entry], wanted: References, settled: float) -> Iterator[Finding]:
+    def _unclaimed(self, there: dict[str, StoredFile], wanted: References, settled: float) -> Iterator[Finding]:
         for key, entry in sorted(there.items()):
             if key in wanted:
                 continue
@@ -93,7 +93,7 @@ class BlobAudit:
 
     # ---- what is missing
 
-    def _missing(self, there: dict[str, Entry], wanted: References) -> Iterator[Finding]:
+    def _missing(self, there: dict[str, StoredFile], wanted: References) -> Iterator[Finding]:
         missing = sorted(wanted.keys() - there.keys())
         if not missing:
             return
@@ -140,7 +140,7 @@ class BlobAudit:
 
     # ---- what is damaged
 
-    def _damaged(self, there: dict[str, Entry], wanted: References, sizes: dict[str, int]) -> Iterator[Finding]:
+    def _damaged(self, there: dict[str, StoredFile], wanted: References, sizes: dict[str, int]) -> Iterator[Finding]:
         for key in sorted(there.keys() & wanted.keys()):
             size = sizes.get(key, there[key].size)
             if there[key].size != size:

@@ -13,7 +13,7 @@ from app.files.tables import File
 from app.models.tables import Model
 from app.ops.doctor.finding import Finding
 from app.ops.doctor.references import References
-from app.storage.blobs import Entry, Storage
+from app.storage.blobs import Storage, StoredFile
 
 LOST: Final = "its bytes are missing from the storage; put them back and run `permafrost doctor --repair`"
 
@@ -38,7 +38,7 @@ class Losses:
                     row.status, row.error = "failed", LOST
             return f"marked as lost: {', '.join(row.id for row in rows)}"
 
-    def recovered(self, wanted: References, there: dict[str, Entry]) -> Iterator[Finding]:
+    def recovered(self, wanted: References, there: dict[str, StoredFile]) -> Iterator[Finding]:
         """Marked rows whose bytes have all come back."""
         missing = {holder for key in wanted.keys() - there.keys() for holder in wanted[key]}
         with self.db.read() as session:

@@ -7,9 +7,9 @@ from fastapi import FastAPI
 from sqlalchemy import delete, select
 from starlette.testclient import TestClient
 
-from app.audit.record import attend
+from app.audit.record import record_changes
 from app.audit.tables import AuditLog
-from app.auth.act import ACT, Act
+from app.auth.audited_action import CURRENT_ACTION, AuditedAction
 from app.db import Database, now
 from app.jobs.queue import lifecycle
 from app.jobs.queue.tables import Job
@@ -111,8 +111,8 @@ def test_the_log_has_pages(client: TestClient):
 
 def test_line_and_change_are_one_transaction(db: Database):
     """A change that is rolled back takes its line with it; one that commits has its line."""
-    attend(db)
-    token = ACT.set(Act(action="test", project="default", role="admin"))
+    record_changes(db)
+    token = CURRENT_ACTION.set(AuditedAction(action="test", project="default", role="admin"))
     try:
         with pytest.raises(RuntimeError, match="no"), db.write() as session:
             session.add(new_job(created_at=now(session), result_files=[]))
@@ -120,7 +120,7 @@ def test_line_and_change_are_one_transaction(db: Database):
             raise RuntimeError("no")
         job, _ = lifecycle.submit(db, new_job())
     finally:
-        ACT.reset(token)
+        CURRENT_ACTION.reset(token)
     lifecycle.cancel(db, "default", job.id)  # as a worker or a sweep would: outside of any request
     with db.read() as session:
         assert [row.object_id for row in session.scalars(select(AuditLog))] == [job.id]

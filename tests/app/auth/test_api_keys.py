@@ -8,18 +8,18 @@ import pytest
 from sqlalchemy import select
 
 from app.auth import api_keys
-from app.auth.tables import Key
+from app.auth.tables import ApiKey
 from app.db import Database, now
 from app.errors import Conflict, NotFound
 
 
-def made(db: Database, **fields) -> tuple[Key, str]:
+def made(db: Database, **fields) -> tuple[ApiKey, str]:
     values = {"project": "default", "role": "writer", "name": "test", "expires_at": None}
     with db.write() as session:
         return api_keys.make(session, **(values | fields))
 
 
-def found(db: Database, key: str) -> Key | None:
+def found(db: Database, key: str) -> ApiKey | None:
     with db.read() as session:
         return api_keys.find(session, key)
 
@@ -67,7 +67,7 @@ def test_the_key_itself_is_not_stored(db: Database):
     """No column holds the secret half, as text or otherwise."""
     row, key = made(db)
     with db.read() as session:
-        stored = session.execute(select(Key.__table__)).one()
+        stored = session.execute(select(ApiKey.__table__)).one()
     assert key[12:] not in " ".join(map(str, stored)) and row.sha256 != key
 
 
@@ -80,7 +80,7 @@ def test_expiry_is_exact_and_revocation_final(db: Database):
     with db.write() as session:
         assert api_keys.revoke(session, row.id).revoked_at is not None
     assert found(db, good) is None
-    with pytest.raises(Conflict, match="revoked before"), db.write() as session:
+    with pytest.raises(Conflict, match="already revoked"), db.write() as session:
         api_keys.revoke(session, row.id)
     with pytest.raises(NotFound, match="keys list"), db.write() as session:
         api_keys.revoke(session, "pf_nobody00")

@@ -12,8 +12,8 @@ from sqlalchemy import event, select, update
 from starlette.testclient import TestClient
 
 from app.auth import api_keys
-from app.auth.cache import REMEMBER_SECONDS, USE_SECONDS, KeyRing
-from app.auth.tables import Key
+from app.auth.key_cache import REMEMBER_SECONDS, USE_SECONDS, KeyCache
+from app.auth.tables import ApiKey
 from app.db import Database
 from app.main import create_app
 from app.settings import Settings
@@ -83,7 +83,7 @@ def test_the_last_use_is_noted_beside_the_request(guarded: Guarded):
             assert client.get("files", headers=guarded.headers("mine", "reader")).status_code == 200
     db = Database(guarded.settings.database)
     with db.read() as session:
-        used = {row.name: row.last_used_at for row in session.scalars(select(Key))}
+        used = {row.name: row.last_used_at for row in session.scalars(select(ApiKey))}
     db.close()
     assert used.pop("reader of mine") is not None and set(used.values()) == {None}
 
@@ -107,12 +107,12 @@ def test_the_use_is_written_once_a_minute(db: Database):
         writes.extend([statement] if statement.startswith("UPDATE api_keys") else [])
 
     for _ in range(2):
-        ring = KeyRing(db, clock=clock)
+        cache = KeyCache(db, clock=clock)
         for _ in range(100):
-            ring.used(row.id)
+            cache.used(row.id)
         clock.now += USE_SECONDS
-        ring.used(row.id)
-        ring.close(seconds=20)
+        cache.used(row.id)
+        cache.close(seconds=20)
     assert len(writes) == 4
     event.remove(db.engine, "before_cursor_execute", _note)
 
@@ -122,37 +122,37 @@ def test_another_process_that_noted_it_is_not_overruled(db: Database):
     row, _ = made(db)
     earlier = datetime.now(UTC) - timedelta(seconds=20)
     with db.write() as session:
-        session.execute(update(Key).values(last_used_at=earlier))
-    ring = KeyRing(db)
-    ring.used(row.id)
-    ring.close(seconds=20)
+        session.execute(update(ApiKey).values(last_used_at=earlier))
+    cache = KeyCache(db)
+    cache.used(row.id)
+    cache.close(seconds=20)
     with db.read() as session:
-        assert session.get_one(Key, row.id).last_used_at == earlier
+        assert session.get_one(ApiKey, row.id).last_used_at == earlier
 
 
 def test_a_key_is_remembered_for_five_seconds_and_not_beyond(db: Database):
     """That is how long a revoked key may still work elsewhere. A wrong one is never remembered."""
     row, key = made(db)
     clock = Clock()
-    ring = KeyRing(db, clock=clock)
-    assert ring.remembered(key) is None
-    assert ring.look_up(key) is not None and ring.look_up(key + "0") is None
+    cache = KeyCache(db, clock=clock)
+    assert cache.remembered(key) is None
+    assert cache.look_up(key) is not None and cache.look_up(key + "0") is None
     with db.write() as session:
         api_keys.revoke(session, row.id)
     clock.now += REMEMBER_SECONDS
-    assert ring.remembered(key) is not None and ring.remembered(key + "0") is None
+    assert cache.remembered(key) is not None and cache.remembered(key + "0") is None
     clock.now += 0.1
-    assert ring.remembered(key) is None and ring.look_up(key) is None
+    assert cache.remembered(key) is None and cache.look_up(key) is None
 
 
 def test_expiry_is_exact_for_remembered_keys_too(db: Database):
     """A key that expires while it is remembered stops working at that moment."""
     _, key = made(db, expires_at=datetime.now(UTC) + timedelta(seconds=0.5))
-    ring = KeyRing(db)
-    remembered = ring.look_up(key)
+    cache = KeyCache(db)
+    remembered = cache.look_up(key)
     assert remembered is not None
     remembered.expires_at = datetime.now(UTC)
-    assert ring.remembered(key) is None
+    assert cache.remembered(key) is None
 
 
 def test_polling_asks_for_the_key_once(guarded: Guarded, client: TestClient):

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.http.errors import MAX_JSON_BYTES
+from app.http.size_limit import MAX_JSON_BYTES
 from app.main import create_app
 from app.settings import Settings
 from tests.app.conftest import AFFINE, Upload, rows

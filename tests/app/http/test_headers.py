@@ -1,4 +1,4 @@
-"""Headers that ask: media types with weights, versions, patience. And HEAD, which is GET without its body."""
+"""Headers that ask: media types with weights, versions, wait_seconds. And HEAD, which is GET without its body."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.http.headers import has_already, patience, wants_problem
+from app.http.headers import etag_matches, wait_seconds, wants_problem
 from tests.app.conftest import Upload, rows
 from tests.app.test_hostile_requests import answer, connected
 
@@ -55,7 +55,7 @@ def test_the_heavier_type_is_sent(client: TestClient, accept: str, problem: bool
 )
 def test_tags_are_compared_weakly(known: str | None, same: bool) -> None:
     """Any of a list, with or without the weakness mark; `*` is whatever there is."""
-    assert has_already(known, 'W/"4.0"') is same
+    assert etag_matches(known, 'W/"4.0"') is same
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_tags_are_compared_weakly(known: str | None, same: bool) -> None:
 )
 def test_patience(prefer: str | None, read_timeout: str, seconds: int) -> None:
     """A name in any case, a bound, and never longer than the client reads."""
-    assert patience(prefer, read_timeout=read_timeout, most=60) == seconds
+    assert wait_seconds(prefer, read_timeout=read_timeout, most=60) == seconds
 
 
 @pytest.mark.parametrize("count", ["9" * 5000, "²", "-1", "1.5", ""])

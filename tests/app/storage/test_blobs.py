@@ -16,8 +16,8 @@ from s3fs import S3FileSystem
 
 from app.errors import NotFound, StorageUnavailable
 from app.storage.blobs import ABANDONED_SECONDS, Storage, key_of
-from app.storage.folder import Folder
-from app.storage.objects import BLOCK
+from app.storage.folder import FolderStore
+from app.storage.object_store import BLOCK
 from tests import servers
 
 PLACES = ("folder", "memory", "s3")
@@ -140,7 +140,7 @@ def test_old_bytes_are_deleted_whoever_stored_them_last(tmp_path: Path):
 
 def test_a_publisher_and_a_remover_never_lose_the_bytes(tmp_path: Path):
     """At whichever point the remover stands when the same bytes come again, they are there in the end."""
-    folder = Folder(tmp_path / "blobs")
+    folder = FolderStore(tmp_path / "blobs")
     key = key_of(hashlib.sha256(b"x").hexdigest())
 
     def put() -> None:
@@ -176,7 +176,7 @@ def test_a_torn_blob_is_replaced(tmp_path: Path):
 def test_nothing_goes_while_it_is_held(storage: Storage):
     """A backup copies by a list: what it names is there until it has ended."""
     key = stored(storage, b"x")
-    with storage.hold() as renew:
+    with storage.protect() as renew:
         renew()
         assert not storage.delete(key) and storage.exists(key)
     assert storage.delete(key) and not storage.exists(key)

@@ -28,7 +28,7 @@ class Bells:
 
     def __init__(self, runner: Runner) -> None:
         self.models: list[str] = []
-        self.sweeper = Sweeper(runner, ring_model=self.models.append)
+        self.sweeper = Sweeper(runner, wake_model=self.models.append)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_failed_sweep_is_followed_by_another(deployment: Deployment, runner: Run
         tries.append(model_id)
         raise ConnectionError("the broker is away")
 
-    sweeper = Sweeper(runner, ring_model=refuse)
+    sweeper = Sweeper(runner, wake_model=refuse)
     sweeper.start()
     try:
         eventually(lambda: len(tries) >= 2)

@@ -1,4 +1,4 @@
-"""Blobs as objects of a store that fsspec knows, such as S3. A put is atomic there; its errors become sentences."""
+"""Blobs as objects of a store that fsspec supports, such as S3, with errors that an operator can act on."""
 
 import shutil
 import threading
@@ -9,27 +9,27 @@ from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, Final, ParamSpec, TypeVar
 
 from app.errors import StorageUnavailable
-from app.storage.entry import Entry
+from app.storage.stored_file import StoredFile
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Bytes that are read ahead of a reader: fsspec's own 50 MB would make every small range an expensive one.
+#: Bytes that are read ahead: fsspec's default of 50 MB would make every small range expensive.
 BLOCK: Final = 4 << 20
 CHUNK: Final = 1 << 20
-#: Schemes of stores in which a URL begins with a bucket.
+#: Schemes of stores whose URLs begin with a bucket.
 BUCKETS: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs")
 
 
 @contextmanager
-def explained(store: "Objects") -> Iterator[None]:
-    """Turns what a store's client raises into what an operator can act on; a missing object stays one."""
+def explained(store: "ObjectStore") -> Iterator[None]:
+    """Turns errors of the store's client into StorageUnavailable with advice, except for a missing object."""
     try:
         yield
     except FileNotFoundError as error:
         if store.reachable():
             raise
-        message = f"{store.url} is not there: the bucket does not exist, or its name is misspelt"
+        message = f"{store.url} does not exist: the bucket is missing, or its name is misspelt"
         raise StorageUnavailable(message) from error
     except PermissionError as error:
         message = (
@@ -43,15 +43,15 @@ def explained(store: "Objects") -> Iterator[None]:
         raise StorageUnavailable(f"{store.url} cannot be used: {_sentence(error)}") from error
 
 
-def _explained(method: Callable[Concatenate["Objects", P], T]) -> Callable[Concatenate["Objects", P], T]:
-    def call(self: "Objects", /, *args: P.args, **kwargs: P.kwargs) -> T:
+def _explained(method: Callable[Concatenate["ObjectStore", P], T]) -> Callable[Concatenate["ObjectStore", P], T]:
+    def call(self: "ObjectStore", /, *args: P.args, **kwargs: P.kwargs) -> T:
         with explained(self):
             return method(self, *args, **kwargs)
 
     return call
 
 
-class Objects:
+class ObjectStore:
     """Objects below `url`. Credentials and endpoint come from the environment, as the store's own client reads them."""
 
     def __init__(self, url: str) -> None:
@@ -62,7 +62,7 @@ class Objects:
 
     @_explained
     def publish(self, temporary: Path, key: str) -> None:
-        """Uploads even what is there already: that makes it new for whoever is about to remove it."""
+        """Uploads the file even if the object exists: a new time keeps `remove_untouched` from removing it."""
         files, path = self._at(key)
         self._make_folder(files, path)
         files.put_file(str(temporary), path)
@@ -75,7 +75,7 @@ class Objects:
 
     @_explained
     def fetch(self, key: str, to: Path) -> None:
-        """A copy, whole or not there."""
+        """Copies the object to `to`, which appears complete or not at all."""
         files, path = self._at(key)
         partial = to.with_name(f".{to.name}.partial")
         try:
@@ -104,7 +104,7 @@ class Objects:
 
     @_explained
     def remove_untouched(self, key: str, since: float) -> bool:
-        """Object stores cannot do the two in one; the moment between them is a round trip long."""
+        """Removes the object if it was not published after `since`. Between check and removal is one round trip."""
         files, path = self._at(key)
         try:
             if _modified(files.info(path)) > since:
@@ -123,18 +123,22 @@ class Objects:
         files.rm_file(path)
 
     @_explained
-    def list(self, prefix: str) -> Iterator[Entry]:
+    def list(self, prefix: str) -> Iterator[StoredFile]:
         files, path = self._at(prefix)
         root = self._at("")[1]
         try:
-            found = files.find(path, detail=True)
+            listing = files.find(path, detail=True)
         except FileNotFoundError:
-            found = {}
-        entries = ((name.removeprefix(root), info) for name, info in found.items())
-        return iter([Entry(name, int(info["size"] or 0), _modified(info)) for name, info in entries])
+            return iter(())
+        return iter(
+            [
+                StoredFile(name.removeprefix(root), int(info["size"] or 0), _modified(info))
+                for name, info in listing.items()
+            ]
+        )
 
     def reachable(self) -> bool:
-        """Whether the place itself is there, be it empty. Where there are no buckets, folders come with files."""
+        """Whether the bucket exists, even if it is empty. Stores without buckets are always reachable."""
         if not self._in_bucket:
             return True
         files, root = self._at("")
@@ -142,7 +146,7 @@ class Objects:
             files.ls(root.split("/")[0], detail=False)
         except FileNotFoundError:
             return False
-        except Exception:  # whatever it is, it is not a missing bucket
+        except Exception:  # any other error does not mean that the bucket is missing
             return True
         return True
 
@@ -151,7 +155,7 @@ class Objects:
         return self.url.partition("://")[0] in BUCKETS
 
     def _make_folder(self, files: Any, path: str) -> None:
-        """Stores with buckets have no folders, and would make a bucket of a name that is misspelt."""
+        """Not in stores with buckets: they have no folders, and would create a bucket for a misspelt name."""
         if not self._in_bucket:
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
 
@@ -163,10 +167,10 @@ class Objects:
         return files, f"{root}/{key}"
 
     def _connect(self) -> tuple[Any, str]:
-        import fsspec  # only object stores need it
+        import fsspec  # only needed for object stores
 
         try:
-            # Other processes write, too: what one of them listed before says nothing about now.
+            # No listings cache, because other processes write to the store too.
             files, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as error:
             scheme = self.url.partition("://")[0]
@@ -178,7 +182,7 @@ class Objects:
 
 
 def _modified(info: dict[str, Any]) -> float:
-    """S3 calls it LastModified, others mtime or created."""
+    """Modification time in seconds since 1970. S3 calls it LastModified, others mtime or created."""
     for name in ("LastModified", "mtime", "modified", "created"):
         value = info.get(name)
         if isinstance(value, datetime):
