@@ -31,7 +31,7 @@ from worker.trainer.models import card, loading, manifest, merging
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
-from worker.trainer.ranks.replicas import refuse_apart
+from worker.trainer.ranks.replicas import refuse_different_replicas
 from worker.trainer.training import compiling, loop, memory, tasks
 from worker.trainer.training.divergence import Diverged
 from worker.trainer.training.loop import Ending, Run
@@ -124,7 +124,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
             merging.plan_of(subject.loaded, policy)
         plan = subject.plan(policy)
         loaded = subject.read_loaded(plan)
-        refuse_apart(group, subject.live(), step=0)
+        refuse_different_replicas(group, subject.live(), step=0)
         if group.leads:
             export.write_initial(place, subject)
         run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop, group=group)
@@ -143,7 +143,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
         if run.caching is not None:
             run.caching.close()
         report = run.watch.report()
-        refuse_apart(group, subject.live(), step=ending.steps)
+        refuse_different_replicas(group, subject.live(), step=ending.steps)
 
         reporter.stage("exporting")
         with run.frozen.removed():

@@ -1,8 +1,8 @@
-"""Gradients of replicas, added up once a step over exactly the tensors that the optimizer has.
+"""Adds up the gradients of all replicas once per step, for exactly the tensors that the optimizer has.
 
-Not DistributedDataParallel: its reducer keeps the list of parameters that it met when it began, so it follows neither
-schedules nor trainable rows, gives frozen tensors of `param_group` their gradients back, and its constructor and
-`broadcast_buffers` overwrite what is frozen on all ranks but the first. Here nothing but gradients is ever written.
+DistributedDataParallel is not used: its reducer keeps the list of parameters from its construction, so it follows
+neither schedules nor trainable rows and gives tensors frozen by `param_group` their gradients back, and its constructor
+and `broadcast_buffers` overwrite frozen tensors on all ranks but the first. Here only gradients are ever written.
 """
 
 from __future__ import annotations
@@ -19,28 +19,32 @@ BUCKET_BYTES = 64 << 20
 
 
 def combine(group: Group, loss: float | None, parameters: Sequence[nn.Parameter]) -> float | None:
-    """The step's loss over all ranks, None where one has none; every gradient becomes the sum over them.
+    """The sum of the ranks' losses, or None if a rank has none; each gradient becomes the sum over all ranks.
 
-    A tensor that got a gradient on one rank has one on all: the optimizer skips those that have none. Gradients of
-    shards have been added up in the backward pass.
+    A tensor with a gradient on one rank gets one on every rank, since optimizers skip tensors without. The gradients
+    of shards were added up in the backward pass already.
     """
     if group.size == 1:
         return loss
-    have = [float(each.grad is not None) for each in parameters] if not group.sharded else []
-    without, summed, *wanted = group.total([float(loss is None), loss or 0.0, *have])
-    if without:
+
+    has_gradient = [float(parameter.grad is not None) for parameter in parameters] if not group.sharded else []
+    without_loss, total, *ranks_with_gradient = group.total([float(loss is None), loss or 0.0, *has_gradient])
+    if without_loss:
         return None
-    for bucket in _buckets([each for each, ranks in zip(parameters, wanted, strict=False) if ranks]):
+
+    reduced = [parameter for parameter, ranks in zip(parameters, ranks_with_gradient, strict=False) if ranks]
+    for bucket in _buckets(reduced):
         _reduce(bucket)
-    return summed
+    return total
 
 
 def _reduce(bucket: Sequence[nn.Parameter]) -> None:
-    flat = torch.cat([_gradient(each).reshape(-1) for each in bucket])
+    flat = torch.cat([_gradient(parameter).reshape(-1) for parameter in bucket])
     dist.all_reduce(flat)
-    for each, part in zip(bucket, torch.split(flat, [each.numel() for each in bucket]), strict=True):
-        assert each.grad is not None
-        each.grad.copy_(part.view_as(each.grad))
+    parts = torch.split(flat, [parameter.numel() for parameter in bucket])
+    for parameter, part in zip(bucket, parts, strict=True):
+        assert parameter.grad is not None
+        parameter.grad.copy_(part.view_as(parameter.grad))
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -52,16 +56,17 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """In order, one dtype and device each, and not much larger than `BUCKET_BYTES`."""
-    kinds: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
-    for each in parameters:
-        kinds.setdefault((each.dtype, each.device), []).append(each)
-    for members in kinds.values():
+    """The parameters in order, in groups of one dtype and device, each not much larger than `BUCKET_BYTES`."""
+    by_kind: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_kind.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+
+    for members in by_kind.values():
         bucket: list[nn.Parameter] = []
         size = 0
-        for each in members:
-            bucket.append(each)
-            size += each.numel() * each.element_size()
+        for parameter in members:
+            bucket.append(parameter)
+            size += parameter.numel() * parameter.element_size()
             if size >= BUCKET_BYTES:
                 yield bucket
                 bucket, size = [], 0

@@ -1,8 +1,8 @@
-"""Several processes for one job on one machine: forked from this one, and ended together.
+"""Starts the ranks of a job on one machine: forked from this process, and ended together.
 
-They get the environment that torchrun would give them, so the trainer does not know which of the two started it. A
-fork shares what is already imported: a rank is there in milliseconds, and stays in this process's group, which a signal
-reaches as a whole and which dies with its worker.
+They get the environment that torchrun would give them, so the trainer is the same either way. A fork shares what is
+already imported, so a rank starts in milliseconds. It stays in this process's group, which signals reach as a whole and
+which ends with its worker.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 
 from worker.protocol import EXIT_DONE, EXIT_FAILED, EXIT_SIGNALLED, EXIT_STOPPED, Reporter, Workspace
 
-STORE = "PERMAFROST_RANKS"  # the file by which the ranks find each other
-GRACE_SECONDS = 10.0  # for the others' own words, once a rank has ended in a failure
+STORE = "PERMAFROST_RANKS"  # environment variable: path of the file through which the ranks find each other
+GRACE_SECONDS = 10.0  # for the other ranks to write their own errors, once one has failed
 GOOD = (EXIT_DONE, EXIT_STOPPED)
 
 Work = Callable[[Path], None]
@@ -30,13 +30,13 @@ Work = Callable[[Path], None]
 
 @dataclass(slots=True)
 class Rank:
-    """One process. Its descriptor, unlike its number, can never mean another process."""
+    """One process. Its descriptor, unlike its process id, can never come to mean another process."""
 
     number: int
     pid: int
     descriptor: int
     code: int | None = None
-    unwanted: bool = False  # ended from here, for another's sake
+    killed: bool = False  # by us, because another rank failed
 
     def signal(self, number: int) -> None:
         if self.code is None:
@@ -49,25 +49,25 @@ class Rank:
 
 
 def launch(place: Workspace, size: int, work: Work) -> int:
-    """Run `work` in `size` processes and wait for all; the exit code that speaks for them.
+    """Run `work` in `size` processes, wait for all, and return the exit code that stands for all of them.
 
-    The first that ends badly ends all: by a signal at once, with a code after a moment for the others' own words.
+    The first one that fails ends the others: at once if a signal ended it, after `GRACE_SECONDS` if it exited.
     """
     store = place.root / ".ranks"
     store.unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     ranks = [_fork(place, number, size, store, work) for number in range(size)]
-    bad = EXIT_DONE
+    failure = EXIT_DONE
     with _passing_on_sigterm(ranks):
         for rank in _endings(ranks):
             assert rank.code is not None
-            if rank.code not in GOOD and not rank.unwanted:
-                bad = bad or rank.code
-                _tell(place, rank, size)
+            if rank.code not in GOOD and not rank.killed:
+                failure = failure or rank.code
+                _report_signal(place, rank, size)
     store.unlink(missing_ok=True)
-    if bad:
-        return bad if bad > 0 else EXIT_SIGNALLED - bad
+    if failure:
+        return failure if failure > 0 else EXIT_SIGNALLED - failure
     return EXIT_STOPPED if any(rank.code == EXIT_STOPPED for rank in ranks) else EXIT_DONE
 
 
@@ -82,7 +82,7 @@ def _fork(place: Workspace, number: int, size: int, store: Path, work: Work) -> 
         "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size),
         STORE: str(store),
-        # What they say to each other stays on this machine.
+        # Their exchange stays on this machine.
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
@@ -95,7 +95,7 @@ def _run(place: Workspace, work: Work) -> int:
         work(place.root)
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    except BaseException:  # as the interpreter does with what nobody caught
+    except BaseException:  # as the interpreter does with an uncaught exception
         traceback.print_exc()
         return EXIT_FAILED
     finally:
@@ -105,7 +105,7 @@ def _run(place: Workspace, work: Work) -> int:
 
 
 def _endings(ranks: Sequence[Rank]) -> Iterator[Rank]:
-    """Each as it ends; those that are left when one has ended badly are killed."""
+    """Each rank as it ends. When one has failed, those still running at the deadline are killed."""
     running = {rank.descriptor: rank for rank in ranks}
     poll = select.poll()
     for descriptor in running:
@@ -116,13 +116,13 @@ def _endings(ranks: Sequence[Rank]) -> Iterator[Rank]:
         if not ready:
             deadline = None
             for rank in running.values():
-                rank.unwanted = True
+                rank.killed = True
                 rank.signal(signal.SIGKILL)
         for descriptor, _ in ready:
             poll.unregister(descriptor)
             rank = running.pop(descriptor)
             code = rank.reap()
-            if code not in GOOD and not rank.unwanted:
+            if code not in GOOD and not rank.killed:
                 soon = time.monotonic() + (GRACE_SECONDS if code > 0 else 0.0)
                 deadline = soon if deadline is None else min(deadline, soon)
             yield rank
@@ -130,7 +130,7 @@ def _endings(ranks: Sequence[Rank]) -> Iterator[Rank]:
 
 @contextmanager
 def _passing_on_sigterm(ranks: Sequence[Rank]) -> Iterator[None]:
-    """As a rule the whole group gets the signal; where only this process does, the ranks get it from here."""
+    """Pass SIGTERM on to the ranks, in case it was sent to this process and not to the whole group."""
 
     def pass_on(*_: Any) -> None:
         for rank in ranks:
@@ -143,8 +143,8 @@ def _passing_on_sigterm(ranks: Sequence[Rank]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _tell(place: Workspace, rank: Rank, size: int) -> None:
-    """A rank that was killed cannot say so itself."""
+def _report_signal(place: Workspace, rank: Rank, size: int) -> None:
+    """Report a rank that a signal ended, since it could not do so itself."""
     if rank.code is None or rank.code >= 0:
         return
     message = f"rank {rank.number} of {size} was ended by signal {-rank.code}"

@@ -1,4 +1,4 @@
-"""What several ranks could not do as one does: refused before training, never silently different."""
+"""Refuses, before training, what several ranks could not do with the same result as one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARDABLE = ("adamw", "adam", "sgd")  # each element of a tensor is stepped by i
 
 
 def refuse_request(group: Group, *, task: str, optimizer: str, precision: str, cached: bool, compiled: bool) -> None:
-    """InvalidRequest for a task or a hyperparameter that needs the whole batch, or the whole tensor, in one place."""
+    """InvalidRequest for a task or a hyperparameter that needs the whole batch or whole tensors on one device."""
     if group.size == 1:
         return
     if task == "pairs":
@@ -42,22 +42,23 @@ def refuse_request(group: Group, *, task: str, optimizer: str, precision: str, c
 
 
 def refuse_model(model: nn.Module, plan: FreezePlan, group: Group) -> None:
-    """PolicyError for a module whose own state would go its own way on each rank."""
+    """PolicyError for a module whose state would differ between ranks, because each sees other examples."""
     if group.size == 1:
         return
     for slot in tensor_refs(model):
-        reason = _parts_ways(slot, plan)
+        reason = _why_ranks_differ(slot, plan)
         if reason is not None:
             raise PolicyError(f"{reason}; freeze it, or use one device", param="freeze_policy")
 
 
 def refuse_shards(model: nn.Module, plan: FreezePlan) -> None:
-    """PolicyError for tensors that cannot be cut. Call before they are."""
-    for message in _unshardable(model, plan):
+    """PolicyError for tensors that cannot be sharded. Call before they are."""
+    message = next(_unshardable(model, plan), None)
+    if message is not None:
         raise PolicyError(message, param=f"{PARAM}.strategy")
 
 
-def _parts_ways(slot: TensorRef, plan: FreezePlan) -> str | None:
+def _why_ranks_differ(slot: TensorRef, plan: FreezePlan) -> str | None:
     if plan.policy.enforce and any(slot.name in (each.name, *each.aliases) for each in plan.frozen):
         return None
     if slot.kind == "buffer" and moves_by_itself(slot):

@@ -20,7 +20,7 @@ from worker.trainer import checkpoint, determinism
 from worker.trainer.checkpoint import Content, SavedCheckpoint
 from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.ranks.group import Group
-from worker.trainer.ranks.replicas import refuse_apart
+from worker.trainer.ranks.replicas import refuse_different_replicas
 from worker.trainer.training import memory
 from worker.trainer.training.divergence import Watchman
 from worker.trainer.training.hyperparameters import Settings
@@ -61,7 +61,7 @@ class Saver:
         assert run is not None
         self.judge(step)
         run.watch.before_checkpoint()
-        refuse_apart(run.group, self.subject.live(), step=step)
+        refuse_different_replicas(run.group, self.subject.live(), step=step)
         state = {
             "scaler": run.scaler.state_dict(),
             "history": list(run.progress.history),
