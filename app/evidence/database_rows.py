@@ -1,4 +1,4 @@
-"""A judged job as rows of the database: its evidence, and one row for every tensor."""
+"""Database rows of a job's verdict: its evidence, and one row for every tensor."""
 
 from collections.abc import Mapping
 from typing import Any

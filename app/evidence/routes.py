@@ -1,4 +1,4 @@
-"""Evidence of a job: verdict, signed envelope, tensors; and the public keys to check it with."""
+"""Endpoints for a job's evidence (verdict, signed envelope, tensors) and for the public keys that verify it."""
 
 import re
 from typing import Annotated, Literal
@@ -121,7 +121,7 @@ def list_signing_keys(who: Who, settings: Config) -> SigningKeyList:
 def _page(
     session: Session, statement: Select[Parameter], job_id: str, sort: Sort, after: str | None
 ) -> Select[Parameter]:
-    """In order, from behind the cursor on. A tensor without the figure that sorts comes last; equals are by name."""
+    """The query sorted, from the cursor on. Tensors without the sorted figure come last; ties are sorted by name."""
     position = _position(after) if after is not None else -1
     if sort == "name":
         return statement.where(Parameter.position > position).order_by(Parameter.position)

@@ -1,4 +1,4 @@
-"""Evidence as it travels: the verdict of a job, its tensors, and the keys that sign."""
+"""Payloads of the evidence endpoints: verdict, tensors and signing keys."""
 
 from typing import Any, Literal
 

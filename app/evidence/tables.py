@@ -1,4 +1,4 @@
-"""A job's evidence: the verdict with its signed envelope, and one row for every tensor."""
+"""Tables of a job's evidence: the verdict with its signed envelope, and one row for every tensor."""
 
 from datetime import datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""First match wins: which rule has taken which name, whole or in rows, and what that decides."""
+"""Assigns the names of a model to the rules of a policy, whole or by rows. The first rule that matches decides."""
 
 from dataclasses import dataclass, field
 
@@ -17,11 +17,11 @@ class NameDecision:
     intervals: Intervals
     frozen_rows: Ranges = ()
     trainable_rows: Ranges = ()
-    rule: str = field(default="default", compare=False)  # two rules may say the same about two names of one tensor
+    rule: str = field(default="default", compare=False)  # two rules may decide the same for two names of one tensor
 
 
 class Assignment:
-    """Every name of a model, and the rule that has decided it."""
+    """The rule that decides each name of a model."""
 
     def __init__(self, policy: Policy, index: Index) -> None:
         self.policy = policy
@@ -38,7 +38,7 @@ class Assignment:
         )
 
     def add(self, number: int, matched: list[int]) -> None:
-        """Give a rule what no rule above it has taken; PolicyError when that is nothing."""
+        """Assign the matched names that are still free to rule `number`. Raises PolicyError if no name is free."""
         rule = self.policy.rules[number]
         taken = [position for position in matched if self.whole[position] < 0]
         if not taken:
@@ -56,7 +56,7 @@ class Assignment:
         _check_expect(rule, self.index, taken, len(matched))
 
     def decision(self, at: int) -> NameDecision:
-        """What is decided for the tensor number `at`; PolicyError when its names disagree."""
+        """The decision for tensor number `at`. Raises PolicyError if its names have different decisions."""
         tensor = self.index.tensors[at]
         if not self.rows and not tensor.aliases:
             return self.decisions[self.whole[self.index.position[tensor.name]]]
@@ -104,7 +104,7 @@ class Assignment:
 
 
 def _check_expect(rule: Rule, index: Index, taken: list[int], matched: int) -> None:
-    """`expect` counts tensors of a saved file once each, whatever the number of their names."""
+    """Raises PolicyError if `expect` is wrong. Tensors that no file holds do not count; a tied tensor counts once."""
     if rule.expect is None:
         return
     owners = {index.owner[p] for p in taken}
@@ -126,7 +126,7 @@ def _check_expect(rule: Rule, index: Index, taken: list[int], matched: int) -> N
 def _with_rows(
     policy: Policy, rest: NameDecision, pieces: list[tuple[int, int, int]], tensor: TensorInfo
 ) -> NameDecision:
-    """Rows decided by `rows` rules, the others by what decides the rest of the tensor."""
+    """The decision for a tensor of which `rows` rules decide some rows and `rest` the others."""
     pieces = sorted(pieces)
     frozen = [(a, b) for a, b, number in pieces if policy.rules[number].action == "freeze"]
     train = [(a, b) for a, b, number in pieces if policy.rules[number].action == "train"]

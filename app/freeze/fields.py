@@ -1,4 +1,4 @@
-"""Fields of a policy's JSON, each of its kind or refused by name: PolicyError says where, and what would do."""
+"""Typed access to fields of a policy's JSON. PolicyError gives the path of a wrong field and what would be valid."""
 
 import difflib
 import re
@@ -13,7 +13,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def given(value: Any, at: str, allowed: tuple[str, ...]) -> dict[str, Any]:
-    """The keys that have a value: null stands for a key left out."""
+    """The keys that have a value; null means that the key is left out."""
     keys(value, at, allowed)
     return {key: item for key, item in value.items() if item is not None}
 

@@ -1,4 +1,4 @@
-"""What the absence of a policy means for an adapter job: the base is frozen; the adapter, and a new head, train."""
+"""Default policies of adapter jobs: the base is frozen; the adapter and a new head train."""
 
 import re
 from collections.abc import Collection
@@ -12,7 +12,7 @@ ADAPTER_RULE: Final[dict[str, Any]] = {"id": "adapter", "action": "train", "sele
 
 
 def implied_policy(policy: Policy, new: Collection[str] = ()) -> Policy:
-    """For an absent policy, the one that it stands for; any other comes back as it is.
+    """The default policy of an adapter job in place of an absent one; any other policy is returned unchanged.
 
     `new` are live names of parameters that the base does not hold. They are known once the model is loaded: a policy
     that was stored before that gets its rule for them here, and is the same as one made from nothing.
@@ -25,9 +25,9 @@ def implied_policy(policy: Policy, new: Collection[str] = ()) -> Policy:
 
 
 def merged_policy(policy: Policy, merged: Collection[str], new: Collection[str]) -> Policy:
-    """What a merged adapter's result is held to: the tensors that it was merged into trained, the others did not.
+    """The policy of a merged adapter's result: tensors that the adapter was merged into may change, others may not.
 
-    A policy with rules of its own comes back as it is; whoever wrote it has been told if it does not say just that.
+    A policy with rules is returned unchanged; the dry run has already warned if it does not fit.
     """
     if policy.rules:
         return policy

@@ -1,4 +1,4 @@
-"""What a policy decides for every tensor of a model: one pure function for preview, trainer and verifier."""
+"""Resolves a policy over the tensors of a model: one pure function for preview, trainer and verifier."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Decision", "FreezePlan", "TensorInfo", "resolve"]
 
 
 class Decision(NamedTuple):
-    """What happens to one tensor. Row ranges are half-open and only there for a split; buffers have no mechanism.
+    """The decision for one tensor. Row ranges are half-open and given for a split only; buffers have no mechanism.
 
-    A named tuple and no dataclass: a plan may hold 100,000 of them, and these are made three times as fast.
+    A named tuple, which is made three times as fast as a dataclass: a plan may hold 100,000 of them.
     """
 
     name: str
@@ -88,7 +88,7 @@ class FreezePlan:
         return {name: decision for decision in self.decisions for name in (decision.name, *decision.aliases)}
 
     def decision(self, name: str) -> Decision:
-        """By a tensor's name or any of its aliases; KeyError when the model has no such tensor."""
+        """The decision for a tensor, by its name or an alias. Raises KeyError for an unknown name."""
         return self._by_name[name]
 
     def __contains__(self, name: str) -> bool:
@@ -116,7 +116,7 @@ class FreezePlan:
 
     @cached_property
     def tracked(self) -> tuple[Decision, ...]:
-        """Buffers that may move: reported, never claimed."""
+        """Buffers that may change: they are reported and not part of the evidence."""
         return tuple(d for d in self.decisions if d.action == "train" and d.kind == "buffer")
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -161,7 +161,7 @@ class FreezePlan:
 
 
 def resolve(policy: Policy, tensors: Iterable[TensorInfo]) -> FreezePlan:
-    """Decide every tensor, or raise PolicyError where the policy does not mean what it says.
+    """The plan of a policy for these tensors. Raises PolicyError where the policy cannot mean what it says.
 
     The order of `tensors` does not matter. Each of a tensor's names is decided by itself, and they must agree.
     """
@@ -176,7 +176,7 @@ def resolve(policy: Policy, tensors: Iterable[TensorInfo]) -> FreezePlan:
 
 
 def _with_buffers(policy: Policy, index: Index, by_rules: list[NameDecision]) -> list[NameDecision]:
-    """A buffer that no rule names follows the parameters of its module, and buffers have no mechanism."""
+    """The decisions with those of buffers filled in: a buffer that no rule names follows its module's parameters."""
     decisions = list(by_rules)
     modules: dict[str, NameDecision] = {}
     for at, tensor in enumerate(index.tensors):
@@ -193,7 +193,7 @@ def _with_buffers(policy: Policy, index: Index, by_rules: list[NameDecision]) ->
 
 
 def _of_module(policy: Policy, index: Index, by_rules: list[NameDecision], path: str) -> NameDecision:
-    """Frozen as all of its parameters are, else trained; without parameters, as the module around it."""
+    """The decision for a module's buffers: frozen if all its parameters are; without any, as the module around it."""
     if policy.buffers == "track":
         return NameDecision("train", None, ())
     first = _in_common(index, by_rules, path)

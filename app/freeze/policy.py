@@ -1,6 +1,7 @@
-"""A freeze policy in its normal form: ordered rules over the tensors of a model, first match wins.
+"""Freeze policies: ordered rules over the tensors of a model, of which the first match decides.
 
-`Policy.from_json` accepts what users write (shorthands, single strings for lists) and refuses everything else by name.
+`Policy.from_json` accepts what users write (shorthands, single strings for lists) and refuses everything else with the
+path of the wrong part.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """Which tensors a rule is about. Selectors given together must all match; within one list any may."""
+    """The tensors of a rule. Selectors that are given together must all match; of a list any may match."""
 
     name: tuple[str, ...] = ()
     regex: tuple[str, ...] = ()
@@ -68,7 +69,7 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """What the author of a rule believes that it decides."""
+    """The number of tensors and elements that the author of a rule expects it to decide."""
 
     tensors: int | None = None
     elements: int | None = None

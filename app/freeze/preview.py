@@ -1,4 +1,4 @@
-"""What a policy would do to a registered model, without torch: plan, counts, memory, warnings."""
+"""Previews a policy on a registered model without torch: plan, counts, memory and warnings."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -12,7 +12,7 @@ from app.freeze.policy import Policy
 from app.freeze.tensors import DTYPE_BITS, TensorInfo
 
 NORMS_WITH_STATE = ("BatchNorm", "SyncBatchNorm", "InstanceNorm")
-MANY = 3  # names spelled out in a warning
+MANY = 3  # names listed in a warning
 
 # Values that an optimizer keeps for a parameter of this shape, in the parameter's own dtype.
 OPTIMIZER_STATE: dict[str, tuple[Callable[[tuple[int, ...]], int], str]] = {
@@ -30,7 +30,7 @@ OPTIMIZER_STATE: dict[str, tuple[Callable[[tuple[int, ...]], int], str]] = {
 
 @dataclass(frozen=True)
 class Preview:
-    """A plan and what it saves. `rows` are the decisions as JSON, sorted by name, for paging."""
+    """A plan and the memory that it saves. `rows` are the decisions as JSON, sorted by name, for paging."""
 
     plan: FreezePlan
     memory: dict[str, Any]
@@ -41,7 +41,7 @@ class Preview:
         return [decision.to_json() for decision in self.plan.decisions]
 
     def to_json(self) -> dict[str, Any]:
-        """All but the rows."""
+        """The preview as JSON without the rows."""
         return {
             "freeze_policy": self.plan.policy.to_json(),
             "policy_digest": self.plan.policy.digest(),
@@ -109,7 +109,7 @@ def _memory(plan: FreezePlan, optimizer: str) -> dict[str, Any]:
 
 
 def _trained_shape(decision: Decision, enforce: bool) -> tuple[int, ...] | None:
-    """The shape of the part that has a gradient at some time; None when no part has."""
+    """The shape of the part of a tensor that ever has a gradient; None if no part has."""
     if decision.action == "split" and enforce:
         return (sum(stop - start for start, stop in decision.trainable_rows), *decision.shape[1:])
     if decision.action == "freeze" and not decision.scheduled and enforce:
@@ -124,7 +124,7 @@ def _factored(shape: tuple[int, ...]) -> int:
 
 
 def _norms(plan: FreezePlan, infos: list[TensorInfo]) -> list[str]:
-    """BatchNorm and its kin change their buffers in the forward pass, whatever their parameters do."""
+    """Warnings about norms whose buffers change in the forward pass, whether or not their parameters are frozen."""
     pinned: dict[str, str] = {}
     moving: dict[str, str] = {}
     for info in infos:

@@ -1,7 +1,7 @@
-"""Regular expressions in linear time: a set of automaton states instead of backtracking, so no pattern can hang.
+"""Regular expressions in linear time: an automaton instead of backtracking, so no pattern can hang.
 
-A pattern comes in over HTTP and runs against every name of a model. What needs backtracking (look-around,
-back-references) is refused; for the rest the answer is that of `re.fullmatch`.
+Patterns come in over HTTP and run against every name of a model. Patterns that need backtracking (look-around,
+back-references) are refused; for all others the result is that of `re.fullmatch`.
 """
 
 import re
@@ -194,7 +194,7 @@ class _Row(dict[str, "_Row | None"]):
 
 
 class _Automaton:
-    """Thompson's construction, made deterministic as far as the names ask for it."""
+    """An automaton by Thompson's construction, made deterministic step by step as names need it."""
 
     def __init__(self, node: _Node) -> None:
         self.tests: dict[int, Callable[[str], object]] = {}
@@ -214,14 +214,14 @@ class _Automaton:
         return row.ends_with(last)
 
     def step(self, states: frozenset[int], character: str) -> _Row | None:
-        """The row after one more character."""
+        """The row after one more character, or None."""
         passed = [self.next[state][0] for state in states if state in self.tests and self.tests[state](character)]
         states = frozenset(self._closure(passed))
         self.make_room()
         return self.rows.setdefault(states, _Row(self, states)) if states else None
 
     def make_room(self) -> None:
-        """Forget everything now and then: memory stays bounded, and no answer depends on what is remembered."""
+        """Clear the caches after MAX_REMEMBERED transitions, which bounds memory and changes no result."""
         self.remembered += 1
         if self.remembered > MAX_REMEMBERED:
             self.remembered = 0

@@ -1,4 +1,4 @@
-"""/v1/freeze_policies: what a policy would freeze, without training; and the language's JSON schema."""
+"""Endpoints under /v1/freeze_policies: a preview of what a policy freezes, and the JSON schema of policies."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""The freeze policy as the API takes it: shape, descriptions and examples for OpenAPI; meaning stays in policy.py."""
+"""Payloads of freeze policies, with descriptions and examples for OpenAPI. `policy.py` validates them."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -162,7 +162,7 @@ class FreezePolicy(_PolicyPart):
     @model_validator(mode="before")
     @classmethod
     def _meaningful(cls, value: Any) -> Any:
-        """policy.py is the only judge. Its PolicyError passes through pydantic and keeps its param and code."""
+        """Validates with policy.py alone. Its PolicyError passes through pydantic and keeps its param and code."""
         if isinstance(value, cls):
             return value
         Policy.from_json(value)
@@ -174,7 +174,7 @@ class FreezePolicy(_PolicyPart):
 
     @classmethod
     def of(cls, policy: Policy | Mapping[str, Any]) -> "FreezePolicy":
-        """For a response: the normal form of a stored policy."""
+        """The normal form of a stored policy, for a response."""
         return cls.model_validate(policy.to_json() if isinstance(policy, Policy) else policy)
 
 

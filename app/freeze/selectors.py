@@ -1,4 +1,4 @@
-"""Which names a rule's selectors match, and why nothing matched, with the nearest real names."""
+"""Finds the names that a rule's selectors match, or explains with the nearest real names why no name matches."""
 
 import difflib
 from bisect import bisect_left
@@ -14,7 +14,7 @@ from app.freeze.tensors import TensorInfo
 
 
 class Index:
-    """All names of all tensors in one sorted list, so that a literal prefix is a slice of it."""
+    """All names of all tensors in one sorted list, of which a literal prefix selects a slice."""
 
     def __init__(self, tensors: Iterable[TensorInfo]) -> None:
         self.tensors = sorted(tensors, key=lambda tensor: tensor.name)
@@ -109,7 +109,7 @@ def _by_name(index: Index, pattern: str) -> Iterable[int]:
     matches, end = compile_glob(pattern), literal_end(pattern)
     names = index.names[positions.start : positions.stop]
     found = [p for p, name in zip(positions, names, strict=True) if name.endswith(end) and matches(name)]
-    # `a.**` also means `a` itself, which does not stand below `a`.
+    # `a.**` also means `a` itself, which is not below `a`.
     exact = index.position.get(prefix)
     return [*found, exact] if exact is not None and matches(prefix) else found
 
@@ -200,7 +200,7 @@ MAX_CANDIDATES = 2_000  # difflib compares a few thousand names in a few tens of
 
 
 def _no_match(index: Index, key: str, pattern: str) -> str:
-    """Why nothing matched, and the nearest real names."""
+    """The reason why no name matches, and the nearest real names."""
     noun = {"name": "tensor has the name", "regex": "tensor's whole name matches the regex"}
     noun |= {"module": "module has the path", "module_type": "tensor is inside a module of type"}
     hint = ""

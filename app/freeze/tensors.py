@@ -1,4 +1,4 @@
-"""What a policy needs to know of a tensor: names, shape, dtype, kind, and the classes of the modules around it."""
+"""Descriptions of tensors for policies: names, shape, dtype, kind, and the classes of the modules around them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TensorInfo:
 
 
 def nbytes(elements: int, dtype: str) -> int:
-    """Bytes that elements of a safetensors dtype take; ValueError for a dtype that is none."""
+    """Bytes of so many elements of a safetensors dtype. Raises ValueError for an unknown dtype."""
     if dtype not in DTYPE_BITS:
         raise ValueError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPE_BITS)}")
     return (elements * DTYPE_BITS[dtype] + 7) // 8

@@ -1,4 +1,7 @@
-"""`observations.json`: what the trainer saw of every live tensor. Its word, which counts only where files agree."""
+"""Reads `observations.json`, in which the trainer reports what it saw of every live tensor.
+
+The verdict uses these values only where the files agree with them.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +14,12 @@ RowRanges = dict[str, set[tuple[int, int]]]
 
 
 class ObservationsError(ValueError):
-    """Observations that cannot be read as such."""
+    """An `observations.json` with missing or malformed fields."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stored tensor, and the rows of the live one that it makes up (None: all of it)."""
+    """A stored tensor and the rows of the live tensor that it holds (None: all rows)."""
 
     name: str
     rows: tuple[int, int] | None = None
@@ -38,7 +41,7 @@ class ObservedTensor:
 
 
 def read_observations(document: Any) -> list[ObservedTensor]:
-    """The tensors in `observations.json`. RecordsError names what is missing: it comes from the trainer's process."""
+    """The tensors of a parsed `observations.json`. Raises ObservationsError with the field that is missing or wrong."""
     try:
         return [_seen(tensor) for tensor in document["tensors"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -46,7 +49,7 @@ def read_observations(document: Any) -> list[ObservedTensor]:
 
 
 def rows_needed(seen: Sequence[ObservedTensor]) -> tuple[RowRanges, RowRanges]:
-    """Row ranges whose digests the judgement needs, by name in the base file and by name in the result file."""
+    """Row ranges whose digests the verdict needs: by name in the base file, and by name in the result file."""
     base: RowRanges = {}
     result: RowRanges = {}
     for tensor in seen:
@@ -82,7 +85,7 @@ def _seen(tensor: Mapping[str, Any]) -> ObservedTensor:
 
 
 def _pieces(value: Any) -> tuple[Piece, ...]:
-    """A name, a list of pieces, or nothing."""
+    """The pieces in a name, a list of pieces, or null."""
     if not value:
         return ()
     if isinstance(value, str):
@@ -96,7 +99,7 @@ def _pair(value: Sequence[int]) -> tuple[int, int]:
 
 
 def _digest(value: Any) -> str | None:
-    """A SHA-256 in hex, or None. Anything else must not get into a statement."""
+    """A SHA-256 in lower-case hex, or None. Raises ValueError for anything else."""
     if value is None:
         return None
     if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):

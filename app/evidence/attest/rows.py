@@ -1,4 +1,4 @@
-"""Readings of files and the trainer's observations become the rows of a statement: who is whose, and what they hold."""
+"""Builds the rows of a statement from readings of the files and the trainer's observations."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ def rows_of(
 def _row(
     decision: Decision, tensor: ObservedTensor, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
 ) -> Row:
-    """A live tensor that is one tensor in each file, or in none."""
+    """The row of a live tensor that is at most one tensor in each file."""
     before, after = _first(tensor.base, base), _first(tensor.result, result)
     role = _role(decision, has_base=before is not None)
     return Row(
@@ -60,7 +60,7 @@ def _copies(
     base: Mapping[str, TensorReading],
     result: Mapping[str, TensorReading],
 ) -> Iterator[Row]:
-    """Of a tied tensor that the result stores under several names: a row for each further one."""
+    """One row for each further name under which the result stores a tied tensor."""
     paired = len(tensor.base) == len(tensor.result)
     for at, piece in enumerate(tensor.result[1:], start=1):
         before = _reading(_first(tensor.base[at : at + 1] if paired else (), base))
@@ -80,14 +80,14 @@ def _copies(
 
 
 def _alias(stored: str, tensor: ObservedTensor) -> str:
-    """The live name that a copy is stored under; files may leave out a prefix."""
+    """The alias under which a copy is stored, of which files may leave out a prefix."""
     return next((name for name in tensor.info.aliases if name == stored or name.endswith(f".{stored}")), stored)
 
 
 def _part_rows(
     decision: Decision, tensor: ObservedTensor, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
 ) -> Iterator[Row]:
-    """A live tensor that is stored in several: each is a row, with the live rows that it makes up."""
+    """One row for each stored tensor that holds part of a live tensor."""
     seen = {rows: (loaded, trained) for rows, loaded, trained in tensor.slices}
     everything = (0, math.prod(tensor.info.shape[:-1] or tensor.info.shape))
     stored = {piece.rows or everything for piece in (*tensor.base, *tensor.result)}
@@ -136,7 +136,7 @@ def _role(decision: Decision, *, has_base: bool) -> str:
 def _slices(
     decision: Decision, before: TensorReading | None, after: TensorReading | None, tensor: ObservedTensor
 ) -> tuple[RowSlice, ...]:
-    """Rows that the base does not have get an initial reading, the trainer's word, in place of the base's."""
+    """Slices of a row. Rows that the base does not have get the trainer's initial reading in place of the base's."""
     ranges = [(rows, "freeze") for rows in decision.frozen_rows] + [(rows, "train") for rows in decision.trainable_rows]
     known = tensor.base_rows
     if decision.action != "split":
@@ -160,7 +160,7 @@ def _rows_of(reading: TensorReading | None, rows: tuple[int, int]) -> str | None
 
 
 def _initial(tensor: ObservedTensor, after: TensorReading | None) -> Reading | None:
-    """A new tensor before its first step: the trainer's word, under the name and layout of the result."""
+    """The trainer's reading of a new tensor before the first step, under its name in the result."""
     if after is None or tensor.loaded is None:
         return None
     return Reading(after.name, tensor.info.dtype, tensor.info.shape, tensor.info.nbytes, tensor.loaded)

@@ -1,7 +1,7 @@
-"""From four readings of every tensor to a verdict. Pure functions.
+"""Computes a job's verdict from four readings of every tensor. Pure functions.
 
-The base's and the result's readings are the supervisor's own; `loaded` and `trained` are the trainer's word, which
-counts only where it agrees with the files.
+The supervisor itself reads base and result. `loaded` and `trained` are reported by the trainer and count only where
+they agree with the files.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,13 +16,13 @@ from app.evidence.format.statement import Row, row_order
 from app.freeze.plan import resolve
 from app.freeze.policy import Policy
 
-#: Reasons are for people; the rows have the rest.
+#: Of all reasons; the rows have the rest.
 REASONS_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class TensorProblem:
-    """`violated`: a frozen tensor moved. `incomplete`: nobody can tell, since readings are missing or disagree."""
+    """Why a tensor is not verified. `violated`: it changed; `incomplete`: readings are missing or disagree."""
 
     verdict: str
     name: str
@@ -31,7 +31,7 @@ class TensorProblem:
 
 @dataclass(frozen=True, slots=True)
 class JobVerdict:
-    """Every row, and what follows from them. `violations` has an entry for each tensor that moved though frozen."""
+    """The verdict with all rows. `violations` has one entry for each frozen tensor that changed."""
 
     rows: tuple[Row, ...]
     verdict: str  # "verified" | "violated" | "incomplete"
@@ -49,7 +49,7 @@ def judge(
     reported: Sequence[Mapping[str, Any]] = (),
     kind: str = "full",
 ) -> JobVerdict:
-    """The claim about every tensor. `reported` are the witness' violations; `kind` says if the result is an adapter."""
+    """The verdict on a job. `reported` are the witness's violations; `kind` is "full" or "adapter"."""
     try:
         plan = resolve(policy, [tensor.info for tensor in seen])
     except (PolicyError, ValueError) as error:
@@ -64,7 +64,7 @@ def judge(
 
 
 def challenged(judged: JobVerdict, objections: Iterable[str]) -> JobVerdict:
-    """What a verifier would reject is not claimed: `verified` becomes `incomplete`, with what it would say."""
+    """The verdict after a verifier's objections: `verified` becomes `incomplete` with the objections as reason."""
     found = list(objections)
     if judged.verdict != "verified" or not found:
         return judged
@@ -86,7 +86,7 @@ def _problems(rows: Iterable[Row], *, kind: str) -> Iterator[TensorProblem]:
 
 
 def _of_frozen(row: Row, *, kind: str) -> Iterator[TensorProblem]:
-    """All four readings have to have the same bytes, dtype and shape."""
+    """Problems of a tensor whose four readings differ in bytes, dtype or shape."""
     assert row.base is not None  # it would be "new" otherwise
     if row.result is None and kind == "full":
         yield TensorProblem("violated", row.name, "is missing from the result, though frozen")
@@ -121,13 +121,13 @@ def _of_scheduled(row: Row) -> Iterator[TensorProblem]:
 
 
 def _of_result(row: Row) -> Iterator[TensorProblem]:
-    """What the file holds must be what the trainer says that it had at the end."""
+    """Problem of a stored tensor that differs from the trainer's last reading."""
     if row.result is not None and row.trained is not None and row.result.sha256 != row.trained:
         yield TensorProblem("incomplete", row.name, "has other bytes in the result file than at the end of training")
 
 
 def _strays(rows: Sequence[Row], result: Mapping[str, TensorReading]) -> Iterator[TensorProblem]:
-    """Stored tensors that no row speaks of; without them the roots would not be the files'."""
+    """Problems of stored tensors without a row: the roots would not be those of the files."""
     for name in sorted(set(result) - {row.result.name for row in rows if row.result}):
         yield TensorProblem("incomplete", name, "is in the result, but the trainer did not observe it")
 
@@ -135,7 +135,7 @@ def _strays(rows: Sequence[Row], result: Mapping[str, TensorReading]) -> Iterato
 def _violations(
     problems: Iterable[TensorProblem], reported: Iterable[Mapping[str, Any]], seen: Iterable[ObservedTensor]
 ) -> tuple[dict[str, Any], ...]:
-    """What the witness saw, and what only the files show; one entry per tensor."""
+    """The witness's violations and those that only the files show, one entry per tensor."""
     first = {name: each.first_changed_step for each in seen for name in (each.info.name, *each.info.aliases)}
     found: dict[str, dict[str, Any]] = {}
     for each in reported:

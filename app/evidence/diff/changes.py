@@ -1,7 +1,7 @@
-"""What changed between two versions of a tensor: exact counts on integer views of the bytes, and norms for reading.
+"""Statistics of the change between two versions of a tensor: exact counts on the bits, and norms of the values.
 
-Float equality would call -0.0 equal to 0.0 and a NaN different from itself. Tensors stream in chunks, so that memory
-does not grow with them; only the rank statistics hold a whole matrix, up to a bound.
+Float equality would call -0.0 equal to 0.0 and a NaN different from itself. Tensors are read in chunks, so memory does
+not grow with them; only the rank statistics hold a whole matrix, of at most RANK_ELEMENTS elements.
 """
 
 import math
@@ -104,7 +104,7 @@ def compare(base: ByteSource, result: ByteSource, *, dtype: str, shape: Sequence
 def compare_values(
     base: ByteSource, result: ByteSource, *, base_dtype: str, result_dtype: str, shape: Sequence[int]
 ) -> Change | None:
-    """For a tensor stored in another dtype: never bit-identical, but its values can be close. None for packed dtypes.
+    """Statistics by value for a tensor that is stored in another dtype; None for packed dtypes.
 
     `changed` counts elements whose values differ (a NaN equals no value); ULPs are not defined across dtypes.
     """

@@ -1,7 +1,7 @@
-"""`permafrost diff A B`: what changed between any two safetensors models, wherever they were trained.
+"""`permafrost diff A B`: lists the tensors that differ between two safetensors models.
 
-Tensors stream, so a model may be larger than memory. With --freeze it audits somebody's fine-tune: exit 1 when a tensor
-that the policy freezes is not the base's, bit for bit; exit 2 when that cannot be checked.
+Tensors are read in chunks, so a model may be larger than memory. With --freeze the exit status is 1 if a tensor that
+the policy freezes differs from A in any bit, and 2 if that cannot be checked.
 """
 
 import argparse
@@ -34,12 +34,12 @@ STATUSES = ("same", "changed", "dtype", "shape", "added", "removed")
 
 
 class DiffError(Exception):
-    """Two things that cannot be compared."""
+    """Inputs that cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelTensor:
-    """A tensor and where its bytes are; with both digests known, equal tensors need not be read."""
+    """A tensor and a source of its bytes. Tensors whose digests are both known and equal are not read."""
 
     name: str
     dtype: str
@@ -51,7 +51,7 @@ class ModelTensor:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What became of one tensor. `status` "dtype" or "shape": not comparable bit by bit, hence not identical."""
+    """The comparison of one tensor. With `status` "dtype" or "shape" its bits cannot be compared."""
 
     name: str  # in B; a removed tensor's in A
     status: str
@@ -71,7 +71,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class PolicyViolation:
-    """A tensor that a policy freezes and that is not the base's."""
+    """A tensor that a policy freezes and that differs from the base."""
 
     name: str
     rule: str
@@ -79,7 +79,7 @@ class PolicyViolation:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status."""
+    """Run `permafrost diff` and return its exit status."""
     options = _parser().parse_args(argv)
     try:
         with ExitStack() as stack:
@@ -110,7 +110,7 @@ def diff_models(a: Path | str, b: Path | str, *, statistics: bool = True) -> lis
 def differences(
     base: Mapping[str, ModelTensor], result: Mapping[str, ModelTensor], *, statistics: bool = True
 ) -> Iterator[Difference]:
-    """Every tensor of either model, in order of name. Names may differ by one prefix (`bert.`) that all share."""
+    """One Difference for every tensor of either model, by name. Names may differ by one common prefix (`bert.`)."""
     partner = pair(base, result)
     for name in sorted(result, key=str.encode):
         mine = partner[name]
@@ -120,7 +120,7 @@ def differences(
 
 
 def pair(base: Iterable[str], result: Iterable[str]) -> dict[str, str | None]:
-    """For each name of the result the base's: the same, or the same without the most common prefix of either side."""
+    """The base's name for each name of the result: the same, or the same up to the most frequent prefix."""
     base, result = set(base), list(result)
     prefixes: Counter[tuple[str, str]] = Counter()
     wanted = set(result)
@@ -140,9 +140,9 @@ def pair(base: Iterable[str], result: Iterable[str]) -> dict[str, str | None]:
 
 
 def plan_of(base: Mapping[str, ModelTensor], result: Mapping[str, ModelTensor], policy: Policy) -> FreezePlan:
-    """What the policy says about the result's tensors and those that it lost. PolicyError where it does not fit them.
+    """The plan for the tensors of the result and for those that only the base has. Raises PolicyError.
 
-    Files do not tell parameters from buffers, or the types of modules: all tensors count as parameters.
+    Files do not hold kinds or module types: all tensors count as parameters.
     """
     lost = set(base) - set(pair(base, result).values())
     tensors = [*result.values(), *(base[name] for name in lost)]
@@ -151,7 +151,7 @@ def plan_of(base: Mapping[str, ModelTensor], result: Mapping[str, ModelTensor], 
 
 
 def violations(found: Iterable[Difference], plan: FreezePlan) -> list[PolicyViolation]:
-    """What the plan freezes and is not identical."""
+    """Frozen tensors that are not identical to the base."""
     by_name = {difference.name: difference for difference in found}
     broken = []
     for decision in (*plan.frozen, *plan.scheduled, *plan.split):

@@ -1,4 +1,4 @@
-"""How the bits of each dtype are read: values, sign, NaN, and how many steps lie between two of them."""
+"""Bit layouts of the dtypes: values, sign, NaN, and the number of steps between two values."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class DtypeLayout:
-    """How a dtype's bits are read: `size` in bytes; `infinity` is a magnitude, those above `nan_above` are NaN."""
+    """The bit layout of a dtype. `size` in bytes; `infinity` is a magnitude, those above `nan_above` are NaN."""
 
     size: int
     kind: str  # "float" (sign and magnitude) | "signed" (two's complement) | "unsigned"

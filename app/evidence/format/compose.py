@@ -1,6 +1,6 @@
-"""A model file as slices of stored blobs: frozen tensors come from the base's blob, the others from the result's.
+"""Model files composed of slices of stored blobs: frozen tensors from the base's blob, others from the result's.
 
-Nothing is copied until someone downloads; the bytes are those that the reference writer would have put into one file.
+The bytes are those that the reference writer of safetensors would write, and are copied only while they are read.
 """
 
 import bisect
@@ -15,7 +15,7 @@ CHUNK = 1 << 20
 
 
 class ComposeError(ValueError):
-    """Slices that do not make up a file, or a blob that no longer holds what its slices say."""
+    """Slices that do not make a file, or a blob that ends before its slices do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class ComposedFile:
-    """The composed file, not yet read: its header, its size in bytes and its slices in file order."""
+    """A file that has not been read yet: its header, its size in bytes and its slices in file order."""
 
     header: bytes
     size: int
@@ -85,7 +85,7 @@ class ComposedFile:
 
 
 def compose(slices: Iterable[Slice], metadata: Mapping[str, str] | None = None) -> ComposedFile:
-    """Lay slices out as the reference writer would: larger dtypes first, then by name. Raises ComposeError."""
+    """The file of these slices in the reference writer's order, larger dtypes first, then names. Raises ComposeError."""
     by_name: dict[str, Slice] = {}
     for piece in slices:
         if piece.name in by_name:

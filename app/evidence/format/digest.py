@@ -1,7 +1,7 @@
 """SHA-256 of a file and of every tensor in it, from one pass over its bytes.
 
-One thread hashes the file, another its tensors (hashlib lets go of the interpreter's lock), from one ring of private
-buffers. Both see the same bytes even while someone writes to the file, and memory stays flat.
+One thread hashes the file and another its tensors (hashlib releases the interpreter's lock), from shared private
+buffers. Both see the same bytes even while another process writes to the file, and memory use is constant.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from app.evidence.format.tensorfile import Header, TensorEntry, TensorFileError, header_length, parse_header
 
 CHUNK = 1 << 20
-_RING = 8  # buffers in flight: what one hash may be ahead of the other
+_BUFFER_COUNT = 8  # how many chunks one hash may be ahead of the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class TensorReading:
 
 @dataclass(frozen=True, slots=True)
 class FileReading:
-    """A file and its tensors; `sha256` is empty where only `header` (its digest) and the tensors were asked for."""
+    """A file and its tensors. `header` is the header's SHA-256; the file's `sha256` is empty if it was not computed."""
 
     name: str
     size: int
@@ -81,9 +81,9 @@ def read_file(
     follow_symlinks: bool = True,
     whole: bool = True,
 ) -> FileReading:
-    """Digest a safetensors file and its tensors; `rows` asks for digests of row ranges of the tensors it names.
+    """Digest a safetensors file and its tensors, and the row ranges that `rows` lists by tensor name.
 
-    Without `whole` only header and tensors are, one tensor per core: a file's digest has to go through it in order.
+    Without `whole` only header and tensors are hashed, one tensor per core: a file's own digest is serial.
     Raises TensorFileError for a file that is not strictly safetensors, is no regular file, or changes while it is read.
     """
     path = Path(path)
@@ -124,7 +124,7 @@ def row_bytes(shape: tuple[int, ...], nbytes: int) -> int:
 
 
 class _Region:
-    """Part of a file with a hash of its own."""
+    """A range of a file's bytes and its hash."""
 
     __slots__ = ("_digest", "end", "start")
 
@@ -141,7 +141,7 @@ class _Region:
 
 
 class _Sweep:
-    """Feeds chunks in file order to the regions that they touch; regions may overlap (rows lie within tensors)."""
+    """Feeds chunks in file order to the regions that they touch; regions may overlap (rows are part of tensors)."""
 
     def __init__(self, regions: Iterable[_Region]) -> None:
         self._waiting = deque(sorted((r for r in regions if r.end > r.start), key=lambda region: region.start))
@@ -167,51 +167,51 @@ def _slices(entry: TensorEntry, rows: Iterable[tuple[int, int]], header: Header)
 
 
 def _hash_all(file: int, size: int, head: bytes, regions: list[_Region]) -> str:
-    """Hash the rest of the file, the whole of it and each region; returns the file's digest."""
+    """Hash the file behind its header and each region of it in one pass. Returns the file's digest."""
     whole, sweep = hashlib.sha256(head), _Sweep(regions)
     if size - len(head) <= CHUNK:  # a thread costs more than it saves
         for chunk in _chunks(file, size - len(head), [bytearray(CHUNK)]):
             whole.update(chunk)
             sweep.feed(len(head), chunk)
         return whole.hexdigest()
-    ring = _Buffers(file, start=len(head), size=size)
+    buffers = _Buffers(file, start=len(head), size=size)
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(ring.pass_to, 0, lambda _, chunk: whole.update(chunk))
+        other = pool.submit(buffers.pass_to, 0, lambda _, chunk: whole.update(chunk))
         try:
-            ring.pass_to(1, sweep.feed)
+            buffers.pass_to(1, sweep.feed)
         finally:
             other.result()
     return whole.hexdigest()
 
 
 class _Buffers:
-    """A file's chunks in a few private buffers, for two hashes that each see all of them in order.
+    """Chunks of a file in a few private buffers, for two threads that each hash all chunks in order.
 
-    Who finds its next chunk not there yet reads one itself: the hash that is ahead does the reading, so that neither
-    core waits for the other.
+    A thread whose next chunk has not been read reads one itself, so the thread that is ahead does the reading and
+    neither core waits for the other.
     """
 
     def __init__(self, file: int, *, start: int, size: int) -> None:
         self._file, self._start, self._size = file, start, size
-        self._buffers = [memoryview(bytearray(CHUNK)) for _ in range(_RING)]
+        self._buffers = [memoryview(bytearray(CHUNK)) for _ in range(_BUFFER_COUNT)]
         self._first = start // CHUNK  # chunks end on multiples of their size, so that reads fall on whole pages
         self._count = -(-size // CHUNK)
-        self._next = self._first  # to be read
+        self._next = self._first  # the next chunk to read
         self._there: set[int] = set()
-        self._passed = [self._first, self._first]  # what each hash has taken
+        self._passed = [self._first, self._first]  # chunks that each thread has hashed
         self._failed = False
         self._changed = threading.Condition()
 
-    def pass_to(self, who: int, take: Callable[[int, memoryview], object]) -> None:
-        """Hand every chunk and its place to `take`. Raises TensorFileError when the file ends early."""
+    def pass_to(self, reader: int, take: Callable[[int, memoryview], object]) -> None:
+        """Call `take(offset, chunk)` for every chunk in order. Raises TensorFileError when the file ends early."""
         try:
             for index in range(self._first, self._count):
                 if not self._ready(index):
-                    return  # the other one failed, and says why
+                    return  # the other thread failed and raises the error
                 begin, end = self._bounds(index)
-                take(begin, self._buffers[index % _RING][: end - begin])
+                take(begin, self._buffers[index % _BUFFER_COUNT][: end - begin])
                 with self._changed:
-                    self._passed[who] = index + 1
+                    self._passed[reader] = index + 1
                     self._there.discard(min(self._passed) - 1)
                     self._changed.notify_all()
         except BaseException:
@@ -221,12 +221,12 @@ class _Buffers:
             raise
 
     def _ready(self, index: int) -> bool:
-        """Wait until the chunk is there, reading whatever is next meanwhile; False when there is no more to expect."""
+        """Wait until the chunk has been read, reading the next ones meanwhile. False if the other thread failed."""
         while True:
             with self._changed:
                 if self._failed or index in self._there:
                     return not self._failed
-                if self._next == self._count or self._next - min(self._passed) == _RING:
+                if self._next == self._count or self._next - min(self._passed) == _BUFFER_COUNT:
                     self._changed.wait()
                     continue
                 mine, self._next = self._next, self._next + 1
@@ -237,7 +237,7 @@ class _Buffers:
 
     def _read(self, index: int) -> None:
         begin, end = self._bounds(index)
-        buffer = self._buffers[index % _RING][: end - begin]
+        buffer = self._buffers[index % _BUFFER_COUNT][: end - begin]
         while buffer:
             got = os.preadv(self._file, [buffer], end - len(buffer))
             if not got:
@@ -249,7 +249,7 @@ class _Buffers:
 
 
 def _hash_regions(file: int, regions: list[_Region]) -> str:
-    """Hash each region by itself, the large ones first; there is no digest of the file then."""
+    """Hash the regions in parallel, the largest first. Returns an empty digest of the file."""
     waiting = deque(sorted(regions, key=lambda region: region.start - region.end))
     threads = min(len(regions), os.cpu_count() or 1)
     with ThreadPoolExecutor(max(1, threads)) as pool:
@@ -274,10 +274,10 @@ def _take_regions(file: int, waiting: deque[_Region]) -> None:
             at += got
 
 
-def _chunks(file: int, size: int, ring: list[bytearray]) -> Iterator[memoryview]:
-    """Exactly `size` bytes in views of the ring's buffers, used in turn."""
+def _chunks(file: int, size: int, buffers: list[bytearray]) -> Iterator[memoryview]:
+    """Exactly `size` bytes of the file, in views of the buffers, which are reused in turn."""
     for index in range(-(-size // CHUNK)):
-        view = memoryview(ring[index % len(ring)])[: min(CHUNK, size - index * CHUNK)]
+        view = memoryview(buffers[index % len(buffers)])[: min(CHUNK, size - index * CHUNK)]
         filled = 0
         while filled < len(view):
             got = os.readv(file, [view[filled:]])
@@ -293,7 +293,7 @@ def _exactly(file: int, count: int) -> bytes:
 
 @contextmanager
 def _opened(path: Path, *, follow_symlinks: bool) -> Iterator[tuple[int, int]]:
-    """An open regular file and its size; on the way out, proof that it still is the file it was."""
+    """An open regular file and its size. Raises TensorFileError at the end if size or mtime changed meanwhile."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a named pipe must not wait for a writer
     if not follow_symlinks:
         if path.is_symlink():

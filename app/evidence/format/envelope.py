@@ -1,6 +1,6 @@
-"""DSSE: the payload's exact bytes, and signatures over them together with their type.
+"""DSSE envelopes: the exact bytes of a payload, and signatures over these bytes and their type.
 
-Nothing is ever re-serialised: what was signed is what is parsed.
+The payload is never serialised again: the signed bytes are the parsed bytes.
 """
 
 import base64
@@ -13,10 +13,10 @@ from app.evidence.format.keys import SigningKey, TrustedKey
 from app.evidence.format.strict import JsonError, JsonObject, read_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-MAX_SIGNATURES = 16  # enough for an overlap of keys; verifying thousands would be work for an attacker to give
+MAX_SIGNATURES = 16  # enough for a key rotation; each more would cost time before anything is trusted
 
 
-_MAX_PARTS = 1 << 17  # lists of empty lists take twenty times their bytes in memory, before any signature is looked at
+_MAX_PARTS = 1 << 17  # empty lists take twenty times their bytes in memory, before any signature is checked
 
 
 class EnvelopeError(ValueError):
@@ -25,7 +25,7 @@ class EnvelopeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """An envelope as read, nothing in it verified."""
+    """A parsed envelope of which nothing has been verified."""
 
     payload: bytes
     payload_type: str
@@ -44,13 +44,13 @@ def seal(payload: bytes, keys: Iterable[SigningKey]) -> dict[str, Any]:
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding: what is signed."""
+    """The bytes that are signed: DSSE's pre-authentication encoding."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
 def read_envelope(raw: bytes) -> Envelope:
-    """Take an envelope apart. Unknown fields are left alone, as DSSE asks. Raises EnvelopeError."""
+    """Parse an envelope. Unknown fields are ignored, as DSSE requires. Raises EnvelopeError."""
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > _MAX_PARTS:
         raise EnvelopeError(f"envelope: of more than {_MAX_PARTS} parts; it has a payload, its type and signatures")
     try:
@@ -67,7 +67,7 @@ def read_envelope(raw: bytes) -> Envelope:
 
 
 def signers_of(envelope: Envelope, keys: Iterable[TrustedKey]) -> list[TrustedKey]:
-    """The keys under which a signature verifies. What an envelope says about its keys is not looked at."""
+    """The keys under which a signature verifies. The envelope's own `keyid` fields are ignored."""
     message = pae(envelope.payload_type, envelope.payload)
     return [key for key in keys if any(key.verifies(signature, message) for signature in envelope.signatures)]
 
@@ -84,7 +84,5 @@ def _base64(text: str, at: str) -> bytes:
     except (binascii.Error, ValueError):
         raise EnvelopeError(f"envelope: {at} is not base64") from None
     if base64.b64encode(data) != text.encode():
-        raise EnvelopeError(
-            f"envelope: {at} is not base64 as it is written: its last character has bits that nobody reads"
-        )
+        raise EnvelopeError(f"envelope: {at} is not canonical base64: unused bits of its last character are set")
     return data

@@ -1,4 +1,4 @@
-"""Fields of parsed JSON by the type that they have to have; an error names the path of what has another one."""
+"""Typed access to fields of parsed JSON. StatementError gives the path of a field that is missing or mistyped."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

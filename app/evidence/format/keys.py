@@ -1,6 +1,6 @@
-"""Signing keys: private ones in files of their owner, public ones in a ring that says when each of them counts.
+"""Signing keys: private keys in files, and key rings of public keys with the dates between which each is valid.
 
-The algorithm of a signature always comes from the trusted key, never from what is being verified.
+The algorithm of a signature always comes from the trusted key, never from the document that is verified.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A public key and when statements under it count. A revoked key counts for nothing, whatever the date."""
+    """A public key and the dates between which it is valid. A revoked key is not valid at any date."""
 
     pem: str
     not_before: datetime | None = None
@@ -99,7 +99,7 @@ class TrustedKey:
         return True
 
     def refusal(self, issued_at: datetime) -> str | None:
-        """Why a statement of this date under this key does not count, or None."""
+        """The reason why this key is not valid for a statement of this date, or None."""
         if self.revoked_at:
             return f"key {self.keyid} was revoked at {iso(self.revoked_at)}"
         if self.not_before and issued_at < self.not_before:
@@ -109,7 +109,7 @@ class TrustedKey:
         return None
 
     def narrowed(self, other: "TrustedKey") -> "TrustedKey":
-        """The same key as two sources tell about it: none can widen what the other allows."""
+        """The key with the validity that both sources agree on."""
         return TrustedKey(
             self.pem,
             not_before=max(filter(None, (self.not_before, other.not_before)), default=None),
@@ -133,11 +133,11 @@ class TrustedKey:
     @classmethod
     def from_json(cls, entry: Any) -> "TrustedKey":
         if not isinstance(entry, dict) or not isinstance(entry.get("public_key"), str):
-            raise KeyFileError("a key in a ring is an object with a public_key in PEM")
+            raise KeyFileError("a key of a key ring is an object with a public_key in PEM")
         times = {name: read_time(entry.get(name)) for name in ("not_before", "not_after", "revoked_at")}
         key = cls(entry["public_key"], **times, introduced_by=entry.get("introduced_by"))
         if entry.get("id", key.keyid) != key.keyid:
-            raise KeyFileError(f"the ring calls a key {entry['id']}, its own id is {key.keyid}")
+            raise KeyFileError(f"the key ring gives a key the id {entry['id']}, its own id is {key.keyid}")
         return key
 
 
@@ -156,7 +156,7 @@ def load_or_create(path: Path, *, algorithm: str = "ed25519", now: datetime | No
 
 
 def load(path: Path) -> SigningKey:
-    """The private key in a PEM file. Raises KeyFileError with what would work."""
+    """The private key in a PEM file. Raises KeyFileError for anything but Ed25519 or P-256 without a password."""
     try:
         private = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -175,29 +175,29 @@ def generate(algorithm: str = "ed25519") -> SigningKey:
 
 
 def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
-    """Public keys that the reader chose to trust: one PEM file, or a ring as `GET /v1/signing_keys` returns it."""
+    """Public keys that the reader chose to trust: one PEM file, or a key ring as `GET /v1/signing_keys` returns it."""
     raw = path.read_bytes()
     if raw.lstrip().startswith(b"-----BEGIN"):
         if raw.count(b"-----BEGIN") > 1:
-            raise KeyFileError(f"{path} holds several keys; give each a file of its own, or a ring of keys")
+            raise KeyFileError(f"{path} holds several keys; give each a file of its own, or a key ring")
         pem = _public(raw).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         return (TrustedKey(pem.decode()),)
     try:
         document = read_json(raw)
     except JsonError as error:
-        raise KeyFileError(f"{path} is neither a PEM public key nor a ring of keys: {error}") from None
+        raise KeyFileError(f"{path} is neither a PEM public key nor a key ring: {error}") from None
     return read_ring_json(document)
 
 
 def read_ring_json(document: Any) -> tuple[TrustedKey, ...]:
     entries = document.get("data") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise KeyFileError('a ring of keys is {"data": [{"public_key": ...}, ...]} with at least one key')
+        raise KeyFileError('a key ring is {"data": [{"public_key": ...}, ...]} with at least one key')
     return tuple(TrustedKey.from_json(entry) for entry in entries)
 
 
 def read_ring(path: Path) -> tuple[TrustedKey, ...]:
-    """Public keys that belong to the signing key at `path`: the ring beside it, or the key alone."""
+    """Public keys of the signing key at `path`: the key ring beside it, or the key alone."""
     if _ring_path(path).exists():
         return read_ring_json(json.loads(_ring_path(path).read_text()))
     return (TrustedKey(load(path).public_pem),)
@@ -211,7 +211,7 @@ def write_ring(path: Path, keys: Iterable[TrustedKey]) -> None:
 
 
 def by_id(keys: Iterable[TrustedKey]) -> dict[str, TrustedKey]:
-    """One entry for each key, as narrow as all that is told about it."""
+    """One entry per key, with the validity that all its entries agree on."""
     known: dict[str, TrustedKey] = {}
     for key in keys:
         name = key.keyid

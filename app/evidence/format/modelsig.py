@@ -1,7 +1,7 @@
-"""`model.sig`: the bundle of OpenSSF model signing, so that a tool that nobody here wrote can check a result's files.
+"""`model.sig`, a bundle of OpenSSF model signing, with which an independent tool can check a result's files.
 
-Its format 1.0 lists files by SHA-256 in an in-toto statement of its own, in a DSSE envelope in a Sigstore bundle. It
-takes P-256 keys and no Ed25519. It says nothing about tensors; ours is named in it by digest.
+Format 1.0 lists files by SHA-256 in an in-toto statement in a DSSE envelope in a Sigstore bundle. It takes P-256 keys
+only. It says nothing about tensors; the bundle names our statement by digest.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ IGNORED = (".git", ".gitattributes", ".github", ".gitignore", "attestation.json"
 
 
 def offer(files: Iterable[FileRef], keys: Sequence[SigningKey], *, name: str, payload: bytes) -> bytes | None:
-    """The bundle under the first of the keys that can make one, naming our statement `payload`; None without such."""
+    """The bundle signed by the first P-256 key, naming our statement `payload`; None without such a key."""
     key = next((key for key in keys if key.algorithm == "ecdsa-p256"), None)
     if key is None:
         return None
@@ -30,7 +30,7 @@ def offer(files: Iterable[FileRef], keys: Sequence[SigningKey], *, name: str, pa
 def model_sig(files: Iterable[FileRef], key: SigningKey, *, name: str, statement: str | None = None) -> dict[str, Any]:
     """The bundle for a result's files; `statement` is the SHA-256 of our statement's payload. Raises KeyFileError."""
     if key.algorithm != "ecdsa-p256":
-        raise KeyFileError(f"model signing takes no {key.algorithm} key; make one for ecdsa-p256")
+        raise KeyFileError(f"model signing does not take {key.algorithm} keys; use an ecdsa-p256 key")
     ordered = sorted(files, key=lambda file: file.name)
     root = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in ordered)).hexdigest()
     predicate: dict[str, Any] = {

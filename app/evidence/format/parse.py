@@ -1,6 +1,6 @@
-"""A statement from parsed JSON: the Claim that it makes, with the roots and counts that its signer wrote.
+"""Reads a statement from parsed JSON: its predicate, and the roots and counts that its signer wrote.
 
-Only the form is judged here. Whatever a field says is checked in `verify`, which recomputes what it can.
+Only the form is checked here. The verifier checks the values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ from app.evidence.format.statement import (
 
 
 def read(document: Any) -> Statement:
-    """A statement from parsed JSON. Missing or mistyped fields raise StatementError; `strangers` lists unknown ones."""
+    """The statement in a JSON document. Raises StatementError for missing and mistyped fields; ignores unknown ones."""
     top = fields.as_object(document, "statement")
     body = fields.as_object(fields.field_of(top, "predicate", "statement"), "predicate")
     job, policy = (fields.as_object(fields.field_of(body, name, "predicate"), name) for name in ("job", "policy"))
@@ -100,7 +100,7 @@ _FORM: dict[str, Any] = {
 
 
 def strangers(document: Any, form: Any = _FORM, at: str = "") -> Iterator[str]:
-    """Paths of fields that no statement of this version has."""
+    """Paths of the fields that this version of the format does not have."""
     if isinstance(form, list) and isinstance(document, list):
         for index, value in enumerate(document):
             yield from strangers(value, form[0], f"{at}[{index}]")

@@ -1,6 +1,7 @@
-"""Key rotation: a new key is introduced by a statement under the old one, which signs along for a while; revocation.
+"""Rotation and revocation of signing keys.
 
-Someone who trusts the first key can follow the chain of introductions and needs to be told nothing else.
+A statement under the old key introduces the new one, and the old key also signs for a while. A reader who trusts the
+first key can follow the introductions to all later ones.
 """
 
 import json
@@ -35,7 +36,7 @@ INTRODUCTION = "urn:permafrost:key-introduction:v1"
 
 
 def rotate(path: Path, *, algorithm: str = "ed25519", now: datetime | None = None) -> SigningKey:
-    """Put a new key at `path`, introduced by a statement under the old one, which signs along for OVERLAP more."""
+    """Put a new key at `path`, introduced by a statement under the old one, which goes on signing for OVERLAP."""
     old, ring, now = load(path), read_ring(path), whole_second(now)
     new = generate(algorithm)
     introduction = seal(_introduction(new, now), [old])
@@ -53,9 +54,9 @@ def rotate(path: Path, *, algorithm: str = "ed25519", now: datetime | None = Non
 
 
 def revoke(path: Path, revoked: str, *, now: datetime | None = None) -> None:
-    """Mark a key of the ring as revoked; statements under it count no more, and it signs no more.
+    """Mark a key of the key ring as revoked: it signs no more, and no statement under it is valid.
 
-    Not the present one: the jobs that end meanwhile would be signed for nothing. Rotate first.
+    Raises KeyFileError for the current signing key: rotate first, or jobs that end meanwhile have no valid evidence.
     """
     ring = read_ring(path)
     if revoked == load(path).keyid:
@@ -74,10 +75,9 @@ def signers(path: Path, *, now: datetime | None = None) -> list[SigningKey]:
 
 
 def introduced(trusted: Iterable[TrustedKey], ring: Iterable[TrustedKey]) -> tuple[TrustedKey, ...]:
-    """Trusted keys and those of the ring that a chain of introductions leads to from them.
+    """The trusted keys, and those of the key ring that a chain of introductions connects with them.
 
-    A ring also tells about the trusted keys themselves: a key that it calls revoked or expired is so, and none becomes
-    valid by it that was not.
+    The key ring can narrow the validity of a trusted key (expiry, revocation) and never widen it.
     """
     known, waiting = by_id(trusted), by_id(ring)
     for name in known.keys() & waiting.keys():
@@ -107,7 +107,7 @@ def _introduction(new: SigningKey, now: datetime) -> bytes:
 
 
 def _introduces(statement: Any, key: TrustedKey) -> datetime:
-    """When the statement introduces exactly this key; KeyFileError when it does not."""
+    """The date of a statement that introduces exactly this key. Raises KeyFileError for any other statement."""
     if not isinstance(statement, dict) or any(repeated_keys(statement)):
         raise KeyFileError("not an introduction")
     if (statement.get("_type"), statement.get("predicateType")) != (STATEMENT_TYPE, INTRODUCTION):

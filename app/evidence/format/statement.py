@@ -1,7 +1,7 @@
-"""The statement: an in-toto Statement v1 about every tensor of a base and of the result trained from it.
+"""The signed statement: an in-toto Statement v1 about every tensor of a base and of the result trained from it.
 
-`build` makes the payload bytes from a Claim; `parse.read` gives the same Claim back with the roots and counts that the
-signer wrote. What either says is checked in `verify`, which recomputes whatever it can.
+`build` makes the payload bytes from a Predicate, and `parse.read` returns the same Predicate with the roots and counts
+that the signer wrote. The verifier checks them.
 """
 
 import json
@@ -16,7 +16,7 @@ from app.evidence.format.keys import iso
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:permafrost:frozen-parameters:v1"
 
-# frozen: claimed to be the base's bytes. new: not from the base. buffer: a buffer that may move, or that no file holds.
+# frozen: has the base's bytes. new: not from the base. buffer: a buffer that may change, or that no file holds.
 # dropped: in the base, not in the model. scheduled: frozen during its intervals. split: some rows are frozen.
 ROLES = ("frozen", "trainable", "split", "new", "buffer", "dropped", "scheduled")
 RESULT_KINDS = ("full", "adapter")
@@ -36,11 +36,11 @@ class Reading:
     sha256: str
 
     def same(self, other: "Reading") -> bool:
-        """Identity: raw bytes, dtype and shape. The name may differ."""
+        """True for the same raw bytes, dtype and shape. The names may differ."""
         return (self.dtype, self.shape, self.sha256) == (other.dtype, other.shape, other.sha256)
 
     def difference(self, later: "Reading") -> str:
-        """What became of it, of two that are not the same."""
+        """How a later reading that is not the same differs, in words."""
         if self.dtype != later.dtype:
             return f"dtype {self.dtype} became {later.dtype}"
         if self.shape != later.shape:
@@ -109,10 +109,10 @@ class FileRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predicate:
-    """What a statement says. `policy` is the normal form; `observed` has checks, first_step, last_step, fingerprint.
+    """A statement's content. `policy` is the normal form; `observed` has checks, first_step, last_step, fingerprint.
 
     `previous` is the SHA-256 of the payload of the statement about the base, where the base is a result of ours.
-    `origin` says where the base came from: the signer's word, for people to follow.
+    `origin` says where the base came from, on the signer's word.
     """
 
     job_id: str
@@ -134,7 +134,7 @@ class Predicate:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """How many tensors a set has, their bytes, and the root over them."""
+    """Count, bytes and root of a set of tensors."""
 
     count: int
     nbytes: int
@@ -143,7 +143,7 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement as read: the claim, and what its signer derived from it."""
+    """A parsed statement: the predicate, and the totals that its signer wrote."""
 
     predicate: Predicate
     subjects: tuple[tuple[str, Mapping[str, str]], ...]  # name, digests
@@ -156,7 +156,7 @@ class Statement:
 
 
 def build(predicate: Predicate) -> bytes:
-    """The payload to sign. Rows are put in order; roots, counts and subjects follow from them."""
+    """The payload to sign, in UTF-8 JSON: rows sorted, with roots, counts and subjects computed from them."""
     rows = sorted(predicate.rows, key=row_order)
     totals = {name: _total_json(total(readings)) for name, readings in _sets(rows).items()}
     body: dict[str, Any] = {
@@ -207,12 +207,12 @@ def result_readings(rows: Iterable[Row]) -> list[Reading]:
 
 
 def frozen_readings(rows: Iterable[Row]) -> list[Reading]:
-    """What the frozen claim is about: as the result holds it, or the base where an adapter leaves it there."""
+    """Readings of the frozen tensors: the result's, or the base's where the result is an adapter."""
     return [reading for row in rows if row.role == "frozen" and (reading := row.result or row.base)]
 
 
 def changed(base: Reading | None, result: Reading | None) -> bool:
-    """The `changed` flag: the result holds something else than the base."""
+    """The `changed` flag of a row: the result has other bytes, dtype or shape than the base."""
     return result is not None and (base is None or not base.same(result))
 
 
@@ -241,7 +241,7 @@ def _reading_json(reading: Reading | None) -> dict[str, Any] | None:
 
 
 def _row_json(row: Row) -> dict[str, Any]:
-    """Fields that say nothing are left out; a thousand rows are read by people too."""
+    """A row as JSON, without empty fields: people read statements of a thousand rows too."""
     out: dict[str, Any] = {
         "name": row.name,
         "kind": row.kind,
@@ -272,6 +272,6 @@ def _row_json(row: Row) -> dict[str, Any]:
             for span in row.intervals
         ],
     }
-    # An empty shape is a scalar's and does say something.
+    # An empty shape is that of a scalar, so it is kept.
     out |= {key: value for key, value in optional.items() if value or (key == "shape" and value is not None)}
     return out if row.persistent else {**out, "persistent": False}

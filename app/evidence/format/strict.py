@@ -1,13 +1,13 @@
-"""JSON without second meanings: what one reader would resolve one way and another reader another way is made visible.
+"""Strict JSON: refuses or reports everything that two JSON readers may understand differently.
 
-A repeated key is kept as a fact of the object (`repeated`), so that a caller can refuse it and say where it stood.
+An object remembers its repeated keys (`repeated`), so that a caller can refuse them and name their path.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
-MAX_DEPTH = 64  # of lists and objects in each other; what reads a document recursively can rely on it
+MAX_DEPTH = 64  # levels of nested lists and objects, so that recursive readers of a document are safe
 
 
 class JsonError(ValueError):
@@ -21,7 +21,7 @@ class JsonObject(dict[str, Any]):
 
 
 def read_json(raw: bytes) -> Any:
-    """Parse UTF-8 JSON; NaN, Infinity, lone surrogates, endless digits and bottomless nesting raise JsonError."""
+    """Parse UTF-8 JSON. Raises JsonError, also for NaN, Infinity, lone surrogates, long numbers and deep nesting."""
     try:
         document = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
         if b"\\u" in raw:
@@ -40,7 +40,7 @@ def read_json(raw: bytes) -> Any:
 
 
 def repeated_keys(document: Any, at: str = "") -> Iterator[str]:
-    """Paths of all keys that were written twice, in document order."""
+    """Paths of all keys that appear twice in their object, in document order."""
     if isinstance(document, JsonObject):
         yield from (f"{at}.{key}".lstrip(".") for key in document.repeated)
         for key, value in document.items():

@@ -1,7 +1,7 @@
-"""The safetensors format, read strictly: one file has one meaning, or it is refused.
+"""Strict reading of safetensors headers: a file that two parsers may understand differently is refused.
 
-The reference parser lets the last of two equal keys win and ignores unknown fields; two readers may then see two models
-in one signed file. `RULES` holds every refusal by name, so that the tamper suite can show that each one is needed.
+The reference parser takes the last of two equal keys and ignores unknown fields, so two readers may see two models in
+one signed file. `RULES` holds every refusal by name; the tamper suite shows that each one is needed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,12 +47,12 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 class TensorFileError(ValueError):
-    """A safetensors file that has no meaning, or more than one."""
+    """A file that is not valid safetensors, or is ambiguous."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor's place: `start` and `end` count bytes from the beginning of the data section."""
+    """One tensor of a header; `start` and `end` are byte offsets from the beginning of the data section."""
 
     name: str
     dtype: str
@@ -85,7 +85,7 @@ def byte_count(dtype: str, shape: Iterable[int]) -> int:
 
 
 def _elements(shape: Iterable[int]) -> int:
-    """The product of the sizes, exact as far as files go: that of half a million sizes takes minutes."""
+    """The product of the sizes, exact up to the largest file: that of half a million sizes would take minutes."""
     sizes = sorted(shape)  # a zero comes first
     count = 1
     for size in sizes:
@@ -138,7 +138,7 @@ def header_bytes(entries: Iterable[TensorEntry], metadata: Mapping[str, str] | N
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A header as read, before any rule has looked at it."""
+    """A parsed header to which no rule has been applied."""
 
     text: bytes
     document: JsonObject

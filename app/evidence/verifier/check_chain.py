@@ -1,6 +1,7 @@
-"""Fine-tunes of fine-tunes: statements that lead from a result back to the first base, each about the base of the next.
+"""Checks of a chain of statements, for a fine-tune of a fine-tune: each statement is about the base of the next one.
 
-What was frozen in all of them is the first base's, bit for bit, whoever signed what in between: the roots bind it.
+A tensor that was frozen in all of them has the bytes of the first base: each statement's base root has to be the
+result root of the one before.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from app.evidence.verifier.context import Check, CheckContext, Problem
 
 
 def frozen_throughout(context: CheckContext) -> list[Row]:
-    """Rows of tensors that the statement, and all before it, claim as frozen."""
+    """Rows of the tensors that are frozen in this statement and in all earlier ones of the chain."""
     rows = list(_kept(context))
     origins = [row.base.name if row.base else None for row in rows]  # followed back, file by file
     for earlier in context.chain:
@@ -22,27 +23,27 @@ def frozen_throughout(context: CheckContext) -> list[Row]:
 
 
 def _kept(context: CheckContext) -> Iterator[Row]:
-    return (row for row in context.statement.predicate.rows if row.role == "frozen")
+    return (row for row in context.predicate.rows if row.role == "frozen")
 
 
 def _pinned_base(context: CheckContext) -> Iterator[Problem]:
-    """The pinned root is the base's own, or that of the first base in a chain of statements."""
+    """Rejects a base root other than `--base-root`; in a chain that of the first base counts as well."""
     roots = [context.statement.base.root, *(earlier.statement.base.root for earlier in context.chain[-1:])]
     if context.inputs.base_root is not None and context.inputs.base_root not in roots:
         yield Problem("pinned_base", "about another base", None, context.inputs.base_root, roots[-1])
 
 
 def _chain_is_named(context: CheckContext) -> Iterator[Problem]:
-    """Each statement names the one about its base by the digest of its payload."""
+    """Rejects a chain in which a statement does not name the one before it by the digest of its payload."""
     for later, earlier in pairwise((context, *context.chain)):
         found = sha256_bytes(earlier.envelope.payload)
-        if later.statement.predicate.previous != found:
-            reason = f"the statement about {later.predicate.job_id} names another one before it"
-            yield Problem("chain_is_named", reason, None, later.statement.predicate.previous, found)
+        if later.predicate.previous != found:
+            reason = f"the statement about {later.predicate.job_id} names another statement before it"
+            yield Problem("chain_is_named", reason, None, later.predicate.previous, found)
 
 
 def _chain_is_linked(context: CheckContext) -> Iterator[Problem]:
-    """Each base is the result of the statement before: the roots, which bind all tensors, are the same."""
+    """Rejects a chain in which the root of a base is not the root of the result before it."""
     for later, earlier in pairwise((context, *context.chain)):
         if later.statement.base.root != earlier.statement.result.root:
             reason = f"the base of {later.predicate.job_id} is not the result of {earlier.predicate.job_id}"
@@ -50,6 +51,7 @@ def _chain_is_linked(context: CheckContext) -> Iterator[Problem]:
 
 
 def _chain_leaves_something_frozen(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a chain in which no tensor was frozen every time."""
     if context.chain and not frozen_throughout(context):
         yield Problem("chain_leaves_something_frozen", "no tensor was frozen in every statement of the chain")
 

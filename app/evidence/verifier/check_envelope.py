@@ -1,4 +1,4 @@
-"""Checks of a statement's frame: the envelope and its signatures, the kind of statement, whom and when it is about."""
+"""Checks of the envelope and its signatures, and of the statement's type, date, subjects and job."""
 
 import re
 from collections import Counter
@@ -16,42 +16,50 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 
 def _envelope_keys_once(context: CheckContext) -> Iterator[Problem]:
+    """Rejects an envelope in which a JSON key appears twice."""
     for key in repeated_keys(context.envelope.document):
         yield Problem("envelope_keys_once", f"envelope: key {key!r} appears twice")
 
 
 def _payload_type(context: CheckContext) -> Iterator[Problem]:
+    """Rejects an envelope whose payload is not an in-toto statement."""
     if context.envelope.payload_type != PAYLOAD_TYPE:
         yield Problem("payload_type", f"payloadType is {context.envelope.payload_type!r}, not {PAYLOAD_TYPE!r}")
 
 
 def _signature_count(context: CheckContext) -> Iterator[Problem]:
+    """Rejects more signatures than a key rotation needs."""
     if len(context.envelope.signatures) > MAX_SIGNATURES:
         yield Problem("signature_count", f"more than {MAX_SIGNATURES} signatures")
 
 
 def _trusted_signature(context: CheckContext) -> Iterator[Problem]:
+    """Rejects an envelope without a valid signature by a trusted key."""
     if not context.signers:
         known = ", ".join(key.keyid[:16] for key in context.inputs.keys)
         yield Problem("trusted_signature", f"no signature by a trusted key ({known})")
 
 
 def _payload_keys_once(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a statement in which a JSON key appears twice."""
     for key in repeated_keys(context.document):
         yield Problem("payload_keys_once", f"statement: key {key!r} appears twice")
 
 
 def _known_fields(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a statement with a field that this format does not have."""
     for where in strangers(context.document):
         yield Problem("known_fields", f"statement: unknown field {where!r}")
 
 
 def _statement_type(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a `_type` other than in-toto Statement v1."""
     if context.statement.kind != STATEMENT_TYPE:
         yield Problem("statement_type", f"_type is {context.statement.kind!r}, not {STATEMENT_TYPE!r}")
 
 
 def _predicate_type(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a predicate of another type than ours."""
     if context.statement.predicate_type != PREDICATE_TYPE:
         yield Problem(
             "predicate_type", f"predicateType is {context.statement.predicate_type!r}, not {PREDICATE_TYPE!r}"
@@ -59,29 +67,33 @@ def _predicate_type(context: CheckContext) -> Iterator[Problem]:
 
 
 def _key_validity(context: CheckContext) -> Iterator[Problem]:
-    refusals = [key.refusal(context.statement.predicate.issued_at) for key in context.signers]
+    """Rejects a statement if none of its signing keys was valid at its date. A revoked key is never valid."""
+    refusals = [key.refusal(context.predicate.issued_at) for key in context.signers]
     if refusals and all(refusals):
         yield from (Problem("key_validity", refusal) for refusal in refusals if refusal)
 
 
 def _not_from_the_future(context: CheckContext) -> Iterator[Problem]:
-    issued = context.statement.predicate.issued_at
+    """Rejects a date that lies ahead of the reader's clock by more than CLOCK_SKEW."""
+    issued = context.predicate.issued_at
     if issued > context.inputs.now + CLOCK_SKEW:
         yield Problem("not_from_the_future", f"issued at {iso(issued)}, it is {iso(context.inputs.now)}")
 
 
 def _subject_names(context: CheckContext) -> Iterator[Problem]:
-    files = [*context.statement.predicate.result_files, *context.statement.predicate.base_files]
+    """Rejects a file name that is not a plain name: no path, no drive letter, no control character."""
+    files = [*context.predicate.result_files, *context.predicate.base_files]
     for name in {name for name, _ in context.statement.subjects} | {file.name for file in files}:
         if not _is_plain(name):
             yield Problem("subject_names", "not a plain file name", name)
 
 
 def _subjects_once(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a file that is listed more than once."""
     for what, names in (
         ("subject", [name for name, _ in context.statement.subjects]),
-        ("result file", [file.name for file in context.statement.predicate.result_files]),
-        ("base file", [file.name for file in context.statement.predicate.base_files]),
+        ("result file", [file.name for file in context.predicate.result_files]),
+        ("base file", [file.name for file in context.predicate.base_files]),
     ):
         for name, count in Counter(names).items():
             if count > 1:
@@ -89,8 +101,8 @@ def _subjects_once(context: CheckContext) -> Iterator[Problem]:
 
 
 def _subjects_are_files(context: CheckContext) -> Iterator[Problem]:
-    """Subjects are what other in-toto tools match: the result's files by SHA-256, all of them and nothing else."""
-    files = {file.name: {"sha256": file.sha256} for file in context.statement.predicate.result_files}
+    """Rejects subjects that are not exactly the result's files by SHA-256, as other in-toto tools match them."""
+    files = {file.name: {"sha256": file.sha256} for file in context.predicate.result_files}
     subjects = {name: dict(digests) for name, digests in context.statement.subjects}
     for name in sorted(files.keys() | subjects.keys()):
         if files.get(name) != subjects.get(name):
@@ -99,23 +111,26 @@ def _subjects_are_files(context: CheckContext) -> Iterator[Problem]:
 
 
 def _job(context: CheckContext) -> Iterator[Problem]:
-    if context.inputs.job is not None and context.statement.predicate.job_id != context.inputs.job:
-        yield Problem("job", "about another job", None, context.inputs.job, context.statement.predicate.job_id)
+    """Rejects a statement about another job than `--job`."""
+    if context.inputs.job is not None and context.predicate.job_id != context.inputs.job:
+        yield Problem("job", "about another job", None, context.inputs.job, context.predicate.job_id)
 
 
 def _nonce(context: CheckContext) -> Iterator[Problem]:
-    if context.inputs.nonce is not None and context.statement.predicate.nonce != context.inputs.nonce:
-        yield Problem("nonce", "another nonce", None, context.inputs.nonce, context.statement.predicate.nonce)
+    """Rejects a statement with another nonce than `--nonce`."""
+    if context.inputs.nonce is not None and context.predicate.nonce != context.inputs.nonce:
+        yield Problem("nonce", "another nonce", None, context.inputs.nonce, context.predicate.nonce)
 
 
 def _pinned_policy(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a statement with another policy than `--policy`."""
     wanted = context.inputs.policy_digest
-    if wanted is not None and context.statement.predicate.policy_digest != wanted:
-        yield Problem("pinned_policy", "another policy", None, wanted, context.statement.predicate.policy_digest)
+    if wanted is not None and context.predicate.policy_digest != wanted:
+        yield Problem("pinned_policy", "another policy", None, wanted, context.predicate.policy_digest)
 
 
 def _is_plain(name: str) -> bool:
-    """A name of a file in a folder, on any system."""
+    """A name of a file inside a folder, on any operating system."""
     return name not in ("", ".", "..") and not re.search(r"[/\\\x00-\x1f:]", name)
 
 

@@ -1,6 +1,6 @@
-"""Checks that a row's names belong together: the live tensor's, the base's and the result's.
+"""Checks that the three names of a row belong together: in the live model, in the base file and in the result file.
 
-Bytes are bound by roots and files; what a signer could still forge is which tensor is compared with which.
+Roots and files prove the bytes. A signer could still forge which tensor is compared with which.
 """
 
 import re
@@ -26,29 +26,31 @@ _ADAPTER_SEGMENTS = re.compile(r"\.(default|base_layer|modules_to_save|original_
 
 
 def live(rows: Iterable[Row]) -> Iterator[Row]:
-    """Rows about tensors of the trained model; the others are about base tensors that it does not have."""
+    """Rows about tensors of the trained model. The other rows are about base tensors that it does not have."""
     return (row for row in rows if row.role != "dropped")
 
 
 def owners(rows: Iterable[Row]) -> Iterator[Row]:
-    """Rows about live tensors under their own names: what the policy decides. The others are copies of these."""
+    """Rows about live tensors under their own names, which the policy decides. The other rows are copies of these."""
     return (row for row in live(rows) if row.alias_of is None)
 
 
 def _base_names(context: CheckContext) -> Iterator[Problem]:
+    """Rejects rows that pair a result tensor with another base tensor than its name says."""
     yield from _paired(context, _table(context))
 
 
 def _live_names(context: CheckContext) -> Iterator[Problem]:
+    """Rejects rows whose live name is not the name under which the tensor is stored."""
     yield from _named(context, _table(context))
 
 
 def _table(context: CheckContext) -> Table:
-    """The first way of renaming under which all names belong together; none at all where there is no such way.
+    """The first table of renames under which all names belong together; the empty table if no table fits.
 
-    One for the whole model, and each a table of transformers': no signer can pick names for a tensor alone.
+    One table counts for the whole model, so a signer cannot choose names for a single tensor.
     """
-    rows = context.statement.predicate.rows
+    rows = context.predicate.rows
     stored = {each.name for row in rows for each in (row.base, row.result) if each}
     for table in ((), *TABLES):
         if table and not any(renamed(name, table, joined=True) != name for name in stored):
@@ -59,11 +61,11 @@ def _table(context: CheckContext) -> Table:
 
 
 def _paired(context: CheckContext, table: Table) -> Iterator[Problem]:
-    """A result's tensor is compared with the base's of that name, or of that name without the one common prefix.
+    """Problems of result tensors that are not paired with the base tensor of the same name, up to one common prefix.
 
-    Otherwise a signer could swap two tensors and pair each with the other, or call a changed one new.
+    Otherwise a signer could swap two tensors and compare each with the other, or call a changed tensor new.
     """
-    rows = context.statement.predicate.rows
+    rows = context.predicate.rows
     bases = {row.base.name for row in rows if row.base}
     newer = {_newer(name, table): name for name in sorted(bases)}
     pairs = {(row.base.name, row.result.name) for row in rows if row.base and row.result}
@@ -79,12 +81,12 @@ def _paired(context: CheckContext, table: Table) -> Iterator[Problem]:
         actual = row.base.name if row.base else None
         initialised_anew = row.role == "new" and actual is None and not _freezes(context, row)
         if actual != expected and not initialised_anew:
-            reason = f"compared with the base's {actual!r}, by its name it is {expected!r}"
+            reason = f"compared with the base's {actual!r}, by its name it belongs to {expected!r}"
             yield Problem("base_names", reason, row.name)
 
 
 def _prefix(base: str, result: str) -> tuple[str, str]:
-    """What to take off a result's name and what to put before it to get the base's name; all of it when unrelated."""
+    """The prefix to remove from a result's name and the one to add to get the base's name; whole names if unrelated."""
     if base == result:
         return "", ""
     if result.endswith("." + base):
@@ -110,16 +112,16 @@ def _freezes(context: CheckContext, row: Row) -> bool:
 
 
 def _named(context: CheckContext, table: Table) -> Iterator[Problem]:
-    """The policy speaks of live names, files of stored ones: they are the same, up to one prefix for all of them."""
-    adapter = context.statement.predicate.result_kind == "adapter"
+    """Problems of rows whose live name, which the policy uses, is not the stored name up to one common prefix."""
+    adapter = context.predicate.result_kind == "adapter"
     found: dict[str, str] = {}  # prefix -> an example
-    for row in live(context.statement.predicate.rows):
+    for row in live(context.predicate.rows):
         stored = row.result or row.base
         if stored is None:
             continue
         prefix = _live_prefix(row, stored.name, table, adapter=adapter)
         if prefix is None:
-            yield Problem("live_names", f"stored as {stored.name!r}, which is not its name", row.name)
+            yield Problem("live_names", f"stored as {stored.name!r}, which is not its live name", row.name)
         elif not (adapter and row.base is None):
             found.setdefault(prefix, row.name)
         elif prefix:  # an adapter's own tensors are stored under their full names
@@ -144,7 +146,7 @@ def _live_prefix(row: Row, stored: str, table: Table, *, adapter: bool) -> str |
     return prefixes[0] if prefixes else None
 
 
-@lru_cache(maxsize=1 << 16)  # asked for each name a few times
+@lru_cache(maxsize=1 << 16)  # each name is looked up a few times
 def _newer(name: str, table: Table, *, joined: bool = False) -> str:
     name = renamed(name, table, joined=joined)
     for pattern, replacement in _RENAMED:

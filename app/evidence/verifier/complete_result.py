@@ -1,4 +1,4 @@
-"""A result's folder that has only the tensors that changed: what its whole file is, together with the base at hand."""
+"""Completes a result folder that holds only the changed tensors, from the base's files."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ CHANGED_FILE = "model.changed.safetensors"  # a result without what it shares wi
 
 
 def complete(held: Holdings, name: str, rows: list[Row], metadata: Mapping[str, str], base: Holdings) -> Holdings:
-    """Stand in for the file `name`: the changed tensors at hand, the others from the base, laid out and digested."""
+    """The folder as if it held the file `name`, laid out from the changed tensors and the base's, and digested."""
     changed = {tensor.name: tensor for tensor in held.weights[CHANGED_FILE].tensors}
     sources = {tensor.name: (tensor, file) for file, read in base.weights.items() for tensor in read.tensors}
     slices, tensors = [], []
@@ -32,7 +32,7 @@ def complete(held: Holdings, name: str, rows: list[Row], metadata: Mapping[str, 
             Slice(row.result.name, tensor.dtype, tensor.shape, str(file), tensor.offset, tensor.nbytes, tensor.sha256)
         )
     if changed:
-        raise Rejected([Problem("readable", "a tensor that the statement does not know", one) for one in changed])
+        raise Rejected([Problem("readable", "not in the statement", one) for one in changed])
     try:
         layout = compose(slices, metadata)
         sha256 = layout.sha256(_open)
@@ -54,7 +54,7 @@ def _open(path: str) -> BinaryIO:
 
 
 def composed_header(rows: Iterable[Row], metadata: Mapping[str, str]) -> str | None:
-    """Digest of the header that our composition of the claimed tensors has."""
+    """SHA-256 of the header that a file composed of the rows' result tensors has; None if they make no file."""
     readings = [row.result for row in rows if row.result]
     try:
         layout = compose((Slice(r.name, r.dtype, r.shape, "", 0, r.nbytes, r.sha256) for r in readings), metadata)

@@ -1,4 +1,4 @@
-"""What a verifier has before it: what the reader gave, what was read from it, and the problems found in it."""
+"""The inputs of a verification, what was read from them, and the problems that were found."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ from app.freeze.plan import FreezePlan
 
 
 class CannotCheck(Exception):
-    """Nothing is known about the claim: something that the reader gave cannot be read."""
+    """An input cannot be read, so the verification has no result."""
 
 
 def printable(text: str | None) -> str:
-    """Names come from files: none may move the cursor or hide a line of a report."""
+    """The text with control characters escaped: names come from files and must not write the report."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text))
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a claim is rejected. `subject` is a tensor or a file; the digests are there where two were compared."""
+    """One reason to reject. `subject` is a tensor or a file; `expected` and `actual` are digests that were compared."""
 
     check: str
     reason: str
@@ -40,7 +40,7 @@ class Problem:
 
 
 class Rejected(Exception):
-    """The claim does not hold; carries the problems."""
+    """The statement is rejected, for `problems`."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -54,7 +54,7 @@ WHOLE_UP_TO: Final = 256e6
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the reader gave. Everything that is optional and given must hold."""
+    """The reader's inputs. An optional one that is given must hold."""
 
     keys: tuple[TrustedKey, ...]
     now: datetime
@@ -66,12 +66,12 @@ class Inputs:
     job: str | None = None
     policy_digest: str | None = None
     whole_up_to: float = WHOLE_UP_TO
-    previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, ... back to the first
+    previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, and so on
 
 
 @dataclass(slots=True)
 class Holdings:
-    """What a directory holds: plain files, anything else, and the tensors of the files that the statement names."""
+    """The contents of a folder: its entries by kind, and readings of the files that the statement names."""
 
     folder: Path
     files: frozenset[str] = frozenset()
@@ -87,7 +87,7 @@ class Holdings:
 
 @dataclass(slots=True)
 class CheckContext:
-    """Filled in as the verification goes on; a check may use what the stages before it have read."""
+    """State of one verification. Each stage adds what it has read, and later checks may use it."""
 
     inputs: Inputs
     envelope_read: Envelope | None = None

@@ -1,4 +1,4 @@
-"""What came of a verification, for people and for machines."""
+"""The report of a verification, as text and as JSON."""
 
 import unicodedata
 from collections import Counter
@@ -16,12 +16,12 @@ LEVELS = {
     2: "the frozen tensors are those of the base with the pinned root, whatever the signer says",
     3: "the frozen tensors are those of the base files at hand, whatever the signer says",
 }
-_SHOWN = 20  # problems, to people
+_SHOWN = 20  # problems in the text report
 
 
 @dataclass(frozen=True, slots=True)
 class VerificationReport:
-    """What came of it. `level` was reached: 1 the signer's word, 2 a pinned base, 3 base files; None if rejected."""
+    """The outcome of a verification. `level`: 1 the signer's word, 2 a pinned base, 3 base files; None if rejected."""
 
     verdict: str  # "verified" | "rejected"
     level: int | None
@@ -44,7 +44,7 @@ class VerificationReport:
         }
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """The report as lines of text."""
         if self.verified:
             frozen = self.facts["frozen"]
             base = "base" if self.facts["base_root"] == self.facts["first_base_root"] else "first base of the chain"
@@ -68,8 +68,8 @@ class VerificationReport:
 
 
 def warnings(context: CheckContext) -> Iterator[str]:
-    """What is not wrong, but a reader should know."""
-    rows = context.statement.predicate.rows
+    """Facts that do not reject the statement and that a reader should know."""
+    rows = context.predicate.rows
     kinds = {
         "in the base, not in the result": [row.name for row in rows if row.role == "dropped"],
         "frozen by the policy but not in the base, so nothing is claimed about": [
@@ -84,9 +84,9 @@ def warnings(context: CheckContext) -> Iterator[str]:
             "which base the chain begins with is the word of its first statement's signer: pin the first base's root "
             f"({context.chain[-1].statement.base.root})"
         )
-    if any("module_type" in rule.get("select", {}) for rule in context.statement.predicate.policy.get("rules", [])):
+    if any("module_type" in rule.get("select", {}) for rule in context.predicate.policy.get("rules", [])):
         yield "the policy selects by module type, and which tensor has which type is the signer's word"
-    names = [file.name for file in context.statement.predicate.result_files]
+    names = [file.name for file in context.predicate.result_files]
     digests = context.result.digests if context.result else {}
     if large := [name for name in names if name in digests and digests[name][0] is None]:
         yield (
@@ -119,7 +119,7 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def some(names: list[str]) -> str:
-    """The first few, and how many more."""
+    """The first five names, and how many more there are."""
     shown = ", ".join(names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
@@ -127,7 +127,7 @@ def some(names: list[str]) -> str:
 def facts(context: CheckContext) -> dict[str, Any]:
     if context.statement_read is None:
         return {}
-    predicate = context.statement.predicate
+    predicate = context.predicate
     frozen = frozen_readings(frozen_throughout(context))
     return {
         "job": predicate.job_id,

@@ -1,6 +1,6 @@
-"""`permafrost verify`: check a signed claim with the files at hand, believing no field that can be recomputed.
+"""`permafrost verify`: checks a signed statement against files, and recomputes every field that can be recomputed.
 
-Standard library and `cryptography` only. Exit 0: verified, 1: rejected, 2: could not check.
+Needs the standard library and `cryptography` only. Exit status 0: verified, 1: rejected, 2: could not check.
 """
 
 import argparse
@@ -23,7 +23,16 @@ from app.evidence.format.keys import KeyFileError, TrustedKey, by_id, read_trust
 from app.evidence.format.parse import read
 from app.evidence.format.rotation import introduced
 from app.evidence.format.strict import JsonError, JsonObject, read_json
-from app.evidence.verifier import check_chain, check_envelope, check_files, check_statement
+from app.evidence.verifier import (
+    check_chain,
+    check_envelope,
+    check_files,
+    check_frozen,
+    check_names,
+    check_policy,
+    check_statement,
+    read_files,
+)
 from app.evidence.verifier.check_policy import plan_of, read_policy
 from app.evidence.verifier.context import (
     WHOLE_UP_TO,
@@ -96,7 +105,7 @@ def verify_files(
 
 
 def objections(payload: bytes, *, now: datetime | None = None) -> tuple[Problem, ...]:
-    """What a verifier will hold against a statement by itself: for a signer to ask before it signs."""
+    """Problems of a statement that can be found without files, for a signer to look at before it signs."""
     context = CheckContext(Inputs((), now or datetime.now(UTC)), Envelope(payload, PAYLOAD_TYPE, (), JsonObject()))
     try:
         _examine(context, b"", STAGES, stages=("statement", "predicate"))
@@ -106,7 +115,7 @@ def objections(payload: bytes, *, now: datetime | None = None) -> tuple[Problem,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit status."""
+    """Run `permafrost verify` and return its exit status."""
     options = _parser().parse_args(argv)
     try:
         report = verify_files(
@@ -126,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(options, {"verdict": "unchecked", "reason": str(error)}, f"COULD NOT CHECK: {printable(str(error))}")
         return CANNOT_CHECK
     if report.verified and report.level is not None and report.level < options.level:
-        low = Problem("level", f"level {report.level} reached, {options.level} asked for")
+        low = Problem("level", f"level {report.level} reached, {options.level} requested")
         report = replace(report, verdict="rejected", level=None, problems=(low,))
     _say(options, report.to_json(), "\n".join(report.lines()))
     return VERIFIED if report.verified else REJECTED
@@ -135,7 +144,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 STAGES: dict[str, dict[str, Check]] = {
     "envelope": check_envelope.ENVELOPE_CHECKS,
     "statement": check_envelope.STATEMENT_CHECKS,
-    "predicate": check_statement.CHECKS,
+    "predicate": {
+        **check_statement.CHECKS,
+        **check_policy.CHECKS,
+        **check_frozen.CHECKS,
+        **check_names.CHECKS,
+    },
     "chain": check_chain.CHECKS,
     "base": check_files.BASE_CHECKS,
     "result": check_files.RESULT_CHECKS,
@@ -143,7 +157,7 @@ STAGES: dict[str, dict[str, Check]] = {
 
 
 def _examine(context: CheckContext, raw: bytes, checks: Checks, *, stages: Sequence[str] = tuple(STAGES)) -> None:
-    """Go through the stages. Raises Rejected with all problems of the first stage that has any."""
+    """Run the stages in order. Raises Rejected with all problems of the first stage that has any."""
     for stage in stages:
         try:
             ready = _PREPARATIONS[stage](context, raw, checks)
@@ -167,12 +181,12 @@ def _read_statement(context: CheckContext, raw: bytes, checks: Checks) -> bool:
 
 def _resolve_policy(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     with suppress(PolicyError):  # the check `policy_fits` reports it
-        context.plan = plan_of(context.statement.predicate.rows, dict(context.statement.predicate.policy))
+        context.plan = plan_of(context.predicate.rows, dict(context.predicate.policy))
     return True
 
 
 def _read_chain(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    """The statements before this one have to hold in themselves; nobody has their files any more."""
+    """Check the earlier statements without files, which the reader does not have."""
     for earlier in context.inputs.previous:
         before = CheckContext(Inputs(context.inputs.keys, context.inputs.now))
         _examine(before, earlier, checks, stages=("envelope", "statement", "predicate"))
@@ -183,8 +197,8 @@ def _read_chain(context: CheckContext, raw: bytes, checks: Checks) -> bool:
 def _read_base(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     if context.inputs.base is None:
         return False
-    predicate = context.statement.predicate
-    context.base = check_files.read_base(
+    predicate = context.predicate
+    context.base = read_files.read_base(
         context.inputs.base, predicate.base_files, predicate.rows, whole_up_to=context.inputs.whole_up_to
     )
     return True
@@ -193,8 +207,8 @@ def _read_base(context: CheckContext, raw: bytes, checks: Checks) -> bool:
 def _read_result(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     if context.inputs.result is None:
         return False
-    predicate = context.statement.predicate
-    context.result = check_files.read_result(
+    predicate = context.predicate
+    context.result = read_files.read_result(
         context.inputs.result,
         predicate.result_files,
         predicate.rows,
@@ -205,7 +219,7 @@ def _read_result(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     return True
 
 
-# Makes ready what the checks of a stage look at; False when the reader gave nothing for it.
+# Reads the input of a stage; returns False when the reader gave none, and the stage is left out.
 _PREPARATIONS: dict[str, Callable[[CheckContext, bytes, Checks], bool]] = {
     "envelope": _read_envelope,
     "statement": _read_statement,
@@ -217,12 +231,12 @@ _PREPARATIONS: dict[str, Callable[[CheckContext, bytes, Checks], bool]] = {
 
 
 def _level(context: CheckContext) -> tuple[int, list[str]]:
-    """The level, and why it is not higher than one would think."""
+    """The level reached, and notes on why it is not a higher one."""
     if context.base is not None:
         return 3, []
     if context.inputs.base_root is None:
         return 1, []
-    split = [row.name for row in context.statement.predicate.rows if row.role == "split"]
+    split = [row.name for row in context.predicate.rows if row.role == "split"]
     if split:
         return 1, [f"level 2 needs the base files for partly frozen tensors: {some(split)}"]
     return 2, []
@@ -233,7 +247,7 @@ def _say(options: argparse.Namespace, document: Mapping[str, Any], text: str) ->
     text = json.dumps(document, indent=1) if options.json else text
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # a name must not fail the report
-    except BrokenPipeError:  # whoever reads has seen enough; the status is still to come, and is not a rejection
+    except BrokenPipeError:  # the reader closed the pipe; the exit status still counts
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -257,7 +271,7 @@ def _keys(paths: Iterable[Path | str], ring: Path | str | None) -> tuple[Trusted
 
 
 def _policy(given: str) -> str:
-    """Of a file (also as @file, which `permafrost submit` takes), or of the JSON itself."""
+    """Digest of the policy in a file (also written @file, as for `permafrost submit`) or in the JSON text itself."""
     try:
         raw = os.fsencode(given) if given.lstrip().startswith("{") else Path(given.removeprefix("@")).read_bytes()
         return read_policy(raw).digest()
@@ -276,7 +290,7 @@ def _hex(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="permafrost verify",
-        description="Check a signed claim that frozen weights did not change by a bit.",
+        description="Check a signed statement that frozen weights are bit-identical to the base model's.",
         epilog="Exit status: 0 verified, 1 rejected, 2 could not check.",
     )
     parser.add_argument("attestation", type=Path, help="the signed statement (a DSSE envelope in JSON)")
@@ -293,12 +307,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ATTESTATION",
-        help="of a fine-tune of a fine-tune: the statement about its base, then the one before; repeatable",
+        help="for a fine-tune of a fine-tune: the attestation of its base, then of the base before; repeatable",
     )
-    parser.add_argument("--policy", help="the freeze policy that has to have been applied: a file, or JSON")
-    parser.add_argument("--job", help="the job that this has to be about")
-    parser.add_argument("--nonce", help="the nonce that was sent with the job")
-    parser.add_argument("--level", type=int, choices=(1, 2, 3), default=1, help="reject what reaches a lower level")
+    parser.add_argument("--policy", help="reject a statement with another freeze policy: a file, or JSON")
+    parser.add_argument("--job", help="reject a statement about another job")
+    parser.add_argument("--nonce", help="reject a statement without the nonce that was sent with the job")
+    parser.add_argument(
+        "--level", type=int, choices=(1, 2, 3), default=1, help="reject a result that reaches a lower level"
+    )
     digests = parser.add_mutually_exclusive_group()
     digests.add_argument(
         "--whole",
@@ -308,9 +324,9 @@ def _parser() -> argparse.ArgumentParser:
         help="also recompute the SHA-256 of large weight files as a whole, which takes about twice as long",
     )
     digests.add_argument(
-        "--quick", dest="whole_up_to", action="store_const", const=0, help="leave it out for small ones as well"
+        "--quick", dest="whole_up_to", action="store_const", const=0, help="do not recompute it for small files either"
     )
-    parser.add_argument("--json", action="store_true", help="write a report for machines")
+    parser.add_argument("--json", action="store_true", help="write the report as JSON")
     return parser
 
 

@@ -1,0 +1,151 @@
+"""Reads the files at hand: the result's folder, and the base's where the reader has it.
+
+A folder is listed, and every file that the statement names is read once. What else is in the folder is left unread.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from app.evidence.format.digest import FileReading, read_bytes, read_file, sha256_bytes, sha256_file
+from app.evidence.format.statement import FileRef, Reading, Row
+from app.evidence.format.tensorfile import MAX_HEADER, TensorFileError
+from app.evidence.verifier.complete_result import CHANGED_FILE, complete, composed_header
+from app.evidence.verifier.context import CannotCheck, Holdings, Problem, Rejected
+
+INDEX_ENDING = ".safetensors.index.json"
+
+
+def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, whole_up_to: float) -> Holdings:
+    """The base at hand. Links are followed: model caches are made of them, and what counts is the content.
+
+    Weight files of more than `whole_up_to` bytes get no digest of their own: the base's root is over tensors.
+    """
+    held = _listed(folder)
+    held.files |= held.links
+    slices = _slices(rows, lambda row: row.base)
+    names = [file.name for file in files if file.name in held.files]
+    return _read(held, names, slices, headers=dict.fromkeys(_large(folder, names, whole_up_to)))
+
+
+def read_result(
+    folder: Path,
+    files: Iterable[FileRef],
+    rows: Iterable[Row],
+    *,
+    metadata: Mapping[str, str],
+    base: Holdings | None,
+    whole_up_to: float,
+) -> Holdings:
+    """The result at hand: all of it, or only the tensors that changed, which the base then completes.
+
+    A weight file of more than `whole_up_to` bytes gets no digest of its own if its header is the one that follows from
+    the statement's rows: with header and tensors all of its bytes have been compared with what was signed.
+    """
+    held, files, rows = _listed(folder), list(files), list(rows)
+    sizes = {file.name: file.size for file in files}
+    slices = _slices(rows, lambda row: row.result)
+    names = [file.name for file in files if file.name in held.files | held.links]
+    whole = [file.name for file in files if file.name.endswith(".safetensors")]
+    if CHANGED_FILE not in held.files or CHANGED_FILE in whole or len(whole) != 1 or whole[0] in names:
+        large = _large(folder, names, whole_up_to) if len(whole) == 1 else []
+        header = composed_header(rows, metadata) if large else None
+        return _read(held, names, slices, headers=dict.fromkeys(large, header) if header else {}, sizes=sizes)
+    if base is None:
+        raise CannotCheck(f"{folder} holds only the tensors that changed; give the base as well (--base DIR)")
+    sizes[CHANGED_FILE] = sizes[whole[0]] + MAX_HEADER
+    return complete(_read(held, [*names, CHANGED_FILE], slices, sizes=sizes), whole[0], rows, metadata, base)
+
+
+def _listed(folder: Path) -> Holdings:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise CannotCheck(f"{folder}: {error.strerror}") from None
+    kinds = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
+    return Holdings(
+        folder,
+        frozenset(name for name, mode in kinds.items() if stat.S_ISREG(mode)),
+        frozenset(name for name, mode in kinds.items() if stat.S_ISLNK(mode)),
+        frozenset(name for name, mode in kinds.items() if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode)),
+    )
+
+
+def _slices(rows: Iterable[Row], stored: Callable[[Row], Reading | None]) -> dict[str, list[tuple[int, int]]]:
+    """Rejects a partly frozen tensor whose row ranges are not the policy's, or whose frozen rows changed."""
+    return {
+        reading.name: held
+        for row in rows
+        if row.slices
+        and (reading := stored(row))
+        and (held := [part.rows for part in row.slices if _has(reading, part.rows)])
+    }
+
+
+def _has(reading: Reading, rows: tuple[int, int]) -> bool:
+    return bool(reading.shape) and 0 <= rows[0] < rows[1] <= reading.shape[0]
+
+
+def _large(folder: Path, names: Iterable[str], limit: float) -> list[str]:
+    """The weight files of more than `limit` bytes."""
+    weights = (folder / name for name in names if name.endswith(".safetensors"))
+    return [path.name for path in weights if path.exists() and path.stat().st_size > limit]
+
+
+def _read(
+    held: Holdings,
+    names: list[str],
+    slices: Mapping[str, list[tuple[int, int]]],
+    *,
+    headers: Mapping[str, str | None] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Holdings:
+    """Read the named files. Those in `headers` get no digest of their own if their header is that one (None: any).
+
+    A file of more bytes than in `sizes` is not read at all: a terabyte of zeros takes no room on a disk.
+    """
+    headers, sizes = headers or {}, sizes or {}
+    problems: list[Problem] = []
+    # As many files at a time as there are pairs of cores: each keeps two threads busy.
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+        each = pool.map(lambda name: _read_one(held.folder / name, slices, headers, sizes.get(name)), names)
+        for name, read in zip(names, each, strict=True):
+            if isinstance(read, Problem):
+                problems.append(read)
+            elif isinstance(read, FileReading):
+                held.weights[name] = read
+                held.digests[name] = read.sha256 or None, read.size
+            elif isinstance(read, bytes):
+                held.indexes[name] = read
+                held.digests[name] = sha256_bytes(read), len(read)
+            else:
+                held.digests[name] = read
+    if problems:
+        raise Rejected(problems)
+    return held
+
+
+def _read_one(
+    path: Path, slices: Mapping[str, list[tuple[int, int]]], headers: Mapping[str, str | None], most: int | None
+) -> FileReading | bytes | tuple[str, int] | Problem:
+    try:
+        size = path.stat().st_size
+        if most is not None and size > most:
+            return Problem("file_sizes", f"{size} bytes, at most {most} by the statement", path.name)
+        if path.name.endswith(INDEX_ENDING):
+            return read_bytes(path)
+        if not path.name.endswith(".safetensors"):
+            return sha256_file(path), size
+        if path.name in headers:
+            read = read_file(path, rows=slices, whole=False)
+            if headers[path.name] in (None, read.header):
+                return read
+        return read_file(path, rows=slices)
+    except TensorFileError as error:
+        return Problem("readable", str(error), path.name)
+    except FileNotFoundError:  # a link that leads nowhere
+        return Problem("readable", "a link to a missing file", path.name)
+    except OSError as error:
+        raise CannotCheck(f"{path}: {error.strerror}") from None
