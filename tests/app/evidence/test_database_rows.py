@@ -1,7 +1,7 @@
 """What is stored of a judged job."""
 
 from app.evidence.database_rows import evidence_row, parameter_rows
-from tests.app.evidence.attest.test_verdict import BASE, OTHER, judged
+from tests.app.evidence.attest.readings import BASE, OTHER, judged
 
 
 def test_database_rows_say_the_same() -> None:

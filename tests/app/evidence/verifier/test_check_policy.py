@@ -1,0 +1,18 @@
+"""The policy is resolved again over the statement's tensors."""
+
+from app.evidence.format.statement import Row
+from tests.tamper.kit import (
+    World,
+    forged,
+)
+
+
+def test_a_buffer_in_no_file_is_known_to_the_policy(world: World) -> None:
+    """It has no reading, counts where the policy counts, and is not claimed."""
+    row = Row(name="bert.ids", kind="buffer", role="new", persistent=False, dtype="I64", shape=(8,), changed=False)
+    world.unstored = (row,)
+    world.sign()
+    assert world.verify(3).verified
+    rows = forged(world.rows(), "bert.ids", shape=None, dtype=None)
+    world.sign(world.predicate(rows=rows))
+    assert [problem.check for problem in world.verify(3).problems] == ["policy_fits"]
