@@ -159,7 +159,8 @@ def _changed_flags(context: CheckContext) -> Iterator[Problem]:
     """Rejects a row whose `changed` flag contradicts its readings."""
     for row in context.predicate.rows:
         if row.changed != changed(row.base, row.result):
-            yield Problem("changed_flags", f"'changed' is {str(row.changed).lower()}, but its readings show the opposite", row.name)
+            reason = f"'changed' is {str(row.changed).lower()}, but its readings show the opposite"
+            yield Problem("changed_flags", reason, row.name)
 
 
 CHECKS: dict[str, Check] = {
