@@ -85,7 +85,7 @@ class ComposedFile:
 
 
 def compose(slices: Iterable[Slice], metadata: Mapping[str, str] | None = None) -> ComposedFile:
-    """The file of these slices in the reference writer's order, larger dtypes first, then names. Raises ComposeError."""
+    """The file of these slices in the reference writer's order: by dtype size, then name. Raises ComposeError."""
     by_name: dict[str, Slice] = {}
     for piece in slices:
         if piece.name in by_name:

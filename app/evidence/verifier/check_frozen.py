@@ -123,9 +123,9 @@ def _intervals(context: CheckContext) -> Iterator[Problem]:
                 reason = f"changed while frozen, from step {span.from_step} to {span.to_step or 'the end'}"
                 yield Problem("intervals", reason, row.name, span.before, span.after)
         if spans and spans[0].from_step == 0 and row.base and spans[0].before != row.base.sha256:
-            yield Problem("intervals", "did not start with the base's bytes", row.name, row.base.sha256, spans[0].before)
+            yield Problem("intervals", "does not start as the base", row.name, row.base.sha256, spans[0].before)
         if spans and _to_the_end(spans[-1], steps) and row.result and spans[-1].after != row.result.sha256:
-            yield Problem("intervals", "did not end with the result's bytes", row.name, spans[-1].after, row.result.sha256)
+            yield Problem("intervals", "does not end as the result", row.name, spans[-1].after, row.result.sha256)
 
 
 def _to_the_end(span: FrozenInterval, steps: object) -> bool:

@@ -58,7 +58,8 @@ def _policy_digest(context: CheckContext) -> Iterator[Problem]:
         yield Problem("policy_digest", f"not a policy: {error}")
         return
     if found != predicate.policy_digest:
-        yield Problem("policy_digest", "the policy has another digest than the stated one", None, predicate.policy_digest, found)
+        reason = "the policy has another digest than the stated one"
+        yield Problem("policy_digest", reason, None, predicate.policy_digest, found)
 
 
 def _policy_fits(context: CheckContext) -> Iterator[Problem]:

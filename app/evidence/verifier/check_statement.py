@@ -81,7 +81,8 @@ def _aliases(context: CheckContext) -> Iterator[Problem]:
             continue
         owner = known.get(row.alias_of)
         if owner is None or row.name not in owner.aliases:
-            yield Problem("aliases", f"listed as a copy of {row.alias_of!r}, whose row does not list it as an alias", row.name)
+            reason = f"listed as a copy of {row.alias_of!r}, whose row does not list it as an alias"
+            yield Problem("aliases", reason, row.name)
         elif _decided(row) != _decided(owner):
             yield Problem("aliases", f"its row does not agree with that of {owner.name!r}", row.name)
         elif row.result is None or owner.result is None or not row.result.same(owner.result):
@@ -146,9 +147,7 @@ def _compare_totals(check: str, what: str, stated: Total, readings: list[Reading
         yield Problem(check, f"{what}: {error}")
         return
     if stated.root != found.root:
-        yield Problem(
-            check, f"the {what} root of the rows is not the stated one", None, stated.root, found.root
-        )
+        yield Problem(check, f"the {what} root of the rows is not the stated one", None, stated.root, found.root)
     if (stated.count, stated.nbytes) != (found.count, found.nbytes):
         in_statement, in_rows = (f"{one.count} tensors ({one.nbytes} bytes)" for one in (stated, found))
         reason = f"{what}: {in_statement} in the statement, {in_rows} in its rows"
