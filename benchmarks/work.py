@@ -21,6 +21,9 @@ from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from app.freeze.policy import Policy
+from app.specs.data import DataSpec
+from app.specs.hyperparameters import Hyperparameters
+from app.specs.models import TorchSpec, read_model
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.batch import Examples
@@ -99,11 +102,11 @@ def work_order(case: Case, folder: Path) -> tuple[WorkOrder, Workspace]:
     order = WorkOrder(
         job_id="bench",
         stage="train",
-        model=case.spec,
+        model=read_model(case.spec),
         task=case.task,
-        data={"training": "data/train.jsonl", "format": "jsonl"},
-        hyperparameters=hyperparameters | case.wanted,
-        policy=case.policy,
+        data=DataSpec(training="data/train.jsonl", format="jsonl"),
+        hyperparameters=Hyperparameters.from_json(hyperparameters | case.wanted),
+        policy=Policy.from_json(case.policy),
         device=case.device,
     )
     return order, place
@@ -115,7 +118,7 @@ def prepared(case: Case, folder: Path) -> tuple[loop.Run, StopRequest]:
     determinism.configure()
     source = tasks.read(order, place, task=case.task)
     subject = TrackedModel.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
-    plan = subject.plan(Policy.from_json(order.policy))
+    plan = subject.plan(order.policy)
     subject.read_loaded(plan)
     stop = StopRequest()
     reporter = Aside(place.reports)
@@ -129,7 +132,7 @@ def material(case: Case, folder: Path) -> Material:
     determinism.configure()
     source = tasks.read(order, place, task=case.task)
     subject = TrackedModel.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
-    plan = subject.plan(Policy.from_json(order.policy))
+    plan = subject.plan(order.policy)
     training = tasks.prepare(case.task, source, subject.loaded, asked_length=None).training
     still = {each.name for each in plan.frozen}
     for name, parameter in subject.model.named_parameters():
@@ -238,7 +241,7 @@ def llama_base(folder: Path, **changes: Any) -> None:
 
 
 def convnet_base(folder: Path) -> None:
-    save_file(loading.initialise(CONVNET, seed=0), folder / "model.safetensors")
+    save_file(loading.initialise(TorchSpec.from_json(CONVNET), seed=0), folder / "model.safetensors")
 
 
 def _tokenizer_of_minilm(folder: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from tests.chaos.faults import FAULTS
 from tests.chaos.score import SHARE
 from worker.trainer import checkpoint
-from worker.trainer.training.hyperparameters import Settings
+from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 from worker.trainer.training.writer import Writer
 
 HERE = Path(__file__).parent
@@ -24,7 +24,7 @@ def test_checkpoint_cost(tmp_path: Path, record_property: Any) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(5_000)).sum().backward()
     optimizer.step()
-    interval = Settings.__dataclass_fields__["checkpoint_seconds"].default
+    interval = ResolvedHyperparameters.__dataclass_fields__["checkpoint_seconds"].default
     live = dict(model.named_parameters())
     with Writer() as writer:
         for step in (1, 2, 3):

@@ -1,6 +1,6 @@
 """What the supervisor and the trainer exchange: a work order, then reports, as files in one folder per attempt.
 
-Both sides import it, so it needs the standard library alone: the supervisor must stay without torch.
+Both sides import it, so it needs the standard library and pure contracts alone: the supervisor stays without torch.
 """
 
 from worker.protocol.order import ProtocolError, Stage, WorkOrder

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Final, Literal, cast, get_args
 
+from app.freeze.policy import Policy
+from app.specs.data import DataSpec
+from app.specs.evidence import EvidenceSpec
+from app.specs.hyperparameters import Hyperparameters
+from app.specs.models import ModelSpec, read_model
+from app.specs.reading import JsonObject
 from worker.protocol.workspace import Workspace, write_json
 
 Stage = Literal["initialise", "describe", "train"]
@@ -19,31 +25,32 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkOrder:
-    """One attempt at one job. Paths inside are relative to the workspace.
-
-    `data` holds `training`, `validation` (or null), `format`, `features`, `target`; `hyperparameters` may hold "auto".
-    """
+    """One attempt at one job. Paths inside are relative to the workspace."""
 
     job_id: str
     stage: Stage
-    model: dict[str, Any]
+    model: ModelSpec
     attempt: int = 1
     task: str | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
-    policy: dict[str, Any] = field(default_factory=lambda: {"default": "train", "rules": []})
-    evidence: dict[str, Any] = field(default_factory=lambda: {"overhead_budget": 0.01})
+    data: DataSpec = field(default_factory=DataSpec)
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    policy: Policy = field(default_factory=Policy)
+    evidence: EvidenceSpec = field(default_factory=EvidenceSpec)
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:0", ...
     devices: int = 1  # processes on this machine, each with a device of its own
     strategy: str = "ddp"  # "ddp": a replica on each; "fsdp": each holds a part
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_json(self) -> JsonObject:
+        specs = {name: getattr(self, name).to_json() for name in _READERS}
+        return {each.name: specs.get(each.name, getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> WorkOrder:
-        """The order in `obj`; ProtocolError for a missing or unknown field. A newer supervisor must not half-work."""
+        """The order in `obj`; ProtocolError for a missing or unknown field. A newer supervisor must not half-work.
+
+        InvalidRequest, with `param`, for a spec in it that cannot be read.
+        """
         known = {each.name for each in fields(cls)}
         unknown = sorted(set(obj) - known)
         if unknown:
@@ -53,7 +60,8 @@ class WorkOrder:
             raise ProtocolError(f"work order lacks {missing}")
         if obj["stage"] not in get_args(Stage):
             raise ProtocolError(f"work order's stage {obj['stage']!r} is none of {list(get_args(Stage))}")
-        return cls(**obj)
+        specs = {name: read(obj[name]) for name, read in _READERS.items() if name in obj}
+        return cls(**{**obj, **specs})
 
     def save(self, workspace: Path) -> Path:
         """Write `job.json` into the workspace, whole or not at all."""
@@ -63,4 +71,13 @@ class WorkOrder:
 
     @classmethod
     def load(cls, workspace: Path) -> WorkOrder:
-        return cls.from_json(cast("dict[str, Any]", json.loads(Workspace(workspace).order.read_text("utf-8"))))
+        return cls.from_json(cast("JsonObject", json.loads(Workspace(workspace).order.read_text("utf-8"))))
+
+
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "model": read_model,
+    "data": DataSpec.from_json,
+    "hyperparameters": Hyperparameters.from_json,
+    "policy": Policy.from_json,
+    "evidence": EvidenceSpec.from_json,
+}

@@ -10,6 +10,7 @@ from app.errors import PermafrostError
 from app.models import manifest
 from app.models.catalog import folder_of, task_of
 from app.models.tables import Model
+from app.specs.models import read_model
 from worker.protocol import EXIT_DONE, WorkOrder, Workspace
 from worker.supervisor import attempt_folder, bases
 from worker.supervisor.outcomes import TrainerRefused
@@ -67,7 +68,8 @@ def _manifest(runner: Runner, model: Model) -> Any:
     try:
         attempt_folder.stage_base(workspace, model, runner.storage)
         task = model.spec.get("task") or task_of(workspace.base)
-        WorkOrder(job_id=model.id, stage="describe", model=model.spec, task=task, device="cpu").save(workspace.root)
+        order = WorkOrder(job_id=model.id, stage="describe", model=read_model(model.spec), task=task, device="cpu")
+        order.save(workspace.root)
         return _run(runner, workspace)
     finally:
         attempt_folder.discard(workspace, ended=True)

@@ -6,19 +6,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
 from app.db import Database
 from app.errors import OutOfSpace, PermafrostError, StorageUnavailable
 from app.evidence.format.rotation import signers
+from app.freeze.policy import Policy
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Lease, LeaseLost, Outcome
 from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Job
 from app.models.catalog import is_hub_spec
 from app.settings import Settings
+from app.specs.data import DataSpec
+from app.specs.evidence import EvidenceSpec
+from app.specs.hyperparameters import Hyperparameters
+from app.specs.models import read_model
 from app.storage.blobs import Storage
 from worker.protocol import Stage, WorkOrder, Workspace
 from worker.supervisor import attempt_folder, bases, results
@@ -175,18 +180,18 @@ class Runner:
     # ---- the trainer
 
     def _order(
-        self, job: Job, keeper: LeaseKeeper, device: Device, stage: Stage, *, data: dict[str, Any] | None = None
+        self, job: Job, keeper: LeaseKeeper, device: Device, stage: Stage, *, data: DataSpec | None = None
     ) -> WorkOrder:
         return WorkOrder(
             job_id=job.id,
             attempt=keeper.lease.attempt,
             stage=stage,
-            model=job.model_spec,
+            model=read_model(job.model_spec),
             task=job.task,
-            data=data or job.data,
-            hyperparameters=job.hyperparameters,
-            policy=job.freeze_policy,
-            evidence=job.evidence_options,
+            data=data or DataSpec.from_json(job.data),
+            hyperparameters=Hyperparameters.from_json(job.hyperparameters),
+            policy=Policy.from_json(job.freeze_policy),
+            evidence=EvidenceSpec.from_json(job.evidence_options),
             seed=job.seed,
             device=device.name,
             devices=device.count if stage == "train" else 1,

@@ -1,7 +1,7 @@
 """What an attempt starts from, put into its workspace: the base, an adapter to train on, the files of data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from app.jobs.queue.tables import Job
 from app.models.catalog import folder_of, is_hub_spec
 from app.models.tables import Model
 from app.settings import Settings
+from app.specs.data import DataSpec
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
 from worker.supervisor import attempt_folder, bases, hub
@@ -54,10 +55,13 @@ class Staging:
             bases.refuse_links(self.workspace.base)
         return self._publish_initial()
 
-    def data(self) -> dict[str, Any]:
+    def data(self) -> DataSpec:
         """How the data is to be read, with the paths of its files within the workspace."""
-        files = {"training": self.job.training_file, "validation": self.job.validation_file}
-        return self.job.data | {name: self._stage_file(name, file_id) for name, file_id in files.items()}
+        return replace(
+            DataSpec.from_json(self.job.data),
+            training=self._stage_file("training", self.job.training_file),
+            validation=self._stage_file("validation", self.job.validation_file),
+        )
 
     def _from_hub(self, spec: dict[str, Any], unwanted: Callable[[], bool]) -> Model:
         """The model of a hub's repository at a commit, fetched once."""

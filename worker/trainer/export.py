@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from app.freeze.implied import is_of_adapter
 from app.freeze.plan import Decision, FreezePlan
+from app.specs.models import ModelSpec, TorchSpec, TransformersSpec
 from worker.protocol import Workspace, write_json
 from worker.trainer import curves
 from worker.trainer.checkpoint import flush
@@ -38,7 +39,7 @@ TOKENIZER_FILES = (
 def write_initial(place: Workspace, subject: TrackedModel) -> None:
     """`model.initial.safetensors`: what the base does not hold, before its first step, to compare its change with."""
     new = {each.name: each for each in subject.stored() if each.name not in subject.pairs}
-    if (subject.loaded.adapter or {}).get("merge"):  # of the adapter itself, the result will know nothing
+    if subject.loaded.adapter and subject.loaded.adapter.merge:  # of the adapter itself, the result will know nothing
         new = {adapters.plain_name(subject.model, name): each for name, each in new.items()}
         new = {name: each for name, each in new.items() if not is_of_adapter(each.live)}
     if new:
@@ -47,7 +48,7 @@ def write_initial(place: Workspace, subject: TrackedModel) -> None:
 
 
 def write_form(
-    place: Workspace, subject: TrackedModel, spec: Mapping[str, Any], *, task: str, labels: Sequence[str] | None
+    place: Workspace, subject: TrackedModel, spec: ModelSpec, *, task: str, labels: Sequence[str] | None
 ) -> None:
     """How a model is made of a checkpoint, written before the first one: where each stored tensor's bytes are then.
 
@@ -125,7 +126,7 @@ def write_observations(
 def write_files(
     place: Workspace,
     subject: TrackedModel,
-    spec: Mapping[str, Any],
+    spec: ModelSpec,
     *,
     task: str,
     labels: Sequence[str] | None,
@@ -145,7 +146,7 @@ def _write_use(
     place: Workspace,
     folder: Path,
     subject: TrackedModel,
-    spec: Mapping[str, Any],
+    spec: ModelSpec,
     *,
     task: str,
     labels: Sequence[str] | None,
@@ -153,7 +154,7 @@ def _write_use(
     """What a loader needs beside the weights: configuration and tokenizer."""
     config = copy.deepcopy(getattr(subject.model, "config", None))
     if isinstance(subject.model, PeftModel):
-        base = str(spec.get("path") or "")
+        base = spec.path if isinstance(spec, TransformersSpec) else ""
         adapters.save_config(subject.model, folder, task=task, base=base, new=subject.loaded.new)
     elif config is not None and hasattr(config, "save_pretrained"):
         config.architectures = [type(subject.model).__name__]
@@ -161,8 +162,8 @@ def _write_use(
             config.use_cache = configs.read(place.base / "config.json").get("use_cache", True)
         config.save_pretrained(folder)
         _copy(place.base, folder, COMPANIONS)
-    else:
-        kept = {"type": "torch", "architecture": spec.get("architecture"), "kwargs": spec.get("kwargs") or {}}
+    elif isinstance(spec, TorchSpec):
+        kept = {"type": "torch", "architecture": spec.architecture, "kwargs": dict(spec.kwargs or {})}
         write_json(folder / "config.json", kept | ({"labels": list(labels)} if labels else {}))
     if subject.loaded.tokenizer is not None:
         _write_tokenizer(place.base, folder, subject.loaded.tokenizer)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from app.errors import PermafrostError
+from app.errors import ModelError, PermafrostError
 from app.evidence.format.digest import sha256_file
 from app.freeze.plan import FreezePlan
-from app.freeze.policy import Policy
+from app.specs.models import TorchSpec
 from worker.protocol import (
     EXIT_DEVICE_LOST,
     EXIT_DONE,
@@ -26,6 +26,7 @@ from worker.protocol import (
 )
 from worker.trainer import checkpoint, determinism, export
 from worker.trainer.checkpoint import NO_ROOM
+from worker.trainer.data import reading
 from worker.trainer.data.reading import DataSplits
 from worker.trainer.models import card, loading, manifest, merging
 from worker.trainer.models.tracked import Readings, TrackedModel
@@ -66,7 +67,7 @@ def run(workspace: Path) -> None:
     Any other exception is a fault of ours: its traceback goes to the log, and the supervisor counts a crash.
     """
     place = Workspace(workspace).create()
-    order = WorkOrder.load(workspace)
+    order = _order(place)
     if order.stage == "train" and order.devices > 1 and "RANK" not in os.environ:
         raise SystemExit(launch(place, order.devices, run))
     rank = int(os.environ.get("RANK", "0"))
@@ -101,6 +102,15 @@ def run(workspace: Path) -> None:
     raise SystemExit(EXIT_DONE)
 
 
+def _order(place: Workspace) -> WorkOrder:
+    try:
+        return WorkOrder.load(place.root)
+    except PermafrostError as error:
+        with Reporter(place.reports) as reporter:
+            _report_failure(reporter, error, int(os.environ.get("RANK", "0")))
+        raise SystemExit(EXIT_FAILED) from error
+
+
 def device_is_lost(error: RuntimeError) -> bool:
     """Whether CUDA blames the device. A fault of the model, such as an assertion in a kernel, is none of these."""
     text = str(error)
@@ -119,10 +129,9 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
         )
         _stop_if_asked(stop, group)
 
-        policy = Policy.from_json(order.policy)
         if _merges(subject):
-            merging.plan_of(subject.loaded, policy)
-        plan = subject.plan(policy)
+            merging.plan_of(subject.loaded, order.policy)
+        plan = subject.plan(order.policy)
         loaded = subject.read_loaded(plan)
         refuse_different_replicas(group, subject.live(), step=0)
         if group.leads:
@@ -168,7 +177,7 @@ def _export(
 ) -> None:
     """Read what training left, and write the result: the first rank does, for all."""
     if _merges(subject):
-        subject, plan, loaded = merging.merged(subject, Policy.from_json(order.policy), loaded)
+        subject, plan, loaded = merging.merged(subject, order.policy, loaded)
         tensors = len(subject.loaded.merged)
         run.reporter.event(f"adapter merged into {tensors} tensors of the base, which are changed")
     trained = subject.read(plan)
@@ -178,7 +187,7 @@ def _export(
         job_id=order.job_id,
         task=task,
         spec=order.model,
-        data_sha256=sha256_file(place.root / order.data["training"]),
+        data_sha256=sha256_file(place.root / reading.training_path(order.data)),
         policy=plan.policy.to_json(),
         counts=plan.counts(),
         report=report,
@@ -204,7 +213,7 @@ def _export(
 
 
 def _merges(subject: TrackedModel) -> bool:
-    return bool((subject.loaded.adapter or {}).get("merge"))
+    return bool(subject.loaded.adapter and subject.loaded.adapter.merge)
 
 
 def _stop_if_asked(stop: StopRequest, group: Group) -> None:
@@ -218,15 +227,21 @@ def initialise(order: WorkOrder, place: Workspace, reporter: Reporter, stop: Sto
     reporter.stage("loading")
     determinism.configure()
     path = place.base / "model.safetensors"
-    save_file(loading.initialise(order.model, seed=order.seed), path, metadata={"format": "pt"})
+    save_file(loading.initialise(_torch_spec(order), seed=order.seed), path, metadata={"format": "pt"})
     path.chmod(0o644)
     checkpoint.flush(path)
+
+
+def _torch_spec(order: WorkOrder) -> TorchSpec:
+    if not isinstance(order.model, TorchSpec):
+        raise ModelError("only a torch architecture can be drawn from a seed", param="model.type")
+    return order.model
 
 
 def describe(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
     """Names and shapes of a model's tensors by task, without its weights: out/manifest.json."""
     reporter.stage("loading")
-    rows = manifest.describe(order.model, place.base, task=order.task or order.model.get("task"))
+    rows = manifest.describe(order.model, place.base, task=order.task or order.model.task)
     sizes = {str(path.relative_to(place.base)): path.stat().st_size for path in place.base.rglob("*") if path.is_file()}
     write_json(place.manifest, {"tensors": rows, "files": sizes})
 

@@ -16,12 +16,12 @@ from app.freeze.plan import Decision
 from app.freeze.preview import OPTIMIZER_STATE, Preview
 from app.freeze.preview import preview as preview_of
 from app.jobs.queue.tables import Job
-from app.jobs.requests import auto
 from app.jobs.requests.submission import CheckedRequest
 from app.models import manifest
 from app.models.catalog import folder_of
 from app.models.manifest import Manifest
 from app.settings import Settings
+from app.specs import auto
 
 #: Bytes of text that make a token, and tokens of an example where nothing says how long it may be.
 TOKEN_BYTES: Final = 4

@@ -14,7 +14,6 @@ from typing import Any
 from app.evidence.format.digest import read_file
 from app.evidence.format.tensorfile import TensorEntry, header_bytes
 from app.freeze.plan import TensorInfo, resolve
-from app.freeze.policy import Policy
 from worker.protocol import EXIT_FAILED, EXIT_STOPPED, Reporter, WorkOrder, Workspace, write_json
 
 ROWS, COLUMNS = 10, 1
@@ -42,7 +41,7 @@ def run(folder: Path) -> None:
 
 def train(place: Workspace, order: WorkOrder, reporter: Reporter) -> None:
     reporter.stage("loading")
-    plan = resolve(Policy.from_json(order.policy), TENSORS)
+    plan = resolve(order.policy, TENSORS)
     before = {each.name: each for each in read_file(place.base / "model.safetensors").tensors}
     reporter.report("plan", counts=plan.counts(), total_steps=STEPS, epochs=1, plan=plan.to_json(), warnings=[])
     reporter.stage("training")

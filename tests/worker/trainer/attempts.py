@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from worker.protocol import Report, WorkOrder, Workspace, read_reports
+from worker.protocol import Report, WorkOrder, Workspace, read_reports, write_json
 from worker.trainer.main import run
 
 AFFINE = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 10, "out_features": 10}}
@@ -67,10 +67,20 @@ class Attempt:
 
 def attempt(order: WorkOrder, root: Path) -> Attempt:
     """Run an order in this process."""
-    order.save(Workspace(root).create().root)
+    return attempt_json(order.to_json(), root)
+
+
+def attempt_json(order: Mapping[str, Any], root: Path) -> Attempt:
+    """Run what need not be a readable order."""
+    write_json(Workspace(root).create().order, order)
     with pytest.raises(SystemExit) as ended:
         run(root)
     return Attempt(Workspace(root), int(ended.value.code or 0))
+
+
+def work_order(**fields: Any) -> WorkOrder:
+    """An order from fields as they are in JSON."""
+    return WorkOrder.from_json(fields)
 
 
 def affine_order(root: Path, *, rows: Sequence[dict[str, Any]] | None = None, **changes: Any) -> WorkOrder:

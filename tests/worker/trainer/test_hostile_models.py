@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
+from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data, work_order
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.bounds import OutOfBounds, bounded
 from worker.trainer.data.images import decode
@@ -36,7 +36,7 @@ def chat_order(root: Path, template: str | None = None) -> WorkOrder:
     place = Workspace(root).create()
     tiny.llama(place.base, template=template)
     rows = [{"messages": [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]}] * 8
-    return WorkOrder(
+    return work_order(
         job_id="ftjob-hostile",
         stage="train",
         model={"type": "transformers", "path": "tiny"},

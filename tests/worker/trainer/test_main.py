@@ -14,8 +14,9 @@ import yaml
 from safetensors.torch import save_file
 
 from app.evidence.format.digest import sha256_file
-from tests.worker.trainer.attempts import AFFINE, affine_order, attempt
-from worker.protocol import WorkOrder, Workspace
+from app.specs.models import ModelSpec, TransformersSpec
+from tests.worker.trainer.attempts import AFFINE, affine_order, attempt, attempt_json, work_order
+from worker.protocol import Workspace
 from worker.trainer.data.sampler import Sampler
 from worker.trainer.models import architectures, card
 from worker.trainer.models.architectures import Affine
@@ -99,7 +100,7 @@ def test_ignored_group_option_is_refused_where_freezing_is_enforced(tmp_path: Pa
 def test_mlp_trains(tmp_path: Path) -> None:
     """Its module calls its input something else than our data does; a frozen first layer stays."""
     model = {"type": "torch", "architecture": "mlp", "kwargs": {"in_features": 10, "out_features": 10, "hidden": [4]}}
-    attempt(WorkOrder(job_id="j", stage="initialise", model=model, seed=1), tmp_path)
+    attempt(work_order(job_id="j", stage="initialise", model=model, seed=1), tmp_path)
     done = attempt(affine_order(tmp_path, model=model, policy={"freeze": ["0.**"]}), tmp_path)
     assert done.code == 0, done.reports[-1]
     assert {name for name, each in done.result.items() if each["from"] == "changed"} == {"3.weight", "3.bias"}
@@ -127,7 +128,7 @@ def test_initialise_writes_a_base_file_from_the_seed(tmp_path: Path) -> None:
     """Two workspaces with one seed hold the same bytes; another seed gives others."""
     found = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        order = WorkOrder(job_id="j", stage="initialise", model=AFFINE, seed=seed)
+        order = work_order(job_id="j", stage="initialise", model=AFFINE, seed=seed)
         done = attempt(order, tmp_path / name)
         assert done.code == 0
         found.append((done.place.base / "model.safetensors").read_bytes())
@@ -137,7 +138,7 @@ def test_initialise_writes_a_base_file_from_the_seed(tmp_path: Path) -> None:
 
 def test_describe_lists_tensors_without_weights(tmp_path: Path) -> None:
     """Names, shapes and types of modules, from the spec alone."""
-    done = attempt(WorkOrder(job_id="j", stage="describe", model=AFFINE), tmp_path)
+    done = attempt(work_order(job_id="j", stage="describe", model=AFFINE), tmp_path)
     manifest = json.loads(done.place.manifest.read_text())
     found = [(each["name"], each["shape"], each["module_types"]) for each in manifest["tensors"]]
     assert found == [("weight", [10, 10], ["Affine"]), ("bias", [10], ["Affine"])]
@@ -179,13 +180,13 @@ def test_card_is_read_by_machines_and_people(tmp_path: Path) -> None:
     assert "- frozen: 1 tensors, 100 elements, 400 bytes" in body
     count = done.observations["checks"]["count"]
     assert f"{count} checks of 1 frozen tensors during training, from step 0 to step 10; none had changed" in body
-    odd = card_of(spec={"type": "transformers", "path": "owner/name: [x] #1"}, task="text-classification")
+    odd = card_of(spec=TransformersSpec(path="owner/name: [x] #1"), task="text-classification")
     front = yaml.safe_load(odd.removeprefix("---\n").partition("\n---\n")[0])
     assert (front["base_model"], front["library_name"]) == ("owner/name: [x] #1", "transformers")
     assert front["pipeline_tag"] == "text-classification"
 
 
-def card_of(*, spec: dict[str, object], task: str) -> str:
+def card_of(*, spec: ModelSpec, task: str) -> str:
     report = WitnessReport(
         "verified", (), steps=1, checks=2, first_step=0, last_step=1, watched=1, scheme="x", seconds=0.0
     )
@@ -274,7 +275,7 @@ def test_what_cannot_run_is_refused_by_name(
     """One clear failure, before a step, with the part of the request that is wrong and what would work."""
     if "device" in changes and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    done = attempt(affine_order(tmp_path, **changes), tmp_path)
+    done = attempt_json(affine_order(tmp_path).to_json() | changes, tmp_path)
     assert done.code == 1
     assert done.failure["code"] == code
     assert done.failure["param"].startswith(param)

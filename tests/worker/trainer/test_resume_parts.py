@@ -247,7 +247,7 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     """By default, so that there is one to fall back to when the newest is torn."""
     order = bert(tmp_path)
     fields = order.to_json()
-    fields["hyperparameters"] = {k: v for k, v in order.hyperparameters.items() if k != "keep_checkpoints"}
+    fields["hyperparameters"] = {k: v for k, v in order.hyperparameters.to_json().items() if k != "keep_checkpoints"}
     done = attempt(WorkOrder.from_json(fields), tmp_path)
     assert done.code == 0
     assert len(list(Workspace(tmp_path).checkpoints.glob("step-*"))) >= 2

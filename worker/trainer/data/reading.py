@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from app.errors import DataError
 from app.files import formats
+from app.specs.data import DataSpec
 from worker.trainer.data.sampler import split
 
 Row = dict[str, Any]
@@ -29,7 +30,7 @@ class DataSplits:
 
 def read(
     workspace: Path,
-    data: Mapping[str, Any],
+    data: DataSpec,
     *,
     task: str,
     known_labels: Sequence[str] | None = None,
@@ -41,16 +42,16 @@ def read(
     `known_labels`, the label map of the base, is kept where it holds every label of the data. Without a validation
     file, `fraction` of the training file is held out, chosen by `seed`.
     """
-    path, columns = workspace / data["training"], formats.Columns.from_json(data)
-    form = data.get("format") or formats.detect(path.name, _head(path))
+    path, columns = workspace / training_path(data), formats.Columns(data.features or (), data.targets)
+    form = data.format or formats.detect(path.name, _head(path))
     labels = formats.validate(path, format=form, task=task, columns=columns).labels
     if labels is not None and set(labels) <= set(known_labels or ()):
         labels = tuple(known_labels or ())
     rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
 
-    if data.get("validation"):
-        held_out = workspace / data["validation"]
-        other = data.get("validation_format") or formats.detect(held_out.name, _head(held_out))
+    if data.validation:
+        held_out = workspace / data.validation
+        other = data.validation_format or formats.detect(held_out.name, _head(held_out))
         formats.validate(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
@@ -63,6 +64,13 @@ def read(
 
     training, validation = split(len(rows), fraction=fraction, seed=seed)
     return _splits([rows[at] for at in training], [rows[at] for at in validation], labels)
+
+
+def training_path(data: DataSpec) -> str:
+    """Relative to the workspace. DataError where the work order has none."""
+    if data.training is None:
+        raise DataError("the work order names no training file", param="training_file")
+    return data.training
 
 
 def _splits(training: list[NumberedRow], validation: list[NumberedRow], labels: tuple[str, ...] | None) -> DataSplits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from app.errors import ModelError, PolicyError
 from app.freeze.plan import FreezePlan
+from app.specs.adapters import AdapterSpec, Ia3Spec, LoraSpec
 
 TASK_TYPES = {
     "text-classification": "SEQ_CLS",
@@ -41,17 +42,10 @@ ADAPTER = "default"  # peft's name of the one adapter in a model
 _BASE_LAYERS = re.compile(r"(\.base_layer)+\.")  # one in another where fused experts have several adapters
 VIRTUAL_TOKENS = f"prompt_encoder.{ADAPTER}.embedding.weight"
 
-Spec = Mapping[str, Any]
 
-
-def wrap(model: nn.Module, adapter: Spec, *, task: str, seed: int, new: Collection[str] = ()) -> PeftModel:
+def wrap(model: nn.Module, adapter: AdapterSpec, *, task: str, seed: int, new: Collection[str] = ()) -> PeftModel:
     """The model with adapters in it, drawn from the seed. A head that is `new` stays a plain part of it, and trains."""
-    make, known = _kind(adapter)
-    unknown = sorted(set(adapter) - known - {"type", "start"})
-    if unknown:
-        message = f"the adapter has no {unknown[0]!r}; it has {', '.join(sorted(known))}"
-        raise ModelError(message, param=f"model.adapter.{unknown[0]}")
-    config = make(adapter, task)
+    config = _config(adapter, task)
     heads = sorted({name.rpartition(".")[0] for name in new})
     if isinstance(config, LoraConfig | IA3Config):
         config.exclude_modules = heads or None
@@ -62,67 +56,55 @@ def wrap(model: nn.Module, adapter: Spec, *, task: str, seed: int, new: Collecti
             wrapped = _wrapped(model, config, heads)
     except ValueError as error:
         raise ModelError(f"peft refused the adapter: {error}", param="model.adapter.target_modules") from error
-    if adapter.get("merge") and any("Merging is not supported" in str(each.message) for each in said):
+    if adapter.merge and any("Merging is not supported" in str(each.message) for each in said):
         message = "adapters of grouped convolutions cannot be merged; leave merge out, or name other target_modules"
         raise ModelError(message, param="model.adapter.merge")
     return wrapped
 
 
-def _lora(adapter: Spec, task: str) -> PeftConfig:
+def _config(adapter: AdapterSpec, task: str) -> PeftConfig:
+    if isinstance(adapter, LoraSpec):
+        return _lora(adapter)
+    if isinstance(adapter, Ia3Spec):
+        feedforward = _names(adapter.feedforward_modules)
+        if adapter.target_modules and feedforward is None:
+            feedforward = []
+        return IA3Config(target_modules=_names(adapter.target_modules), feedforward_modules=feedforward)
+    if task != "causal-lm":
+        message = f"prompt tuning is offered for causal-lm, and this is {task}; use lora or ia3"
+        raise ModelError(message, param="model.adapter.type", code="unsupported_adapter")
+    return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=adapter.num_virtual_tokens or 8)
+
+
+def _lora(adapter: LoraSpec) -> LoraConfig:
     _refuse_changes_to_base(adapter)
     return LoraConfig(
-        r=int(adapter.get("r") or 8),
-        lora_alpha=adapter.get("alpha") or 16,
-        lora_dropout=float(adapter.get("dropout") or 0.0),
-        target_modules=adapter.get("target_modules"),
-        use_rslora=bool(adapter.get("use_rslora")),
-        use_dora=bool(adapter.get("use_dora")),
-        init_lora_weights=adapter.get("init_lora_weights", True),
+        r=adapter.r or 8,
+        lora_alpha=adapter.alpha or 16,
+        lora_dropout=float(adapter.dropout or 0.0),
+        target_modules=_names(adapter.target_modules),
+        use_rslora=bool(adapter.use_rslora),
+        use_dora=bool(adapter.use_dora),
+        init_lora_weights=True if adapter.init_lora_weights is None else adapter.init_lora_weights,
         bias="none",
     )
 
 
-def _ia3(adapter: Spec, task: str) -> PeftConfig:
-    feedforward = adapter.get("feedforward_modules")
-    if adapter.get("target_modules") and feedforward is None:
-        feedforward = []
-    return IA3Config(target_modules=adapter.get("target_modules"), feedforward_modules=feedforward)
+def _names(names: Sequence[str] | None) -> list[str] | None:
+    return None if names is None else list(names)
 
 
-def _prompt_tuning(adapter: Spec, task: str) -> PeftConfig:
-    if task != "causal-lm":
-        message = f"prompt tuning is offered for causal-lm, and this is {task}; use lora or ia3"
-        raise ModelError(message, param="model.adapter.type", code="unsupported_adapter")
-    return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=int(adapter.get("num_virtual_tokens") or 8))
-
-
-_LORA = {"r", "alpha", "dropout", "target_modules", "use_rslora", "use_dora", "init_lora_weights", "bias", "merge"}
-KINDS: dict[str, tuple[Callable[[Spec, str], PeftConfig], set[str]]] = {
-    "lora": (_lora, _LORA),
-    "ia3": (_ia3, {"target_modules", "feedforward_modules", "merge"}),
-    "prompt_tuning": (_prompt_tuning, {"num_virtual_tokens"}),
-}
-
-
-def _kind(adapter: Spec) -> tuple[Callable[[Spec, str], PeftConfig], set[str]]:
-    kind = str(adapter.get("type"))
-    if kind not in KINDS:
-        message = f"no adapter is called {kind!r}; there are {', '.join(KINDS)}"
-        raise ModelError(message, param="model.adapter.type")
-    return KINDS[kind]
-
-
-def _refuse_changes_to_base(adapter: Spec) -> None:
-    how = adapter.get("init_lora_weights", True)
-    if how not in INITIALISATIONS:
+def _refuse_changes_to_base(adapter: LoraSpec) -> None:
+    how = adapter.init_lora_weights
+    if how is not None and how not in INITIALISATIONS:
         raise PolicyError(
             f"init_lora_weights {how!r} is not offered: PiSSA, OLoRA, LoftQ and their like rewrite the base or draw on "
             "data, and an adapter job leaves its base untouched; use true or 'gaussian'",
             param="model.adapter.init_lora_weights",
         )
-    if adapter.get("bias", "none") != "none":
+    if adapter.bias not in (None, "none"):
         raise PolicyError(
-            f"bias={adapter['bias']!r} trains biases of the base, which an adapter job leaves untouched; use 'none', "
+            f"bias={adapter.bias!r} trains biases of the base, which an adapter job leaves untouched; use 'none', "
             'or train without an adapter and with a policy such as {"train": ["**.bias"]}',
             param="model.adapter.bias",
         )

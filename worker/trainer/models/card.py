@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from app.specs.models import ModelSpec, TransformersSpec
 from worker.trainer.witness.report import WitnessReport
 
 #: What the field's tools call our tasks.
@@ -23,7 +24,7 @@ def text(
     *,
     job_id: str,
     task: str,
-    spec: Mapping[str, Any],
+    spec: ModelSpec,
     data_sha256: str,
     policy: Mapping[str, Any],
     counts: Mapping[str, Mapping[str, int]],
@@ -41,7 +42,7 @@ def text(
         "",
         f"Fine-tuned for {task} by Permafrost.",
         "",
-        f"- base: `{_json(spec)}`",
+        f"- base: `{_json(spec.to_json())}`",
         f"- training data, SHA-256: `{data_sha256}`",
         f"- steps: {steps}",
         f"- frozen: {frozen['tensors']} tensors, {frozen['elements']:,} elements, {frozen['bytes']:,} bytes",
@@ -69,19 +70,18 @@ def text(
     return "\n".join(lines)
 
 
-def _front(spec: Mapping[str, Any], task: str) -> list[str]:
+def _front(spec: ModelSpec, task: str) -> list[str]:
     """Each value in JSON, which is YAML that nothing can be mistaken in."""
     front: dict[str, Any] = {}
-    if spec.get("type") == "transformers":
-        front |= {"base_model": spec.get("path"), "library_name": "peft" if _is_adapter(spec) else "transformers"}
+    if isinstance(spec, TransformersSpec):
+        front |= {"base_model": spec.path, "library_name": "peft" if _is_adapter(spec) else "transformers"}
         front |= {"pipeline_tag": PIPELINES[task]} if task in PIPELINES else {}
     front["tags"] = ["permafrost", task]
     return ["---", *(f"{name}: {json.dumps(value, ensure_ascii=True)}" for name, value in front.items()), "---", ""]
 
 
-def _is_adapter(spec: Mapping[str, Any]) -> bool:
-    adapter = spec.get("adapter")
-    return bool(adapter) and not (adapter or {}).get("merge")
+def _is_adapter(spec: TransformersSpec) -> bool:
+    return spec.adapter is not None and not spec.adapter.merge
 
 
 def _watched(report: WitnessReport) -> str:

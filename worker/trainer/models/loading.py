@@ -17,6 +17,8 @@ from app.errors import ModelError
 from app.evidence.format.digest import TensorReading, read_file
 from app.evidence.format.tensorfile import TensorFileError
 from app.freeze.plan import TensorInfo
+from app.specs.adapters import AdapterSpec
+from app.specs.models import ModelSpec, TorchSpec
 from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import adapters, architectures, pretrained
@@ -31,28 +33,28 @@ class Loaded:
     tokenizer: Any = None
     processor: Any = None
     new: frozenset[str] = frozenset()  # live names that the base does not hold, initialised from the seed
-    adapter: Mapping[str, Any] | None = None  # as the spec has it: `model` is a PeftModel
+    adapter: AdapterSpec | None = None  # with one, `model` is a PeftModel
     plain: tuple[TensorInfo, ...] = ()  # the tensors without the adapter
     grown: Mapping[str, int] = field(default_factory=dict)  # live names: the rows that the base has of them
     merged: Collection[str] = ()  # those that an adapter was merged into
     notes: tuple[str, ...] = field(default=())
 
 
-def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[str] | None, seed: int) -> Loaded:
+def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | None, seed: int) -> Loaded:
     """The model that `spec` describes, from base files in `folder`; `labels` sizes and names a classifier's head."""
     base = read_base(folder)
-    if spec["type"] == "torch":
+    if isinstance(spec, TorchSpec):
         return Loaded(model=_torch_model(spec, folder), base=base)
     loaded = pretrained.load(
         spec, folder, task=task, labels=labels, seed=seed, stored=[each.dtype for each in base.values()]
     )
     model, new = loaded.model, loaded.new
     plain: tuple[TensorInfo, ...] = ()
-    if spec.get("adapter"):
+    if spec.adapter:
         plain = tuple(tensors(model))
-        model = adapters.wrap(model, spec["adapter"], task=task, seed=seed, new=new)
+        model = adapters.wrap(model, spec.adapter, task=task, seed=seed, new=new)
         new = frozenset(adapters.live_name(model, name) for name in new)
-        if spec["adapter"].get("start"):
+        if spec.adapter.start:
             adapters.take_up(model, new, Workspace(folder.parent).adapter)
     return Loaded(
         model=model,
@@ -60,23 +62,23 @@ def load(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[s
         tokenizer=loaded.tokenizer,
         processor=loaded.processor,
         new=new,
-        adapter=spec.get("adapter"),
+        adapter=spec.adapter,
         plain=plain,
         grown=loaded.grown,
         notes=loaded.notes,
     )
 
 
-def skeleton(spec: Mapping[str, Any]) -> nn.Module:
+def skeleton(spec: TorchSpec) -> nn.Module:
     """A torch model on the meta device: names and shapes without a single weight."""
     with torch.device("meta"):
-        return architectures.build(spec["architecture"], spec.get("kwargs") or {})
+        return architectures.build(spec.architecture, spec.kwargs or {})
 
 
-def initialise(spec: Mapping[str, Any], *, seed: int) -> dict[str, torch.Tensor]:
+def initialise(spec: TorchSpec, *, seed: int) -> dict[str, torch.Tensor]:
     """The initial weights of a torch spec that brings none, from the seed alone."""
     torch.manual_seed(seed)
-    model = architectures.build(spec["architecture"], spec.get("kwargs") or {})
+    model = architectures.build(spec.architecture, spec.kwargs or {})
     return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
 
 
@@ -111,8 +113,8 @@ def weight_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _torch_model(spec: Mapping[str, Any], folder: Path) -> nn.Module:
-    model = architectures.build(spec["architecture"], spec.get("kwargs") or {})
+def _torch_model(spec: TorchSpec, folder: Path) -> nn.Module:
+    model = architectures.build(spec.architecture, spec.kwargs or {})
     stored = {name: tensor for path in weight_files(folder) for name, tensor in load_file(path).items()}
     live = model.state_dict(keep_vars=True)
     _compare(stored, live)

@@ -6,12 +6,13 @@ A row is a TensorInfo as JSON, without the fields that have their usual value, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app.errors import ModelError
 from app.freeze.plan import TensorInfo
+from app.specs.models import ModelSpec, TorchSpec, TransformersSpec
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import loading, pretrained
 
@@ -25,14 +26,12 @@ _LABELLED = ("text-classification", "token-classification", "image-classificatio
 _USUAL = {"kind": "parameter", "aliases": [], "persistent": True}
 
 
-def describe(
-    spec: Mapping[str, Any], folder: Path, *, task: str | None
-) -> ManifestRows | dict[str, ManifestRows | str]:
+def describe(spec: ModelSpec, folder: Path, *, task: str | None) -> ManifestRows | dict[str, ManifestRows | str]:
     """Rows by task, or the name of another task with the same ones; a torch model has one list of them.
 
     ModelError where the model cannot be built for `task`, or without one; tasks that it does not fit are left out.
     """
-    if spec["type"] == "torch":
+    if isinstance(spec, TorchSpec):
         return [_row(each) for each in tensors(loading.skeleton(spec))]
     codes = loading.stored_dtypes(folder)
     found: dict[str, ManifestRows | str] = {}
@@ -49,12 +48,12 @@ def describe(
     return found | {OWN: next((each for each, rows in found.items() if rows == own), own)}
 
 
-def _rows(spec: Mapping[str, Any], folder: Path, task: str | None, codes: list[str]) -> ManifestRows:
+def _rows(spec: TransformersSpec, folder: Path, task: str | None, codes: list[str]) -> ManifestRows:
     model, new, labels = pretrained.load_skeleton(spec, folder, task=task, stored=codes)
     infos = tensors(model)
     sized: set[str] = set()
     if task in _LABELLED:
-        more = {**spec, "num_labels": labels + 1}
+        more = replace(spec, num_labels=labels + 1)
         sized = _larger(tensors(pretrained.load_skeleton(more, folder, task=task, stored=codes)[0]), infos)
     return [_row(each, initialised=each.name in new, labels=each.name in sized) for each in infos]
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
+from app.specs.models import TransformersSpec
 from worker.trainer.models import completeness, configs, tokenizers, vocabulary
 
 transformers.utils.logging.disable_progress_bar()
@@ -52,7 +53,7 @@ class Pretrained:
 
 
 def load(
-    spec: Mapping[str, Any],
+    spec: TransformersSpec,
     folder: Path,
     *,
     task: str,
@@ -62,7 +63,7 @@ def load(
 ) -> Pretrained:
     """The model, its tokenizer or image processor, and what of it is new. `stored`: dtypes of the base tensors."""
     config = _config(spec, folder, task=task, labels=labels)
-    dtype = _dtype(spec.get("dtype") or "auto", stored)
+    dtype = _dtype(spec.dtype or "auto", stored)
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
     model, info = _from_files(_auto_class(task), folder, config, dtype)
     words = tokenizer(folder) if task != "image-classification" else None
@@ -78,7 +79,7 @@ def load(
 
 
 def load_skeleton(
-    spec: Mapping[str, Any], folder: Path, *, task: str | None, stored: Sequence[str]
+    spec: TransformersSpec, folder: Path, *, task: str | None, stored: Sequence[str]
 ) -> tuple[nn.Module, frozenset[str], int]:
     """As `load`, on the meta device, so that no weight is read: the model, what of it is new, its number of labels.
 
@@ -86,7 +87,7 @@ def load_skeleton(
     """
     config = _config(spec, folder, task=task or "", labels=None)
     auto = _auto_class(task) if task else getattr(transformers, (config.architectures or [""])[0], None)
-    dtype = _dtype(spec.get("dtype") or "auto", stored)
+    dtype = _dtype(spec.dtype or "auto", stored)
     model, info = _from_files(auto or transformers.AutoModel, folder, config, dtype, device_map="meta")
     return model, _new(info), int(config.num_labels)
 
@@ -128,17 +129,17 @@ def processor(folder: Path) -> Any:
 
 
 def _with_new_tokens(
-    spec: Mapping[str, Any], model: nn.Module, tokenizer: Any, *, seed: int
+    spec: TransformersSpec, model: nn.Module, tokenizer: Any, *, seed: int
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    if not spec.get("new_tokens"):
+    if not spec.new_tokens:
         return {}, ()
     if tokenizer is None:
         raise ModelError("new_tokens need a model with a tokenizer", param="model.new_tokens")
-    grown, note = vocabulary.extend(model, tokenizer, spec["new_tokens"], seed=seed)
+    grown, note = vocabulary.extend(model, tokenizer, spec.new_tokens, seed=seed)
     return grown, (note,)
 
 
-def _config(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequence[str] | None) -> Any:
+def _config(spec: TransformersSpec, folder: Path, *, task: str, labels: Sequence[str] | None) -> Any:
     content = configs.read(folder / "config.json")
     if "model_type" not in content:
         raise ModelError("config.json has no model_type", param="model")
@@ -149,15 +150,15 @@ def _config(spec: Mapping[str, Any], folder: Path, *, task: str, labels: Sequenc
             f"transformers does not understand config.json: {_first_line(error)}", param="model"
         ) from error
     if labels is not None:
-        names = [*labels, *(f"LABEL_{index}" for index in range(len(labels), int(spec.get("num_labels") or 0)))]
+        names = [*labels, *(f"LABEL_{index}" for index in range(len(labels), spec.num_labels or 0))]
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
         config.problem_type = "single_label_classification" if task.startswith(("text", "image")) else None
     elif task == "text-regression":
-        config.num_labels = int(spec.get("num_labels") or 1)
+        config.num_labels = spec.num_labels or 1
         config.problem_type = "regression"
-    elif spec.get("num_labels"):
-        config.num_labels = int(spec["num_labels"])
+    elif spec.num_labels:
+        config.num_labels = spec.num_labels
     if task in ("causal-lm", "preference"):
         config.use_cache = False  # a cache of keys and values is for generation
     return config

@@ -60,7 +60,7 @@ class TrackedModel:
             self._refuse_rows_in_pieces(plan)
             return plan
         new = [each.name for each in self.inventory if each.kind == "parameter" and each.name in self.loaded.new]
-        if self.loaded.adapter.get("merge"):  # the policy is about the merged model; what trains is the adapter
+        if self.loaded.adapter.merge:  # the policy is about the merged model; what trains is the adapter
             policy = Policy.from_json({**policy.to_json(), "default": "train", "rules": []})
         plan = resolve(implied_policy(policy, new), self.inventory)
         adapters.refuse_trained_base(plan, [each.live for each in self.stored() if not each.saved])

@@ -25,7 +25,7 @@ from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.training import memory
 from worker.trainer.training.caching import Caching
 from worker.trainer.training.divergence import refuse_infinite
-from worker.trainer.training.hyperparameters import Settings
+from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 from worker.trainer.training.job_witness import JobWitness
 from worker.trainer.training.meters import in_turns, merged
 from worker.trainer.training.objectives import Meter, Metrics, Objective, Preference
@@ -53,7 +53,7 @@ class Run:
     validation: Examples | None
     lines: Sequence[int]  # where in its file each training example stands
     order: Sampler
-    settings: Settings
+    settings: ResolvedHyperparameters
     total_steps: int
     device: torch.device
     reporter: Reporter

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from app.errors import InvalidRequest, PolicyError
 from app.freeze.plan import TensorInfo, resolve
 from app.freeze.policy import Policy
+from app.specs.optimizers import OptimizerGroup, OptimizerSpec
 from worker.trainer.training import muon
 
 CLASSES: dict[str, Callable[..., Optimizer]] = {
@@ -31,7 +32,7 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def build(
-    wanted: Mapping[str, Any],
+    wanted: OptimizerSpec,
     parameters: Named,
     *,
     learning_rate: float,
@@ -39,23 +40,17 @@ def build(
     enforce: bool,
     outer: Collection[str] = (),
 ) -> Optimizer:
-    """An optimizer as `wanted` says: {"name", options..., "groups": [{"select", "options"}]}.
+    """An optimizer as `wanted` says.
 
     A group option that the optimizer does not know is refused, since torch accepts and ignores it
     (`requires_grad` is the famous one). With `enforce` false it is passed on, as it would be by hand.
     Weight decay leaves out tensors of fewer than two dimensions, unless the request makes groups of its own.
     `outer` names what Muon leaves to AdamW besides them.
     """
-    name = wanted.get("name", "adamw")
-    if name not in CLASSES:
-        near = difflib.get_close_matches(str(name), CLASSES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(CLASSES)}"
-        raise InvalidRequest(f"no optimizer is called {name!r}; {hint}", param=f"{PARAM}.name")
-    options = {key: value for key, value in wanted.items() if key not in ("name", "groups")}
+    name, options = wanted.name, wanted.options()
     _refuse_unknown(name, options, at=PARAM)
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    if wanted.get("groups"):
-        groups = _asked_groups(name, wanted["groups"], parameters, inventory=inventory, enforce=enforce)
+    if wanted.groups:
+        groups = _asked_groups(name, wanted.groups, parameters, inventory=inventory, enforce=enforce)
     else:
         groups = _decay_groups(parameters, decay=float(options.get("weight_decay", 0.0)))
     if name == "muon":
@@ -83,7 +78,7 @@ def _decay_groups(parameters: Named, *, decay: float) -> list[dict[str, Any]]:
 
 def _asked_groups(
     name: str,
-    asked: Sequence[Mapping[str, Any]],
+    asked: Sequence[OptimizerGroup],
     parameters: Named,
     *,
     inventory: Sequence[TensorInfo],
@@ -94,10 +89,10 @@ def _asked_groups(
     groups: list[dict[str, Any]] = []
     for index, each in enumerate(asked):
         at = f"{PARAM}.groups[{index}]"
-        options = dict(each.get("options") or {})
+        options = dict(each.options or {})
         if enforce:
             _refuse_unknown(name, options, at=f"{at}.options", also=frozenset({"lr"}))
-        chosen = _selected(each.get("select"), inventory, at=at)
+        chosen = _selected(each.select, inventory, at=at)
         members = [key for key in left if key.split("[")[0] in chosen]
         if not members:
             raise InvalidRequest("this group selects nothing that trains and is not in a group before it", param=at)

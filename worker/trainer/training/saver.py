@@ -23,7 +23,7 @@ from worker.trainer.ranks.group import Group
 from worker.trainer.ranks.replicas import refuse_different_replicas
 from worker.trainer.training import memory
 from worker.trainer.training.divergence import Watchman
-from worker.trainer.training.hyperparameters import Settings
+from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 from worker.trainer.training.loop import Run
 from worker.trainer.training.objectives import Metrics
 from worker.trainer.training.patience import Patience
@@ -40,7 +40,7 @@ class Saver:
     place: Workspace
     subject: TrackedModel
     plan: FreezePlan
-    settings: Settings
+    settings: ResolvedHyperparameters
     reporter: Reporter
     run: str
     job_id: str
@@ -205,7 +205,13 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def identity(
-    order: WorkOrder, place: Workspace, subject: TrackedModel, plan: FreezePlan, settings: Settings, *, task: str
+    order: WorkOrder,
+    place: Workspace,
+    subject: TrackedModel,
+    plan: FreezePlan,
+    settings: ResolvedHyperparameters,
+    *,
+    task: str,
 ) -> str:
     """What two attempts must share for one to go on with the other's checkpoint."""
     timing = {
@@ -215,15 +221,15 @@ def identity(
         "max_run_seconds",
         "tensorboard",
     }  # change no bit of the result
-    files = {key: order.data.get(key) for key in ("training", "validation")}
+    files = {"training": order.data.training, "validation": order.data.validation}
     content: dict[str, Any] = {
         "task": task,
-        "model": order.model,
+        "model": order.model.to_json(),
         "base": sorted((name, reading.sha256) for name, reading in subject.base.items()),
         "policy": plan.policy.to_json(),
         "settings": {name: value for name, value in settings.to_json().items() if name not in timing},
         "seed": order.seed,
         "data": {key: sha256_file(place.root / path) for key, path in files.items() if path},
-        "columns": [order.data.get("features"), order.data.get("target")],
+        "columns": [order.data.features, order.data.target],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

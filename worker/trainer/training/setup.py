@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from app.errors import DataError, InvalidRequest, ModelError
 from app.freeze.plan import FreezePlan
+from app.specs.adapters import AdapterSpec, PromptTuningSpec
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.language import LanguageExamples
@@ -26,7 +27,7 @@ from worker.trainer.ranks.refusals import refuse_model, refuse_request, refuse_s
 from worker.trainer.ranks.replicas import common_secret
 from worker.trainer.ranks.shards import shard
 from worker.trainer.training import caching, compiling, hyperparameters, memory, muon, optimizer, tasks
-from worker.trainer.training.hyperparameters import Facts, Settings
+from worker.trainer.training.hyperparameters import Facts, ResolvedHyperparameters
 from worker.trainer.training.isolation import refuse_leaks
 from worker.trainer.training.job_witness import JobWitness
 from worker.trainer.training.loop import Run, ask_reference, autocast, compute, probe
@@ -50,7 +51,7 @@ class Recipe:
     plan: FreezePlan
     source: DataSplits
     task: str
-    settings: Settings
+    settings: ResolvedHyperparameters
     prepared: Prepared
     device: torch.device
     positions: Sampler
@@ -90,7 +91,7 @@ def assemble(
         plan=plan.to_json(),
         warnings=[*plan.warnings, *run.frozen.warnings],
         hyperparameters=recipe.settings.to_json(),
-        settled=recipe.settings.shown(order.hyperparameters, _facts(plan, source, subject, recipe.device)),
+        settled=recipe.settings.shown(order.hyperparameters, _facts(plan, source, subject, recipe.device)).to_json(),
     )
     for note in (*subject.loaded.notes, *recipe.prepared.notes):
         reporter.event(note)
@@ -138,13 +139,13 @@ def build(recipe: Recipe, subject: TrackedModel, saver: Saver, *, stop: StopRequ
         learning_rate=settings.learning_rate,
         inventory=subject.inventory,
         enforce=plan.policy.enforce,
-        outer=muon.outer(model) if settings.optimizer["name"] == "muon" else (),
+        outer=muon.outer(model) if settings.optimizer.name == "muon" else (),
     )
     frozen.at_step(0, built)
     refuse(model, plan, built)
     refuse_unreached(plan, recipe.total_steps)
     refuse_model(model, plan, recipe.group)
-    budget, secret = float(order.evidence.get("overhead_budget", 0.01)), common_secret(recipe.group)
+    budget, secret = order.evidence.budget, common_secret(recipe.group)
     witness = Witness(model, plan=plan, budget=budget, secret=secret)
     return Run(
         model=model,
@@ -244,19 +245,18 @@ def _recipe(
     group: Group,
 ) -> Recipe:
     device = choose_device(order.device)
-    settings = hyperparameters.settle(order.hyperparameters, _facts(plan, source, subject, device))
+    settings = hyperparameters.resolve_auto(order.hyperparameters, _facts(plan, source, subject, device))
     _refuse_split_pairs(task, settings)
-    name = str(settings.optimizer.get("name", "adamw"))
     refuse_request(
         group,
         task=task,
-        optimizer=name,
+        optimizer=settings.optimizer.name,
         precision=settings.precision,
         cached=settings.prefix_cache is True,
         compiled=settings.compile,
     )
     if settings.packing:
-        _refuse_packing(task, (order.model.get("adapter") or {}).get("type"))
+        _refuse_packing(task, order.model.adapter)
     _refuse_impatience(plan, source, settings)
     prepared = tasks.prepare(task, source, subject.loaded, asked_length=settings.max_length, packed=settings.packing)
     lengths = prepared.training.lengths if settings.length_bucketing else None
@@ -335,7 +335,7 @@ def _checkpoint_activations(model: nn.Module) -> None:
     enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _refuse_impatience(plan: FreezePlan, source: DataSplits, settings: Settings) -> None:
+def _refuse_impatience(plan: FreezePlan, source: DataSplits, settings: ResolvedHyperparameters) -> None:
     """Early stopping needs something to judge by, and goes back to an earlier state."""
     param = "hyperparameters.early_stopping_patience"
     if settings.early_stopping_patience is None:
@@ -350,12 +350,12 @@ def _refuse_impatience(plan: FreezePlan, source: DataSplits, settings: Settings)
         raise InvalidRequest(message, param=param)
 
 
-def _refuse_packing(task: str, adapter: str | None) -> None:
+def _refuse_packing(task: str, adapter: AdapterSpec | None) -> None:
     """What the model does with a packed row is tried later; these do not come so far."""
     param = "hyperparameters.packing"
     if task != "causal-lm":
         raise InvalidRequest(f"packing is for causal-lm, and the task is {task}", param=param)
-    if adapter == "prompt_tuning":
+    if isinstance(adapter, PromptTuningSpec):
         message = "prompt tuning puts its tokens before a row, not before each example of it; leave packing out"
         raise InvalidRequest(message, param=param)
 
@@ -378,7 +378,7 @@ def _refuse_unpackable(run: Run, examples: LanguageExamples) -> None:
     refuse_leaks(run.model, logits, examples.sequences[0], examples.sequences[min(1, len(examples) - 1)])
 
 
-def _refuse_split_pairs(task: str, settings: Settings) -> None:
+def _refuse_split_pairs(task: str, settings: ResolvedHyperparameters) -> None:
     if task == "pairs" and settings.micro_batch_size < settings.batch_size:
         message = "pairs take their negatives from the batch, so it cannot be cut into micro-batches; lower batch_size"
         raise InvalidRequest(message, param="hyperparameters.gradient_accumulation_steps")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from torch import nn
 
 from app.errors import InvalidRequest
 from app.files import formats
+from app.specs.data import DataSpec
+from app.specs.models import TABULAR, ModelSpec, TransformersSpec
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data import chat, images, language, preference, reading, tabular, text
 from worker.trainer.data.batch import Encoded, Examples
 from worker.trainer.data.reading import DataSplits, Row
 from worker.trainer.models import pretrained
 from worker.trainer.models.loading import Loaded
-from worker.trainer.training import hyperparameters
-from worker.trainer.training.hyperparameters import Settings
+from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 from worker.trainer.training.objectives import (
     Classification,
     Contrastive,
@@ -30,7 +31,6 @@ from worker.trainer.training.objectives import (
     TokenClassification,
 )
 
-TORCH = {"regression": "tabular-regression", "classification": "tabular-classification"}
 TEXT = ("text-classification", "text-regression", "token-classification", "causal-lm", "pairs", "preference")
 
 
@@ -43,38 +43,38 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def name_of(spec: Mapping[str, Any], asked: str | None, *, workspace: Path, data: Mapping[str, Any]) -> str:
+def name_of(spec: ModelSpec, asked: str | None, *, workspace: Path, data: DataSpec) -> str:
     """The task: as asked for, as the model spec says, else as the training file's fields speak of."""
-    task = asked or spec.get("task")
+    task = asked or spec.task
     if task in formats.TASKS:
         return str(task)
-    if task is not None and task not in TORCH:
+    if task is not None and task not in TABULAR:
         raise InvalidRequest(f"no task is called {task!r}; there are {', '.join(formats.TASKS)}", param="task")
-    path = workspace / data["training"]
-    form = data.get("format") or formats.detect(path.name, path.open("rb").read(4096))
+    path = workspace / reading.training_path(data)
+    form = data.format or formats.detect(path.name, path.open("rb").read(4096))
     inferred = formats.infer_task(path, form) if task != "regression" else None
     if task == "classification":
         return inferred if inferred == "image-classification" else "tabular-classification"
-    return TORCH[task] if task else str(inferred)
+    return TABULAR[task] if task else str(inferred)
 
 
 def read(order: WorkOrder, place: Workspace, *, task: str) -> DataSplits:
     """The job's files as rows. A base that already classifies keeps its label map where it holds every label."""
     known = (
         pretrained.label_names(place.base)
-        if order.model["type"] == "transformers" and task in formats.CLASSES
+        if isinstance(order.model, TransformersSpec) and task in formats.CLASSES
         else None
     )
-    fraction = hyperparameters.validation_fraction(order.hyperparameters)
+    fraction = float(order.hyperparameters.validation_fraction or 0)
     source = reading.read(place.root, order.data, task=task, known_labels=known, fraction=fraction, seed=order.seed)
-    count = order.model.get("num_labels")
+    count = order.model.num_labels
     if source.labels is not None and count and count < len(source.labels):
         message = f"the data has {len(source.labels)} labels, and model.num_labels is {count}"
         raise InvalidRequest(message, param="model.num_labels")
     return source
 
 
-def objective(task: str, settings: Settings) -> Objective:
+def objective(task: str, settings: ResolvedHyperparameters) -> Objective:
     smoothing = settings.label_smoothing
     if task in ("tabular-regression", "text-regression"):
         return Regression()

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from app.errors import DataError
+from app.specs.models import TorchSpec
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import attempt, data
 from worker.protocol import WorkOrder, Workspace
@@ -41,7 +42,7 @@ def rows(count: int = 12, **options: Any) -> list[dict[str, Any]]:
 
 def order(place: Workspace, model: dict[str, Any], examples: list[dict[str, Any]], **changes: Any) -> WorkOrder:
     if model["type"] == "torch":
-        save_file(initialise(model, seed=1), place.base / "model.safetensors")
+        save_file(initialise(TorchSpec.from_json(model), seed=1), place.base / "model.safetensors")
     fields = {
         "job_id": "ftjob-images",
         "stage": "train",

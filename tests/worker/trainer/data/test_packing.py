@@ -15,7 +15,7 @@ from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalL
 
 from app.errors import InvalidRequest
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, attempt, data
+from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.batch import IGNORED
 from worker.trainer.data.language import LanguageExamples
@@ -68,7 +68,7 @@ def order(root: Path, **hyperparameters: Any) -> WorkOrder:
     words = tiny.WORDS
     rows = [{"prompt": " ".join(words[: at % 7 + 1]), "completion": " " + words[at % 11]} for at in range(48)]
     chosen = {"n_epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "validation_fraction": 0.25}
-    return WorkOrder(
+    return work_order(
         job_id="ftjob-packing",
         stage="train",
         model={"type": "transformers", "path": "tiny"},

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, attempt, data
+from tests.worker.trainer.attempts import Attempt, attempt_json, data
 from tests.worker.trainer.judging import judge
-from worker.protocol import WorkOrder, Workspace
+from worker.protocol import Workspace
 
+TINY = {"type": "transformers", "path": "tiny"}
 INITIALISED = "model.adapter.init_lora_weights"
 LORA = {"type": "lora", "r": 4, "alpha": 8, "dropout": 0.1}
 
@@ -31,14 +32,14 @@ def classifier(root: Path, **changes: Any) -> Attempt:
     fields = {
         "job_id": "ftjob-lora",
         "stage": "train",
-        "model": {"type": "transformers", "path": "tiny", "adapter": LORA},
+        "model": TINY | {"adapter": LORA},
         "task": "text-classification",
         "data": data(place, rows),
         "hyperparameters": {"n_epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "checkpoint_steps": 2},
         "seed": 4,
         "device": "cpu",
     }
-    return attempt(WorkOrder.from_json(fields | changes), root)
+    return attempt_json(fields | changes, root)
 
 
 def test_base_is_frozen_and_the_adapter_alone_is_saved(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_causal_adapter(tmp_path: Path) -> None:
         tmp_path / "job",
         task="causal-lm",
         data=data(place, [{"text": "the cat sat on the mat"}] * 8, "causal.jsonl"),
-        model={"type": "transformers", "path": "tiny", "adapter": LORA | {"target_modules": ["q_proj", "down_proj"]}},
+        model=TINY | {"adapter": LORA | {"target_modules": ["q_proj", "down_proj"]}},
     )
     assert done.code == 0
     assert all(".lora_" in name for name in done.result)
@@ -93,7 +94,7 @@ def causal(root: Path, adapter: dict[str, Any], **changes: Any) -> Attempt:
     place = Workspace(root).create()
     tiny.llama(place.base)
     rows = data(place, [{"text": "the cat sat on the mat"}, {"text": "a dog ran"}] * 8, "causal.jsonl")
-    spec = {"type": "transformers", "path": "tiny", "adapter": adapter}
+    spec = TINY | {"adapter": adapter}
     return classifier(root, task="causal-lm", data=rows, model=spec, **changes)
 
 
@@ -152,7 +153,7 @@ def test_merged_adapter_is_a_whole_model(tmp_path: Path, adapter: dict[str, Any]
 
 def test_merged_classifier_has_its_new_head(tmp_path: Path) -> None:
     """A head that the base does not hold is in the result, with the bytes that it started from kept to compare with."""
-    done = classifier(tmp_path / "job", model={"type": "transformers", "adapter": LORA | {"merge": True}})
+    done = classifier(tmp_path / "job", model=TINY | {"adapter": LORA | {"merge": True}})
     assert done.code == 0, done.reports[-1]
     assert set(load_file(done.place.initial)) == {"classifier.weight", "classifier.bias"}
     judged = judge(done)
@@ -191,7 +192,7 @@ def take_up(done: Attempt, root: Path, adapter: dict[str, Any]) -> Attempt:
     tiny.bert(place.base)
     place.adapter.parent.mkdir()
     save_file(done.changed, place.adapter)
-    return classifier(root, model={"type": "transformers", "adapter": adapter | {"start": "ft:tiny"}})
+    return classifier(root, model=TINY | {"adapter": adapter | {"start": "ft:tiny"}})
 
 
 def test_adapter_is_trained_on(tmp_path: Path) -> None:
@@ -228,20 +229,29 @@ def test_resumed_adapter_has_the_same_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"model": {"type": "transformers", "adapter": LORA | {"type": "mora"}}}, "model.adapter.type"),
-        ({"model": {"type": "transformers", "adapter": LORA | {"rank": 4}}}, "model.adapter.rank"),
+        ({"model": TINY | {"adapter": LORA | {"type": "mora"}}}, "model.adapter.type"),
+        ({"model": TINY | {"adapter": LORA | {"rank": 4}}}, "model.adapter.rank"),
         (
-            {"model": {"type": "transformers", "adapter": LORA | {"target_modules": ["no"]}}},
+            {"model": TINY | {"adapter": LORA | {"target_modules": ["no"]}}},
             "model.adapter.target_modules",
         ),
-        ({"model": {"type": "transformers", "adapter": {"type": "prompt_tuning"}}}, "model.adapter.type"),
+        (
+            {"model": TINY | {"adapter": {"type": "prompt_tuning"}}},
+            "model.adapter.type",
+        ),
         ({"policy": {"freeze": ["**.encoder.**"]}}, "freeze_policy"),
         *(
-            ({"model": {"type": "transformers", "adapter": LORA | {"init_lora_weights": how}}}, INITIALISED)
+            (
+                {"model": TINY | {"adapter": LORA | {"init_lora_weights": how}}},
+                INITIALISED,
+            )
             for how in ("pissa", "pissa_niter_4", "olora", "loftq", "eva", "corda", "lora_ga")
         ),
-        ({"model": {"type": "transformers", "adapter": LORA | {"bias": "all"}}}, "model.adapter.bias"),
-        ({"model": {"type": "transformers", "adapter": LORA | {"bias": "lora_only"}}}, "model.adapter.bias"),
+        ({"model": TINY | {"adapter": LORA | {"bias": "all"}}}, "model.adapter.bias"),
+        (
+            {"model": TINY | {"adapter": LORA | {"bias": "lora_only"}}},
+            "model.adapter.bias",
+        ),
     ],
 )
 def test_what_cannot_be_an_adapter_is_refused(tmp_path: Path, changes: dict[str, Any], param: str) -> None:

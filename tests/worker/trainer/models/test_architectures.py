@@ -12,10 +12,11 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from tests.worker.trainer.attempts import Attempt, attempt, data
+from app.specs.models import TransformersSpec
+from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.judging import judge, objections_to
 from tests.worker.trainer.zoo import KINDS, Kind
-from worker.protocol import WorkOrder, Workspace
+from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import loading, pretrained
 from worker.trainer.witness.observe import digest
@@ -150,7 +151,7 @@ def trained(kind: Kind, root: Path, *, policy: Any = None, adapter: Any = None, 
     place = Workspace(root).create()
     if not (place.base / "config.json").exists():
         kind.save(place.base)
-    order = WorkOrder(
+    order = work_order(
         job_id="ftjob-zoo",
         stage="train",
         model={"type": "transformers", "path": "tiny"} | ({"adapter": adapter} if adapter else {}),
@@ -174,7 +175,7 @@ def first_half(kind: Kind, root: Path) -> list[str]:
     place = Workspace(root).create()
     kind.save(place.base)
     codes = loading.stored_dtypes(place.base)
-    model, new, _ = pretrained.load_skeleton({}, place.base, task=kind.task, stored=codes)
+    model, new, _ = pretrained.load_skeleton(TransformersSpec(path="tiny"), place.base, task=kind.task, stored=codes)
     infos = [each for each in tensors(model) if each.kind == "parameter" and each.name not in new]
     return [name for each in infos[: len(infos) // 2] for name in (each.name, *each.aliases)]
 

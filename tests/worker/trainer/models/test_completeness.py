@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from app.errors import ModelError
+from app.specs.models import TransformersSpec
 from tests.worker.trainer import tiny
 from worker.trainer.models import loading
 from worker.trainer.models.completeness import INDEX
@@ -19,7 +20,7 @@ Change = Callable[[dict[str, Any]], None]
 
 
 def load(folder: Path) -> loading.Loaded:
-    return loading.load({"type": "transformers"}, folder, task="text-classification", labels=("a", "b"), seed=0)
+    return loading.load(TransformersSpec(path="tiny"), folder, task="text-classification", labels=("a", "b"), seed=0)
 
 
 def with_tensors(folder: Path, change: Change) -> Path:

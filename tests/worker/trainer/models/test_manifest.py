@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from app.errors import ModelError
 from app.freeze.plan import TensorInfo
+from app.specs.models import TorchSpec, TransformersSpec
 from tests.worker.trainer import tiny
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import loading, manifest
 
-SPEC: dict[str, Any] = {"type": "transformers", "path": "tiny"}
+SPEC = TransformersSpec(path="tiny")
 Make = Callable[[Path], Path]
 
 
@@ -79,7 +80,7 @@ def test_tasks_of_a_model(tmp_path: Path) -> None:
 
 def test_torch_model_has_one_list() -> None:
     """Its architecture is all that there is to know, and it has no new tensors: its base is written first."""
-    spec = {"type": "torch", "architecture": "mlp", "kwargs": {"in_features": 2, "out_features": 1}}
+    spec = TorchSpec(architecture="mlp", kwargs={"in_features": 2, "out_features": 1})
     rows = manifest.describe(spec, Path(), task=None)
     assert [TensorInfo.from_json(row) for row in rows if isinstance(row, dict)] == tensors(loading.skeleton(spec))
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, attempt, data
-from worker.protocol import WorkOrder, Workspace
+from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
+from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models.loading import read_base
 from worker.trainer.models.names import StoredTensor, match, stored_form
@@ -97,7 +97,7 @@ def test_mixture_of_experts_is_saved_as_it_was_stored(tmp_path: Path) -> None:
 def mixtral(root: Path) -> Attempt:
     place = Workspace(root / "attempt").create()
     tiny.mixtral(place.base, layers=2)
-    order = WorkOrder(
+    order = work_order(
         job_id="ftjob-experts",
         stage="train",
         model={"type": "transformers", "path": "x"},

@@ -69,7 +69,7 @@ def test_sigterm_stops_all_at_the_same_step(tmp_path: Path) -> None:
     whole = attempt(scheduled(tmp_path / "whole"), tmp_path / "whole")
     folder = tmp_path / "stopped"
     order = scheduled(folder)
-    quiet = order.hyperparameters | {"checkpoint_steps": None}
+    quiet = order.hyperparameters.to_json() | {"checkpoint_steps": None}
     order = WorkOrder.from_json(order.to_json() | {"hyperparameters": quiet})
     child = start(order, folder, slow=True)
     wait_for_step(folder, 2)

@@ -10,7 +10,8 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from worker.protocol import WorkOrder, Workspace
+from tests.worker.trainer.attempts import work_order
+from worker.protocol import Workspace
 from worker.trainer.ranks.group import joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.witness.fingerprint import MULTILINEAR, Fingerprints
@@ -28,7 +29,14 @@ def tensors() -> list[torch.Tensor]:
 
 def fingerprint_shards(folder: Path) -> None:
     torch.set_num_threads(1)
-    order = WorkOrder(job_id="ftjob-x", stage="train", model={}, device="cpu", devices=2, strategy="fsdp")
+    order = work_order(
+        job_id="ftjob-x",
+        stage="train",
+        model={"type": "transformers", "path": "tiny"},
+        device="cpu",
+        devices=2,
+        strategy="fsdp",
+    )
     with joined(order):
         mesh = init_device_mesh("cpu", (2,))
         prints = Fingerprints(SECRET)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, attempt, data
+from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from worker.protocol import WorkOrder, Workspace
 
 #: Relative to the largest element of a tensor, in float32.
@@ -59,7 +59,7 @@ def bert(root: Path, policy: dict[str, Any], **changes: Any) -> WorkOrder:
         "validation_fraction": 0.1,
         "optimizer": "sgd",
     }
-    order = WorkOrder(
+    order = work_order(
         job_id="ftjob-ranks",
         stage="train",
         model={"type": "transformers", "path": "tiny"},

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
+from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data, work_order
 from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.models import architectures
@@ -30,7 +30,7 @@ def tabular(root: Path, architecture: str, kwargs: dict[str, Any], policy: dict[
     place = Workspace(root).create()
     model = {"type": "torch", "architecture": architecture, "kwargs": kwargs}
     if not (place.base / "model.safetensors").exists():
-        assert attempt(WorkOrder(job_id="j", stage="initialise", model=model, seed=1), root).code == 0
+        assert attempt(work_order(job_id="j", stage="initialise", model=model, seed=1), root).code == 0
         place.reports.unlink()
     hyperparameters = {"n_epochs": 3, "batch_size": 8, "learning_rate": 0.05, "validation_fraction": 0.2} | wanted
     order = affine_order(root, model=model, policy=policy, hyperparameters=hyperparameters)
@@ -52,7 +52,7 @@ def convnet(root: Path, **wanted: Any) -> WorkOrder:
     place = Workspace(root).create()
     model = {"type": "torch", "architecture": "convnet", "kwargs": {"num_classes": 3, "widths": [4, 8]}}
     if not (place.base / "model.safetensors").exists():
-        assert attempt(WorkOrder(job_id="j", stage="initialise", model=model, seed=1), root).code == 0
+        assert attempt(work_order(job_id="j", stage="initialise", model=model, seed=1), root).code == 0
         place.reports.unlink()
     generator = torch.Generator().manual_seed(0)
     rows = []
@@ -61,7 +61,7 @@ def convnet(root: Path, **wanted: Any) -> WorkOrder:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         rows.append({"image": base64.b64encode(buffer.getvalue()).decode(), "label": f"l{at % 3}"})
-    return WorkOrder(
+    return work_order(
         job_id="j",
         stage="train",
         model=model,
@@ -85,7 +85,7 @@ def pretrained(
     place = Workspace(root).create()
     if not (place.base / "config.json").exists():
         base(place.base)
-    return WorkOrder(
+    return work_order(
         job_id="j",
         stage="train",
         model={"type": "transformers", "path": "tiny"},

@@ -13,7 +13,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, attempt, data
+from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.training.test_resume import assert_same, start, wait_for_step
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer import checkpoint
@@ -57,7 +57,7 @@ def bert(root: Path, *, rules: list[dict[str, Any]], dropout: float, **wanted: o
         "keep_checkpoints": 100,
         "compile": True,
     }
-    return WorkOrder(
+    return work_order(
         job_id="ftjob-compiled",
         stage="train",
         model={"type": "transformers", "path": "tiny"},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from app.errors import InvalidRequest
-from app.jobs.requests.hyperparameters import Hyperparameters
-from worker.trainer.training.hyperparameters import KNOWN, Facts, Settings, settle
+from app.jobs.requests import hyperparameters as requests
+from app.specs.hyperparameters import Hyperparameters
+from app.specs.optimizers import OptimizerSpec
+from worker.trainer.training.hyperparameters import Facts, ResolvedHyperparameters, resolve_auto
 
 
 def facts(**changes: Any) -> Facts:
@@ -16,7 +19,15 @@ def facts(**changes: Any) -> Facts:
     return Facts(**fields | changes)
 
 
-def auto(**changes: Any) -> Settings:
+def settle(asked: dict[str, Any], facts: Facts) -> ResolvedHyperparameters:
+    return resolve_auto(Hyperparameters.from_json(asked), facts)
+
+
+def shown(asked: dict[str, Any], facts: Facts) -> dict[str, Any]:
+    return settle(asked, facts).shown(Hyperparameters.from_json(asked), facts).to_json()
+
+
+def auto(**changes: Any) -> ResolvedHyperparameters:
     return settle({}, facts(**changes))
 
 
@@ -52,11 +63,11 @@ def test_auto_and_absent_and_null_mean_the_same() -> None:
 
 def test_every_number_that_auto_chose_is_shown() -> None:
     """What depends on the job, and nothing that the request gave in another way."""
-    shown = auto().shown({}, facts())
-    assert (shown["warmup_ratio"], shown["weight_decay"], shown["max_grad_norm"]) == (0.1, 0.01, 1.0)
+    found = shown({}, facts())
+    assert (found["warmup_ratio"], found["weight_decay"], found["max_grad_norm"]) == (0.1, 0.01, 1.0)
     given = {"warmup_steps": 3, "optimizer": {"name": "adamw", "weight_decay": 0.2}}
-    assert not {"warmup_ratio", "weight_decay"} & set(settle(given, facts()).shown(given, facts()))
-    plain = auto(pretrained=False).shown({}, facts(pretrained=False))
+    assert not {"warmup_ratio", "weight_decay"} & set(shown(given, facts()))
+    plain = shown({}, facts(pretrained=False))
     assert (plain["warmup_ratio"], plain["weight_decay"], plain["max_grad_norm"]) == (0.0, 0.0, 0.0)
 
 
@@ -64,7 +75,7 @@ def test_plain_models_get_plain_settings() -> None:
     """No clipping, no warm-up, a constant rate, no decay."""
     plain = auto(pretrained=False)
     assert (plain.max_grad_norm, plain.warmup_ratio, plain.lr_schedule) == (None, 0.0, "constant")
-    assert plain.optimizer == {"name": "adamw", "weight_decay": 0.0}
+    assert plain.optimizer == OptimizerSpec(name="adamw", weight_decay=0.0)
 
 
 def test_accumulation_cuts_the_batch() -> None:
@@ -95,7 +106,7 @@ def test_auto_precision(device: str) -> None:
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"min_lr_ratio": 2}, "min_lr_ratio"),
         ({"optimizer": 3}, "optimizer"),
-        ({"optimizer": {"name": 3}}, "optimizer"),
+        ({"optimizer": {"name": 3}}, "optimizer.name"),
         ({"precision": "int4"}, "precision"),
         ({"length_bucketing": 1}, "length_bucketing"),
         ({"validation_fraction": 0.95}, "validation_fraction"),
@@ -111,15 +122,14 @@ def test_wrong_values_are_named(asked: dict[str, Any], param: str) -> None:
 
 def test_all_that_the_api_takes_is_known_here() -> None:
     """A hyperparameter that a request may name, and that no trainer knows, would fail every job that uses it."""
-    assert set(Hyperparameters.model_fields) <= KNOWN
+    assert set(requests.Hyperparameters.model_fields) == {each.name for each in fields(Hyperparameters)}
     asked = {"lr_schedule": "cosine", "warmup_ratio": 0.2, "min_lr_ratio": 0.1, "precision": "bf16", "eval_steps": 5}
-    assert settle(Hyperparameters(**asked).model_dump(exclude_none=True), facts()).lr_schedule == "cosine"
+    assert settle(requests.Hyperparameters(**asked).model_dump(exclude_none=True), facts()).lr_schedule == "cosine"
 
 
 @pytest.mark.parametrize("asked", [{}, {"n_epochs": 2, "learning_rate_multiplier": 3.0}, {"learning_rate": 0.1}])
 def test_what_is_shown_settles_to_the_same(asked: dict[str, Any]) -> None:
     """A second attempt starts from the numbers that took the place of "auto"."""
-    settings = settle(asked, facts())
-    shown = settings.shown(asked, facts())
-    assert "auto" not in shown.values()
-    assert settle(shown, facts()) == settings
+    found = shown(asked, facts())
+    assert "auto" not in found.values()
+    assert settle(found, facts()) == settle(asked, facts())

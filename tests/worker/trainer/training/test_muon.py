@@ -11,6 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from app.errors import InvalidRequest
+from app.specs.adapters import LoraSpec
+from app.specs.optimizers import OptimizerSpec
 from tests.worker.trainer import tiny
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import adapters
@@ -25,7 +27,7 @@ def mlp() -> nn.Module:
 
 def made(model: nn.Module, **wanted: Any) -> Muon:
     built = build(
-        {"name": "muon", **wanted},
+        OptimizerSpec.from_json({"name": "muon", **wanted}),
         list(model.named_parameters()),
         learning_rate=0.1,
         inventory=tensors(model),
@@ -74,9 +76,9 @@ def test_hidden_matrices_of_a_classifier(tmp_path: Path) -> None:
 def test_adapter_matrices_are_hidden(tmp_path: Path) -> None:
     """Low-rank factors lie inside the base model, under names of peft's."""
     whole = AutoModelForCausalLM.from_pretrained(tiny.llama(tmp_path))
-    model = adapters.wrap(whole, {"type": "lora", "r": 2, "target_modules": ["q_proj"]}, task="causal-lm", seed=0)
+    model = adapters.wrap(whole, LoraSpec(r=2, target_modules=("q_proj",)), task="causal-lm", seed=0)
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
-    wanted = {"name": "muon"}
+    wanted = OptimizerSpec(name="muon")
     built = build(wanted, named, learning_rate=0.1, inventory=tensors(model), enforce=True, outer=outer(model))
     assert by_muon(model, built) == {name for name, _ in named}  # type: ignore[arg-type]
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from app.errors import InvalidRequest
+from app.specs.optimizers import OptimizerSpec
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.training.optimizer import CLASSES, build
 
@@ -16,7 +17,7 @@ from worker.trainer.training.optimizer import CLASSES, build
 def made(wanted: dict[str, Any], *, enforce: bool = True) -> torch.optim.Optimizer:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
     named = list(model.named_parameters())
-    return build(wanted, named, learning_rate=0.1, inventory=tensors(model), enforce=enforce)
+    return build(OptimizerSpec.from_json(wanted), named, learning_rate=0.1, inventory=tensors(model), enforce=enforce)
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "adafactor"])
@@ -60,8 +61,8 @@ def test_asked_groups_come_in_order_and_the_rest_last() -> None:
     [
         ({"name": "sgdd"}, "name", "'sgd'"),
         ({"name": "sgd", "betas": [0.9, 0.99]}, "betas", "momentum"),
-        ({"name": "adamw", "fused": False}, "fused", "has no option"),
-        ({"name": "adamw", "betas": [0.9, 2.0]}, "optimizer", "beta"),
+        ({"name": "adamw", "fused": False}, "fused", "has no 'fused'"),
+        ({"name": "adamw", "betas": [0.9, 2.0]}, "betas[1]", "between 0 and 1"),
         ({"name": "sgd", "groups": [{"select": {"name": "nothing"}, "options": {}}]}, "select", "nothing"),
         (
             {"name": "sgd", "groups": [{"select": {"name": "**"}, "options": {"requires_grad": False}}]},
@@ -98,9 +99,14 @@ def test_audit_passes_ignored_options_on() -> None:
 def test_a_tensor_whose_first_gradient_comes_late_is_stepped(name: str) -> None:
     """An expert that the first batches do not ask, a branch not taken: others have a state by then."""
     early, late = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4))
-    wanted = {"name": name} | ({"momentum": 0.9} if name == "sgd" else {})
+    wanted = OptimizerSpec.from_json({"name": name} | ({"momentum": 0.9} if name == "sgd" else {}))
     optimizer = build(
-        wanted, [("early", early), ("late", late)], learning_rate=0.1, inventory=(), enforce=True, outer=()
+        OptimizerSpec.from_json(wanted),
+        [("early", early), ("late", late)],
+        learning_rate=0.1,
+        inventory=(),
+        enforce=True,
+        outer=(),
     )
     for asked in ((early,), (early, late), (late,)):
         optimizer.zero_grad()

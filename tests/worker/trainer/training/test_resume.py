@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
+from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data, work_order
 from worker.protocol import EXIT_NO_ROOM, WorkOrder, Workspace, read_reports
 from worker.trainer import checkpoint
 
@@ -53,7 +53,7 @@ def bert(root: Path) -> WorkOrder:
         "validation_fraction": 0.1,
         "length_bucketing": True,
     }
-    return WorkOrder(
+    return work_order(
         job_id="ftjob-resume",
         stage="train",
         model={"type": "transformers", "path": "tiny"},
@@ -126,7 +126,8 @@ def test_sigterm_saves_and_the_next_attempt_goes_on(tmp_path: Path, build: Build
     folder = tmp_path / "stopped"
     order = build(folder)
     order = WorkOrder.from_json(
-        order.to_json() | {"hyperparameters": order.hyperparameters | {"checkpoint_steps": None, "n_epochs": 3}}
+        order.to_json()
+        | {"hyperparameters": order.hyperparameters.to_json() | {"checkpoint_steps": None, "n_epochs": 3}}
     )
     child = start(order, folder, slow=True)
     wait_for_step(folder, 2)

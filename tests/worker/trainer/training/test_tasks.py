@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
+from app.specs.models import TorchSpec
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import attempt, data
+from tests.worker.trainer.attempts import attempt, data, work_order
 from tests.worker.trainer.data.test_images import picture
 from tests.worker.trainer.data.test_images import rows as pictures
 from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints
@@ -77,7 +78,7 @@ def order(name: str, root: Path) -> WorkOrder:
     place = Workspace(root).create()
     _base(model, place)
     hyperparameters = {"n_epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "validation_fraction": 0.2}
-    return WorkOrder(
+    return work_order(
         job_id="ftjob-tasks",
         stage="train",
         model=model,
@@ -92,7 +93,7 @@ def order(name: str, root: Path) -> WorkOrder:
 def _base(model: dict[str, Any], place: Workspace) -> None:
     made: dict[str, Callable[[Path], Any]] = {"tiny": tiny.bert, "llama": tiny.llama, "vit": tiny.vit}
     if model["type"] == "torch":
-        save_file(initialise(model, seed=1), place.base / "model.safetensors")
+        save_file(initialise(TorchSpec.from_json(model), seed=1), place.base / "model.safetensors")
     else:
         made[model["path"]](place.base)
 

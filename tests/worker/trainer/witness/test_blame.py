@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import AFFINE, Attempt, affine_order, attempt, data
-from worker.protocol import WorkOrder, Workspace
+from tests.worker.trainer.attempts import AFFINE, Attempt, affine_order, attempt, data, work_order
+from worker.protocol import Workspace
 from worker.trainer.models import architectures
 from worker.trainer.models.architectures import Affine
 from worker.trainer.training import replay
@@ -138,7 +138,7 @@ def test_audit_is_not_disturbed_by_its_replay(tmp_path: Path, monkeypatch: pytes
         place = Workspace(tmp_path / name).create()
         tiny.bert(place.base)
         rows = [{"text": f"the {word}", "label": "ab"[at % 2]} for at, word in enumerate(tiny.WORDS)]
-        order = WorkOrder(
+        order = work_order(
             job_id="ftjob-audit",
             stage="train",
             model={"type": "transformers", "path": "tiny"},

@@ -1,0 +1,86 @@
+"""A model as a job names it: a folder in the layout of transformers, a torch architecture, or a registered id."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from app.errors import InvalidRequest, ModelError
+from app.specs.adapters import AdapterSpec
+from app.specs.reading import Range, Spec, read_tagged
+
+#: Tasks of a transformers model.
+Task = Literal[
+    "text-classification",
+    "text-regression",
+    "token-classification",
+    "causal-lm",
+    "preference",
+    "pairs",
+    "image-classification",
+]
+#: A torch spec says what its numbers are for; readers of data call the tabular ones by their full names.
+TorchTask = Literal["regression", "classification", "image-classification"]
+TABULAR: Final = {"regression": "tabular-regression", "classification": "tabular-classification"}
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Model(Spec):
+    PARAM: ClassVar[str] = "model"
+    ERROR: ClassVar[type[InvalidRequest]] = ModelError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformersSpec(_Model):
+    """A folder under PERMAFROST_MODELS_DIR by its name, or a model of a hub by its id, with what is made of it."""
+
+    type: Literal["transformers"] = "transformers"
+    path: str
+    revision: str | None = None  # of a hub's model; a full commit hash once a worker has resolved it
+    task: Task | None = None
+    num_labels: Annotated[int, Range(1)] | None = None
+    dtype: Dtype | None = None  # absent: auto
+    adapter: AdapterSpec | None = None
+    new_tokens: tuple[str, ...] | None = None
+    weights: ClassVar[None] = None  # they are in the folder
+
+    @property
+    def of_hub(self) -> bool:
+        """Folders have no slash in their names; ids of a hub have one."""
+        return "/" in self.path
+
+    @property
+    def as_registered(self) -> bool:
+        """Whether its tensors are those of the folder: an adapter or new tokens add others."""
+        return not self.adapter and not self.new_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchSpec(_Model):
+    """A registered torch architecture and its arguments."""
+
+    type: Literal["torch"] = "torch"
+    architecture: str
+    kwargs: Mapping[str, Any] | None = None
+    weights: str | None = None  # id of a safetensors file; absent: drawn from the job's seed
+    task: TorchTask | None = None  # absent: regression
+    num_labels: ClassVar[None] = None  # its kwargs say how many outputs it has
+    adapter: ClassVar[None] = None
+    of_hub: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredSpec:
+    """A model of the database, or a model folder, by its id alone. In JSON it is the id."""
+
+    id: str
+
+
+ModelSpec = TransformersSpec | TorchSpec
+_CLASSES: Final[tuple[Any, ...]] = (TransformersSpec, TorchSpec)
+
+
+def read_model(content: Any, *, param: str = "model") -> ModelSpec:
+    """The spec in a JSON object, by its `type`. ModelError where it cannot be read."""
+    spec: ModelSpec = read_tagged(_CLASSES, content, param=param)
+    return spec
