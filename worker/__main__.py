@@ -1,49 +1,12 @@
-"""`python -m worker`: one worker process, with its settings from the environment."""
+"""`python -P -m worker`: one worker process. `permafrost worker` and `permafrost serve` start it."""
 
-import threading
-
-import structlog
-from sqlalchemy.exc import OperationalError
-
-from app.cli.errors import exit_with_message
-from app.db import Database
-from app.http.telemetry import configure_logs
-from app.settings import Settings
-from worker.supervisor.process.child import ChildError, Forkserver
-from worker.tasks import make_worker
-
-
-def main() -> None:
-    configure_logs()
-    with exit_with_message():
-        worker = make_worker(Settings())
-        _expect_tables(worker.runner.db)
-    # Importing torch takes seconds; the first job waits for what is left of them.
-    threading.Thread(target=_warm, args=[worker.runner.forkserver], name="warm", daemon=True).start()
-    worker.serve()
-
-
-def _expect_tables(db: Database) -> None:
-    """Without its tables a worker could only complain for ever; a database that is away for a while comes back."""
-    from migrations.upgrade import shortfall
-
-    try:
-        with db.engine.connect() as connection:
-            problem = shortfall(connection)
-    except OperationalError:
-        return
-    if problem:
-        raise SystemExit(problem)
-
-
-def _warm(forkserver: Forkserver) -> None:
-    try:
-        forkserver.warm()
-    except ChildError as error:
-        if forkserver.closed:
-            return
-        structlog.get_logger(__name__).error("trainers cannot be started", error=str(error))
-
+import sys
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        # Without -P Python looks for modules in the folder that it was started in, first: anybody's files, and this
+        # process holds the signing key.
+        del sys.path[0]
+    from worker.main import main
+
     main()

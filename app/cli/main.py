@@ -87,7 +87,7 @@ def worker() -> None:
     """Run a worker: it takes jobs from the queue and trains them on this machine's devices."""
     import os
 
-    os.execv(sys.executable, [sys.executable, "-m", "worker"])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "worker"])
 
 
 def migrate() -> None:

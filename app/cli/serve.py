@@ -36,6 +36,8 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     upgrade(settings.database)
     config = configured(settings)
     companion = Companion(settings) if with_worker else None
+    if companion is not None:
+        config.app.state.worker_problem = companion.problem  # type: ignore[union-attr]
     server = _Server(config, companion)
     # What is made up to here stays for good: no collection needs to look through it again while requests are served.
     gc.collect()
@@ -105,6 +107,10 @@ class Companion:
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _starting: threading.Lock = field(default_factory=threading.Lock)
+    _started: float = 0.0
+    _code: int = 0
+    #: How often it has ended by itself without having lived for a while.
+    _deaths: int = 0
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._watch, name="companion", daemon=True)
@@ -129,26 +135,42 @@ class Companion:
         if self._thread is not None:
             self._thread.join()
 
+    def problem(self) -> str | None:
+        """Why jobs are not run at the moment, in a sentence, or None.
+
+        A worker that has ended once is well when it runs again; one that ended repeatedly, when it has lived a while.
+        """
+        running = self._process is not None and self._process.poll() is None
+        if self._deaths == 0 or (running and (self._deaths == 1 or self._is_steady())):
+            return None
+        times = "once" if self._deaths == 1 else f"{self._deaths} times in a row"
+        return f"the worker ended by itself with exit code {self._code}, {times}; it is started again, see its log"
+
     def _watch(self) -> None:
-        pause = 1.0
         while not self._stopping.is_set():
-            started = time.monotonic()
             with self._starting:
                 if self._stopping.is_set():
                     return
+                self._started = time.monotonic()
                 self._process = process = start_worker(self.settings)
             code = process.wait()
             if self._stopping.is_set():
                 return
-            pause = 1.0 if time.monotonic() - started > _STEADY_SECONDS else min(pause * 2, _LONGEST_WAIT)
-            log.error("the worker died and will be started again", code=code, seconds=pause)
+
+            self._code, self._deaths = code, 1 if self._is_steady() else self._deaths + 1
+            pause = min(2.0 ** min(self._deaths - 1, 5), _LONGEST_WAIT)
+            log.error("the worker ended and is started again", code=code, times=self._deaths, seconds=pause)
             self._stopping.wait(pause)
+
+    def _is_steady(self) -> bool:
+        return time.monotonic() - self._started > _STEADY_SECONDS
 
 
 def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
-    """`python -m worker` with these settings, in a session of its own so that Ctrl-C reaches it through us alone."""
+    """`python -P -m worker` with these settings, in a session of its own so that Ctrl-C reaches it through us alone."""
     return subprocess.Popen(
-        [sys.executable, "-m", "worker"],
+        # -P: no module is looked for in the folder that this was started in, whose files may be anybody's.
+        [sys.executable, "-P", "-m", "worker"],
         env=os.environ | environment(settings),
         start_new_session=True,
         preexec_fn=_die_with_parent,

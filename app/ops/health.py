@@ -1,11 +1,12 @@
 """Is it alive, is it ready, and what does the whole service look like: read from the database at each scrape."""
 
 import shutil
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CollectorRegistry, GaugeMetricFamily
 from sqlalchemy import func, select, text
@@ -31,9 +32,13 @@ async def live() -> dict[str, str]:
 @router.get(
     "/readyz", operation_id="ready", summary="Can this process serve?", responses={503: {"description": "Not now."}}
 )
-def ready(db: Db, response: Response) -> dict[str, Any]:
-    """Ready when the database answers and its tables are those of this version. A lost broker only slows jobs."""
-    checks = {"database": database_problem(db)}
+def ready(request: Request, db: Db, response: Response) -> dict[str, Any]:
+    """Ready when the database answers, its tables are those of this version, and the worker of `permafrost serve` runs.
+
+    A broker that cannot be reached only slows jobs.
+    """
+    worker_problem: Callable[[], str | None] = getattr(request.app.state, "worker_problem", lambda: None)
+    checks = {"database": database_problem(db), "worker": worker_problem()}
     problems = {name: problem for name, problem in checks.items() if problem}
     response.status_code = 503 if problems else 200
     return {"status": "unready" if problems else "ready", "problems": problems}

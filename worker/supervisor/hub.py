@@ -1,7 +1,8 @@
 """Base models from a hub, by id and revision: fetched by a process of its own, which has no secret of the worker's.
 
-`python -m worker.supervisor.hub` is that process. It uses huggingface_hub as it is; its endpoint, proxies and offline
-switch are the worker's. Only weights in safetensors, configurations and tokenizers are taken, from the top folder.
+`python -P -s -m worker.supervisor.hub` is that process. It uses huggingface_hub as it is; its endpoint, proxies and
+offline switch are the worker's. Only weights in safetensors, configurations and tokenizers are taken, from the top
+folder.
 """
 
 import glob
@@ -60,7 +61,8 @@ def fetch(repository: str, revision: str, into: Path, *, max_bytes: int, stop: C
     environment = cleaned(home=into.parent) | {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"} | NO_TOKEN
     environment |= {name: os.environ[name] for name in REACH if name in os.environ}
     process = subprocess.Popen(
-        [sys.executable, "-m", "worker.supervisor.hub", *order],
+        [sys.executable, "-P", "-s", "-m", "worker.supervisor.hub", *order],
+        cwd=into.parent,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""`python -m worker.trainer WORKSPACE`: one attempt, for whoever starts it by hand or with torchrun."""
+"""`python -P -m worker.trainer WORKSPACE`: one attempt, for whoever starts it by hand or with torchrun."""
 
 import sys
 from pathlib import Path

@@ -107,7 +107,7 @@ def test_serve_brings_a_worker_and_takes_it_along(
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             for child in psutil.Process(process.pid).children():
-                if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[1:] == ["-m", "worker"]:
+                if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[1:] == ["-P", "-m", "worker"]:
                     return child
             time.sleep(0.1)
         raise AssertionError("no worker was started")

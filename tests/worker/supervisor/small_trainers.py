@@ -31,6 +31,8 @@ def introduce(workspace: Path) -> None:
         "oom_score_adj": int((process / "oom_score_adj").read_text()),
         "cwd": str(Path.cwd()),
         "modules": sorted(sys.modules),
+        "sys.path": sys.path,
+        "flags": {"safe_path": sys.flags.safe_path, "no_user_site": sys.flags.no_user_site},
     }
     (workspace / "seen.json").write_text(json.dumps(seen))
 

@@ -96,3 +96,15 @@ def test_fetching_ends_when_nobody_wants_it(hub: Hub, tmp_path: Path) -> None:
     """A job that was cancelled meanwhile: the process is gone, and nothing is returned."""
     assert hubs.fetch("acme/tiny", "main", tmp_path / "hub", max_bytes=1, stop=lambda: True) is None
     assert not (tmp_path / "hub.json").exists() or json.loads((tmp_path / "hub.json").read_text())
+
+
+def test_fetcher_executes_nothing_from_the_folder_it_was_started_in(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `huggingface_hub.py` there is any user's file, and no part of the service."""
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    (folder / "huggingface_hub.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n")
+    monkeypatch.chdir(folder)
+    assert fetch(tmp_path) == COMMIT
+    assert not (tmp_path / "executed").exists()

@@ -95,7 +95,8 @@ class Forkserver:
             self._server = subprocess.Popen(
                 [
                     sys.executable,
-                    "-P",
+                    "-P",  # no modules from its working folder
+                    "-s",  # nor from its home: trainers may write there, and this process is not in their sandbox
                     "-m",
                     "worker.supervisor.process.forkserver",
                     str(theirs.fileno()),

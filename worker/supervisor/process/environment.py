@@ -21,6 +21,9 @@ FIXED = {
     "TOKENIZERS_PARALLELISM": "false",
     # Sets of strings must iterate in the same order in every attempt at a job.
     "PYTHONHASHSEED": "0",
+    # Whatever a library starts looks for modules neither in its working folder nor in a home that trainers write to.
+    "PYTHONSAFEPATH": "1",
+    "PYTHONNOUSERSITE": "1",
     # A log whose last lines are missing after a kill explains nothing.
     "PYTHONUNBUFFERED": "1",
     # cuBLAS reads it when CUDA starts; without it, its results may differ from run to run.

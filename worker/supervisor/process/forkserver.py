@@ -1,7 +1,7 @@
 """A process with the trainer's modules imported that forks a trainer on request.
 
-Started as `python -m worker.supervisor.process.forkserver FD` from a cleaned environment. It has one thread and two
-open sockets' worth of state, ends when the worker's end of its channel closes, and reaps what it forked.
+Started as `python -P -s -m worker.supervisor.process.forkserver FD` from a cleaned environment. It has one thread, ends
+when the worker's end of its channel closes, and reaps what it forked.
 """
 
 import gc

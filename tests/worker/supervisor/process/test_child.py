@@ -66,6 +66,14 @@ def test_child_is_confined(forkserver: Forkserver, workspace: Path) -> None:
     assert [line.split()[4:6] for line in seen["limits"].splitlines() if line.startswith("Max core")] == [["0", "0"]]
 
 
+def test_no_code_comes_from_a_folder_that_trainers_write_to(forkserver: Forkserver, workspace: Path) -> None:
+    """Neither the working folder nor the home of the forkserver, which is in no sandbox, is searched for modules."""
+    seen = _introduced(forkserver, workspace)
+    assert seen["flags"] == {"safe_path": True, "no_user_site": 1}
+    assert not {"", str(workspace), str(forkserver.home)} & set(seen["sys.path"])
+    assert {"PYTHONSAFEPATH=1", "PYTHONNOUSERSITE=1"} <= set(seen["environ"])
+
+
 def test_supervisor_and_its_children_import_no_database(forkserver: Forkserver, workspace: Path) -> None:
     """Whatever is not imported cannot be used by the code that parses other people's files."""
     modules = set(_introduced(forkserver, workspace)["modules"])

@@ -1,0 +1,45 @@
+"""One worker process, with its settings from the environment: checks its tables, warms the forkserver, serves."""
+
+import threading
+
+import structlog
+from sqlalchemy.exc import OperationalError
+
+from app.cli.errors import exit_with_message
+from app.db import Database
+from app.http.telemetry import configure_logs
+from app.settings import Settings
+from worker.supervisor.process.child import ChildError, Forkserver
+from worker.tasks import make_worker
+
+
+def main() -> None:
+    configure_logs()
+    with exit_with_message():
+        worker = make_worker(Settings())
+        _expect_tables(worker.runner.db)
+    # Importing torch takes seconds; the first job waits for what is left of them.
+    threading.Thread(target=_warm, args=[worker.runner.forkserver], name="warm", daemon=True).start()
+    worker.serve()
+
+
+def _expect_tables(db: Database) -> None:
+    """Without its tables a worker could only complain for ever; a database that is away for a while comes back."""
+    from migrations.upgrade import shortfall
+
+    try:
+        with db.engine.connect() as connection:
+            problem = shortfall(connection)
+    except OperationalError:
+        return
+    if problem:
+        raise SystemExit(problem)
+
+
+def _warm(forkserver: Forkserver) -> None:
+    try:
+        forkserver.warm()
+    except ChildError as error:
+        if forkserver.closed:
+            return
+        structlog.get_logger(__name__).error("trainers cannot be started", error=str(error))
