@@ -177,7 +177,7 @@ def _export(
 ) -> None:
     """Read what training left, and write the result: the first rank does, for all."""
     if _merges(subject):
-        subject, plan, loaded = merging.merged(subject, order.policy, loaded)
+        subject, plan, loaded = merging.merge(subject, order.policy, loaded)
         tensors = len(subject.loaded.merged)
         run.reporter.event(f"adapter merged into {tensors} tensors of the base, which are changed")
     trained = subject.read(plan)

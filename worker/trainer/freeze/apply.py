@@ -1,4 +1,4 @@
-"""A plan made true on a live model: mechanisms on, stateful modules pinned, and the list for the optimizer."""
+"""Applies a freeze plan to a live model: mechanisms, pinned modules, and the parameters for the optimizer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,30 +21,30 @@ from worker.trainer.freeze.tensor_refs import TensorRef
 
 
 def freeze(model: nn.Module, plan: FreezePlan) -> "Frozen":
-    """Apply the plan to a model on its final device: after tying and sharding, before the optimizer and torch.compile.
+    """Applies the plan to a model on its final device: after tying and sharding, before optimizer and torch.compile.
 
-    In audit mode (`enforce: false`) nothing is applied and everything that takes gradients goes to the optimizer.
-    Raises PolicyError for a frozen tensor that its own module would move and that cannot be pinned.
+    In audit mode (`enforce: false`) nothing is applied, and every parameter that takes gradients is trained.
+    Raises PolicyError for a frozen tensor that its own module would change and that cannot be pinned.
     """
     return Frozen(model, plan)
 
 
 @dataclass(frozen=True, slots=True)
 class _PlannedTensor:
-    """One decision with the places in the model that it is about."""
+    """One decision of the plan, with every name that its tensor has in the model."""
 
     decision: Decision
     refs: list[TensorRef]
 
     @property
     def parameter(self) -> nn.Parameter:
-        found = self.refs[0].tensor
-        assert isinstance(found, nn.Parameter)
-        return found
+        tensor = self.refs[0].tensor
+        assert isinstance(tensor, nn.Parameter)
+        return tensor
 
 
 class Frozen:
-    """A model with a plan applied. `model` keeps its names, its `state_dict` and its parameters."""
+    """A model with a freeze plan applied. `model` keeps its names, its `state_dict` and its parameters."""
 
     def __init__(self, model: nn.Module, plan: FreezePlan) -> None:
         self.model = model
@@ -63,14 +63,15 @@ class Frozen:
             self._set(self._frozen_after(0))
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What the optimizer gets, in the model's order: trained and scheduled tensors, and trainable rows.
+        """Parameters for the optimizer, in the model's order: trained and scheduled tensors, and trainable rows.
 
         Trainable rows are named `tensor[start:stop]`. A scheduled tensor is listed also while it is frozen; `at_step`
         keeps it out of the optimizer's group until it thaws.
         """
         if not self._enforced:
             return [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        found: list[tuple[str, nn.Parameter]] = []
+
+        chosen: list[tuple[str, nn.Parameter]] = []
         for tensor in self._tensors:
             name, decision = tensor.decision.name, tensor.decision
             if decision.kind != "parameter":
@@ -78,32 +79,33 @@ class Frozen:
             if name in self._rows:
                 rows = self._rows[name]
                 spans = [f"{name}[{start}:{stop}]" for start, stop in rows.ranges]
-                found.extend(zip(spans, rows.slices, strict=True))
+                chosen.extend(zip(spans, rows.slices, strict=True))
             elif (decision.action == "train" or decision.scheduled) and requires_grad.can_train(tensor.parameter):
-                found.append((name, tensor.parameter))
-        return found
+                chosen.append((name, tensor.parameter))
+        return chosen
 
     def parameters(self) -> list[nn.Parameter]:
-        """`named_parameters` without the names: for the optimizer, and for gradient clipping."""
+        """The parameters of `named_parameters`, for the optimizer and for gradient clipping."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def at_step(self, step: int, optimizer: Optimizer) -> list[str]:
-        """Make the schedule true for the update after `step` (0 before the first). Names that changed sides.
+        """Freezes and thaws what the schedule says for the update after `step` (0 before the first).
 
-        Call before the optimizer's state is loaded on resume, and again after each step. It depends on `step` alone,
-        not on what was called before.
+        Returns the names that changed sides. Call it before the optimizer's state is loaded on resume, and after
+        each step. The outcome depends on `step` alone, not on earlier calls.
         """
         if not self._enforced:
             return []
         first = self._groups is None or self._groups.optimizer is not optimizer
         if not (first or self.plan.scheduled):
             return []  # at every step of most runs
-        wanted = self._frozen_after(step)
-        changed = wanted ^ self._now
+
+        frozen = self._frozen_after(step)
+        changed = frozen ^ self._now
         if first:
             self._groups = Groups(optimizer)
         if changed:
-            self._set(wanted)
+            self._set(frozen)
         if changed or first:
             assert self._groups is not None
             self._groups.keep_out([t.parameter for t in self._tensors if self._is_out(t)])
@@ -111,7 +113,7 @@ class Frozen:
 
     @contextmanager
     def removed(self) -> Iterator[nn.Module]:
-        """The plain model, for state_dict(), export and torch.save: modules read and behave as they were built."""
+        """The plain model, for state_dict(), export and torch.save: modules behave as they were built."""
         for module in self._patches:
             unpatch_class(module)
         try:
@@ -139,7 +141,7 @@ class Frozen:
                 ref.module.__dict__.setdefault(ROWS, {})[ref.leaf] = rows
 
     def _set(self, frozen: frozenset[str]) -> None:
-        """Exactly these tensors frozen: everything is taken off and put on again, which is rare (once per change)."""
+        """Freezes exactly these tensors, from scratch: it runs once per change of the schedule."""
         self._clear()
         for tensor in self._tensors:
             if tensor.decision.kind == "parameter":
@@ -163,7 +165,7 @@ class Frozen:
         elif mechanism == "requires_grad" or not requires_grad.can_train(parameter):
             requires_grad.freeze(parameter)
         else:
-            # For detach this is the net under it: code that reads `_parameters` directly still leaves no gradient.
+            # With detach as well: code that reads `_parameters` directly would leave a gradient.
             self._hooks.append(param_group.freeze(parameter))
             if mechanism == "detach":
                 for ref in tensor.refs:
@@ -199,14 +201,17 @@ class Frozen:
 
 
 def _tensors(model: nn.Module, plan: FreezePlan) -> list[_PlannedTensor]:
-    """Plan and model side by side, in the model's order. PolicyError when they are not about the same tensors."""
-    decided = {decision.name: decision for decision in plan.decisions}
-    found: list[_PlannedTensor] = []
+    """The plan's decisions with their tensors, in the model's order. PolicyError where plan and model do not fit."""
+    undecided = {decision.name: decision for decision in plan.decisions}
+    planned: list[_PlannedTensor] = []
     for group in tied(model):
-        decision = decided.pop(group[0].name, None)
+        decision = undecided.pop(group[0].name, None)
         if decision is None or tuple(ref.name for ref in group[1:]) != decision.aliases:
-            raise PolicyError(f"the plan was made for another model: it does not hold '{group[0].name}' as it is here")
-        found.append(_PlannedTensor(decision, group))
-    if decided:
-        raise PolicyError(f"the plan was made for another model: this one has no '{next(iter(decided))}'")
-    return found
+            raise PolicyError(
+                f"the plan was made for another model: it lacks '{group[0].name}', or has other ties for it"
+            )
+        planned.append(_PlannedTensor(decision, group))
+
+    if undecided:
+        raise PolicyError(f"the plan was made for another model: this one has no '{next(iter(undecided))}'")
+    return planned

@@ -1,7 +1,7 @@
-"""A module wearing a subclass of its own class, under the same name, that reads some weights differently.
+"""Replaces a module's class by a subclass of it in which reading `module.weight` gives, say, the detached weight.
 
-`_parameters` stays as it is, so names, ties and state_dict do not change; only an attribute read does. Two modules of
-one class with the same leaves share their patched class, so torch.compile sees one class for a stack of equal layers.
+`_parameters` stays as it is, so names, ties and state_dict do not change. Two modules of one class with the same
+patched leaves share the subclass, so torch.compile sees one class for a stack of equal layers.
 """
 
 import functools
@@ -78,7 +78,7 @@ def _joined_reader(leaf: str) -> Any:
 
 
 def _train_but_stay(plain: type) -> Any:
-    """`train()` for the children, eval for the module itself: its own state moves only in training mode."""
+    """A `train()` that reaches the children and leaves the module itself in eval, where its statistics stay."""
 
     def train(module: nn.Module, mode: bool = True) -> nn.Module:
         plain.train(module, mode)  # type: ignore[attr-defined]
@@ -93,7 +93,7 @@ def _pass_through(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _apply_and_rebind(plain: type) -> Any:
-    """`.to()` and `.half()` give the whole tensor new memory; its trainable rows must follow."""
+    """An `_apply` after which trainable rows are views of the new memory that `.to()` and `.half()` give the tensor."""
 
     def _apply(module: nn.Module, fn: Any, recurse: bool = True) -> nn.Module:
         plain._apply(module, fn, recurse)  # type: ignore[attr-defined]
@@ -105,7 +105,7 @@ def _apply_and_rebind(plain: type) -> Any:
 
 
 def _read_flat_weights(module: Any) -> list[Tensor]:
-    """Recurrent layers keep their own list of weights, which would bypass the attribute."""
+    """The weights of a recurrent layer read as attributes; torch keeps a list of them that would bypass the patch."""
     return [getattr(module, name) for name in module._flat_weights_names]
 
 

@@ -1,4 +1,4 @@
-"""Hooks that somebody else put where they could write to a frozen tensor: on an optimizer, a parameter, its module."""
+"""Finds hooks of unknown origin that could write to a frozen tensor: on optimizers, parameters and modules."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from torch.optim import optimizer as optimizers
 
 from worker.trainer.freeze.tensor_refs import TensorRef
 
-# Packages whose hooks are known: they gather activations, move devices or compute a weight from its parts.
+# Packages whose hooks are known not to write: they gather activations, move devices or compose weights.
 _KNOWN = ("torch", "transformers", "accelerate", "peft", "worker")
 
 _OF_MODULES = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -19,15 +19,19 @@ _OF_ALL_OPTIMIZERS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hoo
 
 
 def foreign(model: nn.Module, frozen: Iterable[TensorRef], optimizer: Optimizer) -> list[str]:
-    """One phrase per hook of unknown origin: what it is and where it sits."""
-    found = [f"{_named(hook)} on the optimizer" for hook in _unknown(optimizer, _OF_OPTIMIZERS)]
-    found += [f"{_named(hook)} on every optimizer of the process" for hook in _unknown(optimizers, _OF_ALL_OPTIMIZERS)]
+    """One phrase per hook of unknown origin: its name and where it is registered."""
+    phrases = [f"{_describe_hook(hook)} on the optimizer" for hook in _unknown(optimizer, _OF_OPTIMIZERS)]
+    phrases += [
+        f"{_describe_hook(hook)} on every optimizer of the process" for hook in _unknown(optimizers, _OF_ALL_OPTIMIZERS)
+    ]
     for name, parameter in model.named_parameters():
-        found += [f"{_named(hook)} on the gradient of '{name}'" for hook in _unknown(parameter, _OF_PARAMETERS)]
+        phrases += [
+            f"{_describe_hook(hook)} on the gradient of '{name}'" for hook in _unknown(parameter, _OF_PARAMETERS)
+        ]
     modules = {ref.path: ref.module for ref in frozen}
     for path, module in modules.items():
-        found += [f"{_named(hook)} on the module '{path}'" for hook in _unknown(module, _OF_MODULES)]
-    return found
+        phrases += [f"{_describe_hook(hook)} on the module '{path}'" for hook in _unknown(module, _OF_MODULES)]
+    return phrases
 
 
 def _unknown(owner: object, kinds: tuple[str, ...]) -> Iterator[Callable[..., Any]]:
@@ -42,6 +46,6 @@ def _origin(hook: Callable[..., Any]) -> str:
     return str(getattr(inner, "__module__", None) or type(inner).__module__)
 
 
-def _named(hook: Callable[..., Any]) -> str:
+def _describe_hook(hook: Callable[..., Any]) -> str:
     inner = getattr(hook, "func", hook)
     return f"the hook {_origin(hook)}.{getattr(inner, '__qualname__', type(inner).__name__)}"

@@ -1,4 +1,4 @@
-"""What a live model holds: every tensor by its live name, ties found by storage, with the types of its modules."""
+"""Lists every tensor of a live model by name, with ties (found by storage) and the types of its modules."""
 
 from typing import Any
 
@@ -35,13 +35,13 @@ DTYPE_CODES: dict[torch.dtype, str] = {
 
 
 def tensors(model: nn.Module) -> list[TensorInfo]:
-    """Every parameter and buffer, ties once. Works on the meta device. PolicyError for a lazy parameter."""
+    """Every parameter and buffer, tied ones once. Works on the meta device. PolicyError for a lazy parameter."""
     types = module_types(model)
     return [_describe(group, types) for group in tied(model)]
 
 
 def tied(model: nn.Module) -> list[list[TensorRef]]:
-    """Live names grouped by tensor: the first name of a group is the tensor's own, the others are its aliases."""
+    """Names grouped by tensor: the first of a group is the tensor's own name, the others are its aliases."""
     groups: dict[Any, list[TensorRef]] = {}
     for ref in tensor_refs(model):
         groups.setdefault(_identity(ref), []).append(ref)
@@ -54,7 +54,7 @@ def module_types(model: nn.Module) -> dict[str, str]:
 
 
 def _identity(ref: TensorRef) -> Any:
-    """Equal for two names of one tensor: the same memory seen through the same shape, strides and dtype."""
+    """A key that two names share if they are one tensor: same memory, shape, strides and dtype."""
     tensor = ref.tensor
     if tensor is None or is_lazy(tensor):
         raise PolicyError(
@@ -95,6 +95,6 @@ def dtype_code(tensor: Tensor, name: str) -> str:
 
 
 def _types_above(path: str, types: dict[str, str]) -> tuple[str, ...]:
-    """One class name per dotted prefix of the owner's path, root first."""
+    """Class names of the module at `path` and of those that contain it, root first."""
     parts = path.split(".") if path else []
     return tuple(types[".".join(parts[:depth])] for depth in range(len(parts) + 1))

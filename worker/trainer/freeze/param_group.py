@@ -1,4 +1,4 @@
-"""The param-group mechanism: in no optimizer group, and every gradient dropped as soon as it is accumulated.
+"""Freezes by leaving a tensor out of every optimizer group and dropping each gradient as it is accumulated.
 
 Leaving a tensor out of the groups keeps its bits, but its gradients would pile up, and `clip_grad_norm_` over
 `model.parameters()` would then scale those of the trainable weights. At most one such gradient is alive at once.
@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 
 def freeze(parameter: nn.Parameter) -> RemovableHandle:
-    """The handle undoes it."""
+    """Drops every gradient of the parameter from now on. Removing the handle undoes it."""
     parameter.requires_grad_(True)
     parameter.grad = None
     return drop_gradients(parameter)

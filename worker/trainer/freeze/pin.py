@@ -1,4 +1,4 @@
-"""Modules whose state moves in a forward pass, and how each kind is kept still. What cannot be kept still is named.
+"""Modules that change their own tensors in a forward pass, and how each kind is prevented from it.
 
 Batch and instance norm (running statistics) and spectral norm (power iteration) move in training mode only, so they
 stay in eval; observers move even in eval, so they pass their input through; an embedding with `max_norm` rewrites its
@@ -20,7 +20,7 @@ _FAKE_QUANTIZE = "torch.ao.quantization.fake_quantize.FakeQuantizeBase"
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What one module needs: `eval` to ignore train(), `inert` to pass its input through, `max_norm` to switch off."""
+    """How one module is pinned: it stays in `eval`, is `inert` (passes its input through), or loses its `max_norm`."""
 
     module: nn.Module
     path: str
@@ -39,12 +39,12 @@ class Pin:
 
 
 def pins(frozen: Iterable[TensorRef]) -> list[Pin]:
-    """One Pin per module that would move one of these tensors by itself."""
+    """One Pin per module that would change one of these tensors by itself."""
     return [pin for path, owned in _by_module(frozen).items() if (pin := _pin(path, owned)) is not None]
 
 
 def unpinnable(frozen: Iterable[TensorRef]) -> list[str]:
-    """Why some of these tensors cannot be kept still, a sentence each."""
+    """One sentence for each module that would change one of these tensors and cannot be pinned."""
     return [reason for path, owned in _by_module(frozen).items() if (reason := _reason(path, owned)) is not None]
 
 
@@ -69,7 +69,7 @@ def _pin(path: str, owned: list[TensorRef]) -> Pin | None:
 
 
 def moves_by_itself(ref: TensorRef) -> bool:
-    """Whether the ref's module writes to it in a forward pass in training mode."""
+    """Whether the module writes to this tensor in a forward pass in training mode."""
     return _moves_in_training(ref.module, [ref])
 
 
@@ -78,7 +78,7 @@ def _moves_in_training(module: nn.Module, owned: list[TensorRef]) -> bool:
         return True
     if any(is_a(hook, _SPECTRAL_HOOK) for hook in module._forward_pre_hooks.values()):
         return True
-    # Norms of somebody else's making keep the field's names for their statistics.
+    # Norm layers from other packages use the usual names for their statistics.
     return any(ref.leaf.startswith("running_") or ref.leaf == "num_batches_tracked" for ref in owned)
 
 
@@ -103,5 +103,5 @@ def _observes(module: nn.Module) -> bool:
 
 
 def is_a(thing: object, qualified: str) -> bool:
-    """Whether a class of this full name is among the types of `thing`, without importing it (some warn on import)."""
+    """Whether `thing` is an instance of the class with this full name, without importing it (some warn on import)."""
     return any(f"{kind.__module__}.{kind.__qualname__}" == qualified for kind in type(thing).__mro__)

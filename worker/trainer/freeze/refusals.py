@@ -1,4 +1,4 @@
-"""Set-ups in which frozen weights would move, or would seem frozen and not be: refused before the first step."""
+"""Refuses, before the first step, set-ups in which frozen weights would move."""
 
 import difflib
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from worker.trainer.freeze import hooks
 from worker.trainer.freeze.replicas import refuse_replicas
 from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 
-# What torch's own schedulers and peft put into groups, besides the optimizer's options.
+# Keys that torch's own schedulers and peft put into groups, besides the optimizer's options.
 _BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 
 # Adapter initialisations that write to the base weight: they take a part out of it, for the adapter to add again.
@@ -24,9 +24,10 @@ _REWRITING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def refuse(model: nn.Module, plan: FreezePlan, optimizer: Optimizer) -> None:
-    """PolicyError for the first thing that cannot hold. Call after freeze() and at_step(0). Audits refuse nothing.
+    """Raises PolicyError for the first part of the plan that this model and optimizer would break.
 
-    `model` may be wrapped in DistributedDataParallel, which carries less.
+    Call it after freeze() and at_step(0). Audits refuse nothing. `model` may be wrapped in DistributedDataParallel,
+    which supports fewer mechanisms.
     """
     if not plan.policy.enforce or not any(decision.intervals for decision in plan.decisions):
         return
@@ -73,7 +74,7 @@ def _refuse_lazy(model: nn.Module) -> None:
 
 
 def _refuse_overlaps(frozen: Iterable[TensorRef], moving: Iterable[TensorRef]) -> None:
-    """A trained tensor in the same memory as a frozen one, though not under the same shape (flat buffers, views)."""
+    """Refuses a trained tensor that shares memory with a frozen one under another shape (flat buffers, views)."""
     spans = sorted(
         (*_span(ref), ref.name, still) for group, still in ((frozen, True), (moving, False)) for ref in group
     )
@@ -83,7 +84,7 @@ def _refuse_overlaps(frozen: Iterable[TensorRef], moving: Iterable[TensorRef]) -
         if start < end:
             pair = (name, other) if still else (other, name)
             raise PolicyError(
-                f"the frozen '{pair[0]}' shares memory with '{pair[1]}', which moves; freeze both or none"
+                f"the frozen '{pair[0]}' shares memory with '{pair[1]}', which is trained; freeze both or neither"
             )
         reached[still] = max(reached[still], (stop, name))
 
@@ -100,7 +101,7 @@ def _refuse_scripted(frozen: Iterable[TensorRef]) -> None:
     for ref in frozen:
         if isinstance(ref.module, torch.jit.ScriptModule):
             raise PolicyError(
-                f"'{ref.path}' is a scripted module, which cannot be held still; load it as Python", param="model"
+                f"'{ref.path}' is a scripted module, which cannot be pinned; load it as Python", param="model"
             )
 
 
@@ -123,7 +124,7 @@ def _refuse_adapters(model: nn.Module, plan: FreezePlan) -> None:
 
 
 def _refuse_options(optimizer: Optimizer) -> None:
-    """torch accepts any key in a group and most optimizers never patch at it."""
+    """Refuses options that the optimizer does not have: torch accepts any key in a group, and it has no effect."""
     known = set(optimizer.defaults) | _BOOKKEEPING
     for number, group in enumerate(optimizer.param_groups):
         for key in sorted(set(group) - known):
@@ -178,7 +179,10 @@ def _refuse_kind(optimizer: Optimizer) -> None:
 
 
 def writes_without_gradient(optimizer: Optimizer) -> bool:
-    """Tried on two small matrices: one with a gradient, one without. False when the optimizer cannot be built again."""
+    """Whether a copy of the optimizer changes a small matrix that has no gradient, while another one has.
+
+    False where no copy can be built from its defaults; frozen tensors are in none of its groups all the same.
+    """
     torch_state = torch.get_rng_state()
     still, moved = nn.Parameter(torch.full((4, 4), 0.5)), nn.Parameter(torch.full((4, 4), 0.5))
     options: dict[str, Any] = {key: value for key, value in optimizer.defaults.items() if value is not None}
@@ -189,7 +193,6 @@ def writes_without_gradient(optimizer: Optimizer) -> bool:
             moved.grad = torch.full((4, 4), 0.25)
             probe.step()
     except (TypeError, ValueError, RuntimeError):
-        # Its constructor wants more than its defaults. Frozen tensors are in no group of it all the same.
         return False
     finally:
         torch.set_rng_state(torch_state)
@@ -200,14 +203,14 @@ def _refuse_hooks(model: nn.Module, frozen: list[TensorRef], optimizer: Optimize
     found = hooks.foreign(model, frozen, optimizer)
     if found:
         raise PolicyError(
-            f"{found[0]} could write to frozen tensors, and nothing is known of it; remove it, or audit the run"
+            f"{found[0]} could write to frozen tensors, and its package is not known; remove it, or audit the run"
             ' with "enforce": false',
             param="model",
         )
 
 
 def _refuse_reentrant(model: nn.Module, plan: FreezePlan) -> None:
-    """Reentrant checkpointing gives the weights inside no gradient when its input needs none, and does not say so."""
+    """Refuses reentrant checkpointing behind frozen embeddings: the layers inside would silently get no gradient."""
     for path, module in model.named_modules():
         run = getattr(module, "_gradient_checkpointing_func", None)
         keywords: dict[str, Any] = getattr(run, "keywords", None) or {}

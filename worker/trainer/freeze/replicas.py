@@ -1,9 +1,9 @@
-"""What of a policy DistributedDataParallel can carry: its reducer averages the parameters that it met when it began.
+"""Refuses the parts of a policy that DistributedDataParallel would break.
 
-Measured with two processes (tests/worker/trainer/freeze/test_replicas.py). Trainable rows are no parameters of the
-model, so each process would train its own; so would a tensor that thaws later. A tensor that freezes later or is read
-through `detach()` takes no part in backward, and the reducer waits for it. Behind `param_group`, the reducer puts each
-dropped gradient back.
+Its reducer averages the gradients of the parameters that it found when it was made. Trainable rows are not among them,
+so each process would train its own; the same goes for a tensor that thaws later. A tensor that freezes later or is
+read through `detach()` has no gradient, and the reducer waits for it. With `param_group`, the reducer puts each dropped
+gradient back. (Measured with two processes: tests/worker/trainer/freeze/test_replicas.py.)
 """
 
 from torch.nn.parallel import DistributedDataParallel
@@ -13,7 +13,7 @@ from app.freeze.plan import Decision, FreezePlan
 
 
 def refuse_replicas(model: DistributedDataParallel, plan: FreezePlan) -> None:
-    """PolicyError for the first decision that replicas would not keep, or would train apart."""
+    """Raises PolicyError for the first decision that replicas would break."""
     for decision in plan.decisions:
         reason = _reason(decision, unused=bool(model.find_unused_parameters)) if decision.kind == "parameter" else None
         if reason is not None:

@@ -1,4 +1,4 @@
-"""The attribute mechanism: `requires_grad` is false, so autograd computes no gradient for the tensor."""
+"""Freezes by setting `requires_grad` to false: autograd computes no gradient for the tensor."""
 
 from torch import nn
 
@@ -14,5 +14,5 @@ def thaw(parameter: nn.Parameter) -> None:
 
 
 def can_train(parameter: nn.Parameter) -> bool:
-    """Autograd knows floating and complex tensors only; the integers of a quantised base stay as they are."""
+    """Whether autograd supports the dtype: floating or complex. The integers of a quantised base do not train."""
     return parameter.is_floating_point() or parameter.is_complex()

@@ -1,7 +1,7 @@
-"""Which updates a tensor sits out, and what an optimizer must forget when a freeze begins.
+"""Scheduled freezes: which updates a tensor is left out of, and the optimizer state that a freeze drops.
 
-Momentum from before would move a frozen weight on (and, after a thaw, push it with stale history), so each freeze drops
-the gradient and the optimizer's state, and takes the tensor out of its group until it thaws.
+Old momentum would keep moving a frozen weight, and push it with stale history after a thaw. So each freeze drops the
+gradient and the optimizer's state, and takes the tensor out of its group until it thaws.
 """
 
 from collections.abc import Collection
@@ -13,19 +13,19 @@ from app.freeze.plan import Decision
 
 
 def frozen_after(decision: Decision, step: int) -> bool:
-    """Whether the update that follows the state after `step` leaves the tensor alone: (a, b] freezes a+1 to b."""
+    """Whether update `step` + 1 leaves the tensor alone: the interval (a, b) freezes updates a+1 to b."""
     return any(start <= step and (stop is None or step < stop) for start, stop in decision.intervals)
 
 
 class Groups:
-    """An optimizer's groups as they were built, so that a thawed tensor returns to its own place in its own group."""
+    """The groups of an optimizer as they were built: a thawed tensor returns to its old position in its old group."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self.full = [list(group["params"]) for group in optimizer.param_groups]
 
     def keep_out(self, frozen: Collection[nn.Parameter]) -> None:
-        """Leave exactly these out; their state goes with them. Tensors that return start without history."""
+        """Leaves exactly these out of their groups, without their state. Those that return start without momentum."""
         out = {id(parameter) for parameter in frozen}
         for group, full in zip(self.optimizer.param_groups, self.full, strict=True):
             group["params"][:] = [parameter for parameter in full if id(parameter) not in out]

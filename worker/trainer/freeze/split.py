@@ -1,6 +1,6 @@
-"""A partly frozen tensor: trainable rows as parameters of their own, joined to the frozen rest on every read.
+"""A partly frozen tensor: trainable rows are parameters of their own, joined to the frozen rest on every read.
 
-The rows are views of the whole tensor, so an optimizer's write is in the state_dict at once, under its own name.
+The rows are views of the whole tensor, so the state_dict shows an optimizer's write at once, under the usual name.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class SplitParameter:
-    """`whole` stays where it was and takes no gradient; `slices` are what the optimizer gets."""
+    """A parameter `whole` that takes no gradient, and `slices`, views of its trainable rows, for the optimizer."""
 
     def __init__(self, whole: nn.Parameter, ranges: Sequence[tuple[int, int]]) -> None:
         self.whole = whole
@@ -20,7 +20,7 @@ class SplitParameter:
         self.slices = [nn.Parameter(whole.data[start:stop]) for start, stop in self.ranges]
 
     def joined(self) -> Tensor:
-        """The whole tensor with gradient flowing to the trainable rows only. [rows, ...]"""
+        """The whole tensor, (rows, ...), through which gradient flows to the trainable rows only."""
         frozen = self.whole.detach()
         pieces: list[Tensor] = []
         reached = 0
@@ -34,13 +34,13 @@ class SplitParameter:
         return torch.cat(pieces)
 
     def rebind(self, whole: nn.Parameter) -> None:
-        """Follow the whole tensor to new memory; the slices stay the same objects, so the optimizer keeps them."""
+        """Points the slices at the whole tensor's new memory; they stay the objects that the optimizer has."""
         self.whole = whole
         for (start, stop), rows in zip(self.ranges, self.slices, strict=True):
             rows.data = whole.data[start:stop]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SplitParameter":
-        """Views into the copy of the whole: copying the slices by themselves would tear them off."""
+        """A copy whose slices are views of the copied tensor; by default they would become tensors of their own."""
         if id(self) not in memo:
             memo[id(self)] = SplitParameter(deepcopy(self.whole, memo), self.ranges)
         copied: SplitParameter = memo[id(self)]

@@ -1,4 +1,4 @@
-"""Where a name lives: an entry of some module's `_parameters` or `_buffers`, read without going through attributes."""
+"""References to tensors by name, read from a module's `_parameters` or `_buffers` and not through attributes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """One live name. A tied tensor has several refs, a detached one reads differently as an attribute."""
+    """One name of a tensor in a live model. A tied tensor has several."""
 
     name: str
     kind: str  # "parameter" | "buffer"
@@ -18,7 +18,7 @@ class TensorRef:
 
     @property
     def tensor(self) -> Tensor | None:
-        """None once the entry is gone or emptied."""
+        """The tensor under this name now; None once the entry is removed or set to None."""
         return entries(self.module, self.kind).get(self.leaf)
 
     @property
@@ -27,7 +27,7 @@ class TensorRef:
 
 
 def tensor_refs(model: nn.Module) -> Iterator[TensorRef]:
-    """Every live name once, in the order of `named_parameters`; a shared module's tensors under each of its paths."""
+    """Every name once, in the order of `named_parameters`; a shared module's tensors under each of its paths."""
     for path, module in model.named_modules(remove_duplicate=False):
         for kind in ("parameter", "buffer"):
             for leaf, tensor in entries(module, kind).items():

@@ -1,4 +1,4 @@
-"""Adapters through peft: small tensors beside the base's weights, saved apart in peft's own format, or merged."""
+"""Adapters through peft: small trained tensors beside a frozen base, saved in peft's format or merged."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ TASK_TYPES = {
     "preference": "CAUSAL_LM",
     "pairs": "FEATURE_EXTRACTION",
 }
-# Others move a part of the base's weights into the adapter, so that the base is no longer what it was.
+# peft's other initialisations move a part of the base's weights into the adapter.
 INITIALISATIONS = (True, "gaussian")
 ADAPTER = "default"  # peft's name of the one adapter in a model
-_BASE_LAYERS = re.compile(r"(\.base_layer)+\.")  # one in another where fused experts have several adapters
+_BASE_LAYERS = re.compile(r"(\.base_layer)+\.")  # nested where fused experts have several adapters
 VIRTUAL_TOKENS = f"prompt_encoder.{ADAPTER}.embedding.weight"
 
 
 def wrap(model: nn.Module, adapter: AdapterSpec, *, task: str, seed: int, new: Collection[str] = ()) -> PeftModel:
-    """The model with adapters in it, drawn from the seed. A head that is `new` stays a plain part of it, and trains."""
+    """Adds adapters, initialised from the seed, to the model. A `new` head gets none: it trains as it is."""
     config = _config(adapter, task)
     heads = sorted({name.rpartition(".")[0] for name in new})
     if isinstance(config, LoraConfig | IA3Config):
         config.exclude_modules = heads or None
     torch.manual_seed(seed)
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             wrapped = _wrapped(model, config, heads)
     except ValueError as error:
         raise ModelError(f"peft refused the adapter: {error}", param="model.adapter.target_modules") from error
-    if adapter.merge and any("Merging is not supported" in str(each.message) for each in said):
+    if adapter.merge and any("Merging is not supported" in str(warning.message) for warning in caught):
         message = "adapters of grouped convolutions cannot be merged; leave merge out, or name other target_modules"
         raise ModelError(message, param="model.adapter.merge")
     return wrapped
@@ -71,7 +71,7 @@ def _config(adapter: AdapterSpec, task: str) -> PeftConfig:
             feedforward = []
         return IA3Config(target_modules=_names(adapter.target_modules), feedforward_modules=feedforward)
     if task != "causal-lm":
-        message = f"prompt tuning is offered for causal-lm, and this is {task}; use lora or ia3"
+        message = f"prompt tuning is only supported for causal-lm, and this is {task}; use lora or ia3"
         raise ModelError(message, param="model.adapter.type", code="unsupported_adapter")
     return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=adapter.num_virtual_tokens or 8)
 
@@ -98,8 +98,8 @@ def _refuse_changes_to_base(adapter: LoraSpec) -> None:
     how = adapter.init_lora_weights
     if how is not None and how not in INITIALISATIONS:
         raise PolicyError(
-            f"init_lora_weights {how!r} is not offered: PiSSA, OLoRA, LoftQ and their like rewrite the base or draw on "
-            "data, and an adapter job leaves its base untouched; use true or 'gaussian'",
+            f"init_lora_weights {how!r} is not supported: PiSSA, OLoRA, LoftQ and similar rewrite the base or need "
+            "data, and an adapter job leaves its base unchanged; use true or 'gaussian'",
             param="model.adapter.init_lora_weights",
         )
     if adapter.bias not in (None, "none"):
@@ -111,7 +111,7 @@ def _refuse_changes_to_base(adapter: LoraSpec) -> None:
 
 
 def refuse_trained_base(plan: FreezePlan, base_names: Collection[str]) -> None:
-    """An adapter file has no place for a changed base tensor."""
+    """Raises PolicyError where the policy trains a tensor of the base: an adapter file could not hold it."""
     if not plan.policy.enforce:
         return
     for name in base_names:
@@ -125,7 +125,7 @@ def refuse_trained_base(plan: FreezePlan, base_names: Collection[str]) -> None:
 
 
 def adapter_state(model: PeftModel, new: Collection[str]) -> dict[str, Tensor]:
-    """Stored name to live tensor: the adapter's, and those of a new head. Stored names are peft's."""
+    """The adapter's tensors, and those of a new head, by the names that peft stores them under."""
     live = model.state_dict()
     if model.active_peft_config.is_prompt_learning:  # peft would give a copy
         state = {"prompt_embeddings": live[VIRTUAL_TOKENS]}
@@ -134,8 +134,8 @@ def adapter_state(model: PeftModel, new: Collection[str]) -> dict[str, Tensor]:
     return state | {name: live[name] for name in sorted(new)}
 
 
-def take_up(model: PeftModel, new: Collection[str], path: Path) -> None:
-    """Put the tensors that an earlier job trained in place of the drawn ones. ModelError where they do not fit."""
+def load_weights(model: PeftModel, new: Collection[str], path: Path) -> None:
+    """Loads the adapter weights that an earlier job trained. ModelError where they do not fit the model."""
     try:
         stored = load_file(path)
     except SafetensorError as error:
@@ -152,12 +152,12 @@ def take_up(model: PeftModel, new: Collection[str], path: Path) -> None:
 
 
 def live_name(model: PeftModel, name: str) -> str:
-    """A name of the model without an adapter, as it is with one (where no adapter is beside it)."""
+    """The name in the wrapped model of a tensor `name` of the plain model that has no adapter beside it."""
     return f"{_prefix(model)}{name}"
 
 
 def plain_name(model: PeftModel, name: str) -> str:
-    """A live name as the model without an adapter has it."""
+    """The name in the plain model of a tensor `name` of the wrapped model."""
     return _BASE_LAYERS.sub(".", name.removeprefix(_prefix(model)))
 
 
@@ -166,8 +166,8 @@ def _prefix(model: PeftModel) -> str:
 
 
 def save_config(model: PeftModel, folder: Path, *, task: str, base: str, new: Collection[str]) -> None:
-    """adapter_config.json, from which peft rebuilds adapter and head over the base."""
-    config = copy.copy(model.peft_config[ADAPTER])  # the live one says that it is being trained
+    """Writes adapter_config.json, from which peft rebuilds adapter and head over the base."""
+    config = copy.copy(model.peft_config[ADAPTER])  # the live one has inference_mode off
     config.task_type = TASK_TYPES.get(task)
     config.base_model_name_or_path = base
     config.inference_mode = True
@@ -178,18 +178,18 @@ def save_config(model: PeftModel, folder: Path, *, task: str, base: str, new: Co
 
 
 def _outermost(model: nn.Module, new: Collection[str]) -> list[str]:
-    """The modules that are new as a whole. peft saves and loads such ones, and none inside of another."""
-    found: list[str] = []
+    """The outermost modules all of whose tensors are new: peft saves and loads whole modules only."""
+    heads: list[str] = []
     for path, module in model.named_modules():
         held = [f"{path}.{name}" for name in module.state_dict()]
-        inside = any(path.startswith(f"{each}.") for each in found)
+        inside = any(path.startswith(f"{each}.") for each in heads)
         if path and held and not inside and set(held) <= set(new):
-            found.append(path)
-    return sorted(found)
+            heads.append(path)
+    return sorted(heads)
 
 
 def _wrapped(model: nn.Module, config: PeftConfig, heads: Collection[str]) -> PeftModel:
-    """Where peft knows no usual places for this architecture, every linear layer but a head gets an adapter."""
+    """Adds the adapter; where peft has no default targets for the architecture, to every linear layer but a head."""
     given = copy.deepcopy(config)
     try:
         return get_peft_model(model, config)

@@ -1,4 +1,4 @@
-"""Plain torch models by name. A user's own come in through the entry-point group `permafrost.architectures`."""
+"""Plain torch models by name: ours, and those that packages register under `permafrost.architectures`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP = "permafrost.architectures"
 
 
 def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    """The architecture `name` made with `kwargs`; ModelError when either does not fit."""
+    """Builds the architecture `name` with `kwargs`. ModelError where either does not fit."""
     architecture = find(name)
     try:
         inspect.signature(architecture).bind(**kwargs)
@@ -38,7 +38,7 @@ def build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
 
 
 def _refuse_lazy(name: str, model: nn.Module) -> None:
-    """Before its first pass a lazy tensor has neither shape nor bytes: nothing to load, freeze or compare with."""
+    """Raises ModelError for a lazy tensor: before its first pass it has no shape and no bytes to freeze."""
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             message = (
@@ -49,7 +49,7 @@ def _refuse_lazy(name: str, model: nn.Module) -> None:
 
 
 def find(name: str) -> Callable[..., nn.Module]:
-    """Ours first, then those that installed packages offer."""
+    """The constructor of an architecture; ours come first. ModelError suggests the nearest name."""
     if name in OURS:
         return OURS[name]
     installed = {each.name: each for each in entry_points(group=GROUP)}
@@ -59,7 +59,7 @@ def find(name: str) -> Callable[..., nn.Module]:
     known = sorted({*OURS, *installed})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    raise ModelError(f"no architecture is called {name!r}; {hint}", param="model.architecture")
+    raise ModelError(f"unknown architecture {name!r}; {hint}", param="model.architecture")
 
 
 class Affine(nn.Module):
@@ -100,7 +100,7 @@ def convnet(in_channels: int = 3, num_classes: int = 10, widths: Sequence[int] =
 
 
 class Convnet(nn.Module):
-    """Features, a mean over the picture, a head."""
+    """Convolutional features, a mean over the picture, and a linear head."""
 
     def __init__(self, features: nn.Module, head: nn.Module) -> None:
         super().__init__()

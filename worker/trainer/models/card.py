@@ -1,4 +1,4 @@
-"""The model card of a result: what it was made from, what was held still, how it did."""
+"""The model card of a result: base, data, freeze policy, evidence and metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from app.specs.models import ModelSpec, TransformersSpec
 from worker.trainer.witness.report import WitnessReport
 
-#: What the field's tools call our tasks.
+#: Task names of model hubs for our tasks.
 PIPELINES: Final = {
     "causal-lm": "text-generation",
     "preference": "text-generation",
@@ -34,7 +34,7 @@ def text(
     steps: int,
     labels: Sequence[str] | None,
 ) -> str:
-    """Markdown. Figures are the trainer's; the attestation, not this page, is the proof."""
+    """The card in Markdown. Its figures are the trainer's own; the attestation is the proof."""
     frozen, trainable = counts["frozen"], counts["trainable"]
     lines = [
         *_front(spec, task),
@@ -71,7 +71,7 @@ def text(
 
 
 def _front(spec: ModelSpec, task: str) -> list[str]:
-    """Each value in JSON, which is YAML that nothing can be mistaken in."""
+    """The YAML front matter, with values written as JSON, which is valid YAML without ambiguity."""
     front: dict[str, Any] = {}
     if isinstance(spec, TransformersSpec):
         front |= {"base_model": spec.path, "library_name": "peft" if _is_adapter(spec) else "transformers"}
@@ -88,7 +88,7 @@ def _watched(report: WitnessReport) -> str:
     if not report.watched:
         return "Nothing was frozen, so nothing was watched."
     moved = [violation.name for violation in report.violations]
-    what = f"changed: {', '.join(moved[:20])}" if moved else "none had changed"
+    what = f"changed: {', '.join(moved[:20])}" if moved else "no tensor had changed"
     return (
         f"{report.checks} checks of {report.watched} frozen tensors during training, from step {report.first_step} to "
         f"step {report.last_step}; {what}"

@@ -1,4 +1,7 @@
-"""Whether a folder's weight files are all there, and hold all of a model: a hole would be filled by chance."""
+"""Checks that a folder's weight files are all present and hold all of a model's body.
+
+A missing tensor would be initialised at random, frozen, and be called identical to the base.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def check_files(folder: Path) -> None:
-    """ModelError unless there is one file of weights, or an index whose files are all there beside it."""
+    """Raises ModelError unless there is one file of weights, or an index whose files are all beside it."""
     if (folder / WHOLE).is_file():
         return
     index = folder / INDEX

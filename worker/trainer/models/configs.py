@@ -1,4 +1,4 @@
-"""A config.json is somebody else's text: read here first, refused when it asks for code, kernels or quantisation."""
+"""Reads the JSON configuration files of a model, which are not trusted: no code, kernels or quantisation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGEST = {
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; ModelError when it is none, is huge, or holds a forbidden key at any depth."""
+    """The JSON object in `path`. ModelError where it is not one, is too large, or has a forbidden key at any depth."""
     name = path.name
     if not path.is_file():
         raise ModelError(f"the model's folder has no {name}", param="model")
@@ -49,7 +49,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _beyond(value: Any, path: str = "") -> Iterator[tuple[str, int, int]]:
-    """Sizes beyond what is built, with their limits; a list's numbers count as the key's own."""
+    """Sizes above their limits, as (path, value, limit); numbers in a list count as the key's own."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _beyond(item, f"{path}.{key}" if path else key)

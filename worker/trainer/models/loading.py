@@ -1,4 +1,4 @@
-"""A model spec and a folder of base files to a live model that holds the bytes as they are stored."""
+"""Builds a live model from a model spec and base files, with the bytes as they are stored."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from worker.trainer.models import adapters, architectures, pretrained
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A live model, and the tensors of the files that it came from, by name."""
+    """A live model with its tokenizer or processor, and the readings of the base's tensors by name."""
 
     model: nn.Module
     base: Mapping[str, TensorReading]
     tokenizer: Any = None
     processor: Any = None
-    new: frozenset[str] = frozenset()  # live names that the base does not hold, initialised from the seed
+    new: frozenset[str] = frozenset()  # live names that the base lacks: initialised from the seed
     adapter: AdapterSpec | None = None  # with one, `model` is a PeftModel
     plain: tuple[TensorInfo, ...] = ()  # the tensors without the adapter
-    grown: Mapping[str, int] = field(default_factory=dict)  # live names: the rows that the base has of them
-    merged: Collection[str] = ()  # those that an adapter was merged into
+    grown: Mapping[str, int] = field(default_factory=dict)  # live names with new rows: how many the base has
+    merged: Collection[str] = ()  # live names that an adapter was merged into
     notes: tuple[str, ...] = field(default=())
 
 
 def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | None, seed: int) -> Loaded:
-    """The model that `spec` describes, from base files in `folder`; `labels` sizes and names a classifier's head."""
+    """Loads the model of `spec` from base files in `folder`. `labels` size and name a classifier's head."""
     base = read_base(folder)
     if isinstance(spec, TorchSpec):
         return Loaded(model=_torch_model(spec, folder), base=base)
@@ -55,7 +55,7 @@ def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | No
         model = adapters.wrap(model, spec.adapter, task=task, seed=seed, new=new)
         new = frozenset(adapters.live_name(model, name) for name in new)
         if spec.adapter.start:
-            adapters.take_up(model, new, Workspace(folder.parent).adapter)
+            adapters.load_weights(model, new, Workspace(folder.parent).adapter)
     return Loaded(
         model=model,
         base=base,
@@ -70,20 +70,20 @@ def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | No
 
 
 def skeleton(spec: TorchSpec) -> nn.Module:
-    """A torch model on the meta device: names and shapes without a single weight."""
+    """A torch model on the meta device: names and shapes without weights."""
     with torch.device("meta"):
         return architectures.build(spec.architecture, spec.kwargs or {})
 
 
 def initialise(spec: TorchSpec, *, seed: int) -> dict[str, torch.Tensor]:
-    """The initial weights of a torch spec that brings none, from the seed alone."""
+    """Initial weights for a torch spec without a weights file, from the seed alone."""
     torch.manual_seed(seed)
     model = architectures.build(spec.architecture, spec.kwargs or {})
     return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def read_base(folder: Path) -> dict[str, TensorReading]:
-    """Every tensor of the safetensors files in `folder`. A name in two files is refused."""
+    """Readings of every tensor of the safetensors files in `folder`. ModelError for a name in two files."""
     tensors: dict[str, TensorReading] = {}
     for path in weight_files(folder):
         try:

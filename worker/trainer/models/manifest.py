@@ -1,4 +1,4 @@
-"""A base model's tensors for every task that it can be loaded for, without its weights: what policies resolve over.
+"""Lists a base model's tensors for every task that it can be loaded for, without reading its weights.
 
 A row is a TensorInfo as JSON, without the fields that have their usual value, and two marks of a head: `initialised`
 (the base's files do not hold it) and `labels` (its dimension 0 counts the classes).
@@ -59,7 +59,7 @@ def _rows(spec: TransformersSpec, folder: Path, task: str | None, codes: list[st
 
 
 def _larger(more: list[TensorInfo], infos: list[TensorInfo]) -> set[str]:
-    """Names of tensors that have one row more where there is one class more."""
+    """Names of tensors that get one more row with one more class."""
     shapes = {each.name: each.shape for each in infos}
     return {
         each.name

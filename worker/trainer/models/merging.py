@@ -1,6 +1,6 @@
-"""A trained adapter added into the base's weights: a whole model, of which some weights are then other than the base's.
+"""Merges a trained adapter into the base's weights, which gives a whole model.
 
-What was trained is the adapter, over a frozen base; what the result holds are the sums, and claims are about those.
+The adapter was trained over a frozen base; the result holds the sums, and the evidence is about those.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from worker.trainer.models.tracked import Readings, TrackedModel
 
 
 def targets(model: PeftModel) -> list[str]:
-    """Plain names of the tensors that merging will change."""
+    """Names, in the plain model, of the tensors that merging will change."""
     kinds = (".base_layer.weight", ".base_layer.bias") if _scales(model) else (".base_layer.weight",)
     live = [name for name, _ in model.named_parameters() if name.endswith(kinds)]
-    # Fused experts are parameters without a module of their own: the layer around them says which one it adapts.
+    # Fused experts are parameters without a module of their own: the adapter layer names the one that it adapts.
     inside = ((name, getattr(module, "parameter_name", None)) for name, module in model.named_modules())
     live += [f"{path}.{name}" for path, name in inside if isinstance(name, str)]
     return sorted({adapters.plain_name(model, name) for name in live})
@@ -34,7 +34,7 @@ def _scales(model: PeftModel) -> bool:
 
 
 def plan_of(loaded: Loaded, policy: Policy) -> FreezePlan:
-    """What the policy means for the merged model. PolicyError where it is not what merging does."""
+    """The plan of the merged model. PolicyError where the policy freezes what merging changes, or the reverse."""
     changed, new = targets(loaded.model), _new(loaded)
     plan = resolve(merged_policy(policy, changed, new), loaded.plain)
     if plan.policy.enforce:
@@ -42,15 +42,15 @@ def plan_of(loaded: Loaded, policy: Policy) -> FreezePlan:
     return plan
 
 
-def merged(subject: TrackedModel, policy: Policy, before: Readings) -> tuple[TrackedModel, FreezePlan, Readings]:
-    """The merged model as a subject of its own, its plan, and what its tensors were as they were loaded."""
-    model: PeftModel = subject.model
-    loaded, plan = subject.loaded, plan_of(subject.loaded, policy)
+def merge(tracked: TrackedModel, policy: Policy, before: Readings) -> tuple[TrackedModel, FreezePlan, Readings]:
+    """The merged model, its plan, and the readings of its tensors as they were loaded."""
+    model: PeftModel = tracked.model
+    loaded, plan = tracked.loaded, plan_of(tracked.loaded, policy)
     digests = {adapters.plain_name(model, name): digest for name, digest in before.whole.items()}
     merged_into = targets(model)
     try:
         whole = model.merge_and_unload(safe_merge=True)
-    except ValueError as error:  # not a number any more
+    except ValueError as error:  # safe_merge found NaN
         raise ModelError(f"the adapter cannot be merged: {error}", param="model.adapter.merge") from error
     result = TrackedModel.of(
         replace(loaded, model=whole, new=frozenset(_new(loaded)), adapter=None, merged=merged_into)
@@ -71,6 +71,6 @@ def _refuse_another(plan: FreezePlan, inventory: Collection[TensorInfo], trained
         decision = plan.decision(info.name)
         if info.kind != "parameter" or (decision.action == "train") == (info.name in trained):
             continue
-        does = "is changed by merging the adapter" if info.name in trained else "is trained by no adapter"
-        message = f"{info.name!r} {does}, and the policy says {decision.action!r}; send no policy, or one that fits"
+        effect = "is changed by merging the adapter" if info.name in trained else "is not changed by the adapter"
+        message = f"{info.name!r} {effect}, and the policy says {decision.action!r}; send no policy, or one that fits"
         raise PolicyError(message, param="freeze_policy")

@@ -1,7 +1,7 @@
-"""One tensor, three names: live in the model, stored in the base files, stored in the result.
+"""The three names of a tensor: in the live model, in the base files and in the result.
 
-A classifier over a plain encoder saves `bert.x` for the base's `x`, and transformers fuses some stored tensors while it
-loads them. Names only propose a pair; the bytes decide it.
+A classifier over a plain encoder saves `bert.x` for the base's `x`, and transformers fuses some stored tensors while
+loading. Names propose which tensors belong together; equal bytes decide.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ RowRange = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor as the result file holds it, and the live tensor that it comes from ("" where it is made of several).
+    """A tensor as the result file holds it, and the name of the live tensor that it comes from.
 
-    A `part` is not the whole of that: `rows` of it, all dimensions but the last taken as one; or, with None, a piece
-    that no range of rows describes.
-    What is not `saved` is in the base's files alone: the frozen base of an adapter.
+    A `part` is a piece of that live tensor: `rows` of it, with all dimensions but the last taken as one; or, where
+    `rows` is None, a piece that is not a range of rows. `live` is "" where it is made of several live tensors.
+    Not `saved` are tensors of the base's files alone: the frozen base of an adapter.
     """
 
     name: str
@@ -46,10 +46,10 @@ class StoredTensor:
 def stored_form(
     model: nn.Module, inventory: Sequence[TensorInfo], *, base: Mapping[str, TensorReading], new: Collection[str] = ()
 ) -> list[StoredTensor]:
-    """Every tensor of a saved file, under the names that `from_pretrained` or `load_state_dict` expects.
+    """Every tensor of the result file, under the names that `from_pretrained` or `load_state_dict` expects.
 
-    A tie is stored under each name that the base stores it under with the same bytes: whoever loads the base by such a
-    name finds it in the result. One that the base does not know is stored once, under the tensor's own name.
+    A tie is stored under each name that the base stores it under with the same bytes, so that code that reads the base
+    by such a name finds it in the result. A tie that the base lacks is stored once, under the tensor's own name.
     """
     if isinstance(model, PeftModel):
         return _with_adapter(model, inventory, new)
@@ -104,7 +104,7 @@ def match(
 
 
 def prefix_of(model: nn.Module) -> str:
-    """What transformers puts before the names of an encoder inside a model with a head."""
+    """The prefix that transformers gives to an encoder's names inside a model with a head, such as `bert`."""
     return str(getattr(model, "base_model_prefix", "") or "")
 
 
@@ -130,9 +130,12 @@ def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collec
 
 
 def _as_saved(model: PreTrainedModel, kept: Mapping[str, Tensor], owner: Mapping[str, str]) -> list[StoredTensor]:
-    """Under the names, and in the pieces, that transformers saves: it takes back what it did while loading.
+    """Tensors under the names and in the pieces that transformers saves: it reverts what it converted while loading.
 
-    It does so with the number of each row in place of the row, and what comes out tells which rows went in.
+    To see which rows each piece consists of, the conversion is reverted on row numbers in place of rows:
+
+        live  experts (2 experts of 2 rows)   numbers [[0, 1], [2, 3]]
+        saved experts.0 [0, 1] -> rows 0:2,   experts.1 [2, 3] -> rows 2:4
     """
     numbers, starts = _numbered(kept)
     names, remade = list(kept), None
@@ -156,7 +159,7 @@ def _as_saved(model: PreTrainedModel, kept: Mapping[str, Tensor], owner: Mapping
 
 
 def _numbered(kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]:
-    """The rows of all tensors, all dimensions but the last taken as one, counted through; and where each begins."""
+    """Consecutive numbers for the rows of all tensors, in their shapes; and the first number of each tensor."""
     numbers, starts, at = {}, [], 0
     for name, tensor in kept.items():
         shape = (*tensor.shape[:-1], 1) if tensor.dim() > 1 else tensor.shape
@@ -168,7 +171,7 @@ def _numbered(kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]
 
 
 def _rows(came: Tensor, whole: Tensor) -> RowRange | None:
-    """The rows of one tensor that are there in their order, each entire; None where it is not simply some of them."""
+    """The range of rows that `came` consists of; None where it is not a range of entire rows in their order."""
     first, count = int(came.reshape(-1)[0]), came.numel()
     entire = whole.dim() < 2 or came.shape[-1:] == (1,)
     ordered = torch.equal(came.reshape(-1), torch.arange(first, first + count))

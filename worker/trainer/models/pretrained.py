@@ -1,4 +1,4 @@
-"""transformers models from a local folder: no remote code, no network, safetensors only, the stored dtype kept."""
+"""Loads transformers models from a local folder: no remote code, no network, safetensors only, dtypes as stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from app.specs.models import TransformersSpec
 from worker.trainer.models import completeness, configs, tokenizers, vocabulary
 
 transformers.utils.logging.disable_progress_bar()
-transformers.utils.logging.set_verbosity_error()  # what it would say of new and unused tensors is in our notes
+transformers.utils.logging.set_verbosity_error()  # new and unused tensors are in our own notes
 
 AUTO_CLASS = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -61,7 +61,7 @@ def load(
     seed: int,
     stored: Sequence[str],
 ) -> Pretrained:
-    """The model, its tokenizer or image processor, and what of it is new. `stored`: dtypes of the base tensors."""
+    """Loads the model with its tokenizer or image processor. `stored`: dtype codes of the base tensors."""
     config = _config(spec, folder, task=task, labels=labels)
     dtype = _dtype(spec.dtype or "auto", stored)
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
@@ -81,9 +81,9 @@ def load(
 def load_skeleton(
     spec: TransformersSpec, folder: Path, *, task: str | None, stored: Sequence[str]
 ) -> tuple[nn.Module, frozenset[str], int]:
-    """As `load`, on the meta device, so that no weight is read: the model, what of it is new, its number of labels.
+    """The model on the meta device, without reading weights; names of its new tensors; its number of labels.
 
-    Without a task it is the class that config.json names.
+    Without a task, the class is the one that config.json names.
     """
     config = _config(spec, folder, task=task or "", labels=None)
     auto = _auto_class(task) if task else getattr(transformers, (config.architectures or [""])[0], None)
@@ -93,7 +93,7 @@ def load_skeleton(
 
 
 def label_names(folder: Path) -> tuple[str, ...] | None:
-    """The classes of a base that already has a head with names of its own, in the order of their indices."""
+    """Class names of a base that already has a labelled head, by index; None where it has none."""
     names = configs.read(folder / "config.json").get("id2label")
     if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
         return None
@@ -102,7 +102,7 @@ def label_names(folder: Path) -> tuple[str, ...] | None:
 
 
 def tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer; ModelError when there is none."""
+    """The folder's tokenizer; ModelError where there is none."""
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise ModelError(f"the model's folder has no tokenizer; looked for {', '.join(TOKENIZER_FILES)}", param="model")
     if (folder / "tokenizer_config.json").exists():
@@ -116,7 +116,7 @@ def tokenizer(folder: Path) -> Any:
 
 
 def processor(folder: Path) -> Any:
-    """The folder's image processor, on PIL; None when the folder has none."""
+    """The folder's image processor, on PIL; None where the folder has none."""
     if not (folder / "preprocessor_config.json").exists():
         return None
     configs.read(folder / "preprocessor_config.json")
@@ -172,7 +172,7 @@ def _auto_class(task: str) -> Any:
 
 
 def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **options: Any) -> tuple[nn.Module, Any]:
-    """The model, and what transformers says of the names that files and model do not share."""
+    """The model, and transformers' loading info: names that files and model do not share."""
     completeness.check_files(folder)
     try:
         model, info = auto.from_pretrained(
@@ -202,7 +202,7 @@ def _new(info: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _dtype(wanted: str, stored: Sequence[str]) -> torch.dtype:
-    """`auto` is the dtype that most stored tensors have, whatever config.json says of it."""
+    """The dtype to load in. `auto` is the one that most stored tensors have, whatever config.json says."""
     if wanted != "auto":
         if wanted not in NAMED_DTYPES:
             raise ModelError(f"dtype {wanted!r} is none of auto, {', '.join(NAMED_DTYPES)}", param="model.dtype")
@@ -212,7 +212,7 @@ def _dtype(wanted: str, stored: Sequence[str]) -> torch.dtype:
 
 
 def _refuse_other_shapes(model: nn.Module, mismatched: Sequence[Any]) -> None:
-    """A head for another number of labels may be new; a body of another shape is another model."""
+    """Raises ModelError for a tensor of the body in another shape; a head for other labels may be new."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     for name, *shapes in mismatched:
         if name.startswith(prefix) or model is getattr(model, "base_model", None):

@@ -1,4 +1,4 @@
-"""A tokenizer.json is somebody else's text: read here first, for its patterns run in a matcher that backtracks."""
+"""Checks tokenizer.json, which is not trusted: its patterns run in a regex engine that backtracks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from app.errors import ModelError
 
-#: The largest that are in use have 40 MB.
+#: The largest in use have 40 MB.
 MAX_BYTES = 128 << 20
 MAX_PATTERN = 10_000
 #: Unicode classes, which this parser does not know: any class does to see how repeats are nested.
@@ -22,7 +22,7 @@ _REPEATS = (kinds.MAX_REPEAT, kinds.MIN_REPEAT)
 
 
 def check(path: Path) -> None:
-    """ModelError when it is huge, is no JSON, or holds a pattern that could take for ever."""
+    """Raises ModelError where it is too large, is not JSON, or has a pattern that can take exponential time."""
     if path.stat().st_size > MAX_BYTES:
         raise ModelError(f"{path.name} is larger than {MAX_BYTES:,} bytes", param="model")
     try:
@@ -40,14 +40,14 @@ def check(path: Path) -> None:
 
 
 def explosive(pattern: str) -> bool:
-    """Whether an open-ended repeat holds another one, or a choice: then one text can be matched in 2^n ways."""
+    """Whether an unbounded repeat contains another one, or a choice: one text can then be matched in 2^n ways."""
     if len(pattern) > MAX_PATTERN:
         return True
     plain = _INLINE.sub("", _CLASS.sub(lambda match: r"\w", pattern))
     try:
         tree = parser.parse(plain)
     except (re.error, OverflowError, RecursionError):
-        return False  # the library reads a larger language, and may refuse it as well; the supervisor's watch is left
+        return False  # the tokenizers library may still read it; the supervisor ends an attempt that hangs
     return any(_repeats_a_repeat(each) for each in tree)
 
 

@@ -1,4 +1,4 @@
-"""The model under training with all its names and its readings: what evidence is about."""
+"""The model under training, with the readings and name pairs that evidence is made of."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RowRange = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """SHA-256 of raw bytes: of every live tensor, of the row ranges of split ones, of every tensor as it is stored."""
+    """SHA-256 of every live tensor, of row ranges of split ones, and of every tensor in its stored form."""
 
     whole: Mapping[str, str]
     rows: Mapping[str, Mapping[RowRange, str]]
@@ -33,7 +33,7 @@ class Readings:
 
 @dataclass(slots=True)
 class TrackedModel:
-    """`pairs` takes a result name to its base name; it is known once the loaded bytes have been read."""
+    """A loaded model with its inventory. `pairs` maps result names to base names, once the loaded bytes are read."""
 
     loaded: Loaded
     inventory: list[TensorInfo]
@@ -52,7 +52,7 @@ class TrackedModel:
         return self.loaded.base
 
     def plan(self, policy: Policy) -> FreezePlan:
-        """What the policy means for these tensors. An adapter's base is frozen, with a policy or without."""
+        """Resolves the policy over this model. The base of an adapter is frozen, with or without a policy."""
         self._refuse_remade()
         if not self.loaded.adapter:
             plan = resolve(policy, self.inventory)
@@ -68,7 +68,7 @@ class TrackedModel:
 
     @property
     def grown(self) -> dict[str, int]:
-        """Tensors that have more rows than the base's, by their own names, with the rows that the base has."""
+        """Own names of tensors with more rows than in the base, with the number of rows in the base."""
         rows = self.loaded.grown
         names = {each.name: next((n for n in (each.name, *each.aliases) if n in rows), None) for each in self.inventory}
         return {own: rows[name] for own, name in names.items() if name is not None}
@@ -77,15 +77,15 @@ class TrackedModel:
         return names.stored_form(self.model, self.inventory, base=self.base, new=self.loaded.new)
 
     def live(self) -> dict[str, Tensor]:
-        """Every parameter and buffer by its own name; ties once."""
+        """Every parameter and buffer by its own name; tied ones once."""
         found: dict[str, Any] = dict(self.model.named_parameters(remove_duplicate=False))
         found |= dict(self.model.named_buffers(remove_duplicate=False))
         return {each.name: found[each.name] for each in self.inventory}
 
     def read_loaded(self, plan: FreezePlan) -> Readings:
-        """Read the model as it was loaded, and find the base tensor of every stored one.
+        """Reads the model as loaded, and finds the base tensor of every stored one.
 
-        PolicyError for a frozen tensor that loading has cast: it is no longer what the base holds.
+        Raises PolicyError for a frozen tensor that loading has changed: it is not what the base holds.
         """
         readings = self.read(plan)
         prefix, new = names.prefix_of(self.model), self.loaded.new
@@ -96,7 +96,7 @@ class TrackedModel:
         return readings
 
     def _refuse_remade(self) -> None:
-        """Bytes that are in the model in another order than in the file cannot be followed from one to the other."""
+        """Raises ModelError for tensors that loading rearranges in a way that evidence cannot follow."""
         remade = sorted(each.name for each in self.stored() if not each.live)
         if remade:
             kind = getattr(getattr(self.model, "config", None), "model_type", type(self.model).__name__)
@@ -109,9 +109,9 @@ class TrackedModel:
             )
 
     def _refuse_rows_in_pieces(self, plan: FreezePlan) -> None:
-        """A row of a tensor that the files hold in pieces, such as fused experts, is a row of none of them.
+        """Raises PolicyError for partly frozen tensors that the files hold in pieces, such as fused experts.
 
-        Nor has a piece intervals of its own: what is read in between is the whole.
+        A row of the whole is not a row of a piece, and a piece has no intervals of its own.
         """
         rows = {each.name for each in plan.split}
         partly = rows | {each.name for each in plan.decisions if each.scheduled}

@@ -1,6 +1,6 @@
-"""New tokens for a model: its tokenizer learns them, and its embeddings get rows that the base does not have.
+"""Adds new tokens to a tokenizer, and rows for them to the model's embeddings.
 
-The rows before them keep the base's bytes, and can be frozen by a rule; the new ones are drawn from the seed.
+The existing rows keep the base's bytes and can be frozen by a rule; the new rows are initialised from the seed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from app.freeze.plan import FreezePlan
 
 
 def extend(model: nn.Module, tokenizer: Any, words: Sequence[str], *, seed: int) -> tuple[dict[str, int], str]:
-    """Live names of the tensors that have grown, with the rows that they had before; and a note of what was done."""
+    """Adds `words`. Returns the live names of tensors that got rows, with their former counts; and a note."""
     vocabulary = tokenizer.get_vocab()
     for at, word in enumerate(words):
         if word in vocabulary or word in words[:at]:
-            message = f"the tokenizer has {word!r} already, or it is given twice"
+            message = f"the tokenizer already has {word!r}, or it is listed twice"
             raise ModelError(message, param=f"model.new_tokens[{at}]")
     tokenizer.add_tokens(list(words))
     if len(tokenizer) != len(vocabulary) + len(words):
@@ -37,7 +37,7 @@ def extend(model: nn.Module, tokenizer: Any, words: Sequence[str], *, seed: int)
 
 
 def refuse_frozen_rows(plan: FreezePlan, grown: Mapping[str, int]) -> None:
-    """Rows that the base does not hold cannot be its rows; frozen, they would stay what chance made of them."""
+    """Raises PolicyError where the policy freezes new rows: they would stay random, and are not in the base."""
     if not plan.policy.enforce:
         return
     for name, was in grown.items():
