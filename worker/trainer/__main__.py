@@ -1,4 +1,4 @@
-"""`python -P -m worker.trainer WORKSPACE`: one attempt, for whoever starts it by hand or with torchrun."""
+"""`python -P -m worker.trainer WORKSPACE` runs one attempt, by hand or under torchrun."""
 
 import sys
 from pathlib import Path

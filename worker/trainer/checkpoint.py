@@ -1,7 +1,7 @@
-"""A run's whole state after a step, on disk so that a kill at any instant leaves the last one readable.
+"""Saves and restores a run's state after a step. A kill at any time leaves the last checkpoint readable.
 
-`take` holds the state as it is now, `write` puts it on disk, later and in another thread where that suits: a temporary
-folder, its files and then the manifest with their digests, each flushed; a rename; the parent flushed.
+`take` copies the state, `write` puts it on disk, possibly later and in another thread: a temporary folder, its files,
+the manifest with their digests, each flushed; a rename; the parent folder flushed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from worker.trainer.witness.observe import whole
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 STORED = "stored.safetensors"
-#: What a full disk, or a quota that is spent, says.
+#: Error numbers of a full disk and of a spent quota.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 SCHEMA = 1
 
@@ -40,7 +40,7 @@ Content = dict[str, Mapping[str, Any]]
 
 
 class DamagedError(Exception):
-    """A checkpoint that is not what its manifest says."""
+    """A checkpoint differs from its manifest, or does not fit the run."""
 
 
 UNREADABLE = (DamagedError, OSError, ValueError, KeyError, SafetensorError)
@@ -48,7 +48,7 @@ UNREADABLE = (DamagedError, OSError, ValueError, KeyError, SafetensorError)
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A checkpoint that was read whole and agrees with its manifest."""
+    """A checkpoint in memory, verified against its manifest."""
 
     path: Path
     step: int
@@ -58,9 +58,9 @@ class SavedCheckpoint:
     state: dict[str, Any]  # the JSON part: scalars of the optimizer, generators, scaler, history, environment
 
     def restore_optimizer(self, optimizer: Optimizer) -> None:
-        """Into an optimizer that was built the same way, with `Frozen.at_step(step)` already applied.
+        """Loads the state into an optimizer that was built the same way, after `Frozen.at_step(step)`.
 
-        DamagedError where it has fewer tensors than the one that was saved.
+        DamagedError where it has fewer tensors than the saved one.
         """
         state: dict[int, dict[str, Any]] = {}
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -76,7 +76,7 @@ class SavedCheckpoint:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def restore_random_states(self, rank: int = 0) -> bool:
-        """Of this rank; False where the run that saved them had no such rank."""
+        """Restores this rank's generators; False where the saved run had no such rank."""
         plain = self.state["random"] if rank == 0 else self.state.get("ranks", {}).get(str(rank))
         if plain is None:
             return False
@@ -97,9 +97,9 @@ def take(
     copied: bool = True,
     group: Group = ALONE,
 ) -> Content:
-    """What a checkpoint holds, by file. `stored` are tensors of a saved model that no live one is by itself.
+    """A checkpoint's content by file name. `stored` are tensors of the saved model that are not a whole live one.
 
-    `copied`: it stays what it is now, whatever training does next. All ranks of the group take it together.
+    With `copied`, later training steps do not change it. All ranks of the group call this together.
     """
     plain_random, random = _random_states(group)
     scalars, moments = _optimizer_state(optimizer)
@@ -114,18 +114,16 @@ def take(
 
 
 def size_of(tensors: Iterable[Tensor], optimizer: Optimizer) -> int:
-    """Bytes that `take` would copy."""
+    """How many bytes `take` would copy."""
     _, moments = _optimizer_state(optimizer)
     return sum(each.numel() * each.element_size() for each in (*tensors, *moments.values()))
 
 
 def write(folder: Path, content: Content, *, step: int, run: str, keep: int, best: int = 0, job_id: str = "") -> Path:
-    """Write the state after `step` into `folder` and prune to the newest `keep` and the one of step `best`.
+    """Writes the state after `step` into `folder`, and keeps the newest `keep` checkpoints and that of step `best`.
 
-    `run` names what is being trained. `job_id` is in the weights' metadata: no other job has the same file, so one may
-    be removed without asking the others.
-
-    On a full disk an older checkpoint makes room, the newest never does; OSError when that is not enough.
+    `run` identifies the run. `job_id` is in the weights' metadata, so that no two jobs have the same file.
+    On a full disk older checkpoints are removed to make room, but never the newest; OSError when that is not enough.
     """
     final = path_of(folder, step)
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +144,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps of the checkpoints that are there, oldest first."""
+    """Steps of the checkpoints in the folder, oldest first."""
     return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
 
 
@@ -158,28 +156,28 @@ def newest(
     on_damage: Callable[[Path, str], None],
     until: int | None = None,
 ) -> SavedCheckpoint | None:
-    """The newest checkpoint of this run that is intact, of a step not after `until` where that is given.
+    """The newest intact checkpoint of this run, of a step not after `until` where given.
 
-    Damaged ones, and those that do not hold the tensors of `live`, are told to `on_damage` and passed over.
+    Damaged ones, and those that do not hold the tensors of `live`, are reported to `on_damage` and skipped.
     """
     for path in sorted(folder.glob("step-*"), reverse=True):
         if until is not None and path > path_of(folder, until):
             continue
         try:
-            found = read(path, run=run)
-            refuse_other_tensors(found, live)
-            return found
+            checkpoint = read(path, run=run)
+            refuse_other_tensors(checkpoint, live)
+            return checkpoint
         except UNREADABLE as error:
             on_damage(path, str(error) or type(error).__name__)
     return None
 
 
 def read(path: Path, *, run: str) -> SavedCheckpoint:
-    """The checkpoint in `path`; DamagedError when a file differs from the manifest or it belongs to another run."""
+    """The checkpoint in `path`. DamagedError where a file differs from the manifest, or it is of another run."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except ValueError as error:
-        raise DamagedError(f"{MANIFEST} is no JSON ({error})") from error
+        raise DamagedError(f"{MANIFEST} is not JSON ({error})") from error
     if manifest.get("schema") != SCHEMA:
         raise DamagedError(f"its schema is {manifest.get('schema')!r}, and this trainer reads {SCHEMA}")
     if manifest["run"] != run:
@@ -198,7 +196,7 @@ def read(path: Path, *, run: str) -> SavedCheckpoint:
 
 
 def refuse_other_tensors(checkpoint: SavedCheckpoint, live: Mapping[str, Tensor]) -> None:
-    """DamagedError names a tensor that is missing, extra or of another shape."""
+    """Raises DamagedError for a tensor that is missing, extra or of another shape."""
     for name, tensor in checkpoint.tensors.items():
         if name not in live:
             raise DamagedError(f"it holds {name!r}, which the model does not have")
@@ -210,7 +208,7 @@ def refuse_other_tensors(checkpoint: SavedCheckpoint, live: Mapping[str, Tensor]
 
 
 def restore_tensors(checkpoint: SavedCheckpoint, live: Mapping[str, Tensor]) -> None:
-    """Copy the saved bytes over the live tensors; DamagedError where they are not the same ones."""
+    """Copies the saved bytes into the live tensors; DamagedError where the tensors differ."""
     refuse_other_tensors(checkpoint, live)
     with torch.no_grad():
         for name, tensor in checkpoint.tensors.items():
@@ -218,7 +216,7 @@ def restore_tensors(checkpoint: SavedCheckpoint, live: Mapping[str, Tensor]) -> 
 
 
 def flush(path: Path) -> None:
-    """fsync a file or a folder."""
+    """Flushes a file or a folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -235,7 +233,7 @@ def _publish(final: Path, content: Content, *, step: int, run: str, job_id: str)
         entries = {name: _entry(temporary / name) for name in content}
         _write(temporary / MANIFEST, {"schema": SCHEMA, "step": step, "run": run, "files": entries}, metadata={})
         flush(temporary)
-        if final.exists():  # left by an attempt that was killed and went through this step again
+        if final.exists():  # of a killed attempt, whose steps are repeated
             shutil.rmtree(final)
         temporary.rename(final)
         flush(final.parent)
@@ -245,7 +243,7 @@ def _publish(final: Path, content: Content, *, step: int, run: str, job_id: str)
 
 
 def _write(path: Path, content: Mapping[str, Any], *, metadata: dict[str, str]) -> None:
-    """Tensors as safetensors, anything else as JSON; flushed. OSError also for what safetensors has its own error."""
+    """Writes tensors as safetensors, anything else as JSON, and flushes. safetensors' own error becomes an OSError."""
     if path.suffix == ".safetensors":
         try:
             save_file(dict(content), path, metadata=metadata)
@@ -262,7 +260,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def _prune(folder: Path, *, keep: int, best: int) -> bool:
-    """Remove all but the newest `keep` and that of step `best`; whether any was removed."""
+    """Removes all but the newest `keep` and that of step `best`. Whether any was removed."""
     old = [path for path in sorted(folder.glob("step-*"), reverse=True)[keep:] if path != path_of(folder, best)]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)
@@ -270,16 +268,18 @@ def _prune(folder: Path, *, keep: int, best: int) -> bool:
 
 
 def _random_states(group: Group) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Every rank's: the first one's as "random" and under plain names, the others' apart."""
+    """Generator states of every rank: the first one's under plain names, the others' under their rank."""
     plain, tensors = determinism.random_states()
     first, *others = zip(group.gather(plain), group.gather_tensors(tensors), strict=True)
-    told = {"random": first[0]} | ({"ranks": {str(at): each[0] for at, each in enumerate(others, 1)}} if others else {})
+    plain_states = {"random": first[0]} | (
+        {"ranks": {str(at): each[0] for at, each in enumerate(others, 1)}} if others else {}
+    )
     apart = {f"rank{at}.{name}": tensor for at, each in enumerate(others, 1) for name, tensor in each[1].items()}
-    return told, first[1] | apart
+    return plain_states, first[1] | apart
 
 
 def _optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The state by "index.name": numbers apart from tensors. Groups are built again from the settings, not saved."""
+    """Numbers and tensors of the state, by "index.name". Groups are not saved: they are built from hyperparameters."""
     scalars: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for index, values in optimizer.state_dict()["state"].items():
@@ -289,12 +289,12 @@ def _optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Te
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole, on the CPU and in one piece each, which safetensors asks for. What is so already is not copied."""
+    """The tensors gathered, contiguous and on the CPU, as safetensors needs them; copied only where necessary."""
     return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As `_plain`, and none in the memory of the tensor that it was taken from."""
+    """As `_plain`, but never in the memory of the live tensor."""
     plain = _plain(tensors)
     same = {name for name, each in tensors.items() if not sharded(each) and each.data_ptr() == plain[name].data_ptr()}
     return {name: each.clone() if name in same else each for name, each in plain.items()}

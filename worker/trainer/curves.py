@@ -1,4 +1,4 @@
-"""A run's curves as files: JSON lines, CSV, and on request an event file for TensorBoard."""
+"""Writes a run's curves as JSON lines, as CSV, and on request as an event file for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ History = Sequence[Mapping[str, Any]]
 
 
 def write(folder: Path, history: History, *, tensorboard: bool) -> None:
-    """metrics.jsonl, metrics.csv, and the event file."""
+    """Writes metrics.jsonl, metrics.csv and, for `tensorboard`, the event file."""
     columns = list(dict.fromkeys(key for row in history for key in row))
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in history)
@@ -29,8 +29,8 @@ def write(folder: Path, history: History, *, tensorboard: bool) -> None:
 
 
 def _write_events(path: Path, history: History) -> None:
-    """Every number by step. Curves know no time of day: each event has that of the file's writing."""
-    from tensorboardX.proto.event_pb2 import Event  # only jobs that ask for it need it
+    """Writes every number by step. Curves have no wall time, so each event gets the time of writing."""
+    from tensorboardX.proto.event_pb2 import Event  # only jobs with tensorboard need it
     from tensorboardX.proto.summary_pb2 import Summary
     from tensorboardX.record_writer import RecordWriter
 
@@ -46,5 +46,5 @@ def _write_events(path: Path, history: History) -> None:
 
 
 def _tag(name: str) -> str:
-    """TensorBoard groups charts by what stands before the slash."""
+    """The name under which TensorBoard groups charts: by the part before the slash."""
     return f"valid/{name.removeprefix('valid_')}" if name.startswith("valid_") else f"train/{name}"

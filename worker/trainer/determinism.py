@@ -1,4 +1,4 @@
-"""Same seed, same machine kind, same bits: seeds, deterministic kernels, fixed threads, and a note of what ran."""
+"""Makes runs repeatable: seeds, deterministic kernels, a fixed thread count, and a record of the environment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 
 from worker.trainer.ranks.group import ALONE, Group
 
-#: What ran without a deterministic kernel, in torch's words.
+#: torch's messages about operations that ran without a deterministic kernel.
 relaxed: list[str] = []
 
 
 def configure(*, threads: int | None = None) -> None:
-    """Choose deterministic kernels and fix the number of threads. Call once, in the trainer's own process.
+    """Chooses deterministic kernels and fixes the number of threads. Call it once, in the trainer's own process.
 
-    Another thread count gives other bits, so a resumed run takes the count of the checkpoint (`restore_threads`).
+    Another thread count gives other bits.
     """
     relaxed.clear()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
@@ -32,7 +32,7 @@ def configure(*, threads: int | None = None) -> None:
 
 
 def relax(error: RuntimeError) -> bool:
-    """Whether `error` is of an operation that has no deterministic kernel; from then on such ones only warn."""
+    """Whether `error` is about an operation without a deterministic kernel; from then on torch only warns of them."""
     if "does not have a deterministic implementation" not in str(error):
         return False
     relaxed.append(str(error).splitlines()[0])
@@ -41,7 +41,7 @@ def relax(error: RuntimeError) -> bool:
 
 
 def default_threads() -> int:
-    """OMP_NUM_THREADS where set, else this process's part of the cores that it and its fellow ranks may use."""
+    """OMP_NUM_THREADS where set, else this rank's share of the cores that the process may use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdecimal() and int(wanted) > 0:
         return int(wanted)
@@ -49,7 +49,7 @@ def default_threads() -> int:
 
 
 def seed_everything(seed: int, *, rank: int = 0) -> None:
-    """Each rank draws from a stream of its own, or all would drop out the same units; the first has the seed's."""
+    """Seeds every generator. Each rank has a stream of its own, so that they do not drop out the same units."""
     seed = (seed + rank * 0x9E3779B97F4A7C15) % 2**63
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -78,21 +78,21 @@ def restore_random_states(plain: dict[str, Any], tensors: dict[str, torch.Tensor
     for name, state in tensors.items():
         if name == "cpu":
             torch.set_rng_state(state)
-        elif int(name.partition(":")[2]) < torch.cuda.device_count():  # taken up on fewer devices, some are not there
+        elif int(name.partition(":")[2]) < torch.cuda.device_count():  # a run may resume on fewer devices
             torch.cuda.set_rng_state(state, name)
 
 
 def report(now: dict[str, Any], *, seed: int, resumed: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether the same job gives the same bits again in the environment `now`, and what speaks against it.
+    """Whether the same job gives the same bits again in the environment `now`, and what prevents it.
 
-    `resumed` has each step that the run was taken up after, with what differed from before.
+    `resumed` has each step after which the run resumed, with what differed in the environment.
     """
     exact = not relaxed and not any(each["differs"] for each in resumed)
     return {"exact": exact, "seed": seed, "not_deterministic": relaxed, "resumed": resumed, "environment": now}
 
 
 def environment(device: torch.device, *, attention: str | None = None, group: Group = ALONE) -> dict[str, Any]:
-    """What the bits of a run depend on beside its inputs: equal environments resume exactly."""
+    """Everything that a run's bits depend on beside its inputs: runs resume exactly in an equal environment."""
     return {
         "torch": torch.__version__,
         "transformers": version("transformers"),

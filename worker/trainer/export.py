@@ -1,4 +1,4 @@
-"""What a finished run leaves in out/: changed tensors, the map of the result, what was seen, files of use."""
+"""Writes a finished run's out/ folder: changed tensors, the list of the result, observations, and files for loading."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worker.trainer.models.names import StoredTensor
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.witness.report import WitnessReport
 
-# Files of a base folder that say how to use a model; config and tokenizer are written anew.
+# Files of a base folder that are copied to the result; config and tokenizer are written anew.
 COMPANIONS = ("generation_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = (
     *pretrained.TOKENIZER_FILES,
@@ -37,9 +37,9 @@ TOKENIZER_FILES = (
 
 
 def write_initial(place: Workspace, subject: TrackedModel) -> None:
-    """`model.initial.safetensors`: what the base does not hold, before its first step, to compare its change with."""
+    """Writes `model.initial.safetensors`: tensors that the base lacks, as they were before the first step."""
     new = {each.name: each for each in subject.stored() if each.name not in subject.pairs}
-    if subject.loaded.adapter and subject.loaded.adapter.merge:  # of the adapter itself, the result will know nothing
+    if subject.loaded.adapter and subject.loaded.adapter.merge:  # the adapter itself is not in the result
         new = {adapters.plain_name(subject.model, name): each for name, each in new.items()}
         new = {name: each for name, each in new.items() if not is_of_adapter(each.live)}
     if new:
@@ -50,9 +50,9 @@ def write_initial(place: Workspace, subject: TrackedModel) -> None:
 def write_form(
     place: Workspace, subject: TrackedModel, spec: ModelSpec, *, task: str, labels: Sequence[str] | None
 ) -> None:
-    """How a model is made of a checkpoint, written before the first one: where each stored tensor's bytes are then.
+    """Writes how to make a model from a checkpoint: where each stored tensor's bytes are. Call before the first one.
 
-    A `part` is in the checkpoint under its stored name; any other is there under its live name, or has not moved.
+    A `part` is in the checkpoint under its stored name; any other tensor under its live name, or it never changes.
     """
     saved = sorted((each for each in subject.stored() if each.saved), key=lambda one: one.name.encode())
     tensors = [
@@ -65,9 +65,9 @@ def write_form(
 
 
 def write_result(place: Workspace, subject: TrackedModel, trained: Readings) -> int:
-    """`model.changed.safetensors` and `result.json`; the number of changed tensors.
+    """Writes `model.changed.safetensors` and `result.json`. Returns the number of changed tensors.
 
-    A tensor comes "from base" only where bytes, dtype and shape are those of its base tensor.
+    A tensor is listed as "from base" only where bytes, dtype and shape are those of its base tensor.
     """
     changed, entries = {}, []
     saved = [each for each in subject.stored() if each.saved]
@@ -97,7 +97,7 @@ def write_observations(
     *,
     steps: int,
 ) -> None:
-    """observations.json: the trainer's word, which the supervisor compares with what it reads itself."""
+    """Writes observations.json: the trainer's readings, which the supervisor compares with its own."""
     parts: dict[str, list[StoredTensor]] = {}
     for each in subject.stored():
         parts.setdefault(each.live, []).append(each)
@@ -134,7 +134,7 @@ def write_files(
     card: str,
     tensorboard: bool = False,
 ) -> None:
-    """config.json, tokenizer, metrics as JSONL and CSV, the model card, and what the base folder says of its use."""
+    """Writes config.json, tokenizer, metrics, the model card, and the base folder's companion files."""
     _write_use(place, place.files, subject, spec, task=task, labels=labels)
     curves.write(place.files, history, tensorboard=tensorboard)
     (place.files / "README.md").write_text(card, "utf-8")
@@ -151,7 +151,7 @@ def _write_use(
     task: str,
     labels: Sequence[str] | None,
 ) -> None:
-    """What a loader needs beside the weights: configuration and tokenizer."""
+    """Writes what a loader needs beside the weights: configuration and tokenizer."""
     config = copy.deepcopy(getattr(subject.model, "config", None))
     if isinstance(subject.model, PeftModel):
         base = spec.path if isinstance(spec, TransformersSpec) else ""
@@ -176,7 +176,7 @@ def _kind(subject: TrackedModel) -> str:
 def _stored_as(mine: Sequence[StoredTensor], subject: TrackedModel) -> dict[str, Any]:
     """Where a live tensor is in the base and in the result: a name, or pieces by rows where transformers fused them.
 
-    Pieces that are no ranges of rows cannot be told apart by a reader, so then there is nothing to claim.
+    Pieces that are not ranges of rows cannot be compared by a verifier, so they are left out.
     """
     whole = [each for each in mine if not each.part]
     if whole:
@@ -223,13 +223,13 @@ def _write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def _write_tokenizer(base: Path, folder: Path, tokenizer: Any) -> None:
-    """The base's own files, byte for byte, unless a pad token or a chat template was put in."""
+    """Copies the base's tokenizer files, or saves the tokenizer where a token or a chat template was added."""
     before = pretrained.tokenizer(base)
     same = (before.pad_token, before.chat_template) == (tokenizer.pad_token, tokenizer.chat_template)
     if same and len(before) == len(tokenizer):
         _copy(base, folder, TOKENIZER_FILES)
         return
-    if tokenizer.is_fast:  # what the last call asked for is no part of the tokenizer
+    if tokenizer.is_fast:  # options of the last call are not part of the tokenizer
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)

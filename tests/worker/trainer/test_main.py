@@ -179,7 +179,7 @@ def test_card_is_read_by_machines_and_people(tmp_path: Path) -> None:
     assert sha256_file(done.place.data / "train.jsonl") in body
     assert "- frozen: 1 tensors, 100 elements, 400 bytes" in body
     count = done.observations["checks"]["count"]
-    assert f"{count} checks of 1 frozen tensors during training, from step 0 to step 10; none had changed" in body
+    assert f"{count} checks of 1 frozen tensors during training, from step 0 to step 10; no tensor had changed" in body
     odd = card_of(spec=TransformersSpec(path="owner/name: [x] #1"), task="text-classification")
     front = yaml.safe_load(odd.removeprefix("---\n").partition("\n---\n")[0])
     assert (front["base_model"], front["library_name"]) == ("owner/name: [x] #1", "transformers")

@@ -167,7 +167,7 @@ def test_merged_classifier_has_its_new_head(tmp_path: Path) -> None:
     ("policy", "says"),
     [
         ({"train": ["**.q_proj.weight"]}, "is changed by merging the adapter"),
-        ({"train": ["**.q_proj.weight", "**.v_proj.weight", "**.o_proj.weight"]}, "is trained by no adapter"),
+        ({"train": ["**.q_proj.weight", "**.v_proj.weight", "**.o_proj.weight"]}, "is not changed by the adapter"),
         ({"train": ["**.q_prj.weight"]}, "matches nothing"),
     ],
 )

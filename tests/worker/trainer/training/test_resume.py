@@ -201,7 +201,7 @@ def test_no_intact_checkpoint_means_from_the_start(tmp_path: Path) -> None:
     resumed = attempt(order, folder)
     assert resumed.of("step")[0]["step"] == 1
     warnings = [each["message"] for each in resumed.of("event") if each["level"] == "warn"]
-    assert "manifest.json is no JSON" in warnings[0]
+    assert "manifest.json is not JSON" in warnings[0]
     assert warnings[-1] == "no checkpoint can be used: training begins at the first step again"
     assert_same(whole, resumed)
 
