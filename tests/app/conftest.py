@@ -127,3 +127,20 @@ def upload(client: TestClient) -> Upload:
 def rows(count: int = 8) -> list[dict[str, Any]]:
     """Tabular examples that affine can be trained on."""
     return [{"x": [float(n), float(n % 3)], "y": 2.0 * n} for n in range(count)]
+
+
+Create = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def create(api: TestClient) -> Create:
+    """Posts a job on a small file and returns it."""
+    file = upload_to(api)(rows())
+
+    def post(**more: Any) -> dict[str, Any]:
+        headers = more.pop("headers", {})
+        answer = api.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": file, **more}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return {**answer.json(), "headers": answer.headers}
+
+    return post

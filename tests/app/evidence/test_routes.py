@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -12,7 +13,8 @@ from app.evidence.format.keys import load_or_create
 from app.evidence.format.rotation import revoke, rotate
 from app.evidence.tables import Evidence, Parameter
 from app.http.dependencies import Backends
-from tests.app.conftest import AFFINE, Upload, rows, upload_to
+from tests.app.conftest import AFFINE, Create, Upload, rows, upload_to
+from tests.app.jobs.jobs import claim, finish
 
 
 def test_the_openssf_bundle_is_offered_where_there_is_one(
@@ -108,3 +110,48 @@ def says(client: TestClient, job_id: str) -> str:
     answer = client.get(f"fine_tuning/jobs/{job_id}/model_signature")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_model_signature")
     return str(answer.json()["error"]["message"])
+
+
+def test_evidence_is_pending_then_there(api: TestClient, create: Create, db: Database) -> None:
+    """Verdict in the job and by itself; the attestation is byte for byte what was signed."""
+    job = create()
+    path = f"fine_tuning/jobs/{job['id']}"
+    assert api.get(f"{path}/evidence").json()["verdict"] == "pending"
+    missing = api.get(f"{path}/attestation")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "no_attestation")
+    finish(db, claim(db), verdict="violated")
+    summary = api.get(path).json()["evidence"]
+    assert (summary["verdict"], summary["frozen_tensors"]) == ("violated", 2)
+    unknown = {"last_good_step": None, "operation": None, "explanation": None, "reason": None}
+    assert summary["violations"] == [{"name": "weight", "first_bad_step": 1} | unknown]
+    assert api.get(f"{path}/evidence").json()["checks"] == {"count": 3}
+    attestation = api.get(f"{path}/attestation")
+    assert attestation.content == b'{"payload":"e30="}'
+    assert attestation.headers["content-type"] == "application/vnd.dsse.envelope.v1+json"
+
+
+def test_a_job_without_a_result_stays_incomplete(api: TestClient, create: Create) -> None:
+    """Cancelled before anything could be proved."""
+    job = create()
+    api.post(f"fine_tuning/jobs/{job['id']}/cancel")
+    evidence = api.get(f"fine_tuning/jobs/{job['id']}/evidence").json()
+    assert evidence["verdict"] == "incomplete"
+    assert "cancelled" in evidence["reason"]
+
+
+def test_parameters_are_filtered_and_paged(api: TestClient, create: Create, db: Database) -> None:
+    """By role, by change, and one at a time."""
+    job = create()
+    finish(db, claim(db))
+    path = f"fine_tuning/jobs/{job['id']}/parameters"
+
+    def names(**query: Any) -> list[str]:
+        return [row["name"] for row in api.get(path, params=query).json()["data"]]
+
+    assert names() == ["bias", "weight"]
+    assert names(role="frozen") == names(changed=False) == ["weight"]
+    assert names(changed=True) == ["bias"]
+    page = api.get(path, params={"limit": 1}).json()
+    assert page["has_more"] is True
+    assert names(after=page["last_id"]) == ["weight"]
+    assert api.get(path, params={"after": "weight"}).json()["error"]["param"] == "after"

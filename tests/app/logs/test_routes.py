@@ -12,7 +12,6 @@ from app.db import Database
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Outcome
 from app.logs import queries
-from app.logs.redaction import redacted
 from tests.app.conftest import serve
 from tests.app.jobs.jobs import new_job
 
@@ -90,19 +89,6 @@ def lifecycle_job(api: TestClient, like: str) -> str:
     return lifecycle.submit(db, new_job())[0].id
 
 
-def test_the_newest_are_kept_of_a_long_log(api: TestClient, db: Database, job: str, monkeypatch: Any) -> None:
-    """A bound on bytes; the numbers go on, and the answer says from where on lines are kept."""
-    monkeypatch.setattr(queries, "MAX_BYTES", 3_000)
-    monkeypatch.setattr(queries, "CHUNK_BYTES", 1_000)
-    with db.write() as session:
-        queries.append(session, job, 2, ["x" * 99] * 200)
-    page = api.get(f"fine_tuning/jobs/{job}/logs").json()
-    assert page["lines"] == 207
-    assert page["data"][0]["line"] == page["kept_from"] > 170
-    assert page["data"][-1]["line"] == 207
-    assert sum(len(each["text"]) for each in page["data"]) <= 3_000
-
-
 def test_a_log_is_followed_live(application: FastAPI, db: Database, job: str) -> None:
     """What is there, then what comes, to the end of the job; a dropped stream goes on behind a line."""
     with serve(application) as url, httpx2.stream("GET", f"{url}/v1/fine_tuning/jobs/{job}/logs?stream=true") as raw:
@@ -133,26 +119,3 @@ def end(db: Database, job: str) -> None:
     lease = lifecycle.claim(db, worker="w", seconds=60)
     assert lease is not None
     lifecycle.finish(db, lease, Outcome("failed", error={"code": "x", "message": "y", "param": None}))
-
-
-@pytest.mark.parametrize(
-    ("printed", "stored"),
-    [
-        ("key pf_abcd1234_" + "0f" * 32 + " used", "key pf_abcd1234_*** used"),
-        ("Authorization: Bearer abcdef0123456789", "Authorization: Bearer ***"),
-        ("postgresql+psycopg://user:hunter22@db/x", "postgresql+psycopg://***@db/x"),
-        ("hf_abcdefghijklmnopqrst", "hf_***"),
-        ("API_KEY=abcdefgh1234", "API_KEY=***"),
-        ('{"client_secret": "abcdefgh"}', '{"client_secret": "***"}'),
-        ("a\n-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----\nb", "a\n[private key]\nb"),
-        ("File /srv/data/work/ftjob-1/a1/data/x.csv", "File <job>/data/x.csv"),
-        ("File /srv/data/keys", "File <data>/keys"),
-        ("eos_token_id=50256, pad_token: '<|endoftext|>', loss=1.25", None),
-        ("secrets of the trade: none", None),
-        ("https://example.org/a:b", None),
-    ],
-)
-def test_what_must_not_be_read_is_left_out(printed: str, stored: str | None) -> None:
-    """Keys, passwords, the server's own folders; what only looks a little like them stays."""
-    places = {"/srv/data": "<data>", "/srv/data/work/ftjob-1/a1": "<job>"}
-    assert redacted(printed, places) == (printed if stored is None else stored)

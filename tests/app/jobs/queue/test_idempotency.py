@@ -16,8 +16,11 @@ from fastapi import FastAPI
 from openai import OpenAI
 from starlette.testclient import TestClient
 
+from app.jobs.queue import lifecycle
+from app.jobs.queue.idempotency import KeyReused
 from app.jobs.requests import submission
-from tests.app.conftest import AFFINE, rows, upload_to
+from tests.app.conftest import AFFINE, Create, rows, upload_to
+from tests.app.jobs.jobs import new_job
 from tests.conftest import Deployment
 from tests.servers import free_port
 
@@ -172,3 +175,93 @@ def test_a_replay_needs_nothing_that_has_gone_since(client: TestClient) -> None:
     assert client.delete(f"files/{file}").status_code == 200
     again = client.post("fine_tuning/jobs", json=body, headers=headers)
     assert (again.status_code, again.json()["id"]) == (200, job)
+
+
+def test_a_key_makes_one_job(api: TestClient, create: Create) -> None:
+    """The same key and body: the job of the first request, marked as replayed."""
+    first = create(headers={"idempotency-key": "k1"}, seed=1)
+    again = create(headers={"idempotency-key": "k1"}, seed=1)
+    assert again["id"] == first["id"]
+    assert again["headers"]["idempotent-replayed"] == "true"
+    assert "idempotent-replayed" not in first["headers"]
+    assert create(headers={"idempotency-key": "k2"}, seed=1)["id"] != first["id"]
+
+
+def test_an_empty_key_is_refused(api: TestClient, create: Create) -> None:
+    """Two clients whose variable was not set would share it."""
+    body = {"model": AFFINE, "training_file": create()["training_file"]}
+    answer = api.post("fine_tuning/jobs", json=body, headers={"idempotency-key": ""})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "idempotency-key")
+
+
+def test_a_key_with_another_body_is_422(api: TestClient, create: Create) -> None:
+    """A key stands for one request."""
+    job = create(headers={"idempotency-key": "k1"}, seed=1)
+    body = {"model": AFFINE, "training_file": job["training_file"], "seed": 2}
+    answer = api.post("fine_tuning/jobs", json=body, headers={"idempotency-key": "k1"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+def test_the_sdks_retry_header_makes_one_job(create: Create) -> None:
+    """The SDK repeats a POST without a key; equal content of the last minutes is the same request."""
+    first = create(seed=1)
+    assert create(seed=1, headers={"x-stainless-retry-count": "1"})["id"] == first["id"]
+    assert create(seed=1)["id"] != first["id"]
+
+
+def test_one_key_sent_by_many_at_once_makes_one_job(api: TestClient, create: Create) -> None:
+    """Eight threads, one key: one row. Who comes while another is at it is told to ask again, as the SDK does."""
+    body = {"model": AFFINE, "training_file": create()["training_file"], "seed": 3}
+    found: list[str] = []
+
+    def post() -> None:
+        while (answer := api.post("fine_tuning/jobs", json=body, headers={"idempotency-key": "same"})).is_error:
+            assert answer.json()["error"]["code"] == "idempotency_key_in_flight"
+        found.append(answer.json()["id"])
+
+    threads = [threading.Thread(target=post) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+def test_one_key_is_one_job(db):
+    """The same Idempotency-Key and body give the same job; another body is refused; another project is apart."""
+    first, replayed = lifecycle.submit(db, new_job(idempotency_key="k", fingerprint="a"))
+    assert not replayed
+    again, replayed = lifecycle.submit(db, new_job(idempotency_key="k", fingerprint="a"))
+    assert (again.id, replayed) == (first.id, True)
+    with pytest.raises(KeyReused):
+        lifecycle.submit(db, new_job(idempotency_key="k", fingerprint="b"))
+    other, replayed = lifecycle.submit(db, new_job(idempotency_key="k", fingerprint="b", project="another"))
+    assert other.id != first.id and not replayed
+
+
+def test_one_key_at_the_same_moment(db):
+    """Requests with one key that arrive together make one job, and all get it."""
+    answers: list[tuple[str, bool]] = []
+    start = threading.Barrier(4)
+
+    def submit() -> None:
+        start.wait()
+        job, replayed = lifecycle.submit(db, new_job(idempotency_key="k", fingerprint="a"))
+        answers.append((job.id, replayed))
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({job_id for job_id, _ in answers}) == 1 and len(answers) == 4
+    assert sorted(replayed for _, replayed in answers) == [False, True, True, True]
+
+
+def test_a_retry_without_a_key_is_the_same_job(db):
+    """The SDK's retry of an equal body gives the job it made; a first request with an equal body makes its own."""
+    first, _ = lifecycle.submit(db, new_job(fingerprint="a"))
+    assert lifecycle.submit(db, new_job(fingerprint="a"), retried=True)[0].id == first.id
+    assert lifecycle.submit(db, new_job(fingerprint="a"))[0].id != first.id
+    assert lifecycle.submit(db, new_job(fingerprint="z"), retried=True)[1] is False

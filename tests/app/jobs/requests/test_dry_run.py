@@ -2,41 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from openai import OpenAI
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from app.db import Database, now
-from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import AttemptUpdates, Outcome
+from app.db import Database
 from app.jobs.queue.tables import Job
 from app.jobs.requests import dry_run
-from app.models.tables import Model
 from app.settings import Settings
 from app.webhooks.tables import Delivery
 from tests.app.conftest import AFFINE, Upload, rows
-from tests.app.http.test_errors import BAD_JOBS, JSON
-
-TEXTS = [{"text": f"some words number {n}", "label": "ab"[n % 2]} for n in range(40)]
-WIDE = [{"x": [float(n), 1.0], "y": [0.0, 2.0 * n]} for n in range(8)]
-HIDDEN = 8
-
-
-@pytest.fixture
-def db(embedded: FastAPI) -> Database:
-    made: Database = embedded.state.backends.database
-    return made
-
-
-def look(client: TestClient, **body: Any) -> dict[str, Any]:
-    answer = client.post("fine_tuning/jobs", json={"dry_run": True, **body})
-    assert answer.status_code == 200, answer.text
-    assert (answer.json()["object"], answer.json()["dry_run"]) == ("fine_tuning.job.dry_run", True)
-    return dict(answer.json())
+from tests.app.jobs.requests.bad_jobs import BAD_JOBS, JSON
+from tests.app.jobs.requests.dry_runs import TEXTS, look
 
 
 def test_nothing_is_made(client: TestClient, upload: Upload, db: Database) -> None:
@@ -74,21 +53,6 @@ def test_what_the_job_would_be(client: TestClient, upload: Upload) -> None:
     assert [each["what"] for each in found["unchecked"]] == ["estimate.memory_bytes.activations"]
 
 
-def test_the_length_follows_the_request(client: TestClient, upload: Upload) -> None:
-    """Epochs, batch, a bound on steps, examples held out, and a limit of time."""
-    file = upload(rows(100))
-
-    def length(**hyperparameters: Any) -> tuple[int, int]:
-        found = look(client, model=AFFINE, training_file=file, hyperparameters=hyperparameters)["estimate"]["length"]
-        return found["examples"], found["steps"]
-
-    assert length(n_epochs=2, batch_size=30) == (100, 8)
-    assert length(n_epochs=1, batch_size=10, validation_fraction=0.2) == (80, 8)
-    assert length(n_epochs=50, batch_size=10, max_steps=7) == (100, 7)
-    slow = look(client, model=AFFINE, training_file=file, hyperparameters={"n_epochs": 90_000}, max_run_seconds=60)
-    assert slow["estimate"]["seconds"] == 63.0
-
-
 @pytest.mark.parametrize("case", BAD_JOBS)
 def test_what_a_job_is_refused_for_is_refused_here(client: TestClient, upload: Upload, case: str) -> None:
     """The same status, field and code: a dry run that is accepted means something."""
@@ -118,17 +82,6 @@ def test_large_files_are_read_to_their_ends(
     assert (found["estimate"]["length"], found["estimate"]["seconds"]) == (None, None)
 
 
-@pytest.fixture
-def folder(embedded: FastAPI) -> Path:
-    """A model in the layout of transformers, which no worker has looked at yet."""
-    settings: Settings = embedded.state.backends.settings
-    place = settings.models / "small"
-    place.mkdir(parents=True)
-    config = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}
-    (place / "config.json").write_text(json.dumps({"architectures": ["BertModel"], **config}))
-    return place
-
-
 def test_a_model_that_nobody_knows_yet(client: TestClient, upload: Upload, folder: Path) -> None:
     """The rest is checked; the policy is not, and the answer says why and when it will be."""
     body = {"model": {"type": "transformers", "path": "small"}, "training_file": upload(TEXTS)}
@@ -139,62 +92,6 @@ def test_a_model_that_nobody_knows_yet(client: TestClient, upload: Upload, folde
     assert found["estimate"]["memory_bytes"]["total"] is None
     assert found["estimate"]["length"]["tokens_per_example"] > 5
     assert "estimate.seconds" in [each["what"] for each in found["unchecked"]]
-
-
-def test_a_model_that_is_known(client: TestClient, upload: Upload, folder: Path, db: Database) -> None:
-    """The file tells how many classes the new head has; embeddings are no work; the head alone trains, so nothing
-    goes backward through the encoder."""
-    register(db)
-    spec = {"type": "transformers", "path": "small", "task": "text-classification"}
-    file = upload(TEXTS)
-    frozen = look(client, model=spec, training_file=file, freeze_policy={"freeze": ["bert.**"]})
-    assert frozen["freeze_plan"]["trainable"] == {"tensors": 1, "elements": 2 * HIDDEN, "bytes": 8 * HIDDEN}
-    assert any("initialised at random" in each for each in frozen["warnings"])
-    assert frozen["unchecked"] == []
-    assert frozen["estimate"]["memory_bytes"]["activations"] > 0
-    slow: Settings = client.app.state.backends.settings  # type: ignore[attr-defined]
-    slow.device_flops = 1e4
-    frozen = look(client, model=spec, training_file=file, freeze_policy={"freeze": ["bert.**"]})["estimate"]
-    whole = look(client, model=spec, training_file=file)["estimate"]
-    tokens, seen = frozen["length"]["tokens_per_example"], 40 * frozen["length"]["n_epochs"]
-    head, encoder = 2 * HIDDEN, HIDDEN * HIDDEN
-    assert frozen["seconds"] == round(seen * tokens * (2 * (head + encoder) + 2 * head) / 1e4 + 3, 1)
-    assert whole["seconds"] == round(seen * tokens * 6 * (head + encoder) / 1e4 + 3, 1)
-
-
-def register(db: Database) -> None:
-    def row(name: str, shape: list[int], module: str, **more: Any) -> dict[str, Any]:
-        return {"name": name, "shape": shape, "dtype": "F32", "module_types": ["Bert", module], **more}
-
-    manifest = [
-        row("bert.embeddings.weight", [1_000, HIDDEN], "Embedding"),
-        row("bert.layer.weight", [HIDDEN, HIDDEN], "Linear"),
-        row("classifier.weight", [3, HIDDEN], "Linear", initialised=True, labels=True),
-    ]
-    with db.write() as session:
-        model = Model(id="small", created_at=now(session), owned_by="permafrost", kind="base", status="ready")
-        model.spec = {"type": "transformers", "path": "small"}
-        model.files, model.tensors = [{"name": "config.json", "size": 2, "sha256": "0", "blob": "x"}], []
-        model.manifest = {"text-classification": manifest}
-        session.add(model)
-
-
-def test_earlier_jobs_tell_how_long_it_takes(client: TestClient, upload: Upload, db: Database) -> None:
-    """The median speed of what has run here on this model, and what it took beside training."""
-    file = upload(rows(100))
-    body = {"model": AFFINE, "training_file": file, "hyperparameters": {"n_epochs": 10, "batch_size": 10}}
-    for speed in (5.0, 10.0, 20.0):
-        job = client.post("fine_tuning/jobs", json=body).json()["id"]
-        lease = lifecycle.claim(db, worker="w", seconds=60)
-        assert lease is not None
-        progress = {"step": 100, "total_steps": 100, "examples_per_second": speed}
-        lifecycle.beat(db, lease, AttemptUpdates(progress=progress, hyperparameters={"n_epochs": 10, "batch_size": 10}))
-        lifecycle.finish(db, lease, Outcome("succeeded"))
-        assert client.get(f"fine_tuning/jobs/{job}").json()["status"] == "succeeded"
-    found = look(client, **body)["estimate"]
-    assert (found["basis"], found["seconds"]) == ("measured", 100.0)
-    wider = {"model": {**AFFINE, "kwargs": {"in_features": 2, "out_features": 2}}, "training_file": upload(WIDE)}
-    assert look(client, **wider)["estimate"]["basis"] == "computed"
 
 
 def test_a_spent_quota_is_told(client: TestClient, upload: Upload) -> None:

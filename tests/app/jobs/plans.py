@@ -1,0 +1,44 @@
+"""How a database reads a query: whether it uses an index that has the order of the result."""
+
+from typing import Any
+
+from sqlalchemy import event, text
+
+from app.db import Database, now
+from app.jobs.queue.tables import Label
+from tests.app.jobs.jobs import new_job
+
+
+def crowd(db: Database) -> None:
+    """Five hundred finished jobs of others, so that the planner has something to choose between."""
+    with db.write() as session:
+        at = now(session)
+        given = {"created_at": at, "status": "succeeded", "finished_at": at, "result_files": []}
+        jobs = [new_job(id=f"ftjob-{n}", model="other", **given) for n in range(500)]
+        session.add_all(jobs)
+        session.flush()
+        session.add_all(Label(project="default", name="team", value="b", created_at=at, job_id=job.id) for job in jobs)
+    with db.write() as session:
+        session.execute(text("ANALYZE"))
+
+
+def plan_of(db: Database, ask: Any) -> str:
+    """How the database reads the last query of `ask`; PostgreSQL is told not to scan tables that fit into a page."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    with db.read() as session:
+        bind = session.get_bind()
+        event.listen(bind, "before_cursor_execute", note)
+        try:
+            ask(session)
+        finally:
+            event.remove(bind, "before_cursor_execute", note)
+        statement, parameters = asked[-1]
+        if not db.sqlite:
+            for each in ("seqscan", "bitmapscan", "sort"):
+                session.execute(text(f"SET LOCAL enable_{each} = off"))
+        explain = "EXPLAIN QUERY PLAN" if db.sqlite else "EXPLAIN"
+        return "\n".join(str(row) for row in session.connection().exec_driver_sql(f"{explain} {statement}", parameters))
