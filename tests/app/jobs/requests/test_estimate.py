@@ -1,4 +1,4 @@
-"""How long a job takes, and how much memory and money, before it runs."""
+"""Estimates of how long a job takes and how much memory it needs."""
 
 from pathlib import Path
 from typing import Any
