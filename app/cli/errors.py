@@ -1,4 +1,4 @@
-"""What an operator got wrong ends a command with one sentence and code 1; a traceback is left for bugs of ours."""
+"""Operator mistakes end a command with one sentence and exit code 1; tracebacks are for bugs in Permafrost."""
 
 import errno
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.errors import PermafrostError
 
-#: Of files and folders that are not as they should be; other system errors may be bugs.
-_PLACES: Final = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+#: Errors of files and folders that an operator can fix; other system errors may be bugs.
+_PATH_ERRORS: Final = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+_DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
 def exit_with_message() -> Iterator[None]:
-    """Around a whole command."""
+    """Turn an operator's mistake, in the block, into SystemExit with a message. Wraps a whole command."""
     try:
         yield
     except PermafrostError as error:
@@ -25,31 +25,31 @@ def exit_with_message() -> Iterator[None]:
     except ValidationError as error:
         if error.title != "Settings":
             raise
-        raise SystemExit(_setting(error)) from None
+        raise SystemExit(_settings_message(error)) from None
     except (OperationalError, ProgrammingError) as error:
-        raise SystemExit(_database(error)) from None
+        raise SystemExit(_database_message(error)) from None
     except OSError as error:
-        if error.errno not in _PLACES | _FULL or error.filename is None:
+        if error.errno not in _PATH_ERRORS | _DISK_FULL or error.filename is None:
             raise
-        raise SystemExit(_place(error)) from None
+        raise SystemExit(_path_message(error)) from None
 
 
-def _setting(error: ValidationError) -> str:
-    return "; ".join(f"PERMAFROST_{str(each['loc'][0]).upper()}: {_plain(each['msg'])}" for each in error.errors())
+def _settings_message(error: ValidationError) -> str:
+    return "; ".join(f"PERMAFROST_{str(item['loc'][0]).upper()}: {_plain(item['msg'])}" for item in error.errors())
 
 
 def _plain(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-def _database(error: OperationalError | ProgrammingError) -> str:
+def _database_message(error: OperationalError | ProgrammingError) -> str:
     reason = str(error.orig).strip().splitlines()[0]
     if isinstance(error, ProgrammingError) or "no such table" in reason:
-        return f"the database is not as this version needs it ({reason}): run `permafrost migrate`"
-    return f"the database (PERMAFROST_DATABASE_URL, or the data folder) cannot be used: {reason}"
+        return f"the database tables do not match this version ({reason}): run `permafrost migrate`"
+    return f"cannot use the database (PERMAFROST_DATABASE_URL, or the data folder): {reason}"
 
 
-def _place(error: OSError) -> str:
-    if error.errno in _FULL:
-        return f"{error.filename}: no room left on the device"
-    return f"{error.filename}: {error.strerror}; PERMAFROST_DATA_DIR has to be a folder that this user may write to"
+def _path_message(error: OSError) -> str:
+    if error.errno in _DISK_FULL:
+        return f"{error.filename}: no space left on the device"
+    return f"{error.filename}: {error.strerror}; PERMAFROST_DATA_DIR must be a folder that this user can write to"

@@ -1,4 +1,4 @@
-"""`permafrost keys`: straight on the database, since the first key cannot be made over an API that asks for one."""
+"""`permafrost keys`: works on the database, since the API needs a key before it could create the first one."""
 
 import getpass
 import re
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from app.auth.tables import ApiKey
     from app.db import Database
 
-app = typer.Typer(help="API keys: make, list, revoke. And `signing`.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Create, list and revoke API keys; `signing` manages signing keys.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(signing, name="signing")
 
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -30,36 +34,40 @@ class Role(StrEnum):
     reader = "reader"
 
 
-Project = Annotated[str, typer.Option(help="Objects of one project are not there for another one's keys.")]
+Project = Annotated[str, typer.Option(help="Keys see only the objects of their own project.")]
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Whose or what for; for people and the audit log.")],
+    name: Annotated[str, typer.Option(help="Owner or purpose; shown in lists and in the audit log.")],
     project: Project = "default",
-    role: Annotated[Role, typer.Option(help="reader looks, writer also runs jobs, admin does all.")] = Role.writer,
-    expires: Annotated[str | None, typer.Option(help="After 12h, 90d or 8w, or on 2027-01-31; default never.")] = None,
+    role: Annotated[
+        Role, typer.Option(help="reader: read only; writer: also run jobs; admin: everything.")
+    ] = Role.writer,
+    expires: Annotated[str | None, typer.Option(help="In 12h, 90d or 8w, or on 2027-01-31; default: never.")] = None,
 ) -> None:
-    """Make a key and print it, once."""
+    """Create a key and print it, once."""
     if not _PROJECT.fullmatch(project):
-        raise typer.BadParameter("letters, digits, dots, dashes and underscores, 64 at most", param_hint="--project")
+        raise typer.BadParameter(
+            "must be at most 64 letters, digits, dots, dashes and underscores", param_hint="--project"
+        )
     if not 1 <= len(name) <= 128:
-        raise typer.BadParameter("1 to 128 characters", param_hint="--name")
+        raise typer.BadParameter("must have 1 to 128 characters", param_hint="--name")
     from app.audit.record import record
     from app.auth import api_keys
 
     expires_at = _moment(expires) if expires else None
     with _database() as db, db.write() as session:
         row, key = api_keys.make(session, project=project, role=role.value, name=name, expires_at=expires_at)
-        record(session, _act("keys.create", row))
+        record(session, _audited("keys.create", row))
     print(key)
-    until = f"until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else "for ever"
-    typer.echo(f"This is shown once. {row.id} has the role {role.value} in the project {project}, {until}.", err=True)
+    expiry = f"expires {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else "does not expire"
+    typer.echo(f"The key is shown once. {row.id}: role {role.value}, project {project}, {expiry}.", err=True)
 
 
 @app.command(name="list")
-def list_keys(project: Annotated[str | None, typer.Option(help="Only this project's.")] = None) -> None:
-    """List keys, newest first. What they are is not stored."""
+def list_keys(project: Annotated[str | None, typer.Option(help="Only keys of this project.")] = None) -> None:
+    """List keys, newest first. The keys themselves are not stored, only their ids."""
     from rich.console import Console
     from rich.table import Table
 
@@ -68,20 +76,20 @@ def list_keys(project: Annotated[str | None, typer.Option(help="Only this projec
     with _database() as db, db.read() as session:
         rows = api_keys.listed(session, project=project)
     if not rows:
-        typer.echo("No keys yet. Make one with: permafrost keys create --role admin --name first", err=True)
+        typer.echo("No keys yet. Create one with: permafrost keys create --role admin --name first", err=True)
         return
     table = Table(box=None, pad_edge=False)
     for column in ("KEY", "PROJECT", "ROLE", "NAME", "STATUS", "CREATED (UTC)", "LAST USED (UTC)"):
         table.add_column(column, no_wrap=True)
     for row in rows:
-        used = _written(row.last_used_at) if row.last_used_at else "never"
-        table.add_row(row.id, row.project, row.role, row.name, _status(row), _written(row.created_at), used)
+        used = _format_time(row.last_used_at) if row.last_used_at else "never"
+        table.add_row(row.id, row.project, row.role, row.name, _status(row), _format_time(row.created_at), used)
     Console(width=200, highlight=False, markup=False).print(table)
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help="The beginning of the key, as `list` shows it.")]) -> None:
-    """End a key for good. Running services stop taking it within five seconds."""
+def revoke(key: Annotated[str, typer.Argument(help="Id of the key (its beginning), as `list` shows it.")]) -> None:
+    """Revoke a key for good. Running services stop accepting it within five seconds."""
     from app.audit.record import record
     from app.auth import api_keys
     from app.errors import PermafrostError
@@ -91,13 +99,13 @@ def revoke(key: Annotated[str, typer.Argument(help="The beginning of the key, as
             row = api_keys.revoke(session, "_".join(key.split("_")[:2]))
         except PermafrostError as error:
             raise typer.BadParameter(error.message, param_hint="KEY") from None
-        record(session, _act("keys.revoke", row))
+        record(session, _audited("keys.revoke", row))
     typer.echo(f"{row.id} ({row.name}) is revoked.", err=True)
 
 
 @contextmanager
 def _database() -> Iterator["Database"]:
-    """With its tables made, as `permafrost serve` would make them."""
+    """The database, with missing tables created as `permafrost serve` does."""
     from app.db import Database
     from app.settings import Settings
     from migrations.upgrade import upgrade
@@ -111,8 +119,8 @@ def _database() -> Iterator["Database"]:
         db.close()
 
 
-def _act(action: str, row: "ApiKey") -> "AuditedAction":
-    """Anyone who can open the database is an admin."""
+def _audited(action: str, row: "ApiKey") -> "AuditedAction":
+    """The audit log's entry. Anyone who can open the database counts as an admin."""
     from app.auth.audited_action import AuditedAction
 
     return AuditedAction(
@@ -124,20 +132,23 @@ def _user() -> str:
     try:
         return getpass.getuser()[:64]
     except (OSError, KeyError):  # a container's user may have no name
-        return "somebody"
+        return "unknown user"
 
 
 def _moment(text: str) -> datetime:
-    at = datetime.now(UTC)
+    """The time that --expires names: a duration from now, or a date. Raises BadParameter."""
+    current = datetime.now(UTC)
     try:
         if match := re.fullmatch(r"([1-9]\d{0,4})([hdw])", text):
-            return at + int(match[1]) * _UNITS[match[2]]
+            return current + int(match[1]) * _UNITS[match[2]]
         moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        moment = at
+        moment = current
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if moment <= at:
-        raise typer.BadParameter(f"{text!r} is neither a time like 90d nor a date to come", param_hint="--expires")
+    if moment <= current:
+        raise typer.BadParameter(
+            f"{text!r} is neither a duration such as 90d nor a future date", param_hint="--expires"
+        )
     return moment
 
 
@@ -146,8 +157,8 @@ def _status(row: "ApiKey") -> str:
         return "revoked"
     if not row.valid(datetime.now(UTC)):
         return "expired"
-    return f"until {_written(row.expires_at)}" if row.expires_at else "valid"
+    return f"until {_format_time(row.expires_at)}" if row.expires_at else "valid"
 
 
-def _written(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"

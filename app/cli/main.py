@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """`verify` and `diff` get their arguments as they are: an auditor's machine may have neither typer nor rich."""
+    """Run one subcommand. `verify` and `diff` parse their own arguments: an auditor may have neither typer nor rich."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name == "verify":
         from app.evidence.verifier import verify
@@ -53,34 +53,34 @@ def make_app() -> "Typer":
 
     commands: dict[Callable[..., None], str] = {
         serve: "Run the service: API and worker.",
-        worker: "Run one more worker.",
-        migrate: "Bring the database to this version.",
+        worker: "Run another worker.",
+        migrate: "Bring the database tables to this version.",
         submit: "Upload a file and start a job on it.",
         watch: "Show a job's progress until it ends.",
-        preview: "Show what a policy would freeze.",
-        doctor: "Check the installation; mend it.",
+        preview: "Show what a freeze policy would freeze.",
+        doctor: "Check the installation, and repair it.",
         backup: "Copy the whole service into a folder.",
-        restore: "Put a backup back.",
+        restore: "Restore a backup.",
     }
     for command, short in commands.items():
         app.command(short_help=short)(command)  # the docstring's first line is cut in a list of commands
     app.add_typer(keys, name="keys")
-    # main() runs these two by itself; here they are only listed.
+    # main() handles these two before typer is imported; they are registered for the list of commands only.
     app.command("verify", help="Check an attestation against files, offline.")(main)
     app.command("diff", help="Show what changed between two models' files.")(main)
     return app
 
 
 def serve(host: str | None = None, port: int | None = None, worker: bool = True) -> None:
-    """Serve the API, with a worker beside it unless --no-worker is given. Makes the tables where they are missing.
+    """Run the API, and a worker in a child process unless --no-worker is given. Creates missing database tables.
 
-    --host and --port go before PERMAFROST_HOST (127.0.0.1) and PERMAFROST_PORT (8000); port 0 takes a free one.
+    --host and --port override PERMAFROST_HOST (127.0.0.1) and PERMAFROST_PORT (8000); port 0 picks a free port.
     """
     from app.cli.serve import serve as run
     from app.settings import Settings
 
-    given: dict[str, Any] = {"host": host, "port": port}
-    run(Settings(**{name: value for name, value in given.items() if value is not None}), with_worker=worker)
+    options: dict[str, Any] = {"host": host, "port": port}
+    run(Settings(**{name: value for name, value in options.items() if value is not None}), with_worker=worker)
 
 
 def worker() -> None:
@@ -91,12 +91,12 @@ def worker() -> None:
 
 
 def migrate() -> None:
-    """Bring the database's tables to this version."""
+    """Bring the database tables to this version."""
     from app.settings import Settings
     from migrations.upgrade import head, upgrade
 
     upgrade(Settings().database)
-    print(f"the tables are of version {head()}")
+    print(f"the database tables are at version {head()}")
 
 
 if __name__ == "__main__":

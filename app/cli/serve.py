@@ -1,4 +1,4 @@
-"""`permafrost serve`: the API in this process and a worker in a child, started together and stopped together."""
+"""`permafrost serve`: the API in this process and a worker in a child process, started and stopped together."""
 
 import ctypes
 import gc
@@ -22,15 +22,15 @@ from app.settings import SECRETS, Settings
 log = structlog.get_logger("app.cli.serve")
 
 _PR_SET_PDEATHSIG: Final = 1
-#: A worker that lived this long gets the shortest back-off again.
+#: After a worker ran this long, the pause before its restart is back at the shortest.
 _STEADY_SECONDS: Final = 60.0
 _LONGEST_WAIT: Final = 30.0
-#: Open connections get this long to end once the server has been told to stop.
+#: How long open connections may take to end once the server stops.
 _DRAIN_SECONDS: Final = 5
 
 
 def serve(settings: Settings, *, with_worker: bool) -> None:
-    """Migrates, then serves until SIGINT or SIGTERM. Returns once the worker, too, has ended."""
+    """Migrate the database, then serve until SIGINT or SIGTERM. Returns after the worker has ended, too."""
     from migrations.upgrade import upgrade
 
     upgrade(settings.database)
@@ -39,20 +39,21 @@ def serve(settings: Settings, *, with_worker: bool) -> None:
     if companion is not None:
         config.app.state.worker_problem = companion.problem  # type: ignore[union-attr]
     server = _Server(config, companion)
-    # What is made up to here stays for good: no collection needs to look through it again while requests are served.
+    # Objects created up to here live as long as the process: garbage collection need not look at them again.
     gc.collect()
     gc.freeze()
     try:
         server.run()
-    except SystemExit:  # uvicorn's word for what it could not listen on, whose reason it has printed
-        hint = "cannot be listened on; --host and --port, or PERMAFROST_HOST and PERMAFROST_PORT, name another address"
-        raise SystemExit(f"{settings.host}:{settings.port} {hint}") from None
+    except SystemExit:  # uvicorn could not listen, and has printed the reason
+        hint = "--host and --port, or PERMAFROST_HOST and PERMAFROST_PORT, set another address"
+        raise SystemExit(f"cannot listen on {settings.host}:{settings.port}; {hint}") from None
     finally:
         if companion is not None:
             companion.stop()
 
 
 def configured(settings: Settings) -> uvicorn.Config:
+    """uvicorn's configuration, with the app."""
     return uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -61,14 +62,14 @@ def configured(settings: Settings) -> uvicorn.Config:
         access_log=False,  # app.http.access_log writes a line for every request, with its id
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         server_header=False,
-        # Not whatever else is installed: httptools takes a head of any size, and uvloop serves busy pollers unevenly.
+        # Pinned: httptools, if installed, accepts a head of any size, and uvloop serves busy pollers unevenly.
         http="h11",
         loop="asyncio",
     )
 
 
 class _Server(uvicorn.Server):
-    """Starts the worker once the port is ours; ends streams before it waits for connections to close."""
+    """A uvicorn server that starts the worker once it listens, and ends streams before it waits for connections."""
 
     def __init__(self, config: uvicorn.Config, companion: "Companion | None") -> None:
         super().__init__(config)
@@ -79,7 +80,7 @@ class _Server(uvicorn.Server):
         if self.started:
             if self._companion is not None:
                 self._companion.start()
-            self._tell()
+            self._print_address()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         if self._companion is not None:
@@ -88,11 +89,11 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Unlike uvicorn's own, the signal is not raised again afterwards: the worker has yet to be stopped.
+        # Unlike uvicorn's own handler, this one does not raise the signal again: the worker must still be stopped.
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
-    def _tell(self) -> None:
+    def _print_address(self) -> None:
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(f"permafrost ready: {url}/v1  documentation {url}/docs  dashboard {url}/", flush=True)
@@ -100,7 +101,7 @@ class _Server(uvicorn.Server):
 
 @dataclass(slots=True)
 class Companion:
-    """The worker as a child process; started again, after a growing pause, when it dies by itself."""
+    """The worker as a child process, restarted after a growing pause when it dies."""
 
     settings: Settings
     _process: subprocess.Popen[bytes] | None = None
@@ -117,14 +118,14 @@ class Companion:
         self._thread.start()
 
     def signal(self) -> None:
-        """Asks the worker to drain, and says that it is not to be started again."""
+        """Ask the worker to drain, and stop restarting it."""
         self._stopping.set()
         with self._starting:
             if self._process is not None and self._process.poll() is None:
                 self._process.terminate()
 
     def stop(self) -> None:
-        """Waits until the worker has ended; kills it when it takes longer than its trainers are granted."""
+        """Wait until the worker has ended; kill it 10 s after PERMAFROST_GRACE_SECONDS."""
         self.signal()
         if self._process is not None:
             try:
@@ -167,7 +168,7 @@ class Companion:
 
 
 def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
-    """`python -P -m worker` with these settings, in a session of its own so that Ctrl-C reaches it through us alone."""
+    """Start `python -P -m worker` with these settings, in its own session: Ctrl-C reaches this process only."""
     return subprocess.Popen(
         # -P: no module is looked for in the folder that this was started in, whose files may be anybody's.
         [sys.executable, "-P", "-m", "worker"],
@@ -178,21 +179,21 @@ def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables, with paths made absolute: the worker's trainers have other working folders."""
-    # What lies in a secret's file is found there by the worker as well, and stays out of its environment.
-    given = {
+    """The settings as environment variables, with an absolute data folder: trainers have other working folders."""
+    # The worker reads files of secrets by itself, so their values stay out of its environment.
+    variables = {
         name: getattr(settings, name)
         for name in settings.model_fields_set
         if not (SECRETS / f"permafrost_{name}").exists()
     }
-    return {f"PERMAFROST_{name.upper()}": str(value) for name, value in given.items()} | {
+    return {f"PERMAFROST_{name.upper()}": str(value) for name, value in variables.items()} | {
         "PERMAFROST_DATA_DIR": str(settings.home)
     }
 
 
 def _die_with_parent() -> None:
-    """Runs in the child before exec: a serve that is killed outright takes its worker with it.
+    """Make the kernel send SIGTERM to the worker when `serve` is killed. Runs in the child before exec.
 
-    The kernel sends this when the *thread* that forked ends; that thread watches the worker for as long as it lives.
+    The kernel sends the signal when the *thread* that forked ends; that thread lives as long as it watches the worker.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""One record into one example of a task, in the form that the trainer reads, with every problem noted by field."""
+"""Turns records of training files into examples of a task, as the trainer reads them, and checks every field."""
 
 import base64
 import binascii
@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.files.lines import LineProblem, kind_of, nearest
+from app.files.problems import LineProblem, kind_of, nearest
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_LABELS = 10_000
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 
-# Fields of a record per task: the alternatives, each with its required and its optional fields.
+#: Fields of a record by task: alternatives, each with its required and its optional fields.
 SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
     "causal-lm": ((("messages",), ()), (("prompt", "completion"), ()), (("text",), ())),
     "text-classification": ((("text", "label"), ("text_pair",)),),
@@ -33,17 +33,17 @@ SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
 
 @dataclass
 class ExampleReader:
-    """Turns records of one file into examples; remembers what must be the same in all of them."""
+    """Turns the records of one file into examples, and checks what all of them must have in common."""
 
     task: str
-    labels: Sequence[str] | None = None  # the given map; labels become its indices
-    features: tuple[str, ...] = ()  # columns of a table, () when a record holds `x` and `y` itself
+    labels: Sequence[str] | None = None  # the label map, where given: labels become indices into it
+    features: tuple[str, ...] = ()  # columns of a table; empty when records have `x` and `y`
     target: tuple[str, ...] = ()
-    text_numbers: bool = False  # CSV: numbers come as text
+    text_numbers: bool = False  # CSV: numbers are text
     problems: list[LineProblem] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     first_line: dict[str, int] = field(default_factory=dict)
-    whole_labels: bool | None = None  # every label so far is an integer / a string
+    whole_labels: bool | None = None  # every label so far is an integer (True) or a string (False)
     shape: tuple[str, ...] | None = None
     width: int | None = None
     targets: int | None = None
@@ -55,7 +55,7 @@ class ExampleReader:
             self._index = {label: number for number, label in enumerate(self.labels)}
 
     def read(self, line: int, record: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The example, or None after noting at least one problem."""
+        """The example, or None after at least one problem was added to `problems`."""
         self._line = line
         before = len(self.problems)
         if self.features:
@@ -65,7 +65,7 @@ class ExampleReader:
         return example if len(self.problems) == before else None
 
     def _shape(self, record: Mapping[str, Any]) -> bool:
-        """Note missing and unknown fields, against the alternative that the record comes closest to."""
+        """Whether the record has the fields of its task. Notes missing and unknown ones, by the closest alternative."""
         given = [key for key, value in record.items() if value is not None]
         alternatives = SHAPES[self.task]
         required, optional = max(
@@ -75,19 +75,20 @@ class ExampleReader:
         known = (*required, *optional)
         for name in required:
             if name not in given:
-                there = ", ".join(f"'{key}'" for key in given[:10]) or "nothing"
-                self._note(name, "missing_field", f"'{name}' is missing; there is {there}; {_wanted(self.task)}")
+                present = ", ".join(f"'{key}'" for key in given[:10]) or "no field"
+                message = f"'{name}' is missing; the example has {present}; {_fields_of(self.task)}"
+                self._note(name, "missing_field", message)
         for name in record:
             if name not in known:
-                self._note(
-                    name, "unknown_field", f"'{name}' is not a field{nearest(name, known)}; {_wanted(self.task)}"
-                )
+                message = f"'{name}' is not a field{nearest(name, known)}; {_fields_of(self.task)}"
+                self._note(name, "unknown_field", message)
         complete = all(name in given for name in required) and all(name in known for name in record)
         if complete and self.shape is None:
             self.shape = required
         if complete and self.shape != required:
-            ours, theirs = " and ".join(required), " and ".join(self.shape or ())
-            self._note(required[0], "mixed_shapes", f"has {ours}, and the lines above {theirs}; use one in a file")
+            fields, earlier = " and ".join(required), " and ".join(self.shape or ())
+            message = f"has {fields}, but earlier lines have {earlier}; use the same fields in the whole file"
+            self._note(required[0], "mixed_shapes", message)
             return False
         return complete
 
@@ -103,14 +104,14 @@ class ExampleReader:
 
     def _messages(self, value: Any) -> list[dict[str, Any]]:
         messages = self._dialogue("messages", value)
-        if messages and not any(each.get("role") == "assistant" and "weight" not in each for each in messages):
-            self._note("messages", "nothing_to_learn", "has no message of the role 'assistant' to learn from")
+        if messages and not any(turn.get("role") == "assistant" and "weight" not in turn for turn in messages):
+            self._note("messages", "nothing_to_learn", "has no message with the role 'assistant' to learn from")
         return messages
 
     def _dialogue(self, name: str, value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, list) or not value:
             what = "an empty array" if value == [] else kind_of(value)
-            self._note(name, "wrong_type", f"'{name}' is {what}; it has to be a list of role and content")
+            self._note(name, "wrong_type", f"'{name}' is {what}; it must be a list of messages with role and content")
             return []
         return [self._message(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
@@ -127,18 +128,22 @@ class ExampleReader:
         learned = self._weight(name, role, value["weight"]) if "weight" in value else {}
         if role not in ROLES:
             near = nearest(role, ROLES) if isinstance(role, str) else ""
-            self._note(f"{name}.role", "unknown_role", f"the role is one of {', '.join(ROLES)}, not {role!r:.40}{near}")
+            self._note(
+                f"{name}.role", "unknown_role", f"the role must be one of {', '.join(ROLES)}, not {role!r:.40}{near}"
+            )
         content = self._text(f"{name}.content", value.get("content"), empty=role != "assistant")
         return {"role": str(role), "content": content, **learned}
 
     def _weight(self, name: str, role: Any, value: Any) -> dict[str, int]:
-        """OpenAI's way to leave an answer of the assistant out of the loss."""
+        """OpenAI's `weight`: 0 leaves a message of the assistant out of the loss."""
         if role != "assistant":
             self._note(
-                f"{name}.weight", "unknown_field", "only messages of the assistant are learned, and have a weight"
+                f"{name}.weight",
+                "unknown_field",
+                "only messages with the role 'assistant' are learned and may have a weight",
             )
         if isinstance(value, bool) or value not in (0, 1):
-            self._note(f"{name}.weight", "wrong_type", f"'{name}.weight' is 0 (not learned) or 1")
+            self._note(f"{name}.weight", "wrong_type", f"'{name}.weight' must be 0 (not learned) or 1")
         return {"weight": 0} if value == 0 else {}
 
     def _text_label(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +159,7 @@ class ExampleReader:
         for name, value in (("tokens", tokens), ("labels", labels)):
             if not isinstance(value, list) or not value:
                 what = "an empty array" if value == [] else kind_of(value)
-                self._note(name, "wrong_type", f"'{name}' is {what}; it has to be a list with one entry per token")
+                self._note(name, "wrong_type", f"'{name}' is {what}; it must be a list with one entry per token")
                 return {}
         if len(tokens) != len(labels):
             message = f"there are {len(tokens)} tokens and {len(labels)} labels; each token needs one label"
@@ -175,7 +180,7 @@ class ExampleReader:
         return example
 
     def _conversation(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """OpenAI's shape: a conversation, and two answers to it."""
+        """OpenAI's preference format: a conversation and two answers to it."""
         names = ("preferred_output", "non_preferred_output")
         example = {"messages": self._input(record["input"])} | {
             name: self._answer(name, record[name]) for name in names
@@ -185,19 +190,21 @@ class ExampleReader:
 
     def _input(self, value: Any) -> list[dict[str, Any]]:
         if not isinstance(value, dict) or "messages" not in value:
-            self._note("input", "wrong_type", f"'input' is {kind_of(value)}; it has to be an object with 'messages'")
+            self._note("input", "wrong_type", f"'input' is {kind_of(value)}; it must be an object with 'messages'")
             return []
         for key in value:
             # OpenAI's own examples carry both, tools empty.
             if key not in ("messages", "tools", "parallel_tool_calls") or (key == "tools" and value[key]):
-                self._note(f"input.{key}", "unknown_field", f"'{key}' is not trained on; 'input' has messages")
+                self._note(
+                    f"input.{key}", "unknown_field", f"'{key}' is not used for training; 'input' has 'messages' only"
+                )
         return self._dialogue("input.messages", value["messages"])
 
     def _answer(self, name: str, value: Any) -> str:
-        """One message of the assistant, in a list."""
+        """The text of an answer: a list with one message of the assistant."""
         messages = self._dialogue(name, value)
         if len(messages) != 1 or messages[0].get("role") != "assistant":
-            self._note(name, "wrong_type", f"'{name}' is a list of one message, of the role 'assistant'")
+            self._note(name, "wrong_type", f"'{name}' must be a list with one message, with the role 'assistant'")
             return ""
         if not messages[0]["content"].strip():
             self._note(f"{name}[0].content", "empty_value", f"'{name}[0].content' is empty")
@@ -217,14 +224,14 @@ class ExampleReader:
             try:
                 value = base64.b64decode(value, validate=True)
             except (binascii.Error, ValueError):
-                how = "it holds an image file, as bytes in Parquet and as base64 in JSONL"
-                self._note("image", "not_base64", f"'image' is text, and not base64; {how}")
+                advice = "store an image file as base64 in JSONL, as bytes in Parquet"
+                self._note("image", "not_base64", f"'image' is text that is not base64; {advice}")
                 return b""
         if not isinstance(value, bytes):
-            self._note("image", "wrong_type", f"'image' is {kind_of(value)}; it holds the bytes of an image file")
+            self._note("image", "wrong_type", f"'image' is {kind_of(value)}; it must be the bytes of an image file")
             return b""
         if not value.startswith(_IMAGES):
-            self._note("image", "not_an_image", "'image' does not begin as a PNG, JPEG, GIF, BMP, WebP or TIFF file")
+            self._note("image", "not_an_image", "'image' does not start like a PNG, JPEG, GIF, BMP, WebP or TIFF file")
         return value
 
     def _tabular(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,12 +240,12 @@ class ExampleReader:
     def _vector(self, name: str, value: Any) -> list[float]:
         if not isinstance(value, list) or not value:
             what = "an empty array" if value == [] else kind_of(value)
-            self._note(name, "wrong_type", f"'{name}' is {what}; it has to be a list of numbers")
+            self._note(name, "wrong_type", f"'{name}' is {what}; it must be a list of numbers")
             return []
         if self.width is None:
             self.width = len(value)
         elif len(value) != self.width:
-            message = f"'{name}' has {len(value)} numbers; in the lines above it has {self.width}"
+            message = f"'{name}' has {len(value)} numbers; in earlier lines it has {self.width}"
             self._note(name, "inconsistent_width", message)
         return [self._number(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
@@ -247,11 +254,11 @@ class ExampleReader:
             return self._label(name, value)
         values = value if isinstance(value, list) else [value]
         if not values:
-            self._note(name, "wrong_type", f"'{name}' is an empty array; it has to be a number or a list of numbers")
+            self._note(name, "wrong_type", f"'{name}' is an empty array; it must be a number or a list of numbers")
         if self.targets is None:
             self.targets = len(values)
         elif len(values) != self.targets:
-            message = f"'{name}' has {len(values)} numbers; in the lines above it has {self.targets}"
+            message = f"'{name}' has {len(values)} numbers; in earlier lines it has {self.targets}"
             self._note(name, "inconsistent_width", message)
         return [self._number(f"{name}[{i}]" if isinstance(value, list) else name, v) for i, v in enumerate(values)]
 
@@ -265,17 +272,17 @@ class ExampleReader:
 
     def _text(self, name: str, value: Any, *, empty: bool = False) -> str:
         if not isinstance(value, str):
-            self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; it has to be a string")
+            self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; it must be a string")
             return ""
         if not empty and not value.strip():
             self._note(name, "empty_value", f"'{name}' is empty")
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            message = f"'{name}' holds half of a surrogate pair at character {error.start}; it is no text"
+            message = f"'{name}' contains half of a surrogate pair at character {error.start}, which is not text"
             self._note(name, "not_unicode", message)
         if "\0" in value:
-            self._note(name, "nul_byte", f"'{name}' holds a NUL character; remove it")
+            self._note(name, "nul_byte", f"'{name}' contains a NUL character; remove it")
         return value
 
     def _number(self, name: str, value: Any) -> float:
@@ -284,18 +291,18 @@ class ExampleReader:
         if isinstance(value, bool) or not isinstance(value, int | float):
             what = f"'{value:.40}'" if isinstance(value, str) and value.strip() else "empty"
             what = what if isinstance(value, str) else kind_of(value)
-            self._note(name, "not_a_number", f"'{name}' is {what}; it has to be a number")
+            self._note(name, "not_a_number", f"'{name}' is {what}; it must be a number")
             return 0.0
         try:
             number = float(value)
         except OverflowError:
             number = math.inf
         if not math.isfinite(number):
-            self._note(name, "not_finite", f"'{name}' is {number}; a number must be finite (leave the example out)")
+            self._note(name, "not_finite", f"'{name}' is {number}; numbers must be finite (leave the example out)")
         return number
 
     def _label(self, name: str, value: Any) -> str | int:
-        """The label's name; its index when a map is given."""
+        """The label's name, or its index where a label map is given."""
         if isinstance(value, bool) or not isinstance(value, int | str):
             self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; a label is a string or a whole number")
             return ""
@@ -304,7 +311,8 @@ class ExampleReader:
             self.whole_labels = whole
         elif self.whole_labels != whole:
             other = "a string" if whole else "a number"
-            self._note(name, "mixed_labels", f"'{name}' is {kind_of(value)}, and in the lines above {other}; use one")
+            message = f"'{name}' is {kind_of(value)}, but {other} in earlier lines; use one type in the whole file"
+            self._note(name, "mixed_labels", message)
             return ""
         label = str(value)
         if not label.strip():
@@ -316,14 +324,16 @@ class ExampleReader:
 
     def _counted(self, name: str, label: str) -> str:
         if label not in self.seen and len(self.seen) >= MAX_LABELS:
-            self._note(name, "too_many_labels", f"'{name}' is one of more than {MAX_LABELS:,} labels; is it a class?")
+            self._note(
+                name, "too_many_labels", f"there are more than {MAX_LABELS:,} different labels; is '{name}' a class?"
+            )
             return ""
         self.seen[label] += 1
         self.first_line.setdefault(label, self._line)
         return label
 
     def _mapped(self, name: str, value: int | str, label: str) -> int:
-        """By name; a whole number that is no name counts as an index of the map."""
+        """The index of a label in the map: by name, or else a whole number as the index itself."""
         assert self.labels is not None
         assert self._index is not None
         number = self._index.get(label)
@@ -331,8 +341,9 @@ class ExampleReader:
             number = value
         if number is None:
             near = nearest(label, self._index)
-            some = ", ".join(list(self._index)[:10])
-            self._note(name, "unknown_label", f"'{label:.60}' is not among the {len(self._index)} labels: {some}{near}")
+            known = ", ".join(list(self._index)[:10])
+            message = f"'{label:.60}' is not one of the {len(self._index)} labels: {known}{near}"
+            self._note(name, "unknown_label", message)
             return -1
         self._counted(name, self.labels[number])
         return number
@@ -355,14 +366,15 @@ _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] 
 
 
 def _parsed(text: str) -> float | str:
-    """A CSV cell as a number, else the text itself. Python's digit grouping is not a number here."""
+    """A CSV cell as a number, else the text itself. Python's digit grouping (1_000) does not count as a number."""
     try:
         return text if "_" in text else float(text)
     except ValueError:
         return text
 
 
-def _wanted(task: str) -> str:
+def _fields_of(task: str) -> str:
+    """The fields of a task's examples, for messages."""
     shapes = [
         "{" + ", ".join([*required, *(f"{name}?" for name in optional)]) + "}" for required, optional in SHAPES[task]
     ]

@@ -1,6 +1,6 @@
-"""Training files: which format, which task, whether every line can be trained on, and the examples themselves.
+"""Training files: their format, their task, the check of every line, and their examples.
 
-Files are streamed; the standard library reads JSONL and CSV, and pyarrow (imported only then) reads Parquet.
+Files are streamed. The standard library reads JSONL and CSV; pyarrow reads Parquet and is imported only then.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -11,21 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import DataError
+from app.files.csv_rows import CsvFile
 from app.files.examples import SHAPES, ExampleReader
-from app.files.lines import CsvFile, LineProblem, ParquetFile, Record, nearest, read_jsonl
+from app.files.lines import Record, read_jsonl
+from app.files.parquet import ParquetFile
+from app.files.problems import LineProblem, nearest
 
 FORMATS = ("jsonl", "csv", "parquet")
 TASKS = tuple(SHAPES)
 TABULAR = ("tabular-regression", "tabular-classification")
 CLASSES = ("text-classification", "token-classification", "image-classification", "tabular-classification")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-_SEPARATED = "; the values seem not to be separated by commas"
+_SEPARATED = "; the values do not seem to be separated by commas"
 _PACKED = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"\xfd7zXZ": "xz"}
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a table that the job's `data` names; empty means all but the last, and the last."""
+    """Feature and target columns of a table, from the job's `data`. Empty: all but the last, and the last."""
 
     features: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
@@ -40,7 +43,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a valid file holds. `features` and `targets` count the numbers of a tabular example."""
+    """What a valid file contains. `features` and `targets` count the numbers of a tabular example."""
 
     examples: int
     labels: tuple[str, ...] | None
@@ -51,18 +54,16 @@ class Summary:
 
 
 def detect(filename: str, head: bytes) -> str:
-    """The format, by content where content is clear, else by the name. DataError says which formats there are."""
+    """The format of a file, by its first bytes where they are clear, else by its name. Raises DataError."""
     suffix = Path(filename).suffix.lower()
     if head.startswith(b"PAR1"):
         return "parquet"
     for magic, what in _PACKED.items():
         if head.startswith(magic):
-            raise DataError(
-                f"'{filename}' is {what}; upload the JSONL, CSV or Parquet file that is in it", param="file"
-            )
+            raise DataError(f"'{filename}' is {what}; upload the JSONL, CSV or Parquet file inside it", param="file")
     known = _SUFFIXES.get(suffix)
     if known == "parquet":
-        raise DataError(f"'{filename}' is called Parquet but does not begin as a Parquet file", param="file")
+        raise DataError(f"'{filename}' has the name of a Parquet file but does not start like one", param="file")
     if known:
         return known
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -72,21 +73,21 @@ def detect(filename: str, head: bytes) -> str:
     if b"," in first and b"\0" not in head:
         return "csv"
     formats = "JSONL (one object per line), CSV (with a header, separated by commas) and Parquet"
-    raise DataError(f"the format of '{filename}' is not clear; training files are {formats}", param="file")
+    raise DataError(f"cannot tell the format of '{filename}'; training files are {formats}", param="file")
 
 
 def can_read(format: str) -> bool:
-    """Whether this installation reads the format: Parquet needs pyarrow, which comes with the worker."""
+    """Whether this installation reads the format: Parquet needs pyarrow, which the worker's installation has."""
     return format != "parquet" or find_spec("pyarrow") is not None
 
 
 def infer_task(path: Path, format: str) -> str:
-    """The task that the fields of the first examples speak of; a number as `label` means regression."""
+    """The task, from the fields of the first 100 examples; a number as `label` means regression. Raises DataError."""
     source = _source(path, format)
     items = [*source.header_problems, *islice(source.records(), 100)]
     records = [item[1] for item in items if not isinstance(item, LineProblem)]
     if not records:
-        nothing = LineProblem(None, None, "empty_file", "the file holds no example")
+        nothing = LineProblem(None, None, "empty_file", "the file contains no example")
         raise _ProblemList.of([item for item in items if isinstance(item, LineProblem)] or [nothing]).error(
             "training_file"
         )
@@ -99,16 +100,18 @@ def infer_task(path: Path, format: str) -> str:
 
 
 def _no_task(fields: Set[str]) -> str:
-    """The task whose fields come closest, and which of them is not there."""
-    there = ", ".join(f"'{name}'" for name in sorted(fields)[:10]) or "none"
-    shapes = [(task, required) for task, each in SHAPES.items() for required, _ in each]
+    """A message with the task whose fields come closest, and a field that is missing for it."""
+    present = ", ".join(f"'{name}'" for name in sorted(fields)[:10]) or "none"
+    shapes = [(task, required) for task, alternatives in SHAPES.items() for required, _ in alternatives]
     task, required = max(shapes, key=lambda shape: len(fields & set(shape[1])) / len(shape[1]))
     missing = [name for name in required if name not in fields]
     if len(missing) < len(required):
         near = nearest(missing[0], fields - set(required))
-        return f"no task has the fields {there}; {task} has {', '.join(required)}, and '{missing[0]}' is missing{near}"
-    hint = _SEPARATED if len(fields) == 1 and any(mark in there for mark in ";\t|") else ""
-    return f"no task has the fields {there}; use the fields of one of {', '.join(TASKS)}{hint}"
+        return (
+            f"no task has the fields {present}; {task} has {', '.join(required)}, and '{missing[0]}' is missing{near}"
+        )
+    hint = _SEPARATED if len(fields) == 1 and any(mark in present for mark in ";\t|") else ""
+    return f"no task has the fields {present}; use the fields of one of {', '.join(TASKS)}{hint}"
 
 
 def holds_images(path: Path, format: str) -> bool:
@@ -119,7 +122,7 @@ def holds_images(path: Path, format: str) -> bool:
 
 
 def _fits(task: str, records: Sequence[Mapping[str, Any]], *, text_numbers: bool) -> bool:
-    """Tasks that share their fields differ in the type of the answer; plain text is causal only without a label."""
+    """Whether the records fit a task beyond their fields: by the type of the label; causal text has no label."""
     if task == "causal-lm":
         return not any("label" in record or "chosen" in record for record in records)
     if not task.startswith(("text-", "tabular-")):
@@ -150,9 +153,9 @@ def validate(
     max_problems: int = 100,
     param: str = "training_file",
 ) -> Summary:
-    """Read every line. DataError carries the first problems, and their total in its message.
+    """Check every line. Raises DataError with the first problems, and their total in its message.
 
-    `labels` is the map that labels must come from. A `held_out` file may hold one example, and a label once.
+    `labels` is the label map, if given. A `held_out` file may have a single example, and single examples of a label.
     """
     problems = _ProblemList(max_problems)
     reader, items = _open(path, format, task, columns, labels)
@@ -187,9 +190,9 @@ def read(
     labels: Sequence[str] | None = None,
     param: str = "training_file",
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Examples in order, each with its line (in Parquet, its row). DataError at the first problem.
+    """Yield (line, example) in order; in Parquet the line is the row. Raises DataError at the first problem.
 
-    Labels are indices of `labels` where given, else names.
+    Labels are indices into `labels` where given, else names.
     """
     reader, items = _open(path, format, task, columns, labels)
     for item in items:
@@ -202,7 +205,7 @@ def read(
 
 
 def refusal(problems: Sequence[LineProblem], *, param: str) -> DataError:
-    """One error for problems of a file that were found outside of here."""
+    """One DataError for problems of a file that another module found."""
     return _ProblemList.of(problems).error(param)
 
 
@@ -210,14 +213,14 @@ def _open(
     path: Path, format: str, task: str, columns: Columns, labels: Sequence[str] | None
 ) -> tuple[ExampleReader, Iterator[Record | LineProblem]]:
     if task not in SHAPES:
-        raise DataError(f"unknown task '{task}'{nearest(task, TASKS)}; there are {', '.join(TASKS)}", param="task")
+        raise DataError(f"unknown task '{task}'{nearest(task, TASKS)}; tasks are {', '.join(TASKS)}", param="task")
     source = _source(path, format)
     problems = list(source.header_problems)
     if not problems and (format == "jsonl" or task not in TABULAR):
         problems = _unused_columns(format, task, columns) + _missing_columns(source, task)
         columns = Columns()
     elif not problems:
-        columns, problems = _chosen(source.columns, columns, task)
+        columns, problems = _table_columns(source.columns, columns, task)
     reader = ExampleReader(
         task, labels=labels, features=columns.features, target=columns.target, text_numbers=format == "csv"
     )
@@ -229,7 +232,7 @@ def _open(
 
 
 class _JsonLines:
-    """A JSONL file with the face of a table: it has no header."""
+    """A JSONL file with the interface of a table; it has no header."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -251,18 +254,18 @@ def _source(path: Path, format: str) -> _JsonLines | CsvFile | ParquetFile:
         return CsvFile(path)
     if format == "parquet":
         return ParquetFile(path)
-    raise DataError(f"unknown format '{format}'; there are {', '.join(FORMATS)}", param="data.format")
+    raise DataError(f"unknown format '{format}'; formats are {', '.join(FORMATS)}", param="data.format")
 
 
 def _unused_columns(format: str, task: str, columns: Columns) -> list[LineProblem]:
     if not columns.features and not columns.target:
         return []
-    why = "a JSONL example holds 'x' and 'y' itself" if format == "jsonl" else f"{task} has fields of its own"
-    return [LineProblem(None, None, "unused_columns", f"'data' names columns, and {why}; leave 'data' out")]
+    reason = "JSONL examples have 'x' and 'y'" if format == "jsonl" else f"{task} has fixed fields"
+    return [LineProblem(None, None, "unused_columns", f"'data' names columns, but {reason}; leave 'data' out")]
 
 
 def _missing_columns(source: _JsonLines | CsvFile | ParquetFile, task: str) -> list[LineProblem]:
-    """One problem for the header instead of one for every row."""
+    """Missing and unknown columns of a table, once for the header instead of once per row."""
     if isinstance(source, _JsonLines):
         return []
     for required, optional in SHAPES[task]:
@@ -277,17 +280,20 @@ def _unknown_column(name: str, task: str, known: tuple[str, ...]) -> LineProblem
     return LineProblem(1, name, "unknown_field", f"'{name}' is not a column of {task}, which has {', '.join(known)}")
 
 
-def _no_column(name: str, there: Sequence[str]) -> LineProblem:
-    some = ", ".join(f"'{column}'" for column in there[:20]) + (" and more" if len(there) > 20 else "")
-    hint = _SEPARATED if len(there) == 1 and any(mark in there[0] for mark in ";\t|") else ""
-    return LineProblem(1, name, "missing_column", f"no column '{name}'{nearest(name, there)}; there are {some}{hint}")
+def _no_column(name: str, columns: Sequence[str]) -> LineProblem:
+    listed = ", ".join(f"'{column}'" for column in columns[:20]) + (" and more" if len(columns) > 20 else "")
+    hint = _SEPARATED if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|") else ""
+    return LineProblem(
+        1, name, "missing_column", f"no column '{name}'{nearest(name, columns)}; columns are {listed}{hint}"
+    )
 
 
-def _chosen(there: Sequence[str], columns: Columns, task: str) -> tuple[Columns, list[LineProblem]]:
-    """The columns of a table: those named, else the last as target and all others as features."""
-    target = columns.target or tuple(there[-1:])
-    features = columns.features or tuple(name for name in there if name not in target)
-    problems = [_no_column(name, there) for name in (*features, *target) if name not in there]
+def _table_columns(available: Sequence[str], columns: Columns, task: str) -> tuple[Columns, list[LineProblem]]:
+    """The columns of a table: the named ones, else the last as target and the others as features; and problems."""
+    target = columns.target or tuple(available[-1:])
+    features = columns.features or tuple(name for name in available if name not in target)
+    problems = [_no_column(name, available) for name in (*features, *target) if name not in available]
+
     names = [*features, *target]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     problems += [
@@ -301,52 +307,56 @@ def _chosen(there: Sequence[str], columns: Columns, task: str) -> tuple[Columns,
 
 
 def _of_the_whole(task: str, reader: ExampleReader, examples: int, held_out: bool) -> Iterator[LineProblem]:
-    """What only the whole file can get wrong."""
+    """Problems of the file as a whole: too few examples or labels."""
     least = 1 if held_out else 2
     if not examples:
-        yield LineProblem(None, None, "empty_file", "the file holds no example")
+        yield LineProblem(None, None, "empty_file", "the file contains no example")
         return
     if examples < least:
-        yield LineProblem(None, None, "too_few_examples", f"the file holds {examples} example; training needs {least}")
+        yield LineProblem(
+            None, None, "too_few_examples", f"the file contains {examples} example; training needs at least {least}"
+        )
     if held_out or task not in CLASSES:
         return
     if len(reader.seen) < 2:
         name = next(iter(reader.seen), "")
-        yield LineProblem(None, None, "too_few_labels", f"every label is '{name}'; a classification needs at least two")
-    if task == "token-classification":  # a rare tag is ordinary; a rare class is a mistake
+        yield LineProblem(
+            None, None, "too_few_labels", f"every label is '{name}'; classification needs at least two labels"
+        )
+    if task == "token-classification":  # a rare tag is common; a rare class is likely a mistake
         return
     field = next(iter(reader.target), "y" if task in TABULAR else "label")
     for label, count in reader.seen.items():
         if count == 1:
-            message = f"the label '{label:.60}' is seen once; each label needs at least two examples"
+            message = f"the label '{label:.60}' occurs once; each label needs at least two examples"
             yield LineProblem(reader.first_line[label], field, "label_seen_once", message)
 
 
 def _ordered(labels: Mapping[str, int]) -> tuple[str, ...]:
-    """Whole numbers by size, anything else by name, so that a map does not depend on the order of lines."""
+    """Labels in the order of their indices: whole numbers by value, others by name, whatever the order of lines."""
     if all(label.removeprefix("-").isdecimal() and label.isascii() for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))
 
 
 class _ProblemList:
-    """The first problems, and how many there were."""
+    """The first problems of a file, and the total number."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.total = 0
         self.first: list[LineProblem] = []
 
     @classmethod
     def of(cls, problems: Sequence[LineProblem]) -> "_ProblemList":
-        found = cls(100)
+        listed = cls(100)
         for problem in problems:
-            found.add(problem)
-        return found
+            listed.add(problem)
+        return listed
 
     def add(self, problem: LineProblem) -> None:
         self.total += 1
-        if len(self.first) < self.most:
+        if len(self.first) < self.limit:
             self.first.append(problem)
 
     def take(self, reader: ExampleReader) -> None:

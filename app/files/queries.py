@@ -1,4 +1,4 @@
-"""Rows of uploaded files: what a project can see, and what a finished upload becomes."""
+"""Queries of uploaded files, and the storing of a finished upload as a row."""
 
 import re
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from app.files.tables import File
 from app.files.uploads import Upload
 from app.models.tables import Model
 
-#: How long an equal upload counts as the same one when the client says that it is repeating itself.
+#: An equal upload within this time counts as the same one when the client marks it as a retry.
 _RETRY_WINDOW: Final = timedelta(minutes=10)
 _LIFETIME: Final = range(3_600, 2_592_000 + 1)
 
@@ -37,7 +37,7 @@ def find_file(
 
 
 def check_quota(session: Session, project: str, *, asked: int, limit: int) -> None:
-    """Raises QuotaSpent unless the project may store so many bytes more: files, and what its models do not share."""
+    """Raise QuotaSpent unless the project may store `asked` more bytes: its files, and its models' own bytes."""
     files = visible(session, project).with_only_columns(func.coalesce(func.sum(File.bytes), 0)).scalar_subquery()
     models = select(func.coalesce(func.sum(Model.stored_bytes), 0)).where(Model.project == project).scalar_subquery()
     remedy = "delete files or models first"
@@ -45,7 +45,7 @@ def check_quota(session: Session, project: str, *, asked: int, limit: int) -> No
 
 
 def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: int) -> FileObject:
-    """Books an upload whose bytes are in the storage already; `limit` is of all that the project stores."""
+    """Add the row of an upload whose bytes are stored already. `limit` is the project's quota in bytes."""
     purpose, lifetime = check_fields(upload.fields)
     with db.write() as session:
         at = now(session)
@@ -64,10 +64,10 @@ def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: i
 
 
 def check_fields(fields: dict[str, str]) -> tuple[str, timedelta | None]:
-    """Purpose and lifetime as the form gave them."""
+    """Purpose and lifetime from the form's fields. Raises InvalidRequest."""
     known = {"purpose", "expires_after[anchor]", "expires_after[seconds]"}
     if unknown := sorted(set(fields) - known):
-        message = f"unknown field {unknown[0]!r}; known here: file, {', '.join(sorted(known))}"
+        message = f"unknown field {unknown[0]!r}; known fields are file, {', '.join(sorted(known))}"
         raise InvalidRequest(message, param=unknown[0], code="unknown_field")
     purpose = fields.get("purpose")
     if purpose is None:

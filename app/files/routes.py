@@ -37,7 +37,7 @@ FileId = Annotated[str, Path(description="`file-…`", examples=["file-5f0c1d2e3
 async def create_file(request: Request, who: Who, db: Db, storage: Blobs, settings: Config) -> FileObject:
     """Streams the file into the storage while hashing it. Send the fields before the file, as the `openai` SDK does.
 
-    Training files are one JSON object a line (`.jsonl`), CSV or Parquet; a job checks them against its task.
+    Training files are JSON Lines (`.jsonl`), CSV or Parquet; creating a job checks them against its task.
     """
     who.must("writer")
     allow_body(request, settings.max_upload_bytes + OVERHEAD)
@@ -48,7 +48,7 @@ async def create_file(request: Request, who: Who, db: Db, storage: Blobs, settin
     try:
         return await run_in_threadpool(store, db, upload, project=who.project, retried=is_retry(request), limit=quota)
     except (PermafrostError, SQLAlchemyError):
-        # A database that is away cannot say whether the blob is needed: then the doctor finds it later.
+        # Without the database, nothing says whether the blob is needed: the doctor finds it later.
         with suppress(PermafrostError, SQLAlchemyError):
             await run_in_threadpool(_discard, db, storage, upload.blob.key, datetime.now(UTC))
         raise
@@ -63,14 +63,21 @@ def list_files(
     order: OrderQuery = "desc",
     purpose: Annotated[AnyPurpose | None, Query(description="Only files of this purpose.")] = None,
 ) -> FileList:
-    """Newest first. Files of another project are not there."""
+    """Newest first. Lists the files of your project only."""
     with db.read() as session:
         statement = visible(session, who.project)
         if purpose is not None:
             statement = statement.where(File.purpose == purpose)
-        ever = select(File).where(File.project == who.project)  # a file may expire while its list is read
+        including_expired = select(File).where(File.project == who.project)  # a file may expire while its list is read
         rows, more = keyset(
-            session, statement, File, within=ever, tombstones_of=who.project, after=after, limit=limit, order=order
+            session,
+            statement,
+            File,
+            within=including_expired,
+            tombstones_of=who.project,
+            after=after,
+            limit=limit,
+            order=order,
         )
     data = [FileObject.of(row) for row in rows]
     return FileList.page(data, more=more)
@@ -78,7 +85,7 @@ def list_files(
 
 @router.get("/{file_id}", operation_id="retrieveFile", summary="Read a file's metadata")
 def retrieve_file(file_id: FileId, who: Who, db: Db) -> FileObject:
-    """Size, digest, purpose and, after `status: error`, what was wrong with it."""
+    """Size, digest, purpose and, with `status: error`, what is wrong with the file."""
     with db.read() as session:
         return FileObject.of(find_file(session, who.project, file_id))
 
@@ -91,7 +98,7 @@ def retrieve_file(file_id: FileId, who: Who, db: Db) -> FileObject:
     responses=BINARY,
 )
 def download_file(file_id: FileId, request: Request, who: Who, db: Db, storage: Blobs) -> Response:
-    """The bytes as they were uploaded. `Range` is understood."""
+    """The bytes as they were uploaded. Supports `Range`."""
     with db.read() as session:
         row = find_file(session, who.project, file_id)
     return download(request, size=row.bytes, sha256=row.sha256, name=row.filename, read=blob_bytes(storage, row.blob))
@@ -99,12 +106,12 @@ def download_file(file_id: FileId, request: Request, who: Who, db: Db, storage: 
 
 @router.delete("/{file_id}", operation_id="deleteFile", summary="Delete a file", responses=CONFLICT)
 def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDeleted:
-    """Refused while a job that has not ended needs the file; the answer lists those jobs, in `errors` one by one."""
+    """Refused while a job that has not ended uses the file; `errors` in the answer lists those jobs."""
     who.must("writer")
     with db.write() as session:
         row = find_file(session, who.project, file_id, lock="remove")
         if users := jobs_needing_file(session, row.project, row.id):
-            message = f"{file_id} is needed by {len(users)} job(s) that have not ended: {', '.join(users[:20])}"
+            message = f"{file_id} is used by {len(users)} job(s) that have not ended: {', '.join(users[:20])}"
             raise InUse(message, users, code="file_in_use", param="file_id")
         remove(session, row)
         session.flush()
@@ -115,12 +122,13 @@ def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDelete
 
 
 def _refuse_early(db: Database, project: str, asked: int, limit: int) -> None:
-    """A spent quota, before the body is read. What counts is the check that books the file."""
+    """Raise QuotaSpent before the body is read. The check that counts is made when the file is stored."""
     with db.read() as session:
         check_quota(session, project, asked=max(1, asked), limit=limit)
 
 
 def _discard(db: Database, storage: Storage, blob: str, stored: datetime) -> None:
+    """Delete a blob that was just stored, unless a row uses it."""
     with db.read() as session:
         used = blob_in_use(session, blob)
     if not used:

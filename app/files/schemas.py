@@ -1,4 +1,4 @@
-"""Files as they travel: OpenAI's object plus the digest of the bytes."""
+"""Payloads of files: OpenAI's object plus the digest of the bytes."""
 
 from typing import Literal, get_args
 
@@ -9,7 +9,7 @@ from app.paging.keyset import Page
 
 Purpose = Literal["fine-tune", "user_data", "batch", "assistants", "vision", "evals"]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
-#: What a list may be asked for: the service's own files, too.
+#: Purposes that a list can filter by: also that of files that jobs write.
 AnyPurpose = Literal[Purpose, "fine-tune-results"]
 
 

@@ -1,4 +1,4 @@
-"""Uploaded files. The bytes are a blob in the storage; this is their name and owner."""
+"""The table of uploaded files. A row has the name and owner; the bytes are a blob in the storage."""
 
 from datetime import datetime
 

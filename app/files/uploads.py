@@ -1,4 +1,4 @@
-"""A multipart body becomes a blob while it arrives: parsed, hashed and written in one pass, little of it in memory."""
+"""Stores a multipart upload as a blob while it arrives: parsed, hashed and written in one pass, in little memory."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.errors import InvalidRequest, TooLarge
 from app.storage.blobs import Blob, BlobWriter, Storage
 
-#: Chunks from the socket are gathered to this size: a gigabyte then takes a thousand hops to a thread.
+#: Chunks from the socket are collected to this size before a thread parses them: 1,000 hand-overs per gigabyte.
 _BATCH: Final = 1 << 20
 _MAX_FIELDS: Final = 32
 _MAX_FIELD_BYTES: Final = 64 << 10
-#: Room for the other fields and the boundaries around a file of the greatest size.
+#: Bytes that a body may have beyond its file: other fields and boundaries.
 OVERHEAD: Final = 1 << 20
 
 
 @dataclass(slots=True)
 class Upload:
-    """What a form held: its text fields, and the file by name."""
+    """A received form: its text fields, and the file's name and blob."""
 
     fields: dict[str, str]
     filename: str
@@ -29,7 +29,7 @@ class Upload:
 
 
 async def receive(content_type: str, body: AsyncIterator[bytes], storage: Storage, *, limit: int) -> Upload:
-    """Stores the form's `file` part, of at most `limit` bytes. Nothing is left in the storage when it raises."""
+    """Store the form's `file` part, of at most `limit` bytes. Leaves nothing in the storage when it raises."""
     boundary = _boundary(content_type)
     incoming = storage.writer()
     writer = await run_in_threadpool(incoming.__enter__)
@@ -58,7 +58,7 @@ class _FormPart:
 
 
 class MultipartForm:
-    """Takes a multipart body in pieces of any size; file bytes go to `writer`, small fields are kept."""
+    """Parses a multipart body in pieces of any size. The file's bytes go to `writer`, other fields are kept."""
 
     def __init__(self, boundary: bytes, writer: BlobWriter, *, limit: int) -> None:
         self.fields: dict[str, str] = {}
@@ -91,7 +91,7 @@ class MultipartForm:
             raise InvalidRequest(f"the multipart body is malformed: {error}", code="invalid_multipart") from None
 
     def finish(self) -> None:
-        """Raises where the body ended early or held no file."""
+        """Raise InvalidRequest when the body ended early or contained no file."""
         if not self._complete:
             raise InvalidRequest("the multipart body ends before its closing boundary", code="invalid_multipart")
         if not self._has_file:
@@ -122,7 +122,7 @@ class MultipartForm:
         name = self._part.name
         if name == "file":
             if self._has_file:
-                raise InvalidRequest("the form has two parts named `file`; send one file a request", param="file")
+                raise InvalidRequest("the form has two parts named `file`; send one file per request", param="file")
             self._has_file = True
             self.filename = self._part.filename or "upload"
         elif name in self.fields or len(self.fields) >= _MAX_FIELDS:
@@ -131,7 +131,7 @@ class MultipartForm:
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         if self._part.name == "file":
             if self._writer.size + end - start > self._limit:
-                raise TooLarge(f"a file may have {self._limit:,} bytes at most", param="file", code="file_too_large")
+                raise TooLarge(f"a file may have at most {self._limit:,} bytes", param="file", code="file_too_large")
             self._writer.write(memoryview(data)[start:end])
             return
         if len(self._part.data) + end - start > _MAX_FIELD_BYTES:
@@ -148,7 +148,7 @@ class MultipartForm:
 
 
 def safe_name(name: str) -> str:
-    """A file name for showing: no folders, no control characters, at most 255 characters. Never used as a path."""
+    """A file name for display, never used as a path: no folders, no control characters, at most 255 characters."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(character for character in last if character.isprintable())[:255] or "upload"
 
@@ -156,14 +156,16 @@ def safe_name(name: str) -> str:
 def _boundary(content_type: str) -> bytes:
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
-        sent = f"not {content_type.partition(';')[0]!r}" if content_type else "and the request names no type"
-        raise NotMultipart(f"a file is uploaded as multipart/form-data, {sent}")
+        sent = f"not {content_type.partition(';')[0]!r}" if content_type else "but the request has no Content-Type"
+        raise NotMultipart(f"a file must be uploaded as multipart/form-data, {sent}")
     if not options.get(b"boundary"):
-        raise InvalidRequest("the Content-Type names no boundary", code="invalid_multipart")
+        raise InvalidRequest("the Content-Type has no boundary", code="invalid_multipart")
     return options[b"boundary"]
 
 
 class NotMultipart(InvalidRequest):
+    """A file was not uploaded as multipart/form-data."""
+
     status = 415
     code = "unsupported_media_type"
 

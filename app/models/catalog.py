@@ -1,4 +1,4 @@
-"""Which models there are: rows of the database, and folders that an operator put under PERMAFROST_MODELS_DIR."""
+"""The available models: rows of the database, and folders under PERMAFROST_MODELS_DIR."""
 
 import difflib
 import json
@@ -21,7 +21,7 @@ from app.models.manifest import Manifest
 from app.models.tables import Model
 from app.settings import Settings
 
-#: config.json names a class per task; the end of its name tells the task.
+#: The end of a class name in config.json, and the task it is for.
 _TASK_OF_CLASS: Final = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -36,10 +36,10 @@ _OUR_ARCHITECTURES: Final = ("affine", "convnet", "mlp")
 
 @dataclass(frozen=True, slots=True)
 class ChosenModel:
-    """The model of a job: its name, how to load it, the row that it is known by, and its tensors where known.
+    """The model of a job: its name, how to load it, its row, and its tensors where known.
 
-    Another task puts another head on a model: where its tensors were written down once only, they are those for
-    `described_for`. None: for any task.
+    A model's head depends on the task. Where tensors are stored for one task only, `described_for` is that task; None:
+    they hold for any task.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ChosenModel:
     described_for: str | None = None
 
     def manifest_for(self, task: str | None) -> Manifest | None:
-        """For a task; without one, for the one that the spec names, or else for the model's own."""
+        """The manifest for a task; default: the task of the spec, or else the model's own."""
         task = task or self.spec.get("task") or manifest.OWN
         if self.stored is None:
             return None
@@ -58,13 +58,13 @@ class ChosenModel:
         return manifest.for_task(self.stored, task, num_labels=self.spec.get("num_labels"))
 
     def tensors_for(self, task: str) -> list[TensorInfo] | None:
-        """As a job will have them; None also where only its data will tell the size of a new head."""
-        found = self.manifest_for(task)
-        return found.tensors if found and not found.open_head else None
+        """The tensors that a job will have. None where unknown, or where the data decides the size of a new head."""
+        known = self.manifest_for(task)
+        return known.tensors if known and not known.open_head else None
 
 
 def similar_tensors(session: Session, project: str, chosen: ChosenModel, task: str) -> list[TensorInfo] | None:
-    """The model's tensors, or those of another from the same folder, for a task: same names, if maybe another head."""
+    """A model's tensors for a task, or those of another model of its folder: same names, maybe another head."""
     if chosen.spec["type"] != "transformers" or not _as_described(chosen.spec):
         return None
     if own := chosen.manifest_for(task):
@@ -74,20 +74,20 @@ def similar_tensors(session: Session, project: str, chosen: ChosenModel, task: s
     ready = visible(project).where(*same, Model.status == "ready", Model.manifest.is_not(None))
     for row in session.scalars(ready.order_by(Model.created_at.desc()).limit(10)):
         if not row.spec.get("adapter") and row.manifest is not None:
-            found = manifest.for_task(row.manifest, task)
-            return found.tensors if found else None
+            similar = manifest.for_task(row.manifest, task)
+            return similar.tensors if similar else None
     return None
 
 
 def visible(project: str) -> Select[Model]:
-    """Models that a project may use: its own, and base models that belong to nobody."""
+    """Models that a project may use: its own, and base models, which belong to no project."""
     return select(Model).where(or_(Model.project.is_(None), Model.project == project))
 
 
 def find_model(
     session: Session, project: str, model_id: str, *, param: str = "model", lock: Lock | None = None
 ) -> Model:
-    """The model. With `lock`, keepers and a remover of it wait for each other until their transactions end."""
+    """The model's row. `lock` makes transactions that use it and one that removes it wait for each other."""
     statement = visible(project).where(Model.id == model_id)
     row = session.scalar(locked(statement, lock))
     if row is None:
@@ -97,42 +97,42 @@ def find_model(
     return row
 
 
-def choose(session: Session, settings: Settings, project: str, wanted: str | Mapping[str, Any]) -> ChosenModel:
-    """What a request's `model` stands for. Raises ModelError, with the nearest names, where it stands for nothing."""
-    if isinstance(wanted, str):
-        return _by_id(session, settings, project, wanted)
-    if wanted["type"] == "torch":
-        return _torch(settings, wanted)
-    return _transformers(session, settings, project, wanted)
+def choose(session: Session, settings: Settings, project: str, requested: str | Mapping[str, Any]) -> ChosenModel:
+    """The model that a request's `model` names. Raises ModelError, with the nearest name, when there is none."""
+    if isinstance(requested, str):
+        return _by_id(session, settings, project, requested)
+    if requested["type"] == "torch":
+        return _torch(settings, requested)
+    return _transformers(session, settings, project, requested)
 
 
 def folders(settings: Settings) -> Iterator[Path]:
-    """Folders under the models folder that hold a model in the layout of transformers."""
+    """Folders in the models folder that have a config.json, as transformers writes it."""
     if settings.models.is_dir():
         yield from sorted(path.parent for path in settings.models.glob("*/config.json"))
 
 
 def folder_of(settings: Settings, name: str, *, param: str) -> Path:
-    """The folder called `name`; never one outside of the models folder."""
+    """The folder called `name`, never one outside of the models folder. Raises ModelError."""
     for folder in folders(settings):
         if folder.name == name:
             return folder
     known = [folder.name for folder in folders(settings)]
-    raise ModelError(f"no model folder is called {name!r}{_nearest(name, known)}", param=param, code="model_not_found")
+    raise ModelError(f"no model folder is named {name!r}{_nearest(name, known)}", param=param, code="model_not_found")
 
 
 def task_of(folder: Path) -> str | None:
-    """The task that config.json names, if it names one that we train."""
+    """The task of the class that config.json names, or None when Permafrost does not train it."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
-        classes = [str(each) for each in config.get("architectures") or ()]
+        classes = [str(name) for name in config.get("architectures") or ()]
     except (OSError, ValueError, AttributeError, TypeError):
         return None
     return next((task for name in classes for end, task in _TASK_OF_CLASS.items() if name.endswith(end)), None)
 
 
 def layout(row: Model, file: str) -> ComposedFile:
-    """The slices that make up a file which is composed on download."""
+    """The layout of a file that is composed of slices on download."""
     slices = [
         Slice(
             name=each["name"],
@@ -161,8 +161,8 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
     ]
     hint = _nearest(model_id, known)
     if model_id in _OUR_ARCHITECTURES:
-        hint = f'; as an architecture it is {{"type": "torch", "architecture": "{model_id}", "kwargs": {{…}}}}'
-    raise ModelError(f"no model is called {model_id!r}{hint}", param="model", code="model_not_found")
+        hint = f'; to use this architecture, write {{"type": "torch", "architecture": "{model_id}", "kwargs": {{…}}}}'
+    raise ModelError(f"no model is named {model_id!r}{hint}", param="model", code="model_not_found")
 
 
 def _registered(row: Model) -> ChosenModel:
@@ -170,7 +170,7 @@ def _registered(row: Model) -> ChosenModel:
         raise ModelError(f"model {row.id} is gone: {row.error}", param="model", code="model_gone")
     if row.status == "failed":
         raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
-    if adapter := row.spec.get("adapter"):  # trained on, over the same base
+    if adapter := row.spec.get("adapter"):  # training goes on from this adapter, over the same base
         return ChosenModel(row.id, {**row.spec, "adapter": {**adapter, "start": row.id}}, base_id=row.base_id)
     task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"
     stored = _MANIFESTS.get((row.id, row.created_at), lambda: row.manifest)
@@ -191,19 +191,19 @@ def _transformers(session: Session, settings: Settings, project: str, wanted: Ma
 
 
 def is_hub_spec(spec: Mapping[str, Any]) -> bool:
-    """Folders have no slash in their names; ids of a hub have one."""
+    """Whether a spec names a model on a hub: its path has a slash, and folder names do not."""
     return spec["type"] == "transformers" and "/" in spec["path"]
 
 
 def _as_described(spec: Mapping[str, Any]) -> bool:
-    """A manifest is of the model as it is: with an adapter or new tokens its tensors are others."""
+    """Whether the model's manifest holds for a spec: an adapter or new tokens change the tensors."""
     return not spec.get("adapter") and not spec.get("new_tokens")
 
 
 def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> ChosenModel:
-    """A worker fetches what is not here yet: the API reaches out to nobody."""
+    """A model of a hub. The API makes no connections; a worker downloads the model."""
     if not _HUB_ID.fullmatch(wanted["path"]):
-        message = f"{wanted['path']!r} is neither the name of a model folder nor `owner/name` on a hub"
+        message = f"{wanted['path']!r} is neither a model folder nor `owner/name` on a hub"
         raise ModelError(message, param="model.path", code="model_not_found")
     revision = wanted.get("revision") or "main"
     spec = {**wanted, "revision": revision}
@@ -218,21 +218,22 @@ def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> Chosen
 def _torch(settings: Settings, wanted: Mapping[str, Any]) -> ChosenModel:
     name, kwargs = wanted["architecture"], wanted.get("kwargs") or {}
     known = sorted({*_OUR_ARCHITECTURES, *(each.name for each in entry_points(group="permafrost.architectures"))})
-    if name not in known and settings.embedded:  # elsewhere the workers may have packages that this process has not
-        message = f"no architecture is called {name!r}{_nearest(name, known)}"
+    if (
+        name not in known and settings.embedded
+    ):  # in a deployment, workers may have architectures that this process lacks
+        message = f"no architecture is named {name!r}{_nearest(name, known)}"
         raise ModelError(message, param="model.architecture", code="unknown_architecture")
     return ChosenModel(name, dict(wanted), stored=_affine(kwargs) if name == "affine" else None)
 
 
 def _affine(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The two tensors of the smallest architecture, which need no torch to be known."""
+    """The two tensors of `affine`, from its kwargs. Raises ModelError."""
     sizes = {}
     for key in ("in_features", "out_features"):
         value = kwargs.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**31:
-            message = f"affine needs {key!r}, a whole number from 1 to {2**31:,}" + (
-                f", not {value!r}" if key in kwargs else ""
-            )
+            suffix = f", not {value!r}" if key in kwargs else ""
+            message = f"affine needs {key!r}, a whole number from 1 to {2**31:,}{suffix}"
             raise ModelError(message, param=f"model.kwargs.{key}")
         sizes[key] = value
     if unknown := sorted(set(kwargs) - set(sizes)):
@@ -249,5 +250,5 @@ def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    told = sorted(set(known), key=lambda each: (each.startswith("ft:"), each))  # bases before results
-    return f"; known are {', '.join(told[:20])}" if told else "; none is known yet"
+    listed = sorted(set(known), key=lambda name: (name.startswith("ft:"), name))  # bases before results
+    return f"; available: {', '.join(listed[:20])}" if listed else "; no model is available yet"

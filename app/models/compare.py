@@ -1,6 +1,6 @@
-"""What changed between two stored models: `permafrost diff` over blobs, written out while it is found.
+"""Compares two stored models, as `permafrost diff` does with folders, and streams the answer.
 
-Tensors with the same digest are not read; the others stream, so a model may be larger than memory.
+Tensors with equal digests are not read; the others are streamed, so a model may be larger than memory.
 """
 
 import json
@@ -19,7 +19,7 @@ from app.storage.blobs import Storage
 
 
 class OpenBlobs:
-    """Blobs that stay open until the block ends, each opened when it is first read."""
+    """Blobs of a storage, each opened at its first read and open until the block ends."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -38,13 +38,13 @@ class OpenBlobs:
         self._open[key].seek(start)
         data = self._open[key].read(stop - start)
         if len(data) != stop - start:
-            raise ValueError(f"blob {key} ends before its tensors do")
+            raise ValueError(f"blob {key} is shorter than its tensors")
         return data
 
 
 @dataclass(frozen=True, slots=True)
 class BlobSlice:
-    """A tensor inside a blob."""
+    """The bytes of a tensor inside a blob."""
 
     blobs: OpenBlobs
     key: str
@@ -56,48 +56,50 @@ class BlobSlice:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models whose blobs are there, and the plan that the second is held to, if any."""
+    """Two models whose blobs are stored, and the freeze plan to check the second against, if any."""
 
     base: Model
     result: Model
     blobs: OpenBlobs
     plan: FreezePlan | None
 
-    def written(self, *, statistics: bool, everything: bool) -> Iterator[str]:
-        """The answer as JSON, tensor by tensor; verdict and counts come last."""
+    def to_json_lines(self, *, statistics: bool, everything: bool) -> Iterator[str]:
+        """Yield the answer as JSON, tensor by tensor; counts and verdict come last."""
         with self.blobs as blobs:
             base, result = (tensors_of(row, blobs) for row in (self.base, self.result))
             head = {"object": "model.comparison", "base": self.base.id, "result": self.result.id}
             yield f'{json.dumps(head)[:-1]}, "tensors": ['
-            found: list[Difference] = []
+            compared: list[Difference] = []
             comma = ""
-            for each in differences(base, result, statistics=statistics):
-                found.append(each)
-                if everything or each.status != "same":
-                    yield comma + json.dumps(each.to_json())
+            for difference in differences(base, result, statistics=statistics):
+                compared.append(difference)
+                if everything or difference.status != "same":
+                    yield comma + json.dumps(difference.to_json())
                     comma = ",\n"
-            yield f"], {json.dumps(self._judged(found))[1:]}"
+            yield f"], {json.dumps(self._summary(compared))[1:]}"
 
-    def _judged(self, found: list[Difference]) -> dict[str, Any]:
-        counts = Counter(each.status for each in found)
-        broken = violations(found, self.plan) if self.plan else []
+    def _summary(self, compared: list[Difference]) -> dict[str, Any]:
+        counts = Counter(difference.status for difference in compared)
+        broken = violations(compared, self.plan) if self.plan else []
         verdict = ("violated" if broken else "identical") if self.plan else None
         return {
             "counts": {status: counts[status] for status in STATUSES},
             "verdict": verdict,
-            "violations": [{"name": each.name, "rule": each.rule, "reason": each.reason} for each in broken],
+            "violations": [{"name": item.name, "rule": item.rule, "reason": item.reason} for item in broken],
         }
 
 
 def prepare(storage: Storage, base: Model, result: Model, policy: Policy | None) -> Comparison:
-    """Everything that can be wrong is found here, before the answer begins."""
+    """Check everything that can fail before the answer starts. Raises Conflict, NotFound or PolicyError."""
     blobs = OpenBlobs(storage)
     for row in (base, result):
         if row.status == "failed" or not row.tensors:
-            raise Conflict(f"the tensors of model {row.id} are not known (it is {row.status})", code="model_not_read")
-    mine, theirs = (tensors_of(row, blobs) for row in (base, result))
-    plan = plan_of(mine, theirs, policy) if policy is not None else None
-    for key in sorted({each["blob"] for row in (base, result) for each in row.tensors}):
+            raise Conflict(
+                f"the tensors of model {row.id} are not known (its status is {row.status})", code="model_not_read"
+            )
+    base_tensors, result_tensors = (tensors_of(row, blobs) for row in (base, result))
+    plan = plan_of(base_tensors, result_tensors, policy) if policy is not None else None
+    for key in sorted({tensor["blob"] for row in (base, result) for tensor in row.tensors}):
         if not storage.exists(key):
             raise NotFound(f"blob {key} is not in the storage; `permafrost doctor` lists what is missing")
     return Comparison(base, result, blobs, plan)

@@ -1,7 +1,7 @@
-"""The tensors of a model as a worker wrote them down: for every task, or, of a torch model and a result, once.
+"""The tensors of a model as a worker stored them: per task, or once for a torch model or a result.
 
-A row is a TensorInfo as JSON, with `initialised` where the model's files do not hold the tensor, and `labels` where its
-dimension 0 counts the classes.
+A row is a TensorInfo as JSON, with `initialised` where the model's files do not have the tensor, and `labels` where
+dimension 0 is the number of classes.
 """
 
 import threading
@@ -12,7 +12,7 @@ from typing import Any
 
 from app.freeze.tensors import TensorInfo, nbytes
 
-#: Key of the rows for the task that the model was registered with, or for the class that its config.json names.
+#: Key of the rows for the task that the model was registered with, or else of the class in its config.json.
 OWN = ""
 
 Stored = Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -20,15 +20,15 @@ Stored = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a policy is resolved over. The `initialised` tensors start at random values."""
+    """The tensors that a policy is resolved over. Those in `initialised` start at random values."""
 
     tensors: list[TensorInfo]
     initialised: frozenset[str] = frozenset()
-    open_head: bool = False  # a new head, of which nobody has said how many classes it has
+    open_head: bool = False  # has a new head whose number of classes is not known
 
 
 class ManifestCache:
-    """Manifests that were read lately: one never changes once it is written, and reading one is half of a preview."""
+    """A cache of the manifests read last, `rows` rows in all: they never change, and reading one is slow."""
 
     def __init__(self, *, rows: int = 50_000) -> None:
         self._limit = rows
@@ -36,39 +36,39 @@ class ManifestCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, read: Callable[[], Stored | None]) -> Stored | None:
-        """What is kept under `key`, or else what `read` finds; None is not kept."""
+        """The manifest under `key`, or else what `read` returns, which is kept unless it is None."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        found = read()
-        if found is not None:
+        manifest = read()
+        if manifest is not None:
             with self._lock:
-                self._kept[key] = found
+                self._kept[key] = manifest
                 while sum(map(_rows, self._kept.values())) > self._limit:
                     self._kept.popitem(last=False)
-        return found
+        return manifest
 
 
 def for_task(stored: Stored, task: str, *, num_labels: int | None = None) -> Manifest | None:
-    """The tensors for a task, with a head of that many classes; None where nothing is known for this task."""
+    """The tensors for a task, with a head of `num_labels` classes; None where they are not known for this task."""
     if not isinstance(stored, Mapping):
         return _read(stored, None)
-    found: Any = stored.get(task)
+    rows: Any = stored.get(task)
     if task == "text-regression":
         num_labels = num_labels or 1
-    for _ in stored:  # the name of another task, with the same tensors
-        found = stored[found] if isinstance(found, str) else found
-    if isinstance(found, str):
-        raise ValueError(f"the tasks {task!r} and {found!r} name each other")
-    return _read(found, num_labels) if found is not None else None
+    for _ in stored:  # a text is the name of another task with the same tensors
+        rows = stored[rows] if isinstance(rows, str) else rows
+    if isinstance(rows, str):
+        raise ValueError(f"the tasks {task!r} and {rows!r} refer to each other")
+    return _read(rows, num_labels) if rows is not None else None
 
 
 def checked(stored: Any) -> Any:
-    """What a worker's child wrote, if it can be read; LookupError, TypeError or ValueError if not."""
+    """The manifest that a worker's child process wrote. Raises LookupError, TypeError or ValueError if unreadable."""
     lists = stored.values() if isinstance(stored, dict) else [stored]
     if not all(isinstance(row, dict) for rows in lists if not isinstance(rows, str) for row in rows):
-        raise TypeError("a row is no object")
+        raise TypeError("a row is not an object")
     for task in stored if isinstance(stored, dict) else [OWN]:
         read = for_task(stored, task)
         if read is None or not read.tensors:

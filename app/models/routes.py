@@ -1,4 +1,4 @@
-"""/v1/models: what jobs can start from, and what they made; manifest and download."""
+"""/v1/models: list, register, read, compare, download and delete models."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -40,20 +40,20 @@ ModelId = Annotated[str, Path(description="Id of a model.", examples=["minilm"])
 
 @router.get("", operation_id="listModels", summary="List models")
 def list_models(who: Who, db: Db, settings: Config) -> ModelList:
-    """The project's own and the base models; also folders on the server that no job has used yet (`available`)."""
+    """The project's models and the base models; also folders on the server that no job has used yet (`available`)."""
     with db.read() as session:
-        there = visible(who.project).where(Model.status != "dropped")
-        rows = session.scalars(there.order_by(Model.created_at.desc(), Model.id)).all()
+        listed = visible(who.project).where(Model.status != "dropped")
+        rows = session.scalars(listed.order_by(Model.created_at.desc(), Model.id)).all()
     known = {row.id for row in rows}
-    fresh = [ModelObject.of_folder(folder) for folder in folders(settings) if folder.name not in known]
-    return ModelList(data=[*map(ModelObject.of, rows), *fresh])
+    unused = [ModelObject.of_folder(folder) for folder in folders(settings) if folder.name not in known]
+    return ModelList(data=[*map(ModelObject.of, rows), *unused])
 
 
 @router.post("", operation_id="registerModel", summary="Register a base model", responses=CONFLICT)
 def register_model(
     wanted: Annotated[ModelRegister, Body()], who: Who, db: Db, settings: Config, notifier: NotifierDep
 ) -> ModelObject:
-    """A worker then reads the folder: digests, manifest, blobs. Registering the same folder again changes nothing."""
+    """A worker then reads the folder and stores its files. Registering the same folder again changes nothing."""
     who.must("admin")
     folder = folder_of(settings, wanted.path, param="path")
     spec = {"type": "transformers", "path": wanted.path}
@@ -73,8 +73,10 @@ def register_model(
     responses={200: {"model": ModelComparison}, **CONFLICT, **GONE},
 )
 def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, storage: Blobs) -> Response:
-    """What changed, tensor by tensor; with `freeze_policy`, whether what it freezes is the same bit for bit. For models
-    elsewhere there is `permafrost diff`. The answer comes while it is found: an early end leaves no valid JSON."""
+    """What changed, tensor by tensor; with `freeze_policy`, whether the tensors that it freezes are bit-identical.
+
+    To compare folders, use `permafrost diff`. The answer is streamed: if it ends early, it is not valid JSON.
+    """
     from app.models.compare import prepare  # numpy, which nothing else here needs
 
     with db.read() as session:
@@ -84,11 +86,11 @@ def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, st
         )
         policy = wanted.freeze_policy.normal() if wanted.freeze_policy is not None else None
         comparison = prepare(storage, base, result, policy)
-    answer = comparison.written(statistics=wanted.statistics, everything=wanted.unchanged)
+    answer = comparison.to_json_lines(statistics=wanted.statistics, everything=wanted.unchanged)
     return StreamingResponse(answer, media_type="application/json")
 
 
-# The longer routes come first: a model's id may contain slashes.
+# The longer routes come first: a model's id may contain slashes, and {model:path} matches them.
 @router.get("/{model:path}/tensors", operation_id="listModelTensors", summary="List a model's tensors", responses=GONE)
 def list_tensors(
     model: ModelId,
@@ -126,13 +128,13 @@ def download_model_file(
     db: Db,
     storage: Blobs,
 ) -> Response:
-    """`model.safetensors` is composed while it streams: frozen tensors from the base, the others from the result."""
+    """`model.safetensors` is composed while it is sent: frozen tensors from the base, others from the result."""
     with db.read() as session:
         row = find_model(session, who.project, model)
         files = {each["name"]: each for each in row.files}
         if name not in files:
-            there = ", ".join(files) or "none yet"
-            raise NotFound(f"model {model} has no file {name!r}; it has {there}", param="name")
+            listed = ", ".join(files) or "not stored yet"
+            raise NotFound(f"model {model} has no file {name!r}; its files are {listed}", param="name")
         file = files[name]
         composed = layout(row, name) if file["blob"] is None else None
     read = composed_bytes(storage, composed) if composed else blob_bytes(storage, file["blob"])
@@ -141,7 +143,7 @@ def download_model_file(
 
 @router.get("/{model:model_id}", operation_id="retrieveModel", summary="Read a model", responses=GONE)
 def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelObject:
-    """A base model, or the result of a job with the job and the base that it came from."""
+    """A base model, or the result of a job, with its job and its base model."""
     with db.read() as session:
         try:
             return ModelObject.of(find_model(session, who.project, model))
@@ -156,15 +158,15 @@ def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelO
     "/{model:model_id}", operation_id="deleteModel", summary="Delete a model", responses={**CONFLICT, **GONE}
 )
 def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDeleted:
-    """Refused while other models are made of it or jobs need it; the answer lists those."""
+    """Refused while other models or jobs use it; `errors` in the answer lists those."""
     who.must("writer")
     with db.write() as session:
         row = find_model(session, who.project, model, lock="remove")
         if row.project is None and who.role != "admin":
-            raise Forbidden(f"{model} is a base model of every project; deleting it needs the role admin")
-        if needed := list(users(session, row)):
-            message = f"{model} is needed by {', '.join(needed[:20])}"
-            raise InUse(message, needed, code="model_in_use", param="model")
+            raise Forbidden(f"{model} is a base model, shared by all projects; deleting it needs the role admin")
+        if used_by := list(users(session, row)):
+            message = f"{model} is used by {', '.join(used_by[:20])}"
+            raise InUse(message, used_by, code="model_in_use", param="model")
         blobs = _blobs(row)
         if row.kind == "checkpoint":
             clear(row, "it was deleted")
@@ -178,7 +180,7 @@ def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDelet
 
 
 def composed_bytes(storage: Storage, composed: ComposedFile) -> Reader:
-    """Reads a file that is made of slices. The blobs are opened as they are reached."""
+    """A reader of a file that is composed of slices, which opens each blob when it reaches it."""
 
     def read(start: int, stop: int) -> Iterator[bytes]:
         return composed.stream(storage.open, start, stop)
@@ -195,7 +197,7 @@ def _register(db: Database, model_id: str, spec: dict[str, str]) -> tuple[Model,
             session.add(row)
             return row, True
         if row.spec.get("path") != spec["path"] or row.project is not None:
-            raise Conflict(f"a model {model_id!r} is there already", code="model_exists", param="id")
+            raise Conflict(f"a model {model_id!r} exists already", code="model_exists", param="id")
         if row.status == "failed":
             row.status, row.error = "pending", None
             return row, True

@@ -1,4 +1,4 @@
-"""Models as they travel. "Model" is a neural network: a base model, or what a job made of one."""
+"""Payloads of models. "Model" is a neural network: a base model, or the result of a job."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ class ModelFile(BaseModel):
 
 
 class ModelObject(BaseModel):
-    """A model that jobs can start from."""
+    """A model that a job can start from."""
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
@@ -29,13 +29,13 @@ class ModelObject(BaseModel):
     owned_by: str
     kind: Literal["base", "fine_tuned", "checkpoint", "initial"]
     status: Literal["available", "pending", "ready", "failed"] = Field(
-        description="`available`: a folder on the server that no job has used yet; `pending`: a worker will read it."
+        description="`available`: a folder on the server that no job has used yet; `pending`: waits for a worker."
     )
     error: str | None = None
     spec: dict[str, Any]
     base_model: str | None = None
     job_id: str | None = None
-    root: str | None = Field(default=None, description="RFC 9162 root over the tensors: what an auditor pins.")
+    root: str | None = Field(default=None, description="RFC 9162 root over the tensors, for auditors to pin.")
     files: list[ModelFile] = []
 
     @classmethod
@@ -76,21 +76,21 @@ class ModelDeleted(BaseModel):
 
 
 class ModelRegister(RequestBody):
-    """Makes a folder under PERMAFROST_MODELS_DIR known: it is read once, and from then on policies resolve at POST."""
+    """Registers a folder under PERMAFROST_MODELS_DIR: a worker reads it once, then policies are checked at POST."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"path": "minilm"}]})
 
     path: Annotated[str, Field(min_length=1, max_length=256, description="Name of the folder.", examples=["minilm"])]
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = Field(
-        default=None, description="How jobs will call it; absent: the folder's name."
+        default=None, description="Id of the model; default: the folder's name."
     )
     task: str | None = Field(
-        default=None, max_length=40, description="What it will be used for, where config.json does not say."
+        default=None, max_length=40, description="Task of the model, where config.json does not name one."
     )
 
 
 class ModelCompare(RequestBody):
-    """Two models by id: which tensors of `result` are not those of `base`, and by how much."""
+    """Compares two models by id: which tensors of `result` differ from those of `base`, and by how much."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -105,15 +105,15 @@ class ModelCompare(RequestBody):
     result: Annotated[str, Field(min_length=1, max_length=256)]
     freeze_policy: FreezePolicy | None = Field(
         default=None,
-        description="Turns the comparison into an audit. Names are those in the files of `result`; files do not tell "
-        "buffers from parameters, or types of modules.",
+        description="Also checks that the tensors which this policy freezes are identical. Names are those in the "
+        "files of `result`; files do not distinguish buffers from parameters, and have no module types.",
     )
-    statistics: bool = Field(default=True, description="false: only which tensors differ, which is faster.")
-    unchanged: bool = Field(default=False, description="true: list tensors that are the same, too.")
+    statistics: bool = Field(default=True, description="false: only list which tensors differ, which is faster.")
+    unchanged: bool = Field(default=False, description="true: also list tensors that are the same.")
 
 
 class ChangeStatistics(BaseModel):
-    """Of one tensor, base to result. Counts and ULPs are exact; null is not defined for this tensor."""
+    """Statistics of the change of one tensor. Counts and ULPs are exact; null: not defined for this tensor."""
 
     elements: int
     changed: int = Field(description="Elements whose bits differ.")
@@ -141,9 +141,9 @@ class TensorForm(BaseModel):
 
 
 class TensorDifference(BaseModel):
-    """What became of one tensor."""
+    """The comparison of one tensor."""
 
-    name: str = Field(description="In `result`; a removed tensor's in `base`.")
+    name: str = Field(description="Name in `result`; of a removed tensor, in `base`.")
     status: Literal["same", "changed", "dtype", "shape", "added", "removed"]
     base: TensorForm | None
     result: TensorForm | None
@@ -151,7 +151,7 @@ class TensorDifference(BaseModel):
 
 
 class FrozenDifference(BaseModel):
-    """A tensor that the policy freezes and that is not the base's."""
+    """A tensor that the policy freezes and that differs from the base."""
 
     name: str
     rule: str
@@ -165,13 +165,13 @@ class ModelComparison(BaseModel):
     tensors: list[TensorDifference]
     counts: dict[str, int] = Field(description="Tensors by status.")
     verdict: Literal["identical", "violated"] | None = Field(
-        description="Of what the policy freezes; null without a policy."
+        description="Whether all tensors that the policy freezes are identical; null without a policy."
     )
     violations: list[FrozenDifference]
 
 
 class TensorObject(BaseModel):
-    """One stored tensor."""
+    """A stored tensor of a model."""
 
     id: str = Field(description="The tensor's name.")
     name: str

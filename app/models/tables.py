@@ -1,4 +1,4 @@
-"""Models: bases, and what jobs made of them. Files are slices of blobs, so that a result costs what it changed."""
+"""The table of models: bases and results. Files are slices of blobs, so a result stores only changed tensors."""
 
 from datetime import datetime
 from typing import Any
@@ -14,27 +14,27 @@ class Model(Base):
     __table_args__ = (Index("ix_models_project_created", "project", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(String(256), primary_key=True)
-    #: None: a base model that every project may use.
+    #: None for a base model, which every project may use.
     project: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime]
     owned_by: Mapped[str] = mapped_column(String(64))
     #: "base" | "fine_tuned" | "checkpoint" | "initial" (a torch job's first weights)
     kind: Mapped[str] = mapped_column(String(12))
-    #: "pending" (a worker will read it) | "ready" | "failed" | "dropped" (a checkpoint that is gone; `error` says why)
+    #: "pending" (waits for a worker) | "ready" | "failed" | "dropped" (a deleted checkpoint; `error` says why)
     status: Mapped[str] = mapped_column(String(12))
     error: Mapped[str | None] = mapped_column(Text)
     #: How to load it: a resolved model spec (type, task, architecture, kwargs, ...).
     spec: Mapped[dict[str, Any]]
     base_id: Mapped[str | None] = mapped_column(String(256))
     job_id: Mapped[str | None] = mapped_column(String(64), index=True)
-    #: RFC 9162 root over the model's tensors: what an auditor pins.
+    #: RFC 9162 root over the model's tensors, for auditors to pin.
     root: Mapped[str | None] = mapped_column(String(64))
-    #: What it put into the storage beyond its base, for the project's quota.
+    #: Bytes that it stores beyond its base, for the project's quota.
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     #: [{name, size, sha256, blob | null}]; a null blob is composed on download from `tensors`.
     files: Mapped[list[Any]] = mapped_column(default=list)
     #: [{file, name, dtype, shape, nbytes, sha256, blob, offset}], in file order.
-    #: `own`, of a checkpoint: in a blob that is no other model's.
+    #: `own`, of a checkpoint: the blob belongs to no other model.
     tensors: Mapped[list[Any]] = deferred(mapped_column(JSON, default=list))
-    #: For plan.resolve, made once by a worker, None until then; models/manifest.py reads it.
+    #: Tensors for plan.resolve, written once by a worker and None until then; models/manifest.py reads it.
     manifest: Mapped[list[Any] | dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))

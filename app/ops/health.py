@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, and what does the whole service look like: read from the database at each scrape."""
+"""`/healthz`, `/readyz` and `/metrics`. Metrics of the whole service are read from the database at each scrape."""
 
 import shutil
 from collections.abc import Callable
@@ -25,17 +25,20 @@ router = APIRouter(tags=["Operations"])
 
 @router.get("/healthz", operation_id="live", summary="Is this process alive?")
 async def live() -> dict[str, str]:
-    """Answers as long as the process does; asks nothing of anybody."""
+    """Answers while the process runs. Uses neither database nor storage."""
     return {"status": "ok"}
 
 
 @router.get(
-    "/readyz", operation_id="ready", summary="Can this process serve?", responses={503: {"description": "Not now."}}
+    "/readyz",
+    operation_id="ready",
+    summary="Can this process serve?",
+    responses={503: {"description": "Not ready; `problems` says why."}},
 )
 def ready(request: Request, db: Db, response: Response) -> dict[str, Any]:
-    """Ready when the database answers, its tables are those of this version, and the worker of `permafrost serve` runs.
+    """Ready when the database answers, its tables match this version, and the worker of `permafrost serve` runs.
 
-    A broker that cannot be reached only slows jobs.
+    A broker that cannot be reached only slows jobs down.
     """
     worker_problem: Callable[[], str | None] = getattr(request.app.state, "worker_problem", lambda: None)
     checks = {"database": database_problem(db), "worker": worker_problem()}
@@ -46,26 +49,27 @@ def ready(request: Request, db: Db, response: Response) -> dict[str, Any]:
 
 @router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
 def metrics(db: Db, settings: Config) -> Response:
-    """Read from the database at every scrape, so that any API process tells of all workers."""
+    """Any API process reports the whole service, workers included: values come from the database at every scrape."""
     registry = CollectorRegistry()
     registry.register(_Service(db, settings))
     return Response(generate_latest(REGISTRY) + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def database_problem(db: Database) -> str | None:
-    """Why the database cannot be used, in a sentence, or None."""
+    """A sentence on why the database cannot be used, or None."""
     try:
         with db.read() as session:
-            found = session.scalars(text("SELECT version_num FROM alembic_version")).all()
+            versions = session.scalars(text("SELECT version_num FROM alembic_version")).all()
     except SQLAlchemyError as error:
-        first = str(getattr(error, "orig", error)).strip().splitlines()
-        reason = first[0] if first else type(error).__name__
+        lines = str(getattr(error, "orig", error)).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
         if "alembic_version" in reason:
-            return "it has no tables yet: run `permafrost migrate`"
+            return "the database has no tables yet: run `permafrost migrate`"
         return f"{reason}; see PERMAFROST_DATABASE_URL"
-    wanted = _migration_head()
-    if found != [wanted]:
-        return f"the tables are of version {', '.join(found) or 'none'}, this is {wanted}: run `permafrost migrate`"
+    head = _migration_head()
+    if versions != [head]:
+        current = ", ".join(versions) or "none"
+        return f"the tables are at version {current}, and this version needs {head}: run `permafrost migrate`"
     return None
 
 
@@ -77,7 +81,7 @@ def _migration_head() -> str:
 
 
 class _Service:
-    """Gauges of the whole service, whichever process is asked."""
+    """Gauges of the whole service, the same from every process."""
 
     def __init__(self, db: Database, settings: Settings) -> None:
         self._db = db

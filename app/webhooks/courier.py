@@ -1,4 +1,4 @@
-"""Sends what is due: one thread that claims, a few that post. Runs in every worker process, any number of them."""
+"""Sends due webhooks: one thread takes deliveries, a few others post them. Any number of workers may run one."""
 
 import threading
 import time
@@ -18,13 +18,13 @@ from app.webhooks.vault import Vault, secrets_of
 
 log = structlog.get_logger("app.webhooks")
 
-#: A slow receiver holds one of these up, and only its own deliveries.
+#: Threads that post. A slow receiver occupies one of them and delays its own deliveries only.
 _SENDERS: Final = 4
 _FORGET_SECONDS: Final = 3_600.0
 
 
 class Courier:
-    """`start` and `close`, or `round` by hand."""
+    """Sends due deliveries in the background between `start` and `close`, or in the caller's thread by `round`."""
 
     def __init__(self, db: Database, settings: Settings, *, sender: Sender | None = None) -> None:
         self._db = db
@@ -39,14 +39,14 @@ class Courier:
         self._thread.start()
 
     def close(self) -> None:
-        """Cuts off what is under way; another courier, or the next one here, sends it again once its lease is over."""
+        """Cut off running requests. Another courier sends their deliveries again once their leases are over."""
         self._closed.set()
         self._sender.close()
         if self._thread.is_alive():
             self._thread.join()
 
     def round(self) -> int:
-        """Sends all that is due, one after the other, and returns how many there were."""
+        """Send all due deliveries, one after the other. Returns their number."""
         count = 0
         while (due := self._take_due()) is not None:
             self._deliver(due)
@@ -64,8 +64,8 @@ class Courier:
                     if time.monotonic() - forgot > _FORGET_SECONDS:
                         forgot = time.monotonic()
                         deliveries.forget_old(self._db)
-                except Exception as error:  # a database that is away for a while loses no delivery
-                    log.warning("cannot look for webhooks", error=f"{type(error).__name__}: {error}")
+                except Exception as error:  # no delivery is lost while the database is away
+                    log.warning("cannot look for due webhooks", error=f"{type(error).__name__}: {error}")
                 if due is None:
                     self._free.release()
                     self._closed.wait(self._pause)
@@ -75,13 +75,13 @@ class Courier:
     def _send(self, due: DueDelivery) -> None:
         try:
             self._deliver(due)
-        except Exception as error:  # not booked, so its lease runs out and it is sent again
-            log.warning("a webhook was not booked", delivery=due.delivery.id, error=str(error))
+        except Exception as error:  # its lease runs out, and it is sent again
+            log.warning("the result of a webhook was not stored", delivery=due.delivery.id, error=str(error))
         finally:
             self._free.release()
 
     def _take_due(self) -> DueDelivery | None:
-        if not self._vault.ready():  # no endpoint was ever made, or this machine lacks the key: others may have it
+        if not self._vault.ready():  # no endpoint exists, or other machines have the key
             return None
         return deliveries.take_due(self._db)
 
@@ -92,7 +92,7 @@ class Courier:
             answer = PostResult(0.0, error=error.message)
         if self._closed.is_set() and not answer.ok:
             return
-        booked = deliveries.book(self._db, due, answer)
+        stored = deliveries.complete(self._db, due, answer)
         log.info(
             "webhook",
             delivery=due.delivery.id,
@@ -100,12 +100,12 @@ class Courier:
             attempt=due.attempt,
             status=answer.status_code,
             error=answer.error,
-            booked=booked,
+            booked=stored,
         )
 
 
 def post(sender: Sender, vault: Vault, due: DueDelivery) -> PostResult:
-    """Signed with the time of this attempt, so that receivers' clocks do not refuse a late one."""
+    """Sign a delivery and post it. The signed time is that of this attempt, so that receivers accept a late one."""
     delivery, at = due.delivery, due.at
     keys = list(secrets_of(vault, due.endpoint, at))
     timestamp = int(at.timestamp())

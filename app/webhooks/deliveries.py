@@ -14,21 +14,22 @@ from app.errors import NotFound
 from app.webhooks.sender import PostResult
 from app.webhooks.tables import Delivery, Endpoint
 
-#: Seconds between the attempts, as Standard Webhooks has them: ten attempts within three days.
+#: Seconds between attempts, as Standard Webhooks recommends: ten attempts within three days.
 SCHEDULE: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-#: Each is stretched by up to this, so that what failed together is not tried together.
+#: Each pause is longer by up to this share, so that deliveries that failed together are not retried together.
 JITTER: Final = 0.2
-#: Longer than an attempt can take: who is silent for longer is dead.
+#: Longer than an attempt can take, so that a sender whose lease ran out is dead.
 LEASE: Final = timedelta(seconds=60)
 GONE: Final = 410
 THROTTLING: Final = frozenset({429, 502, 504})
+#: Shortest and longest pause after an answer in THROTTLING, in seconds.
 _PAUSE: Final = (60.0, 3_600.0)
 _KEPT: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class DueDelivery:
-    """A delivery to be sent now, with the endpoint as it is. `attempt` is the fencing token."""
+    """A delivery to send now, with its endpoint. `attempt` is the fencing token."""
 
     delivery: Delivery
     endpoint: Endpoint
@@ -40,8 +41,11 @@ class DueDelivery:
 
 
 def take_due(db: Database) -> DueDelivery | None:
-    """Takes the delivery that is due for longest; None when none is. To one endpoint goes one at a time."""
-    with db.read() as session:  # costs no writer's turn while there is nothing to do
+    """Take the delivery that has been due for longest, with a lease; None when no delivery is due.
+
+    An endpoint gets one delivery at a time.
+    """
+    with db.read() as session:  # a read does not block writers while no delivery is due
         if session.scalar(_due(now(session)).limit(1)) is None:
             return None
     with db.write() as session:
@@ -58,11 +62,11 @@ def take_due(db: Database) -> DueDelivery | None:
         return DueDelivery(row, session.get_one(Endpoint, row.endpoint_id), at)
 
 
-def book(db: Database, due: DueDelivery, answer: PostResult) -> bool:
-    """Writes down what became of an attempt; False where somebody else has taken the delivery over."""
+def complete(db: Database, due: DueDelivery, answer: PostResult) -> bool:
+    """Store the result of an attempt. False when another sender has taken the delivery over."""
     with db.write() as session:
         at = now(session)
-        row = session.scalar(select(Delivery).where(*_held(due)).with_for_update())
+        row = session.scalar(select(Delivery).where(*_taken_by(due)).with_for_update())
         if row is None:
             return False
         row.log = [*row.log, _entry(due, answer)]
@@ -81,15 +85,15 @@ def book(db: Database, due: DueDelivery, answer: PostResult) -> bool:
 
 
 def find(session: Session, endpoint: Endpoint, delivery_id: str) -> Delivery:
-    wanted = (Delivery.id == delivery_id, Delivery.endpoint_id == endpoint.id)
-    row = session.scalar(select(Delivery).where(*wanted))
+    """The delivery with this id to this endpoint. Raises NotFound."""
+    row = session.scalar(select(Delivery).where(Delivery.id == delivery_id, Delivery.endpoint_id == endpoint.id))
     if row is None:
         raise NotFound(f"no delivery {delivery_id!r} to {endpoint.id}", param="webhook_delivery_id")
     return row
 
 
 def replay(session: Session, old: Delivery) -> Delivery:
-    """The same event once more, with the same id and body, due now."""
+    """A new delivery of the same event, with the same id and body, due now."""
     at = now(session)
     row = Delivery(id=new_id("whdel"), endpoint_id=old.endpoint_id, created_at=at, due_at=at, status="pending")
     row.event_id, row.event_type, row.object_id, row.payload = old.event_id, old.event_type, old.object_id, old.payload
@@ -99,7 +103,7 @@ def replay(session: Session, old: Delivery) -> Delivery:
 
 
 def forget_old(db: Database) -> None:
-    """Finished deliveries are kept for a month."""
+    """Delete finished deliveries that are older than 30 days."""
     with db.write() as session:
         old = (Delivery.status != "pending", Delivery.created_at < now(session) - _KEPT)
         session.execute(delete(Delivery).where(*old))
@@ -107,7 +111,7 @@ def forget_old(db: Database) -> None:
 
 def _due(at: datetime) -> Select[Delivery]:
     other = aliased(Delivery)
-    under_way = select(other.endpoint_id).where(other.status == "pending", other.lease_until > at)
+    busy = select(other.endpoint_id).where(other.status == "pending", other.lease_until > at)
     return (
         select(Delivery)
         .join(Endpoint, Endpoint.id == Delivery.endpoint_id)
@@ -117,7 +121,7 @@ def _due(at: datetime) -> Select[Delivery]:
             _free(Delivery, at),
             Endpoint.disabled_at.is_(None),
             or_(Endpoint.not_before.is_(None), Endpoint.not_before <= at),
-            Delivery.endpoint_id.not_in(under_way),
+            Delivery.endpoint_id.not_in(busy),
         )
         .order_by(Delivery.due_at, Delivery.id)
     )
@@ -127,7 +131,7 @@ def _free(table: type[Delivery], at: datetime) -> ColumnElement[bool]:
     return or_(table.lease_until.is_(None), table.lease_until <= at)
 
 
-def _held(due: DueDelivery) -> Sequence[ColumnElement[bool]]:
+def _taken_by(due: DueDelivery) -> Sequence[ColumnElement[bool]]:
     return (Delivery.id == due.delivery.id, Delivery.attempt == due.attempt, Delivery.status == "pending")
 
 
@@ -142,7 +146,7 @@ def _entry(due: DueDelivery, answer: PostResult) -> dict[str, Any]:
 
 
 def _disable(session: Session, endpoint_id: str, at: datetime) -> None:
-    """410: the receiver is gone and wants nothing more. What was on its way is over, too."""
+    """Switch an endpoint off after 410 Gone, and end its pending deliveries."""
     reason = "the receiver answered 410 Gone"
     gone = update(Endpoint).where(Endpoint.id == endpoint_id, Endpoint.disabled_at.is_(None))
     session.execute(gone.values(disabled_at=at, disabled_reason=reason))
@@ -151,7 +155,7 @@ def _disable(session: Session, endpoint_id: str, at: datetime) -> None:
 
 
 def _pause(session: Session, endpoint_id: str, at: datetime, answer: PostResult) -> None:
-    """The receiver, or what stands before it, has too much to do: nothing goes there for a while."""
+    """Pause an endpoint whose receiver, or a proxy before it, is overloaded."""
     shortest, longest = _PAUSE
     seconds = min(longest, max(shortest, answer.retry_after or 0.0))
     paused = update(Endpoint).where(Endpoint.id == endpoint_id)

@@ -1,4 +1,4 @@
-"""Endpoints and their secrets: made, changed, rotated."""
+"""Creates and changes webhook endpoints, and rotates their secrets."""
 
 from datetime import timedelta
 from typing import Final
@@ -9,19 +9,20 @@ from sqlalchemy.orm import Session
 from app.db import new_id, now
 from app.errors import InvalidRequest, NotFound
 from app.webhooks import signing
-from app.webhooks.addresses import AddressRefused, Reach, take_apart
+from app.webhooks.addresses import AddressRefused, Reach, parse_url
 from app.webhooks.schemas import EndpointCreate, EndpointUpdate
 from app.webhooks.tables import Endpoint
 from app.webhooks.vault import Vault
 
-#: Of one project.
-MOST: Final = 100
+#: Endpoints per project.
+MAX_ENDPOINTS: Final = 100
 _OVERLAP: Final = timedelta(hours=24)
-#: How long the same request counts as a repetition when the SDK says that it is one.
+#: A request within this time counts as a repetition when the SDK marks it as a retry.
 _RETRY_WINDOW: Final = timedelta(minutes=2)
 
 
 def find(session: Session, project: str, endpoint_id: str) -> Endpoint:
+    """The project's endpoint with this id. Raises NotFound."""
     row = session.scalar(select(Endpoint).where(Endpoint.id == endpoint_id, Endpoint.project == project))
     if row is None:
         raise NotFound(f"no webhook endpoint {endpoint_id!r} in this project", param="webhook_endpoint_id")
@@ -29,27 +30,28 @@ def find(session: Session, project: str, endpoint_id: str) -> Endpoint:
 
 
 def create(
-    session: Session, vault: Vault, project: str, wanted: EndpointCreate, *, retried: bool
+    session: Session, vault: Vault, project: str, request: EndpointCreate, *, retried: bool
 ) -> tuple[Endpoint, str]:
-    """The new endpoint and its secret; or those that this very request made before, when its answer was lost."""
+    """The new endpoint and its secret, or those that an earlier try of the same request created."""
     mine = select(Endpoint).where(Endpoint.project == project)
     at = now(session)
     if retried:
         for row in session.scalars(mine.where(Endpoint.created_at > at - _RETRY_WINDOW)):
-            if (row.name, row.url, row.event_types) == (wanted.name, wanted.url, list(wanted.event_types)):
+            if (row.name, row.url, row.event_types) == (request.name, request.url, list(request.event_types)):
                 return row, _written(vault, row)
-    if (session.scalar(select(func.count()).select_from(mine.subquery())) or 0) >= MOST:
-        raise InvalidRequest(f"a project may have {MOST} webhook endpoints at most", code="too_many_endpoints")
-    row = Endpoint(id=new_id("we"), project=project, created_at=at, updated_at=at, name=wanted.name, url=wanted.url)
-    row.event_types = list(wanted.event_types)
+    if (session.scalar(select(func.count()).select_from(mine.subquery())) or 0) >= MAX_ENDPOINTS:
+        raise InvalidRequest(f"a project may have {MAX_ENDPOINTS} webhook endpoints at most", code="too_many_endpoints")
+    row = Endpoint(id=new_id("we"), project=project, created_at=at, updated_at=at, name=request.name, url=request.url)
+    row.event_types = list(request.event_types)
     secret = signing.new_secret()
     row.secret, row.secret_hint = vault.seal(secret, endpoint_id=row.id), signing.hint(secret)
     session.add(row)
     return row, signing.written(secret)
 
 
-def change(session: Session, row: Endpoint, wanted: EndpointUpdate) -> None:
-    changes = wanted.model_dump(exclude_none=True)
+def change(session: Session, row: Endpoint, update: EndpointUpdate) -> None:
+    """Apply the fields of an update; fields that are not given keep their values."""
+    changes = update.model_dump(exclude_none=True)
     enabled = changes.pop("enabled", None)
     for field, value in changes.items():
         if getattr(row, field) != value:
@@ -63,10 +65,10 @@ def change(session: Session, row: Endpoint, wanted: EndpointUpdate) -> None:
 
 
 def rotate(session: Session, vault: Vault, row: Endpoint, *, keep: bool, retried: bool) -> str:
-    """A new secret; the old one goes on signing for a day where `keep` says so."""
+    """Create a new secret. With `keep`, the old one also signs for another day."""
     at = now(session)
     if retried and row.rotated_at is not None and row.rotated_at > at - _RETRY_WINDOW:
-        # The secret of the first try was never seen: making another would end the one that receivers have.
+        # The answer to the first try was lost: another new secret would end the one that receivers still use.
         return _written(vault, row)
     secret = signing.new_secret()
     row.old_secret, row.old_secret_until = (row.secret, at + _OVERLAP) if keep else (None, None)
@@ -76,17 +78,17 @@ def rotate(session: Session, vault: Vault, row: Endpoint, *, keep: bool, retried
 
 
 def check_url(url: str, reach: Reach) -> None:
-    """Refuses at once what can be told without asking the network. The address itself is judged at every connection."""
-    target = take_apart(url)
+    """Raise InvalidRequest for a URL that is refused without a look-up. Addresses are checked at every connection."""
+    target = parse_url(url)
     if not target.secure and not reach.allowed:
-        message = "url: must begin with https://; http is for networks that PERMAFROST_WEBHOOK_ALLOW names"
+        message = "url: must begin with https://; http:// works only for networks in PERMAFROST_WEBHOOK_ALLOW"
         raise InvalidRequest(message, param="url", code="invalid_url")
     try:
         reach.check(target.host, secure=target.secure)
     except ValueError:
-        return  # a name
+        return  # a host name
     except AddressRefused:
-        message = f"url: {target.host} is not an address that webhooks may be sent to (PERMAFROST_WEBHOOK_ALLOW)"
+        message = f"url: webhooks may not be sent to the address {target.host} (see PERMAFROST_WEBHOOK_ALLOW)"
         raise InvalidRequest(message, param="url", code="invalid_url") from None
 
 

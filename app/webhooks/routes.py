@@ -1,4 +1,4 @@
-"""/v1/webhook_endpoints: where events are sent, with which secret, and what became of each."""
+"""/v1/webhook_endpoints: endpoints of webhooks, their secrets, and the log of their deliveries."""
 
 from typing import Annotated, get_args
 
@@ -55,7 +55,7 @@ Allowed = Annotated[Reach, Depends(_reach)]
 
 @router.get("/webhook_event_types", operation_id="listWebhookEventTypes", summary="List event types")
 def list_event_types(who: Who) -> EventTypeList:
-    """The first three are OpenAI's; the others are ours, and are sent to endpoints that ask for them."""
+    """The first three are OpenAI's; the others are Permafrost's own. Endpoints get the types that they list."""
     return EventTypeList(data=list(get_args(EventType)), descriptions={str(k): v for k, v in EVENT_TYPES.items()})
 
 
@@ -65,9 +65,9 @@ def create_endpoint(
 ) -> EndpointWithSecret:
     """The answer holds the signing secret; no other answer does.
 
-    Deliveries are signed as Standard Webhooks has it, so `client.webhooks.unwrap(body, headers, secret=...)` of the
-    `openai` SDK checks them. An event that could not be delivered is tried ten times within three days. All of these
-    routes need the role admin: a URL may hold a secret, and each event makes a request from within this network.
+    Deliveries are signed as Standard Webhooks specifies, so `client.webhooks.unwrap(body, headers, secret=...)` of the
+    `openai` SDK checks them. A delivery is tried up to ten times within three days. These routes need the
+    role admin: a URL may contain a secret, and each event sends a request from inside this network.
     """
     who.must("admin")
     endpoints.check_url(wanted.url, reach)
@@ -96,7 +96,7 @@ def list_endpoints(
 
 @router.get(_ONE, operation_id="retrieveWebhookEndpoint", summary="Read a webhook endpoint")
 def retrieve_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> EndpointObject:
-    """Its address, event types and state; of its secret, the hint alone."""
+    """Its URL, event types and state; of its secret, only a hint."""
     who.must("admin")
     with db.read() as session:
         return EndpointObject.of(endpoints.find(session, who.project, webhook_endpoint_id))
@@ -106,7 +106,7 @@ def retrieve_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> Endp
 def update_endpoint(
     webhook_endpoint_id: EndpointId, wanted: Annotated[EndpointUpdate, Body()], who: Who, db: Db, reach: Allowed
 ) -> EndpointObject:
-    """What is left out stays as it is. `enabled: true` switches an endpoint on again that answered 410."""
+    """Fields that are left out keep their values. `enabled: true` also enables an endpoint again after a 410."""
     who.must("admin")
     if wanted.url is not None:
         endpoints.check_url(wanted.url, reach)
@@ -118,7 +118,7 @@ def update_endpoint(
 
 @router.delete(_ONE, operation_id="deleteWebhookEndpoint", summary="Delete a webhook endpoint")
 def delete_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> EndpointDeleted:
-    """With its deliveries: nothing more is sent."""
+    """Deletes the endpoint and its deliveries; nothing more is sent."""
     who.must("admin")
     with db.write() as session:
         remove(session, endpoints.find(session, who.project, webhook_endpoint_id))
@@ -134,7 +134,7 @@ def rotate_secret(
     vault: Secrets,
     wanted: Annotated[RotateSecret | None, Body()] = None,
 ) -> EndpointWithSecret:
-    """The old secret ends at once, or signs beside the new one for 24 hours."""
+    """The old secret stops signing now, or signs together with the new one for 24 hours."""
     who.must("admin")
     keep = wanted is not None and wanted.keep_old_secret_active_for_24_hours
     with db.write() as session:
@@ -152,7 +152,7 @@ def test_endpoint(
     vault: Secrets,
     reach: Allowed,
 ) -> TestResult:
-    """Sends a sample now, once, and tells what the receiver answered. It is about no job and is not in the log."""
+    """Sends a sample event once and reports the receiver's answer. It is about no job and is not in the log."""
     who.must("admin")
     with db.read() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
@@ -163,7 +163,7 @@ def test_endpoint(
     headers = signing.headers(body, event_id=event_id, timestamp=timestamp, with_secrets=keys)
     answer = Sender(reach).post(row.url, headers=headers, body=body.encode())
     if answer.status_code is None:
-        raise InvalidRequest(f"the test event did not arrive: {answer.error}", code="webhook_unreachable")
+        raise InvalidRequest(f"the test event was not delivered: {answer.error}", code="webhook_unreachable")
     return TestResult(webhook_endpoint_id=row.id, event_type=wanted.event_type, status_code=answer.status_code)
 
 
@@ -176,7 +176,7 @@ def list_deliveries(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: OrderQuery = "desc",
 ) -> DeliveryList:
-    """What was sent to an endpoint and how it answered, attempt by attempt. Finished ones are kept for 30 days."""
+    """Events sent to an endpoint, with the receiver's answer to every attempt. Finished ones are kept for 30 days."""
     who.must("admin")
     with db.read() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
@@ -191,7 +191,7 @@ def list_deliveries(
 def retrieve_delivery(
     webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: Who, db: Db
 ) -> DeliveryObject:
-    """What was sent, and what came of every try."""
+    """The event, and the receiver's answer to every attempt."""
     who.must("admin")
     with db.read() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
@@ -207,11 +207,11 @@ def retrieve_delivery(
 def replay_delivery(
     webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: Who, db: Db
 ) -> DeliveryObject:
-    """As a new delivery with the event's old id and body, so that a receiver can tell that it is the same event."""
+    """Creates a new delivery with the event's id and body, so that a receiver recognises the same event."""
     who.must("admin")
     with db.write() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
         if row.disabled_at is not None:
             raise Conflict(f"{row.id} is switched off ({row.disabled_reason}); enable it first")
-        made = deliveries.replay(session, deliveries.find(session, row, webhook_delivery_id))
-    return DeliveryObject.of(made)
+        replayed = deliveries.replay(session, deliveries.find(session, row, webhook_delivery_id))
+    return DeliveryObject.of(replayed)

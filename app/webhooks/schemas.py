@@ -1,4 +1,4 @@
-"""Webhook endpoints as OpenAI's SDK speaks of them, plus whether they are enabled; and the log of deliveries."""
+"""Payloads of webhook endpoints, as OpenAI's SDK has them plus `enabled`, and of the log of deliveries."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -13,16 +13,16 @@ _ID = "we-5f0c1d2e3a4b5c6d7e8f9a0b"
 
 EventTypes = Annotated[
     list[EventType],
-    Field(min_length=1, max_length=32, description="What to be told of; each once."),
+    Field(min_length=1, max_length=32, description="Types of the events to send; repeated types count once."),
     AfterValidator(lambda types: list(dict.fromkeys(types))),
 ]
-Name = Annotated[str, Field(min_length=1, max_length=256, description="For people.")]
+Name = Annotated[str, Field(min_length=1, max_length=256, description="Name of the endpoint, for people.")]
 Url = Annotated[
     str,
     Field(
         min_length=1,
         max_length=2048,
-        description="Where to POST to: https, or http within a network that the operator allows.",
+        description="URL that receives the POSTs: https, or http inside a network that the operator allows.",
     ),
 ]
 
@@ -46,7 +46,7 @@ class EndpointCreate(RequestBody):
 
 
 class EndpointUpdate(RequestBody):
-    """What is left out stays as it is."""
+    """Fields that are left out keep their values."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"event_types": ["fine_tuning.job.failed"]}]})
 
@@ -58,12 +58,12 @@ class EndpointUpdate(RequestBody):
 
 class RotateSecret(RequestBody):
     keep_old_secret_active_for_24_hours: bool = Field(
-        default=False, description="Sign with both secrets for a day, so that receivers can change theirs at leisure."
+        default=False, description="Sign with both secrets for a day, so that receivers have time to change theirs."
     )
 
 
 class TestEvent(RequestBody):
-    __test__ = False  # not a test case, whatever pytest takes its name for
+    __test__ = False  # pytest would take it for a test case by its name
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"event_type": "fine_tuning.job.succeeded"}]})
 
@@ -95,12 +95,12 @@ class EndpointObject(BaseModel):
     id: str
     object: Literal["webhook_endpoint"] = "webhook_endpoint"
     created_at: int = Field(description="Unix time in seconds.")
-    updated_at: int = Field(description="Of the last change to what it is, or of its secret.")
+    updated_at: int = Field(description="Unix time of the last change of the endpoint or of its secret.")
     name: str
     url: str
     event_types: list[str]
     signing_secret_hint: str = Field(description="The end of the signing secret.")
-    enabled: bool = Field(description="Nothing is sent to an endpoint that is not.")
+    enabled: bool = Field(description="false: nothing is sent.")
     disabled_reason: str | None = None
 
     @classmethod
@@ -120,7 +120,7 @@ class EndpointObject(BaseModel):
 
 
 class EndpointWithSecret(EndpointObject):
-    """Shown when the secret is made, and never again."""
+    """An endpoint with its secret, which is shown only when it is created or rotated."""
 
     signing_secret: str = Field(description="For `client.webhooks.unwrap`, or any Standard Webhooks library.")
 
@@ -136,28 +136,28 @@ class EndpointDeleted(BaseModel):
 
 
 class TestResult(BaseModel):
-    """The receiver answered; how, is in `status_code`."""
+    """The receiver's answer to a test event."""
 
     __test__ = False
 
     object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
     webhook_endpoint_id: str
     event_type: str
-    status_code: int = Field(description="How the receiver answered; 2xx is what counts as delivered.")
+    status_code: int = Field(description="The receiver's status code; 2xx counts as delivered.")
     success: Literal[True] = Field(default=True, description="The test was sent and answered; see `status_code`.")
 
 
 class EventTypeList(BaseModel):
     object: Literal["list"] = "list"
     data: list[str]
-    descriptions: dict[str, str] = Field(description="What each of them tells.")
+    descriptions: dict[str, str] = Field(description="What each type means, by type.")
 
 
 class AttemptObject(BaseModel):
     attempt: int
     created_at: int
     status_code: int | None
-    error: str | None = Field(description="Why there is no status code.")
+    error: str | None = Field(description="Why there is no status code, or null.")
     seconds: float
 
 

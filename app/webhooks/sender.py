@@ -1,4 +1,4 @@
-"""One POST: its host resolved once, the address checked and connected to; no redirects, no proxies, 15 s in all."""
+"""Posts a webhook: one look-up, the checked address, no redirects, no proxies, 15 s in all."""
 
 import contextlib
 import http.client
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from app.webhooks.addresses import AddressRefused, Reach, Resolve, Target, resolve, take_apart
+from app.webhooks.addresses import AddressRefused, Reach, Resolve, Target, parse_url, resolve
 
 TIMEOUT_SECONDS: Final = 15.0
 _USER_AGENT: Final = "Permafrost-Webhooks/1"
@@ -19,7 +19,7 @@ _USER_AGENT: Final = "Permafrost-Webhooks/1"
 
 @dataclass(frozen=True, slots=True)
 class PostResult:
-    """What became of a POST. The body is not read: whatever showed it would be a way to read from this network."""
+    """The result of a POST. The answer's body is not read: showing it would let users read from this network."""
 
     seconds: float
     status_code: int | None = None
@@ -32,7 +32,7 @@ class PostResult:
 
 
 class Sender:
-    """Sends from any number of threads. `close` cuts off whatever is under way."""
+    """Posts webhooks from any number of threads. `close` cuts off the running requests."""
 
     def __init__(
         self,
@@ -49,18 +49,18 @@ class Sender:
         self._open: set[http.client.HTTPConnection] = set()
 
     def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> PostResult:
-        """Never raises for what a receiver or the network does."""
+        """Post `body`. Errors of the receiver or the network are in the result, never raised."""
         started = time.monotonic()
 
         def took() -> float:
             return round(time.monotonic() - started, 3)
 
-        target = take_apart(url)
+        target = parse_url(url)
         try:
             address = self._reach.choose(target, self._resolve)
         except AddressRefused:
-            message = f"the address of {target.host} is not one that webhooks may be sent to; PERMAFROST_WEBHOOK_ALLOW"
-            return PostResult(took(), error=f"{message} names internal networks")
+            message = f"webhooks may not be sent to the address of {target.host}"
+            return PostResult(took(), error=f"{message}; PERMAFROST_WEBHOOK_ALLOW lists allowed internal networks")
         except (OSError, UnicodeError) as error:
             return PostResult(took(), error=f"{target.host} cannot be resolved: {_reason(error)}")
         left = self._seconds - took()
@@ -70,7 +70,7 @@ class Sender:
             status, retry_after = self._exchange(target, address, headers=headers, body=body, seconds=left)
         except (OSError, http.client.HTTPException, ValueError) as error:
             return PostResult(took(), error=self._late(took()) or _reason(error))
-        if late := self._late(took()):  # cut off in the middle of its headers, an answer looks complete
+        if late := self._late(took()):  # an answer that was cut off in its headers looks complete
             return PostResult(took(), error=late)
         return PostResult(took(), status_code=status, retry_after=retry_after)
 
@@ -89,47 +89,47 @@ class Sender:
             _connect(connection, address, target.port, seconds=seconds)
             if target.secure:
                 self._secure(connection, target)
-            ours = {"Host": target.authority, "User-Agent": _USER_AGENT, "Content-Type": "application/json"}
-            connection.request("POST", target.path, body=body, headers=ours | dict(headers) | {"Connection": "close"})
+            fixed = {"Host": target.authority, "User-Agent": _USER_AGENT, "Content-Type": "application/json"}
+            connection.request("POST", target.path, body=body, headers=fixed | dict(headers) | {"Connection": "close"})
             answer = connection.getresponse()
             return answer.status, _seconds_of(answer.headers.get("retry-after"))
 
     def _secure(self, connection: http.client.HTTPConnection, target: Target) -> None:
         if self._tls is None:
             self._tls = ssl.create_default_context()
-        # The handshake comes after the assignment, so that the clock can cut it off, too.
+        # The handshake follows the assignment, so that the timer can cut it off, too.
         secured = self._tls.wrap_socket(connection.sock, server_hostname=target.host, do_handshake_on_connect=False)
         connection.sock = secured
         secured.do_handshake()
 
     @contextlib.contextmanager
     def _watched(self, connection: http.client.HTTPConnection, *, seconds: float) -> Iterator[None]:
-        """Cuts the connection when its time is over: a receiver may send a byte every now and then for ever."""
-        clock = threading.Timer(seconds, _cut, [connection])
-        clock.daemon = True
-        clock.start()
+        """Close the connection after `seconds`: a receiver may send single bytes without end."""
+        timer = threading.Timer(seconds, _cut, [connection])
+        timer.daemon = True
+        timer.start()
         self._open.add(connection)
         try:
             yield
         finally:
-            clock.cancel()
+            timer.cancel()
             self._open.discard(connection)
             connection.close()
 
 
 def _connect(connection: http.client.HTTPConnection, address: str, port: int, *, seconds: float) -> None:
-    """To this address and no other: the connection never looks the name up."""
-    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-    connection.sock = made
-    made.settimeout(seconds)
-    made.connect((address, port))
+    """Connect to this address; the connection never looks the name up again."""
+    opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    connection.sock = opened
+    opened.settimeout(seconds)
+    opened.connect((address, port))
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:
-    made = connection.sock
-    if made is not None:
+    opened = connection.sock
+    if opened is not None:
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(made, socket.SHUT_RDWR)
+            socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Standard Webhooks signatures: HMAC-SHA256 over id, time and body, one for each secret that is valid now."""
+"""Standard Webhooks signatures: HMAC-SHA256 over id, time and body, one per valid secret."""
 
 import base64
 import hashlib
@@ -12,24 +12,26 @@ _SECRET_BYTES: Final = 32
 
 
 def new_secret() -> bytes:
+    """A random secret of 32 bytes."""
     return secrets.token_bytes(_SECRET_BYTES)
 
 
 def written(secret: bytes) -> str:
-    """The secret as receivers configure it."""
+    """A secret as receivers configure it: whsec_ and base64."""
     return _PREFIX + base64.b64encode(secret).decode()
 
 
 def hint(secret: bytes) -> str:
-    """Enough to tell two secrets apart."""
+    """The end of a secret, enough to distinguish two of them."""
     return f"{_PREFIX}…{written(secret)[-5:-1]}"  # the last character is padding
 
 
 def headers(body: str, *, event_id: str, timestamp: int, with_secrets: Iterable[bytes]) -> dict[str, str]:
+    """The headers of an event: id, Unix time in seconds, and one signature per secret."""
     signed = f"{event_id}.{timestamp}.{body}".encode()
     signatures = [hmac.new(secret, signed, hashlib.sha256).digest() for secret in with_secrets]
     return {
         "webhook-id": event_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(f"v1,{base64.b64encode(each).decode()}" for each in signatures),
+        "webhook-signature": " ".join(f"v1,{base64.b64encode(signature).decode()}" for signature in signatures),
     }

@@ -1,4 +1,4 @@
-"""Webhook endpoints, and the deliveries to them: each stored by the transaction that it tells of."""
+"""Tables of webhook endpoints and deliveries. A delivery is stored in the transaction that causes its event."""
 
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ class Endpoint(Base):
     name: Mapped[str] = mapped_column(String(256))
     url: Mapped[str] = mapped_column(Text)
     event_types: Mapped[list[Any]]
-    #: Sealed (app.webhooks.vault): signing needs the secret itself, so a digest would not do.
+    #: Encrypted by app.webhooks.vault: signing needs the secret itself, so a digest is not enough.
     secret: Mapped[bytes] = mapped_column(LargeBinary)
     secret_hint: Mapped[str] = mapped_column(String(16))
     rotated_at: Mapped[datetime | None]
@@ -28,12 +28,12 @@ class Endpoint(Base):
     old_secret_until: Mapped[datetime | None]
     disabled_at: Mapped[datetime | None]
     disabled_reason: Mapped[str | None] = mapped_column(Text)
-    #: The receiver asked for a pause.
+    #: No delivery before this time: the receiver is overloaded.
     not_before: Mapped[datetime | None]
 
 
 class Delivery(Base):
-    """One event on its way to one endpoint. `attempt` is the fencing token of whoever sends it."""
+    """One event for one endpoint. `attempt` is the fencing token of its sender."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
@@ -44,11 +44,11 @@ class Delivery(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
     created_at: Mapped[datetime]
-    #: The header `webhook-id`: the same in every attempt and replay, so that a receiver can tell repetitions.
+    #: The header `webhook-id`: the same in every attempt and replay, so that a receiver recognises repetitions.
     event_id: Mapped[str] = mapped_column(String(64))
     event_type: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[str] = mapped_column(String(256))
-    #: The body, byte for byte as it is signed.
+    #: The body, with exactly the bytes that are signed.
     payload: Mapped[str] = mapped_column(Text)
     replay_of: Mapped[str | None] = mapped_column(String(64))
 

@@ -1,4 +1,4 @@
-"""Signing secrets at rest: sealed with AES-256-GCM under a key that lies in a file and never in the database."""
+"""Encrypts webhook secrets in the database with AES-256-GCM, under a key that is stored in a file only."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ _NONCE_BYTES: Final = 12
 
 
 class VaultClosed(PermafrostError):
-    """The key file is not there, or is not the one that the secret was sealed with."""
+    """The key file is missing, or is not the one that encrypted the secret."""
 
     code = "webhook_key_unusable"
 
 
 class Vault:
-    """Seals and opens; what was sealed for one endpoint does not open for another."""
+    """Encrypts (`seal`) and decrypts (`open`) secrets, each bound to its endpoint's id."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,7 +35,7 @@ class Vault:
         return self.path.exists()
 
     def seal(self, secret: bytes, *, endpoint_id: str) -> bytes:
-        """Makes the key file where there is none."""
+        """Encrypt a secret. Creates the key file if there is none."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + AESGCM(_load_or_create(self.path)).encrypt(nonce, secret, endpoint_id.encode())
 
@@ -44,11 +44,11 @@ class Vault:
         try:
             return AESGCM(_read(self.path)).decrypt(nonce, box, endpoint_id.encode())
         except InvalidTag:
-            raise VaultClosed(f"{self.path} is not the key that this webhook's secret was sealed with") from None
+            raise VaultClosed(f"{self.path} is not the key that encrypted this webhook's secret") from None
 
 
 def secrets_of(vault: Vault, row: Endpoint, at: datetime) -> Iterator[bytes]:
-    """The secrets that sign at that moment, the newest first."""
+    """The secrets of an endpoint that are valid at a time, the newest first."""
     yield vault.open(row.secret, endpoint_id=row.id)
     if row.old_secret is not None and row.old_secret_until is not None and at < row.old_secret_until:
         yield vault.open(row.old_secret, endpoint_id=row.id)
@@ -57,11 +57,11 @@ def secrets_of(vault: Vault, row: Endpoint, at: datetime) -> Iterator[bytes]:
 def _load_or_create(path: Path) -> bytes:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as file:  # readable for its owner alone
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as file:  # readable by its owner only
             file.write(secrets.token_bytes(_KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # another process was faster, and its key is the one
+            with contextlib.suppress(FileExistsError):  # another process was faster: use its key
                 os.link(file.name, path)
     return _read(path)
 
@@ -70,8 +70,8 @@ def _read(path: Path) -> bytes:
     try:
         key = path.read_bytes()
     except OSError as error:
-        message = f"cannot read the key of webhook secrets, {path} ({error.strerror}); see PERMAFROST_WEBHOOK_KEY"
+        message = f"cannot read the key for webhook secrets, {path} ({error.strerror}); see PERMAFROST_WEBHOOK_KEY"
         raise VaultClosed(message) from None
     if len(key) != _KEY_BYTES:
-        raise VaultClosed(f"{path} must hold {_KEY_BYTES} bytes, and holds {len(key)}")
+        raise VaultClosed(f"{path} must have {_KEY_BYTES} bytes, but has {len(key)}")
     return key

@@ -1,4 +1,4 @@
-"""`permafrost backup DIR` and `permafrost restore DIR`: the whole service as a folder, and back."""
+"""`permafrost backup DIR` and `permafrost restore DIR`: copy the whole service into a folder, and restore it."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -13,42 +13,42 @@ from app.ops.backup.folder import BackupManifest, copy_blob, copy_key, key_files
 from app.settings import Settings
 from app.storage.blobs import CHUNK, Storage, sync_folder
 
-Target = Annotated[Path, typer.Argument(help="A folder for one backup; an earlier one in it is brought up to date.")]
-Source = Annotated[Path, typer.Argument(help="A folder that `permafrost backup` has written.")]
-Keys = Annotated[bool, typer.Option(help="Also the keys that sign evidence and seal webhook secrets.")]
+Target = Annotated[Path, typer.Argument(help="Folder for the backup; an earlier backup in it is updated.")]
+Source = Annotated[Path, typer.Argument(help="Folder that `permafrost backup` has written.")]
+Keys = Annotated[bool, typer.Option(help="Also copy the keys that sign evidence and encrypt webhook secrets.")]
 
 
 def backup(folder: Target, keys: Keys = True) -> None:
-    """Copy database, blobs and keys, of one moment, while the service runs.
+    """Copy database, blobs and keys as of one moment, while the service runs.
 
-    The database is copied first and what its rows need after it; until then nothing that it needs is deleted. Exit code
-    1: there is no backup, or a blob was missing already.
+    The database is copied first, then the blobs that its rows refer to; none of them is deleted before its copy.
+    Exit code 1: no backup was made, or a blob was missing already.
     """
     settings = Settings()
     try:
         manifest = write(settings, folder, keys=keys)
     except (PermafrostError, OSError) as error:
         raise SystemExit(f"no backup was made: {error}") from None
-    kept = f"{len(manifest.blobs)} blobs and {len(manifest.keys)} key files"
-    print(f"{folder}: {manifest.database} of revision {manifest.revision}, {kept}")
+    counts = f"{len(manifest.blobs)} blobs and {len(manifest.keys)} key files"
+    print(f"{folder}: {manifest.database} at revision {manifest.revision}, {counts}")
     if manifest.missing:
-        lost = "\n".join(f"  {each}" for each in manifest.missing)
-        raise SystemExit(f"the backup is complete but for what was lost before; see `permafrost doctor`:\n{lost}")
+        lost = "\n".join(f"  {blob}" for blob in manifest.missing)
+        raise SystemExit(f"the backup lacks blobs that the service had already lost; see `permafrost doctor`:\n{lost}")
 
 
 def restore(folder: Source) -> None:
-    """Put a backup back into an empty database and storage, checking every digest."""
+    """Restore a backup into an empty database, and check every digest."""
     try:
         manifest = read_back(Settings(), folder)
     except (PermafrostError, OSError) as error:
-        raise SystemExit(f"nothing was restored into the database: {error}") from None
+        raise SystemExit(f"the database was not restored: {error}") from None
     print(
-        f"restored the backup of {manifest.made_at}; `permafrost doctor` checks it, `permafrost serve` goes on from it"
+        f"restored the backup of {manifest.made_at}; check it with `permafrost doctor`, then start `permafrost serve`"
     )
 
 
 def write(settings: Settings, folder: Path, *, keys: bool = True) -> BackupManifest:
-    """An earlier backup in `folder` stays whole until this one is."""
+    """Back up into `folder`. An earlier backup in it stays complete until the new one is."""
     from app.ops.health import database_problem
     from migrations.upgrade import head
 
@@ -90,7 +90,7 @@ def write(settings: Settings, folder: Path, *, keys: bool = True) -> BackupManif
 
 
 def read_back(settings: Settings, folder: Path) -> BackupManifest:
-    """Keys and blobs first, the database last: before it is there, nothing refers to them."""
+    """Restore from `folder`: keys and blobs first, the database last, so that no row refers to missing bytes."""
     manifest = BackupManifest.load(folder)
     db = Database(settings.database)
     try:
@@ -109,26 +109,30 @@ def read_back(settings: Settings, folder: Path) -> BackupManifest:
 
 
 def _check(settings: Settings, db: Database, folder: Path, manifest: BackupManifest) -> None:
-    """All that can be known beforehand, so that nothing is half restored."""
+    """Raise BackupError for anything that would make a restore fail halfway."""
     kind = "sqlite" if db.sqlite else "postgresql"
     if manifest.database != kind:
-        raise BackupError(f"the backup is of {manifest.database}, and PERMAFROST_DATABASE_URL names a {kind} database")
+        raise BackupError(
+            f"the backup is of a {manifest.database} database, but PERMAFROST_DATABASE_URL names a {kind} one"
+        )
     if not is_empty(db):
-        raise BackupError("the database is not empty; name a new one, or move the old one away")
+        raise BackupError(
+            "the database is not empty; set PERMAFROST_DATABASE_URL to a new one, or move the old one away"
+        )
     dump_path = folder / manifest.dump
     if not dump_path.is_file() or sha256_of(dump_path) != manifest.dump_sha256:
         raise BackupError(f"{dump_path} is missing or damaged")
     for name, target in _key_targets(settings, manifest):
         if target.exists() and target.read_bytes() != (folder / name).read_bytes():
-            raise BackupError(f"{target} is there and is another key than the backup's; move it away")
+            raise BackupError(f"{target} exists and differs from the backup's key; move it away")
     missing = [key for key in manifest.blobs if not (folder / "blobs" / key).is_file()]
     if missing:
         raise BackupError(f"the backup lacks {len(missing)} of its blobs, the first {missing[0]}")
 
 
 def _key_targets(settings: Settings, manifest: BackupManifest) -> list[tuple[str, Path]]:
-    places = {"signing": settings.signing_key_path.parent, "webhooks": settings.webhook_key_path.parent}
-    return [(name, places[name.split("/")[1]] / Path(name).name) for name in manifest.keys]
+    folders = {"signing": settings.signing_key_path.parent, "webhooks": settings.webhook_key_path.parent}
+    return [(name, folders[name.split("/")[1]] / Path(name).name) for name in manifest.keys]
 
 
 def _put_blob(storage: Storage, key: str, path: Path) -> None:

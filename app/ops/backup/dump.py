@@ -1,4 +1,4 @@
-"""One moment of a database as a file, and back: SQLite by its backup interface, PostgreSQL by its own tools."""
+"""A consistent copy of the database in a file, and its restore: SQLite's backup API, pg_dump and pg_restore."""
 
 import os
 import sqlite3
@@ -18,20 +18,20 @@ from app.storage.blobs import sync_folder
 
 
 class BackupError(PermafrostError):
-    """Why there is no backup, or none that could be put back."""
+    """A backup could not be made or restored."""
 
     code = "backup_failed"
 
 
 def dump(db: Database, to: Path) -> References:
-    """Writes the database as it is at one moment, and returns the blobs that its rows need at that moment."""
-    found = _dump_sqlite(db, to) if db.sqlite else _dump_postgres(db, to)
+    """Write the database as of one moment to `to`. Returns the blobs that its rows refer to at that moment."""
+    references = _dump_sqlite(db, to) if db.sqlite else _dump_postgres(db, to)
     _sync(to)
-    return found
+    return references
 
 
 def put_back(db: Database, source: Path) -> None:
-    """Into an empty database; whole or not at all."""
+    """Restore a dump into an empty database, completely or not at all."""
     if db.sqlite:
         _put_back_sqlite(db, source)
     else:
@@ -47,7 +47,7 @@ def is_empty(db: Database) -> bool:
 
 def _dump_sqlite(db: Database, to: Path) -> References:
     with closing(sqlite3.connect(str(db.url.database))) as live, closing(sqlite3.connect(to)) as copy:
-        live.backup(copy)  # in one step: a read transaction, which holds up no writer
+        live.backup(copy)  # in one step: a read transaction, which does not block writers
         copy.execute("PRAGMA journal_mode = DELETE").close()
         (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
     if verdict != "ok":
@@ -55,12 +55,12 @@ def _dump_sqlite(db: Database, to: Path) -> References:
     copied = Database(f"sqlite:///{to}")
     try:
         with copied.snapshot() as session:
-            found = find_references(session)
+            references = find_references(session)
     finally:
         copied.close()
     for leftover in (f"{to}-wal", f"{to}-shm"):
         Path(leftover).unlink(missing_ok=True)
-    return found
+    return references
 
 
 def _dump_postgres(db: Database, to: Path) -> References:
@@ -94,21 +94,21 @@ def _put_back_sqlite(db: Database, source: Path) -> None:
 
 
 def _run(tool: str, db: Database, *options: str) -> None:
-    """The password goes through the environment: what is on a command line everybody on the machine can read."""
+    """Run a PostgreSQL tool. The password goes through the environment: every user can read a command line."""
     program = which(tool)
     if program is None:
         raise BackupError(
-            f"{tool} is not on PATH: install PostgreSQL's client programs, of the server's version or newer, or run "
-            "this on a machine that has them"
+            f"{tool} is not on PATH: install PostgreSQL's client programs (the server's version or newer), or run this "
+            "on a machine that has them"
         )
     url = db.url._replace(drivername="postgresql", password=None).render_as_string()
     environment = dict(os.environ)
     if db.url.password:
         environment["PGPASSWORD"] = str(db.url.password)
     command = [program, f"--dbname={url}", *options]
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode != 0:
-        raise BackupError(f"{tool} failed: {done.stderr.decode('utf-8', 'replace').strip()[-1000:]}")
+    process = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if process.returncode != 0:
+        raise BackupError(f"{tool} failed: {process.stderr.decode('utf-8', 'replace').strip()[-1000:]}")
 
 
 def _sync(path: Path) -> None:

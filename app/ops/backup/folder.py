@@ -1,4 +1,4 @@
-"""A backup's folder: a dump, blobs, keys, and last of all the manifest that says what belongs to it."""
+"""The folder of a backup: a database dump, blobs, keys, and the manifest, which is written last."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ class BackupManifest:
     dump: str
     dump_sha256: str
     blobs: list[str]
-    #: Blobs that were not there, or not whole, when the backup was made.
+    #: Blobs that were missing or damaged when the backup was made.
     missing: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     schema: int = SCHEMA
@@ -45,24 +45,26 @@ class BackupManifest:
         try:
             content = json.loads((folder / MANIFEST).read_text("utf-8"))
             if content.get("schema") != SCHEMA:
-                raise BackupError(f"{folder} was made by another version: schema {content.get('schema')}, not {SCHEMA}")
+                raise BackupError(f"{folder} has manifest schema {content.get('schema')}; this version reads {SCHEMA}")
             return cls(**content)
         except FileNotFoundError:
-            raise BackupError(f"{folder} holds no {MANIFEST}: no backup, or one that was never finished") from None
+            raise BackupError(
+                f"{folder} has no {MANIFEST}: it is not a backup, or one that was never finished"
+            ) from None
         except (ValueError, TypeError, AttributeError) as error:
             raise BackupError(f"{folder / MANIFEST} cannot be read: {error}") from None
 
 
 def refuse_other(folder: Path) -> None:
-    """A folder that holds anything but a backup, finished or not, is not ours to tidy."""
-    ours = {MANIFEST, f".{MANIFEST}", "blobs", "keys"}
-    other = [path.name for path in folder.iterdir() if path.name not in ours and not path.name.startswith("database-")]
+    """Raise BackupError for a folder with other files than a backup's, since `tidy` deletes files."""
+    own = {MANIFEST, f".{MANIFEST}", "blobs", "keys"}
+    other = [path.name for path in folder.iterdir() if path.name not in own and not path.name.startswith("database-")]
     if other:
-        raise BackupError(f"{folder} holds {min(other)!r}, so it is no backup; name an empty folder")
+        raise BackupError(f"{folder} contains {min(other)!r}, so it is not a backup; use an empty folder")
 
 
 def copy_blob(storage: Storage, key: str, folder: Path) -> str | None:
-    """Copies a blob unless an earlier backup has it; what is wrong with it, or None."""
+    """Copy a blob unless an earlier backup has it. Returns what is wrong with the blob, or None."""
     target = folder / "blobs" / key
     if target.is_file():
         return None
@@ -77,26 +79,26 @@ def copy_blob(storage: Storage, key: str, folder: Path) -> str | None:
             copy.flush()
             os.fsync(copy.fileno())
         if digest.hexdigest() != key.rpartition("/")[2]:
-            return "its SHA-256 is another one"
+            return "its bytes do not match its SHA-256"
         partial.replace(target)
     except NotFound:
-        return "not in the storage"
+        return "missing from the storage"
     finally:
         partial.unlink(missing_ok=True)
     return None
 
 
 def key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
-    """Every key file of the service with its place in the backup."""
+    """Every key file of the service: its path in the backup, and its path here."""
     for kind, path in (("signing", settings.signing_key_path), ("webhooks", settings.webhook_key_path)):
         if path.parent.is_dir():
-            # The key itself, its public half, its ring, and retired ones that sign along.
-            files = sorted(each for each in path.parent.iterdir() if each.name.startswith(path.stem) and each.is_file())
-            yield from ((f"keys/{kind}/{each.name}", each) for each in files)
+            # The key, its public half, its key ring, and previous keys that still sign.
+            files = sorted(file for file in path.parent.iterdir() if file.name.startswith(path.stem) and file.is_file())
+            yield from ((f"keys/{kind}/{file.name}", file) for file in files)
 
 
 def copy_key(source: Path, target: Path) -> None:
-    """Readable for its owner alone, whatever the original was."""
+    """Copy a key file with mode 0600, whatever the original's mode."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
@@ -105,10 +107,10 @@ def copy_key(source: Path, target: Path) -> None:
 
 
 def tidy(folder: Path, manifest: BackupManifest) -> None:
-    """Removes what earlier backups in this folder had and this one does not."""
-    wanted = {MANIFEST, manifest.dump, *manifest.keys, *(f"blobs/{key}" for key in manifest.blobs)}
+    """Delete files of earlier backups in this folder that the manifest does not list."""
+    listed = {MANIFEST, manifest.dump, *manifest.keys, *(f"blobs/{key}" for key in manifest.blobs)}
     for path in folder.rglob("*"):
-        if path.is_file() and str(path.relative_to(folder)) not in wanted:
+        if path.is_file() and str(path.relative_to(folder)) not in listed:
             path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Storage and database held against each other: what nobody needs, what is missing, what is damaged."""
+"""Compares storage and database: orphaned, missing and damaged blobs, and unfinished uploads."""
 
 import hashlib
 import re
@@ -25,13 +25,13 @@ from app.ops.doctor.references import KEY, References, find_references
 from app.settings import Settings
 from app.storage.blobs import CHUNK, UNSETTLED_SECONDS, Storage, StoredFile
 
-#: Without a job under way, a row follows its bytes within moments.
+#: While no job runs, a row is written within this many seconds after its blob.
 IDLE_SECONDS: Final = 5.0
 
 
 @dataclass(slots=True)
 class BlobAudit:
-    """One look at a storage. `older_than` is the age in seconds below which a file may still get its row."""
+    """One comparison of a storage with the database. Files younger than `older_than` seconds may still get a row."""
 
     settings: Settings
     db: Database
@@ -41,17 +41,17 @@ class BlobAudit:
     _aside: list[str] = field(default_factory=list)
 
     def findings(self) -> Iterator[Finding]:
-        """Files are listed before rows are read: a row that comes meanwhile finds its file in neither list missing."""
+        """Yield every disagreement. Files are listed before rows are read, so that a new row never lacks its file."""
         before = time.time()
-        there = {entry.key: entry for entry in self.storage.blobs()}
+        stored = {entry.key: entry for entry in self.storage.blobs()}
         with self.db.snapshot() as session:
-            wanted = find_references(session)
+            references = find_references(session)
             sizes = _sizes(session)
             age = self._age(session)
-        yield from self._unclaimed(there, wanted, before - age)
-        yield from self._missing(there, wanted)
-        yield from self._damaged(there, wanted, sizes)
-        yield from Losses(self.db, self.storage).recovered(wanted, there)
+        yield from self._orphans(stored, references, before - age)
+        yield from self._missing(stored, references)
+        yield from self._damaged(stored, references, sizes)
+        yield from Losses(self.db, self.storage).recovered(references, stored)
         yield from self._unfinished(time.time() - UNSETTLED_SECONDS if self.older_than is None else before - age)
 
     def _age(self, session: Session) -> float:
@@ -60,20 +60,20 @@ class BlobAudit:
         busy = session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(LEASED)))
         return UNSETTLED_SECONDS if busy else IDLE_SECONDS
 
-    # ---- what nobody needs
+    # ---- orphans
 
-    def _unclaimed(self, there: dict[str, StoredFile], wanted: References, settled: float) -> Iterator[Finding]:
-        for key, entry in sorted(there.items()):
-            if key in wanted:
+    def _orphans(self, stored: dict[str, StoredFile], references: References, settled: float) -> Iterator[Finding]:
+        for key, entry in sorted(stored.items()):
+            if key in references:
                 continue
-            named = re.fullmatch(KEY, key) is not None
-            kind = "orphan_blob" if named else "stray_file"
-            what = f"{entry.size:,} bytes that no row names" if named else "no blob, and lies where blobs do"
+            is_blob = re.fullmatch(KEY, key) is not None
+            kind = "orphan_blob" if is_blob else "stray_file"
+            message = f"{entry.size:,} bytes that no row refers to" if is_blob else "not a blob, but stored among blobs"
             if entry.modified > settled:
-                message = f"{what}, and so new that its row may still come; look again later, or use --older-than 0"
+                message += "; its row may still be written: run again later, or with --older-than 0"
                 yield Finding(kind, key, message, level="note")
             else:
-                yield Finding(kind, key, what, "moved into quarantine", partial(self._set_aside, key))
+                yield Finding(kind, key, message, "moved to quarantine", partial(self._set_aside, key))
 
     def _set_aside(self, key: str) -> str:
         self.storage.quarantine(key)
@@ -81,54 +81,54 @@ class BlobAudit:
         return f"moved to quarantine/{key}"
 
     def settle(self) -> list[str]:
-        """A second look at the rows, with orphans out of sight: one that was just written gets its bytes back."""
+        """Read the rows again after orphans were moved, and move back those that a new row refers to. Returns them."""
         if not self._aside:
             return []
         with self.db.snapshot() as session:
-            wanted = find_references(session)
-        late = [key for key in self._aside if key in wanted and not self.storage.exists(key)]
+            references = find_references(session)
+        late = [key for key in self._aside if key in references and not self.storage.exists(key)]
         for key in late:
             self.storage.bring_back(key)
         return late
 
-    # ---- what is missing
+    # ---- missing blobs
 
-    def _missing(self, there: dict[str, StoredFile], wanted: References) -> Iterator[Finding]:
-        missing = sorted(wanted.keys() - there.keys())
+    def _missing(self, stored: dict[str, StoredFile], references: References) -> Iterator[Finding]:
+        missing = sorted(references.keys() - stored.keys())
         if not missing:
             return
         aside = {entry.key.partition("/")[2] for entry in self.storage.quarantined()}
         with self.db.snapshot() as session:
-            still = find_references(session)
+            current = find_references(session)
         for key in missing:
-            holders = sorted(still.get(key, set()))
+            holders = sorted(current.get(key, set()))
             if not holders or self.storage.exists(key):
-                continue  # deleted, or stored, since the lists were made
-            message = f"not in the storage, and needed by {_some(holders)}"
+                continue  # its rows were deleted, or it was stored, after the lists were made
+            message = f"missing from the storage, needed by {_some(holders)}"
             if key in aside and self._digest(f"quarantine/{key}") == key[-64:]:
-                yield Finding("missing_blob", key, message, "brought back from quarantine", partial(self._back, key))
+                yield Finding("missing_blob", key, message, "moved back from quarantine", partial(self._back, key))
             elif source := self._source(key):
                 remedy = f"stored again from {source}"
                 yield Finding("missing_blob", key, message, remedy, partial(self._again, key, source))
             else:
                 losses = Losses(self.db, self.storage)
                 if losses.unmarked(holders):
-                    remedy = "rows marked, so that nobody starts from them"
+                    remedy = "rows marked as lost, so that no job starts from them"
                     yield Finding("missing_blob", key, message, remedy, partial(losses.mark, holders))
                 else:
                     yield Finding("missing_blob", key, message)
 
     def _back(self, key: str) -> str:
         self.storage.bring_back(key)
-        return "brought back from quarantine"
+        return "moved back from quarantine"
 
     def _source(self, key: str) -> Path | None:
-        """A file of the models folder with these bytes: bases are copied from there."""
+        """A file in the models folder with these bytes, from which base models are stored, or None."""
         with self.db.read() as session:
             rows = session.scalars(select(Model).where(Model.kind == "base"))
-            names = {(row.spec.get("path"), each["name"]) for row in rows for each in row.files if each["blob"] == key}
+            names = {(row.spec.get("path"), file["name"]) for row in rows for file in row.files if file["blob"] == key}
         for folder in folders(self.settings):
-            for _, name in (each for each in names if each[0] == folder.name):
+            for _, name in (pair for pair in names if pair[0] == folder.name):
                 path = folder / Path(name).name
                 if path.is_file() and _digest_of(path) == key[-64:]:
                     return path
@@ -136,21 +136,23 @@ class BlobAudit:
 
     def _again(self, key: str, source: Path) -> str:
         blob = self.storage.put(source)
-        return f"stored again from {source}" if blob.key == key else f"{source} has changed meanwhile"
+        return f"stored again from {source}" if blob.key == key else f"not stored: {source} has changed"
 
-    # ---- what is damaged
+    # ---- damaged blobs
 
-    def _damaged(self, there: dict[str, StoredFile], wanted: References, sizes: dict[str, int]) -> Iterator[Finding]:
-        for key in sorted(there.keys() & wanted.keys()):
-            size = sizes.get(key, there[key].size)
-            if there[key].size != size:
-                message = f"has {there[key].size:,} bytes and should have {size:,}"
+    def _damaged(
+        self, stored: dict[str, StoredFile], references: References, sizes: dict[str, int]
+    ) -> Iterator[Finding]:
+        for key in sorted(stored.keys() & references.keys()):
+            size = sizes.get(key, stored[key].size)
+            if stored[key].size != size:
+                message = f"has {stored[key].size:,} bytes instead of {size:,}"
             elif self.deep and (digest := self._digest(key)) not in (key[-64:], None):
                 message = f"its SHA-256 is {digest}"
             else:
                 continue
-            message += f"; needed by {_some(sorted(wanted[key]))}"
-            remedy = "moved into quarantine, and stored again where the models folder has it"
+            message += f"; needed by {_some(sorted(references[key]))}"
+            remedy = "moved to quarantine, and stored again if the models folder has it"
             yield Finding("damaged_blob", key, message, remedy, partial(self._remove_damaged, key))
 
     def _remove_damaged(self, key: str) -> str:
@@ -169,12 +171,12 @@ class BlobAudit:
             return None
         return digest.hexdigest()
 
-    # ---- what writers left
+    # ---- unfinished uploads
 
     def _unfinished(self, settled: float) -> Iterator[Finding]:
         for entry in self.storage.unfinished():
             if entry.modified <= settled:
-                message = f"{entry.size:,} bytes of a writer that was killed"
+                message = f"{entry.size:,} bytes of an upload that was never finished"
                 yield Finding("unfinished_upload", entry.key, message, "removed", partial(self._remove, entry.key))
 
     def _remove(self, key: str) -> str:
@@ -183,11 +185,11 @@ class BlobAudit:
 
 
 def _sizes(session: Session) -> dict[str, int]:
-    """Sizes of whole blobs, as rows of files and models have them."""
-    found = {row.blob: row.bytes for row in session.execute(select(File.blob, File.bytes))}
+    """Sizes of whole blobs in bytes by key, from the rows of files and models."""
+    sizes = {row.blob: row.bytes for row in session.execute(select(File.blob, File.bytes))}
     for files in session.scalars(select(Model.files)):
-        found |= {each["blob"]: each["size"] for each in files if each.get("blob")}
-    return found
+        sizes |= {file["blob"]: file["size"] for file in files if file.get("blob")}
+    return sizes
 
 
 def _digest_of(path: Path) -> str:

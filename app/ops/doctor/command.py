@@ -1,4 +1,4 @@
-"""`permafrost doctor`: what works here, and whether rows, blobs and folders agree. It looks, and acts on --repair."""
+"""`permafrost doctor`: checks the installation, and that rows, blobs and folders agree. Repairs with --repair."""
 
 import json
 import time
@@ -14,11 +14,11 @@ from app.settings import Settings
 DAY = 86_400.0
 
 
-Repair = Annotated[bool, typer.Option("--repair", help="Mend what can be mended; without it nothing changes.")]
-Deep = Annotated[bool, typer.Option("--deep", help="Read every blob and compute its digest again.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
-_AGE = "Leave files alone that are younger, in seconds. Default: an hour, or 5 while no job runs."
-_PURGE = "With --repair, delete what has been in quarantine for so many days."
+Repair = Annotated[bool, typer.Option("--repair", help="Repair what can be repaired; without it nothing changes.")]
+Deep = Annotated[bool, typer.Option("--deep", help="Read every blob and check its digest.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_AGE = "Ignore files younger than this many seconds. Default: 3600, or 5 while no job runs."
+_PURGE = "With --repair, delete files that have been in quarantine for this many days."
 
 
 def doctor(
@@ -28,22 +28,22 @@ def doctor(
     older_than: Annotated[float | None, typer.Option(help=_AGE)] = None,
     purge: Annotated[float | None, typer.Option(help=_PURGE)] = None,
 ) -> None:
-    """Check the installation, then hold database, storage and work folders against each other.
+    """Check the installation, then compare database, storage and work folders.
 
-    Safe beside a running service. Exit code 0: all is well, or was mended; 1: something is wrong.
+    Safe while the service runs. Exit code 0: no problem, or all were repaired; 1: problems are left.
     """
     settings = Settings()
-    looked = list(checks(settings))
+    checked = list(checks(settings))
     found: list[Finding] = []
-    problem = next((problem for name, problem, _ in looked if name in ("database", "storage") and problem), None)
+    problem = next((problem for name, problem, _ in checked if name in ("database", "storage") and problem), None)
     if problem is None:
         found = examine(settings, repair=repair, deep=deep, older_than=older_than, purge=purge)
     compared = f"not compared: {problem}" if problem else None
     if as_json:
-        print(json.dumps(document(looked, found, compared), indent=1))
+        print(json.dumps(document(checked, found, compared), indent=1))
     else:
-        print("\n".join(lines(looked, found, compared)))
-    failed = any(problem for _, problem, _ in looked) or any(finding.open for finding in found)
+        print("\n".join(lines(checked, found, compared)))
+    failed = any(problem for _, problem, _ in checked) or any(finding.open for finding in found)
     raise SystemExit(1 if failed else 0)
 
 
@@ -55,7 +55,7 @@ def examine(
     older_than: float | None = None,
     purge: float | None = None,
 ) -> list[Finding]:
-    """Every finding, mended where asked for and possible."""
+    """Every finding; with `repair`, repaired where possible."""
     from app.db import Database
     from app.ops.doctor.blobs import BlobAudit
     from app.ops.doctor.jobs import JobAudit
@@ -68,10 +68,10 @@ def examine(
         found = [*jobs.findings(), *blobs.findings(), *jobs.expired()]
         if repair:
             for finding in found:
-                finding.mend()
+                finding.apply_repair()
             late = set(blobs.settle())
-            for finding in (each for each in found if each.object in late):
-                finding.done = "a row has come for it meanwhile: it is back in its place"
+            for finding in (finding for finding in found if finding.object in late):
+                finding.done = "moved back: a new row refers to it"
         found += _purged(storage, days=purge, act=repair) if purge is not None else ()
         return found
     finally:
@@ -81,30 +81,30 @@ def examine(
 def _purged(storage: Any, *, days: float, act: bool) -> Iterator[Finding]:
     for entry in list(storage.quarantined()):
         if entry.modified <= time.time() - days * DAY:
-            finding = Finding("quarantined", entry.key, f"{entry.size:,} bytes", "deleted for ever", level="note")
+            finding = Finding("quarantined", entry.key, f"{entry.size:,} bytes", "deleted", level="note")
             if act:
                 storage.remove_file(entry.key)
-                finding.done = "deleted for ever"
+                finding.done = "deleted"
             yield finding
 
 
-def lines(looked: list[tuple[str, str | None, str]], found: list[Finding], compared: str | None) -> Iterator[str]:
-    for name, problem, fine in looked:
+def lines(checked: list[tuple[str, str | None, str]], found: list[Finding], compared: str | None) -> Iterator[str]:
+    for name, problem, fine in checked:
         yield f"{'FAIL' if problem else 'ok':4}  {name}: {problem or fine}"
     yield from (finding.to_text() for finding in found)
     if compared:
         yield f"FAIL  books: {compared}"
         return
     summary = tally(found)
-    told = ", ".join(f"{count} {name}" for name, count in summary.items() if count) or "everything agrees"
-    hint = "; --repair acts" if any(each.open and each.remedy for each in found) else ""
-    yield f"{'FAIL' if summary['open'] else 'ok':4}  books: {told}{hint}"
+    counts = ", ".join(f"{count} {name}" for name, count in summary.items() if count) or "everything agrees"
+    hint = "; --repair repairs them" if any(finding.open and finding.remedy for finding in found) else ""
+    yield f"{'FAIL' if summary['open'] else 'ok':4}  books: {counts}{hint}"
 
 
-def document(looked: list[tuple[str, str | None, str]], found: list[Finding], compared: str | None) -> dict[str, Any]:
-    checked = [{"name": name, "ok": problem is None, "detail": problem or fine} for name, problem, fine in looked]
+def document(checked: list[tuple[str, str | None, str]], found: list[Finding], compared: str | None) -> dict[str, Any]:
+    results = [{"name": name, "ok": problem is None, "detail": problem or fine} for name, problem, fine in checked]
     books = {"compared": compared is None, "reason": compared, **tally(found)}
-    return {"checks": checked, "findings": [finding.to_json() for finding in found], "books": books}
+    return {"checks": results, "findings": [finding.to_json() for finding in found], "books": books}
 
 
 def tally(found: list[Finding]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""One thing that is not as it should be, and what became of it."""
+"""One finding of the doctor, and what was done about it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,13 +7,16 @@ from typing import Any, Literal
 
 @dataclass(slots=True)
 class Finding:
-    """`remedy` says what `repair` would do; without one it takes a person. A note is worth knowing, and no fault."""
+    """A disagreement that the doctor found. `remedy` describes `repair`; without one, an operator has to act.
+
+    A finding of level "note" is information and does not make the doctor fail.
+    """
 
     kind: str
     object: str
     message: str
     remedy: str | None = None
-    repair: Callable[[], str] | None = None  # does it, and says what was done
+    repair: Callable[[], str] | None = None  # returns what was done
     level: Literal["problem", "note"] = "problem"
     done: str | None = None
 
@@ -21,7 +24,7 @@ class Finding:
     def open(self) -> bool:
         return self.level == "problem" and self.done is None
 
-    def mend(self) -> None:
+    def apply_repair(self) -> None:
         if self.repair is not None:
             self.done = self.repair()
 
@@ -34,5 +37,5 @@ class Finding:
             word, then = "done", self.done
         else:
             word = "FAIL" if self.open else "note"
-            then = f"--repair: {self.remedy}" if self.remedy else "needs a person" if self.open else "nothing to do"
+            then = f"--repair: {self.remedy}" if self.remedy else "needs an operator" if self.open else "nothing to do"
         return f"{word:4}  {self.kind} {self.object}: {self.message} ({then})"

@@ -1,4 +1,4 @@
-"""What an installation needs to run: settings, database, broker, storage, models folder, signing key."""
+"""Checks of the parts that an installation needs: settings, database, broker, storage, models, signing key."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -8,8 +8,8 @@ from app.settings import Settings
 
 
 def checks(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
-    """Name, problem or None, and what is fine."""
-    looks: dict[str, Callable[[Settings], str]] = {
+    """(name, problem or None, description when there is no problem) of each part."""
+    parts: dict[str, Callable[[Settings], str]] = {
         "settings": _settings,
         "database": _database,
         "broker": _broker,
@@ -17,10 +17,10 @@ def checks(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         "models": _models,
         "signing key": _key,
     }
-    for name, look in looks.items():
+    for name, check in parts.items():
         try:
-            yield name, None, look(settings)
-        except Exception as error:  # a doctor reports whatever is wrong, and goes on
+            yield name, None, check(settings)
+        except Exception as error:  # any failure is a result of the check, and the next check runs
             yield name, f"{error}", ""
 
 
@@ -46,10 +46,10 @@ def _database(settings: Settings) -> str:
 def _broker(settings: Settings) -> str:
     if settings.embedded:
         return f"files in {settings.broker.removeprefix('filesystem://')}"
-    where = urlsplit(settings.broker)
-    shown = f"{where.scheme}://{where.hostname}:{where.port or 6379}"
+    url = urlsplit(settings.broker)
+    shown = f"{url.scheme}://{url.hostname}:{url.port or 6379}"
     try:
-        with socket.create_connection((where.hostname or "localhost", where.port or 6379), timeout=2):
+        with socket.create_connection((url.hostname or "localhost", url.port or 6379), timeout=2):
             return f"{shown} answers"
     except OSError as error:
         raise ValueError(f"{shown}: {error.strerror or error}; see PERMAFROST_BROKER_URL") from None
@@ -63,9 +63,9 @@ def _storage(settings: Settings) -> str:
         writer.write(b"permafrost doctor")
     with storage.open(writer.blob.key) as blob:
         if blob.read() != b"permafrost doctor":
-            raise ValueError("what was written is not what is read")
+            raise ValueError("the storage returned other bytes than were written")
     storage.delete(writer.blob.key)
-    return f"{settings.storage} takes and gives back bytes"
+    return f"{settings.storage} can be written and read"
 
 
 def _models(settings: Settings) -> str:
@@ -73,10 +73,10 @@ def _models(settings: Settings) -> str:
 
     if settings.models_dir is not None and not settings.models.is_dir():
         raise ValueError(
-            f"PERMAFROST_MODELS_DIR={settings.models} is no folder: make it, or name the one with your models"
+            f"PERMAFROST_MODELS_DIR={settings.models} is not a folder: create it, or name the folder with your models"
         )
     names = [folder.name for folder in folders(settings)]
-    return f"{settings.models} holds {', '.join(names) or 'no model yet'}"
+    return f"{settings.models} has {', '.join(names) or 'no model yet'}"
 
 
 def _key(settings: Settings) -> str:
@@ -84,7 +84,7 @@ def _key(settings: Settings) -> str:
 
     path = settings.signing_key_path
     if not path.exists():
-        return f"{path} will be made by the first worker"
+        return f"{path} will be created by the first worker"
     if path.stat().st_mode & 0o077:
-        raise ValueError(f"{path} can be read by others: chmod 600 {path}")
+        raise ValueError(f"other users can read {path}: chmod 600 {path}")
     return f"{path}, id {load(path).keyid[:16]}…"

@@ -22,14 +22,16 @@ from app.ops.doctor.finding import Finding
 from app.settings import Settings
 from app.storage.blobs import UNSETTLED_SECONDS
 
-#: Where folders of jobs that the database does not know are kept, beside the others.
+#: Subfolder of the work folder for folders of unknown jobs.
 QUARANTINE: Final = "quarantine"
-#: In which a step's folder lists its files.
+#: Lists the files of a checkpoint, in the checkpoint's folder.
 MANIFEST: Final = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
 class JobAudit:
+    """One comparison of jobs with their leases, events, folders and checkpoints on this machine."""
+
     settings: Settings
     db: Database
     older_than: float | None = None
@@ -43,29 +45,31 @@ class JobAudit:
     # ---- rows
 
     def _leases(self) -> Iterator[Finding]:
-        """Any worker's sweep takes over an expired lease within seconds: one that is still there has no worker."""
+        """Leases that expired two sweeps ago: any running worker's sweep would have taken them over."""
         with self.db.read() as session:
             overdue = now(session) - timedelta(seconds=2 * self.settings.sweep_seconds)
             stale = session.scalars(select(Job).where(Job.status.in_(LEASED), Job.lease_until < overdue)).all()
         for job in stale:
-            message = f"held by {job.lease_owner} until {job.lease_until:%Y-%m-%d %H:%M:%S} UTC; no worker takes over"
-            yield Finding("stale_lease", job.id, message, "taken over, as a worker's sweep would", self._sweep)
+            message = (
+                f"its lease by {job.lease_owner} expired at {job.lease_until:%Y-%m-%d %H:%M:%S} UTC; no worker runs"
+            )
+            yield Finding("stale_lease", job.id, message, "requeued, as a worker's sweep would", self._sweep)
 
     def _sweep(self) -> str:
         lifecycle.sweep(self.db, limit=self.settings.max_crashes)
-        return "taken over: the job waits for a worker, or has failed too often"
+        return "requeued, or failed after too many crashes"
 
     def _events(self) -> Iterator[Finding]:
         with self.db.read() as session:
-            counted = select(Event.job_id, func.count().label("there")).group_by(Event.job_id).subquery()
-            there = func.coalesce(counted.c.there, 0)
-            query = select(Job.id, Job.events_count, there).outerjoin(counted, counted.c.job_id == Job.id)
-            rows = session.execute(query.where(Job.events_count != there)).all()
-        for job_id, booked, found in rows:
-            yield Finding("lost_events", job_id, f"{booked} events are booked, {found} are there")
+            counts = select(Event.job_id, func.count().label("stored")).group_by(Event.job_id).subquery()
+            stored = func.coalesce(counts.c.stored, 0)
+            query = select(Job.id, Job.events_count, stored).outerjoin(counts, counts.c.job_id == Job.id)
+            rows = session.execute(query.where(Job.events_count != stored)).all()
+        for job_id, expected, count in rows:
+            yield Finding("lost_events", job_id, f"has {count} events instead of {expected}")
 
     def expired(self) -> Iterator[Finding]:
-        """Files past their end are out of sight; their bytes go here."""
+        """Expired files, which the API hides already and no open job uses."""
         with self.db.read() as session:
             rows = session.scalars(select(File).where(File.expires_at < now(session))).all()
             open_jobs = session.scalars(select(Job).where(Job.status.not_in(TERMINAL))).all()
@@ -74,7 +78,7 @@ class JobAudit:
         for row in rows:
             if row.id not in used:
                 message = f"expired {row.expires_at:%Y-%m-%d %H:%M} UTC"
-                remedy = "deleted, its bytes by a later run"
+                remedy = "deleted; a later run removes its bytes"
                 yield Finding("expired_file", row.id, message, remedy, partial(self._forget, row.id), level="note")
 
     def _forget(self, file_id: str) -> str:
@@ -95,49 +99,53 @@ class JobAudit:
                 steps = set(session.scalars(select(Checkpoint.step).where(Checkpoint.job_id == folder.name)))
             if job is None:
                 if newest(folder) <= settled:
-                    message = "the database knows no such job; it may be an older one that was restored"
+                    message = "no job has this id; was an older database restored?"
                     remedy = f"moved to {work / QUARANTINE}"
                     yield Finding("unknown_job_folder", str(folder), message, remedy, partial(self._set_aside, folder))
             elif job.status in TERMINAL:
                 if newest(folder) <= settled:
-                    message = f"the job has ended ({job.status}) and needs it no more"
+                    message = f"the job has ended ({job.status}) and no longer needs it"
                     yield Finding("leftover_folder", str(folder), message, "removed", partial(self._remove, folder))
             else:
                 yield from self._attempts(folder, job, settled)
                 yield from self._checkpoints(folder / "checkpoints", job, steps, settled)
 
     def _attempts(self, folder: Path, job: Job, settled: float) -> Iterator[Finding]:
-        """Folders of attempts that are over. A running one's number is the job's; a later one has a higher."""
+        """Folders of attempts that are over: those with a lower number than the running attempt."""
         for path in sorted(folder.glob("a*")):
             number = int(path.name[1:]) if path.name[1:].isdecimal() else None
             over = number is not None and (number < job.attempt or (number == job.attempt and job.status not in LEASED))
             if over and newest(path) <= settled:
-                message = f"attempt {number} is over; its worker was killed before it could tidy up"
+                message = f"attempt {number} is over; its worker was killed before it removed the folder"
                 yield Finding("leftover_attempt", str(path), message, "removed", partial(self._remove, path))
 
-    def _checkpoints(self, folder: Path, job: Job, booked: set[int], settled: float) -> Iterator[Finding]:
+    def _checkpoints(self, folder: Path, job: Job, known_steps: set[int], settled: float) -> Iterator[Finding]:
         if job.status in LEASED or not folder.is_dir():
-            return  # its trainer writes there
+            return  # its trainer may be writing
         for path in sorted(folder.iterdir()):
             if path.name.startswith(".") and newest(path) <= settled:
                 yield Finding(
-                    "unfinished_checkpoint", str(path), "was never finished", "removed", partial(self._remove, path)
+                    "unfinished_checkpoint",
+                    str(path),
+                    "a checkpoint that was never finished",
+                    "removed",
+                    partial(self._remove, path),
                 )
             elif path.name.startswith("step-"):
-                yield from self._checkpoint(path, booked)
+                yield from self._checkpoint(path, known_steps)
 
-    def _checkpoint(self, path: Path, booked: set[int]) -> Iterator[Finding]:
+    def _checkpoint(self, path: Path, known_steps: set[int]) -> Iterator[Finding]:
         if why := _damage(path, deep=self.deep):
-            message = f"{why}; a resumed run goes on from the one before"
+            message = f"{why}; a resumed job starts from the checkpoint before it"
             yield Finding("damaged_checkpoint", str(path), message, "removed", partial(self._remove, path))
-        elif path.name[5:].isdecimal() and int(path.name[5:]) not in booked:
-            message = "is whole and has no row: its worker was killed in between; a resumed run goes on from it"
+        elif path.name[5:].isdecimal() and int(path.name[5:]) not in known_steps:
+            message = "complete, but has no row, since its worker was killed in between; a resumed job starts from it"
             yield Finding("checkpoint_without_row", str(path), message, level="note")
 
     def _set_aside(self, folder: Path) -> str:
-        place = self.settings.work / QUARANTINE
-        place.mkdir(exist_ok=True)
-        target = place / f"{folder.name}.{time.time_ns()}"
+        quarantine = self.settings.work / QUARANTINE
+        quarantine.mkdir(exist_ok=True)
+        target = quarantine / f"{folder.name}.{time.time_ns()}"
         folder.rename(target)
         return f"moved to {target}"
 
@@ -147,22 +155,22 @@ class JobAudit:
 
 
 def newest(folder: Path) -> float:
-    """When anything in it was written last; the beginning of time where it is gone."""
+    """Time of the last write in a folder, in Unix seconds; 0.0 when the folder is gone."""
     times = [path.lstat().st_mtime for path in (folder, *folder.rglob("*")) if path.is_symlink() or path.exists()]
     return max(times, default=0.0)
 
 
 def _damage(path: Path, *, deep: bool) -> str | None:
-    """What is wrong with a step's folder by its own manifest; digests only when looking deep."""
+    """What is wrong with a checkpoint's folder by its own manifest, or None. `deep` also checks digests."""
     try:
         files = json.loads((path / MANIFEST).read_bytes())["files"]
         for name, entry in files.items():
             if (path / name).stat().st_size != entry["size"]:
-                return f"{name} has another size than its manifest says"
+                return f"the size of {name} differs from the manifest"
             if deep:
                 with (path / name).open("rb") as file:
                     if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                        return f"{name} has another SHA-256 than its manifest says"
+                        return f"the SHA-256 of {name} differs from the manifest"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""Rows whose bytes are gone for good: marked, so that nobody starts from them, and unmarked once the bytes are back."""
+"""Rows whose bytes are lost: marked, so that no job starts from them, and unmarked once the bytes are back."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +20,13 @@ LOST: Final = "its bytes are missing from the storage; put them back and run `pe
 
 @dataclass(frozen=True, slots=True)
 class Losses:
+    """Marks rows of files and models as lost, and finds marked rows whose bytes are back."""
+
     db: Database
     storage: Storage
 
     def unmarked(self, holders: list[str]) -> bool:
-        """Whether any of these rows can be marked and is not yet."""
+        """Whether any of these rows can be marked as lost and is not yet."""
         with self.db.read() as session:
             return any(not _is_marked(row) for row in _rows(session, holders))
 
@@ -38,16 +40,16 @@ class Losses:
                     row.status, row.error = "failed", LOST
             return f"marked as lost: {', '.join(row.id for row in rows)}"
 
-    def recovered(self, wanted: References, there: dict[str, StoredFile]) -> Iterator[Finding]:
-        """Marked rows whose bytes have all come back."""
-        missing = {holder for key in wanted.keys() - there.keys() for holder in wanted[key]}
+    def recovered(self, references: References, stored: dict[str, StoredFile]) -> Iterator[Finding]:
+        """Marked rows whose bytes are all stored again."""
+        missing = {holder for key in references.keys() - stored.keys() for holder in references[key]}
         with self.db.read() as session:
             files = session.scalars(select(File).where(File.status_details == LOST)).all()
             models = session.scalars(select(Model).where(Model.error == LOST)).all()
             marked: list[File | Model] = [*files, *models]
         for row in marked:
             if f"{row.__tablename__} {row.id}" not in missing:
-                message = "is marked as lost, and its bytes are there"
+                message = "is marked as lost, but its bytes are stored"
                 yield Finding("recovered_row", row.id, message, "unmarked", partial(self._unmark, type(row), row.id))
 
     def _unmark(self, kind: type[File] | type[Model], row_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Which blobs the database's rows are made of, whatever table they are in."""
+"""Which blobs the rows of the database refer to, in whatever table."""
 
 import re
 from collections import defaultdict
@@ -11,44 +11,46 @@ from sqlalchemy.orm import Session
 from migrations.tables import tables
 
 KEY: Final = "sha256/[0-9a-f]{2}/[0-9a-f]{64}"
-#: Within JSON a claim is a whole string. A key within a sentence asks for nothing.
+#: In JSON a reference is a whole string. A key inside a sentence is not a reference.
 _QUOTED: Final = re.compile(rf'"({KEY})"')
 
-#: By blob, the rows that need it, as "table id".
+#: By blob key, the rows that refer to it, as "table id".
 References = dict[str, set[str]]
 
 
 def find_references(session: Session) -> References:
-    """Every claim, read from all columns that hold text or JSON: a column that is new here is not forgotten.
+    """Every reference to a blob, from all columns of text or JSON, so that a new column cannot be forgotten.
 
-    `session` is a snapshot's.
+    `session` must be a snapshot.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SET LOCAL statement_timeout = 0"))
-    found: References = defaultdict(set)
+    references: References = defaultdict(set)
     for table in tables().sorted_tables:
-        for holder, said in _speaking(session, table):
-            for key in keys_in(said):
-                found[key].add(holder)
-    return dict(found)
+        for row, value in _values_with_keys(session, table):
+            for key in keys_in(value):
+                references[key].add(row)
+    return dict(references)
 
 
-def keys_in(said: str) -> Iterator[str]:
-    """The blobs that a column's text names as such."""
-    if re.fullmatch(KEY, said):
-        yield said
+def keys_in(value: str) -> Iterator[str]:
+    """The blob keys in a column's text: the whole text, or quoted strings in it."""
+    if re.fullmatch(KEY, value):
+        yield value
         return
-    for match in _QUOTED.finditer(said):
+    for match in _QUOTED.finditer(value):
         yield match[1]
 
 
-def _speaking(session: Session, table: Table) -> Iterator[tuple[str, str]]:
-    columns: list[Column[object]] = [each for each in table.columns if isinstance(each.type, String | JSON)]
+def _values_with_keys(session: Session, table: Table) -> Iterator[tuple[str, str]]:
+    """(row as "table id", text of one of its columns), for rows that mention any blob."""
+    columns: list[Column[object]] = [column for column in table.columns if isinstance(column.type, String | JSON)]
     if not columns:
         return
-    said = [cast(each, Text) for each in columns]
-    mentioning = select(*table.primary_key, *said).where(or_(*(each.contains("sha256/") for each in said)))
-    count = len(table.primary_key)
-    for row in session.execute(mentioning.execution_options(yield_per=200)):
-        holder = " ".join([table.name, *map(str, row[:count])])
-        yield from ((holder, each) for each in row[count:] if each)
+    texts = [cast(column, Text) for column in columns]
+    query = select(*table.primary_key, *texts).where(or_(*(column.contains("sha256/") for column in texts)))
+
+    keys = len(table.primary_key)
+    for row in session.execute(query.execution_options(yield_per=200)):
+        name = " ".join([table.name, *map(str, row[:keys])])
+        yield from ((name, value) for value in row[keys:] if value)

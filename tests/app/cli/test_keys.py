@@ -54,7 +54,7 @@ def test_the_life_of_a_key(database_url: str):
         (["create", "--name", "x", "--project", "a/b"], "letters"),
         (["create", "--name", ""], "1 to 128"),
         (["create", "--name", "x", "--expires", "soon"], "90d"),
-        (["create", "--name", "x", "--expires", "2020-01-01"], "date to come"),
+        (["create", "--name", "x", "--expires", "2020-01-01"], "future date"),
         (["create", "--name", "x", "--expires", "0d"], "90d"),
         (["revoke", "pf_nobody00"], "keys list"),
     ],

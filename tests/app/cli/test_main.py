@@ -206,7 +206,7 @@ def test_a_worker_does_not_start_on_older_tables(permafrost: Command, tmp_path: 
     upgrade(url, "0001")
     done = permafrost("worker", PERMAFROST_DATABASE_URL=url)
     assert done.returncode == 1
-    assert "the tables are of version 0001" in done.stderr
+    assert "the tables are at version 0001" in done.stderr
     db = Database(url)
     with db.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -224,7 +224,7 @@ def test_migrate_twice_changes_nothing(permafrost: Command) -> None:
     first, second = permafrost("migrate"), permafrost("migrate")
     assert first.returncode == second.returncode == 0
     assert first.stdout == second.stdout
-    assert "the tables are of version" in first.stdout
+    assert "the database tables are at version" in first.stdout
 
 
 def test_doctor_says_what_is_missing_and_what_would_help(permafrost: Command) -> None:
@@ -248,7 +248,7 @@ def test_doctor_reports_a_broker_that_is_away(permafrost: Command) -> None:
 def test_doctor_misses_a_models_folder_that_was_named(permafrost: Command, tmp_path: Path) -> None:
     """The default one is made when it is needed; one that was named and is not there is a mistake."""
     done = permafrost("doctor", PERMAFROST_MODELS_DIR=str(tmp_path / "none"))
-    assert re.search(r"FAIL {2}models: .*none is no folder", done.stdout)
+    assert re.search(r"FAIL {2}models: .*none is not a folder", done.stdout)
 
 
 def test_verify_starts_without_the_rest() -> None:
@@ -310,7 +310,7 @@ def test_a_piped_watch_writes_lines(permafrost: Command, socket_url: str, embedd
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert lines[-3:] == ["failed, evidence incomplete", "1 problem [/bold]", "  line 7: x is [/red]"]
-    assert set(lines[:-3]) <= {"queued, number 1", "running"}
+    assert set(lines[:-3]) <= {"queued, position 1", "running"}
 
 
 def test_a_refusal_is_shown_with_its_lines(permafrost: Command, socket_url: str, tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_refuses_to_infer_from_unknown_fields(put):
     ("content", "name", "says"),
     [
         (b"txt,label\ngood,a\n", "t.csv", "'text' is missing (did you mean 'txt'?)"),
-        (b"text;label\ngood;a\n", "t.csv", "not to be separated by commas"),
+        (b"text;label\ngood;a\n", "t.csv", "do not seem to be separated by commas"),
         (lines({"anchor": "a", "positve": "b"}), "t.jsonl", "pairs has anchor, positive, and 'positive' is missing"),
     ],
 )
@@ -319,7 +319,7 @@ def test_json_that_is_spread_out_is_one_problem(put, value, indent):
 @pytest.mark.parametrize("head", [b"PK\x03\x04", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\x00"])
 def test_packed_files_are_called_what_they_are(head):
     """Whatever their name says."""
-    with pytest.raises(DataError, match="that is in it"):
+    with pytest.raises(DataError, match="inside it"):
         detect("train.jsonl", head + bytes(20))
 
 
@@ -475,14 +475,14 @@ def test_a_regression_target_is_no_class(monkeypatch, put):
         ("a,b,c\n1,2,3\n1,2,3,4\n", {}, (3, None, "ragged_row"), "4 values"),
         ("a,b,a\n1,2,3\n1,2,3\n", {}, (1, "a", "duplicate_column"), "2 times"),
         ("a,,c\n1,2,3\n", {}, (1, None, "empty_column"), "name every column"),
-        ("a,b,c\n1,2,3\n", {"target": "target"}, (1, "target", "missing_column"), "there are 'a', 'b', 'c'"),
+        ("a,b,c\n1,2,3\n", {"target": "target"}, (1, "target", "missing_column"), "columns are 'a', 'b', 'c'"),
         ("age,bp\n1,2\n", {"features": ["bpp"], "target": "age"}, (1, "bpp", "missing_column"), "did you mean 'bp'"),
         ("a;b;c\n1;2;3\n", {"target": "c"}, (1, "c", "missing_column"), "separated by commas"),
         ("a,b\n1,2\n", {"features": ["a", "a"]}, (None, "a", "duplicate_column"), "twice"),
         ("a\n1\n2\n", {}, (1, None, "missing_column"), "feature"),
         ('a,b\n1,2\n"1"x,2\n', {}, (3, None, "not_csv"), "quotes"),
         ('a,b\n1,2\n"1,2\n' + "1,2\n" * 50_000, {}, (3, None, "not_csv"), "never closed"),
-        ('a,b\n1,2\n"\n\nx",2\n1,2\n', {}, (3, "a", "not_a_number"), "it has to be a number"),
+        ('a,b\n1,2\n"\n\nx",2\n1,2\n', {}, (3, "a", "not_a_number"), "it must be a number"),
         ("a,b\n1,1_000\n1,2\n", {}, (2, "b", "not_a_number"), "1_000"),
         ("a,b\n1,2\n\xe9,2\n", {}, (3, None, "not_utf8"), "UTF-8"),
     ],

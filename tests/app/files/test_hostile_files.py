@@ -9,7 +9,8 @@ import pytest
 
 from app.errors import DataError
 from app.files.formats import validate
-from app.files.lines import MAX_LINE, PARQUET_FREE
+from app.files.lines import MAX_LINE
+from app.files.parquet import FREE_BYTES
 
 GIGABYTE = 1 << 30
 
@@ -72,7 +73,7 @@ def test_a_parquet_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> 
     error, peak = refused(path, "parquet")
     (problem,) = error.errors
     assert problem["code"] == "decompression_bomb" and "would unpack to" in problem["message"]
-    assert peak < PARQUET_FREE
+    assert peak < FREE_BYTES
 
 
 def test_ordinary_compression_is_no_bomb(tmp_path: Path) -> None:

@@ -396,6 +396,6 @@ def test_an_unknown_model_says_what_there_is(client: TestClient, backends: Backe
     add_model(backends, tmp_path / "b", "ft:tiny:1", kind="fine_tuned", project="default")
     body = {"training_file": "file-1", "freeze_policy": {}}
     message = client.post("fine_tuning/jobs", json=body | {"model": "zzz"}).json()["error"]["message"]
-    assert message.endswith("known are tiny, ft:tiny:1")
+    assert message.endswith("available: tiny, ft:tiny:1")
     message = client.post("fine_tuning/jobs", json=body | {"model": "mlp"}).json()["error"]["message"]
     assert '{"type": "torch", "architecture": "mlp"' in message

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
 from app.settings import Settings
-from app.webhooks.addresses import AddressRefused, Reach, Target, take_apart
+from app.webhooks.addresses import AddressRefused, Reach, Target, parse_url
 
 NOWHERE = Reach()
 EVERYWHERE = Reach.parse("0.0.0.0/0, ::/0")
@@ -120,15 +120,15 @@ def test_one_bad_address_among_several_condemns_a_name():
 def test_what_is_no_address_of_a_webhook(url: str, why: str):
     """Refused with `param` url, before anything is resolved."""
     with pytest.raises(InvalidRequest, match=why) as refused:
-        take_apart(url)
+        parse_url(url)
     assert refused.value.param == "url"
 
 
 def test_a_url_taken_apart():
     """Host, port, path with query; the Host header names the port only where it is not the scheme's own."""
-    target = take_apart("https://Hooks.Example.org/a?b=c")
+    target = parse_url("https://Hooks.Example.org/a?b=c")
     assert target == Target(True, "hooks.example.org", 443, "/a?b=c") and target.authority == "hooks.example.org"
-    assert take_apart("http://[::1]:8080").authority == "[::1]:8080"
+    assert parse_url("http://[::1]:8080").authority == "[::1]:8080"
 
 
 def test_a_wrong_network_stops_the_service():

@@ -121,7 +121,7 @@ def test_an_endpoint_gets_one_at_a_time(db: Database, vault: Vault):
     cancelled_job(db)
     first = deliveries.take_due(db)
     assert first is not None and deliveries.take_due(db) is None
-    assert deliveries.book(db, first, OK)
+    assert deliveries.complete(db, first, OK)
     second = deliveries.take_due(db)
     assert second is not None and second.delivery.id != first.delivery.id
 
@@ -135,11 +135,11 @@ def test_a_silent_holder_is_replaced_and_can_book_nothing(db: Database, vault: V
     end_leases(db)
     second = deliveries.take_due(db)
     assert second is not None and second.attempt == first.attempt + 1
-    assert deliveries.book(db, first, FAILED) is False
-    assert deliveries.book(db, second, OK) is True
+    assert deliveries.complete(db, first, FAILED) is False
+    assert deliveries.complete(db, second, OK) is True
     (row,) = deliveries_of(db)
     assert row.status == "delivered" and [each["attempt"] for each in row.log] == [2]
-    assert deliveries.book(db, second, OK) is False
+    assert deliveries.complete(db, second, OK) is False
 
 
 def test_the_schedule_to_its_end(db: Database, vault: Vault):
@@ -150,7 +150,7 @@ def test_the_schedule_to_its_end(db: Database, vault: Vault):
     for attempt in range(1, 11):
         due = deliveries.take_due(db)
         assert due is not None and due.attempt == attempt
-        assert deliveries.book(db, due, FAILED)
+        assert deliveries.complete(db, due, FAILED)
         (row,) = deliveries_of(db)
         if attempt < 10:
             assert row.status == "pending" and deliveries.take_due(db) is None
@@ -169,7 +169,7 @@ def test_gone_is_for_good(db: Database, vault: Vault):
     for _ in range(3):
         cancelled_job(db)
     due = deliveries.take_due(db)
-    assert due is not None and deliveries.book(db, due, PostResult(0.1, status_code=410))
+    assert due is not None and deliveries.complete(db, due, PostResult(0.1, status_code=410))
     found = endpoint(db, gone)
     assert found.disabled_at is not None and "410" in str(found.disabled_reason)
     assert {row.status for row in deliveries_of(db)} == {"failed"}
@@ -186,7 +186,7 @@ def test_a_receiver_that_is_overwhelmed_gets_nothing_for_a_while(db: Database, v
     for asked, least, most in ((None, 60, 60), (300.0, 300, 300), (1e9, 3600, 3600)):
         due = deliveries.take_due(db)
         assert due is not None
-        deliveries.book(db, due, PostResult(0.1, status_code=status, retry_after=asked))
+        deliveries.complete(db, due, PostResult(0.1, status_code=status, retry_after=asked))
         pause = endpoint(db, busy).not_before
         assert pause is not None and least <= (pause - due.at).total_seconds() <= most + 60
         assert deliveries.take_due(db) is None, "another delivery was due, and the endpoint had asked for a pause"
@@ -198,7 +198,7 @@ def test_a_replay_is_the_same_event_in_a_new_delivery(db: Database, vault: Vault
     new_endpoint(db, vault)
     cancelled_job(db)
     due = deliveries.take_due(db)
-    assert due is not None and deliveries.book(db, due, OK)
+    assert due is not None and deliveries.complete(db, due, OK)
     (old,) = deliveries_of(db)
     with db.write() as session:
         made = deliveries.replay(session, session.get_one(Delivery, old.id))
@@ -212,7 +212,7 @@ def test_finished_deliveries_are_forgotten_after_a_month(db: Database, vault: Va
     new_endpoint(db, vault)
     cancelled_job(db)
     due = deliveries.take_due(db)
-    assert due is not None and deliveries.book(db, due, OK)
+    assert due is not None and deliveries.complete(db, due, OK)
     cancelled_job(db)
     deliveries.forget_old(db)
     assert len(deliveries_of(db)) == 2
@@ -231,4 +231,4 @@ def test_an_endpoint_takes_its_deliveries_with_it(db: Database, vault: Vault):
     with db.write() as session:
         session.delete(endpoint(db, gone))
     assert deliveries_of(db) == []
-    assert deliveries.book(db, due, OK) is False
+    assert deliveries.complete(db, due, OK) is False

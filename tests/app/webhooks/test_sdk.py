@@ -159,7 +159,7 @@ def test_a_failing_receiver_is_still_a_test_result(sdk: OpenAI):
 
 def test_a_project_has_a_hundred_endpoints_at_most(sdk: OpenAI, monkeypatch: pytest.MonkeyPatch):
     """Every event makes a request to each of them."""
-    monkeypatch.setattr("app.webhooks.endpoints.MOST", 2)
+    monkeypatch.setattr("app.webhooks.endpoints.MAX_ENDPOINTS", 2)
     for name in "ab":
         sdk.webhooks.create(name=name, url=URL, event_types=TYPES)
     with pytest.raises(openai.BadRequestError) as refused:

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from app.files import formats
-from app.files.lines import LineProblem
+from app.files.problems import LineProblem
 from worker.trainer.data.bounds import OutOfBounds, bounded
 
 Message = Mapping[str, Any]

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from app.files import formats
-from app.files.lines import LineProblem
+from app.files.problems import LineProblem
 from worker.trainer.data.batch import Batch
 from worker.trainer.data.sampler import Positions
 

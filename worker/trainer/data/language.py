@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from app.files import formats
-from app.files.lines import LineProblem
+from app.files.problems import LineProblem
 from worker.trainer.data import chat
 from worker.trainer.data.batch import IGNORED, Batch, Encoded
 from worker.trainer.data.chat import RenderedChat, Span

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from app.files import formats
-from app.files.lines import LineProblem
+from app.files.problems import LineProblem
 from worker.trainer.data import chat
 from worker.trainer.data.batch import Batch, Encoded
 from worker.trainer.data.language import (

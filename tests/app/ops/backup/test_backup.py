@@ -154,7 +154,7 @@ def test_a_blob_that_is_lost_already_is_named(live: TestClient, settings: Settin
     key = next(iter(Storage(settings.storage).blobs())).key
     Storage(settings.storage).remove_file(key)
     manifest = command.write(settings, tmp_path / "backup")
-    assert manifest.missing == [f"{key}: not in the storage; needed by files {file}"] and manifest.blobs == []
+    assert manifest.missing == [f"{key}: missing from the storage; needed by files {file}"] and manifest.blobs == []
 
 
 DAMAGES = {
@@ -198,7 +198,7 @@ def test_nothing_is_overwritten(live: TestClient, settings: Settings, elsewhere:
         command.read_back(elsewhere, tmp_path / "backup")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(BackupError, match="is no backup"):
+    with pytest.raises(BackupError, match="is not a backup"):
         command.write(settings, tmp_path / "photos")
     assert (tmp_path / "photos" / "holiday.jpg").exists()
 

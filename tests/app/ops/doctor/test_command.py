@@ -35,7 +35,11 @@ def test_looks_then_mends(data: Path) -> None:
     """1 with a hint while something is wrong, 0 once it is mended; nothing changes without --repair."""
     blobs = data / "blobs" / "sha256"
     first = doctor(data, "--older-than", "0")
-    assert first.returncode == 1 and "FAIL  orphan_blob sha256/" in first.stdout and "--repair acts" in first.stdout
+    assert (
+        first.returncode == 1
+        and "FAIL  orphan_blob sha256/" in first.stdout
+        and "--repair repairs them" in first.stdout
+    )
     assert [path for path in blobs.rglob("*") if path.is_file()]
     second = doctor(data, "--older-than", "0", "--repair")
     assert second.returncode == 0 and "done  orphan_blob" in second.stdout, second.stdout

@@ -329,7 +329,7 @@ def test_quarantine_is_emptied_on_request(backends: Backends, look: Callable[...
     look(purge=11, repair=True)
     look(purge=7)
     assert list(backends.storage.quarantined())
-    assert [each.done for each in look(purge=7, repair=True)] == ["deleted for ever"]
+    assert [each.done for each in look(purge=7, repair=True)] == ["deleted"]
     assert list(backends.storage.quarantined()) == []
 
 
@@ -354,7 +354,7 @@ def test_an_object_store_is_looked_after_too(backends: Backends, request: pytest
         row = file_row(now(session), writer.blob.key)
         row.bytes = 6
         session.add(row)
-    assert [each.done for each in examine(settings, repair=True)] == ["brought back from quarantine"]
+    assert [each.done for each in examine(settings, repair=True)] == ["moved back from quarantine"]
     assert examine(settings, deep=True) == []
 
 

@@ -1,0 +1,84 @@
+"""CSV files with a header as records: one dict of texts per row, or the row's problem."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from app.files.lines import Record, text_lines
+from app.files.problems import LineProblem, count_of
+
+
+class CsvFile:
+    """A CSV file with a header: `columns` and `header_problems` first, then `records`."""
+
+    def __init__(self, path: Path) -> None:
+        self._problems: list[LineProblem] = []
+        self._line = 0  # the last line that was read
+        self._start: int | None = None  # the first line of the current row
+        self._rows = csv.reader(self._texts(path), strict=True)
+        self.columns: list[str] = []
+        self.header_problems: list[LineProblem] = []
+        self._read_header()
+
+    def records(self) -> Iterator[Record | LineProblem]:
+        if not self.columns:
+            return
+        while True:
+            self._start = None
+            try:
+                row = next(self._rows, None)
+            except csv.Error as error:
+                yield from self._take_problems()
+                yield LineProblem(self._start or self._line, None, "not_csv", _csv_message(error))
+                return
+            yield from self._take_problems()
+            if row is None:
+                return
+            line = self._start or self._line
+            if len(row) == len(self.columns):
+                yield line, dict(zip(self.columns, row, strict=True))
+            elif row:
+                yield self._ragged(line, len(row))
+
+    def _ragged(self, line: int, values: int) -> LineProblem:
+        counts = f"has {count_of(values, 'value')}; the header names {count_of(len(self.columns), 'column')}"
+        return LineProblem(line, None, "ragged_row", f"{counts} (a value with a comma needs quotes)")
+
+    def _texts(self, path: Path) -> Iterator[str]:
+        for line in text_lines(path):
+            if isinstance(line, LineProblem):
+                self._problems.append(line)
+            else:
+                self._line = line[0]
+                self._start = self._start or self._line
+                yield line[1] + "\n"
+
+    def _take_problems(self) -> list[LineProblem]:
+        problems, self._problems = self._problems, []
+        return problems
+
+    def _read_header(self) -> None:
+        try:
+            header = next((row for row in self._rows if row), [])
+        except csv.Error as error:
+            header = []
+            self._problems.append(LineProblem(self._line, None, "not_csv", _csv_message(error)))
+        self.header_problems = self._take_problems()
+
+        columns = [name.strip() for name in header]
+        for name in dict.fromkeys(columns):
+            if not name:
+                message = "the header has an empty column name; name every column"
+                self.header_problems.append(LineProblem(self._line, None, "empty_column", message))
+            elif columns.count(name) > 1:
+                message = f"the header names the column '{name}' {columns.count(name)} times; each needs its own name"
+                self.header_problems.append(LineProblem(self._line, name, "duplicate_column", message))
+        if not self.header_problems:
+            self.columns = columns
+
+
+def _csv_message(error: csv.Error) -> str:
+    if "field limit" in str(error):
+        limit = f"a value has more than {csv.field_size_limit():,} characters"
+        return f"{limit}, or its quote is never closed (JSONL has room for longer text)"
+    return f"is not CSV: {error}; a quote inside quotes is doubled"
