@@ -17,8 +17,8 @@ from app.http.request_body import RequestBody
 from app.jobs.requests.model_spec import ModelField, Task
 from app.models.catalog import ChosenModel, choose, similar_tensors
 from app.models.manifest import Manifest
+from app.openapi.load import load_examples
 from app.openapi.prose import ERRORS
-from app.openapi.requests import PREVIEW_EXAMPLES
 from app.paging.keyset import Page
 
 router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS)
@@ -66,7 +66,10 @@ def read_schema(who: Who) -> SchemaResponse:
 
 @router.post("/preview", operation_id="previewFreezePolicy", summary="Preview a freeze policy")
 def preview_policy(
-    wanted: Annotated[PreviewRequest, Body(openapi_examples=PREVIEW_EXAMPLES)], who: Who, db: Db, settings: Config
+    wanted: Annotated[PreviewRequest, Body(openapi_examples=load_examples("preview_requests"))],
+    who: Who,
+    db: Db,
+    settings: Config,
 ) -> PolicyPreview:
     """Resolves the policy as a job would, against the model's tensors. The model must be known by then."""
     model = wanted.model if isinstance(wanted.model, str) else wanted.model.model_dump(exclude_none=True)

@@ -35,8 +35,8 @@ from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.dry_run import DryRun, dry_run
 from app.jobs.requests.schemas import JobCreate, Tag
 from app.jobs.requests.submission import fingerprint, prepare, protect_inputs
+from app.openapi.load import load_examples
 from app.openapi.prose import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
-from app.openapi.requests import JOB_EXAMPLES, OPTION_EXAMPLES, TASK_EXAMPLES
 from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
 from app.settings import Settings
 from app.storage.blobs import Storage
@@ -49,7 +49,7 @@ MAX_WAIT_SECONDS = 60
 
 @router.post("", operation_id="createFineTuningJob", summary="Create a fine-tuning job", responses=ONE_REQUEST)
 def create_job(
-    spec: Annotated[JobCreate, Body(openapi_examples=JOB_EXAMPLES | TASK_EXAMPLES | OPTION_EXAMPLES)],
+    spec: Annotated[JobCreate, Body(openapi_examples=load_examples("job_requests"))],
     request: Request,
     response: Response,
     who: Who,

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, made to say what this service does."""
+"""Completes FastAPI's OpenAPI document: examples, real error statuses, optional authentication."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -6,15 +6,15 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.openapi.answers import ANSWERS
+from app.openapi.load import load_examples
 from app.openapi.prose import Error, error_example
 
-#: Operations that answer 422: a key that was used for another request.
+#: Operations that answer 422, for an Idempotency-Key that was used for another request.
 _UNPROCESSABLE: Final = frozenset({"createFineTuningJob"})
 
 
 def install(application: FastAPI, *, keys_required: bool) -> None:
-    """Builds the document at its first use; `keys_required` says whether the API can be used without a key."""
+    """Builds the document when it is first used. `keys_required` is whether every request needs an API key."""
 
     def openapi() -> dict[str, Any]:
         if application.openapi_schema is None:
@@ -37,7 +37,7 @@ def _document(application: FastAPI, *, keys_required: bool) -> dict[str, Any]:
     )
     for operation in _operations(document):
         if operation["operationId"] not in _UNPROCESSABLE:
-            operation["responses"].pop("422", None)  # FastAPI's own; a request that is wrong gets 400 here
+            operation["responses"].pop("422", None)  # FastAPI's default; here a wrong request gets 400
         if not keys_required and "security" in operation:
             operation["security"].append({})
         _exemplify_errors(operation)
@@ -51,21 +51,21 @@ def _document(application: FastAPI, *, keys_required: bool) -> dict[str, Any]:
 
 
 def _exemplify(schemas: dict[str, Any]) -> None:
-    """An example for every answer; a list's is made of its items'."""
-    for name, example in ANSWERS.items():
+    """Adds an example to every response schema. The example of a list is made from that of its items."""
+    for name, example in load_examples("responses").items():
         schemas[name]["examples"] = [example]
     for schema in schemas.values():
         properties = schema.get("properties", {})
         item = properties.get("data", {}).get("items", {}).get("$ref", "").rpartition("/")[2]
         for example in schemas.get(item, {}).get("examples", [])[:1]:
-            found = {"object": "list", "data": [example], "has_more": False, "sampled": False}
-            found |= {"lines": 1, "kept_from": 1}
-            found |= {"first_id": example.get("id"), "last_id": example.get("id")}
-            made = {key: value for key, value in found.items() if key in properties}
-            schema.setdefault("examples", [made])
+            fields = {"object": "list", "data": [example], "has_more": False, "sampled": False}
+            fields |= {"lines": 1, "kept_from": 1}
+            fields |= {"first_id": example.get("id"), "last_id": example.get("id")}
+            schema.setdefault("examples", [{name: value for name, value in fields.items() if name in properties}])
 
 
 def _exemplify_errors(operation: dict[str, Any]) -> None:
+    """Adds an example to every error response of one operation."""
     for status, answer in operation["responses"].items():
         content = answer.get("content", {}).get("application/json")
         if status >= "400" and content:
@@ -73,10 +73,10 @@ def _exemplify_errors(operation: dict[str, Any]) -> None:
 
 
 def _no_null(operation: dict[str, Any]) -> None:
-    """A parameter that is left out is not sent: there is no null in a query or a header."""
+    """Removes null from the types of parameters: a query or a header has no null, a parameter is left out instead."""
     for parameter in operation.get("parameters", []):
         branches = parameter["schema"].get("anyOf", [])
-        given = [each for each in branches if each != {"type": "null"}]
+        given = [branch for branch in branches if branch != {"type": "null"}]
         if len(given) == 1 < len(branches):
             del parameter["schema"]["anyOf"]
             parameter["schema"] = {**given[0], **parameter["schema"]}

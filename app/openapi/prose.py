@@ -1,36 +1,41 @@
-"""What the OpenAPI page says beyond the code: tags, errors, examples to try."""
+"""Texts and response descriptions of the API page that no route owns: introduction, tags, errors, streams."""
 
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from app.openapi.load import load_examples
 
 DESCRIPTION: Final = """
 Fine-tuning jobs with a **freeze policy**: which parameters and buffers must not change. Every job ends with
 **evidence**, a signed statement about every tensor, with which anyone can check offline (`permafrost verify`) that the
 frozen weights are bit-identical to the base.
 
-The official `openai` SDK speaks to this service unmodified: `OpenAI(base_url="http://host:port/v1", api_key=...)`.
-Our own fields ride in `extra_body` and come back as extra fields.
+The official `openai` SDK works with this service unmodified: `OpenAI(base_url="http://host:port/v1", api_key=...)`.
+Send our own fields in `extra_body`; responses have them as extra fields.
 
-**Errors** come in OpenAI's envelope, with the path of the offending field in `param`; with
-`Accept: application/problem+json` as an RFC 9457 problem. **Lists** are keyset pages: pass the last id as `after`.
+**Errors** use OpenAI's envelope, with the path of the wrong field in `param`, or with
+`Accept: application/problem+json` an RFC 9457 problem. **Lists** are keyset pages: pass the last id as `after`.
 **Polling**: send `If-None-Match` and `Prefer: wait=30`.
 """
 
 TAGS: Final = [
     {"name": "Fine-tuning", "description": "Jobs: create, list, read, control, watch."},
-    {"name": "Evidence", "description": "What changed and what did not: verdict, signed attestation, every tensor."},
-    {"name": "Freeze policies", "description": "What a policy would freeze, without training."},
-    {"name": "Files", "description": "Training data, uploaded once and used by any job of the project."},
+    {
+        "name": "Evidence",
+        "description": "What changed and what did not: verdict, signed attestation, all tensors.",
+    },
+    {"name": "Freeze policies", "description": "Previews of what a policy would freeze, without training."},
+    {"name": "Files", "description": "Training data, uploaded once and usable by every job of the project."},
     {"name": "Models", "description": "Base models and the results of jobs: manifest, download, registration."},
-    {"name": "Webhooks", "description": "Where events are sent, signed as Standard Webhooks has it."},
+    {"name": "Webhooks", "description": "Endpoints that events are sent to, signed according to Standard Webhooks."},
     {"name": "Audit log", "description": "Who changed what."},
-    {"name": "Operations", "description": "For whoever runs the service."},
+    {"name": "Operations", "description": "Health and metrics, for the operator of the service."},
 ]
 
 
 class ErrorDetail(BaseModel):
-    line: int | None = Field(default=None, description="Of a data file, from 1.")
+    line: int | None = Field(default=None, description="Line of a data file, from 1.")
     field: str | None = None
     code: str
     message: str
@@ -60,7 +65,7 @@ class ErrorBody(BaseModel):
     ]
     param: str | None = Field(description="Dotted path of what was wrong, such as `freeze_policy.rules[0].select`.")
     code: str | None
-    errors: list[ErrorDetail] = Field(default=[], description="Every problem; for data, with line and field.")
+    errors: list[ErrorDetail] = Field(default=[], description="All problems; in data files with line and field.")
 
 
 class Error(BaseModel):
@@ -69,81 +74,7 @@ class Error(BaseModel):
     error: ErrorBody
 
 
-#: What each of them looks like: message, type, param, code.
-_EXAMPLES: Final = {
-    400: ("training_file: this field is required", "invalid_request_error", "training_file", "missing_field"),
-    401: ("an API key is needed, as `Authorization: Bearer pf_...`", "authentication_error", None, "invalid_api_key"),
-    403: (
-        "this needs a key with the role writer; this one has the role reader",
-        "permission_error",
-        None,
-        "insufficient_permissions",
-    ),
-    404: (
-        "no fine-tuning job 'ftjob-0' in this project",
-        "invalid_request_error",
-        "fine_tuning_job_id",
-        "not_found",
-    ),
-    405: ("PUT is not allowed on /v1/files; see the Allow header", "invalid_request_error", None, "method_not_allowed"),
-    408: ("nothing of the body came for 60 seconds", "invalid_request_error", None, "request_timeout"),
-    409: (
-        "job ftjob-0 cannot be paused: it has already ended (cancelled)",
-        "invalid_request_error",
-        None,
-        "invalid_state",
-    ),
-    410: (
-        "model ft:m:default::0:ckpt-step-5 is gone: it was not kept",
-        "invalid_request_error",
-        "model",
-        "model_gone",
-    ),
-    413: (
-        "the body is larger than the 1,048,576 bytes that this endpoint takes",
-        "invalid_request_error",
-        None,
-        "request_too_large",
-    ),
-    415: (
-        "the body must be sent with Content-Type: application/json, not 'text/plain'",
-        "invalid_request_error",
-        None,
-        "unsupported_media_type",
-    ),
-    416: (
-        "the range 'bytes=900-' lies outside of the file's 204 bytes",
-        "invalid_request_error",
-        None,
-        "range_not_satisfiable",
-    ),
-    422: (
-        "this Idempotency-Key was used for another request",
-        "invalid_request_error",
-        None,
-        "idempotency_key_reused",
-    ),
-    429: (
-        "this project may have 10,000 jobs that have not ended and has 10,000; wait for one to end, or cancel one",
-        "insufficient_quota",
-        None,
-        "insufficient_quota",
-    ),
-    500: (
-        "The server had an error while processing the request; quote req_0 to whoever runs it",
-        "server_error",
-        None,
-        "internal_error",
-    ),
-    503: ("the object store does not answer", "server_error", None, "storage_unavailable"),
-    507: ("there is no room left for the file; nothing was kept", "server_error", None, "out_of_space"),
-}
-_IN_FLIGHT: Final = (
-    "a request with this Idempotency-Key is under way; ask again in a second",
-    "invalid_request_error",
-    None,
-    "idempotency_key_in_flight",
-)
+_EXAMPLES: Final = load_examples("errors")
 
 
 def _error(description: str) -> dict[str, Any]:
@@ -151,25 +82,24 @@ def _error(description: str) -> dict[str, Any]:
 
 
 def error_example(status: str, *, operation: str) -> dict[str, Any]:
-    """What such an error looks like; put into the document by itself, since the framework drops nulls of examples."""
-    found = _IN_FLIGHT if (status, operation) == ("409", "createFineTuningJob") else _EXAMPLES[int(status)]
-    return {"error": dict(zip(("message", "type", "param", "code"), found, strict=True))}
+    """An example of such an error. The document adds it by itself, since FastAPI drops nulls from examples."""
+    return {"error": _EXAMPLES.get(f"{status} {operation}") or _EXAMPLES[status]}
 
 
-#: On every route.
+#: Errors of every route.
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     400: _error("The request is wrong; `param` says where."),
     401: _error("The API key is missing or wrong."),
-    403: _error("The key's role does not reach this far."),
+    403: _error("The key's role does not permit this."),
     404: _error("No such object in this project."),
-    405: _error("Not a method of this URL."),
+    405: _error("This URL does not take this method."),
     408: _error("The body stopped coming."),
     413: _error("The body is too large."),
-    415: _error("The body has another Content-Type than the one that is read."),
+    415: _error("The Content-Type of the body is not the documented one."),
     429: _error("A spent quota of the project: waiting does not help."),
-    500: _error("Our fault; quote the header x-request-id."),
-    503: _error("The place where files are kept does not answer; the message says why."),
-    507: _error("No room is left. Nothing was kept, and the same request works once there is room."),
+    500: _error("An error of the service; report the x-request-id header."),
+    503: _error("The blob storage does not answer; the message says why."),
+    507: _error("The disk is full. Nothing was stored; the same request works once space is free."),
 }
 CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
     409: _error(
@@ -177,12 +107,10 @@ CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
     )
 }
 
-GONE: Final[dict[int | str, dict[str, Any]]] = {
-    410: _error("A checkpoint that is not kept any more; the message says why.")
-}
+GONE: Final[dict[int | str, dict[str, Any]]] = {410: _error("A checkpoint that was deleted; the message says why.")}
 
 ONE_REQUEST: Final[dict[int | str, dict[str, Any]]] = {
-    409: _error("A request with this Idempotency-Key is under way: ask again after `Retry-After`."),
+    409: _error("A request with this Idempotency-Key is running: repeat it after `Retry-After`."),
     422: _error("The Idempotency-Key was used for another request."),
 }
 
@@ -212,7 +140,7 @@ UPLOAD_FORM: Final = {
 }
 
 
-#: A parameter with names of the caller's own: `metadata[team]=search`, or all of it `null`.
+#: A parameter whose keys the caller chooses: `metadata[team]=search`, or `metadata=null`.
 METADATA_FILTER: Final[dict[str, Any]] = {
     "name": "metadata",
     "in": "query",
@@ -229,7 +157,7 @@ _EVENT: Final = {
     "type": "object",
     "required": ["data"],
     "properties": {
-        "id": {"type": "string", "description": "Where a stream goes on that breaks off behind this event."},
+        "id": {"type": "string", "description": "Send it as `Last-Event-ID` to continue a stream after this event."},
         "event": {"type": "string"},
         "data": {"type": "string", "description": "The object as JSON; in the last event, `[DONE]`."},
     },
@@ -251,22 +179,13 @@ LOG_TEXT: Final = _stream(
     **{"text/plain": {"schema": {"type": "string"}, "example": "a line\n"}},
 )
 
-ENVELOPE: Final = {
-    "payload": "eyJfdHlwZSI6Imh0dHBzOi8vaW4tdG90by5pby9TdGF0ZW1lbnQvdjEiLCAuLi59",
-    "payloadType": "application/vnd.in-toto+json",
-    "signatures": [
-        {"keyid": "d93aff4256f8760adfaac8f29c3d8585b7988653dcbaf36f7362f65bf135c3ce", "sig": "c2lnbmF0dXJl"},
-    ],
-}
-BUNDLE: Final = {
-    "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-    "verificationMaterial": {"publicKey": {"hint": "d93aff4256f8760a"}, "tlogEntries": []},
-    "dsseEnvelope": ENVELOPE,
-}
+_ATTESTATION: Final = load_examples("attestation")
+ENVELOPE: Final = _ATTESTATION["envelope"]
+BUNDLE: Final = _ATTESTATION["bundle"]
 
 BINARY: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
-    206: {"description": "The range that was asked for."},
-    304: {"description": "The caller has these bytes already (`If-None-Match`)."},
-    416: _error("The range lies outside of the file."),
+    206: {"description": "The requested range."},
+    304: {"description": "The caller already has these bytes (`If-None-Match`)."},
+    416: _error("The range is outside of the file."),
 }

@@ -8,12 +8,9 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
-from sqlalchemy import event, select, update
 from starlette.testclient import TestClient
 
 from app.auth import api_keys
-from app.auth.key_cache import REMEMBER_SECONDS, USE_SECONDS, KeyCache
-from app.auth.tables import ApiKey
 from app.db import Database
 from app.main import create_app
 from app.settings import Settings
@@ -76,103 +73,6 @@ def test_the_sdk_sends_its_key(guarded: Guarded):
             sdk.files.list()
 
 
-def test_the_last_use_is_noted_beside_the_request(guarded: Guarded):
-    """To the minute, by a thread of its own: the row has it once the application has stopped."""
-    with TestClient(guarded.application, base_url="http://testserver/v1/") as client:
-        for _ in range(5):
-            assert client.get("files", headers=guarded.headers("mine", "reader")).status_code == 200
-    db = Database(guarded.settings.database)
-    with db.read() as session:
-        used = {row.name: row.last_used_at for row in session.scalars(select(ApiKey))}
-    db.close()
-    assert used.pop("reader of mine") is not None and set(used.values()) == {None}
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_the_use_is_written_once_a_minute(db: Database):
-    """Of a hundred uses within a minute one is written; the next minute's first is again."""
-    row, _ = made(db)
-    clock = Clock()
-    writes: list[str] = []
-
-    @event.listens_for(db.engine, "before_cursor_execute")
-    def _note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        writes.extend([statement] if statement.startswith("UPDATE api_keys") else [])
-
-    for _ in range(2):
-        cache = KeyCache(db, clock=clock)
-        for _ in range(100):
-            cache.used(row.id)
-        clock.now += USE_SECONDS
-        cache.used(row.id)
-        cache.close(seconds=20)
-    assert len(writes) == 4
-    event.remove(db.engine, "before_cursor_execute", _note)
-
-
-def test_another_process_that_noted_it_is_not_overruled(db: Database):
-    """What is younger than a minute stays, whichever process wrote it."""
-    row, _ = made(db)
-    earlier = datetime.now(UTC) - timedelta(seconds=20)
-    with db.write() as session:
-        session.execute(update(ApiKey).values(last_used_at=earlier))
-    cache = KeyCache(db)
-    cache.used(row.id)
-    cache.close(seconds=20)
-    with db.read() as session:
-        assert session.get_one(ApiKey, row.id).last_used_at == earlier
-
-
-def test_a_key_is_remembered_for_five_seconds_and_not_beyond(db: Database):
-    """That is how long a revoked key may still work elsewhere. A wrong one is never remembered."""
-    row, key = made(db)
-    clock = Clock()
-    cache = KeyCache(db, clock=clock)
-    assert cache.remembered(key) is None
-    assert cache.look_up(key) is not None and cache.look_up(key + "0") is None
-    with db.write() as session:
-        api_keys.revoke(session, row.id)
-    clock.now += REMEMBER_SECONDS
-    assert cache.remembered(key) is not None and cache.remembered(key + "0") is None
-    clock.now += 0.1
-    assert cache.remembered(key) is None and cache.look_up(key) is None
-
-
-def test_expiry_is_exact_for_remembered_keys_too(db: Database):
-    """A key that expires while it is remembered stops working at that moment."""
-    _, key = made(db, expires_at=datetime.now(UTC) + timedelta(seconds=0.5))
-    cache = KeyCache(db)
-    remembered = cache.look_up(key)
-    assert remembered is not None
-    remembered.expires_at = datetime.now(UTC)
-    assert cache.remembered(key) is None
-
-
-def test_polling_asks_for_the_key_once(guarded: Guarded, client: TestClient):
-    """Twenty requests in a row, one look at the table of keys."""
-    headers = guarded.headers("mine", "reader")
-    asked: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        asked.extend([statement] if "FROM api_keys" in statement else [])
-
-    engines = guarded.db._engines
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", note)
-    for _ in range(20):
-        assert client.get("files", headers=headers).status_code == 200
-    for engine in engines:
-        event.remove(engine, "before_cursor_execute", note)
-    assert 1 <= len(asked) <= 2  # twice, if this machine took more than five seconds for it
-
-
 def test_browsers_may_read_with_the_key_as_a_password(guarded: Guarded, client: TestClient):
     """A page asks its user by HTTP Basic; what changes something is refused, since browsers send it unasked."""
     key = guarded.keys["mine", "admin"]
@@ -227,3 +127,10 @@ def test_on_loopback_keys_are_not_asked_for(tmp_path: Any):
     with TestClient(application, base_url="http://127.0.0.1/v1/") as client:
         assert client.get("audit_logs").status_code == 200
         assert client.get("audit_logs", headers={"authorization": "Bearer none"}).status_code == 200
+
+
+@pytest.mark.parametrize(("auth", "host"), [("off", "0.0.0.0"), ("required", "127.0.0.1"), ("", "192.168.0.5")])
+def test_the_service_refuses_to_be_open_to_everybody(tmp_path: Any, auth: Any, host: str) -> None:
+    """No keys, no service beyond loopback; the message says what would work."""
+    with pytest.raises(SystemExit, match="PERMAFROST_AUTH"):
+        create_app(Settings(data_dir=tmp_path, auth=auth, host=host))
