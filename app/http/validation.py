@@ -54,8 +54,10 @@ def _problems(error: RequestValidationError) -> Iterator[dict[str, Any]]:
             reasons[key].append(reason)
         values.setdefault(key, _given(problem))
 
-    for (field, code), texts in reasons.items():
-        message = " or ".join(texts) + values[field, code]
+    for (field, code), (first, *others) in reasons.items():
+        message = (
+            " or ".join([first, *(text.removeprefix("input should be ") for text in others)]) + values[field, code]
+        )
         yield {"line": None, "field": field or None, "code": code, "message": message}
 
 

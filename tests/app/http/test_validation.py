@@ -39,7 +39,7 @@ def test_a_body_that_is_no_request_is_refused(client: TestClient, case: str) -> 
             {"training_file": "file-0", "hyperparameters": {"n_epochs": "3"}},
             [
                 ("model", "this field is required"),
-                ("hyperparameters.n_epochs", "input should be a valid integer or input should be 'auto', not \"3\""),
+                ("hyperparameters.n_epochs", "input should be 'auto' or a valid integer, not \"3\""),
             ],
         ),
         (
