@@ -1,4 +1,4 @@
-"""A request that is only looked at: what would become of it, what it would cost, and what could not be told yet."""
+"""Checks a request without making a job: what the job would be, estimates, and what could not be checked yet."""
 
 from typing import Any, Final, Literal
 
@@ -13,12 +13,12 @@ from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.schemas import JobCreate
 from app.jobs.requests.submission import CheckedRequest, examine, job_of
 
-#: Files of a dry run are read further than a submission reads them: no worker will.
+#: A dry run reads larger files than a submission does, which leaves them to a worker.
 READ_BYTES: Final = 64 << 20
 
 
 class Unchecked(Answer):
-    """Something that only a worker will find out."""
+    """A part of the request, or of the estimates, that only a worker or a run can check."""
 
     what: str = Field(description="The part of the request, or of this answer.")
     why: str
@@ -34,7 +34,7 @@ class Steps(Answer):
 
 
 class Memory(Answer):
-    """Bytes on the device; null where it cannot be told."""
+    """Bytes on the device; null where they are not known."""
 
     weights: int | None
     gradients: int | None
@@ -48,7 +48,7 @@ class Estimate(Answer):
     seconds: float | None
     basis: Literal["measured", "computed"] | None = Field(description="From earlier jobs, or from operations.")
     memory_bytes: Memory
-    rules: dict[str, str] = Field(description="How each of these is reckoned.")
+    rules: dict[str, str] = Field(description="How each of these is computed.")
 
 
 class DryRun(Answer):
@@ -71,21 +71,23 @@ class DryRun(Answer):
     freeze_plan: FreezePlanCounts | None
     estimate: Estimate
     warnings: list[str]
-    unchecked: list[Unchecked] = Field(description="Empty: all that a job can be refused for was checked.")
+    unchecked: list[Unchecked] = Field(description="Empty: everything that a job can be refused for was checked.")
 
 
 def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
-    """Raises for a request what a submission raises, and more where a worker would be the first to see it."""
+    """The answer to a dry run. Raises what a submission raises, and what a worker would find in files it leaves."""
     checked = examine(context, request, read_bytes=READ_BYTES)
     check_quota(context.session, context.project, context.settings.max_active_jobs)
     job = job_of(context, request, checked, idempotency_key=None)
+
     size = estimate.length(checked)
     known = estimate.planned(checked)
     time = estimate.seconds(context.session, context.project, checked, context.settings, size)
     memory = estimate.memory(checked, context.settings, size)
+
     return DryRun.model_validate(
         {
-            **{name: getattr(job, name) for name in _OF_A_JOB},
+            **{name: getattr(job, name) for name in _JOB_FIELDS},
             "freeze_plan": known[1].plan.counts() if known else job.freeze_plan,
             "estimate": {
                 "length": _steps(size),
@@ -99,7 +101,7 @@ def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
     )
 
 
-_OF_A_JOB: Final = (
+_JOB_FIELDS: Final = (
     "model",
     "model_spec",
     "task",
@@ -122,25 +124,28 @@ def _steps(size: estimate.Length | None) -> dict[str, Any] | None:
 def _unchecked(
     checked: CheckedRequest, plan: Preview | None, time: dict[str, Any], memory: dict[str, Any]
 ) -> list[dict[str, str]]:
+    """Everything that is left to a worker or to the run itself, with the reason."""
     at_start = "by a worker, before the first step"
-    missing = []
+    unchecked = []
     for param, file, summary in zip(
         ("training_file", "validation_file"), checked.examples.files, checked.examples.summaries, strict=True
     ):
         if file is not None and summary is None:
             why = f"{file.bytes:,} bytes; up to {READ_BYTES:,} of a format that can be read here are read at once"
-            missing.append({"what": param, "why": why, "when": at_start})
+            unchecked.append({"what": param, "why": why, "when": at_start})
+
     if plan is None:
         why = f"the tensors of {checked.chosen.name!r} are not known for the task {checked.task}; " + (
             "register the model (POST /v1/models) to have them read once"
             if checked.chosen.spec["type"] == "transformers"
             else "only a worker builds this architecture"
         )
-        missing.append({"what": "freeze_policy", "why": why, "when": at_start})
+        unchecked.append({"what": "freeze_policy", "why": why, "when": at_start})
+
     if time["seconds"] is None:
-        why = "neither an earlier job on this model nor its tensors and examples tell how long it takes"
-        missing.append({"what": "estimate.seconds", "why": why, "when": "after a first job"})
+        why = "neither an earlier job on this model nor its tensors and examples show how long it takes"
+        unchecked.append({"what": "estimate.seconds", "why": why, "when": "after a first job"})
     if memory["activations"] is None and memory["total"] is not None:
         why = "what layers keep for the backward pass is known of transformers models with text alone"
-        missing.append({"what": "estimate.memory_bytes.activations", "why": why, "when": "while it runs"})
-    return missing
+        unchecked.append({"what": "estimate.memory_bytes.activations", "why": why, "when": "while it runs"})
+    return unchecked

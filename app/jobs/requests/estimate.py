@@ -23,22 +23,21 @@ from app.models.manifest import Manifest
 from app.settings import Settings
 from app.specs import auto
 
-#: Bytes of text that make a token, and tokens of an example where nothing says how long it may be.
+#: Bytes of text per token, and tokens of an example where the request has no max_length.
 TOKEN_BYTES: Final = 4
 MAX_TOKENS: Final = 512
-#: Loading, three readings of every tensor, the result: for the smallest model.
+#: Seconds for loading, three readings of every tensor, and the result, with the smallest model.
 FIXED_SECONDS: Final = 3.0
-#: A step costs at least this, however small the model.
+#: Seconds that a step takes at least.
 STEP_SECONDS: Final = 0.002
-#: Earlier jobs that are asked how fast they were.
+#: How many earlier jobs a measured speed is taken from.
 EARLIER: Final = 5
-_TABULAR: Final = ("tabular-regression", "tabular-classification", "regression", "classification")
 _TEXT: Final = ("text-classification", "text-regression", "token-classification", "causal-lm", "pairs", "preference")
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long a run will be."""
+    """The length of a run."""
 
     examples: int
     n_epochs: int
@@ -53,25 +52,27 @@ class Length:
 
 
 def length(checked: CheckedRequest) -> Length | None:
-    """None where nobody has read the file to its end."""
+    """The length of the run; None where the training file was not read to its end."""
     summary = checked.examples.summaries[0]
     if summary is None:
         return None
-    asked = checked.hyperparameters
-    held_out = asked.get("validation_fraction", 0.0) if checked.examples.files[1] is None else 0.0
+
+    options = checked.hyperparameters
+    held_out = options.get("validation_fraction", 0.0) if checked.examples.files[1] is None else 0.0
     examples = max(1, summary.examples - round(summary.examples * held_out))
-    epochs = _number(asked.get("n_epochs"), auto.n_epochs(examples))
-    batch = min(_number(asked.get("batch_size"), auto.batch_size(examples)), examples)
-    steps = min(epochs * math.ceil(examples / batch), asked.get("max_steps") or 10**9)
+    epochs = _number(options.get("n_epochs"), auto.n_epochs(examples))
+    batch = min(_number(options.get("batch_size"), auto.batch_size(examples)), examples)
+    steps = min(epochs * math.ceil(examples / batch), options.get("max_steps") or 10**9)
+
     tokens = None
     if checked.task in _TEXT:
         tokens = math.ceil(summary.bytes / max(1, summary.examples) / TOKEN_BYTES)
-        tokens = max(1, min(tokens, asked.get("max_length") or MAX_TOKENS))
+        tokens = max(1, min(tokens, options.get("max_length") or MAX_TOKENS))
     return Length(examples, epochs, batch, steps, tokens)
 
 
 def planned(checked: CheckedRequest) -> tuple[Manifest, Preview] | None:
-    """The policy over the model's tensors, where they are known; the file tells how many classes a new head has."""
+    """The policy resolved against the model's tensors, where known; the file gives the classes of a new head."""
     known = checked.chosen.manifest_for(checked.task)
     labels = checked.examples.summaries[0].labels if checked.examples.summaries[0] else None
     if known is not None and known.open_head and labels and checked.chosen.stored is not None:
@@ -83,13 +84,14 @@ def planned(checked: CheckedRequest) -> tuple[Manifest, Preview] | None:
 
 
 def memory(checked: CheckedRequest, settings: Settings, size: Length | None) -> dict[str, Any]:
-    """Bytes by purpose; None for what cannot be known."""
+    """Bytes by purpose; None for what is not known."""
     known = planned(checked)
     if known is None:
         return dict.fromkeys(("weights", "gradients", "optimizer", "activations", "total"))
+
     tensors, plan = known
     parts: dict[str, int | None] = {
-        "weights": sum(each.nbytes for each in tensors.tensors),
+        "weights": sum(tensor.nbytes for tensor in tensors.tensors),
         "gradients": plan.memory["gradient_bytes"],
         "optimizer": plan.memory["optimizer_bytes"],
         "activations": _activations(checked, settings, size),
@@ -102,7 +104,7 @@ def memory(checked: CheckedRequest, settings: Settings, size: Length | None) -> 
 def seconds(
     session: Session, project: str, checked: CheckedRequest, settings: Settings, size: Length | None
 ) -> dict[str, Any]:
-    """From earlier jobs on this model where there are any, else from the number of operations."""
+    """Seconds from earlier jobs on this model where there are any, else from the number of operations."""
     if size is None:
         return {"seconds": None, "basis": None}
     basis, took = "measured", _measured(session, project, checked, size)
@@ -115,10 +117,10 @@ def seconds(
 
 
 def rules(settings: Settings) -> dict[str, str]:
-    """What the numbers come from, for people to judge them by."""
+    """How the numbers are computed, for readers to judge them by."""
     return {
         "steps": "examples / batch_size, rounded up, times n_epochs, at most max_steps; 'auto' as the trainer decides "
-        "it; packing is not reckoned with",
+        "it; packing is not taken into account",
         "tokens": f"bytes of the file / examples / {TOKEN_BYTES}, at most max_length or {MAX_TOKENS}",
         "seconds": f"measured: the median speed of up to {EARLIER} finished jobs of this project on the same model and "
         "task, and what they took beside training; else computed: 2 operations for each parameter and token forward, 2 "
@@ -138,6 +140,7 @@ def _measured(session: Session, project: str, checked: CheckedRequest, size: Len
         Job.task == checked.task,
         Job.status == "succeeded",
     )
+
     newest = select(Job).where(*same).order_by(Job.created_at.desc(), Job.id.desc()).limit(EARLIER)
     speeds, rests = [], []
     for job in session.scalars(newest):
@@ -148,6 +151,7 @@ def _measured(session: Session, project: str, checked: CheckedRequest, size: Len
         if job.attempt == 1 and job.started_at and job.finished_at:
             speeds.append(speed)
             rests.append(max(0.0, (job.finished_at - job.started_at).total_seconds() - steps * batch / speed))
+
     return size.seen / statistics.median(speeds) + statistics.median(rests) if speeds else None
 
 
@@ -156,15 +160,22 @@ def _computed(checked: CheckedRequest, settings: Settings, size: Length) -> floa
     if known is None or checked.task == "image-classification":
         return None  # how often a convolution's weights are used depends on the pictures
     tensors, plan = known
-    lookups = {each.name for each in tensors.tensors if each.module_types and "Embedding" in each.module_types[-1]}
-    used = [each for each in plan.plan.decisions if each.kind == "parameter" and each.name not in lookups]
-    everything = sum(each.elements for each in used)
-    trained = sum(each.elements for each in used if _trains(each))
-    deep = any(_trains(each) and each.name not in tensors.initialised for each in plan.plan.decisions)
+
+    decisions = plan.plan.decisions
+    lookups = {
+        tensor.name for tensor in tensors.tensors if tensor.module_types and "Embedding" in tensor.module_types[-1]
+    }
+    used = [decision for decision in decisions if decision.kind == "parameter" and decision.name not in lookups]
+    everything = sum(decision.elements for decision in used)
+    trained = sum(decision.elements for decision in used if _trains(decision))
+
+    # A new head alone needs no backward pass through the base.
+    deep = any(_trains(decision) and decision.name not in tensors.initialised for decision in decisions)
     operations = 2 * everything * (2 if deep else 1) + 2 * trained
     passes = size.tokens or 1
     if checked.task == "preference":
         operations, passes = operations + 2 * everything, 2 * passes  # two answers, and a reference model
+
     took = max(size.seen * passes * operations / settings.device_flops, size.steps * STEP_SECONDS)
     return took + FIXED_SECONDS
 
@@ -174,7 +185,7 @@ def _trains(decision: Decision) -> bool:
 
 
 def _activations(checked: CheckedRequest, settings: Settings, size: Length | None) -> int | None:
-    """Of a transformers model whose config.json can be read here."""
+    """Bytes that a transformers model keeps for the backward pass; None where its config.json cannot be read here."""
     if size is None or size.tokens is None:
         return None
     config = _config(checked.chosen.spec, settings)
@@ -201,5 +212,6 @@ def _optimizer(checked: CheckedRequest) -> str:
     return name if name in OPTIMIZER_STATE else "adamw"  # adam keeps what adamw keeps
 
 
-def _number(asked: Any, otherwise: int) -> int:
-    return asked if isinstance(asked, int) else otherwise
+def _number(value: Any, default: int) -> int:
+    """The value of a request, or the default where it is absent or "auto"."""
+    return value if isinstance(value, int) else default

@@ -1,4 +1,4 @@
-"""How to train, as a request says it: optimizer, hyperparameters, method."""
+"""The fields of a request that say how to train: optimizer, hyperparameters, method."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,17 +15,17 @@ Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class OptimizerGroup(RequestBody):
-    """Options of the optimizer for some of the trained tensors; selected as in a freeze policy, first match wins."""
+    """Optimizer options for some of the trained tensors, selected as in a freeze policy; the first match wins."""
 
     select: Options = Field(examples=[{"name": "classifier.**"}])
-    options: Options = Field(examples=[{"lr": 1e-3}], description="An unknown one is refused.")
+    options: Options = Field(examples=[{"lr": 1e-3}], description="An unknown option is refused.")
 
 
 class Optimizer(RequestBody):
-    """An optimizer of torch with its options. One that the optimizer does not have is refused."""
+    """An optimizer of torch with its options. An option that the optimizer does not have is refused."""
 
     name: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = Field(
-        default="adamw", description="muon: hidden matrices by Muon, all else by AdamW."
+        default="adamw", description="muon: hidden matrices are trained by Muon, everything else by AdamW."
     )
     groups: list[OptimizerGroup] | None = Field(default=None, max_length=100)
     weight_decay: NotNegative | None = None
@@ -34,18 +34,18 @@ class Optimizer(RequestBody):
     nesterov: bool | None = None
     betas: Betas | None = None
     eps: Positive | Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = Field(
-        default=None, description="Two of them for adafactor."
+        default=None, description="Two numbers for adafactor, one for the others."
     )
     amsgrad: bool | None = None
-    beta2_decay: float | None = Field(default=None, lt=0, description="Of adafactor.")
-    d: Positive | None = Field(default=None, description="Of adafactor: the largest root mean square of an update.")
-    ns_steps: int | None = Field(default=None, ge=1, le=99, description="Of muon: Newton-Schulz iterations.")
+    beta2_decay: float | None = Field(default=None, lt=0, description="adafactor only.")
+    d: Positive | None = Field(default=None, description="adafactor only: the largest root mean square of an update.")
+    ns_steps: int | None = Field(default=None, ge=1, le=99, description="muon only: Newton-Schulz iterations.")
     adjust_lr_fn: Literal["match_rms_adamw", "original"] | None = Field(
-        default=None, description="Of muon. By default its steps are as large as AdamW's at the same learning rate."
+        default=None, description="muon only. By default its steps are as large as AdamW's at the same learning rate."
     )
 
 
-def _an_object(value: Any) -> Any:
+def _require_object(value: Any) -> Any:
     if isinstance(value, str):
         message = 'an optimizer is an object, such as {{"name": "{name}"}}'
         raise PydanticCustomError("invalid_value", message, {"name": value})
@@ -53,18 +53,20 @@ def _an_object(value: Any) -> Any:
 
 
 class Hyperparameters(RequestBody):
-    """OpenAI's three, each a number or "auto"; and ours, whose absence also means "auto".
+    """OpenAI's three, each a number or "auto", and ours, whose absence also means "auto".
 
-    The numbers that "auto" came to take its place once training has begun.
+    Once training has begun, the numbers that were chosen for "auto" are returned in its place.
     """
 
     n_epochs: Auto | Annotated[int, Field(ge=1, le=100_000)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=1_048_576)] = Field(default="auto", description="Examples a step.")
+    batch_size: Auto | Annotated[int, Field(ge=1, le=1_048_576)] = Field(
+        default="auto", description="Examples per optimizer step."
+    )
     learning_rate_multiplier: Auto | Positive = "auto"
     learning_rate: Positive | None = None
     max_steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    optimizer: Annotated[Optimizer | None, BeforeValidator(_an_object)] = None
-    weight_decay: NotNegative | None = Field(default=None, description="On matrices alone.")
+    optimizer: Annotated[Optimizer | None, BeforeValidator(_require_object)] = None
+    weight_decay: NotNegative | None = Field(default=None, description="Applied to matrices only.")
     lr_schedule: Literal["linear", "cosine", "constant"] | None = None
     warmup_steps: int | None = Field(default=None, ge=0)
     warmup_ratio: Fraction | None = None
@@ -75,25 +77,27 @@ class Hyperparameters(RequestBody):
     gradient_accumulation_steps: int | None = Field(default=None, ge=1, le=65_536)
     max_grad_norm: NotNegative | None = Field(default=None, description="0: no clipping.")
     precision: Literal["fp32", "bf16", "fp16"] | None = None
-    max_length: int | None = Field(default=None, ge=1, le=1_048_576, description="Tokens of an example.")
+    max_length: int | None = Field(default=None, ge=1, le=1_048_576, description="Most tokens of an example.")
     length_bucketing: bool | None = None
     packing: bool | None = Field(
-        default=None, description="Of the task `causal-lm`: examples share rows in place of padding, unseen by others."
+        default=None,
+        description="Task `causal-lm` only: examples share rows instead of padding, without attending to each other.",
     )
     gradient_checkpointing: bool | None = None
     prefix_cache: Auto | bool | None = Field(
         default=None,
         description="Compute the frozen layers' results once for each example and keep them. Absent or `auto`: where "
-        "that changes nothing of what is trained; true: also where it turns dropout in the frozen layers off.",
+        "this does not change what is trained; true: also where it turns dropout in the frozen layers off.",
     )
-    compile: bool | None = Field(default=None, description="By `torch.compile`, on one device.")
+    compile: bool | None = Field(default=None, description="Compile the model with `torch.compile`; one device only.")
     label_smoothing: Fraction | None = None
-    temperature: Positive | None = Field(default=None, description="Of the task `pairs`.")
+    temperature: Positive | None = Field(default=None, description="Task `pairs` only.")
     beta: Auto | Positive | None = Field(
-        default=None, description="Of the task `preference`: how closely the result keeps to the base."
+        default=None, description="Task `preference` only: how closely the result stays to the base."
     )
     validation_fraction: Annotated[float, Field(ge=0, le=0.9)] | None = Field(
-        default=None, description="Held out of the training file where there is no validation file."
+        default=None,
+        description="Share of the training file held out for validation where there is no validation file.",
     )
     eval_steps: int | None = Field(default=None, ge=1, description="Absent: at the end of every epoch.")
     checkpoint_steps: int | None = Field(default=None, ge=1)
@@ -103,12 +107,12 @@ class Hyperparameters(RequestBody):
         default=None, description="An event file for TensorBoard among the result's files."
     )
     max_run_seconds: Positive | None = Field(
-        default=None, description="Training ends after this long, as if it were done."
+        default=None, description="Training ends normally after this many seconds, with a result and its evidence."
     )
     early_stopping_patience: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _once(self) -> "Hyperparameters":
+    def _given_once(self) -> "Hyperparameters":
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise PydanticCustomError("conflict", "give warmup_steps or warmup_ratio, not both")
         if self.weight_decay is not None and self.optimizer and self.optimizer.weight_decay is not None:
@@ -119,17 +123,20 @@ class Hyperparameters(RequestBody):
 
 
 class MethodOptions(RequestBody):
+    """Hyperparameters where OpenAI's clients put them."""
+
     hyperparameters: Hyperparameters | None = None
 
 
 class Method(RequestBody):
-    """OpenAI's `method`: `dpo` for preference data, `supervised` for every other task. Absent: as the task wants it."""
+    """OpenAI's `method`: `dpo` for preference data, `supervised` for every other task. Absent: by the task."""
 
     type: Literal["supervised", "dpo"]
     supervised: MethodOptions | None = None
     dpo: MethodOptions | None = None
 
     def hyperparameters(self) -> Hyperparameters | None:
+        """The hyperparameters of the method's own type."""
         options = self.dpo if self.type == "dpo" else self.supervised
         return options.hyperparameters if options else None
 

@@ -1,4 +1,4 @@
-"""The optimizer of a request, read as the trainer will read it: what it would ignore or break on is refused."""
+"""Refuses optimizer options that torch would ignore or break on, as the trainer will read them."""
 
 import difflib
 from collections.abc import Collection, Mapping
@@ -12,7 +12,7 @@ from app.freeze.policy import Policy
 from app.freeze.tensors import TensorInfo
 from app.jobs.requests.hyperparameters import Hyperparameters, Optimizer
 
-#: What each optimizer acts on. It takes any other key in a group without a word, and ignores it.
+#: The options that each optimizer uses. It accepts any other key in a group silently, and ignores it.
 OPTIONS: Final[dict[str, frozenset[str]]] = {
     "sgd": frozenset({"weight_decay", "momentum", "dampening", "nesterov"}),
     "adam": frozenset({"weight_decay", "betas", "eps", "amsgrad"}),
@@ -24,9 +24,9 @@ _AT: Final = "hyperparameters.optimizer"
 
 
 def refuse_ignored_options(hyperparameters: Hyperparameters, policy: Policy) -> None:
-    """An optimizer accepts a group's key that it does not know and ignores it: a weight trains that was meant not to.
+    """Refuses options of groups that an optimizer would accept and ignore, such as `requires_grad`.
 
-    An audit (`enforce: false`) may do it on purpose: it is how the detector is tested.
+    An audit (`enforce: false`) may use them on purpose: it is how the detector is tested.
     """
     optimizer = hyperparameters.optimizer
     if optimizer is None:
@@ -38,6 +38,7 @@ def refuse_ignored_options(hyperparameters: Hyperparameters, policy: Policy) -> 
             message = f"{optimizer.name} has no option {key!r}; it has {', '.join(sorted(known))}"
             raise InvalidRequest(message, param=f"{_AT}.{key}", code="unknown_option")
     _refuse_wrong_eps(optimizer.name, given, at=_AT)
+
     for number, group in enumerate(optimizer.groups or []):
         at = f"{_AT}.groups[{number}].options"
         for key in group.options if policy.enforce else ():
@@ -54,7 +55,7 @@ def refuse_unreadable_groups(
     *,
     enforce: bool,
 ) -> None:
-    """Selectors that nobody can read, and, where the tensors are known, groups without any tensor that trains."""
+    """Refuses selectors that cannot be read and, where the tensors are known, groups without a tensor that trains."""
     groups = hyperparameters.optimizer.groups if hyperparameters.optimizer else None
     frozen = {decision.name for decision in plan.frozen} if plan is not None and enforce else set()
     taken: set[str] = set()
@@ -69,7 +70,7 @@ def refuse_unreadable_groups(
 
 
 def _selected(select: Mapping[str, Any], tensors: Collection[TensorInfo] | None, *, at: str) -> set[str] | None:
-    """The names that a selector of the policy's language means; None where the tensors are not known yet."""
+    """Names of the tensors that a selector matches; None where the tensors are not known yet."""
     rule = {"id": "group", "action": "train", "select": dict(select)}
     try:
         policy = Policy.from_json({"default": "freeze", "rules": [rule]})
@@ -82,10 +83,10 @@ def _selected(select: Mapping[str, Any], tensors: Collection[TensorInfo] | None,
 
 
 def _refuse_wrong_values(name: str, options: Mapping[str, Any], *, at: str) -> None:
-    """torch looks at the values of a group's options when it steps, and then they break it."""
+    """Refuses values that torch would only look at, and fail on, in its first step."""
     for key, value in options.items():
         if value is None and key in OPTIONS[name] | {"lr"}:
-            raise InvalidRequest("null is no value for it; leave it out", param=f"{at}.{key}", code="invalid_value")
+            raise InvalidRequest("must not be null; leave it out", param=f"{at}.{key}", code="invalid_value")
     rate = options.get("lr", 0)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or rate < 0:
         raise InvalidRequest(f"must be a number of at least 0, not {rate!r}", param=f"{at}.lr", code="invalid_value")
@@ -101,10 +102,10 @@ def _refuse_wrong_values(name: str, options: Mapping[str, Any], *, at: str) -> N
 
 
 def _refuse_wrong_eps(name: str, options: Mapping[str, Any], *, at: str) -> None:
-    """Adafactor has two of them, the others one."""
+    """eps is a pair for adafactor and one number for the others."""
     if "eps" in options and isinstance(options["eps"], list) is not (name == "adafactor"):
-        wanted = "a pair of numbers" if name == "adafactor" else "one number"
-        message = f"eps of {name} is {wanted}, not {options['eps']!r}"
+        expected = "a pair of numbers" if name == "adafactor" else "one number"
+        message = f"eps of {name} is {expected}, not {options['eps']!r}"
         raise InvalidRequest(message, param=f"{at}.eps", code="invalid_value")
 
 
@@ -116,5 +117,5 @@ def _why_ignored(key: str, name: str, known: frozenset[str]) -> str:
             "to watch the mistake happen, set freeze_policy.enforce to false"
         )
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(sorted(known))}"
+    hint = f"did you mean {near[0]!r}?" if near else f"its options are {', '.join(sorted(known))}"
     return f"{name} accepts {key!r} in a parameter group and ignores it; {hint}"

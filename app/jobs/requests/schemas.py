@@ -1,4 +1,4 @@
-"""What a request for a job may say. OpenAI's fields, and ours beside them."""
+"""The fields of a request for a job: OpenAI's, and ours beside them."""
 
 import re
 from typing import Annotated, Any, Final, Literal
@@ -23,16 +23,18 @@ class DataOptions(RequestBody):
 
 
 class EvidenceOptions(RequestBody):
+    """How much the checks during training may cost, and what the evidence repeats."""
+
     overhead_budget: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.01, description="Share of training time that checks during training may take."
     )
     nonce: str | None = Field(
-        default=None, max_length=128, description="Comes back inside the signature: proof of freshness."
+        default=None, max_length=128, description="Repeated inside the signed statement, as a proof of freshness."
     )
 
 
 class Resources(RequestBody):
-    """What one job gets of a worker's machine."""
+    """The part of a worker's machine that one job gets."""
 
     devices: int = Field(
         default=1, ge=1, le=1024, description="Processes that train it together, each on a device of its own."
@@ -45,12 +47,14 @@ class Resources(RequestBody):
 
 def _suffix(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
-        raise PydanticCustomError("characters", "is part of a model's id: letters, digits, '.', '_' and '-' alone")
+        raise PydanticCustomError(
+            "characters", "is part of a model's id and may have only letters, digits, '.', '_' and '-'"
+        )
     return value
 
 
 def _no_integrations(value: Any) -> Any:
-    """An integration that is accepted and ignored would be missed when the job has ended."""
+    """Integrations are refused, because one that is accepted and ignored would be missed after the job."""
     if value:
         message = "integrations are not offered: leave them out, and read the curves from /metrics (tensorboard: true)"
         raise PydanticCustomError("not_offered", message)
@@ -65,12 +69,12 @@ Metadata = dict[
 ]
 
 
-#: At the top of a request it is a control of the job; the trainer finds it where it looks for all of its settings.
+#: Fields at the top of a request that the trainer reads among its hyperparameters.
 _CONTROLS: Final = ("max_run_seconds", "tensorboard")
 
 
 class JobCreate(RequestBody):
-    """A fine-tuning job. `model` and `training_file` are all that it needs."""
+    """A fine-tuning job. Only `model` and `training_file` are required."""
 
     model: ModelField
     training_file: Identifier = Field(description="`file-…` with the purpose `fine-tune`.")
@@ -81,7 +85,7 @@ class JobCreate(RequestBody):
     suffix: Annotated[Suffix, AfterValidator(_suffix)] | None = Field(
         default=None, description="Part of the result's id: letters, digits, `.`, `_` and `-`."
     )
-    seed: int | None = Field(default=None, ge=0, lt=2**53, description="Absent: drawn, and told in the answer.")
+    seed: int | None = Field(default=None, ge=0, lt=2**53, description="Absent: drawn at random and returned.")
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
     metadata: Annotated[Metadata, Field(max_length=16)] | None = None
@@ -89,7 +93,7 @@ class JobCreate(RequestBody):
         default=None, description="Words to find the job by: `?tag=`.", examples=[["nightly"]]
     )
     integrations: Annotated[list[Any], Field(max_length=0), BeforeValidator(_no_integrations)] | None = Field(
-        default=None, description="None are offered."
+        default=None, description="Not supported: must be empty."
     )
     freeze_policy: FreezePolicy | None = Field(
         default=None, description="What must not change. Absent: everything trains."
@@ -99,7 +103,7 @@ class JobCreate(RequestBody):
     resources: Resources | None = Field(
         default=None, description="Absent: one device.", examples=[{"devices": 2, "strategy": "ddp"}]
     )
-    priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
+    priority: int = Field(default=0, ge=-100, le=100, description="Jobs with a higher priority start first.")
     retries: int | None = Field(
         default=None,
         ge=0,
@@ -123,19 +127,20 @@ class JobCreate(RequestBody):
     )
 
     def chosen(self) -> Hyperparameters:
-        """The one set of hyperparameters, wherever the request has it."""
+        """The hyperparameters, wherever in the request they are."""
         given = self._given()
         controls = self.model_dump(include=set(_CONTROLS), exclude_none=True)
         return given.model_copy(update=controls) if controls else given
 
     def policy(self) -> Policy:
+        """The freeze policy in its normal form; without one, everything trains."""
         return self.freeze_policy.normal() if self.freeze_policy else Policy()
 
     def _given(self) -> Hyperparameters:
         return (self.method and self.method.hyperparameters()) or self.hyperparameters or Hyperparameters()
 
     @model_validator(mode="after")
-    def _one_place(self) -> "JobCreate":
+    def _given_once(self) -> "JobCreate":
         if self.method and self.method.hyperparameters() and self.hyperparameters:
             message = "hyperparameters are given twice: at the top and in method.{kind}; keep one of them"
             raise PydanticCustomError("conflict", message, {"kind": self.method.type})

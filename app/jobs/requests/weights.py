@@ -1,4 +1,4 @@
-"""An uploaded file of weights: whether it is one, and whether it holds the tensors of the architecture."""
+"""Checks an uploaded file of weights: that it is a safetensors file with the tensors of the architecture."""
 
 from collections.abc import Collection
 
@@ -12,22 +12,27 @@ _PARAM = "model.weights"
 
 
 def refuse_other_weights(storage: Storage, file: File, tensors: Collection[TensorInfo] | None) -> None:
-    """Reads the header alone. Raises ModelError; with `tensors` also for other names or shapes than theirs."""
+    """Raises ModelError for a file that is not safetensors or, with `tensors`, has other names or shapes than theirs.
+
+    Reads the header alone.
+    """
     try:
         header = _header(storage, file)
     except TensorFileError as error:
-        message = f"{file.filename!r} is no safetensors file: {error}"
+        message = f"{file.filename!r} is not a safetensors file: {error}"
         raise ModelError(message, param=_PARAM, code="invalid_weights") from None
     if tensors is None:
         return
-    wanted = {each.name: tuple(each.shape) for each in tensors}
-    found = {each.name: each.shape for each in header.entries}
-    if wanted == found:
+
+    expected = {tensor.name: tuple(tensor.shape) for tensor in tensors}
+    shapes = {entry.name: entry.shape for entry in header.entries}
+    if expected == shapes:
         return
-    differing = sorted(wanted.keys() | found.keys(), key=lambda name: (wanted.get(name) is None, name))
-    name = next(each for each in differing if wanted.get(each) != found.get(each))
-    message = f"{file.filename!r} does not fit: tensor {name!r} is {_told(found.get(name))} in it, "
-    message += f"and {_told(wanted.get(name))} in the architecture"
+
+    names = sorted(expected.keys() | shapes.keys(), key=lambda name: (expected.get(name) is None, name))
+    name = next(name for name in names if expected.get(name) != shapes.get(name))
+    message = f"{file.filename!r} does not fit: tensor {name!r} is {_shape_text(shapes.get(name))} in it, "
+    message += f"and {_shape_text(expected.get(name))} in the architecture"
     raise ModelError(message, param=_PARAM, code="weights_do_not_fit")
 
 
@@ -38,5 +43,5 @@ def _header(storage: Storage, file: File) -> Header:
     return parse_header(prefix + rest, size=file.bytes)
 
 
-def _told(shape: tuple[int, ...] | None) -> str:
+def _shape_text(shape: tuple[int, ...] | None) -> str:
     return "not there" if shape is None else f"of shape {list(shape)}"

@@ -27,8 +27,8 @@ def test_weights_that_fit_make_a_job(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("content", "code", "words"),
     [
-        (b"PK\x03\x04 a pickle in a zip file", "invalid_weights", "no safetensors file"),
-        (save(WEIGHTS)[:-1], "invalid_weights", "no safetensors file"),
+        (b"PK\x03\x04 a pickle in a zip file", "invalid_weights", "not a safetensors file"),
+        (save(WEIGHTS)[:-1], "invalid_weights", "not a safetensors file"),
         (save({"weight": WEIGHTS["weight"]}), "weights_do_not_fit", "'bias' is not there in it, and of shape [1] in"),
         (save(WEIGHTS | {"more": torch.zeros(2)}), "weights_do_not_fit", "'more' is of shape [2] in it, and not there"),
         (save(WEIGHTS | {"weight": torch.zeros(1, 2)}), "weights_do_not_fit", "'weight' is of shape [1, 2] in it, and"),
