@@ -52,9 +52,9 @@ def trained(case: Case, way: str, folder: Path) -> Taken:
     if way == OURS:
         run, stop = prepared(case, folder)
         forget_peak(case)
-        with stop, run.watch.witness, run.writer:
+        with stop, run.witness.witness, run.checkpoints.writer:
             speed = best(ours(run, case))
-        training, order = run.training, run.order
+        training, order = run.job.training, run.job.sampler
     else:
         given = material(case, folder)
         forget_peak(case)

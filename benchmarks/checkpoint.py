@@ -33,16 +33,17 @@ def cost(case: Case, folder: Path) -> Iterable[Figure]:
     """Each checkpoint after two more steps, so that everything in it has moved."""
     run, stop = prepared(case, folder)
     still, written, slowed, plain = [], [], [], []
-    with stop, run.watch.witness, run.writer:
+    with stop, run.witness.witness, run.checkpoints.writer:
         go = ours(run, case)
         go()
         for _ in range(TIMES):
             plain.append(go())
             began = time.perf_counter()
-            run.save(run.done, {})
+            step = run.witness.witness.steps
+            run.checkpoints.save(run.state, step, {}, witness=run.witness, progress=run.progress)
             still.append(time.perf_counter() - began)
             slowed.append(go())
-            run.writer.wait()
+            run.checkpoints.wait()
             written.append(time.perf_counter() - began)
     size = sum(each.stat().st_size for each in newest(run, folder).iterdir())
     stop_seconds, beside = statistics.median(still), statistics.median(written)
@@ -54,4 +55,4 @@ def cost(case: Case, folder: Path) -> Iterable[Figure]:
 
 
 def newest(run: loop.Run, folder: Path) -> Path:
-    return checkpoint.path_of(folder / "job" / "checkpoints", run.done - 2)
+    return checkpoint.path_of(folder / "job" / "checkpoints", run.witness.witness.steps - 2)

@@ -29,10 +29,10 @@ def figures() -> Iterable[Figure]:
 
 def compared(case: Case, folder: Path) -> Iterable[Figure]:
     run, stop = prepared(case, folder)
-    run.model.train()
+    run.state.model.train()
     rounds = []
     faults: dict[str, list[int]] = {way: [] for way in WAYS}
-    with stop, run.watch.witness, run.writer:
+    with stop, run.witness.witness, run.checkpoints.writer:
         for turn in range(ROUNDS + 1):
             taken = {}
             for way in sorted(WAYS, reverse=bool(turn % 2)):

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,22 @@ def ours(run: loop.Run, case: Case) -> Round:
 
     In between it stands still in the middle of its loop, and so does the clock by which its witness keeps to a budget.
     """
-    run.total_steps = sys.maxsize
+    run.job = replace(run.job, total_steps=sys.maxsize)
     outside = greenlet.getcurrent()
     inside = greenlet.greenlet(lambda: loop.train(run))
-    look = run.watch.after_step
+    look = run.witness.after_step
+    taken = 0
 
     def after_step() -> None:
+        nonlocal taken
         look()
-        run.done += 1
-        if run.done % case.steps == 0:
+        taken += 1
+        if taken % case.steps == 0:
             ended = time.perf_counter()
             outside.switch(ended)
-            run.watch.witness._budget.started += time.perf_counter() - ended
+            run.witness.witness._budget.started += time.perf_counter() - ended
 
-    run.watch.after_step = after_step  # type: ignore[method-assign]
+    run.witness.after_step = after_step  # type: ignore[method-assign]
 
     def go() -> float:
         began = time.perf_counter()

@@ -58,14 +58,15 @@ def ours(case: Case) -> float:
         given = replace(case, wanted=case.wanted | {"n_epochs": EPOCHS})
         run, stop = prepared(given, Path(folder))
         began = time.perf_counter()
-        with stop, run.watch.witness, run.writer:
+        with stop, run.witness.witness, run.checkpoints.writer:
             loop.train(run)
         seconds = time.perf_counter() - began
-        if run.caching is None:
+        cache = run.passes.prefix
+        if cache is None:
             assert case.wanted != ON, "the prefix was to be kept"
             return seconds
-        run.caching.close()
-        return seconds + run.caching.seconds
+        cache.close()
+        return seconds + cache.seconds
 
 
 def trainer(case: Case) -> float:

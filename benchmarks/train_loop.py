@@ -41,9 +41,9 @@ def figures() -> Iterable[Figure]:
 def speed(case: Case, folder: Path) -> Iterable[Figure]:
     """Steps per second, all in one process."""
     run, stop = prepared(case, folder)
-    given = Material(run.model, run.training, run.order)
-    others = {name: make(replace(given, model=deepcopy(run.model)), case, folder) for name, make in PEERS.items()}
-    with stop, run.watch.witness, run.writer:
+    given = Material(run.state.model, run.job.training, run.job.sampler)
+    others = {name: make(replace(given, model=deepcopy(run.state.model)), case, folder) for name, make in PEERS.items()}
+    with stop, run.witness.witness, run.checkpoints.writer:
         ways: dict[str, Round] = {OURS: ours(run, case)} | others
         for go in ways.values():
             go()  # warm caches, allocators and lazy imports

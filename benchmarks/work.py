@@ -133,7 +133,7 @@ def material(case: Case, folder: Path) -> Material:
     source = tasks.read(order, place, task=case.task)
     subject = TrackedModel.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
     plan = subject.plan(order.policy)
-    training = tasks.prepare(case.task, source, subject.loaded, asked_length=None).training
+    training = tasks.encode(case.task, source, subject.loaded, asked_length=None).training
     still = {each.name for each in plan.frozen}
     for name, parameter in subject.model.named_parameters():
         parameter.requires_grad_(name not in still)

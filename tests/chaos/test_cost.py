@@ -12,8 +12,8 @@ from torch import nn
 from tests.chaos.faults import FAULTS
 from tests.chaos.score import SHARE
 from worker.trainer import checkpoint
+from worker.trainer.training.checkpoint_writer import CheckpointWriter
 from worker.trainer.training.hyperparameters import ResolvedHyperparameters
-from worker.trainer.training.writer import Writer
 
 HERE = Path(__file__).parent
 
@@ -26,7 +26,7 @@ def test_checkpoint_cost(tmp_path: Path, record_property: Any) -> None:
     optimizer.step()
     interval = ResolvedHyperparameters.__dataclass_fields__["checkpoint_seconds"].default
     live = dict(model.named_parameters())
-    with Writer() as writer:
+    with CheckpointWriter() as writer:
         for step in (1, 2, 3):
             began = time.monotonic()
             content = checkpoint.take(tensors=live, optimizer=optimizer, state={})

@@ -25,8 +25,8 @@ from worker.trainer.ranks.replicas import refuse_different_replicas
 from worker.trainer.training import loop, tasks
 from worker.trainer.training.divergence import Diverged
 from worker.trainer.training.loop import Ending, Run
-from worker.trainer.training.setup import assemble
-from worker.trainer.training.stop import Stopped, StopRequest
+from worker.trainer.training.setup import assemble, whole_model
+from worker.trainer.training.stop import StopRequest, TrainingStopped
 from worker.trainer.witness.report import WitnessReport
 
 Stage = Callable[[WorkOrder, Workspace, Reporter, StopRequest], None]
@@ -71,26 +71,26 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
         if group.leads:
             export.write_initial(place, subject)
         run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop, group=group)
-        form = run.whole()
+        form = whole_model(run.job, subject)
         if form is not None:
             export.write_form(place, form, order.model, task=task, labels=source.labels)
         _stop_if_asked(stop, group)
 
         reporter.stage("training")
-        with run.watch.witness:
+        with run.witness.witness:
             try:
-                with run.writer:
+                with run.checkpoints.writer:
                     ending = loop.train(run)
             except Diverged as diverged:
                 raise _with_checkpoint(diverged, place) from None
-        if run.caching is not None:
-            run.caching.close()
-        report = run.watch.report()
+        if run.passes.prefix is not None:
+            run.passes.prefix.close()
+        report = run.witness.report()
         refuse_different_replicas(group, subject.live(), step=ending.steps)
 
         reporter.stage("exporting")
-        with run.frozen.removed():
-            result = run.whole()
+        with run.state.frozen.removed():
+            result = whole_model(run.job, subject)
             if result is not None:
                 _export(order, place, run, result, plan, loaded, source, report, ending, task=task)
     reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)
@@ -127,15 +127,16 @@ def _export(
         policy=plan.policy.to_json(),
         counts=plan.counts(),
         report=report,
-        settings=run.settings.to_json(),
+        settings=run.job.settings.to_json(),
         metrics=ending.metrics,
         steps=ending.steps,
         labels=source.labels,
     )
 
-    attention = getattr(getattr(run.model, "config", None), "_attn_implementation", None)
-    environment = determinism.environment(run.device, attention=attention, group=run.group)
-    write_json(place.files / "determinism.json", determinism.report(environment, seed=order.seed, resumed=run.resumed))
+    attention = getattr(getattr(run.state.model, "config", None), "_attn_implementation", None)
+    environment = determinism.environment(run.job.device, attention=attention, group=run.job.group)
+    reproducible = determinism.report(environment, seed=order.seed, resumed=run.state.resumed)
+    write_json(place.files / "determinism.json", reproducible)
 
     history = run.progress.history
     export.write_files(
@@ -146,7 +147,7 @@ def _export(
         labels=source.labels,
         history=history,
         card=text,
-        tensorboard=run.settings.tensorboard,
+        tensorboard=run.job.settings.tensorboard,
     )
 
 
@@ -155,9 +156,9 @@ def _merges(subject: TrackedModel) -> bool:
 
 
 def _stop_if_asked(stop: StopRequest, group: Group) -> None:
-    """Raises Stopped on all ranks together, though the signal may reach some of them later."""
-    if group.any(stop.asked):
-        raise Stopped(0)
+    """Raises TrainingStopped on all ranks together, though the signal may reach some of them later."""
+    if group.any(stop.requested):
+        raise TrainingStopped(0)
 
 
 def initialise(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:

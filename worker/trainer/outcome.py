@@ -11,7 +11,7 @@ from app.errors import PermafrostError
 from worker.protocol import EXIT_DEVICE_LOST, EXIT_FAILED, EXIT_NO_ROOM, EXIT_STOPPED, Reporter
 from worker.trainer.checkpoint import NO_ROOM
 from worker.trainer.training import compiling, memory
-from worker.trainer.training.stop import Stopped
+from worker.trainer.training.stop import TrainingStopped
 
 #: Messages of cudaGetErrorString for failed hardware or a failed driver.
 LOST_DEVICE = (
@@ -39,7 +39,7 @@ def exit_codes(reporter: Reporter, *, rank: int) -> Iterator[None]:
     """
     try:
         yield
-    except Stopped as stopped:
+    except TrainingStopped as stopped:
         if not rank:
             reporter.event(f"stopped on request after step {stopped.step}", step=stopped.step)
         raise SystemExit(EXIT_STOPPED) from None

@@ -1,92 +1,45 @@
-"""The training loop: flat, one optimizer step per turn, everything that may happen in a turn in plain sight."""
+"""The training loop: one optimizer step per turn, and whatever else a turn may bring."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
-from app.errors import DataError
 from worker.protocol import Reporter
-from worker.trainer import determinism
-from worker.trainer.data.batch import Batch, Examples
-from worker.trainer.data.preference import PreferenceExamples
-from worker.trainer.data.sampler import Sampler, sequential
-from worker.trainer.freeze.apply import Frozen
-from worker.trainer.models.tracked import TrackedModel
-from worker.trainer.ranks.gradients import combine
-from worker.trainer.ranks.group import ALONE, Group
-from worker.trainer.training import memory
-from worker.trainer.training.caching import Caching
-from worker.trainer.training.divergence import refuse_infinite
-from worker.trainer.training.hyperparameters import ResolvedHyperparameters
+from worker.trainer.training.checkpoints import Checkpoints
+from worker.trainer.training.divergence import refuse_divergence
+from worker.trainer.training.evaluation import evaluate
+from worker.trainer.training.job import TrainingJob
 from worker.trainer.training.job_witness import JobWitness
-from worker.trainer.training.meters import in_turns, merged
-from worker.trainer.training.objectives import Meter, Metrics, Objective, Preference
-from worker.trainer.training.patience import Patience
-from worker.trainer.training.progress import Progress
+from worker.trainer.training.objectives import Metrics
+from worker.trainer.training.passes import Passes
+from worker.trainer.training.progress import TrainingProgress
 from worker.trainer.training.schedule import factor
-from worker.trainer.training.stop import Stopped, StopRequest
-from worker.trainer.training.writer import Writer
+from worker.trainer.training.state import TrainingState
+from worker.trainer.training.stop import StopRequest, TrainingStopped
 from worker.trainer.witness.observe import whole
 
-T = TypeVar("T")
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-EPOCH_SAVE_SECONDS = 10.0  # an epoch shorter than this does not deserve a checkpoint of its own
+EPOCH_SAVE_SECONDS = 10.0  # the end of a shorter epoch is not worth a checkpoint
 
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """All that a loop touches."""
+    """A job that is ready for its next step: what is fixed, what moves, and the parts that serve the loop."""
 
-    model: nn.Module
-    frozen: Frozen
-    optimizer: Optimizer
-    objective: Objective
-    training: Examples
-    validation: Examples | None
-    lines: Sequence[int]  # where in its file each training example stands
-    order: Sampler
-    settings: ResolvedHyperparameters
-    total_steps: int
-    device: torch.device
+    job: TrainingJob
+    state: TrainingState
+    passes: Passes
+    witness: JobWitness
+    checkpoints: Checkpoints
+    progress: TrainingProgress
     reporter: Reporter
-    progress: Progress
     stop: StopRequest
-    scaler: torch.amp.GradScaler
-    watch: JobWitness
-    save: Callable[[int, Metrics], None]  # takes a checkpoint of the state after this step, which `writer` writes
-    judge: Callable[[int], None]  # Diverged where the state after this step is not to be kept
-    restore: Callable[[int], bool]  # the weights of that checkpoint again; False where it cannot be read
-    patience: Patience
-    whole: Callable[[], TrackedModel | None]  # the trained model in one piece, where it is to be exported
-    group: Group = ALONE  # the processes that train this together
-    writer: Writer = field(default_factory=Writer)  # of checkpoints; entered around `train`
-    shaped: Callable[[Batch], Batch] = lambda batch: batch  # as a compiled model wants it
-    caching: Caching | None = None  # the frozen prefix's results, where they are kept
-    divisible: bool = True  # whether a batch may be cut into smaller micro-batches
-    resumed: list[dict[str, Any]] = field(default_factory=list)  # the steps that earlier attempts ended after
-    done: int = 0  # steps of earlier attempts, and their seconds
-    seconds_before: float = 0.0
-    micro_batch_size: int = field(init=False)  # halved where memory runs out
-    parameters: list[nn.Parameter] = field(init=False)  # all that the optimizer ever gets
-    peaks: list[float] = field(init=False)  # each group's learning rate before its schedule
-
-    def __post_init__(self) -> None:
-        self.micro_batch_size = self.settings.micro_batch_size
-        self.parameters = self.frozen.parameters()
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Where a run got to."""
+    """How far a run got, and the metrics of the state that it ended with."""
 
     steps: int
     tokens: int
@@ -95,306 +48,148 @@ class Ending:
 
 
 def train(run: Run) -> Ending:
-    """Updates from `run.done` + 1 to the last, the witness looking on.
+    """Train from the first step not yet made to the last one.
 
-    Raises Stopped after a checkpoint when asked to stop, Diverged when a number is none any more.
+    TrainingStopped, after a checkpoint, when a stop is requested; Diverged when loss, gradient or weights are not
+    finite any more; FrozenTensorChanged when a frozen tensor moved and the policy says abort.
     """
-    began = saved = run.group.now()
+    job, state = run.job, run.state
+    began = saved = job.group.now()
     metrics: Metrics = {}
-    evaluated = step = run.done
-    run.model.train()
+    evaluated = step = state.steps_before
+    state.model.train()
 
-    for step in range(run.done + 1, run.total_steps + 1):
+    for step in range(state.steps_before + 1, job.total_steps + 1):
         rate, loss, norm = update(run, step)
-        run.watch.after_step()
+        run.witness.after_step()
+        run.progress.step(step, job, loss=loss, learning_rate=rate, grad_norm=norm)
 
-        epoch = step / run.order.steps_per_epoch
-        positions = run.order.positions(step)
-        run.progress.step(
-            step,
-            examples=len(positions),
-            tokens=0 if run.training.lengths is None else int(run.training.lengths[positions].sum()),
-            epoch=round(epoch, 4),
-            loss=loss,
-            learning_rate=rate,
-            grad_norm=norm,
-        )
-        at_epoch_end = step % run.order.steps_per_epoch == 0
-        if run.validation is not None and _due(step, run.settings.eval_steps, at_epoch_end):
-            metrics = evaluate(run, step)
-            evaluated = step
-        best = evaluated == step and run.patience.take(step, metrics)
-        stop, now = run.group.turn(stop=run.stop.asked)
-        due = stop or _save_due(run, step, at_epoch_end, now - saved)
-        if best or (step < run.total_steps and due):
-            run.save(step, {"train_loss": loss, **{f"valid_{name}": value for name, value in metrics.items()}})
-            saved = run.group.now()
-        if step < run.total_steps and stop:
-            run.writer.wait()
-            raise Stopped(step)
+        if _evaluation_due(job, step):
+            metrics, evaluated = _evaluate(run, step), step
+        best = evaluated == step and state.patience.take(step, metrics)
+
+        stop, now = job.group.turn(stop=run.stop.requested)
+        last = step == job.total_steps
+        if best or (not last and (stop or _checkpoint_due(job, step, now - saved))):
+            figures = {"train_loss": loss, **_validation(metrics)}
+            run.checkpoints.save(state, step, figures, witness=run.witness, progress=run.progress)
+            saved = job.group.now()
+        if stop and not last:
+            run.checkpoints.wait()
+            raise TrainingStopped(step)
         if _out_of_time(run, step, now - began) or _out_of_patience(run, step):
             break
 
-    if run.validation is not None and (evaluated != step or not metrics):
-        metrics = evaluate(run, step)
-        run.patience.take(step, metrics)
-    metrics = back_to_best(run, step, metrics)
-    run.judge(step)
-    run.watch.at_end()
-    seconds = run.seconds_before + run.group.now() - began
-    return Ending(steps=step, tokens=_tokens_until(run, step), metrics=metrics, seconds=seconds)
+    if job.validation is not None and (evaluated != step or not metrics):
+        metrics = _evaluate(run, step)
+        state.patience.take(step, metrics)
+    metrics = _back_to_best(run, step, metrics)
+    run.checkpoints.refuse_divergence(step)
+    run.witness.at_end()
+    seconds = state.seconds_before + job.group.now() - began
+    return Ending(steps=step, tokens=_tokens_until(job, step), metrics=metrics, seconds=seconds)
 
 
 def update(run: Run, step: int) -> tuple[float, float, float | None]:
-    """One optimizer step: its learning rate, loss, and gradient norm."""
-    rate = set_rate(run, step)
-    loss = gradients(run, step)
-    norm = clip(run)
-    refuse_infinite(run, step, loss, norm)
+    """One optimizer step: its learning rate, its loss, and the norm of its gradient (None without clipping)."""
+    state = run.state
+    rate = set_rate(run.job, state, step)
+    loss = run.passes.gradients(step)
+    norm = clip(state, run.job.settings.max_grad_norm)
+    refuse_divergence(run.job, state, step, loss, norm)
 
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.frozen.at_step(step, run.optimizer)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.frozen.at_step(step, state.optimizer)
     return rate, loss, norm
 
 
-def set_rate(run: Run, step: int) -> float:
-    """Give each group its rate for this update; returns the first group's."""
-    settings = run.settings
-    warmup = (
-        settings.warmup_steps if settings.warmup_steps is not None else round(settings.warmup_ratio * run.total_steps)
-    )
-    scale = factor(step, total=run.total_steps, warmup=warmup, kind=settings.lr_schedule, floor=settings.min_lr_ratio)
-    for group, peak in zip(run.optimizer.param_groups, run.peaks, strict=True):
+def set_rate(job: TrainingJob, state: TrainingState, step: int) -> float:
+    """Give each group its learning rate for this update; returns the first group's."""
+    settings, warmup = job.settings, job.settings.warmup_steps
+    if warmup is None:
+        warmup = round(settings.warmup_ratio * job.total_steps)
+    scale = factor(step, total=job.total_steps, warmup=warmup, kind=settings.lr_schedule, floor=settings.min_lr_ratio)
+    for group, peak in zip(state.optimizer.param_groups, state.peak_rates, strict=True):
         group["lr"] = peak * scale
-    return run.peaks[0] * scale
+    return state.peak_rates[0] * scale
 
 
-def gradients(run: Run, step: int) -> float:
-    """The step's gradients and its loss; where memory runs out on any rank, from micro-batches of half the size."""
-    while True:
-        drawn, figures, loss = memory.generators(run.device), "on another rank", None
-        batches = micro_batches(run, step)
-        weight = max(1, int(run.group.total([sum(batch.weight for batch in batches)])[0]))
-        try:
-            loss = forward_backward(run, batches, weight)
-        except RuntimeError as error:
-            if not (memory.ran_out(error) and _can_halve(run)):
-                raise
-            figures = str(error).splitlines()[0]
-        combined = combine(run.group, loss, run.parameters)
-        if combined is not None:
-            return combined
-        # After the except clause, which holds on to the tensors of the failed pass.
-        run.optimizer.zero_grad(set_to_none=True)
-        memory.give_back(run.device, drawn)
-        _halve(run, f"step {step}", figures)
-
-
-def fitting(run: Run, when: str, work: Callable[[], T]) -> T:
-    """What `work` gives; passes without gradients, made again in smaller parts where memory runs out on any rank."""
-    while True:
-        drawn, figures = memory.generators(run.device), None
-        try:
-            found = work()
-        except RuntimeError as error:
-            if not (memory.ran_out(error) and _can_halve(run)):
-                raise
-            figures = str(error).splitlines()[0]
-        if not run.group.any(figures is not None):
-            return found
-        memory.give_back(run.device, drawn)
-        _halve(run, when, figures or "on another rank")
-
-
-def _halve(run: Run, when: str, figures: str) -> None:
-    run.micro_batch_size = -(-run.micro_batch_size // 2)
-    message = (
-        f"out of memory in {when}: micro-batches have {run.micro_batch_size} examples from here on, a step "
-        f"still {run.settings.batch_size} ({figures})"
-    )
-    run.reporter.event(message, level="warn", micro_batch_size=run.micro_batch_size)
-
-
-def _can_halve(run: Run) -> bool:
-    """Ranks with shards of one model wait for each other inside a pass: there is no pass to be made again."""
-    return run.micro_batch_size > 1 and run.divisible and not run.group.sharded
-
-
-def micro_batches(run: Run, step: int) -> list[Batch]:
-    """This rank's share of the step's examples, `micro_batch_size` at a time; what does not count has no weight."""
-    parts = run.group.passes(run.order.positions(step), run.micro_batch_size)
-    batches = [(run.training.batch(positions), counts) for positions, counts in parts]
-    return [batch if counts else replace(batch, weight=0) for batch, counts in batches]
-
-
-def forward_backward(run: Run, batches: list[Batch], weight: int) -> float:
-    """Gradients of the mean loss over a step of `weight`, however it was cut; returns this rank's part of that mean."""
-    return _deterministic(run, lambda: _accumulate(run, batches, weight))
-
-
-def _accumulate(run: Run, batches: list[Batch], weight: int) -> float:
-    run.optimizer.zero_grad(set_to_none=True)
-    total: Tensor | None = None
-    for batch in batches:
-        summed = _forward(run, batch.to(run.device), run.training)[0]  # outputs, of a vocabulary's width, are let go
-        mean = summed / weight if batch.weight else summed * 0.0
-        run.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
-        total = mean.detach() if total is None else total + mean.detach()
-    return 0.0 if total is None else float(total.item())
-
-
-def clip(run: Run) -> float | None:
-    """Scale the gradients down to `max_grad_norm`; the norm before, or None where nothing is clipped."""
-    if run.settings.max_grad_norm is None:
+def clip(state: TrainingState, max_norm: float | None) -> float | None:
+    """Scale the gradients down to `max_norm` and return their norm before that; None where nothing is clipped."""
+    if max_norm is None:
         return None
-    run.scaler.unscale_(run.optimizer)
-    return float(whole(nn.utils.clip_grad_norm_(run.parameters, run.settings.max_grad_norm)).item())
+    state.scaler.unscale_(state.optimizer)
+    return float(whole(nn.utils.clip_grad_norm_(state.parameters, max_norm)).item())
 
 
-@torch.no_grad()
-def probe(run: Run) -> Tensor:
-    """One forward pass over two examples, so that data that does not fit the model is refused as what it is."""
-    batch = run.training.batch(np.arange(min(2, len(run.training)))).to(run.device)
-    run.model.eval()
-    try:
-        _, outputs = _deterministic(run, lambda: compute(run, batch))
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        if memory.ran_out(error):
-            raise
-        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())
-        message = f"the model does not accept this data ({shapes}, targets {tuple(batch.targets.shape)}): {error}"
-        raise DataError(message, param="training_file", code="data_does_not_fit_model") from error
-    run.model.train()
-    return outputs
-
-
-@torch.no_grad()
-def ask_reference(run: Run, objective: Preference) -> None:
-    """Fill in what the base thinks of each answer. Call while the model still is the base."""
-    run.model.eval()
-    for examples in (run.training, run.validation):
-        if isinstance(examples, PreferenceExamples):
-            examples.reference = fitting(run, "the reference's pass", partial(_asked, run, objective, examples))
-    run.model.train()
-
-
-def _asked(run: Run, objective: Preference, examples: PreferenceExamples) -> Tensor:
-    found = []
-    for positions in sequential(len(examples), run.micro_batch_size):
-        batch = examples.batch(positions).to(run.device)
-        with autocast(run):
-            found.append(objective.log_probabilities(run.model, batch).cpu())
-    return torch.cat(found)
-
-
-@torch.no_grad()
-def evaluate(run: Run, step: int) -> Metrics:
-    """Loss and the task's metrics over the validation examples, with dropout off; reported."""
-    run.model.eval()
-    meter, seen = fitting(run, f"the evaluation after step {step}", partial(_look, run))
-    run.model.train()
-    metrics = _measured(run, meter, seen)
+def _evaluate(run: Run, step: int) -> Metrics:
+    metrics = evaluate(run.passes, step)
     run.progress.evaluation(step, metrics)
     return metrics
 
 
-def _look(run: Run) -> tuple[Meter, list[tuple[float, int]]]:
-    assert run.validation is not None
-    meter, seen = run.objective.meter(), []
-    for positions, counts in run.group.deal(sequential(len(run.validation), run.micro_batch_size)):
-        batch = run.validation.batch(positions).to(run.device)
-        summed, outputs = _forward(run, batch, run.validation)
-        if counts:
-            meter.add(outputs, batch)
-            seen.append((float(summed.item()), batch.weight))
-    return meter, seen
+def _validation(metrics: Metrics) -> Metrics:
+    return {f"valid_{name}": value for name, value in metrics.items()}
 
 
-def _measured(run: Run, meter: Meter, seen: list[tuple[float, int]]) -> Metrics:
-    """Over all that the ranks have seen, batch by batch in the order of the data."""
-    batches = in_turns(run.group.gather(seen))
-    loss = sum(total for total, _ in batches) / max(1, sum(weight for _, weight in batches))
-    return {"loss": loss, **merged(run.group, meter).metrics()}
+def _evaluation_due(job: TrainingJob, step: int) -> bool:
+    if job.validation is None:
+        return False
+    interval = job.settings.eval_steps
+    return step % interval == 0 if interval else job.at_epoch_end(step)
 
 
-def back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
-    """With early stopping, the weights after the best evaluation, and its metrics; else all stays as it is."""
-    run.writer.wait()
-    run.group.now()  # the others do not read before the first rank has written
-    best = run.patience
-    if best.limit is None or best.step in (0, step) or not run.restore(best.step):
+def _checkpoint_due(job: TrainingJob, step: int, since: float) -> bool:
+    """`since` is the seconds since the last checkpoint."""
+    settings = job.settings
+    if settings.checkpoint_steps:
+        return step % settings.checkpoint_steps == 0
+    return since >= settings.checkpoint_seconds or (job.at_epoch_end(step) and since >= EPOCH_SAVE_SECONDS)
+
+
+def _out_of_time(run: Run, step: int, seconds: float) -> bool:
+    limit, total = run.job.settings.max_run_seconds, run.job.total_steps
+    if limit is None or run.state.seconds_before + seconds < limit or step == total:
+        return False
+    run.reporter.event(
+        f"training ends after step {step} of {total}: max_run_seconds is {limit:g}", level="warn", step=step
+    )
+    return True
+
+
+def _out_of_patience(run: Run, step: int) -> bool:
+    patience, total = run.state.patience, run.job.total_steps
+    if not patience.over or step == total:
+        return False
+    message = (
+        f"training ends after step {step} of {total}: {patience.misses} evaluations in a row had no "
+        f"lower loss than that after step {patience.step}"
+    )
+    run.reporter.event(message, step=step)
+    return True
+
+
+def _back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
+    """With early stopping, load the weights of the best evaluation and return its metrics."""
+    run.checkpoints.wait()
+    run.job.group.now()  # other ranks must not read before the first one has written
+    best = run.state.patience
+    if best.limit is None or best.step in (0, step) or not run.checkpoints.restore_weights(best.step):
         return metrics
     message = f"the result is the state after step {best.step}, which had the lowest validation loss"
     run.reporter.event(message, step=best.step)
     return best.metrics
 
 
-def _forward(run: Run, batch: Batch, examples: Examples) -> tuple[Tensor, Tensor]:
-    if run.caching is None:
-        return compute(run, run.shaped(batch))
-    with run.caching.serving(batch, examples):
-        return compute(run, batch)
-
-
-def compute(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The objective's loss and outputs for a batch, in the run's precision."""
-    with autocast(run):
-        return run.objective.loss(run.model, batch)
-
-
-def _deterministic(run: Run, compute: Callable[[], T]) -> T:
-    """An operation without a deterministic kernel is told, and let through: a job should train, if not to the bit."""
-    try:
-        return compute()
-    except RuntimeError as error:
-        if not determinism.relax(error):
-            raise
-        message = f"not deterministic, so a resumed run may differ in its last bits: {str(error).splitlines()[0]}"
-        run.reporter.event(message, level="warn")
-        return compute()
-
-
-def autocast(run: Run) -> torch.autocast:
-    dtype = AUTOCAST.get(run.settings.precision)
-    return torch.autocast(run.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-def _due(step: int, interval: int | None, otherwise: bool) -> bool:
-    return step % interval == 0 if interval else otherwise
-
-
-def _save_due(run: Run, step: int, at_epoch_end: bool, since: float) -> bool:
-    late = since >= run.settings.checkpoint_seconds or (at_epoch_end and since >= EPOCH_SAVE_SECONDS)
-    return _due(step, run.settings.checkpoint_steps, late)
-
-
-def _out_of_time(run: Run, step: int, seconds: float) -> bool:
-    limit = run.settings.max_run_seconds
-    if limit is None or run.seconds_before + seconds < limit or step == run.total_steps:
-        return False
-    message = f"training ends after step {step} of {run.total_steps}: max_run_seconds is {limit:g}"
-    run.reporter.event(message, level="warn", step=step)
-    return True
-
-
-def _out_of_patience(run: Run, step: int) -> bool:
-    if not run.patience.over or step == run.total_steps:
-        return False
-    message = (
-        f"training ends after step {step} of {run.total_steps}: {run.patience.misses} evaluations in a row had no "
-        f"lower loss than that after step {run.patience.step}"
-    )
-    run.reporter.event(message, step=step)
-    return True
-
-
-def _tokens_until(run: Run, step: int) -> int:
-    """Tokens that passed through training, without padding."""
-    lengths = run.training.lengths
+def _tokens_until(job: TrainingJob, step: int) -> int:
+    """Tokens that passed through training in this many steps, without padding."""
+    lengths = job.training.lengths
     if lengths is None:
         return 0
-    epochs, rest = divmod(step, run.order.steps_per_epoch)
-    base = epochs * run.order.steps_per_epoch
-    return epochs * int(lengths.sum()) + sum(int(lengths[run.order.positions(base + k + 1)].sum()) for k in range(rest))
+    sampler = job.sampler
+    epochs, rest = divmod(step, sampler.steps_per_epoch)
+    first = epochs * sampler.steps_per_epoch + 1
+    begun = sum(int(lengths[sampler.positions(number)].sum()) for number in range(first, first + rest))
+    return epochs * int(lengths.sum()) + begun

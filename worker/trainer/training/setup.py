@@ -1,333 +1,232 @@
-"""From a loaded model, a plan and rows to a run that is ready for its next step, the first or one after a resume."""
+"""From a work order, a loaded model and its plan to a run that is ready for its next step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from app.errors import DataError, InvalidRequest, ModelError
+from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
-from app.specs.adapters import AdapterSpec, PromptTuningSpec
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
-from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.reading import DataSplits
-from worker.trainer.data.sampler import Sampler
 from worker.trainer.data.text import longest, pad_id
 from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse, refuse_unreached
 from worker.trainer.models import loading
 from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.ranks.group import ALONE, Group
-from worker.trainer.ranks.refusals import refuse_model, refuse_request, refuse_shards
+from worker.trainer.ranks.refusals import refuse_model, refuse_shards
 from worker.trainer.ranks.replicas import common_secret
 from worker.trainer.ranks.shards import shard
-from worker.trainer.training import caching, compiling, hyperparameters, memory, muon, optimizer, tasks
-from worker.trainer.training.hyperparameters import Facts, ResolvedHyperparameters
-from worker.trainer.training.isolation import refuse_leaks
+from worker.trainer.training import compiling, memory, muon, optimizer, prefix_cache, tasks
+from worker.trainer.training.checkpoints import Checkpoints
+from worker.trainer.training.evaluation import fill_in_reference
+from worker.trainer.training.job import TrainingJob, resolve_job
 from worker.trainer.training.job_witness import JobWitness
-from worker.trainer.training.loop import Run, ask_reference, autocast, compute, probe
+from worker.trainer.training.loop import Run
 from worker.trainer.training.objectives import Preference
+from worker.trainer.training.passes import Passes
 from worker.trainer.training.patience import Patience
-from worker.trainer.training.progress import Progress
-from worker.trainer.training.replay import Replay
-from worker.trainer.training.saver import Saver, identity
+from worker.trainer.training.prefix_request import PrefixRequest
+from worker.trainer.training.progress import TrainingProgress
+from worker.trainer.training.replay import Replay, bytes_of_second_run
+from worker.trainer.training.state import TrainingState
 from worker.trainer.training.stop import StopRequest
-from worker.trainer.training.tasks import Prepared
+from worker.trainer.training.trial import refuse_misfits
 from worker.trainer.witness.observe import whole
 from worker.trainer.witness.witness import Witness
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What a job's run and a replay of it share: all but the model and what hangs on it."""
-
-    order: WorkOrder
-    place: Workspace
-    plan: FreezePlan
-    source: DataSplits
-    task: str
-    settings: ResolvedHyperparameters
-    prepared: Prepared
-    device: torch.device
-    positions: Sampler
-    identity: str
-    group: Group = ALONE
-
-    @property
-    def total_steps(self) -> int:
-        return self.settings.max_steps or self.settings.n_epochs * self.positions.steps_per_epoch
 
 
 def assemble(
     order: WorkOrder,
     place: Workspace,
-    subject: TrackedModel,
+    tracked: TrackedModel,
     plan: FreezePlan,
-    source: DataSplits,
+    splits: DataSplits,
     *,
     task: str,
     reporter: Reporter,
     stop: StopRequest,
     group: Group = ALONE,
 ) -> Run:
-    """Settle, encode, freeze, build the optimizer, refuse, report; then take up what an earlier attempt left."""
-    recipe = _recipe(order, place, subject, plan, source, task=task, group=group)
-    saver = _saver(recipe, subject, reporter)
-    found = saver.find(recipe.device, group)
-    run = saver.live = build(recipe, subject, saver, stop=stop)
-    if group.size == 1:
-        run.watch.explain = Replay(run, partial(rebuild, recipe)).explain
-    reporter.report(
-        "plan",
-        counts=plan.counts(),
-        step=found.step if found else 0,
-        total_steps=run.total_steps,
-        epochs=round(run.total_steps / run.order.steps_per_epoch, 4),
-        plan=plan.to_json(),
-        warnings=[*plan.warnings, *run.frozen.warnings],
-        hyperparameters=recipe.settings.to_json(),
-        settled=recipe.settings.shown(order.hyperparameters, _facts(plan, source, subject, recipe.device)).to_json(),
-    )
-    for note in (*subject.loaded.notes, *recipe.prepared.notes):
-        reporter.event(note)
+    """Resolve, freeze, build, report, try, and resume from an earlier attempt's checkpoint if there is one.
+
+    Raises what `resolve_job`, `build` and `refuse_misfits` raise.
+    """
+    job = resolve_job(order, place, tracked, plan, splits, task=task, group=group)
+    checkpoints = Checkpoints(job, tracked, reporter)
+    found = checkpoints.find()
+    run = build(job, tracked, checkpoints, reporter=reporter, stop=stop)
+    _report_plan(run, tracked, step=found.step if found else 0)
+
     if found is None:
-        run.watch.witness.start()  # a first pass over data may already write
-    if isinstance(run.objective, Preference):
-        ask_reference(run, run.objective)  # while the model still is the base
-    _refuse_few_outputs(_probed(run), source.labels)
-    if isinstance(run.training, LanguageExamples) and run.training.packed:
-        _refuse_unpackable(run, run.training)
-    _compile(recipe, run, subject)  # after the passes that ask whether the data fits the model
-    run.caching = caching.begin(_cacheable(recipe, run, subject), place.checkpoints, reporter, stop)
+        run.witness.witness.start()  # before the first pass, which may already write
+    objective = run.passes.objective
+    if isinstance(objective, Preference):
+        fill_in_reference(run.passes, objective)  # while the model still is the base
+    refuse_misfits(run.passes)
+    _compile(run, tracked)  # after the passes that are made once
+    run.passes.prefix = prefix_cache.begin(_prefix_request(run, tracked), place.checkpoints, reporter, stop)
+    if group.size == 1:
+        cached = run.passes.prefix is not None
+        again = partial(rebuild, job, stop=stop, cached=cached)
+        run.witness.explain = Replay(again, stop, job.device, bytes_of_second_run(run.state)).explain
+
     memory.tidy()
     memory.keep_freed()
     determinism.seed_everything(order.seed, rank=group.rank)
     if found is not None:
-        saver.resume(run, found)
+        checkpoints.resume(run.state, found, witness=run.witness.witness, progress=run.progress)
     return run
 
 
-def _probed(run: Run) -> Tensor:
-    """The outputs for two examples. ModelError where the model's own code fails on a config that lacks something."""
-    try:
-        return probe(run)
-    except (AttributeError, KeyError, AssertionError) as error:
-        message = f"the model cannot be run: {type(error).__name__}: {error}"
-        raise ModelError(message, param="model", code="model_cannot_run") from error
+def build(
+    job: TrainingJob, tracked: TrackedModel, checkpoints: Checkpoints, *, reporter: Reporter, stop: StopRequest
+) -> Run:
+    """Apply the plan to the model, and make all that the loop needs. PolicyError where the plan cannot be applied."""
+    plan, settings, model = job.plan, job.settings, tracked.model
+    state = _state(job, tracked)
+    refuse(model, plan, state.optimizer)
+    refuse_unreached(plan, job.total_steps)
+    refuse_model(model, plan, job.group)
 
-
-def build(recipe: Recipe, subject: TrackedModel, saver: Saver, *, stop: StopRequest) -> Run:
-    """The plan made true on this model, and everything that a loop touches. Raises PolicyError where it cannot be."""
-    order, plan, settings, device = recipe.order, recipe.plan, recipe.settings, recipe.device
-    model, reporter = subject.model, saver.reporter
-    if settings.gradient_checkpointing:
-        _checkpoint_activations(model)
-    if recipe.group.sharded:
-        refuse_shards(model, plan)
-        shard(model, recipe.group, device)
-    else:
-        model.to(device)
-    frozen = freeze(model, plan)
-    built = optimizer.build(
-        settings.optimizer,
-        frozen.named_parameters(),
-        learning_rate=settings.learning_rate,
-        inventory=subject.inventory,
-        enforce=plan.policy.enforce,
-        outer=muon.outer(model) if settings.optimizer.name == "muon" else (),
-    )
-    frozen.at_step(0, built)
-    refuse(model, plan, built)
-    refuse_unreached(plan, recipe.total_steps)
-    refuse_model(model, plan, recipe.group)
-    budget, secret = order.evidence.budget, common_secret(recipe.group)
-    witness = Witness(model, plan=plan, budget=budget, secret=secret)
+    witness = Witness(model, plan=plan, budget=job.order.evidence.budget, secret=common_secret(job.group))
+    objective = tasks.objective(job.task, settings)
     return Run(
-        model=model,
-        frozen=frozen,
-        optimizer=built,
-        objective=tasks.objective(recipe.task, settings),
-        training=recipe.prepared.training,
-        validation=recipe.prepared.validation,
-        lines=recipe.source.training_lines,
-        order=recipe.positions,
-        settings=settings,
-        total_steps=recipe.total_steps,
-        device=device,
+        job=job,
+        state=state,
+        passes=Passes(job=job, state=state, objective=objective, reporter=reporter),
+        witness=JobWitness(witness, plan, reporter, job.group),
+        checkpoints=checkpoints,
+        progress=TrainingProgress(reporter, job.total_steps),
         reporter=reporter,
-        progress=Progress(reporter, recipe.total_steps),
         stop=stop,
-        scaler=torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16"),
-        watch=JobWitness(witness, plan, reporter, recipe.group),
-        save=saver.save,
-        judge=saver.judge,
-        restore=saver.restore,
-        patience=Patience(settings.early_stopping_patience),
-        whole=partial(_whole, recipe, subject),
-        group=recipe.group,
-        divisible=recipe.task != "pairs",
     )
 
 
-def _whole(recipe: Recipe, subject: TrackedModel) -> TrackedModel | None:
-    """The trained model in one piece, on the first rank; None on the others. Shards go into a model loaded anew."""
-    group = recipe.group
+def rebuild(job: TrainingJob, reporter: Reporter, *, stop: StopRequest, until: int, cached: bool) -> Run:
+    """A second run of the same job, loaded anew and restored to its newest checkpoint not later than step `until`.
+
+    `cached`: the first run serves its prefix's results. The second one computes them for each batch, since for a few
+    steps it is not worth keeping them.
+    """
+    tracked = _reloaded(job)
+    checkpoints = Checkpoints(job, tracked, reporter)
+    run = build(job, tracked, checkpoints, reporter=reporter, stop=stop)
+    _compile(run, tracked)
+    run.passes.prefix = prefix_cache.prepare(_prefix_request(run, tracked), reporter) if cached else None
+    determinism.seed_everything(job.order.seed)
+    found = checkpoints.newest(until=until)
+    if found is not None:
+        checkpoints.resume(run.state, found, witness=run.witness.witness, progress=run.progress)
+    return run
+
+
+def whole_model(job: TrainingJob, tracked: TrackedModel) -> TrackedModel | None:
+    """The trained model in one piece, on the first rank; None on the others. All ranks must call this together.
+
+    Shards are gathered into a model that is loaded anew.
+    """
+    group = job.group
     if not group.sharded:
-        return subject if group.leads else None
-    drawn = determinism.random_states()
-    fresh = _reloaded(recipe) if group.leads else None
-    determinism.restore_random_states(*drawn)  # loading draws from them
+        return tracked if group.leads else None
+    random = determinism.random_states()
+    fresh = _reloaded(job) if group.leads else None
+    determinism.restore_random_states(*random)  # loading draws from the generators
     live = fresh.live() if fresh else {}
     with torch.no_grad():
-        for name, tensor in subject.live().items():
+        for name, tensor in tracked.live().items():
             gathered = whole(tensor)
             if name in live:
                 live[name].copy_(gathered)
     if fresh is not None:
-        fresh.pairs = subject.pairs
+        fresh.pairs = tracked.pairs
     return fresh
 
 
-def _reloaded(recipe: Recipe) -> TrackedModel:
-    order = recipe.order
-    loaded = loading.load(
-        order.model, recipe.place.base, task=recipe.task, labels=recipe.source.labels, seed=order.seed
+def _state(job: TrainingJob, tracked: TrackedModel) -> TrainingState:
+    """The model on its device with the plan applied, and an optimizer over what trains."""
+    settings, model = job.settings, tracked.model
+    if settings.gradient_checkpointing:
+        _checkpoint_activations(model)
+    if job.group.sharded:
+        refuse_shards(model, job.plan)
+        shard(model, job.group, job.device)
+    else:
+        model.to(job.device)
+    frozen = freeze(model, job.plan)
+    built = optimizer.build(
+        settings.optimizer,
+        frozen.named_parameters(),
+        learning_rate=settings.learning_rate,
+        inventory=tracked.inventory,
+        enforce=job.plan.policy.enforce,
+        outer=muon.outer(model) if settings.optimizer.name == "muon" else (),
     )
-    if recipe.task in tasks.TEXT:
-        tasks.ready_tokenizer(loaded, recipe.source.training)
-    return TrackedModel.of(loaded)
-
-
-def _saver(recipe: Recipe, subject: TrackedModel, reporter: Reporter) -> Saver:
-    order = recipe.order
-    return Saver(
-        recipe.place,
-        subject,
-        recipe.plan,
-        recipe.settings,
-        reporter,
-        run=recipe.identity,
-        job_id=order.job_id,
-        seed=order.seed,
-    )
-
-
-def rebuild(recipe: Recipe, reporter: Reporter, stop: StopRequest, *, until: int, cached: bool) -> Run:
-    """A second run of the same job, loaded anew, after the newest checkpoint not later than step `until`.
-
-    `cached`: the first one goes on from its prefix's kept results. For a few steps they are not worth keeping.
-    """
-    order, subject = recipe.order, _reloaded(recipe)
-    saver = _saver(recipe, subject, reporter)
-    run = saver.live = build(recipe, subject, saver, stop=stop)
-    _compile(recipe, run, subject)
-    run.caching = caching.settle(_cacheable(recipe, run, subject), reporter) if cached else None
-    determinism.seed_everything(order.seed)
-    found = saver.newest(until=until)
-    if found is not None:
-        saver.resume(run, found)
-    return run
-
-
-def _recipe(
-    order: WorkOrder,
-    place: Workspace,
-    subject: TrackedModel,
-    plan: FreezePlan,
-    source: DataSplits,
-    *,
-    task: str,
-    group: Group,
-) -> Recipe:
-    device = choose_device(order.device)
-    settings = hyperparameters.resolve_auto(order.hyperparameters, _facts(plan, source, subject, device))
-    _refuse_split_pairs(task, settings)
-    refuse_request(
-        group,
-        task=task,
-        optimizer=settings.optimizer.name,
-        precision=settings.precision,
-        cached=settings.prefix_cache is True,
-        compiled=settings.compile,
-    )
-    if settings.packing:
-        _refuse_packing(task, order.model.adapter)
-    _refuse_impatience(plan, source, settings)
-    prepared = tasks.prepare(task, source, subject.loaded, asked_length=settings.max_length, packed=settings.packing)
-    lengths = prepared.training.lengths if settings.length_bucketing else None
-    return Recipe(
-        order=order,
-        place=place,
-        plan=plan,
-        source=source,
-        task=task,
-        settings=settings,
-        prepared=prepared,
-        device=device,
-        positions=Sampler(len(prepared.training), settings.batch_size, order.seed, lengths),
-        identity=identity(order, place, subject, plan, settings, task=task),
-        group=group,
+    frozen.at_step(0, built)
+    return TrainingState(
+        model=model,
+        frozen=frozen,
+        optimizer=built,
+        scaler=torch.amp.GradScaler(job.device.type, enabled=settings.precision == "fp16"),
+        patience=Patience(settings.early_stopping_patience),
+        micro_batch_size=settings.micro_batch_size,
     )
 
 
-def _cacheable(recipe: Recipe, run: Run, subject: TrackedModel) -> caching.Asked:
-    parts = {"training": run.training} | ({"validation": run.validation} if run.validation is not None else {})
-    settings = recipe.settings
-    again = run.total_steps > run.order.steps_per_epoch or bool(run.validation is not None and settings.eval_steps)
-    return caching.Asked(
-        wish=settings.prefix_cache,
-        model=run.model,
-        plan=recipe.plan,
-        live=subject.live(),
-        compute=partial(compute, run),
+def _report_plan(run: Run, tracked: TrackedModel, *, step: int) -> None:
+    job, plan = run.job, run.job.plan
+    run.reporter.report(
+        "plan",
+        counts=plan.counts(),
+        step=step,
+        total_steps=job.total_steps,
+        epochs=round(job.total_steps / job.sampler.steps_per_epoch, 4),
+        plan=plan.to_json(),
+        warnings=[*plan.warnings, *run.state.frozen.warnings],
+        hyperparameters=job.settings.to_json(),
+        settled=job.settings.shown(job.order.hyperparameters, job.facts).to_json(),
+    )
+    for note in (*tracked.loaded.notes, *job.data.notes):
+        run.reporter.event(note)
+
+
+def _prefix_request(run: Run, tracked: TrackedModel) -> PrefixRequest:
+    job, settings = run.job, run.job.settings
+    parts = {"training": job.training} | ({"validation": job.validation} if job.validation is not None else {})
+    several_epochs = job.total_steps > job.sampler.steps_per_epoch
+    return PrefixRequest(
+        setting=settings.prefix_cache,
+        model=run.state.model,
+        plan=job.plan,
+        live=tracked.live(),
+        compute=run.passes.compute,
         parts=parts,
         size=settings.micro_batch_size,
-        reuse=again,
-        device=recipe.device,
+        reuse=several_epochs or bool(job.validation is not None and settings.eval_steps),
+        device=job.device,
         precision=settings.precision,
         compiled=settings.compile,
     )
 
 
-def _compile(recipe: Recipe, run: Run, subject: TrackedModel) -> None:
-    if not recipe.settings.compile:
+def _compile(run: Run, tracked: TrackedModel) -> None:
+    settings, model = run.job.settings, run.state.model
+    if not settings.compile:
         return
-    compiling.compile_model(run.model, recipe.place.root / "compiled", recipe.device)
-    tokenizer = subject.loaded.tokenizer
+    compiling.compile_model(model, run.job.place.root / "compiled", run.job.device)
+    tokenizer = tracked.loaded.tokenizer
     if tokenizer is not None:
-        limit = longest(tokenizer, run.model, recipe.settings.max_length)
-        run.shaped = partial(compiling.filled_up, limit=limit, pad=pad_id(tokenizer))
-
-
-def choose_device(wanted: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest(f"the job asks for {wanted}, and this worker has no CUDA device", param="device")
-    return device
-
-
-def _facts(plan: FreezePlan, source: DataSplits, subject: TrackedModel, device: torch.device) -> Facts:
-    moving = (*plan.trainable, *plan.split, *plan.scheduled)
-    parameters = [each.name for each in moving if each.kind == "parameter"]
-    return Facts(
-        examples=len(source.training),
-        pretrained=subject.loaded.tokenizer is not None or hasattr(subject.model, "config"),
-        head_only=bool(parameters) and all(name in subject.loaded.new for name in parameters),
-        adapter=bool(subject.loaded.adapter),
-        device=device.type,
-    )
+        limit = longest(tokenizer, model, settings.max_length)
+        run.passes.shaped = partial(compiling.filled_up, limit=limit, pad=pad_id(tokenizer))
 
 
 def _checkpoint_activations(model: nn.Module) -> None:
-    """Keep fewer activations and compute them again; the reentrant kind would lose gradients behind a frozen prefix."""
+    """Keep fewer activations and recompute them. Not reentrantly, which would lose gradients behind a frozen prefix."""
     enable: Any = getattr(model, "activation_checkpointing_enable", None)
     if enable is None:
         message = f"{type(model).__name__} cannot checkpoint activations; leave gradient_checkpointing out"
@@ -335,50 +234,9 @@ def _checkpoint_activations(model: nn.Module) -> None:
     enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _refuse_impatience(plan: FreezePlan, source: DataSplits, settings: ResolvedHyperparameters) -> None:
-    """Early stopping needs something to judge by, and goes back to an earlier state."""
-    param = "hyperparameters.early_stopping_patience"
-    if settings.early_stopping_patience is None:
-        return
-    if not source.validation:
-        raise InvalidRequest("early stopping needs a validation_file, or a validation_fraction", param=param)
-    if plan.scheduled:
-        message = (
-            "early stopping may end in a state from before a scheduled freeze began; leave it out, or freeze "
-            f"'{plan.scheduled[0].name}' for the whole run"
-        )
-        raise InvalidRequest(message, param=param)
-
-
-def _refuse_packing(task: str, adapter: AdapterSpec | None) -> None:
-    """What the model does with a packed row is tried later; these do not come so far."""
-    param = "hyperparameters.packing"
-    if task != "causal-lm":
-        raise InvalidRequest(f"packing is for causal-lm, and the task is {task}", param=param)
-    if isinstance(adapter, PromptTuningSpec):
-        message = "prompt tuning puts its tokens before a row, not before each example of it; leave packing out"
-        raise InvalidRequest(message, param=param)
-
-
-def _refuse_few_outputs(outputs: torch.Tensor, labels: tuple[str, ...] | None) -> None:
-    """A plain torch model has as many outputs as its kwargs say."""
-    if labels is not None and outputs.shape[-1] < len(labels):
-        message = f"the data has {len(labels)} labels, and the model gives {outputs.shape[-1]} outputs"
-        raise DataError(message, param="training_file", code="data_does_not_fit_model")
-
-
-def _refuse_unpackable(run: Run, examples: LanguageExamples) -> None:
-    """By the second example behind the first."""
-
-    def logits(row: dict[str, torch.Tensor]) -> torch.Tensor:
-        with autocast(run):
-            found: torch.Tensor = run.model(**{name: each.to(run.device) for name, each in row.items()}).logits
-        return found
-
-    refuse_leaks(run.model, logits, examples.sequences[0], examples.sequences[min(1, len(examples) - 1)])
-
-
-def _refuse_split_pairs(task: str, settings: ResolvedHyperparameters) -> None:
-    if task == "pairs" and settings.micro_batch_size < settings.batch_size:
-        message = "pairs take their negatives from the batch, so it cannot be cut into micro-batches; lower batch_size"
-        raise InvalidRequest(message, param="hyperparameters.gradient_accumulation_steps")
+def _reloaded(job: TrainingJob) -> TrackedModel:
+    order = job.order
+    loaded = loading.load(order.model, job.place.base, task=job.task, labels=job.splits.labels, seed=order.seed)
+    if job.task in tasks.TEXT:
+        tasks.ready_tokenizer(loaded, job.splits.training)
+    return TrackedModel.of(loaded)

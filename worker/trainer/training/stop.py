@@ -1,4 +1,4 @@
-"""SIGTERM means: finish this optimizer step, write a checkpoint, leave. The handler only takes a note of it."""
+"""Stopping on SIGTERM: finish the optimizer step, write a checkpoint, end. The handler only sets a flag."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
-class Stopped(Exception):
-    """Training ended early because it was asked to; `step` is the last finished one."""
+class TrainingStopped(Exception):
+    """Training ended early on request; `step` is the last finished one."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}")
@@ -16,18 +16,18 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether somebody asked. A context manager: the old handler comes back at the end."""
+    """Whether SIGTERM has arrived. A context manager that puts the previous handler back at the end."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._before: Any = None
 
-    def raise_if_asked(self, step: int = 0) -> None:
-        if self.asked:
-            raise Stopped(step)
+    def raise_if_requested(self, step: int = 0) -> None:
+        if self.requested:
+            raise TrainingStopped(step)
 
     def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._before = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(
@@ -35,5 +35,5 @@ class StopRequest:
     ) -> None:
         signal.signal(signal.SIGTERM, self._before)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True

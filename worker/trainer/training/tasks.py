@@ -1,4 +1,4 @@
-"""A task by name: how its rows become examples, and what is minimised over them."""
+"""Tasks by name: how the rows of each become examples, and the objective that is minimised."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ TEXT = ("text-classification", "text-regression", "token-classification", "causa
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """Encoded data; `notes` are what the request's owner should know of it."""
+class EncodedData:
+    """A job's examples. `notes` become events: what was cut, and what the tokenizer lacked."""
 
     training: Examples
     validation: Examples | None
@@ -44,7 +44,7 @@ class Prepared:
 
 
 def name_of(spec: ModelSpec, asked: str | None, *, workspace: Path, data: DataSpec) -> str:
-    """The task: as asked for, as the model spec says, else as the training file's fields speak of."""
+    """The task: as requested, else as the model spec says, else inferred from the training file's fields."""
     task = asked or spec.task
     if task in formats.TASKS:
         return str(task)
@@ -91,10 +91,10 @@ def objective(task: str, settings: ResolvedHyperparameters) -> Objective:
     raise InvalidRequest(f"no training is known for the task {task!r}", param="task")
 
 
-def prepare(
+def encode(
     task: str, source: DataSplits, loaded: Loaded, *, asked_length: int | None, packed: bool = False
-) -> Prepared:
-    """Encode both parts of the data for this model. Cut examples and a missing pad token or template are noted."""
+) -> EncodedData:
+    """Encode both parts of the data for this model; notes count cut examples and name a missing pad token."""
     notes = ready_tokenizer(loaded, source.training) if task in TEXT else []
     limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
     parts: list[Examples | None] = []
@@ -115,7 +115,7 @@ def prepare(
         parts.append(encoded.examples)
 
     assert parts[0] is not None
-    return Prepared(parts[0], parts[1], tuple(notes))
+    return EncodedData(parts[0], parts[1], tuple(notes))
 
 
 def _encode(

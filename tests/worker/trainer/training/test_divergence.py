@@ -1,4 +1,4 @@
-"""Numbers that are none: found before they are kept, with the step and the batch that made them."""
+"""NaN and infinity: found before a state is kept, with the step and the batch that made them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARK = 7.0
 
 
 class Trap(Affine):
-    """Its loss is a number throughout; the gradient is none for a batch that holds the marked row."""
+    """Always a finite loss; the gradient is NaN for a batch that holds the marked row."""
 
     always = False
 
@@ -39,8 +39,8 @@ def trapped(root: Path, monkeypatch: pytest.MonkeyPatch, *, always: bool = False
     return attempt(affine_order(root, rows=rows, model=model, hyperparameters=hyperparameters), root)
 
 
-def test_result_is_never_of_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step, whose loss is a number and whose gradient nobody looks at: no result, and the tensor is named."""
+def test_a_result_is_always_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step with a finite loss and an unclipped NaN gradient: there is no result, and the tensor is named."""
     done = trapped(tmp_path, monkeypatch, batch_size=40)
     assert (done.code, done.failure["code"]) == (1, "diverged")
     assert "'bias'" in done.failure["message"]
@@ -48,7 +48,7 @@ def test_result_is_never_of_no_numbers(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_step_that_did_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss is none only a step later; told are step and batch of the update before, and kept is what was good."""
+    """The loss is NaN one step later only; step and batch of the update before are reported, good checkpoints kept."""
     done = trapped(tmp_path, monkeypatch, checkpoint_steps=1, keep_checkpoints=10)
     assert done.failure["code"] == "diverged"
     told = done.failure["errors"][0]
@@ -60,7 +60,7 @@ def test_step_that_did_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_step_between_checkpoints_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a checkpoint before, the loss of the next step shows it; the batch told is the one that did it."""
+    """Without a checkpoint between, the next step's loss shows it, and the reported batch is the one before."""
     done = trapped(tmp_path, monkeypatch, batch_size=4, checkpoint_steps=100)
     assert done.failure["code"] == "diverged"
     assert 17 in done.failure["errors"][0]["lines"]
@@ -82,7 +82,7 @@ class Masked(Affine):
 
 
 def test_base_may_hold_infinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was no number from the start is not held against the run."""
+    """Values that were infinite from the start do not end the run."""
     monkeypatch.setitem(architectures.OURS, "masked", Masked)
     order = affine_order(tmp_path, model=AFFINE | {"architecture": "masked"}, hyperparameters={"checkpoint_steps": 1})
     base = tmp_path / "base" / "model.safetensors"
@@ -90,8 +90,8 @@ def test_base_may_hold_infinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert attempt(order, tmp_path).code == 0
 
 
-def test_first_evaluation_of_no_number_is_not_the_best() -> None:
-    """Any number is better; and a run whose evaluations are none at all runs out of patience."""
+def test_a_first_evaluation_that_is_nan_is_not_the_best() -> None:
+    """Any finite loss is better; a run whose evaluations are all NaN runs out of patience."""
     patience = Patience(2)
     assert not patience.take(1, {"loss": float("nan")})
     assert patience.take(2, {"loss": 3.0})

@@ -112,7 +112,7 @@ def test_what_a_replay_cannot_show_is_said_in_words(
     assert says in done.failure["message"]
 
 
-@pytest.mark.parametrize(("limit", "says"), [("SECONDS", "for want of time"), ("SPARE", "does not fit")])
+@pytest.mark.parametrize(("limit", "says"), [("SECONDS", "for lack of time"), ("SPARE", "does not fit")])
 def test_replay_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, says: str) -> None:
     """Without time or memory for a second run there is none, and the report says so."""
     monkeypatch.setattr(replay, limit, -1.0 if limit == "SECONDS" else 0.0)

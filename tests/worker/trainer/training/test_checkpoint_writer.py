@@ -16,7 +16,7 @@ from worker.protocol import Workspace
 from worker.trainer import checkpoint
 from worker.trainer.main import run
 from worker.trainer.training import loop, memory
-from worker.trainer.training.writer import Writer
+from worker.trainer.training.checkpoint_writer import CheckpointWriter
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,9 +98,9 @@ def test_divergence_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pyt
     clip = loop.clip
     calls = {"made": 0}
 
-    def diverging(run: loop.Run) -> float | None:
+    def diverging(*arguments: Any) -> float | None:
         calls["made"] += 1
-        return float("nan") if calls["made"] == 5 else clip(run)
+        return float("nan") if calls["made"] == 5 else clip(*arguments)
 
     monkeypatch.setattr(loop, "clip", diverging)
     done = attempt(affine(tmp_path), tmp_path)
@@ -111,7 +111,7 @@ def test_divergence_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pyt
 def test_one_at_a_time() -> None:
     """A second piece of work waits for the first; leaving waits for the last."""
     order: list[str] = []
-    with Writer() as writer:
+    with CheckpointWriter() as writer:
         writer.begin(lambda: order.append("first"))
         writer.begin(lambda: order.append("second"))
     assert order == ["first", "second"]
@@ -123,10 +123,10 @@ def test_error_of_the_run_comes_before_that_of_the_thread() -> None:
     def fail() -> None:
         raise RuntimeError("in the thread")
 
-    with pytest.raises(ValueError, match="in training"), Writer() as writer:
+    with pytest.raises(ValueError, match="in training"), CheckpointWriter() as writer:
         writer.begin(fail)
         raise ValueError("in training")
-    with pytest.raises(RuntimeError, match="in the thread"), Writer() as writer:
+    with pytest.raises(RuntimeError, match="in the thread"), CheckpointWriter() as writer:
         writer.begin(fail)
 
 

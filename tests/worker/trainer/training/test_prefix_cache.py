@@ -18,8 +18,8 @@ from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoi
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.models import architectures
 from worker.trainer.prefix import kept_results as store
-from worker.trainer.training import caching, loop
-from worker.trainer.training.caching import Caching
+from worker.trainer.training import loop, prefix_cache, prefix_filling
+from worker.trainer.training.prefix_cache import PrefixCache
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 WORDS = tiny.WORDS
@@ -203,14 +203,14 @@ def test_frozen_layers_are_not_computed_again(tmp_path: Path, monkeypatch: pytes
             return super().forward(x)
 
     monkeypatch.setitem(architectures.OURS, "counted", lambda: nn.Sequential(Counted(10, 16), nn.Linear(16, 10)))
-    begun = caching.begin
+    begun = prefix_cache.begin
 
-    def counted_from_here(*arguments: Any) -> Caching | None:
+    def counted_from_here(*arguments: Any) -> PrefixCache | None:
         found = begun(*arguments)
         calls["frozen"] = 0
         return found
 
-    monkeypatch.setattr(caching, "begin", counted_from_here)
+    monkeypatch.setattr(prefix_cache, "begin", counted_from_here)
     for wanted, least in (({}, 0), ({"prefix_cache": False}, 15)):
         order = tabular(tmp_path / str(least), "counted", {}, {"freeze": ["0.**"]}, **wanted)
         done = attempt(order, tmp_path / str(least))
@@ -225,7 +225,7 @@ def test_resumed_run_has_the_same_bits(
 ) -> None:
     """Killed and gone on, with texts of several lengths: what an example gives depends on the data alone."""
     if kept_in == "file":
-        monkeypatch.setattr(caching, "MEMORY_BYTES", 0)
+        monkeypatch.setattr(prefix_filling, "MEMORY_BYTES", 0)
     saving = {"checkpoint_steps": 2, "keep_checkpoints": 100, "ragged": True}
     whole = run(order, tmp_path / "whole", **saving)
     work = order(tmp_path / "resumed", **saving)
@@ -238,7 +238,7 @@ def test_resumed_run_has_the_same_bits(
 
 def test_file_serves_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results that lie in a file are not computed by the attempt after; another prefix's are removed."""
-    monkeypatch.setattr(caching, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(prefix_filling, "MEMORY_BYTES", 0)
     first = run(encoder, tmp_path, ragged=True)
     other = first.place.checkpoints / "prefix-0123456789abcdef"
     other.mkdir()
@@ -439,7 +439,7 @@ def test_drift_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def writing(run: loop.Run, step: int) -> Any:
         found = update(run, step)
         if step == 6:
-            run.model.get_parameter("bert.encoder.layer.0.output.dense.bias").data[0] += 1
+            run.state.model.get_parameter("bert.encoder.layer.0.output.dense.bias").data[0] += 1
         return found
 
     monkeypatch.setattr(loop, "update", writing)
@@ -451,15 +451,15 @@ def test_drift_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_prefix_is_looked_at_once_more_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its digests are compared when training is over; what differs is named."""
-    close = Caching.close
+    close = PrefixCache.close
 
-    def after_a_write(self: Caching) -> None:
-        self.asked.model.get_parameter("bert.embeddings.LayerNorm.bias").data[0] += 1
+    def after_a_write(self: PrefixCache) -> None:
+        self.request.model.get_parameter("bert.embeddings.LayerNorm.bias").data[0] += 1
         close(self)
 
     honest = run(encoder, tmp_path / "honest")
-    assert "is what it was" in said(honest)[-1]
-    monkeypatch.setattr(Caching, "close", after_a_write)
+    assert "is unchanged" in said(honest)[-1]
+    monkeypatch.setattr(PrefixCache, "close", after_a_write)
     done = run(encoder, tmp_path / "written")
     assert "the frozen prefix changed" in said(done)[-1]
     assert "bert.embeddings.LayerNorm.bias" in said(done)[-1]
@@ -480,7 +480,7 @@ def test_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     whole = run(encoder, tmp_path / "whole", prefix_cache=wish, dropout=wish is True)
-    monkeypatch.setattr(caching, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(prefix_filling, "MEMORY_BYTES", 0)
     monkeypatch.setattr(store.os, "posix_fallocate", full)
     done = run(encoder, tmp_path / "full", prefix_cache=wish, dropout=wish is True)
     assert not in_use(done)
@@ -490,7 +490,7 @@ def test_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish
 
 def test_too_much_to_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond a size it is not begun."""
-    monkeypatch.setattr(caching, "MOST_BYTES", 1000)
+    monkeypatch.setattr(prefix_filling, "MOST_BYTES", 1000)
     done = run(encoder, tmp_path)
     assert done.code == 0
     assert "1,000 is the most" in said(done)[0]

@@ -1,4 +1,4 @@
-"""Checkpoints are written beside training: one at a time, in a thread that touches nothing of the run."""
+"""Writes checkpoints beside training: one at a time, in a thread that touches nothing of the run."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from types import TracebackType
 from typing import Self
 
 
-class Writer:
-    """Entered around training: nothing is being written any more when it is left, however that comes about."""
+class CheckpointWriter:
+    """Entered around training. When it is left, also by an error, nothing is being written any more."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Do the work in a thread, after what was begun before: training waits for a disk that cannot keep up."""
+        """Run `work` in a thread. Waits for earlier work first, so training waits for a disk that cannot keep up."""
         self.wait()
         self._thread = threading.Thread(target=self._do, args=(work,), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
-        """Until what was begun is done. Raises what it raised."""
+        """Wait for the work that was begun, and raise its error if it had one."""
         self._join()
         error, self._error = self._error, None
         if error is not None:

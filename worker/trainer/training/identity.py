@@ -1,0 +1,40 @@
+"""The identity of a run: attempts with the same one give the same bits, so one may resume the other's checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from app.evidence.format.digest import sha256_file
+from app.freeze.plan import FreezePlan
+from worker.protocol import WorkOrder, Workspace
+from worker.trainer.models.tracked import TrackedModel
+from worker.trainer.training.hyperparameters import ResolvedHyperparameters
+
+#: Hyperparameters that change no bit of the result.
+TIMING = frozenset({"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "max_run_seconds", "tensorboard"})
+
+
+def identity(
+    order: WorkOrder,
+    place: Workspace,
+    tracked: TrackedModel,
+    plan: FreezePlan,
+    settings: ResolvedHyperparameters,
+    *,
+    task: str,
+) -> str:
+    """SHA-256 (hex) of everything that the result depends on: task, model, base, policy, settings, seed and data."""
+    files = {"training": order.data.training, "validation": order.data.validation}
+    content: dict[str, Any] = {
+        "task": task,
+        "model": order.model.to_json(),
+        "base": sorted((name, reading.sha256) for name, reading in tracked.base.items()),
+        "policy": plan.policy.to_json(),
+        "settings": {name: value for name, value in settings.to_json().items() if name not in TIMING},
+        "seed": order.seed,
+        "data": {key: sha256_file(place.root / path) for key, path in files.items() if path},
+        "columns": [order.data.features, order.data.target],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

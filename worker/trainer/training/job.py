@@ -1,0 +1,164 @@
+"""What is fixed for a run: resolved once from the work order, equal in every attempt and in a replay of some steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from app.errors import InvalidRequest
+from app.freeze.plan import FreezePlan
+from app.specs.adapters import AdapterSpec, PromptTuningSpec
+from worker.protocol import WorkOrder, Workspace
+from worker.trainer.data.batch import Examples
+from worker.trainer.data.reading import DataSplits
+from worker.trainer.data.sampler import Sampler
+from worker.trainer.models.tracked import TrackedModel
+from worker.trainer.ranks.group import ALONE, Group
+from worker.trainer.ranks.refusals import refuse_request
+from worker.trainer.training import hyperparameters, tasks
+from worker.trainer.training.hyperparameters import Facts, ResolvedHyperparameters
+from worker.trainer.training.identity import identity
+from worker.trainer.training.tasks import EncodedData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """A work order with its plan, hyperparameters, encoded data and the order of its examples."""
+
+    order: WorkOrder
+    place: Workspace
+    plan: FreezePlan
+    splits: DataSplits
+    task: str
+    settings: ResolvedHyperparameters
+    facts: Facts
+    data: EncodedData
+    sampler: Sampler
+    total_steps: int
+    device: torch.device
+    identity: str
+    group: Group = ALONE
+
+    @property
+    def training(self) -> Examples:
+        return self.data.training
+
+    @property
+    def validation(self) -> Examples | None:
+        return self.data.validation
+
+    @property
+    def lines(self) -> Sequence[int]:
+        """The line of the training file that each training example came from."""
+        return self.splits.training_lines
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch may be split into smaller micro-batches."""
+        return self.task != "pairs"
+
+    def at_epoch_end(self, step: int) -> bool:
+        return step % self.sampler.steps_per_epoch == 0
+
+
+def resolve_job(
+    order: WorkOrder,
+    place: Workspace,
+    tracked: TrackedModel,
+    plan: FreezePlan,
+    splits: DataSplits,
+    *,
+    task: str,
+    group: Group,
+) -> TrainingJob:
+    """Decide every `auto` and encode the data. InvalidRequest for hyperparameters that do not fit together."""
+    device = choose_device(order.device)
+    facts = _facts(plan, splits, tracked, device)
+    settings = hyperparameters.resolve_auto(order.hyperparameters, facts)
+    _refuse_settings(settings, task=task, plan=plan, splits=splits, adapter=order.model.adapter)
+    refuse_request(
+        group,
+        task=task,
+        optimizer=settings.optimizer.name,
+        precision=settings.precision,
+        cached=settings.prefix_cache is True,
+        compiled=settings.compile,
+    )
+
+    data = tasks.encode(task, splits, tracked.loaded, asked_length=settings.max_length, packed=settings.packing)
+    lengths = data.training.lengths if settings.length_bucketing else None
+    sampler = Sampler(len(data.training), settings.batch_size, order.seed, lengths)
+    return TrainingJob(
+        order=order,
+        place=place,
+        plan=plan,
+        splits=splits,
+        task=task,
+        settings=settings,
+        facts=facts,
+        data=data,
+        sampler=sampler,
+        total_steps=settings.max_steps or settings.n_epochs * sampler.steps_per_epoch,
+        device=device,
+        identity=identity(order, place, tracked, plan, settings, task=task),
+        group=group,
+    )
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of that name; for "auto" the first GPU, or the CPU. InvalidRequest if there is no such device."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidRequest(f"the job asks for {wanted}, and this worker has no CUDA device", param="device")
+    return device
+
+
+def _facts(plan: FreezePlan, splits: DataSplits, tracked: TrackedModel, device: torch.device) -> Facts:
+    moving = (*plan.trainable, *plan.split, *plan.scheduled)
+    parameters = [decision.name for decision in moving if decision.kind == "parameter"]
+    return Facts(
+        examples=len(splits.training),
+        pretrained=tracked.loaded.tokenizer is not None or hasattr(tracked.model, "config"),
+        head_only=bool(parameters) and all(name in tracked.loaded.new for name in parameters),
+        adapter=bool(tracked.loaded.adapter),
+        device=device.type,
+    )
+
+
+def _refuse_settings(
+    settings: ResolvedHyperparameters, *, task: str, plan: FreezePlan, splits: DataSplits, adapter: AdapterSpec | None
+) -> None:
+    if task == "pairs" and settings.micro_batch_size < settings.batch_size:
+        message = "pairs take their negatives from the batch, so it cannot be cut into micro-batches; lower batch_size"
+        raise InvalidRequest(message, param="hyperparameters.gradient_accumulation_steps")
+    if settings.packing:
+        _refuse_packing(task, adapter)
+    if settings.early_stopping_patience is not None:
+        _refuse_early_stopping(plan, splits)
+
+
+def _refuse_packing(task: str, adapter: AdapterSpec | None) -> None:
+    """For a reason known without the model; whether it keeps the examples of a row apart is tried later."""
+    param = "hyperparameters.packing"
+    if task != "causal-lm":
+        raise InvalidRequest(f"packing is only supported for causal-lm, and the task is {task}", param=param)
+    if isinstance(adapter, PromptTuningSpec):
+        message = "prompt tuning puts its tokens before a row, not before each example of it; leave packing out"
+        raise InvalidRequest(message, param=param)
+
+
+def _refuse_early_stopping(plan: FreezePlan, splits: DataSplits) -> None:
+    """Without validation data there is nothing to judge by, and it may return to a state from before a freeze."""
+    param = "hyperparameters.early_stopping_patience"
+    if not splits.validation:
+        raise InvalidRequest("early stopping needs a validation_file, or a validation_fraction", param=param)
+    if plan.scheduled:
+        message = (
+            "early stopping may end in a state from before a scheduled freeze began; leave it out, or freeze "
+            f"'{plan.scheduled[0].name}' for the whole run"
+        )
+        raise InvalidRequest(message, param=param)

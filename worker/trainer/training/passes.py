@@ -1,0 +1,145 @@
+"""Runs a job's batches through its model, in smaller parts when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from worker.protocol import Reporter
+from worker.trainer import determinism
+from worker.trainer.data.batch import Batch, Examples
+from worker.trainer.ranks.gradients import combine
+from worker.trainer.training import memory
+from worker.trainer.training.job import TrainingJob
+from worker.trainer.training.objectives import Objective
+from worker.trainer.training.prefix_cache import PrefixCache
+from worker.trainer.training.state import TrainingState
+
+T = TypeVar("T")
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(slots=True, kw_only=True)
+class Passes:
+    """Forward and backward passes of one run.
+
+    `shaped` pads batches as a compiled model needs them. `prefix` serves the frozen prefix's results, if they are kept.
+    """
+
+    job: TrainingJob
+    state: TrainingState
+    objective: Objective
+    reporter: Reporter
+    shaped: Callable[[Batch], Batch] = lambda batch: batch
+    prefix: PrefixCache | None = None
+
+    def gradients(self, step: int) -> float:
+        """Compute the step's gradients and return its loss, the mean over the whole step on all ranks.
+
+        When memory runs out on any rank, all start the step again with micro-batches of half the size.
+        """
+        job, state = self.job, self.state
+        while True:
+            random, out_of_memory, loss = memory.generators(job.device), "on another rank", None
+            batches = self._micro_batches(step)
+            weight = max(1, int(job.group.total([sum(batch.weight for batch in batches)])[0]))
+            try:
+                loss = self._deterministic(partial(self._accumulate, batches, weight))
+            except RuntimeError as error:
+                if not (memory.ran_out(error) and self._can_halve()):
+                    raise
+                out_of_memory = str(error).splitlines()[0]
+            total = combine(job.group, loss, state.parameters)
+            if total is not None:
+                return total
+
+            # After the except clause, which holds on to the tensors of the failed pass.
+            state.optimizer.zero_grad(set_to_none=True)
+            memory.give_back(job.device, random)
+            self._halve(f"step {step}", out_of_memory)
+
+    def repeated(self, when: str, work: Callable[[], T]) -> T:
+        """The result of `work`, passes without gradients, repeated in smaller parts when memory runs out on any rank.
+
+        `when` is for the event: "the evaluation after step 8".
+        """
+        while True:
+            random, out_of_memory = memory.generators(self.job.device), None
+            try:
+                result = work()
+            except RuntimeError as error:
+                if not (memory.ran_out(error) and self._can_halve()):
+                    raise
+                out_of_memory = str(error).splitlines()[0]
+            if not self.job.group.any(out_of_memory is not None):
+                return result
+            memory.give_back(self.job.device, random)
+            self._halve(when, out_of_memory or "on another rank")
+
+    def forward(self, batch: Batch, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Loss (summed over the batch) and outputs, from the frozen prefix's kept results where there are any."""
+        if self.prefix is None:
+            return self.compute(self.shaped(batch))
+        with self.prefix.serving(batch, examples):
+            return self.compute(batch)
+
+    def compute(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss (summed over the batch) and outputs, in the run's precision."""
+        with self.autocast():
+            return self.objective.loss(self.state.model, batch)
+
+    def compute_once(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`compute`, where an operation without a deterministic kernel is met for the first time."""
+        return self._deterministic(partial(self.compute, batch))
+
+    def autocast(self) -> torch.autocast:
+        dtype = AUTOCAST.get(self.job.settings.precision)
+        return torch.autocast(self.job.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def _micro_batches(self, step: int) -> list[Batch]:
+        """This rank's share of the step's examples. A batch that only keeps ranks in step has no weight."""
+        job = self.job
+        parts = job.group.passes(job.sampler.positions(step), self.state.micro_batch_size)
+        batches = [(job.training.batch(positions), counts) for positions, counts in parts]
+        return [batch if counts else replace(batch, weight=0) for batch, counts in batches]
+
+    def _accumulate(self, batches: list[Batch], weight: int) -> float:
+        """Add up the gradients of the mean loss over a step of `weight`; returns this rank's part of that mean."""
+        self.state.optimizer.zero_grad(set_to_none=True)
+        total: Tensor | None = None
+        for batch in batches:
+            # The outputs, as wide as a vocabulary, are not kept.
+            summed = self.forward(batch.to(self.job.device), self.job.training)[0]
+            mean = summed / weight if batch.weight else summed * 0.0
+            self.state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+            total = mean.detach() if total is None else total + mean.detach()
+        return 0.0 if total is None else float(total.item())
+
+    def _deterministic(self, work: Callable[[], T]) -> T:
+        """Let an operation without a deterministic kernel through with a warning, rather than fail the job."""
+        try:
+            return work()
+        except RuntimeError as error:
+            if not determinism.relax(error):
+                raise
+            first_line = str(error).splitlines()[0]
+            message = f"not deterministic, so a resumed run may differ in its last bits: {first_line}"
+            self.reporter.event(message, level="warn")
+            return work()
+
+    def _can_halve(self) -> bool:
+        """Ranks with shards of one model wait for each other inside a pass, so they cannot repeat it."""
+        return self.state.micro_batch_size > 1 and self.job.divisible and not self.job.group.sharded
+
+    def _halve(self, when: str, out_of_memory: str) -> None:
+        size = self.state.micro_batch_size = -(-self.state.micro_batch_size // 2)
+        message = (
+            f"out of memory in {when}: micro-batches have {size} examples from here on, a step "
+            f"still {self.job.settings.batch_size} ({out_of_memory})"
+        )
+        self.reporter.event(message, level="warn", micro_batch_size=size)

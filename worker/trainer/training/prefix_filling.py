@@ -1,0 +1,126 @@
+"""Computes a prefix's results for every example, into memory or into files that a later attempt can use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worker.protocol import Reporter
+from worker.trainer import determinism
+from worker.trainer.data.sampler import Positions
+from worker.trainer.prefix import reports
+from worker.trainer.prefix.kept_results import KeptResults, nbytes
+from worker.trainer.prefix.sampling import digest, in_order, row_lengths
+from worker.trainer.prefix.serving import Prefix
+from worker.trainer.training.prefix_request import PrefixRequest
+from worker.trainer.training.stop import StopRequest
+
+MEMORY_BYTES = 1 << 30  # results that take more are kept in files
+MOST_BYTES = 64 << 30
+REPORT_SECONDS = 5.0
+
+
+class DiskSpaceError(OSError):
+    """There is no room for a prefix's results."""
+
+
+def fill(
+    request: PrefixRequest,
+    prefix: Prefix,
+    digests: Mapping[str, str],
+    folder: Path,
+    reporter: Reporter,
+    stop: StopRequest,
+) -> tuple[dict[str, KeptResults], float]:
+    """The results by part of the data, and the seconds that computing them took. DiskSpaceError without room."""
+    sizes = {name: row_lengths(examples, request.size) for name, examples in request.parts.items()}
+    total = sum(nbytes(prefix.cut.kept, count, lengths) for count, lengths in sizes.values())
+    home = folder / f"prefix-{_key(request, prefix, digests)}" if total > MEMORY_BYTES else None
+    _remove_others(folder, but=home)
+    if total > MOST_BYTES:
+        raise DiskSpaceError(f"they would take {total:,} bytes, and {MOST_BYTES:,} is the most that are kept")
+    try:
+        results = {
+            name: KeptResults(prefix.cut.kept, count, lengths=lengths, folder=home / name if home else None)
+            for name, (count, lengths) in sizes.items()
+        }
+    except OSError as error:
+        raise DiskSpaceError(str(error)) from error
+
+    reporter.stage("caching")
+    began = time.monotonic()
+    reused = sum(_fill_part(request, prefix, name, results[name], reporter, stop) for name in request.parts)
+    seconds = time.monotonic() - began
+    reports.kept(
+        reporter,
+        prefix.cut,
+        examples=sum(len(examples) for examples in request.parts.values()),
+        size=total,
+        stored="file" if home else "memory",
+        quiet=request.setting is True,
+        seconds=seconds,
+        reused=reused,
+    )
+    return results, seconds
+
+
+def _fill_part(
+    request: PrefixRequest, prefix: Prefix, name: str, results: KeptResults, reporter: Reporter, stop: StopRequest
+) -> int:
+    """Compute one part of the data; returns how many examples an earlier attempt had computed."""
+    examples = request.parts[name]
+    reused = done = 0
+    reported = time.monotonic()
+    for number, positions in enumerate(in_order(examples, request.size)):
+        stop.raise_if_requested()
+        batch = examples.batch(positions)
+        assert batch.rows is not None
+        own = _own_rows(batch.rows, len(positions), len(examples) - done)
+        inputs = digest(batch)
+
+        if results.holds(str(number), inputs, batch.rows[own]):
+            reused += min(len(positions), len(examples) - done)
+        else:
+            moved = batch.to(request.device)
+            values = prefix.capture(lambda moved=moved: request.compute(moved))  # type: ignore[misc]
+            results.put(batch.rows[own], [value[torch.from_numpy(own).to(value.device)] for value in values])
+            results.note(str(number), inputs, batch.rows[own])
+
+        done = min(done + len(positions), len(examples))
+        if time.monotonic() - reported >= REPORT_SECONDS:
+            reported = time.monotonic()
+            reporter.event(f"frozen prefix: {done} of {len(examples)} examples of the {name} data are computed")
+    return reused
+
+
+def _own_rows(rows: Positions, examples: int, left: int) -> Positions:
+    """Indices of the rows that belong to this batch: the last batch is filled up with rows of others."""
+    own = min(examples, left)
+    rows_per_example = len(rows) // examples
+    return np.concatenate([np.arange(own, dtype=np.int64) + side * examples for side in range(rows_per_example)])
+
+
+def _key(request: PrefixRequest, prefix: Prefix, digests: Mapping[str, str]) -> str:
+    """Results in files may be used again where all of this is equal; each batch has a digest of its own besides."""
+    content = {
+        "prefix": dict(digests),
+        "leaves": [[call.path, str(leaf)] for call in prefix.cut.served for leaf in call.leaves],
+        "size": request.size,
+        "precision": request.precision,
+        "environment": determinism.environment(request.device),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _remove_others(folder: Path, *, but: Path | None) -> None:
+    """Delete files of other prefixes, which take room that this one may need."""
+    for path in folder.glob("prefix-*"):
+        if path != but:
+            shutil.rmtree(path, ignore_errors=True)
