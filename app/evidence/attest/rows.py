@@ -18,7 +18,8 @@ def rows_of(
     result: Mapping[str, TensorReading],
 ) -> Iterator[Row]:
     made: list[Row] = []
-    for tensor in seen:
+    for observed in seen:
+        tensor = _own_name_first(observed)
         decision = plan.decision(tensor.info.name)
         if any(piece.rows for piece in (*tensor.base, *tensor.result)):
             made += _part_rows(decision, tensor, base, result)
@@ -29,6 +30,27 @@ def rows_of(
     used = {row.base.name for row in made if row.base}
     for name in sorted(set(base) - used):
         yield Row(name=name, role="dropped", base=_reading(base[name]), changed=False)
+
+
+def _own_name_first(tensor: ObservedTensor) -> ObservedTensor:
+    """The tensor with its pieces in the order: stored under its own name, then under its aliases'.
+
+    The files' order says nothing: `lm_head.weight` sorts before the `model.embed_tokens.weight` that owns it.
+    """
+    own = [at for at, piece in enumerate(tensor.result) if _is_stored_as(tensor.info.name, piece.name)]
+    if not own or any(piece.rows for piece in tensor.result):
+        return tensor
+
+    def first(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+        return (pieces[own[0]], *pieces[: own[0]], *pieces[own[0] + 1 :])
+
+    paired = len(tensor.base) == len(tensor.result)
+    return replace(tensor, result=first(tensor.result), base=first(tensor.base) if paired else tensor.base)
+
+
+def _is_stored_as(name: str, stored: str) -> bool:
+    """Whether a live name is stored under this one, of which files may leave out a prefix."""
+    return name == stored or name.endswith(f".{stored}")
 
 
 def _row(
@@ -81,7 +103,7 @@ def _copies(
 
 def _alias(stored: str, tensor: ObservedTensor) -> str:
     """The alias under which a copy is stored, of which files may leave out a prefix."""
-    return next((name for name in tensor.info.aliases if name == stored or name.endswith(f".{stored}")), stored)
+    return next((name for name in tensor.info.aliases if _is_stored_as(name, stored)), stored)
 
 
 def _part_rows(

@@ -15,6 +15,8 @@ from app.errors import ModelError
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 MAX_BYTES = 64 << 20
+#: What torch.compile, DistributedDataParallel, FSDP and peft put into the names of a model that they wrap.
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "base_model.model.", "module.")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -39,21 +41,82 @@ def check_files(folder: Path) -> None:
             raise ModelError(f"{INDEX} names {name!r:.200}, which is not there", param="model")
 
 
-def refuse_holes(missing: Collection[str], model: Collection[str], *, body: str) -> None:
-    """ModelError where some layers of a kind, or some tensors of a module, are in the files and others are not.
+def refuse_holes(
+    missing: Collection[str],
+    unexpected: Collection[str],
+    model: Collection[str],
+    *,
+    body: str,
+    embeddings: Collection[str] = (),
+) -> None:
+    """Raises ModelError where the files lack tensors of the model's body, or hold them under a wrapper's names.
 
-    What is missing as a whole, such as a pooler, is new; so is a head, which is not of the `body` (a prefix of names).
+    `missing` and `unexpected` are names that only the model or only the files have; `model` are all of the model's
+    names, `body` is their prefix without a head, `embeddings` the names of its input embeddings. A head may be new,
+    and so may a module of the body that is missing as a whole and has no number, such as a pooler. A layer never is,
+    and neither are embeddings, also where all of them are missing.
     """
-    held = {name for name in model if name.startswith(body)} - set(missing)
-    kinds = {_NUMBER.sub("N", name) for name in held}
+    _refuse_wrapped(missing, unexpected, body=body)
+    lacking = {name for name in missing if name.startswith(body)}
+    held = {name for name in model if name.startswith(body)} - lacking
     modules = {name.rpartition(".")[0] for name in held} - {""}
-    lacking = (name for name in missing if name.startswith(body))
-    holes = sorted(n for n in lacking if _NUMBER.sub("N", n) in kinds or n.rpartition(".")[0] in modules)
-    if holes:
-        more = f" and {len(holes) - 5} more" if len(holes) > 5 else ""
-        raise ModelError(
-            f"the model's files are not all of it: they lack {', '.join(holes[:5])}{more}, and hold the tensors beside "
-            "these; compare config.json with the files",
-            param="model",
-            code="missing_tensors",
-        )
+    holes = sorted(
+        name
+        for name in lacking
+        if not held or _NUMBER.search(name) or name in embeddings or name.rpartition(".")[0] in modules
+    )
+    if not holes:
+        return
+
+    more = f" and {len(holes) - 5} more" if len(holes) > 5 else ""
+    others = f"; they have {', '.join(sorted(unexpected)[:3])}, which the model lacks" if unexpected else ""
+    raise ModelError(
+        f"the model's files are not complete: they lack {', '.join(holes[:5])}{more}{others}; compare config.json "
+        "with the files",
+        param="model",
+        code="missing_tensors",
+    )
+
+
+def wrapper_of(missing: str, stored: str, *, body: str = "") -> str | None:
+    """The wrapper's part of a `stored` name that would otherwise be the `missing` one; None where it is another name.
+
+    `_orig_mod.` for `bert._orig_mod.pooler.weight` and `bert.pooler.weight`, with or without the prefix of the body.
+    """
+    plain = missing.removeprefix(body)
+    if _unwrapped(stored).removeprefix(body) == plain:
+        return next((wrapper for wrapper in WRAPPERS if wrapper in stored), None)
+    return stored.removesuffix(plain) if plain and stored.endswith(f".{plain}") else None
+
+
+def _refuse_wrapped(missing: Collection[str], unexpected: Collection[str], *, body: str) -> None:
+    by_last_part: dict[str, list[str]] = {}
+    for stored in sorted(unexpected):
+        by_last_part.setdefault(_tail(stored), []).append(stored)
+
+    for name in sorted(missing):
+        for stored in by_last_part.get(_tail(name), ()):
+            wrapper = wrapper_of(name, stored, body=body)
+            if wrapper is None or (wrapper not in WRAPPERS and not name.startswith(body)):
+                continue  # a head may be called alike in another model
+            origin = (
+                "of a wrapper (torch.compile, DistributedDataParallel, FSDP, peft); save the model that is inside of it"
+                if wrapper in WRAPPERS
+                else "not in the model's names; compare config.json with the files"
+            )
+            message = (
+                f"the model's files have {stored!r} for {name!r}: the prefix {wrapper!r} is {origin}, or remove the "
+                "prefix from the names in the files"
+            )
+            raise ModelError(message, param="model", code="missing_tensors")
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _tail(name: str) -> str:
+    """The last two parts of a name: what two spellings of it have in common."""
+    return ".".join(_unwrapped(name).split(".")[-2:])

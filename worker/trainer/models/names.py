@@ -136,26 +136,32 @@ def _as_saved(model: PreTrainedModel, kept: Mapping[str, Tensor], owner: Mapping
 
         live  experts (2 experts of 2 rows)   numbers [[0, 1], [2, 3]]
         saved experts.0 [0, 1] -> rows 0:2,   experts.1 [2, 3] -> rows 2:4
+
+    They come in the order of `kept`, in which a tie's own name is before its aliases; transformers sorts by saved name.
     """
     numbers, starts = _numbered(kept)
     names, remade = list(kept), None
-    whole = {id(each): name for name, each in numbers.items()}
-    found = []
+    whole = {id(each): at for at, each in enumerate(numbers.values())}
+    saved: list[tuple[int, StoredTensor]] = []
+
     for name, came in revert_weight_conversion(model, dict(numbers)).items():
-        live = whole.get(id(came))
-        if live is not None:
-            found.append(StoredTensor(name, kept[live], owner[live]))
+        at = whole.get(id(came))
+        if at is not None:
+            saved.append((at, StoredTensor(name, kept[names[at]], owner[names[at]])))
             continue
+
         at = bisect_right(starts, int(came.reshape(-1)[0])) - 1
         tensor, rows = kept[names[at]], _rows(came - starts[at], numbers[names[at]])
         if rows is None:
             remade = revert_weight_conversion(model, dict(kept)) if remade is None else remade
-            found.append(StoredTensor(name, remade[name], "", part=True))
+            saved.append((at, StoredTensor(name, remade[name], "", part=True)))
             continue
+
         piece = _by_rows(tensor)[slice(*rows)]
         piece = piece.reshape(*came.shape[:-1], tensor.shape[-1]) if tensor.dim() > 1 else piece
-        found.append(StoredTensor(name, piece, owner[names[at]], part=True, rows=rows))
-    return found
+        saved.append((at, StoredTensor(name, piece, owner[names[at]], part=True, rows=rows)))
+
+    return [stored for _, stored in sorted(saved, key=lambda item: item[0])]
 
 
 def _numbered(kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]:

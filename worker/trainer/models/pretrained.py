@@ -192,9 +192,25 @@ def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **opti
         said = _first_line(error).replace(str(folder), "the model's folder")
         raise ModelError(f"transformers could not load the model: {said}", param="model") from error
     body = "" if model is model.base_model else f"{model.base_model_prefix}."
-    completeness.refuse_holes(info["missing_keys"], model.state_dict(), body=body)
+    completeness.refuse_holes(
+        info["missing_keys"],
+        info["unexpected_keys"],
+        model.state_dict(),
+        body=body,
+        embeddings=_input_embeddings(model),
+    )
     _refuse_other_shapes(model, info["mismatched_keys"])
     return model, info
+
+
+def _input_embeddings(model: Any) -> list[str]:
+    """Names of the weights of the model's input embeddings; none where it has none of its own."""
+    try:
+        embeddings = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return []
+    weights = {id(each) for each in embeddings.parameters()} if isinstance(embeddings, nn.Module) else set()
+    return [name for name, each in model.named_parameters(remove_duplicate=False) if id(each) in weights]
 
 
 def _new(info: Mapping[str, Any]) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
+from tests.worker.trainer.judging import judge, objections_to
 from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models.loading import read_base
@@ -92,6 +94,37 @@ def test_mixture_of_experts_is_saved_as_it_was_stored(tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     live = loaded.state_dict()["model.layers.0.mlp.experts.gate_up_proj"]
     assert digest(live) == done.observed["model.layers.0.mlp.experts.gate_up_proj"]["trained"]
+
+
+@pytest.mark.parametrize("policy", [{"freeze": ["model.layers.**"]}, {"freeze": ["model.embed_tokens.*", "lm_head.*"]}])
+@pytest.mark.parametrize("adapter", [None, {"type": "lora", "r": 2}])
+def test_a_tie_that_is_stored_twice_is_proved(
+    tmp_path: Path, policy: dict[str, Any], adapter: dict[str, Any] | None
+) -> None:
+    """Qwen3-0.6B's files hold `lm_head.weight` beside tied embeddings; it sorts before the name that owns it."""
+    place = Workspace(tmp_path).create()
+    path = tiny.llama(place.base) / "model.safetensors"
+    weights = load_file(path)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, path, metadata={"format": "pt"})
+    order = work_order(
+        job_id="ftjob-tied",
+        stage="train",
+        model={"type": "transformers", "path": "x"} | ({"adapter": adapter} if adapter else {}),
+        task="causal-lm",
+        data=data(place, [{"text": "the cat sat on the mat"}] * 4),
+        hyperparameters={"n_epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
+        **({} if adapter else {"policy": policy}),
+        device="cpu",
+    )
+    done = attempt(order, tmp_path)
+    judged = judge(done)
+    assert judged.verdict == "verified"
+    assert objections_to(done, judged) == []
+    if adapter is None:
+        rows = {row.name: row for row in judged.rows}
+        assert rows["lm_head.weight"].alias_of == "model.embed_tokens.weight"
+        assert rows["model.embed_tokens.weight"].aliases == ("lm_head.weight",)
 
 
 def mixtral(root: Path) -> Attempt:
