@@ -21,7 +21,7 @@ _RENAMED = (
 )
 # peft stores the virtual tokens of prompt tuning under a name of their own.
 _VIRTUAL_TOKENS = ("prompt_encoder.embedding.weight", "prompt_embeddings")
-_OWN_SEGMENTS = re.compile(r"\.default(?=\.|$)")
+_OWN_SEGMENTS = re.compile(r"(?<=\.lora_magnitude_vector)\.default\.weight$|\.default(?=\.|$)")  # DoRA's in full
 _ADAPTER_SEGMENTS = re.compile(r"\.(default|base_layer|modules_to_save|original_module)(?=\.|$)")
 
 

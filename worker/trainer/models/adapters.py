@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import (
@@ -22,11 +21,11 @@ from peft import (
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from app.errors import ModelError, PolicyError
 from app.freeze.plan import FreezePlan
 from app.specs.adapters import AdapterSpec, Ia3Spec, LoraSpec
+from worker.trainer.models import adapter_targets
 
 TASK_TYPES = {
     "text-classification": "SEQ_CLS",
@@ -49,6 +48,7 @@ def wrap(model: nn.Module, adapter: AdapterSpec, *, task: str, seed: int, new: C
     heads = sorted({name.rpartition(".")[0] for name in new})
     if isinstance(config, LoraConfig | IA3Config):
         config.exclude_modules = heads or None
+        adapter_targets.refuse_unknown(model, config.target_modules)
     torch.manual_seed(seed)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -59,6 +59,8 @@ def wrap(model: nn.Module, adapter: AdapterSpec, *, task: str, seed: int, new: C
     if adapter.merge and any("Merging is not supported" in str(warning.message) for warning in caught):
         message = "adapters of grouped convolutions cannot be merged; leave merge out, or name other target_modules"
         raise ModelError(message, param="model.adapter.merge")
+    if adapter.merge:
+        adapter_targets.refuse_tied_merge(wrapped.get_base_model())
     return wrapped
 
 
@@ -130,7 +132,7 @@ def adapter_state(model: PeftModel, new: Collection[str]) -> dict[str, Tensor]:
     if model.active_peft_config.is_prompt_learning:  # peft would give a copy
         state = {"prompt_embeddings": live[VIRTUAL_TOKENS]}
     else:
-        state = dict(get_peft_model_state_dict(model))
+        state = dict(get_peft_model_state_dict(model, save_embedding_layers=False))  # those are the base's
     return state | {name: live[name] for name in sorted(new)}
 
 
@@ -168,13 +170,28 @@ def _prefix(model: PeftModel) -> str:
 def save_config(model: PeftModel, folder: Path, *, task: str, base: str, new: Collection[str]) -> None:
     """Writes adapter_config.json, from which peft rebuilds adapter and head over the base."""
     config = copy.copy(model.peft_config[ADAPTER])  # the live one has inference_mode off
-    config.task_type = TASK_TYPES.get(task)
+    config.task_type = _task_type(model, task, new)
     config.base_model_name_or_path = base
     config.inference_mode = True
     heads = _outermost(model.get_base_model(), {plain_name(model, name) for name in new})
     if not config.is_prompt_learning:
         config.modules_to_save = heads or None
     config.save_pretrained(folder)
+
+
+def _task_type(model: PeftModel, task: str, new: Collection[str]) -> str | None:
+    """peft's name of the task; None where it would have peft look for a head in the adapter that is the base's own.
+
+    For these two tasks peft adds "classifier" and "score" to `modules_to_save` by itself.
+    """
+    name = TASK_TYPES.get(task)
+    if name not in ("SEQ_CLS", "TOKEN_CLS"):
+        return name
+    trained = {plain_name(model, each) for each in new}
+    heads = [path for path, _ in model.get_base_model().named_modules() if path.endswith(("classifier", "score"))]
+    inside = tuple(f"{path}." for path in heads)
+    tensors = [name for name in model.get_base_model().state_dict() if name.startswith(inside)]
+    return name if all(_BASE_LAYERS.sub(".", tensor) in trained for tensor in tensors) else None
 
 
 def _outermost(model: nn.Module, new: Collection[str]) -> list[str]:
@@ -198,18 +215,5 @@ def _wrapped(model: nn.Module, config: PeftConfig, heads: Collection[str]) -> Pe
             raise
         if "target_modules" not in str(error):
             raise
-        given.target_modules = _linear(model, heads)
+        given.target_modules = adapter_targets.linear_layers(model, heads)
         return get_peft_model(model, given)
-
-
-def _linear(model: nn.Module, heads: Collection[str]) -> list[str]:
-    embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not embeddings and name not in heads
-    ]
-    if not found:
-        message = "the model has no linear layer beside its head; name the modules that the adapter should train"
-        raise ModelError(message, param="model.adapter.target_modules")
-    return found
