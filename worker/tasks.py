@@ -30,7 +30,7 @@ from worker.supervisor.sweep import Sweeper
 
 log = structlog.get_logger(__name__)
 
-#: Celery that gives up so often, each time sooner than this after its start, will not do better the next time.
+#: The worker ends when Celery has given up more often than this in a row, each time within STEADY_SECONDS.
 FAILURES: Final = 20
 STEADY_SECONDS: Final = 30.0
 PAUSE_SECONDS: Final = 1.0
@@ -47,12 +47,12 @@ class WorkerProcess:
     courier: Courier
 
     def serve(self) -> None:
-        """Works until SIGTERM or SIGINT; then trainers save their state and their jobs go back into the queue."""
+        """Work until SIGTERM or SIGINT; then trainers save their state and their jobs go back into the queue."""
         for event, handler in ((worker_ready, self._ready), (worker_shutting_down, self._drain)):
             event.connect(handler, weak=False)
         # Celery warns root of pickled messages; ours are JSON, and containers often run as root.
         warnings.filterwarnings("ignore", category=SecurityWarning)
-        # Not when Celery is ready: it waits for the broker, and jobs do not.
+        # Before Celery is ready: it waits for the broker, and jobs must not.
         self.sweeper.start()
         self.courier.start()
         try:
@@ -65,14 +65,17 @@ class WorkerProcess:
             self.runner.db.close()
 
     def _listen(self) -> None:
-        """Celery gives up at a message that is none; whoever wrote it into the broker must not end this worker."""
+        """Start Celery again when it gives up, as it does at a malformed message: writing one must not end a worker."""
         failures = 0
         while not self.runner.stopping.is_set():
             began = time.monotonic()
             self._service().start()
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             if failures > FAILURES:
-                raise SystemExit(f"the broker cannot be listened to; {failures} tries have failed")
+                raise SystemExit(
+                    f"Celery stopped {failures} times in a row, each within {STEADY_SECONDS:.0f} seconds of its start; "
+                    "see the log above, and PERMAFROST_BROKER_URL"
+                )
             if not self.runner.stopping.wait(PAUSE_SECONDS):
                 log.error("Celery has stopped listening to the broker; it is started again")
 
@@ -86,7 +89,7 @@ class WorkerProcess:
             without_mingle=True,
             without_heartbeat=True,
             loglevel=logging.WARNING,
-            # This process's output is its operator's: the ready line, and structured logs.
+            # The output of this process is the ready line and structured logs.
             redirect_stdouts=False,
             quiet=True,
         )
@@ -110,8 +113,8 @@ def make_worker(settings: Settings) -> WorkerProcess:
         slots=Slots(find_devices(settings.devices)),
         worker=identity(),
         wake_workers=lambda job_id: wake(celery, job_id),
-        # Celery's own way out; whoever started this worker looks for devices again.
-        retire=lambda: os.kill(os.getpid(), signal.SIGTERM),
+        # As the operator would; the process that started this worker starts another, which looks for devices again.
+        shut_down=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
     sweeper = Sweeper(runner, wake_model=lambda model_id: wake_model(celery, model_id))
     _add_tasks(celery, runner)
@@ -119,14 +122,14 @@ def make_worker(settings: Settings) -> WorkerProcess:
 
 
 def owned(settings: Settings) -> list[Path]:
-    """What belongs to the service: data, keys, blobs. Trainers see nothing of it but what is staged for them."""
-    places = [settings.home, settings.signing_key_path, settings.webhook_key_path]
+    """Paths of the service: data, keys, blobs. Trainers can read none of them but what is staged for their job."""
+    paths = [settings.home, settings.signing_key_path, settings.webhook_key_path]
     if settings.storage.startswith("file://"):
-        places.append(Path(settings.storage.removeprefix("file://")))
+        paths.append(Path(settings.storage.removeprefix("file://")))
     url = make_url(settings.database)
     if url.get_backend_name() == "sqlite" and url.database:
-        places.append(Path(url.database).absolute())
-    return places
+        paths.append(Path(url.database).absolute())
+    return paths
 
 
 def _add_tasks(celery: Celery, runner: Runner) -> None:
@@ -135,11 +138,11 @@ def _add_tasks(celery: Celery, runner: Runner) -> None:
 
     def run_job(job_id: str = "", v: int = 1, **_: Any) -> None:
         if runner.stopping.is_set():
-            # Celery goes on listening for a moment; the message is for somebody who stays.
+            # Celery goes on listening for a moment; the message is for a worker that goes on.
             time.sleep(PASS_ON_SECONDS)
             runner.wake_workers(job_id)
             return
-        runner.wake()
+        runner.run_waiting()
 
     def describe_model(model_id: str, v: int = 1, **_: Any) -> None:
         describer.describe(model_id)

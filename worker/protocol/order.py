@@ -59,7 +59,7 @@ class WorkOrder:
         if missing:
             raise ProtocolError(f"work order lacks {missing}")
         if obj["stage"] not in get_args(Stage):
-            raise ProtocolError(f"work order's stage {obj['stage']!r} is none of {list(get_args(Stage))}")
+            raise ProtocolError(f"work order's stage {obj['stage']!r} is not one of {list(get_args(Stage))}")
         specs = {name: read(obj[name]) for name, read in _READERS.items() if name in obj}
         return cls(**{**obj, **specs})
 

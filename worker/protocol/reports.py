@@ -29,13 +29,13 @@ Report = dict[str, Any]
 class Reporter:
     """Appends reports to `reports.jsonl`, a complete JSON line per write: a kill tears the last line at most.
 
-    Threads may share it. What people would look for in a log is printed as well, so that the log tells its story.
+    Threads may share it. Unless `aloud` is false, the main reports are printed too, for the job's log.
     """
 
     def __init__(self, path: Path, *, aloud: bool = True) -> None:
         self._aloud = aloud
         self._lock = threading.Lock()
-        self._told_step = float("-inf")
+        self._step_printed_at = float("-inf")
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if _ends_torn(path):
             os.write(self._fd, b"\n")
@@ -45,18 +45,18 @@ class Reporter:
         line = json.dumps(finite({"type": type, **content}), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         with self._lock:
             _write_all(self._fd, line.encode("utf-8", "replace") + b"\n")
-            self._tell(type, content)
+            self._print(type, content)
 
-    def _tell(self, type: str, content: Mapping[str, Any]) -> None:
+    def _print(self, type: str, content: Mapping[str, Any]) -> None:
         if not self._aloud:
             return
         if type == "step":
-            if time.monotonic() - self._told_step < STEP_LINE_SECONDS:
+            if time.monotonic() - self._step_printed_at < STEP_LINE_SECONDS:
                 return
-            self._told_step = time.monotonic()
-        if words := _in_words(type, content):
+            self._step_printed_at = time.monotonic()
+        if line := _log_line(type, content):
             moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            print(f"{moment} {words}", flush=True)
+            print(f"{moment} {line}", flush=True)
 
     def stage(self, stage: str) -> None:
         self.report("stage", stage=stage)
@@ -79,7 +79,7 @@ class Reporter:
 def read_reports(path: Path, offset: int = 0, *, limit: int = 16 << 20) -> tuple[list[Report], int]:
     """The complete reports from byte `offset` on, at most `limit` bytes of them, and the offset to go on from.
 
-    A torn last line waits for its end. A complete line that is no JSON object becomes a warning event.
+    A torn last line is left for the next call. A complete line that is not a report becomes a warning event.
     """
     try:
         with path.open("rb") as file:
@@ -93,8 +93,8 @@ def read_reports(path: Path, offset: int = 0, *, limit: int = 16 << 20) -> tuple
     return [_parse(line) for line in chunk[:end].splitlines() if line.strip()], offset + end
 
 
-def _in_words(type: str, content: Mapping[str, Any]) -> str:
-    """A line for the log; empty for what nobody would look for there."""
+def _log_line(type: str, content: Mapping[str, Any]) -> str:
+    """A report as a line of the log; empty for those that are not printed."""
     if type == "stage":
         return f"stage: {content['stage']}"
     if type in ("event", "failed"):

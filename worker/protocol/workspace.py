@@ -27,7 +27,7 @@ class Workspace:
 
     @property
     def adapter(self) -> Path:
-        """Of a job that trains an adapter on: its weights, as an earlier job left them."""
+        """Weights of the adapter that this job trains on, as an earlier job left them."""
         return self.root / "adapter" / "adapter_model.safetensors"
 
     @property
@@ -72,7 +72,7 @@ class Workspace:
 
     @property
     def recipe(self) -> Path:
-        """How a model is made of a checkpoint; `recipe_files` go beside its weights."""
+        """Where each tensor of a model made of a checkpoint has its bytes; `recipe_files` go beside its weights."""
         return self.out / "recipe.json"
 
     @property

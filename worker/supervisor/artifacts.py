@@ -1,4 +1,4 @@
-"""What a trainer left on disk, as material: links out of it are refused, and every digest is computed anew."""
+"""Reads what a trainer left on disk: links are refused, and every digest is computed again."""
 
 import json
 import os
@@ -19,17 +19,17 @@ from app.models.tables import Model
 from app.storage.blobs import Blob, Storage
 from worker.protocol import Workspace
 
-#: The trainer's JSON files, at most.
+#: Bytes of one of the trainer's JSON files at most.
 JSON_BYTES: Final = 256 << 20
-#: What of a result's other files is published.
+#: Suffixes of the files beside the weights that are published.
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".txt", ".model", ".jinja", ".tiktoken", ".md")
 EVENTS: Final = "events.out.tfevents.permafrost"
-#: What the file of weights is called, by the kind of the result.
+#: Name of the file of weights, by the kind of the result.
 WEIGHT_FILES: Final = {"full": "model.safetensors", "adapter": "adapter_model.safetensors"}
 
 
 class ResultError(PermafrostError):
-    """The trainer said that it was done, and what it left cannot be a result."""
+    """What the trainer left cannot be made a result, though it reported that it was done."""
 
     code = "invalid_result"
 
@@ -45,9 +45,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """What an attempt left, every file of it read again, and the base that it started from."""
+    """The files that an attempt left, all read again, and the readings of the base that it started from."""
 
-    observed: Mapping[str, Any]  # the trainer's own records
+    observed: Mapping[str, Any]  # observations.json, as the trainer wrote it
     seen: list[ObservedTensor]
     result: Result
     base: dict[str, TensorReading]
@@ -72,7 +72,7 @@ class Artifacts:
 
 
 def read_artifacts(workspace: Workspace, base: Model, storage: Storage) -> Artifacts:
-    """Reads it, and stores what a model is made of."""
+    """Read an attempt's folder, and store the files that a model is made of."""
     observed = read_json(workspace.observations)
     seen = read_observations(observed)
     result = _read_result(workspace.result)
@@ -121,7 +121,7 @@ def _read_weights(path: Path, rows: Mapping[str, Any]) -> FileReading:
 
 
 def _read_base(workspace: Workspace, base: Model, rows: Mapping[str, Any]) -> dict[str, TensorReading]:
-    """Every base tensor, read from disk again; they have to be the ones that were registered."""
+    """Every base tensor, read from disk again. ResultError where they are not the registered ones."""
     tensors: dict[str, TensorReading] = {}
     for file in base.files:
         if not file["name"].endswith(".safetensors"):
@@ -136,7 +136,7 @@ def _read_base(workspace: Workspace, base: Model, rows: Mapping[str, Any]) -> di
 
 
 def _slices(result: Result, base: Model, changed: FileReading, blob: Blob) -> list[Slice]:
-    """Where the bytes of each result tensor lie: in what the trainer wrote, or in the base's blobs."""
+    """Where the bytes of each result tensor are: in the file that the trainer wrote, or in the base's blobs."""
     written = {each.name: each for each in changed.tensors}
     stored = {each["name"]: each for each in base.tensors}
     slices = []
@@ -160,7 +160,9 @@ def publish_files(folder: Path, storage: Storage) -> list[dict[str, Any]]:
     published = []
     for path in sorted(folder.iterdir()):
         if path.suffix not in SUFFIXES and path.name != EVENTS:
-            raise ResultError(f"{path.name} is no file that belongs to a model; known are {', '.join(SUFFIXES)}")
+            raise ResultError(
+                f"{path.name} is not a file of a model; the suffixes that are published are {', '.join(SUFFIXES)}"
+            )
         with _regular(path):
             blob = storage.put(path)
         published.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
@@ -169,14 +171,14 @@ def publish_files(folder: Path, storage: Storage) -> list[dict[str, Any]]:
 
 @contextmanager
 def _regular(path: Path) -> Iterator[Any]:
-    """The file itself and never what a link points at: the supervisor can read more than the trainer can."""
+    """Open a regular file, never through a link: the supervisor can read more than the trainer can."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ResultError(f"{path.name} cannot be read: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as file:
         if not path.is_file():
-            raise ResultError(f"{path.name} is no regular file")
+            raise ResultError(f"{path.name} is not a regular file")
         yield file
 
 

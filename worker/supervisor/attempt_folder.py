@@ -1,6 +1,6 @@
-"""The folder in which one attempt runs: base files, data and order go in, results come out.
+"""Makes, fills and removes the folder of one attempt: base files, data and order go in, results come out.
 
-`<data_dir>/work/<job>/a<attempt>/`; checkpoints lie beside the attempts, so that the next attempt finds them.
+It is `<data_dir>/work/<job>/a<attempt>/`; checkpoints are beside it, where the next attempt finds them.
 """
 
 import shutil
@@ -22,7 +22,7 @@ def locate(work: Path, job_id: str, attempt: int) -> Workspace:
 
 
 def create(workspace: Workspace) -> None:
-    """Makes the folders, empty; what an earlier process left under this name is removed."""
+    """Make the folders, empty; what an earlier process left under this name is removed."""
     shutil.rmtree(workspace.root, ignore_errors=True)
     checkpoints = workspace.root.parent / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def create(workspace: Workspace) -> None:
 
 
 def stage_base(workspace: Workspace, model: Model, storage: Storage) -> None:
-    """The model's files: links to stored blobs, and what is composed on download written out."""
+    """Put the model's files in place: links to stored blobs; files that are composed on download are written out."""
     for file in model.files:
         target = workspace.base / file["name"]
         if file["blob"] is not None:
@@ -44,7 +44,7 @@ def stage_base(workspace: Workspace, model: Model, storage: Storage) -> None:
 
 
 def stage_adapter(workspace: Workspace, model: Model, storage: Storage) -> None:
-    """The weights of an adapter that is trained on, beside the base that they stand on."""
+    """Write out the weights of an adapter that is trained on."""
     workspace.adapter.parent.mkdir(exist_ok=True)
     with workspace.adapter.open("wb") as composed:
         for chunk in layout(model, workspace.adapter.name).stream(storage.open):
@@ -52,8 +52,8 @@ def stage_adapter(workspace: Workspace, model: Model, storage: Storage) -> None:
 
 
 def stage_data(workspace: Workspace, name: str, *, filename: str, blob: str, storage: Storage) -> str:
-    """Puts an uploaded file into `data/` as `name` with its own suffix; returns its path within the workspace."""
-    # Only the suffix of what a client called its file gets into a path.
+    """Put an uploaded file into `data/` as `name` with its own suffix; returns its path within the workspace."""
+    # Of the name that a client gave its file, only the suffix gets into a path.
     suffix = Path(filename).suffix.lower()
     target = workspace.data / (name + (suffix if suffix[1:].isalnum() else ""))
     storage.fetch(blob, target)
@@ -66,7 +66,7 @@ def stage_weights(workspace: Workspace, blob: str, storage: Storage) -> None:
 
 
 def log_tail(workspace: Workspace, aliases: Mapping[str, str]) -> list[str]:
-    """The last lines of the trainer's output, for the person who asks why it ended; see app.logs.redaction."""
+    """The last lines that the trainer printed, redacted (app.logs.redaction), for the job's error."""
     try:
         with workspace.log.open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - LOG_BYTES))
@@ -77,5 +77,5 @@ def log_tail(workspace: Workspace, aliases: Mapping[str, str]) -> list[str]:
 
 
 def discard(workspace: Workspace, *, ended: bool) -> None:
-    """Removes one attempt; the checkpoints beside it stay for the next one, unless the job has ended."""
+    """Remove one attempt's folder; the checkpoints beside it stay for the next one, unless the job has ended."""
     shutil.rmtree(workspace.root.parent if ended else workspace.root, ignore_errors=True)

@@ -17,7 +17,7 @@ from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.storage.blobs import Storage
 
-#: What a model folder may hold for us. Pickles and code are left where they are.
+#: Suffixes of files that are read from a model folder. Pickles and code are left alone.
 SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")
 
 
@@ -33,14 +33,14 @@ class StoredFolder:
 def register(
     db: Database, storage: Storage, folder: Path, *, model_id: str, spec: dict[str, Any] | None = None
 ) -> Model:
-    """Makes a folder a base model that every project may use. Its tensors are described later, by whoever has time."""
+    """Register a folder as a base model that every project may use. Its tensors are described later."""
     model = Model(id=model_id, project=None, owned_by="permafrost", kind="base", status="pending")
     model.spec = spec or {"type": "transformers", "path": folder.name}
     return publish(db, ingest(folder, storage), model)
 
 
 def ingest(folder: Path, storage: Storage) -> StoredFolder:
-    """Puts the model files of `folder` into the storage. ModelError where its weights have no one meaning."""
+    """Store the model files of `folder`. ModelError where weights are missing, damaged or have a tensor twice."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
     weights = [path for path in paths if path.suffix == ".safetensors"]
     if not weights:
@@ -85,7 +85,7 @@ def tensor_rows(reading: FileReading, blob: str) -> Iterable[dict[str, Any]]:
 
 
 def publish(db: Database, stored: StoredFolder, model: Model) -> Model:
-    """Fills the row in and stores it, unless another worker was first with the same name: then theirs is returned."""
+    """Store the row with these files, unless another worker was first with the same id: then that row is returned."""
     model.files, model.tensors, model.root = stored.files, stored.tensors, stored.root
     with db.write() as session:
         there = session.scalar(select(Model).where(Model.id == model.id).with_for_update())
@@ -101,14 +101,14 @@ def publish(db: Database, stored: StoredFolder, model: Model) -> Model:
 
 
 def refuse_links(folder: Path) -> None:
-    """A trainer made these files. The supervisor can read more than a trainer may, so it must not follow its links."""
+    """ModelError for links in a folder that a trainer wrote: the supervisor can read more than the trainer may."""
     for path in folder.iterdir():
         if path.is_symlink():
             raise ModelError(f"{path.name} is a link, and a new base holds plain files only", param="model")
 
 
 def remember(db: Database, lease: Lease, model_id: str, spec: dict[str, Any]) -> None:
-    """Writes down which model the job started from, so that nobody deletes it meanwhile; `spec` has its commit."""
+    """Record which model the job started from, which protects it from deletion; `spec` has its commit."""
     with db.write() as session:
         mine = update(Job).where(Job.id == lease.job_id, Job.attempt == lease.attempt)
         session.execute(mine.values(base_model=model_id, model_spec=spec))
@@ -121,7 +121,7 @@ def find(db: Database, model_id: str) -> Model | None:
 
 
 def loaded(model: Model) -> Model:
-    """The row with its deferred columns, which are out of reach once the session is closed."""
+    """The row with its deferred columns, which cannot be read once the session is closed."""
     _ = model.tensors, model.manifest
     return model
 

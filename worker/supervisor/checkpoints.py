@@ -1,6 +1,7 @@
-"""Makes models of a job's checkpoints while it trains: each can be downloaded and started from, composed with its base.
+"""Publishes a job's checkpoints as models while it trains: each can be downloaded and trained on.
 
-In a thread of its own, since a trainer waits for nobody. What the trainer wrote is material, as at the end of a job.
+A thread does it, so that reports are read meanwhile. The files are read again and their digests computed, as at the
+end of a job.
 """
 
 import queue
@@ -40,7 +41,7 @@ STORED: Final = "stored.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class TensorBlob:
-    """A file of the trainer's as a blob, with its tensors by name."""
+    """A safetensors file of the trainer, stored as a blob, and the reading of its tensors."""
 
     blob: str
     size: int
@@ -54,7 +55,7 @@ class TensorBlob:
 
 
 class Publisher:
-    """Takes reports of checkpoints, the newest last. A checkpoint that is gone again is passed over."""
+    """Takes reports of checkpoints, oldest first. A checkpoint that the run has removed since is skipped."""
 
     def __init__(
         self, db: Database, storage: Storage, job: Job, base: Model, workspace: Workspace, keeper: LeaseKeeper
@@ -83,18 +84,18 @@ class Publisher:
         self._thread.join()
 
     def _serve(self) -> None:
-        over = False
-        while not over:
+        closing = False
+        while not closing:
             reports = [self._waiting.get()]
             while not self._waiting.empty():
                 reports.append(self._waiting.get())
-            over = reports[-1] is None
-            told = [report for report in reports if report is not None]
-            if told and not self._keeper.expired:
-                self._take(told)
+            closing = reports[-1] is None
+            named = [report for report in reports if report is not None]
+            if named and not self._keeper.expired:
+                self._take(named)
 
     def _take(self, reports: list[Report]) -> None:
-        """Several may have come while one was being made: those that the run has dropped meanwhile are not worth it."""
+        """Publish those checkpoints that the run still keeps, and delete the blobs of those that it has dropped."""
         kept = {int(step) for step in reports[-1].get("kept") or [reports[-1]["step"]]}
         try:
             for report in reports:
@@ -106,18 +107,18 @@ class Publisher:
             return
         except AWAY as error:
             log.warning("the database is away; old checkpoints stay for now", job=self._job.id, error=str(error))
-        except Exception as error:  # what goes wrong here must not take the run with it
+        except Exception as error:  # an error here must not end the run
             log.exception("a checkpoint was not published", job=self._job.id)
-            self._warn(f"a checkpoint could not be made a model: {type(error).__name__}")
+            self._warn(f"a checkpoint could not be published as a model: {type(error).__name__}")
 
     def _publish(self, step: int, metrics: dict[str, Any]) -> None:
         try:
             self._recipe = self._recipe or CheckpointRecipe.read(self._workspace, self._storage)
             model = self._recipe.model(self._job, self._base, self._workspace.checkpoints / f"step-{step:08d}", step)
         except FileNotFoundError:
-            return  # the run has dropped it meanwhile
+            return  # the run has removed it since
         except (PermafrostError, ComposeError, TensorFileError, OSError) as error:
-            self._warn(f"the checkpoint of step {step} cannot be used as a model: {error}")
+            self._warn(f"the checkpoint of step {step} cannot be published as a model: {error}")
             return
         self._keeper.post(AttemptUpdates(checkpoints=[NewCheckpoint(step, metrics, model)]))
         self._keeper.flush()
@@ -182,7 +183,7 @@ class CheckpointRecipe:
 
 
 def _store(storage: Storage, path: Path) -> TensorBlob:
-    """Raises FileNotFoundError where the trainer has removed it."""
+    """Store a file of the trainer as a blob. FileNotFoundError where the run has removed it."""
     reading = read_file(path, follow_symlinks=False)
     blob = storage.put(path)
     if blob.sha256 != reading.sha256:

@@ -1,4 +1,4 @@
-"""Reads a registered model once: its files into the storage, names and shapes of its tensors into its manifest."""
+"""Describes registered models: stores a model's files, and lists its tensors' names and shapes in its manifest."""
 
 import json
 import threading
@@ -19,32 +19,32 @@ from worker.supervisor.runner import Runner
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for building a model without weights and listing its tensors.
+#: Seconds that a process may take to build a model without weights and list its tensors.
 SECONDS: Final = 600.0
 
 
 class Describer:
-    """Reads one model at a time, in the thread of whoever asked first; the others leave their wish and go."""
+    """Describes one model at a time, in the thread that comes first; other threads queue theirs and return."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._wanted: set[str] = set()
+        self._pending: set[str] = set()
         self._busy = threading.Lock()
 
     def describe(self, model_id: str) -> None:
-        """A wish that comes in the moment between the last look and the release is asked for again by the sweep."""
-        self._wanted.add(model_id)
+        """Describe a model, now or after the current one. One queued in the last moment is found by the sweep."""
+        self._pending.add(model_id)
         if not self._busy.acquire(blocking=False):
             return
         try:
-            while self._wanted:
-                _describe(self._runner, self._wanted.pop())
+            while self._pending:
+                _describe(self._runner, self._pending.pop())
         finally:
             self._busy.release()
 
 
 def _describe(runner: Runner, model_id: str) -> None:
-    """Makes a pending model ready, or failed with the reason. Doing it twice, or in two workers, changes nothing."""
+    """Make a pending model ready, or failed with the reason. Doing it twice, or in two workers, changes nothing."""
     model = bases.find(runner.db, model_id)
     if model is not None and model.status != "pending":
         return
@@ -54,12 +54,12 @@ def _describe(runner: Runner, model_id: str) -> None:
             folder = folder_of(runner.settings, path, param="model.path")
             model = bases.register(runner.db, runner.storage, folder, model_id=model_id)
         tensors = _manifest(runner, model)
-    except PermafrostError as refused:
-        log.warning("a model cannot be read", model=model_id, error=refused.message)
-        bases.fail(runner.db, model_id, refused.message)
+    except PermafrostError as error:
+        log.warning("a model cannot be described", model=model_id, error=error.message)
+        bases.fail(runner.db, model_id, error.message)
         return
     bases.ready(runner.db, model_id, tensors)
-    log.info("model is ready", model=model_id, tensors=len(model.tensors))
+    log.info("a model is described", model=model_id, tensors=len(model.tensors))
 
 
 def _manifest(runner: Runner, model: Model) -> Any:
@@ -91,4 +91,6 @@ def _run(runner: Runner, workspace: Workspace) -> Any:
     try:
         return manifest.checked(json.loads(workspace.manifest.read_text())["tensors"])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise PermafrostError(f"the process that reads the model wrote no sound manifest: {error!r}") from error
+        raise PermafrostError(
+            f"the process that reads the model wrote a manifest that cannot be read: {error!r}"
+        ) from error

@@ -14,11 +14,11 @@ DEV = Path("/dev")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`name` is what the trainer is told; `environment` hides every other device from it."""
+    """A device that a trainer may use: its name in PyTorch, and the variables that hide every other device."""
 
     name: str
     environment: tuple[tuple[str, str], ...] = ()
-    members: tuple["Device", ...] = ()  # of several that one job has together
+    members: tuple["Device", ...] = ()  # the devices of a group that one job uses
 
     @property
     def count(self) -> int:
@@ -26,13 +26,13 @@ class Device:
 
 
 class Slots:
-    """The devices that no job uses now."""
+    """The devices of this worker, and which of them no job uses at the moment."""
 
     def __init__(self, devices: list[Device]) -> None:
         self.devices = tuple(devices)
         self._withdrawn: list[Device] = []
         self._free = list(devices)
-        #: Held while somebody finds out how many he needs, so that what is free stays so.
+        #: Taken while a job is claimed, so that the slots counted as free stay free.
         self.choosing = threading.Lock()
 
     @property
@@ -41,7 +41,7 @@ class Slots:
 
     @property
     def most(self) -> int:
-        """That one job could ever have."""
+        """How many devices one job could have at most."""
         return len(self.devices) - len(self._withdrawn)
 
     @property
@@ -49,46 +49,48 @@ class Slots:
         return len(self._withdrawn) == len(self.devices)
 
     def withdraw(self, device: Device) -> None:
-        """No job gets this device any more, or any of several; whoever has it now does not give it back."""
+        """Give this device, or any of this group, to no further job; the job that has it now does not give it back."""
         self._withdrawn += device.members or (device,)
 
     def take(self, count: int = 1) -> Device | None:
-        """So many free devices as one, until they are given back; None when fewer are free."""
+        """Take `count` free devices as one, until they are given back; None when fewer are free."""
         if count > len(self._free):
             return None
         taken = [self._free.pop(0) for _ in range(count)]
-        return taken[0] if count == 1 else _together(taken)
+        return taken[0] if count == 1 else _grouped(taken)
 
     def give_back(self, device: Device) -> None:
         lost = {id(each) for each in self._withdrawn}
         self._free += [each for each in device.members or (device,) if id(each) not in lost]
 
 
-def _together(devices: list[Device]) -> Device:
-    """Its trainers see all of them, and each takes the one of its own number."""
+def _grouped(devices: list[Device]) -> Device:
+    """Several devices as one. The job's ranks see all of them, and each takes the one of its rank."""
     visible = ",".join(value for each in devices for _, value in each.environment if value)
     return Device(devices[0].name, (("CUDA_VISIBLE_DEVICES", visible),), tuple(devices))
 
 
-def find_devices(asked: str, *, environment: Mapping[str, str] | None = None) -> list[Device]:
-    """`auto`, `cpu`, `cpu:4` (four jobs side by side), `cuda` or `cuda:0,2`."""
+def find_devices(setting: str, *, environment: Mapping[str, str] | None = None) -> list[Device]:
+    """The devices that PERMAFROST_DEVICES names: `auto`, `cpu`, `cpu:4` (four jobs at a time), `cuda` or `cuda:0,2`."""
     visible = _visible(os.environ if environment is None else environment)
-    if asked == "auto":
+    if setting == "auto":
         return [_cuda(each) for each in visible] or [Device("cpu")]
-    if match := re.fullmatch(r"cpu(?::(\d+))?", asked):
+    if match := re.fullmatch(r"cpu(?::(\d+))?", setting):
         return [_cpu() for _ in range(max(1, int(match[1] or 1)))]
-    if match := re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", asked):
-        wanted = match[1].split(",") if match[1] else visible
-        absent = [each for each in wanted if each not in visible]
-        if absent or not wanted:
-            there = ", ".join(visible) or "none"
-            raise InvalidRequest(f"PERMAFROST_DEVICES={asked}: CUDA device not found; there are: {there}")
-        return [_cuda(each) for each in wanted]
-    raise InvalidRequest(f"PERMAFROST_DEVICES={asked}: write auto, cpu, cpu:4, cuda or cuda:0,2")
+    if match := re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", setting):
+        numbers = match[1].split(",") if match[1] else visible
+        missing = [number for number in numbers if number not in visible]
+        if missing or not numbers:
+            raise InvalidRequest(
+                f"PERMAFROST_DEVICES={setting}: this worker has no CUDA device {', '.join(missing) or 'at all'}; "
+                f"it has {', '.join(visible) or 'none'}"
+            )
+        return [_cuda(number) for number in numbers]
+    raise InvalidRequest(f"PERMAFROST_DEVICES={setting}: write auto, cpu, cpu:4, cuda or cuda:0,2")
 
 
 def _cpu() -> Device:
-    # A job on the CPU must not grab a device that another slot owns.
+    # A job on the CPU must not take a device that another slot owns.
     return Device("cpu", (("CUDA_VISIBLE_DEVICES", ""),))
 
 

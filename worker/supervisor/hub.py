@@ -1,4 +1,4 @@
-"""Base models from a hub, by id and revision: fetched by a process of its own, which has no secret of the worker's.
+"""Fetches base models from a hub, by id and revision, in a process that has none of the worker's secrets.
 
 `python -P -s -m worker.supervisor.hub` is that process. It uses huggingface_hub as it is; its endpoint, proxies and
 offline switch are the worker's. Only weights in safetensors, configurations and tokenizers are taken, from the top
@@ -19,15 +19,15 @@ from typing import Any, Final
 from app.errors import ModelError
 from worker.supervisor.process.environment import cleaned
 
-#: What of the worker's environment says how to reach a hub.
+#: Variables of the worker that say how to reach a hub; they pass to the fetcher.
 REACH: Final = (
     "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT",
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
 )  # fmt: skip
-#: Public models only: a worker's token would show its owner's private models to every project.
+#: Only public models are fetched: a worker's token would show its owner's private models to every project.
 NO_TOKEN: Final = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_XET": "1"}
-TAKEN: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+SUFFIXES: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _LOOK_SECONDS: Final = 0.1
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHARD: Final = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -35,7 +35,7 @@ _ON: Final = ("1", "ON", "YES", "TRUE")
 
 
 def model_id(repository: str, commit: str) -> str:
-    """How a model from a hub is called here: its name says which bytes it is."""
+    """The id of a model from a hub; the commit in it fixes its bytes."""
     return f"{repository}@{commit}"
 
 
@@ -44,24 +44,25 @@ def is_commit(revision: str) -> bool:
 
 
 def fetch(repository: str, revision: str, into: Path, *, max_bytes: int, stop: Callable[[], bool]) -> str | None:
-    """Puts the model's files into the folder `into` and returns the commit; None where `stop` came first.
+    """Download the model's files into the folder `into`. Returns the commit; None if `stop` became true first.
 
-    ModelError says why there is nothing: offline, unknown, gated, too large, no weights that are read here.
+    Raises ModelError: offline, unknown, gated, too large, or without weights in safetensors.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON:
         raise ModelError(
-            f"{repository} at {revision} is not here yet, and this worker is offline (HF_HUB_OFFLINE): unset that, or "
-            "put the model's folder under PERMAFROST_MODELS_DIR; by a full commit hash a model is found again offline",
+            f"{repository} at {revision} has not been fetched yet, and this worker is offline (HF_HUB_OFFLINE): unset "
+            "that, or put the model's folder under PERMAFROST_MODELS_DIR; a model once fetched is found offline by its "
+            "full commit hash",
             param="model.path",
             code="hub_offline",
         )
     into.mkdir(parents=True, exist_ok=True)
     answer = into.with_suffix(".json")
-    order = [repository, revision, str(into), str(answer), str(max_bytes)]
+    arguments = [repository, revision, str(into), str(answer), str(max_bytes)]
     environment = cleaned(home=into.parent) | {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"} | NO_TOKEN
     environment |= {name: os.environ[name] for name in REACH if name in os.environ}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-s", "-m", "worker.supervisor.hub", *order],
+        [sys.executable, "-P", "-s", "-m", "worker.supervisor.hub", *arguments],
         cwd=into.parent,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -85,10 +86,10 @@ def _answer(process: "subprocess.Popen[bytes]", answer: Path, repository: str, s
         last = process.stderr.read()[-500:].decode("utf-8", "replace").strip()
     if not answer.is_file():
         raise ModelError(f"{repository} could not be fetched: {last or process.returncode}", param="model.path")
-    told = json.loads(answer.read_text())
-    if "error" in told:
-        raise ModelError(told["error"], param=told["param"], code=told["code"])
-    return str(told["commit"])
+    result = json.loads(answer.read_text())
+    if "error" in result:
+        raise ModelError(result["error"], param=result["param"], code=result["code"])
+    return str(result["commit"])
 
 
 # ---- the process
@@ -96,10 +97,10 @@ def _answer(process: "subprocess.Popen[bytes]", answer: Path, repository: str, s
 
 def main(repository: str, revision: str, into: str, answer: str, max_bytes: str) -> None:
     try:
-        told: Mapping[str, Any] = {"commit": _download(repository, revision, Path(into), int(max_bytes))}
+        result: Mapping[str, Any] = {"commit": _download(repository, revision, Path(into), int(max_bytes))}
     except ModelError as error:
-        told = {"error": error.message, "param": error.param, "code": error.code}
-    Path(answer).write_text(json.dumps(told))
+        result = {"error": error.message, "param": error.param, "code": error.code}
+    Path(answer).write_text(json.dumps(result))
 
 
 def _download(repository: str, revision: str, into: Path, max_bytes: int) -> str:
@@ -113,8 +114,8 @@ def _download(repository: str, revision: str, into: Path, max_bytes: int) -> str
         sizes = {each.rfilename: int(each.size or 0) for each in info.siblings or ()}
         names = chosen(sizes)
         _refuse_large(repository, sum(sizes[name] for name in names), max_bytes)
-        wanted = [glob.escape(name) for name in names]
-        snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=wanted, token=False)
+        patterns = [glob.escape(name) for name in names]
+        snapshot_download(repository, revision=commit, local_dir=into, allow_patterns=patterns, token=False)
     except hub.GatedRepoError:
         raise _refusal(f"{repository} is gated, and no token is used", "hub_model_gated") from None
     except hub.RevisionNotFoundError:
@@ -132,15 +133,21 @@ def _download(repository: str, revision: str, into: Path, max_bytes: int) -> str
 
 
 def chosen(names: Iterable[str]) -> list[str]:
-    """What is taken of a repository: its one set of weights, and the small files beside it; nothing in folders."""
+    """The files of a repository that are fetched: one set of weights, and the small files beside it, no folders.
+
+    For example, of `model.safetensors`, `model.fp16.safetensors`, `config.json` and `onnx/model.onnx` the first and
+    the third.
+    """
     top = sorted(name for name in names if "/" not in name and "\\" not in name and not name.startswith("."))
     weights = [name for name in top if name == "model.safetensors"]
     weights = weights or [name for name in top if _SHARD.fullmatch(name)]
     if not weights:
         others = [name for name in top if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack"))]
-        there = f"; it has {', '.join(others[:3])}, and such files are not read" if others else ""
-        raise ModelError(f"the model has no weights in safetensors{there}", param="model.path", code="invalid_model")
-    rest = [name for name in top if name.endswith(TAKEN) and not name.startswith("adapter_")]
+        there = f"; it has {', '.join(others[:3])}, and such formats are not read" if others else ""
+        raise ModelError(
+            f"the model has no model.safetensors, whole or in shards{there}", param="model.path", code="invalid_model"
+        )
+    rest = [name for name in top if name.endswith(SUFFIXES) and not name.startswith("adapter_")]
     index = "model.safetensors.index.json"
     return [*weights, *(name for name in rest if name != index or weights != ["model.safetensors"])]
 

@@ -1,4 +1,4 @@
-"""Who this worker process is: never the same twice, so that a restart under the same name inherits no lease."""
+"""The name of this worker process: never the same twice, so that a restarted worker inherits no lease."""
 
 import os
 import socket

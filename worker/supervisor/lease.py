@@ -1,4 +1,4 @@
-"""Keeps one job's lease alive from a thread of its own, carries news to the database and wishes back."""
+"""Keeps one job's lease alive in a thread: writes news to the database, reads what users want of the job."""
 
 import threading
 import time
@@ -20,13 +20,13 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between writes of news: at most four transactions a second for each job.
 WRITE_SECONDS: Final = 0.25
-#: Seconds between looks at what is wished of the job.
+#: Seconds between reads of whether the job is to be cancelled or paused.
 LOOK_SECONDS: Final = 0.5
-#: Seconds between looks at what the trainer has printed.
+#: Seconds between reads of what the trainer has printed.
 CARRY_SECONDS: Final = 1.0
 #: Part of the lease that must be left for a trainer to be stopped in, when the database does not answer.
 MARGIN: Final = 0.2
-#: The database is away, not unhappy with what it was told: the same words may be said again.
+#: The database cannot be reached; the same statement may succeed later.
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)
 
 
@@ -69,7 +69,7 @@ class LeaseKeeper:
         return self.desired != "run" or self.expired
 
     def post(self, news: AttemptUpdates, *, urgent: bool = False) -> None:
-        """Takes news to be written soon, or at once where somebody waits for it."""
+        """Queue news to be written within WRITE_SECONDS, or at once if `urgent`."""
         if not news:
             return
         with self._lock:
@@ -79,11 +79,11 @@ class LeaseKeeper:
             self._wake.set()
 
     def flush(self) -> None:
-        """Writes what is left, in the caller's thread. Raises LeaseLost."""
+        """Write queued news now, in the caller's thread. Raises LeaseLost."""
         self._beat()
 
     def ship_log(self, *, ended: bool = False) -> None:
-        """Stores what the trainer has printed since; where that fails, it stays in the file for the next time."""
+        """Store what the trainer has printed since the last call; if that fails, the next call stores it."""
         try:
             if self.log_shipper is not None:
                 self.log_shipper.ship(ended=ended)
@@ -122,11 +122,11 @@ class LeaseKeeper:
             self._beat()
 
     def _changed(self) -> bool:
-        """A look that takes no lock; what it sees is then asked for properly, by a beat."""
+        """Whether the job is to be stopped or no longer ours, read without a lock; a beat then confirms it."""
         with self._db.read() as session:
             row = session.execute(select(Job.attempt, Job.status, Job.desired).where(Job.id == self.lease.job_id)).one()
-        held = row.attempt == self.lease.attempt and row.status in ("running", "pausing")
-        return not held or row.desired != self.desired
+        ours = row.attempt == self.lease.attempt and row.status in ("running", "pausing")
+        return not ours or row.desired != self.desired
 
     def _beat(self) -> None:
         with self._lock:
@@ -139,8 +139,8 @@ class LeaseKeeper:
                 self._news = _join(news, self._news)
             raise
         except SQLAlchemyError:
-            # Something in these news cannot be stored. The job goes on without them.
-            log.exception("news were refused by the database", job=self.lease.job_id)
+            # Some of these news cannot be stored. The job goes on without them.
+            log.exception("the database refused news of a job; they are dropped", job=self.lease.job_id)
             self.desired = lifecycle.beat(self._db, self.lease)
         # The lease runs from before the beat was sent: the database's own clock may have started later, never earlier.
         self._until, self._beaten = at + self.lease.seconds, at

@@ -1,4 +1,4 @@
-"""Carries what a trainer prints from its workspace to the database, while it runs and when it has ended."""
+"""Copies what a trainer prints from its log file to the database, while it runs and when it has ended."""
 
 import threading
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ class LogShipper:
         self._lock = threading.Lock()
 
     def ship(self, *, ended: bool = False) -> None:
-        """Stores the lines that are new; a last one without an end only once the trainer has `ended`."""
+        """Store new lines; an unfinished last line only once the trainer has `ended`."""
         with self._lock:
             text, offset = self._new(ended=ended)
             lines = _lines(redacted(text, self._aliases)) if text else []
             if lines:
                 with self._db.write() as session:
                     queries.append(session, self._lease.job_id, self._lease.attempt, lines)
-            self._offset = offset  # only now: what the database did not take is read again
+            self._offset = offset  # only now: lines that the database did not take are read again
 
     def _new(self, *, ended: bool) -> tuple[str, int]:
         try:
@@ -42,22 +42,22 @@ class LogShipper:
                 size = log.seek(0, 2)
                 start = max(self._offset, size - READ_BYTES)
                 log.seek(start)
-                found = log.read(size - start)
+                content = log.read(size - start)
         except FileNotFoundError:
             return "", self._offset
-        stop = len(found) if ended else found.rfind(b"\n") + 1
-        if stop == 0 and len(found) == READ_BYTES:
-            stop = READ_BYTES  # one line that does not end
-        text = found[:stop].decode("utf-8", "replace")
+        stop = len(content) if ended else content.rfind(b"\n") + 1
+        if stop == 0 and len(content) == READ_BYTES:
+            stop = READ_BYTES  # one line longer than what is read at a time
+        text = content[:stop].decode("utf-8", "replace")
         if start > self._offset:
             text = f"[{start - self._offset} bytes are left out: too much was printed at once]\n{text}"
         return text, start + stop
 
 
 def _lines(text: str) -> list[str]:
-    """Of a line that was drawn over again and again (a progress bar), the last state."""
-    found = []
+    """The lines of a text; of a line that was redrawn with carriage returns (a progress bar), the last state."""
+    lines = []
     for line in text.removesuffix("\n").split("\n"):
         shown = line.rstrip("\r").rpartition("\r")[2].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-        found.append(shown if len(shown) <= LINE_CHARACTERS else f"{shown[:LINE_CHARACTERS]} [cut]")
-    return found
+        lines.append(shown if len(shown) <= LINE_CHARACTERS else f"{shown[:LINE_CHARACTERS]} [cut]")
+    return lines

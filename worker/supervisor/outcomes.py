@@ -1,4 +1,4 @@
-"""What the end of a trainer means for its job."""
+"""What the end of a trainer process means for its job: done, refused, stopped, crashed."""
 
 from typing import Any
 
@@ -10,23 +10,23 @@ from worker.supervisor.reports import ReportReader
 
 
 class TrainerStopped(Exception):
-    """The trainer ended because it was asked to; its state is saved as far as it got."""
+    """The trainer ended on request; its last checkpoint is saved."""
 
 
 class DiskFull(Exception):
-    """The disk is full, and training on without checkpoints would put hours at stake."""
+    """The disk is full. Without checkpoints, hours of training could be lost: the job is paused."""
 
 
 class DeviceLost(Exception):
-    """The device went away under the trainer. What the job has saved is as good on another one."""
+    """The device failed under the trainer. The job resumes from its checkpoint on another one."""
 
 
 class TrainerCrashed(Exception):
-    """The trainer ended without saying why."""
+    """The trainer ended without a report that says why."""
 
 
-def explain(code: int, reports: ReportReader, *, asked: bool, keeper: LeaseKeeper) -> None:
-    """What a trainer's exit means; returns only when it has done its work."""
+def explain(code: int, reports: ReportReader, *, stop_requested: bool, keeper: LeaseKeeper) -> None:
+    """Raise what a trainer's exit code and last reports mean; returns only when it has done its work."""
     if keeper.lost is not None:
         raise keeper.lost
     if keeper.expired:
@@ -39,7 +39,7 @@ def explain(code: int, reports: ReportReader, *, asked: bool, keeper: LeaseKeepe
         raise DiskFull
     if code == EXIT_DEVICE_LOST:
         raise DeviceLost
-    if code == EXIT_STOPPED or asked:
+    if code == EXIT_STOPPED or stop_requested:
         raise TrainerStopped
     if code > EXIT_SIGNALLED:
         raise TrainerCrashed(f"one of the trainer's ranks was killed by signal {code - EXIT_SIGNALLED}")
@@ -49,7 +49,7 @@ def explain(code: int, reports: ReportReader, *, asked: bool, keeper: LeaseKeepe
 
 
 class TrainerRefused(PermafrostError):
-    """The trainer said what was wrong, in words for the person who made the job."""
+    """The trainer reported what is wrong with the job, in words for the person who made it."""
 
     def __init__(self, report: dict[str, Any]) -> None:
         super().__init__(
@@ -60,11 +60,11 @@ class TrainerRefused(PermafrostError):
         )
 
 
-def problem_of(refused: PermafrostError) -> dict[str, Any]:
-    """As the job's `error` tells it."""
+def problem_of(error: PermafrostError) -> dict[str, Any]:
+    """The error as the job's `error` field has it."""
     problem: dict[str, Any] = {
-        "code": refused.code or "invalid_request",
-        "message": refused.message,
-        "param": refused.param,
+        "code": error.code or "invalid_request",
+        "message": error.message,
+        "param": error.param,
     }
-    return problem | ({"errors": refused.errors} if refused.errors else {})
+    return problem | ({"errors": error.errors} if error.errors else {})

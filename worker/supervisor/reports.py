@@ -1,4 +1,4 @@
-"""Reads a trainer's reports as they appear and turns them into news for the job's row, events and curves."""
+"""Reads a trainer's reports as they are written, and turns them into progress, events and curves of the job."""
 
 import time
 from collections.abc import Callable
@@ -15,14 +15,14 @@ Level = Literal["info", "warn", "error"]
 EVENT_SECONDS: Final = 1.0
 #: Columns of the curve that a step's report brings along.
 CURVE: Final = ("loss", "learning_rate", "grad_norm", "examples_per_second", "tokens_per_second", "seconds")
-#: Of them, what the job's progress tells too.
+#: Columns that are in the job's progress too.
 SPEED: Final = ("examples_per_second", "tokens_per_second")
 MESSAGE_CHARACTERS: Final = 4000
 LEVELS: Final[dict[str, Level]] = {"info": "info", "warn": "warn", "error": "error"}
 
 
 class ReportReader:
-    """One attempt's reports. `failed` and `done` hold the trainer's last word once it has been said."""
+    """Reads one attempt's reports. `failed` or `done` is the trainer's last report once it has been read."""
 
     def __init__(self, path: Path) -> None:
         self.failed: Report | None = None
@@ -38,11 +38,11 @@ class ReportReader:
         self._first: tuple[int, float] | None = None
         self._event_at = float("-inf")
         self._stage = ""
-        self._place = (0, 0.0)  # step and epoch
+        self._position = (0, 0.0)  # step and epoch
         self._prefix_cache: dict[str, Any] | None = None
 
     def read(self) -> AttemptUpdates:
-        """What was reported since the last call."""
+        """What was reported since the last call, as changes to the job."""
         reports, self._offset = read_reports(self._path, self._offset)
         news = AttemptUpdates()
         for report in reports:
@@ -52,13 +52,13 @@ class ReportReader:
 
     def _take(self, report: Report, news: AttemptUpdates) -> None:
         take = getattr(self, f"_take_{report['type']}", None)
-        # An unknown type comes from a newer trainer, and what it says is not needed to judge its result.
+        # An unknown type comes from a newer trainer, and is not needed to judge its result.
         if take is not None:
             take(report, news)
 
     def _take_stage(self, report: Report, news: AttemptUpdates) -> None:
         if report["stage"] == self._stage:
-            return  # a base was made first, in a process that also had to load
+            return  # a first process, which made the base, has reported it already
         self._stage = report["stage"]
         news.events.append(NewEvent(f"Stage: {report['stage']}", data={"stage": report["stage"]}))
 
@@ -76,7 +76,7 @@ class ReportReader:
 
     def _take_prefix_cache(self, report: Report, news: AttemptUpdates) -> None:
         self._prefix_cache = {name: value for name, value in report.items() if name != "type"}
-        news.progress = self._progress(*self._place)
+        news.progress = self._progress(*self._position)
 
     def _take_step(self, report: Report, news: AttemptUpdates) -> None:
         step, epoch = int(report["step"]), float(report.get("epoch") or 0.0)
@@ -108,19 +108,19 @@ class ReportReader:
         self.on_checkpoint(report)
 
     def _take_violation(self, report: Report, news: AttemptUpdates) -> None:
-        """Told twice: when it is found, and again with its cause once a replay has shown it, or why it could not."""
+        """Reported when it is found, and again with its cause, or why that is unknown, after a replay."""
         violation = {name: value for name, value in report.items() if name != "type"}
         same = (violation.get("name"), violation.get("rank"))
         self.violations = [each for each in self.violations if (each.get("name"), each.get("rank")) != same]
         self.violations.append(violation)
         cause = f", by {by}" if (by := report.get("operation")) else ""
-        cause = cause or (f"; cause not shown: {why}" if (why := report.get("explanation")) else "")
+        cause = cause or (f"; the operation was not found: {why}" if (why := report.get("explanation")) else "")
         where = f" on rank {report['rank']}" if report.get("rank") is not None else ""
         message = f"Frozen tensor {report['name']} changed at step {report.get('first_bad_step')}{where}{cause}"
         news.events.append(NewEvent(message, level="error", data=violation))
 
     def _take_failed(self, report: Report, news: AttemptUpdates) -> None:
-        """Of several ranks that failed, the first speaks for all; another one is heard where it is alone."""
+        """The report without a rank is the job's; one rank's own counts where there is no other."""
         if self.failed is None or report.get("rank") is None:
             self.failed = report
 
@@ -128,7 +128,7 @@ class ReportReader:
         self.done = report
 
     def _progress(self, step: int, epoch: float) -> dict[str, Any]:
-        self._place = (step, epoch)
+        self._position = (step, epoch)
         percent = round(100 * step / self._total, 1) if self._total else None
         eta = self._eta(step)
         return {

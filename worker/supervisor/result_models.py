@@ -1,4 +1,4 @@
-"""A job's models, composed on download of what its trainer wrote and what the base has."""
+"""Makes the database row of a job's model, which is composed of changed tensors and the base on download."""
 
 import re
 from typing import Any

@@ -1,6 +1,6 @@
-"""What an attempt left on disk becomes evidence and a model: read again, judged, signed, published.
+"""Makes evidence and a model of what an attempt left on disk: files are read again, compared, signed and published.
 
-The trainer is dead by now, and what it says about its own work is compared with the files.
+The trainer has ended by now; what it reported about its own work is compared with the files.
 """
 
 import json
@@ -43,7 +43,7 @@ METRICS: Final = "metrics.csv"
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """What it takes to turn a result into evidence. `keys`: the current one first, then those that sign along."""
+    """Database, storage and keys for making evidence. `keys`: the current one first, then those that sign too."""
 
     db: Database
     storage: Storage
@@ -51,11 +51,11 @@ class Signer:
 
 
 def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, reports: ReportReader) -> Outcome:
-    """The outcome of an attempt whose trainer ended well, with evidence for or against it."""
+    """The outcome of an attempt whose trainer reported success: evidence, verified or violated, and the model."""
     try:
         return _conclude(signer, job, base, workspace, reports)
     except (ObservationsError, ComposeError, TensorFileError) as error:
-        # What a trainer left is the same at every attempt: trying again would not help.
+        # The same files would be refused at every attempt: a retry would not help.
         raise ResultError(str(error)) from error
 
 
@@ -117,7 +117,7 @@ def _model(job: Job, base: Model, evidence: Evidence, artifacts: Artifacts) -> M
 
 
 def _discard(signer: Signer, blobs: set[str]) -> None:
-    """Takes back what was stored for a model that nobody gets."""
+    """Delete blobs that were stored for a model that is not published, unless other rows use them."""
     with signer.db.read() as session:
         unused = [key for key in sorted(blobs) if not blob_in_use(session, key)]
     for key in unused:
@@ -134,7 +134,7 @@ def _curves_file(job: Job, published: Mapping[str, Any]) -> File:
 
 
 def _policy(job: Job, seen: Sequence[ObservedTensor], *, merged: Sequence[str]) -> Policy:
-    """The job's; an adapter's, where none was given, names what the base does not hold, and what merging changed."""
+    """The job's policy; for adapters with the rules that follow from the adapter, and from merging it."""
     policy, adapter = Policy.from_json(job.freeze_policy), job.model_spec.get("adapter")
     if not adapter:
         return policy
@@ -144,7 +144,7 @@ def _policy(job: Job, seen: Sequence[ObservedTensor], *, merged: Sequence[str]) 
 
 
 def violated(job: Job, reports: ReportReader) -> Evidence | None:
-    """Evidence of an attempt that the witness stopped: what it saw, without a statement about any result."""
+    """Evidence of an attempt that the witness stopped: the violations, without a statement about a result."""
     if not reports.violations:
         return None
     names = ", ".join(str(each.get("name")) for each in reports.violations)
@@ -166,7 +166,7 @@ def _outcome(
     tokens = (reports.done or {}).get("trained_tokens")
     outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, trained_tokens=tokens)
     if evidence.verdict == "violated" and policy.on_violation == "abort":
-        # The promise was broken: the evidence is kept, and nobody gets a model that does not keep it.
+        # Frozen tensors changed: the evidence is kept, and no model is published.
         outcome.status = "failed"
         outcome.error = {"code": "frozen_parameters_changed", "message": evidence.reason, "param": "freeze_policy"}
         return outcome
@@ -176,7 +176,7 @@ def _outcome(
 
 
 def _last(job: Job, reports: ReportReader) -> NewCheckpoint | None:
-    """The result as the job's last checkpoint; with early stopping it is one of an earlier step, which has its own."""
+    """The result as the job's last checkpoint. None with early stopping, where the result is an earlier checkpoint."""
     done = reports.done or {}
     if job.hyperparameters.get("early_stopping_patience") or not done.get("steps"):
         return None

@@ -41,9 +41,9 @@ T = TypeVar("T")
 
 DISK_FULL: Final = "the worker's disk is full; make room, then resume the job: it goes on from its last checkpoint"
 
-#: Seconds between looks at a trainer's reports.
+#: Seconds between reads of a trainer's reports.
 LOOK_SECONDS: Final = 0.02
-#: Seconds that a trainer may take to end whose work nobody wants any more.
+#: Seconds that the trainer of a job that is no longer ours may take to end.
 CANCEL_SECONDS: Final = 5.0
 #: Seconds between tries while the database is away.
 RETRY_SECONDS: Final = 0.5
@@ -51,7 +51,7 @@ RETRY_SECONDS: Final = 0.5
 
 @dataclass(slots=True)
 class Runner:
-    """What every job of this worker shares. `stopping` is set once, when the worker drains."""
+    """Runs jobs in this worker process, one thread per job. `stopping` is set once, when the worker shuts down."""
 
     settings: Settings
     db: Database
@@ -61,31 +61,32 @@ class Runner:
     worker: str
     #: Tells other workers of a job that this one gives back.
     wake_workers: Callable[[str], None] = lambda _: None
-    #: Ends this worker process, which has no device left to work with.
-    retire: Callable[[], None] = lambda: None
+    #: Ends this worker process, when it has lost every device.
+    shut_down: Callable[[], None] = lambda: None
     stopping: threading.Event = field(default_factory=threading.Event)
     _wakes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _woken: int = 0
     _claims: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def wake(self) -> None:
-        """Runs waiting jobs, best first, until there are none or every slot is in use."""
+    def run_waiting(self) -> None:
+        """Run waiting jobs, best first, until no job waits or every slot is in use."""
         self._woken = next(self._wakes)
         while True:
             seen = self._woken
-            # A wake that finds every slot in use leaves; whoever gives a slot back looks for it here.
+            # A call that finds every slot in use returns; the thread that gives a slot back sees here that it came.
             if not self.run_next() and self._woken == seen:
                 return
 
     def run_next(self) -> bool:
-        """Runs the best waiting job to its end, or as far as it gets; False when none waits or too few slots are free.
+        """Run the best waiting job as far as it gets. False when no job waits or too few slots are free.
 
-        A job that needs several slots keeps its place: those behind it do not take what it waits for.
+        A job that needs several slots keeps its position: jobs behind it do not take the slots that it waits for.
         """
         with self.slots.choosing:
             since = time.monotonic()
             lease = self._claim(since) if self.slots.free and not self.stopping.is_set() else None
             device = self.slots.take(lease.devices) if lease else None
+
         if lease is None or device is None:
             return False
         try:
@@ -96,7 +97,7 @@ class Runner:
         return True
 
     def path_aliases(self, workspace: Workspace) -> dict[str, str]:
-        """What a trainer's log calls the folders of this machine."""
+        """Folders of this machine, and the names that replace them in a trainer's log."""
         return {
             str(workspace.root): "<job>",
             str(self.settings.home): "<data>",
@@ -104,13 +105,14 @@ class Runner:
         }
 
     def _claim(self, since: float) -> Lease | None:
-        """Asked once. Where the database did it and its answer was lost, the claim's own name finds the job again."""
+        """Claim a job, once. If the database did so and its answer was lost, the claim's name finds the job again."""
         name, seconds = f"{self.worker}/{next(self._claims)}", self.settings.lease_seconds
         try:
             free, most = self.slots.free, self.slots.most
             return lifecycle.claim(self.db, worker=name, seconds=seconds, free=free, most=most)
         except AWAY as error:
-            log.warning("no answer to a claim", error=str(error))
+            log.warning("the database did not answer a claim", error=str(error))
+
         while time.monotonic() < since + seconds:
             try:
                 return lifecycle.claimed(self.db, worker=name, seconds=seconds)
@@ -119,38 +121,41 @@ class Runner:
         return None
 
     def _attempt(self, keeper: LeaseKeeper, device: Device) -> None:
-        """Whatever happens, the attempt ends with at most one move of the job, and leaves nothing behind."""
+        """Run one attempt. Whatever happens, it changes the job's status at most once and leaves no files behind."""
         lease = keeper.lease
         workspace = attempt_folder.locate(self.settings.work, lease.job_id, lease.attempt)
         keeper.log_shipper = LogShipper(self.db, lease, workspace.log, aliases=self.path_aliases(workspace))
+
         try:
-            status = self._to_the_end(workspace, keeper, device)
+            status = self._settle(workspace, keeper, device)
         except LeaseLost as lost:
             status = lost.status
         except Exception as error:  # a bug here must not leave a job running for ever
             if not isinstance(error, TrainerCrashed):
                 log.exception("an attempt failed in the supervisor", job=lease.job_id)
-            status = self._book_crash(keeper, workspace, error)
-        keeper.ship_log(ended=True)  # what the database did not take when the trainer ended
+            status = self._record_crash(keeper, workspace, error)
+
+        keeper.ship_log(ended=True)  # lines that the database did not take earlier
         log.info("attempt ended", job=lease.job_id, attempt=lease.attempt, status=status)
         attempt_folder.discard(workspace, ended=status in TERMINAL)
 
-    def _to_the_end(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> str:
-        """The attempt's work, and the one move of the job that it ends with. Returns the new status."""
+    def _settle(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> str:
+        """Do the attempt's work and make the one change of status that follows from it. Returns the new status."""
         lease = keeper.lease
         try:
-            outcome = self._work(workspace, keeper, device)
+            outcome = self._run_stages(workspace, keeper, device)
         except TrainerStopped:
-            return self._give_back(keeper, partial(lifecycle.release, self.db, lease))
+            return self._requeue(keeper, partial(lifecycle.release, self.db, lease))
         except DiskFull:
-            return self._firmly(keeper, lambda: lifecycle.pause_attempt(self.db, lease, DISK_FULL))
+            return self._until_stored(keeper, lambda: lifecycle.pause_attempt(self.db, lease, DISK_FULL))
         except DeviceLost:
-            return self._lose(device, keeper)
-        self._firmly(keeper, lambda: lifecycle.finish(self.db, lease, outcome))
+            return self._withdraw(device, keeper)
+        self._until_stored(keeper, lambda: lifecycle.finish(self.db, lease, outcome))
         return outcome.status
 
-    def _work(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> Outcome:
-        job = self._firmly(keeper, lambda: self._job(keeper.lease.job_id))
+    def _run_stages(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> Outcome:
+        """Prepare base and data, train, then make evidence and a model of what the trainer left."""
+        job = self._until_stored(keeper, lambda: self._job(keeper.lease.job_id))
         attempt_folder.create(workspace)
         reports = ReportReader(workspace.reports)
 
@@ -159,23 +164,25 @@ class Runner:
 
         try:
             staging = Staging(self.settings, self.db, self.storage, job, workspace)
-            base = staging.base(initialise=initialise, unwanted=lambda: self._stop_asked(keeper))
+            base = staging.base(initialise=initialise, should_stop=lambda: self._should_stop(keeper))
             if job.base_model != base.id:
                 if is_hub_spec(job.model_spec):
                     job.model_spec = {**job.model_spec, "revision": base.spec["revision"]}
                 bases.remember(self.db, keeper.lease, base.id, job.model_spec)
+
             order = self._order(job, keeper, device, "train", data=staging.data())
             with Publisher(self.db, self.storage, job, base, workspace, keeper) as publisher:
                 reports.on_checkpoint = publisher.offer
                 self._run(order, workspace, keeper, device, reports)
-            self._firmly(keeper, keeper.flush)  # and the last checkpoints
+
+            self._until_stored(keeper, keeper.flush)  # and the last checkpoints
             signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
             return results.conclude(signer, job, base, workspace, reports)
         except (OutOfSpace, StorageUnavailable) as error:
-            raise TrainerCrashed(error.message) from error  # not the job's fault, and perhaps over soon
-        except PermafrostError as refused:
-            self._firmly(keeper, keeper.flush)  # what the trainer said before it gave up
-            return Outcome("failed", error=problem_of(refused), evidence=results.violated(job, reports))
+            raise TrainerCrashed(error.message) from error  # not the job's fault, and worth another try
+        except PermafrostError as error:
+            self._until_stored(keeper, keeper.flush)  # reports that the trainer wrote before it gave up
+            return Outcome("failed", error=problem_of(error), evidence=results.violated(job, reports))
 
     # ---- the trainer
 
@@ -201,26 +208,26 @@ class Runner:
     def _run(
         self, order: WorkOrder, workspace: Workspace, keeper: LeaseKeeper, device: Device, reports: ReportReader
     ) -> None:
-        """One trainer process from start to end. Returns when it is done; raises what else became of it."""
+        """Run one trainer process to its end. Returns when it did its work; raises what happened otherwise."""
         order.save(workspace.root)
         reports.heard_at = time.monotonic()
         try:
             code = self._wait_for(workspace, keeper, device, reports)
         finally:
             keeper.ship_log(ended=True)
-        self._listen(reports, keeper)
+        self._forward(reports, keeper)
         if not keeper.expired:
-            self._firmly(keeper, keeper.flush)  # its last words, before the job is no longer ours
-        explain(code, reports, asked=self._stop_asked(keeper), keeper=keeper)
+            self._until_stored(keeper, keeper.flush)  # its last reports, while the job is still ours
+        explain(code, reports, stop_requested=self._should_stop(keeper), keeper=keeper)
 
     def _wait_for(self, workspace: Workspace, keeper: LeaseKeeper, device: Device, reports: ReportReader) -> int:
-        environment, together = dict(device.environment), device.count > 1
-        with self.forkserver.start(workspace.root, environment=environment, together=together) as child:
-            child.keep(keeper.until)
+        environment, several = dict(device.environment), device.count > 1
+        with self.forkserver.start(workspace.root, environment=environment, several=several) as child:
+            child.extend_lease(keeper.until)
             while (code := child.wait(LOOK_SECONDS)) is None:
-                child.keep(keeper.until)
-                self._listen(reports, keeper)
-                if self._stop_asked(keeper):
+                child.extend_lease(keeper.until)
+                self._forward(reports, keeper)
+                if self._should_stop(keeper):
                     code = self._stop(child, reports, keeper)
                     break
                 if time.monotonic() - reports.heard_at > self.settings.stall_seconds:
@@ -228,68 +235,69 @@ class Runner:
                     raise TrainerCrashed(f"the trainer reported nothing for {self.settings.stall_seconds:.0f} seconds")
         return code
 
-    def _stop_asked(self, keeper: LeaseKeeper) -> bool:
-        """By whoever wishes something else of the job, or by this worker's end."""
+    def _should_stop(self, keeper: LeaseKeeper) -> bool:
+        """Whether the job was cancelled or paused, is no longer ours, or this worker is shutting down."""
         return keeper.stop_requested or self.stopping.is_set()
 
-    def _listen(self, reports: ReportReader, keeper: LeaseKeeper) -> None:
+    def _forward(self, reports: ReportReader, keeper: LeaseKeeper) -> None:
+        """Pass new reports on to the database; the first step at once, since it is what users wait for."""
         stepped = reports.stepped
         news = reports.read()
-        # Somebody is waiting for the first step; the others can wait for each other.
         keeper.post(news, urgent=reports.stepped and not stepped)
 
     def _stop(self, child: Child, reports: ReportReader, keeper: LeaseKeeper) -> int:
-        """Asks for a checkpoint and waits for it; a job that is no longer ours gets less time."""
+        """Ask the trainer to save its state and stop, and wait for it; a job that is no longer ours gets less time."""
         child.terminate()
-        asked = time.monotonic()
+        asked_at = time.monotonic()
         while (code := child.wait(LOOK_SECONDS)) is None:
-            child.keep(keeper.until)
-            self._listen(reports, keeper)
+            child.extend_lease(keeper.until)
+            self._forward(reports, keeper)
             grace = CANCEL_SECONDS if keeper.expired else self.settings.grace_seconds
-            if time.monotonic() - asked > min(grace, self.settings.grace_seconds):
+            if time.monotonic() - asked_at > min(grace, self.settings.grace_seconds):
                 child.kill()
                 code = child.wait()
                 break
+
         assert code is not None
         return code
 
     # ---- endings
 
-    def _give_back(self, keeper: LeaseKeeper, move: Callable[[], str]) -> str:
-        """A job that is queued again need not wait for another worker's sweep."""
-        status = self._firmly(keeper, move)
+    def _requeue(self, keeper: LeaseKeeper, move: Callable[[], str]) -> str:
+        """Change the status, and wake other workers if the job is queued again: it need not wait for their sweep."""
+        status = self._until_stored(keeper, move)
         if status == "queued":
             try:
                 self.wake_workers(keeper.lease.job_id)
-            except Exception as error:  # whatever the broker's client raises: the sweep finds the job all the same
+            except Exception as error:  # any error of the broker's client: the sweep finds the job all the same
                 log.warning("the broker did not take a message", job=keeper.lease.job_id, error=str(error))
         return status
 
-    def _lose(self, device: Device, keeper: LeaseKeeper) -> str:
-        """The job goes to another device, and this one gets no other job."""
-        log.error("a device is lost; it gets no jobs any more", device=device.name, job=keeper.lease.job_id)
+    def _withdraw(self, device: Device, keeper: LeaseKeeper) -> str:
+        """Requeue the job for another device, and give this device no other job."""
+        log.error("a device is lost and gets no more jobs", device=device.name, job=keeper.lease.job_id)
         self.slots.withdraw(device)
         lose = partial(lifecycle.lose, self.db, keeper.lease, limit=self.settings.max_crashes)
-        status = self._give_back(keeper, lose)
+        status = self._requeue(keeper, lose)
         if self.slots.none_left:
-            self.retire()
+            self.shut_down()
         return status
 
-    def _book_crash(self, keeper: LeaseKeeper, workspace: Workspace, error: Exception) -> str:
+    def _record_crash(self, keeper: LeaseKeeper, workspace: Workspace, error: Exception) -> str:
         reason = (
             str(error) if isinstance(error, TrainerCrashed) else f"the worker failed: {type(error).__name__}: {error}"
         )
         lines, limit = attempt_folder.log_tail(workspace, self.path_aliases(workspace)), self.settings.max_crashes
         try:
-            return self._firmly(
+            return self._until_stored(
                 keeper,
                 lambda: lifecycle.crash(self.db, keeper.lease, reason[:2000], log_tail=lines, limit=limit),
             )
         except LeaseLost as lost:
-            return lost.status  # whoever has the job now books it
+            return lost.status  # another worker has the job now and records it
 
-    def _firmly(self, keeper: LeaseKeeper, write: Callable[[], T]) -> T:
-        """Repeats a guarded write while the database is away, for as long as the lease can still be held."""
+    def _until_stored(self, keeper: LeaseKeeper, write: Callable[[], T]) -> T:
+        """Repeat a guarded write while the database is away, for as long as the lease lasts."""
         while True:
             try:
                 return write()

@@ -1,4 +1,4 @@
-"""What an attempt starts from, put into its workspace: the base, an adapter to train on, the files of data."""
+"""Puts what an attempt starts from into its folder: the base, an adapter to train on, the training files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from worker.supervisor.outcomes import TrainerStopped
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """Of one attempt at `job` in `workspace`."""
+    """Stages one attempt at `job` in `workspace`."""
 
     settings: Settings
     db: Database
@@ -32,14 +32,14 @@ class Staging:
     job: Job
     workspace: Workspace
 
-    def base(self, *, initialise: Callable[[], None], unwanted: Callable[[], bool]) -> Model:
+    def base(self, *, initialise: Callable[[], None], should_stop: Callable[[], bool]) -> Model:
         """The model to start from, in the workspace and in the database.
 
-        `initialise` makes the base of a torch spec without weights; `unwanted` is asked while a hub is read, which
-        raises TrainerStopped when the job is not to go on now.
+        `initialise` makes the base of a torch spec without weights; `should_stop` is called while a model is
+        fetched from a hub; TrainerStopped once it is true.
         """
         if is_hub_spec(self.job.model_spec) and self.job.base_model is None:
-            model: Model | None = self._from_hub(self.job.model_spec, unwanted)
+            model: Model | None = self._from_hub(self.job.model_spec, should_stop)
         else:
             model = self._known_base()
         if model is not None:
@@ -56,22 +56,22 @@ class Staging:
         return self._publish_initial()
 
     def data(self) -> DataSpec:
-        """How the data is to be read, with the paths of its files within the workspace."""
+        """The job's data spec, with the paths of its files within the workspace."""
         return replace(
             DataSpec.from_json(self.job.data),
             training=self._stage_file("training", self.job.training_file),
             validation=self._stage_file("validation", self.job.validation_file),
         )
 
-    def _from_hub(self, spec: dict[str, Any], unwanted: Callable[[], bool]) -> Model:
-        """The model of a hub's repository at a commit, fetched once."""
+    def _from_hub(self, spec: dict[str, Any], should_stop: Callable[[], bool]) -> Model:
+        """The model of a hub's repository at a commit; it is fetched once."""
         repository, revision = spec["path"], spec["revision"]
         commit: str | None = revision if hub.is_commit(revision) else None
         known = bases.find(self.db, hub.model_id(repository, commit)) if commit else None
         if known is not None and known.files:
             return known
         folder = self.workspace.root / "hub"
-        commit = hub.fetch(repository, revision, folder, max_bytes=self.settings.max_hub_bytes, stop=unwanted)
+        commit = hub.fetch(repository, revision, folder, max_bytes=self.settings.max_hub_bytes, stop=should_stop)
         if commit is None:
             raise TrainerStopped
         pinned = {"type": "transformers", "path": repository, "revision": commit}
@@ -133,7 +133,7 @@ def _gone(name: str, model: Model | None) -> ModelError:
 
 
 def _refuse_changed(staged: Path, file: File, *, param: str) -> None:
-    """What was validated is what is trained on, or nothing is."""
+    """DataError where the staged bytes are not the uploaded ones: only validated data is trained on."""
     if sha256_file(staged) != file.sha256:
         message = f"the stored bytes of {file.id} are not those that were uploaded; upload the file again"
         raise DataError(message, param=param, code="data_changed")

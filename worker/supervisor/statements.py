@@ -1,4 +1,4 @@
-"""What a job's statement says: the claim, and where the base that it speaks of came from."""
+"""Builds a job's statement: its predicate, and where the base came from."""
 
 import base64
 import hashlib

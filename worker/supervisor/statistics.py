@@ -1,6 +1,6 @@
-"""How much each tensor changed: between base and result, or since its first moment where the base does not hold it.
+"""Measures how much each tensor changed: from base to result, or from its initial values where the base lacks it.
 
-And between base and the checkpoints that a run has kept, which are its own and no part of any claim.
+Also from the base to each kept checkpoint; those figures are not part of the evidence.
 """
 
 import os
@@ -72,7 +72,7 @@ def checkpoint_statistics(
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The trainer made these: links are passed over. One that is damaged is one less."""
+    """Step and weights of each checkpoint. The trainer wrote them: links are skipped."""
     for path in sorted(folder.iterdir()):
         match, weights = _CHECKPOINT.fullmatch(path.name), path / "model.safetensors"
         if match and not path.is_symlink() and not weights.is_symlink() and weights.is_file():
@@ -80,7 +80,7 @@ def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _initial(row: Row, initial: TensorSpans) -> tuple[Span, TensorReading] | None:
-    """A new tensor's first bytes, if they are the ones that the statement speaks of."""
+    """A new tensor's first bytes, if they are the ones that the statement names."""
     if row.initial is None or row.initial.name not in initial:
         return None
     span, reading = initial[row.initial.name]
@@ -102,7 +102,7 @@ def _compare(
 def _base_tensors(
     stack: ExitStack, workspace: Workspace, base: Model, readings: Mapping[str, TensorReading]
 ) -> TensorSpans:
-    """These tensors of the base, which were read a moment ago."""
+    """These tensors of the base, as open files."""
     file_of = {each["name"]: each["file"] for each in base.tensors if each["name"] in readings}
     opened = {name: stack.enter_context(_opened(workspace.base / name)) for name in sorted(set(file_of.values()))}
     return {name: (Span(opened[file_of[name]], each.offset), each) for name, each in readings.items()}

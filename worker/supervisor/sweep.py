@@ -1,5 +1,5 @@
-"""What a worker does besides jobs: says that it is there, takes over expired leases, wakes free slots, reads new
-models, removes leftovers.
+"""Does what a worker does besides jobs, in rounds: registers itself, requeues jobs of dead workers, starts waiting
+jobs in free slots, describes new models, removes leftovers.
 """
 
 import shutil
@@ -26,7 +26,7 @@ PAUSE_SECONDS: Final = 0.5
 
 
 class Sweeper:
-    """A thread that sweeps at once and then every `sweep_seconds`. It needs no broker to wake this worker's slots."""
+    """A thread that sweeps at once and then every `sweep_seconds`. It starts waiting jobs without the broker."""
 
     def __init__(self, runner: Runner, *, wake_model: Callable[[str], None]) -> None:
         self._runner = runner
@@ -39,25 +39,25 @@ class Sweeper:
         self._thread.start()
 
     def close(self) -> None:
-        """Returns once the jobs that were started here have been given back, too."""
+        """Stop sweeping; returns once the jobs that were started here have been given back, too."""
         self._closed.set()
         self._thread.join()
         for each in self._woken:
             each.join()
 
     def sweep(self) -> None:
-        """One round. Each part may run anywhere at any time, beside any number of others."""
+        """Sweep once. Any number of workers may do it at the same time."""
         slots = self._runner.slots
         workers.register(self._runner.db, self._runner.worker, devices=slots.most, kind=slots.devices[0].name)
         waiting = lifecycle.sweep(self._runner.db, limit=self._runner.settings.max_crashes)
         for _ in waiting[: self._runner.slots.free]:
-            self._wake()
+            self._start_waiting()
         self._remove_leftovers()
         self._runner.storage.remove_abandoned()
         self._find_models()
 
-    def _wake(self) -> None:
-        """What a doorbell does, in a thread of our own: the broker may be away, or its messages lost."""
+    def _start_waiting(self) -> None:
+        """Start waiting jobs in a thread of our own: the broker may be away, or its messages lost."""
         self._woken = [each for each in self._woken if each.is_alive()]
         thread = threading.Thread(target=self._work, name="woken by the sweep", daemon=True)
         self._woken.append(thread)
@@ -65,8 +65,8 @@ class Sweeper:
 
     def _work(self) -> None:
         try:
-            self._runner.wake()
-        except Exception as error:  # the jobs that are still waiting are found by the next sweep
+            self._runner.run_waiting()
+        except Exception as error:  # the next sweep finds the jobs that still wait
             log.warning("waiting jobs could not be started", error=f"{type(error).__name__}: {error}")
 
     def _loop(self) -> None:
@@ -75,12 +75,12 @@ class Sweeper:
             try:
                 self.sweep()
                 pause = self._until_due(pause)
-            except Exception as error:  # a database or broker that is away now is there again at some later sweep
-                log.warning("a sweep did not come through", error=f"{type(error).__name__}: {error}")
+            except Exception as error:  # a later sweep finds database and broker again
+                log.warning("a sweep failed", error=f"{type(error).__name__}: {error}")
             self._closed.wait(pause)
 
     def _until_due(self, longest: float) -> float:
-        """Seconds until the next job's back-off is over, so that a crashed job does not wait for a whole round more."""
+        """Seconds until the next job's back-off is over, so that a crashed job is retried on time."""
         with self._runner.db.read() as session:
             at = now(session)
             later = (Job.status.in_(CLAIMABLE), Job.desired == "run", Job.not_before > at)
@@ -89,7 +89,7 @@ class Sweeper:
         return min(longest, max(PAUSE_SECONDS, left.total_seconds()))
 
     def _find_models(self) -> None:
-        """Asks for every folder that has no row yet and every row that nobody has described."""
+        """Request a description of every folder without a row, and of every row that is still pending."""
         with self._runner.db.read() as session:
             known = {row.id: row.status for row in session.execute(select(Model.id, Model.status))}
         new = [folder.name for folder in folders(self._runner.settings) if folder.name not in known]

@@ -123,7 +123,7 @@ def test_worker_that_dies_takes_its_ranks_along(runner: Runner, tmp_path: Path) 
     forkserver = Forkserver(home=tmp_path / "home", entry=f"{TRAINEES}:ranks", preload=[TRAINEES])
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    with forkserver, forkserver.start(workspace, together=True) as child:
+    with forkserver, forkserver.start(workspace, several=True) as child:
         ranks = [int(each) for each in eventually(lambda: _lines(workspace / "ranks", 2))]
         child.close()
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in ranks))
@@ -139,7 +139,7 @@ def test_ranks_reach_each_other_and_no_service(tmp_path: Path) -> None:
         workspace = tmp_path / "workspace"
         workspace.mkdir()
         (workspace / "port").write_text(str(service.getsockname()[1]))
-        with forkserver, forkserver.start(workspace, together=True) as child:
+        with forkserver, forkserver.start(workspace, several=True) as child:
             assert child.wait(60) == 0, (workspace / "log.txt").read_text()
     assert (workspace / "found").read_text() == "each other; service: PermissionError"
 

@@ -49,19 +49,17 @@ class Forkserver:
             self._ensure()
             self._await_ready()
 
-    def start(
-        self, workspace: Path, *, environment: Mapping[str, str] | None = None, together: bool = False
-    ) -> "Child":
+    def start(self, workspace: Path, *, environment: Mapping[str, str] | None = None, several: bool = False) -> "Child":
         """Forks a trainer that runs `entry` on `workspace`, with `environment` on top of the cleaned one.
 
-        `together` when it will be of several processes, which have to reach each other.
+        `several` when it will be several processes, which have to reach each other.
         """
         birth = ForkRequest(
             entry=self.entry,
             workspace=str(workspace),
             environment=dict(environment or {}),
             hidden=self.hidden,
-            together=together,
+            several=several,
         )
         with self._lock:
             self._ensure()
@@ -184,7 +182,7 @@ class Child:
                 return None
         return self.code
 
-    def keep(self, until: float) -> None:
+    def extend_lease(self, until: float) -> None:
         """It may live until the monotonic clock shows this, also when nobody in this process can say so any more."""
         if until != self._until:
             self._until = until

@@ -32,15 +32,15 @@ MESSAGE_BYTES = 1 << 16
 class ForkRequest:
     """What the worker asks for: call `entry` ("module:function") with the workspace, in a process of its own.
 
-    `hidden` are the folders and files that this process is not to see; `together` lets it be of several processes,
-    which talk to each other.
+    `hidden` are the folders and files that this process is not to see; `several` allows several processes
+    that talk to each other.
     """
 
     entry: str
     workspace: str
     environment: dict[str, str] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
-    together: bool = False
+    several: bool = False
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -95,7 +95,7 @@ def serve(channel: socket.socket) -> ForkRequest | None:
                 os.close(descriptor)
             birth = ForkRequest.from_bytes(message)
             hidden = [Path(each) for each in birth.hidden]
-            confine(Path(birth.workspace), lifeline=lifeline, hidden=hidden, together=birth.together)
+            confine(Path(birth.workspace), lifeline=lifeline, hidden=hidden, several=birth.several)
             return birth
         _lead_group(pid)
         os.close(lifeline)

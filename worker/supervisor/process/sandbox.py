@@ -16,16 +16,16 @@ from worker.supervisor.process.landlock import around, drop_capabilities, epheme
 from worker.supervisor.process.seccomp import forbid_network
 
 OPEN_FILES = 4096
-#: Threads and processes of the worker's user, all together: an end to a fork bomb. Root has no such limit.
+#: Threads and processes of the worker's user, all several: an end to a fork bomb. Root has no such limit.
 PROCESSES = 8192
 #: Out of memory, the kernel should end a trainer and not the worker that supervises it.
 OOM_SCORE = 500
 
 
-def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), together: bool = False) -> None:
+def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), several: bool = False) -> None:
     """`lifeline` is the read end of a pipe that only the worker holds open for writing; `hidden` is out of reach.
 
-    `together` opens the ports at which the processes of one job meet: the kernel's for whoever names none.
+    `several` opens the ports at which the processes of one job meet: the kernel's for whoever names none.
     """
     os.setpgid(0, 0)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
@@ -36,10 +36,10 @@ def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), toge
     _log_to(Workspace(workspace).log)
     _limit()
     drop_capabilities()
-    ports = ephemeral_ports() if together else range(0)
+    ports = ephemeral_ports() if several else range(0)
     if not restrict(read=_readable(workspace, list(hidden)), write=_writable(workspace, list(hidden)), ports=ports):
         print("this kernel has no Landlock: the trainer runs with all of its worker's rights over files", flush=True)
-    if not together and not forbid_network():
+    if not several and not forbid_network():
         print("this machine has no seccomp: the trainer may use the network as far as Landlock lets it", flush=True)
 
 

@@ -153,10 +153,10 @@ def test_child_dies_with_its_worker(tmp_path: Path, workspace: Path, habit: str)
 def test_child_ends_with_its_lease(forkserver: Forkserver, workspace: Path) -> None:
     """As far as anybody in the worker has said; one that is spoken for again lives on."""
     with forkserver.start(workspace) as child:
-        child.keep(time.monotonic() + 0.3)
-        child.keep(time.monotonic() + 600)
+        child.extend_lease(time.monotonic() + 0.3)
+        child.extend_lease(time.monotonic() + 600)
         assert child.wait(1.0) is None
-        child.keep(time.monotonic() + 0.1)
+        child.extend_lease(time.monotonic() + 0.1)
         assert child.wait(60) == -signal.SIGKILL
 
 
