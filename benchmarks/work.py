@@ -64,9 +64,9 @@ class Case:
 class Aside(Reporter):
     """What it prints is no figure, so it goes where figures do not."""
 
-    def _tell(self, type: str, content: Mapping[str, Any]) -> None:
+    def _print(self, type: str, content: Mapping[str, Any]) -> None:
         with redirect_stdout(sys.stderr):
-            super()._tell(type, content)
+            super()._print(type, content)
 
 
 @dataclass(frozen=True)

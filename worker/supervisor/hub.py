@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from app.errors import ModelError
 from worker.supervisor.process.environment import cleaned
+from worker.supervisor.process.tied import LIFELINE, die_with, start_tied
 
 #: Variables of the worker that say how to reach a hub; they pass to the fetcher.
 REACH: Final = (
@@ -61,16 +62,18 @@ def fetch(repository: str, revision: str, into: Path, *, max_bytes: int, stop: C
     arguments = [repository, revision, str(into), str(answer), str(max_bytes)]
     environment = cleaned(home=into.parent) | {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"} | NO_TOKEN
     environment |= {name: os.environ[name] for name in REACH if name in os.environ}
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-s", "-m", "worker.supervisor.hub", *arguments],
-        cwd=into.parent,
-        env=environment,
-        stdin=subprocess.DEVNULL,
+    process, lifeline = start_tied(
+        "worker.supervisor.hub",
+        arguments,
+        home=into.parent,
+        environment=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        start_new_session=True,
     )
-    return _answer(process, answer, repository, stop)
+    try:
+        return _answer(process, answer, repository, stop)
+    finally:
+        os.close(lifeline)
 
 
 def _answer(process: "subprocess.Popen[bytes]", answer: Path, repository: str, stop: Callable[[], bool]) -> str | None:
@@ -96,6 +99,7 @@ def _answer(process: "subprocess.Popen[bytes]", answer: Path, repository: str, s
 
 
 def main(repository: str, revision: str, into: str, answer: str, max_bytes: str) -> None:
+    die_with(LIFELINE)
     try:
         result: Mapping[str, Any] = {"commit": _download(repository, revision, Path(into), int(max_bytes))}
     except ModelError as error:

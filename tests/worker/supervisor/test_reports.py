@@ -135,7 +135,9 @@ def test_violation_told_again_with_its_cause_is_one_violation(path: Path) -> Non
     explained = violation | {"explanation": "written from outside"}
     reports, news = told(path, {"type": "violation", **violation}, {"type": "violation", **explained})
     assert reports.violations == [explained]
-    assert news.events[1].message == "Frozen tensor w changed at step 1; the operation was not found: written from outside"
+    assert (
+        news.events[1].message == "Frozen tensor w changed at step 1; the operation was not found: written from outside"
+    )
 
 
 def test_text_that_databases_refuse_is_made_storable(path: Path) -> None:

@@ -24,7 +24,7 @@ from app.logs.queries import read as read_log
 from app.models.catalog import layout
 from app.models.tables import Model
 from app.ops.doctor.references import find_references
-from app.storage.folder import Folder
+from app.storage.folder import FolderStore
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit
@@ -161,14 +161,14 @@ def test_full_disk_at_the_end_is_tried_again(
     """No room for a result is no fault of the job's: a crash, with its reason; and it succeeds when there is room."""
     job_id = submit(deployment)
     full = True
-    real = Folder.publish
+    real = FolderStore.publish
 
-    def publish(self: Folder, temporary: Path, key: str) -> None:
+    def publish(self: FolderStore, temporary: Path, key: str) -> None:
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(self, temporary, key)
 
-    monkeypatch.setattr(Folder, "publish", publish)
+    monkeypatch.setattr(FolderStore, "publish", publish)
     runner.run_next()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes) == ("queued", 1)

@@ -1,4 +1,4 @@
-"""Trainer processes as the worker sees them: started through the forkserver, waited for, stopped as a whole group."""
+"""Trainer processes from the worker's side: started through the forkserver, waited for, stopped as a whole group."""
 
 import contextlib
 import os
@@ -6,7 +6,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,20 +14,21 @@ from typing import Self
 
 from worker.supervisor.process.environment import cleaned
 from worker.supervisor.process.forkserver import LEASE, MESSAGE_BYTES, READY, ForkRequest
+from worker.supervisor.process.tied import start_tied
 
 ENTRY = "worker.trainer.main:run"
-#: Imported once, before the first job. The first optimizer step would import torch._dynamo, for a second.
+#: Imported once, before the first job; torch._dynamo too, since the first optimizer step imports it, which takes 1 s.
 PRELOAD = ("torch", "torch._dynamo", "transformers", "worker.trainer.main")
-#: Importing torch on a cold disk takes a while; a forkserver that is still silent then is broken.
+#: Seconds that a forkserver may take to import its modules, on a cold disk.
 WARM_SECONDS = 300.0
 
 
 class ChildError(RuntimeError):
-    """The trainer's process could not be started."""
+    """A trainer process could not be started."""
 
 
 class Forkserver:
-    """One forkserver, started at worker start, and the children it forks. `hidden` is what no child gets to see."""
+    """Starts a forkserver and forks trainers from it. `hidden` are paths that no trainer may read or write."""
 
     def __init__(
         self, *, home: Path, hidden: Iterable[Path] = (), entry: str = ENTRY, preload: Sequence[str] = PRELOAD
@@ -40,21 +40,22 @@ class Forkserver:
         self._lock = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._lifeline = -1
         self._warm = threading.Event()
         self.closed = False
 
     def warm(self) -> None:
-        """Starts the forkserver if there is none and returns once it has imported everything."""
+        """Start the forkserver if it does not run, and return once it has imported its modules. Raises ChildError."""
         with self._lock:
             self._ensure()
             self._await_ready()
 
     def start(self, workspace: Path, *, environment: Mapping[str, str] | None = None, several: bool = False) -> "Child":
-        """Forks a trainer that runs `entry` on `workspace`, with `environment` on top of the cleaned one.
+        """Fork a trainer that runs `entry` on `workspace`, with `environment` added to the cleaned one.
 
-        `several` when it will be several processes, which have to reach each other.
+        `several` lets it be several processes that talk to each other over the loopback interface.
         """
-        birth = ForkRequest(
+        request = ForkRequest(
             entry=self.entry,
             workspace=str(workspace),
             environment=dict(environment or {}),
@@ -64,14 +65,14 @@ class Forkserver:
         with self._lock:
             self._ensure()
             self._await_ready()
-            return self._fork(birth)
+            return self._fork(request)
 
     def close(self) -> None:
-        """Ends the forkserver; trainers that still run end too once their handles are closed."""
+        """End the forkserver. Trainers that still run end when their own handles are closed."""
         self.closed = True
         server = self._server
         if server is not None and not self._warm.is_set():
-            server.kill()  # whoever waits for its imports holds the lock
+            server.kill()  # the thread that waits for its imports holds the lock
         with self._lock:
             self._drop()
 
@@ -90,22 +91,12 @@ class Forkserver:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._server = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",  # no modules from its working folder
-                    "-s",  # nor from its home: trainers may write there, and this process is not in their sandbox
-                    "-m",
-                    "worker.supervisor.process.forkserver",
-                    str(theirs.fileno()),
-                    *self.preload,
-                ],
-                env=cleaned(home=self.home),
-                cwd=self.home,
-                stdin=subprocess.DEVNULL,
+            self._server, self._lifeline = start_tied(
+                "worker.supervisor.process.forkserver",
+                [str(theirs.fileno()), *self.preload],
+                home=self.home,
+                environment=cleaned(home=self.home),
                 pass_fds=[theirs.fileno()],
-                # A Ctrl-C in the terminal is the worker's to handle: it stops its trainers in order.
-                start_new_session=True,
             )
         self._channel = ours
         self._warm.clear()
@@ -126,20 +117,20 @@ class Forkserver:
                 f"the forkserver could not import {', '.join(self.preload)}; the worker's own log shows why"
             )
 
-    def _fork(self, birth: ForkRequest) -> "Child":
+    def _fork(self, request: ForkRequest) -> "Child":
         assert self._channel is not None
-        heard, lifeline = os.pipe2(os.O_CLOEXEC)
-        status, told = os.pipe2(os.O_CLOEXEC)
+        lifeline_end, lifeline = os.pipe2(os.O_CLOEXEC)
+        status, status_end = os.pipe2(os.O_CLOEXEC)
         try:
-            socket.send_fds(self._channel, [birth.to_bytes()], [heard, told])
+            socket.send_fds(self._channel, [request.to_bytes()], [lifeline_end, status_end])
         except OSError:
             os.close(lifeline)
             os.close(status)
             self._drop()
-            raise ChildError("the forkserver is gone; the next start brings up another") from None
+            raise ChildError("the forkserver has ended; the next attempt starts another") from None
         finally:
-            os.close(heard)
-            os.close(told)
+            os.close(lifeline_end)
+            os.close(status_end)
         return Child(lifeline=lifeline, status=status, channel=self._channel)
 
     def _drop(self) -> None:
@@ -152,22 +143,23 @@ class Forkserver:
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()
+            os.close(self._lifeline)
         self._server = self._channel = None
         self._warm.clear()
 
 
 class Child:
-    """One trainer. It lives no longer than this handle's lifeline: closing it kills the whole process group."""
+    """One trainer process. Closing this handle closes its lifeline, which kills its whole process group."""
 
     def __init__(self, *, lifeline: int, status: int, channel: socket.socket) -> None:
         self._lifeline = lifeline
         self._status = status
         self._channel = channel
         self._until = 0.0
-        self._heard = b""
+        self._buffer = b""
         self.code: int | None = None
         self.pid = 0
-        self._born()
+        self._await_pid()
 
     @property
     def alive(self) -> bool:
@@ -178,26 +170,26 @@ class Child:
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.code is None:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._listen(left):
+            if not self._read_status(left):
                 return None
         return self.code
 
     def extend_lease(self, until: float) -> None:
-        """It may live until the monotonic clock shows this, also when nobody in this process can say so any more."""
+        """Let it live until this time of the monotonic clock. The forkserver kills it then if this process hangs."""
         if until != self._until:
             self._until = until
-            with contextlib.suppress(OSError):  # a forkserver that is gone has no trainer to keep
+            with contextlib.suppress(OSError):  # a forkserver that has ended has no trainer either
                 self._channel.send(b"%b %d %f" % (LEASE, self.pid, until))
 
     def terminate(self) -> None:
-        """Asks it to save its state and stop."""
+        """Ask it to save its state and stop (SIGTERM)."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
 
     def stop(self, grace: float) -> int:
-        """Ends it for certain: asked first, killed with its whole group after `grace` seconds."""
+        """End it: SIGTERM first, SIGKILL for its whole group after `grace` seconds. Returns the exit code."""
         self.terminate()
         if self.wait(grace) is None:
             self.kill()
@@ -217,35 +209,35 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _born(self) -> None:
+    def _await_pid(self) -> None:
         while self.pid == 0:
-            if not self._listen(WARM_SECONDS) or (self.code is not None and self.pid == 0):
+            if not self._read_status(WARM_SECONDS) or (self.code is not None and self.pid == 0):
                 self.close()
                 raise ChildError("the forkserver ended before it had forked the trainer")
 
-    def _listen(self, timeout: float | None) -> bool:
-        """Takes in what the forkserver says about this child; False when it said nothing in time."""
+    def _read_status(self, timeout: float | None) -> bool:
+        """Read what the forkserver reports about this child; False when it reported nothing in time."""
         poll = select.poll()
         poll.register(self._status, select.POLLIN)
         if not poll.poll(None if timeout is None else timeout * 1000):
             return False
-        heard = os.read(self._status, 256)
-        *lines, self._heard = (self._heard + heard).split(b"\n")
+        received = os.read(self._status, 256)
+        *lines, self._buffer = (self._buffer + received).split(b"\n")
         for line in lines:
-            what, _, number = line.partition(b" ")
-            if what == b"pid":
+            kind, _, number = line.partition(b" ")
+            if kind == b"pid":
                 self.pid = int(number)
             else:
                 self.code = int(number)
-        if not heard and self.code is None:
-            # The forkserver died, and nobody else will say how the trainer ends: end it here.
+        if not received and self.code is None:
+            # The forkserver died, and no other process can report how the trainer ends: end it here.
             self.code = -signal.SIGKILL
             if self.pid:
                 _kill_group(self.pid)
         return True
 
     def _signal(self, number: int) -> None:
-        """To the whole group, while its leader is known to live: a number that was reaped may be another process's."""
+        """Signal the whole group while its leader lives: the number of a reaped process may be another process's."""
         if self.alive:
             _kill_group(self.pid, number)
 

@@ -1,7 +1,7 @@
-"""A process with the trainer's modules imported that forks a trainer on request.
+"""The forkserver: a process with the trainer's modules imported, which forks a trainer on request.
 
-Started as `python -P -s -m worker.supervisor.process.forkserver FD` from a cleaned environment. It has one thread, ends
-when the worker's end of its channel closes, and reaps what it forked.
+Started as `python -P -s -m worker.supervisor.process.forkserver FD MODULE…` from a cleaned environment. It has one
+thread, ends when the worker's end of its channel closes, and reaps what it forked.
 """
 
 import gc
@@ -20,20 +20,21 @@ from pathlib import Path
 from typing import Self
 
 from worker.supervisor.process.sandbox import confine
+from worker.supervisor.process.tied import LIFELINE, die_with
 
 #: The message that tells the worker that every module is imported.
 READY = b"ready"
-#: `lease PID SECONDS`: the trainer is killed when the monotonic clock shows this, unless the worker speaks again.
+#: `lease PID SECONDS`: the trainer is killed at this time of the monotonic clock, unless a later message extends it.
 LEASE = b"lease"
 MESSAGE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkRequest:
-    """What the worker asks for: call `entry` ("module:function") with the workspace, in a process of its own.
+    """A request of the worker: call `entry` ("module:function") with the workspace, in a process of its own.
 
-    `hidden` are the folders and files that this process is not to see; `several` allows several processes
-    that talk to each other.
+    `hidden` are folders and files that this process may not read; `several` lets it be several processes that talk to
+    each other.
     """
 
     entry: str
@@ -51,19 +52,20 @@ class ForkRequest:
 
 
 def main(arguments: Sequence[str]) -> None:
+    die_with(LIFELINE)
     channel = socket.socket(fileno=int(arguments[0]))
     for name in arguments[1:]:
         importlib.import_module(name)
     # What is imported is shared by every trainer: leave it out of their garbage collections.
     gc.collect()
     gc.freeze()
-    birth = serve(channel)
-    if birth is not None:
-        os._exit(run(birth))
+    request = serve(channel)
+    if request is not None:
+        os._exit(run(request))
 
 
 def serve(channel: socket.socket) -> ForkRequest | None:
-    """Forks until the worker is gone (None). In the forked process it returns that process's own order instead."""
+    """Fork on request until the worker ends, then return None. In a forked process, return the request to run."""
     wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -91,27 +93,28 @@ def serve(channel: socket.socket) -> ForkRequest | None:
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
+            _close_standard_input()
             for descriptor in (channel.detach(), wake, waker, status, *statuses.values()):
                 os.close(descriptor)
-            birth = ForkRequest.from_bytes(message)
-            hidden = [Path(each) for each in birth.hidden]
-            confine(Path(birth.workspace), lifeline=lifeline, hidden=hidden, several=birth.several)
-            return birth
+            request = ForkRequest.from_bytes(message)
+            hidden = [Path(path) for path in request.hidden]
+            confine(Path(request.workspace), lifeline=lifeline, hidden=hidden, several=request.several)
+            return request
         _lead_group(pid)
         os.close(lifeline)
         statuses[pid] = status
-        _tell(status, f"pid {pid}\n")
+        _send(status, f"pid {pid}\n")
 
 
-def run(birth: ForkRequest) -> int:
-    """The exit code that the interpreter would give. Its own teardown takes 0.3 s, for copying what it then drops."""
-    os.environ.update(birth.environment)
-    module, _, function = birth.entry.partition(":")
+def run(request: ForkRequest) -> int:
+    """Run the entry; returns the exit code that the interpreter would give. Its own teardown takes 0.3 s more."""
+    os.environ.update(request.environment)
+    module, _, function = request.entry.partition(":")
     try:
-        getattr(importlib.import_module(module), function)(Path(birth.workspace))
+        getattr(importlib.import_module(module), function)(Path(request.workspace))
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    except BaseException:  # as the interpreter does with what nobody caught
+    except BaseException:  # as the interpreter does with an uncaught exception
         traceback.print_exc()
         return 1
     finally:
@@ -120,15 +123,22 @@ def run(birth: ForkRequest) -> int:
     return 0
 
 
+def _close_standard_input() -> None:
+    """Replace the forkserver's own lifeline; a trainer has another."""
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, LIFELINE)
+    os.close(null)
+
+
 def _reap(statuses: dict[int, int]) -> None:
     for pid in list(statuses):
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             continue
-        # While its leader is not reaped, the group's number belongs to nobody else: end what the trainer left behind.
+        # Until its leader is reaped, the group's number cannot be reused: kill what the trainer left behind.
         _kill_group(pid)
         _, status = os.waitpid(pid, 0)
         pipe = statuses.pop(pid)
-        _tell(pipe, f"exit {os.waitstatus_to_exitcode(status)}\n")
+        _send(pipe, f"exit {os.waitstatus_to_exitcode(status)}\n")
         os.close(pipe)
 
 
@@ -137,15 +147,15 @@ def _seconds_left(deadlines: dict[int, float]) -> float | None:
 
 
 def _end_overdue(deadlines: dict[int, float], statuses: dict[int, int]) -> None:
-    """Another worker may have the job by now, and one job has one trainer."""
-    for pid in [each for each, deadline in deadlines.items() if each not in statuses or time.monotonic() >= deadline]:
+    """Kill trainers whose lease has ended: another worker may have the job by now, and a job has one trainer."""
+    for pid in [pid for pid, deadline in deadlines.items() if pid not in statuses or time.monotonic() >= deadline]:
         del deadlines[pid]
         if pid in statuses:
             _kill_group(pid)
 
 
 def _lead_group(pid: int) -> None:
-    """Both sides of the fork do this, so that no signal to the group comes too early."""
+    """Make the child a group leader. Both sides of the fork do this, so that no signal to the group comes too early."""
     try:
         os.setpgid(pid, pid)
     except (ProcessLookupError, PermissionError):
@@ -159,7 +169,7 @@ def _kill_group(pid: int) -> None:
         return
 
 
-def _tell(pipe: int, line: str) -> None:
+def _send(pipe: int, line: str) -> None:
     try:
         os.write(pipe, line.encode())
     except BrokenPipeError:

@@ -1,9 +1,7 @@
-"""What a forked process does to itself before it is a trainer: death with its worker, log, limits, sandbox."""
+"""Confines a forked process before it becomes a trainer: lifeline, log, limits, Landlock and seccomp."""
 
-import fcntl
 import os
 import resource
-import select
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,18 +12,20 @@ import worker
 from worker.protocol import Workspace
 from worker.supervisor.process.landlock import around, drop_capabilities, ephemeral_ports, restrict
 from worker.supervisor.process.seccomp import forbid_network
+from worker.supervisor.process.tied import die_with
 
 OPEN_FILES = 4096
-#: Threads and processes of the worker's user, all several: an end to a fork bomb. Root has no such limit.
+#: Threads and processes of the worker's user in all, which stops a fork bomb. The kernel exempts root.
 PROCESSES = 8192
-#: Out of memory, the kernel should end a trainer and not the worker that supervises it.
+#: When memory runs out, the kernel should kill a trainer and not the worker.
 OOM_SCORE = 500
 
 
 def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), several: bool = False) -> None:
-    """`lifeline` is the read end of a pipe that only the worker holds open for writing; `hidden` is out of reach.
+    """Confine this process for good: it writes to its workspace, home and temporary folders, and cannot read `hidden`.
 
-    `several` opens the ports at which the processes of one job meet: the kernel's for whoever names none.
+    `lifeline` is the read end of a pipe whose write end only the worker has. `several` allows the ephemeral TCP ports,
+    at which the ranks of one job connect.
     """
     os.setpgid(0, 0)
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
@@ -41,20 +41,6 @@ def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), seve
         print("this kernel has no Landlock: the trainer runs with all of its worker's rights over files", flush=True)
     if not several and not forbid_network():
         print("this machine has no seccomp: the trainer may use the network as far as Landlock lets it", flush=True)
-
-
-def die_with(lifeline: int) -> None:
-    """The kernel kills the whole process group when the pipe's other end closes, even while Python holds its lock.
-
-    PR_SET_PDEATHSIG would not do: a trainer's parent is the forkserver, which dies only after the worker.
-    """
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
-    # The worker may have ended before anyone listened.
-    if select.select([lifeline], [], [], 0)[0]:
-        os.killpg(0, signal.SIGKILL)
 
 
 def _log_to(log: Path) -> None:
@@ -74,7 +60,7 @@ def _limit() -> None:
 
 
 def _readable(workspace: Path, hidden: Sequence[Path]) -> Iterator[Path]:
-    """Everything but what the service owns; of that, the very files that were staged for this job, and our own code."""
+    """All paths but the hidden ones; of those, the blobs that are staged for this job, and our own code."""
     yield from around(Path("/"), hidden)
     yield from (Path(sys.prefix), Path(sys.base_prefix), Path(app.__path__[0]), Path(worker.__path__[0]))
     for folder in (Workspace(workspace).base, Workspace(workspace).data):
