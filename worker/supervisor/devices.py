@@ -80,11 +80,11 @@ def find_devices(setting: str, *, environment: Mapping[str, str] | None = None) 
     if match := re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", setting):
         numbers = match[1].split(",") if match[1] else visible
         missing = [number for number in numbers if number not in visible]
-        if missing or not numbers:
-            raise InvalidRequest(
-                f"PERMAFROST_DEVICES={setting}: this worker has no CUDA device {', '.join(missing) or 'at all'}; "
-                f"it has {', '.join(visible) or 'none'}"
-            )
+        if not visible:
+            raise InvalidRequest(f"PERMAFROST_DEVICES={setting}: this worker has no CUDA device")
+        if missing:
+            message = f"there is no CUDA device {', '.join(missing)}; this worker has {', '.join(visible)}"
+            raise InvalidRequest(f"PERMAFROST_DEVICES={setting}: {message}")
         return [_cuda(number) for number in numbers]
     raise InvalidRequest(f"PERMAFROST_DEVICES={setting}: write auto, cpu, cpu:4, cuda or cuda:0,2")
 

@@ -56,7 +56,7 @@ def test_what_is_not_there_is_refused(asked: str) -> None:
 
 def test_cuda_without_devices_is_refused() -> None:
     """Asking for CUDA where none may be used is a mistake in the settings."""
-    with pytest.raises(InvalidRequest, match="there are: none"):
+    with pytest.raises(InvalidRequest, match="this worker has no CUDA device"):
         find_devices("cuda", environment={"CUDA_VISIBLE_DEVICES": "-1"})
 
 

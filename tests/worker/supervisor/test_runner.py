@@ -98,9 +98,9 @@ def test_statement_is_signed_and_says_so(deployment: Deployment, runner: Runner)
     assert raw is not None
     envelope = read_envelope(raw)
     assert signers_of(envelope, read_ring(runner.settings.signing_key_path))
-    claim = read(read_json(envelope.payload)).claim
-    assert (claim.job_id, claim.attempt, claim.nonce, claim.violations) == (job_id, 1, "n-1", ())
-    assert [(row.name, row.role) for row in claim.rows] == [("bias", "trainable"), ("weight", "frozen")]
+    signed = read(read_json(envelope.payload)).predicate
+    assert (signed.job_id, signed.attempt, signed.nonce, signed.violations) == (job_id, 1, "n-1", ())
+    assert [(row.name, row.role) for row in signed.rows] == [("bias", "trainable"), ("weight", "frozen")]
 
 
 def test_rotation_while_a_worker_runs(deployment: Deployment, runner: Runner) -> None:
