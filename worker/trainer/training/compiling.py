@@ -1,4 +1,4 @@
-"""torch.compile on request, in place: names, state_dict and mechanisms stay. One that cannot be is a clear failure."""
+"""torch.compile on request, in place: names, state_dict and freezing stay. A failure names the hyperparameter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAST_WIDTH = 16
 
 
 def compile_model(model: nn.Module, cache: Path, device: torch.device) -> None:
-    """From here on the model computes by compiled graphs, made at the first batch of each shape; kept in `cache`.
+    """Have the model compute by compiled graphs, made at the first batch of each shape and kept in `cache`.
 
     Call after `freeze`. InvalidRequest where a CPU's graphs would find no C++ compiler.
     """
@@ -43,7 +43,7 @@ def compile_model(model: nn.Module, cache: Path, device: torch.device) -> None:
 
 
 def filled_up(batch: Batch, *, limit: int, pad: int) -> Batch:
-    """Token rows as wide as the next power of two, up to `limit`: else almost every batch would have its own graph."""
+    """Pad token rows to the next power of two, up to `limit`; otherwise almost every batch needs a graph of its own."""
     width = batch.width
     wanted = min(limit, max(LEAST_WIDTH, 1 << (width - 1).bit_length())) if width else 0
     if wanted <= width:
@@ -58,7 +58,7 @@ def filled_up(batch: Batch, *, limit: int, pad: int) -> Batch:
 
 
 def refusal(error: RuntimeError) -> InvalidRequest | None:
-    """What to tell of an error of the compiler; None for any other error."""
+    """The refusal for an error of the compiler; None for any other error."""
     if not isinstance(error, TorchDynamoException):
         return None
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -67,7 +67,7 @@ def refusal(error: RuntimeError) -> InvalidRequest | None:
 
 
 def _configure(cache: Path) -> None:
-    """No process of its own for compiling, which would need rights that a trainer has not; no cache that jobs share."""
+    """Compile in this process, since a trainer may not start others, and into a cache that no other job uses."""
     from torch._inductor import config
 
     cache.mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""Cross-entropy over a vocabulary, a few positions at a time: no second array of the logits' size is kept for later.
+"""Cross-entropy over a vocabulary, a few positions at a time, so that no second array of the logits' size is kept.
 
-Plain torch keeps the log-probabilities of all positions from forward to backward, and there makes two more arrays of
-that size. Here the backward pass asks the logits again, part by part, as Liger Kernel does (Hsu et al. 2024).
+Plain torch keeps the log-probabilities of all positions from forward to backward, and makes two more arrays of that
+size there. Here the backward pass starts from the logits again, part by part, as Liger Kernel does (Hsu et al. 2024).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A job's hyperparameters to those of a run. Every `auto` has a stated rule; the choice is reported."""
+"""Resolves a job's hyperparameters: every `auto` by a stated rule, whose outcome is reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.specs.optimizers import DECAYING, OptimizerSpec
 from app.specs.reading import JsonObject
 
 CHECKPOINT_SECONDS = 300.0
-# What a job shows in place of "auto". Resolved again, they give the same: a resumed attempt does that.
+# Shown by the job in place of "auto". A resumed attempt resolves them again, to the same values.
 SHOWN = ("n_epochs", "batch_size", "lr_schedule", "precision")
 
 
@@ -22,14 +22,14 @@ class Facts:
 
     examples: int
     pretrained: bool  # a transformers model, against a plain torch one
-    head_only: bool  # every tensor that trains is new: the base gives fixed features
+    head_only: bool  # whether every tensor that trains is new, so that the base only computes features
     adapter: bool
     device: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedHyperparameters:
-    """One run's hyperparameters, all decided. The defaults are the `auto` of those that depend on nothing.
+    """The hyperparameters of a run, all decided. Defaults are given to those whose `auto` depends on nothing.
 
     `batch_size` examples make one optimizer step; they pass through the model `micro_batch_size` at a time.
     """
@@ -37,7 +37,7 @@ class ResolvedHyperparameters:
     n_epochs: int
     batch_size: int
     micro_batch_size: int
-    learning_rate: float  # with the multiplier in it
+    learning_rate: float  # already times the multiplier
     learning_rate_multiplier: float
     optimizer: OptimizerSpec
     max_steps: int | None = None
@@ -51,7 +51,7 @@ class ResolvedHyperparameters:
     length_bucketing: bool = False
     packing: bool = False
     gradient_checkpointing: bool = False
-    prefix_cache: bool | str = "auto"  # whether the frozen prefix is computed once for each example
+    prefix_cache: bool | str = "auto"  # whether the frozen prefix is computed once per example
     compile: bool = False
     label_smoothing: float = 0.0
     temperature: float = 0.05
@@ -62,7 +62,7 @@ class ResolvedHyperparameters:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     keep_checkpoints: int = 2
     max_run_seconds: float | None = None
-    early_stopping_patience: int | None = None  # evaluations without a lower loss
+    early_stopping_patience: int | None = None  # evaluations in a row without a lower loss
     tensorboard: bool = False  # an event file beside the other curves
 
     def to_json(self) -> JsonObject:

@@ -1,4 +1,4 @@
-"""Packing asks that examples in one row do not see each other. Whether a model keeps to that is tried out."""
+"""Tries whether a model keeps the examples of a packed row apart, as packing requires."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _behind(logits: Logits, first: LanguageExample | None, second: LanguageExamp
 
 
 def _altered(passage: LanguageExample, model: nn.Module) -> LanguageExample:
-    """Another token in every place."""
+    """The passage with another token at every position."""
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     vocabulary = getattr(embedding, "num_embeddings", int(passage.tokens.ids.max()) + 2)
     return LanguageExample(Tokens((passage.tokens.ids + 1) % vocabulary), passage.targets)

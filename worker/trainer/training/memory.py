@@ -1,4 +1,4 @@
-"""Memory of the host and the device: how much is free, what is kept, and a pass that ran out of it, undone."""
+"""Memory of host and device: how much is free, what the allocator keeps, and how to recover when it runs out."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ KEPT = 256 << 20  # bytes; the largest block that stays
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether a device or the host had no memory left; of the host, torch says so in a plain RuntimeError."""
+    """Whether a device or the host ran out of memory; for the host torch raises a plain RuntimeError."""
     text = str(error)
     host = "DefaultCPUAllocator" in text and ("can't allocate memory" in text or "not enough memory" in text)
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and host)
 
 
 def generators(device: torch.device) -> list[Tensor]:
-    """The generators that a pass on this device draws from."""
+    """The states of the generators that a pass on this device draws from."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def give_back(device: torch.device, drawn: list[Tensor]) -> None:
-    """Put the generators back to where they were, and the allocator's cached blocks to the device."""
+    """Restore the generators' states, and return the allocator's cached blocks to the device."""
     torch.set_rng_state(drawn[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(drawn[1], device)
@@ -35,7 +35,7 @@ def give_back(device: torch.device, drawn: list[Tensor]) -> None:
 
 
 def tidy() -> None:
-    """Give the host back what loading and trial passes held: the allocator keeps freed memory for itself otherwise."""
+    """Return the memory of loading and trial passes to the host, which the allocator would keep otherwise."""
     gc.collect()
     _glibc("malloc_trim", 0)
 
@@ -51,7 +51,7 @@ def keep_freed() -> None:
 
 
 def thresholds(*, own_block: int, end_of_heap: int) -> None:
-    """From how many bytes on a freed block goes back to the kernel, and what lies free at the heap's end."""
+    """Set from how many bytes on a freed block, and free memory at the end of the heap, go back to the kernel."""
     _glibc("mallopt", M_MMAP_THRESHOLD, own_block)
     _glibc("mallopt", M_TRIM_THRESHOLD, end_of_heap)
 

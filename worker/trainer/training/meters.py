@@ -1,4 +1,4 @@
-"""What several ranks have measured, put together as if one had seen every batch in order."""
+"""Joins what several ranks measured, as if one rank had seen every batch in order."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NOTHING: Any = object()
 
 
 def in_turns(lists: Sequence[Sequence[T]]) -> list[T]:
-    """First of each, second of each, and so on: rank r has seen every batch whose number leaves r."""
+    """The first of each list, the second of each, and so on: rank r has every batch whose number leaves remainder r."""
     return [each for each in chain.from_iterable(zip_longest(*lists, fillvalue=_NOTHING)) if each is not _NOTHING]
 
 
 def merged(group: Group, meter: Meter) -> Meter:
-    """A meter that has seen what those of all ranks saw. Its lists of tensors are joined, its numbers added."""
+    """The meter as if it had seen the batches of all ranks: lists of tensors are joined, numbers added."""
     if group.size == 1:
         return meter
     for name in (each.name for each in fields(meter)):  # type: ignore[arg-type]

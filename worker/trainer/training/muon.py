@@ -1,6 +1,7 @@
-"""Muon for hidden matrices and AdamW for everything else, torch's own both, as one optimizer with one state.
+"""Muon for hidden matrices and AdamW for everything else, both from torch, as one optimizer with one state.
 
-Muon (Jordan 2024) makes each update of a matrix near-orthogonal. Embeddings, output layers and vectors are not for it.
+Muon (Jordan 2024) makes each update of a matrix nearly orthogonal. It is not meant for embeddings, output layers and
+vectors.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from torch.optim import AdamW, Optimizer
 from app.errors import InvalidRequest
 
 PARAM = "hyperparameters.optimizer"
-#: Options of one kind of group, which the other has no use for.
+#: Options of matrix groups, and of the others: each kind ignores those of the other.
 MATRICES = frozenset({"momentum", "nesterov", "ns_steps", "adjust_lr_fn"})
 OTHERS = frozenset({"betas", "eps"})
 
-Group = dict[str, Any]
+ParamGroup = dict[str, Any]
 
 
 class Muon(Optimizer):
@@ -41,7 +42,7 @@ class Muon(Optimizer):
         fused: bool = False,
     ) -> None:
         given = list(params)
-        groups: list[Group] = given if isinstance(given[0], dict) else [{"params": given}]
+        groups: list[ParamGroup] = given if isinstance(given[0], dict) else [{"params": given}]
         for group in groups:
             group.setdefault("muon", muon)
         common: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
@@ -104,12 +105,14 @@ def _behind(model: nn.Module) -> set[str]:
     return set([name for name, parameter in named.items() if parameter.ndim == 2][-1:])
 
 
-def divided(groups: Sequence[Mapping[str, Any]], *, names: Mapping[int, str], outside: Collection[str]) -> list[Group]:
+def divided(
+    groups: Sequence[Mapping[str, Any]], *, names: Mapping[int, str], outside: Collection[str]
+) -> list[ParamGroup]:
     """Each group as its hidden matrices and the others, either with the options that it knows.
 
     `names` are the parameters' by id. InvalidRequest where no hidden matrix trains, or an option would be ignored.
     """
-    found: list[Group] = []
+    found: list[ParamGroup] = []
     for number, group in enumerate(groups):
         options = {key: value for key, value in group.items() if key != "params"}
         parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}

@@ -1,6 +1,6 @@
-"""What each task minimises and measures. A loss is a sum; the loop divides it by the whole step's weight.
+"""What each task minimises and measures. A loss is a sum over the batch, which the loop divides by the step's weight.
 
-So a step's gradient does not depend on how its examples are cut into micro-batches.
+So a step's gradient does not depend on how its examples are split into micro-batches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Metrics = dict[str, float]
 
 
 class Meter(Protocol):
-    """Collects what evaluation saw, batch by batch."""
+    """Collects the outputs of an evaluation, batch by batch."""
 
     def add(self, outputs: Tensor, batch: Batch) -> None: ...
 
@@ -93,7 +93,7 @@ class LanguageModelling:
 
 @dataclass(frozen=True, slots=True)
 class Contrastive:
-    """Each anchor should be nearest to its own positive among all positives of the batch (cosine, mean pooling)."""
+    """Cross-entropy of picking an anchor's own positive among all of the batch, by cosine of mean-pooled vectors."""
 
     temperature: float = 0.05
 
@@ -110,7 +110,7 @@ class Contrastive:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """DPO: the chosen answer should gain on the rejected one, measured from where the base stood (Rafailov 2023)."""
+    """DPO (Rafailov 2023): the chosen answer should gain on the rejected one, relative to the base."""
 
     beta: float = 0.1
 
@@ -122,7 +122,7 @@ class Preference:
         return -F.logsigmoid(margins).sum(), margins
 
     def log_probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
-        """(examples, 2): of each chosen and rejected answer, summed over its tokens."""
+        """(examples, 2): log-probability of each chosen and rejected answer, summed over its tokens."""
         targets = _shifted(batch.targets)
         each = -token_losses(predict(model, batch), targets)
         rows = (targets != IGNORED).nonzero()[:, 0]
@@ -149,16 +149,16 @@ def predict(model: nn.Module, batch: Batch) -> Tensor:
 @dataclass(slots=True)
 class RegressionMeter:
     predicted: list[Tensor] = field(default_factory=list)
-    wanted: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
 
     def add(self, outputs: Tensor, batch: Batch) -> None:
         self.predicted.append(outputs.detach().double().cpu().reshape(batch.examples, -1))
-        self.wanted.append(batch.targets.double().cpu().reshape(batch.examples, -1))
+        self.targets.append(batch.targets.double().cpu().reshape(batch.examples, -1))
 
     def metrics(self) -> Metrics:
-        predicted, wanted = torch.cat(self.predicted), torch.cat(self.wanted)
-        error = predicted - wanted
-        spread = (wanted - wanted.mean(dim=0)).square().sum()
+        predicted, targets = torch.cat(self.predicted), torch.cat(self.targets)
+        error = predicted - targets
+        spread = (targets - targets.mean(dim=0)).square().sum()
         mse = error.square().mean().item()
         found = {"mse": mse, "rmse": math.sqrt(mse), "mae": error.abs().mean().item()}
         return found | ({"r2": 1.0 - (error.square().sum() / spread).item()} if spread > 0 else {})
@@ -167,30 +167,30 @@ class RegressionMeter:
 @dataclass(slots=True)
 class ClassificationMeter:
     predicted: list[Tensor] = field(default_factory=list)
-    wanted: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
 
     def add(self, outputs: Tensor, batch: Batch) -> None:
         self.predicted.append(outputs.detach().argmax(dim=-1).cpu())
-        self.wanted.append(batch.targets.cpu())
+        self.targets.append(batch.targets.cpu())
 
     def metrics(self) -> Metrics:
-        """Accuracy, macro F1 over the classes that occur, and what always answering the commonest class would get."""
-        predicted, wanted = torch.cat(self.predicted), torch.cat(self.wanted)
-        classes = torch.unique(torch.cat([predicted, wanted]))
+        """Accuracy, macro F1 over the classes that occur, and the accuracy of always predicting the commonest class."""
+        predicted, targets = torch.cat(self.predicted), torch.cat(self.targets)
+        classes = torch.unique(torch.cat([predicted, targets]))
         scores = []
-        for each in classes:
-            both = ((predicted == each) & (wanted == each)).sum().item()
-            scores.append(2 * both / ((predicted == each).sum().item() + (wanted == each).sum().item()))
+        for label in classes:
+            both = ((predicted == label) & (targets == label)).sum().item()
+            scores.append(2 * both / ((predicted == label).sum().item() + (targets == label).sum().item()))
         return {
-            "accuracy": (predicted == wanted).double().mean().item(),
+            "accuracy": (predicted == targets).double().mean().item(),
             "macro_f1": sum(scores) / len(scores),
-            "majority_baseline": torch.bincount(wanted).max().item() / len(wanted),
+            "majority_baseline": torch.bincount(targets).max().item() / len(targets),
         }
 
 
 @dataclass(slots=True)
 class RankMeter:
-    """How often the own positive comes first within its batch, and the mean reciprocal rank."""
+    """How often an anchor's own positive comes first in its batch, and the mean reciprocal rank."""
 
     ranks: list[Tensor] = field(default_factory=list)
 
@@ -239,7 +239,7 @@ class TokenMeter:
 
 
 def _shifted(targets: Tensor) -> Tensor:
-    """What each position is to predict: the next token; nothing at the last one."""
+    """The target of each position: the next token, and nothing at the last one."""
     return F.pad(targets[:, 1:], (0, 1), value=IGNORED)
 
 

@@ -1,4 +1,4 @@
-"""The optimizer over what trains: AdamW, SGD, Adafactor, Muon, in groups that the request may shape."""
+"""Builds the optimizer over the tensors that train: AdamW, Adam, SGD, Adafactor or Muon, in groups."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLASSES: dict[str, Callable[..., Optimizer]] = {
     "muon": muon.Muon,
 }
 PARAM = "hyperparameters.optimizer"
-# Chosen here, not by a request: they change how the arithmetic runs or what can be resumed.
+# Not for a request to set: they change how the arithmetic runs, or what can be resumed.
 _OURS = frozenset({"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize", "muon"})
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -40,12 +40,12 @@ def build(
     enforce: bool,
     outer: Collection[str] = (),
 ) -> Optimizer:
-    """An optimizer as `wanted` says.
+    """The optimizer that `wanted` describes. InvalidRequest for unknown options and groups that select nothing.
 
-    A group option that the optimizer does not know is refused, since torch accepts and ignores it
-    (`requires_grad` is the famous one). With `enforce` false it is passed on, as it would be by hand.
-    Weight decay leaves out tensors of fewer than two dimensions, unless the request makes groups of its own.
-    `outer` names what Muon leaves to AdamW besides them.
+    torch accepts and ignores a group option that the optimizer does not have (such as `requires_grad`), so that is
+    refused here too; with `enforce` false it is passed on, as a loop written by hand would. Unless the request has
+    groups of its own, weight decay leaves out tensors of fewer than two dimensions. `outer` has the names that Muon
+    leaves to AdamW.
     """
     name, options = wanted.name, wanted.options()
     _refuse_unknown(name, options, at=PARAM)
@@ -63,7 +63,7 @@ def build(
 
 
 def known_options(name: str) -> frozenset[str]:
-    """What a request may set, for the whole optimizer or one group."""
+    """The options that a request may set, for the whole optimizer or for one group."""
     return frozenset(inspect.signature(CLASSES[name]).parameters) - _OURS
 
 

@@ -1,4 +1,4 @@
-"""Early stopping: ends a run whose validation loss no longer falls, and remembers after which step it was lowest."""
+"""Early stopping: ends a run whose validation loss no longer falls, and remembers the step where it was lowest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from worker.trainer.training.objectives import Metrics
 
 @dataclass(slots=True)
 class Patience:
-    """`limit` evaluations in a row without a new lowest loss are enough. Without a limit nothing is remembered."""
+    """Ends a run after `limit` evaluations in a row without a new lowest loss. Without a limit it does nothing."""
 
     limit: int | None
-    step: int = 0  # of the lowest loss; 0: none yet
+    step: int = 0  # of the lowest loss; 0 before the first evaluation
     misses: int = 0
     metrics: Metrics = field(default_factory=dict)
 

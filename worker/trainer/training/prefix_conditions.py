@@ -21,7 +21,7 @@ Pair = tuple[Batch, Batch]
 
 
 def refuse_conditions(request: PrefixRequest) -> None:
-    """UncuttableError for a reason that can be told without a pass through the model."""
+    """UncuttableError for a reason that needs no pass through the model to be known."""
     policy = request.plan.policy
     if not policy.enforce:
         raise UncuttableError("in an audit (enforce: false) frozen tensors may move")

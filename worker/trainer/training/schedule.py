@@ -1,4 +1,4 @@
-"""The learning rate of a step as a pure function of the step: nothing to save, and any step can be resumed."""
+"""The learning rate as a pure function of the step, so that a checkpoint need not save it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def factor(step: int, *, total: int, warmup: int, kind: str, floor: float = 0.0) -> float:
-    """What the peak rate is multiplied by for update `step` (1-based) of `total`: up to 1, then down to `floor`."""
+    """The factor of the peak rate for update `step` (from 1) of `total`: it rises to 1, then falls to `floor`."""
     if step <= warmup:
         return step / (warmup + 1)
     if kind == "constant":
