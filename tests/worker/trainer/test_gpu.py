@@ -10,7 +10,7 @@ import torch
 
 from tests.worker.trainer.attempts import Attempt, attempt
 from tests.worker.trainer.ranks.test_together import POLICIES, bert
-from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints
+from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

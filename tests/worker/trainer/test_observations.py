@@ -14,7 +14,7 @@ from tests.worker.trainer.data import test_images
 from tests.worker.trainer.judging import judge
 from tests.worker.trainer.models.test_adapters import classifier
 from tests.worker.trainer.models.test_names import mixtral
-from tests.worker.trainer.training.test_resume import bert, scheduled
+from tests.worker.trainer.training.test_checkpoints import bert, scheduled
 from worker.protocol import WorkOrder, Workspace
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt
-from tests.worker.trainer.training.test_resume import (
+from tests.worker.trainer.training.test_checkpoints import (
     SLOW,
     assert_same,
     bert,

@@ -40,7 +40,7 @@ class Sampler:
 
 
 def sequential(examples: int, batch_size: int) -> Iterator[Positions]:
-    """Batches for evaluation: every example once, in file sampler."""
+    """Batches for evaluation: every example once, in the order of the file."""
     for start in range(0, examples, batch_size):
         yield np.arange(start, min(start + batch_size, examples))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.worker.trainer.attempts import attempt
-from tests.worker.trainer.training import test_resume as alone
-from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints, start, wait_for_step
+from tests.worker.trainer.training import test_checkpoints as alone
+from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints, start, wait_for_step
 from worker.protocol import EXIT_STOPPED, WorkOrder, Workspace, read_reports
 
 

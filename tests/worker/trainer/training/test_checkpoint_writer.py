@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.worker.trainer.attempts import Attempt, attempt
-from tests.worker.trainer.training.test_resume import affine, assert_same, bert
+from tests.worker.trainer.training.test_checkpoints import affine, assert_same, bert
 from worker.protocol import Workspace
 from worker.trainer import checkpoint
 from worker.trainer.main import run

@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 
 from tests.worker.trainer.attempts import AFFINE, Attempt, affine_order, attempt
 from tests.worker.trainer.test_main import Leaky
+from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from tests.worker.trainer.training.test_prefix_cache import mlp
-from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder
 from worker.trainer.models import architectures
 from worker.trainer.training import compiling

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
-from tests.worker.trainer.training.test_resume import assert_same, start, wait_for_step
+from tests.worker.trainer.training.test_checkpoints import assert_same, start, wait_for_step
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer import checkpoint
 

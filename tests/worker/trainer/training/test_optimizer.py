@@ -101,7 +101,7 @@ def test_a_tensor_whose_first_gradient_comes_late_is_stepped(name: str) -> None:
     early, late = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4))
     wanted = OptimizerSpec.from_json({"name": name} | ({"momentum": 0.9} if name == "sgd" else {}))
     optimizer = build(
-        OptimizerSpec.from_json(wanted),
+        wanted,
         [("early", early), ("late", late)],
         learning_rate=0.1,
         inventory=(),

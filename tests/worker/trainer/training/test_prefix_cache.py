@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data, work_order
-from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints
+from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.models import architectures
 from worker.trainer.prefix import kept_results as store

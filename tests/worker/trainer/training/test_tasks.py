@@ -14,7 +14,7 @@ from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import attempt, data, work_order
 from tests.worker.trainer.data.test_images import picture
 from tests.worker.trainer.data.test_images import rows as pictures
-from tests.worker.trainer.training.test_resume import assert_same, copy_checkpoints
+from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.models.loading import initialise
 

@@ -91,7 +91,7 @@ def test_late_write_is_dated_and_named(
     assert done.failure["code"] == "frozen_tensor_changed"
     violation = done.of("violation")[-1]
     assert (violation["last_good_step"], violation["first_bad_step"]) == (9, 10)
-    assert violation["operation"].startswith("aten::mul_ at tests/worker/trainer/witness/test_blame.py:")
+    assert violation["operation"].startswith("aten::mul_ at tests/worker/trainer/training/test_replay.py:")
 
 
 @pytest.mark.parametrize(
