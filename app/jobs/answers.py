@@ -126,7 +126,10 @@ class JobObject(Answer):
     progress: JobProgress
     evidence: EvidenceSummary
     attempts: int
-    waiting_for: str | None = Field(description="Why the job does not start although it is waiting, where it is known.")
+    waiting_for: str | None = Field(
+        description="What a waiting job needs besides its turn: a worker that is alive, one with enough devices, or "
+        "the end of the pause after a crash. Null: only its turn."
+    )
     queue_position: int | None = Field(
         description="1 is the next to start, 1001 is further back than is counted; null unless the job waits."
     )

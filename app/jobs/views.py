@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Final
+from zlib import crc32
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
@@ -33,5 +34,6 @@ def job_objects(session: Session, jobs: Sequence[Job]) -> list[JobObject]:
 
 
 def etag(job: JobObject, version: int) -> str:
-    """A weak ETag: the row's version, and the queue position, which moves without the row."""
-    return f'W/"{version}.{job.queue_position or 0}"'
+    """A weak ETag: the row's version, and what changes without the row while a job waits."""
+    reason = f".{crc32(job.waiting_for.encode()):08x}" if job.waiting_for else ""
+    return f'W/"{version}.{job.queue_position or 0}{reason}"'

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import now
 from app.jobs.queue import lifecycle, workers
@@ -39,16 +40,19 @@ class Sweeper:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop sweeping; returns once the jobs that were started here have been given back, too."""
+        """Stop sweeping; returns once the jobs that were started here have been given back. The worker is gone then."""
         self._closed.set()
         self._thread.join()
         for each in self._woken:
             each.join()
+        try:
+            workers.remove(self._runner.db, self._runner.worker)
+        except SQLAlchemyError as error:  # it is taken to be gone after a minute all the same
+            log.warning("the end of this worker could not be recorded", error=f"{type(error).__name__}: {error}")
 
     def sweep(self) -> None:
         """Sweep once. Any number of workers may do it at the same time."""
-        slots = self._runner.slots
-        workers.register(self._runner.db, self._runner.worker, devices=slots.most, kind=slots.devices[0].name)
+        self._register()
         waiting = lifecycle.sweep(self._runner.db, limit=self._runner.settings.max_crashes)
         for _ in waiting[: self._runner.slots.free]:
             self._start_waiting()
@@ -77,7 +81,22 @@ class Sweeper:
                 pause = self._until_due(pause)
             except Exception as error:  # a later sweep finds database and broker again
                 log.warning("a sweep failed", error=f"{type(error).__name__}: {error}")
-            self._closed.wait(pause)
+            self._wait(pause)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for the next sweep. However rare sweeps are, the worker keeps saying that it is alive."""
+        while not self._closed.wait(min(seconds, workers.REGISTER_SECONDS)):
+            seconds -= workers.REGISTER_SECONDS
+            if seconds <= 0:
+                return
+            try:
+                self._register()
+            except SQLAlchemyError as error:
+                log.warning("this worker could not say that it is alive", error=f"{type(error).__name__}: {error}")
+
+    def _register(self) -> None:
+        slots = self._runner.slots
+        workers.register(self._runner.db, self._runner.worker, devices=slots.most, kind=slots.devices[0].name)
 
     def _until_due(self, longest: float) -> float:
         """Seconds until the next job's back-off is over, so that a crashed job is retried on time."""

@@ -46,11 +46,11 @@ def queue_positions(session: Session, project: str, jobs: Sequence[Job]) -> dict
         return {}
 
     at, free_in, job_seconds = now(session), _free_in(session), _job_seconds(session, project)
-    numbers, reasons = _numbers(session, waiting), workers.too_large(session, waiting)
+    numbers, lacking = _numbers(session, waiting), workers.lacking(session, waiting, at=at)
     positions = {}
     for job in waiting:
-        reason = reasons.get(job.id)
-        start = None if reason else _start(job, numbers[job.id], at, free_in, job_seconds)
+        start = None if job.id in lacking else _start(job, numbers[job.id], at, free_in, job_seconds)
+        reason = lacking.get(job.id) or _pause_after_crash(job, at)
         positions[job.id] = QueuePosition(numbers[job.id], start, reason)
     return positions
 
@@ -101,6 +101,12 @@ def _job_seconds(session: Session, project: str) -> float | None:
         if started is not None and ended is not None
     ]
     return statistics.median(durations) if durations else None
+
+
+def _pause_after_crash(job: Job, at: datetime) -> str | None:
+    if job.not_before is None or job.not_before <= at:
+        return None
+    return f"the end of a pause after a crash, at {job.not_before:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _start(

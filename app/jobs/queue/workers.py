@@ -1,7 +1,7 @@
-"""Which workers are alive, and whether one of them has enough devices for a job."""
+"""Which workers are alive, and why a waiting job cannot start now."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import delete, func, select
@@ -10,8 +10,10 @@ from sqlalchemy.orm import Session
 from app.db import Database, now
 from app.jobs.queue.tables import Job, Worker
 
-#: A worker registers at every sweep; one that has missed several sweeps is taken to be gone.
-PRESENT: Final = timedelta(minutes=2)
+#: A worker registers at least this often, between sweeps too.
+REGISTER_SECONDS: Final = 20.0
+#: A worker that has not registered for this long is taken to be gone: it has missed three times.
+PRESENT: Final = timedelta(minutes=1)
 FORGOTTEN: Final = timedelta(days=1)
 
 
@@ -23,22 +25,23 @@ def register(db: Database, worker: str, *, devices: int, kind: str) -> None:
         session.execute(delete(Worker).where(Worker.seen_at < at - FORGOTTEN))
 
 
-def too_large(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
-    """Why no worker could start them, for those of the waiting jobs that need more devices than any has.
+def remove(db: Database, worker: str) -> None:
+    """Records that this worker has stopped."""
+    with db.write() as session:
+        session.execute(delete(Worker).where(Worker.id == worker))
 
-    One query; none for jobs of one device.
-    """
-    large = [job for job in jobs if job.devices > 1]
-    if not large:
-        return {}
 
-    present = Worker.seen_at > now(session) - PRESENT
+def lacking(session: Session, jobs: Sequence[Job], *, at: datetime) -> dict[str, str]:
+    """What no worker alive has, for those of the waiting jobs that need it; by id, in one query."""
+    present = Worker.seen_at > at - PRESENT
     most, count = session.execute(select(func.max(Worker.devices), func.count()).where(present)).one()
-    return {job.id: _reason(job.devices, most, count) for job in large if job.devices > (most or 0)}
+
+    return {job.id: _no_worker(job.devices, most, count) for job in jobs if job.devices > (most or 0)}
 
 
-def _reason(devices: int, most: int | None, count: int) -> str:
+def _no_worker(devices: int, most: int | None, count: int) -> str:
+    needed = "a worker" if devices == 1 else f"a worker with {devices} devices"
     if not count:
-        return f"a worker with {devices} devices: no worker is alive now"
+        return f"{needed}: no worker is alive now; start one with `permafrost worker`"
     others = "the only worker alive has" if count == 1 else f"the largest of {count} workers has"
-    return f"a worker with {devices} devices: {others} {most}"
+    return f"{needed}: {others} {most}"

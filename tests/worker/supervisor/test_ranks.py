@@ -159,7 +159,10 @@ def test_large_job_keeps_its_place(deployment: Deployment, runner: Runner) -> No
 def test_job_that_no_worker_can_hold_waits_and_says_so(deployment: Deployment, runner: Runner) -> None:
     """It is not claimed, those behind it are, and its reader learns what it waits for."""
     huge, small = submit(deployment, devices=3), submit(deployment)
-    assert _waiting(deployment, huge) == "a worker with 3 devices: no worker is alive now"
+    assert (
+        _waiting(deployment, huge)
+        == "a worker with 3 devices: no worker is alive now; start one with `permafrost worker`"
+    )
     workers.register(deployment.db, runner.worker, devices=2, kind="cpu")
     assert _waiting(deployment, huge) == "a worker with 3 devices: the only worker alive has 2"
     assert _waiting(deployment, small) is None

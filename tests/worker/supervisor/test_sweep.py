@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 
 from app.db import now
 from app.jobs.queue import lifecycle
-from app.jobs.queue.tables import Job
+from app.jobs.queue.tables import Job, Worker
 from app.models.tables import Model
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
@@ -166,3 +166,26 @@ def test_unreadable_model_says_why(
         assert model.status == "failed"
         assert model.error is not None
         assert says in model.error
+
+
+def test_a_worker_is_alive_from_its_first_sweep_until_it_stops(
+    deployment: Deployment, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so between two sweeps, too, however rare they are: a waiting job's `waiting_for` depends on it."""
+    monkeypatch.setattr("app.jobs.queue.workers.REGISTER_SECONDS", 0.05)
+    runner.settings.sweep_seconds = 3600.0
+    sweeper = Bells(runner).sweeper
+
+    def seen_at() -> datetime | None:
+        with deployment.db.read() as session:
+            worker = session.get(Worker, runner.worker)
+            return worker.seen_at if worker is not None else None
+
+    sweeper.start()
+    try:
+        eventually(lambda: seen_at() is not None)
+        first = seen_at()
+        eventually(lambda: seen_at() != first)
+    finally:
+        sweeper.close()
+    assert seen_at() is None

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from app.db import Database, now
 from app.jobs import views
 from app.jobs.listing import Filters, page
-from app.jobs.queue import lifecycle, waiting
+from app.jobs.queue import lifecycle, waiting, workers
 from app.jobs.queue.attempt import AttemptUpdates, Outcome
 from app.jobs.queue.tables import Job
 from tests.app.conftest import Create
@@ -42,6 +42,7 @@ def test_places_are_counted_so_far_and_no_further(db: Database, monkeypatch: pyt
 
 def test_a_waiting_job_is_told_when_it_will_start(db: Database) -> None:
     """From what the running jobs say is left of them, then from how long this project's jobs took."""
+    workers.register(db, "w", devices=1, kind="cpu")
     ended, _ = lifecycle.submit(db, new_job(id="ftjob-ended"))
     lease = lifecycle.claim(db, worker="w", seconds=60)
     assert lease is not None
