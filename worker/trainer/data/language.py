@@ -15,7 +15,7 @@ from worker.trainer.data.chat import RenderedChat, Span
 from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.packing import pack
 from worker.trainer.data.sampler import Positions
-from worker.trainer.data.text import Tokens, pad_id, pad_targets, pad_tokens, refuse_slow
+from worker.trainer.data.text import Tokens, pad_id, pad_targets, pad_tokens, refuse_slow, run
 
 Row = Mapping[str, Any]
 
@@ -98,7 +98,7 @@ def tokenized(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool) -
 
     A chat template writes its own special tokens, so for a `chat` none are added, at the end neither.
     """
-    encoded = tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False)
+    encoded = run(tokenizer, text, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False)
     ids = list(encoded["input_ids"])
     learned = [any(start <= a < stop and b > a for start, stop in spans) for a, b in encoded["offset_mapping"]]
 

@@ -109,7 +109,7 @@ def encode_words(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[
     truncated = 0
 
     for row in rows:
-        encoded = tokenizer(row["tokens"], is_split_into_words=True, truncation=True, max_length=limit)
+        encoded = run(tokenizer, row["tokens"], is_split_into_words=True, truncation=True, max_length=limit)
         words = encoded.word_ids()
         begins = [word is not None and (at == 0 or words[at - 1] != word) for at, word in enumerate(words)]
         labels = [row["labels"][word] if first else IGNORED for word, first in zip(words, begins, strict=True)]
@@ -136,7 +136,7 @@ def tokenize(
     for at in range(0, len(texts), CHUNK):
         part = slice(at, at + CHUNK)
         both = (list(texts[part]), list(pairs[part])) if pairs else (list(texts[part]),)
-        encoded = tokenizer(*both, truncation=True, max_length=limit, return_attention_mask=False)
+        encoded = run(tokenizer, *both, truncation=True, max_length=limit, return_attention_mask=False)
         segments = encoded.get("token_type_ids") or [None] * len(both[0])
         sequences += [_tokens(ids, kinds) for ids, kinds in zip(encoded["input_ids"], segments, strict=True)]
         truncated += _count_cut(tokenizer, both, encoded["input_ids"], limit)
@@ -171,6 +171,19 @@ def pad_targets(targets: Sequence[NDArray[np.int64]], *, width: int) -> Tensor:
 
 def pad_id(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id)
+
+
+def run(tokenizer: Any, *texts: Any, **options: Any) -> Any:
+    """Calls the tokenizer. ModelError for what the tokenizers library raises as a bare Exception."""
+    try:
+        return tokenizer(*texts, **options)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        message = (
+            f"the tokenizer cannot encode a text: {str(error)[:200]}; it does not come with the model, or is damaged"
+        )
+        raise ModelError(message, param="model", code="tokenizer_does_not_fit") from error
 
 
 def refuse_slow(tokenizer: Any) -> None:
@@ -213,7 +226,10 @@ def _count_cut(
     full = [at for at, each in enumerate(ids) if len(each) >= limit]
     if not full:
         return 0
-    again = tokenizer(
-        *([texts[at] for at in full] for texts in texts_and_pairs), return_attention_mask=False, verbose=False
+    again = run(
+        tokenizer,
+        *([texts[at] for at in full] for texts in texts_and_pairs),
+        return_attention_mask=False,
+        verbose=False,
     )
     return sum(len(each) > limit for each in again["input_ids"])

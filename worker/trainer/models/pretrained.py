@@ -67,13 +67,14 @@ def load(
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
     model, info = _from_files(_auto_class(task), folder, config, dtype)
     words = tokenizer(folder) if task != "image-classification" else None
+    pictures = processor(folder) if task == "image-classification" else None
     grown, notes = _with_new_tokens(spec, model, words, seed=seed)
     return Pretrained(
         model=model,
         tokenizer=words,
-        processor=processor(folder) if task == "image-classification" else None,
+        processor=pictures,
         new=_new(info),
-        notes=(*_notes(info, stored), *notes),
+        notes=(*_notes(info, stored), *notes, *_missing_processor(task, pictures)),
         grown=grown,
     )
 
@@ -110,9 +111,11 @@ def tokenizer(folder: Path) -> Any:
     if (folder / "tokenizer.json").exists():
         tokenizers.check(folder / "tokenizer.json")
     try:
-        return AutoTokenizer.from_pretrained(folder, **SAFE)
+        loaded = AutoTokenizer.from_pretrained(folder, **SAFE)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"transformers could not load the tokenizer: {_first_line(error)}", param="model") from error
+    tokenizers.refuse_empty(loaded, folder)
+    return loaded
 
 
 def processor(folder: Path) -> Any:
@@ -126,6 +129,12 @@ def processor(folder: Path) -> Any:
         raise ModelError(
             f"transformers could not load the image processor: {_first_line(error)}", param="model"
         ) from error
+
+
+def _missing_processor(task: str, processor: Any) -> tuple[str, ...]:
+    if task != "image-classification" or processor is not None:
+        return ()
+    return ("the model's folder has no preprocessor_config.json: pictures are scaled to 0..1, and not resized",)
 
 
 def _with_new_tokens(

@@ -39,6 +39,22 @@ def check(path: Path) -> None:
             raise ModelError(message, param="model", code="explosive_pattern")
 
 
+def refuse_empty(tokenizer: Any, folder: Path) -> None:
+    """Raises ModelError for a tokenizer without a vocabulary, which reads every text as nothing.
+
+    transformers makes one where the folder has a vocabulary file that this kind of tokenizer does not read.
+    """
+    if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        return
+    names = [name for name in getattr(tokenizer, "vocab_files_names", {}).values() if name is not None]
+    present = sorted(path.name for path in folder.iterdir() if path.name.startswith(("vocab", "merges", "tokenizer")))
+    message = (
+        f"the tokenizer has no vocabulary: {type(tokenizer).__name__} reads {' or '.join(names)}, and the model's "
+        f"folder has {', '.join(present)}"
+    )
+    raise ModelError(message, param="model", code="tokenizer_does_not_fit")
+
+
 def explosive(pattern: str) -> bool:
     """Whether an unbounded repeat contains another one, or a choice: one text can then be matched in 2^n ways."""
     if len(pattern) > MAX_PATTERN:

@@ -15,7 +15,7 @@ from app.files import formats
 from app.specs.data import DataSpec
 from app.specs.models import TABULAR, ModelSpec, TransformersSpec
 from worker.protocol import WorkOrder, Workspace
-from worker.trainer.data import chat, images, language, preference, reading, tabular, text
+from worker.trainer.data import chat, images, language, preference, reading, tabular, text, token_check
 from worker.trainer.data.batch import Encoded, Examples
 from worker.trainer.data.reading import DataSplits, Row
 from worker.trainer.models import pretrained
@@ -112,6 +112,8 @@ def encode(
         if cut:
             notes.append(f"{cut} of {len(rows)} examples of the {param} are longer than {limit} tokens and were cut")
         notes += [f"{param}: {note}" for note in encoded.notes]
+        if task in TEXT:
+            notes += token_check.check(encoded.examples, loaded.model, loaded.tokenizer, lines=lines, param=param)
         parts.append(encoded.examples)
 
     assert parts[0] is not None
