@@ -38,7 +38,7 @@ def shortfall(connection: Connection) -> str | None:
         return "the database has no tables yet: run `permafrost migrate`"
     known = {each.revision for each in ScriptDirectory.from_config(config()).walk_revisions()}
     if found in known - {wanted}:
-        return f"the tables are of version {found}, this is {wanted}: run `permafrost migrate`"
+        return f"the tables are at version {found}, and this version needs {wanted}: run `permafrost migrate`"
     return None
 
 

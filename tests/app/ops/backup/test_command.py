@@ -1,7 +1,6 @@
 """A backup made while the service runs is one moment of it, whole; and it comes back with every byte."""
 
 import hashlib
-import json
 import os
 import stat
 import subprocess
@@ -194,23 +193,13 @@ def test_nothing_is_overwritten(live: TestClient, settings: Settings, elsewhere:
     with pytest.raises(BackupError, match="not empty"):
         command.read_back(settings, tmp_path / "backup")
     load_or_create(elsewhere.signing_key_path)
-    with pytest.raises(BackupError, match="another key than the backup's"):
+    with pytest.raises(BackupError, match="differs from the backup's key"):
         command.read_back(elsewhere, tmp_path / "backup")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
     with pytest.raises(BackupError, match="is not a backup"):
         command.write(settings, tmp_path / "photos")
     assert (tmp_path / "photos" / "holiday.jpg").exists()
-
-
-def test_the_other_kind_of_database_is_refused(tmp_path: Path) -> None:
-    """A dump of SQLite cannot go into PostgreSQL."""
-    settings = Settings(data_dir=tmp_path / "data")
-    upgrade(settings.database)
-    command.write(settings, tmp_path / "backup")
-    other = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/x"})
-    with pytest.raises(BackupError, match="of sqlite"):
-        command.read_back(other, tmp_path / "backup")
 
 
 def test_the_commands(tmp_path: Path) -> None:
@@ -240,29 +229,3 @@ def permafrost(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "app.cli.main", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-
-
-def test_no_password_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL's tools get it through their environment, which other users cannot read."""
-    from app.db import Database
-    from app.ops.backup.dump import _run
-
-    tool = tmp_path / "pg_dump"
-    tool.write_text('#!/bin/sh\ncd "$(dirname "$0")"; printf "%s\\n" "$@" > seen; echo "$PGPASSWORD" > env\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    db = Database("postgresql://user:canary@db.example/permafrost")
-    _run("pg_dump", db, "--format=custom")
-    db.close()
-    assert "canary" not in (tmp_path / "seen").read_text() and "user@db.example" in (tmp_path / "seen").read_text()
-    assert (tmp_path / "env").read_text() == "canary\n"
-    monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    with pytest.raises(BackupError, match="not on PATH"):
-        _run("pg_dump", db)
-
-
-def test_manifests_of_other_versions_are_refused(tmp_path: Path) -> None:
-    """Better than guessing what a field means."""
-    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 99}))
-    with pytest.raises(BackupError, match="another version"):
-        command.BackupManifest.load(tmp_path)

@@ -1,75 +1,27 @@
-"""`permafrost doctor`: each kind of disagreement is found, told, left alone without --repair, and mended with it."""
+"""Orphaned, missing and damaged blobs: found, left alone without --repair, and repaired with it."""
 
-import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
-from sqlalchemy import text, update
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app.db import new_id, now
 from app.files.tables import File
 from app.http.dependencies import Backends
 from app.jobs.queue import lifecycle
-from app.jobs.queue.tables import Checkpoint, Job
-from app.models.tables import Model
+from app.jobs.queue.tables import Job
 from app.ops.doctor.command import examine
 from app.ops.doctor.finding import Finding
-from app.ops.doctor.losses import LOST
 from app.storage.blobs import Storage
 from tests.app.conftest import AFFINE, rows, upload_to
 from tests.app.jobs.jobs import new_job
+from tests.app.ops.doctor.services import OLD, aged, blob_of, kinds, put
 from worker.supervisor import bases
-
-OLD = 7200.0
-
-
-@pytest.fixture
-def backends(application: FastAPI) -> Iterator[Backends]:
-    """On SQLite, then on PostgreSQL."""
-    made: Backends = application.state.backends
-    yield made
-    made.database.close()
-
-
-@pytest.fixture
-def look(backends: Backends) -> Callable[..., list[Finding]]:
-    def examine_it(**options: Any) -> list[Finding]:
-        return examine(backends.settings, **options)
-
-    return examine_it
-
-
-def put(storage: Storage, data: bytes, *, age: float = OLD) -> str:
-    with storage.writer() as writer:
-        writer.write(data)
-    return aged(storage, writer.blob.key, age)
-
-
-def aged(storage: Storage, key: str, age: float = OLD) -> str:
-    assert storage.root is not None
-    os.utime(storage.root / key, (time.time() - age,) * 2)
-    return key
-
-
-def kinds(findings: list[Finding]) -> list[tuple[str, str]]:
-    return [(each.kind, each.object) for each in findings]
-
-
-def row_of(backends: Backends, kind: type[Any], row_id: str) -> Any:
-    with backends.database.read() as session:
-        return session.get(kind, row_id)
-
-
-def blob_of(backends: Backends, file_id: str) -> str:
-    return str(row_of(backends, File, file_id).blob)
 
 
 def test_a_service_in_order_has_no_findings(api: TestClient, look: Callable[..., list[Finding]]) -> None:
@@ -138,7 +90,7 @@ def test_a_row_that_comes_while_the_doctor_works_keeps_its_bytes(
 
     monkeypatch.setattr(Storage, "quarantine", with_a_row)
     (finding,) = look(repair=True)
-    assert "back in its place" in str(finding.done)
+    assert "moved back" in str(finding.done)
     assert backends.storage.exists(key) and look(deep=True) == []
 
 
@@ -146,25 +98,6 @@ def claimed(backends: Backends) -> Job:
     job, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
     assert lifecycle.claim(backends.database, worker="here", seconds=60)
     return job
-
-
-def test_lost_bytes_mark_their_rows_until_they_are_back(
-    api: TestClient, backends: Backends, look: Callable[..., list[Finding]]
-) -> None:
-    """A file without bytes says so through the API; the same bytes, put back, make it whole again."""
-    file = upload_to(api)(b"precious", name="a.txt")
-    key = blob_of(backends, file)
-    backends.storage.remove_file(key)
-    (finding,) = look()
-    assert (finding.kind, finding.object) == ("missing_blob", key) and f"files {file}" in finding.message
-    look(repair=True)
-    answer = api.get(f"files/{file}").json()
-    assert (answer["status"], answer["status_details"]) == ("error", LOST)
-    (again,) = look()
-    assert again.open and again.remedy is None, "nothing more can be done, and it is still wrong"
-    put(backends.storage, b"precious")
-    assert [each.kind for each in look(repair=True)] == ["recovered_row"]
-    assert api.get(f"files/{file}").json()["status"] == "processed" and look() == []
 
 
 def test_a_base_is_stored_again_from_the_models_folder(backends: Backends, look: Callable[..., list[Finding]]) -> None:
@@ -235,91 +168,6 @@ def test_an_older_database_beside_newer_blobs(
     assert (aside / "checkpoints" / "step-00000002").is_dir() and look() == []
 
 
-def test_a_stale_lease_is_taken_over(backends: Backends, look: Callable[..., list[Finding]]) -> None:
-    """A lease that no worker's sweep has taken over in time: the job waits again, and the crash is counted."""
-    job = claimed(backends)
-    with backends.database.write() as session:
-        session.execute(update(Job).values(lease_until=now(session) - timedelta(minutes=5)))
-    (finding,) = look()
-    assert (finding.kind, finding.object) == ("stale_lease", job.id) and "here" in finding.message
-    assert row_of(backends, Job, job.id).status == "running"
-    look(repair=True)
-    after = row_of(backends, Job, job.id)
-    assert (after.status, after.crashes, after.lease_owner) == ("queued", 1, None) and look() == []
-
-
-def test_leftovers_of_killed_processes(backends: Backends, look: Callable[..., list[Finding]]) -> None:
-    """Temporary files, attempts that are over and half checkpoints go; what may still be at work stays."""
-    waiting, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
-    with backends.database.write() as session:
-        session.execute(update(Job).values(attempt=2))
-    folder = backends.settings.work / waiting.id
-    whole = checkpoint(folder / "checkpoints" / "step-00000004", b"state")
-    torn = checkpoint(folder / "checkpoints" / "step-00000006", b"state")
-    (torn / "state.json").write_bytes(b"st")
-    for name in ("a1", "a2", "a3", "checkpoints/.step-00000008.1.tmp"):
-        (folder / name).mkdir(parents=True)
-    incoming = backends.storage.root / "incoming" / "tmp1"  # type: ignore[operator]
-    incoming.write_bytes(b"half")
-    assert [each for each in look() if each.kind not in ("damaged_checkpoint", "checkpoint_without_row")] == []
-    for path in (*folder.rglob("*"), incoming):
-        os.utime(path, (time.time() - OLD,) * 2)
-    found = look(repair=True)
-    assert sorted(each.kind for each in found) == [
-        "checkpoint_without_row",
-        "damaged_checkpoint",
-        "leftover_attempt",
-        "leftover_attempt",
-        "unfinished_checkpoint",
-        "unfinished_upload",
-    ]
-    assert sorted(path.name for path in folder.iterdir()) == ["a3", "checkpoints"]
-    assert list((folder / "checkpoints").iterdir()) == [whole] and not incoming.exists()
-    with backends.database.write() as session:
-        session.add(Checkpoint(id="c", job_id=waiting.id, created_at=now(session), step=4, attempt=1, metrics={}))
-    assert look(deep=True) == []
-    (whole / "state.json").write_bytes(b"STATE")
-    assert [each.kind for each in look()] == [] and [each.kind for each in look(deep=True)] == ["damaged_checkpoint"]
-
-
-def checkpoint(folder: Path, content: bytes) -> Path:
-    import hashlib
-
-    folder.mkdir(parents=True)
-    (folder / "state.json").write_bytes(content)
-    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps({"files": {"state.json": entry}}))
-    return folder
-
-
-def test_folders_of_ended_jobs_go(backends: Backends, look: Callable[..., list[Finding]]) -> None:
-    """A worker's sweep removes them; where no worker is left, the doctor does."""
-    job, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
-    lifecycle.cancel(backends.database, "default", job.id)
-    folder = backends.settings.work / job.id / "checkpoints"
-    folder.mkdir(parents=True)
-    assert look() == []
-    assert [each.kind for each in look(repair=True, older_than=0)] == ["leftover_folder"]
-    assert not folder.parent.exists()
-
-
-def test_expired_files_go_with_their_bytes(
-    api: TestClient, backends: Backends, look: Callable[..., list[Finding]]
-) -> None:
-    """Not while a job that has not ended needs them; and no expired file is a fault."""
-    needed, done = upload_to(api)(rows()), upload_to(api)(b"done", name="b.txt")
-    assert api.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": needed}).status_code == 200
-    with backends.database.write() as session:
-        session.execute(update(File).values(expires_at=now(session) - timedelta(days=1)))
-    (note,) = look()
-    assert (note.kind, note.object, note.open) == ("expired_file", done, False)
-    key = blob_of(backends, done)
-    look(repair=True)
-    assert row_of(backends, File, done) is None and row_of(backends, File, needed) is not None
-    assert [each.kind for each in look(repair=True, older_than=0)] == ["orphan_blob"]
-    assert not backends.storage.exists(key)
-
-
 def test_quarantine_is_emptied_on_request(backends: Backends, look: Callable[..., list[Finding]]) -> None:
     """After so many days, and only with --repair."""
     put(backends.storage, b"nobody's")
@@ -331,15 +179,6 @@ def test_quarantine_is_emptied_on_request(backends: Backends, look: Callable[...
     assert list(backends.storage.quarantined())
     assert [each.done for each in look(purge=7, repair=True)] == ["deleted"]
     assert list(backends.storage.quarantined()) == []
-
-
-def test_missing_events_are_told(backends: Backends, look: Callable[..., list[Finding]]) -> None:
-    """Nobody can bring an event back, so it takes a person."""
-    job, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
-    with backends.database.write() as session:
-        session.execute(text("DELETE FROM job_events"))
-    (finding,) = look(repair=True)
-    assert (finding.kind, finding.object, finding.open) == ("lost_events", job.id, True)
 
 
 def test_an_object_store_is_looked_after_too(backends: Backends, request: pytest.FixtureRequest) -> None:
@@ -356,19 +195,3 @@ def test_an_object_store_is_looked_after_too(backends: Backends, request: pytest
         session.add(row)
     assert [each.done for each in examine(settings, repair=True)] == ["moved back from quarantine"]
     assert examine(settings, deep=True) == []
-
-
-def test_no_job_starts_from_a_lost_model(
-    backends: Backends, look: Callable[..., list[Finding]], api: TestClient
-) -> None:
-    """Its row says what is missing, and a request that names it is refused with that."""
-    folder = backends.settings.models / "tiny"
-    copy_of_affine(folder)
-    model = bases.register(backends.database, backends.storage, folder, model_id="tiny")
-    shutil.rmtree(folder)
-    backends.storage.remove_file(next(each["blob"] for each in model.files if each["name"] == "model.safetensors"))
-    look(repair=True)
-    assert row_of(backends, Model, "tiny").error == LOST
-    file = upload_to(api)(rows())
-    refused = api.post("fine_tuning/jobs", json={"model": "tiny", "training_file": file})
-    assert refused.status_code == 400 and "missing from the storage" in refused.json()["error"]["message"]

@@ -1,0 +1,80 @@
+"""`permafrost submit`, `watch` and `preview` against a running service."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from app.db import Database
+from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Outcome
+from tests.app.cli.commands import Command
+from tests.app.conftest import AFFINE, rows
+from tests.app.jobs.jobs import claim, finish
+
+
+def test_submit_watch_and_preview_talk_to_a_server(
+    permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path
+) -> None:
+    """A job's id on standard output; watching ends with the verdict in the exit code."""
+    db: Database = embedded.state.backends.database
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows())))
+    policy = '{"freeze": ["weight"]}'
+    submitted = permafrost(
+        "submit", str(file), "--model", json.dumps(AFFINE), "--policy", policy, "--seed", "3", "--server", socket_url
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    job = submitted.stdout.strip()
+    assert f"{socket_url}/jobs/{job}" in submitted.stderr
+    finish(db, claim(db), verdict="violated")
+    watched = permafrost("watch", job, PERMAFROST_SERVER=socket_url)
+    assert watched.returncode == 1
+    assert "succeeded, evidence violated" in watched.stderr
+    assert "violation: weight at step 1" in watched.stderr
+    shown = permafrost("preview", "--model", json.dumps(AFFINE), "--policy", policy, "--server", socket_url)
+    assert shown.returncode == 0
+    assert re.search(r"weight.*freeze", shown.stdout)
+    assert "frozen: 1 tensor, 2 elements" in shown.stdout
+
+
+def test_a_piped_watch_writes_lines(permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path) -> None:
+    """A line for each state, then how it ended with the lines of the data; what users wrote is no markup."""
+    db: Database = embedded.state.backends.database
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows())))
+    job = permafrost("submit", str(file), "--model", json.dumps(AFFINE), "--server", socket_url).stdout.strip()
+    problem = {"line": 7, "field": "x", "code": "c", "message": "x is [/red]"}
+    failed = {"code": "invalid_training_data", "message": "1 problem [/bold]", "param": None, "errors": [problem]}
+
+    def end() -> None:
+        lifecycle.finish(db, claim(db), Outcome("failed", error=failed))
+
+    asked = threading.Timer(3, end)  # later or sooner, the lines are the same but for those of the queue
+    asked.start()
+    done = permafrost("watch", job, PERMAFROST_SERVER=socket_url)
+    asked.join()
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[-3:] == ["failed, evidence incomplete", "1 problem [/bold]", "  line 7: x is [/red]"]
+    assert set(lines[:-3]) <= {"queued, position 1", "running"}
+
+
+def test_a_refusal_is_shown_with_its_lines(permafrost: Command, socket_url: str, tmp_path: Path) -> None:
+    """The service's own message, and code 1."""
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"x":[1,2],"y":1}\n{"x":[1],"y":1}\n')
+    done = permafrost("submit", str(file), "--model", json.dumps(AFFINE), "--server", socket_url)
+    assert done.returncode == 1
+    assert "line 2:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_away_is_a_sentence(permafrost: Command) -> None:
+    """And a hint."""
+    done = permafrost("watch", "ftjob-1", PERMAFROST_SERVER="http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "permafrost serve" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,47 @@
+"""`permafrost keys signing`: list, rotate, revoke, and what it says when there is no key."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app.cli.signing_keys import app
+from app.evidence.format.keys import load_or_create
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "signing.pem"
+    load_or_create(path)
+    return path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_life_of_a_signing_key(key: Path) -> None:
+    """Listed, rotated to another algorithm, and the old one revoked."""
+    old = run("list", "--path", str(key)).stdout.split()[0]
+    rotated = run("rotate", "--algorithm", "ecdsa-p256", "--path", str(key))
+    assert rotated.exit_code == 0 and "also signs for" in rotated.stdout
+
+    listed = run("list", "--path", str(key)).stdout.splitlines()
+    assert len(listed) == 2 and any("ecdsa-p256" in line for line in listed)
+    revoked = run("revoke", old, "--path", str(key))
+    assert revoked.exit_code == 0 and f"{old} is revoked" in revoked.stdout
+    (line,) = [line for line in run("list", "--path", str(key)).stdout.splitlines() if line.startswith(old)]
+    assert "revoked" in line
+
+
+def test_no_key_yet_is_a_sentence(tmp_path: Path) -> None:
+    """With the path, code 1, and who creates it."""
+    result = run("list", "--path", str(tmp_path / "none.pem"))
+    assert result.exit_code == 1
+    assert "none" in result.stderr and "a worker creates it" in result.stderr
+
+
+def test_an_unknown_key_id_is_a_sentence(key: Path) -> None:
+    """Not a traceback."""
+    result = run("revoke", "0" * 64, "--path", str(key))
+    assert result.exit_code == 1 and result.stderr.strip() and "Traceback" not in result.stderr

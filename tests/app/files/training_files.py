@@ -1,0 +1,60 @@
+"""Good training files of every task, and what validation says about a file."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import DataError
+from app.files import formats
+from app.files.formats import validate
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+
+
+PREFERRED = {
+    "input": {"messages": CHAT["messages"][:1], "tools": []},
+    "preferred_output": CHAT["messages"][1:],
+    "non_preferred_output": [{"role": "assistant", "content": "no"}],
+}
+
+
+GOOD = {
+    "causal-lm": [CHAT, CHAT],
+    "text-classification": [{"text": "a", "label": "x"}, {"text": "b", "label": "y", "text_pair": "c"}] * 2,
+    "text-regression": [{"text": "a", "label": 1}, {"text": "b", "label": -0.5}],
+    "token-classification": [{"tokens": ["a", "b"], "labels": ["O", "X"]}, {"tokens": ["c"], "labels": ["O"]}],
+    "pairs": [{"anchor": "a", "positive": "b"}] * 2,
+    "preference": [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 2,
+    "image-classification": [{"image": base64.b64encode(PNG).decode(), "label": n} for n in "abab"],
+    "tabular-regression": [{"x": [1, 2.5], "y": 3}, {"x": [0, -1], "y": 4.0}],
+    "tabular-classification": [{"x": [1, 2], "y": "a"}, {"x": [0, 1], "y": "b"}] * 2,
+}
+
+
+def lines(*records) -> bytes:
+    return b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in records)
+
+
+def problems(path: Path, **how) -> list[dict]:
+    how = {"format": "jsonl"} | how
+    with pytest.raises(DataError) as caught:
+        validate(path, **how)
+    assert caught.value.code == "invalid_training_data"
+    assert caught.value.param == "training_file"
+    assert all(set(entry) == {"line", "field", "code", "message"} for entry in caught.value.errors)
+    return caught.value.errors
+
+
+def found(path: Path, **how) -> list[tuple[int | None, str | None, str]]:
+    return [(entry["line"], entry["field"], entry["code"]) for entry in problems(path, **how)]
+
+
+def read(path: Path, **how) -> Iterator[dict]:
+    """The examples without their lines."""
+    return (example for _, example in formats.read(path, **how))
