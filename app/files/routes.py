@@ -1,7 +1,6 @@
 """/v1/files: upload, list, read, delete."""
 
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -50,7 +49,7 @@ async def create_file(request: Request, who: Who, db: Db, storage: Blobs, settin
     except (PermafrostError, SQLAlchemyError):
         # Without the database, nothing says whether the blob is needed: the doctor finds it later.
         with suppress(PermafrostError, SQLAlchemyError):
-            await run_in_threadpool(_discard, db, storage, upload.blob.key, datetime.now(UTC))
+            await run_in_threadpool(_discard, db, storage, upload.blob.key)
         raise
 
 
@@ -117,7 +116,7 @@ def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDelete
         session.flush()
         last = not blob_in_use(session, row.blob)
     if last:
-        storage.delete(row.blob, named_since=row.created_at)
+        storage.delete(row.blob)
     return FileDeleted(id=file_id)
 
 
@@ -127,9 +126,9 @@ def _refuse_early(db: Database, project: str, asked: int, limit: int) -> None:
         check_quota(session, project, asked=max(1, asked), limit=limit)
 
 
-def _discard(db: Database, storage: Storage, blob: str, stored: datetime) -> None:
+def _discard(db: Database, storage: Storage, blob: str) -> None:
     """Delete a blob that was just stored, unless a row uses it."""
     with db.read() as session:
         used = blob_in_use(session, blob)
     if not used:
-        storage.delete(blob, named_since=stored)
+        storage.delete(blob)

@@ -175,7 +175,7 @@ def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDelet
         session.flush()
         unused = [blob for blob in blobs if not blob_in_use(session, blob)]
     for blob in unused:
-        storage.delete(blob, named_since=row.created_at)
+        storage.delete(blob)
     return ModelDeleted(id=model)
 
 

@@ -1,4 +1,4 @@
-"""Blobs by content: a local folder or an object store. A blob is there whole, or not at all."""
+"""Content-addressed blobs in a local folder or an object store. A blob exists complete, or not at all."""
 
 import errno
 import fcntl
@@ -9,8 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -22,26 +21,32 @@ from app.storage.stored_file import StoredFile
 __all__ = ["CHUNK", "Blob", "BlobWriter", "Storage", "StoredFile", "key_of", "sync_folder"]
 
 CHUNK = 1 << 20
-#: A full disk, a full quota, and a file that may not grow.
+#: Errors of a full disk, a full quota, and a file that may not grow.
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-#: Whoever stores a blob writes the row that names it within this time.
+#: A process that stores a blob commits the row that refers to it within this time.
 UNSETTLED_SECONDS: Final = 3600.0
-#: A backup that has not been heard of for so long has died.
+#: A backup that has not renewed its protection for this long has died.
 PROTECT_SECONDS: Final = 3600.0
 QUARANTINE: Final = "quarantine"
-#: A file that is being stored is not looked at before it has lain still for so long.
+#: Marks of blobs whose bytes were stored again while they existed.
+_AGAIN: Final = "again"
+#: Protections of running backups. The folder has this name for the sake of older versions beside this one.
+_PROTECTIONS: Final = "holds"
+#: A file in `incoming` is not judged before it has been unchanged for this long.
 ABANDONED_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
+    """A stored blob: its key in the storage, and its digest and size in bytes."""
+
     key: str
     sha256: str
     size: int
 
 
 class BlobWriter:
-    """Takes bytes, hashes them as they come; `blob` is set once the block around it has ended."""
+    """Takes bytes and hashes them as they come. `blob` is set when the block around the writer has ended."""
 
     blob: Blob
 
@@ -81,113 +86,118 @@ class Storage:
                     file.flush()
                     os.fsync(file.fileno())
                     writer.blob = Blob(key_of(writer.sha256()), writer.sha256(), writer.size)
-                    self._store.publish(temporary, writer.blob.key)
+                    self._store.publish(temporary, writer.blob.key, again=_mark_of(writer.blob.key))
             finally:
                 temporary.unlink(missing_ok=True)
 
     def put(self, path: Path) -> Blob:
+        """Stores a copy of a file."""
         with path.open("rb") as source, self.writer() as writer:
             while chunk := source.read(CHUNK):
                 writer.write(chunk)
         return writer.blob
 
     def open(self, key: str) -> BinaryIO:
+        """The blob's bytes. Raises NotFound."""
         with missing_blob_explained(key):
             return self._store.open(key)
 
     def fetch(self, key: str, to: Path) -> Path:
-        """Makes the blob readable at `to`: a symbolic link where blobs are local files, else a copy."""
+        """Makes the blob readable at `to`, by a symbolic link to a local file or else a copy. Raises NotFound."""
         to.parent.mkdir(parents=True, exist_ok=True)
         with missing_blob_explained(key):
             self._store.fetch(key, to)
         return to
 
     def exists(self, key: str) -> bool:
+        """Whether the blob is stored."""
         return self._store.exists(key)
 
-    def delete(self, key: str, *, named_since: datetime | None = None) -> bool:
-        """Removes a blob that no row names any more; False where it stays for `permafrost doctor`.
+    def delete(self, key: str) -> bool:
+        """Removes a blob that no row refers to any more. False if it was kept, for `permafrost doctor` to find.
 
-        `named_since` is when the last row that named it was made. Bytes that were stored again since then may be those
-        of a row that is just being written. And while a backup reads, nothing goes.
+        It is kept if its bytes were stored again within the last hour, since the row of whoever did so may not be
+        committed yet, whatever project it belongs to; and while a backup is reading.
         """
         if self._protected():
             return False
-        if named_since is None:
-            self._store.remove(key)
-            return True
-        settled = max(named_since.timestamp(), time.time() - UNSETTLED_SECONDS)
-        return self._store.remove_untouched(key, settled)
+        return self._store.remove_unless_marked(key, again=_mark_of(key), since=time.time() - UNSETTLED_SECONDS)
 
     def remove_abandoned(self) -> None:
-        """Files of writers that were killed: nobody has written to them for a while, and nobody holds their lock."""
-        for entry in self.unfinished():
-            if entry.modified < time.time() - ABANDONED_SECONDS and self.root is not None:
-                with suppress(OSError), (self.root / entry.key).open("rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    (self.root / entry.key).unlink()
+        """Removes files of writers that were killed: unchanged for a while, and not locked by their writer."""
+        for file in self.unfinished():
+            if file.modified < time.time() - ABANDONED_SECONDS and self.root is not None:
+                with suppress(OSError), (self.root / file.key).open("rb") as handle:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    (self.root / file.key).unlink()
 
-    # ---- what only the doctor and backups need
+    # ---- for the doctor and for backups
 
     def blobs(self) -> Iterator[StoredFile]:
-        """Whatever lies where blobs lie, be it one or not."""
-        return self._store.list("sha256")
+        """Every file among the blobs, blob or not. Its time is when its bytes were last stored."""
+        again = {file.key.removeprefix(f"{_AGAIN}/"): file.modified for file in self._store.list(_AGAIN)}
+        for file in self._store.list("sha256"):
+            yield replace(file, modified=max(file.modified, again.get(file.key, 0.0)))
 
     def unfinished(self) -> Iterator[StoredFile]:
         """Files of writers that are at work, or were killed."""
         return self._store.list("incoming") if self.root is not None else iter(())
 
     def quarantined(self) -> Iterator[StoredFile]:
+        """Files that `quarantine` has moved, by the time when it did."""
         return self._store.list(QUARANTINE)
 
     def quarantine(self, key: str) -> None:
-        """Takes a file out of sight, and keeps it."""
+        """Moves a file to where no reader finds it, and keeps it."""
         with suppress(FileNotFoundError):
             self._store.move(key, f"{QUARANTINE}/{key}")
 
     def bring_back(self, key: str) -> None:
+        """Moves a file back from quarantine."""
         self._store.move(f"{QUARANTINE}/{key}", key)
 
     def remove_file(self, key: str) -> None:
-        """Any file of the storage, by its whole name."""
+        """Removes any file of the storage, by its key."""
         self._store.remove(key)
 
     @contextmanager
     def protect(self) -> Iterator[Callable[[], None]]:
-        """Until the block ends, nothing is deleted by anybody: for who reads by a list that is getting old.
+        """Prevents every deletion until the block ends, for a process that reads from a list that is getting old.
 
-        Call what it gives now and then: a hold that is not renewed is taken for a dead one's.
+        Call the function that it yields now and then: the protection of a process that stops doing so ends.
         """
-        name = f"holds/{uuid.uuid4().hex}"
-        again = Path(self._store.incoming or tempfile.gettempdir()) / uuid.uuid4().hex
+        name = f"{_PROTECTIONS}/{uuid.uuid4().hex}"
         renewed = 0.0
 
         def renew() -> None:
             nonlocal renewed
             if time.monotonic() - renewed > PROTECT_SECONDS / 60 or not renewed:
-                again.touch()
-                self._store.publish(again, name)
+                self._store.mark(name)
                 renewed = time.monotonic()
 
         try:
             renew()
             yield renew
         finally:
-            again.unlink(missing_ok=True)
             self._store.remove(name)
 
     def _protected(self) -> bool:
-        return any(entry.modified > time.time() - PROTECT_SECONDS for entry in self._store.list("holds"))
+        return any(file.modified > time.time() - PROTECT_SECONDS for file in self._store.list(_PROTECTIONS))
+
+
+def _mark_of(key: str) -> str:
+    return f"{_AGAIN}/{key}"
 
 
 def _mark_as_alive(handle: int) -> None:
-    """The kernel gives the lock back when its holder is dead."""
+    """Locks the file, until the kernel releases the lock of a process that has ended."""
     with suppress(OSError):  # a file system without locks keeps such files for the doctor
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 @contextmanager
 def out_of_space_explained(what: str) -> Iterator[None]:
+    """Raises OutOfSpace in the place of the operating system's errors of a full disk."""
     try:
         yield
     except OSError as error:
@@ -198,6 +208,7 @@ def out_of_space_explained(what: str) -> Iterator[None]:
 
 @contextmanager
 def missing_blob_explained(key: str) -> Iterator[None]:
+    """Raises NotFound in the place of FileNotFoundError."""
     try:
         yield
     except FileNotFoundError:
@@ -205,4 +216,5 @@ def missing_blob_explained(key: str) -> Iterator[None]:
 
 
 def key_of(sha256: str) -> str:
+    """The key of the blob with this digest."""
     return f"sha256/{sha256[:2]}/{sha256}"

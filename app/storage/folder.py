@@ -1,8 +1,9 @@
-"""Blobs as files of a folder, local or shared. A file appears whole under its name, or not at all."""
+"""Blobs as files of a folder, local or shared. A file appears complete under its name, or not at all."""
 
+import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,33 +11,46 @@ from app.storage.stored_file import StoredFile
 
 
 class FolderStore:
-    """Files below `root`; what is being written lies in `incoming`, on the same file system."""
+    """Files below `root`. Files that are being written are in `incoming`, on the same file system.
+
+    A published file is never written to, renamed or dated again while it is in use: processes that read it take a new
+    modification time for a change, and a sandboxed trainer may only open the very file that was staged for it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.incoming = root / "incoming"
         self.incoming.mkdir(parents=True, exist_ok=True)
 
-    def publish(self, temporary: Path, key: str) -> None:
-        """Moves a flushed file of `incoming` to its name; where the bytes are there already, they count as new."""
+    def publish(self, temporary: Path, key: str, *, again: str) -> None:
+        """Moves a flushed file of `incoming` to its name. A file that exists stays as it is: `again` is marked."""
         target = self.root / key
-        # Whoever is about to remove the blob sees from its time that somebody wants it again.
-        with suppress(FileNotFoundError, PermissionError):
-            if target.stat().st_size == temporary.stat().st_size:
-                os.utime(target)
-                return
-        made = [folder for folder in (target.parent, target.parent.parent) if not folder.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.chmod(0o444)
-        temporary.replace(target)
-        for folder in (target.parent, *(each.parent for each in made)):
-            sync_folder(folder)
+        with self._locked(key):
+            with suppress(FileNotFoundError):
+                if target.stat().st_size == temporary.stat().st_size:
+                    self.mark(again)
+                    # Where locks do not work, it may have been removed before the mark was there.
+                    if target.exists():
+                        return
+
+            created = [folder for folder in (target.parent, target.parent.parent) if not folder.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.chmod(0o444)
+            temporary.replace(target)
+            for folder in (target.parent, *(folder.parent for folder in created)):
+                sync_folder(folder)
+
+    def mark(self, key: str) -> None:
+        """Creates an empty file with the current time, or gives it the current time."""
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
     def open(self, key: str) -> BinaryIO:
         return (self.root / key).open("rb")
 
     def fetch(self, key: str, to: Path) -> None:
-        """A link: the file is here already."""
+        """Makes `to` a symbolic link to the file."""
         if not (self.root / key).is_file():
             raise FileNotFoundError(key)
         to.symlink_to(self.root / key)
@@ -47,23 +61,29 @@ class FolderStore:
     def remove(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
 
-    def remove_untouched(self, key: str, since: float) -> bool:
-        """Removes a blob unless `publish` has touched it after `since`; publishers meanwhile make it anew."""
+    def remove_unless_marked(self, key: str, *, again: str, since: float) -> bool:
+        """Removes a blob and its mark, unless it was marked after `since`. Publishers wait for it meanwhile."""
         target, aside = self.root / key, self.root / "quarantine" / key
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            target.rename(aside)  # a process that dies here leaves it where the doctor finds it
-            wanted = aside.stat().st_mtime > since
-            if wanted:
-                # A link, since another publisher may have put the same bytes there by now.
-                with suppress(FileExistsError):
-                    os.link(aside, target)
-            aside.unlink()
-            return not wanted
+        with self._locked(key):
+            if self._marked(again) > since:
+                return False
+
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                target.rename(aside)  # a process that dies here leaves it where the doctor finds it
+                # Where locks do not work, a publisher may have found the file just before it was renamed.
+                wanted = self._marked(again) > since
+                if wanted:
+                    with suppress(FileExistsError):  # published again by now
+                        os.link(aside, target)
+                aside.unlink()
+                if wanted:
+                    return False
+            self.remove(again)
         return True
 
     def move(self, key: str, to: str) -> None:
-        """Under another name, and dated now."""
+        """Renames a file and gives it the current time."""
         target = self.root / to
         target.parent.mkdir(parents=True, exist_ok=True)
         (self.root / key).rename(target)
@@ -72,7 +92,7 @@ class FolderStore:
             sync_folder(folder)
 
     def list(self, prefix: str) -> Iterator[StoredFile]:
-        """Every file below a folder of the store; what vanishes meanwhile is passed over."""
+        """Every file below a folder of the store, except for files that disappear meanwhile."""
         for folder, _, names in os.walk(self.root / prefix):
             for name in names:
                 path = Path(folder) / name
@@ -80,9 +100,25 @@ class FolderStore:
                     status = path.lstat()
                     yield StoredFile(str(path.relative_to(self.root)), status.st_size, status.st_mtime)
 
+    def _marked(self, key: str) -> float:
+        try:
+            return (self.root / key).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """Publishers and removers of one blob take turns, so that no reader ever finds a wanted blob missing."""
+        path = self.root / "locks" / Path(key).name[:2]
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab") as file:
+            with suppress(OSError):  # a file system without locks: the two are still safe, see above
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
 
 def sync_folder(folder: Path) -> None:
-    """A rename lasts through a power cut only once its folder has been written too."""
+    """Writes a folder to disk: without it, a rename in the folder may not survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -3,7 +3,7 @@
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, Final, ParamSpec, TypeVar
@@ -61,11 +61,22 @@ class ObjectStore:
         self.incoming: Path | None = None  # the machine's own folder for temporary files
 
     @_explained
-    def publish(self, temporary: Path, key: str) -> None:
-        """Uploads the file even if the object exists: a new time keeps `remove_untouched` from removing it."""
+    def publish(self, temporary: Path, key: str, *, again: str) -> None:
+        """Uploads a file. An object of that name and size is left as it is: `again` is marked."""
         files, path = self._at(key)
+        if self._has(key, temporary):
+            self.mark(again)
+            if self._has(key, temporary):  # it was not removed before the mark was there
+                return
         self._make_folder(files, path)
         files.put_file(str(temporary), path)
+
+    @_explained
+    def mark(self, key: str) -> None:
+        """Creates an empty object, or gives it the current time."""
+        files, path = self._at(key)
+        self._make_folder(files, path)
+        files.pipe_file(path, b"")
 
     @_explained
     def open(self, key: str) -> BinaryIO:
@@ -76,10 +87,9 @@ class ObjectStore:
     @_explained
     def fetch(self, key: str, to: Path) -> None:
         """Copies the object to `to`, which appears complete or not at all."""
-        files, path = self._at(key)
         partial = to.with_name(f".{to.name}.partial")
         try:
-            with files.open(path, "rb", block_size=BLOCK) as source, partial.open("wb") as target:
+            with self.open(key) as source, partial.open("wb") as target:
                 shutil.copyfileobj(source, target, CHUNK)
             partial.replace(to)
         finally:
@@ -97,21 +107,19 @@ class ObjectStore:
     @_explained
     def remove(self, key: str) -> None:
         files, path = self._at(key)
-        try:
+        with suppress(FileNotFoundError):
             files.rm_file(path)
-        except FileNotFoundError:
-            return
 
     @_explained
-    def remove_untouched(self, key: str, since: float) -> bool:
-        """Removes the object if it was not published after `since`. Between check and removal is one round trip."""
+    def remove_unless_marked(self, key: str, *, again: str, since: float) -> bool:
+        """Removes a blob and its mark, unless it was marked after `since`. Between look and removal is a round trip."""
         files, path = self._at(key)
-        try:
-            if _modified(files.info(path)) > since:
+        with suppress(FileNotFoundError):
+            if _modified(files.info(self._at(again)[1])) > since:
                 return False
+        with suppress(FileNotFoundError):
             files.rm_file(path)
-        except FileNotFoundError:
-            return True
+        self.remove(again)
         return True
 
     @_explained
@@ -149,6 +157,13 @@ class ObjectStore:
         except Exception:  # any other error does not mean that the bucket is missing
             return True
         return True
+
+    def _has(self, key: str, temporary: Path) -> bool:
+        files, path = self._at(key)
+        try:
+            return int(files.info(path)["size"] or 0) == temporary.stat().st_size
+        except FileNotFoundError:
+            return False
 
     @property
     def _in_bucket(self) -> bool:

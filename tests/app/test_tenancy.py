@@ -1,12 +1,18 @@
 """Every route, taken from the application itself: with every role, with another project's objects, and with no key."""
 
+import hashlib
+import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from tests.app.conftest import AFFINE
+from app.evidence.format.digest import sha256_file
+from app.storage.blobs import Storage
+from tests.app.conftest import AFFINE, rows
 from tests.app.guarded import ROLES, Guarded, guard, one_of_everything, routes
 from tests.conftest import Deployment
 
@@ -178,3 +184,42 @@ def test_a_key_makes_objects_in_its_project_alone(guarded: Guarded, client: Test
     made = client.post("files", headers=headers, **form).json()["id"]
     assert client.get(f"files/{made}", headers=guarded.headers("mine")).status_code == 404
     assert client.get(f"files/{made}", headers=guarded.headers("other", "reader")).status_code == 200
+
+
+# ---- what one project's writes do to another's reads
+
+
+def test_equal_bytes_of_another_project_disturb_no_reader(
+    guarded: Guarded, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A job reads its staged file while another project uploads and deletes the same bytes: the job sees no change."""
+    content = b"".join(json.dumps(row).encode() + b"\n" for row in rows(200))
+    form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", content)}}
+    mine = client.post("files", headers=guarded.headers("mine"), **form).json()
+    [blob] = guarded.application.state.backends.storage.blobs()
+    staged = guarded.application.state.backends.storage.fetch(blob.key, tmp_path / "staged")
+    real, disturbed = os.readv, []
+
+    def disturb(*arguments: Any) -> int:
+        if not disturbed:
+            theirs = client.post("files", headers=guarded.headers("other"), **form).json()["id"]
+            disturbed.append(client.delete(f"files/{theirs}", headers=guarded.headers("other")).status_code)
+        return real(*arguments)
+
+    monkeypatch.setattr("app.evidence.format.digest._READINGS", 1)
+    monkeypatch.setattr(os, "readv", disturb)
+    assert sha256_file(staged) == hashlib.sha256(content).hexdigest()
+    assert disturbed == [200]
+    assert client.get(f"files/{mine['id']}/content", headers=guarded.headers("mine")).content == content
+
+
+def test_equal_bytes_that_another_project_deletes_wait_for_their_row(guarded: Guarded, client: TestClient):
+    """Both have stored the same bytes; the other project commits its row and deletes it before the first commits."""
+    storage: Storage = guarded.application.state.backends.storage
+    with storage.writer() as writer:
+        writer.write(b"a result that is being signed")
+    form: dict[str, Any] = {"data": {"purpose": "fine-tune"}}
+    form["files"] = {"file": ("a.jsonl", b"a result that is being signed")}
+    theirs = client.post("files", headers=guarded.headers("other"), **form).json()["id"]
+    assert client.delete(f"files/{theirs}", headers=guarded.headers("other")).json()["deleted"] is True
+    assert storage.exists(writer.blob.key)

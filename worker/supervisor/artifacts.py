@@ -11,7 +11,7 @@ from typing import Any, Final
 from app.errors import PermafrostError
 from app.evidence.attest.observations import ObservedTensor, read_observations, rows_needed
 from app.evidence.format.compose import ComposedFile, Slice, compose
-from app.evidence.format.digest import FileReading, TensorReading, read_file
+from app.evidence.format.digest import FileChanged, FileReading, TensorReading, read_file, reread
 from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
@@ -78,10 +78,7 @@ def read_artifacts(workspace: Workspace, base: Model, storage: Storage) -> Artif
     result = _read_result(workspace.result)
     base_rows, result_rows = rows_needed(seen)
     base_tensors = _read_base(workspace, base, base_rows)
-    changed = _read_weights(workspace.changed, result_rows)
-    blob = storage.put(workspace.changed)
-    if blob.sha256 != changed.sha256:
-        raise ResultError(f"{workspace.changed.name} changed while it was read")
+    changed, blob = _store_weights(workspace.changed, result_rows, storage)
     layout = compose(_slices(result, base, changed, blob), result.metadata)
     weights = FileRef(WEIGHT_FILES[result.kind], layout.size, layout.sha256(storage.open))
     others = publish_files(workspace.files, storage)
@@ -109,6 +106,15 @@ def _read_result(path: Path) -> Result:
     if result.kind not in WEIGHT_FILES:
         raise ResultError(f"{path.name}: kind {result.kind!r} is not one of {', '.join(WEIGHT_FILES)}")
     return result
+
+
+@reread
+def _store_weights(path: Path, rows: Mapping[str, Any], storage: Storage) -> tuple[FileReading, Blob]:
+    """The reading of a file, and the same bytes as a blob."""
+    reading, blob = _read_weights(path, rows), storage.put(path)
+    if blob.sha256 != reading.sha256:
+        raise FileChanged(f"{path.name} changed while it was read")
+    return reading, blob
 
 
 def _read_weights(path: Path, rows: Mapping[str, Any]) -> FileReading:

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 
 from app.db import Database, now
 from app.errors import ModelError
-from app.evidence.format.digest import FileReading, read_file
+from app.evidence.format.digest import FileChanged, FileReading, read_file, reread
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.jobs.queue.attempt import Lease
@@ -41,6 +41,14 @@ def register(
 
 def ingest(folder: Path, storage: Storage) -> StoredFolder:
     """Store the model files of `folder`. ModelError where weights are missing, damaged or have a tensor twice."""
+    try:
+        return _ingest(folder, storage)
+    except FileChanged as error:
+        raise ModelError(f"{folder.name}: {error}", param="model") from error
+
+
+@reread
+def _ingest(folder: Path, storage: Storage) -> StoredFolder:
     paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
     weights = [path for path in paths if path.suffix == ".safetensors"]
     if not weights:
@@ -56,7 +64,7 @@ def ingest(folder: Path, storage: Storage) -> StoredFolder:
         blob = storage.put(path)
         reading = readings.get(path.name)
         if reading is not None and reading.sha256 != blob.sha256:
-            raise ModelError(f"{folder.name}: {path.name} changed while it was read", param="model")
+            raise FileChanged(f"{path.name} changed while it was read")
         files.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
         tensors += tensor_rows(reading, blob.key) if reading is not None else []
     return StoredFolder(files, tensors, whole)

@@ -17,7 +17,7 @@ import structlog
 from app.db import Database
 from app.errors import PermafrostError
 from app.evidence.format.compose import ComposeError, Slice, compose
-from app.evidence.format.digest import FileReading, read_file
+from app.evidence.format.digest import FileChanged, FileReading, read_file, reread
 from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
@@ -182,10 +182,11 @@ class CheckpointRecipe:
         return found
 
 
+@reread
 def _store(storage: Storage, path: Path) -> TensorBlob:
     """Store a file of the trainer as a blob. FileNotFoundError where the run has removed it."""
     reading = read_file(path, follow_symlinks=False)
     blob = storage.put(path)
     if blob.sha256 != reading.sha256:
-        raise ResultError(f"{path.name} changed while it was read")
+        raise FileChanged(f"{path.name} changed while it was read")
     return TensorBlob(blob.key, blob.size, reading)

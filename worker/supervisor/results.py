@@ -6,7 +6,6 @@ The trainer has ended by now; what it reported about its own work is compared wi
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from app.db import Database, new_id
@@ -121,7 +120,7 @@ def _discard(signer: Signer, blobs: set[str]) -> None:
     with signer.db.read() as session:
         unused = [key for key in sorted(blobs) if not blob_in_use(session, key)]
     for key in unused:
-        signer.storage.delete(key, named_since=datetime.now(UTC))
+        signer.storage.delete(key)
 
 
 def _curves_file(job: Job, published: Mapping[str, Any]) -> File:

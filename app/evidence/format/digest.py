@@ -11,14 +11,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from app.evidence.format.tensorfile import Header, TensorEntry, TensorFileError, header_length, parse_header
 
 CHUNK = 1 << 20
+#: Readings of a file that changes each time, before it is reported as changing.
+_READINGS = 3
 _BUFFER_COUNT = 8  # how many chunks one hash may be ahead of the other
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,24 @@ def sha256_bytes(buffer: bytes | bytearray | memoryview) -> str:
     return hashlib.sha256(buffer).hexdigest()
 
 
+class FileChanged(TensorFileError):
+    """A file changed while it was read, in each of several readings."""
+
+
+def reread(reading: Callable[P, T]) -> Callable[P, T]:
+    """Makes a reading start anew if the file changes meanwhile, before the last of several raises FileChanged."""
+
+    @wraps(reading)
+    def again(*args: P.args, **kwargs: P.kwargs) -> T:
+        for _ in range(_READINGS - 1):
+            with suppress(FileChanged):
+                return reading(*args, **kwargs)
+        return reading(*args, **kwargs)
+
+    return again
+
+
+@reread
 def sha256_file(path: Path | str, *, follow_symlinks: bool = True) -> str:
     """Hex SHA-256 of a regular file of any kind."""
     digest = hashlib.sha256()
@@ -68,12 +94,14 @@ def sha256_file(path: Path | str, *, follow_symlinks: bool = True) -> str:
     return digest.hexdigest()
 
 
+@reread
 def read_bytes(path: Path | str) -> bytes:
     """The bytes of a small regular file."""
     with _opened(Path(path), follow_symlinks=True) as (file, size):
         return _exactly(file, size)
 
 
+@reread
 def read_file(
     path: Path | str,
     *,
@@ -241,7 +269,7 @@ class _Buffers:
         while buffer:
             got = os.preadv(self._file, [buffer], end - len(buffer))
             if not got:
-                raise TensorFileError("the file became shorter while it was read")
+                raise FileChanged("the file became shorter while it was read")
             buffer = buffer[got:]
 
     def _bounds(self, index: int) -> tuple[int, int]:
@@ -269,7 +297,7 @@ def _take_regions(file: int, waiting: deque[_Region]) -> None:
         while at < region.end:
             got = os.preadv(file, [buffer[: region.end - at]], at)
             if not got:
-                raise TensorFileError("the file became shorter while it was read")
+                raise FileChanged("the file became shorter while it was read")
             region.feed(at, buffer[:got])
             at += got
 
@@ -282,7 +310,7 @@ def _chunks(file: int, size: int, buffers: list[bytearray]) -> Iterator[memoryvi
         while filled < len(view):
             got = os.readv(file, [view[filled:]])
             if not got:
-                raise TensorFileError("the file became shorter while it was read")
+                raise FileChanged("the file became shorter while it was read")
             filled += got
         yield view
 
@@ -293,7 +321,7 @@ def _exactly(file: int, count: int) -> bytes:
 
 @contextmanager
 def _opened(path: Path, *, follow_symlinks: bool) -> Iterator[tuple[int, int]]:
-    """An open regular file and its size. Raises TensorFileError at the end if size or mtime changed meanwhile."""
+    """An open regular file and its size. Raises FileChanged at the end if size or mtime changed meanwhile."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a named pipe must not wait for a writer
     if not follow_symlinks:
         if path.is_symlink():
@@ -307,6 +335,6 @@ def _opened(path: Path, *, follow_symlinks: bool) -> Iterator[tuple[int, int]]:
         yield file, before.st_size
         after = os.fstat(file)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise TensorFileError(f"{path.name} changed while it was read")
+            raise FileChanged(f"{path.name} changed while it was read")
     finally:
         os.close(file)

@@ -1,10 +1,13 @@
 """Blobs as files: read-only, replaced when torn, and never lost between a publisher and a remover."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import stat
+import threading
 import time
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,29 +24,56 @@ def test_published_blobs_are_read_only(tmp_path: Path):
     assert not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
 
-def test_a_publisher_and_a_remover_never_lose_the_bytes(tmp_path: Path):
-    """At whichever point the remover stands when the same bytes come again, they are there in the end."""
+def publish(folder: FolderStore, data: bytes) -> str:
+    temporary = folder.incoming / f"{threading.get_ident()}"
+    temporary.write_bytes(data)
+    key = key_of(hashlib.sha256(data).hexdigest())
+    folder.publish(temporary, key, again=f"again/{key}")
+    temporary.unlink(missing_ok=True)
+    return key
+
+
+def remove(folder: FolderStore, key: str) -> bool:
+    return folder.remove_unless_marked(key, again=f"again/{key}", since=time.time() - 60)
+
+
+@pytest.mark.parametrize("moment", ["rename", "unlink"])
+def test_without_locks_the_bytes_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str):
+    """At whichever step of a removal the same bytes are stored again, they are there in the end."""
     folder = FolderStore(tmp_path / "blobs")
-    key = key_of(hashlib.sha256(b"x").hexdigest())
+    key = publish(folder, b"x")
+    real = getattr(Path, moment)
 
-    def put() -> None:
-        (folder.incoming / "new").write_bytes(b"x")
-        folder.publish(folder.incoming / "new", key)
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    put()
-    real = Path.rename
+    def interrupted(self: Path, *arguments: object) -> object:
+        monkeypatch.setattr(Path, moment, real)
+        publish(folder, b"x")
+        return real(self, *arguments)
 
-    def interrupted(self: Path, target: Path) -> Path:
-        moved = real(self, target)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "rename", real)
-            put()
-        return moved
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(Path, moment, interrupted)
+    remove(folder, key)
+    assert (folder.root / key).read_bytes() == b"x"
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "rename", interrupted)
-        assert folder.remove_untouched(key, time.time() + 60)
-    assert folder.exists(key)
+
+def test_a_wanted_blob_is_never_missing(tmp_path: Path):
+    """While others store and delete the same bytes, whoever has just stored them can read them until an hour later."""
+    folder = FolderStore(tmp_path / "blobs")
+    key, over = publish(folder, b"x"), threading.Event()
+    publish(folder, b"x")
+
+    def delete() -> None:
+        while not over.is_set():
+            remove(folder, key)
+
+    with ThreadPoolExecutor() as pool:
+        deletions = pool.submit(delete)
+        missing = sum(not folder.exists(publish(folder, b"x")) for _ in range(300))
+        over.set()
+        deletions.result()
+    assert missing == 0
 
 
 def test_a_torn_blob_is_replaced(tmp_path: Path):
@@ -56,10 +86,13 @@ def test_a_torn_blob_is_replaced(tmp_path: Path):
     assert stored(storage, b"whole") == key and path.read_bytes() == b"whole"
 
 
-def test_old_bytes_are_deleted_whoever_stored_them_last(tmp_path: Path):
-    """Rows come within an hour of their bytes, so that what is older waits for none."""
+def test_a_mark_counts_for_an_hour(tmp_path: Path):
+    """Rows are committed within an hour of their bytes, so an older mark keeps nothing, and goes with the blob."""
     storage = Storage(f"file://{tmp_path}/blobs")
     key = stored(storage, b"x")
+    stored(storage, b"x")
+    mark = tmp_path / "blobs" / "again" / key
     two_hours_ago = time.time() - 7200
-    os.utime(tmp_path / "blobs" / key, (two_hours_ago, two_hours_ago))
-    assert storage.delete(key, named_since=datetime.now(UTC) - timedelta(days=1))
+    os.utime(mark, (two_hours_ago, two_hours_ago))
+    assert storage.delete(key)
+    assert not storage.exists(key) and not mark.exists()
