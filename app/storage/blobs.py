@@ -30,6 +30,8 @@ PROTECT_SECONDS: Final = 3600.0
 QUARANTINE: Final = "quarantine"
 #: Marks of blobs whose bytes were stored again while they existed.
 _AGAIN: Final = "again"
+#: Marks of blobs whose deletion waits.
+_UNUSED: Final = "unused"
 #: Protections of running backups. The folder has this name for the sake of older versions beside this one.
 _PROTECTIONS: Final = "holds"
 #: A file in `incoming` is not judged before it has been unchanged for this long.
@@ -114,14 +116,27 @@ class Storage:
         return self._store.exists(key)
 
     def delete(self, key: str) -> bool:
-        """Removes a blob that no row refers to any more. False if it was kept, for `permafrost doctor` to find.
+        """Removes a blob that no row refers to any more. False if that has to wait for a worker's sweep.
 
-        It is kept if its bytes were stored again within the last hour, since the row of whoever did so may not be
+        It waits if the bytes were stored again within the last hour, since the row of whoever did so may not be
         committed yet, whatever project it belongs to; and while a backup is reading.
         """
-        if self._protected():
+        since = time.time() - UNSETTLED_SECONDS
+        if self._protected() or not self._store.remove_unless_marked(key, again=_mark_of(key), since=since):
+            self._store.mark(f"{_UNUSED}/{key}")
             return False
-        return self._store.remove_unless_marked(key, again=_mark_of(key), since=time.time() - UNSETTLED_SECONDS)
+        self._store.remove(f"{_UNUSED}/{key}")
+        return True
+
+    def deletions_due(self) -> Iterator[str]:
+        """Blobs whose deletion has waited for an hour. Delete them if still no row refers to them, else `keep` them."""
+        for file in self._store.list(_UNUSED):
+            if file.modified < time.time() - UNSETTLED_SECONDS:
+                yield file.key.removeprefix(f"{_UNUSED}/")
+
+    def keep(self, key: str) -> None:
+        """Cancels a deletion that is due."""
+        self._store.remove(f"{_UNUSED}/{key}")
 
     def remove_abandoned(self) -> None:
         """Removes files of writers that were killed: unchanged for a while, and not locked by their writer."""

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import now
+from app.files.usage import blob_in_use
 from app.jobs.queue import lifecycle, workers
 from app.jobs.queue.states import CLAIMABLE, TERMINAL
 from app.jobs.queue.tables import Job
@@ -58,7 +59,19 @@ class Sweeper:
             self._start_waiting()
         self._remove_leftovers()
         self._runner.storage.remove_abandoned()
+        self._delete_unused()
         self._find_models()
+
+    def _delete_unused(self) -> None:
+        """Delete blobs whose deletion has waited for an hour, unless a row refers to them by now."""
+        storage = self._runner.storage
+        for key in storage.deletions_due():
+            with self._runner.db.read() as session:
+                used = blob_in_use(session, key)
+            if used:
+                storage.keep(key)
+            else:
+                storage.delete(key)
 
     def _start_waiting(self) -> None:
         """Start waiting jobs in a thread of our own: the broker may be away, or its messages lost."""

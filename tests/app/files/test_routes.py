@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import os
+import time
 
 import pytest
 from fastapi import FastAPI
@@ -39,7 +41,7 @@ def test_the_sdk_uploads_reads_lists_and_deletes(openai: OpenAI) -> None:
 
 
 def test_an_upload_of_many_pieces_is_stored_whole_and_once(api: TestClient, application: FastAPI) -> None:
-    """5 MB arrive in one pass; two files with the same bytes share a blob, which goes with the last of them."""
+    """5 MB arrive in one pass; two files with the same bytes share a blob, which goes an hour after both."""
     backends: Backends = application.state.backends
     content = bytes(range(256)) * 20_000
     upload = upload_to(api)
@@ -51,7 +53,12 @@ def test_an_upload_of_many_pieces_is_stored_whole_and_once(api: TestClient, appl
     api.delete(f"files/{first}")
     assert backends.storage.exists(blob)
     api.delete(f"files/{second}")
-    assert not backends.storage.exists(blob)
+    assert backends.storage.exists(blob) and list(backends.storage.deletions_due()) == []
+    hour_ago = time.time() - 3601
+    for mark in ("again", "unused"):
+        assert backends.storage.root is not None
+        os.utime(backends.storage.root / mark / blob, (hour_ago, hour_ago))
+    assert list(backends.storage.deletions_due()) == [blob]
 
 
 @pytest.mark.parametrize(

@@ -163,10 +163,10 @@ def test_full_disk_at_the_end_is_tried_again(
     full = True
     real = FolderStore.publish
 
-    def publish(self: FolderStore, temporary: Path, key: str) -> None:
+    def publish(self: FolderStore, temporary: Path, key: str, *, again: str) -> None:
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, temporary, key)
+        real(self, temporary, key, again=again)
 
     monkeypatch.setattr(FolderStore, "publish", publish)
     runner.run_next()

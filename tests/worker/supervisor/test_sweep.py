@@ -1,13 +1,16 @@
 """What a worker does besides jobs, beside any number of others who do it too."""
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import update
 
-from app.db import now
+from app.db import new_id, now
+from app.files.tables import File
 from app.jobs.queue import lifecycle
 from app.jobs.queue.tables import Job, Worker
 from app.models.tables import Model
@@ -189,3 +192,28 @@ def test_a_worker_is_alive_from_its_first_sweep_until_it_stops(
     finally:
         sweeper.close()
     assert seen_at() is None
+
+
+@pytest.mark.parametrize("referred", [False, True])
+def test_deletions_that_waited_are_made(runner: Runner, referred: bool) -> None:
+    """Bytes that were stored twice within the hour go with the first sweep after it, unless a row refers to them."""
+    storage = runner.storage
+    for _ in range(2):
+        with storage.writer() as writer:
+            writer.write(b"stored twice")
+    key = writer.blob.key
+    assert storage.root is not None and not storage.delete(key)
+    sweeper = Sweeper(runner, wake_model=lambda _: None)
+    sweeper.sweep()
+    assert storage.exists(key)
+    if referred:
+        with runner.db.write() as session:
+            row = File(id=new_id("file"), project="mine", created_at=now(session), filename="a", purpose="fine-tune")
+            row.bytes, row.sha256, row.blob, row.status = writer.blob.size, writer.blob.sha256, key, "processed"
+            session.add(row)
+
+    hour_ago = time.time() - 3601
+    for mark in ("again", "unused"):
+        os.utime(storage.root / mark / key, (hour_ago, hour_ago))
+    sweeper.sweep()
+    assert (storage.exists(key), list(storage.deletions_due())) == (referred, [])
