@@ -21,7 +21,7 @@ from app.specs.adapters import AdapterSpec
 from app.specs.models import ModelSpec, TorchSpec
 from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.models import adapters, architectures, pretrained
+from worker.trainer.models import adapters, architectures, pretrained, stored_dtypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Loaded:
     grown: Mapping[str, int] = field(default_factory=dict)  # live names with new rows: how many the base has
     merged: Collection[str] = ()  # live names that an adapter was merged into
     notes: tuple[str, ...] = field(default=())
+    mixed: bool = False  # several float dtypes, each as stored
 
 
 def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | None, seed: int) -> Loaded:
@@ -45,9 +46,9 @@ def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | No
     base = read_base(folder)
     if isinstance(spec, TorchSpec):
         return Loaded(model=_torch_model(spec, folder), base=base)
-    loaded = pretrained.load(
-        spec, folder, task=task, labels=labels, seed=seed, stored=[each.dtype for each in base.values()]
-    )
+    codes = {name: reading.dtype for name, reading in base.items()}
+    read = stored_dtypes.reader(weight_files(folder))
+    loaded = pretrained.load(spec, folder, task=task, labels=labels, seed=seed, codes=codes, read=read)
     model, new = loaded.model, loaded.new
     plain: tuple[TensorInfo, ...] = ()
     if spec.adapter:
@@ -66,6 +67,7 @@ def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | No
         plain=plain,
         grown=loaded.grown,
         notes=loaded.notes,
+        mixed=loaded.mixed,
     )
 
 
@@ -97,13 +99,13 @@ def read_base(folder: Path) -> dict[str, TensorReading]:
     return tensors
 
 
-def stored_dtypes(folder: Path) -> list[str]:
+def dtype_codes(folder: Path) -> dict[str, str]:
     """The dtype of every tensor in the safetensors files in `folder`, from their headers alone."""
-    found = []
+    codes: dict[str, str] = {}
     for path in weight_files(folder):
         with safe_open(path, framework="numpy") as file:
-            found += [file.get_slice(name).get_dtype() for name in file.keys()]  # noqa: SIM118 - no mapping
-    return found
+            codes |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - no mapping
+    return codes
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -33,7 +33,7 @@ def describe(spec: ModelSpec, folder: Path, *, task: str | None) -> ManifestRows
     """
     if isinstance(spec, TorchSpec):
         return [_row(each) for each in tensors(loading.skeleton(spec))]
-    codes = loading.stored_dtypes(folder)
+    codes = loading.dtype_codes(folder)
     found: dict[str, ManifestRows | str] = {}
     for each in pretrained.AUTO_CLASS:
         try:
@@ -48,13 +48,13 @@ def describe(spec: ModelSpec, folder: Path, *, task: str | None) -> ManifestRows
     return found | {OWN: next((each for each, rows in found.items() if rows == own), own)}
 
 
-def _rows(spec: TransformersSpec, folder: Path, task: str | None, codes: list[str]) -> ManifestRows:
-    model, new, labels = pretrained.load_skeleton(spec, folder, task=task, stored=codes)
+def _rows(spec: TransformersSpec, folder: Path, task: str | None, codes: dict[str, str]) -> ManifestRows:
+    model, new, labels = pretrained.load_skeleton(spec, folder, task=task, codes=codes)
     infos = tensors(model)
     sized: set[str] = set()
     if task in _LABELLED:
         more = replace(spec, num_labels=labels + 1)
-        sized = _larger(tensors(pretrained.load_skeleton(more, folder, task=task, stored=codes)[0]), infos)
+        sized = _larger(tensors(pretrained.load_skeleton(more, folder, task=task, codes=codes)[0]), infos)
     return [_row(each, initialised=each.name in new, labels=each.name in sized) for each in infos]
 
 

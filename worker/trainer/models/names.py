@@ -84,7 +84,7 @@ def match(
     found: dict[str, str] = {}
     stored = [each for each in stored if each.live not in new and not is_of_adapter(each.live)]
     for each in stored:
-        name = _base_name(each.name, prefix, base)
+        name = name_in_base(each.name, prefix, base)
         if name is not None and base[name].sha256 == (grown or {}).get(each.live, digests[each.name]):
             found[each.name] = name
     taken = set(found.values())
@@ -96,7 +96,7 @@ def match(
         if each.name in found:
             continue
         same = left.get((digests[each.name], tuple(each.tensor.shape)), [])
-        name = same[0] if len(same) == 1 else _base_name(each.name, prefix, base)
+        name = same[0] if len(same) == 1 else name_in_base(each.name, prefix, base)
         if name is not None and name not in taken and base[name].shape == tuple(each.tensor.shape):
             found[each.name] = name
             taken.add(name)
@@ -109,7 +109,7 @@ def prefix_of(model: nn.Module) -> str:
 
 
 def _names_in_file(names: Sequence[str], prefix: str, base: Mapping[str, TensorReading]) -> list[str]:
-    known = {name: base[found] for name in names if (found := _base_name(name, prefix, base)) is not None}
+    known = {name: base[found] for name in names if (found := name_in_base(name, prefix, base)) is not None}
     first = next(iter(known.values()), None)
     if first is None:
         return list(names[:1])
@@ -188,7 +188,8 @@ def _by_rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 else tensor
 
 
-def _base_name(name: str, prefix: str, base: Mapping[str, Any]) -> str | None:
+def name_in_base(name: str, prefix: str, base: Mapping[str, Any]) -> str | None:
+    """The name of a result's tensor in the base's files, which may have or lack the prefix of the body."""
     for candidate in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
         if candidate in base:
             return candidate

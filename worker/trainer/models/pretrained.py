@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
-from worker.trainer.models import completeness, configs, tokenizers, vocabulary
+from worker.trainer.models import completeness, configs, stored_dtypes, tokenizers, vocabulary
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()  # new and unused tensors are in our own notes
@@ -29,7 +29,7 @@ AUTO_CLASS = {
     "pairs": "AutoModel",
     "image-classification": "AutoModelForImageClassification",
 }
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+DTYPES = stored_dtypes.FLOATS
 NAMED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -50,6 +50,7 @@ class Pretrained:
     new: frozenset[str]
     notes: tuple[str, ...]
     grown: Mapping[str, int]  # live names of tensors with more rows than the base has; the rows of the base
+    mixed: bool  # whether some tensors keep a stored dtype other than the model's
 
 
 def load(
@@ -59,13 +60,19 @@ def load(
     task: str,
     labels: Sequence[str] | None,
     seed: int,
-    stored: Sequence[str],
+    codes: Mapping[str, str],
+    read: stored_dtypes.Read,
 ) -> Pretrained:
-    """Loads the model with its tokenizer or image processor. `stored`: dtype codes of the base tensors."""
+    """Loads the model with its tokenizer or image processor. Tensors keep the dtypes in `codes`.
+
+    `codes` are the dtype codes of the stored tensors by name, and `read` reads one of them.
+    """
     config = _config(spec, folder, task=task, labels=labels)
-    dtype = _dtype(spec.dtype or "auto", stored)
+    dtype = _dtype(spec.dtype or "auto", codes.values())
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
     model, info = _from_files(_auto_class(task), folder, config, dtype)
+    kept = stored_dtypes.restore(model, codes, read) if _keeps_dtypes(spec) else []
+
     words = tokenizer(folder) if task != "image-classification" else None
     pictures = processor(folder) if task == "image-classification" else None
     grown, notes = _with_new_tokens(spec, model, words, seed=seed)
@@ -74,13 +81,14 @@ def load(
         tokenizer=words,
         processor=pictures,
         new=_new(info),
-        notes=(*_notes(info, stored), *notes, *_missing_processor(task, pictures)),
+        notes=(*_notes(info), *_mixed(kept, dtype), *notes, *_missing_processor(task, pictures)),
         grown=grown,
+        mixed=bool(kept),
     )
 
 
 def load_skeleton(
-    spec: TransformersSpec, folder: Path, *, task: str | None, stored: Sequence[str]
+    spec: TransformersSpec, folder: Path, *, task: str | None, codes: Mapping[str, str]
 ) -> tuple[nn.Module, frozenset[str], int]:
     """The model on the meta device, without reading weights; names of its new tensors; its number of labels.
 
@@ -88,8 +96,10 @@ def load_skeleton(
     """
     config = _config(spec, folder, task=task or "", labels=None)
     auto = _auto_class(task) if task else getattr(transformers, (config.architectures or [""])[0], None)
-    dtype = _dtype(spec.dtype or "auto", stored)
+    dtype = _dtype(spec.dtype or "auto", codes.values())
     model, info = _from_files(auto or transformers.AutoModel, folder, config, dtype, device_map="meta")
+    if _keeps_dtypes(spec):
+        stored_dtypes.restore(model, codes, None)
     return model, _new(info), int(config.num_labels)
 
 
@@ -129,6 +139,18 @@ def processor(folder: Path) -> Any:
         raise ModelError(
             f"transformers could not load the image processor: {_first_line(error)}", param="model"
         ) from error
+
+
+def _keeps_dtypes(spec: TransformersSpec) -> bool:
+    return (spec.dtype or "auto") == "auto"
+
+
+def _mixed(kept: Sequence[str], dtype: torch.dtype) -> tuple[str, ...]:
+    if not kept:
+        return ()
+    names = ", ".join(sorted(kept)[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+    main = str(dtype).removeprefix("torch.")
+    return (f"the base is stored in {main}, apart from {names}; each tensor keeps its own dtype",)
 
 
 def _missing_processor(task: str, processor: Any) -> tuple[str, ...]:
@@ -226,7 +248,7 @@ def _new(info: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(info["missing_keys"]) | {each[0] for each in info["mismatched_keys"]}
 
 
-def _dtype(wanted: str, stored: Sequence[str]) -> torch.dtype:
+def _dtype(wanted: str, stored: Iterable[str]) -> torch.dtype:
     """The dtype to load in. `auto` is the one that most stored tensors have, whatever config.json says."""
     if wanted != "auto":
         if wanted not in NAMED_DTYPES:
@@ -246,7 +268,7 @@ def _refuse_other_shapes(model: nn.Module, mismatched: Sequence[Any]) -> None:
             )
 
 
-def _notes(info: Mapping[str, Any], stored: Sequence[str]) -> tuple[str, ...]:
+def _notes(info: Mapping[str, Any]) -> tuple[str, ...]:
     notes = []
     if info["missing_keys"]:
         notes.append(f"newly initialised from the seed: {', '.join(sorted(info['missing_keys']))}")
@@ -255,8 +277,6 @@ def _notes(info: Mapping[str, Any], stored: Sequence[str]) -> tuple[str, ...]:
         notes.append(f"newly initialised, since the base has them in another shape: {names}")
     if info["unexpected_keys"]:
         notes.append(f"in the base, not in this model: {', '.join(sorted(info['unexpected_keys']))}")
-    if len({code for code in stored if code in DTYPES}) > 1:
-        notes.append("the base stores more than one float dtype; tensors of the rarer ones are cast while loading")
     return tuple(notes)
 
 

@@ -25,6 +25,7 @@ class Facts:
     head_only: bool  # whether every tensor that trains is new, so that the base only computes features
     adapter: bool
     device: str
+    mixed: bool = False  # its tensors have several float dtypes, as they are stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,8 @@ def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameter
       plain torch model; each times `learning_rate_multiplier`, also when it is given;
     - weight_decay: 0.01 with AdamW or Muon on a pretrained model, on tensors of two or more dimensions; else 0;
     - warm-up: a tenth of the steps for a pretrained model that trains more than its head; else none;
-    - precision: bfloat16 autocast on a GPU for a pretrained model; else float32.
+    - precision: bfloat16 autocast on a GPU for a pretrained model, and for one of several dtypes, whose layers could
+      not be multiplied with each other; else float32.
     """
     batch = _whole(asked.batch_size, auto.batch_size(facts.examples))
     multiplier = _number(asked.learning_rate_multiplier, 1.0)
@@ -111,7 +113,8 @@ def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameter
         warmup_ratio=_number(asked.warmup_ratio, 0.1 if tuned else 0.0),
         min_lr_ratio=_number(asked.min_lr_ratio, 0.0),
         max_grad_norm=_number(asked.max_grad_norm, 1.0 if facts.pretrained else 0.0) or None,
-        precision=asked.precision or ("bf16" if facts.pretrained and facts.device == "cuda" else "fp32"),
+        precision=asked.precision
+        or ("bf16" if facts.mixed or (facts.pretrained and facts.device == "cuda") else "fp32"),
         max_length=asked.max_length,
         length_bucketing=bool(asked.length_bucketing),
         packing=bool(asked.packing),
@@ -130,6 +133,10 @@ def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameter
         early_stopping_patience=asked.early_stopping_patience,
         tensorboard=bool(asked.tensorboard),
     )
+
+
+def _auto_precision(facts: Facts) -> Precision:
+    return "bf16" if facts.mixed or (facts.pretrained and facts.device == "cuda") else "fp32"
 
 
 def _auto_rate(facts: Facts) -> float:

@@ -126,6 +126,7 @@ def _facts(plan: FreezePlan, splits: DataSplits, tracked: TrackedModel, device: 
         head_only=bool(parameters) and all(name in tracked.loaded.new for name in parameters),
         adapter=bool(tracked.loaded.adapter),
         device=device.type,
+        mixed=tracked.loaded.mixed,
     )
 
 
