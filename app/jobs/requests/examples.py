@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from app.errors import DataError, InvalidRequest
+from app.errors import DataError, InvalidRequest, NotFound
 from app.files import formats
 from app.files.queries import find_file
 from app.files.tables import File
@@ -52,7 +52,8 @@ def find_files(context: SubmissionContext, request: JobCreate, chosen: ChosenMod
 
     if isinstance(request.model, TorchSpec) and request.model.weights is not None:
         weights = find_file(context.session, context.project, request.model.weights, param="model.weights")
-        refuse_other_weights(context.storage, weights, chosen.tensors_for(request.model.task))
+        with _reading(context, weights, param="model.weights"):
+            refuse_other_weights(context.storage, weights, chosen.tensors_for(request.model.task))
     return training, validation
 
 
@@ -67,16 +68,17 @@ def read_examples(
     """Decides the task and reads files of up to `read_bytes` to their ends. Raises DataError with lines and fields."""
     training, validation = files
     data: dict[str, Any] = request.data.model_dump(exclude_none=True) if request.data else {}
-    data["format"] = _format(context.storage, training, param="training_file")
+    with _reading(context, training, param="training_file"):
+        data["format"] = _format(context.storage, training, param="training_file")
+        task = _task(context, request, chosen, training, data["format"])
+        refuse_other_method(method_type(request), task)
+        reader = _ExamplesReader(context.storage, data, task, read_bytes)
+        train_summary, valid_summary = reader.read(training, data["format"], param="training_file"), None
 
-    task = _task(context, request, chosen, training, data["format"])
-    refuse_other_method(method_type(request), task)
-
-    reader = _ExamplesReader(context.storage, data, task, read_bytes)
-    train_summary, valid_summary = reader.read(training, data["format"], param="training_file"), None
     if validation is not None:
-        data["validation_format"] = _format(context.storage, validation, param="validation_file")
-        valid_summary = reader.read(validation, data["validation_format"], param="validation_file")
+        with _reading(context, validation, param="validation_file"):
+            data["validation_format"] = _format(context.storage, validation, param="validation_file")
+            valid_summary = reader.read(validation, data["validation_format"], param="validation_file")
     return Examples(task, data, files, (train_summary, valid_summary))
 
 
@@ -88,6 +90,18 @@ def _training_file(context: SubmissionContext, file_id: str, *, param: str) -> F
     if file.bytes == 0:
         raise DataError(f"{file_id} is empty", param=param, code="empty_file")
     return file
+
+
+@contextmanager
+def _reading(context: SubmissionContext, file: File, *, param: str) -> Iterator[None]:
+    """Refuses a file that is deleted while it is read in the same way as one that was deleted before."""
+    file_id = file.id
+    try:
+        yield
+    except NotFound as error:
+        context.session.rollback()  # to see what the database holds now
+        find_file(context.session, context.project, file_id, param=param)
+        raise NotFound(error.message, param=param) from None
 
 
 def _task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, file: File, format: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from app.db import new_id
+from app.errors import Gone, ModelError, NotFound
 from app.files.queries import check_quota, find_file
 from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, resolve
@@ -118,7 +119,7 @@ def fingerprint(request: JobCreate) -> str:
 def protect_inputs(session: Session, job: Job) -> None:
     """Keeps the files and models that a job needs from being deleted before the transaction ends.
 
-    Raises NotFound or Gone for one that is already deleted.
+    Raises for one that is already deleted what `examine` raises for it.
     """
     files = {
         "training_file": job.training_file,
@@ -132,7 +133,10 @@ def protect_inputs(session: Session, job: Job) -> None:
     adapter = job.model_spec.get("adapter") or {}
     for model_id in (job.base_model, adapter.get("start")):
         if model_id is not None:
-            find_model(session, job.project, model_id, lock="keep")
+            try:
+                find_model(session, job.project, model_id, lock="keep")
+            except (NotFound, Gone) as error:
+                raise ModelError(error.message, param="model", code=error.code) from None
 
 
 def _plain(model: Any) -> str | dict[str, Any]:

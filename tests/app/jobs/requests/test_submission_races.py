@@ -1,4 +1,4 @@
-"""What a job names is deleted while the job is being posted: whoever comes first wins, and the other is told so."""
+"""Files and models that are deleted while a job that names them is posted: the request that comes first wins."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +14,9 @@ from starlette.testclient import TestClient
 from app.db import Database, now
 from app.files.tables import File
 from app.jobs import routes
+from app.jobs.queue import checkpoints
 from app.jobs.queue.tables import Job
+from app.jobs.requests import submission
 from app.models.tables import Model
 from tests.app.conftest import AFFINE, rows, upload_to
 
@@ -130,6 +132,39 @@ def test_a_file_is_deleted_between_the_checks_of_a_job_and_its_row(
     assert jobs(db) == 0
 
 
+def test_a_file_is_deleted_while_a_request_reads_it(
+    api: TestClient, db: Database, named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row was found and its bytes are gone: refused by its name, as a moment earlier and a moment later."""
+
+    def find(*args: Any) -> Any:
+        files = find_files(*args)
+        assert api.delete(f"files/{named['file']}").status_code == 200
+        return files
+
+    find_files = submission.find_files
+    monkeypatch.setattr(submission, "find_files", find)
+    refusal = api.post("fine_tuning/jobs", json=named["body"])
+    monkeypatch.undo()
+    assert refused_as_later(api, named["body"], refusal) == (404, named["param"], "not_found")
+    assert f"no file '{named['file']}'" in refusal.json()["error"]["message"]
+    assert jobs(db) == 0
+
+
+def test_a_file_whose_bytes_are_lost_is_named(api: TestClient, application: FastAPI, named: dict[str, Any]) -> None:
+    """The row is there: the message says what an operator does about it, and `param` which file it is."""
+    application.state.backends.storage.delete(blob_of(application, named["file"]))
+    refusal = api.post("fine_tuning/jobs", json=named["body"])
+    assert (refusal.status_code, refusal.json()["error"]["param"]) == (404, named["param"])
+    assert "permafrost doctor" in refusal.json()["error"]["message"]
+
+
+def blob_of(application: FastAPI, file_id: str) -> str:
+    database: Database = application.state.backends.database
+    with database.read() as session:
+        return session.get_one(File, file_id).blob
+
+
 @pytest.fixture
 def based(api: TestClient, db: Database) -> dict[str, Any]:
     """A request for a job that starts from the result of another."""
@@ -160,5 +195,34 @@ def test_a_job_is_posted_while_its_model_is_being_deleted(api: TestClient, db: D
         lambda: api.post("fine_tuning/jobs", json=based),
     )
     assert gone.status_code == 200
-    assert (refusal.status_code, refusal.json()["error"]["code"]) == (404, "model_not_found")
+    assert refused_as_later(api, based, refusal) == (400, "model", "model_not_found")
     assert jobs(db) == 0
+
+
+def test_a_checkpoint_is_dropped_while_its_job_is_posted(
+    api: TestClient, db: Database, based: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run drops it between the checks and the row; the reason is in the message either way."""
+
+    def prepared(*args: Any, **options: Any) -> Job:
+        job = prepare(*args, **options)
+        with db.write() as session:
+            checkpoints.clear(session.get_one(Model, based["model"]), "the run kept newer checkpoints")
+        return job
+
+    prepare = routes.prepare
+    monkeypatch.setattr(routes, "prepare", prepared)
+    refusal = api.post("fine_tuning/jobs", json=based)
+    monkeypatch.undo()
+    assert refused_as_later(api, based, refusal) == (400, "model", "model_gone")
+    assert "the run kept newer checkpoints" in refusal.json()["error"]["message"]
+
+
+def refused_as_later(api: TestClient, body: dict[str, Any], refusal: Any) -> tuple[int, str, str]:
+    """Status, param and code of a refusal that is the same for a request that comes after everything is over."""
+    later = api.post("fine_tuning/jobs", json=body)
+    seen, then = (
+        (each.status_code, each.json()["error"]["param"], each.json()["error"]["code"]) for each in (refusal, later)
+    )
+    assert seen == then
+    return seen
