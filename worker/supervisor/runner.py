@@ -47,6 +47,9 @@ LOOK_SECONDS: Final = 0.02
 CANCEL_SECONDS: Final = 5.0
 #: Seconds between tries while the database is away.
 RETRY_SECONDS: Final = 0.5
+#: Exceptions of the supervisor that depend on the job and its files, and how many attempts may meet one.
+RECURRING: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+RECURRING_ATTEMPTS: Final = 2
 
 
 @dataclass(slots=True)
@@ -284,10 +287,13 @@ class Runner:
         return status
 
     def _record_crash(self, keeper: LeaseKeeper, workspace: Workspace, error: Exception) -> str:
+        """Record a crash. The job is tried again, but less often where the same exception is to be expected."""
         reason = (
             str(error) if isinstance(error, TrainerCrashed) else f"the worker failed: {type(error).__name__}: {error}"
         )
         lines, limit = attempt_folder.log_tail(workspace, self.path_aliases(workspace)), self.settings.max_crashes
+        if isinstance(error, RECURRING):
+            limit = min(limit, RECURRING_ATTEMPTS)
         try:
             return self._until_stored(
                 keeper,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from app.errors import PermafrostError
 from worker.protocol import EXIT_DEVICE_LOST, EXIT_FAILED, EXIT_NO_ROOM, EXIT_STOPPED, Reporter
 from worker.trainer.checkpoint import NO_ROOM
+from worker.trainer.recurring import recurring
 from worker.trainer.training import compiling, memory
 from worker.trainer.training.stop import TrainingStopped
 
@@ -35,7 +36,8 @@ class OutOfMemory(PermafrostError):
 def exit_codes(reporter: Reporter, *, rank: int) -> Iterator[None]:
     """Turns errors that have a report into SystemExit with the exit code of their kind.
 
-    Any other exception is a bug: its traceback goes to the log, and the supervisor counts a crash.
+    An exception that every attempt would raise ends the job, too, with a report of the library's words. Any other one,
+    about a device or the system, leaves a traceback in the log, and the supervisor counts a crash and tries again.
     """
     try:
         yield
@@ -51,11 +53,11 @@ def exit_codes(reporter: Reporter, *, rank: int) -> Iterator[None]:
             raise
         print(f"no room on the disk: {error}", flush=True)  # there may be no room for a report either
         raise SystemExit(EXIT_NO_ROOM) from error
-    except RuntimeError as error:
-        raise SystemExit(_of_runtime_error(error, reporter, rank)) from error
+    except Exception as error:
+        raise SystemExit(_of_other_error(error, reporter, rank)) from error
 
 
-def device_is_lost(error: RuntimeError) -> bool:
+def device_is_lost(error: Exception) -> bool:
     """Whether CUDA reports a failed device, and not an error of the model such as an assertion in a kernel."""
     text = str(error)
     return "CUDA" in text and any(message in text for message in LOST_DEVICE)
@@ -66,21 +68,22 @@ def rank_of_process() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _of_runtime_error(error: RuntimeError, reporter: Reporter, rank: int) -> int:
+def _of_other_error(error: Exception, reporter: Reporter, rank: int) -> int:
+    """The exit code for an exception of a library, or of our own; raises it again where a retry may help."""
     if memory.ran_out(error):
         _report_failure(reporter, OutOfMemory(str(error), param="hyperparameters.batch_size"), rank)
         return EXIT_FAILED
 
-    refusal = compiling.refusal(error)
-    if refusal is not None:
-        traceback.print_exc()
-        _report_failure(reporter, refusal, rank)
-        return EXIT_FAILED
+    if device_is_lost(error):
+        reporter.event(f"the device is lost: {str(error).splitlines()[0]}", level="error")
+        return EXIT_DEVICE_LOST
 
-    if not device_is_lost(error):
+    failure = compiling.refusal(error) or recurring(error)
+    if failure is None:
         raise error
-    reporter.event(f"the device is lost: {str(error).splitlines()[0]}", level="error")
-    return EXIT_DEVICE_LOST
+    traceback.print_exc()
+    _report_failure(reporter, failure, rank)
+    return EXIT_FAILED
 
 
 def _report_failure(reporter: Reporter, error: PermafrostError, rank: int) -> None:

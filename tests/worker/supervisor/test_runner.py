@@ -19,6 +19,7 @@ from app.evidence.format.rotation import rotate
 from app.evidence.format.strict import read_json
 from app.evidence.tables import Evidence, Parameter
 from app.jobs.queue import lifecycle
+from app.jobs.queue.attempt import Outcome
 from app.jobs.queue.tables import Job, Metric
 from app.logs.queries import read as read_log
 from app.models.catalog import layout
@@ -293,6 +294,27 @@ def test_poison_job_ends(deployment: Deployment, forkserver: Forkserver) -> None
     assert (job.status, job.attempt) == ("failed", 2)
     assert job.error is not None
     assert job.error["log_tail"][-1:] == ["the last line of this trainer"]
+    healthy = submit(deployment)
+    runner.run_next()
+    assert job_of(deployment.db, healthy).status == "succeeded"
+
+
+def test_exception_of_the_supervisor_is_tried_once_more(
+    deployment: Deployment, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that depends on the job comes again: after the second time the job fails, and the worker goes on."""
+
+    def conclude(*_: Any) -> Outcome:
+        raise KeyError("a name that is missing")
+
+    monkeypatch.setattr("worker.supervisor.results.conclude", conclude)
+    job_id = submit(deployment)
+    for _ in range(2):
+        eventually(runner.run_next)
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.attempt) == ("failed", 2)
+    assert job.error is not None and "KeyError: 'a name that is missing'" in job.error["message"]
+    monkeypatch.undo()
     healthy = submit(deployment)
     runner.run_next()
     assert job_of(deployment.db, healthy).status == "succeeded"

@@ -57,7 +57,7 @@ def filled_up(batch: Batch, *, limit: int, pad: int) -> Batch:
     return replace(batch, inputs=inputs, targets=targets)
 
 
-def refusal(error: RuntimeError) -> InvalidRequest | None:
+def refusal(error: Exception) -> InvalidRequest | None:
     """The refusal for an error of the compiler; None for any other error."""
     if not isinstance(error, TorchDynamoException):
         return None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from app.errors import DataError, ModelError
 from worker.trainer.data.language import LanguageExamples
+from worker.trainer.recurring import may_pass
 from worker.trainer.training.isolation import refuse_leaks
 from worker.trainer.training.memory import ran_out
 from worker.trainer.training.passes import Passes
@@ -46,7 +47,7 @@ def probe(passes: Passes) -> Tensor:
     try:
         _, outputs = passes.compute_once(batch)
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        if ran_out(error):
+        if ran_out(error) or may_pass(error):
             raise
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in batch.inputs.items())
         message = f"the model does not accept this data ({shapes}, targets {tuple(batch.targets.shape)}): {error}"

@@ -81,10 +81,12 @@ def test_failure_of_one_rank_is_the_jobs(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(each["code"], each.get("rank")) for each in done.of("failed")] == [("one_alone", 1)]
 
 
-def test_fault_of_one_rank_is_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No report of a failure: the supervisor counts a crash, and the log has the traceback."""
+def test_exception_on_one_rank_is_reported_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be raised again at every attempt, so the job fails at once; the log has the traceback."""
     done = trained(tmp_path, monkeypatch, "raise_error")
-    assert (done.code, done.of("failed"), done.of("done")) == (EXIT_FAILED, [], [])
+    assert (done.code, done.of("done")) == (EXIT_FAILED, [])
+    assert [(each["code"], each.get("rank")) for each in done.of("failed")] == [("trainer_error", 1)]
+    assert "AssertionError: a fault of one rank" in done.failure["message"]
 
 
 def test_out_of_memory_on_one_rank_halves_on_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
