@@ -16,6 +16,7 @@ from app.files.examples import SHAPES, ExampleReader
 from app.files.lines import Record, read_jsonl
 from app.files.parquet import ParquetFile
 from app.files.problems import LineProblem, nearest
+from app.specs.data import DataSpec
 
 FORMATS = ("jsonl", "csv", "parquet")
 TASKS = tuple(SHAPES)
@@ -34,11 +35,8 @@ class Columns:
     target: tuple[str, ...] = ()
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any] | None) -> "Columns":
-        """From the job's `data`, whose `target` may be one name or a list."""
-        data = data or {}
-        target = data.get("target") or ()
-        return cls(tuple(data.get("features") or ()), (target,) if isinstance(target, str) else tuple(target))
+    def of(cls, data: DataSpec) -> "Columns":
+        return cls(data.features or (), data.targets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from app.freeze.preview import preview
 from app.freeze.schemas import FreezePlanCounts, FreezePolicy, json_schema
 from app.http.dependencies import Config, Db
 from app.http.request_body import RequestBody
-from app.jobs.requests.model_spec import ModelField, Task
+from app.jobs.requests.model_spec import ModelField, model_choice
 from app.models.catalog import ChosenModel, choose, similar_tensors
 from app.models.manifest import Manifest
 from app.openapi.load import load_examples
 from app.openapi.prose import ERRORS
 from app.paging.keyset import Page
+from app.specs.models import Task
 
 router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS)
 
@@ -72,11 +73,10 @@ def preview_policy(
     settings: Config,
 ) -> PolicyPreview:
     """Resolves the policy as a job would, against the model's tensors. The model must be known by then."""
-    model = wanted.model if isinstance(wanted.model, str) else wanted.model.model_dump(exclude_none=True)
     with db.read() as session:
-        chosen = choose(session, settings, who.project, model)
+        chosen = choose(session, settings, who.project, model_choice(wanted.model))
         known = chosen.manifest_for(wanted.task)
-        if known is None and (task := wanted.task or chosen.spec.get("task")):
+        if known is None and (task := wanted.task or chosen.spec.task):
             similar = similar_tensors(session, who.project, chosen, task)
             known = Manifest(similar) if similar else None
     if known is None:
@@ -107,10 +107,10 @@ def _start(plan: FreezePlan, after: str | None) -> int:
 
 def _unknown(chosen: ChosenModel) -> InvalidRequest:
     message = f"the tensors of {chosen.name!r} are not known"
-    if chosen.stored is None and not chosen.spec.get("adapter"):
+    if chosen.stored is None and not chosen.spec.adapter:
         message += ": register it with POST /v1/models; a worker then reads it, once"
     elif isinstance(chosen.stored, Mapping):
-        message += f" for the task {chosen.spec['task']!r}; they are for {', '.join(filter(None, chosen.stored))}"
+        message += f" for the task {chosen.spec.task!r}; they are for {', '.join(filter(None, chosen.stored))}"
     else:
         message += ": for another task or with an adapter a model has other tensors"
     return InvalidRequest(message, param="model", code="model_not_described")

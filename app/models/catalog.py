@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from app.models import manifest
 from app.models.manifest import Manifest
 from app.models.tables import Model
 from app.settings import Settings
+from app.specs.models import ModelChoice, ModelSpec, RegisteredSpec, TorchSpec, TransformersSpec
 
 #: The end of a class name in config.json, and the task it is for.
 _TASK_OF_CLASS: Final = {
@@ -43,19 +44,19 @@ class ChosenModel:
     """
 
     name: str
-    spec: dict[str, Any]
+    spec: ModelSpec
     base_id: str | None = None
     stored: manifest.Stored | None = None
     described_for: str | None = None
 
     def manifest_for(self, task: str | None) -> Manifest | None:
         """The manifest for a task; default: the task of the spec, or else the model's own."""
-        task = task or self.spec.get("task") or manifest.OWN
+        task = task or self.spec.task or manifest.OWN
         if self.stored is None:
             return None
         if not isinstance(self.stored, Mapping) and self.described_for not in (None, task) and task:
             return None
-        return manifest.for_task(self.stored, task, num_labels=self.spec.get("num_labels"))
+        return manifest.for_task(self.stored, task, num_labels=self.spec.num_labels)
 
     def tensors_for(self, task: str) -> list[TensorInfo] | None:
         """The tensors that a job will have. None where unknown, or where the data decides the size of a new head."""
@@ -65,15 +66,15 @@ class ChosenModel:
 
 def similar_tensors(session: Session, project: str, chosen: ChosenModel, task: str) -> list[TensorInfo] | None:
     """A model's tensors for a task, or those of another model of its folder: same names, maybe another head."""
-    if chosen.spec["type"] != "transformers" or not _as_described(chosen.spec):
+    if not isinstance(chosen.spec, TransformersSpec) or not chosen.spec.as_registered:
         return None
     if own := chosen.manifest_for(task):
         return own.tensors
     spec = Model.spec
-    same = (spec["path"].as_string() == chosen.spec["path"], spec["task"].as_string() == task)
+    same = (spec["path"].as_string() == chosen.spec.path, spec["task"].as_string() == task)
     ready = visible(project).where(*same, Model.status == "ready", Model.manifest.is_not(None))
     for row in session.scalars(ready.order_by(Model.created_at.desc()).limit(10)):
-        if not row.spec.get("adapter") and row.manifest is not None:
+        if not row.model_spec.adapter and row.manifest is not None:
             similar = manifest.for_task(row.manifest, task)
             return similar.tensors if similar else None
     return None
@@ -97,11 +98,11 @@ def find_model(
     return row
 
 
-def choose(session: Session, settings: Settings, project: str, requested: str | Mapping[str, Any]) -> ChosenModel:
+def choose(session: Session, settings: Settings, project: str, requested: ModelChoice) -> ChosenModel:
     """The model that a request's `model` names. Raises ModelError, with the nearest name, when there is none."""
-    if isinstance(requested, str):
-        return _by_id(session, settings, project, requested)
-    if requested["type"] == "torch":
+    if isinstance(requested, RegisteredSpec):
+        return _by_id(session, settings, project, requested.id)
+    if isinstance(requested, TorchSpec):
         return _torch(settings, requested)
     return _transformers(session, settings, project, requested)
 
@@ -154,7 +155,7 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
     if row is not None:
         return _registered(row)
     if any(folder.name == model_id for folder in folders(settings)):
-        return ChosenModel(model_id, {"type": "transformers", "path": model_id})
+        return ChosenModel(model_id, TransformersSpec(path=model_id))
     known = [
         *session.scalars(visible(project).with_only_columns(Model.id)),
         *(folder.name for folder in folders(settings)),
@@ -170,60 +171,54 @@ def _registered(row: Model) -> ChosenModel:
         raise ModelError(f"model {row.id} is gone: {row.error}", param="model", code="model_gone")
     if row.status == "failed":
         raise ModelError(f"model {row.id} could not be read: {row.error}", param="model")
-    if adapter := row.spec.get("adapter"):  # training goes on from this adapter, over the same base
-        return ChosenModel(row.id, {**row.spec, "adapter": {**adapter, "start": row.id}}, base_id=row.base_id)
-    task = None if row.spec["type"] == "torch" else row.spec.get("task") or "its own"
+    spec = row.model_spec
+    if isinstance(spec, TransformersSpec) and spec.adapter:  # training goes on from this adapter, over the same base
+        return ChosenModel(row.id, replace(spec, adapter=replace(spec.adapter, start=row.id)), base_id=row.base_id)
+    task = None if isinstance(spec, TorchSpec) else spec.task or "its own"
     stored = _MANIFESTS.get((row.id, row.created_at), lambda: row.manifest)
-    return ChosenModel(row.id, dict(row.spec), base_id=row.id, stored=stored, described_for=task)
+    return ChosenModel(row.id, spec, base_id=row.id, stored=stored, described_for=task)
 
 
-def _transformers(session: Session, settings: Settings, project: str, wanted: Mapping[str, Any]) -> ChosenModel:
-    if is_hub_spec(wanted):
+def _transformers(session: Session, settings: Settings, project: str, wanted: TransformersSpec) -> ChosenModel:
+    if wanted.of_hub:
         return _of_hub(session, project, wanted)
-    name = wanted["path"]
+    name = wanted.path
     row = session.scalar(visible(project).where(Model.id == name, Model.kind == "base"))
     if row is None:
         folder_of(settings, name, param="model.path")
-        return ChosenModel(name, dict(wanted))
-    known = _registered(row)
-    stored = known.stored if _as_described(wanted) else None
-    return ChosenModel(name, {**row.spec, **wanted}, base_id=row.id, stored=stored, described_for=known.described_for)
+        return ChosenModel(name, wanted)
+    return _of_base(row, wanted, name=name)
 
 
-def is_hub_spec(spec: Mapping[str, Any]) -> bool:
-    """Whether a spec names a model on a hub: its path has a slash, and folder names do not."""
-    return spec["type"] == "transformers" and "/" in spec["path"]
-
-
-def _as_described(spec: Mapping[str, Any]) -> bool:
-    """Whether the model's manifest holds for a spec: an adapter or new tokens change the tensors."""
-    return not spec.get("adapter") and not spec.get("new_tokens")
-
-
-def _of_hub(session: Session, project: str, wanted: Mapping[str, Any]) -> ChosenModel:
+def _of_hub(session: Session, project: str, wanted: TransformersSpec) -> ChosenModel:
     """A model of a hub. The API makes no connections; a worker downloads the model."""
-    if not _HUB_ID.fullmatch(wanted["path"]):
-        message = f"{wanted['path']!r} is neither a model folder nor `owner/name` on a hub"
+    if not _HUB_ID.fullmatch(wanted.path):
+        message = f"{wanted.path!r} is neither a model folder nor `owner/name` on a hub"
         raise ModelError(message, param="model.path", code="model_not_found")
-    revision = wanted.get("revision") or "main"
-    spec = {**wanted, "revision": revision}
-    row = session.scalar(visible(project).where(Model.id == f"{wanted['path']}@{revision}", Model.kind == "base"))
+    spec = replace(wanted, revision=wanted.revision or "main")
+    row = session.scalar(visible(project).where(Model.id == f"{spec.path}@{spec.revision}", Model.kind == "base"))
     if row is None:
-        return ChosenModel(wanted["path"], spec)
+        return ChosenModel(spec.path, spec)
+    return _of_base(row, spec, name=row.id)
+
+
+def _of_base(row: Model, wanted: TransformersSpec, *, name: str) -> ChosenModel:
+    """A registered base as a spec wants it. Its manifest holds only without an adapter and new tokens."""
     known = _registered(row)
-    stored = known.stored if _as_described(wanted) else None
-    return ChosenModel(row.id, {**row.spec, **spec}, base_id=row.id, stored=stored, described_for=known.described_for)
+    spec = wanted.over(known.spec) if isinstance(known.spec, TransformersSpec) else wanted
+    stored = known.stored if wanted.as_registered else None
+    return ChosenModel(name, spec, base_id=row.id, stored=stored, described_for=known.described_for)
 
 
-def _torch(settings: Settings, wanted: Mapping[str, Any]) -> ChosenModel:
-    name, kwargs = wanted["architecture"], wanted.get("kwargs") or {}
+def _torch(settings: Settings, wanted: TorchSpec) -> ChosenModel:
+    name, kwargs = wanted.architecture, wanted.kwargs or {}
     known = sorted({*_OUR_ARCHITECTURES, *(each.name for each in entry_points(group="permafrost.architectures"))})
     if (
         name not in known and settings.embedded
     ):  # in a deployment, workers may have architectures that this process lacks
         message = f"no architecture is named {name!r}{_nearest(name, known)}"
         raise ModelError(message, param="model.architecture", code="unknown_architecture")
-    return ChosenModel(name, dict(wanted), stored=_affine(kwargs) if name == "affine" else None)
+    return ChosenModel(name, wanted, stored=_affine(kwargs) if name == "affine" else None)
 
 
 def _affine(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:

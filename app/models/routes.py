@@ -30,6 +30,7 @@ from app.models.tables import Model
 from app.models.url import ModelIdConvertor
 from app.openapi.prose import BINARY, CONFLICT, ERRORS, GONE
 from app.paging.keyset import AfterQuery
+from app.specs.models import TransformersSpec, folder_name
 from app.storage.blobs import Storage
 
 register_url_convertor("model_id", ModelIdConvertor())
@@ -56,9 +57,7 @@ def register_model(
     """A worker then reads the folder and stores its files. Registering the same folder again changes nothing."""
     who.must("admin")
     folder = folder_of(settings, wanted.path, param="path")
-    spec = {"type": "transformers", "path": wanted.path}
-    if task := wanted.task or task_of(folder):
-        spec["task"] = task
+    spec = TransformersSpec.from_json({"path": wanted.path, "task": wanted.task or task_of(folder)})
     row, new = _register(db, wanted.id or wanted.path, spec)
     if new:
         notifier.wake_model(row.id)
@@ -188,15 +187,15 @@ def composed_bytes(storage: Storage, composed: ComposedFile) -> Reader:
     return read
 
 
-def _register(db: Database, model_id: str, spec: dict[str, str]) -> tuple[Model, bool]:
+def _register(db: Database, model_id: str, spec: TransformersSpec) -> tuple[Model, bool]:
     with db.write() as session:
         row = session.get(Model, model_id)
         if row is None:
             row = Model(id=model_id, project=None, created_at=now(session), owned_by="permafrost", kind="base")
-            row.status, row.spec, row.files, row.tensors = "pending", spec, [], []
+            row.status, row.spec, row.files, row.tensors = "pending", spec.to_json(), [], []
             session.add(row)
             return row, True
-        if row.spec.get("path") != spec["path"] or row.project is not None:
+        if folder_name(row.model_spec) != spec.path or row.project is not None:
             raise Conflict(f"a model {model_id!r} exists already", code="model_exists", param="id")
         if row.status == "failed":
             row.status, row.error = "pending", None

@@ -10,6 +10,7 @@ from app.freeze.schemas import FreezePolicy
 from app.http.request_body import RequestBody
 from app.models.tables import Model
 from app.paging.keyset import Page
+from app.specs.models import TransformersSpec
 
 
 class ModelFile(BaseModel):
@@ -60,7 +61,7 @@ class ModelObject(BaseModel):
     def of_folder(cls, folder: Path) -> "ModelObject":
         """A folder that no job has used yet."""
         created = int((folder / "config.json").stat().st_mtime)
-        spec = {"type": "transformers", "path": folder.name}
+        spec = TransformersSpec(path=folder.name).to_json()
         return cls(id=folder.name, created=created, owned_by="permafrost", kind="base", status="available", spec=spec)
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import JSON, BigInteger, Index, String, Text
 from sqlalchemy.orm import Mapped, deferred, mapped_column
 
 from app.db import Base
+from app.specs.models import ModelSpec, read_model
 
 
 class Model(Base):
@@ -38,3 +39,8 @@ class Model(Base):
     tensors: Mapped[list[Any]] = deferred(mapped_column(JSON, default=list))
     #: Tensors for plan.resolve, written once by a worker and None until then; models/manifest.py reads it.
     manifest: Mapped[list[Any] | dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """The column `spec` as a type."""
+        return read_model(self.spec)

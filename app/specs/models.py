@@ -1,7 +1,7 @@
 """A model as a job names it: a folder in the layout of transformers, a torch architecture, or a registered id."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from app.errors import InvalidRequest, ModelError
@@ -49,6 +49,10 @@ class TransformersSpec(_Model):
         """Folders have no slash in their names; ids of a hub have one."""
         return "/" in self.path
 
+    def over(self, base: "TransformersSpec") -> "TransformersSpec":
+        """This spec, with what only `base` says."""
+        return TransformersSpec.from_json(base.to_json() | self.to_json())
+
     @property
     def as_registered(self) -> bool:
         """Whether its tensors are those of the folder: an adapter or new tokens add others."""
@@ -77,6 +81,7 @@ class RegisteredSpec:
 
 
 ModelSpec = TransformersSpec | TorchSpec
+ModelChoice = ModelSpec | RegisteredSpec
 _CLASSES: Final[tuple[Any, ...]] = (TransformersSpec, TorchSpec)
 
 
@@ -84,3 +89,20 @@ def read_model(content: Any, *, param: str = "model") -> ModelSpec:
     """The spec in a JSON object, by its `type`. ModelError where it cannot be read."""
     spec: ModelSpec = read_tagged(_CLASSES, content, param=param)
     return spec
+
+
+def folder_name(spec: ModelSpec) -> str:
+    """The model folder of a transformers spec. ModelError for a torch spec, which has none."""
+    if isinstance(spec, TransformersSpec):
+        return spec.path
+    raise ModelError(f"architecture {spec.architecture!r} has no model folder", param="model.type")
+
+
+def without_weights(spec: ModelSpec) -> ModelSpec:
+    """The spec of a model whose weights are stored beside it."""
+    return replace(spec, weights=None) if isinstance(spec, TorchSpec) else spec
+
+
+def adapter_start(spec: ModelSpec) -> str | None:
+    """The id of the model whose adapter a job trains on."""
+    return spec.adapter.start if spec.adapter else None

@@ -1,5 +1,6 @@
 """An optimizer of torch with its options, as a request names it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -8,7 +9,8 @@ from app.specs.reading import JsonObject, Range, Spec
 
 OptimizerName = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 NotNegative = Annotated[float, Range(0)]
-Fraction = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(0, without=(0,))]
+Fraction = Annotated[float, Range(0, 1, without=(1,))]
 
 #: What each optimizer acts on. It takes any other key in a group without a word, and ignores it.
 OPTIONS: Final[dict[str, frozenset[str]]] = {
@@ -44,12 +46,12 @@ class OptimizerSpec(Spec):
     momentum: Fraction | None = None
     dampening: NotNegative | None = None
     nesterov: bool | None = None
-    betas: tuple[Fraction, ...] | None = None
-    eps: NotNegative | tuple[NotNegative, ...] | None = None  # two of them for adafactor
+    betas: tuple[Fraction, Fraction] | None = None
+    eps: Positive | tuple[Positive, Positive] | None = None  # two of them for adafactor
     amsgrad: bool | None = None
-    beta2_decay: float | None = None
-    d: NotNegative | None = None  # of adafactor: the largest root mean square of an update
-    ns_steps: Annotated[int, Range(1)] | None = None  # of muon: Newton-Schulz iterations
+    beta2_decay: Annotated[float, Range(-math.inf, 0, without=(0,))] | None = None
+    d: Positive | None = None  # of adafactor: the largest root mean square of an update
+    ns_steps: Annotated[int, Range(1, 99)] | None = None  # of muon: Newton-Schulz iterations
     adjust_lr_fn: Literal["match_rms_adamw", "original"] | None = None
 
     def options(self) -> JsonObject:

@@ -15,13 +15,21 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Bounds of a number, both inclusive, as metadata of its type: `Annotated[int, Range(1)]`."""
+    """Bounds of a number as metadata of its type, `Annotated[int, Range(1)]`: inclusive but for those in `without`."""
 
     low: float
     high: float = math.inf
+    without: tuple[float, ...] = ()
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high and number not in self.without
 
     def __str__(self) -> str:
-        return f"of at least {self.low:g}" if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
+        if self.high < math.inf and not self.without:
+            return f"between {self.low:g} and {self.high:g}"
+        low = f"above {self.low:g}" if self.low in self.without else f"of at least {self.low:g}"
+        high = f"below {self.high:g}" if self.high in self.without else f"at most {self.high:g}"
+        return " and ".join([low] * (self.low > -math.inf) + [high] * (self.high < math.inf))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +114,7 @@ def _value(hint: Any, value: Any, *, param: str) -> Any:
     if parts := [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Spec)]:
         return read_tagged(parts, value, param=param)
     for kind in kinds:
-        if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        if get_origin(kind) is tuple and isinstance(value, list | tuple) and _is_as_long(kind, value):
             inner = get_args(kind)[0]
             return tuple(_value(inner, item, param=f"{param}[{at}]") for at, item in enumerate(value))
         if _fits(kind, value):
@@ -116,6 +124,10 @@ def _value(hint: Any, value: Any, *, param: str) -> Any:
     choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     near = difflib.get_close_matches(str(value), choices, n=1)
     raise _IllTyped(f"{message}; did you mean {near[0]!r}?" if near else message, param)
+
+
+def _is_as_long(kind: Any, value: Sequence[Any]) -> bool:
+    return get_args(kind)[1] is Ellipsis or len(get_args(kind)) == len(value)
 
 
 def _members(hint: Any) -> list[Any]:
@@ -129,7 +141,7 @@ def _fits(kind: Any, value: Any) -> bool:
     origin = get_origin(kind)
     if origin is Annotated:
         inner, limits = get_args(kind)
-        return _fits(inner, value) and limits.low <= value <= limits.high
+        return _fits(inner, value) and value in limits
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in get_args(kind))
     if kind is float:
@@ -149,10 +161,13 @@ def _words(kind: Any) -> str:
         choices = [str(each) for each in get_args(kind)]
         return f"one of {', '.join(choices)}" if len(choices) > 1 else repr(choices[0])
     if origin is tuple:
-        return f"a list of {_words(get_args(kind)[0]).removeprefix('a ').removeprefix('an ')}s"
+        inner, length = get_args(kind)
+        several = "a list of" if length is Ellipsis else "a pair of"
+        return f"{several} {_SEVERAL.get(inner, 'numbers')}"
     return _WORDS.get(origin or kind, "an object")
 
 
+_SEVERAL = {str: "strings", int: "whole numbers"}
 _WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string"}
 
 

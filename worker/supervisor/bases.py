@@ -15,6 +15,7 @@ from app.evidence.format.tree import root
 from app.jobs.queue.attempt import Lease
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
+from app.specs.models import ModelSpec, TransformersSpec
 from app.storage.blobs import Storage
 
 #: Suffixes of files that are read from a model folder. Pickles and code are left alone.
@@ -30,12 +31,10 @@ class StoredFolder:
     root: str
 
 
-def register(
-    db: Database, storage: Storage, folder: Path, *, model_id: str, spec: dict[str, Any] | None = None
-) -> Model:
+def register(db: Database, storage: Storage, folder: Path, *, model_id: str, spec: ModelSpec | None = None) -> Model:
     """Register a folder as a base model that every project may use. Its tensors are described later."""
     model = Model(id=model_id, project=None, owned_by="permafrost", kind="base", status="pending")
-    model.spec = spec or {"type": "transformers", "path": folder.name}
+    model.spec = (spec or TransformersSpec(path=folder.name)).to_json()
     return publish(db, ingest(folder, storage), model)
 
 
@@ -115,11 +114,11 @@ def refuse_links(folder: Path) -> None:
             raise ModelError(f"{path.name} is a link, and a new base holds plain files only", param="model")
 
 
-def remember(db: Database, lease: Lease, model_id: str, spec: dict[str, Any]) -> None:
+def remember(db: Database, lease: Lease, model_id: str, spec: ModelSpec) -> None:
     """Record which model the job started from, which protects it from deletion; `spec` has its commit."""
     with db.write() as session:
         mine = update(Job).where(Job.id == lease.job_id, Job.attempt == lease.attempt)
-        session.execute(mine.values(base_model=model_id, model_spec=spec))
+        session.execute(mine.values(base_model=model_id, model_spec=spec.to_json()))
 
 
 def find(db: Database, model_id: str) -> Model | None:

@@ -10,7 +10,7 @@ from app.errors import PermafrostError
 from app.models import manifest
 from app.models.catalog import folder_of, task_of
 from app.models.tables import Model
-from app.specs.models import read_model
+from app.specs.models import folder_name
 from worker.protocol import EXIT_DONE, WorkOrder, Workspace
 from worker.supervisor import attempt_folder, bases
 from worker.supervisor.outcomes import TrainerRefused
@@ -50,7 +50,7 @@ def _describe(runner: Runner, model_id: str) -> None:
         return
     try:
         if model is None or not model.files:
-            path = model.spec["path"] if model else model_id
+            path = folder_name(model.model_spec) if model else model_id
             folder = folder_of(runner.settings, path, param="model.path")
             model = bases.register(runner.db, runner.storage, folder, model_id=model_id)
         tensors = _manifest(runner, model)
@@ -67,8 +67,8 @@ def _manifest(runner: Runner, model: Model) -> Any:
     attempt_folder.create(workspace)
     try:
         attempt_folder.stage_base(workspace, model, runner.storage)
-        task = model.spec.get("task") or task_of(workspace.base)
-        order = WorkOrder(job_id=model.id, stage="describe", model=read_model(model.spec), task=task, device="cpu")
+        task = model.model_spec.task or task_of(workspace.base)
+        order = WorkOrder(job_id=model.id, stage="describe", model=model.model_spec, task=task, device="cpu")
         order.save(workspace.root)
         return _run(runner, workspace)
     finally:

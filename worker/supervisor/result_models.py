@@ -1,12 +1,14 @@
 """Makes the database row of a job's model, which is composed of changed tensors and the base on download."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from app.evidence.format.compose import ComposedFile
 from app.evidence.format.statement import FileRef
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
+from app.specs.models import ModelSpec, TorchSpec
 from worker.supervisor.artifacts import WEIGHT_FILES
 
 
@@ -14,17 +16,13 @@ def composed_model(
     job: Job, base: Model, layout: ComposedFile, weights: FileRef, others: list[dict[str, Any]], manifest: list[Any]
 ) -> Model:
     """A model of the job's project whose file of weights is composed on download."""
-    merged = ("adapter",) if weights.name == WEIGHT_FILES["full"] else ()
-    spec = {key: value for key, value in job.model_spec.items() if key not in ("weights", "new_tokens", *merged)}
-    if "adapter" in spec:
-        spec["adapter"] = {key: value for key, value in spec["adapter"].items() if key != "start"}
     return Model(
         id=model_id(job),
         project=job.project,
         owned_by=job.project,
         kind="fine_tuned",
         status="ready",
-        spec=spec,
+        spec=_result_spec(job.spec, merged=weights.name == WEIGHT_FILES["full"]).to_json(),
         base_id=base.id,
         job_id=job.id,
         files=[{"name": weights.name, "size": weights.size, "sha256": weights.sha256, "blob": None}, *others],
@@ -43,6 +41,14 @@ def composed_model(
         ],
         manifest=manifest,
     )
+
+
+def _result_spec(spec: ModelSpec, *, merged: bool) -> ModelSpec:
+    """How the result is loaded: with its own weights and tokenizer, and with an adapter of its own or none."""
+    if isinstance(spec, TorchSpec):
+        return replace(spec, weights=None)
+    adapter = None if merged or spec.adapter is None else replace(spec.adapter, start=None)
+    return replace(spec, new_tokens=None, adapter=adapter)
 
 
 def model_id(job: Job) -> str:

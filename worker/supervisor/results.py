@@ -134,12 +134,12 @@ def _curves_file(job: Job, published: Mapping[str, Any]) -> File:
 
 def _policy(job: Job, seen: Sequence[ObservedTensor], *, merged: Sequence[str]) -> Policy:
     """The job's policy; for adapters with the rules that follow from the adapter, and from merging it."""
-    policy, adapter = Policy.from_json(job.freeze_policy), job.model_spec.get("adapter")
+    policy, adapter = job.policy, job.spec.adapter
     if not adapter:
         return policy
     parameters = [each for each in seen if each.info.kind == "parameter" and not each.base]
     new = [each.info.name for each in parameters if not is_of_adapter(each.info.name)]
-    return merged_policy(policy, merged, new) if adapter.get("merge") else implied_policy(policy, new)
+    return merged_policy(policy, merged, new) if adapter.merge else implied_policy(policy, new)
 
 
 def violated(job: Job, reports: ReportReader) -> Evidence | None:
@@ -177,7 +177,7 @@ def _outcome(
 def _last(job: Job, reports: ReportReader) -> NewCheckpoint | None:
     """The result as the job's last checkpoint. None with early stopping, where the result is an earlier checkpoint."""
     done = reports.done or {}
-    if job.hyperparameters.get("early_stopping_patience") or not done.get("steps"):
+    if job.hyperparameter_spec.early_stopping_patience or not done.get("steps"):
         return None
     metrics = {f"valid_{name}": value for name, value in (done.get("metrics") or {}).items()}
     return NewCheckpoint(int(done["steps"]), metrics)

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -13,17 +13,14 @@ import structlog
 from app.db import Database
 from app.errors import OutOfSpace, PermafrostError, StorageUnavailable
 from app.evidence.format.rotation import signers
-from app.freeze.policy import Policy
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Lease, LeaseLost, Outcome
 from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Job
-from app.models.catalog import is_hub_spec
+from app.models.tables import Model
 from app.settings import Settings
 from app.specs.data import DataSpec
-from app.specs.evidence import EvidenceSpec
-from app.specs.hyperparameters import Hyperparameters
-from app.specs.models import read_model
+from app.specs.models import ModelSpec, TransformersSpec
 from app.storage.blobs import Storage
 from worker.protocol import Stage, WorkOrder, Workspace
 from worker.supervisor import attempt_folder, bases, results
@@ -169,9 +166,7 @@ class Runner:
             staging = Staging(self.settings, self.db, self.storage, job, workspace)
             base = staging.base(initialise=initialise, should_stop=lambda: self._should_stop(keeper))
             if job.base_model != base.id:
-                if is_hub_spec(job.model_spec):
-                    job.model_spec = {**job.model_spec, "revision": base.spec["revision"]}
-                bases.remember(self.db, keeper.lease, base.id, job.model_spec)
+                bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
 
             order = self._order(job, keeper, device, "train", data=staging.data())
             with Publisher(self.db, self.storage, job, base, workspace, keeper) as publisher:
@@ -196,12 +191,12 @@ class Runner:
             job_id=job.id,
             attempt=keeper.lease.attempt,
             stage=stage,
-            model=read_model(job.model_spec),
+            model=job.spec,
             task=job.task,
-            data=data or DataSpec.from_json(job.data),
-            hyperparameters=Hyperparameters.from_json(job.hyperparameters),
-            policy=Policy.from_json(job.freeze_policy),
-            evidence=EvidenceSpec.from_json(job.evidence_options),
+            data=data or job.data_spec,
+            hyperparameters=job.hyperparameter_spec,
+            policy=job.policy,
+            evidence=job.evidence_spec,
             seed=job.seed,
             device=device.name,
             devices=device.count if stage == "train" else 1,
@@ -318,3 +313,12 @@ class Runner:
     def _job(self, job_id: str) -> Job:
         with self.db.read() as session:
             return session.get_one(Job, job_id)
+
+
+def _pinned(job: Job, base: Model) -> ModelSpec:
+    """The job's spec with the commit of a hub's model that was fetched for it; the row at hand has it, too."""
+    spec, fetched = job.spec, base.model_spec
+    if isinstance(spec, TransformersSpec) and isinstance(fetched, TransformersSpec) and spec.of_hub:
+        spec = replace(spec, revision=fetched.revision)
+        job.model_spec = spec.to_json()
+    return spec

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 
@@ -12,10 +11,11 @@ from app.errors import DataError, ModelError, NotFound
 from app.evidence.format.digest import sha256_file
 from app.files.tables import File
 from app.jobs.queue.tables import Job
-from app.models.catalog import folder_of, is_hub_spec
+from app.models.catalog import folder_of
 from app.models.tables import Model
 from app.settings import Settings
 from app.specs.data import DataSpec
+from app.specs.models import TransformersSpec, adapter_start, folder_name, without_weights
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
 from worker.supervisor import attempt_folder, bases, hub
@@ -38,15 +38,16 @@ class Staging:
         `initialise` makes the base of a torch spec without weights; `should_stop` is called while a model is
         fetched from a hub; TrainerStopped once it is true.
         """
-        if is_hub_spec(self.job.model_spec) and self.job.base_model is None:
-            model: Model | None = self._from_hub(self.job.model_spec, should_stop)
+        spec = self.job.spec
+        if isinstance(spec, TransformersSpec) and spec.of_hub and self.job.base_model is None:
+            model: Model | None = self._from_hub(spec, should_stop)
         else:
             model = self._known_base()
         if model is not None:
             attempt_folder.stage_base(self.workspace, model, self.storage)
             self._stage_adapter()
             return model
-        if weights := self.job.model_spec.get("weights"):
+        if weights := spec.weights:
             file = self._file(weights)
             attempt_folder.stage_weights(self.workspace, file.blob, self.storage)
             _refuse_changed(self.workspace.base / "model.safetensors", file, param="model.weights")
@@ -58,14 +59,14 @@ class Staging:
     def data(self) -> DataSpec:
         """The job's data spec, with the paths of its files within the workspace."""
         return replace(
-            DataSpec.from_json(self.job.data),
+            self.job.data_spec,
             training=self._stage_file("training", self.job.training_file),
             validation=self._stage_file("validation", self.job.validation_file),
         )
 
-    def _from_hub(self, spec: dict[str, Any], should_stop: Callable[[], bool]) -> Model:
+    def _from_hub(self, spec: TransformersSpec, should_stop: Callable[[], bool]) -> Model:
         """The model of a hub's repository at a commit; it is fetched once."""
-        repository, revision = spec["path"], spec["revision"]
+        repository, revision = spec.path, spec.revision or "main"
         commit: str | None = revision if hub.is_commit(revision) else None
         known = bases.find(self.db, hub.model_id(repository, commit)) if commit else None
         if known is not None and known.files:
@@ -74,14 +75,14 @@ class Staging:
         commit = hub.fetch(repository, revision, folder, max_bytes=self.settings.max_hub_bytes, stop=should_stop)
         if commit is None:
             raise TrainerStopped
-        pinned = {"type": "transformers", "path": repository, "revision": commit}
+        pinned = TransformersSpec(path=repository, revision=commit)
         name = hub.model_id(repository, commit)
         return bases.register(self.db, self.storage, folder, model_id=name, spec=pinned)
 
     def _known_base(self) -> Model | None:
         """The registered base of a job; a folder is registered on its first use."""
         job, initial = self.job, _initial_id(self.job)
-        name = job.base_model or (initial if job.model_spec["type"] == "torch" else job.model_spec["path"])
+        name = job.base_model or (job.spec.path if isinstance(job.spec, TransformersSpec) else initial)
         model = bases.find(self.db, name)
         if model is not None and model.files:
             return model
@@ -89,11 +90,11 @@ class Staging:
             raise _gone(name, model)
         if name == initial:
             return None
-        folder = folder_of(self.settings, (model.spec if model else job.model_spec)["path"], param="model.path")
+        folder = folder_of(self.settings, folder_name(model.model_spec if model else job.spec), param="model.path")
         return bases.register(self.db, self.storage, folder, model_id=name)
 
     def _stage_adapter(self) -> None:
-        start = (self.job.model_spec.get("adapter") or {}).get("start")
+        start = adapter_start(self.job.spec)
         if start is None:
             return
         adapter = bases.find(self.db, start)
@@ -103,9 +104,9 @@ class Staging:
 
     def _publish_initial(self) -> Model:
         job, stored = self.job, bases.ingest(self.workspace.base, self.storage)
-        spec = {key: value for key, value in job.model_spec.items() if key != "weights"}
+        spec = job.spec
         model = Model(id=_initial_id(job), project=job.project, owned_by=job.project, kind="initial", status="ready")
-        model.spec, model.job_id = spec, job.id
+        model.spec, model.job_id = without_weights(spec).to_json(), job.id
         model.stored_bytes = sum(each["size"] for each in stored.files)
         return bases.publish(self.db, stored, model)
 

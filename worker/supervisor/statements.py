@@ -13,8 +13,8 @@ from app.evidence.format.statement import Predicate, build
 from app.evidence.tables import Evidence
 from app.freeze.policy import Policy
 from app.jobs.queue.tables import Checkpoint, Job
-from app.models.catalog import is_hub_spec
 from app.models.tables import Model
+from app.specs.models import TransformersSpec, adapter_start
 from worker.supervisor.artifacts import Artifacts, file_ref
 
 
@@ -23,7 +23,7 @@ def statement(db: Database, job: Job, policy: Policy, base: Model, judged: JobVe
     predicate = Predicate(
         job_id=job.id,
         attempt=job.attempt,
-        nonce=job.evidence_options.get("nonce"),
+        nonce=job.evidence_spec.nonce,
         issued_at=datetime.now(UTC),
         policy=policy.to_json(),
         policy_digest=policy.digest(),
@@ -57,8 +57,9 @@ def _previous(db: Database, base: Model) -> str | None:
 def _origin(db: Database, base: Model) -> dict[str, str]:
     """Where the base came from."""
     origin = {"model": base.id, "kind": base.kind}
-    if is_hub_spec(base.spec) and base.kind == "base":
-        origin |= {"repository": base.spec["path"], "revision": base.spec["revision"]}
+    spec = base.model_spec
+    if isinstance(spec, TransformersSpec) and spec.of_hub and base.kind == "base":
+        origin |= {"repository": spec.path, "revision": spec.revision or "main"}
     if base.job_id:
         origin["job"] = base.job_id
     if base.kind == "checkpoint":
@@ -70,5 +71,5 @@ def _origin(db: Database, base: Model) -> dict[str, str]:
 
 def _adapter_origin(job: Job) -> dict[str, str]:
     """The adapter that was trained on: where the first values of this one came from."""
-    start = (job.model_spec.get("adapter") or {}).get("start")
+    start = adapter_start(job.spec)
     return {"adapter": start} if start else {}

@@ -32,9 +32,7 @@ def jobs_needing_file(session: Session, project: str, file_id: str) -> list[str]
     """Ids of the project's unfinished jobs that train on the file or start from its weights, oldest first."""
     unfinished = select(Job).where(Job.project == project, Job.status.not_in(TERMINAL)).order_by(Job.created_at)
     jobs = session.scalars(unfinished)
-    return [
-        job.id for job in jobs if file_id in (job.training_file, job.validation_file, job.model_spec.get("weights"))
-    ]
+    return [job.id for job in jobs if file_id in (job.training_file, job.validation_file, job.spec.weights)]
 
 
 def claimable(at: datetime) -> Select[Job]:

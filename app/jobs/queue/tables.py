@@ -8,7 +8,12 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, Unique
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
+from app.freeze.policy import Policy
 from app.jobs.queue.states import TERMINAL
+from app.specs.data import DataSpec
+from app.specs.evidence import EvidenceSpec
+from app.specs.hyperparameters import Hyperparameters
+from app.specs.models import ModelSpec, read_model
 
 _LEASED: Final = text("lease_until IS NOT NULL")
 #: As text: with the states as parameters no database would see that the partial index covers the query.
@@ -93,6 +98,28 @@ class Job(Base):
     def ended(self) -> bool:
         """Whether the job has succeeded, failed or been cancelled."""
         return self.status in TERMINAL
+
+    # The columns that hold JSON, as types. What they give is a copy: to change a column, assign to it.
+
+    @property
+    def spec(self) -> ModelSpec:
+        return read_model(self.model_spec)
+
+    @property
+    def data_spec(self) -> DataSpec:
+        return DataSpec.from_json(self.data)
+
+    @property
+    def hyperparameter_spec(self) -> Hyperparameters:
+        return Hyperparameters.from_json(self.hyperparameters)
+
+    @property
+    def evidence_spec(self) -> EvidenceSpec:
+        return EvidenceSpec.from_json(self.evidence_options)
+
+    @property
+    def policy(self) -> Policy:
+        return Policy.from_json(self.freeze_policy)
 
 
 class Worker(Base):

@@ -137,7 +137,7 @@ def _unchecked(
     if plan is None:
         why = f"the tensors of {checked.chosen.name!r} are not known for the task {checked.task}; " + (
             "register the model (POST /v1/models) to have them read once"
-            if checked.chosen.spec["type"] == "transformers"
+            if checked.chosen.spec.type == "transformers"
             else "only a worker builds this architecture"
         )
         unchecked.append({"what": "freeze_policy", "why": why, "when": at_start})

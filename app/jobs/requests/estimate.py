@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +21,7 @@ from app.models.catalog import folder_of
 from app.models.manifest import Manifest
 from app.settings import Settings
 from app.specs import auto
+from app.specs.models import ModelSpec, folder_name
 
 #: Bytes of text per token, and tokens of an example where the request has no max_length.
 TOKEN_BYTES: Final = 4
@@ -58,16 +58,16 @@ def length(checked: CheckedRequest) -> Length | None:
         return None
 
     options = checked.hyperparameters
-    held_out = options.get("validation_fraction", 0.0) if checked.examples.files[1] is None else 0.0
+    held_out = float(options.validation_fraction or 0) if checked.examples.files[1] is None else 0.0
     examples = max(1, summary.examples - round(summary.examples * held_out))
-    epochs = _number(options.get("n_epochs"), auto.n_epochs(examples))
-    batch = min(_number(options.get("batch_size"), auto.batch_size(examples)), examples)
-    steps = min(epochs * math.ceil(examples / batch), options.get("max_steps") or 10**9)
+    epochs = _number(options.n_epochs, auto.n_epochs(examples))
+    batch = min(_number(options.batch_size, auto.batch_size(examples)), examples)
+    steps = min(epochs * math.ceil(examples / batch), options.max_steps or 10**9)
 
     tokens = None
     if checked.task in _TEXT:
         tokens = math.ceil(summary.bytes / max(1, summary.examples) / TOKEN_BYTES)
-        tokens = max(1, min(tokens, options.get("max_length") or MAX_TOKENS))
+        tokens = max(1, min(tokens, options.max_length or MAX_TOKENS))
     return Length(examples, epochs, batch, steps, tokens)
 
 
@@ -96,7 +96,8 @@ def memory(checked: CheckedRequest, settings: Settings, size: Length | None) -> 
         "optimizer": plan.memory["optimizer_bytes"],
         "activations": _activations(checked, settings, size),
     }
-    if (checked.hyperparameters.get("optimizer") or {}).get("momentum") and _optimizer(checked) == "sgd":
+    optimizer = checked.hyperparameters.optimizer
+    if optimizer and optimizer.momentum and optimizer.name == "sgd":
         parts["optimizer"] = plan.memory["gradient_bytes"]
     return {**parts, "total": sum(filter(None, parts.values()))}
 
@@ -112,7 +113,7 @@ def seconds(
         basis, took = "computed", _computed(checked, settings, size)
     if took is None:
         return {"seconds": None, "basis": None}
-    limit = checked.hyperparameters.get("max_run_seconds")
+    limit = checked.hyperparameters.max_run_seconds
     return {"seconds": round(min(took, limit + FIXED_SECONDS) if limit else took, 1), "basis": basis}
 
 
@@ -145,8 +146,8 @@ def _measured(session: Session, project: str, checked: CheckedRequest, size: Len
     speeds, rests = [], []
     for job in session.scalars(newest):
         speed = (job.progress or {}).get("examples_per_second")
-        batch, steps = job.hyperparameters.get("batch_size"), (job.progress or {}).get("step")
-        if job.model_spec != checked.chosen.spec or not speed or not isinstance(batch, int) or not steps:
+        batch, steps = job.hyperparameter_spec.batch_size, (job.progress or {}).get("step")
+        if job.spec != checked.chosen.spec or not speed or not isinstance(batch, int) or not steps:
             continue
         if job.attempt == 1 and job.started_at and job.finished_at:
             speeds.append(speed)
@@ -193,14 +194,14 @@ def _activations(checked: CheckedRequest, settings: Settings, size: Length | Non
     heads = config.get("num_attention_heads")
     if not (isinstance(hidden, int) and isinstance(layers, int) and isinstance(heads, int)):
         return None
-    micro = checked.hyperparameters.get("micro_batch_size") or size.batch_size
-    halves = 1 if checked.hyperparameters.get("precision") in ("bf16", "fp16") else 2
+    micro = checked.hyperparameters.micro_batch_size or size.batch_size
+    halves = 1 if checked.hyperparameters.precision in ("bf16", "fp16") else 2
     return halves * micro * layers * (34 * size.tokens * hidden + 5 * heads * size.tokens**2)
 
 
-def _config(spec: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def _config(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
     try:
-        path: Path = folder_of(settings, str(spec.get("path")), param="model.path") / "config.json"
+        path: Path = folder_of(settings, folder_name(spec), param="model.path") / "config.json"
         config = json.loads(path.read_bytes())
     except (PermafrostError, OSError, ValueError):
         return {}
@@ -208,7 +209,7 @@ def _config(spec: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
 
 def _optimizer(checked: CheckedRequest) -> str:
-    name = (checked.hyperparameters.get("optimizer") or {}).get("name", "adamw")
+    name = checked.hyperparameters.optimizer.name if checked.hyperparameters.optimizer else "adamw"
     return name if name in OPTIMIZER_STATE else "adamw"  # adam keeps what adamw keeps
 
 

@@ -1,11 +1,11 @@
 """The files of a request: which task they are for, how they are read, and what reading them to the end found."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from app.errors import DataError, InvalidRequest, NotFound
 from app.files import formats
@@ -17,12 +17,12 @@ from app.jobs.requests.schemas import JobCreate
 from app.jobs.requests.task_options import method_type, refuse_other_method
 from app.jobs.requests.weights import refuse_other_weights
 from app.models.catalog import ChosenModel
+from app.specs import models as specs
+from app.specs.data import DataSpec
 from app.storage.blobs import Storage, missing_blob_explained
 
 #: A task is inferred from a file's first examples; a larger file in an object store would have to be fetched for it.
 _INFER_BYTES: Final = 64 << 20
-#: A torch spec names its task in short; the data's reader has these names for it.
-_TABULAR: Final = {"regression": "tabular-regression", "classification": "tabular-classification"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Examples:
     """
 
     task: str
-    data: dict[str, Any]
+    data: DataSpec
     files: tuple[File, File | None]
     summaries: tuple[formats.Summary | None, formats.Summary | None]
 
@@ -67,18 +67,20 @@ def read_examples(
 ) -> Examples:
     """Decides the task and reads files of up to `read_bytes` to their ends. Raises DataError with lines and fields."""
     training, validation = files
-    data: dict[str, Any] = request.data.model_dump(exclude_none=True) if request.data else {}
+    data = DataSpec.from_json(request.data.model_dump(exclude_none=True) if request.data else {})
     with _reading(context, training, param="training_file"):
-        data["format"] = _format(context.storage, training, param="training_file")
-        task = _task(context, request, chosen, training, data["format"])
+        format = _format(context.storage, training, param="training_file")
+        data = replace(data, format=format)
+        task = _task(context, request, chosen, training, format)
         refuse_other_method(method_type(request), task)
         reader = _ExamplesReader(context.storage, data, task, read_bytes)
-        train_summary, valid_summary = reader.read(training, data["format"], param="training_file"), None
+        train_summary, valid_summary = reader.read(training, format, param="training_file"), None
 
     if validation is not None:
         with _reading(context, validation, param="validation_file"):
-            data["validation_format"] = _format(context.storage, validation, param="validation_file")
-            valid_summary = reader.read(validation, data["validation_format"], param="validation_file")
+            validation_format = _format(context.storage, validation, param="validation_file")
+            data = replace(data, validation_format=validation_format)
+            valid_summary = reader.read(validation, validation_format, param="validation_file")
     return Examples(task, data, files, (train_summary, valid_summary))
 
 
@@ -106,8 +108,8 @@ def _reading(context: SubmissionContext, file: File, *, param: str) -> Iterator[
 
 def _task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, file: File, format: str) -> str:
     """The request's own, the model spec's, the one the method is for; else inferred from the file's fields."""
-    if chosen.spec["type"] == "torch":
-        return _torch_task(context, request, chosen, file, format)
+    if isinstance(chosen.spec, specs.TorchSpec):
+        return _torch_task(context, request, chosen.spec, file, format)
 
     named = getattr(request.model, "task", None)
     if request.task and named and request.task != named:
@@ -115,22 +117,22 @@ def _task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, f
         raise InvalidRequest(message, param="task", code="conflict")
 
     dpo = "preference" if method_type(request) == "dpo" else None
-    if task := request.task or chosen.spec.get("task") or dpo:
+    if task := request.task or chosen.spec.task or dpo:
         return str(task)
     return _inferred_task(context, file, format)
 
 
-def _torch_task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, file: File, format: str) -> str:
+def _torch_task(context: SubmissionContext, request: JobCreate, spec: specs.TorchSpec, file: File, format: str) -> str:
     """A torch spec names regression or classification; whether its examples are pictures is seen from the file."""
     if request.task:
         message = "a torch model's task is 'regression' or 'classification', as `task` of the model spec"
         raise InvalidRequest(message, param="task")
 
-    kind = str(chosen.spec.get("task", "regression"))
+    kind = str(spec.task or "regression")
     if kind == "classification" and format != "csv" and formats.can_read(format):
         with _on_disk(context.storage, file) as path:
             kind = "image-classification" if formats.holds_images(path, format) else kind
-    return _TABULAR.get(kind, kind)
+    return specs.TABULAR.get(kind, kind)
 
 
 def _inferred_task(context: SubmissionContext, file: File, format: str) -> str:
@@ -146,7 +148,7 @@ class _ExamplesReader:
     """Reads files of up to `max_bytes` to their ends, as the task and the data options say."""
 
     storage: Storage
-    data: Mapping[str, Any]
+    data: DataSpec
     task: str
     max_bytes: int
 
@@ -154,7 +156,7 @@ class _ExamplesReader:
         """None for a file that is left to a worker. Raises DataError with lines and fields."""
         if file.bytes > self.max_bytes or not formats.can_read(format):
             return None
-        columns = formats.Columns.from_json(self.data)
+        columns = formats.Columns.of(self.data)
         held_out = param == "validation_file"
         with _on_disk(self.storage, file) as path:
             return formats.validate(

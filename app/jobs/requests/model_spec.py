@@ -7,17 +7,8 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.http.request_body import RequestBody
+from app.specs.models import ModelChoice, RegisteredSpec, Task, read_model
 
-#: Of a transformers model.
-Task = Literal[
-    "text-classification",
-    "text-regression",
-    "token-classification",
-    "causal-lm",
-    "preference",
-    "pairs",
-    "image-classification",
-]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NewToken = Annotated[str, Field(min_length=1, max_length=256)]
 Identifier = Annotated[str, Field(min_length=1, max_length=256)]
@@ -165,3 +156,8 @@ ModelField = Annotated[
         custom_error_message="must be a model's id, or an object whose `type` is `transformers` or `torch`",
     ),
 ]
+
+
+def model_choice(model: str | TransformersSpec | TorchSpec) -> ModelChoice:
+    """What a request's `model` stands for, as a type that the worker shares."""
+    return RegisteredSpec(id=model) if isinstance(model, str) else read_model(model.model_dump(exclude_none=True))

@@ -10,7 +10,8 @@ from app.freeze.policy import Policy
 from app.freeze.schemas import FreezePolicy
 from app.http.request_body import RequestBody
 from app.jobs.requests.hyperparameters import Hyperparameters, Method
-from app.jobs.requests.model_spec import Identifier, ModelField, Task
+from app.jobs.requests.model_spec import Identifier, ModelField
+from app.specs.models import Task
 
 
 class DataOptions(RequestBody):

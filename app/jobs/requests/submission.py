@@ -3,8 +3,8 @@
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -18,10 +18,14 @@ from app.jobs.queue.method import method_of
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.examples import Examples, find_files, read_examples
-from app.jobs.requests.optimizers import refuse_ignored_options, refuse_unreadable_groups
+from app.jobs.requests.model_spec import model_choice
+from app.jobs.requests.optimizers import refuse_unreadable_groups
 from app.jobs.requests.schemas import EvidenceOptions, JobCreate, Resources
-from app.jobs.requests.task_options import refuse_task_conflicts
 from app.models.catalog import ChosenModel, choose, find_model, similar_tensors
+from app.specs.hyperparameters import Hyperparameters
+from app.specs.models import adapter_start
+from app.specs.optimizer_rules import refuse_ignored_options
+from app.specs.rules import refuse_task_conflicts
 
 #: Larger files are read by a worker, line by line, before it trains.
 INLINE_BYTES: Final = 4 << 20
@@ -34,7 +38,7 @@ class CheckedRequest:
     policy: Policy
     chosen: ChosenModel
     examples: Examples
-    hyperparameters: dict[str, Any]
+    hyperparameters: Hyperparameters
     plan: FreezePlan | None  # None where the model's tensors are not known yet
 
     @property
@@ -53,24 +57,23 @@ def examine(context: SubmissionContext, request: JobCreate, *, read_bytes: int =
     Raises InvalidRequest, PolicyError, DataError, ModelError, NotFound or QuotaSpent, each with `param`.
     """
     check_quota(context.session, context.project, asked=0, limit=context.settings.max_project_bytes)
-    chosen = choose(context.session, context.settings, context.project, _plain(request.model))
+    chosen = choose(context.session, context.settings, context.project, model_choice(request.model))
     policy = _policy(request, chosen)
 
     files = find_files(context, request, chosen)
     examples = read_examples(context, request, chosen, files, read_bytes=read_bytes)
 
-    hyperparameters = request.chosen()
-    refuse_ignored_options(hyperparameters, policy)
-    refuse_task_conflicts(hyperparameters, examples.task, spec=chosen.spec, validation=files[1])
+    hyperparameters = Hyperparameters.from_json(request.chosen().model_dump(exclude_none=True))
+    if examples.task == "preference" and hyperparameters.beta is None:
+        hyperparameters = replace(hyperparameters, beta="auto")  # OpenAI's answers for DPO always have it
+    refuse_ignored_options(hyperparameters.optimizer, enforce=policy.enforce)
+    validated = files[1] is not None
+    refuse_task_conflicts(hyperparameters, examples.task, adapter=chosen.spec.adapter, validated=validated)
 
     plan = _plan(context, policy, chosen, examples.task)
     tensors = chosen.tensors_for(examples.task)
-    refuse_unreadable_groups(hyperparameters, tensors, plan, enforce=policy.enforce)
-
-    options = hyperparameters.model_dump(exclude_none=True)
-    if examples.task == "preference":
-        options.setdefault("beta", "auto")  # OpenAI's answers for DPO always have it
-    return CheckedRequest(policy, chosen, examples, options, plan)
+    refuse_unreadable_groups(hyperparameters.optimizer, tensors, plan, enforce=policy.enforce)
+    return CheckedRequest(policy, chosen, examples, hyperparameters, plan)
 
 
 def job_of(
@@ -79,22 +82,23 @@ def job_of(
     """The row of a job whose request has been examined; a seed is drawn where the request has none."""
     training, validation = checked.examples.files
     resources = request.resources or Resources()
+    hyperparameters = checked.hyperparameters.to_json()
     return Job(
         id=new_id("ftjob"),
         project=context.project,
         status="queued" if checked.examples.all_read else "validating_files",
         priority=request.priority,
         model=checked.chosen.name,
-        model_spec=checked.chosen.spec,
+        model_spec=checked.chosen.spec.to_json(),
         base_model=checked.chosen.base_id,
         task=checked.task,
         training_file=training.id,
         validation_file=validation.id if validation else None,
-        data=checked.examples.data,
+        data=checked.examples.data.to_json(),
         suffix=request.suffix,
         seed=request.seed if request.seed is not None else secrets.randbelow(2**31),
-        hyperparameters=checked.hyperparameters,
-        method=method_of(checked.task, checked.hyperparameters),
+        hyperparameters=hyperparameters,
+        method=method_of(checked.task, hyperparameters),
         meta=request.metadata,
         tags=list(dict.fromkeys(request.tags or [])),
         retries=request.retries,
@@ -124,14 +128,13 @@ def protect_inputs(session: Session, job: Job) -> None:
     files = {
         "training_file": job.training_file,
         "validation_file": job.validation_file,
-        "model.weights": job.model_spec.get("weights"),
+        "model.weights": job.spec.weights,
     }
     for param, file_id in files.items():
         if file_id is not None:
             find_file(session, job.project, file_id, param=param, lock="keep")
 
-    adapter = job.model_spec.get("adapter") or {}
-    for model_id in (job.base_model, adapter.get("start")):
+    for model_id in (job.base_model, adapter_start(job.spec)):
         if model_id is not None:
             try:
                 find_model(session, job.project, model_id, lock="keep")
@@ -139,17 +142,13 @@ def protect_inputs(session: Session, job: Job) -> None:
                 raise ModelError(error.message, param="model", code=error.code) from None
 
 
-def _plain(model: Any) -> str | dict[str, Any]:
-    return model if isinstance(model, str) else model.model_dump(exclude_none=True)
-
-
 def _policy(request: JobCreate, chosen: ChosenModel) -> Policy:
     """The request's policy, with what an adapter implies: the base below it is frozen."""
     policy = request.policy()
-    adapter = chosen.spec.get("adapter")
-    if not adapter:
+    adapter = chosen.spec.adapter
+    if adapter is None:
         return policy
-    if not adapter.get("merge"):
+    if not adapter.merge:
         return implied_policy(policy)
 
     # Merging changes the weights that the adapter is added to; the worker adds rules for them once it has the model.

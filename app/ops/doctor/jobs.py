@@ -74,7 +74,7 @@ class JobAudit:
             rows = session.scalars(select(File).where(File.expires_at < now(session))).all()
             open_jobs = session.scalars(select(Job).where(Job.status.not_in(TERMINAL))).all()
         used = {name for job in open_jobs for name in (job.training_file, job.validation_file)}
-        used |= {job.model_spec.get("weights") for job in open_jobs}
+        used |= {job.spec.weights for job in open_jobs}
         for row in rows:
             if row.id not in used:
                 message = f"expired {row.expires_at:%Y-%m-%d %H:%M} UTC"

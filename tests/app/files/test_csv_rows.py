@@ -6,6 +6,7 @@ import io
 import pytest
 
 from app.files.formats import Columns
+from app.specs.data import DataSpec
 from tests.app.files.training_files import GOOD, found, lines, problems, read
 
 
@@ -55,7 +56,7 @@ def test_csv_quotes(put):
 def test_bad_csv(put, text, columns, expected, says):
     """Each mistake of a table by line, column and code, with what would work."""
     path = put(text.encode("latin-1"), "t.csv")
-    how = {"format": "csv", "task": "tabular-regression", "columns": Columns.from_json(columns)}
+    how = {"format": "csv", "task": "tabular-regression", "columns": Columns.of(DataSpec.from_json(columns))}
     assert expected in found(path, **how)
     (message,) = [e["message"] for e in problems(path, **how) if (e["line"], e["field"], e["code"]) == expected]
     assert says in message

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from app.errors import DataError
 from app.files.formats import TASKS, Columns, Summary, can_read, detect, infer_task, validate
+from app.specs.data import DataSpec
 from tests.app.files.training_files import GOOD, found, lines, read
 
 
@@ -24,7 +25,7 @@ def test_each_task_in_jsonl(put, task):
 def test_summary_of_a_table(put):
     """Widths and the columns that were chosen."""
     path = put("a,b,c,d\n1,2,3,4\n4,5,6,7\n", "t.csv")
-    chosen = Columns.from_json({"features": ["a", "c"], "target": ["d", "b"]})
+    chosen = Columns.of(DataSpec(features=("a", "c"), target=("d", "b")))
     assert validate(path, format="csv", task="tabular-regression", columns=chosen) == Summary(
         examples=2, labels=None, features=2, targets=2, bytes=path.stat().st_size, columns=chosen
     )

@@ -72,7 +72,7 @@ HYPERPARAMETERS = objects(
     lr_schedule=st.sampled_from(["linear", "cosine"]),
     packing=st.booleans(),
     optimizer=objects(
-        groups=GROUPS, betas=st.just([0.9, 0.99]), eps=st.floats(0, 1), weight_decay=st.integers(0, 1)
+        groups=GROUPS, betas=st.just([0.9, 0.99]), eps=st.floats(1e-9, 1), weight_decay=st.integers(0, 1)
     ).map(lambda fields: {"name": "adamw", **fields}),
 )
 DATA = objects(features=LISTS, target=NAMES | LISTS, format=NAMES, training=NAMES, validation=NAMES)

@@ -42,7 +42,7 @@ def read(
     `known_labels`, the label map of the base, is kept where it holds every label of the data. Without a validation
     file, `fraction` of the training file is held out, chosen by `seed`.
     """
-    path, columns = workspace / training_path(data), formats.Columns(data.features or (), data.targets)
+    path, columns = workspace / training_path(data), formats.Columns.of(data)
     form = data.format or formats.detect(path.name, _head(path))
     labels = formats.validate(path, format=form, task=task, columns=columns).labels
     if labels is not None and set(labels) <= set(known_labels or ()):

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from app.errors import ModelError, PolicyError
 from app.freeze.plan import FreezePlan
 from app.specs.adapters import AdapterSpec, Ia3Spec, LoraSpec
+from app.specs.rules import refuse_adapter
 from worker.trainer.models import adapter_targets
 
 TASK_TYPES = {
@@ -35,8 +36,6 @@ TASK_TYPES = {
     "preference": "CAUSAL_LM",
     "pairs": "FEATURE_EXTRACTION",
 }
-# peft's other initialisations move a part of the base's weights into the adapter.
-INITIALISATIONS = (True, "gaussian")
 ADAPTER = "default"  # peft's name of the one adapter in a model
 _BASE_LAYERS = re.compile(r"(\.base_layer)+\.")  # nested where fused experts have several adapters
 VIRTUAL_TOKENS = f"prompt_encoder.{ADAPTER}.embedding.weight"
@@ -44,7 +43,8 @@ VIRTUAL_TOKENS = f"prompt_encoder.{ADAPTER}.embedding.weight"
 
 def wrap(model: nn.Module, adapter: AdapterSpec, *, task: str, seed: int, new: Collection[str] = ()) -> PeftModel:
     """Adds adapters, initialised from the seed, to the model. A `new` head gets none: it trains as it is."""
-    config = _config(adapter, task)
+    refuse_adapter(adapter, task)
+    config = _config(adapter)
     heads = sorted({name.rpartition(".")[0] for name in new})
     if isinstance(config, LoraConfig | IA3Config):
         config.exclude_modules = heads or None
@@ -64,7 +64,7 @@ def wrap(model: nn.Module, adapter: AdapterSpec, *, task: str, seed: int, new: C
     return wrapped
 
 
-def _config(adapter: AdapterSpec, task: str) -> PeftConfig:
+def _config(adapter: AdapterSpec) -> PeftConfig:
     if isinstance(adapter, LoraSpec):
         return _lora(adapter)
     if isinstance(adapter, Ia3Spec):
@@ -72,14 +72,10 @@ def _config(adapter: AdapterSpec, task: str) -> PeftConfig:
         if adapter.target_modules and feedforward is None:
             feedforward = []
         return IA3Config(target_modules=_names(adapter.target_modules), feedforward_modules=feedforward)
-    if task != "causal-lm":
-        message = f"prompt tuning is only supported for causal-lm, and this is {task}; use lora or ia3"
-        raise ModelError(message, param="model.adapter.type", code="unsupported_adapter")
     return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=adapter.num_virtual_tokens or 8)
 
 
 def _lora(adapter: LoraSpec) -> LoraConfig:
-    _refuse_changes_to_base(adapter)
     return LoraConfig(
         r=adapter.r or 8,
         lora_alpha=adapter.alpha or 16,
@@ -94,22 +90,6 @@ def _lora(adapter: LoraSpec) -> LoraConfig:
 
 def _names(names: Sequence[str] | None) -> list[str] | None:
     return None if names is None else list(names)
-
-
-def _refuse_changes_to_base(adapter: LoraSpec) -> None:
-    how = adapter.init_lora_weights
-    if how is not None and how not in INITIALISATIONS:
-        raise PolicyError(
-            f"init_lora_weights {how!r} is not supported: PiSSA, OLoRA, LoftQ and similar rewrite the base or need "
-            "data, and an adapter job leaves its base unchanged; use true or 'gaussian'",
-            param="model.adapter.init_lora_weights",
-        )
-    if adapter.bias not in (None, "none"):
-        raise PolicyError(
-            f"bias={adapter.bias!r} trains biases of the base, which an adapter job leaves untouched; use 'none', "
-            'or train without an adapter and with a policy such as {"train": ["**.bias"]}',
-            param="model.adapter.bias",
-        )
 
 
 def refuse_trained_base(plan: FreezePlan, base_names: Collection[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
-from app.specs.adapters import AdapterSpec, PromptTuningSpec
+from app.specs.rules import refuse_blind_stopping, refuse_small_micro_batch, refuse_task_conflicts
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.batch import Examples
 from worker.trainer.data.reading import DataSplits
@@ -77,7 +77,7 @@ def resolve_job(
     device = choose_device(order.device)
     facts = _facts(plan, splits, tracked, device)
     settings = hyperparameters.resolve_auto(order.hyperparameters, facts)
-    _refuse_settings(settings, task=task, plan=plan, splits=splits, adapter=order.model.adapter)
+    _refuse_settings(settings, order=order, task=task, plan=plan, splits=splits)
     refuse_request(
         group,
         task=task,
@@ -131,35 +131,18 @@ def _facts(plan: FreezePlan, splits: DataSplits, tracked: TrackedModel, device: 
 
 
 def _refuse_settings(
-    settings: ResolvedHyperparameters, *, task: str, plan: FreezePlan, splits: DataSplits, adapter: AdapterSpec | None
+    settings: ResolvedHyperparameters, *, order: WorkOrder, task: str, plan: FreezePlan, splits: DataSplits
 ) -> None:
-    if task == "pairs" and settings.micro_batch_size < settings.batch_size:
-        message = "pairs take their negatives from the batch, so it cannot be cut into micro-batches; lower batch_size"
-        raise InvalidRequest(message, param="hyperparameters.gradient_accumulation_steps")
-    if settings.packing:
-        _refuse_packing(task, adapter)
-    if settings.early_stopping_patience is not None:
-        _refuse_early_stopping(plan, splits)
+    validated = bool(splits.validation)
+    refuse_task_conflicts(order.hyperparameters, task, adapter=order.model.adapter, validated=validated)
+    refuse_small_micro_batch(task, micro_batch_size=settings.micro_batch_size, batch_size=settings.batch_size)
 
-
-def _refuse_packing(task: str, adapter: AdapterSpec | None) -> None:
-    """For a reason known without the model; whether it keeps the examples of a row apart is tried later."""
-    param = "hyperparameters.packing"
-    if task != "causal-lm":
-        raise InvalidRequest(f"packing is only supported for causal-lm, and the task is {task}", param=param)
-    if isinstance(adapter, PromptTuningSpec):
-        message = "prompt tuning puts its tokens before a row, not before each example of it; leave packing out"
-        raise InvalidRequest(message, param=param)
-
-
-def _refuse_early_stopping(plan: FreezePlan, splits: DataSplits) -> None:
-    """Without validation data there is nothing to judge by, and it may return to a state from before a freeze."""
-    param = "hyperparameters.early_stopping_patience"
-    if not splits.validation:
-        raise InvalidRequest("early stopping needs a validation_file, or a validation_fraction", param=param)
+    if settings.early_stopping_patience is None:
+        return
+    refuse_blind_stopping(settings.early_stopping_patience, validated)  # a fraction may have come to no example
     if plan.scheduled:
         message = (
             "early stopping may end in a state from before a scheduled freeze began; leave it out, or freeze "
             f"'{plan.scheduled[0].name}' for the whole run"
         )
-        raise InvalidRequest(message, param=param)
+        raise InvalidRequest(message, param="hyperparameters.early_stopping_patience")

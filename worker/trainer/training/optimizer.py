@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch.optim import Optimizer
 from app.errors import InvalidRequest, PolicyError
 from app.freeze.plan import TensorInfo, resolve
 from app.freeze.policy import Policy
+from app.specs.optimizer_rules import refuse_ignored_options
 from app.specs.optimizers import OptimizerGroup, OptimizerSpec
 from worker.trainer.training import muon
 
@@ -25,8 +24,6 @@ CLASSES: dict[str, Callable[..., Optimizer]] = {
     "muon": muon.Muon,
 }
 PARAM = "hyperparameters.optimizer"
-# Not for a request to set: they change how the arithmetic runs, or what can be resumed.
-_OURS = frozenset({"params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize", "muon"})
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
@@ -48,7 +45,7 @@ def build(
     leaves to AdamW.
     """
     name, options = wanted.name, wanted.options()
-    _refuse_unknown(name, options, at=PARAM)
+    refuse_ignored_options(wanted, enforce=enforce)
     if wanted.groups:
         groups = _asked_groups(name, wanted.groups, parameters, inventory=inventory, enforce=enforce)
     else:
@@ -60,11 +57,6 @@ def build(
         return CLASSES[name](groups, lr=learning_rate, **options)
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{name} refused its options: {error}", param=PARAM) from None
-
-
-def known_options(name: str) -> frozenset[str]:
-    """The options that a request may set, for the whole optimizer or for one group."""
-    return frozenset(inspect.signature(CLASSES[name]).parameters) - _OURS
 
 
 def _decay_groups(parameters: Named, *, decay: float) -> list[dict[str, Any]]:
@@ -90,8 +82,6 @@ def _asked_groups(
     for index, each in enumerate(asked):
         at = f"{PARAM}.groups[{index}]"
         options = dict(each.options or {})
-        if enforce:
-            _refuse_unknown(name, options, at=f"{at}.options", also=frozenset({"lr"}))
         chosen = _selected(each.select, inventory, at=at)
         members = [key for key in left if key.split("[")[0] in chosen]
         if not members:
@@ -110,16 +100,6 @@ def _selected(select: Any, inventory: Sequence[TensorInfo], *, at: str) -> set[s
     except PolicyError as error:
         raise InvalidRequest(error.message, param=f"{at}.select") from None
     return {decision.name for decision in plan.decisions if decision.rule == "group"}
-
-
-def _refuse_unknown(name: str, options: Mapping[str, Any], *, at: str, also: frozenset[str] = frozenset()) -> None:
-    known = known_options(name) | also
-    for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
-            message = f"{name} has no option {option!r}, and would ignore it; {hint}"
-            raise InvalidRequest(message, param=f"{at}.{option}")
 
 
 def _fused(name: str, parameters: Named) -> dict[str, bool]:

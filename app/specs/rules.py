@@ -1,0 +1,100 @@
+"""What does not fit together in a job, each rule once: a dry run, a submission and the trainer refuse by these.
+
+Every function raises InvalidRequest, whose `param` is a path in the request, or returns None.
+"""
+
+from typing import Final
+
+from app.errors import InvalidRequest, PolicyError
+from app.specs.adapters import AdapterSpec, LoraSpec, PromptTuningSpec
+from app.specs.hyperparameters import Hyperparameters
+
+#: Hyperparameters that only these tasks read.
+TASKS_OF_OPTIONS: Final = {
+    "beta": ("preference",),
+    "temperature": ("pairs",),
+    "packing": ("causal-lm",),
+    "label_smoothing": (
+        "text-classification",
+        "token-classification",
+        "image-classification",
+        "tabular-classification",
+        "causal-lm",
+    ),
+    "max_length": (
+        "text-classification",
+        "text-regression",
+        "token-classification",
+        "causal-lm",
+        "pairs",
+        "preference",
+    ),
+}
+#: Other initialisations of LoRA move a part of the base's weights into the adapter.
+_INITIALISATIONS: Final = (None, True, "gaussian")
+
+
+def refuse_task_conflicts(
+    hyperparameters: Hyperparameters, task: str, *, adapter: AdapterSpec | None, validated: bool
+) -> None:
+    """Options that the task would ignore or break on. `validated`: the job has a validation file."""
+    refuse_adapter(adapter, task)
+    _refuse_options_of_other_tasks(hyperparameters, task)
+    _refuse_packed_prompts(hyperparameters, adapter)
+    _refuse_split_pairs(hyperparameters, task)
+    refuse_blind_stopping(hyperparameters.early_stopping_patience, validated or hyperparameters.validation_fraction)
+
+
+def refuse_adapter(adapter: AdapterSpec | None, task: str) -> None:
+    """Prompt tuning is only supported for causal-lm, and no adapter may change the weights of its base."""
+    if isinstance(adapter, PromptTuningSpec) and task != "causal-lm":
+        message = f"prompt tuning is only supported for causal-lm, and this is {task}; use lora or ia3"
+        raise InvalidRequest(message, param="model.adapter.type", code="unsupported_adapter")
+    if not isinstance(adapter, LoraSpec):
+        return
+
+    if adapter.init_lora_weights not in _INITIALISATIONS:
+        raise PolicyError(
+            f"init_lora_weights {adapter.init_lora_weights!r} is not supported: PiSSA, OLoRA, LoftQ and similar "
+            "rewrite the base or need data, and an adapter job leaves its base unchanged; use true or 'gaussian'",
+            param="model.adapter.init_lora_weights",
+        )
+    if adapter.bias not in (None, "none"):
+        raise PolicyError(
+            f"bias={adapter.bias!r} trains biases of the base, which an adapter job leaves untouched; use 'none', "
+            'or train without an adapter and with a policy such as {"train": ["**.bias"]}',
+            param="model.adapter.bias",
+        )
+
+
+def refuse_blind_stopping(patience: int | None, validated: object) -> None:
+    """Early stopping compares validation losses; `validated` is true where there are examples for them."""
+    if patience and not validated:
+        message = "early stopping needs a validation_file, or a validation_fraction"
+        raise InvalidRequest(message, param="hyperparameters.early_stopping_patience")
+
+
+def refuse_small_micro_batch(task: str, *, micro_batch_size: int, batch_size: int) -> None:
+    """Pairs use the other examples of the batch as negatives, so a batch cannot be accumulated from parts."""
+    if task == "pairs" and micro_batch_size < batch_size:
+        message = "pairs take their negatives from the batch, so it cannot be cut into parts; lower batch_size instead"
+        raise InvalidRequest(message, param="hyperparameters.gradient_accumulation_steps")
+
+
+def _refuse_options_of_other_tasks(hyperparameters: Hyperparameters, task: str) -> None:
+    for name, tasks in TASKS_OF_OPTIONS.items():
+        if getattr(hyperparameters, name) not in (None, False) and task not in tasks:
+            message = f"{name} is for {', '.join(tasks)}, and the task is {task}; leave it out"
+            raise InvalidRequest(message, param=f"hyperparameters.{name}", code="ignored_option")
+
+
+def _refuse_packed_prompts(hyperparameters: Hyperparameters, adapter: AdapterSpec | None) -> None:
+    if hyperparameters.packing and isinstance(adapter, PromptTuningSpec):
+        message = "prompt tuning puts its tokens before a row, not before each example of it; leave packing out"
+        raise InvalidRequest(message, param="hyperparameters.packing")
+
+
+def _refuse_split_pairs(hyperparameters: Hyperparameters, task: str) -> None:
+    """As far as it can be seen before "auto" is resolved."""
+    parts = hyperparameters.gradient_accumulation_steps or 1
+    refuse_small_micro_batch(task, micro_batch_size=1, batch_size=parts)
