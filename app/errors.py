@@ -133,6 +133,17 @@ class OutOfSpace(PermafrostError):
         super().__init__(message, headers={"x-should-retry": "false"})
 
 
+class DatabaseUnavailable(PermafrostError):
+    """The database does not answer, or is busy for longer than a request may wait."""
+
+    status = 503
+    code = "database_unavailable"
+
+    def __init__(self) -> None:
+        message = "the database is away or busy; nothing was changed. Send the request again after a few seconds"
+        super().__init__(message, headers={"retry-after": "5"})
+
+
 class StorageUnavailable(PermafrostError):
     """The blob storage does not answer, or refuses our credentials."""
 

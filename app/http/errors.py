@@ -10,14 +10,14 @@ from typing import Any, Final
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.db import is_full
-from app.errors import HttpError, OutOfSpace, PermafrostError
+from app.db import is_full, is_unavailable
+from app.errors import DatabaseUnavailable, HttpError, OutOfSpace, PermafrostError
 from app.http.head_requests import original_method
 from app.http.headers import wants_problem
 from app.http.request_id import request_id_of
@@ -40,7 +40,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PermafrostError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(SQLAlchemyError, _database_error)
 
 
 def render(error: PermafrostError, request: Request) -> Response:
@@ -105,11 +105,15 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _database_error(request: Request, error: Exception) -> Response:
-    """A full disk is for the operator to fix, and the client may repeat the request later; other errors are bugs."""
-    assert isinstance(error, OperationalError)
-    if not is_full(error):
-        raise error
-    return render(OutOfSpace("the database"), request)
+    """A database that is full, away or busy is for the operator to fix, and the request may be repeated later."""
+    assert isinstance(error, SQLAlchemyError)
+    if isinstance(error, DBAPIError) and is_full(error):
+        return render(OutOfSpace("the database"), request)
+    if not is_unavailable(error):
+        raise error  # a bug: UnhandledErrors answers 500
+
+    log.warning("the database is unavailable", request_id=request_id_of(request.scope), error=str(error))
+    return render(DatabaseUnavailable(), request)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

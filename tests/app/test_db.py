@@ -1,15 +1,24 @@
 """Time and transactions, the same on SQLite and PostgreSQL."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
+import httpx2
 import psycopg
 import pytest
-from sqlalchemy import select, update
-from sqlalchemy.exc import StatementError
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 
-from app.db import Database, now
+from app.db import Database, WriteQueue, is_unavailable, now
 from app.jobs.queue.tables import Job
+from app.main import create_app
+from app.settings import Settings
+from migrations.tables import tables
+from migrations.upgrade import upgrade
+from tests.app.conftest import AFFINE, rows, serve, upload_to
 from tests.app.jobs.jobs import new_job
 
 
@@ -98,3 +107,84 @@ def test_a_snapshot_sees_one_moment(db: Database):
         assert list(session.scalars(select(Job.id))) == [first.id]
     with db.snapshot() as session:
         assert set(session.scalars(select(Job.id))) == {first.id, second.id}
+
+
+def test_writers_take_turns_in_the_order_of_arrival() -> None:
+    """None waits for more than those before it, however often others come back."""
+    queue, order = WriteQueue(), []
+
+    def write(number: int, came: threading.Event) -> None:
+        came.set()
+        with queue.turn():
+            order.append(number)
+
+    with ThreadPoolExecutor(20) as pool, queue.turn():
+        for number in range(20):
+            came = threading.Event()
+            pool.submit(write, number, came)
+            came.wait()
+            while len(queue._waiting) <= number:
+                time.sleep(0.001)
+    assert order == list(range(20))
+    with queue.turn():
+        pass
+
+
+def test_a_writer_that_waited_too_long_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database counts as unavailable; those behind it are admitted none the less."""
+    monkeypatch.setattr("app.db.QUEUE_SECONDS", 0.05)
+    queue = WriteQueue()
+    with ThreadPoolExecutor(1) as pool:
+        with queue.turn():
+            late = pool.submit(lambda: queue.turn().__enter__())
+            error = late.exception()
+        assert isinstance(error, SQLAlchemyError) and is_unavailable(error)
+        with queue.turn():
+            pass
+
+
+def test_a_writer_that_fails_lets_the_next_one_in(db: Database) -> None:
+    """Its transaction is rolled back, and its turn ends."""
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), db.write() as session:
+            session.scalar(select(1))
+            raise ZeroDivisionError
+    with db.write() as session:
+        assert session.scalar(select(1)) == 1
+
+
+def test_writers_of_two_processes_do_not_starve_each_other(tmp_path: Path) -> None:
+    """Each process has a queue of its own; here two stand-ins share a SQLite file, with eight writers each."""
+    pair = [Database(f"sqlite:///{tmp_path / 'shared.db'}") for _ in range(2)]
+    tables().create_all(pair[0].engine)
+
+    def write(number: int) -> None:
+        with pair[number % 2].write() as session:
+            session.add(new_job(id=f"ftjob-{number}"))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(write, range(200))) == [None] * 200
+    with pair[0].read() as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 200
+    for each in pair:
+        each.close()
+
+
+@pytest.mark.slow
+def test_two_thousand_posts_by_sixteen_clients(tmp_path: Path) -> None:
+    """On SQLite behind a real server, every one is a job."""
+    settings = Settings(data_dir=tmp_path)
+    upgrade(settings.database)
+    with serve(create_app(settings)) as url, httpx2.Client(base_url=f"{url}/v1/") as client:
+        file = upload_to(client)(rows(20))
+
+        def post(clients_jobs: range) -> set[int]:
+            with httpx2.Client(base_url=f"{url}/v1/", timeout=120) as own:
+                bodies = [{"model": AFFINE, "training_file": file, "seed": seed} for seed in clients_jobs]
+                return {own.post("fine_tuning/jobs", json=body).status_code for body in bodies}
+
+        with ThreadPoolExecutor(16) as pool:
+            statuses = list(pool.map(post, [range(start, 2000, 16) for start in range(16)]))
+        assert statuses == [{200}] * 16
+        metrics = httpx2.get(f"{url}/metrics").text
+    assert 'permafrost_jobs{status="queued"} 2000.0' in metrics

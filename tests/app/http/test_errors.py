@@ -1,10 +1,23 @@
 """Every way to be wrong has an answer: status, code and param in OpenAI's envelope, and nothing reaches training."""
 
 import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
 
+import httpx2
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+
+from app.main import create_app
+from app.settings import Settings
+from migrations.tables import tables
+from tests.app.guarded import routes
+from tests.app.test_tenancy import BODIES, operation
+from tests.servers import free_port, fresh_database
 
 
 @pytest.mark.parametrize(
@@ -89,3 +102,74 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing(embedded: FastAPI, capsys: py
     (logged,) = [line for line in lines if line["event"] == "request failed"]
     assert "a secret of the database" in logged["exception"]
     assert logged["request_id"] == answer.headers["x-request-id"]
+
+
+# ---- a database that is away or busy
+
+
+def asked_of_every_route(application: FastAPI, headers: dict[str, str]) -> Iterator[tuple[str, httpx2.Response]]:
+    """What each route answers to a request that is right but for the ids in it."""
+    with TestClient(application, base_url="http://testserver") as client:
+        for method, path, route in routes(application):
+            if path in ("/healthz", "/readyz", "/openapi.json", "/static") or "stream" in path:
+                continue
+            url = re.sub(r"{.*?}", "x", path)
+            body = {} if method == "GET" else {"json": BODIES.get(operation(route), {})}
+            yield f"{method} {path}", client.request(method, url, headers=headers, **body)
+
+
+def test_every_route_says_that_the_database_is_away(tmp_path: Path) -> None:
+    """503 with Retry-After, also where it is asked for the key; only pages without data and health answer."""
+    settings = Settings(data_dir=tmp_path, database_url=f"postgresql+psycopg://u:secret@127.0.0.1:{free_port()}/x")
+    answers = dict(asked_of_every_route(create_app(settings), {}))
+    free = {route for route, answer in answers.items() if answer.status_code != 503}
+    assert free == {
+        "GET /docs", "GET /v1/freeze_policies/schema", "GET /v1/signing_keys", "GET /v1/webhook_event_types",
+        "POST /v1/freeze_policies/preview", "POST /v1/models",  # of an architecture, of a folder that is not there
+    }  # fmt: skip
+    for route, answer in answers.items():
+        if route not in free and answer.headers["content-type"] == "application/json":
+            error = answer.json()["error"]
+            assert (error["type"], error["code"]) == ("server_error", "database_unavailable"), route
+            assert answer.headers["retry-after"] == "5" and "secret" not in answer.text
+    with_keys = create_app(settings.model_copy(update={"auth": "required"}))
+    for route, answer in asked_of_every_route(with_keys, {"authorization": f"Bearer pf_aaaaaaaa_{'0' * 64}"}):
+        assert answer.status_code == 503 or route == "GET /docs", (route, answer.status_code)
+
+
+def test_connections_that_are_cut_are_no_bug(tmp_path: Path, postgres_server: str) -> None:
+    """The database goes away under connections that are open: 503 for reads and writes."""
+    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", b"{}")}}
+    with ExitStack() as database:
+        url = database.enter_context(fresh_database(postgres_server))
+        application = create_app(Settings(data_dir=tmp_path, database_url=url))
+        tables().create_all(application.state.backends.database.engine)
+        with TestClient(application, base_url="http://testserver/v1/") as client:
+            assert client.post("files", **form).status_code == 200  # type: ignore[arg-type]
+            database.close()
+            answers = [client.get("files"), client.post("files", **form)]  # type: ignore[arg-type]
+    assert [answer.json()["error"]["code"] for answer in answers] == ["database_unavailable"] * 2
+
+
+def test_a_locked_sqlite_file_is_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process writes and does not end: reads go on, writes get 503 instead of an error of ours."""
+    monkeypatch.setattr("app.db.BUSY_SECONDS", 0.1)
+    application = create_app(Settings(data_dir=tmp_path))
+    tables().create_all(application.state.backends.database.engine)
+    with closing(sqlite3.connect(tmp_path / "permafrost.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with TestClient(application, base_url="http://testserver/v1/") as client:
+            form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", b"{}")}}
+            busy = client.post("files", **form)  # type: ignore[arg-type]
+            assert (busy.status_code, busy.json()["error"]["code"]) == (503, "database_unavailable")
+            assert busy.headers["retry-after"] == "5"
+            assert client.get("files").json()["data"] == []
+            other.execute("ROLLBACK")
+            assert client.post("files", **form).status_code == 200  # type: ignore[arg-type]
+
+
+def test_an_error_of_the_database_that_is_a_bug_stays_one(tmp_path: Path) -> None:
+    """Without tables: nothing that waiting would mend."""
+    with TestClient(create_app(Settings(data_dir=tmp_path)), base_url="http://testserver/v1/") as client:
+        answer = client.get("files")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
