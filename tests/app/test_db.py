@@ -160,7 +160,7 @@ def test_writers_of_two_processes_do_not_starve_each_other(tmp_path: Path) -> No
 
     def write(number: int) -> None:
         with pair[number % 2].write() as session:
-            session.add(new_job(id=f"ftjob-{number}"))
+            session.add(new_job(id=f"ftjob-{number}", created_at=now(session), events_count=0))
 
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(write, range(200))) == [None] * 200
