@@ -25,6 +25,7 @@ from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.witness.report import WitnessReport
 
 # Files of a base folder that are copied to the result; config and tokenizer are written anew.
+CONFIGURATIONS = ("preprocessor_config.json", "tokenizer_config.json")
 COMPANIONS = ("generation_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = (
     *pretrained.TOKENIZER_FILES,
@@ -233,10 +234,20 @@ def _write_tokenizer(base: Path, folder: Path, tokenizer: Any) -> None:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
+    _without_ignored_keys(folder / "tokenizer_config.json")
+
+
+def _without_ignored_keys(path: Path) -> None:
+    """Removes keys that name code, which is not in the result."""
+    if configs.ignored_keys(path):
+        write_json(path, configs.read(path))
 
 
 def _copy(base: Path, folder: Path, names: Sequence[str]) -> None:
     for name in names:
         source, target = base / name, folder / name
-        if source.is_file() and not target.exists():
-            shutil.copyfile(source, target)
+        if not source.is_file() or target.exists():
+            continue
+        shutil.copyfile(source, target)
+        if name in CONFIGURATIONS:
+            _without_ignored_keys(target)

@@ -82,7 +82,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
                 with run.checkpoints.writer:
                     ending = loop.train(run)
             except Diverged as diverged:
-                raise _with_checkpoint(diverged, place) from None
+                raise _explained(diverged, place) from None
         if run.passes.prefix is not None:
             run.passes.prefix.close()
         report = run.witness.report()
@@ -188,8 +188,12 @@ def describe(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopR
 STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "train": train}
 
 
-def _with_checkpoint(diverged: Diverged, place: Workspace) -> Diverged:
-    """The error with the step of the last checkpoint in its message."""
+def _explained(diverged: Diverged, place: Workspace) -> Diverged | ModelError:
+    """The error with the step of the last checkpoint in its message; another one where the base itself holds NaN."""
+    broken = loading.name_with_nan(place.base)
+    if broken is not None:
+        message = f"the base's files hold NaN, in {broken!r} among others; with it, {diverged.message}"
+        return ModelError(message, param="model", code="nan_in_weights")
     steps = [int(path.name.partition("-")[2]) for path in place.checkpoints.glob("step-*")]
     kept = f"the last checkpoint is that of step {max(steps)}" if steps else "no checkpoint was due before"
     return Diverged(f"{diverged.message}; {kept}", param=diverged.param, errors=diverged.errors)

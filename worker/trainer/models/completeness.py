@@ -14,6 +14,7 @@ from app.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
+ADAPTER = "adapter_config.json"
 MAX_BYTES = 64 << 20
 #: What torch.compile, DistributedDataParallel, FSDP and peft put into the names of a model that they wrap.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "base_model.model.", "module.")
@@ -22,6 +23,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def check_files(folder: Path) -> None:
     """Raises ModelError unless there is one file of weights, or an index whose files are all beside it."""
+    _refuse_second_model(folder)
     if (folder / WHOLE).is_file():
         return
     index = folder / INDEX
@@ -32,13 +34,26 @@ def check_files(folder: Path) -> None:
     try:
         content = json.loads(index.read_bytes())
         named = set(content["weight_map"].values())
+        has_metadata = isinstance(content.get("metadata"), dict)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{INDEX} has no weight_map from names of tensors to names of files", param="model") from None
+    if not has_metadata:  # transformers reads it, whatever it holds
+        raise ModelError(f'{INDEX} has no "metadata"; add the line "metadata": {{}}, to it', param="model")
     for name in sorted(map(str, named)):
         if name != Path(name).name or not name.endswith(".safetensors"):
             raise ModelError(f"{INDEX} names {name!r:.200}, which is no safetensors file beside it", param="model")
         if not (folder / name).is_file():
             raise ModelError(f"{INDEX} names {name!r:.200}, which is not there", param="model")
+
+
+def _refuse_second_model(folder: Path) -> None:
+    """Raises ModelError for an adapter beside a model, which transformers would add to it without a word."""
+    if (folder / ADAPTER).is_file():
+        message = (
+            f"the model's folder has an adapter beside the model ({ADAPTER}): these are two models; move the adapter's "
+            "files to a folder of their own"
+        )
+        raise ModelError(message, param="model", code="two_models")
 
 
 def refuse_holes(

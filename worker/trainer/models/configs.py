@@ -1,4 +1,4 @@
-"""Reads the JSON configuration files of a model, which are not trusted: no code, kernels or quantisation."""
+"""Reads a model's JSON configuration files, which are not trusted: keys that choose code or kernels are removed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ModelError
+from worker.trainer.models import pointers
 
-# Each makes transformers run or fetch code that does not come with it, or keep weights in another form than stored.
-FORBIDDEN = frozenset(
-    {"auto_map", "trust_remote_code", "custom_pipelines", "quantization_config", "compression_config"}
-)
-FORBIDDEN_ENDINGS = ("attn_implementation", "attn_implementation_internal", "experts_implementation", "use_kernels")
+# Keys that would have transformers run or fetch code that does not come with it. Published models carry them beside
+# configurations that its own classes read as well: they are removed before it sees them.
+IGNORED = frozenset({"auto_map", "trust_remote_code", "custom_pipelines"})
+IGNORED_ENDINGS = ("attn_implementation", "attn_implementation_internal", "experts_implementation", "use_kernels")
+QUANTISED = ("quantization_config", "compression_config")
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 32
 # A model is built from these before any weight is compared with it: numbers that no model has would build for ever.
@@ -24,12 +25,33 @@ LARGEST = {
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. ModelError where it is not one, is too large, or has a forbidden key at any depth."""
+    """The JSON object in `path` without the keys that are ignored, at any depth.
+
+    Raises ModelError where it is not a JSON object, is too large or too deep, or describes quantised weights.
+    """
+    content = _parsed(path)
+    _refuse_quantised(content, path.name)
+    if path.name == "config.json":
+        for where, value, most in _beyond(content):
+            raise ModelError(
+                f"config.json: {where} is {value:,}, and {most:,} is the most that is built", param="model"
+            )
+    cleaned: dict[str, Any] = _without_ignored(content)
+    return cleaned
+
+
+def ignored_keys(path: Path) -> list[str]:
+    """Where `path` has keys that `read` removes, such as `auto_map` and `text_config._attn_implementation`."""
+    return sorted(_ignored(_parsed(path)))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     name = path.name
     if not path.is_file():
         raise ModelError(f"the model's folder has no {name}", param="model")
     if path.stat().st_size > MAX_BYTES:
         raise ModelError(f"{name} is larger than {MAX_BYTES} bytes", param="model")
+    pointers.refuse(path)
     try:
         content = json.loads(path.read_bytes())
     except RecursionError:
@@ -38,14 +60,21 @@ def read(path: Path) -> dict[str, Any]:
         raise ModelError(f"{name} is not JSON: {error}", param="model") from None
     if not isinstance(content, dict):
         raise ModelError(f"{name} holds a {type(content).__name__}, not an object", param="model")
-    for where in _forbidden(content):
-        raise ModelError(
-            f"{name} holds {where!r}, which is refused: nothing in a model may choose code to run", param="model"
-        )
-    if name == "config.json":
-        for where, value, most in _beyond(content):
-            raise ModelError(f"{name}: {where} is {value:,}, and {most:,} is the most that is built", param="model")
+    if _depth(content) > MAX_DEPTH:
+        raise ModelError(f"{name} is nested deeper than {MAX_DEPTH} levels", param="model")
     return content
+
+
+def _refuse_quantised(content: dict[str, Any], name: str) -> None:
+    for where, value in _entries(content):
+        if where.rpartition(".")[2] in QUANTISED and value is not None:
+            method = value.get("quant_method") or value.get("format") if isinstance(value, dict) else None
+            message = (
+                f"{name} has {where!r}{f' ({method})' if isinstance(method, str) else ''}: the weights are stored in "
+                "a quantised form, which cannot be trained or compared byte by byte; take the model's plain weights "
+                "(bfloat16 or float32), or save a dequantised copy without this key"
+            )
+            raise ModelError(message, param="model", code="quantised_model")
 
 
 def _beyond(value: Any, path: str = "") -> Iterator[tuple[str, int, int]]:
@@ -62,15 +91,36 @@ def _beyond(value: Any, path: str = "") -> Iterator[tuple[str, int, int]]:
                 yield path, value, most
 
 
-def _forbidden(value: Any, path: str = "", depth: int = 0) -> Iterator[str]:
-    if depth > MAX_DEPTH:
-        yield f"{path[:80]} (nested deeper than {MAX_DEPTH})"
-    elif isinstance(value, dict):
+def _is_ignored(key: str) -> bool:
+    return key in IGNORED or key.endswith(IGNORED_ENDINGS)
+
+
+def _without_ignored(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_ignored(item) for key, item in value.items() if not _is_ignored(key)}
+    if isinstance(value, list):
+        return [_without_ignored(item) for item in value]
+    return value
+
+
+def _ignored(content: dict[str, Any]) -> Iterator[str]:
+    for where, value in _entries(content):
+        if value is not None and _is_ignored(where.rpartition(".")[2]):
+            yield where
+
+
+def _entries(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of nested objects, as (dotted path, value)."""
+    if isinstance(value, dict):
         for key, item in value.items():
             where = f"{path}.{key}" if path else key
-            if item is not None and (key in FORBIDDEN or key.endswith(FORBIDDEN_ENDINGS)):
-                yield where
-            yield from _forbidden(item, where, depth + 1)
+            yield where, item
+            yield from _entries(item, where)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _forbidden(item, f"{path}[{index}]", depth + 1)
+            yield from _entries(item, f"{path}[{index}]")
+
+
+def _depth(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, items), default=0)

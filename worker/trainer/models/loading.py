@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -21,7 +21,7 @@ from app.specs.adapters import AdapterSpec
 from app.specs.models import ModelSpec, TorchSpec
 from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.models import adapters, architectures, pretrained, stored_dtypes
+from worker.trainer.models import adapters, architectures, completeness, pointers, pretrained, stored_dtypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class Loaded:
 
 def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | None, seed: int) -> Loaded:
     """Loads the model of `spec` from base files in `folder`. `labels` size and name a classifier's head."""
+    if not isinstance(spec, TorchSpec):
+        completeness.check_files(folder)
     base = read_base(folder)
     if isinstance(spec, TorchSpec):
         return Loaded(model=_torch_model(spec, folder), base=base)
@@ -94,7 +96,11 @@ def read_base(folder: Path) -> dict[str, TensorReading]:
             raise ModelError(f"{path.name} is not a sound safetensors file: {error}", param="model") from error
         for each in reading.tensors:
             if each.name in tensors:
-                raise ModelError(f"tensor {each.name!r} is in two of the model's files", param="model")
+                message = (
+                    f"tensor {each.name!r} is in two of the model's files, one of them {path.name}; where they are two "
+                    "variants of the same weights, keep one of them"
+                )
+                raise ModelError(message, param="model")
             tensors[each.name] = each
     return tensors
 
@@ -103,15 +109,31 @@ def dtype_codes(folder: Path) -> dict[str, str]:
     """The dtype of every tensor in the safetensors files in `folder`, from their headers alone."""
     codes: dict[str, str] = {}
     for path in weight_files(folder):
-        with safe_open(path, framework="numpy") as file:
-            codes |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - no mapping
+        try:
+            with safe_open(path, framework="numpy") as file:
+                codes |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError as error:
+            raise ModelError(f"{path.name} is not a sound safetensors file: {error}", param="model") from error
     return codes
+
+
+def name_with_nan(folder: Path) -> str | None:
+    """The first tensor in the base's files that holds a NaN."""
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and tensor.isnan().any():
+                    return str(name)
+    return None
 
 
 def weight_files(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise ModelError("the model's folder has no .safetensors file; other formats are not read", param="model")
+    for path in paths:
+        pointers.refuse(path)
     return paths
 
 

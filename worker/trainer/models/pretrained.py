@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
@@ -39,6 +40,8 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+#: What transformers raises for values that a configuration cannot have.
+CONFIG_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError)
 SAFE = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -67,6 +70,7 @@ def load(
 
     `codes` are the dtype codes of the stored tensors by name, and `read` reads one of them.
     """
+    _refuse_quantised(codes)
     config = _config(spec, folder, task=task, labels=labels)
     dtype = _dtype(spec.dtype or "auto", codes.values())
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
@@ -81,7 +85,13 @@ def load(
         tokenizer=words,
         processor=pictures,
         new=_new(info),
-        notes=(*_notes(info), *_mixed(kept, dtype), *notes, *_missing_processor(task, pictures)),
+        notes=(
+            *_notes(info),
+            *_mixed(kept, dtype),
+            *_ignored_notes(folder, model),
+            *notes,
+            *_missing_processor(task, pictures),
+        ),
         grown=grown,
         mixed=bool(kept),
     )
@@ -94,6 +104,7 @@ def load_skeleton(
 
     Without a task, the class is the one that config.json names.
     """
+    _refuse_quantised(codes)
     config = _config(spec, folder, task=task or "", labels=None)
     auto = _auto_class(task) if task else getattr(transformers, (config.architectures or [""])[0], None)
     dtype = _dtype(spec.dtype or "auto", codes.values())
@@ -141,6 +152,16 @@ def processor(folder: Path) -> Any:
         ) from error
 
 
+def _refuse_quantised(codes: Mapping[str, str]) -> None:
+    for name, code in codes.items():
+        if code.startswith(("F8", "F4", "F6")):
+            message = (
+                f"tensor {name!r} is stored as {code}, a quantised form, which cannot be trained or compared byte by "
+                "byte; take the model's plain weights (bfloat16 or float32), or save a dequantised copy"
+            )
+            raise ModelError(message, param="model", code="quantised_model")
+
+
 def _keeps_dtypes(spec: TransformersSpec) -> bool:
     return (spec.dtype or "auto") == "auto"
 
@@ -172,14 +193,18 @@ def _with_new_tokens(
 
 def _config(spec: TransformersSpec, folder: Path, *, task: str, labels: Sequence[str] | None) -> Any:
     content = configs.read(folder / "config.json")
-    if "model_type" not in content:
+    kind = content.get("model_type")
+    if not isinstance(kind, str):
         raise ModelError("config.json has no model_type", param="model")
+    if kind not in CONFIG_MAPPING:
+        _refuse_unknown_kind(kind, configs.ignored_keys(folder / "config.json"))
     try:
-        config = AutoConfig.from_pretrained(folder, **SAFE)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        config = CONFIG_MAPPING[kind].from_dict(content)
+    except CONFIG_ERRORS as error:
         raise ModelError(
             f"transformers does not understand config.json: {_first_line(error)}", param="model"
         ) from error
+
     if labels is not None:
         names = [*labels, *(f"LABEL_{index}" for index in range(len(labels), spec.num_labels or 0))]
         config.id2label = dict(enumerate(names))
@@ -193,6 +218,32 @@ def _config(spec: TransformersSpec, folder: Path, *, task: str, labels: Sequence
     if task in ("causal-lm", "preference"):
         config.use_cache = False  # a cache of keys and values is for generation
     return config
+
+
+def _refuse_unknown_kind(kind: str, ignored: Sequence[str]) -> None:
+    if "auto_map" in ignored:
+        message = (
+            f"transformers has no class of its own for a {kind!r} model: only the code that its config.json names "
+            "(auto_map) could load it, and code that comes with a model is never run"
+        )
+    else:
+        message = f"transformers {transformers.__version__} knows no model_type {kind!r} (config.json)"
+    raise ModelError(message, param="model", code="unsupported_model")
+
+
+def _ignored_notes(folder: Path, model: nn.Module) -> tuple[str, ...]:
+    """One note per configuration file with keys that are ignored."""
+    notes = []
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+        keys = configs.ignored_keys(folder / name) if (folder / name).is_file() else []
+        if keys:
+            what = (
+                f"{type(model).__name__} of transformers is used"
+                if name == "config.json"
+                else "built-in classes are used"
+            )
+            notes.append(f"{name}: {', '.join(keys)} ignored; {what}, and no code of the model's folder is run")
+    return tuple(notes)
 
 
 def _auto_class(task: str) -> Any:
@@ -216,7 +267,7 @@ def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **opti
             **options,
             **SAFE,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except (*CONFIG_ERRORS, RuntimeError) as error:
         if "Unrecognized configuration class" in str(error):
             kind = getattr(auto, "__name__", str(auto)).removeprefix("AutoModelFor")
             raise ModelError(f"transformers has no {kind} over a {config.model_type!r} model", param="task") from error
@@ -281,4 +332,5 @@ def _notes(info: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return " ".join(lines[: 2 if isinstance(error, StrictDataclassError) else 1])[:300]

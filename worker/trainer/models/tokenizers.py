@@ -11,6 +11,7 @@ from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 from app.errors import ModelError
+from worker.trainer.models import pointers
 
 #: The largest in use have 40 MB.
 MAX_BYTES = 128 << 20
@@ -25,6 +26,7 @@ def check(path: Path) -> None:
     """Raises ModelError where it is too large, is not JSON, or has a pattern that can take exponential time."""
     if path.stat().st_size > MAX_BYTES:
         raise ModelError(f"{path.name} is larger than {MAX_BYTES:,} bytes", param="model")
+    pointers.refuse(path)
     try:
         content = json.loads(path.read_bytes())
         found = list(_patterns(content))
