@@ -1,11 +1,14 @@
 """Problems of training files, and the words in which they are reported."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 _MAX_CANDIDATES: Final = 100_000
+#: How Python prints an object without a text of its own, such as <_io.BytesIO object at 0x7f…>.
+_OBJECT: Final = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +47,6 @@ def count_of(number: int, noun: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error message, at most 200 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """The first line of a library's error message, without addresses of objects, at most 200 characters."""
+    line = _OBJECT.sub("", (str(error).splitlines() or [""])[0]).strip()
+    return line[:200] or type(error).__name__

@@ -134,6 +134,10 @@ class Storage:
             if file.modified < time.time() - UNSETTLED_SECONDS:
                 yield file.key.removeprefix(f"{_UNUSED}/")
 
+    def deletions_waiting(self) -> set[str]:
+        """Blobs that no row refers to and that a worker's sweep will delete."""
+        return {file.key.removeprefix(f"{_UNUSED}/") for file in self._store.list(_UNUSED)}
+
     def keep(self, key: str) -> None:
         """Cancels a deletion that is due."""
         self._store.remove(f"{_UNUSED}/{key}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from app.db import Database
 from app.errors import PermafrostError
 from app.evidence.attest.observations import ObservedTensor, read_observations, rows_needed
 from app.evidence.format.compose import ComposedFile, Slice, compose
@@ -15,6 +16,7 @@ from app.evidence.format.digest import FileChanged, FileReading, TensorReading, 
 from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
+from app.files.usage import blob_in_use
 from app.models.tables import Model
 from app.storage.blobs import Blob, Storage
 from worker.protocol import Workspace
@@ -173,6 +175,16 @@ def publish_files(folder: Path, storage: Storage) -> list[dict[str, Any]]:
             blob = storage.put(path)
         published.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
     return published
+
+
+def discard(db: Database, storage: Storage, blobs: set[str]) -> None:
+    """Delete blobs that were stored for a model that is not published, unless other rows use them."""
+    if not blobs:
+        return
+    with db.read() as session:
+        unused = [key for key in sorted(blobs) if not blob_in_use(session, key)]
+    for key in unused:
+        storage.delete(key)
 
 
 @contextmanager

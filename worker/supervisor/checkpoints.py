@@ -7,6 +7,7 @@ end of a job.
 import queue
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Report, Workspace
-from worker.supervisor.artifacts import WEIGHT_FILES, ResultError, publish_files, read_json
+from worker.supervisor.artifacts import WEIGHT_FILES, ResultError, discard, publish_files, read_json
 from worker.supervisor.lease import AWAY, LeaseKeeper
 from worker.supervisor.result_models import composed_model
 
@@ -112,22 +113,42 @@ class Publisher:
             self._warn(f"a checkpoint could not be published as a model: {type(error).__name__}")
 
     def _publish(self, step: int, metrics: dict[str, Any]) -> None:
+        stored: set[str] = set()
+        model = self._make(step, stored)
+        if model is None:
+            self._discard(stored)
+            return
+
+        self._keeper.post(AttemptUpdates(checkpoints=[NewCheckpoint(step, metrics, model)]))
+        try:
+            self._keeper.flush()
+        except LeaseLost:
+            self._discard(stored)
+            raise
+        self._discard(stored - {tensor["blob"] for tensor in model.tensors})
+
+    def _make(self, step: int, stored: set[str]) -> Model | None:
+        """The model of a checkpoint, or None when it cannot be made. Adds the blobs that it stores to `stored`."""
+        folder = self._workspace.checkpoints / f"step-{step:08d}"
         try:
             self._recipe = self._recipe or CheckpointRecipe.read(self._workspace, self._storage)
-            model = self._recipe.model(self._job, self._base, self._workspace.checkpoints / f"step-{step:08d}", step)
+            return self._recipe.model(self._job, self._base, folder, step, stored)
         except FileNotFoundError:
-            return  # the run has removed it since
+            return None  # the run has removed it since
         except (PermafrostError, ComposeError, TensorFileError, OSError) as error:
             self._warn(f"the checkpoint of step {step} cannot be published as a model: {error}")
-            return
-        self._keeper.post(AttemptUpdates(checkpoints=[NewCheckpoint(step, metrics, model)]))
-        self._keeper.flush()
+            return None
+
+    def _discard(self, blobs: set[str]) -> None:
+        """Delete blobs of a checkpoint that no row refers to. The doctor finds them when the database is away."""
+        with suppress(*AWAY):
+            discard(self._db, self._storage, blobs)
 
     def _warn(self, message: str) -> None:
         self._keeper.post(AttemptUpdates(events=[NewEvent(message, level="warn")]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CheckpointRecipe:
     """`recipe.json`: where each tensor of a saved model has its bytes. One for all checkpoints of an attempt."""
 
@@ -135,8 +156,10 @@ class CheckpointRecipe:
     tensors: list[Mapping[str, Any]]
     weights: str  # the name of the composed file
     manifest: list[Any]
-    files: list[dict[str, Any]]
-    initial: TensorBlob | None
+    workspace: Workspace
+    #: Stored with the first checkpoint that needs them: a new head that is trained never needs its initial values.
+    initial: TensorBlob | None = None
+    files: list[dict[str, Any]] | None = None
 
     @classmethod
     def read(cls, workspace: Workspace, storage: Storage) -> "CheckpointRecipe":
@@ -148,16 +171,20 @@ class CheckpointRecipe:
             weights = WEIGHT_FILES[kind]
         except (KeyError, TypeError, ValueError) as error:
             raise ResultError(f"{workspace.recipe.name} cannot be read: {error!r}") from error
-        initial = _store(storage, workspace.initial) if workspace.initial.is_file() else None
-        return cls(storage, tensors, weights, manifest, publish_files(workspace.recipe_files, storage), initial)
+        return cls(storage, tensors, weights, manifest, workspace)
 
-    def model(self, job: Job, base: Model, folder: Path, step: int) -> Model:
-        """The checkpoint in `folder` as a model of the job's project."""
+    def model(self, job: Job, base: Model, folder: Path, step: int, stored: set[str]) -> Model:
+        """The checkpoint in `folder` as a model of the job's project. Adds the blobs of its weights to `stored`."""
         if folder.is_symlink():
             raise ResultError(f"{folder.name} is a link")
         moved = _store(self.storage, folder / WEIGHTS)
+        stored.add(moved.blob)
         pieces = _store(self.storage, folder / STORED) if (folder / STORED).is_file() else None
         own = {file.blob for file in (moved, pieces) if file is not None}
+        stored |= own
+        if self.files is None:
+            self.files = publish_files(self.workspace.recipe_files, self.storage)
+
         layout = compose([self._slice(each, moved, pieces, base) for each in self.tensors], {"format": "pt"})
         weights = FileRef(self.weights, layout.size, layout.sha256(self.storage.open))
         model = composed_model(job, base, layout, weights, self.files, self.manifest)
@@ -175,11 +202,17 @@ class CheckpointRecipe:
             shape = tuple(stored["shape"])
             nbytes, sha256 = stored["nbytes"], stored["sha256"]
             found = Slice(name, stored["dtype"], shape, stored["blob"], stored["offset"], nbytes, sha256)
-        if found is None and self.initial is not None:
-            found = self.initial.slice(name, name)
+        if found is None:
+            found = self._initial_slice(name)
         if found is None:
             raise ResultError(f"tensor {name!r} is in neither the checkpoint nor the base")
         return found
+
+    def _initial_slice(self, name: str) -> Slice | None:
+        """A tensor that is neither trained nor in the base, such as a new head that is frozen."""
+        if self.initial is None and self.workspace.initial.is_file():
+            self.initial = _store(self.storage, self.workspace.initial)
+        return self.initial.slice(name, name) if self.initial is not None else None
 
 
 @reread

@@ -21,7 +21,6 @@ from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.tables import Evidence, Parameter
 from app.evidence.verifier.verify import objections
 from app.files.tables import File
-from app.files.usage import blob_in_use
 from app.freeze.implied import implied_policy, is_of_adapter, merged_policy
 from app.freeze.policy import Policy
 from app.jobs.queue.attempt import Outcome
@@ -31,7 +30,7 @@ from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
-from worker.supervisor.artifacts import EVENTS, Artifacts, ResultError, read_artifacts
+from worker.supervisor.artifacts import EVENTS, Artifacts, ResultError, discard, read_artifacts
 from worker.supervisor.reports import ReportReader
 from worker.supervisor.result_models import composed_model, model_id
 from worker.supervisor.statements import statement
@@ -79,7 +78,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, repor
     outcome.files = [_curves_file(job, each) for each in artifacts.others if each["name"] in (METRICS, EVENTS)]
     if outcome.model is None:
         stored = {artifacts.blob.key, *(each["blob"] for each in artifacts.others)}
-        _discard(signer, stored - {file.blob for file in outcome.files})
+        discard(signer.db, signer.storage, stored - {file.blob for file in outcome.files})
     return outcome
 
 
@@ -113,14 +112,6 @@ def _model(job: Job, base: Model, evidence: Evidence, artifacts: Artifacts) -> M
     model.root = evidence.result_root
     model.stored_bytes = artifacts.blob.size + sum(each["size"] for each in artifacts.others)
     return model
-
-
-def _discard(signer: Signer, blobs: set[str]) -> None:
-    """Delete blobs that were stored for a model that is not published, unless other rows use them."""
-    with signer.db.read() as session:
-        unused = [key for key in sorted(blobs) if not blob_in_use(session, key)]
-    for key in unused:
-        signer.storage.delete(key)
 
 
 def _curves_file(job: Job, published: Mapping[str, Any]) -> File:

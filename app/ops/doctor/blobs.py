@@ -63,13 +63,17 @@ class BlobAudit:
     # ---- orphans
 
     def _orphans(self, stored: dict[str, StoredFile], references: References, settled: float) -> Iterator[Finding]:
+        waiting = self.storage.deletions_waiting()
         for key, entry in sorted(stored.items()):
             if key in references:
                 continue
             is_blob = re.fullmatch(KEY, key) is not None
             kind = "orphan_blob" if is_blob else "stray_file"
             message = f"{entry.size:,} bytes that no row refers to" if is_blob else "not a blob, but stored among blobs"
-            if entry.modified > settled:
+            if key in waiting:
+                message += "; a worker's sweep deletes it an hour after its last use"
+                yield Finding("unused_blob", key, message, level="note")
+            elif entry.modified > settled:
                 message += "; its row may still be written: run again later, or with --older-than 0"
                 yield Finding(kind, key, message, level="note")
             else:

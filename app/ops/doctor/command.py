@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.ops.doctor.finding import Finding
-from app.ops.doctor.installation import checks
+from app.ops.doctor.installation import PartCheck, checks
 from app.settings import Settings
 
 DAY = 86_400.0
@@ -35,7 +35,8 @@ def doctor(
     settings = Settings()
     checked = list(checks(settings))
     found: list[Finding] = []
-    problem = next((problem for name, problem, _ in checked if name in ("database", "storage") and problem), None)
+    problems = [check for check in checked if check.level == "problem"]
+    problem = next((check.detail for check in problems if check.name in ("database", "storage")), None)
     if problem is None:
         found = examine(settings, repair=repair, deep=deep, older_than=older_than, purge=purge)
     compared = f"not compared: {problem}" if problem else None
@@ -43,7 +44,7 @@ def doctor(
         print(json.dumps(document(checked, found, compared), indent=1))
     else:
         print("\n".join(lines(checked, found, compared)))
-    failed = any(problem for _, problem, _ in checked) or any(finding.open for finding in found)
+    failed = bool(problems) or any(finding.open for finding in found)
     raise SystemExit(1 if failed else 0)
 
 
@@ -88,9 +89,8 @@ def _purged(storage: Any, *, days: float, act: bool) -> Iterator[Finding]:
             yield finding
 
 
-def lines(checked: list[tuple[str, str | None, str]], found: list[Finding], compared: str | None) -> Iterator[str]:
-    for name, problem, fine in checked:
-        yield f"{'FAIL' if problem else 'ok':4}  {name}: {problem or fine}"
+def lines(checked: list[PartCheck], found: list[Finding], compared: str | None) -> Iterator[str]:
+    yield from (check.to_text() for check in checked)
     yield from (finding.to_text() for finding in found)
     if compared:
         yield f"FAIL  books: {compared}"
@@ -101,8 +101,8 @@ def lines(checked: list[tuple[str, str | None, str]], found: list[Finding], comp
     yield f"{'FAIL' if summary['open'] else 'ok':4}  books: {counts}{hint}"
 
 
-def document(checked: list[tuple[str, str | None, str]], found: list[Finding], compared: str | None) -> dict[str, Any]:
-    results = [{"name": name, "ok": problem is None, "detail": problem or fine} for name, problem, fine in checked]
+def document(checked: list[PartCheck], found: list[Finding], compared: str | None) -> dict[str, Any]:
+    results = [{"name": check.name, "ok": check.level != "problem", "detail": check.detail} for check in checked]
     books = {"compared": compared is None, "reason": compared, **tally(found)}
     return {"checks": results, "findings": [finding.to_json() for finding in found], "books": books}
 

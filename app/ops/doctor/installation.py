@@ -1,14 +1,40 @@
-"""Checks of the parts that an installation needs: settings, database, broker, storage, models, signing key."""
+"""Checks of the parts that an installation needs, from settings to signing key, and of what confines its trainers."""
 
+import ctypes
+import platform
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from app.settings import Settings
 
+_LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_VERSION: Final = 1
+_PR_GET_SECCOMP: Final = 21
+#: Machines whose system calls the trainers' filter knows.
+_FILTERED: Final = {"x86_64", "aarch64"}
 
-def checks(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
-    """(name, problem or None, description when there is no problem) of each part."""
+
+@dataclass(frozen=True, slots=True)
+class PartCheck:
+    """The result of checking one part of an installation. A note is information and does not make the doctor fail."""
+
+    name: str
+    level: Literal["ok", "note", "problem"]
+    detail: str
+
+    def to_text(self) -> str:
+        return f"{'FAIL' if self.level == 'problem' else self.level:4}  {self.name}: {self.detail}"
+
+
+class _Note(Exception):
+    """A part that works, with something that an operator should know."""
+
+
+def checks(settings: Settings) -> Iterator[PartCheck]:
+    """Check each part, whatever the checks before it found."""
     parts: dict[str, Callable[[Settings], str]] = {
         "settings": _settings,
         "database": _database,
@@ -16,12 +42,15 @@ def checks(settings: Settings) -> Iterator[tuple[str, str | None, str]]:
         "storage": _storage,
         "models": _models,
         "signing key": _key,
+        "sandbox": _sandbox,
     }
     for name, check in parts.items():
         try:
-            yield name, None, check(settings)
+            yield PartCheck(name, "ok", check(settings))
+        except _Note as note:
+            yield PartCheck(name, "note", str(note))
         except Exception as error:  # any failure is a result of the check, and the next check runs
-            yield name, f"{error}", ""
+            yield PartCheck(name, "problem", str(error))
 
 
 def _settings(settings: Settings) -> str:
@@ -88,3 +117,30 @@ def _key(settings: Settings) -> str:
     if path.stat().st_mode & 0o077:
         raise ValueError(f"other users can read {path}: chmod 600 {path}")
     return f"{path}, id {load(path).keyid[:16]}…"
+
+
+def _sandbox(_: Settings) -> str:
+    """What confines the trainers of a worker on this machine, under this kernel."""
+    landlock, seccomp = landlock_version(), has_seccomp()
+    files = f"Landlock (ABI {landlock}) confines the files of trainers"
+    network = "seccomp keeps them from the network"
+    if landlock and seccomp:
+        return f"{files}, {network}"
+
+    if not landlock:
+        files = "Landlock is not available, so trainers can read and write what this user can"
+    if not seccomp:
+        network = "seccomp is not available, so trainers can use the network"
+    raise _Note(f"{files}; {network}; run workers in containers or under a user of their own")
+
+
+def landlock_version() -> int:
+    """The ABI version of this kernel's Landlock; 0 without it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return max(0, int(libc.syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)))
+
+
+def has_seccomp() -> bool:
+    """Whether this kernel filters system calls, on a machine whose calls the trainers' filter knows."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return platform.machine() in _FILTERED and int(libc.prctl(_PR_GET_SECCOMP, 0, 0, 0, 0)) >= 0

@@ -1,5 +1,6 @@
 """Words of problems: what kind a value is, which name is nearest, how a library's error is quoted."""
 
+import io
 from typing import Any
 
 import pytest
@@ -40,6 +41,8 @@ def test_long_errors_of_libraries_are_cut() -> None:
     """The first line, 200 characters at most; the type when there is no message."""
     assert first_line(ValueError("a" * 300 + "\nb")) == "a" * 200
     assert first_line(KeyError()) == "KeyError"
+    assert first_line(ValueError(f"cannot identify image file {io.BytesIO()!r}")) == "cannot identify image file"
+    assert first_line(ValueError(repr(io.BytesIO()))) == "ValueError"
 
 
 def test_a_problem_has_four_fields_in_an_answer() -> None:

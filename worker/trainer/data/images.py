@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from app.files import formats
-from app.files.problems import LineProblem
+from app.files.problems import LineProblem, first_line
 from worker.trainer.data.batch import Batch
 from worker.trainer.data.sampler import Positions
 
@@ -71,7 +71,7 @@ class ImageExamples:
             try:
                 size = tuple(self._pixels(at).shape)
             except UNREADABLE as error:
-                problems.append(LineProblem(line, "image", "corrupt_image", f"'image' is damaged: {str(error)[:150]}"))
+                problems.append(LineProblem(line, "image", "corrupt_image", f"'image' is damaged: {first_line(error)}"))
                 continue
             shape = shape or size
             if size != shape:

@@ -18,6 +18,8 @@ PIPELINES: Final = {
     "pairs": "sentence-similarity",
     "image-classification": "image-classification",
 }
+#: Names of moved tensors that a card lists; the evidence has all of them.
+_LISTED: Final = 20
 
 
 def text(
@@ -88,7 +90,8 @@ def _watched(report: WitnessReport) -> str:
     if not report.watched:
         return "Nothing was frozen, so nothing was watched."
     moved = [violation.name for violation in report.violations]
-    what = f"changed: {', '.join(moved[:20])}" if moved else "no tensor had changed"
+    rest = f" and {len(moved) - _LISTED} more, all of which the evidence lists" if len(moved) > _LISTED else ""
+    what = f"changed: {', '.join(moved[:_LISTED])}{rest}" if moved else "no tensor had changed"
     return (
         f"{report.checks} checks of {report.watched} frozen tensors during training, from step {report.first_step} to "
         f"step {report.last_step}; {what}"

@@ -1,0 +1,36 @@
+"""What a model card says about tensors that moved although they were frozen."""
+
+from app.specs.models import TransformersSpec
+from worker.trainer.models import card
+from worker.trainer.witness.report import Violation, WitnessReport
+
+
+def _card(moved: int) -> str:
+    violations = tuple(Violation(f"layer.{number}", 0, 1, None) for number in range(moved))
+    report = WitnessReport("violated", violations, 1, 2, 0, 1, watched=103, scheme="x", seconds=0.0)
+    counts = {side: {"tensors": 1, "elements": 1, "bytes": 4} for side in ("frozen", "trainable")}
+    return card.text(
+        job_id="ftjob-x",
+        task="causal-lm",
+        spec=TransformersSpec(path="tiny"),
+        data_sha256="0",
+        policy={},
+        counts=counts,
+        report=report,
+        settings={},
+        metrics={},
+        steps=1,
+        labels=None,
+    )
+
+
+def test_a_long_list_of_moved_tensors_says_that_it_goes_on() -> None:
+    """The first twenty by name, the number of the others, and where they are."""
+    text = _card(103)
+    assert "layer.19 and 83 more, all of which the evidence lists" in text and "layer.20" not in text
+
+
+def test_a_short_list_is_whole() -> None:
+    """Every name, and nothing more."""
+    text = _card(20)
+    assert "layer.19" in text and "more, all of which" not in text
