@@ -58,10 +58,12 @@ def preview(
     *,
     optimizer: str = "adamw",
     initialised: Collection[str] = (),
+    master_weights: bool = True,
 ) -> Preview:
     """Resolve a policy over a model's manifest. PolicyError as from `resolve`.
 
     `initialised` names the tensors that the model's files do not hold and that start at random values.
+    `master_weights` is the hyperparameter: half-precision weights that train have fp32 copies.
     """
     if optimizer not in OPTIMIZER_STATE:
         known = ", ".join(OPTIMIZER_STATE)
@@ -77,32 +79,36 @@ def preview(
         *_schedules(plan),
         *_lbfgs(plan, optimizer),
     ]
-    return Preview(plan, _memory(plan, optimizer), tuple(warnings))
+    return Preview(plan, _memory(plan, optimizer, masters=master_weights), tuple(warnings))
 
 
-def _memory(plan: FreezePlan, optimizer: str) -> dict[str, Any]:
+def _memory(plan: FreezePlan, optimizer: str, *, masters: bool) -> dict[str, Any]:
     """Bytes that gradients and optimizer state take, against those of training every parameter."""
     state, described = OPTIMIZER_STATE[optimizer]
-    gradients = gradients_all = states = states_all = 0
+    gradients = gradients_all = states = states_all = copies = 0
     for decision in plan.decisions:
         if decision.kind != "parameter":
             continue
-        size = DTYPE_BITS[decision.dtype] / 8
+        half = masters and plan.policy.enforce and decision.dtype in ("BF16", "F16")
+        size = 4 if half else DTYPE_BITS[decision.dtype] / 8
         shape = _trained_shape(decision, plan.policy.enforce)
         gradients_all += math.ceil(size * decision.elements)
         states_all += math.ceil(size * state(decision.shape))
         if shape is not None:
             gradients += math.ceil(size * math.prod(shape))
             states += math.ceil(size * state(shape))
+            copies += 4 * math.prod(shape) if half else 0
     return {
         "optimizer": optimizer,
         "gradient_bytes": gradients,
         "gradient_bytes_saved": gradients_all - gradients,
         "optimizer_bytes": states,
         "optimizer_bytes_saved": states_all - states,
+        "master_weight_bytes": copies,
         "formula": (
             "gradients: 1 value per trainable element; optimizer state: "
-            f"{described}; each value in the parameter's dtype; saved = the same sums over all parameters, less these. "
+            f"{described}; each value in the parameter's dtype, for half-precision parameters in fp32, of which "
+            "those that train have a master copy too; saved = the same sums over all parameters, less these. "
             "Activations are not counted, and a scheduled tensor counts as trainable."
         ),
     }

@@ -39,6 +39,7 @@ class Hyperparameters(Spec):
     max_length: Count | None = None  # tokens of an example
     length_bucketing: bool | None = None
     packing: bool | None = None
+    master_weights: bool | None = None
     gradient_checkpointing: bool | None = None
     prefix_cache: Auto | bool | None = None
     compile: bool | None = None

@@ -32,6 +32,7 @@ from worker.trainer.witness.observe import whole
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 STORED = "stored.safetensors"
+MASTERS = "masters.safetensors"
 #: Error numbers of a full disk and of a spent quota.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 SCHEMA = 1
@@ -56,6 +57,7 @@ class SavedCheckpoint:
     optimizer: dict[str, Tensor]
     random: dict[str, Tensor]
     state: dict[str, Any]  # the JSON part: scalars of the optimizer, generators, scaler, history, environment
+    masters: dict[str, Tensor]  # fp32 copies of half-precision weights; empty where the run had none
 
     def restore_optimizer(self, optimizer: Optimizer) -> None:
         """Loads the state into an optimizer that was built the same way, after `Frozen.at_step(step)`.
@@ -94,6 +96,7 @@ def take(
     optimizer: Optimizer,
     state: Mapping[str, Any],
     stored: Mapping[str, Tensor] | None = None,
+    masters: Mapping[str, Tensor] | None = None,
     copied: bool = True,
     group: Group = ALONE,
 ) -> Content:
@@ -107,6 +110,7 @@ def take(
     return {
         WEIGHTS: hold(tensors),
         **({STORED: hold(stored)} if stored else {}),
+        **({MASTERS: hold(masters)} if masters else {}),
         "optimizer.safetensors": hold(moments),
         "random.safetensors": random,
         "state.json": {**state, "optimizer": scalars, **plain_random},
@@ -192,6 +196,7 @@ def read(path: Path, *, run: str) -> SavedCheckpoint:
         optimizer=load_file(path / "optimizer.safetensors"),
         random=load_file(path / "random.safetensors"),
         state=json.loads((path / "state.json").read_bytes()),
+        masters=load_file(path / MASTERS) if MASTERS in manifest["files"] else {},
     )
 
 

@@ -86,6 +86,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
         if run.passes.prefix is not None:
             run.passes.prefix.close()
         report = run.witness.report()
+        run.witness.report_unchanged(report)
         refuse_different_replicas(group, subject.live(), step=ending.steps)
 
         reporter.stage("exporting")

@@ -80,20 +80,24 @@ def planned(checked: CheckedRequest) -> tuple[Manifest, Preview] | None:
     if known is None or known.open_head:
         return None
     name = _optimizer(checked)
-    return known, preview_of(checked.policy, known.tensors, optimizer=name, initialised=known.initialised)
+    masters = checked.hyperparameters.master_weights is not False
+    return known, preview_of(
+        checked.policy, known.tensors, optimizer=name, initialised=known.initialised, master_weights=masters
+    )
 
 
 def memory(checked: CheckedRequest, settings: Settings, size: Length | None) -> dict[str, Any]:
     """Bytes by purpose; None for what is not known."""
     known = planned(checked)
     if known is None:
-        return dict.fromkeys(("weights", "gradients", "optimizer", "activations", "total"))
+        return dict.fromkeys(("weights", "gradients", "optimizer", "master_weights", "activations", "total"))
 
     tensors, plan = known
     parts: dict[str, int | None] = {
         "weights": sum(tensor.nbytes for tensor in tensors.tensors),
         "gradients": plan.memory["gradient_bytes"],
         "optimizer": plan.memory["optimizer_bytes"],
+        "master_weights": plan.memory["master_weight_bytes"],
         "activations": _activations(checked, settings, size),
     }
     optimizer = checked.hyperparameters.optimizer
@@ -128,7 +132,8 @@ def rules(settings: Settings) -> dict[str, str]:
         "backward through what lies between a trained tensor and the loss, 2 for each trained one, embeddings not "
         f"counted, at {settings.device_flops:.3g} operations a second (PERMAFROST_DEVICE_FLOPS), at least "
         f"{STEP_SECONDS} s a step, and {FIXED_SECONDS:g} s; waiting in the queue is not in it; at most max_run_seconds",
-        "memory": "weights in their own dtype; gradients and optimizer state of what trains; activations of one "
+        "memory": "weights in their own dtype; gradients and optimizer state of what trains, in fp32 where it has "
+        "fp32 master copies, and these copies; activations of one "
         "micro-batch: tokens x hidden x layers x 34 values of 2 bytes and tokens squared x heads x layers x 5 bytes, "
         "twice that without 16-bit precision",
     }

@@ -83,6 +83,11 @@ class Hyperparameters(RequestBody):
         default=None,
         description="Task `causal-lm` only: examples share rows instead of padding, without attending to each other.",
     )
+    master_weights: bool | None = Field(
+        default=None,
+        description="Half-precision weights that train are updated through fp32 copies, so that small updates are not "
+        "lost to rounding. Absent: true.",
+    )
     gradient_checkpointing: bool | None = None
     prefix_cache: Auto | bool | None = Field(
         default=None,

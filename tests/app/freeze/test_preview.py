@@ -30,13 +30,23 @@ def test_counts_rows_and_digest(bert):
     ],
 )
 def test_memory_saved_follows_its_formula(optimizer, per_matrix, per_vector):
-    """Gradients and optimizer state of the frozen elements, in the parameter's own dtype."""
+    """Gradients and optimizer state of the frozen elements, in the parameter's own dtype, in fp32 for a bf16 one."""
     tensors = [TensorInfo("m", (4, 6), "F32"), TensorInfo("v", (6,), "BF16"), TensorInfo("w", (6,), "F32")]
     memory = preview({"freeze": ["m", "v"]}, tensors, optimizer=optimizer).memory
-    assert memory["gradient_bytes_saved"] == 24 * 4 + 6 * 2
+    assert memory["gradient_bytes_saved"] == 24 * 4 + 6 * 4
     assert memory["gradient_bytes"] == 6 * 4
-    assert memory["optimizer_bytes_saved"] == per_matrix * 4 + per_vector * 2
+    assert memory["optimizer_bytes_saved"] == per_matrix * 4 + per_vector * 4
     assert memory["optimizer_bytes"] == per_vector * 4
+
+
+def test_half_precision_weights_that_train_have_fp32_copies():
+    """In fp32: gradient, optimizer state and master copy; without copies everything is in the parameter's dtype."""
+    tensors = [TensorInfo("m", (4, 6), "BF16"), TensorInfo("v", (6,), "F32")]
+    memory = preview({"freeze": ["v"]}, tensors).memory
+    assert (memory["gradient_bytes"], memory["optimizer_bytes"], memory["master_weight_bytes"]) == (96, 192, 96)
+    memory = preview({"freeze": ["v"]}, tensors, master_weights=False).memory
+    assert (memory["gradient_bytes"], memory["optimizer_bytes"], memory["master_weight_bytes"]) == (48, 96, 0)
+    assert preview({"freeze": ["m"]}, tensors).memory["master_weight_bytes"] == 0
 
 
 def test_a_split_saves_its_frozen_rows():

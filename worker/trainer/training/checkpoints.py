@@ -72,10 +72,17 @@ class Checkpoints:
         self.writer.wait()  # for the last one's memory, and its place on the disk
         moving = self._moving()
         pieces = {} if job.group.sharded else self._pieces()  # a shard's piece would not be one of the whole
-        size = checkpoint.size_of([*moving.values(), *pieces.values()], state.optimizer)
+        masters = state.masters.copies
+        size = checkpoint.size_of([*moving.values(), *pieces.values(), *masters.values()], state.optimizer)
         copied = size <= SPARE * memory.free_host_bytes()
         content = checkpoint.take(
-            tensors=moving, optimizer=state.optimizer, state=figures, stored=pieces, copied=copied, group=job.group
+            tensors=moving,
+            optimizer=state.optimizer,
+            state=figures,
+            stored=pieces,
+            masters=masters,
+            copied=copied,
+            group=job.group,
         )
         if not job.group.leads:
             return
@@ -133,7 +140,9 @@ class Checkpoints:
         """Restore everything that the checkpoint holds; the random generators last."""
         checkpoint.restore_tensors(found, self._moving())
         state.frozen.at_step(found.step, state.optimizer)
-        found.restore_optimizer(state.optimizer)
+        state.masters.load(found.masters)
+        with state.masters.loading():
+            found.restore_optimizer(state.optimizer)
         state.scaler.load_state_dict(found.state["scaler"])
         witness.load_state_dict(found.state["witness"])
         progress.history[:] = found.state["history"]

@@ -51,6 +51,7 @@ class ResolvedHyperparameters:
     max_length: int | None = None
     length_bucketing: bool = False
     packing: bool = False
+    master_weights: bool = True  # whether half-precision weights that train have fp32 copies
     gradient_checkpointing: bool = False
     prefix_cache: bool | str = "auto"  # whether the frozen prefix is computed once per example
     compile: bool = False
@@ -118,6 +119,7 @@ def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameter
         max_length=asked.max_length,
         length_bucketing=bool(asked.length_bucketing),
         packing=bool(asked.packing),
+        master_weights=asked.master_weights is not False,
         gradient_checkpointing=bool(asked.gradient_checkpointing),
         prefix_cache="auto" if asked.prefix_cache is None else asked.prefix_cache,
         compile=bool(asked.compile),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from app.evidence.format.digest import sha256_file
@@ -14,6 +15,9 @@ from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 
 #: Hyperparameters that change no bit of the result.
 TIMING = frozenset({"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "max_run_seconds", "tensorboard"})
+
+#: Hyperparameters that did not exist from the start, with their defaults.
+ADDED = {"master_weights": True}
 
 
 def identity(
@@ -32,9 +36,21 @@ def identity(
         "model": order.model.to_json(),
         "base": sorted((name, reading.sha256) for name, reading in tracked.base.items()),
         "policy": plan.policy.to_json(),
-        "settings": {name: value for name, value in settings.to_json().items() if name not in TIMING},
+        "settings": _of_the_result(settings.to_json()),
         "seed": order.seed,
         "data": {key: sha256_file(place.root / path) for key, path in files.items() if path},
         "columns": [order.data.features, order.data.target],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _of_the_result(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the result depends on. Later additions count where they are not the default.
+
+    So a checkpoint from before such an addition can still be resumed.
+    """
+    content = {name: value for name, value in settings.items() if name not in TIMING}
+    for name, default in ADDED.items():
+        if content.get(name) == default:
+            del content[name]
+    return content

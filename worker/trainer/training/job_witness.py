@@ -52,6 +52,22 @@ class JobWitness:
         """The last check, after the last evaluation."""
         self._handle(self.witness.check())
 
+    def report_unchanged(self, report: WitnessReport) -> None:
+        """An event that names the trained parameters which hold the same bytes as before training."""
+        names = [
+            decision.name
+            for decision in self.witness.plan.decisions
+            if decision.kind == "parameter" and decision.action in ("train", "split") and decision.elements
+        ]
+        unchanged = [name for name in names if name not in report.first_changed]
+        if unchanged:
+            shown = ", ".join(f"'{name}'" for name in unchanged[:5]) + (", ..." if len(unchanged) > 5 else "")
+            message = (
+                f"{len(unchanged)} of {len(names)} trained tensors are unchanged: {shown}; no gradient reached them, "
+                "or every update was too small for their dtype"
+            )
+            self._reporter.event(message, level="warn", tensors=unchanged[:100])
+
     def report(self) -> WitnessReport:
         """Of all ranks together."""
         reports = self.group.gather(asdict(self.witness.report()))

@@ -95,12 +95,13 @@ def update(run: Run, step: int) -> tuple[float, float, float | None]:
     state = run.state
     rate = set_rate(run.job, state, step)
     loss = run.passes.gradients(step)
-    norm = clip(state, run.job.settings.max_grad_norm)
-    refuse_divergence(run.job, state, step, loss, norm)
 
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.optimizer.zero_grad(set_to_none=True)
+    with state.masters.updating():
+        norm = clip(state, run.job.settings.max_grad_norm)
+        refuse_divergence(run.job, state, step, loss, norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
     state.frozen.at_step(step, state.optimizer)
     return rate, loss, norm
 

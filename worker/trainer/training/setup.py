@@ -28,6 +28,7 @@ from worker.trainer.training.evaluation import fill_in_reference
 from worker.trainer.training.job import TrainingJob, resolve_job
 from worker.trainer.training.job_witness import JobWitness
 from worker.trainer.training.loop import Run
+from worker.trainer.training.master_weights import HALF, MasterWeights
 from worker.trainer.training.objectives import Preference
 from worker.trainer.training.passes import Passes
 from worker.trainer.training.patience import Patience
@@ -81,6 +82,7 @@ def assemble(
     determinism.seed_everything(order.seed, rank=group.rank)
     if found is not None:
         checkpoints.resume(run.state, found, witness=run.witness.witness, progress=run.progress)
+    _report_masters(run)
     return run
 
 
@@ -173,9 +175,15 @@ def _state(job: TrainingJob, tracked: TrackedModel) -> TrainingState:
         frozen=frozen,
         optimizer=built,
         scaler=torch.amp.GradScaler(job.device.type, enabled=settings.precision == "fp16"),
+        masters=MasterWeights(frozen.named_parameters() if _needs_masters(job) else ()),
         patience=Patience(settings.early_stopping_patience),
         micro_batch_size=settings.micro_batch_size,
     )
+
+
+def _needs_masters(job: TrainingJob) -> bool:
+    """Whether half-precision weights get master copies. An audit trains as a loop written by hand would."""
+    return job.settings.master_weights and job.plan.policy.enforce and not job.group.sharded
 
 
 def _report_plan(run: Run, tracked: TrackedModel, *, step: int) -> None:
@@ -193,6 +201,19 @@ def _report_plan(run: Run, tracked: TrackedModel, *, step: int) -> None:
     )
     for note in (*tracked.loaded.notes, *job.data.notes):
         run.reporter.event(note)
+
+
+def _report_masters(run: Run) -> None:
+    """Whether half-precision weights have master copies; an event only where something trains in half precision."""
+    half = [parameter for parameter in run.state.parameters if parameter.dtype in HALF]
+    copies = run.state.masters.copies
+    if copies:
+        nbytes = sum(copy.nbytes for copy in copies.values())
+        message = f"{len(copies)} half-precision tensors train through fp32 master copies ({nbytes:,} bytes)"
+        run.reporter.event(message, tensors=len(copies), bytes=nbytes)
+    elif half:
+        message = f"{len(half)} tensors train in half precision without fp32 copies: small updates may round to nothing"
+        run.reporter.event(message, level="warn", tensors=len(half))
 
 
 def _prefix_request(run: Run, tracked: TrackedModel) -> PrefixRequest:

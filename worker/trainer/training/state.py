@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from worker.trainer.freeze.apply import Frozen
+from worker.trainer.training.master_weights import MasterWeights
 from worker.trainer.training.patience import Patience
 
 
@@ -21,6 +22,7 @@ class TrainingState:
     frozen: Frozen
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
+    masters: MasterWeights
     patience: Patience
     micro_batch_size: int  # halved when memory runs out
     steps_before: int = 0

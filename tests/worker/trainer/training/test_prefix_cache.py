@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.worker.trainer import tiny
-from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data, work_order
+from tests.worker.trainer.attempts import Attempt, affine_order, attempt, attempt_json, data, work_order
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.models import architectures
@@ -513,9 +513,10 @@ def test_stop_while_it_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert_same(whole, run(encoder, tmp_path / "stopped"))
 
 
-def test_value_that_is_none(tmp_path: Path) -> None:
-    """Neither true, false nor auto: refused with its name."""
-    done = run(encoder, tmp_path, prefix_cache="yes")
+def test_another_value_is_refused_by_name(tmp_path: Path) -> None:
+    """Neither true, false nor auto."""
+    order = encoder(tmp_path).to_json()
+    done = attempt_json(order | {"hyperparameters": order["hyperparameters"] | {"prefix_cache": "yes"}}, tmp_path)
     assert done.failure["param"] == "hyperparameters.prefix_cache"
 
 
