@@ -179,6 +179,17 @@ def validate(
     )
 
 
+def refuse_other_width(training: Summary, validation: Summary) -> None:
+    """DataError where tabular examples of the two files have other numbers of features or targets."""
+    for what, width, other in (
+        ("features", training.features, validation.features),
+        ("targets", training.targets, validation.targets),
+    ):
+        if width != other:
+            message = f"an example has {other} {what}, and one of the training file has {width}"
+            raise DataError(message, param="validation_file", code="invalid_training_data")
+
+
 def read(
     path: Path,
     *,

@@ -13,3 +13,13 @@ def batch_size(examples: int) -> int:
     wanted = max(1, round(examples * 0.002))
     power = 1 << (wanted - 1).bit_length()
     return max(1, min(examples, max(16, min(256, power))))
+
+
+def held_out(examples: int, fraction: float) -> int:
+    """How many examples of the training file are for validation: at least one of them, and never all."""
+    return min(examples - 1, max(1, round(examples * fraction))) if fraction > 0 else 0
+
+
+def total_steps(examples: int, *, n_epochs: int, batch_size: int, max_steps: int | None) -> int:
+    """Optimizer steps of a run; `max_steps`, where given, is their number, however many epochs it takes."""
+    return max_steps or n_epochs * -(-examples // batch_size)

@@ -24,6 +24,7 @@ def refuse_ignored_options(optimizer: OptimizerSpec | None, *, enforce: bool) ->
             message = f"{optimizer.name} has no option {key!r}; it has {', '.join(sorted(known))}"
             raise InvalidRequest(message, param=f"{_PARAM}.{key}", code="unknown_option")
     _refuse_wrong_eps(optimizer.name, given, param=_PARAM)
+    _refuse_idle_nesterov(optimizer.name, given, param=_PARAM)
 
     for number, group in enumerate(optimizer.groups or ()):
         param, options = f"{_PARAM}.groups[{number}].options", group.options or {}
@@ -32,6 +33,7 @@ def refuse_ignored_options(optimizer: OptimizerSpec | None, *, enforce: bool) ->
                 message = _why_ignored(key, optimizer.name, known | {"lr"})
                 raise InvalidRequest(message, param=f"{param}.{key}", code="ignored_option")
         _refuse_wrong_values(optimizer.name, options, param=param)
+        _refuse_idle_nesterov(optimizer.name, {**given, **options}, param=param)
 
 
 def _refuse_wrong_values(name: str, options: Mapping[str, Any], *, param: str) -> None:
@@ -49,6 +51,13 @@ def _refuse_wrong_values(name: str, options: Mapping[str, Any], *, param: str) -
     except InvalidRequest as error:
         raise InvalidRequest(error.message, param=error.param, code="invalid_value") from None
     _refuse_wrong_eps(name, known, param=param)
+
+
+def _refuse_idle_nesterov(name: str, options: Mapping[str, Any], *, param: str) -> None:
+    """torch's SGD refuses Nesterov momentum without a momentum or with dampening, and in a group ignores it."""
+    if name == "sgd" and options.get("nesterov") and (not options.get("momentum") or options.get("dampening")):
+        message = "Nesterov momentum needs a momentum above 0 and no dampening"
+        raise InvalidRequest(message, param=f"{param}.nesterov", code="invalid_value")
 
 
 def _refuse_wrong_eps(name: str, options: Mapping[str, Any], *, param: str) -> None:

@@ -4,25 +4,18 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from app.freeze.preview import Preview
 from app.freeze.schemas import FreezePlanCounts
 from app.jobs.answers import Answer
 from app.jobs.queue.queries import check_quota
 from app.jobs.requests import estimate
 from app.jobs.requests.context import SubmissionContext
+from app.jobs.requests.length import Length, length_of
 from app.jobs.requests.schemas import JobCreate
-from app.jobs.requests.submission import CheckedRequest, examine, job_of
+from app.jobs.requests.submission import examine, job_of
+from app.jobs.requests.unchecked import Unchecked, unchecked_estimates, unchecked_parts
 
 #: A dry run reads larger files than a submission does, which leaves them to a worker.
 READ_BYTES: Final = 64 << 20
-
-
-class Unchecked(Answer):
-    """A part of the request, or of the estimates, that only a worker or a run can check."""
-
-    what: str = Field(description="The part of the request, or of this answer.")
-    why: str
-    when: str
 
 
 class Steps(Answer):
@@ -80,11 +73,13 @@ def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
     check_quota(context.session, context.project, context.settings.max_active_jobs)
     job = job_of(context, request, checked, idempotency_key=None)
 
-    size = estimate.length(checked)
+    size = length_of(checked.examples, checked.hyperparameters)
     known = estimate.planned(checked)
     time = estimate.seconds(context.session, context.project, checked, context.settings, size)
     memory = estimate.memory(checked, context.settings, size)
 
+    devices = request.resources.devices if request.resources else 1
+    unchecked = unchecked_parts(context, checked, devices=devices, read_bytes=READ_BYTES)
     return DryRun.model_validate(
         {
             **{name: getattr(job, name) for name in _JOB_FIELDS},
@@ -96,7 +91,7 @@ def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
                 "rules": estimate.rules(context.settings),
             },
             "warnings": list(known[1].warnings) if known else [],
-            "unchecked": _unchecked(checked, known[1] if known else None, time, memory),
+            "unchecked": unchecked + unchecked_estimates(time, memory),
         }
     )
 
@@ -114,38 +109,8 @@ _JOB_FIELDS: Final = (
 )
 
 
-def _steps(size: estimate.Length | None) -> dict[str, Any] | None:
+def _steps(size: Length | None) -> dict[str, Any] | None:
     if size is None:
         return None
     tokens = {"tokens_per_example": size.tokens}
     return {name: getattr(size, name) for name in ("examples", "n_epochs", "batch_size", "steps")} | tokens
-
-
-def _unchecked(
-    checked: CheckedRequest, plan: Preview | None, time: dict[str, Any], memory: dict[str, Any]
-) -> list[dict[str, str]]:
-    """Everything that is left to a worker or to the run itself, with the reason."""
-    at_start = "by a worker, before the first step"
-    unchecked = []
-    for param, file, summary in zip(
-        ("training_file", "validation_file"), checked.examples.files, checked.examples.summaries, strict=True
-    ):
-        if file is not None and summary is None:
-            why = f"{file.bytes:,} bytes; up to {READ_BYTES:,} of a format that can be read here are read at once"
-            unchecked.append({"what": param, "why": why, "when": at_start})
-
-    if plan is None:
-        why = f"the tensors of {checked.chosen.name!r} are not known for the task {checked.task}; " + (
-            "register the model (POST /v1/models) to have them read once"
-            if checked.chosen.spec.type == "transformers"
-            else "only a worker builds this architecture"
-        )
-        unchecked.append({"what": "freeze_policy", "why": why, "when": at_start})
-
-    if time["seconds"] is None:
-        why = "neither an earlier job on this model nor its tensors and examples show how long it takes"
-        unchecked.append({"what": "estimate.seconds", "why": why, "when": "after a first job"})
-    if memory["activations"] is None and memory["total"] is not None:
-        why = "what layers keep for the backward pass is known of transformers models with text alone"
-        unchecked.append({"what": "estimate.memory_bytes.activations", "why": why, "when": "while it runs"})
-    return unchecked

@@ -1,9 +1,7 @@
 """Estimates how long a job will take and how much memory it needs, by rules that the answer states."""
 
 import json
-import math
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,69 +13,26 @@ from app.freeze.plan import Decision
 from app.freeze.preview import OPTIMIZER_STATE, Preview
 from app.freeze.preview import preview as preview_of
 from app.jobs.queue.tables import Job
+from app.jobs.requests.fit import manifest_with_labels
+from app.jobs.requests.length import MAX_TOKENS, TOKEN_BYTES, Length
 from app.jobs.requests.submission import CheckedRequest
-from app.models import manifest
 from app.models.catalog import folder_of
 from app.models.manifest import Manifest
 from app.settings import Settings
-from app.specs import auto
 from app.specs.models import ModelSpec, folder_name
 
-#: Bytes of text per token, and tokens of an example where the request has no max_length.
-TOKEN_BYTES: Final = 4
-MAX_TOKENS: Final = 512
 #: Seconds for loading, three readings of every tensor, and the result, with the smallest model.
 FIXED_SECONDS: Final = 3.0
 #: Seconds that a step takes at least.
 STEP_SECONDS: Final = 0.002
 #: How many earlier jobs a measured speed is taken from.
 EARLIER: Final = 5
-_TEXT: Final = ("text-classification", "text-regression", "token-classification", "causal-lm", "pairs", "preference")
-
-
-@dataclass(frozen=True, slots=True)
-class Length:
-    """The length of a run."""
-
-    examples: int
-    n_epochs: int
-    batch_size: int
-    steps: int
-    tokens: int | None  # of an example; None where data has none
-
-    @property
-    def seen(self) -> int:
-        """Examples that pass through the model."""
-        return min(self.steps * self.batch_size, self.examples * self.n_epochs)
-
-
-def length(checked: CheckedRequest) -> Length | None:
-    """The length of the run; None where the training file was not read to its end."""
-    summary = checked.examples.summaries[0]
-    if summary is None:
-        return None
-
-    options = checked.hyperparameters
-    held_out = float(options.validation_fraction or 0) if checked.examples.files[1] is None else 0.0
-    examples = max(1, summary.examples - round(summary.examples * held_out))
-    epochs = _number(options.n_epochs, auto.n_epochs(examples))
-    batch = min(_number(options.batch_size, auto.batch_size(examples)), examples)
-    steps = min(epochs * math.ceil(examples / batch), options.max_steps or 10**9)
-
-    tokens = None
-    if checked.task in _TEXT:
-        tokens = math.ceil(summary.bytes / max(1, summary.examples) / TOKEN_BYTES)
-        tokens = max(1, min(tokens, options.max_length or MAX_TOKENS))
-    return Length(examples, epochs, batch, steps, tokens)
 
 
 def planned(checked: CheckedRequest) -> tuple[Manifest, Preview] | None:
     """The policy resolved against the model's tensors, where known; the file gives the classes of a new head."""
-    known = checked.chosen.manifest_for(checked.task)
-    labels = checked.examples.summaries[0].labels if checked.examples.summaries[0] else None
-    if known is not None and known.open_head and labels and checked.chosen.stored is not None:
-        known = manifest.for_task(checked.chosen.stored, checked.task, num_labels=len(labels))
-    if known is None or known.open_head:
+    known = manifest_with_labels(checked.chosen, checked.examples)
+    if known is None:
         return None
     name = _optimizer(checked)
     masters = checked.hyperparameters.master_weights is not False
@@ -124,7 +79,7 @@ def seconds(
 def rules(settings: Settings) -> dict[str, str]:
     """How the numbers are computed, for readers to judge them by."""
     return {
-        "steps": "examples / batch_size, rounded up, times n_epochs, at most max_steps; 'auto' as the trainer decides "
+        "steps": "examples / batch_size, rounded up, times n_epochs, or max_steps; 'auto' as the trainer decides "
         "it; packing is not taken into account",
         "tokens": f"bytes of the file / examples / {TOKEN_BYTES}, at most max_length or {MAX_TOKENS}",
         "seconds": f"measured: the median speed of up to {EARLIER} finished jobs of this project on the same model and "
@@ -216,8 +171,3 @@ def _config(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
 def _optimizer(checked: CheckedRequest) -> str:
     name = checked.hyperparameters.optimizer.name if checked.hyperparameters.optimizer else "adamw"
     return name if name in OPTIMIZER_STATE else "adamw"  # adam keeps what adamw keeps
-
-
-def _number(value: Any, default: int) -> int:
-    """The value of a request, or the default where it is absent or "auto"."""
-    return value if isinstance(value, int) else default

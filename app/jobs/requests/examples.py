@@ -84,6 +84,16 @@ def read_examples(
     return Examples(task, data, files, (train_summary, valid_summary))
 
 
+def refuse_unknown_labels(context: SubmissionContext, examples: Examples, labels: tuple[str, ...]) -> None:
+    """DataError, with lines, for labels of the validation file that are none of the head's classes."""
+    validation, summary = examples.files[1], examples.summaries[1]
+    if validation is None or summary is None or set(summary.labels or ()) <= set(labels):
+        return
+    reader = _ExamplesReader(context.storage, examples.data, examples.task, validation.bytes, labels)
+    with _reading(context, validation, param="validation_file"):
+        reader.read(validation, str(examples.data.validation_format), param="validation_file")
+
+
 def _training_file(context: SubmissionContext, file_id: str, *, param: str) -> File:
     file = find_file(context.session, context.project, file_id, param=param)
     if file.purpose != "fine-tune":
@@ -151,6 +161,7 @@ class _ExamplesReader:
     data: DataSpec
     task: str
     max_bytes: int
+    labels: tuple[str, ...] | None = None
 
     def read(self, file: File, format: str, *, param: str) -> formats.Summary | None:
         """None for a file that is left to a worker. Raises DataError with lines and fields."""
@@ -160,7 +171,13 @@ class _ExamplesReader:
         held_out = param == "validation_file"
         with _on_disk(self.storage, file) as path:
             return formats.validate(
-                path, format=format, task=self.task, columns=columns, held_out=held_out, param=param
+                path,
+                format=format,
+                task=self.task,
+                columns=columns,
+                labels=self.labels,
+                held_out=held_out,
+                param=param,
             )
 
 

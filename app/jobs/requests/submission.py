@@ -18,6 +18,7 @@ from app.jobs.queue.method import method_of
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.examples import Examples, find_files, read_examples
+from app.jobs.requests.fit import manifest_with_labels, refuse_data_misfits, refuse_device_misfits, refuse_run_misfits
 from app.jobs.requests.model_spec import model_choice
 from app.jobs.requests.optimizers import refuse_unreadable_groups
 from app.jobs.requests.schemas import EvidenceOptions, JobCreate, Resources
@@ -40,6 +41,7 @@ class CheckedRequest:
     examples: Examples
     hyperparameters: Hyperparameters
     plan: FreezePlan | None  # None where the model's tensors are not known yet
+    plan_with_labels: FreezePlan | None  # also where the labels of the training file give the size of a new head
 
     @property
     def task(self) -> str:
@@ -62,6 +64,7 @@ def examine(context: SubmissionContext, request: JobCreate, *, read_bytes: int =
 
     files = find_files(context, request, chosen)
     examples = read_examples(context, request, chosen, files, read_bytes=read_bytes)
+    refuse_data_misfits(context, chosen, examples)
 
     hyperparameters = Hyperparameters.from_json(request.chosen().model_dump(exclude_none=True))
     if examples.task == "preference" and hyperparameters.beta is None:
@@ -73,7 +76,11 @@ def examine(context: SubmissionContext, request: JobCreate, *, read_bytes: int =
     plan = _plan(context, policy, chosen, examples.task)
     tensors = chosen.tensors_for(examples.task)
     refuse_unreadable_groups(hyperparameters.optimizer, tensors, plan, enforce=policy.enforce)
-    return CheckedRequest(policy, chosen, examples, hyperparameters, plan)
+    plan_with_labels = plan or _plan_with_labels(policy, chosen, examples)
+    refuse_run_misfits(hyperparameters, chosen, examples, plan_with_labels)
+    resources = request.resources or Resources()
+    refuse_device_misfits(hyperparameters, examples.task, devices=resources.devices, strategy=resources.strategy)
+    return CheckedRequest(policy, chosen, examples, hyperparameters, plan, plan_with_labels)
 
 
 def job_of(
@@ -165,3 +172,9 @@ def _plan(context: SubmissionContext, policy: Policy, chosen: ChosenModel, task:
     if similar is not None:
         resolve(policy, similar)  # the names are right; the size of the head, and so the counts, may not be
     return None
+
+
+def _plan_with_labels(policy: Policy, chosen: ChosenModel, examples: Examples) -> FreezePlan | None:
+    """The policy resolved with a new head of as many classes as the training file has labels, where these are known."""
+    known = manifest_with_labels(chosen, examples)
+    return resolve(policy, known.tensors) if known is not None else None

@@ -44,7 +44,8 @@ def read(
     """
     path, columns = workspace / training_path(data), formats.Columns.of(data)
     form = data.format or formats.detect(path.name, _head(path))
-    labels = formats.validate(path, format=form, task=task, columns=columns).labels
+    summary = formats.validate(path, format=form, task=task, columns=columns)
+    labels = summary.labels
     if labels is not None and set(labels) <= set(known_labels or ()):
         labels = tuple(known_labels or ())
     rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
@@ -52,9 +53,10 @@ def read(
     if data.validation:
         held_out = workspace / data.validation
         other = data.validation_format or formats.detect(held_out.name, _head(held_out))
-        formats.validate(
+        other_summary = formats.validate(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
+        formats.refuse_other_width(summary, other_summary)
         rest = formats.read(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
         return _splits(rows, list(rest), labels)
 

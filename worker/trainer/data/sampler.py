@@ -10,6 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from app.specs import auto
+
 Positions = NDArray[np.int64]
 #: Number of batches whose examples are sorted by length together.
 WINDOW: Final = 50
@@ -53,7 +55,7 @@ def permutation(count: int, *, seed: int, stream: int) -> Positions:
 
 def split(count: int, *, fraction: float, seed: int) -> tuple[Positions, Positions]:
     """(training, validation) positions, each sorted. Validation has at least one where `fraction` is above 0."""
-    held_out = min(count - 1, max(1, round(count * fraction))) if fraction > 0 else 0
+    held_out = auto.held_out(count, fraction)
     shuffled = permutation(count, seed=seed, stream=2**63)
     return np.sort(shuffled[held_out:]), np.sort(shuffled[:held_out])
 

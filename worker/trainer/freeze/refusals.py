@@ -47,18 +47,6 @@ def refuse(model: nn.Module, plan: FreezePlan, optimizer: Optimizer) -> None:
     _refuse_reentrant(model, plan)
 
 
-def refuse_unreached(plan: FreezePlan, steps: int) -> None:
-    """PolicyError for a freeze that would begin after the last of `steps` updates: the run would end without it."""
-    for decision in plan.scheduled if plan.policy.enforce else ():
-        for start, _ in decision.intervals:
-            if start >= steps:
-                raise PolicyError(
-                    f"rule '{decision.rule}' freezes '{decision.name}' from step {start}, and the run has"
-                    f" {steps} steps; leave this interval out, or train for longer",
-                    param="freeze_policy",
-                )
-
-
 def _decision(plan: FreezePlan, name: str) -> Decision:
     try:
         return plan.decision(name)

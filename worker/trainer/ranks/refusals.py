@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from app.errors import InvalidRequest, PolicyError
+from app.errors import PolicyError
 from app.freeze.plan import FreezePlan
+from app.specs.fit import refuse_devices
 from worker.trainer.freeze.inventory import tied
 from worker.trainer.freeze.pin import moves_by_itself
 from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
@@ -15,30 +16,19 @@ from worker.trainer.ranks.group import Group
 from worker.trainer.ranks.shards import layers
 
 PARAM = "resources"
-SHARDABLE = ("adamw", "adam", "sgd")  # each element of a tensor is stepped by itself
 
 
 def refuse_request(group: Group, *, task: str, optimizer: str, precision: str, cached: bool, compiled: bool) -> None:
     """InvalidRequest for a task or a hyperparameter that needs the whole batch or whole tensors on one device."""
-    if group.size == 1:
-        return
-    if task == "pairs":
-        message = "pairs take their negatives from the whole batch, which several devices would cut; use one device"
-        raise InvalidRequest(message, param=f"{PARAM}.devices")
-    if cached:
-        message = "the frozen prefix is computed once on one device only; leave prefix_cache out, or use one"
-        raise InvalidRequest(message, param="hyperparameters.prefix_cache")
-    if compiled:
-        message = "a model is compiled on one device only; leave compile out, or use one"
-        raise InvalidRequest(message, param="hyperparameters.compile")
-    if not group.sharded:
-        return
-    if optimizer not in SHARDABLE:
-        message = f"{optimizer} looks at whole tensors, and fsdp leaves a part on each device; use ddp, or adamw"
-        raise InvalidRequest(message, param="hyperparameters.optimizer.name")
-    if precision == "fp16":
-        message = "the loss scaling of fp16 is not offered with fsdp; use bf16, or the strategy ddp"
-        raise InvalidRequest(message, param="hyperparameters.precision")
+    refuse_devices(
+        group.size,
+        sharded=group.sharded,
+        task=task,
+        optimizer=optimizer,
+        precision=precision,
+        cached=cached,
+        compiled=compiled,
+    )
 
 
 def refuse_model(model: nn.Module, plan: FreezePlan, group: Group) -> None:

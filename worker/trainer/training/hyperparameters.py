@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from app.errors import InvalidRequest
 from app.specs import auto
+from app.specs.fit import refuse_large_micro_batch
 from app.specs.hyperparameters import Hyperparameters, Precision, Schedule
 from app.specs.optimizers import DECAYING, OptimizerSpec
 from app.specs.reading import JsonObject
@@ -152,9 +152,7 @@ def _auto_rate(facts: Facts) -> float:
 def _micro_batch(asked: Hyperparameters, batch: int) -> int:
     parts = asked.gradient_accumulation_steps or 1
     micro = asked.micro_batch_size or -(-batch // parts)
-    if micro > batch:
-        message = f"micro_batch_size {micro} is larger than batch_size {batch}"
-        raise InvalidRequest(message, param="hyperparameters.micro_batch_size")
+    refuse_large_micro_batch(micro_batch_size=micro, batch_size=batch)
     return micro
 
 

@@ -9,6 +9,7 @@ import torch
 
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
+from app.freeze.schedules import refuse_stopping_early
 from app.specs.rules import refuse_blind_stopping, refuse_small_micro_batch, refuse_task_conflicts
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.batch import Examples
@@ -137,12 +138,5 @@ def _refuse_settings(
     refuse_task_conflicts(order.hyperparameters, task, adapter=order.model.adapter, validated=validated)
     refuse_small_micro_batch(task, micro_batch_size=settings.micro_batch_size, batch_size=settings.batch_size)
 
-    if settings.early_stopping_patience is None:
-        return
     refuse_blind_stopping(settings.early_stopping_patience, validated)  # a fraction may have come to no example
-    if plan.scheduled:
-        message = (
-            "early stopping may end in a state from before a scheduled freeze began; leave it out, or freeze "
-            f"'{plan.scheduled[0].name}' for the whole run"
-        )
-        raise InvalidRequest(message, param="hyperparameters.early_stopping_patience")
+    refuse_stopping_early(plan, settings.early_stopping_patience)

@@ -10,12 +10,13 @@ from torch import nn
 
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
+from app.freeze.schedules import refuse_unreached
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.reading import DataSplits
 from worker.trainer.data.text import longest, pad_id
 from worker.trainer.freeze.apply import freeze
-from worker.trainer.freeze.refusals import refuse, refuse_unreached
+from worker.trainer.freeze.refusals import refuse
 from worker.trainer.models import loading
 from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.ranks.group import ALONE, Group

@@ -13,6 +13,7 @@ from torch import nn
 from app.errors import InvalidRequest
 from app.files import formats
 from app.specs.data import DataSpec
+from app.specs.fit import refuse_more_labels, refuse_regression_labels
 from app.specs.models import TABULAR, ModelSpec, TransformersSpec
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data import chat, images, language, preference, reading, tabular, text, token_check
@@ -67,10 +68,9 @@ def read(order: WorkOrder, place: Workspace, *, task: str) -> DataSplits:
     )
     fraction = float(order.hyperparameters.validation_fraction or 0)
     source = reading.read(place.root, order.data, task=task, known_labels=known, fraction=fraction, seed=order.seed)
-    count = order.model.num_labels
-    if source.labels is not None and count and count < len(source.labels):
-        message = f"the data has {len(source.labels)} labels, and model.num_labels is {count}"
-        raise InvalidRequest(message, param="model.num_labels")
+    refuse_regression_labels(task, order.model.num_labels)
+    if source.labels is not None:
+        refuse_more_labels(len(source.labels), order.model.num_labels)
     return source
 
 

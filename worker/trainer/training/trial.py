@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from app.errors import DataError, ModelError
+from app.specs.fit import refuse_few_outputs
 from worker.trainer.data.language import LanguageExamples
 from worker.trainer.recurring import may_pass
 from worker.trainer.training.isolation import refuse_leaks
@@ -21,9 +22,8 @@ def refuse_misfits(passes: Passes) -> None:
     """
     outputs = _outputs_of_two(passes)
     labels = passes.job.splits.labels
-    if labels is not None and outputs.shape[-1] < len(labels):  # a plain torch model has as many as its kwargs say
-        message = f"the data has {len(labels)} labels, and the model gives {outputs.shape[-1]} outputs"
-        raise DataError(message, param="training_file", code="data_does_not_fit_model")
+    if labels is not None:
+        refuse_few_outputs(len(labels), outputs.shape[-1])
     examples = passes.job.training
     if isinstance(examples, LanguageExamples) and examples.packed:
         _refuse_unpackable(passes, examples)

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from app.errors import PolicyError
-from app.freeze.plan import FreezePlan
 from tests.worker.trainer.freeze.models import tied_bert
 from tests.worker.trainer.freeze.training import plan_for
 from worker.trainer.freeze.apply import freeze, refuse
-from worker.trainer.freeze.refusals import refuse_unreached, writes_without_gradient
+from worker.trainer.freeze.refusals import writes_without_gradient
 
 POLICY = {"freeze": ["0.**"]}
 
@@ -198,16 +197,3 @@ def test_an_audit_refuses_nothing() -> None:
     """Declared without enforcing: the run shows what moves."""
     model = net()
     refuse(model, plan_for(model, POLICY | {"enforce": False}), torch.optim.LBFGS(model.parameters()))
-
-
-def test_a_freeze_that_the_run_never_reaches_is_refused() -> None:
-    """A run of ten updates: the freeze of the tenth is kept, one that begins after it would be claimed by nobody."""
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-
-    def plan(start: int) -> FreezePlan:
-        when = [{"from_step": 0, "to_step": 2}, {"from_step": start, "to_step": None}]
-        return plan_for(model, {"rules": [{"action": "freeze", "select": {"name": "0.**"}, "when": when}]})
-
-    refuse_unreached(plan(9), 10)
-    with pytest.raises(PolicyError, match="from step 10, and the run has 10 steps"):
-        refuse_unreached(plan(10), 10)

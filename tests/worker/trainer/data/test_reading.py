@@ -1,0 +1,40 @@
+"""A job's training and validation files as the trainer reads them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import DataError
+from app.specs.data import DataSpec
+from worker.trainer.data import reading
+
+ROWS = [{"x": [float(n), 1.0], "y": n / 2} for n in range(4)]
+
+
+def read(folder: Path, validation: list[dict[str, Any]]) -> reading.DataSplits:
+    for name, rows in (("train.jsonl", ROWS), ("held.jsonl", validation)):
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    return reading.read(folder, DataSpec(training="train.jsonl", validation="held.jsonl"), task="tabular-regression")
+
+
+def test_both_files_are_read(tmp_path: Path) -> None:
+    """Each whole, with the lines that its rows are on."""
+    splits = read(tmp_path, ROWS[:2])
+    assert (len(splits.training), len(splits.validation)) == (4, 2)
+    assert splits.validation_lines == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"x": [1.0, 2.0, 3.0], "y": 1.0}, "has 3 features, and one of the training file has 2"),
+        ({"x": [1.0, 2.0], "y": [1.0, 2.0]}, "has 2 targets, and one of the training file has 1"),
+    ],
+)
+def test_a_validation_file_of_another_width_is_refused(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    """Before training: the first evaluation would end the trainer, once for each attempt that the job has."""
+    with pytest.raises(DataError, match=words) as refused:
+        read(tmp_path, [row] * 2)
+    assert refused.value.param == "validation_file"
