@@ -22,6 +22,7 @@ from app.jobs.queue.tables import Event, Job
 from app.settings import Settings
 from tests.chaos.servers import Postgres, Redis
 from tests.end_to_end.conftest import ENDED, ROOT, Running
+from tests.patience import PATIENCE
 from tests.servers import free_port
 
 #: Short enough to wait for, long enough that a busy machine loses none by accident.
@@ -31,8 +32,6 @@ QUICK = {
     "PERMAFROST_SWEEP_SECONDS": "0.5",
     "PERMAFROST_GRACE_SECONDS": "15",
 }
-#: A machine shared with others may take its time. Nothing is proved by how long.
-PATIENCE = float(os.environ.get("PERMAFROST_TEST_PATIENCE", "180"))
 
 
 class Cluster:

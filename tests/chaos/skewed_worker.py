@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import time_machine
 
-from worker.__main__ import main as work
+from worker.main import main as work
 
 
 def main() -> None:

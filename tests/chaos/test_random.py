@@ -16,9 +16,10 @@ import pytest
 import redis as client
 
 from app.broker.celery import make_celery, wake
-from tests.chaos.cluster import PATIENCE, Cluster, end
+from tests.chaos.cluster import Cluster, end
 from tests.chaos.runs import Gates, order
 from tests.end_to_end.conftest import ENDED, Running
+from tests.patience import PATIENCE
 
 SEED = int(os.environ.get("PERMAFROST_CHAOS_SEED") or random.SystemRandom().randrange(2**32))
 #: So many faults for each job; after that they are left to end.

@@ -18,6 +18,7 @@ import pytest
 from app.db import Database
 from app.settings import Settings
 from tests.hub import Hub, serving
+from tests.patience import PATIENCE
 from tests.servers import another_database, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -57,11 +58,11 @@ class Service:
     def job(self, job_id: str) -> Any:
         return self.get(f"fine_tuning/jobs/{job_id}")
 
-    def ended(self, job_id: str, *, seconds: float = 120.0) -> Any:
+    def ended(self, job_id: str, *, seconds: float = PATIENCE) -> Any:
         """The job once it has ended."""
         return self.until(job_id, lambda job: job["status"] in ENDED, seconds=seconds)
 
-    def until(self, job_id: str, condition: Any, *, seconds: float = 120.0) -> Any:
+    def until(self, job_id: str, condition: Any, *, seconds: float = PATIENCE) -> Any:
         deadline = time.monotonic() + seconds
         while not condition(job := self.job(job_id)):
             assert time.monotonic() < deadline, f"{job}\n{self.log()}"
@@ -95,13 +96,13 @@ class Running:
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
-    def says(self, word: str, *, seconds: float = 120.0) -> None:
+    def says(self, word: str, *, seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not any(word in line for line in list(self.lines)):
             assert time.monotonic() < deadline and self.popen.poll() is None, "\n".join(self.lines)
             time.sleep(0.02)
 
-    def stop(self, *, seconds: float = 60.0) -> int:
+    def stop(self, *, seconds: float = PATIENCE) -> int:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.patience import PATIENCE
 from tests.servers import free_port
 
 PERMAFROST = Path(sys.executable).with_name("permafrost")
@@ -90,7 +91,7 @@ class Lines:
 
     def wait_for(self, text: str) -> None:
         with self._news:
-            self._news.wait_for(lambda: self._ended or any(text in line for line in self.lines), timeout=600)
+            self._news.wait_for(lambda: self._ended or any(text in line for line in self.lines), timeout=PATIENCE)
             assert any(text in line for line in self.lines), "\n".join(self.lines[-40:])
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ def running(command: list[str], folder: Path, environment: Mapping[str, str]) ->
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(120)
+            process.wait(PATIENCE)
         finally:
             process.kill()
             process.wait()

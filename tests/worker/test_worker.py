@@ -9,9 +9,10 @@ import redis
 
 from app.broker.celery import make_celery, wake
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 from tests.worker.processes import gone, worker
 from tests.worker.supervisor import stub_trainer
-from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit, succeeded
+from tests.worker.supervisor.jobs import events_of, eventually, expire, job_of, submit, succeeded
 
 SLOW_SWEEP = {"PERMAFROST_SWEEP_SECONDS": "600"}
 
@@ -107,6 +108,7 @@ def test_killed_worker_is_replaced(deployment: Deployment) -> None:
         first.popen.kill()
         eventually(lambda: gone(family))
     assert job_of(deployment.db, job_id).status == "running"
+    expire(deployment.db, job_id)
     with worker(deployment):
         succeeded(deployment, job_id)
     job = job_of(deployment.db, job_id)
@@ -126,6 +128,7 @@ def test_stopped_worker_is_fenced_off(deployment: Deployment) -> None:
         assert sleeping
         # Its trainer is alone now and hears nobody; the job goes to the second worker.
         (deployment.settings.work / job_id / "checkpoints" / "stopped").touch()
+        expire(deployment.db, job_id)
         with worker(deployment):
             succeeded(deployment, job_id)
             first.popen.send_signal(signal.SIGCONT)
@@ -142,7 +145,7 @@ def test_stop_drains(deployment: Deployment, number: signal.Signals) -> None:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         family = first.family()
         first.popen.send_signal(number)
-        assert first.popen.wait(60) == 0, "\n".join(first.lines)
+        assert first.popen.wait(PATIENCE) == 0, "\n".join(first.lines)
         eventually(lambda: gone(family))
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes) == ("queued", 0)

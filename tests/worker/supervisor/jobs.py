@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.db import Database, new_id, now
 from app.evidence.format.keys import load_or_create
@@ -16,6 +16,7 @@ from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Event, Job
 from app.storage.blobs import Storage
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.identity import identity
 from worker.supervisor.process.child import Forkserver
@@ -73,6 +74,22 @@ def upload(deployment: Deployment, content: bytes, *, filename: str) -> str:
         return file.id
 
 
+def expire(db: Database, job_id: str) -> None:
+    """End the job's lease now, as if its worker had not been heard of for that long."""
+    with db.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=now(session)))
+
+
+class Later:
+    """In place of a module's `time`: the monotonic clock, some seconds ahead."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._seconds
+
+
 def job_of(db: Database, job_id: str) -> Job:
     with db.read() as session:
         return session.get_one(Job, job_id)
@@ -97,9 +114,12 @@ def _story(deployment: Deployment, job_id: str) -> str:
 
 
 def eventually(
-    condition: Callable[[], Any], *, seconds: float = 60.0, says: Callable[[], str] = lambda: "it did not come to pass"
+    condition: Callable[[], Any],
+    *,
+    seconds: float = PATIENCE,
+    says: Callable[[], str] = lambda: "it did not come to pass",
 ) -> Any:
-    """The first true value of the condition; an assertion when there is none in time."""
+    """The first true value of the condition; an assertion when none comes in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, says()

@@ -15,6 +15,7 @@ from app.jobs import views
 from app.jobs.queue import lifecycle, workers
 from app.jobs.queue.tables import Checkpoint
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 from tests.worker.processes import of_job
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit, succeeded
 from worker.supervisor.devices import Slots, find_devices
@@ -89,7 +90,7 @@ def test_killed_rank_counts_one_crash_and_the_job_goes_on(deployment: Deployment
     leader, *ranks = of_job(job_id)
     assert len(ranks) == 2
     ranks[-1].kill()
-    thread.join(60)
+    thread.join(PATIENCE)
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes, job.attempt) == ("queued", 1, 1)
     assert not leader.is_running()
@@ -105,7 +106,7 @@ def test_pause_and_cancel_reach_every_rank(deployment: Deployment, runner: Runne
     thread = in_background(runner)
     training(deployment, job_id)
     lifecycle.pause(deployment.db, "default", job_id)
-    thread.join(60)
+    thread.join(PATIENCE)
     assert job_of(deployment.db, job_id).status == "paused"
     with deployment.db.read() as session:
         assert len(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()) == 1
@@ -113,7 +114,7 @@ def test_pause_and_cancel_reach_every_rank(deployment: Deployment, runner: Runne
     thread = in_background(runner)
     eventually(lambda: len(of_job(job_id)) == 3)
     lifecycle.cancel(deployment.db, "default", job_id)
-    thread.join(60)
+    thread.join(PATIENCE)
     assert not of_job(job_id)
     assert runner.slots.free == 2
 
@@ -140,7 +141,7 @@ def test_ranks_reach_each_other_and_no_service(tmp_path: Path) -> None:
         workspace.mkdir()
         (workspace / "port").write_text(str(service.getsockname()[1]))
         with forkserver, forkserver.start(workspace, several=True) as child:
-            assert child.wait(60) == 0, (workspace / "log.txt").read_text()
+            assert child.wait(PATIENCE) == 0, (workspace / "log.txt").read_text()
     assert (workspace / "found").read_text() == "each other; service: PermissionError"
 
 

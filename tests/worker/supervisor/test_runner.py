@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from app.evidence.format.envelope import read_envelope, signers_of
 from app.evidence.format.keys import read_ring
@@ -27,8 +28,10 @@ from app.models.tables import Model
 from app.ops.doctor.references import find_references
 from app.storage.folder import FolderStore
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 from tests.worker.supervisor import stub_trainer
-from tests.worker.supervisor.jobs import events_of, eventually, job_of, make_runner, submit
+from tests.worker.supervisor.jobs import Later, events_of, eventually, expire, job_of, make_runner, submit
+from worker.supervisor import lease
 from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
 
@@ -337,7 +340,7 @@ def test_cancel_ends_a_hanging_trainer(deployment: Deployment, forkserver: Forks
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         lifecycle.cancel(deployment.db, "default", job_id)
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert job_of(deployment.db, job_id).status == "cancelled"
     assert not (runner.settings.work / job_id).exists()
@@ -349,7 +352,7 @@ def test_pause_saves_and_resume_goes_on(deployment: Deployment, runner: Runner) 
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         lifecycle.pause(deployment.db, "default", job_id)
-        thread.join(20)
+        thread.join(PATIENCE)
     assert job_of(deployment.db, job_id).status == "paused"
     assert not runner.run_next()
     lifecycle.resume(deployment.db, "default", job_id)
@@ -364,7 +367,7 @@ def test_drain_gives_the_job_back(deployment: Deployment, runner: Runner) -> Non
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         runner.stopping.set()
-        thread.join(20)
+        thread.join(PATIENCE)
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes, job.lease_owner) == ("queued", 0, None)
     assert not runner.run_next()
@@ -381,41 +384,37 @@ def test_silent_trainer_is_killed(deployment: Deployment, runner: Runner) -> Non
 
 
 def test_unknown_database_stops_the_trainer_before_the_lease_ends(
-    deployment: Deployment, forkserver: Forkserver
+    deployment: Deployment, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that cannot beat any more ends its trainer by itself, before anyone else may start another."""
-    runner = make_runner(deployment, forkserver, lease_seconds=1.0, heartbeat_seconds=0.1)
     job_id = submit(deployment, seed=stub_trainer.DEAF)
-    from sqlalchemy.exc import OperationalError
-
-    beat = lifecycle.beat
 
     def away(*_: Any, **__: Any) -> str:
         raise OperationalError("beat", {}, Exception("the database is away"))
 
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
-        with pytest.MonkeyPatch.context() as patch:
+        with monkeypatch.context() as patch:
             patch.setattr(lifecycle, "beat", away)
-            thread.join(20)
+            # As if most of the lease had passed since the last beat.
+            patch.setattr(lease, "time", Later(0.9 * runner.settings.lease_seconds))
+            thread.join(PATIENCE)
             assert not thread.is_alive()
-    assert lifecycle.beat is beat
     assert job_of(deployment.db, job_id).status == "running"
-    eventually(
-        lambda: lifecycle.sweep(deployment.db, limit=3) is not None and job_of(deployment.db, job_id).crashes == 1
-    )
+    expire(deployment.db, job_id)
+    lifecycle.sweep(deployment.db, limit=3)
+    assert job_of(deployment.db, job_id).crashes == 1
 
 
 def test_taken_over_job_is_left_alone(deployment: Deployment, runner: Runner) -> None:
     """A worker whose job went to another attempt ends its trainer and writes nothing more."""
     job_id = submit(deployment, seed=stub_trainer.HANG)
-    from sqlalchemy import update
 
     with _running(runner) as thread:
         eventually(lambda: (job_of(deployment.db, job_id).progress or {}).get("step") == 1)
         with deployment.db.write() as session:
             session.execute(update(Job).where(Job.id == job_id).values(attempt=2, lease_owner="another"))
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.attempt, job.lease_owner, job.crashes) == ("running", 2, "another", 0)
@@ -474,7 +473,7 @@ class _running:  # noqa: N801 - used as a statement
     def __exit__(self, *_: object) -> None:
         if self.thread.is_alive():
             self.runner.stopping.set()
-            self.thread.join(20)
+            self.thread.join(PATIENCE)
 
 
 def test_what_a_trainer_printed_outlives_it(deployment: Deployment, runner: Runner) -> None:

@@ -76,11 +76,12 @@ def serve(channel: socket.socket) -> ForkRequest | None:
     channel.send(READY)
     while True:
         ready, _, _ = select.select([channel.fileno(), wake], [], [], _seconds_left(deadlines))
-        _end_overdue(deadlines, statuses)
         if wake in ready:
             os.read(wake, MESSAGE_BYTES)
             _reap(statuses)
         if channel.fileno() not in ready:
+            # Not before every message is read: one may extend a lease, and this process may have been stopped itself.
+            _end_overdue(deadlines, statuses)
             continue
         message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 2)
         if not message:

@@ -14,14 +14,16 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.patience import PATIENCE
+from worker.protocol import Workspace
 from worker.supervisor.process.child import ChildError, Forkserver
 
-TRAINEES = "tests.worker.supervisor.small_trainers"
+TRAINERS = "tests.worker.supervisor.small_trainers"
 
 
 @pytest.fixture
 def forkserver(tmp_path: Path) -> Iterator[Forkserver]:
-    with Forkserver(home=tmp_path / "home", preload=[TRAINEES]) as forkserver:
+    with Forkserver(home=tmp_path / "home", preload=[TRAINERS]) as forkserver:
         yield forkserver
 
 
@@ -45,7 +47,7 @@ def test_child_sees_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, w
         monkeypatch.setenv(name, canary)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     database, server = socket.socketpair()
-    with database, server, Forkserver(home=tmp_path / "home", preload=[TRAINEES]) as forkserver:
+    with database, server, Forkserver(home=tmp_path / "home", preload=[TRAINERS]) as forkserver:
         os.set_inheritable(database.fileno(), True)
         seen = _introduced(forkserver, workspace)
     assert canary not in json.dumps(seen)
@@ -88,9 +90,9 @@ def test_environment_of_one_child(forkserver: Forkserver, workspace: Path) -> No
 
 def test_failure_leaves_its_reason_in_the_log(forkserver: Forkserver, workspace: Path) -> None:
     """An exception ends the child with code 1; its output and traceback are in log.txt."""
-    forkserver.entry = f"{TRAINEES}:fail"
+    forkserver.entry = f"{TRAINERS}:fail"
     with forkserver.start(workspace) as child:
-        assert child.wait(20) == 1
+        assert child.wait(PATIENCE) == 1
     log = (workspace / "log.txt").read_text()
     assert log.startswith("one last line before the end\n")
     assert "ValueError: the trainer does not like this workspace" in log
@@ -98,9 +100,9 @@ def test_failure_leaves_its_reason_in_the_log(forkserver: Forkserver, workspace:
 
 def test_exit_code_comes_through(forkserver: Forkserver, workspace: Path) -> None:
     """The trainer's own exit code reaches the worker, more than once if asked."""
-    forkserver.entry = f"{TRAINEES}:leave"
+    forkserver.entry = f"{TRAINERS}:leave"
     with forkserver.start(workspace) as child:
-        assert [child.wait(20), child.wait(0), child.wait()] == [75, 75, 75]
+        assert [child.wait(PATIENCE), child.wait(0), child.wait()] == [75, 75, 75]
         assert not child.alive
 
 
@@ -108,7 +110,7 @@ def test_terminate_ends_a_willing_child(forkserver: Forkserver, workspace: Path)
     """SIGTERM is enough where nobody catches it."""
     with _sleeping(forkserver, workspace, "sleep") as child:
         assert child.alive
-        assert child.stop(20) == -signal.SIGTERM
+        assert child.stop(PATIENCE) == -signal.SIGTERM
 
 
 def test_kill_ends_a_deaf_child(forkserver: Forkserver, workspace: Path) -> None:
@@ -121,12 +123,12 @@ def test_kill_ends_a_deaf_child(forkserver: Forkserver, workspace: Path) -> None
 @pytest.mark.parametrize("habit", ["multiply", "abandon"])
 def test_loaders_end_with_their_trainer(forkserver: Forkserver, workspace: Path, habit: str) -> None:
     """Whether it is killed or ends by itself, nothing of a trainer's process group stays behind."""
-    forkserver.entry = f"{TRAINEES}:{habit}"
+    forkserver.entry = f"{TRAINERS}:{habit}"
     with forkserver.start(workspace) as child:
         loader = int(_read(workspace / "loader"))
         if habit == "multiply":
             child.kill()
-        child.wait(20)
+        child.wait(PATIENCE)
     _await(lambda: not psutil.pid_exists(loader))
 
 
@@ -135,8 +137,8 @@ def test_child_dies_with_its_worker(tmp_path: Path, workspace: Path, habit: str)
     """kill -9 of the worker ends trainer, loaders and forkserver, even while Python holds its lock in the trainer."""
     code = (
         "import sys, time; from pathlib import Path; from worker.supervisor.process.child import Forkserver\n"
-        f"home, entry = Path({str(tmp_path / 'home')!r}), '{TRAINEES}:{habit}'\n"
-        f"forkserver = Forkserver(home=home, preload=[{TRAINEES!r}], entry=entry)\n"
+        f"home, entry = Path({str(tmp_path / 'home')!r}), '{TRAINERS}:{habit}'\n"
+        f"forkserver = Forkserver(home=home, preload=[{TRAINERS!r}], entry=entry)\n"
         f"child = forkserver.start(Path({str(workspace)!r}))\n"
         "print(child.pid, flush=True); time.sleep(600)"
     )
@@ -150,14 +152,19 @@ def test_child_dies_with_its_worker(tmp_path: Path, workspace: Path, habit: str)
     _await(lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
 
 
-def test_child_ends_with_its_lease(forkserver: Forkserver, workspace: Path) -> None:
-    """As far as anybody in the worker has said; one that is spoken for again lives on."""
-    with forkserver.start(workspace) as child:
-        child.extend_lease(time.monotonic() + 0.3)
-        child.extend_lease(time.monotonic() + 600)
-        assert child.wait(1.0) is None
-        child.extend_lease(time.monotonic() + 0.1)
-        assert child.wait(60) == -signal.SIGKILL
+def test_child_ends_with_its_lease(forkserver: Forkserver, workspace: Path, tmp_path: Path) -> None:
+    """The last end that the worker gave counts, also where the one before passed meanwhile: here, with both at once."""
+    with _sleeping(forkserver, workspace, "sleep") as child:
+        server = psutil.Process(child.pid).parent()
+        assert server is not None
+        server.suspend()
+        child.extend_lease(time.monotonic() - 1)
+        child.extend_lease(time.monotonic() + 3600)
+        server.resume()
+        _sleeping(forkserver, Workspace(tmp_path / "other").create().root, "sleep").close()  # so both have been read
+        assert child.alive
+        child.extend_lease(time.monotonic() - 1)
+        assert child.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_closing_the_handle_ends_the_child(forkserver: Forkserver, workspace: Path) -> None:
@@ -171,13 +178,13 @@ def test_death_of_the_forkserver_is_noticed(forkserver: Forkserver, workspace: P
     """Its children count as killed, and the next start brings up a new one."""
     with _sleeping(forkserver, workspace, "sleep") as child:
         psutil.Process(child.pid).parent().kill()
-        assert child.wait(20) == -signal.SIGKILL
+        assert child.wait(PATIENCE) == -signal.SIGKILL
         _await(lambda: not _runs(child.pid))
-    forkserver.entry = f"{TRAINEES}:leave"
+    forkserver.entry = f"{TRAINERS}:leave"
     for _ in range(2):  # the first start may still find the dying one
         try:
             with forkserver.start(workspace) as child:
-                assert child.wait(20) == 75
+                assert child.wait(PATIENCE) == 75
             break
         except ChildError:
             continue
@@ -193,15 +200,15 @@ def test_import_that_fails_is_said(tmp_path: Path, workspace: Path) -> None:
 
 
 def _introduced(forkserver: Forkserver, workspace: Path, **environment: str) -> dict[str, Any]:
-    forkserver.entry = f"{TRAINEES}:introduce"
+    forkserver.entry = f"{TRAINERS}:introduce"
     with forkserver.start(workspace, environment=environment) as child:
-        assert child.wait(20) == 0, (workspace / "log.txt").read_text()
+        assert child.wait(PATIENCE) == 0, (workspace / "log.txt").read_text()
     seen: dict[str, Any] = json.loads((workspace / "seen.json").read_text())
     return seen
 
 
 def _sleeping(forkserver: Forkserver, workspace: Path, habit: str) -> Any:
-    forkserver.entry = f"{TRAINEES}:{habit}"
+    forkserver.entry = f"{TRAINERS}:{habit}"
     child = forkserver.start(workspace)
     _await((workspace / "asleep").exists)
     return child
@@ -216,7 +223,7 @@ def _read(path: Path) -> str:
     return path.read_text()
 
 
-def _await(condition: Any, seconds: float = 20.0) -> None:
+def _await(condition: Any, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from worker.supervisor.process import landlock
 from worker.supervisor.process.child import Forkserver
 from worker.supervisor.process.landlock import around
@@ -43,7 +44,7 @@ def test_trainer_reaches_only_its_own(tmp_path: Path) -> None:
         (workspace / "order.json").write_text(json.dumps(order))
         forkserver = Forkserver(home=tmp_path / "home", hidden=[data], entry=f"{TRAINEES}:pry", preload=[TRAINEES])
         with forkserver, forkserver.start(workspace) as child:
-            assert child.wait(20) == 0, (workspace / "log.txt").read_text()
+            assert child.wait(PATIENCE) == 0, (workspace / "log.txt").read_text()
     seen = json.loads((workspace / "seen.json").read_text())
     allowed = {"read a staged blob", "use a temporary file", "read the standard library"}
     assert {name for name, worked in seen.items() if worked} == allowed

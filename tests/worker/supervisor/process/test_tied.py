@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.hub import Hub, serving
+from tests.patience import PATIENCE
 from tests.worker.supervisor.jobs import eventually
 
 FORKSERVER = """
@@ -65,7 +66,7 @@ def _ends_with_its_worker(script: str, folder: Path, busy: Callable[[], bool]) -
         eventually(busy)
         children = psutil.Process(worker.pid).children(recursive=True)
         worker.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(children, timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
     for child in alive:
         child.kill()
     assert len(children) == 1 and alive == []
