@@ -48,7 +48,7 @@ class Staging:
             self._stage_adapter()
             return model
         if weights := spec.weights:
-            file = self._file(weights)
+            file = self._file(weights, param="model.weights")
             attempt_folder.stage_weights(self.workspace, file.blob, self.storage)
             _refuse_changed(self.workspace.base / "model.safetensors", file, param="model.weights")
         else:
@@ -110,21 +110,22 @@ class Staging:
         model.stored_bytes = sum(each["size"] for each in stored.files)
         return bases.publish(self.db, stored, model)
 
-    def _file(self, file_id: str) -> File:
+    def _file(self, file_id: str, *, param: str) -> File:
         with self.db.read() as session:
             row = session.scalar(select(File).where(File.id == file_id))
         if row is None:
-            raise NotFound(f"file {file_id!r} is gone: it was deleted after the job was made", param="training_file")
+            raise NotFound(f"file {file_id!r} is gone: it was deleted after the job was made", param=param)
         return row
 
     def _stage_file(self, name: str, file_id: str | None) -> str | None:
         if file_id is None:
             return None
-        file = self._file(file_id)
+        param = f"{name}_file"
+        file = self._file(file_id, param=param)
         staged = attempt_folder.stage_data(
             self.workspace, name, filename=file.filename, blob=file.blob, storage=self.storage
         )
-        _refuse_changed(self.workspace.root / staged, file, param=f"{name}_file")
+        _refuse_changed(self.workspace.root / staged, file, param=param)
         return staged
 
 

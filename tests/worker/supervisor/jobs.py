@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 
 from app.db import Database, new_id, now
 from app.evidence.format.keys import load_or_create
+from app.evidence.tables import Evidence
 from app.files.tables import File
 from app.freeze.policy import Policy
 from app.jobs.queue import lifecycle
@@ -93,6 +94,12 @@ class Later:
 def job_of(db: Database, job_id: str) -> Job:
     with db.read() as session:
         return session.get_one(Job, job_id)
+
+
+def verdict_of(deployment: Deployment, job_id: str) -> dict[str, Any]:
+    with deployment.db.read() as session:
+        row = session.get_one(Evidence, job_id)
+        return {"verdict": row.verdict, "violations": row.violations, "reason": row.reason}
 
 
 def events_of(db: Database, job_id: str) -> list[Event]:

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -16,14 +15,11 @@ from app.jobs.queue.tables import Job, Worker
 from app.models.tables import Model
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
-from tests.worker.supervisor.jobs import eventually, job_of, make_runner, submit, succeeded
+from tests.worker.supervisor.jobs import eventually, job_of, submit, succeeded
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
-from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
 from worker.supervisor.sweep import Sweeper
-
-STUB_TRAINER = "tests.worker.supervisor.stub_trainer"
 
 
 class Bells:
@@ -32,18 +28,6 @@ class Bells:
     def __init__(self, runner: Runner) -> None:
         self.models: list[str] = []
         self.sweeper = Sweeper(runner, wake_model=self.models.append)
-
-
-@pytest.fixture(scope="module")
-def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forkserver]:
-    home = tmp_path_factory.mktemp("forkserver")
-    with Forkserver(home=home, entry=f"{STUB_TRAINER}:run", preload=[STUB_TRAINER]) as forkserver:
-        yield forkserver
-
-
-@pytest.fixture
-def runner(deployment: Deployment, forkserver: Forkserver) -> Runner:
-    return make_runner(deployment, forkserver)
 
 
 def place_model(runner: Runner, name: str) -> None:
@@ -142,33 +126,6 @@ def test_folders_become_models(deployment: Deployment, runner: Runner) -> None:
         assert model.manifest is not None
         assert [tensor["name"] for tensor in model.manifest] == ["bias", "weight"]
         assert {tensor["name"] for tensor in model.tensors} == {"bias", "weight"}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("model.safetensors", b"not a tensor file", "model.safetensors"),
-        ("pytorch_model.bin", b"a pickle", "no .safetensors file"),
-    ],
-)
-def test_unreadable_model_says_why(
-    deployment: Deployment, runner: Runner, name: str, content: bytes, says: str
-) -> None:
-    """Weights that are no safetensors end as a failed model with the reason, and not as a job that fails later."""
-    folder = runner.settings.models / "broken"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    (folder / name).write_bytes(content)
-    with deployment.db.write() as session:
-        row = Model(id="broken", project=None, owned_by="permafrost", kind="base", status="pending")
-        row.created_at, row.spec = now(session), {"type": "transformers", "path": "broken"}
-        session.add(row)
-    Describer(runner).describe("broken")
-    with deployment.db.read() as session:
-        model = session.get_one(Model, "broken")
-        assert model.status == "failed"
-        assert model.error is not None
-        assert says in model.error
 
 
 def test_a_worker_is_alive_from_its_first_sweep_until_it_stops(

@@ -1,0 +1,31 @@
+"""Folders as base models."""
+
+import json
+from pathlib import Path
+
+from app.models.tables import Model
+from tests.conftest import Deployment
+from tests.worker.supervisor import stub_trainer
+from tests.worker.supervisor.jobs import job_of, submit
+from worker.supervisor.runner import Runner
+
+
+def test_base_model_folder_is_registered_once(deployment: Deployment, runner: Runner, tmp_path: Path) -> None:
+    """A folder under PERMAFROST_MODELS_DIR becomes a base model on first use, and stays as it was then."""
+    folder = runner.settings.models / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["AffineForSequenceClassification"]}))
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    stub_trainer.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
+    spec = {"type": "transformers", "path": "tiny"}
+    first = submit(deployment, model="tiny", model_spec=spec)
+    runner.run_next()
+    (folder / "model.safetensors").write_bytes(b"changed later")
+    second = submit(deployment, model="tiny", model_spec=spec)
+    runner.run_next()
+    for job_id in (first, second):
+        assert job_of(deployment.db, job_id).status == "succeeded", job_of(deployment.db, job_id).error
+    with deployment.db.read() as session:
+        model = session.get_one(Model, "tiny")
+        assert (model.project, model.kind) == (None, "base")
+        assert [file["name"] for file in model.files] == ["config.json", "model.safetensors"]
