@@ -26,7 +26,7 @@ class Blocking:
 
         def call(*arguments: Any, **options: Any) -> Any:
             if options.get("stream_cls") is not None:
-                options["stream_cls"] = AsyncStream[options["stream_cls"].__args__[0]]
+                options["stream_cls"] = AsyncStream[options["stream_cls"].__args__[0]]  # type: ignore[misc]
             return self._resolved(found(*arguments, **options))
 
         return call

@@ -1,6 +1,7 @@
 """Defaults need no configuration, and the environment overrides each of them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -52,7 +53,7 @@ def test_the_environment_rules(monkeypatch: pytest.MonkeyPatch):
         ("example.org", "", True),
     ],
 )
-def test_keys_are_asked_for_off_loopback(host: str, auth: str, required: bool):
+def test_keys_are_asked_for_off_loopback(host: str, auth: Any, required: bool):
     """Only a loopback address goes without keys unasked."""
     assert Settings(host=host, auth=auth).auth_required is required
 
@@ -70,9 +71,9 @@ def test_a_database_that_is_not_spoken_is_refused(url: str) -> None:
 def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named like the variable in lower case; the environment goes first, and a worker looks by itself."""
     (tmp_path / "permafrost_database_url").write_text("postgresql://u:secret@h/x\n")
-    settings = Settings(_secrets_dir=tmp_path)
+    settings = Settings(_secrets_dir=tmp_path)  # type: ignore[call-arg]
     assert settings.database == "postgresql://u:secret@h/x"
     monkeypatch.setattr("app.cli.serve.SECRETS", tmp_path)
     assert "secret" not in str(environment(settings))
     monkeypatch.setenv("PERMAFROST_DATABASE_URL", "sqlite:///y")
-    assert Settings(_secrets_dir=tmp_path).database == "sqlite:///y"
+    assert Settings(_secrets_dir=tmp_path).database == "sqlite:///y"  # type: ignore[call-arg]

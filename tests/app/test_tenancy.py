@@ -180,7 +180,10 @@ def test_lists_show_only_ones_own(guarded: Guarded, client: TestClient):
 def test_a_key_makes_objects_in_its_project_alone(guarded: Guarded, client: TestClient):
     """Neither a header nor a field of the request can choose another project."""
     headers = guarded.headers("other", "writer") | {"openai-project": "mine", "openai-organization": "mine"}
-    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", b'{"x": [1.0, 2.0], "y": 1.0}\n')}}
+    form: dict[str, Any] = {
+        "data": {"purpose": "fine-tune"},
+        "files": {"file": ("a.jsonl", b'{"x": [1.0, 2.0], "y": 1.0}\n')},
+    }
     made = client.post("files", headers=headers, **form).json()["id"]
     assert client.get(f"files/{made}", headers=guarded.headers("mine")).status_code == 404
     assert client.get(f"files/{made}", headers=guarded.headers("other", "reader")).status_code == 200
@@ -198,7 +201,8 @@ def test_equal_bytes_of_another_project_disturb_no_reader(
     mine = client.post("files", headers=guarded.headers("mine"), **form).json()
     [blob] = guarded.application.state.backends.storage.blobs()
     staged = guarded.application.state.backends.storage.fetch(blob.key, tmp_path / "staged")
-    real, disturbed = os.readv, []
+    real = os.readv
+    disturbed: list[Any] = []
 
     def disturb(*arguments: Any) -> int:
         if not disturbed:

@@ -78,13 +78,13 @@ class Cluster:
         running.says("permafrost ready", seconds=PATIENCE)
         return running
 
-    def start_worker(self, module: str = "worker", *, cwd: Path = ROOT, **variables: str) -> Running:
+    def start_worker(self, module: str = "worker", *, cwd: Path = ROOT, **variables: Any) -> Running:
         running = Running([module], self.environment | variables, cwd=cwd)
         self.started.append(running)
         running.says("permafrost worker ready", seconds=PATIENCE)
         return running
 
-    def add_worker(self, module: str = "worker", **variables: str) -> Running:
+    def add_worker(self, module: str = "worker", **variables: Any) -> Running:
         self.workers.append(self.start_worker(module, **variables))
         return self.workers[-1]
 
@@ -92,7 +92,7 @@ class Cluster:
     def worker(self) -> Running:
         return self.workers[0]
 
-    def replace_worker(self, module: str = "worker", **variables: str) -> Running:
+    def replace_worker(self, module: str = "worker", **variables: Any) -> Running:
         """The only worker from now on, and it has just started."""
         for each in self.workers:
             self.retire(each)

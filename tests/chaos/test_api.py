@@ -41,7 +41,7 @@ def test_killed_while_a_job_is_made(cluster: Cluster, gates: Gates, wire: Wire, 
     if moment == "before the commit":
         assert cluster.submit(body) not in jobs
     else:
-        again = cluster.post("fine_tuning/jobs", body, **key)["id"]
+        again = cluster.post("fine_tuning/jobs", body, **key)["id"]  # type: ignore[arg-type]
         assert jobs[0] == again
         cluster.jobs.append(again)
     assert cluster.ended(cluster.jobs[-1])["status"] == "succeeded"
@@ -56,10 +56,10 @@ def _ask_in_vain(cluster: Cluster, body: dict[str, Any], key: dict[str, str]) ->
 def test_killed_before_the_answer(cluster: Cluster, gates: Gates) -> None:
     """The client saw nothing of it, asks again with the same key, and gets the same job."""
     body = order(cluster, gates)
-    first = cluster.post("fine_tuning/jobs", body, **{"Idempotency-Key": "before the answer"})["id"]
+    first = cluster.post("fine_tuning/jobs", body, **{"Idempotency-Key": "before the answer"})["id"]  # type: ignore[arg-type]
     end(cluster.api)
     cluster.api = cluster.start_api()
-    assert cluster.post("fine_tuning/jobs", body, **{"Idempotency-Key": "before the answer"})["id"] == first
+    assert cluster.post("fine_tuning/jobs", body, **{"Idempotency-Key": "before the answer"})["id"] == first  # type: ignore[arg-type]
     cluster.jobs.append(first)
     assert cluster.ended(first)["status"] == "succeeded"
 
@@ -110,7 +110,7 @@ def test_webhook_that_leads_astray(cluster: Cluster, gates: Gates) -> None:
         job_id = cluster.submit(order(cluster, gates))
         assert cluster.ended(job_id)["attempts"] == 1
         for endpoint in made:
-            eventually(lambda endpoint=endpoint: _attempts(cluster, endpoint), says=cluster.log)
+            eventually(lambda endpoint=endpoint: _attempts(cluster, endpoint), says=cluster.log)  # type: ignore[misc]
         assert receiver.asked == ["/hook"]
         assert "302" in json.dumps(_attempts(cluster, made[0]))
         for endpoint in made:

@@ -30,7 +30,7 @@ def test_checkpoint_cost(tmp_path: Path, record_property: Any) -> None:
         for step in (1, 2, 3):
             began = time.monotonic()
             content = checkpoint.take(tensors=live, optimizer=optimizer, state={})
-            writer.begin(partial(checkpoint.write, tmp_path, content, step=step, run="r", keep=2))
+            writer.begin(partial(checkpoint.write, tmp_path, content, step=step, run="r", keep=2))  # type: ignore[arg-type]
             record_property(SHARE, (time.monotonic() - began) / interval)
             writer.wait()  # the next one is due much later
     assert checkpoint.newest(tmp_path, run="r", live=live, on_damage=lambda *_: None)
@@ -42,5 +42,5 @@ def test_every_fault_is_tried() -> None:
     for path in HERE.glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-                tried |= {each.value for each in node.args if isinstance(each, ast.Constant)}
+                tried |= {each.value for each in node.args if isinstance(each, ast.Constant)}  # type: ignore[misc]
     assert tried == set(FAULTS)

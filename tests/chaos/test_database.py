@@ -90,7 +90,7 @@ def _both_end(cluster: Cluster, jobs: list[str], gates: list[Gates]) -> None:
     before = [cluster.row(job_id).lease_until for job_id in jobs]
     # Every lease has been extended, so both clocks have had a sweep and a beat to be wrong at.
     for job_id, lease_until in zip(jobs, before, strict=True):
-        eventually(lambda job_id=job_id, at=lease_until: (cluster.row(job_id).lease_until or at) > at)
+        eventually(lambda job_id=job_id, at=lease_until: (cluster.row(job_id).lease_until or at) > at)  # type: ignore[misc]
     for each in gates:
         each.open_all()
     for job_id in jobs:

@@ -62,7 +62,7 @@ def _save(folder: Path, step: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(4)).sum().backward()
     optimizer.step()
-    state = {"scaler": {}, "history": []}
+    state: dict[str, Any] = {"scaler": {}, "history": []}
     content = checkpoint.take(tensors=dict(model.named_parameters()), optimizer=optimizer, state=state)
     checkpoint.write(folder, content, step=step, run="r", keep=2)
 

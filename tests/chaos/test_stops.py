@@ -85,7 +85,7 @@ def test_cancel_races_with_claim(cluster: Cluster, gates: Gates) -> None:
         time.sleep(turn * 0.03)
         assert cluster.post(f"fine_tuning/jobs/{job_id}/cancel")["status"] == "cancelled"
     for job_id in list(cluster.jobs):
-        eventually(lambda job_id=job_id: not cluster.trainers(job_id))
+        eventually(lambda job_id=job_id: not cluster.trainers(job_id))  # type: ignore[misc]
         assert cluster.job(job_id)["status"] == "cancelled"
 
 

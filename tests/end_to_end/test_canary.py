@@ -27,7 +27,7 @@ def test_no_secret_is_left_by_jobs(tmp_path: Path) -> None:
     try:
         process.says("permafrost ready")
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}/v1/", timeout=60) as client:
-            service = Service(environment, client, [process], "")
+            service = Service(environment, client, [process], "")  # type: ignore[arg-type]
             rows = [{"x": [n, n % 3], "y": n} for n in range(16)]
             file = service.upload("\n".join(map(json.dumps, rows)).encode(), "train.jsonl")
             wild = {"learning_rate": 1e30, "n_epochs": 4}
@@ -48,9 +48,9 @@ def test_no_secret_is_left_by_jobs(tmp_path: Path) -> None:
         searched += path.read_bytes() if path.is_file() and path not in keys else b""
     assert b"ftjob-" in searched and b"Job succeeded" in searched, "the search sees answers and the database"
     assert CANARY.encode() not in searched
-    private = [
+    private: list[str] = [
         path.read_text().splitlines()[1] for path in keys if path.suffix == ".key" and b"PRIVATE" in path.read_bytes()
     ]
     assert private
-    for body in private:
-        assert body.encode() not in searched and base64.b64decode(body) not in searched
+    for body in private:  # type: ignore[assignment]
+        assert body.encode() not in searched and base64.b64decode(body) not in searched  # type: ignore[arg-type, attr-defined]

@@ -54,7 +54,7 @@ def test_from_the_first_key_to_a_signed_event(tmp_path: Path) -> None:
             assert there.arrived.acquire(timeout=120), "\n".join(service.lines[-40:])
             got = there.received[0]
             event = sdk.webhooks.unwrap(got.body, got.headers, secret=hook.signing_secret)
-            assert (event.type, event.data.id) == ("fine_tuning.job.succeeded", job.id)  # type: ignore[union-attr]
+            assert (event.type, event.data.id) == ("fine_tuning.job.succeeded", job.id)
             assert sdk.fine_tuning.jobs.retrieve(job.id).status == "succeeded"
     finally:
         code = service.stop()

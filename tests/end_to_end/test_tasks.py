@@ -127,7 +127,7 @@ def test_pictures_in_parquet(service: Service, models: Path) -> None:
     rows = [{"image": {"bytes": picture(at), "path": None}, "label": at % 2} for at in range(24)]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
-    body = {"model": "vision", "training_file": service.upload(buffer.getvalue(), "train.parquet")}
+    body: dict[str, Any] = {"model": "vision", "training_file": service.upload(buffer.getvalue(), "train.parquet")}
     body |= {"freeze_policy": {"freeze": ["vit.embeddings.**"]}, "hyperparameters": {"n_epochs": 1, "batch_size": 8}}
     job = service.ended(service.post("fine_tuning/jobs", body)["id"])
     assert (job["status"], job["task"]) == ("succeeded", "image-classification"), job["error"]

@@ -35,8 +35,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the example's package is installed, as pip would install it into an environment."""
     target, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "package"
     shutil.copytree(EXAMPLES / "own_architecture", source)  # building leaves its own files beside the sources
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", target]
-    done = subprocess.run([*command, source], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(target),
+    ]
+    done = subprocess.run([*command, str(target), str(source)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return target
 

@@ -80,7 +80,7 @@ def numpy_view(watch: Watch) -> Found:
 @leak("A4", moved=["body.weight"], step=2)
 def dlpack(watch: Watch) -> Found:
     """A tensor of another library, or of torch, by dlpack."""
-    return written(watch, lambda weight: torch.from_dlpack(weight).add_(1))
+    return written(watch, lambda weight: torch.from_dlpack(weight).add_(1))  # type: ignore[attr-defined]
 
 
 @leak("A5", moved=["body.weight"], step=2)

@@ -134,7 +134,7 @@ def expert_bias(watch: Watch) -> Found:
     model = norm_net(nn.Identity())
     model.norm.register_buffer("expert_bias", torch.zeros(4))
     optimizer = sgd(model.head.parameters())
-    optimizer.register_step_post_hook(lambda *_: model.norm.expert_bias.add_(0.001))  # type: ignore[operator]
+    optimizer.register_step_post_hook(lambda *_: model.norm.expert_bias.add_(0.001))  # type: ignore[arg-type]
     with watch(model, freeze=["norm.expert_bias"]) as w:
         return train(model, optimizer, w)
 

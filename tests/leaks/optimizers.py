@@ -183,7 +183,7 @@ def lbfgs_and_negative_zero(watch: Watch) -> Found:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss: Tensor = model(torch.ones(2, 8)).square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with watch(model, freeze=FREEZE) as w:

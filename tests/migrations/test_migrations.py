@@ -97,7 +97,7 @@ def test_a_url_with_a_percent_sign_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_an_unknown_revision_is_refused(database_url: str) -> None:
     """A revision that does not exist is an error and not a no-op."""
-    with pytest.raises(command.util.CommandError, match="nowhere"):
+    with pytest.raises(command.util.CommandError, match="nowhere"):  # type: ignore[attr-defined]
         migrations.upgrade(database_url, "nowhere")
 
 

@@ -70,5 +70,5 @@ def test_there_is_one_version() -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     """As an attribute and as an import, and `dir` lists what there is."""
     with pytest.raises(AttributeError, match="Witness, __version__, diff, verify"):
-        _ = permafrost.witness  # type: ignore[attr-defined]
+        _ = permafrost.witness
     assert dir(permafrost) == ["Witness", "__version__", "diff", "verify"]

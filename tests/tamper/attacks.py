@@ -83,13 +83,13 @@ def attack(
 @attack("01-bit-flipped-in-a-frozen-tensor")
 def _(world: World) -> Options:
     world.sign()
-    return world.edit_result("bert.enc.0.w", lambda t: (t[0], t[1], flipped(t[2], 17)))
+    world.edit_result("bert.enc.0.w", lambda t: (t[0], t[1], flipped(t[2], 17)))
 
 
 @attack("01-bit-flipped-in-a-trained-tensor")
 def _(world: World) -> Options:
     world.sign()
-    return world.edit_result("head.w", lambda t: (t[0], t[1], flipped(t[2], 3)))
+    world.edit_result("head.w", lambda t: (t[0], t[1], flipped(t[2], 3)))
 
 
 @attack("01-bit-flipped-and-file-signed", only="tensors_as_claimed")
@@ -244,13 +244,13 @@ def _(world: World) -> Options:
 @attack("14-dtype-altered")
 def _(world: World) -> Options:
     world.sign()
-    return world.edit_result("bert.enc.0.w", lambda t: ("I32", t[1], t[2]))
+    world.edit_result("bert.enc.0.w", lambda t: ("I32", t[1], t[2]))
 
 
 @attack("15-shape-altered")
 def _(world: World) -> Options:
     world.sign()
-    return world.edit_result("bert.enc.0.w", lambda t: (t[0], (4, 16), t[2]))
+    world.edit_result("bert.enc.0.w", lambda t: (t[0], (4, 16), t[2]))
 
 
 def edit_tensors(world: World, change: Callable[[dict[str, Tensor]], Any]) -> None:
@@ -404,14 +404,14 @@ def plant(world: World, value: bytes) -> None:
 def _(world: World) -> Options:
     plant(world, b"\0\0\0\0")
     world.sign()
-    return world.edit_result("bert.enc.0.w", set_float(b"\0\0\0\x80"))
+    world.edit_result("bert.enc.0.w", set_float(b"\0\0\0\x80"))
 
 
 @attack("23-nan-payload")
 def _(world: World) -> Options:
     plant(world, b"\0\0\xc0\x7f")
     world.sign()
-    return world.edit_result("bert.enc.0.w", set_float(b"\1\0\xc0\x7f"))
+    world.edit_result("bert.enc.0.w", set_float(b"\1\0\xc0\x7f"))
 
 
 @attack("23-minus-zero-recorded-as-frozen", only="frozen_is_identical")

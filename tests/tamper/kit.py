@@ -31,7 +31,8 @@ from app.evidence.format.statement import (
 from app.evidence.format.tensorfile import TensorEntry, byte_count, header_bytes, in_file_order
 from app.evidence.verifier.check_policy import plan_of
 from app.evidence.verifier.context import Check, Inputs
-from app.evidence.verifier.verify import VerificationReport, verify
+from app.evidence.verifier.report import VerificationReport
+from app.evidence.verifier.verify import verify
 from app.freeze.policy import Policy
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -47,5 +47,5 @@ def test_the_one_file_verifier_says_the_same_of_every_attack(tmp_path: Path) -> 
 
 def _inputs(world: World, level: int, **options: object) -> Inputs:
     given: dict[str, object] = {"keys": world.trusted, "now": NOW, "result": world.result, "previous": world.chain()}
-    given |= {2: {"base_root": world.pinned}, 3: {"base": world.base}}.get(level, {})
+    given |= {"base_root": world.pinned} if level == 2 else {"base": world.base} if level == 3 else {}
     return Inputs(attestation=world.attestation, **(given | options))  # type: ignore[arg-type]

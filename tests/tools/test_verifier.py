@@ -16,7 +16,7 @@ def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(pyz: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Isolated from this repository: another working folder, no PYTHONPATH."""
-    command = [sys.executable, "-I", pyz, *arguments]
+    command = [sys.executable, "-I", str(pyz), *arguments]
     return subprocess.run(command, cwd=pyz.parent, capture_output=True, text=True, check=False)
 
 

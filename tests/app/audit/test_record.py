@@ -1,6 +1,7 @@
 """Every change and its row in the audit log are one transaction."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -30,8 +31,8 @@ def client(guarded: Guarded) -> Iterator[TestClient]:
         yield made
 
 
-def lines(client: TestClient, **query: object) -> list[dict]:
-    answer = client.get("audit_logs", params={"order": "asc", "limit": 100} | query)
+def lines(client: TestClient, **query: Any) -> list[dict]:
+    answer = client.get("audit_logs", params={"order": "asc", "limit": 100, **query})
     assert answer.status_code == 200, answer.text
     return answer.json()["data"]
 
@@ -59,11 +60,11 @@ def test_a_line_that_cannot_be_written_undoes_the_change(client: TestClient, gua
     file = upload_to(client)(rows())
     with guarded.db.write() as session:
         session.execute(delete(AuditLog))
-    AuditLog.__table__.drop(guarded.db.engine)
+    AuditLog.__table__.drop(guarded.db.engine)  # type: ignore[attr-defined]
     with TestClient(guarded.application, raise_server_exceptions=False, base_url="http://testserver/v1/") as broken:
         answer = broken.delete(f"files/{file}", headers=guarded.headers("mine"))
     assert answer.status_code == 500
-    AuditLog.__table__.create(guarded.db.engine)
+    AuditLog.__table__.create(guarded.db.engine)  # type: ignore[attr-defined]
     assert client.get(f"files/{file}").status_code == 200
 
 

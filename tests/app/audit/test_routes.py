@@ -1,6 +1,7 @@
 """The audit log: a line for every change, in the change's own transaction, and none without one."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -21,8 +22,8 @@ def client(guarded: Guarded) -> Iterator[TestClient]:
         yield made
 
 
-def lines(client: TestClient, **query: object) -> list[dict]:
-    answer = client.get("audit_logs", params={"order": "asc", "limit": 100} | query)
+def lines(client: TestClient, **query: Any) -> list[dict]:
+    answer = client.get("audit_logs", params={"order": "asc", "limit": 100, **query})
     assert answer.status_code == 200, answer.text
     return answer.json()["data"]
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -110,7 +111,7 @@ def test_a_spent_quota_of_jobs(client: TestClient):
 
 def test_a_spent_quota_of_bytes(application, client: TestClient):
     """A file that does not fit is refused and leaves nothing in the storage; a deletion makes room."""
-    form = {"data": {"purpose": "fine-tune"}}
+    form: dict[str, Any] = {"data": {"purpose": "fine-tune"}}
     first = client.post("files", **form, files={"file": ("a", b"a" * 600)}).json()["id"]
     assert "delete files" in refusal(client.post("files", **form, files={"file": ("b", b"b" * 500)}))
     assert len(blobs(application)) == 1
@@ -128,7 +129,7 @@ def test_results_count_towards_the_quota(application, client: TestClient):
     with application.state.backends.database.write() as session:
         model.created_at = now(session)
         session.add(model)
-    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("b", b"b" * 200)}}
+    form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("b", b"b" * 200)}}
     assert "files or models" in refusal(client.post("files", **form))
     assert "stored bytes" in refusal(client.post("fine_tuning/jobs", json=body))
     client.delete("models/ft:x")
@@ -137,7 +138,7 @@ def test_results_count_towards_the_quota(application, client: TestClient):
 
 def test_a_refused_upload_of_bytes_that_are_there_deletes_nothing(application, client: TestClient):
     """Equal content is one blob: what another file needs stays when the second one is refused."""
-    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a", b"a" * 600)}}
+    form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a", b"a" * 600)}}
     first = client.post("files", **form).json()["id"]
     refusal(client.post("files", **form))
     assert client.get(f"files/{first}/content").content == b"a" * 600

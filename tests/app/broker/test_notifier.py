@@ -47,7 +47,7 @@ class BrokenCelery:
 def test_a_broken_broker_is_logged_and_keeps_nobody_waiting() -> None:
     """The next message is still tried; closing does not wait for a broker that is silent."""
     celery = BrokenCelery()
-    notifier = Notifier(celery)  # type: ignore[arg-type]
+    notifier = Notifier(celery)
     with structlog.testing.capture_logs() as logs:
         for object_id in ("ftjob-1", "ftjob-2", "silent"):
             notifier.wake(object_id)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
@@ -30,7 +31,7 @@ def test_serve_makes_its_tables_answers_and_stops(
     assert httpx2.get(f"{url}/readyz").json()["status"] == "ready"
     with httpx2.Client(base_url=f"{url}/v1/") as client:
         content = "\n".join(map(json.dumps, rows())).encode()
-        form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", content)}}
+        form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", content)}}
         file = client.post("files", **form).json()["id"]
         job = client.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": file}).json()["id"]
         with client.stream("GET", f"fine_tuning/jobs/{job}/events?stream=true") as stream:

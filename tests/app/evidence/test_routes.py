@@ -71,7 +71,7 @@ def test_the_most_changed_tensors_come_first(
     found, page = "", {"has_more": True, "last_id": None}
     while page["has_more"]:
         after = {"after": page["last_id"]} if page["last_id"] else {}
-        page = api.get(f"fine_tuning/jobs/{job_id}/parameters", params={**query, **after}).json()
+        page = api.get(f"fine_tuning/jobs/{job_id}/parameters", params={**query, **after}).json()  # type: ignore[dict-item]
         found += "".join(each["name"] for each in page["data"])
     assert found == names
     path = f"fine_tuning/jobs/{job_id}/parameters?sort=relative_l2&after=param-9"

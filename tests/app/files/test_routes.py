@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import time
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -161,7 +162,7 @@ def test_a_file_over_the_cap_is_413_and_leaves_nothing(embedded: FastAPI) -> Non
     with TestClient(embedded, base_url="http://testserver/v1/") as client:
         upload_to(client)(b"x" * 1000, name="fits.txt")
         before = sorted(backends.settings.home.rglob("*"))
-        form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.txt", io.BytesIO(b"x" * 1001))}}
+        form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.txt", io.BytesIO(b"x" * 1001))}}
         answer = client.post("files", **form)
         assert (answer.status_code, answer.json()["error"]["param"]) == (413, "file")
         assert sorted(backends.settings.home.rglob("*")) == before
@@ -203,7 +204,7 @@ def test_a_file_that_a_waiting_job_needs_stays(openai: OpenAI) -> None:
 
 def test_an_upload_that_the_sdk_repeats_is_one_file(client: TestClient) -> None:
     """The retry header and equal content, name and purpose: the file that the first try made."""
-    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.txt", b"same")}}
+    form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.txt", b"same")}}
     first = client.post("files", **form).json()["id"]
     assert client.post("files", **form, headers={"x-stainless-retry-count": "1"}).json()["id"] == first
     assert client.post("files", **form).json()["id"] != first

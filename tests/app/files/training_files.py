@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ PREFERRED = {
 }
 
 
-GOOD = {
+GOOD: dict[str, list[dict[str, Any]]] = {
     "causal-lm": [CHAT, CHAT],
     "text-classification": [{"text": "a", "label": "x"}, {"text": "b", "label": "y", "text_pair": "c"}] * 2,
     "text-regression": [{"text": "a", "label": 1}, {"text": "b", "label": -0.5}],

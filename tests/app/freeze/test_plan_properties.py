@@ -138,7 +138,7 @@ def test_counts_add_up(case):
     plan = resolved(policy, tensors)
     assume(isinstance(plan, FreezePlan))
     counts = plan.counts()
-    pinned = sum(d.elements for d in plan.frozen if d.kind == "buffer")
+    pinned = sum(d.elements for d in plan.frozen if d.kind == "buffer")  # type: ignore[misc]
     total = sum(tensor.elements for tensor in tensors if tensor.kind == "parameter")
     assert counts["frozen"]["elements"] - pinned + counts["trainable"]["elements"] == total
     assert counts["frozen"]["bytes"] == 4 * counts["frozen"]["elements"]

@@ -22,7 +22,7 @@ class Body(BaseModel):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_mean_what_the_language_says(name):
     """What comes in through the schema is what policy.py reads, and its normal form comes in again."""
-    policy = Body(freeze_policy=EXAMPLES[name]).freeze_policy.normal()
+    policy = Body(freeze_policy=EXAMPLES[name]).freeze_policy.normal()  # type: ignore[arg-type]
     assert policy == Policy.from_json(EXAMPLES[name])
     assert FreezePolicy.of(policy).normal() == policy
 

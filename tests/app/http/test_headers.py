@@ -82,5 +82,5 @@ def test_a_retry_count_that_is_no_count_breaks_nothing(client: TestClient, uploa
     """The header is the client's: whatever stands there, the request is answered."""
     body = {"model": "none", "training_file": upload(rows())}
     sent = [(b"x-stainless-retry-count", count.encode("latin-1")), (b"content-type", b"application/json")]
-    found = client.post("fine_tuning/jobs", content=json.dumps(body), headers=sent)  # type: ignore[arg-type]
+    found = client.post("fine_tuning/jobs", content=json.dumps(body), headers=sent)
     assert (found.status_code, found.json()["error"]["code"]) == (400, "model_not_found")

@@ -78,4 +78,4 @@ def test_a_check_of_the_whole_is_kept() -> None:
 def test_a_good_body_is_taken() -> None:
     """And its fields are those that were sent."""
     body = Outer.model_validate({"inner": {"type": "inner", "from": 2}, "seed": 4})
-    assert (body.inner, body.seed) == (Inner(**{"from": 2}), 4)
+    assert (body.inner, body.seed) == (Inner(**{"from": 2}), 4)  # type: ignore[arg-type]

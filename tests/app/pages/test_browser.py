@@ -14,7 +14,7 @@ from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import AttemptUpdates
 from app.logs.queries import append
 from tests.app.conftest import AFFINE, rows
-from tests.app.jobs.test_routes import claim, finish, result
+from tests.app.jobs.jobs import claim, finish, result
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

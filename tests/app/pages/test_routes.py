@@ -21,7 +21,7 @@ from app.pages import commands
 from app.pages.curve import draw
 from app.pages.format import ago, duration, number, selector, size
 from tests.app.conftest import AFFINE, Upload, rows
-from tests.app.jobs.test_routes import claim, finish, parameter, result
+from tests.app.jobs.jobs import claim, finish, parameter, result
 
 
 @pytest.fixture

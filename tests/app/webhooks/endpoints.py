@@ -1,7 +1,7 @@
 """Endpoints, jobs and moments as tests of deliveries want them."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select, update
 
@@ -13,7 +13,7 @@ from app.webhooks.tables import Delivery, Endpoint
 from app.webhooks.vault import Vault
 from tests.app.jobs.jobs import new_job
 
-CANCELLED = "fine_tuning.job.cancelled"
+CANCELLED: Final = "fine_tuning.job.cancelled"
 
 
 def new_endpoint(

@@ -112,7 +112,8 @@ def test_checkpoints_are_told(path: Path) -> None:
     """To whoever makes models of them, as they were reported."""
     report = {"type": "checkpoint", "step": 5, "path": "step-5", "metrics": {"loss": 1.0}, "kept": [4, 5]}
     path.write_text(json.dumps(report) + "\n")
-    reports, seen = ReportReader(path), []
+    reports = ReportReader(path)
+    seen: list[Any] = []
     reports.on_checkpoint = seen.append
     reports.read()
     assert seen == [report]

@@ -46,7 +46,12 @@ def test_mechanisms_hold(tmp_path: Path, policy: str, precision: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor", "muon"])
 def test_resumed_run_has_the_same_bits(tmp_path: Path, optimizer: str) -> None:
     """Fused kernels, copies for checkpoints that are written beside training, the device's generator."""
-    wanted = {"optimizer": optimizer, "checkpoint_steps": 2, "keep_checkpoints": 10, "precision": "bf16"}
+    wanted: dict[str, Any] = {
+        "optimizer": optimizer,
+        "checkpoint_steps": 2,
+        "keep_checkpoints": 10,
+        "precision": "bf16",
+    }
     whole = trained(tmp_path / "whole", **wanted)
     again = order(tmp_path / "resumed", **wanted)
     copy_checkpoints(whole, tmp_path / "resumed", drop=2)
@@ -90,7 +95,7 @@ def test_compiled_for_the_device(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_devices_end_as_one_does(tmp_path: Path, strategy: str) -> None:
     """nccl between them; and the run goes on on one of them."""
-    wanted = {"checkpoint_steps": 2, "keep_checkpoints": 10, "precision": "fp32"}
+    wanted: dict[str, Any] = {"checkpoint_steps": 2, "keep_checkpoints": 10, "precision": "fp32"}
     both = trained(tmp_path / "both", devices=2, strategy=strategy, **wanted)
     one = trained(tmp_path / "one", **wanted).changed
     for name, tensor in both.changed.items():

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -191,8 +192,15 @@ def card_of(*, spec: ModelSpec, task: str) -> str:
         "verified", (), steps=1, checks=2, first_step=0, last_step=1, watched=1, scheme="x", seconds=0.0
     )
     counts = {name: {"tensors": 1, "elements": 1, "bytes": 4} for name in ("frozen", "trainable")}
-    rest = {"job_id": "ftjob-x", "data_sha256": "0", "policy": {}, "settings": {}, "metrics": {}, "labels": None}
-    return card.text(spec=spec, task=task, counts=counts, report=report, steps=1, **rest)  # type: ignore[arg-type]
+    rest: dict[str, Any] = {
+        "job_id": "ftjob-x",
+        "data_sha256": "0",
+        "policy": {},
+        "settings": {},
+        "metrics": {},
+        "labels": None,
+    }
+    return card.text(spec=spec, task=task, counts=counts, report=report, steps=1, **rest)
 
 
 def test_event_file_on_request(tmp_path: Path) -> None:

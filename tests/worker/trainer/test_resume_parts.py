@@ -143,7 +143,8 @@ def test_the_witness_is_part_of_a_checkpoint(tmp_path: Path) -> None:
 def test_the_schedule_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: were the freezes of the checkpoint's step not applied, the optimizer would be another one."""
     whole, _ = resumed_without(tmp_path / "with", scheduled, None, drop=4)
-    real, skipped = Frozen.at_step, []
+    real = Frozen.at_step
+    skipped: list[Any] = []
     order = scheduled(tmp_path / "without")
     copy_checkpoints(whole, tmp_path / "without", drop=4)
     at = int(newest(tmp_path / "without").name.removeprefix("step-"))

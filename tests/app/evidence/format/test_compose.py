@@ -75,7 +75,7 @@ def test_reads_in_chunks_and_closes_what_it_opens(monkeypatch: pytest.MonkeyPatc
     layout = compose(slices)
     stream = layout.stream(open_blob, len(layout.header))
     assert [next(stream), next(stream), next(stream), next(stream)] == [b"aaaaa", b"aaaaa", b"aa", b"bbbbb"]
-    stream.close()
+    stream.close()  # type: ignore[attr-defined]
     assert len(opened) == 2
     assert all(file.closed for file in opened)
 

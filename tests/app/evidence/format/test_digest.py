@@ -49,7 +49,7 @@ def test_a_file_of_many_chunks(tmp_path: Path) -> None:
     """Tensors larger and smaller than a chunk; offsets point at their bytes."""
     sizes = [3 * digest.CHUNK + 5, 1, 7, 2 * digest.CHUNK, 0, digest.CHUNK - 1]
     tensors = {f"t{n}": ("U8", (size,), os.urandom(size)) for n, size in enumerate(sizes)}
-    path = write(tmp_path / "m.safetensors", tensors)
+    path = write(tmp_path / "m.safetensors", tensors)  # type: ignore[arg-type]
     read, raw = read_file(path), path.read_bytes()
     assert (read.name, read.size, read.sha256) == ("m.safetensors", len(raw), hashlib.sha256(raw).hexdigest())
     assert read.sha256 == sha256_file(path)
@@ -63,7 +63,7 @@ def test_tensors_alone(tmp_path: Path) -> None:
     """Without the file's own digest the tensors have the same ones, and the header's is there."""
     sizes = [2 * digest.CHUNK + 5, 1, 0, digest.CHUNK]
     tensors = {f"t{n}": ("U8", (size,), os.urandom(size)) for n, size in enumerate(sizes)}
-    path = write(tmp_path / "m.safetensors", tensors)
+    path = write(tmp_path / "m.safetensors", tensors)  # type: ignore[arg-type]
     whole, parts = read_file(path, rows={"t0": [(1, 9)]}), read_file(path, rows={"t0": [(1, 9)]}, whole=False)
     assert parts.tensors == whole.tensors
     assert parts.sha256 == ""
@@ -184,7 +184,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.M
     path.write_bytes(b"a" * 10)
 
     def write_meanwhile(*arguments: object) -> int:
-        count = real(*arguments)
+        count = real(*arguments)  # type: ignore[arg-type]
         if left:
             path.write_bytes(left.pop(0) * 11)
         return count

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope as OtherEnvelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import SSlibKey
+from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
 from app.evidence.format.envelope import EnvelopeError, pae, read_envelope, seal, signers_of
 from app.evidence.format.keys import ALGORITHMS, SigningKey, TrustedKey, generate

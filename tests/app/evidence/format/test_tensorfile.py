@@ -23,7 +23,7 @@ from app.evidence.format.tensorfile import (
 )
 from tests.app.evidence import strategies
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "__metadata__": {"format": "pt"},
     "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
     "b": {"dtype": "U8", "shape": [4], "data_offsets": [16, 20]},

@@ -14,7 +14,7 @@ from app.errors import NotFound
 from app.jobs import views
 from app.jobs.live.polls import PollCache, RenderedJob
 from app.jobs.queue import lifecycle
-from app.jobs.queue.lifecycle import AttemptUpdates
+from app.jobs.queue.attempt import AttemptUpdates, Lease
 from tests.app.jobs.jobs import new_job
 
 
@@ -22,7 +22,7 @@ def submitted(db: Database, project: str = "default") -> str:
     return lifecycle.submit(db, new_job(project=project), active_limit=100)[0].id
 
 
-def running(db: Database) -> lifecycle.Lease:
+def running(db: Database) -> Lease:
     submitted(db)
     lease = lifecycle.claim(db, worker="test", seconds=60)
     assert lease is not None

@@ -7,7 +7,7 @@ differ by any amount, since every rule here runs in one process whose `now` is t
 
 from collections import Counter
 from datetime import timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -122,7 +122,7 @@ class Fleet(RuleBasedStateMachine):
         self.acts(lease, lambda: lifecycle.beat(self.db, lease, AttemptUpdates(events=[NewEvent("still here")])))
 
     @rule(lease=consumes(leases), status=st.sampled_from(["succeeded", "failed"]))
-    def finish(self, lease: Lease, status: str) -> None:
+    def finish(self, lease: Lease, status: Any) -> None:
         if self.acts(lease, lambda: lifecycle.finish(self.db, lease, Outcome(status))):
             self.ended[lease.job_id] = status
             self.holder[lease.job_id] = None

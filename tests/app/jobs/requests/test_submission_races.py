@@ -125,7 +125,7 @@ def test_a_file_is_deleted_between_the_checks_of_a_job_and_its_row(
         assert api.delete(f"files/{named['file']}").status_code == 200
         return job
 
-    prepare = routes.prepare
+    prepare = routes.prepare  # type: ignore[attr-defined]
     monkeypatch.setattr(routes, "prepare", prepared)
     refusal = api.post("fine_tuning/jobs", json=named["body"])
     assert (refusal.status_code, refusal.json()["error"]["param"]) == (404, named["param"])
@@ -142,7 +142,7 @@ def test_a_file_is_deleted_while_a_request_reads_it(
         assert api.delete(f"files/{named['file']}").status_code == 200
         return files
 
-    find_files = submission.find_files
+    find_files = submission.find_files  # type: ignore[attr-defined]
     monkeypatch.setattr(submission, "find_files", find)
     refusal = api.post("fine_tuning/jobs", json=named["body"])
     monkeypatch.undo()
@@ -210,7 +210,7 @@ def test_a_checkpoint_is_dropped_while_its_job_is_posted(
             checkpoints.clear(session.get_one(Model, based["model"]), "the run kept newer checkpoints")
         return job
 
-    prepare = routes.prepare
+    prepare = routes.prepare  # type: ignore[attr-defined]
     monkeypatch.setattr(routes, "prepare", prepared)
     refusal = api.post("fine_tuning/jobs", json=based)
     monkeypatch.undo()

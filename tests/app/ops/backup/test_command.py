@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from app.evidence.format.keys import load, load_or_create
 from app.main import create_app
 from app.ops.backup import command
-from app.ops.backup.dump import BackupError
+from app.ops.backup.dump import BackupError, is_empty
 from app.ops.doctor.command import examine
 from app.settings import Settings
 from app.storage.blobs import Storage
@@ -117,7 +117,7 @@ def test_what_is_deleted_meanwhile_is_in_the_backup(
 ) -> None:
     """A file whose row was copied and which is deleted before its bytes are: they wait for the backup."""
     file = upload_to(live)(b"still needed")
-    real = command.copy_blob
+    real = command.copy_blob  # type: ignore[attr-defined]
 
     def delete_first(storage: Storage, key: str, folder: Path) -> str | None:
         live.delete(f"files/{file}")
@@ -182,7 +182,7 @@ def test_a_damaged_backup_is_refused(
     from app.db import Database
 
     db = Database(elsewhere.database)
-    assert command.is_empty(db)
+    assert is_empty(db)
     db.close()
 
 

@@ -35,7 +35,7 @@ def test_orphans_go_into_quarantine_and_come_back(backends: Backends, look: Call
     """Bytes that no row names: told, then set aside; a row that comes after all gets them back."""
     storage = backends.storage
     key = put(storage, b"of a job that was cancelled at the last moment")
-    (storage.root / "sha256" / "notes.txt").write_text("not a blob")  # type: ignore[operator]
+    (storage.root / "sha256" / "notes.txt").write_text("not a blob")
     aged(storage, "sha256/notes.txt")
     found = look()
     assert kinds(found) == [("stray_file", "sha256/notes.txt"), ("orphan_blob", key)] or kinds(found) == [
@@ -107,7 +107,7 @@ def test_a_base_is_stored_again_from_the_models_folder(backends: Backends, look:
     model = bases.register(backends.database, backends.storage, folder, model_id="tiny")
     weights = next(each["blob"] for each in model.files if each["name"] == "model.safetensors")
     for damage in ("removed", "flipped"):
-        path = backends.storage.root / weights  # type: ignore[operator]
+        path = backends.storage.root / weights
         if damage == "removed":
             path.unlink()
         else:
@@ -137,7 +137,7 @@ def test_damaged_bytes_are_named_and_never_served(
     """A torn blob is seen at once, a flipped bit with --deep; both name the digest and who needs it."""
     file = upload_to(api)(b"precious", name="a.txt")
     key = blob_of(backends, file)
-    path = backends.storage.root / key  # type: ignore[operator]
+    path = backends.storage.root / key
     path.chmod(0o644)
     path.write_bytes(b"precioux" if damage == "flipped" else b"pre")
     assert bool(look()) == (damage == "torn")

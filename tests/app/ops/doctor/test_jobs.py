@@ -51,7 +51,7 @@ def test_leftovers_of_killed_processes(backends: Backends, look: Callable[..., l
     (torn / "state.json").write_bytes(b"st")
     for name in ("a1", "a2", "a3", "checkpoints/.step-00000008.1.tmp"):
         (folder / name).mkdir(parents=True)
-    incoming = backends.storage.root / "incoming" / "tmp1"  # type: ignore[operator]
+    incoming = backends.storage.root / "incoming" / "tmp1"
     incoming.write_bytes(b"half")
     assert [each for each in look() if each.kind not in ("damaged_checkpoint", "checkpoint_without_row")] == []
     for path in (*folder.rglob("*"), incoming):

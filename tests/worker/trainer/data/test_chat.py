@@ -143,8 +143,8 @@ def test_tools_and_their_calls(tokenizer: Any) -> None:
         {"role": "assistant", "content": "ran"},
     ]
     tool = {"type": "function", "function": {"name": "film", "parameters": {"type": "object", "properties": {}}}}
-    assert shown(messages, tokenizer, tools=[tool]) == ["call film </s>", "ran </s>"]
-    assert chat.render(messages, tokenizer, tools=[tool]).text.startswith("tools 1 ")
+    assert shown(messages, tokenizer, tools=[tool]) == ["call film </s>", "ran </s>"]  # type: ignore[arg-type]
+    assert chat.render(messages, tokenizer, tools=[tool]).text.startswith("tools 1 ")  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_learned_is_counted(tokenizer: Any) -> None:

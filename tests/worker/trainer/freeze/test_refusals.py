@@ -83,7 +83,9 @@ def test_what_schedulers_write_into_groups_is_no_option() -> None:
 def test_a_zero_learning_rate_is_no_freeze() -> None:
     """Schedules raise it, an infinite gradient makes NaN, -0.0 flips."""
     model = net()
-    optimizer = torch.optim.SGD([{"params": [model[1].bias], "lr": 0.0}, {"params": [model[1].weight]}], lr=0.1)
+    weight, bias = model.get_parameter("1.weight"), model.get_parameter("1.bias")
+    groups: list[dict[str, Any]] = [{"params": [bias], "lr": 0.0}, {"params": [weight]}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
     error = refusal(model, optimizer)
     assert error.param == "hyperparameters.optimizer.groups[0].options.lr"
 
@@ -106,7 +108,7 @@ def test_an_optimizer_that_writes_without_gradients_is_refused() -> None:
     optimizer = ZeroFilling(model[1].parameters(), lr=0.1, weight_decay=0.1)
     assert "ZeroFilling writes to parameters that have no gradient" in refusal(model, optimizer).message
     assert not writes_without_gradient(torch.optim.AdamW(model[1].parameters()))
-    assert not writes_without_gradient(torch.optim.Muon([model[1].weight]))
+    assert not writes_without_gradient(torch.optim.Muon([model.get_parameter("1.weight")]))
 
 
 def test_trying_an_optimizer_leaves_randomness_alone() -> None:

@@ -29,7 +29,7 @@ def run(
     seen = [observe(model)]
     model.train()
     for step in range(start + 1, stop + 1):
-        convnet_loss(model, step).backward()  # type: ignore[no-untyped-call]
+        convnet_loss(model, step).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)  # the hostile way: gradients stay, as zeros
         frozen.at_step(step, optimizer)

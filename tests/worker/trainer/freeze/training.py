@@ -33,7 +33,7 @@ def train(
     running = run(model)
     model.train()
     for step in range(steps):
-        loss(running, step).backward()  # type: ignore[no-untyped-call]
+        loss(running, step).backward()
         enforced = plan.policy.enforce
         held = [name for name, p in model.named_parameters() if p.grad is not None and plan.decision(name).intervals]
         held = held if enforced else []

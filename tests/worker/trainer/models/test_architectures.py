@@ -174,8 +174,8 @@ def first_half(kind: Kind, root: Path) -> list[str]:
     """Names of the first half of the base's parameters, ties under each of theirs."""
     place = Workspace(root).create()
     kind.save(place.base)
-    codes = loading.stored_dtypes(place.base)
-    model, new, _ = pretrained.load_skeleton(TransformersSpec(path="tiny"), place.base, task=kind.task, stored=codes)
+    codes = loading.dtype_codes(place.base)
+    model, new, _ = pretrained.load_skeleton(TransformersSpec(path="tiny"), place.base, task=kind.task, codes=codes)
     infos = [each for each in tensors(model) if each.kind == "parameter" and each.name not in new]
     return [name for each in infos[: len(infos) // 2] for name in (each.name, *each.aliases)]
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from app.evidence.attest.rows import Row
+from app.evidence.format.statement import Row
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
 from tests.worker.trainer.judging import judge

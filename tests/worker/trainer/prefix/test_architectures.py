@@ -102,5 +102,5 @@ def cut(model: Any, frozen: list[str], make: Callable[[int, int], Inputs]) -> Cu
     still |= {memory(each) for each in model.buffers()}
     assert still
     batches = [make(2, 6), make(3, 5)]
-    flows = [follow(model, lambda batch=batch: [model(**batch).logits]) for batch in batches]
+    flows = [follow(model, lambda batch=batch: [model(**batch).logits]) for batch in batches]  # type: ignore[misc]
     return find((flows[0], flows[1]), BatchSizes((2, 3), (6, 5)), still=lambda each: memory(each) in still, model=model)

@@ -42,7 +42,7 @@ def cut(model: nn.Module, frozen: Sequence[str], *, training: bool = False) -> C
     torch.manual_seed(0)
     still = {memory(t) for name, t in model.named_parameters() if name.startswith(tuple(frozen))}
     model.train(training)
-    flows = [follow(model, lambda x=x: [model(x)]) for x in (torch.randn(2, WIDTH), torch.randn(3, WIDTH))]
+    flows = [follow(model, lambda x=x: [model(x)]) for x in (torch.randn(2, WIDTH), torch.randn(3, WIDTH))]  # type: ignore[misc]
     return find((flows[0], flows[1]), BatchSizes((2, 3), (0, 0)), still=lambda t: memory(t) in still, model=model)
 
 
@@ -106,7 +106,7 @@ def test_value_that_trains_is_followed_where_gradients_are_not(way: str) -> None
             with torch.no_grad():
                 return x * (scale > 0)
         target = torch.empty_like(x)
-        target.copy_(scale)
+        target.copy_(scale)  # type: ignore[arg-type]
         return x + target
 
     assert paths(cut(Chain(join), ["first", "second"])) == ["first"]
@@ -155,8 +155,8 @@ def test_module_called_twice() -> None:
 def test_activation_that_writes_over_its_input() -> None:
     """Kept results are copies."""
     model = Chain()
-    model.second = nn.Sequential(model.second, nn.ReLU(inplace=True))
-    model.head = nn.Sequential(nn.ReLU(inplace=True), model.head)
+    model.second = nn.Sequential(model.second, nn.ReLU(inplace=True))  # type: ignore[assignment]
+    model.head = nn.Sequential(nn.ReLU(inplace=True), model.head)  # type: ignore[assignment]
     found = cut(model, ["first", "second"])
     assert kept(found) == ["second"]
     same(model, found)
@@ -181,7 +181,7 @@ def test_module_that_writes_to_what_was_given() -> None:
             return self.head(self.second(x) + x)
 
     model = Outer()
-    model.second = Writes()
+    model.second = Writes()  # type: ignore[assignment]
     found = cut(model, ["second"])
     assert paths(found) == ["second.inner"]
     same(model, found, alone=False)
@@ -252,6 +252,6 @@ def test_pass_that_goes_another_way_later() -> None:
 def test_objective_that_calls_the_model_twice() -> None:
     """Nothing is kept for it."""
     model = Chain()
-    flows = [follow(model, lambda rows=rows: [model(model(torch.zeros(rows, WIDTH)))]) for rows in (2, 3)]
+    flows = [follow(model, lambda rows=rows: [model(model(torch.zeros(rows, WIDTH)))]) for rows in (2, 3)]  # type: ignore[misc]
     with pytest.raises(UncuttableError, match="exactly once"):
         find((flows[0], flows[1]), BatchSizes((2, 3), (0, 0)), still=lambda t: True, model=model)

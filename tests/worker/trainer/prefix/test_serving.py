@@ -26,7 +26,7 @@ def model() -> nn.Sequential:
 
 def prefix_of(model: nn.Sequential) -> Prefix:
     still = {memory(parameter) for parameter in model[0].parameters()}
-    flows = [follow(model, lambda x=x: [model(x)]) for x in (torch.randn(2, 4), torch.randn(3, 4))]
+    flows = [follow(model, lambda x=x: [model(x)]) for x in (torch.randn(2, 4), torch.randn(3, 4))]  # type: ignore[misc]
     cut = find((flows[0], flows[1]), BatchSizes((2, 3), (0, 0)), still=lambda t: memory(t) in still, model=model)
     return Prefix(model, cut)
 

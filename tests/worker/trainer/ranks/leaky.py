@@ -37,13 +37,13 @@ class Leaky(Affine):
         return super().forward(x) * self.scale
 
     def move_parameter(self, x: torch.Tensor) -> None:
-        self._parameters["weight"].data.add_(0.5)  # type: ignore[union-attr]
+        self._parameters["weight"].data.add_(0.5)
 
     def move_buffer(self, x: torch.Tensor) -> None:
-        self._buffers["scale"].data.add_(0.5)  # type: ignore[union-attr]
+        self._buffers["scale"].data.add_(0.5)
 
     def move_trained(self, x: torch.Tensor) -> None:
-        self._parameters["bias"].data.add_(0.5)  # type: ignore[union-attr]
+        self._parameters["bias"].data.add_(0.5)
 
     def die(self, x: torch.Tensor) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

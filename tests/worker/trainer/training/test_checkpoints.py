@@ -359,7 +359,7 @@ def _run(folder: Path, pause: float, threads: int) -> None:
         time.sleep(pause)
         return clip(*arguments)
 
-    loop.clip = slow_clip
+    loop.clip = slow_clip  # type: ignore[assignment]
     main.run(folder)
 
 

@@ -55,7 +55,7 @@ def test_mechanisms_train_the_same_bits(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_resumed_run_has_the_same_bits(tmp_path: Path) -> None:
     """Two shapes of batch; taken up from the middle, where graphs are made anew."""
-    wanted = {"batch_size": 16, "checkpoint_steps": 1, "keep_checkpoints": 10}
+    wanted: dict[str, Any] = {"batch_size": 16, "checkpoint_steps": 1, "keep_checkpoints": 10}
     whole = run(tmp_path / "whole", **wanted)
     order = mlp(tmp_path / "resumed", **(SHORT | wanted))
     copy_checkpoints(whole, tmp_path / "resumed", drop=2)

@@ -43,7 +43,7 @@ def bert(root: Path, *, rules: list[dict[str, Any]], dropout: float, **wanted: o
     place = Workspace(root).create()
     if not (place.base / "config.json").exists():
         still = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        tiny.bert(place.base, **still)
+        tiny.bert(place.base, **still)  # type: ignore[arg-type]
         config = BertConfig.from_pretrained(place.base, num_hidden_layers=1)  # g++ takes its time for each
         torch.manual_seed(0)
         BertModel(config).save_pretrained(place.base)
@@ -75,7 +75,7 @@ def states(done: Attempt) -> dict[int, torch.Tensor]:
     name = f"{LAYER}attention.self.query.weight"
     folder = done.place.checkpoints
     steps = checkpoint.steps_in(folder)
-    return {step: checkpoint.load_file(checkpoint.path_of(folder, step) / checkpoint.WEIGHTS)[name] for step in steps}
+    return {step: checkpoint.load_file(checkpoint.path_of(folder, step) / checkpoint.WEIGHTS)[name] for step in steps}  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -15,8 +15,14 @@ from worker.trainer.training.hyperparameters import Facts, ResolvedHyperparamete
 
 
 def facts(**changes: Any) -> Facts:
-    fields = {"examples": 1000, "pretrained": True, "head_only": False, "adapter": False, "device": "cpu"}
-    return Facts(**fields | changes)
+    values: dict[str, Any] = {
+        "examples": 1000,
+        "pretrained": True,
+        "head_only": False,
+        "adapter": False,
+        "device": "cpu",
+    }
+    return Facts(**values | changes)
 
 
 def settle(asked: dict[str, Any], facts: Facts) -> ResolvedHyperparameters:
@@ -123,7 +129,13 @@ def test_wrong_values_are_named(asked: dict[str, Any], param: str) -> None:
 def test_all_that_the_api_takes_is_known_here() -> None:
     """A hyperparameter that a request may name, and that no trainer knows, would fail every job that uses it."""
     assert set(requests.Hyperparameters.model_fields) == {each.name for each in fields(Hyperparameters)}
-    asked = {"lr_schedule": "cosine", "warmup_ratio": 0.2, "min_lr_ratio": 0.1, "precision": "bf16", "eval_steps": 5}
+    asked: dict[str, Any] = {
+        "lr_schedule": "cosine",
+        "warmup_ratio": 0.2,
+        "min_lr_ratio": 0.1,
+        "precision": "bf16",
+        "eval_steps": 5,
+    }
     assert settle(requests.Hyperparameters(**asked).model_dump(exclude_none=True), facts()).lr_schedule == "cosine"
 
 

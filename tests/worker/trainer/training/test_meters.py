@@ -9,7 +9,7 @@ from worker.trainer.training.objectives import MarginMeter
 
 def test_ranks_take_turns() -> None:
     """Also where the last ranks have one less, and where an entry is None."""
-    assert in_turns([[0, 3, 6], [1, 4], [2, None]]) == [0, 1, 2, 3, 4, None, 6]
+    assert in_turns([[0, 3, 6], [1, 4], [2, None]]) == [0, 1, 2, 3, 4, None, 6]  # type: ignore[arg-type]
 
 
 def test_one_ranks_meter_is_its_own() -> None:

@@ -21,7 +21,7 @@ from worker.trainer.prefix import kept_results as store
 from worker.trainer.training import loop, prefix_cache, prefix_filling
 from worker.trainer.training.prefix_cache import PrefixCache
 
-STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+STILL: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 WORDS = tiny.WORDS
 
 
@@ -269,7 +269,7 @@ def test_true_turns_dropout_in_the_prefix_off(tmp_path: Path) -> None:
         assert any(not torch.equal(asked.changed[name], other.changed[name]) for name in asked.changed)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an audit": ({"policy": LOWER | {"enforce": False}}, "in an audit"),
     "violations let pass": ({"policy": LOWER | {"on_violation": "continue"}}, "on_violation"),
     "one epoch": ({"n_epochs": 1}, "seen once"),
@@ -481,7 +481,7 @@ def test_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish
 
     whole = run(encoder, tmp_path / "whole", prefix_cache=wish, dropout=wish is True)
     monkeypatch.setattr(prefix_filling, "MEMORY_BYTES", 0)
-    monkeypatch.setattr(store.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     done = run(encoder, tmp_path / "full", prefix_cache=wish, dropout=wish is True)
     assert not in_use(done)
     assert "are not kept: [Errno 28]" in said(done)[0]

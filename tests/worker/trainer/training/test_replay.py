@@ -29,7 +29,7 @@ class LateWriter(Affine):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
-            self.passes += 1
+            self.passes += 1  # type: ignore[assignment]
             if self.passes >= 10:
                 self.weight.data.mul_(1.01)
         return super().forward(x)

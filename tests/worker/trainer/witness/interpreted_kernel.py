@@ -21,5 +21,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    multilinear._kernel = lambda device: kernel.row_sums
+    multilinear._kernel = lambda device: kernel.row_sums  # type: ignore[assignment]
     main()

@@ -29,12 +29,12 @@ def write(model: nn.Sequential, how: Callable[[nn.Sequential], Any]) -> list[str
 def optimizer_step(model: nn.Sequential, kind: type[torch.optim.Optimizer], **options: Any) -> None:
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    kind(model.parameters(), lr=0.1, **options).step()
+    kind(model.parameters(), lr=0.1, **options).step()  # type: ignore[call-arg]
 
 
 def flat_write(model: nn.Sequential) -> None:
     weight = model[0].weight.data
-    torch.as_strided(weight, (weight.numel(),), (1,)).add_(1)
+    torch.as_strided(weight, (weight.numel(),), (1,)).add_(1)  # type: ignore[arg-type]
 
 
 WRITES: dict[str, tuple[Callable[[nn.Sequential], Any], str]] = {
@@ -42,10 +42,10 @@ WRITES: dict[str, tuple[Callable[[nn.Sequential], Any], str]] = {
     "foreach SGD": (lambda m: optimizer_step(m, torch.optim.SGD, foreach=True), "aten::_foreach_add_"),
     "for-loop SGD": (lambda m: optimizer_step(m, torch.optim.SGD, foreach=False), "aten::add_"),
     ".data": (lambda m: m[0].weight.data.clamp_(-0.01, 0.01), "aten::clamp_"),
-    "dlpack": (lambda m: torch.from_dlpack(m[0].weight.detach()).add_(1), "aten::add_"),
+    "dlpack": (lambda m: torch.from_dlpack(m[0].weight.detach()).add_(1), "aten::add_"),  # type: ignore[attr-defined]
     "flat alias": (flat_write, "aten::add_"),
     "one element": (lambda m: m[0].weight.data[1:2, 3].fill_(7), "aten::fill_"),
-    "out=": (lambda m: torch.add(m[0].weight.data, 1, out=m[0].weight.data), "aten::add"),
+    "out=": (lambda m: torch.add(m[0].weight.data, 1, out=m[0].weight.data), "aten::add"),  # type: ignore[arg-type]
     "load_state_dict": (
         lambda m: m[0].load_state_dict({k: v + 1 for k, v in m[0].state_dict().items()}),
         "aten::copy_",

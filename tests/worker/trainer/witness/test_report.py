@@ -2,13 +2,21 @@
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 from worker.trainer.witness.report import FrozenInterval, Violation, WitnessReport, combine_reports
 
 
 def report(verdict: str = "verified", *violations: Violation, checks: int = 3, **fields: object) -> WitnessReport:
-    figures = {"steps": 10, "first_step": 0, "last_step": 10, "watched": 2, "scheme": "xxh3-128", "seconds": 0.5}
-    return WitnessReport(verdict, violations, checks=checks, **(figures | fields))
+    figures: dict[str, Any] = {
+        "steps": 10,
+        "first_step": 0,
+        "last_step": 10,
+        "watched": 2,
+        "scheme": "xxh3-128",
+        "seconds": 0.5,
+    }
+    return WitnessReport(verdict, violations, checks=checks, **({"scheme": "xxh3-128"} | figures | fields))
 
 
 def test_text_has_the_verdict_and_a_line_per_violation() -> None:

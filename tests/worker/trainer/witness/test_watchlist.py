@@ -65,7 +65,7 @@ def test_compare_names_what_differs_and_what_is_missing() -> None:
     """Nothing is recorded by it."""
     model = net()
     watched = watchlist(model, {"freeze": ["0.**"]})
-    found = watched.compare({"0.weight": model[0].weight + 1}, 7)
+    found = watched.compare({"0.weight": model[0].weight + 1}, 7)  # type: ignore[dict-item]
     assert {violation.name: violation.what for violation in found} == {"0.weight": "bytes changed", "0.bias": "gone"}
     assert watched.check(watched.watched, live_tensors(model), 8) == []
 
