@@ -44,8 +44,9 @@ chaos: setup ## every fault against a running service, then random ones (more of
 bench: setup ## every benchmark, a line per figure
 	$(BIN)/python -m benchmarks all
 
-check: setup ## linter, types, import contracts, the OpenAPI document
+check: setup ## linter, format, types, import contracts, the OpenAPI document
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.spectral

@@ -86,7 +86,7 @@ class KeyCache:
         while (key_id := self._uses.get()) is not None:
             try:
                 self._record_use(key_id)
-            except Exception as error:  # a busy or absent database: the use in the next minute is recorded instead
+            except Exception as error:  # noqa: BLE001 - a busy or absent database: the use in the next minute is recorded instead
                 log.warning("the use of a key could not be recorded", key=key_id, error=str(error))
 
     def _record_use(self, key_id: str) -> None:

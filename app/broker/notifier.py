@@ -47,7 +47,7 @@ class Notifier:
             send, object_id = call
             try:
                 send(self._celery, object_id)
-            except Exception as error:  # any error of the broker's client: the row is stored, only the message is lost
+            except Exception as error:  # noqa: BLE001 - any error of the broker's client: the row is stored, only the message is lost
                 log.warning(
                     "the broker did not take a message; the sweep will send another",
                     object_id=object_id,

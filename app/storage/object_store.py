@@ -154,7 +154,7 @@ class ObjectStore:
             files.ls(root.split("/")[0], detail=False)
         except FileNotFoundError:
             return False
-        except Exception:  # any other error does not mean that the bucket is missing
+        except Exception:  # noqa: BLE001 - any other error does not mean that the bucket is missing
             return True
         return True
 

@@ -64,7 +64,7 @@ class Courier:
                     if time.monotonic() - forgot > _FORGET_SECONDS:
                         forgot = time.monotonic()
                         deliveries.forget_old(self._db)
-                except Exception as error:  # no delivery is lost while the database is away
+                except Exception as error:  # noqa: BLE001 - no delivery is lost while the database is away
                     log.warning("cannot look for due webhooks", error=f"{type(error).__name__}: {error}")
                 if due is None:
                     self._free.release()
@@ -75,7 +75,7 @@ class Courier:
     def _send(self, due: DueDelivery) -> None:
         try:
             self._deliver(due)
-        except Exception as error:  # its lease runs out, and it is sent again
+        except Exception as error:  # noqa: BLE001 - its lease runs out, and it is sent again
             log.warning("the result of a webhook was not stored", delivery=due.delivery.id, error=str(error))
         finally:
             self._free.release()

@@ -267,7 +267,7 @@ class Runner:
         if status == "queued":
             try:
                 self.wake_workers(keeper.lease.job_id)
-            except Exception as error:  # any error of the broker's client: the sweep finds the job all the same
+            except Exception as error:  # noqa: BLE001 - any error of the broker's client: the sweep finds the job all the same
                 log.warning("the broker did not take a message", job=keeper.lease.job_id, error=str(error))
         return status
 

@@ -83,7 +83,7 @@ class Sweeper:
     def _work(self) -> None:
         try:
             self._runner.run_waiting()
-        except Exception as error:  # the next sweep finds the jobs that still wait
+        except Exception as error:  # noqa: BLE001 - the next sweep finds the jobs that still wait
             log.warning("waiting jobs could not be started", error=f"{type(error).__name__}: {error}")
 
     def _loop(self) -> None:
@@ -92,7 +92,7 @@ class Sweeper:
             try:
                 self.sweep()
                 pause = self._until_due(pause)
-            except Exception as error:  # a later sweep finds database and broker again
+            except Exception as error:  # noqa: BLE001 - a later sweep finds database and broker again
                 log.warning("a sweep failed", error=f"{type(error).__name__}: {error}")
             self._wait(pause)
 

@@ -93,7 +93,7 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
         with run.state.frozen.removed():
             result = whole_model(run.job, subject)
             if result is not None:
-                _export(order, place, run, result, plan, loaded, source, report, ending, task=task)
+                _export(order, place, run, result, plan, loaded, source=source, report=report, ending=ending, task=task)
     reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)
 
 
@@ -104,10 +104,10 @@ def _export(
     subject: TrackedModel,
     plan: FreezePlan,
     loaded: Readings,
+    *,
     source: DataSplits,
     report: WitnessReport,
     ending: Ending,
-    *,
     task: str,
 ) -> None:
     """Reads the trained weights and writes the result, on the first rank only."""

@@ -62,7 +62,7 @@ class SingleFlight(Generic[A]):
         problem = None
         try:
             results = await run_in_threadpool(self._read, group, list(batch))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every waiter gets it
             problem = error
 
         for key, answers in batch.items():

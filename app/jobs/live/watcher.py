@@ -171,7 +171,7 @@ class JobWatcher:
             }
             try:
                 changes = await run_in_threadpool(self._changes, known)
-            except Exception as error:  # streams outlive a database that is away for a while
+            except Exception as error:  # noqa: BLE001 - streams outlive a database that is away for a while
                 log.warning("cannot poll the watched jobs", error=str(error))
                 continue
             for job_id, (state, blocks) in changes.items():

@@ -49,7 +49,7 @@ def checks(settings: Settings) -> Iterator[PartCheck]:
             yield PartCheck(name, "ok", check(settings))
         except _Note as note:
             yield PartCheck(name, "note", str(note))
-        except Exception as error:  # any failure is a result of the check, and the next check runs
+        except Exception as error:  # noqa: BLE001 - any failure is a result of the check, and the next check runs
             yield PartCheck(name, "problem", str(error))
 
 

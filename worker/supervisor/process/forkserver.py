@@ -115,7 +115,7 @@ def run(request: ForkRequest) -> int:
         getattr(importlib.import_module(module), function)(Path(request.workspace))
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    except BaseException:  # as the interpreter does with an uncaught exception
+    except BaseException:  # noqa: BLE001 - as the interpreter does with an uncaught exception
         traceback.print_exc()
         return 1
     finally:

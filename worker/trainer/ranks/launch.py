@@ -95,7 +95,7 @@ def _run(place: Workspace, work: Work) -> int:
         work(place.root)
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    except BaseException:  # as the interpreter does with an uncaught exception
+    except BaseException:  # noqa: BLE001 - as the interpreter does with an uncaught exception
         traceback.print_exc()
         return EXIT_FAILED
     finally:

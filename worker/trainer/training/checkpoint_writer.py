@@ -39,7 +39,7 @@ class CheckpointWriter:
     def _do(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as error:  # raised again where training waits for it
+        except BaseException as error:  # noqa: BLE001 - raised again where training waits for it
             self._error = error
 
     def _join(self) -> None:
