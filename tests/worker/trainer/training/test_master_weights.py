@@ -53,7 +53,7 @@ def moved(done: Attempt) -> float:
 
 def test_small_updates_are_not_lost(tmp_path: Path) -> None:
     """A hundred updates of 1e-4 move nearly every weight; without master copies they round to nothing for most."""
-    wanted = {"n_epochs": 20, "checkpoint_steps": 1000}
+    wanted: dict[str, Any] = {"n_epochs": 20, "checkpoint_steps": 1000}
     done = attempt(job(tmp_path / "with", **wanted), tmp_path / "with")
     assert done.code == 0, done.failure
     without = attempt(job(tmp_path / "without", master_weights=False, **wanted), tmp_path / "without")
@@ -125,14 +125,14 @@ def test_a_write_from_elsewhere_is_kept() -> None:
 def test_only_weights_in_half_precision_are_copied() -> None:
     """Outside of an update a weight is itself again, in its own memory."""
     model = nn.ModuleDict({"fp32": nn.Linear(2, 2), "bf16": nn.Linear(2, 2, bias=False, dtype=torch.bfloat16)})
-    weight = model["bf16"].weight
+    weight = model.get_parameter("bf16.weight")
     address = weight.data_ptr()
     masters = MasterWeights(list(model.named_parameters()))
     assert list(masters.copies) == ["bf16.weight"]
     weight.grad = torch.ones_like(weight)
     with masters.updating():
         assert (weight.dtype, weight.grad.dtype) == (torch.float32, torch.float32)
-    assert (weight.dtype, weight.data_ptr(), weight.grad) == (torch.bfloat16, address, None)
+    assert (weight.dtype, weight.data_ptr(), weight.grad) == (torch.bfloat16, address, None)  # type: ignore[comparison-overlap]
 
 
 def test_a_trained_tensor_that_stays_unchanged_is_named(tmp_path: Path) -> None:
