@@ -58,7 +58,7 @@ def published(done: Attempt, folder: Path, *, step: int) -> tuple[Model, dict[st
     base = Model(id="tiny", kind="base", files=stored.files, tensors=stored.tensors)
     job = Job(id="ftjob-one", project="p", model="tiny", model_spec={"type": "transformers", "path": "tiny"})
     model = CheckpointRecipe.read(done.place, storage).model(
-        job, base, done.place.checkpoints / f"step-{step:08d}", step
+        job, base, done.place.checkpoints / f"step-{step:08d}", step, set()
     )
     return model, load(b"".join(layout(model, model.files[0]["name"]).stream(storage.open)))
 
