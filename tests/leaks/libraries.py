@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "VBLORA": {"vector_length": 8},
     "WAVEFT": {"n_frequency": 64},
 }
-TARGETS = ({"target_modules": ["query", "value"]}, {"target_modules": ["LayerNorm"]}, {})
+TARGETS = ({"target_modules": ["query", "value"]}, {"target_modules": ["LayerNorm"]}, {})  # type: ignore[var-annotated]
 
 
 def unmerged() -> dict[str, float]:
@@ -76,14 +76,14 @@ def lbfgs_moves_a_frozen_weight() -> bool:
     def closure() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         loss = (trained * trained.detach().sin() + trained.square() * frozen.square()).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     for _ in range(2):
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
     frozen.requires_grad_(False)
     before = frozen.detach().clone()
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     return not torch.equal(before, frozen)
 
 
@@ -109,9 +109,9 @@ def _unmerged_share(config: Any, options: dict[str, Any]) -> float | None:
 
     for targets in TARGETS:
         try:
-            model: Any = peft.get_peft_model(_bert(), config(**(targets | options)))  # type: ignore[arg-type]
+            model: Any = peft.get_peft_model(_bert(), config(**(targets | options)))
             break
-        except Exception:  # a tuner refuses a model or an option in whatever way its author chose
+        except Exception:  # noqa: BLE001 - a tuner refuses a model or an option in whatever way its author chose
             continue
     else:
         return None
@@ -121,7 +121,7 @@ def _unmerged_share(config: Any, options: dict[str, Any]) -> float | None:
         model.merge_adapter()
         merged = {name: each.detach().clone() for name, each in model.named_parameters() if name in before}
         model.unmerge_adapter()
-    except Exception:  # as above
+    except Exception:  # noqa: BLE001 - as above
         return None
     after = dict(model.named_parameters())
     touched = [name for name, each in merged.items() if not torch.equal(each, before[name])]
@@ -206,7 +206,7 @@ def _moved_by(freeze: Callable[[nn.Sequential], Any]) -> list[str]:
 
 def _group_option(model: nn.Sequential) -> Any:
     groups = [{"params": list(model[0].parameters()), "requires_grad": False}, {"params": list(model[1].parameters())}]
-    return torch.optim.SGD(groups, lr=0.1)
+    return torch.optim.SGD(groups, lr=0.1)  # type: ignore[arg-type]
 
 
 def _requires_grad(model: nn.Sequential) -> Any:
@@ -241,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main())  # type: ignore[func-returns-value]

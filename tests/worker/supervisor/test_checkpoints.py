@@ -50,7 +50,7 @@ def run(root: Path, **changes: Any) -> Attempt:
     return attempt(WorkOrder.from_json(fields | changes), root)
 
 
-def published(done: Attempt, folder: Path, *, step: int) -> tuple[Model, dict[str, torch.Tensor]]:
+def published(done: Attempt, folder: Path, *, step: int) -> tuple[Model, dict[str, torch.Tensor]]:  # type: ignore[name-defined]
     """The model of a checkpoint, and what a download of it holds."""
     assert done.code == 0, done.reports[-1]
     storage = Storage(f"file://{folder}")
@@ -63,7 +63,7 @@ def published(done: Attempt, folder: Path, *, step: int) -> tuple[Model, dict[st
     return model, load(b"".join(layout(model, model.files[0]["name"]).stream(storage.open)))
 
 
-def equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
+def equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:  # type: ignore[name-defined]
     return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
