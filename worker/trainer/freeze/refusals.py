@@ -81,6 +81,8 @@ def _span(ref: TensorRef) -> tuple[int, int]:
     tensor = ref.tensor
     if tensor is None or tensor.is_meta or type(tensor).__name__ == "DTensor" or not tensor.numel():
         return (0, 0)
+    if tensor.layout is not torch.strided:  # a sparse one is in several pieces of memory
+        return (0, 0)
     reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return (tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size())
 

@@ -36,6 +36,9 @@ def refuse_conditions(request: PrefixRequest) -> None:
     if request.setting == "auto" and not request.reuse:
         raise UncuttableError("every example is seen once")
 
+    sparse = next((name for name, tensor in request.live.items() if tensor.layout is not torch.strided), None)
+    if sparse is not None:
+        raise UncuttableError(f"'{sparse}' is sparse, and its values cannot be followed through a pass")
     frozen = {memory(request.live[decision.name]) for decision in request.plan.frozen}
     if not any(_wholly_frozen(module, frozen) for module in request.model.modules()):
         raise UncuttableError(NOTHING)

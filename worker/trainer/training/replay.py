@@ -22,6 +22,7 @@ from worker.trainer.training.loop import Run
 from worker.trainer.training.state import TrainingState
 from worker.trainer.training.stop import StopRequest
 from worker.trainer.witness.blame import ReplayFinding, replay_under_guard
+from worker.trainer.witness.observe import stored_bytes
 from worker.trainer.witness.report import Violation
 
 SECONDS = 60.0  # that the replayed steps may take together
@@ -112,7 +113,7 @@ class Replay:
 
 def bytes_of_second_run(state: TrainingState) -> int:
     """A model with the gradients and the optimizer's state, for which four times the parameters is enough."""
-    model = sum(tensor.nbytes for tensor in (*state.model.parameters(), *state.model.buffers()))
+    model = sum(stored_bytes(tensor) for tensor in (*state.model.parameters(), *state.model.buffers()))
     return model + 4 * sum(parameter.nbytes for parameter in state.parameters)
 
 
