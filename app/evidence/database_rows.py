@@ -1,6 +1,6 @@
 """Database rows of a job's verdict: its evidence, and one row for every tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.evidence.attest.verdict import JobVerdict
@@ -23,10 +23,15 @@ def evidence_row(
         frozen_root=frozen.root,
         result_root=total(row.result for row in judged.rows if row.result).root,
         violations=list(judged.violations),
-        checks=checks,
+        checks=checks | _proved_in_part(judged.rows),
         keyid=keyid,
         envelope=envelope,
     )
+
+
+def _proved_in_part(rows: Sequence[Row]) -> dict[str, int]:
+    """How many tensors are proved for some steps or some rows only; `frozen_tensors` does not count them."""
+    return {f"{role}_tensors": sum(row.role == role for row in rows) for role in ("scheduled", "split")}
 
 
 def parameter_rows(

@@ -1,6 +1,6 @@
 """Payloads of the evidence endpoints: verdict, tensors and signing keys."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,13 @@ class EvidenceViolation(EvidenceAnswer):
     reason: str | None = Field(default=None, description="What the files show.")
 
 
+SCHEDULED: Final = (
+    "Tensors that did not change in the steps for which a schedule froze them. `frozen_tensors` does not count them: "
+    "they are not claimed to be the base's."
+)
+SPLIT: Final = "Tensors whose frozen rows are the base's. `frozen_tensors` does not count them."
+
+
 class EvidenceObject(EvidenceAnswer):
     """What was claimed of a job's frozen tensors, and whether it held."""
 
@@ -42,6 +49,8 @@ class EvidenceObject(EvidenceAnswer):
     attempt: int | None = None
     frozen_tensors: int | None = None
     frozen_bytes: int | None = None
+    scheduled_tensors: int | None = Field(default=None, description=SCHEDULED)
+    split_tensors: int | None = Field(default=None, description=SPLIT)
     base_root: str | None = Field(
         default=None, description="RFC 9162 root over the base's tensors: what an auditor pins."
     )
@@ -62,6 +71,8 @@ class EvidenceObject(EvidenceAnswer):
                 "attempt": row.attempt,
                 "frozen_tensors": row.frozen_tensors,
                 "frozen_bytes": row.frozen_bytes,
+                "scheduled_tensors": row.checks.get("scheduled_tensors"),
+                "split_tensors": row.checks.get("split_tensors"),
                 "base_root": row.base_root,
                 "frozen_root": row.frozen_root,
                 "result_root": row.result_root,

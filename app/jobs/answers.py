@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.evidence.schemas import EvidenceViolation
+from app.evidence.schemas import SCHEDULED, SPLIT, EvidenceViolation
 from app.evidence.tables import Evidence
 from app.freeze.schemas import FreezePlanCounts
 from app.jobs.queue.states import TERMINAL, Status
@@ -37,6 +37,8 @@ class EvidenceSummary(Answer):
     verdict: Literal["pending", "verified", "violated", "incomplete"]
     frozen_tensors: int | None = None
     frozen_bytes: int | None = None
+    scheduled_tensors: int | None = Field(default=None, description=SCHEDULED)
+    split_tensors: int | None = Field(default=None, description=SPLIT)
     base_root: str | None = None
     frozen_root: str | None = None
     violations: list[EvidenceViolation] = []
@@ -51,6 +53,8 @@ class EvidenceSummary(Answer):
                 "verdict": row.verdict,
                 "frozen_tensors": row.frozen_tensors,
                 "frozen_bytes": row.frozen_bytes,
+                "scheduled_tensors": row.checks.get("scheduled_tensors"),
+                "split_tensors": row.checks.get("split_tensors"),
                 "base_root": row.base_root,
                 "frozen_root": row.frozen_root,
                 "violations": [EvidenceViolation(**violation) for violation in row.violations],

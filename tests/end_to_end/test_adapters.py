@@ -53,7 +53,11 @@ def verified(service: Service, job: Any, result: Path, base: str, tmp_path: Path
     key.write_text(service.get("signing_keys")["data"][0]["public_key"])
     folder = download(service, base, tmp_path / "base")
     assert verify([str(attestation), "--key", str(key), "--result", str(result), "--base", str(folder)]) == 0
-    return json.loads(base64.b64decode(json.loads(attestation.read_bytes())["payload"]))["predicate"]
+    predicate = json.loads(base64.b64decode(json.loads(attestation.read_bytes())["payload"]))["predicate"]
+    # The job shows what was proved: the policy with the rules that only the loaded model decided, and its counts.
+    assert job["freeze_policy"] | {"digest": predicate["policy"]["digest"]} == predicate["policy"]
+    assert job["freeze_plan"]["frozen"]["tensors"] == job["evidence"]["frozen_tensors"] == predicate["frozen"]["count"]
+    return predicate
 
 
 @pytest.mark.parametrize("adapter", [{"type": "prompt_tuning", "num_virtual_tokens": 3}, {"type": "ia3"}])

@@ -63,6 +63,29 @@ def test_every_interval_has_its_evidence(undisturbed: list[dict[str, Any]]) -> N
     assert len({each["before"] for each in undisturbed}) == len(INTERVALS)
 
 
+def test_a_schedule_over_the_whole_run_is_no_claim_about_the_base(service: Service, table: str) -> None:
+    """Words and numbers say what was proved: nothing about the base, and that one tensor stayed within its steps."""
+    job = service.post(
+        "fine_tuning/jobs",
+        {
+            "model": {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 4, "out_features": 1}},
+            "training_file": table,
+            "hyperparameters": {"max_steps": 4},
+            "freeze_policy": {
+                "rules": [
+                    {"action": "freeze", "select": {"name": "weight"}, "when": [{"from_step": 0, "to_step": 400}]},
+                ]
+            },
+        },
+    )
+    evidence = service.ended(job["id"])["evidence"]
+    counts = [evidence[f"{kind}_tensors"] for kind in ("frozen", "scheduled", "split")]
+    assert (evidence["verdict"], counts) == ("verified", [0, 1, 0])
+    assert service.get(f"fine_tuning/jobs/{job['id']}/evidence")["scheduled_tensors"] == 1
+    messages = [event["message"] for event in service.get(f"fine_tuning/jobs/{job['id']}/events")["data"]]
+    assert "Evidence verified: 1 scheduled tensor is unchanged in the steps for which it was frozen" in messages
+
+
 @pytest.mark.parametrize("step", [100, 400, 1000], ids=["frozen", "thawed", "frozen again"])
 def test_paused_schedule_goes_on(
     service: Service, table: str, undisturbed: list[dict[str, Any]], step: int, tmp_path: Path

@@ -74,6 +74,7 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, repor
     parameters = _parameters(job, base, judged, artifacts, workspace, reports)
     model = _model(job, base, evidence, artifacts)
     outcome = _outcome(policy, evidence, parameters, model, reports)
+    outcome.freeze_policy = policy.to_json()
     outcome.last_checkpoint = _last(job, reports)
     outcome.files = [_curves_file(job, each) for each in artifacts.others if each["name"] in (METRICS, EVENTS)]
     if outcome.model is None:
@@ -161,7 +162,7 @@ def _outcome(
         outcome.error = {"code": "frozen_parameters_changed", "message": evidence.reason, "param": "freeze_policy"}
         return outcome
     outcome.model = model
-    outcome.events = [_note(evidence)]
+    outcome.events = [_evidence_event(evidence)]
     return outcome
 
 
@@ -174,11 +175,21 @@ def _last(job: Job, reports: ReportReader) -> NewCheckpoint | None:
     return NewCheckpoint(int(done["steps"]), metrics)
 
 
-def _note(evidence: Evidence) -> NewEvent:
+def _evidence_event(evidence: Evidence) -> NewEvent:
+    """The verdict in words: what is identical to the base, and what only did not change while it was frozen."""
     data = {"verdict": evidence.verdict, "frozen_tensors": evidence.frozen_tensors, "frozen_root": evidence.frozen_root}
-    if evidence.verdict == "verified":
-        count = evidence.frozen_tensors
-        tensors = "1 frozen tensor is" if count == 1 else f"{count} frozen tensors are"
-        message = f"Evidence verified: {tensors} bit-identical to the base"
-        return NewEvent(message, data=data)
-    return NewEvent(f"Evidence {evidence.verdict}: {evidence.reason}", level="warn", data=data)
+    if evidence.verdict != "verified":
+        return NewEvent(f"Evidence {evidence.verdict}: {evidence.reason}", level="warn", data=data)
+
+    proofs = []
+    if scheduled := evidence.checks.get("scheduled_tensors"):
+        proofs.append(_are(scheduled, "scheduled tensor", "unchanged in the steps for which it was frozen"))
+    if split := evidence.checks.get("split_tensors"):
+        proofs.append(_are(split, "partly frozen tensor", "bit-identical to the base in the frozen rows"))
+    if evidence.frozen_tensors or not proofs:
+        proofs.insert(0, _are(evidence.frozen_tensors, "frozen tensor", "bit-identical to the base"))
+    return NewEvent(f"Evidence verified: {'; '.join(proofs)}", data=data)
+
+
+def _are(count: int, noun: str, what: str) -> str:
+    return f"1 {noun} is {what}" if count == 1 else f"{count} {noun}s are {what}"

@@ -58,6 +58,7 @@ class Outcome:
     files: Sequence[File] = ()  # OpenAI's result_files: the curves as CSV
     last_checkpoint: NewCheckpoint | None = None  # the result itself, as the last of the job's checkpoints
     trained_tokens: int | None = None
+    freeze_policy: dict[str, Any] | None = None  # with the rules that only the loaded model decided
     events: Sequence[NewEvent] = ()
 
     def final_event(self) -> NewEvent:

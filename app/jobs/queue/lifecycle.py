@@ -209,6 +209,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
     """
     with db.write() as session:
         at = now(session)
+        policy: dict[str, Any] = {"freeze_policy": outcome.freeze_policy} if outcome.freeze_policy else {}
         moved = _move(
             session,
             lease.job_id,
@@ -220,6 +221,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
             fine_tuned_model=outcome.model.id if outcome.model else None,
             result_files=[file.id for file in outcome.files],
             trained_tokens=outcome.trained_tokens,
+            **policy,
         )
         if moved:
             store_outcome(session, lease, outcome, at=at)

@@ -9,6 +9,7 @@ def test_database_rows_say_the_same() -> None:
     found = judged(base=BASE | {"pooler.w": OTHER})
     evidence = evidence_row(found, job_id="ftjob-1", attempt=2, checks={"count": 1}, envelope=b"{}", keyid="k")
     assert (evidence.verdict, evidence.frozen_tensors, evidence.frozen_bytes) == ("verified", 1, 32)
+    assert evidence.checks == {"count": 1, "scheduled_tensors": 0, "split_tensors": 0}
     stats = {"head.w": {"changed": 7, "l2": 0.5}}
     rows = parameter_rows(found, job_id="ftjob-1", stats=stats)
     assert [(row.position, row.name, row.role, row.changed, row.changed_elements) for row in rows] == [

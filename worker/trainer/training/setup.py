@@ -17,7 +17,7 @@ from worker.trainer.data.reading import DataSplits
 from worker.trainer.data.text import longest, pad_id
 from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse
-from worker.trainer.models import loading
+from worker.trainer.models import loading, merging
 from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.ranks.refusals import refuse_model, refuse_shards
@@ -191,7 +191,7 @@ def _report_plan(run: Run, tracked: TrackedModel, *, step: int) -> None:
     job, plan = run.job, run.job.plan
     run.reporter.report(
         "plan",
-        counts=plan.counts(),
+        counts=_result_plan(job, tracked).counts(),
         step=step,
         total_steps=job.total_steps,
         epochs=round(job.total_steps / job.sampler.steps_per_epoch, 4),
@@ -215,6 +215,12 @@ def _report_masters(run: Run) -> None:
     elif half:
         message = f"{len(half)} tensors train in half precision without fp32 copies: small updates may round to nothing"
         run.reporter.event(message, level="warn", tensors=len(half))
+
+
+def _result_plan(job: TrainingJob, tracked: TrackedModel) -> FreezePlan:
+    """The plan of the result's tensors: of a merged adapter the merged model's, in which its targets are changed."""
+    adapter = tracked.loaded.adapter
+    return merging.plan_of(tracked.loaded, job.order.policy) if adapter and adapter.merge else job.plan
 
 
 def _prefix_request(run: Run, tracked: TrackedModel) -> PrefixRequest:
