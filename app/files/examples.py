@@ -276,6 +276,11 @@ class ExampleReader:
             return ""
         if not empty and not value.strip():
             self._note(name, "empty_value", f"'{name}' is empty")
+        self._refuse_no_text(name, value)
+        return value
+
+    def _refuse_no_text(self, name: str, value: str) -> None:
+        """Characters that neither a tokenizer nor a file of a result can hold."""
         try:
             value.encode()
         except UnicodeEncodeError as error:
@@ -283,7 +288,6 @@ class ExampleReader:
             self._note(name, "not_unicode", message)
         if "\0" in value:
             self._note(name, "nul_byte", f"'{name}' contains a NUL character; remove it")
-        return value
 
     def _number(self, name: str, value: Any) -> float:
         if self.text_numbers and isinstance(value, str):
@@ -315,6 +319,7 @@ class ExampleReader:
             self._note(name, "mixed_labels", message)
             return ""
         label = str(value)
+        self._refuse_no_text(name, label)
         if not label.strip():
             self._note(name, "empty_value", f"'{name}' is empty")
             return ""

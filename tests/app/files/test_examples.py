@@ -150,3 +150,20 @@ def test_any_json_value_in_any_field(tmp_path_factory, task, data):
         assert {entry["line"] for entry in error.errors} <= {len(GOOD[task]) + 1}
     else:
         assert summary.examples == len(GOOD[task]) + 1
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "task", "field"),
+    [
+        ({"text": "a", "label": "b"}, {"label": "{}"}, "text-classification", "label"),
+        ({"tokens": ["a"], "labels": ["b"]}, {"labels": ["{}"]}, "token-classification", "labels[0]"),
+        ({"x": [1], "y": "b"}, {"y": "{}"}, "tabular-classification", "y"),
+    ],
+)
+@pytest.mark.parametrize(("character", "code"), [("\ud83d", "not_unicode"), ("\0", "nul_byte")])
+def test_labels_are_text_as_texts_are(put, good, bad, task, field, character, code):
+    """A label becomes a name in the result's files: with half of an emoji it would fail there, after the training."""
+    ((name, value),) = bad.items()
+    label = f"b{character}"
+    path = put(lines(good, good | {name: [label] if isinstance(value, list) else label}))
+    assert (2, field, code) in found(path, task=task)
