@@ -12,6 +12,10 @@ from typing import Any
 from peft import PeftModel
 from safetensors.torch import save_file
 
+from app.errors import ModelError
+from app.evidence.attest.names import unfollowed
+from app.evidence.attest.observations import read_observations
+from app.evidence.format.digest import TensorReading
 from app.freeze.implied import is_of_adapter
 from app.freeze.plan import Decision, FreezePlan
 from app.specs.models import ModelSpec, TorchSpec, TransformersSpec
@@ -99,9 +103,21 @@ def write_observations(
     steps: int,
 ) -> None:
     """Writes observations.json: the trainer's readings, which the supervisor compares with its own."""
+    rows = observed(subject, plan, loaded, trained)
+    for row in rows:
+        row["intervals"] = [each.to_json() for each in report.intervals.get(row["name"], ())]
+        row["first_changed_step"] = report.first_changed.get(row["name"])
+    content = {"schema": 1, "steps": steps, "plan": plan.to_json(), "tensors": rows, **report.to_json()}
+    content["merged"] = list(subject.loaded.merged)
+    write_json(place.observations, content)
+
+
+def observed(subject: TrackedModel, plan: FreezePlan, loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
+    """The tensors of observations.json, without what the witness saw of them."""
     parts: dict[str, list[StoredTensor]] = {}
     for each in subject.stored():
         parts.setdefault(each.live, []).append(each)
+
     rows = []
     for info in sorted(subject.inventory, key=lambda one: one.name.encode()):
         mine = parts.get(info.name, [])
@@ -115,13 +131,42 @@ def write_observations(
                 *_part_slices(mine, loaded, trained),
             ],
             "base_rows": subject.grown.get(info.name),
-            "intervals": [each.to_json() for each in report.intervals.get(info.name, ())],
-            "first_changed_step": report.first_changed.get(info.name),
+            "intervals": [],
+            "first_changed_step": None,
         }
         rows.append(row)
-    content = {"schema": 1, "steps": steps, "plan": plan.to_json(), "tensors": rows, **report.to_json()}
-    content["merged"] = list(subject.loaded.merged)
-    write_json(place.observations, content)
+    return rows
+
+
+def refuse_unfollowed(subject: TrackedModel, plan: FreezePlan, loaded: Readings) -> None:
+    """Raises ModelError where a verifier could not follow the model's names to its files: known before the first step.
+
+    The statement would be rejected for its names alone, whatever training does.
+    """
+    if not plan.policy.enforce or not any(decision.intervals for decision in plan.decisions):
+        return
+    result = {
+        each.name: TensorReading(
+            name=each.name,
+            dtype=dtype_code(each.tensor, each.name),
+            shape=tuple(each.tensor.shape),
+            nbytes=each.tensor.nbytes,
+            offset=0,
+            sha256=loaded.stored[each.name],
+        )
+        for each in subject.stored()
+        if each.saved
+    }
+    seen = read_observations({"tensors": observed(subject, plan, loaded, loaded)})
+    problem = next(unfollowed(plan, seen, base=subject.base, result=result, kind=_kind(subject)), None)
+    if problem is not None:
+        kind = getattr(getattr(subject.model, "config", None), "model_type", type(subject.model).__name__)
+        raise ModelError(
+            f"the names of this {kind} model's tensors cannot be followed from its files through transformers to the "
+            f"result ({problem}), so that no evidence could be given; models saved like this are not supported",
+            param="model",
+            code="unsupported_model",
+        )
 
 
 def write_files(

@@ -67,6 +67,9 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
             merging.plan_of(subject.loaded, order.policy)
         plan = subject.plan(order.policy)
         loaded = subject.read_loaded(plan)
+        if not _merges(subject):
+            export.refuse_unfollowed(subject, plan, loaded)
+        _report_left_out(subject, reporter)
         refuse_different_replicas(group, subject.live(), step=0)
         if group.leads:
             export.write_initial(place, subject)
@@ -150,6 +153,13 @@ def _export(
         card=text,
         tensorboard=run.job.settings.tensorboard,
     )
+
+
+def _report_left_out(subject: TrackedModel, reporter: Reporter) -> None:
+    names = subject.left_out()
+    if names:
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        reporter.event(f"in the base, not in this model: {', '.join(names[:20])}{more}; the result does not have them")
 
 
 def _merges(subject: TrackedModel) -> bool:

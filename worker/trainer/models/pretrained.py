@@ -326,8 +326,6 @@ def _notes(info: Mapping[str, Any]) -> tuple[str, ...]:
     if info["mismatched_keys"]:
         names = ", ".join(sorted(each[0] for each in info["mismatched_keys"]))
         notes.append(f"newly initialised, since the base has them in another shape: {names}")
-    if info["unexpected_keys"]:
-        notes.append(f"in the base, not in this model: {', '.join(sorted(info['unexpected_keys']))}")
     return tuple(notes)
 
 

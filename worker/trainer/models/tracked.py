@@ -93,6 +93,7 @@ class TrackedModel:
         self.pairs = names.match(self.stored(), readings.stored, self.base, prefix=prefix, new=new, grown=old)
         if plan.policy.enforce:
             self._refuse_casts(plan)
+            self._refuse_changed(plan, readings)
         return readings
 
     def _refuse_remade(self) -> None:
@@ -137,6 +138,30 @@ class TrackedModel:
                     f"cannot be the base's. {_uncast({one.dtype for one in self.base.values()}, base.dtype)}",
                     param="model.dtype",
                 )
+
+    def left_out(self) -> list[str]:
+        """Tensors of the base's files that the model has no place for, copies of those that it has left aside.
+
+        transformers reports some of them as unexpected, and is silent about others, such as a vision tower.
+        """
+        used = set(self.pairs.values())
+        held = {self.base[name].sha256 for name in used}
+        return sorted(name for name, each in self.base.items() if name not in used and each.sha256 not in held)
+
+    def _refuse_changed(self, plan: FreezePlan, readings: Readings) -> None:
+        """Raises PolicyError for a frozen tensor whose bytes are not the base's before training has begun."""
+        frozen = {each.name for each in plan.decisions if each.intervals and not each.scheduled} - set(self.grown)
+        for each in self.stored():
+            base = self.base.get(self.pairs.get(each.name, ""))
+            if each.live not in frozen or base is None or base.sha256 == readings.stored[each.name]:
+                continue
+            cause = "loading it" + (" or setting up the adapter" if self.loaded.adapter else "")
+            raise PolicyError(
+                f"the policy freezes '{each.live}', and {cause} changes its bytes: in the model they are not those of "
+                f"{base.name!r} in the base's files (some models zero the row of the padding token, for one); train "
+                "this tensor, or save the base again as transformers loads it",
+                param="freeze_policy",
+            )
 
     def read(self, plan: FreezePlan) -> Readings:
         whole, live = observe(self.model), self.live()
