@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from app.errors import ModelError
 from app.files import formats
 from app.files.problems import LineProblem, first_line
 from worker.trainer.data.batch import Batch
@@ -42,26 +43,26 @@ UNREADABLE = (
 
 
 class ImageExamples:
-    """Images with a class each. `input_name` is the model's argument: `pixel_values`, or `x` in a torch model."""
+    """Images with a class each."""
 
     lengths = None
 
-    def __init__(self, images: Sequence[bytes], labels: Sequence[int], *, pixels: Pixels, input_name: str) -> None:
+    def __init__(self, images: Sequence[bytes], labels: Sequence[int], *, pixels: Pixels) -> None:
         self.images = images
         self.labels = labels
         self.pixels = pixels
-        self.input_name = input_name
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[int, dict[str, Tensor]] = {}
         self._keep = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, positions: Positions) -> Batch:
-        stacked = torch.stack([self._pixels(int(at)) for at in positions])
+        pictures = [self._pixels(int(at)) for at in positions]
+        inputs = {name: torch.stack([picture[name] for picture in pictures]) for name in pictures[0]}
         targets = torch.tensor([self.labels[at] for at in positions], dtype=torch.int64)
         count = len(positions)
-        return Batch({self.input_name: stacked}, targets, weight=count, examples=count, rows=positions)
+        return Batch(inputs, targets, weight=count, examples=count, rows=positions)
 
     def check(self, *, lines: Sequence[int], param: str) -> None:
         """Decodes every image once. DataError lists those that cannot be read, or differ in size from the first."""
@@ -69,7 +70,7 @@ class ImageExamples:
         shape = None
         for at, line in enumerate(lines):
             try:
-                size = tuple(self._pixels(at).shape)
+                size = tuple(next(iter(self._pixels(at).values())).shape)
             except UNREADABLE as error:
                 problems.append(LineProblem(line, "image", "corrupt_image", f"'image' is damaged: {first_line(error)}"))
                 continue
@@ -80,11 +81,11 @@ class ImageExamples:
         if problems:
             raise formats.refusal(problems, param=param)
 
-    def _pixels(self, at: int) -> Tensor:
+    def _pixels(self, at: int) -> dict[str, Tensor]:
         if at in self._kept:
             return self._kept[at]
         pixels = self.pixels(decode(self.images[at]))
-        size = pixels.numel() * pixels.element_size()
+        size = sum(each.nbytes for each in pixels.values())
         if size <= self._keep:
             self._keep -= size
             self._kept[at] = pixels
@@ -92,28 +93,45 @@ class ImageExamples:
 
 
 class Pixels:
-    """Turns one decoded image into a float tensor (channels, height, width)."""
+    """Turns one decoded image into the model's inputs: a float tensor (channels, height, width), named `input_name`.
 
-    def __init__(self, *, processor: Any = None, channels: int = 3) -> None:
+    A processor may give others beside it, or in place of it: patches with their mask and shape (SigLIP 2), or the
+    numbers of colours (ImageGPT). Those among `accepted`, the arguments that the model has, are passed on.
+    """
+
+    def __init__(
+        self,
+        *,
+        processor: Any = None,
+        channels: int = 3,
+        input_name: str = "pixel_values",
+        accepted: Collection[str] = ("pixel_values",),
+    ) -> None:
         self.processor = processor
         self.mode = "L" if channels == 1 else "RGB"
+        self.input_name = input_name
+        self.accepted = accepted
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         image = eight_bit(image).convert(self.mode)
         if self.processor is not None:
-            pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-            return pixels
+            return self._processed(image)
         array = np.asarray(image, dtype=np.float32) / 255.0
-        return torch.from_numpy(array[None] if self.mode == "L" else array.transpose(2, 0, 1).copy())
+        return {self.input_name: torch.from_numpy(array[None] if self.mode == "L" else array.transpose(2, 0, 1).copy())}
+
+    def _processed(self, image: Image.Image) -> dict[str, Tensor]:
+        outputs = self.processor(images=image, return_tensors="pt")
+        inputs = {name: each[0] for name, each in outputs.items() if name in self.accepted and isinstance(each, Tensor)}
+        if not inputs:
+            given = ", ".join(outputs) or "nothing"
+            message = f"{type(self.processor).__name__} gives {given}, and the model takes {', '.join(self.accepted)}"
+            raise ModelError(message, param="model", code="processor_does_not_fit")
+        return inputs
 
 
-def encode(
-    rows: Sequence[Mapping[str, Any]], *, pixels: Pixels, input_name: str, lines: Sequence[int], param: str
-) -> ImageExamples:
+def encode(rows: Sequence[Mapping[str, Any]], *, pixels: Pixels, lines: Sequence[int], param: str) -> ImageExamples:
     """Encodes rows {"image": bytes, "label": index}; `lines` has the line of each in its file."""
-    examples = ImageExamples(
-        [row["image"] for row in rows], [row["label"] for row in rows], pixels=pixels, input_name=input_name
-    )
+    examples = ImageExamples([row["image"] for row in rows], [row["label"] for row in rows], pixels=pixels)
     examples.check(lines=lines, param=param)
     return examples
 
@@ -151,4 +169,4 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[2]} by {shape[1]}"
+    return f"{shape[2]} by {shape[1]}" if len(shape) == 3 else " by ".join(map(str, shape))

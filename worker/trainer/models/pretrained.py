@@ -74,7 +74,7 @@ def load(
     config = _config(spec, folder, task=task, labels=labels)
     dtype = _dtype(spec.dtype or "auto", codes.values())
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
-    model, info = _from_files(_auto_class(task), folder, config, dtype)
+    model, info = _from_files(_auto_class(task, config), folder, config, dtype)
     kept = stored_dtypes.restore(model, codes, read) if _keeps_dtypes(spec) else []
 
     words = tokenizer(folder) if task != "image-classification" else None
@@ -106,7 +106,7 @@ def load_skeleton(
     """
     _refuse_quantised(codes)
     config = _config(spec, folder, task=task or "", labels=None)
-    auto = _auto_class(task) if task else getattr(transformers, (config.architectures or [""])[0], None)
+    auto = _auto_class(task, config) if task else getattr(transformers, (config.architectures or [""])[0], None)
     dtype = _dtype(spec.dtype or "auto", codes.values())
     model, info = _from_files(auto or transformers.AutoModel, folder, config, dtype, device_map="meta")
     if _keeps_dtypes(spec):
@@ -246,10 +246,13 @@ def _ignored_notes(folder: Path, model: nn.Module) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _auto_class(task: str) -> Any:
+def _auto_class(task: str, config: Any) -> Any:
     if task not in AUTO_CLASS:
         known = ", ".join(sorted(AUTO_CLASS))
         raise ModelError(f"a transformers model has no task {task!r}; it has {known}", param="model.task")
+    encoder = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING.get(type(config), None) if task == "pairs" else None
+    if encoder is not None and encoder.__name__.endswith("EncoderModel"):
+        return transformers.AutoModelForTextEncoding  # T5 as a whole needs texts to decode as well
     return getattr(transformers, AUTO_CLASS[task])
 
 
@@ -330,5 +333,7 @@ def _notes(info: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, ImportError):
+        return f"{str(error).strip().splitlines()[0][:200]} (install the package where the worker runs)"
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     return " ".join(lines[: 2 if isinstance(error, StrictDataclassError) else 1])[:300]

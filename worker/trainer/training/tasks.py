@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from app.errors import InvalidRequest
@@ -135,9 +137,10 @@ def _encode(
     if task == "image-classification":
         plain = loaded.processor is None
         channels = _input_channels(loaded.model)
-        pixels = images.Pixels(processor=loaded.processor, channels=channels)
         name = "x" if plain and not hasattr(loaded.model, "config") else "pixel_values"
-        return Encoded(images.encode(rows, pixels=pixels, input_name=name, **part))
+        accepted = _arguments(loaded.model)
+        pixels = images.Pixels(processor=loaded.processor, channels=channels, input_name=name, accepted=accepted)
+        return Encoded(images.encode(rows, pixels=pixels, **part))
     if task == "token-classification":
         return text.encode_words(rows, loaded.tokenizer, limit=limit)
     if task == "causal-lm":
@@ -168,6 +171,12 @@ def ready_tokenizer(loaded: Loaded, rows: Sequence[Row]) -> list[str]:
 
 def _float_dtype(model: nn.Module) -> torch.dtype:
     return next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
+
+
+def _arguments(model: nn.Module) -> tuple[str, ...]:
+    """The arguments of the model's forward pass; of the plain model where an adapter wraps it."""
+    plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return tuple(inspect.signature(plain.forward).parameters)
 
 
 def _input_channels(model: nn.Module) -> int:

@@ -178,7 +178,7 @@ def _levels(image: Image.Image, kind: str) -> tuple[int, float, float]:
     """Distinct grey values of a picture once it is pixels, and the smallest and largest."""
     out = io.BytesIO()
     image.save(out, kind)
-    pixels = Pixels(channels=1)(decode(out.getvalue()))
+    pixels = Pixels(channels=1)(decode(out.getvalue()))["pixel_values"]
     return len(pixels.unique()), float(pixels.min()), float(pixels.max())
 
 
@@ -205,7 +205,7 @@ def test_unknown_scale_is_refused_by_line(values: np.ndarray[Any, Any]) -> None:
     Image.fromarray(values[None]).save(out, "TIFF")
     rows = [{"image": out.getvalue(), "label": 0}]
     with pytest.raises(DataError, match=r"line 7.*grey values are"):
-        encode(rows, pixels=Pixels(), input_name="x", lines=[7], param="training_file")
+        encode(rows, pixels=Pixels(), lines=[7], param="training_file")
 
 
 def test_orientation_is_applied() -> None:

@@ -62,7 +62,14 @@ def qwen35() -> Any:
 
 def funnel() -> Any:
     config = transformers.FunnelConfig(
-        vocab_size=64, block_sizes=[1, 1], num_decoder_layers=1, d_model=32, n_head=2, d_head=16, d_inner=64, pad_token_id=0
+        vocab_size=64,
+        block_sizes=[1, 1],
+        num_decoder_layers=1,
+        d_model=32,
+        n_head=2,
+        d_head=16,
+        d_inner=64,
+        pad_token_id=0,
     )
     return transformers.FunnelBaseModel(config)
 

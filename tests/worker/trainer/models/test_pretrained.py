@@ -1,0 +1,110 @@
+"""Classes that transformers chooses by task, processors that give more than pixels, packages that are missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import T5Config, T5EncoderModel, T5Model
+
+from tests.worker.trainer import tiny
+from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
+from tests.worker.trainer.judging import judge, objections_to
+from tests.worker.trainer.zoo import KINDS
+from worker.protocol import Workspace
+
+T5 = T5Config(vocab_size=64, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0)
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+
+
+def noisy(model: Any, folder: Path) -> None:
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) * 0.1 + 0.01)
+    model.save_pretrained(folder)
+
+
+def run(place: Workspace, rows: list[dict[str, Any]], *, task: str, freeze: str = "") -> Attempt:
+    order = work_order(
+        job_id="ftjob-test",
+        stage="train",
+        model={"type": "transformers", "path": "tiny"},
+        task=task,
+        data=data(place, rows),
+        hyperparameters={"n_epochs": 1, "batch_size": 4},
+        device="cpu",
+        **({"policy": {"freeze": [freeze]}} if freeze else {}),
+    )
+    return attempt(order, place.root)
+
+
+@pytest.mark.parametrize("kind", [T5Model, T5EncoderModel])
+def test_pairs_are_embedded_by_the_encoder(tmp_path: Path, kind: Any) -> None:
+    """T5 as a whole needs texts to decode, and an encoder's file holds no decoder."""
+    place = Workspace(tmp_path).create()
+    noisy(kind(T5), place.base)
+    tiny.tokenizer(place.base, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), bert_like=True)
+    rows = [{"anchor": f"the {word}", "positive": f"a {word}"} for word in tiny.WORDS[:8]]
+    done = run(place, rows, task="pairs", freeze="encoder.block.0.**")
+    judged = judge(done)
+    assert (judged.verdict, objections_to(done, judged)) == ("verified", [])
+
+
+def siglip2(folder: Path) -> None:
+    vision = TEXT | {"patch_size": 4, "num_patches": 16}
+    config = transformers.Siglip2Config(text_config=TEXT, vision_config=vision, num_labels=2)
+    noisy(transformers.Siglip2ForImageClassification(config), folder)
+    transformers.Siglip2ImageProcessorPil(patch_size=4, max_num_patches=16).save_pretrained(folder)
+
+
+def imagegpt(folder: Path) -> None:
+    sizes = {"vocab_size": 17, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "num_labels": 2}
+    noisy(transformers.ImageGPTForImageClassification(transformers.ImageGPTConfig(**sizes)), folder)
+    clusters = np.random.default_rng(0).random((16, 3)).tolist()
+    size = {"height": 8, "width": 8}
+    transformers.ImageGPTImageProcessorPil(clusters=clusters, size=size).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("save", "freeze"), [(siglip2, "**.layers.0.**"), (imagegpt, "**.h.0.**")])
+def test_processors_that_give_more_than_pixels(tmp_path: Path, save: Any, freeze: str) -> None:
+    """Patches with a mask and a shape; the numbers of colours in place of pixels."""
+    place = Workspace(tmp_path).create()
+    save(place.base)
+    done = run(place, KINDS["vit"].rows(), task="image-classification", freeze=freeze)
+    assert judge(done).verdict == "verified"
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [
+        ({"model_type": "timm_wrapper", "architecture": "resnet18"}, "timm"),
+        ({"model_type": "layoutlmv2"}, "detectron2"),
+    ],
+)
+def test_a_missing_package_is_named(tmp_path: Path, kind: dict[str, str], package: str) -> None:
+    """As something to install, and not as a crash."""
+    place = Workspace(tmp_path).create()
+    tiny.bert(place.base)
+    path = place.base / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | kind))
+    rows = KINDS["vit"].rows() if package == "timm" else KINDS["bert"].rows()
+    done = run(place, rows, task="image-classification" if package == "timm" else "text-classification")
+    assert (done.code, done.failure["param"]) == (1, "model")
+    assert f"requires the {package} library" in done.failure["message"]
+    assert "install the package" in done.failure["message"]
+
+
+def test_a_missing_processor_is_noted(tmp_path: Path) -> None:
+    """Pictures are then used in the size that they have."""
+    place = Workspace(tmp_path).create()
+    KINDS["resnet"].save(place.base)
+    (place.base / "preprocessor_config.json").unlink()
+    done = run(place, KINDS["resnet"].rows(), task="image-classification")
+    assert done.code == 0
+    assert any("no preprocessor_config.json" in each["message"] for each in done.of("event"))
