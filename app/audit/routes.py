@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from app.audit.schemas import AuditLogList, AuditLogObject
 from app.audit.tables import AuditLog
-from app.auth.caller import Who
+from app.auth.caller import AsAdmin
 from app.http.dependencies import Db
 from app.openapi.prose import ERRORS
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
@@ -20,7 +20,7 @@ _Time = Annotated[int | None, Query(ge=0, le=253402300799, description="Unix tim
 
 @router.get("", operation_id="listAuditLogs", summary="List who changed what")
 def list_audit_logs(
-    who: Who,
+    who: AsAdmin,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -32,7 +32,6 @@ def list_audit_logs(
     created_before: _Time = None,
 ) -> AuditLogList:
     """Every change made in this project, newest first. Needs the role admin."""
-    who.must("admin")
     of_project = statement = select(AuditLog).where(AuditLog.project == who.project)
     filters = ((AuditLog.action, action), (AuditLog.key_id, api_key_id), (AuditLog.object_id, object_id))
     for column, value in filters:

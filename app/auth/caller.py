@@ -56,14 +56,26 @@ async def caller(
         key = await _key(request, cache, presented.credentials if presented else _basic_password(request))
         cache.used(key.id)
         who = Caller(key.project, cast(Role, key.role), key_id=key.id, key_name=key.name)
-
-    if request.scope["query_string"]:
-        refuse_unknown(request)
     CURRENT_ACTION.set(None if request.method in _READS else _action(request, who))
     return who
 
 
-Who = Annotated[Caller, Depends(caller)]
+def _with_role(role: Role) -> Any:
+    """A dependency that checks the role. Dependencies run before parameters and body are judged."""
+
+    async def check(request: Request, who: Annotated[Caller, Depends(caller)]) -> Caller:
+        who.must(role)
+        if request.scope["query_string"]:
+            refuse_unknown(request)
+        return who
+
+    return Depends(check)
+
+
+#: The caller of an endpoint, which needs at least this role.
+AsReader = Annotated[Caller, _with_role("reader")]
+AsWriter = Annotated[Caller, _with_role("writer")]
+AsAdmin = Annotated[Caller, _with_role("admin")]
 
 
 def refuse_unsafe_exposure(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.auth.caller import Who
+from app.auth.caller import AsReader
 from app.errors import InvalidRequest, NotFound
 from app.evidence.format.keys import read_ring
 from app.evidence.format.modelsig import MEDIA_TYPE
@@ -28,7 +28,7 @@ ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 @router.get(
     "/fine_tuning/jobs/{fine_tuning_job_id}/evidence", operation_id="retrieveEvidence", summary="Read a job's evidence"
 )
-def retrieve_evidence(fine_tuning_job_id: JobId, who: Who, db: Db) -> EvidenceObject:
+def retrieve_evidence(fine_tuning_job_id: JobId, who: AsReader, db: Db) -> EvidenceObject:
     """`pending` until the job ends; a job that ended without a result stays `incomplete`."""
     with db.read() as session:
         job = find_job(session, who.project, fine_tuning_job_id)
@@ -48,7 +48,7 @@ def retrieve_evidence(fine_tuning_job_id: JobId, who: Who, db: Db) -> EvidenceOb
     response_class=Response,
     responses={200: {"content": {ENVELOPE_TYPE: {"schema": {"type": "object"}, "example": ENVELOPE}}}},
 )
-def download_attestation(fine_tuning_job_id: JobId, who: Who, db: Db) -> Response:
+def download_attestation(fine_tuning_job_id: JobId, who: AsReader, db: Db) -> Response:
     """The DSSE envelope around an in-toto statement, byte for byte as it was signed. For `permafrost verify`."""
     with db.read() as session:
         job = find_job(session, who.project, fine_tuning_job_id)
@@ -68,7 +68,7 @@ def download_attestation(fine_tuning_job_id: JobId, who: Who, db: Db) -> Respons
     response_class=Response,
     responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "object"}, "example": BUNDLE}}}},
 )
-def download_model_signature(fine_tuning_job_id: JobId, who: Who, db: Db) -> Response:
+def download_model_signature(fine_tuning_job_id: JobId, who: AsReader, db: Db) -> Response:
     """For `model_signing verify key`, which nobody here wrote: it checks the result's files, and says nothing about
     tensors. Its format takes P-256 keys alone: there is one where such a key signed."""
     with db.read() as session:
@@ -89,7 +89,7 @@ def download_model_signature(fine_tuning_job_id: JobId, who: Who, db: Db) -> Res
 )
 def list_parameters(
     fine_tuning_job_id: JobId,
-    who: Who,
+    who: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
@@ -111,7 +111,7 @@ def list_parameters(
 
 
 @router.get("/signing_keys", operation_id="listSigningKeys", summary="List the public keys")
-def list_signing_keys(who: Who, settings: Config) -> SigningKeyList:
+def list_signing_keys(who: AsReader, settings: Config) -> SigningKeyList:
     """What `permafrost verify --key` takes; get it over a channel that you trust. Empty before the first signature."""
     path = settings.signing_key_path
     keys = read_ring(path) if path.exists() or path.with_suffix(".ring.json").exists() else ()

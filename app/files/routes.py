@@ -9,7 +9,7 @@ from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.auth.caller import Who
+from app.auth.caller import AsReader, AsWriter
 from app.db import Database
 from app.errors import InUse, PermafrostError
 from app.files.queries import check_quota, find_file, store, visible
@@ -33,12 +33,11 @@ FileId = Annotated[str, Path(description="`file-…`", examples=["file-5f0c1d2e3
 
 
 @router.post("", operation_id="createFile", summary="Upload a file", openapi_extra=UPLOAD_FORM)
-async def create_file(request: Request, who: Who, db: Db, storage: Blobs, settings: Config) -> FileObject:
+async def create_file(request: Request, who: AsWriter, db: Db, storage: Blobs, settings: Config) -> FileObject:
     """Streams the file into the storage while hashing it. Send the fields before the file, as the `openai` SDK does.
 
     Training files are JSON Lines (`.jsonl`), CSV or Parquet; creating a job checks them against its task.
     """
-    who.must("writer")
     allow_body(request, settings.max_upload_bytes + OVERHEAD)
     content_type = request.headers.get("content-type", "")
     quota = settings.max_project_bytes
@@ -55,7 +54,7 @@ async def create_file(request: Request, who: Who, db: Db, storage: Blobs, settin
 
 @router.get("", operation_id="listFiles", summary="List files")
 def list_files(
-    who: Who,
+    who: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 10000,
@@ -83,7 +82,7 @@ def list_files(
 
 
 @router.get("/{file_id}", operation_id="retrieveFile", summary="Read a file's metadata")
-def retrieve_file(file_id: FileId, who: Who, db: Db) -> FileObject:
+def retrieve_file(file_id: FileId, who: AsReader, db: Db) -> FileObject:
     """Size, digest, purpose and, with `status: error`, what is wrong with the file."""
     with db.read() as session:
         return FileObject.of(find_file(session, who.project, file_id))
@@ -96,7 +95,7 @@ def retrieve_file(file_id: FileId, who: Who, db: Db) -> FileObject:
     response_class=StreamingResponse,
     responses=BINARY,
 )
-def download_file(file_id: FileId, request: Request, who: Who, db: Db, storage: Blobs) -> Response:
+def download_file(file_id: FileId, request: Request, who: AsReader, db: Db, storage: Blobs) -> Response:
     """The bytes as they were uploaded. Supports `Range`."""
     with db.read() as session:
         row = find_file(session, who.project, file_id)
@@ -104,9 +103,8 @@ def download_file(file_id: FileId, request: Request, who: Who, db: Db, storage: 
 
 
 @router.delete("/{file_id}", operation_id="deleteFile", summary="Delete a file", responses=CONFLICT)
-def delete_file(file_id: FileId, who: Who, db: Db, storage: Blobs) -> FileDeleted:
+def delete_file(file_id: FileId, who: AsWriter, db: Db, storage: Blobs) -> FileDeleted:
     """Refused while a job that has not ended uses the file; `errors` in the answer lists those jobs."""
-    who.must("writer")
     with db.write() as session:
         row = find_file(session, who.project, file_id, lock="remove")
         if users := jobs_needing_file(session, row.project, row.id):

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from app.auth.caller import Who
+from app.auth.caller import AsReader
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePlanCounts, FreezePolicy, json_schema
 from app.http.dependencies import Config, Db
+from app.http.json_body import JsonRoute
 from app.http.request_body import RequestBody
 from app.jobs.requests.model_spec import ModelField, model_choice
 from app.models.catalog import ChosenModel, choose, similar_tensors
@@ -22,7 +23,7 @@ from app.openapi.prose import ERRORS
 from app.paging.keyset import Page
 from app.specs.models import Task
 
-router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS)
+router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS, route_class=JsonRoute)
 
 
 class PreviewRequest(RequestBody):
@@ -57,7 +58,7 @@ class SchemaResponse(JSONResponse):
     summary="Read the JSON schema of freeze policies",
     response_class=SchemaResponse,
 )
-def read_schema(who: Who) -> SchemaResponse:
+def read_schema(who: AsReader) -> SchemaResponse:
     """JSON Schema 2020-12, for editors and for checks before a request: keys, types and ranges, with examples.
 
     What needs a model (names, rows, `expect`) is for the preview.
@@ -68,7 +69,7 @@ def read_schema(who: Who) -> SchemaResponse:
 @router.post("/preview", operation_id="previewFreezePolicy", summary="Preview a freeze policy")
 def preview_policy(
     wanted: Annotated[PreviewRequest, Body(openapi_examples=load_examples("preview_requests"))],
-    who: Who,
+    who: AsReader,
     db: Db,
     settings: Config,
 ) -> PolicyPreview:

@@ -101,7 +101,7 @@ async def _domain_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return render(explain(error, content_type=request.headers.get("content-type", "")), request)
+    return render(explain(error, request), request)
 
 
 async def _database_error(request: Request, error: Exception) -> Response:
@@ -119,11 +119,6 @@ async def _database_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Errors of the framework: unknown route, wrong method, a body that is too large or incomplete."""
     assert isinstance(error, HTTPException)
-    encoding = request.headers.get("content-encoding", "identity")
-    if error.status_code == 400 and encoding != "identity":
-        message = f"the body must be sent without Content-Encoding, not as {encoding}"
-        return render(HttpError(415, message, code="unsupported_media_type"), request)
-
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(allowed_methods(request, request.url.path))

@@ -4,18 +4,20 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
 from app.errors import HttpError, InvalidRequest, PermafrostError
+from app.http.json_body import body_error
 
 _CODES: Final = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
 #: Longer values are not repeated in a message.
 _SHOWN_CHARACTERS: Final = 80
 
 
-def explain(error: RequestValidationError, *, content_type: str) -> PermafrostError:
+def explain(error: RequestValidationError, request: Request) -> PermafrostError:
     """The framework's error as ours: `param` is the first field at fault, and `errors` lists all of them."""
-    if not_json := _not_json(error, content_type):
+    if not_json := body_error(request) or _not_json(error, request):
         return not_json
 
     problems = list(_problems(error))
@@ -26,14 +28,8 @@ def explain(error: RequestValidationError, *, content_type: str) -> PermafrostEr
     return InvalidRequest(message, param=first["field"], code=first["code"], errors=problems)
 
 
-def _not_json(error: RequestValidationError, content_type: str) -> PermafrostError | None:
-    for problem in error.errors():
-        if problem["type"] == "json_invalid":
-            reason = problem.get("ctx", {}).get("error", "cannot be parsed")
-            message = f"the body is not valid JSON: {reason} (character {problem['loc'][-1]})"
-            return InvalidRequest(message, code="invalid_json")
-
-    media_type = content_type.partition(";")[0].strip().lower()
+def _not_json(error: RequestValidationError, request: Request) -> PermafrostError | None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if isinstance(error.body, bytes) and not (media_type == "application/json" or media_type.endswith("+json")):
         sent = f"not {media_type!r}" if media_type else "and the request names no type"
         message = f"the body must be sent with Content-Type: application/json, {sent}"

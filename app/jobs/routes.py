@@ -8,10 +8,11 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy import select
 
-from app.auth.caller import Who
+from app.auth.caller import AsReader, AsWriter
 from app.db import Database
 from app.http.dependencies import Blobs, Config, Db, JobId, NotifierDep
 from app.http.headers import etag_matches, is_retry, wait_seconds
+from app.http.json_body import JsonRoute
 from app.jobs import views
 from app.jobs.answers import (
     CheckpointList,
@@ -41,7 +42,7 @@ from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
 from app.settings import Settings
 from app.storage.blobs import Storage
 
-router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS, route_class=JsonRoute)
 
 #: Longest time that a poll is kept open, whatever `Prefer: wait` says.
 MAX_WAIT_SECONDS = 60
@@ -52,7 +53,7 @@ def create_job(
     spec: Annotated[JobCreate, Body(openapi_examples=load_examples("job_requests"))],
     request: Request,
     response: Response,
-    who: Who,
+    who: AsWriter,
     db: Db,
     storage: Blobs,
     settings: Config,
@@ -69,7 +70,6 @@ def create_job(
     recognised by the SDK's retry header and gets the job that its first try made. With `dry_run: true` no job is made:
     the answer previews the plan, estimates time and memory, and says what could not be checked yet.
     """
-    who.must("writer")
     if spec.dry_run:
         with db.read() as session:
             return dry_run(SubmissionContext(session, storage, settings, who.project), spec)
@@ -95,7 +95,7 @@ def create_job(
 )
 def list_jobs(
     request: Request,
-    who: Who,
+    who: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -126,7 +126,7 @@ def list_jobs(
 async def retrieve_job(
     fine_tuning_job_id: JobId,
     request: Request,
-    who: Who,
+    who: AsReader,
     watcher: WatcherDep,
     if_none_match: Annotated[str | None, Header(description="The `ETag` of the last answer.")] = None,
     prefer: Annotated[
@@ -151,9 +151,8 @@ async def retrieve_job(
 @router.post(
     "/{fine_tuning_job_id}/cancel", operation_id="cancelFineTuningJob", summary="Cancel a job", responses=CONFLICT
 )
-def cancel_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -> JobObject:
+def cancel_job(fine_tuning_job_id: JobId, response: Response, who: AsWriter, db: Db) -> JobObject:
     """Cancels at once, in any state that is not an end; the worker then stops the trainer. Idempotent."""
-    who.must("writer")
     lifecycle.cancel(db, who.project, fine_tuning_job_id)
     return _answer(db, who.project, fine_tuning_job_id, response)
 
@@ -161,9 +160,8 @@ def cancel_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) 
 @router.post(
     "/{fine_tuning_job_id}/pause", operation_id="pauseFineTuningJob", summary="Pause a job", responses=CONFLICT
 )
-def pause_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -> JobObject:
+def pause_job(fine_tuning_job_id: JobId, response: Response, who: AsWriter, db: Db) -> JobObject:
     """A running job saves its state first (`pausing`); a waiting one is `paused` at once."""
-    who.must("writer")
     lifecycle.pause(db, who.project, fine_tuning_job_id)
     return _answer(db, who.project, fine_tuning_job_id, response)
 
@@ -174,9 +172,10 @@ def pause_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db) -
     summary="Resume a paused job",
     responses=CONFLICT,
 )
-def resume_job(fine_tuning_job_id: JobId, response: Response, who: Who, db: Db, notifier: NotifierDep) -> JobObject:
+def resume_job(
+    fine_tuning_job_id: JobId, response: Response, who: AsWriter, db: Db, notifier: NotifierDep
+) -> JobObject:
     """Goes on from the last saved state, and ends with the same bits as if it had never paused."""
-    who.must("writer")
     lifecycle.resume(db, who.project, fine_tuning_job_id)
     notifier.wake(fine_tuning_job_id)
     return _answer(db, who.project, fine_tuning_job_id, response)
@@ -209,7 +208,7 @@ async def list_events(
 )
 def list_checkpoints(
     fine_tuning_job_id: JobId,
-    who: Who,
+    who: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,

@@ -7,13 +7,14 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.convertors import register_url_convertor
 
-from app.auth.caller import Who
+from app.auth.caller import AsAdmin, AsReader, AsWriter
 from app.db import Database, now
 from app.errors import Conflict, Forbidden, InUse, InvalidRequest, NotFound
 from app.evidence.format.compose import ComposedFile
 from app.files.usage import blob_in_use
 from app.http.dependencies import Blobs, Config, Db, NotifierDep
 from app.http.downloads import Reader, blob_bytes, download
+from app.http.json_body import JsonRoute
 from app.jobs.queue.checkpoints import clear, users
 from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
 from app.models.schemas import (
@@ -34,13 +35,13 @@ from app.specs.models import TransformersSpec, folder_name
 from app.storage.blobs import Storage
 
 register_url_convertor("model_id", ModelIdConvertor())
-router = APIRouter(prefix="/models", tags=["Models"], responses=ERRORS)
+router = APIRouter(prefix="/models", tags=["Models"], responses=ERRORS, route_class=JsonRoute)
 
 ModelId = Annotated[str, Path(description="Id of a model.", examples=["minilm"])]
 
 
 @router.get("", operation_id="listModels", summary="List models")
-def list_models(who: Who, db: Db, settings: Config) -> ModelList:
+def list_models(who: AsReader, db: Db, settings: Config) -> ModelList:
     """The project's models and the base models; also folders on the server that no job has used yet (`available`)."""
     with db.read() as session:
         listed = visible(who.project).where(Model.status != "dropped")
@@ -52,10 +53,9 @@ def list_models(who: Who, db: Db, settings: Config) -> ModelList:
 
 @router.post("", operation_id="registerModel", summary="Register a base model", responses=CONFLICT)
 def register_model(
-    wanted: Annotated[ModelRegister, Body()], who: Who, db: Db, settings: Config, notifier: NotifierDep
+    wanted: Annotated[ModelRegister, Body()], who: AsAdmin, db: Db, settings: Config, notifier: NotifierDep
 ) -> ModelObject:
     """A worker then reads the folder and stores its files. Registering the same folder again changes nothing."""
-    who.must("admin")
     folder = folder_of(settings, wanted.path, param="path")
     spec = TransformersSpec.from_json({"path": wanted.path, "task": wanted.task or task_of(folder)})
     row, new = _register(db, wanted.id or wanted.path, spec)
@@ -71,7 +71,7 @@ def register_model(
     response_class=StreamingResponse,
     responses={200: {"model": ModelComparison}, **CONFLICT, **GONE},
 )
-def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, storage: Blobs) -> Response:
+def compare_models(wanted: Annotated[ModelCompare, Body()], who: AsReader, db: Db, storage: Blobs) -> Response:
     """What changed, tensor by tensor; with `freeze_policy`, whether the tensors that it freezes are bit-identical.
 
     To compare folders, use `permafrost diff`. The answer is streamed: if it ends early, it is not valid JSON.
@@ -93,7 +93,7 @@ def compare_models(wanted: Annotated[ModelCompare, Body()], who: Who, db: Db, st
 @router.get("/{model:path}/tensors", operation_id="listModelTensors", summary="List a model's tensors", responses=GONE)
 def list_tensors(
     model: ModelId,
-    who: Who,
+    who: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
@@ -123,7 +123,7 @@ def download_model_file(
     model: ModelId,
     name: Annotated[str, Path(examples=["model.safetensors"])],
     request: Request,
-    who: Who,
+    who: AsReader,
     db: Db,
     storage: Blobs,
 ) -> Response:
@@ -141,7 +141,7 @@ def download_model_file(
 
 
 @router.get("/{model:model_id}", operation_id="retrieveModel", summary="Read a model", responses=GONE)
-def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelObject:
+def retrieve_model(model: ModelId, who: AsReader, db: Db, settings: Config) -> ModelObject:
     """A base model, or the result of a job, with its job and its base model."""
     with db.read() as session:
         try:
@@ -156,9 +156,8 @@ def retrieve_model(model: ModelId, who: Who, db: Db, settings: Config) -> ModelO
 @router.delete(
     "/{model:model_id}", operation_id="deleteModel", summary="Delete a model", responses={**CONFLICT, **GONE}
 )
-def delete_model(model: ModelId, who: Who, db: Db, storage: Blobs) -> ModelDeleted:
+def delete_model(model: ModelId, who: AsWriter, db: Db, storage: Blobs) -> ModelDeleted:
     """Refused while other models or jobs use it; `errors` in the answer lists those."""
-    who.must("writer")
     with db.write() as session:
         row = find_model(session, who.project, model, lock="remove")
         if row.project is None and who.role != "admin":

@@ -10,7 +10,7 @@ from fastapi.templating import Jinja2Templates
 from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
-from app.auth.caller import Who
+from app.auth.caller import AsReader
 from app.curves.queries import metrics
 from app.errors import NotFound
 from app.evidence.schemas import EvidenceObject, ParameterObject
@@ -51,7 +51,7 @@ def mount_static(application: FastAPI) -> None:
 @router.get("/")
 def dashboard(
     request: Request,
-    who: Who,
+    who: AsReader,
     db: Db,
     page: Annotated[int, Query(ge=1, le=10_000)] = 1,
     status: str = "",
@@ -80,7 +80,7 @@ def jobs_page() -> Response:
 
 @router.get("/jobs/{job_id}")
 def job_page(
-    job_id: str, request: Request, who: Who, db: Db, settings: Config, role: str = "", changed: str = ""
+    job_id: str, request: Request, who: AsReader, db: Db, settings: Config, role: str = "", changed: str = ""
 ) -> Response:
     """Everything about one job on one page."""
     with db.read() as session:

@@ -5,11 +5,12 @@ from typing import Annotated, get_args
 from fastapi import APIRouter, Body, Depends, Path, Query, Request
 from sqlalchemy import select
 
-from app.auth.caller import Who
+from app.auth.caller import AsAdmin, AsReader
 from app.db import new_id, now
 from app.errors import Conflict, InvalidRequest
 from app.http.dependencies import Config, Db
 from app.http.headers import is_retry
+from app.http.json_body import JsonRoute
 from app.openapi.prose import CONFLICT, ERRORS
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
 from app.paging.tombstones import remove
@@ -34,7 +35,7 @@ from app.webhooks.sender import Sender
 from app.webhooks.tables import Delivery, Endpoint
 from app.webhooks.vault import Vault, secrets_of
 
-router = APIRouter(tags=["Webhooks"], responses=ERRORS)
+router = APIRouter(tags=["Webhooks"], responses=ERRORS, route_class=JsonRoute)
 
 EndpointId = Annotated[str, Path(description="`we-…`", examples=["we-5f0c1d2e3a4b5c6d7e8f9a0b"])]
 DeliveryId = Annotated[str, Path(description="`whdel-…`", examples=["whdel-5f0c1d2e3a4b5c6d7e8f9a0b"])]
@@ -54,14 +55,14 @@ Allowed = Annotated[Reach, Depends(_reach)]
 
 
 @router.get("/webhook_event_types", operation_id="listWebhookEventTypes", summary="List event types")
-def list_event_types(who: Who) -> EventTypeList:
+def list_event_types(who: AsReader) -> EventTypeList:
     """The first three are OpenAI's; the others are Permafrost's own. Endpoints get the types that they list."""
     return EventTypeList(data=list(get_args(EventType)), descriptions={str(k): v for k, v in EVENT_TYPES.items()})
 
 
 @router.post("/webhook_endpoints", operation_id="createWebhookEndpoint", summary="Create a webhook endpoint")
 def create_endpoint(
-    wanted: Annotated[EndpointCreate, Body()], request: Request, who: Who, db: Db, vault: Secrets, reach: Allowed
+    wanted: Annotated[EndpointCreate, Body()], request: Request, who: AsAdmin, db: Db, vault: Secrets, reach: Allowed
 ) -> EndpointWithSecret:
     """The answer holds the signing secret; no other answer does.
 
@@ -69,7 +70,6 @@ def create_endpoint(
     `openai` SDK checks them. A delivery is tried up to ten times within three days. These routes need the
     role admin: a URL may contain a secret, and each event sends a request from inside this network.
     """
-    who.must("admin")
     endpoints.check_url(wanted.url, reach)
     with db.write() as session:
         row, secret = endpoints.create(session, vault, who.project, wanted, retried=is_retry(request))
@@ -78,14 +78,13 @@ def create_endpoint(
 
 @router.get("/webhook_endpoints", operation_id="listWebhookEndpoints", summary="List webhook endpoints")
 def list_endpoints(
-    who: Who,
+    who: AsAdmin,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: OrderQuery = "desc",
 ) -> EndpointList:
     """Newest first."""
-    who.must("admin")
     statement = select(Endpoint).where(Endpoint.project == who.project)
     with db.read() as session:
         rows, more = keyset(
@@ -95,19 +94,17 @@ def list_endpoints(
 
 
 @router.get(_ONE, operation_id="retrieveWebhookEndpoint", summary="Read a webhook endpoint")
-def retrieve_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> EndpointObject:
+def retrieve_endpoint(webhook_endpoint_id: EndpointId, who: AsAdmin, db: Db) -> EndpointObject:
     """Its URL, event types and state; of its secret, only a hint."""
-    who.must("admin")
     with db.read() as session:
         return EndpointObject.of(endpoints.find(session, who.project, webhook_endpoint_id))
 
 
 @router.post(_ONE, operation_id="updateWebhookEndpoint", summary="Change a webhook endpoint")
 def update_endpoint(
-    webhook_endpoint_id: EndpointId, wanted: Annotated[EndpointUpdate, Body()], who: Who, db: Db, reach: Allowed
+    webhook_endpoint_id: EndpointId, wanted: Annotated[EndpointUpdate, Body()], who: AsAdmin, db: Db, reach: Allowed
 ) -> EndpointObject:
     """Fields that are left out keep their values. `enabled: true` also enables an endpoint again after a 410."""
-    who.must("admin")
     if wanted.url is not None:
         endpoints.check_url(wanted.url, reach)
     with db.write() as session:
@@ -117,9 +114,8 @@ def update_endpoint(
 
 
 @router.delete(_ONE, operation_id="deleteWebhookEndpoint", summary="Delete a webhook endpoint")
-def delete_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> EndpointDeleted:
+def delete_endpoint(webhook_endpoint_id: EndpointId, who: AsAdmin, db: Db) -> EndpointDeleted:
     """Deletes the endpoint and its deliveries; nothing more is sent."""
-    who.must("admin")
     with db.write() as session:
         remove(session, endpoints.find(session, who.project, webhook_endpoint_id))
     return EndpointDeleted(id=webhook_endpoint_id)
@@ -129,13 +125,12 @@ def delete_endpoint(webhook_endpoint_id: EndpointId, who: Who, db: Db) -> Endpoi
 def rotate_secret(
     webhook_endpoint_id: EndpointId,
     request: Request,
-    who: Who,
+    who: AsAdmin,
     db: Db,
     vault: Secrets,
     wanted: Annotated[RotateSecret | None, Body()] = None,
 ) -> EndpointWithSecret:
     """The old secret stops signing now, or signs together with the new one for 24 hours."""
-    who.must("admin")
     keep = wanted is not None and wanted.keep_old_secret_active_for_24_hours
     with db.write() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
@@ -147,13 +142,12 @@ def rotate_secret(
 def test_endpoint(
     webhook_endpoint_id: EndpointId,
     wanted: Annotated[TestEvent, Body()],
-    who: Who,
+    who: AsAdmin,
     db: Db,
     vault: Secrets,
     reach: Allowed,
 ) -> TestResult:
     """Sends a sample event once and reports the receiver's answer. It is about no job and is not in the log."""
-    who.must("admin")
     with db.read() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
         at = now(session)
@@ -170,14 +164,13 @@ def test_endpoint(
 @router.get(f"{_ONE}/deliveries", operation_id="listWebhookDeliveries", summary="List deliveries")
 def list_deliveries(
     webhook_endpoint_id: EndpointId,
-    who: Who,
+    who: AsAdmin,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: OrderQuery = "desc",
 ) -> DeliveryList:
     """Events sent to an endpoint, with the receiver's answer to every attempt. Finished ones are kept for 30 days."""
-    who.must("admin")
     with db.read() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
         statement = select(Delivery).where(Delivery.endpoint_id == row.id)
@@ -189,10 +182,9 @@ def list_deliveries(
     f"{_ONE}/deliveries/{{webhook_delivery_id}}", operation_id="retrieveWebhookDelivery", summary="Read a delivery"
 )
 def retrieve_delivery(
-    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: Who, db: Db
+    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: AsAdmin, db: Db
 ) -> DeliveryObject:
     """The event, and the receiver's answer to every attempt."""
-    who.must("admin")
     with db.read() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
         return DeliveryObject.of(deliveries.find(session, row, webhook_delivery_id))
@@ -205,10 +197,9 @@ def retrieve_delivery(
     responses=CONFLICT,
 )
 def replay_delivery(
-    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: Who, db: Db
+    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: AsAdmin, db: Db
 ) -> DeliveryObject:
     """Creates a new delivery with the event's id and body, so that a receiver recognises the same event."""
-    who.must("admin")
     with db.write() as session:
         row = endpoints.find(session, who.project, webhook_endpoint_id)
         if row.disabled_at is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from app.auth.caller import Who
+from app.auth.caller import AsReader
 from app.errors import InvalidRequest
 from app.http.dependencies import JobId
 from app.jobs.live.watcher import Feed, JobWatcher
@@ -27,7 +27,7 @@ class FeedReader:
     """A request for a feed of a job (its events, curves or logs), as a list or live."""
 
     fine_tuning_job_id: JobId
-    who: Who
+    who: AsReader
     watcher: WatcherDep
     stream: Annotated[bool, Query(description="Server-sent events from `after` to the end of the job.")] = False
     last_event_id: Annotated[str | None, Header(max_length=64, description="Where a dropped stream goes on.")] = None
