@@ -24,6 +24,7 @@ from app.http.dependencies import Backends
 from app.http.head_requests import HeadRequests
 from app.http.host_guard import HostGuard
 from app.http.nul_bytes import NulBytes, refuse_nul_in_bodies
+from app.http.request_head import HeadLimit
 from app.http.request_id import RequestId
 from app.http.size_limit import SizeLimit
 from app.http.telemetry import configure_logs
@@ -89,6 +90,7 @@ def _add_middleware(application: FastAPI, settings: Settings) -> None:
         application.add_middleware(HostGuard, trusted=settings.trusted_hosts)
     application.add_middleware(NulBytes)
     application.add_middleware(SizeLimit)
+    application.add_middleware(HeadLimit)
     application.add_middleware(errors.UnhandledErrors)
     application.add_middleware(AccessLog)
     application.add_middleware(RequestId)

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 import uvicorn
 
+from app.http.request_head import PARSER
 from app.main import create_app
 from app.settings import SECRETS, Settings
 
@@ -63,7 +64,7 @@ def configured(settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         server_header=False,
         # Pinned: httptools, if installed, accepts a head of any size, and uvloop serves busy pollers unevenly.
-        http="h11",
+        **PARSER,
         loop="asyncio",
     )
 

@@ -7,8 +7,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.openapi.load import load_examples
-from app.openapi.prose import Error, error_example
+from app.openapi.prose import Error, Problem, error_example
 
+_REFERENCE: Final = "#/components/schemas/{model}"
 #: Operations that answer 422, for an Idempotency-Key that was used for another request.
 _UNPROCESSABLE: Final = frozenset({"createFineTuningJob"})
 
@@ -40,13 +41,15 @@ def _document(application: FastAPI, *, keys_required: bool) -> dict[str, Any]:
             operation["responses"].pop("422", None)  # FastAPI's default; here a wrong request gets 400
         if not keys_required and "security" in operation:
             operation["security"].append({})
-        _exemplify_errors(operation)
+        _describe_errors(operation)
         _no_null(operation)
     schemas = document["components"]["schemas"]
     _exemplify(schemas)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     assert Error.__name__ in schemas
+    schemas[Problem.__name__] = Problem.model_json_schema(ref_template=_REFERENCE)
+    schemas[Problem.__name__].pop("$defs")
     return document
 
 
@@ -64,12 +67,15 @@ def _exemplify(schemas: dict[str, Any]) -> None:
             schema.setdefault("examples", [{name: value for name, value in fields.items() if name in properties}])
 
 
-def _exemplify_errors(operation: dict[str, Any]) -> None:
-    """Adds an example to every error response of one operation."""
-    for status, answer in operation["responses"].items():
-        content = answer.get("content", {}).get("application/json")
-        if status >= "400" and content:
-            content["example"] = error_example(status, operation=operation["operationId"])
+def _describe_errors(operation: dict[str, Any]) -> None:
+    """Gives every error response its two content types, whatever that of a success is, and an example of each."""
+    for status, response in operation["responses"].items():
+        if status >= "400" and response.get("content"):
+            example = error_example(status, operation=operation["operationId"])
+            response["content"] = {
+                "application/json": {"schema": {"$ref": _REFERENCE.format(model=Error.__name__)}, "example": example},
+                "application/problem+json": {"schema": {"$ref": _REFERENCE.format(model=Problem.__name__)}},
+            }
 
 
 def _no_null(operation: dict[str, Any]) -> None:

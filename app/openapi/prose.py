@@ -74,6 +74,17 @@ class Error(BaseModel):
     error: ErrorBody
 
 
+class Problem(BaseModel):
+    """The same error as an RFC 9457 problem, for requests with `Accept: application/problem+json`."""
+
+    type: str = Field(description="`urn:permafrost:error:` and the error's code.")
+    title: str = Field(description="The phrase of the status.")
+    status: int
+    detail: str = Field(description="The error's message.")
+    instance: str = Field(description="Path of the request.")
+    error: ErrorBody
+
+
 _EXAMPLES: Final = load_examples("errors")
 
 

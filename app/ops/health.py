@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.core import CollectorRegistry, GaugeMetricFamily
 from sqlalchemy import func, select, text
@@ -33,7 +34,7 @@ async def live() -> dict[str, str]:
     "/readyz",
     operation_id="ready",
     summary="Can this process serve?",
-    responses={503: {"description": "Not ready; `problems` says why."}},
+    responses={503: {"description": "Not ready; `problems` says why.", "content": {"application/json": {}}}},
 )
 def ready(request: Request, db: Db, response: Response) -> dict[str, Any]:
     """Ready when the database answers, its tables match this version, and the worker of `permafrost serve` runs.
@@ -47,7 +48,7 @@ def ready(request: Request, db: Db, response: Response) -> dict[str, Any]:
     return {"status": "unready" if problems else "ready", "problems": problems}
 
 
-@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
+@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 def metrics(db: Db, settings: Config) -> Response:
     """Any API process reports the whole service, workers included: values come from the database at every scrape."""
     registry = CollectorRegistry()

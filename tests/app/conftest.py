@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
 from starlette.testclient import TestClient
 
+from app.http.request_head import PARSER
 from app.main import create_app
 from app.settings import Settings
 from migrations.tables import tables
@@ -87,7 +88,7 @@ class serve:  # noqa: N801 - reads as a verb where it is used
     """Runs an application behind uvicorn in a thread, until the block ends."""
 
     def __init__(self, application: FastAPI) -> None:
-        config = uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=2, **PARSER)
         self._server = uvicorn.Server(config)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],))

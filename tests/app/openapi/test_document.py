@@ -14,6 +14,7 @@ from app.main import create_app
 from app.settings import Settings
 from migrations.upgrade import upgrade
 from tests.app.conftest import AFFINE, rows, serve, upload_to
+from tests.app.guarded import guard, one_of_everything
 from tools import fuzz
 
 #: Operations of OpenAI's own document, by their method and path.
@@ -143,3 +144,29 @@ def things(url: str) -> dict[str, str]:
         wanted = {"name": "a", "url": "https://hooks.example.org/x", "event_types": ["fine_tuning.job.succeeded"]}
         endpoint = client.post("webhook_endpoints", json=wanted).json()["id"]
     return {"file_id": file, "fine_tuning_job_id": job, "webhook_endpoint_id": endpoint}
+
+
+def test_every_response_has_a_documented_type(tmp_path: Path) -> None:
+    """Status and content type of what each route answers: with a key and without, for an object and for none."""
+    guarded = guard(Settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"))
+    document = guarded.application.openapi()
+    seen: set[tuple[str, str]] = set()
+    undocumented: set[tuple[str, int, str]] = set()
+    with TestClient(guarded.application, base_url="http://testserver/v1/") as client:
+        ids = one_of_everything(guarded, client)
+        for accept in ("*/*", "application/problem+json"):
+            for key in ({}, guarded.headers("mine")):
+                for values in (ids, dict.fromkeys(ids, "none")):
+                    for method, path, operation in operations(document):
+                        if method == "delete":
+                            continue
+                        url = f"http://testserver{path.format(**values)}"
+                        answer = client.request(method, url, headers={**key, "accept": accept}, json={})
+                        media_type = answer.headers["content-type"].partition(";")[0]
+                        response = operation["responses"].get(str(answer.status_code), {})
+                        if media_type not in response.get("content", {}):
+                            undocumented.add((operation["operationId"], answer.status_code, media_type))
+                        seen.add((str(answer.status_code), media_type))
+    assert undocumented == set()
+    assert {status for status, _ in seen} >= {"200", "400", "401", "404"}
+    assert ("401", "application/problem+json") in seen
