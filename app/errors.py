@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from app.jsontypes import JsonDict
+
 
 class PermafrostError(Exception):
     """An error to report to the caller: what was wrong, where (`param`, `errors`), and what would work.
@@ -20,7 +22,7 @@ class PermafrostError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
-        errors: Sequence[dict[str, Any]] = (),
+        errors: Sequence[JsonDict] = (),
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
@@ -30,9 +32,9 @@ class PermafrostError(Exception):
         self.errors = list(errors)
         self.headers = headers or {}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The `error` object of OpenAI's envelope; `errors` is ours and absent when empty."""
-        body: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        body: JsonDict = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return body | ({"errors": self.errors} if self.errors else {})
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.jsontypes import JsonDict
 from app.settings import Settings
 
 Server = Annotated[
@@ -56,7 +57,7 @@ def submit(
     server: Server = "",
 ) -> None:
     """Upload a file and start a job on it. Prints only the job's id on standard output."""
-    body: dict[str, Any] = {"model": _model(model), "task": task, "seed": seed, "suffix": suffix}
+    body: JsonDict = {"model": _model(model), "task": task, "seed": seed, "suffix": suffix}
     body |= {
         "freeze_policy": _json(policy, "--policy", EXAMPLE),
         "hyperparameters": _json(hyperparameters, "--hyperparameters"),
@@ -87,7 +88,7 @@ def watch(job: Annotated[str, typer.Argument(help="Id of the job, ftjob-…")], 
 
 def preview(model: Model, policy: Policy, task: Task = None, server: Server = "") -> None:
     """Show what a policy would freeze in a model, without training."""
-    body: dict[str, Any] = {
+    body: JsonDict = {
         "model": _model(model),
         "freeze_policy": _json(policy, "--policy", EXAMPLE),
         "limit": 10_000,
@@ -130,7 +131,7 @@ def _follow(client: httpx2.Client, job_id: str) -> int:
     return _conclude(console, job)
 
 
-def _bar(client: httpx2.Client, console: Console, job: dict[str, Any]) -> dict[str, Any]:
+def _bar(client: httpx2.Client, console: Console, job: JsonDict) -> JsonDict:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task(_describe(job), total=100, completed=job["progress"]["percent"] or 0)
@@ -140,7 +141,7 @@ def _bar(client: httpx2.Client, console: Console, job: dict[str, Any]) -> dict[s
     return job
 
 
-def _lines(client: httpx2.Client, console: Console, job: dict[str, Any]) -> dict[str, Any]:
+def _lines(client: httpx2.Client, console: Console, job: JsonDict) -> JsonDict:
     printed = None
     for latest in _until_it_ends(client, job):
         job = latest
@@ -151,7 +152,7 @@ def _lines(client: httpx2.Client, console: Console, job: dict[str, Any]) -> dict
     return job
 
 
-def _until_it_ends(client: httpx2.Client, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _until_it_ends(client: httpx2.Client, job: JsonDict) -> Iterator[JsonDict]:
     yield job
     tag = ""
     while job["status"] not in ENDED:
@@ -159,7 +160,7 @@ def _until_it_ends(client: httpx2.Client, job: dict[str, Any]) -> Iterator[dict[
         yield job
 
 
-def _poll(client: httpx2.Client, job: dict[str, Any], tag: str) -> tuple[dict[str, Any], str]:
+def _poll(client: httpx2.Client, job: JsonDict, tag: str) -> tuple[JsonDict, str]:
     """Poll a job: it and its ETag, once it changed or 20 s passed. Waits 2 s for a service that is away."""
     headers = {"prefer": "wait=20", "if-none-match": tag}
     try:
@@ -206,7 +207,7 @@ def _connect(server: str) -> httpx2.Client:
     return httpx2.Client(base_url=f"{base}/v1/", headers={"authorization": f"Bearer {key}"} if key else {}, timeout=30)
 
 
-def _ask(client: httpx2.Client, method: str, path: str, **content: Any) -> dict[str, Any]:
+def _ask(client: httpx2.Client, method: str, path: str, **content: Any) -> JsonDict:
     try:
         return _checked(client.request(method, path, **content))
     except httpx2.TransportError as error:
@@ -215,9 +216,9 @@ def _ask(client: httpx2.Client, method: str, path: str, **content: Any) -> dict[
         raise SystemExit(f"{where} does not answer ({error}); {hint}") from None
 
 
-def _checked(answer: httpx2.Response) -> dict[str, Any]:
+def _checked(answer: httpx2.Response) -> JsonDict:
     if answer.is_success:
-        body: dict[str, Any] = answer.json()
+        body: JsonDict = answer.json()
         return body
     try:
         error = answer.json()["error"]

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
+
+from app.jsontypes import JsonDict
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -79,7 +81,7 @@ def serve(host: str | None = None, port: int | None = None, worker: bool = True)
     from app.cli.serve import serve as run
     from app.settings import Settings
 
-    options: dict[str, Any] = {"host": host, "port": port}
+    options: JsonDict = {"host": host, "port": port}
     run(Settings(**{name: value for name, value in options.items() if value is not None}), with_worker=worker)
 
 

@@ -11,6 +11,7 @@ from app.http.dependencies import Db
 from app.jobs.answers import MetricList
 from app.jobs.live.streaming import FeedReaderDep, number
 from app.jobs.queue.queries import find_job
+from app.jsontypes import JsonDict
 from app.openapi.prose import ERRORS, METRIC_STREAM
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS)
@@ -51,7 +52,7 @@ async def list_metrics(
     return await run_in_threadpool(_metrics, db, reader.who.project, reader.fine_tuning_job_id, options)
 
 
-def _metrics(db: Database, project: str, job_id: str, options: dict[str, Any]) -> MetricList:
+def _metrics(db: Database, project: str, job_id: str, options: JsonDict) -> MetricList:
     with db.read() as session:
         find_job(session, project, job_id)
         return metrics(session, job_id, **options)

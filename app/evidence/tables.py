@@ -7,6 +7,7 @@ from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String,
 from sqlalchemy.orm import Mapped, deferred, mapped_column
 
 from app.db import Base
+from app.jsontypes import JsonDict
 
 
 class Evidence(Base):
@@ -23,7 +24,7 @@ class Evidence(Base):
     frozen_root: Mapped[str | None] = mapped_column(String(64))
     result_root: Mapped[str | None] = mapped_column(String(64))
     violations: Mapped[list[Any]] = mapped_column(default=list)
-    checks: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    checks: Mapped[JsonDict] = mapped_column(default=dict)
     keyid: Mapped[str | None] = mapped_column(String(80))
     #: The DSSE envelope, byte for byte as it was signed.
     envelope: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
@@ -55,6 +56,6 @@ class Parameter(Base):
     first_changed_step: Mapped[int | None]
     base_sha256: Mapped[str | None] = mapped_column(String(64))
     result_sha256: Mapped[str | None] = mapped_column(String(64))
-    stats: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    stats: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
     #: The same at checkpoints that the run has kept: [{step, ...}], oldest first.
     history: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")

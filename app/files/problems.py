@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from app.jsontypes import JsonDict
+
 _MAX_CANDIDATES: Final = 100_000
 #: How Python prints an object without a text of its own, such as <_io.BytesIO object at 0x7f…>.
 _OBJECT: Final = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
@@ -20,7 +22,7 @@ class LineProblem:
     code: str
     message: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         return {"line": self.line, "field": self.field, "code": self.code, "message": self.message}
 
 

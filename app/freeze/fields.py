@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import PolicyError
+from app.jsontypes import JsonDict
 
 MAX_STRINGS = 10_000  # patterns in one selector
 MAX_RANGES = 10_000  # row ranges in one rule, intervals in one schedule
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def given(value: Any, at: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+def given(value: Any, at: str, allowed: tuple[str, ...]) -> JsonDict:
     """The keys that have a value; null means that the key is left out."""
     keys(value, at, allowed)
     return {key: item for key, item in value.items() if item is not None}

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
 from app.freeze.policy import Policy
+from app.jsontypes import JsonDict
 
 #: Names of adapters' own tensors, as peft gives them.
 ADAPTER_NAMES: Final = r"(.*\.)?(lora_|ia3_|prompt_encoder\.).*"
-ADAPTER_RULE: Final[dict[str, Any]] = {"id": "adapter", "action": "train", "select": {"regex": [ADAPTER_NAMES]}}
+ADAPTER_RULE: Final[JsonDict] = {"id": "adapter", "action": "train", "select": {"regex": [ADAPTER_NAMES]}}
 
 
 def implied_policy(policy: Policy, new: Collection[str] = ()) -> Policy:
@@ -40,5 +41,5 @@ def is_of_adapter(name: str) -> bool:
     return re.fullmatch(ADAPTER_NAMES, name) is not None
 
 
-def _with_rules(policy: Policy, rules: list[dict[str, Any]]) -> Policy:
+def _with_rules(policy: Policy, rules: list[JsonDict]) -> Policy:
     return Policy.from_json({**policy.to_json(), "default": "freeze", "rules": rules})

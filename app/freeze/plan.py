@@ -13,6 +13,7 @@ from app.freeze.assignment import Assignment, NameDecision, Ranges
 from app.freeze.policy import WHOLE_RUN, Intervals, Policy
 from app.freeze.selectors import Index, matching
 from app.freeze.tensors import TensorInfo, nbytes
+from app.jsontypes import JsonDict
 
 __all__ = ["Decision", "FreezePlan", "TensorInfo", "resolve"]
 
@@ -51,7 +52,7 @@ class Decision(NamedTuple):
             return self.elements // self.shape[0] * rows
         return self.elements if self.action == "freeze" and not self.scheduled else 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         return {
             "name": self.name,
             "kind": self.kind,
@@ -144,7 +145,7 @@ class FreezePlan:
             "trainable": {"tensors": trainable, "elements": trainable_elements, "bytes": trainable_bytes},
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         return {
             "policy": self.policy.to_json(),
             "decisions": [decision.to_json() for decision in self.decisions],

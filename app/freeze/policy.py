@@ -15,6 +15,7 @@ from app.errors import PolicyError
 from app.freeze import fields
 from app.freeze.glob import check_glob
 from app.freeze.regex import compile_regex
+from app.jsontypes import JsonDict
 
 ACTIONS = ("freeze", "train")
 MECHANISMS = ("requires_grad", "detach", "param_group")
@@ -37,7 +38,7 @@ class Layers:
     start: int | None = None
     stop: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         parts = {"path": self.path, "first": self.first, "last": self.last, "from": self.start, "to": self.stop}
         return {key: value for key, value in parts.items() if value is not None}
 
@@ -54,8 +55,8 @@ class Select:
     kind: str | None = None
     rows: tuple[tuple[int, int], ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {
+    def to_json(self) -> JsonDict:
+        parts: JsonDict = {
             "name": list(self.name),
             "regex": list(self.regex),
             "module": list(self.module),
@@ -104,8 +105,8 @@ class Rule:
             return self.at
         return f"{self.at}.select.{key}" if key else f"{self.at}.select"
 
-    def to_json(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"id": self.id, "action": self.action}
+    def to_json(self) -> JsonDict:
+        out: JsonDict = {"id": self.id, "action": self.action}
         if self.mechanism:
             out["mechanism"] = self.mechanism
         out["select"] = self.select.to_json()
@@ -132,7 +133,7 @@ class Policy:
         """Read a policy as users write it. PolicyError.param is the path of the part that is wrong."""
         return _read_policy(obj, "freeze_policy")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The normal form: every default written out, every selector a list, no shorthand."""
         return {
             "default": self.default,

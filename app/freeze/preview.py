@@ -10,6 +10,7 @@ from app.errors import InvalidRequest
 from app.freeze.plan import Decision, FreezePlan, resolve
 from app.freeze.policy import Policy
 from app.freeze.tensors import DTYPE_BITS, TensorInfo
+from app.jsontypes import JsonDict
 
 NORMS_WITH_STATE = ("BatchNorm", "SyncBatchNorm", "InstanceNorm")
 MANY = 3  # names listed in a warning
@@ -33,14 +34,14 @@ class Preview:
     """A plan and the memory that it saves. `rows` are the decisions as JSON, sorted by name, for paging."""
 
     plan: FreezePlan
-    memory: dict[str, Any]
+    memory: JsonDict
     warnings: tuple[str, ...]
 
     @cached_property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[JsonDict]:
         return [decision.to_json() for decision in self.plan.decisions]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The preview as JSON without the rows."""
         return {
             "freeze_policy": self.plan.policy.to_json(),
@@ -82,7 +83,7 @@ def preview(
     return Preview(plan, _memory(plan, optimizer, masters=master_weights), tuple(warnings))
 
 
-def _memory(plan: FreezePlan, optimizer: str, *, masters: bool) -> dict[str, Any]:
+def _memory(plan: FreezePlan, optimizer: str, *, masters: bool) -> JsonDict:
     """Bytes that gradients and optimizer state take, against those of training every parameter."""
     state, described = OPTIMIZER_STATE[optimizer]
     gradients = gradients_all = states = states_all = copies = 0

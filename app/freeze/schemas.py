@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.freeze.policy import Policy
+from app.jsontypes import JsonDict
 
 Mechanism = Literal["requires_grad", "detach", "param_group"]
 Action = Literal["freeze", "train"]
@@ -13,7 +14,7 @@ Patterns = str | list[str]
 Rows = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
 # What the OpenAPI page offers to try, by name. docs/freeze-policy.md explains each.
-EXAMPLES: dict[str, dict[str, Any]] = {
+EXAMPLES: dict[str, JsonDict] = {
     "head only": {"train": ["classifier.**"]},
     "frozen by requires_grad": {"freeze": ["bert.**"], "mechanism": "requires_grad"},
     "frozen by detach": {"freeze": ["bert.**"], "mechanism": "detach"},
@@ -189,6 +190,6 @@ class FreezePlanCounts(BaseModel):
     trainable: Counts
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonDict:
     """The published JSON schema of a freeze policy."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **FreezePolicy.model_json_schema()}

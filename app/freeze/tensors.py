@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.jsontypes import JsonDict
+
 # Bits per element of the safetensors dtype codes.
 DTYPE_BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
@@ -35,7 +37,7 @@ class TensorInfo:
     def nbytes(self) -> int:
         return nbytes(self.elements, self.dtype)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         return {
             "name": self.name,
             "shape": list(self.shape),

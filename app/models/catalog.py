@@ -16,6 +16,7 @@ from app.db import Lock, locked
 from app.errors import Gone, ModelError, NotFound
 from app.evidence.format.compose import ComposedFile, Slice, compose
 from app.freeze.plan import TensorInfo
+from app.jsontypes import JsonDict
 from app.models import manifest
 from app.models.manifest import Manifest
 from app.models.tables import Model
@@ -221,7 +222,7 @@ def _torch(settings: Settings, wanted: TorchSpec) -> ChosenModel:
     return ChosenModel(name, wanted, stored=_affine(kwargs) if name == "affine" else None)
 
 
-def _affine(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _affine(kwargs: Mapping[str, Any]) -> list[JsonDict]:
     """The two tensors of `affine`, from its kwargs. Raises ModelError."""
     sizes = {}
     for key in ("in_features", "out_features"):

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from app.errors import Conflict, NotFound
 from app.evidence.diff.diff import STATUSES, Difference, ModelTensor, differences, plan_of, violations
 from app.freeze.plan import FreezePlan
 from app.freeze.policy import Policy
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.storage.blobs import Storage
 
@@ -78,7 +79,7 @@ class Comparison:
                     comma = ",\n"
             yield f"], {json.dumps(self._summary(compared))[1:]}"
 
-    def _summary(self, compared: list[Difference]) -> dict[str, Any]:
+    def _summary(self, compared: list[Difference]) -> JsonDict:
         counts = Counter(difference.status for difference in compared)
         broken = violations(compared, self.plan) if self.plan else []
         verdict = ("violated" if broken else "identical") if self.plan else None

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.freeze.schemas import FreezePolicy
 from app.http.request_body import RequestBody
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.paging.keyset import Page
 from app.specs.models import TransformersSpec
@@ -33,7 +34,7 @@ class ModelObject(BaseModel):
         description="`available`: a folder on the server that no job has used yet; `pending`: waits for a worker."
     )
     error: str | None = None
-    spec: dict[str, Any]
+    spec: JsonDict
     base_model: str | None = None
     job_id: str | None = None
     root: str | None = Field(default=None, description="RFC 9162 root over the tensors, for auditors to pin.")

@@ -7,6 +7,7 @@ from sqlalchemy import JSON, BigInteger, Index, String, Text
 from sqlalchemy.orm import Mapped, deferred, mapped_column
 
 from app.db import Base
+from app.jsontypes import JsonDict
 from app.specs.models import ModelSpec, read_model
 
 
@@ -25,7 +26,7 @@ class Model(Base):
     status: Mapped[str] = mapped_column(String(12))
     error: Mapped[str | None] = mapped_column(Text)
     #: How to load it: a resolved model spec (type, task, architecture, kwargs, ...).
-    spec: Mapped[dict[str, Any]]
+    spec: Mapped[JsonDict]
     base_id: Mapped[str | None] = mapped_column(String(256))
     job_id: Mapped[str | None] = mapped_column(String(64), index=True)
     #: RFC 9162 root over the model's tensors, for auditors to pin.
@@ -38,7 +39,7 @@ class Model(Base):
     #: `own`, of a checkpoint: the blob belongs to no other model.
     tensors: Mapped[list[Any]] = deferred(mapped_column(JSON, default=list))
     #: Tensors for plan.resolve, written once by a worker and None until then; models/manifest.py reads it.
-    manifest: Mapped[list[Any] | dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
+    manifest: Mapped[list[Any] | JsonDict | None] = deferred(mapped_column(JSON(none_as_null=True)))
 
     @property
     def model_spec(self) -> ModelSpec:

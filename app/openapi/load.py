@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+
+from app.jsontypes import JsonDict
 
 _FOLDER = Path(__file__).parent / "examples"
 
 
-def load_examples(name: str) -> dict[str, Any]:
+def load_examples(name: str) -> JsonDict:
     """The content of `examples/NAME.json`."""
-    examples: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text("utf-8"))
+    examples: JsonDict = json.loads((_FOLDER / f"{name}.json").read_text("utf-8"))
     return examples

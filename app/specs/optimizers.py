@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from app.specs.reading import JsonObject, Range, Spec
+from app.jsontypes import JsonDict
+from app.specs.reading import Range, Spec
 
 OptimizerName = Literal["adamw", "adam", "sgd", "adafactor", "muon"]
 NotNegative = Annotated[float, Range(0)]
@@ -54,7 +55,7 @@ class OptimizerSpec(Spec):
     ns_steps: Annotated[int, Range(1, 99)] | None = None  # of muon: Newton-Schulz iterations
     adjust_lr_fn: Literal["match_rms_adamw", "original"] | None = None
 
-    def options(self) -> JsonObject:
+    def options(self) -> JsonDict:
         """What is given besides name and groups, with pairs as tuples, as torch takes them."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return {key: value for key, value in given.items() if value is not None and key not in ("name", "groups")}

@@ -9,8 +9,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from app.errors import InvalidRequest
-
-JsonObject = dict[str, Any]
+from app.jsontypes import JsonDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Spec:
         """Raises `cls.ERROR`, with the path of the field as `param`, for a missing, unknown or ill-typed one."""
         return read(cls, content, param=param or cls.PARAM)
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> JsonDict:
         given = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: _plain(value) for name, value in given if value is not None}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, Final, ParamSpec, TypeVar
 
 from app.errors import StorageUnavailable
+from app.jsontypes import JsonDict
 from app.storage.stored_file import StoredFile
 
 P = ParamSpec("P")
@@ -196,7 +197,7 @@ class ObjectStore:
         return files, root
 
 
-def _modified(info: dict[str, Any]) -> float:
+def _modified(info: JsonDict) -> float:
     """Modification time in seconds since 1970. S3 calls it LastModified, others mtime or created."""
     for name in ("LastModified", "mtime", "modified", "created"):
         value = info.get(name)

@@ -4,13 +4,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import ColumnElement, Select, delete, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db import Database, new_id, now
 from app.errors import NotFound
+from app.jsontypes import JsonDict
 from app.webhooks.sender import PostResult
 from app.webhooks.tables import Delivery, Endpoint
 
@@ -135,7 +136,7 @@ def _taken_by(due: DueDelivery) -> Sequence[ColumnElement[bool]]:
     return (Delivery.id == due.delivery.id, Delivery.attempt == due.attempt, Delivery.status == "pending")
 
 
-def _entry(due: DueDelivery, answer: PostResult) -> dict[str, Any]:
+def _entry(due: DueDelivery, answer: PostResult) -> JsonDict:
     return {
         "attempt": due.attempt,
         "created_at": int(due.at.timestamp()),

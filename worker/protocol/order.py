@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
 
 from app.freeze.policy import Policy
+from app.jsontypes import JsonDict
 from app.specs.data import DataSpec
 from app.specs.evidence import EvidenceSpec
 from app.specs.hyperparameters import Hyperparameters
 from app.specs.models import ModelSpec, read_model
-from app.specs.reading import JsonObject
 from worker.protocol.workspace import Workspace, write_json
 
 Stage = Literal["initialise", "describe", "train"]
@@ -41,7 +41,7 @@ class WorkOrder:
     devices: int = 1  # processes on this machine, each with a device of its own
     strategy: str = "ddp"  # "ddp": a replica on each; "fsdp": each holds a part
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> JsonDict:
         specs = {name: getattr(self, name).to_json() for name in _READERS}
         return {each.name: specs.get(each.name, getattr(self, each.name)) for each in fields(self)}
 
@@ -71,7 +71,7 @@ class WorkOrder:
 
     @classmethod
     def load(cls, workspace: Path) -> WorkOrder:
-        return cls.from_json(cast("JsonObject", json.loads(Workspace(workspace).order.read_text("utf-8"))))
+        return cls.from_json(cast("JsonDict", json.loads(Workspace(workspace).order.read_text("utf-8"))))
 
 
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {

@@ -17,6 +17,7 @@ from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.files.usage import blob_in_use
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.storage.blobs import Blob, Storage
 from worker.protocol import Workspace
@@ -57,7 +58,7 @@ class Artifacts:
     blob: Blob  # of the changed tensors
     layout: ComposedFile  # of the weights, composed
     weights: FileRef
-    others: list[dict[str, Any]]  # the files beside the weights
+    others: list[JsonDict]  # the files beside the weights
 
     @property
     def files(self) -> list[FileRef]:
@@ -161,7 +162,7 @@ def _slices(result: Result, base: Model, changed: FileReading, blob: Blob) -> li
     return slices
 
 
-def publish_files(folder: Path, storage: Storage) -> list[dict[str, Any]]:
+def publish_files(folder: Path, storage: Storage) -> list[JsonDict]:
     """Configuration and tokenizer files beside the weights."""
     if folder.parent.is_symlink() or folder.is_symlink():
         raise ResultError("the trainer's output folder is a link")

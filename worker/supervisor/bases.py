@@ -14,6 +14,7 @@ from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.jobs.queue.attempt import Lease
 from app.jobs.queue.tables import Job
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.specs.models import ModelSpec, TransformersSpec
 from app.storage.blobs import Storage
@@ -26,8 +27,8 @@ SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktok
 class StoredFolder:
     """A folder's files as blobs, and the tensors in them."""
 
-    files: list[dict[str, Any]]
-    tensors: list[dict[str, Any]]
+    files: list[JsonDict]
+    tensors: list[JsonDict]
     root: str
 
 
@@ -57,8 +58,8 @@ def _ingest(folder: Path, storage: Storage) -> StoredFolder:
         whole = root(tensor for reading in readings.values() for tensor in reading.tensors)
     except ValueError as error:
         raise ModelError(f"{folder.name}: {error}", param="model") from error
-    files: list[dict[str, Any]] = []
-    tensors: list[dict[str, Any]] = []
+    files: list[JsonDict] = []
+    tensors: list[JsonDict] = []
     for path in paths:
         blob = storage.put(path)
         reading = readings.get(path.name)
@@ -76,7 +77,7 @@ def _read(path: Path) -> FileReading:
         raise ModelError(f"{path.parent.name}: {path.name} cannot be read: {error}", param="model") from error
 
 
-def tensor_rows(reading: FileReading, blob: str) -> Iterable[dict[str, Any]]:
+def tensor_rows(reading: FileReading, blob: str) -> Iterable[JsonDict]:
     """The tensors of a stored file, as a model's row lists them."""
     for tensor in reading.tensors:
         yield {
@@ -133,7 +134,7 @@ def loaded(model: Model) -> Model:
     return model
 
 
-def ready(db: Database, model_id: str, manifest: list[Any] | dict[str, Any]) -> None:
+def ready(db: Database, model_id: str, manifest: list[Any] | JsonDict) -> None:
     """Only a pending model becomes ready: two workers may have read it at the same time."""
     with db.write() as session:
         pending = update(Model).where(Model.id == model_id, Model.status == "pending")

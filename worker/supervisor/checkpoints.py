@@ -27,6 +27,7 @@ from app.jobs.queue.attempt import AttemptUpdates, LeaseLost
 from app.jobs.queue.checkpoints import NewCheckpoint
 from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.tables import Job
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Report, Workspace
@@ -112,7 +113,7 @@ class Publisher:
             log.exception("a checkpoint was not published", job=self._job.id)
             self._warn(f"a checkpoint could not be published as a model: {type(error).__name__}")
 
-    def _publish(self, step: int, metrics: dict[str, Any]) -> None:
+    def _publish(self, step: int, metrics: JsonDict) -> None:
         stored: set[str] = set()
         model = self._make(step, stored)
         if model is None:
@@ -159,7 +160,7 @@ class CheckpointRecipe:
     workspace: Workspace
     #: Stored with the first checkpoint that needs them: a new head that is trained never needs its initial values.
     initial: TensorBlob | None = None
-    files: list[dict[str, Any]] | None = None
+    files: list[JsonDict] | None = None
 
     @classmethod
     def read(cls, workspace: Workspace, storage: Storage) -> "CheckpointRecipe":

@@ -1,9 +1,8 @@
 """What the end of a trainer process means for its job: done, refused, stopped, crashed."""
 
-from typing import Any
-
 from app.errors import PermafrostError
 from app.jobs.queue.attempt import LeaseLost
+from app.jsontypes import JsonDict
 from worker.protocol import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_NO_ROOM, EXIT_SIGNALLED, EXIT_STOPPED
 from worker.supervisor.lease import LeaseKeeper
 from worker.supervisor.reports import ReportReader
@@ -51,7 +50,7 @@ def explain(code: int, reports: ReportReader, *, stop_requested: bool, keeper: L
 class TrainerRefused(PermafrostError):
     """The trainer reported what is wrong with the job, in words for the person who made it."""
 
-    def __init__(self, report: dict[str, Any]) -> None:
+    def __init__(self, report: JsonDict) -> None:
         super().__init__(
             str(report.get("message")),
             code=str(report.get("code") or "training_failed"),
@@ -60,9 +59,9 @@ class TrainerRefused(PermafrostError):
         )
 
 
-def problem_of(error: PermafrostError) -> dict[str, Any]:
+def problem_of(error: PermafrostError) -> JsonDict:
     """The error as the job's `error` field has it."""
-    problem: dict[str, Any] = {
+    problem: JsonDict = {
         "code": error.code or "invalid_request",
         "message": error.message,
         "param": error.param,

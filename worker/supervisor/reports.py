@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from app.jobs.queue.attempt import AttemptUpdates
 from app.jobs.queue.event_log import NewEvent
+from app.jsontypes import JsonDict
 from worker.protocol import Report, read_reports
 
 Level = Literal["info", "warn", "error"]
@@ -27,7 +28,7 @@ class ReportReader:
     def __init__(self, path: Path) -> None:
         self.failed: Report | None = None
         self.done: Report | None = None
-        self.violations: list[dict[str, Any]] = []
+        self.violations: list[JsonDict] = []
         self.stepped = False
         self.on_checkpoint: Callable[[Report], None] = lambda report: None
         self.heard_at = time.monotonic()
@@ -39,7 +40,7 @@ class ReportReader:
         self._event_at = float("-inf")
         self._stage = ""
         self._position = (0, 0.0)  # step and epoch
-        self._prefix_cache: dict[str, Any] | None = None
+        self._prefix_cache: JsonDict | None = None
 
     def read(self) -> AttemptUpdates:
         """What was reported since the last call, as changes to the job."""
@@ -127,7 +128,7 @@ class ReportReader:
     def _take_done(self, report: Report, news: AttemptUpdates) -> None:
         self.done = report
 
-    def _progress(self, step: int, epoch: float) -> dict[str, Any]:
+    def _progress(self, step: int, epoch: float) -> JsonDict:
         self._position = (step, epoch)
         percent = round(100 * step / self._total, 1) if self._total else None
         eta = self._eta(step)

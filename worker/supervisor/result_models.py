@@ -7,13 +7,14 @@ from typing import Any
 from app.evidence.format.compose import ComposedFile
 from app.evidence.format.statement import FileRef
 from app.jobs.queue.tables import Job
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.specs.models import ModelSpec, TorchSpec
 from worker.supervisor.artifacts import WEIGHT_FILES
 
 
 def composed_model(
-    job: Job, base: Model, layout: ComposedFile, weights: FileRef, others: list[dict[str, Any]], manifest: list[Any]
+    job: Job, base: Model, layout: ComposedFile, weights: FileRef, others: list[JsonDict], manifest: list[Any]
 ) -> Model:
     """A model of the job's project whose file of weights is composed on download."""
     return Model(

@@ -8,17 +8,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from app.evidence.diff.changes import ByteSource, Span, compare, compare_values
 from app.evidence.diff.diff import DiffError, ModelTensor, open_model
 from app.evidence.format.digest import FileReading, TensorReading, read_file
 from app.evidence.format.statement import Reading, Row
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 from worker.protocol import Workspace
 
 TensorSpans = dict[str, tuple[Span, TensorReading]]
-History = dict[str, list[dict[str, Any]]]
+History = dict[str, list[JsonDict]]
 
 _CHECKPOINT: Final = re.compile(r"step-(\d{8})")
 
@@ -30,7 +31,7 @@ def change_statistics(
     base: Model,
     readings: Mapping[str, TensorReading],
     changed: FileReading,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, JsonDict]:
     """By result name, for every tensor whose bytes are not the ones that it started with."""
     moved = [row for row in rows if row.changed and row.result is not None]
     if not moved:
@@ -89,7 +90,7 @@ def _initial(row: Row, initial: TensorSpans) -> tuple[Span, TensorReading] | Non
 
 def _compare(
     old: tuple[Span, TensorReading], after: ByteSource, new: Reading | ModelTensor, *, ranks: bool = True
-) -> dict[str, Any] | None:
+) -> JsonDict | None:
     before, reading = old
     if reading.shape != new.shape:
         return None

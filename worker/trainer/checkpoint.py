@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from app.evidence.format.digest import sha256_file
+from app.jsontypes import JsonDict
 from worker.trainer import determinism
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.ranks.shards import spread
@@ -56,7 +57,7 @@ class SavedCheckpoint:
     tensors: dict[str, Tensor]  # live names: everything that may have moved
     optimizer: dict[str, Tensor]
     random: dict[str, Tensor]
-    state: dict[str, Any]  # the JSON part: scalars of the optimizer, generators, scaler, history, environment
+    state: JsonDict  # the JSON part: scalars of the optimizer, generators, scaler, history, environment
     masters: dict[str, Tensor]  # fp32 copies of half-precision weights; empty where the run had none
 
     def restore_optimizer(self, optimizer: Optimizer) -> None:
@@ -64,7 +65,7 @@ class SavedCheckpoint:
 
         DamagedError where it has fewer tensors than the saved one.
         """
-        state: dict[int, dict[str, Any]] = {}
+        state: dict[int, JsonDict] = {}
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         for key, tensor in self.optimizer.items():
             index, _, name = key.partition(".")
@@ -260,7 +261,7 @@ def _write(path: Path, content: Mapping[str, Any], *, metadata: dict[str, str]) 
     flush(path)
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path) -> JsonDict:
     return {"size": path.stat().st_size, "sha256": sha256_file(path)}
 
 
@@ -272,7 +273,7 @@ def _prune(folder: Path, *, keep: int, best: int) -> bool:
     return bool(old)
 
 
-def _random_states(group: Group) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _random_states(group: Group) -> tuple[JsonDict, dict[str, Tensor]]:
     """Generator states of every rank: the first one's under plain names, the others' under their rank."""
     plain, tensors = determinism.random_states()
     first, *others = zip(group.gather(plain), group.gather_tensors(tensors), strict=True)
@@ -283,9 +284,9 @@ def _random_states(group: Group) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return plain_states, first[1] | apart
 
 
-def _optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _optimizer_state(optimizer: Optimizer) -> tuple[JsonDict, dict[str, Tensor]]:
     """Numbers and tensors of the state, by "index.name". Groups are not saved: they are built from hyperparameters."""
-    scalars: dict[str, Any] = {}
+    scalars: JsonDict = {}
     tensors: dict[str, Tensor] = {}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():

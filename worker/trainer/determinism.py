@@ -6,11 +6,11 @@ import os
 import platform
 import random
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
 
+from app.jsontypes import JsonDict
 from worker.trainer.ranks.group import ALONE, Group
 
 #: torch's messages about operations that ran without a deterministic kernel.
@@ -56,7 +56,7 @@ def seed_everything(seed: int, *, rank: int = 0) -> None:
     torch.manual_seed(seed)  # every device
 
 
-def random_states() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def random_states() -> tuple[JsonDict, dict[str, torch.Tensor]]:
     """The state of every generator: (JSON for Python and numpy, tensors for torch and each device)."""
     algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, words, gauss = random.getstate()
@@ -70,7 +70,7 @@ def random_states() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return plain, tensors
 
 
-def restore_random_states(plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+def restore_random_states(plain: JsonDict, tensors: dict[str, torch.Tensor]) -> None:
     version, words, gauss = plain["python"]
     random.setstate((version, tuple(words), gauss))
     algorithm, keys, position, has_gauss, cached = plain["numpy"]
@@ -82,7 +82,7 @@ def restore_random_states(plain: dict[str, Any], tensors: dict[str, torch.Tensor
             torch.cuda.set_rng_state(state, name)
 
 
-def report(now: dict[str, Any], *, seed: int, resumed: list[dict[str, Any]]) -> dict[str, Any]:
+def report(now: JsonDict, *, seed: int, resumed: list[JsonDict]) -> JsonDict:
     """Whether the same job gives the same bits again in the environment `now`, and what prevents it.
 
     `resumed` has each step after which the run resumed, with what differed in the environment.
@@ -91,7 +91,7 @@ def report(now: dict[str, Any], *, seed: int, resumed: list[dict[str, Any]]) -> 
     return {"exact": exact, "seed": seed, "not_deterministic": relaxed, "resumed": resumed, "environment": now}
 
 
-def environment(device: torch.device, *, attention: str | None = None, group: Group = ALONE) -> dict[str, Any]:
+def environment(device: torch.device, *, attention: str | None = None, group: Group = ALONE) -> JsonDict:
     """Everything that a run's bits depend on beside its inputs: runs resume exactly in an equal environment."""
     return {
         "torch": torch.__version__,

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from app.evidence.attest.observations import ObservedTensor, Piece
 from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import Reading, Row, RowSlice, changed
 from app.freeze.plan import Decision, FreezePlan
+from app.jsontypes import JsonDict
 
 
 def rows_of(
@@ -131,7 +131,7 @@ def _part_rows(
         )
 
 
-def _identity(decision: Decision, tensor: ObservedTensor) -> dict[str, Any]:
+def _identity(decision: Decision, tensor: ObservedTensor) -> JsonDict:
     return {
         "name": tensor.info.name,
         "kind": tensor.info.kind,

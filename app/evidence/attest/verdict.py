@@ -15,6 +15,7 @@ from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import Row, row_order
 from app.freeze.plan import resolve
 from app.freeze.policy import Policy
+from app.jsontypes import JsonDict
 
 #: Of all reasons; the rows have the rest.
 REASONS_SHOWN: Final = 3
@@ -36,7 +37,7 @@ class JobVerdict:
     rows: tuple[Row, ...]
     verdict: str  # "verified" | "violated" | "incomplete"
     reason: str | None
-    violations: tuple[dict[str, Any], ...]
+    violations: tuple[JsonDict, ...]
     first_changed: Mapping[str, int | None]
 
 
@@ -134,10 +135,10 @@ def _strays(rows: Sequence[Row], result: Mapping[str, TensorReading]) -> Iterato
 
 def _violations(
     problems: Iterable[TensorProblem], reported: Iterable[Mapping[str, Any]], seen: Iterable[ObservedTensor]
-) -> tuple[dict[str, Any], ...]:
+) -> tuple[JsonDict, ...]:
     """The witness's violations and those that only the files show, one entry per tensor."""
     first = {name: each.first_changed_step for each in seen for name in (each.info.name, *each.info.aliases)}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonDict] = {}
     for each in reported:
         entry = {field: each.get(field) for field in ("name", "last_good_step", "first_bad_step", "operation")}
         if each.get("explanation"):  # why no operation is named

@@ -8,13 +8,14 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from app.evidence.diff.dtypes import LAYOUTS, DtypeLayout, Floats, Words
 from app.evidence.format.tensorfile import DTYPE_BITS, TensorFileError, byte_count
+from app.jsontypes import JsonDict
 
 CHUNK = 6 << 20  # bytes; a multiple of every element size, and of the 3 bytes that hold four 6-bit elements
 RANK_ELEMENTS = 1 << 24  # matrices larger than this get no rank statistics
@@ -198,7 +199,7 @@ class _Tally:
             p99, median = select(distances, ranks, largest=self.ulp_max)
         return self.ulp_max, p99, median
 
-    def counts(self, elements: int) -> dict[str, Any]:
+    def counts(self, elements: int) -> JsonDict:
         """What is counted over the tensor's `elements`."""
         return {
             "elements": elements,

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from app.errors import PolicyError
 from app.evidence.diff.changes import CHUNK, ByteSource, Change, Span, compare, compare_values
@@ -25,6 +24,7 @@ from app.evidence.verifier.check_policy import read_policy
 from app.evidence.verifier.context import printable
 from app.freeze.plan import Decision, FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
+from app.jsontypes import JsonDict
 
 SAME, FROZEN_CHANGED, CANNOT_CHECK = 0, 1, 2
 INDEX = "model.safetensors.index.json"
@@ -59,7 +59,7 @@ class Difference:
     result: ModelTensor | None
     change: Change | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         return {
             "name": self.name,
             "status": self.status,
@@ -285,7 +285,7 @@ def _broken(difference: Difference, decision: Decision) -> str | None:
     return None
 
 
-def _form(stored: ModelTensor | None) -> dict[str, Any] | None:
+def _form(stored: ModelTensor | None) -> JsonDict | None:
     if stored is None:
         return None
     return {"name": stored.name, "dtype": stored.dtype, "shape": list(stored.shape), "nbytes": stored.nbytes}
@@ -321,7 +321,7 @@ def _report(
 ) -> None:
     counts = {status: sum(one.status == status for one in found) for status in STATUSES}
     if options.json:
-        document: dict[str, Any] = {"counts": counts, "tensors": [one.to_json() for one in found]}
+        document: JsonDict = {"counts": counts, "tensors": [one.to_json() for one in found]}
         if audited:
             document["verdict"] = "violated" if broken else "identical"
             document["violations"] = [{"name": one.name, "rule": one.rule, "reason": one.reason} for one in broken]

@@ -11,6 +11,7 @@ from typing import Any
 
 from app.evidence.format.keys import SigningKey, TrustedKey
 from app.evidence.format.strict import JsonError, JsonObject, read_json
+from app.jsontypes import JsonDict
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_SIGNATURES = 16  # enough for a key rotation; each more would cost time before anything is trusted
@@ -33,7 +34,7 @@ class Envelope:
     document: JsonObject
 
 
-def seal(payload: bytes, keys: Iterable[SigningKey]) -> dict[str, Any]:
+def seal(payload: bytes, keys: Iterable[SigningKey]) -> JsonDict:
     """The envelope of a payload, with one signature per key."""
     message = pae(PAYLOAD_TYPE, payload)
     return {

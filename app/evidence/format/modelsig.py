@@ -7,11 +7,11 @@ only. It says nothing about tensors; the bundle names our statement by digest.
 import hashlib
 from collections.abc import Iterable, Sequence
 from json import dumps
-from typing import Any
 
 from app.evidence.format.envelope import seal
 from app.evidence.format.keys import KeyFileError, SigningKey
 from app.evidence.format.statement import STATEMENT_TYPE, FileRef
+from app.jsontypes import JsonDict
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
@@ -27,13 +27,13 @@ def offer(files: Iterable[FileRef], keys: Sequence[SigningKey], *, name: str, pa
     return dumps(model_sig(files, key, name=name, statement=hashlib.sha256(payload).hexdigest())).encode()
 
 
-def model_sig(files: Iterable[FileRef], key: SigningKey, *, name: str, statement: str | None = None) -> dict[str, Any]:
+def model_sig(files: Iterable[FileRef], key: SigningKey, *, name: str, statement: str | None = None) -> JsonDict:
     """The bundle for a result's files; `statement` is the SHA-256 of our statement's payload. Raises KeyFileError."""
     if key.algorithm != "ecdsa-p256":
         raise KeyFileError(f"model signing does not take {key.algorithm} keys; use an ecdsa-p256 key")
     ordered = sorted(files, key=lambda file: file.name)
     root = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in ordered)).hexdigest()
-    predicate: dict[str, Any] = {
+    predicate: JsonDict = {
         "serialization": {
             "method": "files",
             "hash_type": "sha256",

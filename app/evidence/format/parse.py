@@ -23,6 +23,7 @@ from app.evidence.format.statement import (
     Statement,
     Total,
 )
+from app.jsontypes import JsonDict
 
 
 def read(document: Any) -> Statement:
@@ -68,10 +69,10 @@ def read(document: Any) -> Statement:
     )
 
 
-_DIGEST: dict[str, Any] = {"sha256": None}
+_DIGEST: JsonDict = {"sha256": None}
 _FILE = {"name": None, "digest": _DIGEST, "size": None}
 _READING = {"name": None, "dtype": None, "shape": None, "nbytes": None, "digest": _DIGEST}
-_ROW: dict[str, Any] = {
+_ROW: JsonDict = {
     **dict.fromkeys(("name", "kind", "role", "mechanism", "rule", "aliases", "aliasOf", "moduleTypes", "persistent")),
     **dict.fromkeys(("dtype", "shape", "part", "loaded", "trained", "changed")),
     **dict.fromkeys(("base", "result", "initial"), _READING),
@@ -79,7 +80,7 @@ _ROW: dict[str, Any] = {
     "intervals": [{"fromStep": None, "toStep": None, "before": None, "after": None}],
 }
 # Every field that a statement may have. None: a value, a mapping: an object with these fields, a list: of such objects.
-_FORM: dict[str, Any] = {
+_FORM: JsonDict = {
     "_type": None,
     "subject": [{"name": None, "digest": None}],
     "predicateType": None,

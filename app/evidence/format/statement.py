@@ -12,6 +12,7 @@ from typing import Any
 
 from app.evidence.format import tree
 from app.evidence.format.keys import iso
+from app.jsontypes import JsonDict
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:permafrost:frozen-parameters:v1"
@@ -159,7 +160,7 @@ def build(predicate: Predicate) -> bytes:
     """The payload to sign, in UTF-8 JSON: rows sorted, with roots, counts and subjects computed from them."""
     rows = sorted(predicate.rows, key=row_order)
     totals = {name: _total_json(total(readings)) for name, readings in _sets(rows).items()}
-    body: dict[str, Any] = {
+    body: JsonDict = {
         "job": {"id": predicate.job_id, "attempt": predicate.attempt, "nonce": predicate.nonce},
         "issuedAt": iso(predicate.issued_at),
         "scheme": tree.SCHEME,
@@ -220,15 +221,15 @@ def _sets(rows: Sequence[Row]) -> dict[str, list[Reading]]:
     return {"base": base_readings(rows), "result": result_readings(rows), "frozen": frozen_readings(rows)}
 
 
-def _total_json(value: Total) -> dict[str, Any]:
+def _total_json(value: Total) -> JsonDict:
     return {"count": value.count, "nbytes": value.nbytes, "root": value.root}
 
 
-def _file_json(file: FileRef) -> dict[str, Any]:
+def _file_json(file: FileRef) -> JsonDict:
     return {"name": file.name, "digest": {"sha256": file.sha256}, "size": file.size}
 
 
-def _reading_json(reading: Reading | None) -> dict[str, Any] | None:
+def _reading_json(reading: Reading | None) -> JsonDict | None:
     if reading is None:
         return None
     return {
@@ -240,9 +241,9 @@ def _reading_json(reading: Reading | None) -> dict[str, Any] | None:
     }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: Row) -> JsonDict:
     """A row as JSON, without empty fields: people read statements of a thousand rows too."""
-    out: dict[str, Any] = {
+    out: JsonDict = {
         "name": row.name,
         "kind": row.kind,
         "role": row.role,

@@ -10,6 +10,7 @@ from json import dumps
 from typing import Any
 
 from app.evidence.format.strict import JsonError, JsonObject, read_json, repeated_keys
+from app.jsontypes import JsonDict
 
 # Bits per element, in the reference writer's file order: tensors of the first dtype here come first in the file.
 DTYPE_BITS: dict[str, int] = {
@@ -125,7 +126,7 @@ def in_file_order(tensors: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def header_bytes(entries: Iterable[TensorEntry], metadata: Mapping[str, str] | None = None) -> bytes:
     """The header of a file with these entries, in the order given, as the reference writer makes it."""
-    document: dict[str, Any] = {}
+    document: JsonDict = {}
     if metadata:
         document["__metadata__"] = dict(sorted(metadata.items()))
     for entry in entries:

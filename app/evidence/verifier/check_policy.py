@@ -10,6 +10,7 @@ from app.evidence.verifier.check_names import owners
 from app.evidence.verifier.context import Check, CheckContext, Problem
 from app.freeze.plan import Decision, FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
+from app.jsontypes import JsonDict
 
 
 def read_policy(raw: bytes) -> Policy:
@@ -128,7 +129,7 @@ def _unstored(context: CheckContext) -> Iterator[Problem]:
             yield Problem("unstored", "its decision depends on tensors that no file holds", row.name)
 
 
-def _without_expectations(policy: Mapping[str, Any]) -> dict[str, Any]:
+def _without_expectations(policy: Mapping[str, Any]) -> JsonDict:
     rules = [{key: value for key, value in rule.items() if key != "expect"} for rule in policy.get("rules", ())]
     return {**policy, "rules": rules} if rules else dict(policy)
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.db import new_id
 from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Checkpoint, Job
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 
 DROPPED: Final = "dropped"
@@ -21,7 +22,7 @@ class NewCheckpoint:
     """A checkpoint that has no row yet: its step, the metrics at that step, and the model made of it."""
 
     step: int
-    metrics: dict[str, Any]
+    metrics: JsonDict
     model: Model | None = None
     model_id: str | None = None  # of a model that has a row already
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.db import new_id, now
 from app.jobs.queue.tables import Event, Job
+from app.jsontypes import JsonDict
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class NewEvent:
     message: str
     level: Literal["info", "warn", "error"] = "info"
     type: Literal["message", "metrics"] = "message"
-    data: dict[str, Any] | None = None
+    data: JsonDict | None = None
 
 
 def append(session: Session, job_id: str, events: Sequence[NewEvent]) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from app.jsontypes import JsonDict
+
 #: OpenAI's hyperparameters by the kind of method.
 _OPENAI: Final = {
     "supervised": ("n_epochs", "batch_size", "learning_rate_multiplier"),
@@ -10,7 +12,7 @@ _OPENAI: Final = {
 }
 
 
-def method_of(task: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+def method_of(task: str, hyperparameters: Mapping[str, Any]) -> JsonDict:
     """A job's `method`: OpenAI's clients look for their hyperparameters there."""
     kind = "dpo" if task == "preference" else "supervised"
     options = {name: hyperparameters[name] for name in _OPENAI[kind] if name in hyperparameters}

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db import Base
 from app.freeze.policy import Policy
 from app.jobs.queue.states import TERMINAL
+from app.jsontypes import JsonDict
 from app.specs.data import DataSpec
 from app.specs.evidence import EvidenceSpec
 from app.specs.hyperparameters import Hyperparameters
@@ -51,24 +52,24 @@ class Job(Base):
 
     # The request.
     model: Mapped[str] = mapped_column(String(256))
-    model_spec: Mapped[dict[str, Any]]
+    model_spec: Mapped[JsonDict]
     base_model: Mapped[str | None] = mapped_column(String(256))  # models.id once it is known
     task: Mapped[str] = mapped_column(String(40))
     training_file: Mapped[str] = mapped_column(String(64))
     validation_file: Mapped[str | None] = mapped_column(String(64))
-    data: Mapped[dict[str, Any]]
+    data: Mapped[JsonDict]
     suffix: Mapped[str | None] = mapped_column(String(64))
     seed: Mapped[int]
-    hyperparameters: Mapped[dict[str, Any]]
-    method: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    meta: Mapped[dict[str, Any] | None] = mapped_column("metadata", JSON(none_as_null=True))
+    hyperparameters: Mapped[JsonDict]
+    method: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
+    meta: Mapped[JsonDict | None] = mapped_column("metadata", JSON(none_as_null=True))
     tags: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     retries: Mapped[int | None]  # attempts that may follow a crash; None: the service's own limit
     devices: Mapped[int] = mapped_column(default=1, server_default="1")
     strategy: Mapped[str] = mapped_column(String(8), default="ddp", server_default="ddp")
     integrations: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
-    freeze_policy: Mapped[dict[str, Any]]
-    evidence_options: Mapped[dict[str, Any]]
+    freeze_policy: Mapped[JsonDict]
+    evidence_options: Mapped[JsonDict]
     fingerprint: Mapped[str | None] = mapped_column(String(64))  # of the request, for retries without a key
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
 
@@ -83,10 +84,10 @@ class Job(Base):
     # Its progress, and how it ended.
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    freeze_plan: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    progress: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    freeze_plan: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
+    progress: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
     fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
     result_files: Mapped[list[Any]] = mapped_column(default=list)
     # How many events, points and lines there are for watchers to follow.
@@ -167,7 +168,7 @@ class Event(Base):
     level: Mapped[str] = mapped_column(String(8))
     type: Mapped[str] = mapped_column(String(16))
     message: Mapped[str] = mapped_column(Text)
-    data: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    data: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
 
 
 class Metric(Base):
@@ -183,7 +184,7 @@ class Metric(Base):
     step: Mapped[int] = mapped_column(primary_key=True)
     split: Mapped[str] = mapped_column(String(8), primary_key=True)  # "train" | "valid"
     seq: Mapped[int] = mapped_column(default=0, server_default="0")
-    values: Mapped[dict[str, Any]]
+    values: Mapped[JsonDict]
 
 
 class Checkpoint(Base):
@@ -197,4 +198,4 @@ class Checkpoint(Base):
     step: Mapped[int]
     attempt: Mapped[int]
     model: Mapped[str | None] = mapped_column(String(256))  # models.id under which it can be used as a base
-    metrics: Mapped[dict[str, Any]]
+    metrics: Mapped[JsonDict]

@@ -1,6 +1,6 @@
 """Checks a request without making a job: what the job would be, estimates, and what could not be checked yet."""
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from app.jobs.requests.length import Length, length_of
 from app.jobs.requests.schemas import JobCreate
 from app.jobs.requests.submission import examine, job_of
 from app.jobs.requests.unchecked import Unchecked, unchecked_estimates, unchecked_parts
+from app.jsontypes import JsonDict
 
 #: A dry run reads larger files than a submission does, which leaves them to a worker.
 READ_BYTES: Final = 64 << 20
@@ -53,14 +54,14 @@ class DryRun(Answer):
         default=True, description="A request that is not valid is refused as without `dry_run`."
     )
     model: str
-    model_spec: dict[str, Any]
+    model_spec: JsonDict
     task: str
     training_file: str
     validation_file: str | None
-    data: dict[str, Any]
-    hyperparameters: dict[str, Any]
-    method: dict[str, Any] | None
-    freeze_policy: dict[str, Any]
+    data: JsonDict
+    hyperparameters: JsonDict
+    method: JsonDict | None
+    freeze_policy: JsonDict
     freeze_plan: FreezePlanCounts | None
     estimate: Estimate
     warnings: list[str]
@@ -109,7 +110,7 @@ _JOB_FIELDS: Final = (
 )
 
 
-def _steps(size: Length | None) -> dict[str, Any] | None:
+def _steps(size: Length | None) -> JsonDict | None:
     if size is None:
         return None
     tokens = {"tokens_per_example": size.tokens}

@@ -3,7 +3,7 @@
 import json
 import statistics
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,6 +16,7 @@ from app.jobs.queue.tables import Job
 from app.jobs.requests.fit import manifest_with_labels
 from app.jobs.requests.length import MAX_TOKENS, TOKEN_BYTES, Length
 from app.jobs.requests.submission import CheckedRequest
+from app.jsontypes import JsonDict
 from app.models.catalog import folder_of
 from app.models.manifest import Manifest
 from app.settings import Settings
@@ -41,7 +42,7 @@ def planned(checked: CheckedRequest) -> tuple[Manifest, Preview] | None:
     )
 
 
-def memory(checked: CheckedRequest, settings: Settings, size: Length | None) -> dict[str, Any]:
+def memory(checked: CheckedRequest, settings: Settings, size: Length | None) -> JsonDict:
     """Bytes by purpose; None for what is not known."""
     known = planned(checked)
     if known is None:
@@ -63,7 +64,7 @@ def memory(checked: CheckedRequest, settings: Settings, size: Length | None) -> 
 
 def seconds(
     session: Session, project: str, checked: CheckedRequest, settings: Settings, size: Length | None
-) -> dict[str, Any]:
+) -> JsonDict:
     """Seconds from earlier jobs on this model where there are any, else from the number of operations."""
     if size is None:
         return {"seconds": None, "basis": None}
@@ -159,7 +160,7 @@ def _activations(checked: CheckedRequest, settings: Settings, size: Length | Non
     return halves * micro * layers * (34 * size.tokens * hidden + 5 * heads * size.tokens**2)
 
 
-def _config(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
+def _config(spec: ModelSpec, settings: Settings) -> JsonDict:
     try:
         path: Path = folder_of(settings, folder_name(spec), param="model.path") / "config.json"
         config = json.loads(path.read_bytes())

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.http.request_body import RequestBody
+from app.jsontypes import JsonDict
 from app.specs.models import ModelChoice, RegisteredSpec, Task, read_model
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -19,7 +20,7 @@ _DEPTH: Final = 32
 _LARGEST: Final = 2**63
 
 
-def storable(value: dict[str, Any]) -> dict[str, Any]:
+def storable(value: JsonDict) -> JsonDict:
     """Options whose names somebody else knows: their values are at least such as JSON and any database can hold."""
     level: list[Any] = [value]
     for _ in range(_DEPTH):
@@ -46,7 +47,7 @@ def _refuse_unstorable(value: Any) -> None:
         raise PydanticCustomError("not_text", "holds half of a surrogate pair, which is no text")
 
 
-Options = Annotated[dict[str, Any], AfterValidator(storable)]
+Options = Annotated[JsonDict, AfterValidator(storable)]
 
 
 MERGE: Final = (

@@ -1,7 +1,7 @@
 """What a dry run leaves to a worker, and why: each part of a request that may still be refused."""
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.fit import head_labels
 from app.jobs.requests.length import length_of
 from app.jobs.requests.submission import CheckedRequest
+from app.jsontypes import JsonDict
 from app.specs.models import TorchSpec, TransformersSpec
 
 AT_START: Final = "by a worker, before the first step"
@@ -129,7 +130,7 @@ def _devices(devices: int) -> Iterator[tuple[str, str]]:
         )
 
 
-def unchecked_estimates(time: dict[str, Any], memory: dict[str, Any]) -> list[Unchecked]:
+def unchecked_estimates(time: JsonDict, memory: JsonDict) -> list[Unchecked]:
     """The estimates that are null, with the reason."""
     unchecked = []
     if time["seconds"] is None:

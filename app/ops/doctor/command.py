@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.jsontypes import JsonDict
 from app.ops.doctor.finding import Finding
 from app.ops.doctor.installation import PartCheck, checks
 from app.settings import Settings
@@ -101,7 +102,7 @@ def lines(checked: list[PartCheck], found: list[Finding], compared: str | None) 
     yield f"{'FAIL' if summary['open'] else 'ok':4}  books: {counts}{hint}"
 
 
-def document(checked: list[PartCheck], found: list[Finding], compared: str | None) -> dict[str, Any]:
+def document(checked: list[PartCheck], found: list[Finding], compared: str | None) -> JsonDict:
     results = [{"name": check.name, "ok": check.level != "problem", "detail": check.detail} for check in checked]
     books = {"compared": compared is None, "reason": compared, **tally(found)}
     return {"checks": results, "findings": [finding.to_json() for finding in found], "books": books}

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from app.jsontypes import JsonDict
 
 
 @dataclass(slots=True)
@@ -28,7 +30,7 @@ class Finding:
         if self.repair is not None:
             self.done = self.repair()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         names = ("kind", "level", "object", "message", "remedy", "done")
         return {name: getattr(self, name) for name in names}
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from app.jsontypes import JsonDict
 from app.specs.models import ModelSpec, TransformersSpec
 from worker.trainer.witness.report import WitnessReport
 
@@ -74,7 +75,7 @@ def text(
 
 def _front(spec: ModelSpec, task: str) -> list[str]:
     """The YAML front matter, with values written as JSON, which is valid YAML without ambiguity."""
-    front: dict[str, Any] = {}
+    front: JsonDict = {}
     if isinstance(spec, TransformersSpec):
         front |= {"base_model": spec.path, "library_name": "peft" if _is_adapter(spec) else "transformers"}
         front |= {"pipeline_tag": PIPELINES[task]} if task in PIPELINES else {}

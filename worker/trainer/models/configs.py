@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ModelError
+from app.jsontypes import JsonDict
 from worker.trainer.models import pointers
 
 # Keys that would have transformers run or fetch code that does not come with it. Published models carry them beside
@@ -24,7 +25,7 @@ LARGEST = {
 }
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> JsonDict:
     """The JSON object in `path` without the keys that are ignored, at any depth.
 
     Raises ModelError where it is not a JSON object, is too large or too deep, or describes quantised weights.
@@ -36,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
             raise ModelError(
                 f"config.json: {where} is {value:,}, and {most:,} is the most that is built", param="model"
             )
-    cleaned: dict[str, Any] = _without_ignored(content)
+    cleaned: JsonDict = _without_ignored(content)
     return cleaned
 
 
@@ -45,7 +46,7 @@ def ignored_keys(path: Path) -> list[str]:
     return sorted(_ignored(_parsed(path)))
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(path: Path) -> JsonDict:
     name = path.name
     if not path.is_file():
         raise ModelError(f"the model's folder has no {name}", param="model")
@@ -65,7 +66,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_quantised(content: dict[str, Any], name: str) -> None:
+def _refuse_quantised(content: JsonDict, name: str) -> None:
     for where, value in _entries(content):
         if where.rpartition(".")[2] in QUANTISED and value is not None:
             method = value.get("quant_method") or value.get("format") if isinstance(value, dict) else None
@@ -103,7 +104,7 @@ def _without_ignored(value: Any) -> Any:
     return value
 
 
-def _ignored(content: dict[str, Any]) -> Iterator[str]:
+def _ignored(content: JsonDict) -> Iterator[str]:
     for where, value in _entries(content):
         if value is not None and _is_ignored(where.rpartition(".")[2]):
             yield where

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from app.errors import ModelError
 from app.freeze.plan import TensorInfo
+from app.jsontypes import JsonDict
 from app.specs.models import ModelSpec, TorchSpec, TransformersSpec
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import loading, pretrained
 
-ManifestRows = list[dict[str, Any]]
+ManifestRows = list[JsonDict]
 
 #: Key of the rows for the class that config.json names, or for the task that the model was registered with.
 OWN = ""
@@ -68,6 +68,6 @@ def _larger(more: list[TensorInfo], infos: list[TensorInfo]) -> set[str]:
     }
 
 
-def _row(info: TensorInfo, *, initialised: bool = False, labels: bool = False) -> dict[str, Any]:
+def _row(info: TensorInfo, *, initialised: bool = False, labels: bool = False) -> JsonDict:
     row = {key: value for key, value in info.to_json().items() if _USUAL.get(key) != value}
     return row | ({"initialised": True} if initialised else {}) | ({"labels": True} if labels else {})

@@ -8,13 +8,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.jsontypes import JsonDict
 from worker.trainer.prefix.shapes import Leaf
 from worker.trainer.witness.observe import raw
 
@@ -140,9 +140,9 @@ def _gathered(flat: Tensor, begins: Tensor, size: int) -> Tensor:
     return torch.stack([flat[int(begin) : int(begin) + size] for begin in begins])
 
 
-def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
+def _read_journal(path: Path) -> dict[str, JsonDict]:
     """The parts that are complete, by name. A last line that a crash cut short does not count."""
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, JsonDict] = {}
     try:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from app.jsontypes import JsonDict
 from worker.protocol import Reporter
 from worker.trainer import checkpoint, determinism
 from worker.trainer.checkpoint import Content, SavedCheckpoint
@@ -199,7 +200,7 @@ class Checkpoints:
             "checkpoint", step=step, path=f"checkpoints/{path.name}", metrics={"step": step, **metrics}, kept=kept
         )
 
-    def _environment(self) -> dict[str, Any]:
+    def _environment(self) -> JsonDict:
         config = getattr(self.tracked.model, "config", None)
         attention = getattr(config, "_attn_implementation", None)
         return determinism.environment(self.job.device, attention=attention, group=self.job.group)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
+from app.jsontypes import JsonDict
 from app.specs import auto
 from app.specs.fit import refuse_large_micro_batch
 from app.specs.hyperparameters import Hyperparameters, Precision, Schedule
 from app.specs.optimizers import DECAYING, OptimizerSpec
-from app.specs.reading import JsonObject
 
 CHECKPOINT_SECONDS = 300.0
 # Shown by the job in place of "auto". A resumed attempt resolves them again, to the same values.
@@ -67,12 +66,12 @@ class ResolvedHyperparameters:
     early_stopping_patience: int | None = None  # evaluations in a row without a lower loss
     tensorboard: bool = False  # an event file beside the other curves
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> JsonDict:
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"optimizer": self.optimizer.to_json()}
 
     def shown(self, asked: Hyperparameters, facts: Facts) -> Hyperparameters:
         """The job's hyperparameters with what "auto" came to."""
-        decided: dict[str, Any] = {name: getattr(self, name) for name in SHOWN}
+        decided: JsonDict = {name: getattr(self, name) for name in SHOWN}
         if asked.beta is not None:  # of a preference job, whose answers always have it
             decided["beta"] = self.beta
         decided["max_grad_norm"] = self.max_grad_norm or 0.0

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.evidence.format.digest import sha256_file
 from app.freeze.plan import FreezePlan
+from app.jsontypes import JsonDict
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.training.hyperparameters import ResolvedHyperparameters
@@ -31,7 +32,7 @@ def identity(
 ) -> str:
     """SHA-256 (hex) of everything that the result depends on: task, model, base, policy, settings, seed and data."""
     files = {"training": order.data.training, "validation": order.data.validation}
-    content: dict[str, Any] = {
+    content: JsonDict = {
         "task": task,
         "model": order.model.to_json(),
         "base": sorted((name, reading.sha256) for name, reading in tracked.base.items()),
@@ -44,7 +45,7 @@ def identity(
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _of_the_result(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _of_the_result(settings: Mapping[str, Any]) -> JsonDict:
     """The settings that the result depends on. Later additions count where they are not the default.
 
     So a checkpoint from before such an addition can still be resumed.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from app.jsontypes import JsonDict
 from worker.trainer.training.objectives import Metrics
 
 
@@ -34,7 +35,7 @@ class Patience:
     def over(self) -> bool:
         return self.limit is not None and self.misses >= self.limit
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         return asdict(self)
 
     @classmethod

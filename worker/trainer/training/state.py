@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from app.jsontypes import JsonDict
 from worker.trainer.freeze.apply import Frozen
 from worker.trainer.training.master_weights import MasterWeights
 from worker.trainer.training.patience import Patience
@@ -27,7 +27,7 @@ class TrainingState:
     micro_batch_size: int  # halved when memory runs out
     steps_before: int = 0
     seconds_before: float = 0.0
-    resumed: list[dict[str, Any]] = field(default_factory=list)
+    resumed: list[JsonDict] = field(default_factory=list)
     parameters: list[nn.Parameter] = field(init=False)  # all that the optimizer ever gets
     peak_rates: list[float] = field(init=False)  # of each group, before the schedule
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from app.freeze.plan import Decision
+from app.jsontypes import JsonDict
 from worker.trainer.freeze.tensor_refs import TensorRef
 from worker.trainer.witness.fingerprint import Fingerprint, Fingerprints, sharded
 from worker.trainer.witness.observe import stored_bytes, unreadable
@@ -56,7 +57,7 @@ class FirstChanges:
                 self.found[name] = step
                 del self._unmoved[name]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonDict:
         unmoved = {name: asdict(fingerprint) for name, fingerprint in self._unmoved.items()}
         return {"first_changed": dict(self.found), "unmoved": unmoved}
 

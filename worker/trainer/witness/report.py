@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from app.jsontypes import JsonDict
+
 VERDICTS = ("verified", "incomplete", "violated")  # from best to worst
 
 
@@ -24,7 +26,7 @@ class Violation:
     explanation: str | None = None
     rank: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         optional = {"explanation": self.explanation, "rank": self.rank}
         return {
             "name": self.name,
@@ -48,7 +50,7 @@ class FrozenInterval:
     before: str
     after: str | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         return {"from_step": self.from_step, "to_step": self.to_step, "before": self.before, "after": self.after}
 
 
@@ -90,7 +92,7 @@ class WitnessReport:
         violations = tuple(Violation(**violation) for violation in obj["violations"])
         return cls(**{**obj, "violations": violations, "intervals": intervals})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """The parts that go into observations.json."""
         return {
             "verdict": self.verdict,

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from app.freeze.plan import Decision
+from app.jsontypes import JsonDict
 from worker.trainer.freeze.schedule import frozen_after
 from worker.trainer.witness.fingerprint import Fingerprint, Fingerprints, sharded
 from worker.trainer.witness.report import FrozenInterval
@@ -58,7 +59,7 @@ class WatchedTensor:
     def close(self) -> None:
         self.known = self.whole = ()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonDict:
         return {
             "known": [asdict(part) for part in self.whole or self.known],
             "last_good": self.last_good,

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
+from app.jsontypes import JsonDict
 from worker.trainer.freeze.inventory import tensors as inventory
 from worker.trainer.freeze.tensor_refs import TensorRef
 from worker.trainer.witness.blame import ReplayFinding, explained, replay_under_guard
@@ -242,7 +243,7 @@ class Witness:
         tensor = self.tensor(name)
         return tensor is not None and self._frozen.differs(name, tensor)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonDict:
         """For a checkpoint: the fingerprints of the frozen bytes as they were at the very start, with their secret.
 
         Plain JSON. Keep it private: with the secret, a change could be made that the fingerprint does not see.
