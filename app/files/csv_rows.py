@@ -1,6 +1,7 @@
 """CSV files with a header as records: one dict of texts per row, or the row's problem."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,12 +67,12 @@ class CsvFile:
         self.header_problems = self._take_problems()
 
         columns = [name.strip() for name in header]
-        for name in dict.fromkeys(columns):
+        for name, count in Counter(columns).items():
             if not name:
                 message = "the header has an empty column name; name every column"
                 self.header_problems.append(LineProblem(self._line, None, "empty_column", message))
-            elif columns.count(name) > 1:
-                message = f"the header names the column '{name}' {columns.count(name)} times; each needs its own name"
+            elif count > 1:
+                message = f"the header names the column '{name}' {count} times; each needs its own name"
                 self.header_problems.append(LineProblem(self._line, name, "duplicate_column", message))
         if not self.header_problems:
             self.columns = columns

@@ -45,6 +45,7 @@ class ExampleReader:
     first_line: dict[str, int] = field(default_factory=dict)
     whole_labels: bool | None = None  # every label so far is an integer (True) or a string (False)
     shape: tuple[str, ...] | None = None
+    _complete: set[tuple[str, ...]] = field(default_factory=set)  # keys of records that were found complete
     width: int | None = None
     targets: int | None = None
     _line: int = 0
@@ -66,6 +67,10 @@ class ExampleReader:
 
     def _shape(self, record: Mapping[str, Any]) -> bool:
         """Whether the record has the fields of its task. Notes missing and unknown ones, by the closest alternative."""
+        keys = tuple(record)
+        if keys in self._complete and not any(value is None for value in record.values()):
+            return True
+
         given = [key for key, value in record.items() if value is not None]
         alternatives = SHAPES[self.task]
         required, optional = max(
@@ -90,6 +95,8 @@ class ExampleReader:
             message = f"has {fields}, but earlier lines have {earlier}; use the same fields in the whole file"
             self._note(required[0], "mixed_shapes", message)
             return False
+        if complete:
+            self._complete.add(keys)
         return complete
 
     # ---- tasks -------------------------------------------------------------------------------------------------
@@ -164,10 +171,15 @@ class ExampleReader:
         if len(tokens) != len(labels):
             message = f"there are {len(tokens)} tokens and {len(labels)} labels; each token needs one label"
             self._note("labels", "inconsistent_width", message)
-        return {
-            "tokens": [self._text(f"tokens[{i}]", token) for i, token in enumerate(tokens)],
-            "labels": [self._label(f"labels[{i}]", label) for i, label in enumerate(labels)],
-        }
+        if not all(map(_is_plain, tokens)):
+            tokens = [self._text(f"tokens[{i}]", token) for i, token in enumerate(tokens)]
+        if self._index is None and self.whole_labels is False and all(map(self._is_known, labels)):
+            self.seen.update(labels)
+            return {"tokens": tokens, "labels": labels}
+        return {"tokens": tokens, "labels": [self._label(f"labels[{i}]", label) for i, label in enumerate(labels)]}
+
+    def _is_known(self, label: Any) -> bool:
+        return type(label) is str and label in self.seen
 
     def _texts(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self._text(name, record[name]) for name in SHAPES[self.task][0][0]}
@@ -247,6 +259,8 @@ class ExampleReader:
         elif len(value) != self.width:
             message = f"'{name}' has {len(value)} numbers; in earlier lines it has {self.width}"
             self._note(name, "inconsistent_width", message)
+        if _are_finite(value):
+            return list(map(float, value))
         return [self._number(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
     def _y(self, name: str, value: Any) -> Any:
@@ -263,7 +277,11 @@ class ExampleReader:
         return [self._number(f"{name}[{i}]" if isinstance(value, list) else name, v) for i, v in enumerate(values)]
 
     def _table(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        x = [self._number(name, record[name]) for name in self.features]
+        x = [record[name] for name in self.features]
+        if _are_finite(x):
+            x = list(map(float, x))
+        else:
+            x = [self._number(name, value) for name, value in zip(self.features, x, strict=True)]
         if self.task == "tabular-classification":
             return {"x": x, "y": self._label(self.target[0], record[self.target[0]])}
         return {"x": x, "y": [self._number(name, record[name]) for name in self.target]}
@@ -271,6 +289,8 @@ class ExampleReader:
     # ---- values ------------------------------------------------------------------------------------------------
 
     def _text(self, name: str, value: Any, *, empty: bool = False) -> str:
+        if _is_plain(value):
+            return str(value)
         if not isinstance(value, str):
             self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; it must be a string")
             return ""
@@ -307,6 +327,9 @@ class ExampleReader:
 
     def _label(self, name: str, value: Any) -> str | int:
         """The label's name, or its index where a label map is given."""
+        if self._index is None and self.whole_labels is False and self._is_known(value):
+            self.seen[value] += 1
+            return str(value)
         if isinstance(value, bool) or not isinstance(value, int | str):
             self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; a label is a string or a whole number")
             return ""
@@ -368,6 +391,19 @@ _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] 
     "tabular-regression": ExampleReader._tabular,
     "tabular-classification": ExampleReader._tabular,
 }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a text without anything to note, seen without copying it."""
+    return type(value) is str and value.isascii() and value != "" and not value.isspace() and "\0" not in value
+
+
+def _are_finite(values: Sequence[Any]) -> bool:
+    """Whether all are finite numbers: most rows are, and need no name for each of their values."""
+    try:
+        return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+    except OverflowError:
+        return False
 
 
 def _parsed(text: str) -> float | str:

@@ -3,6 +3,9 @@
 Files are streamed. The standard library reads JSONL and CSV; pyarrow reads Parquet and is imported only then.
 """
 
+import math
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,6 +40,10 @@ class Columns:
     @classmethod
     def of(cls, data: DataSpec) -> "Columns":
         return cls(data.features or (), data.targets)
+
+
+class OutOfTime(Exception):
+    """A file was not read to its end within the time that the caller had for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,21 +156,28 @@ def validate(
     labels: Sequence[str] | None = None,
     held_out: bool = False,
     max_problems: int = 100,
+    seconds: float = math.inf,
     param: str = "training_file",
 ) -> Summary:
     """Check every line. Raises DataError with the first problems, and their total in its message.
 
+    Raises OutOfTime when the file is not read to its end within `seconds`.
+
     `labels` is the label map, if given. A `held_out` file may have a single example, and single examples of a label.
     """
     problems = _ProblemList(max_problems)
+    deadline = time.monotonic() + seconds
     reader, items = _open(path, format, task, columns, labels)
     examples = 0
     for item in items:
+        if time.monotonic() > deadline:
+            raise OutOfTime
         if isinstance(item, LineProblem):
             problems.add(item)
             continue
         examples += reader.read(*item) is not None
-        problems.take(reader)
+        if reader.problems:
+            problems.take(reader)
     if not problems.total:
         for problem in _of_the_whole(task, reader, examples, held_out):
             problems.add(problem)
@@ -301,10 +315,10 @@ def _table_columns(available: Sequence[str], columns: Columns, task: str) -> tup
     """The columns of a table: the named ones, else the last as target and the others as features; and problems."""
     target = columns.target or tuple(available[-1:])
     features = columns.features or tuple(name for name in available if name not in target)
-    problems = [_no_column(name, available) for name in (*features, *target) if name not in available]
+    known = set(available)
+    problems = [_no_column(name, available) for name in (*features, *target) if name not in known]
 
-    names = [*features, *target]
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    twice = [name for name, count in Counter([*features, *target]).items() if count > 1]
     problems += [
         LineProblem(None, name, "duplicate_column", f"'data' names the column '{name}' twice") for name in twice
     ]

@@ -33,7 +33,7 @@ def read_jsonl(path: Path) -> Iterator[Record | LineProblem]:
 
 def _json_record(number: int, text: str) -> Record | LineProblem:
     try:
-        value = json.loads(text, object_pairs_hook=_without_duplicates)
+        value = _DECODER.decode(text)
     except _DuplicateKeyError as error:
         return LineProblem(number, str(error), "duplicate_key", f"the key '{error}' occurs twice in one object")
     except RecursionError:
@@ -59,6 +59,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1))
     return record
+
+
+#: Made once: `json.loads` makes one for each line.
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_duplicates)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str] | LineProblem]:

@@ -1,17 +1,27 @@
-"""Parquet files as records: one dict per row, or the file's problem. pyarrow is imported here only."""
+"""Parquet files as records: one dict per row, or the file's problem. pyarrow is imported here only.
 
+A few kilobytes can describe gigabytes: dictionaries and run lengths repeat a value for nothing. So values are counted
+by the footer before a page is read, bytes while rows are decoded, and a repeated text is one Python object.
+"""
+
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 from app.files.lines import Record
 from app.files.problems import LineProblem, first_line
 
-#: A row group may unpack to this many bytes whatever its size, and beyond that to MAX_RATIO times its size.
+#: A file may decode to this many bytes whatever its size, and beyond that to MAX_RATIO times its size.
 FREE_BYTES: Final = 256 << 20
 MAX_RATIO: Final = 100
-#: A row may contain an image: few rows at a time bound the memory.
-_BATCH_ROWS: Final = 256
+#: What a number, a null or the reference to a text counts for.
+_VALUE_BYTES: Final = 16
+#: Of a batch of rows: a row may contain an image, or thousands of columns.
+_BATCH_ROWS: Final = 8192
+_BATCH_BYTES: Final = 8 << 20
+_BATCH_VALUES: Final = 1 << 21
 
 
 class ParquetFile:
@@ -22,41 +32,114 @@ class ParquetFile:
         import pyarrow.parquet as pq
 
         self._errors = (pa.ArrowException, OSError)
+        self._allowed = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
         self.columns: list[str] = []
         self.header_problems: list[LineProblem] = []
         try:
-            self._file = pq.ParquetFile(path)
+            metadata = pq.read_metadata(path)
+            self.header_problems = list(_bombs(metadata, self._allowed))
+            if not self.header_problems:
+                self._file = pq.ParquetFile(path, metadata=metadata, read_dictionary=_dictionary_columns(metadata))
+                self.columns = [str(name) for name in self._file.schema_arrow.names]
         except self._errors as error:
             message = f"is not a Parquet file: {first_line(error)}"
             self.header_problems = [LineProblem(None, None, "not_parquet", message)]
-            return
 
-        self.header_problems = list(_bombs(self._file.metadata))
-        columns = [str(name) for name in self._file.schema_arrow.names]
-        for name in dict.fromkeys(columns):
-            if columns.count(name) > 1:
-                message = f"the file has {columns.count(name)} columns called '{name}'"
+        for name, count in Counter(self.columns).items():
+            if count > 1:
+                message = f"the file has {count} columns called '{name}'"
                 self.header_problems.append(LineProblem(None, name, "duplicate_column", message))
-        if not self.header_problems:
-            self.columns = columns
+        if self.header_problems:
+            self.columns = []
 
     def records(self, columns: Iterable[str] | None = None) -> Iterator[Record | LineProblem]:
-        """The rows, of `columns` where given."""
+        """The rows, of `columns` where given. Ends with a problem where the file is damaged or decodes to too much."""
         if not self.columns:
             return
-        names = self.columns if columns is None else [name for name in self.columns if name in set(columns)]
-        number = 0
+        names = set(self.columns if columns is None else columns)
+        selected = [name for name in self.columns if name in names]
+        number, decoder = 0, _Decoder(self._allowed)
         try:
-            for batch in self._file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
-                for row in batch.to_pylist():
+            for batch in self._file.iter_batches(batch_size=self._batch_rows(len(selected)), columns=selected):
+                values = [decoder.decode(column) for column in batch.columns]
+                for row in zip(*values, strict=True):
                     number += 1
-                    yield number, row
+                    yield number, dict(zip(selected, row, strict=True))
+        except _TooLarge:
+            yield LineProblem(number + 1, None, "decompression_bomb", _too_large())
         except self._errors as error:
             yield LineProblem(number + 1, None, "not_parquet", f"cannot be read: {first_line(error)}")
 
+    def _batch_rows(self, columns: int) -> int:
+        """How many rows to read at a time, so that an ordinary batch has a few megabytes."""
+        metadata = self._file.metadata
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        bytes_of_a_row = sum(max(0, int(group.total_byte_size)) for group in groups) // max(1, int(metadata.num_rows))
+        return max(1, min(_BATCH_ROWS, _BATCH_VALUES // columns, _BATCH_BYTES // max(1, bytes_of_a_row)))
 
-def _bombs(metadata: Any) -> Iterator[LineProblem]:
-    """The first row group that would unpack to far more than its size: its batches may not fit into memory."""
+
+class _TooLarge(Exception):
+    """A file decodes to more bytes than it may."""
+
+
+class _Decoder:
+    """Turns Arrow arrays into Python values, and counts the bytes that they stand for."""
+
+    def __init__(self, allowed: int) -> None:
+        self._left = allowed
+
+    def decode(self, array: Any) -> list[Any]:
+        """The values of an array; null is None, a decimal a float. Raises _TooLarge."""
+        import pyarrow as pa
+
+        kind = array.type
+        self._count(_VALUE_BYTES * len(array))
+        if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+            return list(array.to_pylist() if array.null_count else array.to_numpy(zero_copy_only=False).tolist())
+        if pa.types.is_dictionary(kind):
+            return self._repeated(array)
+        if pa.types.is_struct(kind):
+            return self._structs(array)
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            return self._lists(array)
+        if pa.types.is_decimal(kind):
+            return [float(value) if isinstance(value, Decimal) else None for value in array.to_pylist()]
+        self._count(array.nbytes)
+        return list(array.to_pylist())
+
+    def _repeated(self, array: Any) -> list[Any]:
+        """The values of a dictionary array: one object for each text, however often it occurs."""
+        counted = array.indices.drop_null().value_counts()
+        indices, counts = counted.field("values"), counted.field("counts").to_pylist()
+        values = array.dictionary.take(indices).to_pylist()
+        repeated = zip(values, counts, strict=True)
+        self._count(sum(len(value) * count for value, count in repeated if isinstance(value, str | bytes)))
+        by_index = dict(zip(indices.to_pylist(), values, strict=True))
+        return list(map(by_index.get, array.indices.to_pylist()))
+
+    def _structs(self, array: Any) -> list[Any]:
+        names = [array.type.field(index).name for index in range(array.type.num_fields)]
+        fields = [self.decode(field) for field in array.flatten()]
+        records: list[Any] = [dict(zip(names, values, strict=True)) for values in zip(*fields, strict=True)]
+        records = records or [{} for _ in range(len(array))]
+        return [record if valid else None for record, valid in zip(records, array.is_valid().to_pylist(), strict=True)]
+
+    def _lists(self, array: Any) -> list[Any]:
+        values, start = self.decode(array.flatten()), 0
+        lists: list[Any] = []
+        for length in array.value_lengths().to_pylist():
+            lists.append(None if length is None else values[start : start + length])
+            start += length or 0
+        return lists
+
+    def _count(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise _TooLarge
+
+
+def _bombs(metadata: Any, allowed: int) -> Iterator[LineProblem]:
+    """A problem where the footer promises more than the file may decode to: its batches may not fit into memory."""
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         columns = [group.column(column) for column in range(group.num_columns)]
@@ -69,3 +152,25 @@ def _bombs(metadata: Any) -> Iterator[LineProblem]:
             )
             yield LineProblem(None, None, "decompression_bomb", message)
             return
+        allowed -= _VALUE_BYTES * sum(max(0, column.num_values) for column in columns)
+        if allowed < 0:
+            yield LineProblem(None, None, "decompression_bomb", _too_large())
+            return
+
+
+def _too_large() -> str:
+    return (
+        "the file repeats its values so often that it decodes to far more than its size; leave out repeated rows, or "
+        f"write JSONL (Parquet may decode to {MAX_RATIO} times its size, or {FREE_BYTES:,} bytes)"
+    )
+
+
+def _dictionary_columns(metadata: Any) -> list[str]:
+    """Paths of the columns of texts or bytes that are stored as a dictionary in any row group."""
+    paths = set()
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for column in (group.column(number) for number in range(group.num_columns)):
+            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
+                paths.add(column.path_in_schema)
+    return sorted(paths)

@@ -23,6 +23,8 @@ from app.storage.blobs import Storage, missing_blob_explained
 
 #: A task is inferred from a file's first examples; a larger file in an object store would have to be fetched for it.
 _INFER_BYTES: Final = 64 << 20
+#: Reading a file may hold up a request for this long: a small Parquet file may have millions of rows.
+_INLINE_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +172,19 @@ class _ExamplesReader:
         columns = formats.Columns.of(self.data)
         held_out = param == "validation_file"
         with _on_disk(self.storage, file) as path:
-            return formats.validate(
-                path,
-                format=format,
-                task=self.task,
-                columns=columns,
-                labels=self.labels,
-                held_out=held_out,
-                param=param,
-            )
+            try:
+                return formats.validate(
+                    path,
+                    format=format,
+                    task=self.task,
+                    columns=columns,
+                    labels=self.labels,
+                    held_out=held_out,
+                    seconds=_INLINE_SECONDS,
+                    param=param,
+                )
+            except formats.OutOfTime:
+                return None
 
 
 def _format(storage: Storage, file: File, *, param: str) -> str:

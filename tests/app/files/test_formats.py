@@ -1,10 +1,13 @@
 """Training files: every task in every format, and every way that a line can be wrong."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import DataError
+from app.files import formats
 from app.files.formats import TASKS, Columns, Summary, can_read, detect, infer_task, validate
 from app.specs.data import DataSpec
 from tests.app.files.training_files import GOOD, found, lines, read
@@ -220,3 +223,17 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content, task, format):
         assert error.errors
     else:
         assert len(list(read(path, format=format, task=task))) == summary.examples
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_time_is_bounded_on_request(tmp_path, format):
+    """A file that is not read to its end within the given time is neither good nor bad."""
+    path = tmp_path / "data"
+    rows = [{"text": "a"}] * 10
+    if format == "jsonl":
+        path.write_bytes(lines(*rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(formats.OutOfTime):
+        validate(path, format=format, task="causal-lm", seconds=-1)
+    assert validate(path, format=format, task="causal-lm", seconds=60).examples == 10

@@ -1,10 +1,18 @@
 """Parquet files: each task, damaged files, values that are not trainable, row groups that unpack to too much."""
 
+import tracemalloc
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.files import formats
 from app.files.formats import TASKS, Columns, validate
+from app.files.parquet import ParquetFile
+from app.files.problems import LineProblem
 from tests.app.files.training_files import GOOD, PNG, found, lines, read
 
 
@@ -61,3 +69,96 @@ def test_bad_values_in_parquet(tmp_path, columns, field, code):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table(columns), path)
     assert (2, field, code) in found(path, format="parquet", task="tabular-regression")
+
+
+def _write(path: Path, table: dict[str, Any]) -> Path:
+    pq.write_table(pa.table(table), path)
+    return path
+
+
+def _rows(path: Path) -> list[Any]:
+    """The records, without their row numbers."""
+    items = list(ParquetFile(path).records())
+    return [item[1] for item in items if not isinstance(item, LineProblem)]
+
+
+def _codes(path: Path) -> list[str]:
+    file = ParquetFile(path)
+    found = [*file.header_problems, *(item for item in file.records() if isinstance(item, LineProblem))]
+    return [problem.code for problem in found]
+
+
+def test_values_of_every_kind_are_python_values(tmp_path):
+    """Dictionaries, nulls, decimals, lists, structs and empty columns, at every depth as pyarrow's own reading."""
+    dialogue = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}]
+    table = {
+        "text": ["x", "y", None, "x"],
+        "number": [1, 2, None, 4],
+        "price": [Decimal("1.5"), None, Decimal("-2.25"), Decimal(0)],
+        "nothing": pa.nulls(4),
+        "numbers": [[1, 2], None, [], [3]],
+        "messages": [dialogue, None, [], dialogue[:1]],
+        "struct": [{"text": "q", "value": 1}, None, {"text": None, "value": None}, {"text": "q", "value": 2}],
+        "bytes": [b"1", b"2", None, b"1"],
+        "category": pa.array(["p", "q", "p", None]).dictionary_encode(),
+        "coded": pa.array([5, 6, 5, None]).dictionary_encode(),
+        "flag": [True, None, False, True],
+    }
+    path = _write(tmp_path / "data.parquet", table)
+    rows = _rows(path)
+    expected = [
+        row | {"price": None if row["price"] is None else float(row["price"])} for row in pa.table(table).to_pylist()
+    ]
+    assert rows == expected
+
+
+def test_decimals_are_numbers(tmp_path):
+    """As features and as a target."""
+    prices = [Decimal("1.50"), Decimal("2.25"), Decimal("0.10")]
+    path = _write(tmp_path / "data.parquet", {"a": [1, 2, 3], "price": prices})
+    examples = list(read(path, format="parquet", task="tabular-regression"))
+    assert examples == [{"x": [n], "y": [float(price)]} for n, price in zip((1, 2, 3), prices, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1] * 20_000_000),
+        pa.array([[1] * 20_000_000]),
+        pa.nulls(20_000_000, pa.float64()),
+        pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), pa.array(["x" * (1 << 20)])),
+    ],
+    ids=["numbers", "one row", "nulls", "a long text"],
+)
+def test_values_that_are_repeated_for_nothing_are_refused(tmp_path, column):
+    """Kilobytes of run lengths and dictionaries that decode to hundreds of megabytes, in a few of them."""
+    path = _write(tmp_path / "data.parquet", {"text": column})
+    assert path.stat().st_size < 200_000
+    tracemalloc.start()
+    try:
+        assert _codes(path) == ["decompression_bomb"]
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_repeated_text_is_one_object(tmp_path):
+    """So that rows of equal texts cost references, not copies."""
+    path = _write(tmp_path / "data.parquet", {"text": ["a long text" * 10, "another"] * 100})
+    rows = _rows(path)
+    assert len({id(row["text"]) for row in rows}) == 2
+
+
+def test_thousands_of_columns_are_read(tmp_path):
+    """Each value in its column, in few batches."""
+    table = {f"c{number}": [number, number + 0.5] for number in range(3_000)}
+    path = _write(tmp_path / "data.parquet", table)
+    first, second = read(path, format="parquet", task="tabular-regression")
+    assert first["x"] == list(range(2_999)) and second["y"] == [2_999.5]
+
+
+def test_rows_of_many_repetitions_are_fine(tmp_path):
+    """Pictures of digits are mostly zeros; ordinary repetition is no bomb."""
+    table = {f"pixel{number}": [0] * 2_000 for number in range(200)} | {"label": ["a", "b"] * 1_000}
+    path = _write(tmp_path / "data.parquet", table)
+    assert formats.validate(path, format="parquet", task="tabular-classification").examples == 2_000

@@ -43,3 +43,14 @@ def test_a_file_for_another_purpose_is_refused(client: TestClient, upload: Uploa
     file = upload(rows(), purpose="user_data")
     answer = client.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": file})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wrong_purpose")
+
+
+def test_a_file_that_takes_too_long_is_left_to_the_worker(
+    client: TestClient, upload: Upload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small file may have millions of rows: the request is answered, and the job checks the rest."""
+    content = b'{"x":[1,2],"y":1}\n' * 3 + b'{"x":[1],"y":1}\n'
+    body = {"model": AFFINE, "training_file": upload(content)}
+    assert client.post("fine_tuning/jobs", json=body).status_code == 400
+    monkeypatch.setattr("app.jobs.requests.examples._INLINE_SECONDS", -1.0)
+    assert client.post("fine_tuning/jobs", json=body).status_code == 200
