@@ -62,7 +62,7 @@ class EvidenceSummary(Answer):
         )
 
 
-class PrefixCache(Answer):
+class PrefixCacheState(Answer):
     """Whether the frozen layers' results are computed once for each example and kept, and why not."""
 
     in_use: bool
@@ -83,7 +83,7 @@ class JobProgress(Answer):
     eta_seconds: float | None = Field(default=None, description="Null unless the job runs; 0 once it has succeeded.")
     examples_per_second: float | None = None
     tokens_per_second: float | None = Field(default=None, description="Without padding; null where data has none.")
-    prefix_cache: PrefixCache | None = Field(default=None, description="Null until this is decided.")
+    prefix_cache: PrefixCacheState | None = Field(default=None, description="Null until this is decided.")
 
 
 class ResourcesAnswer(Answer):

@@ -12,9 +12,9 @@ from app.files import formats
 from app.files.queries import find_file
 from app.files.tables import File
 from app.jobs.requests.context import SubmissionContext
-from app.jobs.requests.model_spec import TorchSpec
+from app.jobs.requests.method import method_type, refuse_other_method
+from app.jobs.requests.model_spec import TorchRequest
 from app.jobs.requests.schemas import JobCreate
-from app.jobs.requests.task_options import method_type, refuse_other_method
 from app.jobs.requests.weights import refuse_other_weights
 from app.models.catalog import ChosenModel
 from app.specs import models as specs
@@ -28,7 +28,7 @@ _INLINE_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
+class RequestExamples:
     """The training and the validation file, in this order everywhere.
 
     A summary is None where there is no such file, or where it was not read to its end.
@@ -52,7 +52,7 @@ def find_files(context: SubmissionContext, request: JobCreate, chosen: ChosenMod
     if request.validation_file:
         validation = _training_file(context, request.validation_file, param="validation_file")
 
-    if isinstance(request.model, TorchSpec) and request.model.weights is not None:
+    if isinstance(request.model, TorchRequest) and request.model.weights is not None:
         weights = find_file(context.session, context.project, request.model.weights, param="model.weights")
         with _reading(context, weights, param="model.weights"):
             refuse_other_weights(context.storage, weights, chosen.tensors_for(request.model.task))
@@ -66,7 +66,7 @@ def read_examples(
     files: tuple[File, File | None],
     *,
     read_bytes: int,
-) -> Examples:
+) -> RequestExamples:
     """Decides the task and reads files of up to `read_bytes` to their ends. Raises DataError with lines and fields."""
     training, validation = files
     data = DataSpec.from_json(request.data.model_dump(exclude_none=True) if request.data else {})
@@ -83,10 +83,10 @@ def read_examples(
             validation_format = _format(context.storage, validation, param="validation_file")
             data = replace(data, validation_format=validation_format)
             valid_summary = reader.read(validation, validation_format, param="validation_file")
-    return Examples(task, data, files, (train_summary, valid_summary))
+    return RequestExamples(task, data, files, (train_summary, valid_summary))
 
 
-def refuse_unknown_labels(context: SubmissionContext, examples: Examples, labels: tuple[str, ...]) -> None:
+def refuse_unknown_labels(context: SubmissionContext, examples: RequestExamples, labels: tuple[str, ...]) -> None:
     """DataError, with lines, for labels of the validation file that are none of the head's classes."""
     validation, summary = examples.files[1], examples.summaries[1]
     if validation is None or summary is None or set(summary.labels or ()) <= set(labels):

@@ -12,7 +12,7 @@ from app.files.formats import Summary
 from app.freeze.plan import FreezePlan
 from app.freeze.schedules import refuse_stopping_early, refuse_unreached
 from app.jobs.requests.context import SubmissionContext
-from app.jobs.requests.examples import Examples, refuse_unknown_labels
+from app.jobs.requests.examples import RequestExamples, refuse_unknown_labels
 from app.jobs.requests.length import length_of
 from app.models import manifest
 from app.models.catalog import ChosenModel, folder_of
@@ -32,7 +32,7 @@ from app.specs.models import ModelSpec, TorchSpec, TransformersSpec, folder_name
 _MAX_CONFIG_BYTES: Final = 1 << 20
 
 
-def refuse_data_misfits(context: SubmissionContext, chosen: ChosenModel, examples: Examples) -> None:
+def refuse_data_misfits(context: SubmissionContext, chosen: ChosenModel, examples: RequestExamples) -> None:
     """Refuses labels and widths of the files that the model has no outputs or inputs for. InvalidRequest, DataError."""
     training, validation = examples.summaries
     refuse_regression_labels(examples.task, chosen.spec.num_labels)
@@ -51,7 +51,7 @@ def refuse_data_misfits(context: SubmissionContext, chosen: ChosenModel, example
 
 
 def refuse_run_misfits(
-    hyperparameters: Hyperparameters, chosen: ChosenModel, examples: Examples, plan: FreezePlan | None
+    hyperparameters: Hyperparameters, chosen: ChosenModel, examples: RequestExamples, plan: FreezePlan | None
 ) -> None:
     """Refuses hyperparameters that the model cannot train with, and schedules that the run does not reach."""
     length = length_of(examples, hyperparameters)
@@ -81,7 +81,7 @@ def refuse_device_misfits(hyperparameters: Hyperparameters, task: str, *, device
     )
 
 
-def manifest_with_labels(chosen: ChosenModel, examples: Examples) -> Manifest | None:
+def manifest_with_labels(chosen: ChosenModel, examples: RequestExamples) -> Manifest | None:
     """The model's tensors where they are known; the training file gives the number of classes of a new head."""
     known = chosen.manifest_for(examples.task)
     labels = examples.summaries[0].labels if examples.summaries[0] else None

@@ -14,7 +14,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
-class OptimizerGroup(RequestBody):
+class OptimizerGroupRequest(RequestBody):
     """Optimizer options for some of the trained tensors, selected as in a freeze policy; the first match wins."""
 
     select: Options = Field(examples=[{"name": "classifier.**"}])
@@ -27,7 +27,7 @@ class Optimizer(RequestBody):
     name: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = Field(
         default="adamw", description="muon: hidden matrices are trained by Muon, everything else by AdamW."
     )
-    groups: list[OptimizerGroup] | None = Field(default=None, max_length=100)
+    groups: list[OptimizerGroupRequest] | None = Field(default=None, max_length=100)
     weight_decay: NotNegative | None = None
     momentum: Fraction | None = None
     dampening: NotNegative | None = None
@@ -52,7 +52,7 @@ def _require_object(value: Any) -> Any:
     return value
 
 
-class Hyperparameters(RequestBody):
+class HyperparametersRequest(RequestBody):
     """OpenAI's three, each a number or "auto", and ours, whose absence also means "auto".
 
     Once training has begun, the numbers that were chosen for "auto" are returned in its place.
@@ -117,7 +117,7 @@ class Hyperparameters(RequestBody):
     early_stopping_patience: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _given_once(self) -> "Hyperparameters":
+    def _given_once(self) -> "HyperparametersRequest":
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise PydanticCustomError("conflict", "give warmup_steps or warmup_ratio, not both")
         if self.weight_decay is not None and self.optimizer and self.optimizer.weight_decay is not None:
@@ -128,9 +128,9 @@ class Hyperparameters(RequestBody):
 
 
 class MethodOptions(RequestBody):
-    """Hyperparameters where OpenAI's clients put them."""
+    """HyperparametersRequest where OpenAI's clients put them."""
 
-    hyperparameters: Hyperparameters | None = None
+    hyperparameters: HyperparametersRequest | None = None
 
 
 class Method(RequestBody):
@@ -140,7 +140,7 @@ class Method(RequestBody):
     supervised: MethodOptions | None = None
     dpo: MethodOptions | None = None
 
-    def hyperparameters(self) -> Hyperparameters | None:
+    def hyperparameters(self) -> HyperparametersRequest | None:
         """The hyperparameters of the method's own type."""
         options = self.dpo if self.type == "dpo" else self.supervised
         return options.hyperparameters if options else None

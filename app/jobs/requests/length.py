@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.jobs.requests.examples import Examples
+from app.jobs.requests.examples import RequestExamples
 from app.specs import auto
 from app.specs.hyperparameters import Hyperparameters
 
@@ -26,13 +26,13 @@ class Length:
 
     @property
     def seen(self) -> int:
-        """Examples that pass through the model."""
+        """RequestExamples that pass through the model."""
         per_epoch = -(-self.examples // self.batch_size)
         epochs, rest = divmod(self.steps, per_epoch)
         return epochs * self.examples + min(rest * self.batch_size, self.examples)
 
 
-def length_of(examples: Examples, hyperparameters: Hyperparameters) -> Length | None:
+def length_of(examples: RequestExamples, hyperparameters: Hyperparameters) -> Length | None:
     """The length of the run, without packing; None where the training file was not read to its end."""
     summary = examples.summaries[0]
     if summary is None:

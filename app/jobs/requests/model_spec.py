@@ -94,7 +94,7 @@ class PromptTuningAdapter(RequestBody):
 AdapterField = Annotated[LoraAdapter | Ia3Adapter | PromptTuningAdapter, Field(discriminator="type")]
 
 
-class TransformersSpec(RequestBody):
+class TransformersRequest(RequestBody):
     """A model in the layout of transformers: a folder under PERMAFROST_MODELS_DIR by its name, or a hub's by its id."""
 
     type: Literal["transformers"]
@@ -115,7 +115,7 @@ class TransformersSpec(RequestBody):
     )
 
     @model_validator(mode="after")
-    def _go_together(self) -> "TransformersSpec":
+    def _go_together(self) -> "TransformersRequest":
         if self.revision is not None and ("/" not in self.path or ".." in self.revision):
             raise PydanticCustomError("conflict", "revision belongs to a model of a hub, whose path is `owner/name`")
         if self.new_tokens is not None and self.adapter is not None:
@@ -126,7 +126,7 @@ class TransformersSpec(RequestBody):
         return self
 
 
-class TorchSpec(RequestBody):
+class TorchRequest(RequestBody):
     """A torch module by the name of its architecture, from the entry-point group `permafrost.architectures`."""
 
     type: Literal["torch"]
@@ -149,8 +149,8 @@ def _kind_of_model(value: Any) -> str | None:
 
 ModelField = Annotated[
     Annotated[Identifier, Tag("id")]
-    | Annotated[TransformersSpec, Tag("transformers")]
-    | Annotated[TorchSpec, Tag("torch")],
+    | Annotated[TransformersRequest, Tag("transformers")]
+    | Annotated[TorchRequest, Tag("torch")],
     Discriminator(
         _kind_of_model,
         custom_error_type="invalid_model",
@@ -159,6 +159,6 @@ ModelField = Annotated[
 ]
 
 
-def model_choice(model: str | TransformersSpec | TorchSpec) -> ModelChoice:
+def model_choice(model: str | TransformersRequest | TorchRequest) -> ModelChoice:
     """What a request's `model` stands for, as a type that the worker shares."""
     return RegisteredSpec(id=model) if isinstance(model, str) else read_model(model.model_dump(exclude_none=True))

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from app.freeze.policy import Policy
 from app.freeze.schemas import FreezePolicy
 from app.http.request_body import RequestBody
-from app.jobs.requests.hyperparameters import Hyperparameters, Method
+from app.jobs.requests.hyperparameters import HyperparametersRequest, Method
 from app.jobs.requests.model_spec import Identifier, ModelField
 from app.specs.models import Task
 
@@ -87,7 +87,7 @@ class JobCreate(RequestBody):
         default=None, description="Part of the result's id: letters, digits, `.`, `_` and `-`."
     )
     seed: int | None = Field(default=None, ge=0, lt=2**53, description="Absent: drawn at random and returned.")
-    hyperparameters: Hyperparameters | None = None
+    hyperparameters: HyperparametersRequest | None = None
     method: Method | None = None
     metadata: Annotated[Metadata, Field(max_length=16)] | None = None
     tags: Annotated[list[Tag], Field(max_length=16)] | None = Field(
@@ -127,7 +127,7 @@ class JobCreate(RequestBody):
         "answer is a `fine_tuning.job.dry_run`.",
     )
 
-    def chosen(self) -> Hyperparameters:
+    def chosen(self) -> HyperparametersRequest:
         """The hyperparameters, wherever in the request they are."""
         given = self._given()
         controls = self.model_dump(include=set(_CONTROLS), exclude_none=True)
@@ -137,8 +137,8 @@ class JobCreate(RequestBody):
         """The freeze policy in its normal form; without one, everything trains."""
         return self.freeze_policy.normal() if self.freeze_policy else Policy()
 
-    def _given(self) -> Hyperparameters:
-        return (self.method and self.method.hyperparameters()) or self.hyperparameters or Hyperparameters()
+    def _given(self) -> HyperparametersRequest:
+        return (self.method and self.method.hyperparameters()) or self.hyperparameters or HyperparametersRequest()
 
     @model_validator(mode="after")
     def _given_once(self) -> "JobCreate":

@@ -17,10 +17,10 @@ from app.freeze.policy import Policy
 from app.jobs.queue.method import method_of
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
-from app.jobs.requests.examples import Examples, find_files, read_examples
+from app.jobs.requests.examples import RequestExamples, find_files, read_examples
 from app.jobs.requests.fit import manifest_with_labels, refuse_data_misfits, refuse_device_misfits, refuse_run_misfits
 from app.jobs.requests.model_spec import model_choice
-from app.jobs.requests.optimizers import refuse_unreadable_groups
+from app.jobs.requests.optimizer_groups import refuse_unreadable_groups
 from app.jobs.requests.schemas import EvidenceOptions, JobCreate, Resources
 from app.models.catalog import ChosenModel, choose, find_model, similar_tensors
 from app.specs.hyperparameters import Hyperparameters
@@ -38,7 +38,7 @@ class CheckedRequest:
 
     policy: Policy
     chosen: ChosenModel
-    examples: Examples
+    examples: RequestExamples
     hyperparameters: Hyperparameters
     plan: FreezePlan | None  # None where the model's tensors are not known yet
     plan_with_labels: FreezePlan | None  # also where the labels of the training file give the size of a new head
@@ -174,7 +174,7 @@ def _plan(context: SubmissionContext, policy: Policy, chosen: ChosenModel, task:
     return None
 
 
-def _plan_with_labels(policy: Policy, chosen: ChosenModel, examples: Examples) -> FreezePlan | None:
+def _plan_with_labels(policy: Policy, chosen: ChosenModel, examples: RequestExamples) -> FreezePlan | None:
     """The policy resolved with a new head of as many classes as the training file has labels, where these are known."""
     known = manifest_with_labels(chosen, examples)
     return resolve(policy, known.tensors) if known is not None else None

@@ -12,8 +12,7 @@ from pydantic import TypeAdapter
 
 from app.errors import DataError, InvalidRequest, ModelError
 from app.jobs.requests import hyperparameters as requests
-from app.jobs.requests.model_spec import TorchSpec as TorchRequest
-from app.jobs.requests.model_spec import TransformersSpec as TransformersRequest
+from app.jobs.requests.model_spec import TorchRequest, TransformersRequest
 from app.specs.adapters import LoraSpec
 from app.specs.data import DataSpec
 from app.specs.evidence import EvidenceSpec
@@ -124,7 +123,7 @@ def test_what_a_request_stores_is_read_and_written_back(content: dict[str, Any])
 def test_hyperparameters_of_a_request_are_read_and_written_back() -> None:
     """With an optimizer, its pairs and its groups."""
     optimizer = {"name": "adafactor", "eps": [1e-30, 1e-3], "groups": [{"select": {"name": "x"}, "options": {"lr": 1}}]}
-    asked = requests.Hyperparameters.model_validate({"n_epochs": 2, "warmup_steps": 3, "optimizer": optimizer})
+    asked = requests.HyperparametersRequest.model_validate({"n_epochs": 2, "warmup_steps": 3, "optimizer": optimizer})
     stored = asked.model_dump(exclude_none=True)
     assert same(Hyperparameters.from_json(stored).to_json(), stored)
 

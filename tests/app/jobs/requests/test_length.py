@@ -4,15 +4,15 @@ import pytest
 
 from app.files.formats import Summary
 from app.files.tables import File
-from app.jobs.requests.examples import Examples
+from app.jobs.requests.examples import RequestExamples
 from app.jobs.requests.length import length_of
 from app.specs.data import DataSpec
 from app.specs.hyperparameters import Hyperparameters
 
 
-def examples(count: int, *, validated: bool = False, task: str = "tabular-regression") -> Examples:
+def examples(count: int, *, validated: bool = False, task: str = "tabular-regression") -> RequestExamples:
     summary = Summary(count, None, 2, 1, bytes=40 * count)
-    return Examples(
+    return RequestExamples(
         task, DataSpec(), (File(), File() if validated else None), (summary, summary if validated else None)
     )
 

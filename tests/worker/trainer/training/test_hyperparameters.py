@@ -128,7 +128,7 @@ def test_wrong_values_are_named(asked: dict[str, Any], param: str) -> None:
 
 def test_all_that_the_api_takes_is_known_here() -> None:
     """A hyperparameter that a request may name, and that no trainer knows, would fail every job that uses it."""
-    assert set(requests.Hyperparameters.model_fields) == {each.name for each in fields(Hyperparameters)}
+    assert set(requests.HyperparametersRequest.model_fields) == {each.name for each in fields(Hyperparameters)}
     asked: dict[str, Any] = {
         "lr_schedule": "cosine",
         "warmup_ratio": 0.2,
@@ -136,7 +136,9 @@ def test_all_that_the_api_takes_is_known_here() -> None:
         "precision": "bf16",
         "eval_steps": 5,
     }
-    assert settle(requests.Hyperparameters(**asked).model_dump(exclude_none=True), facts()).lr_schedule == "cosine"
+    assert (
+        settle(requests.HyperparametersRequest(**asked).model_dump(exclude_none=True), facts()).lr_schedule == "cosine"
+    )
 
 
 @pytest.mark.parametrize("asked", [{}, {"n_epochs": 2, "learning_rate_multiplier": 3.0}, {"learning_rate": 0.1}])
