@@ -80,9 +80,19 @@ def skeleton(spec: TorchSpec) -> nn.Module:
 
 
 def initialise(spec: TorchSpec, *, seed: int) -> dict[str, torch.Tensor]:
-    """Initial weights for a torch spec without a weights file, from the seed alone."""
+    """Initial weights for a torch spec without a weights file, from the seed alone.
+
+    ModelError names a tensor that safetensors cannot hold, such as a sparse buffer.
+    """
     torch.manual_seed(seed)
     model = architectures.build(spec.architecture, spec.kwargs or {})
+    for name, tensor in model.state_dict().items():
+        if tensor.layout is not torch.strided:
+            message = (
+                f"'{name}' has the layout {tensor.layout}, and safetensors holds dense tensors only; register the "
+                "buffer with persistent=False, or make it dense"
+            )
+            raise ModelError(message, param="model.architecture")
     return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker.trainer.attempts import AFFINE, affine_order, attempt
+from tests.worker.trainer.attempts import AFFINE, affine_order, attempt, work_order
 from worker.trainer.models import architectures
 from worker.trainer.models.architectures import Affine
 
@@ -40,3 +40,18 @@ def test_sparse_buffers_are_watched_in_a_job(tmp_path: Path, monkeypatch: pytest
         assert {report["name"] for report in done.of("violation")} == {"graph"}
     else:
         assert done.code == 0, done.failure
+
+
+def test_a_sparse_tensor_in_the_files_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors holds dense tensors only."""
+
+    class Stored(Affine):
+        def __init__(self, in_features: int, out_features: int) -> None:
+            super().__init__(in_features, out_features)
+            self.register_buffer("graph", torch.eye(out_features).to_sparse())
+
+    monkeypatch.setitem(architectures.OURS, "stored", Stored)
+    model = AFFINE | {"architecture": "stored"}
+    done = attempt(work_order(job_id="j", stage="initialise", model=model, seed=1), tmp_path)
+    assert done.failure["param"] == "model.architecture"
+    assert "'graph' has the layout torch.sparse_coo" in done.failure["message"]
