@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
 
-    #: Device slots of this worker: "auto" is every CUDA device, or one CPU slot where there is none.
+    #: Device slots of this worker: "auto" is every CUDA device, or one CPU slot where there are no CUDA devices.
     devices: str = "auto"
     #: Seconds a lease lives without a heartbeat, and between heartbeats.
     lease_seconds: float = Field(default=60.0, gt=0)
@@ -130,5 +130,5 @@ class Settings(BaseSettings):
 
     @property
     def auth_required(self) -> bool:
-        """Keys are asked for everywhere but on loopback, where they are asked for on request."""
+        """Whether requests need an API key: always beyond loopback, and on loopback with PERMAFROST_AUTH=required."""
         return self.auth == "required" or (self.auth == "" and not self.on_loopback)
