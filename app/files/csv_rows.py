@@ -18,6 +18,7 @@ class CsvFile:
         self._start: int | None = None  # the first line of the current row
         self._rows = csv.reader(self._texts(path), strict=True)
         self.columns: list[str] = []
+        self.empty_columns: list[str] = []  # of nulls alone, which CSV cannot express
         self.header_problems: list[LineProblem] = []
         self._read_header()
 

@@ -62,16 +62,17 @@ class ExampleReader:
         if self.features:
             example = self._table(record)
         else:
+            record = _without_nulls(record)
             example = _TASKS[self.task](self, record) if self._shape(record) else {}
         return example if len(self.problems) == before else None
 
     def _shape(self, record: Mapping[str, Any]) -> bool:
         """Whether the record has the fields of its task. Notes missing and unknown ones, by the closest alternative."""
         keys = tuple(record)
-        if keys in self._complete and not any(value is None for value in record.values()):
+        if keys in self._complete:
             return True
 
-        given = [key for key, value in record.items() if value is not None]
+        given = list(record)
         alternatives = SHAPES[self.task]
         required, optional = max(
             alternatives,
@@ -128,6 +129,7 @@ class ExampleReader:
                 name, "wrong_type", f"'{name}' is {kind_of(value)}; a message is an object with role and content"
             )
             return {}
+        value = _without_nulls(value)
         for key in value:
             if key not in ("role", "content", "weight"):
                 self._note(f"{name}.{key}", "unknown_field", f"a message has role and content, not '{key}'")
@@ -155,7 +157,7 @@ class ExampleReader:
 
     def _text_label(self, record: Mapping[str, Any]) -> dict[str, Any]:
         example: dict[str, Any] = {"text": self._text("text", record["text"])}
-        if record.get("text_pair") is not None:
+        if "text_pair" in record:
             example["text_pair"] = self._text("text_pair", record["text_pair"])
         regression = self.task == "text-regression"
         example["label"] = (self._number if regression else self._label)("label", record["label"])
@@ -204,7 +206,7 @@ class ExampleReader:
         if not isinstance(value, dict) or "messages" not in value:
             self._note("input", "wrong_type", f"'input' is {kind_of(value)}; it must be an object with 'messages'")
             return []
-        for key in value:
+        for key in _without_nulls(value):
             # OpenAI's own examples carry both, tools empty.
             if key not in ("messages", "tools", "parallel_tool_calls") or (key == "tools" and value[key]):
                 self._note(
@@ -391,6 +393,13 @@ _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] 
     "tabular-regression": ExampleReader._tabular,
     "tabular-classification": ExampleReader._tabular,
 }
+
+
+def _without_nulls(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record without its null fields: Parquet fills every struct up with them."""
+    if any(value is None for value in record.values()):
+        return {name: value for name, value in record.items() if value is not None}
+    return record
 
 
 def _is_plain(value: Any) -> bool:

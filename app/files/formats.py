@@ -26,6 +26,8 @@ TASKS = tuple(SHAPES)
 TABULAR = ("tabular-regression", "tabular-classification")
 CLASSES = ("text-classification", "token-classification", "image-classification", "tabular-classification")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+#: Python reads no longer numbers.
+_MAX_DIGITS = 4_000
 _SEPARATED = "; the values do not seem to be separated by commas"
 _PACKED = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"\xfd7zXZ": "xz"}
 
@@ -110,6 +112,8 @@ def _no_task(fields: Set[str]) -> str:
     shapes = [(task, required) for task, alternatives in SHAPES.items() for required, _ in alternatives]
     task, required = max(shapes, key=lambda shape: len(fields & set(shape[1])) / len(shape[1]))
     missing = [name for name in required if name not in fields]
+    if not missing:
+        return f"no task has the fields {present}; leave out those beside {', '.join(required)}, or name the task"
     if len(missing) < len(required):
         near = nearest(missing[0], fields - set(required))
         return (
@@ -129,7 +133,7 @@ def holds_images(path: Path, format: str) -> bool:
 def _fits(task: str, records: Sequence[Mapping[str, Any]], *, text_numbers: bool) -> bool:
     """Whether the records fit a task beyond their fields: by the type of the label; causal text has no label."""
     if task == "causal-lm":
-        return not any("label" in record or "chosen" in record for record in records)
+        return not any(record.get(name) is not None for record in records for name in ("label", "chosen"))
     if not task.startswith(("text-", "tabular-")):
         return True
     name = "label" if task.startswith("text-") else "y"
@@ -260,6 +264,7 @@ class _JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.columns: list[str] = []
+        self.empty_columns: list[str] = []
         self.header_problems: list[LineProblem] = []
 
     def records(self) -> Iterator[Record | LineProblem]:
@@ -291,12 +296,14 @@ def _missing_columns(source: _JsonLines | CsvFile | ParquetFile, task: str) -> l
     """Missing and unknown columns of a table, once for the header instead of once per row."""
     if isinstance(source, _JsonLines):
         return []
+    empty = set(source.empty_columns)
+    columns = [name for name in source.columns if name not in empty]
     for required, optional in SHAPES[task]:
-        if set(required) <= set(source.columns):
-            extra = [name for name in source.columns if name not in (*required, *optional)]
+        if set(required) <= set(columns):
+            extra = [name for name in columns if name not in (*required, *optional)]
             return [_unknown_column(name, task, (*required, *optional)) for name in extra]
-    required = max((shape[0] for shape in SHAPES[task]), key=lambda names: len(set(names) & set(source.columns)))
-    return [_no_column(name, source.columns) for name in required if name not in source.columns]
+    required = max((shape[0] for shape in SHAPES[task]), key=lambda names: len(set(names) & set(columns)))
+    return [_no_column(name, columns) for name in required if name not in columns]
 
 
 def _unknown_column(name: str, task: str, known: tuple[str, ...]) -> LineProblem:
@@ -357,7 +364,7 @@ def _of_the_whole(task: str, reader: ExampleReader, examples: int, held_out: boo
 
 def _ordered(labels: Mapping[str, int]) -> tuple[str, ...]:
     """Labels in the order of their indices: whole numbers by value, others by name, whatever the order of lines."""
-    if all(label.removeprefix("-").isdecimal() and label.isascii() for label in labels):
+    if all(label.removeprefix("-").isdecimal() and label.isascii() and len(label) < _MAX_DIGITS for label in labels):
         return tuple(sorted(labels, key=int))
     return tuple(sorted(labels))
 

@@ -1,14 +1,17 @@
 """Text files as numbered lines in constant memory, and JSONL as records: one dict per line, or its problem."""
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from app.files.problems import LineProblem, kind_of
 
 #: Bytes of a line.
 MAX_LINE: Final = 1_000_000
+#: Bytes in which a line end must occur to be recognised.
+_HEAD: Final = 1 << 16
 _BOM: Final = b"\xef\xbb\xbf"
 _UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
 #: First lines of pretty-printed JSON.
@@ -74,13 +77,14 @@ def text_lines(path: Path) -> Iterator[tuple[int, str] | LineProblem]:
             return
 
         file.seek(0)
+        lines = io.BufferedReader(_CarriageReturns(file)) if _ends_lines_with_cr(file) else file
         for number in range(1, 2**63):
-            line = file.readline(MAX_LINE + 2)
+            line = lines.readline(MAX_LINE + 2)
             if not line:
                 return
             length = len(line)
             if length > MAX_LINE and not line.endswith(b"\n"):
-                while (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
+                while (more := lines.readline(MAX_LINE)) and not more.endswith(b"\n"):
                     length += len(more)
                 length += len(more)
                 message = f"has {length:,} bytes; a line has at most {MAX_LINE:,} (Parquet has no such limit)"
@@ -94,6 +98,28 @@ def _is_utf16(head: bytes) -> bool:
     """By the byte order mark, or by every other of the first four bytes."""
     zeros = (head[0::2] == b"\0\0", head[1::2] == b"\0\0")
     return head[:2] in _UTF16_BOMS or (len(head) == 4 and zeros[0] != zeros[1])
+
+
+def _ends_lines_with_cr(file: BinaryIO) -> bool:
+    """Whether lines end as old spreadsheets on a Mac write them."""
+    head = file.read(_HEAD)
+    file.seek(0)
+    return b"\r" in head.rstrip(b"\r") and b"\n" not in head
+
+
+class _CarriageReturns(io.RawIOBase):
+    """A file whose carriage returns are read as line feeds."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _decode(number: int, line: bytes, offset: int) -> tuple[int, str] | LineProblem:

@@ -34,13 +34,16 @@ class ParquetFile:
         self._errors = (pa.ArrowException, OSError)
         self._allowed = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
         self.columns: list[str] = []
+        self.empty_columns: list[str] = []  # of nulls alone: as good as absent
         self.header_problems: list[LineProblem] = []
         try:
             metadata = pq.read_metadata(path)
             self.header_problems = list(_bombs(metadata, self._allowed))
             if not self.header_problems:
                 self._file = pq.ParquetFile(path, metadata=metadata, read_dictionary=_dictionary_columns(metadata))
-                self.columns = [str(name) for name in self._file.schema_arrow.names]
+                schema = self._file.schema_arrow
+                self.columns = [str(name) for name in schema.names]
+                self.empty_columns = [str(field.name) for field in schema if pa.types.is_null(field.type)]
         except self._errors as error:
             message = f"is not a Parquet file: {first_line(error)}"
             self.header_problems = [LineProblem(None, None, "not_parquet", message)]

@@ -22,8 +22,18 @@ class LineProblem:
     code: str
     message: str
 
+    def __post_init__(self) -> None:
+        # What is quoted from a file may be no text, and an answer or a row has to be.
+        object.__setattr__(self, "field", None if self.field is None else _as_text(self.field))
+        object.__setattr__(self, "message", _as_text(self.message))
+
     def to_json(self) -> JsonDict:
         return {"line": self.line, "field": self.field, "code": self.code, "message": self.message}
+
+
+def _as_text(quoted: str) -> str:
+    """Half surrogate pairs and NUL characters written out as escapes."""
+    return quoted.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def kind_of(value: Any) -> str:

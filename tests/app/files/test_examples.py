@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import DataError
+from app.files import formats
 from app.files.formats import TASKS, infer_task, validate
 from tests.app.files.training_files import CHAT, GOOD, PNG, PREFERRED, found, lines, problems, read
 
@@ -167,3 +168,37 @@ def test_labels_are_text_as_texts_are(put, good, bad, task, field, character, co
     label = f"b{character}"
     path = put(lines(good, good | {name: [label] if isinstance(value, list) else label}))
     assert (2, field, code) in found(path, task=task)
+
+
+@pytest.mark.parametrize(
+    ("task", "record"),
+    [
+        ("causal-lm", {"text": "a", "messages": None, "label": None}),
+        ("causal-lm", {"messages": [{**turn, "weight": None, "name": None} for turn in CHAT["messages"]]}),
+        ("text-classification", {"text": "a", "label": "x", "text_pair": None, "note": None}),
+        ("preference", PREFERRED | {"prompt": None, "input": PREFERRED["input"] | {"tools": None, "extra": None}}),
+    ],
+)
+def test_null_is_absent_at_every_depth(put, task, record):
+    """Parquet fills structs up with nulls; the example is the one without them."""
+    path = put(lines(record))
+    assert len(list(read(path, format="jsonl", task=task))) == 1
+
+
+@pytest.mark.parametrize("label", ["\ud800", "a\0b", "1" * 5_000])
+def test_labels_that_are_odd_texts(put, label):
+    """Half a surrogate pair and NUL are refused by line; digits without end are a name like any other."""
+    rows = [{"text": "a", "label": name} for name in (label, "2") * 2]
+    path = put(lines(*rows))
+    if label.isdecimal():
+        assert formats.validate(path, format="jsonl", task="text-classification").labels == (label, "2")
+    else:
+        assert (1, "label") in [(line, name) for line, name, _ in found(path, task="text-classification")]
+
+
+def test_what_is_quoted_from_a_file_is_text(put):
+    """A name that is no text is written out, so that the answer can be sent and stored."""
+    path = put(lines({"text": "a", "\ud800\0": 1}))
+    (problem,) = problems(path, task="causal-lm")
+    assert "\\ud800\\x00" in problem["message"] and "\\ud800\\x00" in problem["field"]
+    problem["message"].encode()

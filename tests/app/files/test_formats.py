@@ -1,5 +1,7 @@
 """Training files: every task in every format, and every way that a line can be wrong."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -237,3 +239,31 @@ def test_time_is_bounded_on_request(tmp_path, format):
     with pytest.raises(formats.OutOfTime):
         validate(path, format=format, task="causal-lm", seconds=-1)
     assert validate(path, format=format, task="causal-lm", seconds=60).examples == 10
+
+
+@pytest.mark.parametrize("beside", [{"label": "x"}, {"chosen": "y"}])
+@pytest.mark.parametrize("fields", [{"prompt": "a", "completion": "b"}, {"messages": []}])
+def test_fields_of_two_tasks_are_a_question(put, fields, beside):
+    """Text for a causal model with a label beside it: refused with what to leave out, not guessed."""
+    with pytest.raises(DataError, match="leave out those beside"):
+        infer_task(put(lines(fields | beside)), "jsonl")
+
+
+KEYS = st.sampled_from(["text", "label", "chosen", "rejected", "prompt", "completion", "messages", "x", "y", "image"])
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just("\ud800\0"),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(KEYS | st.text(st.characters()), values, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(records=st.lists(st.dictionaries(KEYS | st.text(st.characters()), ODD, max_size=4), min_size=1, max_size=4))
+def test_no_file_is_answered_by_a_fault_of_ours(tmp_path_factory, records):
+    """Whatever the records: a task and a summary, or a refusal that can be sent as JSON."""
+    path = tmp_path_factory.mktemp("odd") / "data.jsonl"
+    path.write_bytes(b"\n".join(json.dumps(record).encode() for record in records))
+    try:
+        validate(path, format="jsonl", task=infer_task(path, "jsonl"))
+    except DataError as error:
+        json.dumps([error.message, error.errors], ensure_ascii=False).encode()

@@ -91,3 +91,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 8_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_lines_may_end_with_carriage_returns_alone(put):
+    """As old spreadsheets on a Mac write CSV; lines count as elsewhere."""
+    good = put(b"a,b\r1,2\r3,4\r", "good.csv")
+    assert list(read(good, format="csv", task="tabular-regression")) == [{"x": [1], "y": [2]}, {"x": [3], "y": [4]}]
+    bad = put(b"a,b\r1,2\r3,x\r", "bad.csv")
+    assert found(bad, format="csv", task="tabular-regression") == [(3, "b", "not_a_number")]

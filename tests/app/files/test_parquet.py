@@ -162,3 +162,9 @@ def test_rows_of_many_repetitions_are_fine(tmp_path):
     table = {f"pixel{number}": [0] * 2_000 for number in range(200)} | {"label": ["a", "b"] * 1_000}
     path = _write(tmp_path / "data.parquet", table)
     assert formats.validate(path, format="parquet", task="tabular-classification").examples == 2_000
+
+
+def test_a_column_of_nulls_is_absent(tmp_path):
+    """Tables of many sources have columns that this one leaves empty."""
+    path = _write(tmp_path / "data.parquet", {"text": ["a", "b"], "messages": pa.nulls(2), "note": pa.nulls(2)})
+    assert formats.validate(path, format="parquet", task="causal-lm").examples == 2
