@@ -31,7 +31,7 @@ AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)
 
 
 class LeaseKeeper:
-    """`wish` says what is wanted of the job; `lost` is set once it is another's; `expired` once nobody can know."""
+    """Beats for one lease. `desired` is run, pause or cancel; `lost` is set once another worker has the job."""
 
     def __init__(self, db: Database, lease: Lease, *, heartbeat: float, since: float | None = None) -> None:
         """`since` is when the claim was sent, by the monotonic clock: the lease is never younger than that."""
