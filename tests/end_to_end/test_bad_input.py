@@ -143,7 +143,7 @@ IN_THE_WORKER: dict[str, tuple[bytes, str, Any, dict[str, Any], tuple[str, int |
     "more labels than outputs": (
         lines(*({"x": [1, 2], "y": "abc"[at % 3]} for at in range(12))),
         "a.jsonl",
-        AFFINE | {"kwargs": {"in_features": 2, "out_features": 2}, "task": "classification"},
+        AFFINE | {"architecture": "mlp", "kwargs": {"in_features": 2, "out_features": 2}, "task": "classification"},
         {},
         ("data_does_not_fit_model", None, "3 labels, and the model gives 2 outputs"),
     ),
