@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from app.errors import ModelError
 
 PARAM = "model.adapter.target_modules"
-ALL_LINEAR = "all-linear"  # peft's shorthand
+READ_BY_MAMBA = ("conv1d", "out_proj")  # layers whose weight a fused kernel reads by itself
 
 
 def refuse_unknown(model: nn.Module, targets: str | Sequence[str] | None, *, param: str = PARAM) -> None:
@@ -58,7 +58,6 @@ def linear_layers(model: nn.Module, heads: Collection[str]) -> list[str]:
         and module is not embeddings
         and path not in heads
         and path.startswith(body)
-        and not _is_inside_mamba(model, path)
     ]
     if not layers:
         message = "the model has no linear layer beside its head; name the modules that the adapter should train"
@@ -73,8 +72,9 @@ def body_of(model: nn.Module) -> str:
     return f"{path}." if path else ""
 
 
-def _is_inside_mamba(model: nn.Module, path: str) -> bool:
-    """Whether a fused kernel of a Mamba block reads this layer's weight without calling it: peft refuses those."""
-    parent, _, leaf = path.rpartition(".")
-    block = type(model.get_submodule(parent)).__name__ if parent else ""
-    return leaf in ("out_proj", "conv1d") and "mamba" in block.lower()
+def outside_mamba_kernels(model: nn.Module, paths: Sequence[str]) -> list[str]:
+    """The layers that no fused kernel of a Mamba block reads: such a block has a `conv1d` and an `out_proj`."""
+    modules = dict(model.named_modules())
+    blocks = {path for path in modules if all(f"{path}.{layer}" in modules for layer in READ_BY_MAMBA)}
+    read = {f"{block}.{layer}" for block in blocks for layer in READ_BY_MAMBA}
+    return [path for path in paths if path not in read]

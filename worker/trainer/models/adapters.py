@@ -41,8 +41,19 @@ _BASE_LAYERS = re.compile(r"(\.base_layer)+\.")  # nested where fused experts ha
 VIRTUAL_TOKENS = f"prompt_encoder.{ADAPTER}.embedding.weight"
 
 
-def wrap(model: nn.Module, adapter: AdapterSpec, *, task: str, seed: int, new: Collection[str] = ()) -> PeftModel:
-    """Adds adapters, initialised from the seed, to the model. A `new` head gets none: it trains as it is."""
+def wrap(
+    model: nn.Module,
+    adapter: AdapterSpec,
+    *,
+    task: str,
+    seed: int,
+    new: Collection[str] = (),
+    notes: list[str] | None = None,
+) -> PeftModel:
+    """Adds adapters, initialised from the seed, to the model. A `new` head gets none: it trains as it is.
+
+    What was chosen otherwise than peft would is added to `notes`.
+    """
     refuse_adapter(adapter, task)
     config = _config(adapter)
     heads = sorted({name.rpartition(".")[0] for name in new})
@@ -53,7 +64,7 @@ def wrap(model: nn.Module, adapter: AdapterSpec, *, task: str, seed: int, new: C
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            wrapped = _wrapped(model, config, heads)
+            wrapped = _wrapped(model, config, heads, notes if notes is not None else [])
     except ValueError as error:
         raise ModelError(f"peft refused the adapter: {error}", param="model.adapter.target_modules") from error
     if adapter.merge and any("Merging is not supported" in str(warning.message) for warning in caught):
@@ -185,7 +196,7 @@ def _outermost(model: nn.Module, new: Collection[str]) -> list[str]:
     return sorted(heads)
 
 
-def _wrapped(model: nn.Module, config: PeftConfig, heads: Collection[str]) -> PeftModel:
+def _wrapped(model: nn.Module, config: PeftConfig, heads: Collection[str], notes: list[str]) -> PeftModel:
     """Adds the adapter; where peft has no default targets for the architecture, to every linear layer but a head."""
     given = copy.deepcopy(config)
     try:
@@ -195,5 +206,11 @@ def _wrapped(model: nn.Module, config: PeftConfig, heads: Collection[str]) -> Pe
             raise
         if "target_modules" not in str(error):
             raise
-        given.target_modules = adapter_targets.linear_layers(model, heads)
+        layers = adapter_targets.linear_layers(model, heads)
+        given.target_modules = adapter_targets.outside_mamba_kernels(model, layers)
+        if len(given.target_modules) < len(layers):
+            notes.append(
+                f"the adapter leaves out {' and '.join(adapter_targets.READ_BY_MAMBA)} of the Mamba blocks: their "
+                "kernels read these weights without calling the layer, so peft refuses adapters there"
+            )
         return get_peft_model(model, given)

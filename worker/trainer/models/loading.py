@@ -53,9 +53,10 @@ def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | No
     loaded = pretrained.load(spec, folder, task=task, labels=labels, seed=seed, codes=codes, read=read)
     model, new = loaded.model, loaded.new
     plain: tuple[TensorInfo, ...] = ()
+    notes = [*loaded.notes]
     if spec.adapter:
         plain = tuple(tensors(model))
-        model = adapters.wrap(model, spec.adapter, task=task, seed=seed, new=new)
+        model = adapters.wrap(model, spec.adapter, task=task, seed=seed, new=new, notes=notes)
         new = frozenset(adapters.live_name(model, name) for name in new)
         if spec.adapter.start:
             adapters.load_weights(model, new, Workspace(folder.parent).adapter)
@@ -68,7 +69,7 @@ def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | No
         adapter=spec.adapter,
         plain=plain,
         grown=loaded.grown,
-        notes=loaded.notes,
+        notes=tuple(notes),
         mixed=loaded.mixed,
     )
 

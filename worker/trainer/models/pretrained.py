@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoImageProcessor, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
@@ -199,7 +201,7 @@ def _config(spec: TransformersSpec, folder: Path, *, task: str, labels: Sequence
     if kind not in CONFIG_MAPPING:
         _refuse_unknown_kind(kind, configs.ignored_keys(folder / "config.json"))
     try:
-        config = CONFIG_MAPPING[kind].from_dict(content)
+        config = _read_config(folder, content)
     except CONFIG_ERRORS as error:
         raise ModelError(
             f"transformers does not understand config.json: {_first_line(error)}", param="model"
@@ -218,6 +220,18 @@ def _config(spec: TransformersSpec, folder: Path, *, task: str, labels: Sequence
     if task in ("causal-lm", "preference"):
         config.use_cache = False  # a cache of keys and values is for generation
     return config
+
+
+def _read_config(folder: Path, content: Mapping[str, Any]) -> Any:
+    """The folder's configuration as transformers reads it from a file, which has notations of its own in it.
+
+    Where keys are ignored, that is a file without them.
+    """
+    if not configs.ignored_keys(folder / "config.json"):
+        return AutoConfig.from_pretrained(folder, **SAFE)
+    with TemporaryDirectory() as cleaned:
+        (Path(cleaned) / "config.json").write_text(json.dumps(content), "utf-8")
+        return AutoConfig.from_pretrained(cleaned, **SAFE)
 
 
 def _refuse_unknown_kind(kind: str, ignored: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from app.errors import ModelError
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.judging import judge, objections_to
-from tests.worker.trainer.zoo import KINDS, Kind
+from tests.worker.trainer.zoo import DECODER, KINDS, Kind
 from worker.protocol import Workspace
 from worker.trainer.models import adapter_targets
 
@@ -138,3 +138,14 @@ def test_weight_decomposition_is_verified(tmp_path: Path) -> None:
     done = decoder(tmp_path, {"use_dora": True})
     judged = judge(done)
     assert (judged.verdict, objections_to(done, judged)) == ("verified", [])
+
+
+def test_mamba_hybrids_get_an_adapter_where_peft_allows_one(tmp_path: Path) -> None:
+    """peft's own defaults for Falcon-H1 hold a layer that it refuses; an event says what is left out."""
+    sizes = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1}
+    place = Workspace(tmp_path).create()
+    Kind("FalconH1ForCausalLM", "FalconH1Config", DECODER | sizes, "causal-lm").save(place.base)
+    done = trained(place, {}, task="causal-lm", rows=[{"text": "the cat sat on the mat"}] * 4)
+    assert judge(done).verdict == "verified"
+    assert not any("out_proj" in name for name in done.changed)
+    assert any("leaves out conv1d and out_proj" in each["message"] for each in done.of("event"))

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import Mamba2Config, Mamba2ForCausalLM
 
 from app.errors import ModelError
+from app.specs.models import TransformersSpec
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.judging import judge
 from tests.worker.trainer.zoo import KINDS
 from worker.protocol import Workspace
-from worker.trainer.models import configs
+from worker.trainer.models import configs, loading
 
 REMOTE = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.X"}
 KERNELS = {"_attn_implementation": "kernels-community/x", "experts_implementation": "x/y"}
@@ -115,6 +117,19 @@ def test_keys_are_removed_at_any_depth(tmp_path: Path) -> None:
         "text_config._attn_implementation",
         "text_config.experts_implementation",
     ]
+
+
+def test_notations_of_transformers_are_read(tmp_path: Path) -> None:
+    """Infinity in Mamba 2's limits is an object in the file; also where a key beside it is ignored."""
+    config = Mamba2Config(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_heads=4, head_dim=16, state_size=4)
+    for at, extra in enumerate(({}, {"auto_map": REMOTE})):
+        place = Workspace(tmp_path / str(at)).create()
+        Mamba2ForCausalLM(config).save_pretrained(place.base)
+        tiny.tokenizer(place.base, ("<unk>", "<s>", "</s>"), bert_like=False)
+        change(place.base / "config.json", **extra)
+        loaded = loading.load(TransformersSpec(path="tiny"), place.base, task="causal-lm", labels=None, seed=0)
+        limits: Any = loaded.model.config
+        assert tuple(limits.time_step_limit) == (0.0, float("inf"))
 
 
 def test_a_deep_file_is_refused(tmp_path: Path) -> None:
