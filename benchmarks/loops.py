@@ -196,7 +196,7 @@ class WithLoss(nn.Module):
 
 
 class Batches(Dataset[Batch]):
-    """The job's own batches of the steps from `first` on, collated when they are asked for."""
+    """The job's own batches of the steps from `first` on, collated on demand."""
 
     def __init__(self, given: Material, case: Case, first: int) -> None:
         self.given = given

@@ -51,7 +51,7 @@ def rate_of(ours: Place, count: int) -> tuple[float, int, int]:
             time.sleep(SECONDS / EVENTS)
         rate = (reads(ours) - before - EVENTS) / (time.perf_counter() - began)
         lifecycle.cancel(ours.database, "default", job_id)
-        got = told(process)
+        got = status_of(process)
     return rate, got["fewest"], got["most"]
 
 
@@ -62,13 +62,13 @@ def watchers(url: str, count: int, headers: dict[str, str]) -> Iterator[subproce
     command += ["--connections", str(count), "--headers", json.dumps(headers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert told(process) == {"connected": count}
+            assert status_of(process) == {"connected": count}
             yield process
         finally:
             process.terminate()
 
 
-def told(process: subprocess.Popen[str]) -> dict[str, Any]:
+def status_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:

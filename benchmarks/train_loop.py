@@ -6,7 +6,7 @@ every order that there is, each once: what one loop leaves to the next (freed me
 figure is the median over rounds of the ratio of steps per second, so that a busy machine slows all alike too.
 Peak memory is that of a process which does nothing else, the median of three. The base's file is mapped; its pages are
 clean, shared and the kernel's to drop, and the witness looks at all of them where a forward pass looks up some rows of
-a vocabulary: so memory is also told without mapped files.
+a vocabulary: so memory is also given without mapped files.
 """
 
 from __future__ import annotations

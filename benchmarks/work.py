@@ -71,7 +71,7 @@ class Aside(Reporter):
 
 @dataclass(frozen=True)
 class Material:
-    """What a loop of somebody else's needs: the model, frozen by requires_grad, and the job's batches in its order.
+    """What another library's loop needs: the model, frozen by requires_grad, and the job's batches in its order.
 
     `loaded` is what its script holds on to for saving the result: the tokenizer.
     """

@@ -42,7 +42,7 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class FrozenInterval:
+class IntervalDigests:
     """SHA-256 of a scheduled tensor when a freeze began and when it ended; None if the run ended before that."""
 
     from_step: int
@@ -80,14 +80,14 @@ class WitnessReport:
     seconds: float
     reason: str | None = None
     first_changed: dict[str, int] = field(default_factory=dict)
-    intervals: dict[str, tuple[FrozenInterval, ...]] = field(default_factory=dict)
+    intervals: dict[str, tuple[IntervalDigests, ...]] = field(default_factory=dict)
     followed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> Self:
         """From the dict that `dataclasses.asdict` makes of a report."""
         intervals = {
-            name: tuple(FrozenInterval(**interval) for interval in rows) for name, rows in obj["intervals"].items()
+            name: tuple(IntervalDigests(**interval) for interval in rows) for name, rows in obj["intervals"].items()
         }
         violations = tuple(Violation(**violation) for violation in obj["violations"])
         return cls(**{**obj, "violations": violations, "intervals": intervals})

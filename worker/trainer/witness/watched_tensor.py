@@ -10,7 +10,7 @@ from app.freeze.plan import Decision
 from app.jsontypes import JsonDict
 from worker.trainer.freeze.schedule import frozen_after
 from worker.trainer.witness.fingerprint import Fingerprint, Fingerprints, sharded
-from worker.trainer.witness.report import FrozenInterval
+from worker.trainer.witness.report import IntervalDigests
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class WatchedTensor:
     whole: tuple[Fingerprint, ...] = ()  # of a sharded tensor, whose `known` are of this rank's shard
     last_good: int = 0
     violated: bool = False
-    intervals: list[FrozenInterval] = field(default_factory=list)
+    intervals: list[IntervalDigests] = field(default_factory=list)
 
     @property
     def open(self) -> bool:
@@ -70,7 +70,7 @@ class WatchedTensor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.known = tuple(Fingerprint.from_json(part) for part in state["known"])
         self.last_good, self.violated = state["last_good"], state["violated"]
-        self.intervals = [FrozenInterval(**interval) for interval in state["intervals"]]
+        self.intervals = [IntervalDigests(**interval) for interval in state["intervals"]]
 
     def _frozen_parts(self, tensor: Tensor) -> list[Tensor]:
         rows = self.decision.frozen_rows

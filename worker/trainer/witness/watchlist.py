@@ -10,7 +10,7 @@ from worker.trainer.freeze.tensor_refs import TensorRef
 from worker.trainer.witness.fingerprint import Fingerprints
 from worker.trainer.witness.guard import WriteGuard
 from worker.trainer.witness.observe import digest, stored_bytes, unreadable
-from worker.trainer.witness.report import FrozenInterval, Violation
+from worker.trainer.witness.report import IntervalDigests, Violation
 from worker.trainer.witness.tripwires import Tripwire
 from worker.trainer.witness.watched_tensor import WatchedTensor
 
@@ -89,7 +89,7 @@ class Watchlist:
             self._tripwires[name] = Tripwire.on(slot)
             if item.decision.scheduled and name == item.decision.name:
                 stop = next(b for a, b in item.decision.intervals if a <= step and (b is None or step < b))
-                item.intervals.append(FrozenInterval(step, stop, digest(slot.tensor), None))
+                item.intervals.append(IntervalDigests(step, stop, digest(slot.tensor), None))
 
     def follow_schedule(self, live: Live, step: int) -> None:
         """End the freezes that end after `step`, and begin those that begin there."""

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from worker.trainer.witness.report import FrozenInterval, Violation, WitnessReport, combine_reports
+from worker.trainer.witness.report import IntervalDigests, Violation, WitnessReport, combine_reports
 
 
 def report(verdict: str = "verified", *violations: Violation, checks: int = 3, **fields: object) -> WitnessReport:
@@ -33,7 +33,7 @@ def test_text_has_the_verdict_and_a_line_per_violation() -> None:
 
 def test_json_round_trip() -> None:
     """Ranks exchange reports as JSON."""
-    intervals = {"a": (FrozenInterval(0, 5, "00", None),)}
+    intervals = {"a": (IntervalDigests(0, 5, "00", None),)}
     one = report("violated", Violation("a", 0, 1), intervals=intervals, first_changed={"b": 3}, followed={"a": "c.a"})
     assert WitnessReport.from_json(json.loads(json.dumps(asdict(one)))) == one
 
