@@ -1,5 +1,6 @@
 """Assigns the names of a model to the rules of a policy, whole or by rows. The first rule that matches decides."""
 
+from bisect import bisect
 from dataclasses import dataclass, field
 
 from app.errors import PolicyError
@@ -91,7 +92,8 @@ class Assignment:
                     f"rule '{rule.id}': rows [{start}, {stop}] of '{name}', which has {rows} rows",
                     param=where,
                 )
-            for other_start, other_stop, other in pieces:
+            at = bisect(pieces, start, key=lambda piece: piece[0])
+            for other_start, other_stop, other in pieces[max(at - 1, 0) : at + 1]:  # sorted, so only these can overlap
                 if start < other_stop and other_start < stop:
                     raise PolicyError(
                         f"rule '{rule.id}': rows [{start}, {stop}] of '{name}' overlap rows "
@@ -99,6 +101,7 @@ class Assignment:
                         param=where,
                     )
         pieces.extend((start, stop, number) for start, stop in rule.select.rows)
+        pieces.sort()
         if sum(stop - start for start, stop, _ in pieces) == rows:
             self.whole[position] = number  # no row is left for the rules below
 

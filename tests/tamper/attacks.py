@@ -357,7 +357,7 @@ def _(world: World) -> Options:
 @attack("20-only-metadata-changed", only="file_digests")
 def _(world: World) -> Options:
     world.sign()
-    (world.result / "model.safetensors").write_bytes(file_bytes(result_tensors(), {"format": "np"}))
+    (world.result / "model.safetensors").write_bytes(file_bytes(result_tensors(), {"formal": "pt"}))
 
 
 @attack("21-symlinked-shard", only="no_links", world=sharded_world)
@@ -778,7 +778,7 @@ def _(world: World) -> Options:
     world.sign(world.predicate(rows=forged(world.rows(), "bert.emb.weight", slices=honest)))
 
 
-@attack("33-lying-signer-calls-a-model-an-adapter", only="adapter_or_model", world=adapter_world)
+@attack("33-lying-signer-calls-a-model-an-adapter", world=adapter_world)
 def _(world: World) -> Options:
     """A changed tensor under the base's own name, in a result that is said to leave the base where it is."""
     world.result_weights["adapter_model.safetensors"]["enc.0.w"] = tensor("F32", 8, 8, seed="changed")
@@ -790,7 +790,7 @@ def _(world: World) -> Options:
     world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
 
 
-@attack("33-model-file-in-an-adapter", only="adapter_or_model", world=adapter_world)
+@attack("33-model-file-in-an-adapter", world=adapter_world)
 def _(world: World) -> Options:
     world.result_weights["model.safetensors"] = {"base_model.model.x.weight": tensor("F32", 2, seed="x")}
     world.write()

@@ -9,7 +9,7 @@ import pytest
 from app.evidence.format.statement import Row
 from app.evidence.verifier.context import Check
 from app.evidence.verifier.verify import STAGES
-from tests.tamper import audited
+from tests.tamper import audited, loading
 from tests.tamper.attacks import ATTACKS, Attack, look_alike_world, trained_tie
 from tests.tamper.kit import (
     World,
@@ -31,7 +31,7 @@ from tests.tamper.kit import (
     twice_frozen_world,
 )
 
-assert audited  # its attacks are in the list as well
+assert audited and loading  # their attacks are in the list as well
 CASES = [pytest.param(attack, level, id=f"{attack.id}-level-{level}") for attack in ATTACKS for level in attack.levels]
 # Rejected for every file whose digest is recomputed, which is not done for large ones unless it is asked for.
 MISNAMED = "39-wrong-file-digest"
@@ -173,15 +173,6 @@ def test_names_cannot_write_the_report(tmp_path: Path) -> None:
     assert "x\\n\\x1b[2JVERIFIED" in lines
     assert not any(line.startswith("VERIFIED") for line in lines.splitlines())
     assert all(one.isprintable() or one == "\n" for one in lines)
-
-
-def test_code_in_a_result_is_pointed_out(tmp_path: Path) -> None:
-    """It is signed like any file, and loading the model may run it."""
-    world = World(tmp_path, result_files={"config.json": b"{}", "modeling_toy.py": b"pass"})
-    world.sign()
-    report = world.verify(2)
-    assert report.verified
-    assert any("modeling_toy.py" in warning for warning in report.warnings)
 
 
 def _without(name: str | None) -> Mapping[str, Mapping[str, Check]]:

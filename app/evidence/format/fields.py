@@ -1,7 +1,10 @@
 """Typed access to fields of parsed JSON. StatementError gives the path of a field that is missing or mistyped."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class StatementError(ValueError):
@@ -89,7 +92,7 @@ def pair(value: Any, at: str) -> tuple[int, int]:
 
 def hex(value: Mapping[str, Any], name: str, at: str) -> str:
     found = text(value, name, at)
-    if len(found) != 64 or set(found) - set("0123456789abcdef"):
+    if not _HEX.fullmatch(found):
         raise StatementError(f"{at}.{name}: not a SHA-256 in lower-case hex")
     return found
 

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from app.evidence.format.strict import JsonError, read_json
+from app.evidence.format.strict import JsonError, read_json, repeated_keys
 
 ALGORITHMS = ("ed25519", "ecdsa-p256")  # P-256 with SHA-256 is the FIPS choice
 
@@ -186,10 +186,13 @@ def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
         document = read_json(raw)
     except JsonError as error:
         raise KeyFileError(f"{path} is neither a PEM public key nor a key ring: {error}") from None
-    return read_ring_json(document)
+    return read_ring_json(document, source=path)
 
 
-def read_ring_json(document: Any) -> tuple[TrustedKey, ...]:
+def read_ring_json(document: Any, *, source: Path | None = None) -> tuple[TrustedKey, ...]:
+    """The keys of a parsed key ring. Raises KeyFileError, also for a key of an object that appears twice."""
+    for key in repeated_keys(document):
+        raise KeyFileError(f"{source or 'the key ring'}: {key!r} appears twice; remove one of the two")
     entries = document.get("data") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise KeyFileError('a key ring is {"data": [{"public_key": ...}, ...]} with at least one key')
@@ -199,8 +202,15 @@ def read_ring_json(document: Any) -> tuple[TrustedKey, ...]:
 def read_ring(path: Path) -> tuple[TrustedKey, ...]:
     """Public keys of the signing key at `path`: the key ring beside it, or the key alone."""
     if _ring_path(path).exists():
-        return read_ring_json(json.loads(_ring_path(path).read_text()))
+        return _read_own_ring(_ring_path(path))
     return (TrustedKey(load(path).public_pem),)
+
+
+def _read_own_ring(path: Path) -> tuple[TrustedKey, ...]:
+    try:
+        return read_ring_json(read_json(path.read_bytes()), source=path)
+    except JsonError as error:
+        raise KeyFileError(f"{path} is not a key ring: {error}") from None
 
 
 def write_ring(path: Path, keys: Iterable[TrustedKey]) -> None:

@@ -5,27 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import FileRef, Reading
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
+from app.evidence.verifier.check_loading import CODE, CONTAINERS
 from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem
 from app.evidence.verifier.read_files import INDEX_ENDING
 
 SIGNATURE_FILE = "model.sig"  # an OpenSSF model-signing bundle, with a verifier of its own
 
-# What a loader may prefer to the safetensors files, or run.
-_CONTAINERS = (
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pkl",
-    ".pickle",
-    ".h5",
-    ".msgpack",
-    ".gguf",
-    ".onnx",
-    ".npz",
-    ".joblib",
-)
-_CODE = (".py", ".pyc", ".so", ".ipynb")
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -69,13 +54,6 @@ def _nothing_extra(context: CheckContext) -> Iterator[Problem]:
         # By its one name: a hard link to it may be called a configuration, and an envelope has room for one.
         if inputs.attestation is None or inputs.attestation.resolve() != held.folder.resolve() / name:
             yield Problem("nothing_extra", "in the result's folder, but not in the statement", name)
-
-
-def _no_containers(context: CheckContext) -> Iterator[Problem]:
-    """Rejects weights in another format than safetensors, even if signed: a loader may prefer them."""
-    for file in context.predicate.result_files:
-        if file.name.lower().endswith(_CONTAINERS):
-            yield Problem("no_containers", "weights in another format, which a loader may prefer", file.name)
 
 
 def _file_digests(context: CheckContext) -> Iterator[Problem]:
@@ -136,32 +114,33 @@ def _compare_tensors(
 
 def _slices_as_claimed(context: CheckContext) -> Iterator[Problem]:
     """Rejects row ranges whose bytes in the files differ from the statement."""
+    sides = (("base", context.base), ("result", context.result))
+    digests = {side: _slice_digests(held) for side, held in sides if held is not None}
     for row in context.predicate.rows:
         for part in row.slices:
-            for what, held, reading, digest in (
-                ("base", context.base, row.base, part.base),
-                ("result", context.result, row.result, part.result),
-            ):
-                if held is None or reading is None:
+            for side, reading, stated in (("base", row.base, part.base), ("result", row.result, part.result)):
+                if side not in digests or reading is None:
                     continue
-                found = _slice_digest(held.tensors().get(reading.name), part.rows)
-                if found != digest:
-                    reason = f"rows {part.rows[0]} to {part.rows[1]} have other bytes in the {what}'s files"
-                    yield Problem("slices_as_claimed", reason, row.name, digest, found)
+                found = digests[side].get((reading.name, part.rows))
+                if found != stated:
+                    reason = f"rows {part.rows[0]} to {part.rows[1]} have other bytes in the {side}'s files"
+                    yield Problem("slices_as_claimed", reason, row.name, stated, found)
 
 
-def _slice_digest(tensor: TensorReading | None, rows: tuple[int, int]) -> str | None:
-    slices = tensor.slices if tensor else ()
-    return next((part.sha256 for part in slices if (part.start, part.stop) == rows), None)
+def _slice_digests(held: Holdings) -> dict[tuple[str, tuple[int, int]], str]:
+    """Digests of the row ranges that were read, by tensor and range."""
+    tensors = held.tensors().values()
+    return {(tensor.name, (part.start, part.stop)): part.sha256 for tensor in tensors for part in tensor.slices}
 
 
 def _index(context: CheckContext) -> Iterator[Problem]:
     """Rejects weights in several files without an index, and an index that does not match the files."""
     held = _of_result(context)
-    if len(held.weights) > 1 and not held.indexes:
+    indexes = {name: raw for name, raw in held.documents.items() if name.endswith(INDEX_ENDING)}
+    if len(held.weights) > 1 and not indexes:
         yield Problem("index", f"{len(held.weights)} weight files and no index that lists their tensors")
     where = {tensor.name: file for file, reading in held.weights.items() for tensor in reading.tensors}
-    for name, raw in held.indexes.items():
+    for name, raw in indexes.items():
         try:
             document = read_json(raw)
         except JsonError as error:
@@ -187,7 +166,7 @@ def _base_strays(context: CheckContext) -> Iterator[Problem]:
     held = _of_base(context)
     for name in sorted(held.files - {file.name for file in context.predicate.base_files}):
         lower = name.lower()
-        if lower.endswith((*_CONTAINERS, *_CODE, ".safetensors", INDEX_ENDING)) or lower in _ADAPTERS:
+        if lower.endswith((*CONTAINERS, *CODE, ".safetensors", INDEX_ENDING)) or lower in _ADAPTERS:
             yield Problem("base_strays", "beside the base's files, and a loader would use it", name)
 
 
@@ -207,7 +186,6 @@ RESULT_CHECKS: dict[str, Check] = {
     "no_folders": _no_folders,
     "nothing_missing": _nothing_missing,
     "nothing_extra": _nothing_extra,
-    "no_containers": _no_containers,
     "file_digests": _file_digests,
     "file_sizes": _file_sizes,
     "tensors_once": _tensors_once,

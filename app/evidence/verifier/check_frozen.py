@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from app.evidence.format.statement import FrozenInterval, Reading
+from app.evidence.format.statement import FrozenInterval, Reading, Row
 from app.evidence.verifier.check_names import owners
 from app.evidence.verifier.context import Check, CheckContext, Problem
+from app.freeze.policy import Intervals
 
 
 def _adapter_or_model(context: CheckContext) -> Iterator[Problem]:
@@ -107,16 +108,11 @@ def _intervals(context: CheckContext) -> Iterator[Problem]:
 
     Only the two ends can be compared with files; the digests in between are the signer's word.
     """
-    if context.plan is None:
-        return
-    for row in owners(context.predicate.rows):
+    for row in owners(context.predicate.rows) if context.plan is not None else ():
         if row.role != "scheduled":
             continue
         spans, steps = row.intervals, context.predicate.observed.get("last_step")
-        planned = context.plan.decision(row.name).intervals
-        if isinstance(steps, int):  # a run may end before its last freeze begins, but not before its first
-            planned = planned[:1] + tuple(bounds for bounds in planned[1:] if bounds[0] < steps)
-        if tuple((span.from_step, span.to_step) for span in spans) != planned:
+        if tuple((span.from_step, span.to_step) for span in spans) != _planned(context, row, steps):
             yield Problem("intervals", "its intervals are not those of the policy", row.name)
         for span in spans:
             if span.before != span.after:
@@ -126,6 +122,23 @@ def _intervals(context: CheckContext) -> Iterator[Problem]:
             yield Problem("intervals", "does not start as the base", row.name, row.base.sha256, spans[0].before)
         if spans and _to_the_end(spans[-1], steps) and row.result and spans[-1].after != row.result.sha256:
             yield Problem("intervals", "does not end as the result", row.name, spans[-1].after, row.result.sha256)
+
+
+def _planned(context: CheckContext, row: Row, steps: object) -> Intervals:
+    """The policy's intervals. A run may end before its last freeze begins, but not before its first."""
+    assert context.plan is not None  # only asked for where there is one
+    planned = context.plan.decision(row.name).intervals
+    if isinstance(steps, int):
+        planned = planned[:1] + tuple(bounds for bounds in planned[1:] if bounds[0] < steps)
+    return planned
+
+
+def _intervals_belong(context: CheckContext) -> Iterator[Problem]:
+    """Rejects intervals of a tensor whose role has none."""
+    for row in context.predicate.rows:
+        if row.role != "scheduled" and row.intervals and row.alias_of is None:
+            reason = f"has intervals, which a tensor with role '{row.role}' cannot have"
+            yield Problem("intervals_belong", reason, row.name)
 
 
 def _to_the_end(span: FrozenInterval, steps: object) -> bool:
@@ -142,4 +155,5 @@ CHECKS: dict[str, Check] = {
     "no_violations": _no_violations,
     "slices": _slices,
     "intervals": _intervals,
+    "intervals_belong": _intervals_belong,
 }

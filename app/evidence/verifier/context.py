@@ -79,7 +79,7 @@ class Holdings:
     others: frozenset[str] = frozenset()  # folders, devices, pipes
     digests: dict[str, tuple[str | None, int]] = field(default_factory=dict)  # SHA-256 (None: not computed) and size
     weights: dict[str, FileReading] = field(default_factory=dict)
-    indexes: dict[str, bytes] = field(default_factory=dict)  # the very bytes that were digested
+    documents: dict[str, bytes] = field(default_factory=dict)  # indexes and configurations, as digested
 
     def tensors(self) -> dict[str, TensorReading]:
         return {tensor.name: tensor for file in self.weights.values() for tensor in file.tensors}

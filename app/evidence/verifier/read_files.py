@@ -3,6 +3,7 @@
 A folder is listed, and every file that the statement names is read once. What else is in the folder is left unread.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,12 @@ from app.evidence.verifier.complete_result import CHANGED_FILE, complete, compos
 from app.evidence.verifier.context import CannotCheck, Holdings, Problem, Rejected
 
 INDEX_ENDING = ".safetensors.index.json"
+MAX_DOCUMENT = 64 << 20  # bytes of an index (half a million tensors) or a configuration
+
+
+def is_configuration(name: str) -> bool:
+    """A file whose content changes how a loader reads the weights."""
+    return name.endswith("config.json")
 
 
 def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, whole_up_to: float) -> Holdings:
@@ -24,7 +31,7 @@ def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, wh
     Weight files of more than `whole_up_to` bytes get no digest of their own: the base's root is over tensors.
     """
     held = _listed(folder)
-    held.files |= held.links
+    held.files, held.links = held.files | held.links, frozenset()
     slices = _slices(rows, lambda row: row.base)
     names = [file.name for file in files if file.name in held.files]
     return _read(held, names, slices, headers=dict.fromkeys(_large(folder, names, whole_up_to)))
@@ -110,15 +117,15 @@ def _read(
     problems: list[Problem] = []
     # As many files at a time as there are pairs of cores: each keeps two threads busy.
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
-        each = pool.map(lambda name: _read_one(held.folder / name, slices, headers, sizes.get(name)), names)
-        for name, read in zip(names, each, strict=True):
+        readings = pool.map(lambda name: _read_one(held, name, slices, headers, sizes.get(name)), names)
+        for name, read in zip(names, readings, strict=True):
             if isinstance(read, Problem):
                 problems.append(read)
             elif isinstance(read, FileReading):
                 held.weights[name] = read
                 held.digests[name] = read.sha256 or None, read.size
             elif isinstance(read, bytes):
-                held.indexes[name] = read
+                held.documents[name] = read
                 held.digests[name] = sha256_bytes(read), len(read)
             else:
                 held.digests[name] = read
@@ -128,13 +135,22 @@ def _read(
 
 
 def _read_one(
-    path: Path, slices: Mapping[str, list[tuple[int, int]]], headers: Mapping[str, str | None], most: int | None
+    held: Holdings,
+    name: str,
+    slices: Mapping[str, list[tuple[int, int]]],
+    headers: Mapping[str, str | None],
+    most: int | None,
 ) -> FileReading | bytes | tuple[str, int] | Problem:
+    path = held.folder / name
     try:
         size = path.stat().st_size
         if most is not None and size > most:
             return Problem("file_sizes", f"{size} bytes, at most {most} by the statement", path.name)
-        if path.name.endswith(INDEX_ENDING):
+        if path.name.endswith(INDEX_ENDING) or is_configuration(path.name):
+            if size > MAX_DOCUMENT:
+                return Problem(
+                    "readable", f"{size} bytes, at most {MAX_DOCUMENT} are read of a configuration", path.name
+                )
             return read_bytes(path)
         if not path.name.endswith(".safetensors"):
             return sha256_file(path), size
@@ -145,7 +161,7 @@ def _read_one(
         return read_file(path, rows=slices)
     except TensorFileError as error:
         return Problem("readable", str(error), path.name)
-    except FileNotFoundError:  # a link that leads nowhere
-        return Problem("readable", "a link to a missing file", path.name)
     except OSError as error:
+        if name in held.links or error.errno == errno.ENOENT:  # a link of the base that leads nowhere
+            return Problem("readable", f"a link that cannot be followed: {error.strerror}", name)
         raise CannotCheck(f"{path}: {error.strerror}") from None

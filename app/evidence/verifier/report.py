@@ -9,6 +9,7 @@ from typing import Any
 from app.evidence.format.keys import iso
 from app.evidence.format.statement import Reading, frozen_readings, total
 from app.evidence.verifier.check_chain import frozen_throughout
+from app.evidence.verifier.check_loading import loading_notes, some
 from app.evidence.verifier.context import CheckContext, Problem, printable
 
 LEVELS = {
@@ -93,8 +94,8 @@ def warnings(context: CheckContext) -> Iterator[str]:
             f"{some(large)}: header and tensors, which are all of it, are the signed ones; its SHA-256 as a whole, by "
             "which other tools may know the file, was not recomputed (--whole does)"
         )
-    if code := [name for name in names if name.endswith(".py")]:
-        yield f"the result brings code along, which loading it may run: {some(code)}"
+    if context.result is not None:
+        yield from loading_notes(context)
     names += [reading.name for row in rows for reading in (row.base, row.result) if reading]
     yield from (f"names that some systems take for one: {some(group)}" for group in look_alikes(names))
 
@@ -116,12 +117,6 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
     for name in names:
         groups.setdefault(unicodedata.normalize("NFKC", name).casefold(), set()).add(name)
     return [sorted(group) for group in groups.values() if len(group) > 1]
-
-
-def some(names: list[str]) -> str:
-    """The first five names, and how many more there are."""
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def facts(context: CheckContext) -> dict[str, Any]:

@@ -28,11 +28,14 @@ from app.evidence.verifier import (
     check_envelope,
     check_files,
     check_frozen,
+    check_loading,
     check_names,
+    check_places,
     check_policy,
     check_statement,
     read_files,
 )
+from app.evidence.verifier.check_loading import some
 from app.evidence.verifier.check_policy import plan_of, read_policy
 from app.evidence.verifier.context import (
     WHOLE_UP_TO,
@@ -44,9 +47,9 @@ from app.evidence.verifier.context import (
     Rejected,
     printable,
 )
-from app.evidence.verifier.report import VerificationReport, facts, some, warnings
+from app.evidence.verifier.report import VerificationReport, facts, warnings
 
-MAX_ATTESTATION = 1 << 30  # bytes; a statement takes about 600 per tensor
+MAX_ATTESTATION = 128 << 20  # bytes: about 150,000 tensors, or 400,000 row ranges
 
 VERIFIED, REJECTED, CANNOT_CHECK = 0, 1, 2
 
@@ -152,7 +155,7 @@ STAGES: dict[str, dict[str, Check]] = {
     },
     "chain": check_chain.CHECKS,
     "base": check_files.BASE_CHECKS,
-    "result": check_files.RESULT_CHECKS,
+    "result": {**check_files.RESULT_CHECKS, **check_loading.CHECKS, **check_places.CHECKS},
 }
 
 
@@ -254,11 +257,12 @@ def _say(options: argparse.Namespace, document: Mapping[str, Any], text: str) ->
 def _read_attestation(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_ATTESTATION + 1)
+            size = os.fstat(file.fileno()).st_size
+            raw = file.read(MAX_ATTESTATION + 1) if size <= MAX_ATTESTATION else b""
     except OSError as error:
         raise CannotCheck(f"{path}: {error.strerror}") from None
-    if len(raw) > MAX_ATTESTATION:
-        raise CannotCheck(f"{path}: more than {MAX_ATTESTATION} bytes")
+    if max(size, len(raw)) > MAX_ATTESTATION:
+        raise CannotCheck(f"{path}: {max(size, len(raw))} bytes; an attestation has at most {MAX_ATTESTATION}")
     return raw
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from app.evidence.attest.observations import read_observations, rows_needed
 from app.evidence.attest.verdict import JobVerdict
 from app.evidence.attest.verdict import judge as judged_by
-from app.evidence.format.digest import TensorReading, read_file
+from app.evidence.format.digest import TensorReading, read_file, sha256_file
+from app.evidence.format.envelope import seal
+from app.evidence.format.keys import TrustedKey, generate
 from app.evidence.format.statement import FileRef, Predicate, build
-from app.evidence.verifier.verify import objections
+from app.evidence.verifier.context import Inputs
+from app.evidence.verifier.report import VerificationReport
+from app.evidence.verifier.verify import objections, verify
 from app.freeze.policy import Policy
 from tests.worker.trainer.attempts import Attempt
 
@@ -40,19 +46,37 @@ def read(path: Path, rows: dict[str, set[tuple[int, int]]]) -> tuple[TensorReadi
 
 def objections_to(done: Attempt, judged: JobVerdict) -> list[str]:
     """What a verifier would say of the statement, from the statement alone."""
+    return [str(problem) for problem in objections(build(predicate_of(done, judged)))]
+
+
+def verified(done: Attempt, judged: JobVerdict, folder: Path) -> VerificationReport:
+    """A signed statement about the result in `folder`, verified with the files of result and base."""
+    place, key = done.place.base, generate()
+    base = [place / "config.json", *sorted(place.glob("*.safetensors"))]
+    statement = predicate_of(done, judged, base=base, result=sorted(folder.iterdir()))
+    sealed = json.dumps(seal(build(statement), [key])).encode()
+    trusted = (TrustedKey(key.public_pem),)
+    return verify(sealed, Inputs(trusted, datetime.now(UTC), result=folder, base=place))
+
+
+def predicate_of(
+    done: Attempt, judged: JobVerdict, *, base: Sequence[Path] = (), result: Sequence[Path] = ()
+) -> Predicate:
+    """What the supervisor would sign; without files, about ones that nobody looks at."""
     observed = done.observations
     policy = Policy.from_json(observed["plan"]["policy"])
     kind = "adapter" if (done.place.files / "adapter_config.json").exists() else "full"
     checks = observed["checks"]
-    predicate = Predicate(
+    return Predicate(
         job_id="ftjob-test",
         attempt=1,
         nonce=None,
         issued_at=datetime.now(UTC),
         policy=policy.to_json(),
         policy_digest=policy.digest(),
-        base_files=(FileRef("model.safetensors", 1, "0" * 64),),
-        result_files=(FileRef(f"{'adapter_' if kind == 'adapter' else ''}model.safetensors", 1, "0" * 64),),
+        base_files=_files(base) or (FileRef("model.safetensors", 1, "0" * 64),),
+        result_files=_files(result)
+        or (FileRef(f"{'adapter_' if kind == 'adapter' else ''}model.safetensors", 1, "0" * 64),),
         rows=judged.rows,
         observed={
             "checks": checks.get("count", 0),
@@ -66,4 +90,7 @@ def objections_to(done: Attempt, judged: JobVerdict) -> list[str]:
         previous=None,
         origin={"model": "tiny", "kind": "base"},
     )
-    return [str(each) for each in objections(build(predicate))]
+
+
+def _files(paths: Sequence[Path]) -> tuple[FileRef, ...]:
+    return tuple(FileRef(path.name, path.stat().st_size, sha256_file(path)) for path in paths)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from app.specs.models import TransformersSpec
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
-from tests.worker.trainer.judging import judge, objections_to
+from tests.worker.trainer.judging import judge, objections_to, verified
 from tests.worker.trainer.zoo import KINDS, Kind
 from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
@@ -194,6 +194,8 @@ def reloads(kind: Kind, done: Attempt, folder: Path) -> None:
     """`from_pretrained` finds every tensor of its model in the result, and all have the bytes that training left."""
     shutil.copytree(done.place.files, folder)
     save_file(done.composed(), folder / "model.safetensors", metadata={"format": "pt"})
+    report = verified(done, judge(done), folder)
+    assert (report.level, report.problems) == (3, ())
     loaded, info = auto(kind).from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
     judged = {name for name, each in done.observed.items() if each["persistent"]}

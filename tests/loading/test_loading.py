@@ -1,0 +1,155 @@
+"""What the verifier accepts, loaders load: for every frozen tensor exactly the bytes that were proved."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.loading import adapters, folders
+from tests.loading.takes import taken
+
+pytest.importorskip("transformers", reason="the worker's dependencies are not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's
+
+Taker = Callable[[dict[str, Any]], dict[str, str]]
+CHOICES = st.lists(st.tuples(st.integers(0, len(folders.CHANGES) - 1), st.integers(0, 5_000)), max_size=3)
+OVERLAYS = st.lists(st.tuples(st.integers(0, len(adapters.CHANGES) - 1), st.integers(0, 5_000)), max_size=2)
+
+
+class Refused(Exception):
+    """The loader takes nothing from the folder."""
+
+
+def quietly(request: dict[str, Any]) -> dict[str, str]:
+    """What the installed loaders take. Raises Refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return taken(request)
+        except Exception as error:
+            raise Refused(str(error)) from error
+
+
+@cache
+def source(kind: str) -> Path:
+    """The base of one of MODELS, made once."""
+    folder = Path(tempfile.mkdtemp(prefix="loading-"))
+    folders.MODELS[kind].make(folder)
+    return folder
+
+
+@cache
+def adapter_source() -> Path:
+    return adapters.make(Path(tempfile.mkdtemp(prefix="loading-")))
+
+
+def loads_what_was_proved(folder: folders.Folder, take: Taker) -> str:
+    """ "rejected" by the verifier, "refused" by the loaders, or "loaded". Fails where a loader took other bytes."""
+    report = folder.verified()
+    if not report.verified:
+        assert all(problem.reason for problem in report.problems)
+        return "rejected"
+    expected, outcome = folder.expected(), "refused"
+    parts: dict[str, list[list[int]]] = {}
+    for name in expected:
+        live, _, rows = name.partition("@")
+        if rows:
+            parts.setdefault(live, []).append([int(bound) for bound in rows.split("-")])
+    for auto in (folder.model.result_class, folder.model.base_class):
+        short = "bert." if folder.model.prefix else "model."
+        strip = short if auto == folder.model.base_class else ""
+        request: dict[str, Any] = {"class": auto, "folder": str(folder.result)}
+        request["parts"] = {name.removeprefix(strip): ranges for name, ranges in parts.items()}
+        try:
+            found = take(request)
+        except Refused:
+            continue
+        outcome = "loaded"
+        for name, sha256 in expected.items():
+            own = name.removeprefix(strip)
+            assert strip or own in found, f"{auto} does not load {own}"
+            assert found.get(own, sha256) == sha256, f"{auto} loads other bytes into {own} than were proved"
+    return outcome
+
+
+def run_folders(kind: str, take: Taker, *, examples: int) -> Counter[str]:
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=examples)
+    @given(choices=CHOICES)
+    def run(choices: list[tuple[int, int]]) -> None:
+        with tempfile.TemporaryDirectory() as root:
+            folder = folders.Folder(Path(root), folders.MODELS[kind], source(kind))
+            for which, number in choices:
+                folders.CHANGES[which](folder, number)
+            folder.write()
+            outcomes[loads_what_was_proved(folder, take)] += 1
+
+    run()
+    return outcomes
+
+
+def run_adapters(take: Taker, *, examples: int) -> Counter[str]:
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=examples)
+    @given(choices=OVERLAYS)
+    def run(choices: list[tuple[int, int]]) -> None:
+        with tempfile.TemporaryDirectory() as root:
+            adapter = adapters.Adapter(Path(root), adapter_source())
+            for which, number in choices:
+                adapters.CHANGES[which](adapter, number)
+            report = adapter.verified()
+            if not report.verified:
+                outcomes["rejected"] += 1
+                return
+            request = {"class": "AutoModelForCausalLM", "base": str(adapter.base), "folder": str(adapter.result)}
+            try:
+                found = take(request)
+            except Refused:
+                outcomes["refused"] += 1
+                return
+            outcomes["loaded"] += 1
+            for name, sha256 in adapter.expected().items():
+                plain = [name, name.replace(".weight", ".original_module.weight"), name.replace(".base_layer", "")]
+                own = next(each for each in plain if each in found)
+                assert found[own] == sha256, f"peft loads other bytes into {own} than were proved"
+
+    run()
+    return outcomes
+
+
+@pytest.mark.parametrize("kind", folders.MODELS)
+def test_accepted_folders_load_what_was_proved(kind: str) -> None:
+    outcomes = run_folders(kind, quietly, examples=25)
+    assert outcomes["loaded"] >= 3, outcomes
+    assert outcomes["rejected"] >= 3, outcomes
+
+
+def test_accepted_adapters_leave_the_base_as_it_was_proved() -> None:
+    outcomes = run_adapters(quietly, examples=20)
+    assert outcomes["loaded"] >= 3, outcomes
+    assert outcomes["rejected"] >= 3, outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", folders.MODELS)
+def test_many_accepted_folders_load_what_was_proved(kind: str) -> None:
+    outcomes = run_folders(kind, quietly, examples=600)
+    assert outcomes["loaded"] >= 60, outcomes
+
+
+@pytest.mark.slow
+def test_many_accepted_adapters_leave_the_base_as_it_was_proved() -> None:
+    outcomes = run_adapters(quietly, examples=200)
+    assert outcomes["loaded"] >= 20, outcomes

@@ -1,0 +1,409 @@
+"""Attacks by a lying signer on what a loader takes: the proved bytes are in the folder, and other bytes are loaded.
+
+Each names the one check that rejects it. `tests/loading` shows with the loaders themselves what they would have taken.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.evidence.format.statement import Row, base_readings, total
+from tests.tamper.attacks import Options, attack
+from tests.tamper.kit import (
+    World,
+    adapter_rows,
+    adapter_world,
+    base_tensors,
+    file_bytes,
+    flipped,
+    forged,
+    fused_rows,
+    fused_world,
+    readings,
+    result_tensors,
+    scheduled_rows,
+    sharded_world,
+    tensor,
+)
+
+PROVED = "bert.enc.0.w"
+
+
+def bert_world(root: Path) -> World:
+    """A result with a model_type that transformers knows, all in one dtype."""
+    base, result = base_tensors(), result_tensors()
+    for tensors, name in ((base, "enc.0.b"), (result, "bert.enc.0.b")):
+        tensors[name] = tensor("F32", 8, seed="0b")
+    files = {"config.json": b'{"model_type": "bert", "dtype": "float32"}'}
+    return World(
+        root,
+        base_weights={"model.safetensors": base},
+        result_weights={"model.safetensors": result},
+        result_files=files,
+    )
+
+
+def add(world: World, name: str, file: str = "model.safetensors") -> None:
+    """Other bytes under another name, which the signer calls a new tensor."""
+    rows = world.rows()
+    proved = next(iter(value for name, value in world.result_weights[file].items() if ".enc." in name))
+    world.result_weights[file][name] = (proved[0], proved[1], flipped(proved[2]))
+    world.write()
+    other = readings(world.result)[name]
+    world.sign(world.predicate(rows=(*rows, Row(name=name, role="new", initial=other, result=other, changed=True))))
+
+
+# Files
+
+
+@attack("40-single-file-beside-shards", only="one_weights_file", world=sharded_world)
+def _(world: World) -> Options:
+    """Loaders open model.safetensors and never look at the shard that holds the frozen tensors."""
+    _, second = world.result_weights
+    (world.result / second).unlink()
+    world.result_weights["model.safetensors"] = world.result_weights.pop(second)
+    world.write()
+    world.sign()
+
+
+@attack("22-weights-for-a-variant", only="one_weights_file")
+def _(world: World) -> Options:
+    """`variant="fp16"` opens them in place of the others."""
+    head = {"head.b": world.result_weights["model.safetensors"].pop("head.b")}
+    world.result_weights["model.fp16.safetensors"] = head
+    world.write()
+    world.sign()
+
+
+@attack("40-index-for-a-variant", only="index_name")
+def _(world: World) -> Options:
+    world.result_files["model.safetensors.index.fp16.json"] = b'{"metadata": {}, "weight_map": {}}'
+    world.write()
+    world.sign()
+
+
+@attack("40-index-of-another-name", only="index_name", world=sharded_world)
+def _(world: World) -> Options:
+    (world.result / "model.safetensors.index.json").rename(world.result / "weights.safetensors.index.json")
+    world.sign()
+
+
+@attack("18-shards-called-a-distributed-checkpoint", only="weights_name", world=sharded_world)
+def _(world: World) -> Options:
+    """transformers takes every safetensors file of the folder then, whatever the index says."""
+    for number, name in enumerate(list(world.result_weights), start=1):
+        (world.result / name).unlink()
+        renamed = f"shard-0000{number}-model-00001-of-00001.safetensors"
+        world.result_weights[renamed] = world.result_weights.pop(name)
+    world.write()
+    world.sign()
+
+
+@attack("18-weights-in-capitals", only="weights_name")
+def _(world: World) -> Options:
+    """On a file system that ignores case it is a second file of the first one's name."""
+    world.result_files["MODEL.SAFETENSORS"] = file_bytes({"x": tensor("F32", 1, seed="x")})
+    world.write()
+    world.sign()
+
+
+for number, ending in enumerate((".gguf", ".onnx", ".xml", ".npz", ".distcp", ".tflite", ".zip", ".H5")):
+
+    @attack(f"22-weights-in-another-format-{number}", only="no_containers")
+    def _(world: World, ending: str = ending) -> Options:
+        world.result_files[f"model{ending}"] = b"weights"
+        world.write()
+        world.sign()
+
+
+@attack("41-code-in-a-result-signed", only="no_code")
+def _(world: World) -> Options:
+    world.result_files["modeling_toy.py"] = b"pass"
+    world.write()
+    world.sign()
+
+
+@attack("41-modules-of-sentence-transformers", only="no_modules")
+def _(world: World) -> Options:
+    """Each module names its class and the folder of its weights."""
+    module = {"idx": 0, "name": "0", "path": "../elsewhere", "type": "sentence_transformers.models.Transformer"}
+    world.result_files["modules.json"] = json.dumps([module]).encode()
+    world.write()
+    world.sign()
+
+
+@attack("20-weights-marked-as-those-of-flax", only="metadata_format")
+def _(world: World) -> Options:
+    """transformers 4 transposes kernels while it loads them."""
+    path = world.result / "model.safetensors"
+    path.write_bytes(file_bytes(world.result_weights[path.name], {"format": "flax"}))
+    world.sign(world.predicate(metadata={"format": "flax"}))
+
+
+# Configurations
+
+
+def configured(world: World, raw: str, name: str = "config.json") -> None:
+    world.result_files[name] = raw.encode()
+    world.write()
+    world.sign()
+
+
+@attack("28-key-of-a-configuration-twice", only="config_readable")
+def _(world: World) -> Options:
+    configured(world, '{"model_type": "toy", "tie_word_embeddings": false, "tie_word_embeddings": true}')
+
+
+@attack("28-configuration-that-is-not-an-object", only="config_readable")
+def _(world: World) -> Options:
+    configured(world, "[]", "generation_config.json")
+
+
+for key, value in {
+    "auto_map": {"AutoModel": "elsewhere--modeling_toy.Toy"},
+    "transformers_weights": "adapter.safetensors",
+    "extra_files": ["head.safetensors"],
+    "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
+    "compression_config": {"quant_method": "compressed-tensors"},
+    "fusion_config": {"patch_embeddings": True},
+    "tie_encoder_decoder": True,
+    "trust_remote_code": True,
+    "custom_pipelines": {"x": {"impl": "elsewhere--x.X"}},
+}.items():
+
+    @attack(f"41-configuration-with-{key.replace('_', '-')}", only="config_keys")
+    def _(world: World, key: str = key, value: Any = value) -> Options:
+        configured(world, json.dumps({"model_type": "toy", "text_config": {key: value}}))
+
+
+@attack("14-configuration-of-another-dtype", only="config_dtype", world=bert_world)
+def _(world: World) -> Options:
+    """Loaded as float16, every frozen weight is rounded."""
+    configured(world, '{"model_type": "bert", "dtype": "float16"}')
+
+
+@attack("14-configuration-of-another-dtype-by-its-old-name", only="config_dtype", world=bert_world)
+def _(world: World) -> Options:
+    configured(world, '{"model_type": "bert", "torch_dtype": "bfloat16"}')
+
+
+@attack("14-no-dtype-and-weights-of-two", only="config_dtype", world=bert_world)
+def _(world: World) -> Options:
+    """All become what the first one in the file is."""
+    world.result_weights["model.safetensors"]["head.b"] = tensor("F16", 2, seed="hb")
+    configured(world, '{"model_type": "bert"}')
+
+
+@attack("14-configurations-of-two-dtypes", only="config_dtype", world=bert_world)
+def _(world: World) -> Options:
+    """Each release reads one of the two keys."""
+    configured(world, '{"model_type": "bert", "dtype": "float32", "torch_dtype": "float16"}')
+
+
+@attack("16-fewer-layers-than-are-frozen", only="layers_loaded", world=bert_world)
+def _(world: World) -> Options:
+    """The frozen tensors of the last layer are in the file, and are not loaded."""
+    configured(world, '{"model_type": "bert", "dtype": "float32", "num_hidden_layers": 1}')
+
+
+@attack("32-result-of-another-kind", only="same_kind", levels=(3,), world=bert_world)
+def _(world: World) -> Options:
+    """A class with other names is loaded, from tensors that are all new; those of the base are left out."""
+    (world.base / "config.json").write_text('{"model_type": "bert"}')
+    (world.result / "config.json").write_text('{"model_type": "megatron-bert"}')
+    world.sign()
+
+
+# Adapters
+
+
+def adapted(world: World, **config: Any) -> None:
+    text = json.dumps({"peft_type": "LORA", "r": 2, "bias": "none", "init_lora_weights": True} | config)
+    world.result_files["adapter_config.json"] = text.encode()
+    world.write()
+    world.sign(world.predicate(rows=adapter_rows(world), result_kind="adapter"))
+
+
+for number, (key, value) in enumerate(
+    (
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", ["pissa"]),
+        ("init_lora_weights", "olora"),
+        ("bias", "all"),
+        ("layer_replication", [[0, 1], [0, 1]]),
+        ("loftq_config", {"loftq_bits": 4}),
+        ("megatron_config", {"a": 1}),
+        ("peft_type", "UNKNOWN"),
+    )
+):
+
+    @attack(f"33-adapter-that-rewrites-its-base-{number}", only="adapter_config", world=adapter_world)
+    def _(world: World, key: str = key, value: Any = value) -> Options:
+        adapted(world, **{key: value})
+
+
+@attack("33-adapter-with-a-tensor-of-the-base", only="only_own", world=adapter_world)
+def _(world: World) -> Options:
+    """peft loads every tensor of the file that the model has, also where no adapter is."""
+    stored = "base_model.model.enc.1.w"
+    world.result_weights["adapter_model.safetensors"][stored] = tensor("F32", 8, 8, seed="changed")
+    world.write()
+    reading = readings(world.result)[stored]
+    world.policy = {"train": ["**.default.**"]}
+    rows = [row for row in adapter_rows(world) if row.result is None or row.result.name != stored]
+    live = "base_model.model.enc.1.default.w"
+    rows.append(Row(name=live, role="new", rule="rule-1", initial=reading, result=reading, changed=True))
+    world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
+
+
+@attack("22-second-file-of-an-adapter", only="one_weights_file", world=adapter_world)
+def _(world: World) -> Options:
+    half = world.result_weights["adapter_model.safetensors"].popitem()
+    world.result_weights["adapter_more.safetensors"] = dict([half])
+    world.write()
+    world.sign(world.predicate(rows=adapter_rows(world), result_kind="adapter"))
+
+
+# Two tensors for one place
+
+
+for number, name in enumerate(
+    (
+        "enc.0.w",  # without the prefix of the base model
+        "bert.bert.enc.0.w",  # with the prefix twice
+        "bert_enc.0.w",  # transformers removes `^bert.` as a regular expression, and a dot is any character
+    )
+):
+
+    @attack(f"33-prefix-of-the-base-model-{number}", only="one_place", levels=(1, 2, 3))
+    def _(world: World, name: str = name) -> Options:
+        add(world, name)
+
+
+def norm_world(root: Path) -> World:
+    """The frozen tensors have names that older versions spelled in another way."""
+    world = World(root)
+    old = {"enc.0.w": "enc.0.LayerNorm.weight", "enc.1.w": "enc.0.conv.parametrizations.weight.original0"}
+    for tensors, prefix in ((world.base_weights, ""), (world.result_weights, "bert.")):
+        weights = tensors["model.safetensors"]
+        for name, renamed in old.items():
+            weights[prefix + renamed] = weights.pop(prefix + name)
+    world.write()
+    world.pinned = total(base_readings(world.rows())).root
+    return world
+
+
+for number, name in enumerate(
+    ("bert.enc.0.LayerNorm.gamma", "enc.0.LayerNorm.gamma", "bert.enc.0.conv.weight_g", "enc.0.conv.weight_g")
+):
+
+    @attack(f"33-old-name-beside-the-new-one-{number}", only="one_place" if number % 2 else None, world=norm_world)
+    def _(world: World, name: str = name) -> Options:
+        add(world, name)
+
+
+@attack("33-parts-beside-the-joined-tensor", only="one_place")
+def _(world: World) -> Options:
+    """Mixtral's experts are joined while loading; here the joined tensor is stored as well, and is the frozen one."""
+    for weights, prefix in ((world.base_weights, ""), (world.result_weights, "bert.")):
+        tensors = weights["model.safetensors"]
+        tensors[f"{prefix}enc.0.mlp.experts.gate_up_proj"] = tensors.pop(f"{prefix}enc.0.w")
+    part = "bert.enc.0.mlp.experts.0.w1.weight"
+    world.result_weights["model.safetensors"][part] = tensor("F32", 4, 8, seed="part")
+    world.write()
+    world.pinned = total(base_readings(world.rows())).root
+    policy = {"freeze": ["bert.enc.0.mlp.experts.gate_up_proj", "bert.enc.0.b"]}
+    world.policy = policy
+    world.sign()
+
+
+@attack("33-all-names-under-a-prefix-that-nothing-knows", only="known_prefix", world=bert_world)
+def _(world: World) -> Options:
+    """The frozen tensors are stored where no class looks, and others take their places."""
+    tensors = world.result_weights["model.safetensors"]
+    hidden = {name: value for name, value in tensors.items() if name.startswith("bert.")}
+    decoys = {name: (dtype, shape, flipped(data)) for name, (dtype, shape, data) in hidden.items()}
+    tensors |= {name.replace("bert.", "xx.", 1): value for name, value in hidden.items()} | decoys
+    world.write()
+    world.policy = {"freeze": ["xx.enc.**"]}
+    base, made = readings(world.base), []
+    for row in world.rows():
+        own = row.result.name if row.result else ""
+        if own.startswith("xx."):
+            paired = replace(row, base=base[own.removeprefix("xx.")], initial=None)
+            made.append(replace(paired, role="frozen" if ".enc." in own else "trainable"))
+        elif own.startswith("bert."):
+            made.append(replace(row, base=None, role="new", initial=row.result, mechanism=None, rule="default"))
+        else:
+            made.append(row)
+    frozen: dict[str, Any] = {"rule": "rule-1", "mechanism": "requires_grad"}
+    rows = [replace(row, **frozen) if row.role == "frozen" and row.kind == "parameter" else row for row in made]
+    world.sign(world.predicate(rows=honest_flags(rows)))
+
+
+def honest_flags(rows: list[Row]) -> tuple[Row, ...]:
+    """Roles, rules and flags as they follow from the policy of `xx.enc.**`."""
+    made = []
+    for row in rows:
+        if row.kind == "buffer" and row.role == "frozen":
+            row = replace(row, rule="rule-1", mechanism=None)
+        changed = row.result is not None and (row.base is None or not row.base.same(row.result))
+        made.append(replace(row, changed=changed))
+    return tuple(made)
+
+
+@attack("33-part-that-moves-the-frozen-ones", only="all_parts", world=fused_world)
+def _(world: World) -> Options:
+    """Parts are joined in the order of their numbers: a new one in between moves the frozen ones to other rows."""
+    stored = "bert.mlp.experts.00.w1.weight"
+    world.result_weights["model.safetensors"][stored] = tensor("F32", 2, 4, seed="other")
+    world.write()
+    kept = [replace(row, shape=(6, 4)) if row.part else row for row in fused_rows(world) if row.name != stored]
+    reading = readings(world.result)[stored]
+    part = next(row for row in kept if row.part)
+    kept.append(replace(part, role="new", part=(4, 6), base=None, result=reading, changed=True))
+    world.sign(world.predicate(rows=tuple(kept)))
+
+
+@attack("16-tied-weights-with-other-bytes", only="ties", world=bert_world)
+def _(world: World) -> Options:
+    """The signer calls them two tensors; transformers 4 loads the embedding into both."""
+    names = {"emb.weight": "embeddings.word_embeddings.weight"}
+    for weights, prefix in ((world.base_weights, ""), (world.result_weights, "bert.")):
+        tensors = weights["model.safetensors"]
+        for old, new in names.items():
+            tensors[prefix + new] = tensors.pop(prefix + old)
+        tensors["cls.predictions.decoder.weight"] = tensor("F32", 8, 4, seed="decoder")
+    world.policy = {"freeze": ["bert.enc.**", "cls.predictions.decoder.weight"]}
+    world.write()
+    world.pinned = total(base_readings(world.rows())).root
+    world.sign()
+
+
+# The smaller ones of the same audit
+
+
+for number, name in enumerate(
+    ("adapter_config.json", "model.safetensors.index.json", "tokenizer.json", "pytorch_model.bin", "evidence.json")
+):
+
+    @attack(f"41-attestation-that-a-loader-reads-{number}", only="attestation_name")
+    def _(world: World, name: str = name) -> Options:
+        sealed = world.sign()
+        world.attestation = world.result / name
+        world.publish(sealed)
+
+
+@attack("21-link-to-itself")
+def _(world: World) -> Options:
+    world.sign()
+    (world.result / "config.json").unlink()
+    (world.result / "config.json").symlink_to("config.json")
+
+
+@attack("30-intervals-of-a-tensor-without-a-schedule", only="intervals_belong")
+def _(world: World) -> Options:
+    """Any number of steps, about a tensor that has none."""
+    spans = next(row.intervals for row in scheduled_rows(world) if row.intervals)
+    world.sign(world.predicate(rows=forged(world.rows(), "head.w", intervals=spans)))
