@@ -90,7 +90,7 @@ def _classes() -> Iterator[tuple[str, Any]]:
 def _tied(model: Any) -> bool | None:
     try:
         flag = getattr(model.config_class(), "tie_word_embeddings", None)
-    except Exception:
+    except Exception:  # noqa: BLE001 - some configurations cannot be made without arguments
         return None
     return flag if isinstance(flag, bool) else None
 

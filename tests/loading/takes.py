@@ -59,7 +59,7 @@ def main() -> None:
         with contextlib.redirect_stdout(sys.stderr):
             try:
                 answer = {"digests": taken(json.loads(line))}
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a loader may refuse a folder in any way
                 answer = {"refused": f"{type(error).__name__}: {error}"[:500]}
         print(json.dumps(answer), file=answers, flush=True)
 
