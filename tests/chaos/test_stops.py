@@ -67,7 +67,7 @@ def test_stopped_worker_is_fenced_off(cluster: Cluster, gates: Gates) -> None:
 @pytest.mark.fault(16)
 def test_hanging_trainer_is_killed(cluster: Cluster, gates: Gates) -> None:
     """Deaf and silent: the watchdog ends it, and the next attempt goes on."""
-    cluster.replace_worker(PERMAFROST_STALL_SECONDS="12")
+    cluster.replace_worker(PERMAFROST_STALL_SECONDS="30")
     gates.close("a1-step-18", "hang")
     job_id = cluster.submit(order(cluster, gates))
     gates.reached("a1-step-18", says=lambda: cluster.story(job_id))

@@ -208,7 +208,6 @@ class Runner:
     ) -> None:
         """Run one trainer process to its end. Returns when it did its work; raises what happened otherwise."""
         order.save(workspace.root)
-        reports.heard_at = time.monotonic()
         try:
             code = self._wait_for(workspace, keeper, device, reports)
         finally:
@@ -222,6 +221,7 @@ class Runner:
         environment, several = dict(device.environment), device.count > 1
         with self.forkserver.start(workspace.root, environment=environment, several=several) as child:
             child.extend_lease(keeper.until)
+            reports.heard_at = time.monotonic()  # only now: a forkserver may have had to import torch before
             while (code := child.wait(LOOK_SECONDS)) is None:
                 child.extend_lease(keeper.until)
                 self._forward(reports, keeper)
