@@ -1,7 +1,7 @@
 # `make help` prints the targets. A machine needs Python >= 3.11, git, make and a C compiler; `make setup` brings the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow bench chaos check fuzz verifier lock clean
+.PHONY: help setup demo test coverage slow bench chaos check fuzz verifier lock clean
 
 # The first interpreter that is new enough; `make setup PYTHON=...` names another.
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
@@ -12,6 +12,8 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requireme
 # Options for pytest, such as ARGS='-k freeze -x'; `-n 0` in them runs everything in one process.
 ARGS ?=
 # Two processes with a thread each: torch's threads would otherwise spin against each other.
+# The tests whose branch coverage has a floor (pyproject.toml, [tool.coverage]).
+COVERED := tests/app/specs tests/app/freeze tests/app/evidence/format tests/app/evidence/verifier tests/tamper
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 help: ## print this list
@@ -34,6 +36,9 @@ demo: setup ## train with frozen weights through HTTP, and check the evidence as
 
 test: setup ## every test but those of make slow and make chaos; on SQLite, and on PostgreSQL with Redis
 	$(PYTEST) -n 2 -m 'not slow and not chaos' $(ARGS)
+
+coverage: setup ## branch coverage of specs, policies, evidence and verifier by their own tests; fails below its floor
+	$(PYTEST) -n 2 -m 'not slow and not chaos' --cov --cov-report=term $(ARGS) $(COVERED)
 
 slow: setup ## the tests that take longer: demo, fuzzing, compilers, several processes
 	$(PYTEST) -n 2 -m 'slow and not chaos' $(ARGS)
@@ -61,4 +66,4 @@ lock: setup ## rewrite requirements.lock from what .venv holds
 	$(BIN)/python -m tools.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean: ## remove what the targets above made (not .venv, not .permafrost)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
