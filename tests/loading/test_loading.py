@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -16,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.loading import adapters, folders
 from tests.loading.takes import taken
+from tools import peers
 
 pytest.importorskip("transformers", reason="the worker's dependencies are not installed")
 
@@ -152,4 +157,43 @@ def test_many_accepted_folders_load_what_was_proved(kind: str) -> None:
 @pytest.mark.slow
 def test_many_accepted_adapters_leave_the_base_as_it_was_proved() -> None:
     outcomes = run_adapters(quietly, examples=200)
+    assert outcomes["loaded"] >= 20, outcomes
+
+
+class Release:
+    """Loaders of another release, in a process of their own."""
+
+    def __init__(self, name: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": f"{peers.packages(name)}{os.pathsep}{Path.cwd()}"}
+        command = [sys.executable, "-m", "tests.loading.takes"]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
+
+    def __call__(self, request: dict[str, Any]) -> dict[str, str]:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        if "refused" in answer:
+            raise Refused(answer["refused"])
+        digests: dict[str, str] = answer["digests"]
+        return digests
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "llama", "llama, tied"])
+@pytest.mark.parametrize(
+    "name", ["transformers-4.41.2", "transformers-4.46.3", "transformers-4.51.3", "transformers-4.57.6"]
+)
+def test_older_releases_load_what_was_proved(name: str, kind: str) -> None:
+    release = Release(name)
+    try:
+        outcomes = run_folders(kind, release, examples=200)
+    finally:
+        release.close()
     assert outcomes["loaded"] >= 20, outcomes

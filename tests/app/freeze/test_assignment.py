@@ -171,3 +171,15 @@ def test_an_expectation_of_a_rule_for_tensors_in_no_file(bert):
     """`expect` counts none of them, and the refusal has no names to give."""
     error = refused(freeze({"name": "bert.embeddings.position_ids"}, expect={"tensors": 1}), bert)
     assert error.message.endswith("expects 1 tensors and decides 0")
+
+
+def test_rows_of_many_rules_are_compared_with_their_neighbours(bert):
+    """In any order of the rules, and the message names the rule that has the rows."""
+    name = "bert.embeddings.word_embeddings.weight"
+    rules = [
+        {"id": f"r{start}", "action": "train", "select": {"name": name, "rows": [[start, start + 2]]}}
+        for start in (20, 0, 40, 10, 30)
+    ]
+    assert len(plan_of({"default": "freeze", "rules": rules}, bert).decision(name).trainable_rows) == 5
+    late = {"id": "late", "action": "train", "select": {"name": name, "rows": [[31, 33]]}}
+    assert "of rule 'r30'" in str(refused({"default": "freeze", "rules": [*rules, late]}, bert))

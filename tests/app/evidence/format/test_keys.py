@@ -174,3 +174,16 @@ def test_a_key_file_holds_one_key(tmp_path: Path) -> None:
         read_trusted(path)
     path.write_bytes(one.encode() + "Schlüssel".encode("latin-1"))
     assert [key.pem for key in read_trusted(path)] == [one]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["given by a reader", "of the service"])
+def test_a_key_ring_with_a_repeated_key_is_refused(own: bool, tmp_path: Path) -> None:
+    """Read with the last one winning, the revoked key would be valid."""
+    path = tmp_path / "signing.pem"
+    load_or_create(path)
+    ring = tmp_path / "signing.ring.json"
+    ring.write_text(
+        ring.read_text().replace('"revoked_at": null', '"revoked_at": "2026-01-01T00:00:00Z", "revoked_at": null')
+    )
+    with pytest.raises(KeyFileError, match=r"data\[0\]\.revoked_at' appears twice"):
+        read_ring(path) if own else read_trusted(ring)

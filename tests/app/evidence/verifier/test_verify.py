@@ -116,3 +116,10 @@ def test_a_reader_that_has_seen_enough_gets_the_status(world: World, flip: int, 
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (status, b"")
+
+
+def test_an_attestation_beyond_the_bound_is_not_read(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with world.attestation.open("r+b") as file:
+        file.truncate(verify.MAX_ATTESTATION + 1)  # takes no room
+    assert run(world) == 2
+    assert f"at most {verify.MAX_ATTESTATION}" in capsys.readouterr().out
