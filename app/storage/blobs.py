@@ -123,7 +123,8 @@ class Storage:
         """
         since = time.time() - UNSETTLED_SECONDS
         if self._protected() or not self._store.remove_unless_marked(key, again=_mark_of(key), since=since):
-            self._store.mark(f"{_UNUSED}/{key}")
+            with suppress(OSError):  # a full disk: the doctor finds the blob
+                self._store.mark(f"{_UNUSED}/{key}")
             return False
         self._store.remove(f"{_UNUSED}/{key}")
         return True

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -110,10 +110,11 @@ class FolderStore:
     def _locked(self, key: str) -> Iterator[None]:
         """Publishers and removers of one blob take turns, so that no reader ever finds a wanted blob missing."""
         path = self.root / "locks" / Path(key).name[:2]
-        path.parent.mkdir(exist_ok=True)
-        with path.open("ab") as file:
-            with suppress(OSError):  # a file system without locks: the two are still safe, see above
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            # On a file system without locks, or without space for one, the two are still safe, see above.
+            with suppress(OSError):
+                path.parent.mkdir(exist_ok=True)
+                fcntl.flock(stack.enter_context(path.open("ab")), fcntl.LOCK_EX)
             yield
 
 

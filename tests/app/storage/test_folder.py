@@ -96,3 +96,24 @@ def test_a_mark_counts_for_an_hour(tmp_path: Path):
     os.utime(mark, (two_hours_ago, two_hours_ago))
     assert storage.delete(key)
     assert not storage.exists(key) and not mark.exists()
+
+
+def test_a_full_disk_does_not_prevent_deletions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Freeing space needs none: neither for a lock nor for a mark."""
+    storage = Storage(f"file://{tmp_path}/blobs")
+    once, twice = stored(storage, b"once"), stored(storage, b"twice")
+    stored(storage, b"twice")
+    real = Path.open
+
+    def full(self: Path, mode: str = "r", *arguments: object) -> object:
+        if "r" not in mode:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, mode, *arguments)  # type: ignore[call-overload]
+
+    def no_inode(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "touch", no_inode)
+    assert storage.delete(once) and not storage.exists(once)
+    assert not storage.delete(twice) and storage.exists(twice)
