@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from re import _constants as sre_constants  # type: ignore[attr-defined]
+from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
 from app.evidence.verifier.loaders import FILE, parse
@@ -101,7 +103,7 @@ def _tables(kind: str, model: Any) -> Iterator[list[list[Any]]]:
         from transformers.conversion_mapping import get_checkpoint_conversion_mapping
     except ImportError:  # transformers 4
         renames = getattr(model, "_checkpoint_conversion_mapping", None) or {}
-        yield [[[source], [target], False] for source, target in renames.items()]
+        yield [[[source], [target], False, [_literal(source)]] for source, target in renames.items()]
         return
     for key in (model.__name__, kind):
         yield [_rule(transform) for transform in get_checkpoint_conversion_mapping(key) or ()]
@@ -109,7 +111,20 @@ def _tables(kind: str, model: Any) -> Iterator[list[list[Any]]]:
 
 def _rule(transform: Any) -> list[Any]:
     joins = bool(getattr(transform, "operations", ()))
-    return [list(transform.source_patterns), list(transform.target_patterns), joins]
+    sources = list(transform.source_patterns)
+    return [sources, list(transform.target_patterns), joins, [_literal(source) for source in sources]]
+
+
+def _literal(pattern: str) -> str:
+    """The longest text without digits that every match of the pattern contains."""
+    parsed = sre_parser.parse(pattern.replace("*.", r".*\."))
+    runs = [""]
+    for operation, value in parsed:
+        if operation is sre_constants.LITERAL and not chr(value).isdigit():
+            runs[-1] += chr(value)
+        else:
+            runs.append("")
+    return max(runs, key=len)
 
 
 def _ties(model: Any) -> Iterator[list[str]]:

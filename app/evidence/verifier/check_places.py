@@ -7,6 +7,7 @@ come to one name that way, the loader takes one of them, and a signer could have
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import cycle
 from typing import NamedTuple
 
@@ -42,8 +43,8 @@ def _one_place(context: CheckContext) -> Iterator[Problem]:
     names = sorted({row.result.name for row in rows if row.result})
     current = {kind.stem(name) for row in live(rows) for name in (row.name, *row.aliases)}
     reported: set[tuple[str, str]] = set()
-    for table in _tables(kind, names):
-        for first, second in _collisions(names, table, kind, current):
+    for renaming in _renamings(kind, names):
+        for first, second in _collisions(names, renaming, kind, current):
             if not {first, second} & claimed or (first, second) in reported:
                 continue
             reported.add((first, second))
@@ -55,29 +56,58 @@ def _one_place(context: CheckContext) -> Iterator[Problem]:
             yield Problem("one_place", reason, proved)
 
 
-def _tables(kind: Kind, names: list[str]) -> Iterator[Table]:
+class Renaming(NamedTuple):
+    """A table, and the names that it may rename. The others are where they are without it."""
+
+    table: Table
+    names: list[str]
+
+
+def _renamings(kind: Kind, names: list[str]) -> Iterator[Renaming]:
     """The tables that rename any of the names, and the empty one. Names that differ in digits alone are tried once."""
-    yield ()
-    shapes = {re.sub(r"\d+", "0", name): name for name in names}
-    some = [*shapes.values(), *{re.sub(r"\d+", "0", name): name for name in reversed(names)}.values()]
-    for table in kind.tables:
-        literal = any(re.search(r"(?<!\\)\d", rule.pattern.pattern.replace("(?P<g", "")) for rule in table)
-        if any(rule.pattern.search(name) for name in (names if literal else some) for rule in table):
-            yield table
+    shapes: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        shapes[re.sub(r"\d+", "0", name)].append(name)
+    tried = {shape: {same[0], same[-1]} for shape, same in shapes.items()}
+    for table in kind.tables_for([name for some in tried.values() for name in some]):
+        if not table:
+            yield Renaming((), names)
+            continue
+        patterns = [rule.pattern for rule in table]
+        if any(re.search(r"(?<!\\)\d", pattern.pattern.replace("(?P<g", "")) for pattern in patterns):
+            found = [name for name in names if any(pattern.search(name) for pattern in patterns)]
+        else:
+            hit = [s for s, some in tried.items() if any(p.search(name) for name in some for p in patterns)]
+            found = [name for shape in hit for name in shapes[shape]]
+        if found:
+            yield Renaming(table, found)
 
 
-def _collisions(names: list[str], table: Table, kind: Kind, current: set[str]) -> Iterator[tuple[str, str]]:
+def _collisions(names: list[str], renaming: Renaming, kind: Kind, current: set[str]) -> Iterator[tuple[str, str]]:
     """Pairs of names with one place. Parts that one rule joins share a place and are no collision."""
     taken: dict[str, list[tuple[str, Place]]] = defaultdict(list)
     parts: dict[str, str] = {}
-    for name in names:
-        for place in _places(name, table, kind, current):
+    renamed = set(renaming.names)
+    if renaming.table:
+        for name in names:
+            if name not in renamed:
+                place = Place(_plain(kind, name), None, "")
+                taken[place.name].append((name, place))
+                parts[place.name] = name
+
+    for name in renaming.names:
+        for place in _places(name, renaming.table, kind, current):
             if (first := parts.setdefault(place.part, name)) != name:
                 yield first, name
             for other, there in taken[place.name]:
                 if other != name and (place.joined_by is None or place.joined_by != there.joined_by):
                     yield other, name
             taken[place.name].append((name, place))
+
+
+@lru_cache(maxsize=1 << 17)  # the same for each table
+def _plain(kind: Kind, name: str) -> str:
+    return kind.stem(legacy(name))
 
 
 def _places(name: str, table: Table, kind: Kind, current: set[str]) -> Iterator[Place]:
@@ -93,7 +123,7 @@ def _places(name: str, table: Table, kind: Kind, current: set[str]) -> Iterator[
             joined = number, found
             break
 
-    part = kind.stem(renamed)
+    part = _stem(kind, renamed)
     if joined is not None:
         for target in joined[1]:
             yield Place(kind.stem(target), joined[0], part)
@@ -102,6 +132,11 @@ def _places(name: str, table: Table, kind: Kind, current: set[str]) -> Iterator[
     own = kind.stem(name)
     if own != part and own in current and (joined is not None or part not in current):
         yield Place(own, None, own)
+
+
+@lru_cache(maxsize=1 << 17)
+def _stem(kind: Kind, name: str) -> str:
+    return kind.stem(name)
 
 
 def _known_prefix(context: CheckContext) -> Iterator[Problem]:
@@ -126,11 +161,13 @@ def _all_parts(context: CheckContext) -> Iterator[Problem]:
     if kind is None:
         return
     reported: set[str] = set()
-    for table in _tables(kind, [reading.name for row in rows for reading in (row.base, row.result) if reading]):
+    names = list(dict.fromkeys(reading.name for row in rows if (reading := row.result or row.base)))
+    for table, renamed in _renamings(kind, names):
         groups: dict[str, list[Row]] = defaultdict(list)
+        changed = set(renamed) if any(rule.joins for rule in table) else set()
         for row in rows:
             reading = row.result or row.base
-            if reading is not None:
+            if reading is not None and reading.name in changed:
                 for place in _places(reading.name, table, kind, set()):
                     if place.joined_by is not None:
                         groups[place.name].append(row)

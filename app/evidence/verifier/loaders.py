@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.resources import files
+from pkgutil import get_data
 from typing import Any
 
 FILE = "loaders.json"
@@ -48,12 +48,12 @@ class Conversion:
 Table = tuple[Conversion, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: it is a key of caches
 class Kind:
     """What loading does for one kind of model. `tied` is the default of `tie_word_embeddings`."""
 
     prefixes: tuple[str, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[tuple[int, ...], ...]  # numbers of rules; most are never needed, and compiling them all takes 0.1 s
     ties: tuple[tuple[str, str], ...]  # target, source: the target gets the source's bytes
     tied: bool | None
 
@@ -62,6 +62,16 @@ class Kind:
         # One more character of any kind: transformers removes `^prefix.` as a regular expression.
         longest = sorted(self.prefixes, key=len, reverse=True)
         return re.compile(f"(?:{'|'.join(map(re.escape, longest))}).(?=.)" if longest else r"(?!)", re.DOTALL)
+
+    def tables_for(self, names: list[str]) -> Iterator[Table]:
+        """The tables of which a rule may apply to one of the names, and the empty table."""
+        yield ()
+        text = "\n".join(names)
+        rules = _file()[1]
+        fitting = {at for at in {at for table in self.tables for at in table} if _may_apply(rules[at][3], text)}
+        for table in self.tables:
+            if fitting.intersection(table):
+                yield tuple(_rule(at) for at in table)
 
     def stem(self, name: str) -> str:
         """The name without base-model prefixes, which loading adds or removes as the model's class needs."""
@@ -107,7 +117,7 @@ def _joined(names: tuple[str, ...]) -> Kind:
     tables = dict.fromkeys(tuple(table) for part in parts for table in part["conversions"])
     return Kind(
         prefixes=tuple(sorted({prefix for part in parts for prefix in part["prefixes"]})),
-        tables=tuple(tuple(_rule(at) for at in table) for table in tables),
+        tables=tuple(tables),
         ties=tuple(dict.fromkeys((target, source) for part in parts for target, source in part["ties"])),
         tied=parts[0]["tied"] if len(names) < len(known) else None,
     )
@@ -124,7 +134,12 @@ def _rule(at: int) -> Conversion:
     return _conversion(*_file()[1][at])
 
 
-def _conversion(sources: list[str], targets: list[str], joins: bool) -> Conversion:
+def _may_apply(literals: list[str], text: str) -> bool:
+    """One of the sources may be in the text: each has a literal that every match contains, or an empty one."""
+    return any(literal in text for literal in literals)
+
+
+def _conversion(sources: list[str], targets: list[str], joins: bool, literals: list[str]) -> Conversion:
     return Conversion(re.compile("|".join(_branches(sources))), tuple(targets), joins)
 
 
@@ -138,7 +153,7 @@ def _branches(sources: Iterable[str]) -> Iterator[str]:
 
 @cache
 def _file() -> tuple[dict[str, dict[str, Any]], list[list[Any]]]:
-    return parse(files(__package__).joinpath(FILE).read_text("utf-8"))
+    return parse((get_data(__package__, FILE) or b"").decode())
 
 
 def _document() -> dict[str, dict[str, Any]]:

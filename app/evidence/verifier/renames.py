@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from importlib.resources import files
+from pkgutil import get_data
 from typing import NamedTuple
 
 FILE = "renames.json"
@@ -43,7 +43,7 @@ def render_tables(tables: Iterable[Table]) -> str:
 
 
 # Not a path of the file system: the verifier in one file reads it from its archive.
-TABLES = parse_tables(files(__package__).joinpath(FILE).read_text("utf-8"))
+TABLES = parse_tables((get_data(__package__, FILE) or b"").decode())
 
 
 @lru_cache(maxsize=1 << 16)  # each name is looked up a few times
