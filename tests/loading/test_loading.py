@@ -180,9 +180,7 @@ class Release:
         return digests
 
     def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(60)
+        self._process.communicate(timeout=60)  # the end of its input ends it
 
 
 @pytest.mark.slow

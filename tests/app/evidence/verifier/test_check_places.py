@@ -1,0 +1,42 @@
+"""Two tensors for one place are named, both of them; models of their own architecture have no such places."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.evidence.format.statement import Row
+from tests.tamper.kit import World, readings, tensor
+
+
+def with_another(world: World, name: str) -> None:
+    """A new tensor of this name beside the others."""
+    rows = world.rows()
+    world.result_weights["model.safetensors"][name] = tensor("F32", 8, 8, seed="other")
+    world.write()
+    other = readings(world.result)[name]
+    world.sign(world.predicate(rows=(*rows, Row(name=name, role="new", initial=other, result=other, changed=True))))
+
+
+def test_both_tensors_are_named(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with_another(world, "enc.0.w")
+    (problem,) = world.verify(2).problems
+    assert (problem.check, problem.subject) == ("one_place", "bert.enc.0.w")
+    assert "remove 'enc.0.w'" in problem.reason
+
+
+@pytest.mark.parametrize(("extra", "verdict"), [({}, "verified"), ({"hidden_size": 8}, "rejected")])
+def test_an_own_architecture_has_its_own_names(extra: dict[str, int], verdict: str, tmp_path: Path) -> None:
+    """Only where nothing in the configuration could make a model of transformers."""
+    config = {"type": "torch", "architecture": "toy", "kwargs": {}} | extra
+    world = World(tmp_path, result_files={"config.json": json.dumps(config).encode()})
+    with_another(world, "enc.0.w")
+    assert world.verify(2).verdict == verdict
+
+
+def test_a_tensor_that_is_not_frozen_may_have_two_names(tmp_path: Path) -> None:
+    """Nothing is claimed about it."""
+    world = World(tmp_path)
+    with_another(world, "bert.head.w")
+    assert world.verify(2).verified

@@ -1,0 +1,31 @@
+"""The verifier's table of loading holds all that the installed transformers does."""
+
+import json
+
+import pytest
+
+from tools.loaders import PATH, installed, merged
+
+
+@pytest.mark.slow
+def test_all_of_the_installed_version_is_there() -> None:
+    """After a change of transformers: `python -m tools.loaders`."""
+    pytest.importorskip("transformers", reason="the worker's dependencies are not installed")
+    known = json.loads(PATH.read_text("utf-8"))
+    assert merged(known, installed()) == known
+
+
+def test_what_an_earlier_version_did_stays() -> None:
+    rule, newer = [["a"], ["b"], False, ["a"]], [["a"], ["c"], True, ["a"]]
+    kind = {"prefixes": ["old"], "conversions": [[0]], "ties": [["x", "y"]], "tied": True}
+    before = {"rules": [rule], "kinds": {"toy": kind, "gone": kind}}
+    after = {"rules": [newer], "kinds": {"toy": kind | {"prefixes": ["new"], "ties": [], "tied": False}}}
+    both = merged(before, after)
+    assert both["rules"] == [rule, newer]
+    assert both["kinds"]["gone"] == kind
+    assert both["kinds"]["toy"] == {
+        "prefixes": ["new", "old"],
+        "conversions": [[0], [1]],
+        "ties": [["x", "y"]],
+        "tied": True,
+    }
