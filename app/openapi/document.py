@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.openapi.load import load_examples
-from app.openapi.prose import Error, Problem, error_example
+from app.openapi.prose import Error, ProblemDetails, error_example
 
 _REFERENCE: Final = "#/components/schemas/{model}"
 #: Operations that answer 422, for an Idempotency-Key that was used for another request.
@@ -48,8 +48,8 @@ def _document(application: FastAPI, *, keys_required: bool) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     assert Error.__name__ in schemas
-    schemas[Problem.__name__] = Problem.model_json_schema(ref_template=_REFERENCE)
-    schemas[Problem.__name__].pop("$defs")
+    schemas[ProblemDetails.__name__] = ProblemDetails.model_json_schema(ref_template=_REFERENCE)
+    schemas[ProblemDetails.__name__].pop("$defs")
     return document
 
 
@@ -74,7 +74,7 @@ def _describe_errors(operation: dict[str, Any]) -> None:
             example = error_example(status, operation=operation["operationId"])
             response["content"] = {
                 "application/json": {"schema": {"$ref": _REFERENCE.format(model=Error.__name__)}, "example": example},
-                "application/problem+json": {"schema": {"$ref": _REFERENCE.format(model=Problem.__name__)}},
+                "application/problem+json": {"schema": {"$ref": _REFERENCE.format(model=ProblemDetails.__name__)}},
             }
 
 

@@ -74,7 +74,7 @@ class Error(BaseModel):
     error: ErrorBody
 
 
-class Problem(BaseModel):
+class ProblemDetails(BaseModel):
     """The same error as an RFC 9457 problem, for requests with `Accept: application/problem+json`."""
 
     type: str = Field(description="`urn:permafrost:error:` and the error's code.")
