@@ -39,9 +39,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_every_file_of_the_packages_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
-    """Modules, templates, static assets and alembic's own files alike."""
+    """Modules, templates, static assets and alembic's own files alike; notes for developers need not be."""
     files = {path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.is_file()}
-    here = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
+    here = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts and path.suffix != ".md"}
     assert sorted(here - set(wheel.namelist())) == []
 
 
