@@ -125,9 +125,11 @@ def _newer_version(folder: Path) -> Path:
     for name in ("app", "worker", "migrations", "tests"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    tables = folder / "app" / "jobs" / "tables.py"
+    tables = folder / "app" / "jobs" / "queue" / "tables.py"
     marker = "    id: Mapped[str] = mapped_column(String(64), primary_key=True)\n"
-    tables.write_text(tables.read_text().replace(marker, f"{marker}    colour: Mapped[str | None]\n", 1))
+    source = tables.read_text()
+    assert marker in source
+    tables.write_text(source.replace(marker, f"{marker}    colour: Mapped[str | None]\n", 1))
     head = max((folder / "migrations" / "versions").glob("r*.py")).name[1:5]
     (folder / "migrations" / "versions" / "r9999_colour.py").write_text(REVISION.format(head=head))
     return folder
