@@ -182,9 +182,10 @@ class _Template:
 
     def _render(self, messages: Sequence[Message], **options: Any) -> Any:
         template = self.tokenizer.get_chat_template(tools=self.tools)
-        _compile_jinja_template(template).globals["strftime_now"] = _today  # compiled once; rendering finds the same
         conversation = [{key: value for key, value in each.items() if key != "weight"} for each in messages]
         with bounded(seconds=TEMPLATE_SECONDS, nbytes=TEMPLATE_BYTES):
+            # Compiled once; rendering finds the same. Compiling computes constants, so it needs the limits as well.
+            _compile_jinja_template(template).globals["strftime_now"] = _today
             return render_jinja_template(
                 conversations=[conversation],
                 tools=self.tools,

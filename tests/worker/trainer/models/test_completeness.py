@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.errors import ModelError
+from app.freeze.policy import Policy
 from app.specs.models import TransformersSpec
 from tests.worker.trainer import tiny, zoo
 from worker.trainer.models import loading
 from worker.trainer.models.completeness import INDEX
+from worker.trainer.models.tracked import TrackedModel
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -60,14 +62,16 @@ def test_a_head_and_a_pooler_may_be_new(tmp_path: Path) -> None:
         "bert.pooler.dense.bias",
         "bert.pooler.dense.weight",
     }
-    assert any("strange.weight" in note for note in loaded.notes)
+    tracked = TrackedModel.of(loaded)
+    tracked.read_loaded(tracked.plan(Policy.from_json({"default": "train", "rules": []})))
+    assert tracked.left_out() == ["strange.weight"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"weight_map": {"x": "../other.safetensors"}}, "no safetensors file beside it"),
-        ({"weight_map": {"x": "model-00009-of-00009.safetensors"}}, "is not there"),
+        ({"metadata": {}, "weight_map": {"x": "../other.safetensors"}}, "no safetensors file beside it"),
+        ({"metadata": {}, "weight_map": {"x": "model-00009-of-00009.safetensors"}}, "is not there"),
         ({"weight_map": ["x"]}, "no weight_map"),
         ([1], "no weight_map"),
         (None, "neither model.safetensors nor"),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.worker.trainer.attempts import Attempt, attempt
 from tests.worker.trainer.training.test_checkpoints import affine, assert_same, bert
-from worker.protocol import Workspace
+from worker.protocol import EXIT_FAILED, Workspace
 from worker.trainer import checkpoint
 from worker.trainer.main import run
 from worker.trainer.training import loop, memory
@@ -89,8 +89,9 @@ def test_fault_of_ours_is_not_lost_in_the_thread(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(checkpoint, "write", broken)
     affine(tmp_path).save(tmp_path)
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(SystemExit) as ended:
         run(tmp_path)
+    assert ended.value.code == EXIT_FAILED and "a bug" in str(ended.value.__cause__)
 
 
 def test_divergence_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
