@@ -1,8 +1,5 @@
 """Every change and its row in the audit log are one transaction."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import delete, select
@@ -14,27 +11,10 @@ from app.auth.audited_action import CURRENT_ACTION, AuditedAction
 from app.db import Database, now
 from app.jobs.queue import lifecycle
 from app.jobs.queue.tables import Job
+from tests.app.audit.conftest import lines
 from tests.app.conftest import AFFINE, rows, upload_to
-from tests.app.guarded import Guarded, guard
+from tests.app.guarded import Guarded
 from tests.app.jobs.jobs import new_job
-from tests.conftest import Deployment
-
-
-@pytest.fixture
-def guarded(deployment: Deployment) -> Guarded:
-    return guard(deployment.settings)
-
-
-@pytest.fixture
-def client(guarded: Guarded) -> Iterator[TestClient]:
-    with TestClient(guarded.application, base_url="http://testserver/v1/", headers=guarded.headers("mine")) as made:
-        yield made
-
-
-def lines(client: TestClient, **query: Any) -> list[dict]:
-    answer = client.get("audit_logs", params={"order": "asc", "limit": 100, **query})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["data"]
 
 
 def test_line_and_change_are_one_transaction(db: Database):

@@ -1,31 +1,10 @@
 """The audit log: a line for every change, in the change's own transaction, and none without one."""
 
-from collections.abc import Iterator
-from typing import Any
-
-import pytest
 from starlette.testclient import TestClient
 
+from tests.app.audit.conftest import lines
 from tests.app.conftest import AFFINE, rows, upload_to
-from tests.app.guarded import Guarded, guard
-from tests.conftest import Deployment
-
-
-@pytest.fixture
-def guarded(deployment: Deployment) -> Guarded:
-    return guard(deployment.settings)
-
-
-@pytest.fixture
-def client(guarded: Guarded) -> Iterator[TestClient]:
-    with TestClient(guarded.application, base_url="http://testserver/v1/", headers=guarded.headers("mine")) as made:
-        yield made
-
-
-def lines(client: TestClient, **query: Any) -> list[dict]:
-    answer = client.get("audit_logs", params={"order": "asc", "limit": 100, **query})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["data"]
+from tests.app.guarded import Guarded
 
 
 def test_who_did_what_to_which_object(client: TestClient, guarded: Guarded):
