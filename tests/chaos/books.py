@@ -1,6 +1,9 @@
 """The check of the books after every fault: nothing lost, nothing doubled, nothing left behind, the same bits."""
 
+import os
 from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
 
 from sqlalchemy import func, select
 
@@ -90,8 +93,13 @@ def leftovers(cluster: Cluster) -> list[str]:
     found += [f"process {each.pid} in {cwd}" for each, cwd in processes_in(settings.work) if not cwd.endswith("/home")]
     found += [str(path) for path in settings.work.glob("ftjob-*")]
     found += [str(path) for path in (settings.home / "blobs" / "incoming").iterdir()]
-    found += [str(path) for path in settings.home.rglob("*.tmp")]
+    found += temporary_files(settings.home)
     with cluster.db.read() as session:
         leased = select(Job.id).where(Job.status.in_(TERMINAL), Job.lease_until.is_not(None))
         found += [f"the lease of {job_id}" for job_id in session.scalars(leased)]
     return found
+
+
+def temporary_files(folder: Path) -> list[str]:
+    """Every file or folder under `folder` with a temporary name; one that disappears during the walk is passed over."""
+    return [f"{parent}/{name}" for parent, *names in os.walk(folder) for name in chain(*names) if name.endswith(".tmp")]
