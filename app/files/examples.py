@@ -2,21 +2,21 @@
 
 import base64
 import binascii
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.files.problems import LineProblem, kind_of, nearest
+from app.files.conversations import OPTIONS, ConversationReader
+from app.files.fields import FieldChecks, are_finite, is_plain, without_nulls
+from app.files.problems import kind_of, nearest
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_LABELS = 10_000
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 
 #: Fields of a record by task: alternatives, each with its required and its optional fields.
 SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
-    "causal-lm": ((("messages",), ()), (("prompt", "completion"), ()), (("text",), ())),
+    "causal-lm": ((("messages",), OPTIONS), (("prompt", "completion"), ()), (("text",), ())),
     "text-classification": ((("text", "label"), ("text_pair",)),),
     "text-regression": ((("text", "label"), ("text_pair",)),),
     "token-classification": ((("tokens", "labels"), ()),),
@@ -32,15 +32,13 @@ SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
 
 
 @dataclass
-class ExampleReader:
+class ExampleReader(FieldChecks):
     """Turns the records of one file into examples, and checks what all of them must have in common."""
 
     task: str
     labels: Sequence[str] | None = None  # the label map, where given: labels become indices into it
     features: tuple[str, ...] = ()  # columns of a table; empty when records have `x` and `y`
     target: tuple[str, ...] = ()
-    text_numbers: bool = False  # CSV: numbers are text
-    problems: list[LineProblem] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     first_line: dict[str, int] = field(default_factory=dict)
     whole_labels: bool | None = None  # every label so far is an integer (True) or a string (False)
@@ -48,21 +46,21 @@ class ExampleReader:
     _complete: set[tuple[str, ...]] = field(default_factory=set)  # keys of records that were found complete
     width: int | None = None
     targets: int | None = None
-    _line: int = 0
     _index: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:
             self._index = {label: number for number, label in enumerate(self.labels)}
+        self._conversations = ConversationReader(self)
 
     def read(self, line: int, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """The example, or None after at least one problem was added to `problems`."""
-        self._line = line
+        self.line = line
         before = len(self.problems)
         if self.features:
             example = self._table(record)
         else:
-            record = _without_nulls(record)
+            record = without_nulls(record)
             example = _TASKS[self.task](self, record) if self._shape(record) else {}
         return example if len(self.problems) == before else None
 
@@ -83,18 +81,18 @@ class ExampleReader:
             if name not in given:
                 present = ", ".join(f"'{key}'" for key in given[:10]) or "no field"
                 message = f"'{name}' is missing; the example has {present}; {_fields_of(self.task)}"
-                self._note(name, "missing_field", message)
+                self.note(name, "missing_field", message)
         for name in record:
             if name not in known:
                 message = f"'{name}' is not a field{nearest(name, known)}; {_fields_of(self.task)}"
-                self._note(name, "unknown_field", message)
+                self.note(name, "unknown_field", message)
         complete = all(name in given for name in required) and all(name in known for name in record)
         if complete and self.shape is None:
             self.shape = required
         if complete and self.shape != required:
             fields, earlier = " and ".join(required), " and ".join(self.shape or ())
             message = f"has {fields}, but earlier lines have {earlier}; use the same fields in the whole file"
-            self._note(required[0], "mixed_shapes", message)
+            self.note(required[0], "mixed_shapes", message)
             return False
         if complete:
             self._complete.add(keys)
@@ -104,63 +102,18 @@ class ExampleReader:
 
     def _causal(self, record: Mapping[str, Any]) -> dict[str, Any]:
         if "messages" in record:
-            return {"messages": self._messages(record["messages"])}
+            return self._conversations.example(record)
         if "text" in record:
-            return {"text": self._text("text", record["text"])}
-        prompt = self._text("prompt", record["prompt"], empty=True)
-        return {"prompt": prompt, "completion": self._text("completion", record["completion"])}
-
-    def _messages(self, value: Any) -> list[dict[str, Any]]:
-        messages = self._dialogue("messages", value)
-        if messages and not any(turn.get("role") == "assistant" and "weight" not in turn for turn in messages):
-            self._note("messages", "nothing_to_learn", "has no message with the role 'assistant' to learn from")
-        return messages
-
-    def _dialogue(self, name: str, value: Any) -> list[dict[str, Any]]:
-        if not isinstance(value, list) or not value:
-            what = "an empty array" if value == [] else kind_of(value)
-            self._note(name, "wrong_type", f"'{name}' is {what}; it must be a list of messages with role and content")
-            return []
-        return [self._message(f"{name}[{i}]", item) for i, item in enumerate(value)]
-
-    def _message(self, name: str, value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            self._note(
-                name, "wrong_type", f"'{name}' is {kind_of(value)}; a message is an object with role and content"
-            )
-            return {}
-        value = _without_nulls(value)
-        for key in value:
-            if key not in ("role", "content", "weight"):
-                self._note(f"{name}.{key}", "unknown_field", f"a message has role and content, not '{key}'")
-        role = value.get("role")
-        learned = self._weight(name, role, value["weight"]) if "weight" in value else {}
-        if role not in ROLES:
-            near = nearest(role, ROLES) if isinstance(role, str) else ""
-            self._note(
-                f"{name}.role", "unknown_role", f"the role must be one of {', '.join(ROLES)}, not {role!r:.40}{near}"
-            )
-        content = self._text(f"{name}.content", value.get("content"), empty=role != "assistant")
-        return {"role": str(role), "content": content, **learned}
-
-    def _weight(self, name: str, role: Any, value: Any) -> dict[str, int]:
-        """OpenAI's `weight`: 0 leaves a message of the assistant out of the loss."""
-        if role != "assistant":
-            self._note(
-                f"{name}.weight",
-                "unknown_field",
-                "only messages with the role 'assistant' are learned and may have a weight",
-            )
-        if isinstance(value, bool) or value not in (0, 1):
-            self._note(f"{name}.weight", "wrong_type", f"'{name}.weight' must be 0 (not learned) or 1")
-        return {"weight": 0} if value == 0 else {}
+            return {"text": self.text("text", record["text"])}
+        prompt = self.text("prompt", record["prompt"], empty=True)
+        return {"prompt": prompt, "completion": self.text("completion", record["completion"])}
 
     def _text_label(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        example: dict[str, Any] = {"text": self._text("text", record["text"])}
+        example: dict[str, Any] = {"text": self.text("text", record["text"])}
         if "text_pair" in record:
-            example["text_pair"] = self._text("text_pair", record["text_pair"])
+            example["text_pair"] = self.text("text_pair", record["text_pair"])
         regression = self.task == "text-regression"
-        example["label"] = (self._number if regression else self._label)("label", record["label"])
+        example["label"] = (self.number if regression else self._label)("label", record["label"])
         return example
 
     def _tokens(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,13 +121,13 @@ class ExampleReader:
         for name, value in (("tokens", tokens), ("labels", labels)):
             if not isinstance(value, list) or not value:
                 what = "an empty array" if value == [] else kind_of(value)
-                self._note(name, "wrong_type", f"'{name}' is {what}; it must be a list with one entry per token")
+                self.note(name, "wrong_type", f"'{name}' is {what}; it must be a list with one entry per token")
                 return {}
         if len(tokens) != len(labels):
             message = f"there are {len(tokens)} tokens and {len(labels)} labels; each token needs one label"
-            self._note("labels", "inconsistent_width", message)
-        if not all(map(_is_plain, tokens)):
-            tokens = [self._text(f"tokens[{i}]", token) for i, token in enumerate(tokens)]
+            self.note("labels", "inconsistent_width", message)
+        if not all(map(is_plain, tokens)):
+            tokens = [self.text(f"tokens[{i}]", token) for i, token in enumerate(tokens)]
         if self._index is None and self.whole_labels is False and all(map(self._is_known, labels)):
             self.seen.update(labels)
             return {"tokens": tokens, "labels": labels}
@@ -184,49 +137,15 @@ class ExampleReader:
         return type(label) is str and label in self.seen
 
     def _texts(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: self._text(name, record[name]) for name in SHAPES[self.task][0][0]}
+        return {name: self.text(name, record[name]) for name in SHAPES[self.task][0][0]}
 
     def _preference(self, record: Mapping[str, Any]) -> dict[str, Any]:
         if "input" in record:
-            return self._conversation(record)
+            return self._conversations.preference(record)
         example = self._texts(record)
-        self._differ("chosen", "rejected", example)
+        if example["chosen"] and example["chosen"] == example["rejected"]:
+            self.note("rejected", "no_preference", "'chosen' and 'rejected' are the same text")
         return example
-
-    def _conversation(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """OpenAI's preference format: a conversation and two answers to it."""
-        names = ("preferred_output", "non_preferred_output")
-        example = {"messages": self._input(record["input"])} | {
-            name: self._answer(name, record[name]) for name in names
-        }
-        self._differ(*names, example)
-        return {"messages": example["messages"], "chosen": example[names[0]], "rejected": example[names[1]]}
-
-    def _input(self, value: Any) -> list[dict[str, Any]]:
-        if not isinstance(value, dict) or "messages" not in value:
-            self._note("input", "wrong_type", f"'input' is {kind_of(value)}; it must be an object with 'messages'")
-            return []
-        for key in _without_nulls(value):
-            # OpenAI's own examples carry both, tools empty.
-            if key not in ("messages", "tools", "parallel_tool_calls") or (key == "tools" and value[key]):
-                self._note(
-                    f"input.{key}", "unknown_field", f"'{key}' is not used for training; 'input' has 'messages' only"
-                )
-        return self._dialogue("input.messages", value["messages"])
-
-    def _answer(self, name: str, value: Any) -> str:
-        """The text of an answer: a list with one message of the assistant."""
-        messages = self._dialogue(name, value)
-        if len(messages) != 1 or messages[0].get("role") != "assistant":
-            self._note(name, "wrong_type", f"'{name}' must be a list with one message, with the role 'assistant'")
-            return ""
-        if not messages[0]["content"].strip():
-            self._note(f"{name}[0].content", "empty_value", f"'{name}[0].content' is empty")
-        return str(messages[0]["content"])
-
-    def _differ(self, one: str, other: str, example: Mapping[str, Any]) -> None:
-        if example[one] and example[one] == example[other]:
-            self._note(other, "no_preference", f"'{one}' and '{other}' are the same text")
 
     def _image(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": self._image_bytes(record["image"]), "label": self._label("label", record["label"])}
@@ -239,13 +158,13 @@ class ExampleReader:
                 value = base64.b64decode(value, validate=True)
             except (binascii.Error, ValueError):
                 advice = "store an image file as base64 in JSONL, as bytes in Parquet"
-                self._note("image", "not_base64", f"'image' is text that is not base64; {advice}")
+                self.note("image", "not_base64", f"'image' is text that is not base64; {advice}")
                 return b""
         if not isinstance(value, bytes):
-            self._note("image", "wrong_type", f"'image' is {kind_of(value)}; it must be the bytes of an image file")
+            self.note("image", "wrong_type", f"'image' is {kind_of(value)}; it must be the bytes of an image file")
             return b""
         if not value.startswith(_IMAGES):
-            self._note("image", "not_an_image", "'image' does not start like a PNG, JPEG, GIF, BMP, WebP or TIFF file")
+            self.note("image", "not_an_image", "'image' does not start like a PNG, JPEG, GIF, BMP, WebP or TIFF file")
         return value
 
     def _tabular(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,78 +173,41 @@ class ExampleReader:
     def _vector(self, name: str, value: Any) -> list[float]:
         if not isinstance(value, list) or not value:
             what = "an empty array" if value == [] else kind_of(value)
-            self._note(name, "wrong_type", f"'{name}' is {what}; it must be a list of numbers")
+            self.note(name, "wrong_type", f"'{name}' is {what}; it must be a list of numbers")
             return []
         if self.width is None:
             self.width = len(value)
         elif len(value) != self.width:
             message = f"'{name}' has {len(value)} numbers; in earlier lines it has {self.width}"
-            self._note(name, "inconsistent_width", message)
-        if _are_finite(value):
+            self.note(name, "inconsistent_width", message)
+        if are_finite(value):
             return list(map(float, value))
-        return [self._number(f"{name}[{i}]", item) for i, item in enumerate(value)]
+        return [self.number(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
     def _y(self, name: str, value: Any) -> Any:
         if self.task == "tabular-classification":
             return self._label(name, value)
         values = value if isinstance(value, list) else [value]
         if not values:
-            self._note(name, "wrong_type", f"'{name}' is an empty array; it must be a number or a list of numbers")
+            self.note(name, "wrong_type", f"'{name}' is an empty array; it must be a number or a list of numbers")
         if self.targets is None:
             self.targets = len(values)
         elif len(values) != self.targets:
             message = f"'{name}' has {len(values)} numbers; in earlier lines it has {self.targets}"
-            self._note(name, "inconsistent_width", message)
-        return [self._number(f"{name}[{i}]" if isinstance(value, list) else name, v) for i, v in enumerate(values)]
+            self.note(name, "inconsistent_width", message)
+        return [self.number(f"{name}[{i}]" if isinstance(value, list) else name, v) for i, v in enumerate(values)]
 
     def _table(self, record: Mapping[str, Any]) -> dict[str, Any]:
         x = [record[name] for name in self.features]
-        if _are_finite(x):
+        if are_finite(x):
             x = list(map(float, x))
         else:
-            x = [self._number(name, value) for name, value in zip(self.features, x, strict=True)]
+            x = [self.number(name, value) for name, value in zip(self.features, x, strict=True)]
         if self.task == "tabular-classification":
             return {"x": x, "y": self._label(self.target[0], record[self.target[0]])}
-        return {"x": x, "y": [self._number(name, record[name]) for name in self.target]}
+        return {"x": x, "y": [self.number(name, record[name]) for name in self.target]}
 
-    # ---- values ------------------------------------------------------------------------------------------------
-
-    def _text(self, name: str, value: Any, *, empty: bool = False) -> str:
-        if _is_plain(value):
-            return str(value)
-        if not isinstance(value, str):
-            self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; it must be a string")
-            return ""
-        if not empty and not value.strip():
-            self._note(name, "empty_value", f"'{name}' is empty")
-        self._refuse_no_text(name, value)
-        return value
-
-    def _refuse_no_text(self, name: str, value: str) -> None:
-        """Characters that neither a tokenizer nor a file of a result can hold."""
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            message = f"'{name}' contains half of a surrogate pair at character {error.start}, which is not text"
-            self._note(name, "not_unicode", message)
-        if "\0" in value:
-            self._note(name, "nul_byte", f"'{name}' contains a NUL character; remove it")
-
-    def _number(self, name: str, value: Any) -> float:
-        if self.text_numbers and isinstance(value, str):
-            value = _parsed(value)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            what = f"'{value:.40}'" if isinstance(value, str) and value.strip() else "empty"
-            what = what if isinstance(value, str) else kind_of(value)
-            self._note(name, "not_a_number", f"'{name}' is {what}; it must be a number")
-            return 0.0
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        if not math.isfinite(number):
-            self._note(name, "not_finite", f"'{name}' is {number}; numbers must be finite (leave the example out)")
-        return number
+    # ---- labels ------------------------------------------------------------------------------------------------
 
     def _label(self, name: str, value: Any) -> str | int:
         """The label's name, or its index where a label map is given."""
@@ -333,7 +215,7 @@ class ExampleReader:
             self.seen[value] += 1
             return str(value)
         if isinstance(value, bool) or not isinstance(value, int | str):
-            self._note(name, "wrong_type", f"'{name}' is {kind_of(value)}; a label is a string or a whole number")
+            self.note(name, "wrong_type", f"'{name}' is {kind_of(value)}; a label is a string or a whole number")
             return ""
         whole = isinstance(value, int)
         if self.whole_labels is None:
@@ -341,12 +223,12 @@ class ExampleReader:
         elif self.whole_labels != whole:
             other = "a string" if whole else "a number"
             message = f"'{name}' is {kind_of(value)}, but {other} in earlier lines; use one type in the whole file"
-            self._note(name, "mixed_labels", message)
+            self.note(name, "mixed_labels", message)
             return ""
         label = str(value)
-        self._refuse_no_text(name, label)
+        self.refuse_no_text(name, label)
         if not label.strip():
-            self._note(name, "empty_value", f"'{name}' is empty")
+            self.note(name, "empty_value", f"'{name}' is empty")
             return ""
         if self._index is not None:
             return self._mapped(name, value, label)
@@ -354,12 +236,12 @@ class ExampleReader:
 
     def _counted(self, name: str, label: str) -> str:
         if label not in self.seen and len(self.seen) >= MAX_LABELS:
-            self._note(
+            self.note(
                 name, "too_many_labels", f"there are more than {MAX_LABELS:,} different labels; is '{name}' a class?"
             )
             return ""
         self.seen[label] += 1
-        self.first_line.setdefault(label, self._line)
+        self.first_line.setdefault(label, self.line)
         return label
 
     def _mapped(self, name: str, value: int | str, label: str) -> int:
@@ -373,13 +255,10 @@ class ExampleReader:
             near = nearest(label, self._index)
             known = ", ".join(list(self._index)[:10])
             message = f"'{label:.60}' is not one of the {len(self._index)} labels: {known}{near}"
-            self._note(name, "unknown_label", message)
+            self.note(name, "unknown_label", message)
             return -1
         self._counted(name, self.labels[number])
         return number
-
-    def _note(self, name: str | None, code: str, message: str) -> None:
-        self.problems.append(LineProblem(self._line, name, code, message))
 
 
 _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] = {
@@ -393,34 +272,6 @@ _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] 
     "tabular-regression": ExampleReader._tabular,
     "tabular-classification": ExampleReader._tabular,
 }
-
-
-def _without_nulls(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record without its null fields: Parquet fills every struct up with them."""
-    if any(value is None for value in record.values()):
-        return {name: value for name, value in record.items() if value is not None}
-    return record
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a text without anything to note, seen without copying it."""
-    return type(value) is str and value.isascii() and value != "" and not value.isspace() and "\0" not in value
-
-
-def _are_finite(values: Sequence[Any]) -> bool:
-    """Whether all are finite numbers: most rows are, and need no name for each of their values."""
-    try:
-        return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
-    except OverflowError:
-        return False
-
-
-def _parsed(text: str) -> float | str:
-    """A CSV cell as a number, else the text itself. Python's digit grouping (1_000) does not count as a number."""
-    try:
-        return text if "_" in text else float(text)
-    except ValueError:
-        return text
 
 
 def _fields_of(task: str) -> str:

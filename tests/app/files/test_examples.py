@@ -22,7 +22,7 @@ def test_preferences_as_openai_writes_them(put):
     ("change", "field", "code"),
     [
         ({"input": CHAT["messages"]}, "input", "wrong_type"),
-        ({"input": PREFERRED["input"] | {"tools": [{}]}}, "input.tools", "unknown_field"),
+        ({"input": PREFERRED["input"] | {"tools": [{}]}}, "input.tools[0].name", "wrong_type"),
         ({"input": {"messages": []}}, "input.messages", "wrong_type"),
         ({"preferred_output": CHAT["messages"]}, "preferred_output", "wrong_type"),
         ({"preferred_output": [{"role": "user", "content": "a"}]}, "preferred_output", "wrong_type"),
@@ -67,7 +67,7 @@ def test_whole_numbers_are_indices_of_a_given_map(put):
 @pytest.mark.parametrize(
     ("task", "bad", "field", "code"),
     [
-        ("causal-lm", CHAT | {"tools": []}, "tools", "unknown_field"),
+        ("causal-lm", CHAT | {"tools": [7]}, "tools[0]", "wrong_type"),
         ("causal-lm", {"messages": CHAT["messages"][:1]}, "messages", "nothing_to_learn"),
         ("causal-lm", {"messages": []}, "messages", "wrong_type"),
         ("causal-lm", {"messages": ["hi"]}, "messages[0]", "wrong_type"),

@@ -110,7 +110,7 @@ TEMPLATES = {
 @pytest.mark.parametrize("attack", TEMPLATES)
 def test_a_hostile_chat_template_is_refused(tmp_path: Path, attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time, memory and length are bounded, and the sandbox holds: the job fails with the template as the reason."""
-    monkeypatch.setattr("worker.trainer.data.chat.TEMPLATE_SECONDS", 0.5)
+    monkeypatch.setattr("worker.trainer.data.chat_template.TEMPLATE_SECONDS", 0.5)
     template, code = TEMPLATES[attack]
     done = attempt(chat_order(tmp_path, template), tmp_path)
     assert done.code == 1

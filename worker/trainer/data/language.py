@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from app.files import formats
 from app.files.problems import LineProblem
 from worker.trainer.data import chat
 from worker.trainer.data.batch import IGNORED, Batch, Encoded
-from worker.trainer.data.chat import RenderedChat, Span
+from worker.trainer.data.chat import RenderedChat
+from worker.trainer.data.chat_template import Span
 from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.packing import pack
 from worker.trainer.data.sampler import Positions
@@ -58,28 +60,29 @@ def encode(
     lines: Sequence[int] = (),
     param: str = "training_file",
 ) -> Encoded[LanguageExamples]:
-    """Encodes rows {"messages"}, {"prompt", "completion"} or {"text"}, each cut to `limit` tokens.
+    """Encodes rows {"messages"[, "tools"]}, {"prompt", "completion"} or {"text"}, each cut to `limit` tokens.
 
     Raises DataError, by line, for an example without a learned token before the cut.
     """
     refuse_slow(tokenizer)
     sequences: list[LanguageExample] = []
     problems: list[LineProblem] = []
-    truncated = hidden = 0
+    truncated = 0
+    left_out: Counter[str] = Counter()
 
     for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
         rendered = _rendered(row, tokenizer, line=line, param=param)
         example = tokenized(rendered.text, rendered.spans, tokenizer, chat="messages" in row)
         cut = example.cut(limit)
         truncated += len(example.tokens.ids) > limit
-        hidden += rendered.hidden
+        left_out += rendered.left_out
         if not cut.learns:
             problems.append(_nothing_to_learn(line, rendered, limit=limit))
         sequences.append(cut)
 
     if problems:
         raise formats.refusal(problems, param=param)
-    notes = (_hidden_answers(hidden, tokenizer),) if hidden else ()
+    notes = chat.notes_of(left_out, tokenizer)
     return Encoded(LanguageExamples(sequences, pad=pad_id(tokenizer), packed=packed), truncated, notes)
 
 
@@ -88,9 +91,9 @@ def nothing_before_cut(line: int, part: str, *, limit: int) -> LineProblem:
     return LineProblem(line, None, "nothing_to_learn", message)
 
 
-def prompt_and_answer(prompt: str, answer: str, tokenizer: Any) -> LanguageExample:
-    """A prompt with its completion and the end token; the completion and the end token carry loss."""
-    return tokenized(prompt + answer, [(len(prompt), len(prompt) + len(answer))], tokenizer, chat=False)
+def prompt_and_answer(prompt: str, answer: str) -> RenderedChat:
+    """A prompt with its answer, which carries loss."""
+    return RenderedChat(prompt + answer, [(len(prompt), len(prompt) + len(answer))])
 
 
 def tokenized(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool) -> LanguageExample:
@@ -116,9 +119,8 @@ def _rendered(row: Row, tokenizer: Any, *, line: int, param: str) -> RenderedCha
     if "text" in row:
         return RenderedChat(row["text"], [(0, len(row["text"]))])
     if "prompt" in row:
-        start = len(row["prompt"])
-        return RenderedChat(row["prompt"] + row["completion"], [(start, start + len(row["completion"]))])
-    with chat.refused_by_template(line=line, param=param):
+        return prompt_and_answer(row["prompt"], row["completion"])
+    with chat.refused_by_template(tokenizer, line=line, param=param):
         return chat.render(row["messages"], tokenizer, tools=row.get("tools"))
 
 
@@ -127,10 +129,3 @@ def _nothing_to_learn(line: int, rendered: RenderedChat, *, limit: int) -> LineP
         return nothing_before_cut(line, "completion", limit=limit)
     message = "has no assistant message that the tokenizer's chat template shows, so nothing to learn from"
     return LineProblem(line, "messages", "nothing_to_learn", message)
-
-
-def _hidden_answers(count: int, tokenizer: Any) -> str:
-    name = tokenizer.name_or_path.rstrip("/").rpartition("/")[2] or type(tokenizer).__name__
-    return (
-        f"{count} assistant messages are not learned: the chat template of {name} leaves them out of the conversation"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from app.files import formats
 from app.files.problems import LineProblem
 from worker.trainer.data import chat
 from worker.trainer.data.batch import Batch, Encoded
+from worker.trainer.data.chat import RenderedChat
 from worker.trainer.data.language import (
     LanguageExamples,
     nothing_before_cut,
@@ -55,17 +57,21 @@ def encode(
     lines: Sequence[int] = (),
     param: str = "training_file",
 ) -> Encoded[PreferenceExamples]:
-    """Encodes rows {"prompt", "chosen", "rejected"}, or with "messages" for the prompt, each cut to `limit` tokens.
+    """Encodes rows {"prompt" or "messages", "chosen", "rejected"[, "tools"]}, each side cut to `limit` tokens.
 
     Raises DataError, by line, for an example whose chosen or rejected answer is wholly behind the cut.
     """
     refuse_slow(tokenizer)
     sides: dict[str, list[LanguageExample]] = {"chosen": [], "rejected": []}
     truncated = 0
+    left_out: Counter[str] = Counter()
     problems: list[LineProblem] = []
 
     for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
-        pair = [_tokenized(row, side, tokenizer, line=line, param=param) for side in sides]
+        with chat.refused_by_template(tokenizer, line=line, param=param):
+            rendered = [_rendered(row, side, tokenizer) for side in sides]
+        left_out += rendered[0].left_out
+        pair = [tokenized(each.text, each.spans, tokenizer, chat="messages" in row) for each in rendered]
         truncated += any(len(example.tokens.ids) > limit for example in pair)
         for side, example in zip(sides, pair, strict=True):
             cut = example.cut(limit)
@@ -75,12 +81,11 @@ def encode(
 
     if problems:
         raise formats.refusal(problems, param=param)
-    return Encoded(PreferenceExamples(sides["chosen"], sides["rejected"], pad=pad_id(tokenizer)), truncated)
+    examples = PreferenceExamples(sides["chosen"], sides["rejected"], pad=pad_id(tokenizer))
+    return Encoded(examples, truncated, chat.notes_of(left_out, tokenizer))
 
 
-def _tokenized(row: Mapping[str, Any], side: str, tokenizer: Any, *, line: int, param: str) -> LanguageExample:
+def _rendered(row: Mapping[str, Any], side: str, tokenizer: Any) -> RenderedChat:
     if "prompt" in row:
-        return prompt_and_answer(row["prompt"], row[side], tokenizer)
-    with chat.refused_by_template(line=line, param=param):
-        rendered = chat.render_answer(row["messages"], row[side], tokenizer)
-    return tokenized(rendered.text, rendered.spans, tokenizer, chat=True)
+        return prompt_and_answer(row["prompt"], row[side])
+    return chat.render_answer(row["messages"], row[side], tokenizer, tools=row.get("tools"))

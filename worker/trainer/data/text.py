@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.errors import ModelError
+from app.files.problems import first_line
 from worker.trainer.data.batch import IGNORED, Batch, Encoded
 from worker.trainer.data.sampler import Positions
 
@@ -180,9 +181,8 @@ def run(tokenizer: Any, *texts: Any, **options: Any) -> Any:
     except Exception as error:
         if type(error) is not Exception:
             raise
-        message = (
-            f"the tokenizer cannot encode a text: {str(error)[:200]}; it does not come with the model, or is damaged"
-        )
+        reason = first_line(error)
+        message = f"the tokenizer cannot encode a text: {reason}; it does not come with the model, or is damaged"
         raise ModelError(message, param="model", code="tokenizer_does_not_fit") from error
 
 
