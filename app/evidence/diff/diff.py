@@ -9,7 +9,6 @@ import json
 import os
 import stat
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from app.errors import PolicyError
 from app.evidence.diff.changes import CHUNK, ByteSource, Change, Span, compare, compare_values
+from app.evidence.diff.pairing import notes, pair
 from app.evidence.format.digest import read_header, row_bytes
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.format.tensorfile import TensorFileError
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             base, result = (stack.enter_context(open_model(path)) for path in (options.a, options.b))
             plan = plan_of(base, result, _policy(options.freeze)) if options.freeze else None
-            found = []
+            found, remarks = [], list(notes(base, result))
             for difference in differences(base, result, statistics=not options.quick):
                 found.append(difference)
                 if not options.json and (options.all or difference.status != "same"):
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             broken = violations(found, plan) if plan else []
     except (DiffError, TensorFileError, PolicyError, OSError) as error:
         return _cannot(options, error)
-    _report(options, found, broken, audited=plan is not None)
+    _report(options, found, broken, remarks, audited=plan is not None)
     return FROZEN_CHANGED if broken else SAME
 
 
@@ -110,33 +110,16 @@ def diff_models(a: Path | str, b: Path | str, *, statistics: bool = True) -> lis
 def differences(
     base: Mapping[str, ModelTensor], result: Mapping[str, ModelTensor], *, statistics: bool = True
 ) -> Iterator[Difference]:
-    """One Difference for every tensor of either model, by name. Names may differ by one common prefix (`bert.`)."""
+    """One Difference for every tensor of either model, by name.
+
+    Names may differ by one common prefix (`bert.`), and by the parts of wrappers (`_orig_mod.`).
+    """
     partner = pair(base, result)
     for name in sorted(result, key=str.encode):
         mine = partner[name]
         yield _difference(base[mine] if mine is not None else None, result[name], statistics=statistics)
     for name in sorted(set(base) - set(partner.values()), key=str.encode):
         yield Difference(name, "removed", base[name], None)
-
-
-def pair(base: Iterable[str], result: Iterable[str]) -> dict[str, str | None]:
-    """The base's name for each name of the result: the same, or the same up to the most frequent prefix."""
-    base, result = set(base), list(result)
-    prefixes: Counter[tuple[str, str]] = Counter()
-    wanted = set(result)
-    by_tail = {tail: name for name in base for tail in _tails(name) if tail in wanted}
-    for name in result:
-        if name in base:
-            continue
-        prefixes.update((name[: -len(tail)], "") for tail in _tails(name) if tail in base)
-        if name in by_tail:
-            prefixes[("", by_tail[name][: -len(name)])] += 1
-    off, on = prefixes.most_common(1)[0][0] if prefixes else ("", "")
-    made: dict[str, str | None] = {}
-    for name in result:
-        moved = on + name.removeprefix(off) if name.startswith(off) else name
-        made[name] = name if name in base else moved if moved in base else None
-    return made
 
 
 def plan_of(base: Mapping[str, ModelTensor], result: Mapping[str, ModelTensor], policy: Policy) -> FreezePlan:
@@ -221,13 +204,6 @@ def _indexed(folder: Path) -> list[Path]:
     if strange:
         raise DiffError(f"{folder / INDEX} names a file outside its folder: {strange[0]!r}")
     return [folder / name for name in sorted(names)]
-
-
-def _tails(name: str) -> Iterator[str]:
-    """The name without its first, first two, ... segments."""
-    while "." in name:
-        name = name.partition(".")[2]
-        yield name
 
 
 def _difference(base: ModelTensor | None, result: ModelTensor, *, statistics: bool) -> Difference:
@@ -317,16 +293,23 @@ def _line(difference: Difference) -> str:
 
 
 def _report(
-    options: argparse.Namespace, found: list[Difference], broken: list[PolicyViolation], *, audited: bool
+    options: argparse.Namespace,
+    found: list[Difference],
+    broken: list[PolicyViolation],
+    remarks: list[str],
+    *,
+    audited: bool,
 ) -> None:
     counts = {status: sum(one.status == status for one in found) for status in STATUSES}
     if options.json:
-        document: JsonDict = {"counts": counts, "tensors": [one.to_json() for one in found]}
+        document: JsonDict = {"counts": counts, "notes": remarks, "tensors": [one.to_json() for one in found]}
         if audited:
             document["verdict"] = "violated" if broken else "identical"
             document["violations"] = [{"name": one.name, "rule": one.rule, "reason": one.reason} for one in broken]
         print(json.dumps(document, indent=1))
         return
+    for remark in remarks:
+        print(f"note: {printable(remark)}")
     print(", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no tensors")
     if audited:
         for one in broken:

@@ -44,6 +44,7 @@ MAX_NAME = 1024  # bytes: policies and comparisons look at every prefix of a nam
 MAX_SEGMENTS = 64  # between dots
 _MAX_DIMENSION = 1 << 63
 _PREFIX = 8  # bytes that hold the header's length
+_POINTER = b"version "  # how a Git LFS pointer begins; as a length it is more than two exabytes
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -100,6 +101,11 @@ def header_length(prefix: bytes, *, size: int) -> int:
     """Bytes before the data section (the length field included), from the file's first 8 bytes and its size."""
     if len(prefix) < _PREFIX:
         raise TensorFileError(f"{size} bytes are too few for a safetensors file")
+    if prefix[:_PREFIX] == _POINTER:
+        raise TensorFileError(
+            "a Git LFS pointer, a few lines of text in place of the file; run 'git lfs pull' in its folder, or "
+            "download the file itself"
+        )
     length = int.from_bytes(prefix[:_PREFIX], "little")
     if length > MAX_HEADER:
         raise TensorFileError(f"header of {length} bytes, the limit is {MAX_HEADER}")

@@ -11,13 +11,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from app.errors import ModelError
+from app.evidence.format.wrappers import WRAPPERS, unwrapped
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 ADAPTER = "adapter_config.json"
 MAX_BYTES = 64 << 20
-#: What torch.compile, DistributedDataParallel, FSDP and peft put into the names of a model that they wrap.
-WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "base_model.model.", "module.")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -47,7 +46,16 @@ def check_files(folder: Path) -> None:
 
 
 def _refuse_second_model(folder: Path) -> None:
-    """Raises ModelError for an adapter beside a model, which transformers would add to it without a word."""
+    """Raises ModelError for a second model: an adapter, which transformers adds without a word, or Mistral's own form.
+
+    Mistral publishes `consolidated.safetensors` with other names for the same weights. vLLM opens it where it is there.
+    """
+    for path in sorted(folder.glob("consolidated*.safetensors")):
+        message = (
+            f"the model's folder has {path.name} beside the model: Mistral's own form of the same weights, which some "
+            "loaders open in place of the other files; move it to a folder of its own"
+        )
+        raise ModelError(message, param="model", code="two_models")
     if (folder / ADAPTER).is_file():
         message = (
             f"the model's folder has an adapter beside the model ({ADAPTER}): these are two models; move the adapter's "
@@ -99,7 +107,7 @@ def wrapper_of(missing: str, stored: str, *, body: str = "") -> str | None:
     `_orig_mod.` for `bert._orig_mod.pooler.weight` and `bert.pooler.weight`, with or without the prefix of the body.
     """
     plain = missing.removeprefix(body)
-    if _unwrapped(stored).removeprefix(body) == plain:
+    if unwrapped(stored).removeprefix(body) == plain:
         return next((wrapper for wrapper in WRAPPERS if wrapper in stored), None)
     return stored.removesuffix(plain) if plain and stored.endswith(f".{plain}") else None
 
@@ -126,12 +134,6 @@ def _refuse_wrapped(missing: Collection[str], unexpected: Collection[str], *, bo
             raise ModelError(message, param="model", code="missing_tensors")
 
 
-def _unwrapped(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
-
-
 def _tail(name: str) -> str:
     """The last two parts of a name: what two spellings of it have in common."""
-    return ".".join(_unwrapped(name).split(".")[-2:])
+    return ".".join(unwrapped(name).split(".")[-2:])

@@ -5,14 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.evidence.diff import diff
-from app.evidence.diff.diff import DiffError, ModelTensor, differences, main, open_model, pair, plan_of, violations
+from app.evidence.diff.diff import DiffError, ModelTensor, differences, main, open_model, plan_of, violations
 from app.evidence.format.tensorfile import TensorEntry, TensorFileError, header_bytes
 from app.freeze.policy import Policy
-from tests.app.evidence import strategies
 from tests.app.evidence.held import Held
 from tests.tamper.kit import Tensor, base_tensors, file_bytes, flipped, result_tensors, tensor
 
@@ -65,20 +62,6 @@ def test_dtypes_and_shapes_are_differences_of_their_own(tmp_path: Path) -> None:
     assert (found["cast"].status, found["view"].status) == ("dtype", "shape")
     assert found["cast"].change is not None
     assert found["cast"].change.changed == 0
-
-
-@given(st.sets(strategies.names, min_size=1, max_size=6), st.sampled_from(["", "bert.", "model.language."]))
-def test_pairs_names_up_to_a_common_prefix(names: set[str], prefix: str) -> None:
-    """The same names, one side under a prefix: each is compared with its own."""
-    names = {name for name in names if "." not in name} or {"w"}
-    longer = [prefix + name for name in names]
-    assert pair(names, longer) == {prefix + name: name for name in names}
-    assert pair(longer, names) == {name: prefix + name for name in names}
-
-
-def test_an_equal_name_is_the_partner() -> None:
-    """Also where a prefix would lead elsewhere; what has no partner is new."""
-    assert pair(["w", "b.w", "v"], ["b.w", "b.v", "c.w"]) == {"b.w": "b.w", "b.v": "v", "c.w": None}
 
 
 def test_known_digests_save_the_reading() -> None:
@@ -267,3 +250,29 @@ def test_files_of_gigabytes_in_little_memory(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (1, "")
     assert "1 changed" in done.stdout
+
+
+def test_a_wrapped_model_is_compared_without_the_wrapper(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint of a compiled model: what became of each tensor is found, and the report says how."""
+    wrapped = write(tmp_path / "c", {f"_orig_mod.{name}": one for name, one in result_tensors().items()})
+    assert run(models[0], wrapped) == 0
+    printed = capsys.readouterr().out
+    assert "7 names in B have '_orig_mod.', a part that torch.compile puts into them" in printed
+    assert run(models[0], wrapped, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["counts"]["removed"] == 1
+    assert report["counts"]["same"] == 4
+    assert len(report["notes"]) == 1
+    assert run(models[0], models[1], "--json") == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == []
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkout without Git LFS has a few lines of text in place of the weights."""
+    pointer = tmp_path / "model.safetensors"
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 440473133\n")
+    assert run(pointer, pointer) == 2
+    assert "a Git LFS pointer" in (printed := capsys.readouterr().err)
+    assert "git lfs pull" in printed

@@ -231,3 +231,10 @@ def test_names_have_an_end() -> None:
     for name in ("ü" * 512 + "a", ".".join("a" * 65)):
         with pytest.raises(TensorFileError, match="1024 bytes and 64 segments"):
             parse(json.dumps({name: entry}).encode(), data=4)
+
+
+def test_a_git_lfs_pointer_is_named() -> None:
+    """What a checkout without Git LFS has in place of a file: its first bytes would be a header of two exabytes."""
+    raw = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 440473133\n"
+    with pytest.raises(TensorFileError, match=r"a Git LFS pointer.*git lfs pull"):
+        header_length(raw, size=len(raw))

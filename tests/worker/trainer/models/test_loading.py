@@ -50,6 +50,14 @@ def test_an_adapter_beside_a_model_is_named(tmp_path: Path) -> None:
     assert (error.code, "adapter_config.json" in error.message) == ("two_models", True)
 
 
+def test_the_own_form_of_mistral_beside_a_model_is_named(tmp_path: Path) -> None:
+    """The same weights under other names: vLLM would open that file, and transformers the others."""
+    sharded(tmp_path, metadata={})
+    save_file({"layers.0.attention.wq.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    error = refusal(tmp_path)
+    assert (error.code, "consolidated.safetensors" in error.message) == ("two_models", True)
+
+
 def sharded(folder: Path, **index: object) -> Path:
     path = tiny.llama(folder) / "model.safetensors"
     weights = load_file(path)
