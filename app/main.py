@@ -39,8 +39,10 @@ from app.openapi.prose import DESCRIPTION, TAGS
 from app.ops import health
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
+from app.pages.sweeps import router as sweep_pages
 from app.settings import Settings
 from app.storage.blobs import Storage
+from app.sweeps.routes import router as sweeps
 from app.webhooks.routes import router as webhooks
 
 
@@ -102,9 +104,9 @@ def _add_middleware(application: FastAPI, settings: Settings) -> None:
 
 def _add_routes(application: FastAPI) -> None:
     v1 = APIRouter(prefix="/v1")
-    for router in (jobs, curves, logs, evidence, freeze, files, models, webhooks, audit):
+    for router in (jobs, sweeps, curves, logs, evidence, freeze, files, models, webhooks, audit):
         v1.include_router(router)
-    for router in (v1, health.router, pages):
+    for router in (v1, health.router, pages, sweep_pages):
         application.include_router(router)
     mount_static(application)
 

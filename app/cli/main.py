@@ -37,6 +37,7 @@ def make_app() -> "Typer":
 
     from app.cli.client import preview, submit, watch
     from app.cli.keys import app as keys
+    from app.cli.sweep import sweep
     from app.ops.backup.command import backup, restore
     from app.ops.doctor.command import doctor
 
@@ -59,6 +60,7 @@ def make_app() -> "Typer":
         migrate: "Bring the database tables to this version.",
         submit: "Upload a file and start a job on it.",
         watch: "Show a job's progress until it ends.",
+        sweep: "Submit several jobs at once, or show them ranked.",
         preview: "Show what a freeze policy would freeze.",
         doctor: "Check the installation, and repair it.",
         backup: "Copy the whole service into a folder.",

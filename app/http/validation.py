@@ -1,7 +1,7 @@
 """Explains a request that does not fit its schema: 400 with the dotted path of each field, a reason and near names."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from fastapi import Request
@@ -17,10 +17,12 @@ _SHOWN_CHARACTERS: Final = 80
 
 def explain(error: RequestValidationError, request: Request) -> PermafrostError:
     """The framework's error as ours: `param` is the first field at fault, and `errors` lists all of them."""
-    if not_json := body_error(request) or _not_json(error, request):
-        return not_json
+    return body_error(request) or _not_json(error, request) or explain_fields(error)
 
-    problems = list(_problems(error))
+
+def explain_fields(error: RequestValidationError, *, locate: Callable[[str], str] = str) -> InvalidRequest:
+    """The fields at fault. `locate` gives the path in the request of a field of a part that was checked alone."""
+    problems = [{**problem, "field": locate(problem["field"] or "") or None} for problem in _problems(error)]
     first, more = problems[0], len(problems) - 1
     message = (f"{first['field']}: " if first["field"] else "") + first["message"]
     if more:

@@ -119,6 +119,7 @@ class JobObject(Answer):
     metadata: dict[str, str] | None
     tags: list[str]
     integrations: list[Any]
+    sweep_id: str | None = Field(description="The sweep that submitted it; null: it was submitted alone.")
     trained_tokens: int | None
     error: JobError | None
     priority: int
@@ -168,6 +169,7 @@ class JobObject(Answer):
                 "metadata": job.meta,
                 "tags": job.tags,
                 "integrations": job.integrations or [],
+                "sweep_id": job.sweep_id,
                 "trained_tokens": job.trained_tokens,
                 "error": job.error,
                 "priority": job.priority,

@@ -11,7 +11,7 @@ from app.openapi.prose import Error, ProblemDetails, error_example
 
 _REFERENCE: Final = "#/components/schemas/{model}"
 #: Operations that answer 422, for an Idempotency-Key that was used for another request.
-_UNPROCESSABLE: Final = frozenset({"createFineTuningJob"})
+_UNPROCESSABLE: Final = frozenset({"createFineTuningJob", "createFineTuningSweep"})
 
 
 def install(application: FastAPI, *, keys_required: bool) -> None:

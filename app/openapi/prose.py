@@ -21,6 +21,7 @@ Send our own fields in `extra_body`; responses have them as extra fields.
 
 TAGS: Final = [
     {"name": "Fine-tuning", "description": "Jobs: create, list, read, control, watch."},
+    {"name": "Sweeps", "description": "Several jobs on one base and one data set, ranked by one metric."},
     {
         "name": "Evidence",
         "description": "What changed and what did not: verdict, signed attestation, all tensors.",

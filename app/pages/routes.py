@@ -1,12 +1,10 @@
 """Pages for people: dashboard, a job, the API's documentation. Every asset comes from this process."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from fastapi.templating import Jinja2Templates
 from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
@@ -24,24 +22,16 @@ from app.logs.queries import tail
 from app.models.tables import Model
 from app.pages import commands
 from app.pages.curve import draw
-from app.pages.format import FILTERS
+from app.pages.render import FOLDER, render_page
+from app.sweeps.tables import Sweep
 
 router = APIRouter(include_in_schema=False)
 
-FOLDER = Path(__file__).parent
-#: Nothing from elsewhere, and no script that is not one of our files. Swagger UI sets styles from script.
-POLICY = (
-    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
 PAGE = 25
 SHOWN_PARAMETERS = 200
 SHOWN_PROBLEMS = 20
 SHOWN_EVENTS = 100
 SHOWN_LINES = 200
-
-templates = Jinja2Templates(directory=FOLDER / "templates")
-templates.env.filters.update(FILTERS)
 
 
 def mount_static(application: FastAPI) -> None:
@@ -69,7 +59,7 @@ def dashboard(
         counts = _counts(session, who.project)
     more = len(rows) > PAGE
     context: dict[str, Any] = {"jobs": jobs, "counts": counts, "page": page, "more": more}
-    return _page(request, "dashboard.html", status=status, verdict=verdict, **context)
+    return render_page(request, "dashboard.html", status=status, verdict=verdict, **context)
 
 
 @router.get("/jobs")
@@ -87,7 +77,7 @@ def job_page(
         try:
             row = find_job(session, who.project, job_id)
         except NotFound as error:
-            return _page(request, "error.html", 404, title="No such job", message=error.message)
+            return render_page(request, "error.html", 404, title="No such job", message=error.message)
         context: dict[str, Any] = {
             "job": views.job_objects(session, [row])[0],
             "version": row.version,
@@ -95,28 +85,19 @@ def job_page(
             # With keys a browser's pages can read, and change nothing.
             "controls": not settings.auth_required,
             "shown_problems": SHOWN_PROBLEMS,
+            "sweep": session.get(Sweep, row.sweep_id) if row.sweep_id else None,
         }
         context |= _curves(session, row) | _parameters(session, row, role=role, changed=changed)
         context |= _result(session, row) | _events(session, job_id)
         context |= _commands(context, row, url=str(request.base_url).rstrip("/"), with_key=settings.auth_required)
         context |= {"lines": tail(session, job_id, SHOWN_LINES), "printed": row.log_lines}
-    return _page(request, "job.html", **context)
+    return render_page(request, "job.html", **context)
 
 
 @router.get("/docs")
 async def documentation(request: Request) -> Response:
     """Swagger UI from our own files."""
-    return _page(request, "docs.html", openapi_url=request.app.openapi_url)
-
-
-def _page(request: Request, template: str, code: int = 200, **context: Any) -> Response:
-    headers = {
-        "content-security-policy": POLICY,
-        "x-content-type-options": "nosniff",
-        "referrer-policy": "same-origin",
-        "cache-control": "no-store",
-    }
-    return templates.TemplateResponse(request, template, context, status_code=code, headers=headers)
+    return render_page(request, "docs.html", openapi_url=request.app.openapi_url)
 
 
 def _counts(session: Session, project: str) -> dict[str, int]:

@@ -81,6 +81,11 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
         checkpoints=[NewCheckpoint(1, {"train_loss": 1.0})],
     )
     lifecycle.beat(db, lease, news)
+    pair = {"data": form["data"], "files": {"file": ("b.jsonl", b'{"x": [1.0, 2.0], "y": 1.0}\n' * 2)}}
+    trained_on = client.post("files", headers=headers, **pair).json()["id"]
+    sweep = {"job": {"model": AFFINE, "training_file": trained_on}, "grid": {"seed": [1]}}
+    sweep_id = client.post("fine_tuning/sweeps", headers=headers, json=sweep).json()["id"]
+    client.post(f"fine_tuning/sweeps/{sweep_id}/cancel", headers=headers)
     model = Model(
         id="ft:affine:mine::1", project="mine", owned_by="mine", kind="fine_tuned", status="ready", spec=AFFINE
     )
@@ -101,6 +106,7 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
         "fine_tuning_job_id": job.id,
         "job_id": job.id,
         "checkpoint_id": checkpoint.id,
+        "sweep_id": sweep_id,
         "file_id": file["id"],
         "model": model.id,
         "name": "model.safetensors",

@@ -26,10 +26,11 @@ NEEDS = {
         "listParameters", "listSigningKeys", "previewFreezePolicy", "readFreezePolicySchema", "listFiles",
         "retrieveFile", "downloadFile", "listModels", "listModelTensors", "compareModels",
         "downloadModelFile", "retrieveModel", "listWebhookEventTypes", "dashboard", "job_page",
+        "listFineTuningSweeps", "retrieveFineTuningSweep", "listFineTuningSweepJobs", "sweeps_page", "sweep_page",
     },
     "writer": {
         "createFineTuningJob", "cancelFineTuningJob", "pauseFineTuningJob", "resumeFineTuningJob", "createFile",
-        "deleteFile", "deleteModel",
+        "deleteFile", "deleteModel", "createFineTuningSweep", "cancelFineTuningSweep", "deleteFineTuningSweep",
     },
     "admin": {
         "registerModel", "listAuditLogs", "createWebhookEndpoint", "listWebhookEndpoints", "retrieveWebhookEndpoint",
@@ -44,6 +45,7 @@ ENDPOINT = {"name": "a", "url": "https://hooks.example.org/", "event_types": ["f
 #: Bodies that are right in all but, perhaps, whose objects they name.
 BODIES: dict[str, Any] = {
     "createFineTuningJob": {"model": AFFINE, "training_file": "file-none"},
+    "createFineTuningSweep": {"job": {"model": AFFINE, "training_file": "file-none"}, "grid": {"seed": [1, 2]}},
     "previewFreezePolicy": {"model": AFFINE, "freeze_policy": {"freeze": ["weight"]}},
     "registerModel": {"path": "none"},
     "compareModels": {"base": "none", "result": "none"},
@@ -148,6 +150,7 @@ def test_another_projects_objects_cannot_be_named_in_a_body(guarded: Guarded, cl
         ("fine_tuning/jobs", {"model": {**AFFINE, "weights": ids["file_id"]}, "training_file": ids["file_id"]}),
         ("freeze_policies/preview", {"model": ids["model"], "freeze_policy": {"freeze": ["weight"]}}),
     ]
+    bodies.append(("fine_tuning/sweeps", {"job": bodies[0][1], "grid": {"seed": [1]}}))
     own_file = client.post(
         "files",
         headers=guarded.headers("other"),
@@ -169,6 +172,7 @@ def test_lists_show_only_ones_own(guarded: Guarded, client: TestClient):
     """Every list without an id in its path is empty for the other project, and its cursors are no oracle."""
     ids = one_of_everything(guarded, client)
     cursors = {"files": "file_id", "fine_tuning/jobs": "fine_tuning_job_id", "webhook_endpoints": "webhook_endpoint_id"}
+    cursors |= {"fine_tuning/sweeps": "sweep_id"}
     for path in (*cursors, "models", "audit_logs"):
         assert client.get(path, headers=guarded.headers("mine")).json()["data"], path
         theirs = client.get(path, headers=guarded.headers("other")).json()["data"]

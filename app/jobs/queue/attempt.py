@@ -45,6 +45,11 @@ class AttemptUpdates:
         resolved = self.freeze_plan or self.hyperparameters
         return bool(self.progress or resolved or self.events or self.metrics or self.checkpoints)
 
+    @property
+    def evaluated(self) -> bool:
+        """Whether there are validation metrics among them."""
+        return any(split == "valid" for _, split, _ in self.metrics)
+
 
 @dataclass(slots=True)
 class Outcome:

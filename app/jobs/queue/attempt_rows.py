@@ -1,12 +1,32 @@
 """Stores what an attempt has reported, and what it leaves behind when it ends, in the lifecycle's transactions."""
 
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.jobs.queue import checkpoints, event_log
 from app.jobs.queue.attempt import AttemptUpdates, Lease, Outcome
-from app.jobs.queue.tables import Metric
+from app.jobs.queue.method import method_of
+from app.jobs.queue.tables import Job, Metric
+
+
+def changed_columns(session: Session, lease: Lease, updates: AttemptUpdates | None) -> dict[str, Any]:
+    """The columns of the job's row that the updates change, with their new values."""
+    if not updates:
+        return {}
+    changes: dict[str, Any] = {"version": Job.version + 1, "points_count": Job.points_count + len(updates.metrics)}
+    if updates.progress:
+        changes["progress"] = updates.progress
+    if updates.freeze_plan:
+        changes["freeze_plan"] = updates.freeze_plan
+    if updates.hyperparameters:
+        # Numbers in place of "auto", also where OpenAI's clients look for theirs.
+        task = session.scalar(select(Job.task).where(Job.id == lease.job_id)) or ""
+        changes["hyperparameters"] = updates.hyperparameters
+        changes["method"] = method_of(task, updates.hyperparameters)
+    return changes
 
 
 def store_updates(session: Session, lease: Lease, updates: AttemptUpdates, *, last_point: int, at: datetime) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from app.db import now
 from app.errors import PermafrostError
 from app.jobs.queue.tables import Job
+
+Made = TypeVar("Made")
 
 #: How long a request without a key counts as the same request when the SDK says that it is a retry.
 RETRY_WINDOW: Final = timedelta(minutes=10)
@@ -68,14 +70,22 @@ def earlier_job(
     session: Session, project: str, *, key: str | None, fingerprint: str | None, retried: bool
 ) -> Job | None:
     """The job that the same request has made already. Raises KeyReused when its key belongs to another request."""
-    jobs = select(Job).where(Job.project == project)
+    return earlier(session, Job, project, key=key, fingerprint=fingerprint, retried=retried)
+
+
+def earlier(
+    session: Session, table: type[Made], project: str, *, key: str | None, fingerprint: str | None, retried: bool
+) -> Made | None:
+    """The row that the same request has made in a table with keys and fingerprints. Raises KeyReused."""
+    columns: Any = table
+    rows = select(table).where(columns.project == project)
     if key is not None:
-        earlier = session.scalar(jobs.where(Job.idempotency_key == key))
-        if earlier is not None and earlier.fingerprint != fingerprint:
-            raise KeyReused("this Idempotency-Key was used with another request body; use a new key for a new job")
-        return earlier
+        row: Any = session.scalar(rows.where(columns.idempotency_key == key))
+        if row is not None and row.fingerprint != fingerprint:
+            raise KeyReused("this Idempotency-Key was used with another request body; use a new key for a new request")
+        return row  # type: ignore[no-any-return]
 
     if not retried:
         return None
-    recent = jobs.where(Job.fingerprint == fingerprint, Job.created_at > now(session) - RETRY_WINDOW)
-    return session.scalar(recent.order_by(Job.created_at.desc()).limit(1))
+    recent = rows.where(columns.fingerprint == fingerprint, columns.created_at > now(session) - RETRY_WINDOW)
+    return session.scalar(recent.order_by(columns.created_at.desc()).limit(1))

@@ -4,7 +4,7 @@ A worker owns a job through a `Lease`, whose attempt number is the fencing token
 has moved on, nothing that its owner writes matches a row any more.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,25 +12,24 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.auth.quotas import lock_project
 from app.db import Database, now
 from app.errors import Conflict
 from app.jobs.queue import checkpoints, event_log
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
-from app.jobs.queue.attempt_rows import store_outcome, store_updates
+from app.jobs.queue.attempt_rows import changed_columns, store_outcome, store_updates
+from app.jobs.queue.early_stopping import find_worse
 from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.idempotency import earlier_job
-from app.jobs.queue.method import method_of
-from app.jobs.queue.queries import check_quota, claimable, find_job
-from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES
-from app.jobs.queue.tables import Job, Label
+from app.jobs.queue.new_jobs import Protect, store
+from app.jobs.queue.queries import claimable, find_job
+from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
+from app.jobs.queue.tables import Job
 from app.webhooks.events import announce
 
 #: Every move out of a worker's hands gives the lease up with it.
 NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
 
 Guard = Sequence[ColumnElement[bool]]
-Protect = Callable[[Session, Job], None]
 
 
 # ---- the requester's side
@@ -66,16 +65,7 @@ def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None, 
         if earlier is not None:
             return earlier, True
 
-        if active_limit is not None:
-            lock_project(session, job.project)
-            check_quota(session, job.project, active_limit)
-        protect(session, job)
-
-        job.created_at = now(session)
-        session.add(job)
-        session.flush()
-        session.add_all(Label.all_of(job))
-        event_log.append(session, job.id, [NewEvent("Job created")])
+        store(session, [job], active_limit=active_limit, protect=protect)
         session.refresh(job)
         return job, False
 
@@ -86,8 +76,16 @@ def cancel(db: Database, project: str, job_id: str) -> Job:
         job = find_job(session, project, job_id, lock=True)
         if job.status == "cancelled":
             return job
-        moved = _move(session, job_id, to="cancelled", desired="cancel", finished_at=now(session), **NO_LEASE)
+        moved = _cancel(session, job_id)
         return _confirm(session, job, moved=moved, verb="cancelled", event=NewEvent("Job cancelled"))
+
+
+def cancel_jobs_of_sweep(session: Session, project: str, sweep_id: str) -> None:
+    """Cancels every job of the sweep that has not ended, in the caller's transaction."""
+    mine = select(Job.id).where(Job.project == project, Job.sweep_id == sweep_id, Job.status.not_in(TERMINAL))
+    for job_id in session.scalars(mine.order_by(Job.created_at, Job.id).with_for_update()).all():
+        if _cancel(session, job_id):
+            event_log.append(session, job_id, [NewEvent("Job cancelled with its sweep")])
 
 
 def pause(db: Database, project: str, job_id: str) -> Job:
@@ -159,35 +157,34 @@ def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
 def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> str:
     """Extends the lease, stores the updates, and returns what the job should do: "run" or "pause".
 
-    Raises LeaseLost when the job does not belong to this lease any more.
+    Raises LeaseLost when the job does not belong to this lease any more, or when its sweep stops it by these updates.
     """
     with db.write() as session:
         at = now(session)
-        changes = {"lease_until": at + timedelta(seconds=lease.seconds)} | _changes(session, lease, updates)
-        statement = update(Job).where(*_lease_guard(lease, at)).values(changes).returning(Job.desired, Job.points_count)
+        changes = {"lease_until": at + timedelta(seconds=lease.seconds)} | changed_columns(session, lease, updates)
+        statement = update(Job).where(*_lease_guard(lease, at)).values(changes)
+        statement = statement.returning(Job.desired, Job.points_count, Job.early_stopping)
         row = session.execute(statement).one_or_none()
         if row is None:
             raise _lost(session, lease)
         if updates:
             store_updates(session, lease, updates, last_point=row.points_count, at=at)
-        return str(row.desired)
+        stopped = bool(row.early_stopping and updates and updates.evaluated) and _stop_early(session, lease)
+    if stopped:
+        raise LeaseLost(lease, "cancelled")
+    return str(row.desired)
 
 
-def _changes(session: Session, lease: Lease, updates: AttemptUpdates | None) -> dict[str, Any]:
-    """The columns of the job's row that the updates change."""
-    if not updates:
-        return {}
-    changes: dict[str, Any] = {"version": Job.version + 1, "points_count": Job.points_count + len(updates.metrics)}
-    if updates.progress:
-        changes["progress"] = updates.progress
-    if updates.freeze_plan:
-        changes["freeze_plan"] = updates.freeze_plan
-    if updates.hyperparameters:
-        # Numbers in place of "auto", also where OpenAI's clients look for theirs.
-        task = session.scalar(select(Job.task).where(Job.id == lease.job_id)) or ""
-        changes["hyperparameters"] = updates.hyperparameters
-        changes["method"] = method_of(task, updates.hyperparameters)
-    return changes
+def _stop_early(session: Session, lease: Lease) -> bool:
+    """Whether the job's sweep has stopped it now, because it is worse than others at the same step."""
+    job = session.get_one(Job, lease.job_id, populate_existing=True)
+    worse = find_worse(session, job)
+    if worse is None or not _cancel(session, job.id, early_stopping={**(job.early_stopping or {}), **worse.to_json()}):
+        return False
+    event_log.append(
+        session, job.id, [NewEvent(f"Job cancelled: {worse.reason}", level="warn", data=worse.to_json()["stopped"])]
+    )
+    return True
 
 
 def drop_checkpoints(db: Database, lease: Lease, *, kept: Collection[int]) -> list[str]:
@@ -327,6 +324,11 @@ def _move(
         return False
     announce(session, f"fine_tuning.job.{to}", project=project, object_id=job_id)
     return True
+
+
+def _cancel(session: Session, job_id: str, **changes: Any) -> bool:
+    changes |= {"desired": "cancel", "finished_at": now(session)}
+    return _move(session, job_id, to="cancelled", **changes, **NO_LEASE)
 
 
 def _lease_guard(lease: Lease, at: datetime) -> list[ColumnElement[bool]]:

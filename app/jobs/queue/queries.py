@@ -41,9 +41,9 @@ def claimable(at: datetime) -> Select[Job]:
     return select(Job).where(*waiting).order_by(Job.urgency, Job.created_at, Job.id)
 
 
-def check_quota(session: Session, project: str, limit: int) -> None:
-    """Raises QuotaSpent unless the project may have one more job under way."""
+def check_quota(session: Session, project: str, limit: int, *, requested: int = 1) -> None:
+    """Raises QuotaSpent unless the project may have `requested` more jobs under way."""
     unfinished = (Job.project == project, Job.status.in_(MOVES.keys() - TERMINAL))
     active = select(func.count()).where(*unfinished).scalar_subquery()
     remedy = "wait for one to end, or cancel one"
-    check(session, active, requested=1, limit=limit, what="jobs that have not ended", remedy=remedy)
+    check(session, active, requested=requested, limit=limit, what="jobs that have not ended", remedy=remedy)

@@ -17,6 +17,7 @@ from app.specs.hyperparameters import Hyperparameters
 from app.specs.models import ModelSpec, read_model
 
 _LEASED: Final = text("lease_until IS NOT NULL")
+_OF_SWEEP: Final = text("sweep_id IS NOT NULL")
 #: As text: with the states as parameters no database would see that the partial index covers the query.
 WAITING: Final = text("status IN ('queued', 'validating_files')")
 
@@ -37,6 +38,7 @@ class Job(Base):
         Index("ix_jobs_leased", "lease_until", postgresql_where=_LEASED, sqlite_where=_LEASED),
         # The queue in its own order: taking the next job and counting its position cost the same at any length.
         Index("ix_jobs_waiting", "urgency", "created_at", "id", postgresql_where=WAITING, sqlite_where=WAITING),
+        Index("ix_jobs_sweep", "sweep_id", "created_at", "id", postgresql_where=_OF_SWEEP, sqlite_where=_OF_SWEEP),
         UniqueConstraint("project", "idempotency_key"),
     )
 
@@ -72,6 +74,9 @@ class Job(Base):
     evidence_options: Mapped[JsonDict]
     fingerprint: Mapped[str | None] = mapped_column(String(64))  # of the request, for retries without a key
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    sweep_id: Mapped[str | None] = mapped_column(String(64))  # stays when the sweep's record is deleted
+    #: By which rule its sweep may stop it, and once it did so, under "stopped", why.
+    early_stopping: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
 
     # The worker that runs it. `attempt` is the fencing token: a writer with an older one matches no row.
     attempt: Mapped[int] = mapped_column(default=0)

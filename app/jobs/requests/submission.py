@@ -53,24 +53,30 @@ def prepare(context: SubmissionContext, request: JobCreate, *, idempotency_key: 
     return job_of(context, request, examine(context, request), idempotency_key=idempotency_key)
 
 
-def examine(context: SubmissionContext, request: JobCreate, *, read_bytes: int = INLINE_BYTES) -> CheckedRequest:
+def examine(
+    context: SubmissionContext,
+    request: JobCreate,
+    *,
+    read_bytes: int = INLINE_BYTES,
+    sibling: CheckedRequest | None = None,
+) -> CheckedRequest:
     """Checks everything that a request names; files of up to `read_bytes` are read to their ends.
+
+    `sibling` is a request with the same model, task, data and method that was checked in this session already: what
+    does not depend on hyperparameters, policy and seed is taken from it and not read again.
 
     Raises InvalidRequest, PolicyError, DataError, ModelError, NotFound or QuotaSpent, each with `param`.
     """
     check_quota(context.session, context.project, asked=0, limit=context.settings.max_project_bytes)
-    chosen = choose(context.session, context.settings, context.project, model_choice(request.model))
+    chosen = sibling.chosen if sibling else _chosen(context, request)
     policy = _policy(request, chosen)
-
-    files = find_files(context, request, chosen)
-    examples = read_examples(context, request, chosen, files, read_bytes=read_bytes)
-    refuse_data_misfits(context, chosen, examples)
+    examples = sibling.examples if sibling else _examples(context, request, chosen, read_bytes=read_bytes)
 
     hyperparameters = Hyperparameters.from_json(request.chosen().model_dump(exclude_none=True))
     if examples.task == "preference" and hyperparameters.beta is None:
         hyperparameters = replace(hyperparameters, beta="auto")  # OpenAI's answers for DPO always have it
     refuse_ignored_options(hyperparameters.optimizer, enforce=policy.enforce)
-    validated = files[1] is not None
+    validated = examples.files[1] is not None
     refuse_task_conflicts(hyperparameters, examples.task, adapter=chosen.spec.adapter, validated=validated)
 
     plan = _plan(context, policy, chosen, examples.task)
@@ -147,6 +153,19 @@ def protect_inputs(session: Session, job: Job) -> None:
                 find_model(session, job.project, model_id, lock="keep")
             except (NotFound, Gone) as error:
                 raise ModelError(error.message, param="model", code=error.code) from None
+
+
+def _chosen(context: SubmissionContext, request: JobCreate) -> ChosenModel:
+    return choose(context.session, context.settings, context.project, model_choice(request.model))
+
+
+def _examples(
+    context: SubmissionContext, request: JobCreate, chosen: ChosenModel, *, read_bytes: int
+) -> RequestExamples:
+    files = find_files(context, request, chosen)
+    examples = read_examples(context, request, chosen, files, read_bytes=read_bytes)
+    refuse_data_misfits(context, chosen, examples)
+    return examples
 
 
 def _policy(request: JobCreate, chosen: ChosenModel) -> Policy:

@@ -78,6 +78,22 @@ def test_every_job_of_the_page_is_taken(embedded: FastAPI) -> None:
         assert any(part in each for each in said.values()), part
 
 
+def test_every_sweep_of_the_page_is_taken(embedded: FastAPI) -> None:
+    """With the number of jobs that its description promises, and cancelled."""
+    document = embedded.openapi()
+    body = document["paths"]["/v1/fine_tuning/sweeps"]["post"]["requestBody"]["content"]["application/json"]
+    with serve(embedded) as url, httpx2.Client(base_url=f"{url}/v1/", timeout=60) as client:
+        file = upload_to(client)(LINES["affine"])
+        for name, example in body["examples"].items():
+            assert example["value"]["job"]["training_file"] == PLACEHOLDER
+            wanted = {**example["value"], "job": {**example["value"]["job"], "training_file": file}}
+            made = client.post("fine_tuning/sweeps", json=wanted)
+            assert made.status_code == 200, (name, made.text)
+            assert made.json()["job_counts"]["total"] == {"grid": 6, "policies": 2, "variations": 3}[name]
+            cancelled = client.post(f"fine_tuning/sweeps/{made.json()['id']}/cancel").json()
+            assert cancelled["status"] == "cancelled"
+
+
 @pytest.mark.usefixtures("folders")
 def test_every_other_request_of_the_page_is_taken(embedded: FastAPI) -> None:
     """Previews, webhook endpoints; models by the objects that they name."""

@@ -225,7 +225,7 @@ def test_the_assets_of_the_documentation_are_what_was_vendored(client: TestClien
     """Their digests stand in the README beside them."""
     import hashlib
 
-    from app.pages.routes import FOLDER
+    from app.pages.render import FOLDER
 
     folder = FOLDER / "static" / "swagger-ui"
     pinned = re.findall(r"([0-9a-f]{64})  (\S+)", (folder / "README.md").read_text())
