@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from tests.patience import PATIENCE
+
 
 @contextmanager
 def connected(url: str) -> Iterator[socket.socket]:
     where = urlsplit(url)
-    with socket.create_connection((where.hostname, where.port), timeout=30) as made:
+    with socket.create_connection((where.hostname, where.port), timeout=PATIENCE) as made:
         yield made
 
 

@@ -20,6 +20,7 @@ from migrations.tables import tables
 from migrations.upgrade import upgrade
 from tests.app.conftest import AFFINE, rows, serve, upload_to
 from tests.app.jobs.jobs import new_job
+from tests.patience import PATIENCE
 
 
 def stored(db: Database, at: datetime) -> Job:
@@ -175,16 +176,16 @@ def test_two_thousand_posts_by_sixteen_clients(tmp_path: Path) -> None:
     """On SQLite behind a real server, every one is a job."""
     settings = Settings(data_dir=tmp_path)
     upgrade(settings.database)
-    with serve(create_app(settings)) as url, httpx2.Client(base_url=f"{url}/v1/") as client:
+    with serve(create_app(settings)) as url, httpx2.Client(base_url=f"{url}/v1/", timeout=PATIENCE) as client:
         file = upload_to(client)(rows(20))
 
         def post(clients_jobs: range) -> set[int]:
-            with httpx2.Client(base_url=f"{url}/v1/", timeout=120) as own:
+            with httpx2.Client(base_url=f"{url}/v1/", timeout=PATIENCE) as own:
                 bodies = [{"model": AFFINE, "training_file": file, "seed": seed} for seed in clients_jobs]
                 return {own.post("fine_tuning/jobs", json=body).status_code for body in bodies}
 
         with ThreadPoolExecutor(16) as pool:
             statuses = list(pool.map(post, [range(start, 2000, 16) for start in range(16)]))
         assert statuses == [{200}] * 16
-        metrics = httpx2.get(f"{url}/metrics").text
+        metrics = httpx2.get(f"{url}/metrics", timeout=PATIENCE).text
     assert 'permafrost_jobs{status="queued"} 2000.0' in metrics

@@ -18,6 +18,7 @@ from app.main import create_app
 from app.settings import Settings
 from migrations.upgrade import upgrade
 from tests.app.conftest import AFFINE, rows, serve, upload_to
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 MEGABYTE = 1 << 20
@@ -63,7 +64,7 @@ def test_a_full_disk_refuses_uploads_and_jobs(small_disk: Path) -> None:
     data = small_disk / "data"
     settings = Settings(data_dir=data)
     upgrade(settings.database)
-    with serve(create_app(settings)) as url, httpx2.Client(base_url=f"{url}/v1/", timeout=60) as client:
+    with serve(create_app(settings)) as url, httpx2.Client(base_url=f"{url}/v1/", timeout=PATIENCE) as client:
         check_no_room(send(client, os.urandom(9 * MEGABYTE)), "this file")
         assert files_below(data / "blobs") == []
         upload = upload_to(client)
@@ -98,7 +99,7 @@ def test_a_file_that_may_not_grow_is_refused(tmp_path: Path) -> None:
         assert process.stdout is not None
         try:
             ready = next(line for line in process.stdout if line.startswith("permafrost ready"))
-            with httpx2.Client(base_url=f"{ready.split()[2]}/", timeout=60) as client:
+            with httpx2.Client(base_url=f"{ready.split()[2]}/", timeout=PATIENCE) as client:
                 check_no_room(send(client, bytes(5 * MEGABYTE)), "this file")
                 assert files_below(tmp_path / "data" / "blobs") == []
                 assert send(client, b'{"x": [1], "y": 1}\n').status_code == 200

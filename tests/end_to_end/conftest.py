@@ -147,7 +147,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         for command, word in _commands(environment, embedded=request.param == "embedded"):
             processes.append(Running(command, environment))
             processes[-1].says(word)
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/v1/", timeout=60) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/v1/", timeout=PATIENCE) as client:
             yield Service(environment, client, processes, hub)
     finally:
         codes = [process.stop() for process in reversed(processes)]

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 
 from tests.end_to_end.conftest import Running, Service
+from tests.patience import PATIENCE
 from tests.servers import free_port
 
 CANARY = "canary-5f3a9e"
@@ -26,7 +27,7 @@ def test_no_secret_is_left_by_jobs(tmp_path: Path) -> None:
     said = ""
     try:
         process.says("permafrost ready")
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/v1/", timeout=60) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/v1/", timeout=PATIENCE) as client:
             service = Service(environment, client, [process], "")  # type: ignore[arg-type]
             rows = [{"x": [n, n % 3], "y": n} for n in range(16)]
             file = service.upload("\n".join(map(json.dumps, rows)).encode(), "train.jsonl")

@@ -54,7 +54,9 @@ def test_serve_its_worker_and_a_trainer(folder: Path, environment: dict[str, str
     """A job from the first request to its end: API, worker, forkserver and trainers have all been started."""
     with running([str(PERMAFROST), "serve"], folder, environment) as lines:
         lines.wait_for("permafrost ready")
-        with httpx2.Client(base_url=f"http://127.0.0.1:{environment['PERMAFROST_PORT']}/v1/", timeout=60) as client:
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{environment['PERMAFROST_PORT']}/v1/", timeout=PATIENCE
+        ) as client:
             table = b"x,y\n" + b"".join(f"{row},{2 * row}\n".encode() for row in range(8))
             file = client.post("files", data={"purpose": "fine-tune"}, files={"file": ("a.csv", table)}).json()["id"]
             model = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 1, "out_features": 1}}

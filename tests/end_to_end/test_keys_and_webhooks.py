@@ -11,6 +11,7 @@ from openai import OpenAI
 
 from tests.app.webhooks.receiver import receiver
 from tests.end_to_end.conftest import ROOT, Running
+from tests.patience import PATIENCE
 from tests.servers import free_port
 
 MODEL = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 2, "out_features": 1}}
@@ -21,7 +22,7 @@ def permafrost(environment: dict[str, str], *arguments: str) -> subprocess.Compl
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PERMAFROST_")}
     command = [sys.executable, "-m", "app.cli.main", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 
@@ -51,7 +52,7 @@ def test_from_the_first_key_to_a_signed_event(tmp_path: Path) -> None:
             file = sdk.files.create(file=("train.jsonl", EXAMPLES), purpose="fine-tune")
             extra = {"freeze_policy": {"freeze": ["weight"]}, "model": MODEL}
             job = sdk.fine_tuning.jobs.create(model="affine", training_file=file.id, extra_body=extra)
-            assert there.arrived.acquire(timeout=120), "\n".join(service.lines[-40:])
+            assert there.arrived.acquire(timeout=PATIENCE), "\n".join(service.lines[-40:])
             got = there.received[0]
             event = sdk.webhooks.unwrap(got.body, got.headers, secret=hook.signing_secret)
             assert (event.type, event.data.id) == ("fine_tuning.job.succeeded", job.id)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import Service
+from tests.patience import PATIENCE
 
 TASK = "text-classification"
 FROZEN = {"freeze": ["bert.**"], "mechanism": "detach"}
@@ -26,7 +27,7 @@ def minilm(service: Service) -> str:
 
 
 def ready(service: Service, model: str) -> Any:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while (found := service.get(f"models/{model}"))["status"] != "ready":
         assert found["status"] in ("available", "pending"), found
         assert time.monotonic() < deadline, service.log()

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.loading import adapters, folders
 from tests.loading.takes import taken
+from tests.patience import PATIENCE
 from tools import peers
 
 pytest.importorskip("transformers", reason="the worker's dependencies are not installed")
@@ -180,7 +181,7 @@ class Release:
         return digests
 
     def close(self) -> None:
-        self._process.communicate(timeout=60)  # the end of its input ends it
+        self._process.communicate(timeout=PATIENCE)  # the end of its input ends it
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from sqlalchemy import inspect, text
 from app.db import Database
 from migrations import upgrade as migrations
 from migrations.tables import tables
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +64,7 @@ def test_processes_that_upgrade_at_once_take_turns(database_url: str) -> None:
     """Three upgrades of an empty database at once all succeed, and the tables are made once."""
     code = "import sys; from migrations.upgrade import upgrade; upgrade(sys.argv[1])"
     started = [subprocess.Popen([sys.executable, "-c", code, database_url], cwd=ROOT) for _ in range(3)]
-    assert [process.wait(timeout=60) for process in started] == [0, 0, 0]
+    assert [process.wait(timeout=PATIENCE) for process in started] == [0, 0, 0]
     assert differences(database_url) == []
 
 

@@ -85,7 +85,7 @@ class _WatchedJob:
 
 
 class JobWatcher:
-    """PollCache the watched jobs in one query every `interval` seconds, while there are any."""
+    """Polls the watched jobs in one query every `interval` seconds, while there are any."""
 
     def __init__(self, db: Database, *, interval: float = 0.25) -> None:
         self._db = db

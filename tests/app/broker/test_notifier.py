@@ -10,6 +10,7 @@ from app.broker.celery import DESCRIBE_MODEL, RUN_JOB, make_celery
 from app.broker.notifier import Notifier
 from app.settings import Settings
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 
 
 def received(settings: Settings, count: int) -> list[tuple[str, tuple[Any, ...]]]:
@@ -17,7 +18,7 @@ def received(settings: Settings, count: int) -> list[tuple[str, tuple[Any, ...]]
     messages: list[tuple[str, tuple[Any, ...]]] = []
     with make_celery(settings).connection_for_read() as connection, connection.SimpleQueue("permafrost") as queue:
         for _ in range(count):
-            message = queue.get(timeout=10)
+            message = queue.get(timeout=PATIENCE)
             messages.append((message.headers["task"], tuple(message.payload[0])))
             message.ack()
     return messages
@@ -28,7 +29,7 @@ def test_messages_reach_the_broker(deployment: Deployment) -> None:
     notifier = Notifier(make_celery(deployment.settings))
     notifier.wake("ftjob-1")
     notifier.wake_model("base")
-    notifier.close(seconds=20)
+    notifier.close(seconds=PATIENCE)
     assert received(deployment.settings, 2) == [(RUN_JOB, ("ftjob-1",)), (DESCRIBE_MODEL, ("base",))]
 
 
@@ -53,6 +54,6 @@ def test_a_broken_broker_is_logged_and_keeps_nobody_waiting() -> None:
             notifier.wake(object_id)
         notifier.close(seconds=0.2)
         celery.answers.set()
-        notifier.close(seconds=20)
+        notifier.close(seconds=PATIENCE)
     assert [line["object_id"] for line in logs] == ["ftjob-1", "ftjob-2", "silent"]
     assert "connection refused" in logs[0]["error"]

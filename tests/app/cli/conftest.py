@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.cli.commands import ROOT, Command
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -24,7 +25,13 @@ def permafrost(environment: dict[str, str]) -> Command:
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "app.cli.main", *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=120, check=False
+            command,
+            cwd=ROOT,
+            env=environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
 
     return run

@@ -19,6 +19,7 @@ import pytest
 
 from tests.app.cli.commands import Command
 from tests.app.conftest import AFFINE, rows
+from tests.patience import PATIENCE
 from tests.servers import free_port
 
 
@@ -28,8 +29,8 @@ def test_serve_makes_its_tables_answers_and_stops(
 ) -> None:
     """Ready means ready; a signal ends it with code 0, also while a stream is open."""
     process, url = serving("--no-worker")
-    assert httpx2.get(f"{url}/readyz").json()["status"] == "ready"
-    with httpx2.Client(base_url=f"{url}/v1/") as client:
+    assert httpx2.get(f"{url}/readyz", timeout=PATIENCE).json()["status"] == "ready"
+    with httpx2.Client(base_url=f"{url}/v1/", timeout=PATIENCE) as client:
         content = "\n".join(map(json.dumps, rows())).encode()
         form: dict[str, Any] = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", content)}}
         file = client.post("files", **form).json()["id"]
@@ -37,7 +38,7 @@ def test_serve_makes_its_tables_answers_and_stops(
         with client.stream("GET", f"fine_tuning/jobs/{job}/events?stream=true") as stream:
             next(stream.iter_bytes())
             process.send_signal(by)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.slow
@@ -48,7 +49,7 @@ def test_serve_brings_a_worker_and_takes_it_along(
     process, _ = serving()
 
     def worker() -> psutil.Process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             for child in psutil.Process(process.pid).children():
                 if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[1:] == ["-P", "-m", "worker"]:
@@ -58,15 +59,15 @@ def test_serve_brings_a_worker_and_takes_it_along(
 
     first = worker()
     first.kill()
-    first.wait(10)
+    first.wait(PATIENCE)
     second = worker()
     assert second.pid != first.pid
     assert process.stdout is not None
     assert any("permafrost worker ready" in line for line in process.stdout)
     left = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    assert process.wait(60) == 0
-    assert psutil.wait_procs(left, timeout=5)[1] == []
+    assert process.wait(PATIENCE) == 0
+    assert psutil.wait_procs(left, timeout=PATIENCE)[1] == []
 
 
 @pytest.mark.slow
@@ -80,7 +81,7 @@ def test_a_serve_that_is_killed_leaves_no_worker(
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     process.kill()
-    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert psutil.wait_procs(children, timeout=PATIENCE)[1] == []
 
 
 def test_serve_on_a_port_that_is_taken_fails(permafrost: Command) -> None:
@@ -107,7 +108,8 @@ def test_a_worker_that_ends_again_and_again_is_reported(without_devices: dict[st
     ) as serving:
         try:
             _await_deaths(serving, 2)
-            with httpx2.Client(base_url=f"http://127.0.0.1:{without_devices['PERMAFROST_PORT']}") as client:
+            url = f"http://127.0.0.1:{without_devices['PERMAFROST_PORT']}"
+            with httpx2.Client(base_url=url, timeout=PATIENCE) as client:
                 ready, live = client.get("/readyz"), client.get("/healthz")
         finally:
             serving.terminate()

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from tests.app.conftest import rows
 from tests.app.raw_sockets import answer, connected
+from tests.patience import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from tests.app.raw_sockets import answer, connected
 )
 def test_head_is_get_without_a_body(socket_url: str, path: str, status: int) -> None:
     """The same status and length, and the connection serves the next request."""
-    with httpx2.Client(base_url=socket_url) as client:
+    with httpx2.Client(base_url=socket_url, timeout=PATIENCE) as client:
         head, get = client.head(f"/{path}"), client.get(f"/{path}")
     assert (head.status_code, head.content) == (get.status_code, b"") == (status, b"")
     assert head.headers["content-type"] == get.headers["content-type"]
@@ -25,7 +26,7 @@ def test_head_is_get_without_a_body(socket_url: str, path: str, status: int) -> 
 
 def test_head_of_a_stream_ends(socket_url: str, embedded: FastAPI) -> None:
     """A job that goes on would keep a GET for ever; of a file only the head is read."""
-    with httpx2.Client(base_url=f"{socket_url}/v1/", timeout=20) as client:
+    with httpx2.Client(base_url=f"{socket_url}/v1/", timeout=PATIENCE) as client:
         content = b"".join(json.dumps(row).encode() + b"\n" for row in rows())
         form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", content)}}
         file = client.post("files", **form).json()["id"]  # type: ignore[arg-type]
@@ -42,5 +43,5 @@ def test_head_where_there_is_no_get(socket_url: str) -> None:
     with connected(socket_url) as connection:
         connection.sendall(b"HEAD /v1/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert answer(connection) == (404, b"")
-    found = httpx2.head(f"{socket_url}/v1/fine_tuning/jobs/ftjob-1/cancel")
+    found = httpx2.head(f"{socket_url}/v1/fine_tuning/jobs/ftjob-1/cancel", timeout=PATIENCE)
     assert (found.status_code, found.headers["allow"]) == (405, "POST")

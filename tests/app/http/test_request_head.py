@@ -13,6 +13,7 @@ from app.cli.serve import configured
 from app.http.request_head import HeadLimitProtocol
 from app.settings import Settings
 from tests.app.raw_sockets import answer, connected
+from tests.patience import PATIENCE
 
 
 def head(size: int, *, where: str) -> bytes:
@@ -53,7 +54,7 @@ def test_a_head_without_end_is_cut_off(socket_url: str) -> None:
         while sent < 200 << 20:
             connection.sendall(b"a" * (1 << 20))
             sent += 1 << 20
-    assert httpx2.get(f"{socket_url}/healthz").status_code == 200
+    assert httpx2.get(f"{socket_url}/healthz", timeout=PATIENCE).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_heads_that_are_no_heads_are_refused(socket_url: str, content: bytes) ->
         except ConnectionError:
             received = b""
     assert received == b"" or received.split()[1] == b"400", received
-    assert httpx2.get(f"{socket_url}/healthz").status_code == 200
+    assert httpx2.get(f"{socket_url}/healthz", timeout=PATIENCE).status_code == 200
 
 
 def test_the_parser_is_the_one_that_bounds_a_head_whatever_is_installed(

@@ -18,6 +18,7 @@ from app.jobs.queue.checkpoints import NewCheckpoint
 from app.jobs.queue.event_log import NewEvent
 from app.logs.queries import append
 from tests.app.conftest import AFFINE, rows
+from tests.patience import PATIENCE
 
 
 def create(sdk: OpenAI, **more: Any) -> Any:
@@ -221,7 +222,7 @@ def test_curves_and_logs_stream_as_events_do(openai: OpenAI, db: Database) -> No
     assert [each["text"] for each in lines] == ["loading", "training", "done"]
     options["params"]["after"] = "3"
     assert list(openai.get(f"/fine_tuning/jobs/{job.id}/metrics", options=options, **kind)) == points[3:]
-    rest = httpx2.get(f"{openai.base_url}fine_tuning/jobs/{job.id}/metrics?after=3").json()
+    rest = httpx2.get(f"{openai.base_url}fine_tuning/jobs/{job.id}/metrics?after=3", timeout=PATIENCE).json()
     assert [each["step"] for each in rest["data"]] == [4, 5]
 
 
@@ -230,7 +231,9 @@ def test_an_idle_stream_does_not_break_the_sdk(openai: OpenAI, db: Database, mon
     monkeypatch.setattr("app.jobs.live.watcher.PING_SECONDS", 0.05)
     job = create(openai)
     kind: Any = {"cast_to": FineTuningJobEvent, "stream": True, "stream_cls": Stream[FineTuningJobEvent]}
-    with httpx2.stream("GET", f"{openai.base_url}fine_tuning/jobs/{job.id}/events?stream=true") as raw:
+    with httpx2.stream(
+        "GET", f"{openai.base_url}fine_tuning/jobs/{job.id}/events?stream=true", timeout=PATIENCE
+    ) as raw:
         for chunk in raw.iter_bytes():
             if b": ping" in chunk:
                 break

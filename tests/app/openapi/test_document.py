@@ -15,6 +15,7 @@ from app.settings import Settings
 from migrations.upgrade import upgrade
 from tests.app.conftest import AFFINE, rows, serve, upload_to
 from tests.app.guarded import guard, one_of_everything
+from tests.patience import PATIENCE
 from tools import fuzz
 
 #: Operations of OpenAI's own document, by their method and path.
@@ -137,7 +138,7 @@ def test_no_request_that_the_document_allows_breaks_the_service(tmp_path: Path) 
 
 def things(url: str) -> dict[str, str]:
     """One of each, by the name of its path parameter."""
-    with httpx2.Client(base_url=url) as client:
+    with httpx2.Client(base_url=url, timeout=PATIENCE) as client:
         file = upload_to(client)(rows())
         job = client.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": file}).json()["id"]
         client.post(f"fine_tuning/jobs/{job}/cancel")  # the streams of a job that goes on would not end

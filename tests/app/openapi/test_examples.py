@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.app.conftest import serve, upload_to
+from tests.patience import PATIENCE
 
 PLACEHOLDER = "file-5f0c1d2e3a4b5c6d7e8f9a0b"
 PNG = base64.b64encode(
@@ -59,7 +60,7 @@ def test_every_job_of_the_page_is_taken(embedded: FastAPI) -> None:
     """Looked at first, which names what it is for; then made, and cancelled."""
     document = embedded.openapi()
     body = document["paths"]["/v1/fine_tuning/jobs"]["post"]["requestBody"]["content"]["application/json"]
-    with serve(embedded) as url, httpx2.Client(base_url=f"{url}/v1/", timeout=60) as client:
+    with serve(embedded) as url, httpx2.Client(base_url=f"{url}/v1/", timeout=PATIENCE) as client:
         upload = upload_to(client)
         files = {name: upload(lines) for name, lines in LINES.items()}
         files["table"] = upload(TABLE, name="table.csv")
@@ -98,7 +99,7 @@ def test_every_sweep_of_the_page_is_taken(embedded: FastAPI) -> None:
 def test_every_other_request_of_the_page_is_taken(embedded: FastAPI) -> None:
     """Previews, webhook endpoints; models by the objects that they name."""
     document = embedded.openapi()
-    with serve(embedded) as url, httpx2.Client(base_url=f"{url}/v1/", timeout=60) as client:
+    with serve(embedded) as url, httpx2.Client(base_url=f"{url}/v1/", timeout=PATIENCE) as client:
         previews = document["paths"]["/v1/freeze_policies/preview"]["post"]["requestBody"]["content"]
         found = client.post("freeze_policies/preview", json=previews["application/json"]["examples"]["affine"]["value"])
         assert found.status_code == 200, found.text

@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
 from typing import Any
 
+from tests.patience import PATIENCE
+
 
 @dataclass
 class Received:
@@ -28,7 +30,7 @@ class Receiver:
 
     def wait(self, count: int = 1) -> list[Received]:
         for _ in range(count):
-            assert self.arrived.acquire(timeout=30), "nothing arrived"
+            assert self.arrived.acquire(timeout=PATIENCE), "nothing arrived"
         return self.received
 
 

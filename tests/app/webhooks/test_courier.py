@@ -20,6 +20,7 @@ from app.webhooks.vault import Vault
 from tests.app.jobs.jobs import new_job
 from tests.app.webhooks.endpoints import CANCELLED, cancelled_job, deliveries_of, end_leases, make_due, new_endpoint
 from tests.app.webhooks.receiver import receiver
+from tests.patience import PATIENCE
 
 UNWRAP = OpenAI(api_key="none").webhooks.unwrap
 
@@ -106,7 +107,7 @@ def test_many_couriers_send_each_delivery_once(database: Database, settings: Set
             each.start()
         jobs = [cancelled_job(database) for _ in range(8)]
         there.wait(40)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while any(row.status == "pending" for row in deliveries_of(database)) and time.monotonic() < deadline:
             time.sleep(0.05)
         for each in couriers:
@@ -119,7 +120,7 @@ def test_many_couriers_send_each_delivery_once(database: Database, settings: Set
 def test_a_slow_receiver_holds_up_nobody_else(database: Database, settings: Settings, vault: Vault):
     """It keeps one sender busy, with one of its deliveries; the events of others arrive meanwhile."""
     stop = threading.Event()
-    with receiver(lambda _: stop.wait(30)) as slow, receiver() as quick:
+    with receiver(lambda _: stop.wait(PATIENCE)) as slow, receiver() as quick:
         new_endpoint(database, vault, url=slow.url)
         new_endpoint(database, vault, url=quick.url)
         for _ in range(6):
@@ -135,7 +136,7 @@ def test_a_slow_receiver_holds_up_nobody_else(database: Database, settings: Sett
 def test_a_courier_that_is_stopped_leaves_its_work_to_others(database: Database, settings: Settings, vault: Vault):
     """What it was sending is not booked as a failure; the next courier sends it."""
     stop = threading.Event()
-    with receiver(lambda _: stop.wait(30)) as there:
+    with receiver(lambda _: stop.wait(PATIENCE)) as there:
         new_endpoint(database, vault, url=there.url)
         cancelled_job(database)
         courier = Courier(database, settings)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.webhooks.addresses import Reach
 from app.webhooks.sender import Sender
 from tests.app.webhooks.receiver import receiver
+from tests.patience import PATIENCE
 
 LOOPBACK = Reach.parse("127.0.0.1/32")
 
@@ -108,7 +109,7 @@ def test_a_closed_port_is_an_error():
 
 
 def silent(handler) -> None:
-    handler.server.stop.wait(30)
+    handler.server.stop.wait(PATIENCE)
 
 
 def dribble(handler) -> None:
@@ -144,16 +145,16 @@ def test_closing_cuts_off_what_is_under_way():
     stop = threading.Event()
 
     def behave(handler) -> None:
-        stop.wait(30)
+        stop.wait(PATIENCE)
 
-    sender = Sender(LOOPBACK, seconds=20)
+    sender = Sender(LOOPBACK, seconds=PATIENCE)
     answers = []
     with receiver(behave) as there:
         thread = threading.Thread(target=lambda: answers.append(post(sender, there.url)))
         thread.start()
         there.wait()
         sender.close()
-        thread.join(10)
+        thread.join(PATIENCE / 2)  # less than the sender's own limit
         assert not thread.is_alive()
         stop.set()
     assert answers[0].status_code is None

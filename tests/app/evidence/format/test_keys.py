@@ -21,6 +21,7 @@ from app.evidence.format.keys import (
     write_ring,
 )
 from app.evidence.format.rotation import introduced
+from tests.patience import PATIENCE
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -56,9 +57,9 @@ def test_processes_that_start_together_have_one_key(tmp_path: Path) -> None:
     started = [context.Process(target=_keyid, args=(str(tmp_path / "k.pem"), queue)) for _ in range(4)]
     for process in started:
         process.start()
-    keyids = {queue.get(timeout=30) for _ in started}
+    keyids = {queue.get(timeout=PATIENCE) for _ in started}
     for process in started:
-        process.join(timeout=30)
+        process.join(timeout=PATIENCE)
         assert process.exitcode == 0
     assert keyids == {load(tmp_path / "k.pem").keyid}
 

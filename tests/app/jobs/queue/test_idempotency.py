@@ -22,6 +22,7 @@ from app.jobs.requests import submission
 from tests.app.conftest import AFFINE, Create, rows, upload_to
 from tests.app.jobs.jobs import new_job
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[4]
@@ -63,7 +64,7 @@ class Phoenix:
         self._process = self._start()
         self._thread.start()
         url = f"http://127.0.0.1:{self.port}"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not _answers(f"{url}/healthz"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -72,7 +73,7 @@ class Phoenix:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._process.terminate()
-        self._thread.join(60)
+        self._thread.join(PATIENCE)
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self._command, cwd=ROOT, env=self._environment)
@@ -87,7 +88,7 @@ class Phoenix:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx2.get(url).is_success
+        return httpx2.get(url, timeout=PATIENCE).is_success
     except httpx2.TransportError:
         return False
 
@@ -129,7 +130,7 @@ def test_a_key_whose_request_is_under_way_is_409(
     def slow(place: Any, wanted: Any, **more: Any) -> Any:
         if wanted.seed == 1:
             begun.set()
-            assert go_on.wait(60)
+            assert go_on.wait(PATIENCE)
         return examine(place, wanted, **more)
 
     monkeypatch.setattr(submission, "examine", slow)
@@ -142,11 +143,11 @@ def test_a_key_whose_request_is_under_way_is_409(
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(post(1, "k")))
     thread.start()
-    assert begun.wait(60)
+    assert begun.wait(PATIENCE)
     busy = post(1, "k")
     other = post(2, "another")
     go_on.set()
-    thread.join(60)
+    thread.join(PATIENCE)
     assert (busy.status_code, busy.json()["error"]["code"]) == (409, "idempotency_key_in_flight")
     assert (busy.headers["retry-after"], "x-should-retry" in busy.headers) == ("1", False)
     assert other.status_code == 200

@@ -19,10 +19,10 @@ from app.jobs.queue.tables import Job
 from app.jobs.requests import submission
 from app.models.tables import Model
 from tests.app.conftest import AFFINE, rows, upload_to
+from tests.patience import PATIENCE
 
-PATIENCE = 60
 #: How long the second of two has for going wrong while the first stands still. It decides no test that passes.
-HEAD_START = 1.0
+HEAD_START = 0.3
 
 
 @pytest.fixture

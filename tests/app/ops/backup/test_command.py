@@ -26,6 +26,7 @@ from migrations.upgrade import upgrade
 from tests import servers
 from tests.app.conftest import AFFINE, rows, upload_to
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[4]
 
@@ -227,5 +228,5 @@ def permafrost(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PERMAFROST_DATA_DIR": str(data)}
     return subprocess.run(
         [sys.executable, "-m", "app.cli.main", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip

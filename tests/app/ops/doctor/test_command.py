@@ -11,6 +11,7 @@ import pytest
 from app.settings import Settings
 from app.storage.blobs import Storage
 from migrations.upgrade import upgrade
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[4]
 
@@ -18,7 +19,9 @@ ROOT = Path(__file__).parents[4]
 def doctor(data: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "app.cli.main", "doctor", *options]
     environment = os.environ | {"PERMAFROST_DATA_DIR": str(data)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 @pytest.fixture

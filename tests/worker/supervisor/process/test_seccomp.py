@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.patience import PATIENCE
 from worker.supervisor.process import seccomp
 
 PROBE = """
@@ -48,7 +49,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bool], boo
     """What could be made before, whether the filter was taken, and what could be made after, also by a child."""
     script = tmp_path_factory.mktemp("seccomp") / "probe.py"
     script.write_text(PROBE)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE, check=True)
     before, taken, after, child = json.loads(done.stdout)
     return before, taken, after, child
 

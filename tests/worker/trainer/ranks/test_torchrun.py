@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.servers import free_port
 from tests.worker.trainer.attempts import Attempt, affine_order
 from worker.protocol import Workspace
@@ -24,7 +25,7 @@ def test_two_agents_train_one_job(tmp_path: Path) -> None:
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     agents = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]
     try:
-        assert [agent.wait(120) for agent in agents] == [0, 0]
+        assert [agent.wait(PATIENCE) for agent in agents] == [0, 0]
     finally:
         for agent in agents:
             agent.kill()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.patience import PATIENCE
 from tests.worker.trainer.attempts import Attempt, attempt
 from tests.worker.trainer.training.test_checkpoints import affine, assert_same, bert
 from worker.protocol import EXIT_FAILED, Workspace
@@ -32,7 +33,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
         return found
 
     def late(*arguments: Any, **options: Any) -> Path:
-        assert on.wait(60), "training waited for the checkpoint"
+        assert on.wait(PATIENCE), "training waited for the checkpoint"
         return write(*arguments, **options)
 
     monkeypatch.setattr(loop, "update", updating)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.patience import PATIENCE
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data, work_order
 from worker.protocol import EXIT_NO_ROOM, WorkOrder, Workspace, read_reports
@@ -364,13 +365,13 @@ def _run(folder: Path, pause: float, threads: int) -> None:
 
 
 def wait_for_step(folder: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         reports, _ = read_reports(Workspace(folder).reports)
         if any(each["type"] == "step" and each["step"] >= step for each in reports):
             return
         time.sleep(0.01)
-    raise AssertionError(f"no step {step} within two minutes: {reports}")
+    raise AssertionError(f"no step {step} came: {reports}")
 
 
 def _other(tensor: torch.Tensor) -> torch.Tensor:
