@@ -55,14 +55,19 @@ Allowed = Annotated[Reach, Depends(_reach)]
 
 
 @router.get("/webhook_event_types", operation_id="listWebhookEventTypes", summary="List event types")
-def list_event_types(who: AsReader) -> EventTypeList:
+def list_event_types(caller: AsReader) -> EventTypeList:
     """The first three are OpenAI's; the others are Permafrost's own. Endpoints get the types that they list."""
     return EventTypeList(data=list(get_args(EventType)), descriptions={str(k): v for k, v in EVENT_TYPES.items()})
 
 
 @router.post("/webhook_endpoints", operation_id="createWebhookEndpoint", summary="Create a webhook endpoint")
 def create_endpoint(
-    wanted: Annotated[EndpointCreate, Body()], request: Request, who: AsAdmin, db: Db, vault: Secrets, reach: Allowed
+    endpoint: Annotated[EndpointCreate, Body()],
+    request: Request,
+    caller: AsAdmin,
+    db: Db,
+    vault: Secrets,
+    reach: Allowed,
 ) -> EndpointWithSecret:
     """The answer holds the signing secret; no other answer does.
 
@@ -70,54 +75,54 @@ def create_endpoint(
     `openai` SDK checks them. A delivery is tried up to ten times within three days. These routes need the
     role admin: a URL may contain a secret, and each event sends a request from inside this network.
     """
-    endpoints.check_url(wanted.url, reach)
+    endpoints.check_url(endpoint.url, reach)
     with db.write() as session:
-        row, secret = endpoints.create(session, vault, who.project, wanted, retried=is_retry(request))
+        row, secret = endpoints.create(session, vault, caller.project, endpoint, retried=is_retry(request))
     return EndpointWithSecret.of(row, signing_secret=secret)
 
 
 @router.get("/webhook_endpoints", operation_id="listWebhookEndpoints", summary="List webhook endpoints")
 def list_endpoints(
-    who: AsAdmin,
+    caller: AsAdmin,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: OrderQuery = "desc",
 ) -> EndpointList:
     """Newest first."""
-    statement = select(Endpoint).where(Endpoint.project == who.project)
+    statement = select(Endpoint).where(Endpoint.project == caller.project)
     with db.read() as session:
         rows, more = keyset(
-            session, statement, Endpoint, tombstones_of=who.project, after=after, limit=limit, order=order
+            session, statement, Endpoint, tombstones_of=caller.project, after=after, limit=limit, order=order
         )
     return EndpointList.page([EndpointObject.of(row) for row in rows], more=more)
 
 
 @router.get(_ONE, operation_id="retrieveWebhookEndpoint", summary="Read a webhook endpoint")
-def retrieve_endpoint(webhook_endpoint_id: EndpointId, who: AsAdmin, db: Db) -> EndpointObject:
+def retrieve_endpoint(webhook_endpoint_id: EndpointId, caller: AsAdmin, db: Db) -> EndpointObject:
     """Its URL, event types and state; of its secret, only a hint."""
     with db.read() as session:
-        return EndpointObject.of(endpoints.find(session, who.project, webhook_endpoint_id))
+        return EndpointObject.of(endpoints.find(session, caller.project, webhook_endpoint_id))
 
 
 @router.post(_ONE, operation_id="updateWebhookEndpoint", summary="Change a webhook endpoint")
 def update_endpoint(
-    webhook_endpoint_id: EndpointId, wanted: Annotated[EndpointUpdate, Body()], who: AsAdmin, db: Db, reach: Allowed
+    webhook_endpoint_id: EndpointId, changes: Annotated[EndpointUpdate, Body()], caller: AsAdmin, db: Db, reach: Allowed
 ) -> EndpointObject:
     """Fields that are left out keep their values. `enabled: true` also enables an endpoint again after a 410."""
-    if wanted.url is not None:
-        endpoints.check_url(wanted.url, reach)
+    if changes.url is not None:
+        endpoints.check_url(changes.url, reach)
     with db.write() as session:
-        row = endpoints.find(session, who.project, webhook_endpoint_id)
-        endpoints.change(session, row, wanted)
+        row = endpoints.find(session, caller.project, webhook_endpoint_id)
+        endpoints.change(session, row, changes)
     return EndpointObject.of(row)
 
 
 @router.delete(_ONE, operation_id="deleteWebhookEndpoint", summary="Delete a webhook endpoint")
-def delete_endpoint(webhook_endpoint_id: EndpointId, who: AsAdmin, db: Db) -> EndpointDeleted:
+def delete_endpoint(webhook_endpoint_id: EndpointId, caller: AsAdmin, db: Db) -> EndpointDeleted:
     """Deletes the endpoint and its deliveries; nothing more is sent."""
     with db.write() as session:
-        remove(session, endpoints.find(session, who.project, webhook_endpoint_id))
+        remove(session, endpoints.find(session, caller.project, webhook_endpoint_id))
     return EndpointDeleted(id=webhook_endpoint_id)
 
 
@@ -125,15 +130,15 @@ def delete_endpoint(webhook_endpoint_id: EndpointId, who: AsAdmin, db: Db) -> En
 def rotate_secret(
     webhook_endpoint_id: EndpointId,
     request: Request,
-    who: AsAdmin,
+    caller: AsAdmin,
     db: Db,
     vault: Secrets,
-    wanted: Annotated[RotateSecret | None, Body()] = None,
+    rotation: Annotated[RotateSecret | None, Body()] = None,
 ) -> EndpointWithSecret:
     """The old secret stops signing now, or signs together with the new one for 24 hours."""
-    keep = wanted is not None and wanted.keep_old_secret_active_for_24_hours
+    keep = rotation is not None and rotation.keep_old_secret_active_for_24_hours
     with db.write() as session:
-        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        row = endpoints.find(session, caller.project, webhook_endpoint_id)
         secret = endpoints.rotate(session, vault, row, keep=keep, retried=is_retry(request))
     return EndpointWithSecret.of(row, signing_secret=secret)
 
@@ -141,30 +146,30 @@ def rotate_secret(
 @router.post(f"{_ONE}/test", operation_id="testWebhookEndpoint", summary="Send a test event")
 def test_endpoint(
     webhook_endpoint_id: EndpointId,
-    wanted: Annotated[TestEvent, Body()],
-    who: AsAdmin,
+    test: Annotated[TestEvent, Body()],
+    caller: AsAdmin,
     db: Db,
     vault: Secrets,
     reach: Allowed,
 ) -> TestResult:
     """Sends a sample event once and reports the receiver's answer. It is about no job and is not in the log."""
     with db.read() as session:
-        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        row = endpoints.find(session, caller.project, webhook_endpoint_id)
         at = now(session)
     event_id, timestamp = new_id("evt"), int(at.timestamp())
-    body = payload(wanted.event_type, event_id=event_id, object_id="ftjob-test", created_at=timestamp)
+    body = payload(test.event_type, event_id=event_id, object_id="ftjob-test", created_at=timestamp)
     keys = list(secrets_of(vault, row, at))
     headers = signing.headers(body, event_id=event_id, timestamp=timestamp, with_secrets=keys)
     answer = Sender(reach).post(row.url, headers=headers, body=body.encode())
     if answer.status_code is None:
         raise InvalidRequest(f"the test event was not delivered: {answer.error}", code="webhook_unreachable")
-    return TestResult(webhook_endpoint_id=row.id, event_type=wanted.event_type, status_code=answer.status_code)
+    return TestResult(webhook_endpoint_id=row.id, event_type=test.event_type, status_code=answer.status_code)
 
 
 @router.get(f"{_ONE}/deliveries", operation_id="listWebhookDeliveries", summary="List deliveries")
 def list_deliveries(
     webhook_endpoint_id: EndpointId,
-    who: AsAdmin,
+    caller: AsAdmin,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -172,7 +177,7 @@ def list_deliveries(
 ) -> DeliveryList:
     """Events sent to an endpoint, with the receiver's answer to every attempt. Finished ones are kept for 30 days."""
     with db.read() as session:
-        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        row = endpoints.find(session, caller.project, webhook_endpoint_id)
         statement = select(Delivery).where(Delivery.endpoint_id == row.id)
         rows, more = keyset(session, statement, Delivery, after=after, limit=limit, order=order)
     return DeliveryList.page([DeliveryObject.of(each) for each in rows], more=more)
@@ -182,11 +187,11 @@ def list_deliveries(
     f"{_ONE}/deliveries/{{webhook_delivery_id}}", operation_id="retrieveWebhookDelivery", summary="Read a delivery"
 )
 def retrieve_delivery(
-    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: AsAdmin, db: Db
+    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, caller: AsAdmin, db: Db
 ) -> DeliveryObject:
     """The event, and the receiver's answer to every attempt."""
     with db.read() as session:
-        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        row = endpoints.find(session, caller.project, webhook_endpoint_id)
         return DeliveryObject.of(deliveries.find(session, row, webhook_delivery_id))
 
 
@@ -197,11 +202,11 @@ def retrieve_delivery(
     responses=CONFLICT,
 )
 def replay_delivery(
-    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, who: AsAdmin, db: Db
+    webhook_endpoint_id: EndpointId, webhook_delivery_id: DeliveryId, caller: AsAdmin, db: Db
 ) -> DeliveryObject:
     """Creates a new delivery with the event's id and body, so that a receiver recognises the same event."""
     with db.write() as session:
-        row = endpoints.find(session, who.project, webhook_endpoint_id)
+        row = endpoints.find(session, caller.project, webhook_endpoint_id)
         if row.disabled_at is not None:
             raise Conflict(f"{row.id} is switched off ({row.disabled_reason}); enable it first")
         replayed = deliveries.replay(session, deliveries.find(session, row, webhook_delivery_id))

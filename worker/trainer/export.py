@@ -41,45 +41,45 @@ TOKENIZER_FILES = (
 )
 
 
-def write_initial(place: Workspace, subject: TrackedModel) -> None:
+def write_initial(workspace: Workspace, tracked: TrackedModel) -> None:
     """Writes `model.initial.safetensors`: tensors that the base lacks, as they were before the first step."""
-    new = {each.name: each for each in subject.stored() if each.name not in subject.pairs}
-    if subject.loaded.adapter and subject.loaded.adapter.merge:  # the adapter itself is not in the result
-        new = {adapters.plain_name(subject.model, name): each for name, each in new.items()}
+    new = {each.name: each for each in tracked.stored() if each.name not in tracked.pairs}
+    if tracked.loaded.adapter and tracked.loaded.adapter.merge:  # the adapter itself is not in the result
+        new = {adapters.plain_name(tracked.model, name): each for name, each in new.items()}
         new = {name: each for name, each in new.items() if not is_of_adapter(each.live)}
     if new:
         tensors = {name: each.tensor.detach().to("cpu", copy=True).contiguous() for name, each in new.items()}
-        _write_tensors(place.initial, tensors)
+        _write_tensors(workspace.initial, tensors)
 
 
 def write_form(
-    place: Workspace, subject: TrackedModel, spec: ModelSpec, *, task: str, labels: Sequence[str] | None
+    workspace: Workspace, tracked: TrackedModel, spec: ModelSpec, *, task: str, labels: Sequence[str] | None
 ) -> None:
     """Writes how to make a model from a checkpoint: where each stored tensor's bytes are. Call before the first one.
 
     A `part` is in the checkpoint under its stored name; any other tensor under its live name, or it never changes.
     """
-    saved = sorted((each for each in subject.stored() if each.saved), key=lambda one: one.name.encode())
+    saved = sorted((each for each in tracked.stored() if each.saved), key=lambda one: one.name.encode())
     tensors = [
-        {"name": each.name, "live": each.live, "part": each.part, "base_name": subject.pairs.get(each.name)}
+        {"name": each.name, "live": each.live, "part": each.part, "base_name": tracked.pairs.get(each.name)}
         for each in saved
     ]
-    manifest = [each.to_json() for each in subject.inventory]
-    _write_use(place, place.recipe_files, subject, spec, task=task, labels=labels)
-    write_json(place.recipe, {"tensors": tensors, "kind": _kind(subject), "manifest": manifest})
+    manifest = [each.to_json() for each in tracked.inventory]
+    _write_use(workspace, workspace.recipe_files, tracked, spec, task=task, labels=labels)
+    write_json(workspace.recipe, {"tensors": tensors, "kind": _kind(tracked), "manifest": manifest})
 
 
-def write_result(place: Workspace, subject: TrackedModel, trained: Readings) -> int:
+def write_result(workspace: Workspace, tracked: TrackedModel, trained: Readings) -> int:
     """Writes `model.changed.safetensors` and `result.json`. Returns the number of changed tensors.
 
     A tensor is listed as "from base" only where bytes, dtype and shape are those of its base tensor.
     """
     changed, entries = {}, []
-    saved = [each for each in subject.stored() if each.saved]
+    saved = [each for each in tracked.stored() if each.saved]
     for each in sorted(saved, key=lambda one: one.name.encode()):
-        base_name = subject.pairs.get(each.name)
+        base_name = tracked.pairs.get(each.name)
         dtype, shape = dtype_code(each.tensor, each.name), tuple(each.tensor.shape)
-        base = subject.base[base_name] if base_name is not None else None
+        base = tracked.base[base_name] if base_name is not None else None
         same = base is not None and (base.sha256, base.dtype, base.shape) == (trained.stored[each.name], dtype, shape)
         if not same:
             changed[each.name] = each.tensor.detach().to("cpu", copy=True).contiguous()
@@ -87,14 +87,14 @@ def write_result(place: Workspace, subject: TrackedModel, trained: Readings) -> 
         entries.append(
             {"name": each.name, "dtype": dtype, "shape": list(shape), "from": source, "base_name": base_name}
         )
-    _write_tensors(place.changed, changed)
-    write_json(place.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": _kind(subject)})
+    _write_tensors(workspace.changed, changed)
+    write_json(workspace.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": _kind(tracked)})
     return len(changed)
 
 
 def write_observations(
-    place: Workspace,
-    subject: TrackedModel,
+    workspace: Workspace,
+    tracked: TrackedModel,
     plan: FreezePlan,
     loaded: Readings,
     trained: Readings,
@@ -103,34 +103,34 @@ def write_observations(
     steps: int,
 ) -> None:
     """Writes observations.json: the trainer's readings, which the supervisor compares with its own."""
-    rows = observed(subject, plan, loaded, trained)
+    rows = observed(tracked, plan, loaded, trained)
     for row in rows:
         row["intervals"] = [each.to_json() for each in report.intervals.get(row["name"], ())]
         row["first_changed_step"] = report.first_changed.get(row["name"])
     content = {"schema": 1, "steps": steps, "plan": plan.to_json(), "tensors": rows, **report.to_json()}
-    content["merged"] = list(subject.loaded.merged)
-    write_json(place.observations, content)
+    content["merged"] = list(tracked.loaded.merged)
+    write_json(workspace.observations, content)
 
 
-def observed(subject: TrackedModel, plan: FreezePlan, loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
+def observed(tracked: TrackedModel, plan: FreezePlan, loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
     """The tensors of observations.json, without what the witness saw of them."""
     parts: dict[str, list[StoredTensor]] = {}
-    for each in subject.stored():
+    for each in tracked.stored():
         parts.setdefault(each.live, []).append(each)
 
     rows = []
-    for info in sorted(subject.inventory, key=lambda one: one.name.encode()):
-        mine = parts.get(info.name, [])
+    for info in sorted(tracked.inventory, key=lambda one: one.name.encode()):
+        stored = parts.get(info.name, [])
         row = {
             **info.to_json(),
             "loaded": loaded.whole[info.name],
             "trained": trained.whole[info.name],
-            **_stored_as(mine, subject),
+            **_stored_as(stored, tracked),
             "slices": [
-                *_slices(plan.decision(info.name), loaded, trained, grown=subject.grown.get(info.name)),
-                *_part_slices(mine, loaded, trained),
+                *_slices(plan.decision(info.name), loaded, trained, grown=tracked.grown.get(info.name)),
+                *_part_slices(stored, loaded, trained),
             ],
-            "base_rows": subject.grown.get(info.name),
+            "base_rows": tracked.grown.get(info.name),
             "intervals": [],
             "first_changed_step": None,
         }
@@ -138,7 +138,7 @@ def observed(subject: TrackedModel, plan: FreezePlan, loaded: Readings, trained:
     return rows
 
 
-def refuse_unfollowed(subject: TrackedModel, plan: FreezePlan, loaded: Readings) -> None:
+def refuse_unfollowed(tracked: TrackedModel, plan: FreezePlan, loaded: Readings) -> None:
     """Raises ModelError where a verifier could not follow the model's names to its files: known before the first step.
 
     The statement would be rejected for its names alone, whatever training does.
@@ -154,13 +154,13 @@ def refuse_unfollowed(subject: TrackedModel, plan: FreezePlan, loaded: Readings)
             offset=0,
             sha256=loaded.stored[each.name],
         )
-        for each in subject.stored()
+        for each in tracked.stored()
         if each.saved
     }
-    seen = read_observations({"tensors": observed(subject, plan, loaded, loaded)})
-    problem = next(unfollowed(plan, seen, base=subject.base, result=result, kind=_kind(subject)), None)
+    seen = read_observations({"tensors": observed(tracked, plan, loaded, loaded)})
+    problem = next(unfollowed(plan, seen, base=tracked.base, result=result, kind=_kind(tracked)), None)
     if problem is not None:
-        kind = getattr(getattr(subject.model, "config", None), "model_type", type(subject.model).__name__)
+        kind = getattr(getattr(tracked.model, "config", None), "model_type", type(tracked.model).__name__)
         raise ModelError(
             f"the names of this {kind} model's tensors cannot be followed from its files through transformers to the "
             f"result ({problem}), so that no evidence could be given; models saved like this are not supported",
@@ -170,8 +170,8 @@ def refuse_unfollowed(subject: TrackedModel, plan: FreezePlan, loaded: Readings)
 
 
 def write_files(
-    place: Workspace,
-    subject: TrackedModel,
+    workspace: Workspace,
+    tracked: TrackedModel,
     spec: ModelSpec,
     *,
     task: str,
@@ -181,66 +181,68 @@ def write_files(
     tensorboard: bool = False,
 ) -> None:
     """Writes config.json, tokenizer, metrics, the model card, and the base folder's companion files."""
-    _write_use(place, place.files, subject, spec, task=task, labels=labels)
-    curves.write(place.files, history, tensorboard=tensorboard)
-    (place.files / "README.md").write_text(card, "utf-8")
-    for path in (*place.files.rglob("*"), place.files):
+    _write_use(workspace, workspace.files, tracked, spec, task=task, labels=labels)
+    curves.write(workspace.files, history, tensorboard=tensorboard)
+    (workspace.files / "README.md").write_text(card, "utf-8")
+    for path in (*workspace.files.rglob("*"), workspace.files):
         flush(path)
 
 
 def _write_use(
-    place: Workspace,
+    workspace: Workspace,
     folder: Path,
-    subject: TrackedModel,
+    tracked: TrackedModel,
     spec: ModelSpec,
     *,
     task: str,
     labels: Sequence[str] | None,
 ) -> None:
     """Writes what a loader needs beside the weights: configuration and tokenizer."""
-    config = copy.deepcopy(getattr(subject.model, "config", None))
-    if isinstance(subject.model, PeftModel):
+    config = copy.deepcopy(getattr(tracked.model, "config", None))
+    if isinstance(tracked.model, PeftModel):
         base = spec.path if isinstance(spec, TransformersSpec) else ""
-        adapters.save_config(subject.model, folder, task=task, base=base, new=subject.loaded.new)
+        adapters.save_config(tracked.model, folder, task=task, base=base, new=tracked.loaded.new)
     elif config is not None and hasattr(config, "save_pretrained"):
-        config.architectures = [type(subject.model).__name__]
+        config.architectures = [type(tracked.model).__name__]
         if hasattr(config, "use_cache"):  # off while training
-            config.use_cache = configs.read(place.base / "config.json").get("use_cache", True)
+            config.use_cache = configs.read(workspace.base / "config.json").get("use_cache", True)
         config.save_pretrained(folder)
-        _copy(place.base, folder, COMPANIONS)
+        _copy(workspace.base, folder, COMPANIONS)
     elif isinstance(spec, TorchSpec):
-        kept = {"type": "torch", "architecture": spec.architecture, "kwargs": dict(spec.kwargs or {})}
-        write_json(folder / "config.json", kept | ({"labels": list(labels)} if labels else {}))
-    if subject.loaded.tokenizer is not None:
-        _write_tokenizer(place.base, folder, subject.loaded.tokenizer)
+        use = {"type": "torch", "architecture": spec.architecture, "kwargs": dict(spec.kwargs or {})}
+        write_json(folder / "config.json", use | ({"labels": list(labels)} if labels else {}))
+    if tracked.loaded.tokenizer is not None:
+        _write_tokenizer(workspace.base, folder, tracked.loaded.tokenizer)
 
 
-def _kind(subject: TrackedModel) -> str:
-    return "adapter" if subject.loaded.adapter else "full"
+def _kind(tracked: TrackedModel) -> str:
+    return "adapter" if tracked.loaded.adapter else "full"
 
 
-def _stored_as(mine: Sequence[StoredTensor], subject: TrackedModel) -> dict[str, Any]:
+def _stored_as(stored: Sequence[StoredTensor], tracked: TrackedModel) -> dict[str, Any]:
     """Where a live tensor is in the base and in the result: a name, or pieces by rows where transformers fused them.
 
     Pieces that are not ranges of rows cannot be compared by a verifier, so they are left out.
     """
-    whole = [each for each in mine if not each.part]
+    whole = [each for each in stored if not each.part]
     if whole:
-        pieces = [{"name": subject.pairs[each.name], "rows": None} for each in whole if each.name in subject.pairs]
+        pieces = [{"name": tracked.pairs[each.name], "rows": None} for each in whole if each.name in tracked.pairs]
         return {"base": pieces, "result": [{"name": each.name, "rows": None} for each in whole if each.saved]}
-    if not mine or any(each.rows is None for each in mine):
+    if not stored or any(each.rows is None for each in stored):
         return {"base": [], "result": None}
-    mine = sorted(mine, key=lambda each: each.rows or (0, 0))
+    stored = sorted(stored, key=lambda each: each.rows or (0, 0))
     return {
-        "base": [{"name": subject.pairs[each.name], "rows": each.rows} for each in mine if each.name in subject.pairs],
-        "result": [{"name": each.name, "rows": each.rows} for each in mine],
+        "base": [
+            {"name": tracked.pairs[each.name], "rows": each.rows} for each in stored if each.name in tracked.pairs
+        ],
+        "result": [{"name": each.name, "rows": each.rows} for each in stored],
     }
 
 
-def _part_slices(mine: Sequence[StoredTensor], loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
+def _part_slices(stored: Sequence[StoredTensor], loaded: Readings, trained: Readings) -> list[dict[str, Any]]:
     return [
         {"rows": list(each.rows), "loaded": loaded.stored[each.name], "trained": trained.stored[each.name]}
-        for each in mine
+        for each in stored
         if each.part and each.rows is not None
     ]
 

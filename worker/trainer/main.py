@@ -32,51 +32,51 @@ from worker.trainer.witness.report import WitnessReport
 Stage = Callable[[WorkOrder, Workspace, Reporter, StopRequest], None]
 
 
-def run(workspace: Path) -> None:
+def run(folder: Path) -> None:
     """Runs the stage that the work order names, and ends the process.
 
     SystemExit has 0 when done, 1 after a "failed" report, and the other exit codes of `worker.protocol`.
     """
-    place = Workspace(workspace).create()
+    workspace = Workspace(folder).create()
     rank = rank_of_process()
-    with Reporter(place.reports) as reporter, exit_codes(reporter, rank=rank):
-        order = WorkOrder.load(place.root)
+    with Reporter(workspace.reports) as reporter, exit_codes(reporter, rank=rank):
+        order = WorkOrder.load(workspace.root)
 
     if order.stage == "train" and order.devices > 1 and "RANK" not in os.environ:
-        raise SystemExit(launch(place, order.devices, run))
+        raise SystemExit(launch(workspace, order.devices, run))
     silent = Reporter(Path(os.devnull), aloud=False)  # for all ranks but the first
 
-    with Reporter(place.reports) as reporter, silent, StopRequest() as stop, exit_codes(reporter, rank=rank):
-        STAGES[order.stage](order, place, silent if rank else reporter, stop)
+    with Reporter(workspace.reports) as reporter, silent, StopRequest() as stop, exit_codes(reporter, rank=rank):
+        STAGES[order.stage](order, workspace, silent if rank else reporter, stop)
     raise SystemExit(EXIT_DONE)
 
 
-def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
+def train(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: StopRequest) -> None:
     """Loads the model, plans the freeze, reads the weights, trains, reads them again, and exports the result."""
     reporter.stage("loading")
     determinism.configure()
     with joined(order) as group:
-        task = tasks.name_of(order.model, order.task, workspace=place.root, data=order.data)
-        source = tasks.read(order, place, task=task)
-        subject = TrackedModel.of(
-            loading.load(order.model, place.base, task=task, labels=source.labels, seed=order.seed)
+        task = tasks.name_of(order.model, order.task, workspace=workspace.root, data=order.data)
+        source = tasks.read(order, workspace, task=task)
+        tracked = TrackedModel.of(
+            loading.load(order.model, workspace.base, task=task, labels=source.labels, seed=order.seed)
         )
         _stop_if_asked(stop, group)
 
-        if _merges(subject):
-            merging.plan_of(subject.loaded, order.policy)
-        plan = subject.plan(order.policy)
-        loaded = subject.read_loaded(plan)
-        if not _merges(subject):
-            export.refuse_unfollowed(subject, plan, loaded)
-        _report_left_out(subject, reporter)
-        refuse_different_replicas(group, subject.live(), step=0)
+        if _merges(tracked):
+            merging.plan_of(tracked.loaded, order.policy)
+        plan = tracked.plan(order.policy)
+        loaded = tracked.read_loaded(plan)
+        if not _merges(tracked):
+            export.refuse_unfollowed(tracked, plan, loaded)
+        _report_left_out(tracked, reporter)
+        refuse_different_replicas(group, tracked.live(), step=0)
         if group.leads:
-            export.write_initial(place, subject)
-        run = assemble(order, place, subject, plan, source, task=task, reporter=reporter, stop=stop, group=group)
-        form = whole_model(run.job, subject)
+            export.write_initial(workspace, tracked)
+        run = assemble(order, workspace, tracked, plan, source, task=task, reporter=reporter, stop=stop, group=group)
+        form = whole_model(run.job, tracked)
         if form is not None:
-            export.write_form(place, form, order.model, task=task, labels=source.labels)
+            export.write_form(workspace, form, order.model, task=task, labels=source.labels)
         _stop_if_asked(stop, group)
 
         reporter.stage("training")
@@ -85,26 +85,28 @@ def train(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequ
                 with run.checkpoints.writer:
                     ending = loop.train(run)
             except Diverged as diverged:
-                raise _explained(diverged, place) from None
+                raise _explained(diverged, workspace) from None
         if run.passes.prefix is not None:
             run.passes.prefix.close()
         report = run.witness.report()
         run.witness.report_unchanged(report)
-        refuse_different_replicas(group, subject.live(), step=ending.steps)
+        refuse_different_replicas(group, tracked.live(), step=ending.steps)
 
         reporter.stage("exporting")
         with run.state.frozen.removed():
-            result = whole_model(run.job, subject)
+            result = whole_model(run.job, tracked)
             if result is not None:
-                _export(order, place, run, result, plan, loaded, source=source, report=report, ending=ending, task=task)
+                _export(
+                    order, workspace, run, result, plan, loaded, source=source, report=report, ending=ending, task=task
+                )
     reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)
 
 
 def _export(
     order: WorkOrder,
-    place: Workspace,
+    workspace: Workspace,
     run: Run,
-    subject: TrackedModel,
+    tracked: TrackedModel,
     plan: FreezePlan,
     loaded: Readings,
     *,
@@ -114,20 +116,20 @@ def _export(
     task: str,
 ) -> None:
     """Reads the trained weights and writes the result, on the first rank only."""
-    if _merges(subject):
-        subject, plan, loaded = merging.merge(subject, order.policy, loaded)
-        tensors = len(subject.loaded.merged)
+    if _merges(tracked):
+        tracked, plan, loaded = merging.merge(tracked, order.policy, loaded)
+        tensors = len(tracked.loaded.merged)
         run.reporter.event(f"adapter merged into {tensors} tensors of the base, which are changed")
 
-    trained = subject.read(plan)
-    export.write_result(place, subject, trained)
-    export.write_observations(place, subject, plan, loaded, trained, report, steps=ending.steps)
+    trained = tracked.read(plan)
+    export.write_result(workspace, tracked, trained)
+    export.write_observations(workspace, tracked, plan, loaded, trained, report, steps=ending.steps)
 
     text = card.text(
         job_id=order.job_id,
         task=task,
         spec=order.model,
-        data_sha256=sha256_file(place.root / reading.training_path(order.data)),
+        data_sha256=sha256_file(workspace.root / reading.training_path(order.data)),
         policy=plan.policy.to_json(),
         counts=plan.counts(),
         report=report,
@@ -140,12 +142,12 @@ def _export(
     attention = getattr(getattr(run.state.model, "config", None), "_attn_implementation", None)
     environment = determinism.environment(run.job.device, attention=attention, group=run.job.group)
     reproducible = determinism.report(environment, seed=order.seed, resumed=run.state.resumed)
-    write_json(place.files / "determinism.json", reproducible)
+    write_json(workspace.files / "determinism.json", reproducible)
 
     history = run.progress.history
     export.write_files(
-        place,
-        subject,
+        workspace,
+        tracked,
         order.model,
         task=task,
         labels=source.labels,
@@ -155,15 +157,15 @@ def _export(
     )
 
 
-def _report_left_out(subject: TrackedModel, reporter: Reporter) -> None:
-    names = subject.left_out()
+def _report_left_out(tracked: TrackedModel, reporter: Reporter) -> None:
+    names = tracked.left_out()
     if names:
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         reporter.event(f"in the base, not in this model: {', '.join(names[:20])}{more}; the result does not have them")
 
 
-def _merges(subject: TrackedModel) -> bool:
-    return bool(subject.loaded.adapter and subject.loaded.adapter.merge)
+def _merges(tracked: TrackedModel) -> bool:
+    return bool(tracked.loaded.adapter and tracked.loaded.adapter.merge)
 
 
 def _stop_if_asked(stop: StopRequest, group: Group) -> None:
@@ -172,11 +174,11 @@ def _stop_if_asked(stop: StopRequest, group: Group) -> None:
         raise TrainingStopped(0)
 
 
-def initialise(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
+def initialise(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: StopRequest) -> None:
     """Writes the base file of a torch spec without weights: initial weights from the seed."""
     reporter.stage("loading")
     determinism.configure()
-    path = place.base / "model.safetensors"
+    path = workspace.base / "model.safetensors"
     save_file(loading.initialise(_torch_spec(order), seed=order.seed), path, metadata={"format": "pt"})
     path.chmod(0o644)
     checkpoint.flush(path)
@@ -188,23 +190,27 @@ def _torch_spec(order: WorkOrder) -> TorchSpec:
     return order.model
 
 
-def describe(order: WorkOrder, place: Workspace, reporter: Reporter, stop: StopRequest) -> None:
+def describe(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: StopRequest) -> None:
     """Writes out/manifest.json: names and shapes of the model's tensors by task."""
     reporter.stage("loading")
-    rows = manifest.describe(order.model, place.base, task=order.task or order.model.task)
-    sizes = {str(path.relative_to(place.base)): path.stat().st_size for path in place.base.rglob("*") if path.is_file()}
-    write_json(place.manifest, {"tensors": rows, "files": sizes})
+    rows = manifest.describe(order.model, workspace.base, task=order.task or order.model.task)
+    sizes = {
+        str(path.relative_to(workspace.base)): path.stat().st_size
+        for path in workspace.base.rglob("*")
+        if path.is_file()
+    }
+    write_json(workspace.manifest, {"tensors": rows, "files": sizes})
 
 
 STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "train": train}
 
 
-def _explained(diverged: Diverged, place: Workspace) -> Diverged | ModelError:
+def _explained(diverged: Diverged, workspace: Workspace) -> Diverged | ModelError:
     """The error with the step of the last checkpoint in its message; another one where the base itself holds NaN."""
-    broken = loading.name_with_nan(place.base)
+    broken = loading.name_with_nan(workspace.base)
     if broken is not None:
         message = f"the base's files hold NaN, in {broken!r} among others; with it, {diverged.message}"
         return ModelError(message, param="model", code="nan_in_weights")
-    steps = [int(path.name.partition("-")[2]) for path in place.checkpoints.glob("step-*")]
-    kept = f"the last checkpoint is that of step {max(steps)}" if steps else "no checkpoint was due before"
-    return Diverged(f"{diverged.message}; {kept}", param=diverged.param, errors=diverged.errors)
+    steps = [int(path.name.partition("-")[2]) for path in workspace.checkpoints.glob("step-*")]
+    last_checkpoint = f"the last checkpoint is that of step {max(steps)}" if steps else "no checkpoint was due before"
+    return Diverged(f"{diverged.message}; {last_checkpoint}", param=diverged.param, errors=diverged.errors)

@@ -48,30 +48,30 @@ class Rank:
         return self.code
 
 
-def launch(place: Workspace, size: int, work: Work) -> int:
-    """Run `work` in `size` processes, wait for all, and return the exit code that stands for all of them.
+def launch(workspace: Workspace, size: int, work: Work) -> int:
+    """Run `work` in `size` processes, wait for all, and return one exit code for all of them.
 
     The first one that fails ends the others: at once if a signal ended it, after `GRACE_SECONDS` if it exited.
     """
-    store = place.root / ".ranks"
+    store = workspace.root / ".ranks"
     store.unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    ranks = [_fork(place, number, size, store, work) for number in range(size)]
+    ranks = [_fork(workspace, number, size, store, work) for number in range(size)]
     failure = EXIT_DONE
     with _passing_on_sigterm(ranks):
         for rank in _endings(ranks):
             assert rank.code is not None
             if rank.code not in GOOD and not rank.killed:
                 failure = failure or rank.code
-                _report_signal(place, rank, size)
+                _report_signal(workspace, rank, size)
     store.unlink(missing_ok=True)
     if failure:
         return failure if failure > 0 else EXIT_SIGNALLED - failure
     return EXIT_STOPPED if any(rank.code == EXIT_STOPPED for rank in ranks) else EXIT_DONE
 
 
-def _fork(place: Workspace, number: int, size: int, store: Path, work: Work) -> Rank:
+def _fork(workspace: Workspace, number: int, size: int, store: Path, work: Work) -> Rank:
     pid = os.fork()
     if pid:
         return Rank(number, pid, os.pidfd_open(pid))
@@ -86,13 +86,13 @@ def _fork(place: Workspace, number: int, size: int, store: Path, work: Work) -> 
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
-    os._exit(_run(place, work))
+    os._exit(_run(workspace, work))
 
 
-def _run(place: Workspace, work: Work) -> int:
+def _run(workspace: Workspace, work: Work) -> int:
     """The exit code that the interpreter would give."""
     try:
-        work(place.root)
+        work(workspace.root)
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except BaseException:  # noqa: BLE001 - as the interpreter does with an uncaught exception
@@ -143,11 +143,11 @@ def _passing_on_sigterm(ranks: Sequence[Rank]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _report_signal(place: Workspace, rank: Rank, size: int) -> None:
+def _report_signal(workspace: Workspace, rank: Rank, size: int) -> None:
     """Report a rank that a signal ended, since it could not do so itself."""
     if rank.code is None or rank.code >= 0:
         return
     message = f"rank {rank.number} of {size} was ended by signal {-rank.code}"
     print(message, flush=True)
-    with Reporter(place.reports) as reporter:
+    with Reporter(workspace.reports) as reporter:
         reporter.event(message, level="warn", rank=rank.number, signal=-rank.code)

@@ -110,7 +110,7 @@ class Checkpoints:
         if step is not None and not job.group.leads:
             found = self._read(step)
         if found is None:
-            if checkpoint.steps_in(job.place.checkpoints):
+            if checkpoint.steps_in(job.workspace.checkpoints):
                 self.reporter.event("no checkpoint can be used: training begins at the first step again", level="warn")
             return None
 
@@ -128,7 +128,7 @@ class Checkpoints:
     def newest(self, *, until: int | None = None) -> SavedCheckpoint | None:
         """The newest intact checkpoint, of a step not after `until`."""
         return checkpoint.newest(
-            self.job.place.checkpoints,
+            self.job.workspace.checkpoints,
             run=self.job.identity,
             live=self._moving(),
             on_damage=self._report_damage,
@@ -173,11 +173,11 @@ class Checkpoints:
         return True
 
     def _read(self, step: int) -> SavedCheckpoint:
-        return checkpoint.read(checkpoint.path_of(self.job.place.checkpoints, step), run=self.job.identity)
+        return checkpoint.read(checkpoint.path_of(self.job.workspace.checkpoints, step), run=self.job.identity)
 
     def _write(self, content: Content, step: int, metrics: Metrics, *, best: int) -> None:
         """Runs in the writer's thread. Reports the checkpoint once its files would survive a power cut."""
-        folder = self.job.place.checkpoints
+        folder = self.job.workspace.checkpoints
         try:
             path = checkpoint.write(
                 folder,

@@ -23,7 +23,7 @@ ADDED = {"master_weights": True}
 
 def identity(
     order: WorkOrder,
-    place: Workspace,
+    workspace: Workspace,
     tracked: TrackedModel,
     plan: FreezePlan,
     settings: ResolvedHyperparameters,
@@ -39,7 +39,7 @@ def identity(
         "policy": plan.policy.to_json(),
         "settings": _of_the_result(settings.to_json()),
         "seed": order.seed,
-        "data": {key: sha256_file(place.root / path) for key, path in files.items() if path},
+        "data": {key: sha256_file(workspace.root / path) for key, path in files.items() if path},
         "columns": [order.data.features, order.data.target],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -29,7 +29,7 @@ class TrainingJob:
     """A work order with its plan, hyperparameters, encoded data and the order of its examples."""
 
     order: WorkOrder
-    place: Workspace
+    workspace: Workspace
     plan: FreezePlan
     splits: DataSplits
     task: str
@@ -66,7 +66,7 @@ class TrainingJob:
 
 def resolve_job(
     order: WorkOrder,
-    place: Workspace,
+    workspace: Workspace,
     tracked: TrackedModel,
     plan: FreezePlan,
     splits: DataSplits,
@@ -93,7 +93,7 @@ def resolve_job(
     sampler = Sampler(len(data.training), settings.batch_size, order.seed, lengths)
     return TrainingJob(
         order=order,
-        place=place,
+        workspace=workspace,
         plan=plan,
         splits=splits,
         task=task,
@@ -103,7 +103,7 @@ def resolve_job(
         sampler=sampler,
         total_steps=settings.max_steps or settings.n_epochs * sampler.steps_per_epoch,
         device=device,
-        identity=identity(order, place, tracked, plan, settings, task=task),
+        identity=identity(order, workspace, tracked, plan, settings, task=task),
         group=group,
     )
 

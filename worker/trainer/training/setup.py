@@ -45,7 +45,7 @@ from worker.trainer.witness.witness import Witness
 
 def assemble(
     order: WorkOrder,
-    place: Workspace,
+    workspace: Workspace,
     tracked: TrackedModel,
     plan: FreezePlan,
     splits: DataSplits,
@@ -59,7 +59,7 @@ def assemble(
 
     Raises what `resolve_job`, `build` and `refuse_misfits` raise.
     """
-    job = resolve_job(order, place, tracked, plan, splits, task=task, group=group)
+    job = resolve_job(order, workspace, tracked, plan, splits, task=task, group=group)
     checkpoints = Checkpoints(job, tracked, reporter)
     found = checkpoints.find()
     run = build(job, tracked, checkpoints, reporter=reporter, stop=stop)
@@ -72,7 +72,7 @@ def assemble(
         fill_in_reference(run.passes, objective)  # while the model still is the base
     refuse_misfits(run.passes)
     _compile(run, tracked)  # after the passes that are made once
-    run.passes.prefix = prefix_cache.begin(_prefix_request(run, tracked), place.checkpoints, reporter, stop)
+    run.passes.prefix = prefix_cache.begin(_prefix_request(run, tracked), workspace.checkpoints, reporter, stop)
     if group.size == 1:
         cached = run.passes.prefix is not None
         again = partial(rebuild, job, stop=stop, cached=cached)
@@ -246,7 +246,7 @@ def _compile(run: Run, tracked: TrackedModel) -> None:
     settings, model = run.job.settings, run.state.model
     if not settings.compile:
         return
-    compiling.compile_model(model, run.job.place.root / "compiled", run.job.device)
+    compiling.compile_model(model, run.job.workspace.root / "compiled", run.job.device)
     tokenizer = tracked.loaded.tokenizer
     if tokenizer is not None:
         limit = longest(tokenizer, model, settings.max_length)
@@ -264,7 +264,7 @@ def _checkpoint_activations(model: nn.Module) -> None:
 
 def _reloaded(job: TrainingJob) -> TrackedModel:
     order = job.order
-    loaded = loading.load(order.model, job.place.base, task=job.task, labels=job.splits.labels, seed=order.seed)
+    loaded = loading.load(order.model, job.workspace.base, task=job.task, labels=job.splits.labels, seed=order.seed)
     if job.task in tasks.TEXT:
         tasks.ready_tokenizer(loaded, job.splits.training)
     return TrackedModel.of(loaded)

@@ -61,15 +61,17 @@ def name_of(spec: ModelSpec, asked: str | None, *, workspace: Path, data: DataSp
     return TABULAR[task] if task else str(inferred)
 
 
-def read(order: WorkOrder, place: Workspace, *, task: str) -> DataSplits:
+def read(order: WorkOrder, workspace: Workspace, *, task: str) -> DataSplits:
     """The job's files as rows. A base that already classifies keeps its label map where it holds every label."""
-    known = (
-        pretrained.label_names(place.base)
+    known_labels = (
+        pretrained.label_names(workspace.base)
         if isinstance(order.model, TransformersSpec) and task in formats.CLASSES
         else None
     )
     fraction = float(order.hyperparameters.validation_fraction or 0)
-    source = reading.read(place.root, order.data, task=task, known_labels=known, fraction=fraction, seed=order.seed)
+    source = reading.read(
+        workspace.root, order.data, task=task, known_labels=known_labels, fraction=fraction, seed=order.seed
+    )
     refuse_regression_labels(task, order.model.num_labels)
     if source.labels is not None:
         refuse_more_labels(len(source.labels), order.model.num_labels)

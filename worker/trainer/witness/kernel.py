@@ -16,12 +16,12 @@ PROGRAMS = 8  # per multiprocessor, so that one loads while another adds up
 @triton.jit
 def _sums(data, keys, sums, words, lead, rows, width: tl.constexpr):
     """sums[lane, row] of `words` words that begin at position `lead` of the first row; the rest counts as 0."""
-    place = tl.arange(0, width)
+    columns = tl.arange(0, width)
     wide = tl.full((1,), width, tl.int64)  # words are counted in 64 bits
-    first = tl.load(keys + place)
-    second = tl.load(keys + width + place)
+    first = tl.load(keys + columns)
+    second = tl.load(keys + width + columns)
     for row in range(tl.program_id(0), rows, tl.num_programs(0)):
-        at = row * wide + place - lead
+        at = row * wide + columns - lead
         word = tl.load(data + at, mask=(at >= 0) & (at < words), other=0)
         word = word.to(tl.uint32, bitcast=True).to(tl.int64)  # zero-extended
         tl.store(sums + row, tl.sum(word * first, axis=0))
