@@ -20,7 +20,7 @@ _Time = Annotated[int | None, Query(ge=0, le=253402300799, description="Unix tim
 
 @router.get("", operation_id="listAuditLogs", summary="List who changed what")
 def list_audit_logs(
-    who: AsAdmin,
+    caller: AsAdmin,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -32,7 +32,7 @@ def list_audit_logs(
     created_before: _Time = None,
 ) -> AuditLogList:
     """Every change made in this project, newest first. Needs the role admin."""
-    of_project = statement = select(AuditLog).where(AuditLog.project == who.project)
+    of_project = statement = select(AuditLog).where(AuditLog.project == caller.project)
     filters = ((AuditLog.action, action), (AuditLog.key_id, api_key_id), (AuditLog.object_id, object_id))
     for column, value in filters:
         statement = statement.where(column == value) if value is not None else statement

@@ -129,16 +129,16 @@ def _basic_password(request: Request) -> str:
         return ""
 
 
-def _action(request: Request, who: Caller) -> AuditedAction:
+def _action(request: Request, caller: Caller) -> AuditedAction:
     route: Any = request.scope.get("route")
     ids = list(request.path_params.values())
     return AuditedAction(
         action=str(getattr(route, "operation_id", None) or request.method),
-        project=who.project,
-        role=who.role,
+        project=caller.project,
+        role=caller.role,
         object_id=str(ids[-1])[:256] if ids else None,
-        key_id=who.key_id,
-        key_name=who.key_name,
+        key_id=caller.key_id,
+        key_name=caller.key_name,
         address=request.client.host[:64] if request.client else None,
         request_id=request.scope.get("state", {}).get("request_id"),
     )

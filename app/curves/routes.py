@@ -44,12 +44,12 @@ async def list_metrics(
 ) -> Any:
     """Loss, learning rate, speed and other metrics by step. A stream sends every point as it is made, of every split
     and step; a step that a later attempt repeats is sent again, under a new number."""
-    seen = number(reader.behind(after), what="the last point seen")
+    last_seen = number(reader.behind(after), what="the last point seen")
     if reader.stream:
-        return await reader.live(POINTS, after=seen)
+        return await reader.live(POINTS, after=last_seen)
 
-    options = {"split": split, "first": from_step, "last": to_step, "limit": limit, "after": seen}
-    return await run_in_threadpool(_metrics, db, reader.who.project, reader.fine_tuning_job_id, options)
+    options = {"split": split, "first": from_step, "last": to_step, "limit": limit, "after": last_seen}
+    return await run_in_threadpool(_metrics, db, reader.caller.project, reader.fine_tuning_job_id, options)
 
 
 def _metrics(db: Database, project: str, job_id: str, options: JsonDict) -> MetricList:

@@ -28,10 +28,10 @@ ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 @router.get(
     "/fine_tuning/jobs/{fine_tuning_job_id}/evidence", operation_id="retrieveEvidence", summary="Read a job's evidence"
 )
-def retrieve_evidence(fine_tuning_job_id: JobId, who: AsReader, db: Db) -> EvidenceObject:
+def retrieve_evidence(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> EvidenceObject:
     """`pending` until the job ends; a job that ended without a result stays `incomplete`."""
     with db.read() as session:
-        job = find_job(session, who.project, fine_tuning_job_id)
+        job = find_job(session, caller.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
     if row is not None:
         return EvidenceObject.of(row)
@@ -48,10 +48,10 @@ def retrieve_evidence(fine_tuning_job_id: JobId, who: AsReader, db: Db) -> Evide
     response_class=Response,
     responses={200: {"content": {ENVELOPE_TYPE: {"schema": {"type": "object"}, "example": ENVELOPE}}}},
 )
-def download_attestation(fine_tuning_job_id: JobId, who: AsReader, db: Db) -> Response:
+def download_attestation(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Response:
     """The DSSE envelope around an in-toto statement, byte for byte as it was signed. For `permafrost verify`."""
     with db.read() as session:
-        job = find_job(session, who.project, fine_tuning_job_id)
+        job = find_job(session, caller.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
         envelope = row.envelope if row is not None else None
     if envelope is None:
@@ -68,11 +68,11 @@ def download_attestation(fine_tuning_job_id: JobId, who: AsReader, db: Db) -> Re
     response_class=Response,
     responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "object"}, "example": BUNDLE}}}},
 )
-def download_model_signature(fine_tuning_job_id: JobId, who: AsReader, db: Db) -> Response:
+def download_model_signature(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Response:
     """For `model_signing verify key`, which nobody here wrote: it checks the result's files, and says nothing about
     tensors. Its format takes P-256 keys alone: there is one where such a key signed."""
     with db.read() as session:
-        job = find_job(session, who.project, fine_tuning_job_id)
+        job = find_job(session, caller.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
         attested, bundle = row is not None and row.envelope is not None, row.model_sig if row is not None else None
     if bundle is None:
@@ -89,7 +89,7 @@ def download_model_signature(fine_tuning_job_id: JobId, who: AsReader, db: Db) -
 )
 def list_parameters(
     fine_tuning_job_id: JobId,
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
@@ -104,14 +104,14 @@ def list_parameters(
     statement = statement.where(Parameter.role == role) if role is not None else statement
     statement = statement.where(Parameter.changed.is_(changed)) if changed is not None else statement
     with db.read() as session:
-        find_job(session, who.project, fine_tuning_job_id)
+        find_job(session, caller.project, fine_tuning_job_id)
         rows = list(session.scalars(_page(session, statement, fine_tuning_job_id, sort, after).limit(limit + 1)))
     data = [ParameterObject.of(row) for row in rows[:limit]]
     return ParameterList.page(data, more=len(rows) > limit)
 
 
 @router.get("/signing_keys", operation_id="listSigningKeys", summary="List the public keys")
-def list_signing_keys(who: AsReader, settings: Config) -> SigningKeyList:
+def list_signing_keys(caller: AsReader, settings: Config) -> SigningKeyList:
     """What `permafrost verify --key` takes; get it over a channel that you trust. Empty before the first signature."""
     path = settings.signing_key_path
     keys = read_ring(path) if path.exists() or path.with_suffix(".ring.json").exists() else ()

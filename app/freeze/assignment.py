@@ -41,20 +41,20 @@ class Assignment:
     def add(self, number: int, matched: list[int]) -> None:
         """Assign the matched names that are still free to rule `number`. Raises PolicyError if no name is free."""
         rule = self.policy.rules[number]
-        taken = [position for position in matched if self.whole[position] < 0]
-        if not taken:
+        decided = [position for position in matched if self.whole[position] < 0]
+        if not decided:
             earlier = list(dict.fromkeys(self.policy.rules[self.whole[p]].id for p in matched))
             raise PolicyError(
                 f"rule '{rule.id}' decides nothing: all {len(matched)} names that it matches are already decided by "
                 f"{listed(earlier)}; the first match wins, so put '{rule.id}' above",
                 param=rule.at,
             )
-        for position in taken:
+        for position in decided:
             if rule.select.rows:
                 self._add_rows(number, rule, position)
             else:
                 self.whole[position] = number
-        _check_expect(rule, self.index, taken, len(matched))
+        _check_expect(rule, self.index, decided, len(matched))
 
     def decision(self, at: int) -> NameDecision:
         """The decision for tensor number `at`. Raises PolicyError if its names have different decisions."""
@@ -106,21 +106,21 @@ class Assignment:
             self.whole[position] = number  # no row is left for the rules below
 
 
-def _check_expect(rule: Rule, index: Index, taken: list[int], matched: int) -> None:
+def _check_expect(rule: Rule, index: Index, decided: list[int], matched: int) -> None:
     """Raises PolicyError if `expect` is wrong. Tensors that no file holds do not count; a tied tensor counts once."""
     if rule.expect is None:
         return
-    owners = {index.owner[p] for p in taken}
+    owners = {index.owner[p] for p in decided}
     tensors = [index.tensors[owner] for owner in owners if index.tensors[owner].persistent]
     rows = sum(stop - start for start, stop in rule.select.rows)
     elements = (t.elements // t.shape[0] * rows if rows else t.elements for t in tensors)
-    found = {"tensors": len(tensors), "elements": sum(elements)}
-    for key, wanted in rule.expect.to_json().items():
-        if found[key] != wanted:
-            shadowed = f" ({matched - len(taken)} of its {matched} names went to rules above)"
+    counts = {"tensors": len(tensors), "elements": sum(elements)}
+    for key, expected in rule.expect.to_json().items():
+        if counts[key] != expected:
+            shadowed = f" ({matched - len(decided)} of its {matched} names went to rules above)"
             raise PolicyError(
-                f"rule '{rule.id}' expects {wanted} {key} and decides {found[key]}"
-                + (shadowed if matched > len(taken) else "")
+                f"rule '{rule.id}' expects {expected} {key} and decides {counts[key]}"
+                + (shadowed if matched > len(decided) else "")
                 + (f"; among them {listed(sorted(t.name for t in tensors)[:3])}" if tensors else ""),
                 param=f"{rule.at}.expect.{key}",
             )

@@ -197,11 +197,11 @@ def _read_rules(value: Any, at: str, mechanism: str) -> tuple[Rule, ...]:
     taken = {item["id"] for item in value if isinstance(item, Mapping) and isinstance(item.get("id"), str)}
     free = (name for name in map("rule-{}".format, itertools.count(1)) if name not in taken)
     rules = tuple(_read_rule(item, f"{at}[{i}]", free, mechanism) for i, item in enumerate(value))
-    seen: dict[str, Rule] = {}
+    by_id: dict[str, Rule] = {}
     for rule in rules:
-        if rule.id in seen:
-            raise PolicyError(f"the id '{rule.id}' is already that of {seen[rule.id].at}", param=f"{rule.at}.id")
-        seen[rule.id] = rule
+        if rule.id in by_id:
+            raise PolicyError(f"the id '{rule.id}' is already that of {by_id[rule.id].at}", param=f"{rule.at}.id")
+        by_id[rule.id] = rule
     return rules
 
 
@@ -235,21 +235,21 @@ def _read_rule(value: Any, at: str, free: Iterator[str], inherited: str) -> Rule
 
 def _read_select(value: Any, at: str) -> Select:
     keys = ("name", "regex", "module", "module_type", "layers", "kind", "rows")
-    given = fields.given(value, at, keys)
-    if not given:
+    selectors = fields.given(value, at, keys)
+    if not selectors:
         raise PolicyError(f"selects nothing: give at least one of {', '.join(keys)}", param=at)
-    if set(given) == {"rows"}:
+    if set(selectors) == {"rows"}:
         raise PolicyError("'rows' says which rows, not which tensor: add 'name'", param=at)
     return Select(
-        name=fields.strings(given["name"], f"{at}.name", check_glob) if "name" in given else (),
-        regex=fields.strings(given["regex"], f"{at}.regex", compile_regex) if "regex" in given else (),
-        module=fields.strings(given["module"], f"{at}.module", check_glob) if "module" in given else (),
-        module_type=fields.strings(given["module_type"], f"{at}.module_type", check_glob)
-        if "module_type" in given
+        name=fields.strings(selectors["name"], f"{at}.name", check_glob) if "name" in selectors else (),
+        regex=fields.strings(selectors["regex"], f"{at}.regex", compile_regex) if "regex" in selectors else (),
+        module=fields.strings(selectors["module"], f"{at}.module", check_glob) if "module" in selectors else (),
+        module_type=fields.strings(selectors["module_type"], f"{at}.module_type", check_glob)
+        if "module_type" in selectors
         else (),
-        layers=_read_layers(given["layers"], f"{at}.layers") if "layers" in given else None,
-        kind=fields.choice(given["kind"], f"{at}.kind", KINDS) if "kind" in given else None,
-        rows=_read_rows(given["rows"], f"{at}.rows") if "rows" in given else (),
+        layers=_read_layers(selectors["layers"], f"{at}.layers") if "layers" in selectors else None,
+        kind=fields.choice(selectors["kind"], f"{at}.kind", KINDS) if "kind" in selectors else None,
+        rows=_read_rows(selectors["rows"], f"{at}.rows") if "rows" in selectors else (),
     )
 
 
@@ -260,12 +260,12 @@ def _read_layers(value: Any, at: str) -> Layers:
     path = fields.string(value["path"], f"{at}.path", check_glob)
     if "*" in path:
         raise PolicyError("is one module's own path, without wildcards", param=f"{at}.path")
-    given = set(value) - {"path"}
-    if given not in ({"first"}, {"last"}, {"from"}, {"to"}, {"from", "to"}):
+    bounds = set(value) - {"path"}
+    if bounds not in ({"first"}, {"last"}, {"from"}, {"to"}, {"from", "to"}):
         raise PolicyError("needs 'first', or 'last', or 'from' and 'to' (one of the three)", param=at)
     least = {"first": 1, "last": 1, "from": 0, "to": 1}
-    number = {key: fields.integer(value[key], f"{at}.{key}", least[key]) for key in given}
-    if given == {"from", "to"} and number["from"] >= number["to"]:
+    number = {key: fields.integer(value[key], f"{at}.{key}", least[key]) for key in bounds}
+    if bounds == {"from", "to"} and number["from"] >= number["to"]:
         raise PolicyError(f"from {number['from']} to {number['to']} is empty ('to' is not included)", param=at)
     return Layers(path, number.get("first"), number.get("last"), number.get("from"), number.get("to"))
 

@@ -58,7 +58,7 @@ class SchemaResponse(JSONResponse):
     summary="Read the JSON schema of freeze policies",
     response_class=SchemaResponse,
 )
-def read_schema(who: AsReader) -> SchemaResponse:
+def read_schema(caller: AsReader) -> SchemaResponse:
     """JSON Schema 2020-12, for editors and for checks before a request: keys, types and ranges, with examples.
 
     What needs a model (names, rows, `expect`) is for the preview.
@@ -68,32 +68,32 @@ def read_schema(who: AsReader) -> SchemaResponse:
 
 @router.post("/preview", operation_id="previewFreezePolicy", summary="Preview a freeze policy")
 def preview_policy(
-    wanted: Annotated[PreviewRequest, Body(openapi_examples=load_examples("preview_requests"))],
-    who: AsReader,
+    body: Annotated[PreviewRequest, Body(openapi_examples=load_examples("preview_requests"))],
+    caller: AsReader,
     db: Db,
     settings: Config,
 ) -> PolicyPreview:
     """Resolves the policy as a job would, against the model's tensors. The model must be known by then."""
     with db.read() as session:
-        chosen = choose(session, settings, who.project, model_choice(wanted.model))
-        known = chosen.manifest_for(wanted.task)
-        if known is None and (task := wanted.task or chosen.spec.task):
-            similar = similar_tensors(session, who.project, chosen, task)
-            known = Manifest(similar) if similar else None
-    if known is None:
-        raise _unknown(chosen)
-    found = preview(
-        wanted.freeze_policy.normal(), known.tensors, optimizer=wanted.optimizer, initialised=known.initialised
+        model = choose(session, settings, caller.project, model_choice(body.model))
+        manifest = model.manifest_for(body.task)
+        if manifest is None and (task := body.task or model.spec.task):
+            similar = similar_tensors(session, caller.project, model, task)
+            manifest = Manifest(similar) if similar else None
+    if manifest is None:
+        raise _unknown(model)
+    result = preview(
+        body.freeze_policy.normal(), manifest.tensors, optimizer=body.optimizer, initialised=manifest.initialised
     )
-    start = _start(found.plan, wanted.after)
-    page = [decision.to_json() for decision in found.plan.decisions[start : start + wanted.limit]]
+    start = _start(result.plan, body.after)
+    page = [decision.to_json() for decision in result.plan.decisions[start : start + body.limit]]
     return PolicyPreview(
-        model=chosen.name,
+        model=model.name,
         data=page,
-        has_more=start + wanted.limit < len(found.plan.decisions),
+        has_more=start + body.limit < len(result.plan.decisions),
         first_id=page[0]["name"] if page else None,
         last_id=page[-1]["name"] if page else None,
-        **found.to_json(),
+        **result.to_json(),
     )
 
 
@@ -106,12 +106,12 @@ def _start(plan: FreezePlan, after: str | None) -> int:
     raise InvalidRequest(f"no tensor {after!r} in this plan", param="after", code="invalid_cursor")
 
 
-def _unknown(chosen: ChosenModel) -> InvalidRequest:
-    message = f"the tensors of {chosen.name!r} are not known"
-    if chosen.stored is None and not chosen.spec.adapter:
+def _unknown(model: ChosenModel) -> InvalidRequest:
+    message = f"the tensors of {model.name!r} are not known"
+    if model.stored is None and not model.spec.adapter:
         message += ": register it with POST /v1/models; a worker then reads it, once"
-    elif isinstance(chosen.stored, Mapping):
-        message += f" for the task {chosen.spec.task!r}; they are for {', '.join(filter(None, chosen.stored))}"
+    elif isinstance(model.stored, Mapping):
+        message += f" for the task {model.spec.task!r}; they are for {', '.join(filter(None, model.stored))}"
     else:
         message += ": for another task or with an adapter a model has other tensors"
     return InvalidRequest(message, param="model", code="model_not_described")

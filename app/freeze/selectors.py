@@ -56,44 +56,44 @@ class Index:
 def matching(rule: Rule, index: Index, policy: Policy) -> list[int]:
     """Positions that satisfy every selector of the rule, in order of name."""
     select, at = rule.select, rule.select_at()
-    found: list[set[int]] = []
+    matches: list[set[int]] = []
     for key in ("name", "regex", "module", "module_type"):
         patterns = getattr(select, key)
         if patterns:
-            found.append(_any_of(rule, index, key, patterns))
+            matches.append(_any_of(rule, index, key, patterns))
     if select.layers:
-        found.append(_in_layers(rule, index, select.layers))
+        matches.append(_in_layers(rule, index, select.layers))
     if select.kind:
-        found.append({p for p, owner in enumerate(index.owner) if index.tensors[owner].kind == select.kind})
-    both = set.intersection(*found)
-    if not both:
-        each = ", ".join(f"{len(positions)}" for positions in found)
-        problem = f"no tensor satisfies all of its selectors together (they match {each} by themselves)"
-        if len(found) == 1:
+        matches.append({p for p, owner in enumerate(index.owner) if index.tensors[owner].kind == select.kind})
+    common = set.intersection(*matches)
+    if not common:
+        counts = ", ".join(f"{len(positions)}" for positions in matches)
+        problem = f"no tensor satisfies all of its selectors together (they match {counts} by themselves)"
+        if len(matches) == 1:
             problem = f"the model has no {select.kind}"
         raise PolicyError(f"rule '{rule.id}' matches nothing: {problem}", param=at)
-    kept = sorted(both)
+    selected = sorted(common)
     if policy.buffers == "track" and select.kind != "buffer":
-        kept = [p for p in kept if index.tensors[index.owner[p]].kind == "parameter"]
-    if not kept:
+        selected = [p for p in selected if index.tensors[index.owner[p]].kind == "parameter"]
+    if not selected:
         raise PolicyError(
             f'rule \'{rule.id}\' matches only buffers, and "buffers": "track" leaves buffers alone: '
             'add "kind": "buffer" to select them all the same',
             param=at,
         )
-    return kept
+    return selected
 
 
 def _any_of(rule: Rule, index: Index, key: str, patterns: Sequence[str]) -> set[int]:
     where = rule.select_at(key)
-    found: set[int] = set()
+    matched: set[int] = set()
     for number, pattern in enumerate(patterns):
         positions = _SELECTORS[key](index, pattern)
         if not positions:
             param = where if len(patterns) == 1 else f"{where}[{number}]"
             raise PolicyError(f"rule '{rule.id}' matches nothing: {_no_match(index, key, pattern)}", param=param)
-        found.update(positions)
-    return found
+        matched.update(positions)
+    return matched
 
 
 def _by_name(index: Index, pattern: str) -> Iterable[int]:
@@ -128,13 +128,13 @@ def _by_module(index: Index, pattern: str) -> Iterable[int]:
 def _by_module_type(index: Index, pattern: str) -> Iterable[int]:
     """A plain class name is compared with the last part of a dotted one. A tie's other names share the answer."""
     matches = compile_glob(pattern)
-    whole = "." in pattern
-    known: dict[tuple[str, ...], bool] = {}
+    dotted = "." in pattern
+    matching_types: dict[tuple[str, ...], bool] = {}
     for tensor in index.tensors:
         types = tensor.module_types
-        if types not in known:
-            known[types] = any(matches(name if whole else name.rpartition(".")[2]) for name in types)
-    return [p for p, owner in enumerate(index.owner) if known[index.tensors[owner].module_types]]
+        if types not in matching_types:
+            matching_types[types] = any(matches(name if dotted else name.rpartition(".")[2]) for name in types)
+    return [p for p, owner in enumerate(index.owner) if matching_types[index.tensors[owner].module_types]]
 
 
 _SELECTORS: dict[str, Callable[[Index, str], Iterable[int]]] = {
@@ -151,8 +151,8 @@ def _in_layers(rule: Rule, index: Index, layers: Layers) -> set[int]:
     if not children:
         raise PolicyError(f"rule '{rule.id}' matches nothing: {_no_layers(index, layers.path)}", param=f"{where}.path")
     present = sorted(children)
-    chosen = _chosen_layers(rule, layers, present, where)
-    return {position for number in chosen for position in children[number]}
+    selected = _chosen_layers(rule, layers, present, where)
+    return {position for number in selected for position in children[number]}
 
 
 def _numbered_children(index: Index, path: str) -> dict[int, list[int]]:
@@ -172,23 +172,26 @@ def _numbered_children(index: Index, path: str) -> dict[int, list[int]]:
 
 
 def _chosen_layers(rule: Rule, layers: Layers, present: list[int], where: str) -> list[int]:
-    there = f"{layers.path} has {len(present)} layers, {present[0]} to {present[-1]}"
+    layer_count = f"{layers.path} has {len(present)} layers, {present[0]} to {present[-1]}"
     count = layers.first or layers.last
     if count:
         if count > len(present):
             key = "first" if layers.first else "last"
-            raise PolicyError(f"rule '{rule.id}' asks for the {key} {count} layers; {there}", param=f"{where}.{key}")
+            raise PolicyError(
+                f"rule '{rule.id}' asks for the {key} {count} layers; {layer_count}", param=f"{where}.{key}"
+            )
         return present[:count] if layers.first else present[-count:]
     start = layers.start or 0
     stop = present[-1] + 1 if layers.stop is None else layers.stop
     if stop > present[-1] + 1:
         raise PolicyError(
-            f"rule '{rule.id}' asks for layers up to {stop - 1} ('to' is not included); {there}", param=f"{where}.to"
+            f"rule '{rule.id}' asks for layers up to {stop - 1} ('to' is not included); {layer_count}",
+            param=f"{where}.to",
         )
-    chosen = [number for number in present if start <= number < stop]
-    if not chosen:
-        raise PolicyError(f"rule '{rule.id}' asks for layers {start} to {stop - 1}; {there}", param=where)
-    return chosen
+    selected = [number for number in present if start <= number < stop]
+    if not selected:
+        raise PolicyError(f"rule '{rule.id}' asks for layers {start} to {stop - 1}; {layer_count}", param=where)
+    return selected
 
 
 def listed(words: Sequence[str]) -> str:

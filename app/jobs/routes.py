@@ -196,7 +196,7 @@ async def list_events(
     order: OrderQuery = "desc",
 ) -> Any:
     """Newest first as a list; oldest first as a stream, which ends with `data: [DONE]` once the job has ended."""
-    project, job_id, seen = reader.who.project, reader.fine_tuning_job_id, reader.behind(after)
+    project, job_id, seen = reader.caller.project, reader.fine_tuning_job_id, reader.behind(after)
     if not reader.stream:
         return await run_in_threadpool(_events, db, project, job_id, after=seen, limit=limit, order=order)
     start = await run_in_threadpool(_sequence, db, project, job_id, seen) if seen else 0

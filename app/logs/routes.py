@@ -54,16 +54,16 @@ async def list_logs(
     also after the job has ended. Keys, passwords and the server's own paths are left out. Lines arrive about a second
     after they were printed."""
     _refuse_conflicts(lines, stream=reader.stream, format=format)
-    project, job_id = reader.who.project, reader.fine_tuning_job_id
-    seen = number(reader.behind(lines.after), what="the last line seen")
+    project, job_id = reader.caller.project, reader.fine_tuning_job_id
+    last_seen = number(reader.behind(lines.after), what="the last line seen")
     if reader.stream:
         if lines.tail is not None and reader.last_event_id is None:
-            seen = await run_in_threadpool(_before_tail, db, project, job_id, lines.tail)
-        return await reader.live(LINES, after=seen)
+            last_seen = await run_in_threadpool(_before_tail, db, project, job_id, lines.tail)
+        return await reader.live(LINES, after=last_seen)
 
-    page = await run_in_threadpool(_list, db, project, job_id, lines, seen)
+    page = await run_in_threadpool(_list, db, project, job_id, lines, last_seen)
     plain = format == "text" or request.headers.get("accept", "").startswith("text/plain")
-    return _text(page, seen) if plain else page
+    return _text(page, last_seen) if plain else page
 
 
 def _refuse_conflicts(lines: LogRange, *, stream: bool, format: str) -> None:
@@ -84,13 +84,13 @@ def _before_tail(db: Database, project: str, job_id: str, tail: int) -> int:
         return max(0, find_job(session, project, job_id).log_lines - tail)
 
 
-def _list(db: Database, project: str, job_id: str, lines: LogRange, seen: int) -> LogList:
+def _list(db: Database, project: str, job_id: str, lines: LogRange, last_seen: int) -> LogList:
     with db.read() as session:
         job = find_job(session, project, job_id)
         if lines.tail is not None:
             rows, more = tail(session, job_id, lines.tail, attempt=lines.attempt), False
         else:
-            rows = read(session, job_id, after=seen, attempt=lines.attempt, limit=lines.limit + 1)
+            rows = read(session, job_id, after=last_seen, attempt=lines.attempt, limit=lines.limit + 1)
             rows, more = rows[: lines.limit], len(rows) > lines.limit
         oldest = kept_from(session, job_id)
     return LogList.page([LogLine.of(row) for row in rows], more=more, lines=job.log_lines, kept_from=oldest)

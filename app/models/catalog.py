@@ -61,18 +61,18 @@ class ChosenModel:
 
     def tensors_for(self, task: str) -> list[TensorInfo] | None:
         """The tensors that a job will have. None where unknown, or where the data decides the size of a new head."""
-        known = self.manifest_for(task)
-        return known.tensors if known and not known.open_head else None
+        described = self.manifest_for(task)
+        return described.tensors if described and not described.open_head else None
 
 
-def similar_tensors(session: Session, project: str, chosen: ChosenModel, task: str) -> list[TensorInfo] | None:
+def similar_tensors(session: Session, project: str, model: ChosenModel, task: str) -> list[TensorInfo] | None:
     """A model's tensors for a task, or those of another model of its folder: same names, maybe another head."""
-    if not isinstance(chosen.spec, TransformersSpec) or not chosen.spec.as_registered:
+    if not isinstance(model.spec, TransformersSpec) or not model.spec.as_registered:
         return None
-    if own := chosen.manifest_for(task):
-        return own.tensors
+    if known := model.manifest_for(task):
+        return known.tensors
     spec = Model.spec
-    same = (spec["path"].as_string() == chosen.spec.path, spec["task"].as_string() == task)
+    same = (spec["path"].as_string() == model.spec.path, spec["task"].as_string() == task)
     ready = visible(project).where(*same, Model.status == "ready", Model.manifest.is_not(None))
     for row in session.scalars(ready.order_by(Model.created_at.desc()).limit(10)):
         if not row.model_spec.adapter and row.manifest is not None:
@@ -157,11 +157,11 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
         return _registered(row)
     if any(folder.name == model_id for folder in folders(settings)):
         return ChosenModel(model_id, TransformersSpec(path=model_id))
-    known = [
+    names = [
         *session.scalars(visible(project).with_only_columns(Model.id)),
         *(folder.name for folder in folders(settings)),
     ]
-    hint = _nearest(model_id, known)
+    hint = _nearest(model_id, names)
     if model_id in _OUR_ARCHITECTURES:
         hint = f'; to use this architecture, write {{"type": "torch", "architecture": "{model_id}", "kwargs": {{…}}}}'
     raise ModelError(f"no model is named {model_id!r}{hint}", param="model", code="model_not_found")
@@ -180,46 +180,48 @@ def _registered(row: Model) -> ChosenModel:
     return ChosenModel(row.id, spec, base_id=row.id, stored=stored, described_for=task)
 
 
-def _transformers(session: Session, settings: Settings, project: str, wanted: TransformersSpec) -> ChosenModel:
-    if wanted.of_hub:
-        return _of_hub(session, project, wanted)
-    name = wanted.path
+def _transformers(session: Session, settings: Settings, project: str, requested: TransformersSpec) -> ChosenModel:
+    if requested.of_hub:
+        return _of_hub(session, project, requested)
+    name = requested.path
     row = session.scalar(visible(project).where(Model.id == name, Model.kind == "base"))
     if row is None:
         folder_of(settings, name, param="model.path")
-        return ChosenModel(name, wanted)
-    return _of_base(row, wanted, name=name)
+        return ChosenModel(name, requested)
+    return _of_base(row, requested, name=name)
 
 
-def _of_hub(session: Session, project: str, wanted: TransformersSpec) -> ChosenModel:
+def _of_hub(session: Session, project: str, requested: TransformersSpec) -> ChosenModel:
     """A model of a hub. The API makes no connections; a worker downloads the model."""
-    if not _HUB_ID.fullmatch(wanted.path):
-        message = f"{wanted.path!r} is neither a model folder nor `owner/name` on a hub"
+    if not _HUB_ID.fullmatch(requested.path):
+        message = f"{requested.path!r} is neither a model folder nor `owner/name` on a hub"
         raise ModelError(message, param="model.path", code="model_not_found")
-    spec = replace(wanted, revision=wanted.revision or "main")
+    spec = replace(requested, revision=requested.revision or "main")
     row = session.scalar(visible(project).where(Model.id == f"{spec.path}@{spec.revision}", Model.kind == "base"))
     if row is None:
         return ChosenModel(spec.path, spec)
     return _of_base(row, spec, name=row.id)
 
 
-def _of_base(row: Model, wanted: TransformersSpec, *, name: str) -> ChosenModel:
+def _of_base(row: Model, requested: TransformersSpec, *, name: str) -> ChosenModel:
     """A registered base as a spec wants it. Its manifest holds only without an adapter and new tokens."""
-    known = _registered(row)
-    spec = wanted.over(known.spec) if isinstance(known.spec, TransformersSpec) else wanted
-    stored = known.stored if wanted.as_registered else None
-    return ChosenModel(name, spec, base_id=row.id, stored=stored, described_for=known.described_for)
+    registered = _registered(row)
+    spec = requested.over(registered.spec) if isinstance(registered.spec, TransformersSpec) else requested
+    stored = registered.stored if requested.as_registered else None
+    return ChosenModel(name, spec, base_id=row.id, stored=stored, described_for=registered.described_for)
 
 
-def _torch(settings: Settings, wanted: TorchSpec) -> ChosenModel:
-    name, kwargs = wanted.architecture, wanted.kwargs or {}
-    known = sorted({*_OUR_ARCHITECTURES, *(each.name for each in entry_points(group="permafrost.architectures"))})
+def _torch(settings: Settings, requested: TorchSpec) -> ChosenModel:
+    name, kwargs = requested.architecture, requested.kwargs or {}
+    architectures = sorted(
+        {*_OUR_ARCHITECTURES, *(each.name for each in entry_points(group="permafrost.architectures"))}
+    )
     if (
-        name not in known and settings.embedded
+        name not in architectures and settings.embedded
     ):  # in a deployment, workers may have architectures that this process lacks
-        message = f"no architecture is named {name!r}{_nearest(name, known)}"
+        message = f"no architecture is named {name!r}{_nearest(name, architectures)}"
         raise ModelError(message, param="model.architecture", code="unknown_architecture")
-    return ChosenModel(name, wanted, stored=_affine(kwargs) if name == "affine" else None)
+    return ChosenModel(name, requested, stored=_affine(kwargs) if name == "affine" else None)
 
 
 def _affine(kwargs: Mapping[str, Any]) -> list[JsonDict]:
@@ -242,9 +244,9 @@ def _affine(kwargs: Mapping[str, Any]) -> list[JsonDict]:
     ]
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
-    listed = sorted(set(known), key=lambda name: (name.startswith("ft:"), name))  # bases before results
+    listed = sorted(set(names), key=lambda name: (name.startswith("ft:"), name))  # bases before results
     return f"; available: {', '.join(listed[:20])}" if listed else "; no model is available yet"

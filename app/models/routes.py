@@ -41,10 +41,10 @@ ModelId = Annotated[str, Path(description="Id of a model.", examples=["minilm"])
 
 
 @router.get("", operation_id="listModels", summary="List models")
-def list_models(who: AsReader, db: Db, settings: Config) -> ModelList:
+def list_models(caller: AsReader, db: Db, settings: Config) -> ModelList:
     """The project's models and the base models; also folders on the server that no job has used yet (`available`)."""
     with db.read() as session:
-        listed = visible(who.project).where(Model.status != "dropped")
+        listed = visible(caller.project).where(Model.status != "dropped")
         rows = session.scalars(listed.order_by(Model.created_at.desc(), Model.id)).all()
     known = {row.id for row in rows}
     unused = [ModelObject.of_folder(folder) for folder in folders(settings) if folder.name not in known]
@@ -53,12 +53,12 @@ def list_models(who: AsReader, db: Db, settings: Config) -> ModelList:
 
 @router.post("", operation_id="registerModel", summary="Register a base model", responses=CONFLICT)
 def register_model(
-    wanted: Annotated[ModelRegister, Body()], who: AsAdmin, db: Db, settings: Config, notifier: NotifierDep
+    base: Annotated[ModelRegister, Body()], caller: AsAdmin, db: Db, settings: Config, notifier: NotifierDep
 ) -> ModelObject:
     """A worker then reads the folder and stores its files. Registering the same folder again changes nothing."""
-    folder = folder_of(settings, wanted.path, param="path")
-    spec = TransformersSpec.from_json({"path": wanted.path, "task": wanted.task or task_of(folder)})
-    row, new = _register(db, wanted.id or wanted.path, spec)
+    folder = folder_of(settings, base.path, param="path")
+    spec = TransformersSpec.from_json({"path": base.path, "task": base.task or task_of(folder)})
+    row, new = _register(db, base.id or base.path, spec)
     if new:
         notifier.wake_model(row.id)
     return ModelObject.of(row)
@@ -71,7 +71,7 @@ def register_model(
     response_class=StreamingResponse,
     responses={200: {"model": ModelComparison}, **CONFLICT, **GONE},
 )
-def compare_models(wanted: Annotated[ModelCompare, Body()], who: AsReader, db: Db, storage: Blobs) -> Response:
+def compare_models(body: Annotated[ModelCompare, Body()], caller: AsReader, db: Db, storage: Blobs) -> Response:
     """What changed, tensor by tensor; with `freeze_policy`, whether the tensors that it freezes are bit-identical.
 
     To compare folders, use `permafrost diff`. The answer is streamed: if it ends early, it is not valid JSON.
@@ -80,12 +80,12 @@ def compare_models(wanted: Annotated[ModelCompare, Body()], who: AsReader, db: D
 
     with db.read() as session:
         base, result = (
-            find_model(session, who.project, name, param=param)
-            for param, name in (("base", wanted.base), ("result", wanted.result))
+            find_model(session, caller.project, name, param=param)
+            for param, name in (("base", body.base), ("result", body.result))
         )
-        policy = wanted.freeze_policy.normal() if wanted.freeze_policy is not None else None
+        policy = body.freeze_policy.normal() if body.freeze_policy is not None else None
         comparison = prepare(storage, base, result, policy)
-    answer = comparison.to_json_lines(statistics=wanted.statistics, everything=wanted.unchanged)
+    answer = comparison.to_json_lines(statistics=body.statistics, everything=body.unchanged)
     return StreamingResponse(answer, media_type="application/json")
 
 
@@ -93,22 +93,22 @@ def compare_models(wanted: Annotated[ModelCompare, Body()], who: AsReader, db: D
 @router.get("/{model:path}/tensors", operation_id="listModelTensors", summary="List a model's tensors", responses=GONE)
 def list_tensors(
     model: ModelId,
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
 ) -> TensorList:
     """Name, dtype, shape and SHA-256 of the bytes of every tensor, in UTF-8 order of names."""
     with db.read() as session:
-        tensors = find_model(session, who.project, model).tensors
-    ordered = sorted(tensors, key=lambda each: each["name"].encode())
+        tensors = find_model(session, caller.project, model).tensors
+    ordered = sorted(tensors, key=lambda tensor: tensor["name"].encode())
     start = 0
     if after is not None:
-        names = [each["name"] for each in ordered]
+        names = [tensor["name"] for tensor in ordered]
         if after not in names:
             raise InvalidRequest(f"no tensor {after!r} in this model", param="after", code="invalid_cursor")
         start = names.index(after) + 1
-    data = [TensorObject.of(each) for each in ordered[start : start + limit]]
+    data = [TensorObject.of(tensor) for tensor in ordered[start : start + limit]]
     return TensorList.page(data, more=start + limit < len(ordered))
 
 
@@ -123,13 +123,13 @@ def download_model_file(
     model: ModelId,
     name: Annotated[str, Path(examples=["model.safetensors"])],
     request: Request,
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     storage: Blobs,
 ) -> Response:
     """`model.safetensors` is composed while it is sent: frozen tensors from the base, others from the result."""
     with db.read() as session:
-        row = find_model(session, who.project, model)
+        row = find_model(session, caller.project, model)
         files = {each["name"]: each for each in row.files}
         if name not in files:
             listed = ", ".join(files) or "not stored yet"
@@ -141,11 +141,11 @@ def download_model_file(
 
 
 @router.get("/{model:model_id}", operation_id="retrieveModel", summary="Read a model", responses=GONE)
-def retrieve_model(model: ModelId, who: AsReader, db: Db, settings: Config) -> ModelObject:
+def retrieve_model(model: ModelId, caller: AsReader, db: Db, settings: Config) -> ModelObject:
     """A base model, or the result of a job, with its job and its base model."""
     with db.read() as session:
         try:
-            return ModelObject.of(find_model(session, who.project, model))
+            return ModelObject.of(find_model(session, caller.project, model))
         except NotFound:
             folder = next((each for each in folders(settings) if each.name == model), None)
             if folder is None:
@@ -156,11 +156,11 @@ def retrieve_model(model: ModelId, who: AsReader, db: Db, settings: Config) -> M
 @router.delete(
     "/{model:model_id}", operation_id="deleteModel", summary="Delete a model", responses={**CONFLICT, **GONE}
 )
-def delete_model(model: ModelId, who: AsWriter, db: Db, storage: Blobs) -> ModelDeleted:
+def delete_model(model: ModelId, caller: AsWriter, db: Db, storage: Blobs) -> ModelDeleted:
     """Refused while other models or jobs use it; `errors` in the answer lists those."""
     with db.write() as session:
-        row = find_model(session, who.project, model, lock="remove")
-        if row.project is None and who.role != "admin":
+        row = find_model(session, caller.project, model, lock="remove")
+        if row.project is None and caller.role != "admin":
             raise Forbidden(f"{model} is a base model, shared by all projects; deleting it needs the role admin")
         if used_by := list(users(session, row)):
             message = f"{model} is used by {', '.join(used_by[:20])}"

@@ -18,22 +18,22 @@ def refuse_ignored_options(optimizer: OptimizerSpec | None, *, enforce: bool) ->
     if optimizer is None:
         return
 
-    known, given = OPTIONS[optimizer.name], optimizer.options()
-    for key in given:
-        if key not in known:
-            message = f"{optimizer.name} has no option {key!r}; it has {', '.join(sorted(known))}"
+    option_names, common = OPTIONS[optimizer.name], optimizer.options()
+    for key in common:
+        if key not in option_names:
+            message = f"{optimizer.name} has no option {key!r}; it has {', '.join(sorted(option_names))}"
             raise InvalidRequest(message, param=f"{_PARAM}.{key}", code="unknown_option")
-    _refuse_wrong_eps(optimizer.name, given, param=_PARAM)
-    _refuse_idle_nesterov(optimizer.name, given, param=_PARAM)
+    _refuse_wrong_eps(optimizer.name, common, param=_PARAM)
+    _refuse_idle_nesterov(optimizer.name, common, param=_PARAM)
 
     for number, group in enumerate(optimizer.groups or ()):
         param, options = f"{_PARAM}.groups[{number}].options", group.options or {}
         for key in options if enforce else ():
-            if key not in known | {"lr"}:
-                message = _why_ignored(key, optimizer.name, known | {"lr"})
+            if key not in option_names | {"lr"}:
+                message = _why_ignored(key, optimizer.name, option_names | {"lr"})
                 raise InvalidRequest(message, param=f"{param}.{key}", code="ignored_option")
         _refuse_wrong_values(optimizer.name, options, param=param)
-        _refuse_idle_nesterov(optimizer.name, {**given, **options}, param=param)
+        _refuse_idle_nesterov(optimizer.name, {**common, **options}, param=param)
 
 
 def _refuse_wrong_values(name: str, options: Mapping[str, Any], *, param: str) -> None:
@@ -45,12 +45,12 @@ def _refuse_wrong_values(name: str, options: Mapping[str, Any], *, param: str) -
     if isinstance(rate, bool) or not isinstance(rate, int | float) or rate < 0:
         raise InvalidRequest(f"must be a number of at least 0, not {rate!r}", param=f"{param}.lr", code="invalid_value")
 
-    known = {key: value for key, value in options.items() if key in OPTIONS[name]}
+    own_options = {key: value for key, value in options.items() if key in OPTIONS[name]}
     try:
-        OptimizerSpec.from_json({"name": name, **known}, param=param)
+        OptimizerSpec.from_json({"name": name, **own_options}, param=param)
     except InvalidRequest as error:
         raise InvalidRequest(error.message, param=error.param, code="invalid_value") from None
-    _refuse_wrong_eps(name, known, param=param)
+    _refuse_wrong_eps(name, own_options, param=param)
 
 
 def _refuse_idle_nesterov(name: str, options: Mapping[str, Any], *, param: str) -> None:
@@ -68,13 +68,13 @@ def _refuse_wrong_eps(name: str, options: Mapping[str, Any], *, param: str) -> N
         raise InvalidRequest(message, param=f"{param}.eps", code="invalid_value")
 
 
-def _why_ignored(key: str, name: str, known: frozenset[str]) -> str:
+def _why_ignored(key: str, name: str, option_names: frozenset[str]) -> str:
     if key == "requires_grad":
         return (
             f"{name} accepts 'requires_grad' in a parameter group and ignores it: the weight would train on. "
             'Freeze it with freeze_policy, for example {"freeze": ["weight"], "mechanism": "param_group"}; '
             "to watch the mistake happen, set freeze_policy.enforce to false"
         )
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(sorted(known))}"
+    near = difflib.get_close_matches(key, option_names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(sorted(option_names))}"
     return f"{name} accepts {key!r} in a parameter group and ignores it; {hint}"

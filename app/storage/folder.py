@@ -72,12 +72,12 @@ class FolderStore:
             with suppress(FileNotFoundError):
                 target.rename(aside)  # a process that dies here leaves it where the doctor finds it
                 # Where locks do not work, a publisher may have found the file just before it was renamed.
-                wanted = self._marked(again) > since
-                if wanted:
+                marked_again = self._marked(again) > since
+                if marked_again:
                     with suppress(FileExistsError):  # published again by now
                         os.link(aside, target)
                 aside.unlink()
-                if wanted:
+                if marked_again:
                     return False
             self.remove(again)
         return True

@@ -33,13 +33,13 @@ def create(
     session: Session, vault: Vault, project: str, request: EndpointCreate, *, retried: bool
 ) -> tuple[Endpoint, str]:
     """The new endpoint and its secret, or those that an earlier try of the same request created."""
-    mine = select(Endpoint).where(Endpoint.project == project)
+    own_endpoints = select(Endpoint).where(Endpoint.project == project)
     at = now(session)
     if retried:
-        for row in session.scalars(mine.where(Endpoint.created_at > at - _RETRY_WINDOW)):
+        for row in session.scalars(own_endpoints.where(Endpoint.created_at > at - _RETRY_WINDOW)):
             if (row.name, row.url, row.event_types) == (request.name, request.url, list(request.event_types)):
                 return row, _written(vault, row)
-    if (session.scalar(select(func.count()).select_from(mine.subquery())) or 0) >= MAX_ENDPOINTS:
+    if (session.scalar(select(func.count()).select_from(own_endpoints.subquery())) or 0) >= MAX_ENDPOINTS:
         raise InvalidRequest(f"a project may have {MAX_ENDPOINTS} webhook endpoints at most", code="too_many_endpoints")
     row = Endpoint(id=new_id("we"), project=project, created_at=at, updated_at=at, name=request.name, url=request.url)
     row.event_types = list(request.event_types)

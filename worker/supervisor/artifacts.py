@@ -66,26 +66,26 @@ class Artifacts:
 
     def result_readings(self) -> dict[str, TensorReading]:
         """The result's tensors under the result's names; `_slices` has made sure that each is there."""
-        written = {each.name: each for each in self.changed.tensors}
-        found = {
+        written = {reading.name: reading for reading in self.changed.tensors}
+        readings = {
             name: written[name] if source == "changed" else self.base[str(base_name)]
             for name, source, base_name in self.result.tensors
         }
-        return {name: replace(each, name=name) for name, each in found.items()}
+        return {name: replace(reading, name=name) for name, reading in readings.items()}
 
 
 def read_artifacts(workspace: Workspace, base: Model, storage: Storage) -> Artifacts:
     """Read an attempt's folder, and store the files that a model is made of."""
     observed = read_json(workspace.observations)
-    seen = read_observations(observed)
+    tensors = read_observations(observed)
     result = _read_result(workspace.result)
-    base_rows, result_rows = rows_needed(seen)
+    base_rows, result_rows = rows_needed(tensors)
     base_tensors = _read_base(workspace, base, base_rows)
     changed, blob = _store_weights(workspace.changed, result_rows, storage)
     layout = compose(_slices(result, base, changed, blob), result.metadata)
     weights = FileRef(WEIGHT_FILES[result.kind], layout.size, layout.sha256(storage.open))
     others = publish_files(workspace.files, storage)
-    return Artifacts(observed, seen, result, base_tensors, changed, blob, layout, weights, others)
+    return Artifacts(observed, tensors, result, base_tensors, changed, blob, layout, weights, others)
 
 
 def read_json(path: Path) -> Any:
@@ -146,13 +146,15 @@ def _read_base(workspace: Workspace, base: Model, rows: Mapping[str, Any]) -> di
 
 def _slices(result: Result, base: Model, changed: FileReading, blob: Blob) -> list[Slice]:
     """Where the bytes of each result tensor are: in the file that the trainer wrote, or in the base's blobs."""
-    written = {each.name: each for each in changed.tensors}
-    stored = {each["name"]: each for each in base.tensors}
+    written = {tensor.name: tensor for tensor in changed.tensors}
+    stored = {tensor["name"]: tensor for tensor in base.tensors}
     slices = []
     for name, source, base_name in result.tensors:
         if source == "changed" and name in written:
-            each = written[name]
-            slices.append(Slice(name, each.dtype, each.shape, blob.key, each.offset, each.nbytes, each.sha256))
+            tensor = written[name]
+            slices.append(
+                Slice(name, tensor.dtype, tensor.shape, blob.key, tensor.offset, tensor.nbytes, tensor.sha256)
+            )
         elif source == "base" and base_name in stored:
             row = stored[base_name]
             shape = tuple(row["shape"])

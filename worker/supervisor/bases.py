@@ -55,7 +55,7 @@ def _ingest(folder: Path, storage: Storage) -> StoredFolder:
         raise ModelError(f"{folder.name}: no .safetensors file; other formats of weights are not read", param="model")
     readings = {path.name: _read(path) for path in weights}
     try:
-        whole = root(tensor for reading in readings.values() for tensor in reading.tensors)
+        digest = root(tensor for reading in readings.values() for tensor in reading.tensors)
     except ValueError as error:
         raise ModelError(f"{folder.name}: {error}", param="model") from error
     files: list[JsonDict] = []
@@ -67,7 +67,7 @@ def _ingest(folder: Path, storage: Storage) -> StoredFolder:
             raise FileChanged(f"{path.name} changed while it was read")
         files.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
         tensors += tensor_rows(reading, blob.key) if reading is not None else []
-    return StoredFolder(files, tensors, whole)
+    return StoredFolder(files, tensors, digest)
 
 
 def _read(path: Path) -> FileReading:
@@ -96,16 +96,16 @@ def publish(db: Database, stored: StoredFolder, model: Model) -> Model:
     """Store the row with these files, unless another worker was first with the same id: then that row is returned."""
     model.files, model.tensors, model.root = stored.files, stored.tensors, stored.root
     with db.write() as session:
-        there = session.scalar(select(Model).where(Model.id == model.id).with_for_update())
-        if there is None:
+        registered = session.scalar(select(Model).where(Model.id == model.id).with_for_update())
+        if registered is None:
             model.created_at = now(session)
             session.add(model)
             return model
-        if there.status == "pending":
-            there.files, there.tensors, there.root = stored.files, stored.tensors, stored.root
-            there.manifest, there.status, there.error = model.manifest, model.status, model.error
+        if registered.status == "pending":
+            registered.files, registered.tensors, registered.root = stored.files, stored.tensors, stored.root
+            registered.manifest, registered.status, registered.error = model.manifest, model.status, model.error
         # Deferred columns are read while there is a session to read them with.
-        return loaded(there)
+        return loaded(registered)
 
 
 def refuse_links(folder: Path) -> None:

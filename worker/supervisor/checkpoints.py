@@ -181,33 +181,33 @@ class CheckpointRecipe:
         moved = _store(self.storage, folder / WEIGHTS)
         stored.add(moved.blob)
         pieces = _store(self.storage, folder / STORED) if (folder / STORED).is_file() else None
-        own = {file.blob for file in (moved, pieces) if file is not None}
-        stored |= own
+        own_blobs = {file.blob for file in (moved, pieces) if file is not None}
+        stored |= own_blobs
         if self.files is None:
             self.files = publish_files(self.workspace.recipe_files, self.storage)
 
-        layout = compose([self._slice(each, moved, pieces, base) for each in self.tensors], {"format": "pt"})
+        layout = compose([self._slice(tensor, moved, pieces, base) for tensor in self.tensors], {"format": "pt"})
         weights = FileRef(self.weights, layout.size, layout.sha256(self.storage.open))
         model = composed_model(job, base, layout, weights, self.files, self.manifest)
         model.id, model.kind = f"{model.id}:ckpt-step-{step}", "checkpoint"
-        model.tensors = [each | ({"own": True} if each["blob"] in own else {}) for each in model.tensors]
+        model.tensors = [tensor | ({"own": True} if tensor["blob"] in own_blobs else {}) for tensor in model.tensors]
         model.root = root(layout.slices)
         model.stored_bytes = sum(file.size for file in (moved, pieces) if file is not None)
         return model
 
-    def _slice(self, each: Mapping[str, Any], moved: TensorBlob, pieces: TensorBlob | None, base: Model) -> Slice:
-        name, live, part, base_name = each["name"], each["live"], each["part"], each["base_name"]
-        found = (pieces.slice(name, name) if pieces else None) if part else moved.slice(live, name)
+    def _slice(self, tensor: Mapping[str, Any], moved: TensorBlob, pieces: TensorBlob | None, base: Model) -> Slice:
+        name, live, part, base_name = tensor["name"], tensor["live"], tensor["part"], tensor["base_name"]
+        piece = (pieces.slice(name, name) if pieces else None) if part else moved.slice(live, name)
         stored = next((one for one in base.tensors if one["name"] == base_name), None)
-        if found is None and stored is not None:
+        if piece is None and stored is not None:
             shape = tuple(stored["shape"])
             nbytes, sha256 = stored["nbytes"], stored["sha256"]
-            found = Slice(name, stored["dtype"], shape, stored["blob"], stored["offset"], nbytes, sha256)
-        if found is None:
-            found = self._initial_slice(name)
-        if found is None:
+            piece = Slice(name, stored["dtype"], shape, stored["blob"], stored["offset"], nbytes, sha256)
+        if piece is None:
+            piece = self._initial_slice(name)
+        if piece is None:
             raise ResultError(f"tensor {name!r} is in neither the checkpoint nor the base")
-        return found
+        return piece
 
     def _initial_slice(self, name: str) -> Slice | None:
         """A tensor that is neither trained nor in the base, such as a new head that is frozen."""

@@ -124,13 +124,13 @@ def _curves_file(job: Job, published: Mapping[str, Any]) -> File:
     return file
 
 
-def _policy(job: Job, seen: Sequence[ObservedTensor], *, merged: Sequence[str]) -> Policy:
+def _policy(job: Job, observed: Sequence[ObservedTensor], *, merged: Sequence[str]) -> Policy:
     """The job's policy; for adapters with the rules that follow from the adapter, and from merging it."""
     policy, adapter = job.policy, job.spec.adapter
     if not adapter:
         return policy
-    parameters = [each for each in seen if each.info.kind == "parameter" and not each.base]
-    new = [each.info.name for each in parameters if not is_of_adapter(each.info.name)]
+    parameters = [tensor for tensor in observed if tensor.info.kind == "parameter" and not tensor.base]
+    new = [tensor.info.name for tensor in parameters if not is_of_adapter(tensor.info.name)]
     return merged_policy(policy, merged, new) if adapter.merge else implied_policy(policy, new)
 
 
@@ -138,7 +138,7 @@ def violated(job: Job, reports: ReportReader) -> Evidence | None:
     """Evidence of an attempt that the witness stopped: the violations, without a statement about a result."""
     if not reports.violations:
         return None
-    names = ", ".join(str(each.get("name")) for each in reports.violations)
+    names = ", ".join(str(violation.get("name")) for violation in reports.violations)
     return Evidence(
         job_id=job.id,
         attempt=job.attempt,
@@ -146,7 +146,7 @@ def violated(job: Job, reports: ReportReader) -> Evidence | None:
         reason=f"training was stopped: frozen tensors changed ({names})",
         frozen_tensors=0,
         frozen_bytes=0,
-        violations=[dict(each) for each in reports.violations],
+        violations=[dict(violation) for violation in reports.violations],
         checks={},
     )
 

@@ -56,17 +56,19 @@ def checkpoint_statistics(
     rows: Iterable[Row], workspace: Workspace, *, base: Model, readings: Mapping[str, TensorReading], last: int
 ) -> History:
     """By live name, for base tensors that had moved at the checkpoints on disk before step `last`, oldest first."""
-    whole = {row.name: row.base.name for row in rows if row.base and row.result and row.changed and row.part is None}
+    base_names = {
+        row.name: row.base.name for row in rows if row.base and row.result and row.changed and row.part is None
+    }
     history: History = {}
     with ExitStack() as stack:
-        before = _base_tensors(stack, workspace, base, {name: readings[name] for name in whole.values()})
+        before = _base_tensors(stack, workspace, base, {name: readings[name] for name in base_names.values()})
         for step, path in _checkpoints(workspace.checkpoints):
             if step >= last:
                 continue
             with suppress(OSError, DiffError), open_model(path) as tensors:
-                for name in sorted(whole.keys() & tensors.keys()):
+                for name in sorted(base_names.keys() & tensors.keys()):
                     now = tensors[name]
-                    change = _compare(before[whole[name]], now.source, now, ranks=False)
+                    change = _compare(before[base_names[name]], now.source, now, ranks=False)
                     if change is not None:
                         history.setdefault(name, []).append({"step": step, **change})
     return history

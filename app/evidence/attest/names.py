@@ -14,7 +14,7 @@ from app.freeze.plan import FreezePlan
 
 def unfollowed(
     plan: FreezePlan,
-    seen: Sequence[ObservedTensor],
+    observed: Sequence[ObservedTensor],
     *,
     base: Mapping[str, TensorReading],
     result: Mapping[str, TensorReading],
@@ -24,7 +24,7 @@ def unfollowed(
 
     `result` are the tensors as they would be saved, and `kind` is "full" or "adapter".
     """
-    rows = tuple(sorted(rows_of(plan, seen, base, result), key=row_order))
+    rows = tuple(sorted(rows_of(plan, observed, base, result), key=row_order))
     predicate = Predicate(
         job_id="",
         attempt=1,

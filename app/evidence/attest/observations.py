@@ -48,11 +48,11 @@ def read_observations(document: Any) -> list[ObservedTensor]:
         raise ObservationsError(f"observations.json cannot be read: {type(error).__name__} {error}") from error
 
 
-def rows_needed(seen: Sequence[ObservedTensor]) -> tuple[RowRanges, RowRanges]:
+def rows_needed(observed: Sequence[ObservedTensor]) -> tuple[RowRanges, RowRanges]:
     """Row ranges whose digests the verdict needs: by name in the base file, and by name in the result file."""
     base: RowRanges = {}
     result: RowRanges = {}
-    for tensor in seen:
+    for tensor in observed:
         if any(piece.rows for piece in (*tensor.base, *tensor.result)):
             continue  # each piece is a stored tensor of its own, with a digest of its own
         for rows, _, _ in tensor.slices:
@@ -71,13 +71,13 @@ def _seen(tensor: Mapping[str, Any]) -> ObservedTensor:
         base=_pieces(tensor.get("base")),
         result=_pieces(tensor.get("result")),
         slices=tuple(
-            (_pair(each["rows"]), _digest(each.get("loaded")), _digest(each.get("trained")))
-            for each in tensor.get("slices") or ()
+            (_pair(entry["rows"]), _digest(entry.get("loaded")), _digest(entry.get("trained")))
+            for entry in tensor.get("slices") or ()
         ),
         intervals=tuple(
-            FrozenInterval(int(each["from_step"]), each["to_step"], str(each["before"]), str(each["after"]))
-            for each in tensor.get("intervals") or ()
-            if each.get("before") and each.get("after")
+            FrozenInterval(int(entry["from_step"]), entry["to_step"], str(entry["before"]), str(entry["after"]))
+            for entry in tensor.get("intervals") or ()
+            if entry.get("before") and entry.get("after")
         ),
         first_changed_step=tensor.get("first_changed_step"),
         base_rows=int(tensor["base_rows"]) if tensor.get("base_rows") is not None else None,

@@ -13,21 +13,20 @@ from app.jsontypes import JsonDict
 
 def rows_of(
     plan: FreezePlan,
-    seen: Sequence[ObservedTensor],
+    observed: Sequence[ObservedTensor],
     base: Mapping[str, TensorReading],
     result: Mapping[str, TensorReading],
 ) -> Iterator[Row]:
-    made: list[Row] = []
-    for observed in seen:
-        tensor = _own_name_first(observed)
+    rows: list[Row] = []
+    for tensor in map(_own_name_first, observed):
         decision = plan.decision(tensor.info.name)
         if any(piece.rows for piece in (*tensor.base, *tensor.result)):
-            made += _part_rows(decision, tensor, base, result)
+            rows += _part_rows(decision, tensor, base, result)
         else:
-            made.append(_row(decision, tensor, base, result))
-            made += _copies(made[-1], decision, tensor, base, result)
-    yield from made
-    used = {row.base.name for row in made if row.base}
+            rows.append(_row(decision, tensor, base, result))
+            rows += _copies(rows[-1], decision, tensor, base, result)
+    yield from rows
+    used = {row.base.name for row in rows if row.base}
     for name in sorted(set(base) - used):
         yield Row(name=name, role="dropped", base=_reading(base[name]), changed=False)
 
@@ -37,12 +36,12 @@ def _own_name_first(tensor: ObservedTensor) -> ObservedTensor:
 
     The files' order says nothing: `lm_head.weight` sorts before the `model.embed_tokens.weight` that owns it.
     """
-    own = [at for at, piece in enumerate(tensor.result) if _is_stored_as(tensor.info.name, piece.name)]
-    if not own or any(piece.rows for piece in tensor.result):
+    own_pieces = [at for at, piece in enumerate(tensor.result) if _is_stored_as(tensor.info.name, piece.name)]
+    if not own_pieces or any(piece.rows for piece in tensor.result):
         return tensor
 
     def first(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
-        return (pieces[own[0]], *pieces[: own[0]], *pieces[own[0] + 1 :])
+        return (pieces[own_pieces[0]], *pieces[: own_pieces[0]], *pieces[own_pieces[0] + 1 :])
 
     paired = len(tensor.base) == len(tensor.result)
     return replace(tensor, result=first(tensor.result), base=first(tensor.base) if paired else tensor.base)
@@ -110,13 +109,13 @@ def _part_rows(
     decision: Decision, tensor: ObservedTensor, base: Mapping[str, TensorReading], result: Mapping[str, TensorReading]
 ) -> Iterator[Row]:
     """One row for each stored tensor that holds part of a live tensor."""
-    seen = {rows: (loaded, trained) for rows, loaded, trained in tensor.slices}
+    readings = {rows: (loaded, trained) for rows, loaded, trained in tensor.slices}
     everything = (0, math.prod(tensor.info.shape[:-1] or tensor.info.shape))
     stored = {piece.rows or everything for piece in (*tensor.base, *tensor.result)}
     for rows in sorted(stored):
         before = _first([piece for piece in tensor.base if piece.rows == rows], base)
         after = _first([piece for piece in tensor.result if piece.rows == rows], result)
-        loaded, trained = seen.get(rows, (None, None))
+        loaded, trained = readings.get(rows, (None, None))
         yield Row(
             **_identity(decision, tensor),
             role=_role(decision, has_base=before is not None),
@@ -160,9 +159,9 @@ def _slices(
 ) -> tuple[RowSlice, ...]:
     """Slices of a row. Rows that the base does not have get the trainer's initial reading in place of the base's."""
     ranges = [(rows, "freeze") for rows in decision.frozen_rows] + [(rows, "train") for rows in decision.trainable_rows]
-    known = tensor.base_rows
+    base_rows = tensor.base_rows
     if decision.action != "split":
-        ranges = [((0, known), "train"), ((known, tensor.info.shape[0]), "train")] if known else []
+        ranges = [((0, base_rows), "train"), ((base_rows, tensor.info.shape[0]), "train")] if base_rows else []
     loaded = {rows: digest for rows, digest, _ in tensor.slices}
     return tuple(
         RowSlice(
@@ -170,7 +169,7 @@ def _slices(
             action,
             _rows_of(before, rows),
             _rows_of(after, rows),
-            initial=loaded.get(rows) if known is not None and rows[1] > known else None,
+            initial=loaded.get(rows) if base_rows is not None and rows[1] > base_rows else None,
         )
         for rows, action in sorted(ranges)
     )

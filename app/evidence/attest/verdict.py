@@ -43,7 +43,7 @@ class JobVerdict:
 
 def judge(
     policy: Policy,
-    seen: Sequence[ObservedTensor],
+    observed: Sequence[ObservedTensor],
     *,
     base: Mapping[str, TensorReading],
     result: Mapping[str, TensorReading],
@@ -52,16 +52,16 @@ def judge(
 ) -> JobVerdict:
     """The verdict on a job. `reported` are the witness's violations; `kind` is "full" or "adapter"."""
     try:
-        plan = resolve(policy, [tensor.info for tensor in seen])
+        plan = resolve(policy, [tensor.info for tensor in observed])
     except (PolicyError, ValueError) as error:
         return JobVerdict(
             (), "incomplete", f"the policy does not fit the tensors that the trainer observed: {error}", (), {}
         )
-    rows = tuple(sorted(rows_of(plan, seen, base, result), key=row_order))
+    rows = tuple(sorted(rows_of(plan, observed, base, result), key=row_order))
     problems = [*_problems(rows, kind=kind), *_strays(rows, result)]
-    violations = _violations(problems, reported, seen)
+    violations = _violations(problems, reported, observed)
     verdict, reason = _verdict(rows, problems, violations)
-    return JobVerdict(rows, verdict, reason, violations, {each.info.name: each.first_changed_step for each in seen})
+    return JobVerdict(rows, verdict, reason, violations, {each.info.name: each.first_changed_step for each in observed})
 
 
 def challenged(judged: JobVerdict, objections: Iterable[str]) -> JobVerdict:
@@ -134,18 +134,22 @@ def _strays(rows: Sequence[Row], result: Mapping[str, TensorReading]) -> Iterato
 
 
 def _violations(
-    problems: Iterable[TensorProblem], reported: Iterable[Mapping[str, Any]], seen: Iterable[ObservedTensor]
+    problems: Iterable[TensorProblem], reported: Iterable[Mapping[str, Any]], observed: Iterable[ObservedTensor]
 ) -> tuple[JsonDict, ...]:
     """The witness's violations and those that only the files show, one entry per tensor."""
-    first = {name: each.first_changed_step for each in seen for name in (each.info.name, *each.info.aliases)}
-    found: dict[str, JsonDict] = {}
-    for each in reported:
-        entry = {field: each.get(field) for field in ("name", "last_good_step", "first_bad_step", "operation")}
-        if each.get("explanation"):  # why no operation is named
-            entry["explanation"] = each["explanation"]
-        if each.get("rank") is not None:  # whose copy or shard it was
-            entry["rank"] = each["rank"]
-        found.setdefault(str(each.get("name")), entry)
+    first = {
+        name: violation.first_changed_step
+        for violation in observed
+        for name in (violation.info.name, *violation.info.aliases)
+    }
+    violations: dict[str, JsonDict] = {}
+    for violation in reported:
+        entry = {field: violation.get(field) for field in ("name", "last_good_step", "first_bad_step", "operation")}
+        if violation.get("explanation"):  # why no operation is named
+            entry["explanation"] = violation["explanation"]
+        if violation.get("rank") is not None:  # whose copy or shard it was
+            entry["rank"] = violation["rank"]
+        violations.setdefault(str(violation.get("name")), entry)
     for problem in problems:
         if problem.verdict != "violated":
             continue
@@ -156,9 +160,9 @@ def _violations(
             "first_bad_step": step,
             "operation": None,
         }
-        found.setdefault(problem.name, entry)
-        found[problem.name]["reason"] = problem.message
-    return tuple(found[name] for name in sorted(found))
+        violations.setdefault(problem.name, entry)
+        violations[problem.name]["reason"] = problem.message
+    return tuple(violations[name] for name in sorted(violations))
 
 
 def _verdict(

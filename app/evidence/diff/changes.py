@@ -246,17 +246,17 @@ class _Spread:
 
 def select(chunks: Callable[[], Iterator[Words]], ranks: Sequence[int], *, largest: int) -> list[int]:
     """The values at 1-based ranks of the sorted whole, in memory that does not grow: 16 bits more in each pass."""
-    found = [(0, rank) for rank in ranks]  # the leading bits so far, and the rank among values that share them
+    ranked = [(0, rank) for rank in ranks]  # the leading bits so far, and the rank among values that share them
     for shift in range(16 * ((max(largest.bit_length(), 1) - 1) // 16), -1, -16):
-        counts = {prefix: np.zeros(1 << 16, np.int64) for prefix, _ in found}
+        counts = {prefix: np.zeros(1 << 16, np.int64) for prefix, _ in ranked}
         for chunk in chunks():
             for prefix, count in counts.items():
                 # Shifting by 64 is undefined, so the digit above is reached in two steps.
-                mine = chunk[(chunk >> np.uint64(shift)) >> np.uint64(16) == np.uint64(prefix)]
-                digits = (mine >> np.uint64(shift)) & np.uint64(0xFFFF)
+                words = chunk[(chunk >> np.uint64(shift)) >> np.uint64(16) == np.uint64(prefix)]
+                digits = (words >> np.uint64(shift)) & np.uint64(0xFFFF)
                 count += np.bincount(digits.astype(np.int64), minlength=1 << 16)
-        found = [_descend(prefix, rank, counts[prefix]) for prefix, rank in found]
-    return [prefix for prefix, _ in found]
+        ranked = [_descend(prefix, rank, counts[prefix]) for prefix, rank in ranked]
+    return [prefix for prefix, _ in ranked]
 
 
 def _descend(prefix: int, rank: int, counts: npt.NDArray[np.int64]) -> tuple[int, int]:

@@ -79,9 +79,9 @@ def introduced(trusted: Iterable[TrustedKey], ring: Iterable[TrustedKey]) -> tup
 
     The key ring can narrow the validity of a trusted key (expiry, revocation) and never widen it.
     """
-    known, waiting = by_id(trusted), by_id(ring)
-    for name in known.keys() & waiting.keys():
-        known[name] = known[name].narrowed(waiting.pop(name))
+    accepted, waiting = by_id(trusted), by_id(ring)
+    for name in accepted.keys() & waiting.keys():
+        accepted[name] = accepted[name].narrowed(waiting.pop(name))
     while True:
         for name, key in waiting.items():
             with suppress(EnvelopeError, JsonError, KeyFileError):
@@ -89,11 +89,11 @@ def introduced(trusted: Iterable[TrustedKey], ring: Iterable[TrustedKey]) -> tup
                 if envelope.payload_type != PAYLOAD_TYPE:
                     continue
                 issued = _introduces(read_json(envelope.payload), key)
-                if any(one.refusal(issued) is None for one in signers_of(envelope, known.values())):
-                    known[name] = waiting.pop(name)
+                if any(one.refusal(issued) is None for one in signers_of(envelope, accepted.values())):
+                    accepted[name] = waiting.pop(name)
                     break
         else:
-            return tuple(known.values())
+            return tuple(accepted.values())
 
 
 def _introduction(new: SigningKey, now: datetime) -> bytes:

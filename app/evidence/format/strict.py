@@ -59,12 +59,12 @@ def repeated_keys(document: Any, at: str = "") -> Iterator[str]:
 
 
 def _object(ambiguous: list[JsonObject], pairs: list[tuple[str, Any]]) -> JsonObject:
-    made = JsonObject(pairs)
-    if len(made) < len(pairs):
+    parsed = JsonObject(pairs)
+    if len(parsed) < len(pairs):
         seen: set[str] = set()
-        made.repeated = tuple(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        ambiguous.append(made)
-    return made
+        parsed.repeated = tuple(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        ambiguous.append(parsed)
+    return parsed
 
 
 def _is_flat(raw: bytes) -> bool:

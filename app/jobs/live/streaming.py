@@ -27,7 +27,7 @@ class FeedReader:
     """A request for a feed of a job (its events, curves or logs), as a list or live."""
 
     fine_tuning_job_id: JobId
-    who: AsReader
+    caller: AsReader
     watcher: WatcherDep
     stream: Annotated[bool, Query(description="Server-sent events from `after` to the end of the job.")] = False
     last_event_id: Annotated[str | None, Header(max_length=64, description="Where a dropped stream goes on.")] = None
@@ -38,7 +38,7 @@ class FeedReader:
 
     async def live(self, feed: Feed, *, after: int) -> StreamingResponse:
         """The feed as server-sent events, from behind number `after` on. Raises NotFound for an unknown job."""
-        return await _streamed(self.watcher.stream(self.who.project, self.fine_tuning_job_id, feed, after=after))
+        return await _streamed(self.watcher.stream(self.caller.project, self.fine_tuning_job_id, feed, after=after))
 
 
 FeedReaderDep = Annotated[FeedReader, Depends()]

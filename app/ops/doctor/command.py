@@ -35,17 +35,17 @@ def doctor(
     """
     settings = Settings()
     checked = list(checks(settings))
-    found: list[Finding] = []
+    findings: list[Finding] = []
     problems = [check for check in checked if check.level == "problem"]
     problem = next((check.detail for check in problems if check.name in ("database", "storage")), None)
     if problem is None:
-        found = examine(settings, repair=repair, deep=deep, older_than=older_than, purge=purge)
+        findings = examine(settings, repair=repair, deep=deep, older_than=older_than, purge=purge)
     compared = f"not compared: {problem}" if problem else None
     if as_json:
-        print(json.dumps(document(checked, found, compared), indent=1))
+        print(json.dumps(document(checked, findings, compared), indent=1))
     else:
-        print("\n".join(lines(checked, found, compared)))
-    failed = bool(problems) or any(finding.open for finding in found)
+        print("\n".join(lines(checked, findings, compared)))
+    failed = bool(problems) or any(finding.open for finding in findings)
     raise SystemExit(1 if failed else 0)
 
 
@@ -67,15 +67,15 @@ def examine(
     try:
         blobs = BlobAudit(settings, db, storage, older_than=older_than, deep=deep)
         jobs = JobAudit(settings, db, older_than=older_than, deep=deep)
-        found = [*jobs.findings(), *blobs.findings(), *jobs.expired()]
+        findings = [*jobs.findings(), *blobs.findings(), *jobs.expired()]
         if repair:
-            for finding in found:
+            for finding in findings:
                 finding.apply_repair()
             late = set(blobs.settle())
-            for finding in (finding for finding in found if finding.object in late):
+            for finding in (finding for finding in findings if finding.object in late):
                 finding.done = "moved back: a new row refers to it"
-        found += _purged(storage, days=purge, act=repair) if purge is not None else ()
-        return found
+        findings += _purged(storage, days=purge, act=repair) if purge is not None else ()
+        return findings
     finally:
         db.close()
 
@@ -90,27 +90,27 @@ def _purged(storage: Any, *, days: float, act: bool) -> Iterator[Finding]:
             yield finding
 
 
-def lines(checked: list[PartCheck], found: list[Finding], compared: str | None) -> Iterator[str]:
+def lines(checked: list[PartCheck], findings: list[Finding], compared: str | None) -> Iterator[str]:
     yield from (check.to_text() for check in checked)
-    yield from (finding.to_text() for finding in found)
+    yield from (finding.to_text() for finding in findings)
     if compared:
         yield f"FAIL  books: {compared}"
         return
-    summary = tally(found)
+    summary = tally(findings)
     counts = ", ".join(f"{count} {name}" for name, count in summary.items() if count) or "everything agrees"
-    hint = "; --repair repairs them" if any(finding.open and finding.remedy for finding in found) else ""
+    hint = "; --repair repairs them" if any(finding.open and finding.remedy for finding in findings) else ""
     yield f"{'FAIL' if summary['open'] else 'ok':4}  books: {counts}{hint}"
 
 
-def document(checked: list[PartCheck], found: list[Finding], compared: str | None) -> JsonDict:
+def document(checked: list[PartCheck], findings: list[Finding], compared: str | None) -> JsonDict:
     results = [{"name": check.name, "ok": check.level != "problem", "detail": check.detail} for check in checked]
-    books = {"compared": compared is None, "reason": compared, **tally(found)}
-    return {"checks": results, "findings": [finding.to_json() for finding in found], "books": books}
+    books = {"compared": compared is None, "reason": compared, **tally(findings)}
+    return {"checks": results, "findings": [finding.to_json() for finding in findings], "books": books}
 
 
-def tally(found: list[Finding]) -> dict[str, int]:
+def tally(findings: list[Finding]) -> dict[str, int]:
     return {
-        "open": sum(finding.open for finding in found),
-        "mended": sum(finding.done is not None for finding in found),
-        "notes": sum(finding.level == "note" and finding.done is None for finding in found),
+        "open": sum(finding.open for finding in findings),
+        "mended": sum(finding.done is not None for finding in findings),
+        "notes": sum(finding.level == "note" and finding.done is None for finding in findings),
     }

@@ -89,16 +89,16 @@ class Forkserver:
             return
         self._drop()
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        own_end, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with server_end:
             self._server, self._lifeline = start_tied(
                 "worker.supervisor.process.forkserver",
-                [str(theirs.fileno()), *self.preload],
+                [str(server_end.fileno()), *self.preload],
                 home=self.home,
                 environment=cleaned(home=self.home),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[server_end.fileno()],
             )
-        self._channel = ours
+        self._channel = own_end
         self._warm.clear()
 
     def _await_ready(self) -> None:

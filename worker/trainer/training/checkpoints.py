@@ -105,25 +105,25 @@ class Checkpoints:
         The first rank decides which one, since a damaged one may look intact from another machine.
         """
         job = self.job
-        found = self.newest() if job.group.leads else None
-        step = job.group.follow(found.step if found else None)
+        saved = self.newest() if job.group.leads else None
+        step = job.group.follow(saved.step if saved else None)
         if step is not None and not job.group.leads:
-            found = self._read(step)
-        if found is None:
+            saved = self._read(step)
+        if saved is None:
             if checkpoint.steps_in(job.workspace.checkpoints):
                 self.reporter.event("no checkpoint can be used: training begins at the first step again", level="warn")
             return None
 
-        before = found.state["environment"]
+        before = saved.state["environment"]
         torch.set_num_threads(int(before["threads"]))
         now = self._environment()
         other = _differing(before, now)
         exact = "" if other else ", exactly as if it had not stopped"
-        self.reporter.event(f"goes on after step {found.step}{exact}", step=found.step)
+        self.reporter.event(f"goes on after step {saved.step}{exact}", step=saved.step)
         if other:
             message = f"not exact: {', '.join(other)} differ from before, so the result may differ in its last bits"
             self.reporter.event(message, level="warn", before=before, now=now)
-        return found
+        return saved
 
     def newest(self, *, until: int | None = None) -> SavedCheckpoint | None:
         """The newest intact checkpoint, of a step not after `until`."""
@@ -136,31 +136,31 @@ class Checkpoints:
         )
 
     def resume(
-        self, state: TrainingState, found: SavedCheckpoint, *, witness: Witness, progress: TrainingProgress
+        self, state: TrainingState, saved: SavedCheckpoint, *, witness: Witness, progress: TrainingProgress
     ) -> None:
         """Restore everything that the checkpoint holds; the random generators last."""
-        checkpoint.restore_tensors(found, self._moving())
-        state.frozen.at_step(found.step, state.optimizer)
-        state.masters.load(found.masters)
+        checkpoint.restore_tensors(saved, self._moving())
+        state.frozen.at_step(saved.step, state.optimizer)
+        state.masters.load(saved.masters)
         with state.masters.loading():
-            found.restore_optimizer(state.optimizer)
-        state.scaler.load_state_dict(found.state["scaler"])
-        witness.load_state_dict(found.state["witness"])
-        progress.history[:] = found.state["history"]
+            saved.restore_optimizer(state.optimizer)
+        state.scaler.load_state_dict(saved.state["scaler"])
+        witness.load_state_dict(saved.state["witness"])
+        progress.history[:] = saved.state["history"]
 
-        state.seconds_before = float(found.state["seconds"])
-        state.patience = Patience.from_json(found.state["patience"])
+        state.seconds_before = float(saved.state["seconds"])
+        state.patience = Patience.from_json(saved.state["patience"])
         # A batch that was cut smaller when memory ran out adds up in another order.
-        state.micro_batch_size = int(found.state["micro_batch_size"])
-        differs = _differing(found.state["environment"], self._environment())
-        state.resumed = [*found.state.get("resumed", ()), {"step": found.step, "differs": differs}]
-        relaxed = found.state.get("not_deterministic", ())
+        state.micro_batch_size = int(saved.state["micro_batch_size"])
+        differs = _differing(saved.state["environment"], self._environment())
+        state.resumed = [*saved.state.get("resumed", ()), {"step": saved.step, "differs": differs}]
+        relaxed = saved.state.get("not_deterministic", ())
         determinism.relaxed += [name for name in relaxed if name not in determinism.relaxed]
-        state.steps_before = found.step
+        state.steps_before = saved.step
 
         rank = self.job.group.rank
-        if not found.restore_random_states(rank):
-            determinism.seed_everything(self.job.order.seed + found.step, rank=rank)
+        if not saved.restore_random_states(rank):
+            determinism.seed_everything(self.job.order.seed + saved.step, rank=rank)
 
     def restore_weights(self, step: int) -> bool:
         """Load the weights of an earlier step; False, and an event, if its checkpoint cannot be read."""

@@ -45,15 +45,15 @@ def compile_model(model: nn.Module, cache: Path, device: torch.device) -> None:
 def filled_up(batch: Batch, *, limit: int, pad: int) -> Batch:
     """Pad token rows to the next power of two, up to `limit`; otherwise almost every batch needs a graph of its own."""
     width = batch.width
-    wanted = min(limit, max(LEAST_WIDTH, 1 << (width - 1).bit_length())) if width else 0
-    if wanted <= width:
+    padded = min(limit, max(LEAST_WIDTH, 1 << (width - 1).bit_length())) if width else 0
+    if padded <= width:
         return batch
     inputs = {
-        name: F.pad(each, (0, wanted - width), value=pad if name == "input_ids" else 0)
+        name: F.pad(each, (0, padded - width), value=pad if name == "input_ids" else 0)
         for name, each in batch.inputs.items()
     }
     by_token = batch.targets.ndim == 2
-    targets = F.pad(batch.targets, (0, wanted - width), value=IGNORED) if by_token else batch.targets
+    targets = F.pad(batch.targets, (0, padded - width), value=IGNORED) if by_token else batch.targets
     return replace(batch, inputs=inputs, targets=targets)
 
 

@@ -24,12 +24,12 @@ def token_losses(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.
 
     `logits` is (..., vocabulary), `targets` (...). What `F.cross_entropy(reduction="none")` gives, and its gradient.
     """
-    flat, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    rows = (wanted != IGNORED).nonzero()[:, 0]
+    flat, classes = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    rows = (classes != IGNORED).nonzero()[:, 0]
     # Where few carry loss (the answers to long prompts) only those are looked at; where most do, a copy costs more.
-    if 2 * len(rows) < len(wanted):
-        return _losses(flat, wanted.index_select(0, rows), rows, label_smoothing)
-    return _losses(flat, wanted, None, label_smoothing).index_select(0, rows)
+    if 2 * len(rows) < len(classes):
+        return _losses(flat, classes.index_select(0, rows), rows, label_smoothing)
+    return _losses(flat, classes, None, label_smoothing).index_select(0, rows)
 
 
 def _losses(logits: Tensor, targets: Tensor, rows: Tensor | None, smoothing: float) -> Tensor:

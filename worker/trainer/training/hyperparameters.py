@@ -113,8 +113,7 @@ def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameter
         warmup_ratio=_number(asked.warmup_ratio, 0.1 if tuned else 0.0),
         min_lr_ratio=_number(asked.min_lr_ratio, 0.0),
         max_grad_norm=_number(asked.max_grad_norm, 1.0 if facts.pretrained else 0.0) or None,
-        precision=asked.precision
-        or ("bf16" if facts.mixed or (facts.pretrained and facts.device == "cuda") else "fp32"),
+        precision=asked.precision or _auto_precision(facts),
         max_length=asked.max_length,
         length_bucketing=bool(asked.length_bucketing),
         packing=bool(asked.packing),

@@ -108,13 +108,13 @@ def resolve_job(
     )
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device of that name; for "auto" the first GPU, or the CPU. InvalidRequest if there is no such device."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest(f"the job asks for {wanted}, and this worker has no CUDA device", param="device")
+        raise InvalidRequest(f"the job asks for {name}, and this worker has no CUDA device", param="device")
     return device
 
 

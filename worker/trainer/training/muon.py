@@ -86,13 +86,13 @@ def outer(model: nn.Module) -> frozenset[str]:
 
     In a transformers model that is all outside of its base model; in a plain one, the last module with a matrix.
     """
-    found = {
+    embeddings = {
         f"{path}.{leaf}".removeprefix(".")
         for path, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, nn.Embedding | nn.EmbeddingBag)
         for leaf, _ in module.named_parameters(recurse=False)
     }
-    return frozenset(found | _behind(model))
+    return frozenset(embeddings | _behind(model))
 
 
 def _behind(model: nn.Module) -> set[str]:
@@ -112,7 +112,7 @@ def divided(
 
     `names` are the parameters' by id. InvalidRequest where no hidden matrix trains, or an option would be ignored.
     """
-    found: list[ParamGroup] = []
+    split_groups: list[ParamGroup] = []
     for number, group in enumerate(groups):
         options = {key: value for key, value in group.items() if key != "params"}
         parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -126,8 +126,8 @@ def divided(
                 raise InvalidRequest(message, param=f"{PARAM}.groups[{number}].options.{ignored[0]}")
             if parts[muon]:
                 kept = {key: value for key, value in options.items() if key not in foreign}
-                found.append({"params": parts[muon], "muon": muon, **kept})
-    if not any(group["muon"] for group in found):
+                split_groups.append({"params": parts[muon], "muon": muon, **kept})
+    if not any(group["muon"] for group in split_groups):
         message = "muon is for matrices between embeddings and output layer, and none of these trains here; use 'adamw'"
         raise InvalidRequest(message, param=f"{PARAM}.name")
-    return found
+    return split_groups

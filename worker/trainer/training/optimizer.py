@@ -29,7 +29,7 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def build(
-    wanted: OptimizerSpec,
+    spec: OptimizerSpec,
     parameters: Named,
     *,
     learning_rate: float,
@@ -37,17 +37,17 @@ def build(
     enforce: bool,
     outer: Collection[str] = (),
 ) -> Optimizer:
-    """The optimizer that `wanted` describes. InvalidRequest for unknown options and groups that select nothing.
+    """The optimizer that `spec` describes. InvalidRequest for unknown options and groups that select nothing.
 
     torch accepts and ignores a group option that the optimizer does not have (such as `requires_grad`), so that is
     refused here too; with `enforce` false it is passed on, as a loop written by hand would. Unless the request has
     groups of its own, weight decay leaves out tensors of fewer than two dimensions. `outer` has the names that Muon
     leaves to AdamW.
     """
-    name, options = wanted.name, wanted.options()
-    refuse_ignored_options(wanted, enforce=enforce)
-    if wanted.groups:
-        groups = _asked_groups(name, wanted.groups, parameters, inventory=inventory, enforce=enforce)
+    name, options = spec.name, spec.options()
+    refuse_ignored_options(spec, enforce=enforce)
+    if spec.groups:
+        groups = _requested_groups(name, spec.groups, parameters, inventory=inventory, enforce=enforce)
     else:
         groups = _decay_groups(parameters, decay=float(options.get("weight_decay", 0.0)))
     if name == "muon":
@@ -68,27 +68,27 @@ def _decay_groups(parameters: Named, *, decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _asked_groups(
+def _requested_groups(
     name: str,
-    asked: Sequence[OptimizerGroup],
+    requested: Sequence[OptimizerGroup],
     parameters: Named,
     *,
     inventory: Sequence[TensorInfo],
     enforce: bool,
 ) -> list[dict[str, Any]]:
-    """The asked groups in order, first match wins; what none selects makes a last group with no options of its own."""
-    left = dict(parameters)
+    """The requested groups, in which the first match wins, and a last one, without options, of the other parameters."""
+    unassigned = dict(parameters)
     groups: list[dict[str, Any]] = []
-    for index, each in enumerate(asked):
+    for index, group in enumerate(requested):
         at = f"{PARAM}.groups[{index}]"
-        options = dict(each.options or {})
-        chosen = _selected(each.select, inventory, at=at)
-        members = [key for key in left if key.split("[")[0] in chosen]
+        options = dict(group.options or {})
+        chosen = _selected(group.select, inventory, at=at)
+        members = [key for key in unassigned if key.split("[")[0] in chosen]
         if not members:
             raise InvalidRequest("this group selects nothing that trains and is not in a group before it", param=at)
-        groups.append({"params": [left.pop(key) for key in members], **options})
-    if left:
-        groups.append({"params": list(left.values())})
+        groups.append({"params": [unassigned.pop(key) for key in members], **options})
+    if unassigned:
+        groups.append({"params": list(unassigned.values())})
     return groups
 
 

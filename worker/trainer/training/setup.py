@@ -61,11 +61,11 @@ def assemble(
     """
     job = resolve_job(order, workspace, tracked, plan, splits, task=task, group=group)
     checkpoints = Checkpoints(job, tracked, reporter)
-    found = checkpoints.find()
+    saved = checkpoints.find()
     run = build(job, tracked, checkpoints, reporter=reporter, stop=stop)
-    _report_plan(run, tracked, step=found.step if found else 0)
+    _report_plan(run, tracked, step=saved.step if saved else 0)
 
-    if found is None:
+    if saved is None:
         run.witness.witness.start()  # before the first pass, which may already write
     objective = run.passes.objective
     if isinstance(objective, Preference):
@@ -81,8 +81,8 @@ def assemble(
     memory.tidy()
     memory.keep_freed()
     determinism.seed_everything(order.seed, rank=group.rank)
-    if found is not None:
-        checkpoints.resume(run.state, found, witness=run.witness.witness, progress=run.progress)
+    if saved is not None:
+        checkpoints.resume(run.state, saved, witness=run.witness.witness, progress=run.progress)
     _report_masters(run)
     return run
 
@@ -138,17 +138,17 @@ def whole_model(job: TrainingJob, tracked: TrackedModel) -> TrackedModel | None:
     if not group.sharded:
         return tracked if group.leads else None
     random = determinism.random_states()
-    fresh = _reloaded(job) if group.leads else None
+    reloaded = _reloaded(job) if group.leads else None
     determinism.restore_random_states(*random)  # loading draws from the generators
-    live = fresh.live() if fresh else {}
+    live = reloaded.live() if reloaded else {}
     with torch.no_grad():
         for name, tensor in tracked.live().items():
             gathered = whole(tensor)
             if name in live:
                 live[name].copy_(gathered)
-    if fresh is not None:
-        fresh.pairs = tracked.pairs
-    return fresh
+    if reloaded is not None:
+        reloaded.pairs = tracked.pairs
+    return reloaded
 
 
 def _state(job: TrainingJob, tracked: TrackedModel) -> TrainingState:

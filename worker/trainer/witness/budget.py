@@ -49,10 +49,10 @@ def early_names(nbytes: Mapping[str, int], turn: int) -> list[str]:
     names = sorted(nbytes, key=lambda name: (nbytes[name], name))
     start = turn * EARLY_TENSORS % len(names) if len(names) > EARLY_TENSORS else 0
     chosen: list[str] = []
-    left = EARLY_BYTES
+    bytes_left = EARLY_BYTES
     for name in (*names[start:], *names[:start])[:EARLY_TENSORS]:
-        if chosen and nbytes[name] > left:
+        if chosen and nbytes[name] > bytes_left:
             continue
         chosen.append(name)
-        left -= nbytes[name]
+        bytes_left -= nbytes[name]
     return chosen
