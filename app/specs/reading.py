@@ -55,14 +55,16 @@ def read(cls: type[T], content: Any, *, param: str) -> T:
     """An instance of `cls` from a JSON object. Values keep the type that the JSON has: 16 stays a whole number."""
     if not isinstance(content, Mapping):
         raise cls.ERROR(f"{param} is {content!r}, and must be an object", param=param)
-    fields = _fields(cls)
-    refuse_unknown(content, fields, param=param, error=cls.ERROR)
+    own_fields = _fields(cls)
+    refuse_unknown(content, own_fields, param=param, error=cls.ERROR)
     present = {name: value for name, value in content.items() if value is not None}
-    for name, (field, _) in fields.items():
+    for name, (field, _) in own_fields.items():
         if name not in present and field.default is MISSING and field.default_factory is MISSING:
             raise cls.ERROR(f"{param} lacks {name!r}", param=f"{param}.{name}")
     try:
-        return cls(**{name: _value(fields[name][1], value, param=f"{param}.{name}") for name, value in present.items()})
+        return cls(
+            **{name: _value(own_fields[name][1], value, param=f"{param}.{name}") for name, value in present.items()}
+        )
     except _IllTyped as wrong:
         raise cls.ERROR(str(wrong), param=wrong.param) from None
 

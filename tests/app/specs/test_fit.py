@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.errors import DataError, InvalidRequest
-from app.specs import auto, fit
+from app.specs import fit
 
 
 def test_a_head_has_a_class_for_each_label() -> None:
@@ -60,17 +60,3 @@ def test_what_several_devices_cannot_do(sharded: bool, change: dict[str, Any], p
     with pytest.raises(InvalidRequest) as refused:
         fit.refuse_devices(2, sharded=sharded, **REQUEST | change)
     assert refused.value.param == param
-
-
-@pytest.mark.parametrize(("fraction", "held_out"), [(0.0, 0), (0.001, 1), (0.25, 25), (0.9, 90)])
-def test_examples_are_held_out(fraction: float, held_out: int) -> None:
-    """At least one, and never the last one that is left to train on."""
-    assert auto.held_out(100, fraction) == held_out
-    assert auto.held_out(2, 0.9) == 1
-
-
-def test_max_steps_is_the_number_of_steps() -> None:
-    """However many epochs these are."""
-    assert auto.total_steps(10, n_epochs=3, batch_size=4, max_steps=None) == 9
-    assert auto.total_steps(10, n_epochs=3, batch_size=4, max_steps=2) == 2
-    assert auto.total_steps(10, n_epochs=3, batch_size=4, max_steps=50) == 50

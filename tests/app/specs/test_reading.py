@@ -1,202 +1,94 @@
-"""JSON to specs and back: nothing is lost, added or guessed, and what cannot be read is named."""
+"""The reader of specs: by the types of a dataclass's fields, and strict about what they allow."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
-from app.errors import DataError, InvalidRequest, ModelError
-from app.jobs.requests import hyperparameters as requests
-from app.jobs.requests.model_spec import TorchRequest, TransformersRequest
-from app.specs.adapters import LoraSpec
-from app.specs.data import DataSpec
-from app.specs.evidence import EvidenceSpec
-from app.specs.hyperparameters import Hyperparameters
-from app.specs.models import TorchSpec, TransformersSpec, read_model
-from app.specs.optimizers import OptimizerSpec
-
-NAMES = st.text(min_size=1, max_size=8)
-SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | NAMES
-LISTS = st.lists(NAMES, max_size=3)
+from app.errors import DataError, InvalidRequest
+from app.specs.reading import Range, Spec, read_tagged, refuse_unknown
 
 
-def objects(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """JSON objects with any of these fields."""
-    return st.fixed_dictionaries({}, optional=values)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inner(Spec):
+    PARAM: ClassVar[str] = "inner"
+    size: Annotated[int, Range(1)]
 
 
-ADAPTERS = st.one_of(
-    objects(
-        r=st.integers(1, 99),
-        alpha=st.integers(1, 9) | st.floats(0.1, 9),
-        dropout=st.floats(0, 0.9),
-        target_modules=LISTS,
-        use_rslora=st.booleans(),
-        merge=st.booleans(),
-        start=NAMES,
-    ).map(lambda fields: {"type": "lora", **fields}),
-    objects(target_modules=LISTS, feedforward_modules=LISTS, merge=st.booleans()).map(
-        lambda fields: {"type": "ia3", **fields}
-    ),
-    objects(num_virtual_tokens=st.integers(1, 99)).map(lambda fields: {"type": "prompt_tuning", **fields}),
-)
-MODELS = st.one_of(
-    objects(
-        revision=NAMES,
-        task=st.sampled_from(["pairs", "causal-lm"]),
-        num_labels=st.integers(1, 9),
-        dtype=st.sampled_from(["auto", "bfloat16"]),
-        adapter=ADAPTERS,
-        new_tokens=LISTS,
-    ).map(lambda fields: {"type": "transformers", "path": "tiny", **fields}),
-    objects(
-        kwargs=st.dictionaries(NAMES, SCALARS | st.lists(SCALARS, max_size=2), max_size=3),
-        weights=NAMES,
-        task=st.sampled_from(["regression", "classification"]),
-    ).map(lambda fields: {"type": "torch", "architecture": "affine", **fields}),
-)
-GROUPS = st.lists(
-    st.fixed_dictionaries({"select": st.just({"name": ["**"]})}, optional={"options": st.just({"lr": 1})}), max_size=2
-)
-HYPERPARAMETERS = objects(
-    n_epochs=st.just("auto") | st.integers(1, 9),
-    learning_rate=st.integers(0, 2) | st.floats(0, 1),
-    prefix_cache=st.just("auto") | st.booleans(),
-    beta=st.just("auto") | st.floats(0, 1),
-    lr_schedule=st.sampled_from(["linear", "cosine"]),
-    packing=st.booleans(),
-    optimizer=objects(
-        groups=GROUPS, betas=st.just([0.9, 0.99]), eps=st.floats(1e-9, 1), weight_decay=st.integers(0, 1)
-    ).map(lambda fields: {"name": "adamw", **fields}),
-)
-DATA = objects(features=LISTS, target=NAMES | LISTS, format=NAMES, training=NAMES, validation=NAMES)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outer(Spec):
+    PARAM: ClassVar[str] = "outer"
+    ERROR: ClassVar[type[InvalidRequest]] = DataError
+    type: Literal["outer"] = "outer"
+    name: str
+    share: Annotated[float, Range(0, 1)] | None = None
+    pair: tuple[int, int] | None = None
+    inner: tuple[Inner, ...] | None = None
+    options: Mapping[str, Any] | None = None
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equal as JSON text: 1 is not 1.0, and true is not 1."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+def test_values_keep_their_types() -> None:
+    """A whole number where a float is allowed stays one; lists become tuples, objects the specs of their fields."""
+    content = {"name": "x", "share": 1, "pair": [1, 2], "inner": [{"size": 3}], "options": {"a": [1.0, None]}}
+    spec = Outer.from_json(content)
+    assert (spec.share, type(spec.share), spec.pair, spec.inner) == (1, int, (1, 2), (Inner(size=3),))
+    assert spec.to_json() == {"type": "outer", **content}
 
 
-@given(MODELS)
-def test_a_model_comes_back_as_it_was(content: dict[str, Any]) -> None:
-    """An absent field stays absent: the identity of a checkpoint is a digest of this JSON."""
-    spec = read_model(content)
-    assert same(spec.to_json(), content)
-    assert read_model(json.loads(json.dumps(spec.to_json()))) == spec
-
-
-@given(HYPERPARAMETERS)
-def test_hyperparameters_come_back_as_they_were(content: dict[str, Any]) -> None:
-    """Whole numbers stay whole, "auto" stays "auto"."""
-    assert same(Hyperparameters.from_json(content).to_json(), content)
-
-
-@given(DATA)
-def test_data_comes_back_as_it_was(content: dict[str, Any]) -> None:
-    """One target is a string or a list of one, as it was given."""
-    assert same(DataSpec.from_json(content).to_json(), content)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"type": "transformers", "path": "tiny"},
-        {"type": "transformers", "path": "a/b", "revision": "main", "new_tokens": ["<x>"]},
-        {"type": "transformers", "path": "tiny", "adapter": {"type": "lora", "target_modules": ["q"]}},
-        {"type": "transformers", "path": "tiny", "adapter": {"type": "ia3"}, "task": "causal-lm"},
-        {"type": "transformers", "path": "tiny", "adapter": {"type": "prompt_tuning"}},
-        {"type": "torch", "architecture": "mlp", "kwargs": {"hidden": [3, 4]}, "weights": "file-1"},
-    ],
-)
-def test_what_a_request_stores_is_read_and_written_back(content: dict[str, Any]) -> None:
-    """Rows hold what the request's class writes, with its defaults filled in."""
-    adapter: TypeAdapter[Any] = TypeAdapter(TransformersRequest | TorchRequest)
-    stored = adapter.validate_python(content).model_dump(exclude_none=True)
-    assert same(read_model(stored).to_json(), stored)
-
-
-def test_hyperparameters_of_a_request_are_read_and_written_back() -> None:
-    """With an optimizer, its pairs and its groups."""
-    optimizer = {"name": "adafactor", "eps": [1e-30, 1e-3], "groups": [{"select": {"name": "x"}, "options": {"lr": 1}}]}
-    asked = requests.HyperparametersRequest.model_validate({"n_epochs": 2, "warmup_steps": 3, "optimizer": optimizer})
-    stored = asked.model_dump(exclude_none=True)
-    assert same(Hyperparameters.from_json(stored).to_json(), stored)
-
-
-def test_null_is_absent() -> None:
-    """Clients of OpenAI's API send null for what they leave out."""
-    assert Hyperparameters.from_json({"max_steps": None}) == Hyperparameters()
-    assert Hyperparameters.from_json({"optimizer": "sgd"}).optimizer == OptimizerSpec(name="sgd")
-
-
-def test_defaults_of_evidence() -> None:
-    """A budget of nothing is one, and not the default."""
-    assert EvidenceSpec().budget == 0.01
-    assert EvidenceSpec.from_json({"overhead_budget": 0}).budget == 0
+def test_null_and_absent_are_one() -> None:
+    """Neither is written back."""
+    assert Outer.from_json({"name": "x", "share": None}) == Outer.from_json({"name": "x"}) == Outer(name="x")
+    assert Outer(name="x").to_json() == {"type": "outer", "name": "x"}
 
 
 @pytest.mark.parametrize(
     ("content", "param", "says"),
     [
-        ({"type": "tensorflow"}, "model.type", "transformers, torch"),
-        ({}, "model.type", "torch"),
-        ([], "model.type", "torch"),
-        ({"type": "torch"}, "model.architecture", "lacks 'architecture'"),
-        ({"type": "torch", "architecture": 3}, "model.architecture", "a string"),
-        ({"type": "torch", "architecture": "affine", "kwarg": {}}, "model.kwarg", "did you mean 'kwargs'?"),
-        ({"type": "torch", "architecture": "affine", "kwargs": []}, "model.kwargs", "an object"),
-        ({"type": "transformers", "path": "x", "task": "causal"}, "model.task", "did you mean 'causal-lm'?"),
-        ({"type": "transformers", "path": "x", "num_labels": True}, "model.num_labels", "a whole number of at least 1"),
-        ({"type": "transformers", "path": "x", "adapter": 3}, "model.adapter.type", "lora, ia3, prompt_tuning"),
-        ({"type": "transformers", "path": "x", "adapter": {"type": "ia3", "r": 1}}, "model.adapter.r", "no 'r'"),
-        ({"type": "transformers", "path": "x", "new_tokens": ["a", 3]}, "model.new_tokens[1]", "a string"),
-        ({"type": "transformers", "path": "x", "new_tokens": "a"}, "model.new_tokens", "a list of strings"),
+        (3, "outer", "must be an object"),
+        ({}, "outer.name", "lacks 'name'"),
+        ({"name": None}, "outer.name", "lacks 'name'"),
+        ({"name": "x", "nmae": 1}, "outer.nmae", "did you mean 'name'?"),
+        ({"name": "x", "share": True}, "outer.share", "a finite number between 0 and 1"),
+        ({"name": "x", "share": float("nan")}, "outer.share", "between 0 and 1"),
+        ({"name": "x", "share": 2}, "outer.share", "between 0 and 1"),
+        ({"name": "x", "pair": [1]}, "outer.pair", ""),
+        ({"name": "x", "inner": [{"size": 1}, {"size": 0}]}, "outer.inner[1].size", "of at least 1"),
+        ({"name": "x", "inner": [{"size": 1, "x": 1}]}, "outer.inner[0].x", "'x'"),
     ],
 )
-def test_models_that_cannot_be_read_are_named(content: Any, param: str, says: str) -> None:
-    """The field and what would be right."""
-    with pytest.raises(ModelError) as refused:
-        read_model(content)
+def test_what_does_not_fit_is_named(content: Any, param: str, says: str) -> None:
+    """By its path, with what would fit, in the error of the outermost spec's kind."""
+    with pytest.raises(InvalidRequest) as refused:
+        Outer.from_json(content)
     assert refused.value.param == param
     assert says in refused.value.message
+    assert isinstance(refused.value, DataError) or ".inner[" in param
 
 
-@pytest.mark.parametrize(
-    ("content", "param", "says"),
-    [
-        ({"n_epochs": 0}, "n_epochs", "'auto' or a whole number of at least 1"),
-        ({"learning_rate": float("inf")}, "learning_rate", "a finite number of at least 0"),
-        ({"warmup_ratio": 1.5}, "warmup_ratio", "between 0 and 1"),
-        ({"packing": 1}, "packing", "true or false"),
-        ({"optimizer": {"name": "adamq"}}, "optimizer.name", "did you mean 'adam'?"),
-        ({"optimizer": {"groups": [{"options": {}}]}}, "optimizer.groups[0].select", "lacks 'select'"),
-    ],
-)
-def test_hyperparameters_that_cannot_be_read_are_named(content: Any, param: str, says: str) -> None:
-    """By their path in a request."""
+def test_ranges_are_said_in_words() -> None:
+    """As they are in the messages."""
+    ranges = [Range(1), Range(0, 1), Range(0, without=(0,)), Range(-1, 1, without=(1,)), Range(float("-inf"), 0)]
+    assert [str(each) for each in ranges] == [
+        "of at least 1",
+        "between 0 and 1",
+        "above 0",
+        "of at least -1 and below 1",
+        "at most 0",
+    ]
+    assert (0 in Range(0, without=(0,)), 0 in Range(0)) == (False, True)
+
+
+def test_a_single_class_needs_no_type() -> None:
+    """One of several is chosen by its `type`."""
+    assert read_tagged([Inner], {"size": 1}, param="p") == Inner(size=1)
+    with pytest.raises(InvalidRequest, match="p is of no type 'other'; there are outer"):
+        read_tagged([Outer, Outer], {"type": "other"}, param="p")
+
+
+def test_names_without_a_near_one_are_listed() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        Hyperparameters.from_json(content)
-    assert refused.value.param == f"hyperparameters.{param}"
-    assert says in refused.value.message
-
-
-def test_data_that_cannot_be_read_is_named() -> None:
-    """Each kind of spec has the error of its kind."""
-    with pytest.raises(DataError, match="must be a string or a list of strings"):
-        DataSpec.from_json({"target": 3})
-
-
-def test_a_spec_says_what_it_is() -> None:
-    """Of a hub, changed by an adapter or new tokens; columns as a reader of tables takes them."""
-    assert TransformersSpec(path="owner/name").of_hub
-    assert not TransformersSpec(path="tiny").of_hub
-    assert TransformersSpec(path="tiny").as_registered
-    assert not TransformersSpec(path="tiny", adapter=LoraSpec()).as_registered
-    assert not TransformersSpec(path="tiny", new_tokens=("<x>",)).as_registered
-    assert (TorchSpec(architecture="affine").adapter, TorchSpec(architecture="affine").of_hub) == (None, False)
-    assert [DataSpec(target=each).targets for each in (None, "y", ("a", "b"))] == [(), ("y",), ("a", "b")]
+        refuse_unknown(["zzz"], ["b", "a"], param="p")
+    assert "known are a, b" in refused.value.message

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.patience import PATIENCE
 from tests.servers import free_port
 
 Work = Callable[[int], Any]
@@ -22,7 +23,7 @@ def on_ranks(work: Work, *, ranks: int = 2) -> list[Any]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE)
         process.kill()
     found = {}
     while not answers.empty():
@@ -34,8 +35,8 @@ def on_ranks(work: Work, *, ranks: int = 2) -> list[Any]:
 
 def _rank(work: Work, rank: int, ranks: int, port: int, answers: Any) -> None:
     torch.set_num_threads(1)
-    address, patience = f"tcp://127.0.0.1:{port}", timedelta(seconds=30)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=ranks, timeout=patience)
+    address, timeout = f"tcp://127.0.0.1:{port}", timedelta(seconds=PATIENCE)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=ranks, timeout=timeout)
     try:
         answers.put((rank, work(rank)))
     finally:

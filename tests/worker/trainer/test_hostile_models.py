@@ -6,8 +6,6 @@ import io
 import json
 import pickle
 import shutil
-import signal
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.patience import PATIENCE
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data, work_order
 from worker.protocol import WorkOrder, Workspace
-from worker.trainer.data.bounds import OutOfBounds, bounded
 from worker.trainer.data.images import decode
 from worker.trainer.models import tokenizers
 
@@ -119,27 +115,6 @@ def test_a_hostile_chat_template_is_refused(tmp_path: Path, attack: str, monkeyp
     (error, *_) = done.failure["errors"]
     assert (error["code"], error["field"]) == (code, "messages"), error
     assert "chat template" in error["message"]
-
-
-def test_bounds_end_what_swallows_errors() -> None:
-    """The first alarm may fall where every exception is caught; the next one comes."""
-    with pytest.raises(OutOfBounds), bounded(seconds=0.05, nbytes=1 << 30):
-        try:
-            while True:
-                time.sleep(0.001)
-        except OutOfBounds:
-            while True:
-                time.sleep(0.001)
-
-
-def test_bounds_leave_nothing_behind() -> None:
-    """Afterwards no alarm is set, and there is as much memory as before."""
-    handler = signal.getsignal(signal.SIGALRM)
-    with pytest.raises(MemoryError), bounded(seconds=PATIENCE, nbytes=64 << 20):
-        bytearray(1 << 30)
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    assert signal.getsignal(signal.SIGALRM) is handler
-    assert len(bytearray(256 << 20)) == 256 << 20
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from app.evidence.format.digest import sha256_file
 from app.specs.models import ModelSpec, TransformersSpec
 from tests.worker.trainer.attempts import AFFINE, affine_order, attempt, attempt_json, work_order
 from worker.protocol import Workspace
-from worker.trainer.data.sampler import Sampler
 from worker.trainer.models import architectures, card
 from worker.trainer.models.architectures import Affine
 from worker.trainer.witness.report import WitnessReport
@@ -107,24 +104,6 @@ def test_mlp_trains(tmp_path: Path) -> None:
     assert {name for name, each in done.result.items() if each["from"] == "changed"} == {"3.weight", "3.bias"}
 
 
-def test_plain_torch_loop_learns_the_same_bits(tmp_path: Path) -> None:
-    """Our loop computes what a hand-written one computes: the same order, loss and optimizer give the same bits."""
-    order = affine_order(
-        tmp_path,
-        hyperparameters={"n_epochs": 1, "batch_size": 40, "learning_rate": 0.05, "optimizer": {"name": "sgd"}},
-    )
-    done = attempt(order, tmp_path)
-    rows = [json.loads(line) for line in (done.place.data / "train.jsonl").read_text().splitlines()]
-    positions = Sampler(40, 40, order.seed).positions(1)
-    x, y = torch.tensor([row["x"] for row in rows])[positions], torch.tensor([row["y"] for row in rows])[positions]
-    weight, bias = (done.base[name].clone().requires_grad_() for name in ("weight", "bias"))
-    loss = torch.nn.functional.mse_loss(x @ weight + bias, y, reduction="sum") / y.numel()
-    loss.backward()
-    torch.optim.SGD([weight, bias], lr=0.05, fused=True).step()
-    assert torch.equal(done.changed["weight"], weight.detach())
-    assert torch.equal(done.changed["bias"], bias.detach())
-
-
 def test_initialise_writes_a_base_file_from_the_seed(tmp_path: Path) -> None:
     """Two workspaces with one seed hold the same bytes; another seed gives others."""
     found = []
@@ -157,15 +136,6 @@ def test_reports_tell_the_story_in_order(tmp_path: Path) -> None:
     assert plan["counts"]["frozen"]["tensors"] == 1
     assert (plan["total_steps"], plan["epochs"]) == (10, 2)
     assert done.of("done")[0]["steps"] == 10
-
-
-def test_result_files_describe_the_model(tmp_path: Path) -> None:
-    """config.json, curves as JSONL and CSV, a model card."""
-    done = attempt(affine_order(tmp_path), tmp_path)
-    assert json.loads((done.place.files / "config.json").read_text())["architecture"] == "affine"
-    curve = [json.loads(line) for line in (done.place.files / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in curve] == list(range(1, 11))
-    assert (done.place.files / "metrics.csv").read_text().splitlines()[0].startswith("step,epoch,loss")
 
 
 def test_card_is_read_by_machines_and_people(tmp_path: Path) -> None:
@@ -203,22 +173,6 @@ def card_of(*, spec: ModelSpec, task: str) -> str:
     return card.text(spec=spec, task=task, counts=counts, report=report, steps=1, **rest)
 
 
-def test_event_file_on_request(tmp_path: Path) -> None:
-    """TensorBoard's own reader finds the curve that metrics.jsonl has; nobody gets the file unasked."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    settings = {"n_epochs": 2, "batch_size": 8, "learning_rate": 0.05, "validation_fraction": 0.25}
-    done = attempt(affine_order(tmp_path / "with", hyperparameters=settings | {"tensorboard": True}), tmp_path / "with")
-    rows = [json.loads(line) for line in (done.place.files / "metrics.jsonl").read_text().splitlines()]
-    events = EventAccumulator(str(done.place.files))
-    events.Reload()
-    loss = [(each.step, each.value) for each in events.Scalars("train/loss")]
-    assert loss == [(row["step"], pytest.approx(row["loss"], rel=1e-6)) for row in rows if "loss" in row]
-    assert [each.step for each in events.Scalars("valid/mse")] == [row["step"] for row in rows if "valid_mse" in row]
-    plain = attempt(affine_order(tmp_path / "without", hyperparameters=settings), tmp_path / "without")
-    assert not list(plain.place.files.glob("*tfevents*"))
-
-
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
@@ -245,16 +199,6 @@ def test_weights_keep_their_stored_dtype(tmp_path: Path) -> None:
     done = attempt(affine_order(tmp_path, policy={"freeze": ["weight"]}), tmp_path)
     assert done.code == 0, done.reports[-1]
     assert {each["dtype"] for each in done.result.values()} == {"F64"}
-
-
-def test_held_out_part_is_evaluated(tmp_path: Path) -> None:
-    """A fraction is held out by seed; every epoch ends with metrics over it."""
-    hyperparameters = {"n_epochs": 2, "batch_size": 8, "learning_rate": 0.01, "validation_fraction": 0.25}
-    done = attempt(affine_order(tmp_path, hyperparameters=hyperparameters), tmp_path)
-    found = done.of("evaluation")
-    assert [each["step"] for each in found] == [4, 8]
-    assert {"loss", "mse", "mae", "r2"} <= set(found[0]["metrics"])
-    assert found[0]["metrics"]["loss"] == pytest.approx(found[0]["metrics"]["mse"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -289,23 +233,6 @@ def test_what_cannot_run_is_refused_by_name(
     assert done.failure["param"].startswith(param)
     assert says.replace("\\", "") in done.failure["message"]
     assert done.of("step") == []
-
-
-def test_data_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
-    """Seven features for a model of ten: said before training, with the shapes."""
-    rows = [{"x": [float(i)] * 7, "y": [1.0] * 10} for i in range(8)]
-    done = attempt(affine_order(tmp_path, rows=rows), tmp_path)
-    assert (done.code, done.failure["code"]) == (1, "data_does_not_fit_model")
-    assert "(2, 7)" in done.failure["message"]
-
-
-def test_bad_line_is_named(tmp_path: Path) -> None:
-    """Line, field and message of the data's problem are in the report."""
-    rows = [{"x": [1.0] * 10, "y": [1.0] * 10} for _ in range(4)]
-    rows[2]["x"] = [1.0] * 9 + ["tea"]  # type: ignore[list-item]
-    done = attempt(affine_order(tmp_path, rows=rows), tmp_path)
-    problem = done.failure["errors"][0]
-    assert (done.failure["code"], problem["line"], problem["field"]) == ("invalid_training_data", 3, "x[9]")
 
 
 def test_divergence_stops_and_names_step_and_batch(tmp_path: Path) -> None:
@@ -344,34 +271,6 @@ class Leaky(Affine):
         return super().forward(x)
 
 
-class Interrupted(Affine):
-    """Somebody wants the process to stop while this is being built."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-class Scattered(Affine):
-    """An operation that torch has no deterministic kernel for."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.clone().put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
-        return super().forward(x)
-
-
-def test_operation_that_is_not_deterministic_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It trains all the same, with one event that names the operation; the report with the result says so, too."""
-    monkeypatch.setitem(architectures.OURS, "scattered", Scattered)
-    with pytest.warns(UserWarning, match="put_ does not have a deterministic implementation"):
-        done = attempt(affine_order(tmp_path, model=AFFINE | {"architecture": "scattered"}), tmp_path)
-    assert done.code == 0
-    assert [each["level"] for each in done.of("event") if "put_" in each["message"]] == ["warn"]
-    report = json.loads((done.place.files / "determinism.json").read_text())
-    assert not report["exact"]
-    assert "put_" in report["not_deterministic"][0]
-
-
 def test_leak_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen tensor that moves though everything was applied: reported with its step, no result."""
     monkeypatch.setitem(architectures.OURS, "leaky", Leaky)
@@ -393,21 +292,3 @@ def test_leak_is_only_noted_where_the_policy_goes_on(tmp_path: Path, monkeypatch
     assert done.code == 0
     assert [each["name"] for each in done.observations["violations"]] == ["weight"]
     assert done.result["weight"]["from"] == "changed"
-
-
-def test_stop_while_loading_leaves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM before the first step: exit 75, and nothing to save."""
-    monkeypatch.setitem(architectures.OURS, "interrupted", Interrupted)
-    done = attempt(affine_order(tmp_path, model=AFFINE | {"architecture": "interrupted"}), tmp_path)
-    assert done.code == 75
-    assert list(done.place.checkpoints.iterdir()) == []
-    assert done.of("step") == []
-
-
-def test_time_limit_ends_with_a_result(tmp_path: Path) -> None:
-    """max_run_seconds: training ends at a step's end, the result is exported, an event says so."""
-    hyperparameters = {"n_epochs": 100_000, "batch_size": 40, "learning_rate": 0.01, "max_run_seconds": 0.2}
-    done = attempt(affine_order(tmp_path, hyperparameters=hyperparameters), tmp_path)
-    assert done.code == 0
-    assert 0 < done.of("done")[0]["steps"] < 100_000
-    assert any("max_run_seconds" in each["message"] for each in done.of("event"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from torch import nn
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data
 from tests.worker.trainer.ranks.leaky import trained
-from worker.protocol import EXIT_FAILED, EXIT_SIGNALLED, Workspace
-from worker.trainer.models import architectures, loading
+from worker.protocol import EXIT_FAILED, Workspace
+from worker.trainer.models import architectures
 
 
 @pytest.mark.parametrize(("habit", "name"), [("move_parameter", "weight"), ("move_buffer", "scale")])
@@ -40,54 +39,6 @@ def test_drift_on_one_rank_is_in_the_evidence_of_an_audit(tmp_path: Path, monkey
     assert [(each["name"], each["rank"]) for each in done.of("violation")] == [("weight", 1)]
     assert done.failure["code"] == "ranks_apart"
     assert "'weight' on rank 1" in done.failure["message"]
-
-
-def test_trained_tensor_that_goes_its_own_way_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No policy speaks of it, and it would be in nobody's result: replicas are compared at checkpoints and the end."""
-    done = trained(tmp_path, monkeypatch, "move_trained", hyperparameters={"checkpoint_steps": 4})
-    assert (done.code, done.failure["code"]) == (EXIT_FAILED, "ranks_apart")
-    assert "'bias' on rank 1 is not what it is on rank 0, after step 4" in done.failure["message"]
-
-
-def test_another_base_on_one_rank_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """X1: where DistributedDataParallel would write rank 0's frozen weights over the others', nothing is written."""
-    real = loading.load
-
-    def load(*args: Any, **kwargs: Any) -> loading.Loaded:
-        loaded = real(*args, **kwargs)
-        if os.environ.get("RANK") == "1":
-            next(loaded.model.parameters()).data.view(-1)[0].neg_()
-        return loaded
-
-    monkeypatch.setattr(loading, "load", load)
-    # The weight trains: a frozen one that is not its file's is refused before ranks are compared.
-    done = attempt(affine_order(tmp_path, devices=2, policy={"freeze": ["bias"]}), tmp_path)
-    assert (done.code, done.failure["code"]) == (EXIT_FAILED, "ranks_apart")
-    assert "on rank 1 is not what it is on rank 0, before the first step" in done.failure["message"]
-    assert not done.of("step")
-
-
-def test_killed_rank_takes_the_others_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal from outside (out of memory on the host, say) is the exit code; the reports say whose it was."""
-    done = trained(tmp_path, monkeypatch, "die")
-    assert done.code == EXIT_SIGNALLED + 9
-    assert any(each["message"] == "rank 1 of 2 was ended by signal 9" for each in done.of("event"))
-    assert not done.of("failed")
-
-
-def test_failure_of_one_rank_is_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only rank 1 knows what is wrong, and says so; rank 0, who reports, does not wait for it for ever."""
-    done = trained(tmp_path, monkeypatch, "refuse")
-    assert done.code == EXIT_FAILED
-    assert [(each["code"], each.get("rank")) for each in done.of("failed")] == [("one_alone", 1)]
-
-
-def test_exception_on_one_rank_is_reported_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be raised again at every attempt, so the job fails at once; the log has the traceback."""
-    done = trained(tmp_path, monkeypatch, "raise_error")
-    assert (done.code, done.of("done")) == (EXIT_FAILED, [])
-    assert [(each["code"], each.get("rank")) for each in done.of("failed")] == [("trainer_error", 1)]
-    assert "AssertionError: a fault of one rank" in done.failure["message"]
 
 
 def test_out_of_memory_on_one_rank_halves_on_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,3 +80,12 @@ def test_fused_experts_are_never_called_violated(tmp_path: Path) -> None:
     judged = judge(mixtral(tmp_path))
     assert judged.verdict in ("verified", "incomplete")
     assert judged.violations == ()
+
+
+def test_result_files_describe_the_model(tmp_path: Path) -> None:
+    """config.json, curves as JSONL and CSV, a model card."""
+    done = attempt(affine_order(tmp_path), tmp_path)
+    assert json.loads((done.place.files / "config.json").read_text())["architecture"] == "affine"
+    curve = [json.loads(line) for line in (done.place.files / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in curve] == list(range(1, 11))
+    assert (done.place.files / "metrics.csv").read_text().splitlines()[0].startswith("step,epoch,loss")
