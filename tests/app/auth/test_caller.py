@@ -1,7 +1,6 @@
 """Who calls: keys at the door of the real application."""
 
 import base64
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,19 +17,7 @@ from migrations.tables import tables
 from migrations.upgrade import upgrade
 from tests.app.auth.test_api_keys import made
 from tests.app.conftest import serve
-from tests.app.guarded import Guarded, guard
-from tests.conftest import Deployment
-
-
-@pytest.fixture
-def guarded(deployment: Deployment) -> Guarded:
-    return guard(deployment.settings)
-
-
-@pytest.fixture
-def client(guarded: Guarded) -> Iterator[TestClient]:
-    with TestClient(guarded.application, base_url="http://testserver/v1/") as it:
-        yield it
+from tests.app.guarded import Guarded
 
 
 def test_no_key_is_refused_like_any_other(guarded: Guarded, client: TestClient):

@@ -1,7 +1,6 @@
 """Correct keys are remembered for a few seconds, and their use is written once a minute."""
 
 import functools
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,20 +13,8 @@ from app.auth.key_cache import REMEMBER_SECONDS, USE_SECONDS, KeyCache
 from app.auth.tables import ApiKey
 from app.db import Database
 from tests.app.auth.test_api_keys import made
-from tests.app.guarded import Guarded, guard
-from tests.conftest import Deployment
+from tests.app.guarded import Guarded
 from tests.patience import PATIENCE
-
-
-@pytest.fixture
-def guarded(deployment: Deployment) -> Guarded:
-    return guard(deployment.settings)
-
-
-@pytest.fixture
-def client(guarded: Guarded) -> Iterator[TestClient]:
-    with TestClient(guarded.application, base_url="http://testserver/v1/") as it:
-        yield it
 
 
 class Clock:
