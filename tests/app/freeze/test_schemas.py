@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from starlette.testclient import TestClient
 
 from app.errors import PolicyError
 from app.freeze.policy import Policy
@@ -61,15 +60,6 @@ def test_the_json_schema_is_closed_and_has_the_examples():
     objects = [schema, *schema["$defs"].values()]
     assert {part["additionalProperties"] for part in objects} == {False}
     assert json.loads(json.dumps(schema)) == schema
-
-
-def test_the_schema_is_published(client: TestClient):
-    """A document of its own, with its media type; also a component of the OpenAPI document."""
-    answer = client.get("freeze_policies/schema")
-    assert answer.headers["content-type"] == "application/schema+json"
-    assert answer.json() == json_schema()
-    jsonschema_rs.meta.validate(answer.json())
-    assert "FreezePolicy" in client.get("http://testserver/openapi.json").json()["components"]["schemas"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
