@@ -1,5 +1,7 @@
 """Trained tensors are dated by the check that first saw other bytes."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -11,6 +13,11 @@ from worker.trainer.witness.first_changes import FirstChanges
 from worker.trainer.witness.live_names import live_tensors
 
 PRINTS = Fingerprints(bytes(16))
+
+
+def add_to(parameter: Any) -> None:
+    with torch.no_grad():
+        parameter.add_(1)
 
 
 def begun(model: nn.Module) -> FirstChanges:
@@ -30,13 +37,11 @@ def test_a_tensor_is_dated_once_and_frozen_ones_never() -> None:
     changes, live = begun(model), live_tensors(model)
     assert set(changes.sizes(live)) == {"0.bias", "1.weight", "1.bias"}
     assert changes.sizes(live)["1.weight"] == 36
-    with torch.no_grad():
-        model[0].weight += 1
-        model[1].weight += 1
+    add_to(model[0].weight)
+    add_to(model[1].weight)
     changes.check(live, PRINTS, step=4)
-    with torch.no_grad():
-        model[1].weight += 1
-        model[1].bias += 1
+    add_to(model[1].weight)
+    add_to(model[1].bias)
     changes.check(live, PRINTS, step=5)
     assert changes.found == {"1.weight": 4, "1.bias": 5}
     assert changes.pending  # 0.bias
@@ -46,9 +51,8 @@ def test_a_check_of_some_names_leaves_the_others() -> None:
     """A check within the budget looks at a few; only one without names has looked at all."""
     model = net()
     changes, live = begun(model), live_tensors(model)
-    with torch.no_grad():
-        model[0].bias += 1
-        model[1].bias += 1
+    add_to(model[0].bias)
+    add_to(model[1].bias)
     changes.check(live, PRINTS, step=2, names=["1.bias"])
     assert (changes.found, changes.looked_at_all) == ({"1.bias": 2}, False)
     changes.check(live, PRINTS, step=3)
@@ -59,7 +63,7 @@ def test_a_tensor_that_is_gone_has_changed() -> None:
     """Deleting it is no way around the date."""
     model = net()
     changes = begun(model)
-    model[1].bias = None
+    model[1].register_parameter("bias", None)
     changes.check(live_tensors(model), PRINTS, step=7)
     assert changes.found == {"1.bias": 7}
 
@@ -68,13 +72,11 @@ def test_the_state_goes_into_a_checkpoint() -> None:
     """Restored, what had not moved is still compared with its bytes at the start of the run."""
     model = net()
     changes, live = begun(model), live_tensors(model)
-    with torch.no_grad():
-        model[1].bias += 1
+    add_to(model[1].bias)
     changes.check(live, PRINTS, step=1)
     restored = FirstChanges()
     restored.load_state_dict(changes.state_dict())
     restored.resume(live, PRINTS)
-    with torch.no_grad():
-        model[1].weight += 1
+    add_to(model[1].weight)
     restored.check(live, PRINTS, step=9)
     assert restored.found == {"1.bias": 1, "1.weight": 9}
