@@ -85,15 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             base, result = (stack.enter_context(open_model(path)) for path in (options.a, options.b))
             plan = plan_of(base, result, _policy(options.freeze)) if options.freeze else None
-            listed, remarks = [], list(notes(base, result))
+            found, remarks = [], list(notes(base, result))
             for difference in differences(base, result, statistics=not options.quick):
-                listed.append(difference)
+                found.append(difference)
                 if not options.json and (options.all or difference.status != "same"):
                     print(_line(difference), flush=True)
-            broken = violations(listed, plan) if plan else []
+            broken = violations(found, plan) if plan else []
     except (DiffError, TensorFileError, PolicyError, OSError) as error:
         return _cannot(options, error)
-    _report(options, listed, broken, remarks, audited=plan is not None)
+    _report(options, found, broken, remarks, audited=plan is not None)
     return FROZEN_CHANGED if broken else SAME
 
 
@@ -294,26 +294,26 @@ def _line(difference: Difference) -> str:
 
 def _report(
     options: argparse.Namespace,
-    listed: list[Difference],
+    found: list[Difference],
     broken: list[PolicyViolation],
     remarks: list[str],
     *,
     audited: bool,
 ) -> None:
-    counts = {status: sum(violation.status == status for violation in listed) for status in STATUSES}
+    counts = {status: sum(one.status == status for one in found) for status in STATUSES}
     if options.json:
-        document: JsonDict = {"counts": counts, "notes": remarks, "tensors": [violation.to_json() for violation in listed]}
+        document: JsonDict = {"counts": counts, "notes": remarks, "tensors": [one.to_json() for one in found]}
         if audited:
             document["verdict"] = "violated" if broken else "identical"
-            document["violations"] = [{"name": violation.name, "rule": violation.rule, "reason": violation.reason} for violation in broken]
+            document["violations"] = [{"name": one.name, "rule": one.rule, "reason": one.reason} for one in broken]
         print(json.dumps(document, indent=1))
         return
     for remark in remarks:
         print(f"note: {printable(remark)}")
     print(", ".join(f"{count} {status}" for status, count in counts.items() if count) or "no tensors")
     if audited:
-        for violation in broken:
-            print(f"FROZEN, BUT: {printable(violation.name)}: {violation.reason} (rule {violation.rule})")
+        for one in broken:
+            print(f"FROZEN, BUT: {printable(one.name)}: {one.reason} (rule {one.rule})")
         if not broken:
             print("every frozen tensor is bit-identical")
 
