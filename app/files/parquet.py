@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.files.lines import Record
+from app.files.parquet_footer import RowGroup, read_footer
 from app.files.problems import LineProblem, first_line
 
 #: A file may decode to this many bytes whatever its size, and beyond that to MAX_RATIO times its size.
@@ -31,16 +32,17 @@ class ParquetFile:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._errors = (pa.ArrowException, OSError)
+        # pyarrow's own, and those of Python for names and values that Python has no form for.
+        self._errors = (pa.ArrowException, OSError, ValueError, OverflowError, LookupError)
         self._allowed = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
         self.columns: list[str] = []
         self.empty_columns: list[str] = []  # of nulls alone: as good as absent
         self.header_problems: list[LineProblem] = []
         try:
-            metadata = pq.read_metadata(path)
-            self.header_problems = list(_bombs(metadata, self._allowed))
+            self._groups = read_footer(path)
+            self.header_problems = list(_bombs(self._groups, self._allowed))
             if not self.header_problems:
-                self._file = pq.ParquetFile(path, metadata=metadata, read_dictionary=_dictionary_columns(metadata))
+                self._file = pq.ParquetFile(path, read_dictionary=_dictionary_columns(self._groups))
                 schema = self._file.schema_arrow
                 self.columns = [str(name) for name in schema.names]
                 self.empty_columns = [str(field.name) for field in schema if pa.types.is_null(field.type)]
@@ -75,9 +77,8 @@ class ParquetFile:
 
     def _batch_rows(self, columns: int) -> int:
         """How many rows to read at a time, so that an ordinary batch has a few megabytes."""
-        metadata = self._file.metadata
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        bytes_of_a_row = sum(max(0, int(group.total_byte_size)) for group in groups) // max(1, int(metadata.num_rows))
+        rows = sum(group.rows for group in self._groups)
+        bytes_of_a_row = sum(group.nbytes for group in self._groups) // max(1, rows)
         return max(1, min(_BATCH_ROWS, _BATCH_VALUES // columns, _BATCH_BYTES // max(1, bytes_of_a_row)))
 
 
@@ -141,21 +142,19 @@ class _Decoder:
             raise _TooLarge
 
 
-def _bombs(metadata: Any, allowed: int) -> Iterator[LineProblem]:
+def _bombs(groups: Iterable[RowGroup], allowed: int) -> Iterator[LineProblem]:
     """A problem where the footer promises more than the file may decode to: its batches may not fit into memory."""
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        columns = [group.column(column) for column in range(group.num_columns)]
-        packed = sum(max(0, column.total_compressed_size) for column in columns)
-        unpacked = sum(max(0, column.total_uncompressed_size) for column in columns)
+    for number, group in enumerate(groups, start=1):
+        packed = sum(column.packed for column in group.columns)
+        unpacked = sum(column.unpacked for column in group.columns)
         if unpacked > FREE_BYTES and unpacked > MAX_RATIO * max(1, packed):
             message = (
-                f"row group {index + 1} has {packed:,} bytes and would unpack to {unpacked:,}; write it with less "
+                f"row group {number} has {packed:,} bytes and would unpack to {unpacked:,}; write it with less "
                 f"compression ({MAX_RATIO} times at most beyond {FREE_BYTES:,} bytes)"
             )
             yield LineProblem(None, None, "decompression_bomb", message)
             return
-        allowed -= _VALUE_BYTES * sum(max(0, column.num_values) for column in columns)
+        allowed -= _VALUE_BYTES * sum(column.values for column in group.columns)
         if allowed < 0:
             yield LineProblem(None, None, "decompression_bomb", _too_large())
             return
@@ -168,12 +167,6 @@ def _too_large() -> str:
     )
 
 
-def _dictionary_columns(metadata: Any) -> list[str]:
+def _dictionary_columns(groups: Iterable[RowGroup]) -> list[str]:
     """Paths of the columns of texts or bytes that are stored as a dictionary in any row group."""
-    paths = set()
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        for column in (group.column(number) for number in range(group.num_columns)):
-            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
-                paths.add(column.path_in_schema)
-    return sorted(paths)
+    return sorted({column.path for group in groups for column in group.columns if column.texts_in_dictionary})
