@@ -37,6 +37,7 @@ from app.models.routes import router as models
 from app.openapi import document
 from app.openapi.prose import DESCRIPTION, TAGS
 from app.ops import health
+from app.pages.errors import error_page
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
 from app.pages.sweeps import router as sweep_pages
@@ -84,6 +85,7 @@ def _add_state(application: FastAPI, settings: Settings) -> None:
     application.state.watcher = JobWatcher(database)
     application.state.poll_cache = PollCache(database)
     application.state.keys_in_flight = KeysInFlight()
+    application.state.error_page = error_page
 
 
 def _add_middleware(application: FastAPI, settings: Settings) -> None:

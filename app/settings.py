@@ -1,6 +1,7 @@
 """The PERMAFROST_* environment, in one class."""
 
 import ipaddress
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
 
     #: Hosts by which browsers may reach a service without keys, besides loopback; with commas between them.
     trusted_hosts: str = ""
+    #: Other names of models, as pairs `gpt-4.1-mini*=minilm` with commas between them or as a JSON object. `*` in a
+    #: name stands for any text; the first that fits is taken.
+    model_aliases: str = ""
     #: Of every project: jobs that have not ended, and bytes of uploaded files.
     max_active_jobs: int = Field(default=10_000, ge=1)
     max_project_bytes: int = Field(default=2**40, ge=1)
@@ -71,6 +75,12 @@ class Settings(BaseSettings):
                 raise ValueError
         except (ArgumentError, ValueError):  # neither shows the URL: a password may be in it
             raise ValueError("write postgresql://user:password@host:5432/name, or sqlite:////path/to/file") from None
+        return value
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _aliases(cls, value: str) -> str:
+        read_aliases(value)
         return value
 
     @field_validator("webhook_allow")
@@ -102,6 +112,11 @@ class Settings(BaseSettings):
         """Folder of base models by name."""
         return (self.models_dir or self.home / "models").expanduser().absolute()
 
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """The models that other names stand for, by pattern of such a name, in the order in which they are tried."""
+        return read_aliases(self.model_aliases)
+
     @property
     def signing_key_path(self) -> Path:
         return self.signing_key or self.home / "keys" / "signing.key"
@@ -132,3 +147,26 @@ class Settings(BaseSettings):
     def auth_required(self) -> bool:
         """Whether requests need an API key: always beyond loopback, and on loopback with PERMAFROST_AUTH=required."""
         return self.auth == "required" or (self.auth == "" and not self.on_loopback)
+
+
+def read_aliases(text: str) -> dict[str, str]:
+    """Model ids by the pattern of the names that stand for them. ValueError where an entry is no pair of texts."""
+    text = text.strip()
+    if text.startswith("{"):
+        try:
+            pairs = list(json.loads(text).items())
+        except ValueError as error:
+            raise ValueError(f"not a JSON object of patterns and model ids: {error}") from None
+    else:
+        pairs = [_pair(part) for part in text.split(",") if part.strip()]
+    for pattern, model in pairs:
+        if not (isinstance(model, str) and model.strip() and pattern.strip()):
+            raise ValueError(f"{pattern!r} must stand for a model's id, such as gpt-4.1-mini*=minilm")
+    return {pattern.strip(): model.strip() for pattern, model in pairs}
+
+
+def _pair(part: str) -> tuple[str, str]:
+    pattern, equals, model = part.partition("=")
+    if not equals:
+        raise ValueError(f"{part.strip()!r} is no pair such as gpt-4.1-mini*=minilm")
+    return pattern, model

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from app.evidence.causes import Cause, by_cause
 from app.jsontypes import JsonDict
 from app.settings import Settings
 
@@ -37,6 +38,8 @@ Task = Annotated[
 ]
 ENDED = {"succeeded", "failed", "cancelled"}
 SHOWN_PROBLEMS = 20
+#: Of the tensors of one violation.
+SHOWN_NAMES = 3
 #: Uploads of more bytes than this print a line while they run.
 LARGE = 10_000_000
 #: Columns of a table that is written to a pipe or a file.
@@ -128,7 +131,7 @@ def _follow(client: httpx2.Client, job_id: str) -> int:
     except KeyboardInterrupt:
         console.print(f"\nstopped watching; the job goes on. To watch it again: permafrost watch {job_id}")
         return 130
-    return _conclude(console, job)
+    return _conclude(client, console, job)
 
 
 def _bar(client: httpx2.Client, console: Console, job: JsonDict) -> JsonDict:
@@ -171,19 +174,45 @@ def _poll(client: httpx2.Client, job: JsonDict, tag: str) -> tuple[JsonDict, str
     return (job, tag) if answer.status_code == 304 else (_checked(answer), answer.headers["etag"])
 
 
-def _conclude(console: Console, job: Mapping[str, Any]) -> int:
+def _conclude(client: httpx2.Client, console: Console, job: Mapping[str, Any]) -> int:
+    """Print how the job ended and why; the last line is the reason of an exit code that is not 0."""
     verdict = job["evidence"]["verdict"]
     model = f", model {job['fine_tuned_model']}" if job["fine_tuned_model"] else ""
-    console.print(f"{job['status']}, evidence {verdict}{model}")
+    evidence = "no evidence" if verdict == "none" else f"evidence {verdict}"
+    console.print(f"{job['status']}, {evidence}{model}")
     if job["error"]:
         console.print(job["error"]["message"])
         for line in _problem_lines(job["error"])[:SHOWN_PROBLEMS]:
             console.print(line)
-    for violation in job["evidence"]["violations"]:
-        cause = violation["operation"] or violation["explanation"] or violation["reason"]
-        suffix = f", {cause}" if cause else ""
-        console.print(f"violation: {violation['name']} at step {violation['first_bad_step']}{suffix}")
-    return 0 if job["status"] == "succeeded" and verdict == "verified" else 1
+    for cause in by_cause(job["evidence"]["violations"]):
+        console.print(f"violation: {_violation(cause)}")
+
+    if job["status"] == "succeeded" and verdict == "verified":
+        return 0
+    console.print(f"exit code 1: {_reason(client, job)}")
+    return 1
+
+
+def _violation(cause: Cause) -> str:
+    """One line for all tensors that one write changed."""
+    names = ", ".join(cause.names[:SHOWN_NAMES])
+    more = len(cause.names) - SHOWN_NAMES
+    tensors = names if len(cause.names) == 1 else f"{len(cause.names):,} tensors ({names}{', …' if more > 0 else ''})"
+    step = "" if cause.first_bad_step is None else f" at step {cause.first_bad_step}"
+    why = cause.operation or cause.explanation
+    return f"{tensors}{step}{f', {why}' if why else ''}"
+
+
+def _reason(client: httpx2.Client, job: Mapping[str, Any]) -> str:
+    """Why a job that has ended did not end succeeded and verified."""
+    if job["status"] != "succeeded":
+        return f"the job is {job['status']}"
+    if job["evidence"]["verdict"] == "violated":
+        return f"{_count(len(job['evidence']['violations']), 'tensor')} declared frozen changed"
+    reason = _ask(client, "GET", f"fine_tuning/jobs/{job['id']}/evidence")["reason"]
+    if reason and "nothing is frozen" in reason:
+        reason += "; --policy says what to freeze"
+    return reason or f"the evidence is {job['evidence']['verdict']}"
 
 
 def _describe(job: Mapping[str, Any]) -> str:

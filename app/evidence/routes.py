@@ -29,7 +29,7 @@ ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
     "/fine_tuning/jobs/{fine_tuning_job_id}/evidence", operation_id="retrieveEvidence", summary="Read a job's evidence"
 )
 def retrieve_evidence(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> EvidenceObject:
-    """`pending` until the job ends; a job that ended without a result stays `incomplete`."""
+    """`pending` until the job ends; `none` of a job that ended without a result."""
     with db.read() as session:
         job = find_job(session, caller.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
@@ -38,7 +38,7 @@ def retrieve_evidence(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Ev
     if not job.ended:
         return EvidenceObject(fine_tuning_job_id=job.id, created_at=None, verdict="pending")
     reason = f"the job ended without a result ({job.status})"
-    return EvidenceObject(fine_tuning_job_id=job.id, created_at=None, verdict="incomplete", reason=reason)
+    return EvidenceObject(fine_tuning_job_id=job.id, created_at=None, verdict="none", reason=reason)
 
 
 @router.get(

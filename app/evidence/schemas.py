@@ -7,6 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.evidence.tables import Evidence, Parameter
 from app.paging.keyset import Page
 
+#: The first three are a worker's; the others say why there is no such judgement.
+Verdict = Literal["verified", "violated", "incomplete", "pending", "none"]
+VERDICT: Final = (
+    "`verified`: every frozen tensor has the base's bytes; `violated`: one has not; `incomplete`: nobody can tell, or "
+    "nothing was frozen; `pending`: the job has not ended; `none`: it ended without a result to judge."
+)
+
 
 class EvidenceAnswer(BaseModel):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
@@ -42,9 +49,7 @@ class EvidenceObject(EvidenceAnswer):
     object: Literal["fine_tuning.job.evidence"] = "fine_tuning.job.evidence"
     fine_tuning_job_id: str
     created_at: int | None
-    verdict: Literal["pending", "verified", "violated", "incomplete"] = Field(
-        description="`verified`: every frozen tensor has the base's bytes; `incomplete`: nobody can tell."
-    )
+    verdict: Verdict = Field(description=VERDICT)
     reason: str | None = None
     attempt: int | None = None
     frozen_tensors: int | None = None

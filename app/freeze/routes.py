@@ -1,17 +1,23 @@
 """Endpoints under /v1/freeze_policies: a preview of what a policy freezes, and the JSON schema of policies."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from app.auth.caller import AsReader
 from app.errors import InvalidRequest
+from app.freeze.adapters import adapted
+from app.freeze.implied import implied_policy, merged_policy
 from app.freeze.plan import FreezePlan
+from app.freeze.policy import Policy
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePlanCounts, FreezePolicy, json_schema
+from app.freeze.tensors import TensorInfo
 from app.http.dependencies import Config, Db
 from app.http.json_body import JsonRoute
 from app.http.request_body import RequestBody
@@ -21,7 +27,9 @@ from app.models.manifest import Manifest
 from app.openapi.load import load_examples
 from app.openapi.prose import ERRORS
 from app.paging.keyset import Page
-from app.specs.models import Task
+from app.settings import Settings
+from app.specs.adapters import AdapterSpec
+from app.specs.models import Task, TransformersSpec
 
 router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS, route_class=JsonRoute)
 
@@ -39,6 +47,7 @@ class PolicyPreview(Page):
     """The plan: counts, memory, warnings, and a page of decisions, one per tensor."""
 
     model: str
+    resolved_model: str = Field(description="What `model` stands for, where it is an alias; else the same.")
     freeze_policy: dict[str, Any] = Field(description="The policy in its normal form.")
     policy_digest: str
     freeze_plan: FreezePlanCounts
@@ -73,28 +82,55 @@ def preview_policy(
     db: Db,
     settings: Config,
 ) -> PolicyPreview:
-    """Resolves the policy as a job would, against the model's tensors. The model must be known by then."""
+    """Resolves the policy as a job would, against the model's tensors and its adapter's. The model must be known."""
     with db.read() as session:
         model = choose(session, settings, caller.project, model_choice(body.model))
-        manifest = model.manifest_for(body.task)
-        if manifest is None and (task := body.task or model.spec.task):
-            similar = similar_tensors(session, caller.project, model, task)
-            manifest = Manifest(similar) if similar else None
+        plain = _plain(session, settings, caller.project, model)
+        manifest = _manifest(session, caller.project, plain, body.task or model.spec.task)
     if manifest is None:
-        raise _unknown(model)
-    result = preview(
-        body.freeze_policy.normal(), manifest.tensors, optimizer=body.optimizer, initialised=manifest.initialised
-    )
+        raise _unknown(plain)
+    policy, tensors = body.freeze_policy.normal(), manifest.tensors
+    initialised: Collection[str] = manifest.initialised
+    if model.spec.adapter is not None:
+        policy, tensors, initialised = _with_adapter(policy, manifest, model.spec.adapter)
+    result = preview(policy, tensors, optimizer=body.optimizer, initialised=initialised)
     start = _start(result.plan, body.after)
     page = [decision.to_json() for decision in result.plan.decisions[start : start + body.limit]]
     return PolicyPreview(
-        model=model.name,
+        model=model.alias or model.name,
+        resolved_model=model.name,
         data=page,
         has_more=start + body.limit < len(result.plan.decisions),
         first_id=page[0]["name"] if page else None,
         last_id=page[-1]["name"] if page else None,
         **result.to_json(),
     )
+
+
+def _plain(session: Session, settings: Settings, project: str, chosen: ChosenModel) -> ChosenModel:
+    """The model below the adapter."""
+    if not isinstance(chosen.spec, TransformersSpec) or chosen.spec.adapter is None:
+        return chosen
+    return choose(session, settings, project, replace(chosen.spec, adapter=None))
+
+
+def _manifest(session: Session, project: str, plain: ChosenModel, task: str | None) -> Manifest | None:
+    """The tensors for a task; those of another model of the folder where its own are not known."""
+    known = plain.manifest_for(task)
+    if known is None and task:
+        similar = similar_tensors(session, project, plain, task)
+        return Manifest(similar) if similar else None
+    return known
+
+
+def _with_adapter(
+    policy: Policy, known: Manifest, adapter: AdapterSpec
+) -> tuple[Policy, list[TensorInfo], Collection[str]]:
+    """The policy and the tensors of a job with this adapter, which a merged one has under their plain names."""
+    model = adapted(known.tensors, adapter, initialised=known.initialised)
+    if adapter.merge:
+        return merged_policy(policy, model.merged, known.initialised), known.tensors, known.initialised
+    return implied_policy(policy, model.new), model.tensors, model.new
 
 
 def _start(plan: FreezePlan, after: str | None) -> int:
@@ -113,5 +149,5 @@ def _unknown(model: ChosenModel) -> InvalidRequest:
     elif isinstance(model.stored, Mapping):
         message += f" for the task {model.spec.task!r}; they are for {', '.join(filter(None, model.stored))}"
     else:
-        message += ": for another task or with an adapter a model has other tensors"
+        message += ": for another task a model has other tensors"
     return InvalidRequest(message, param="model", code="model_not_described")

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.db import is_full, is_unavailable
 from app.errors import DatabaseUnavailable, HttpError, OutOfSpace, PermafrostError
 from app.http.head_requests import original_method
-from app.http.headers import wants_problem
+from app.http.headers import wants_page, wants_problem
 from app.http.request_id import request_id_of
 from app.http.validation import explain
 
@@ -44,7 +44,11 @@ def install(app: FastAPI) -> None:
 
 
 def render(error: PermafrostError, request: Request) -> Response:
-    """The error as a response: the envelope, or a problem document with the envelope inside."""
+    """The error as a response: a page for a browser that asked for one, else the envelope or a problem document."""
+    error_page = getattr(request.app.state, "error_page", None)
+    if error_page is not None and wants_page(request):
+        page: Response = error_page(request, error)
+        return page
     body: dict[str, Any] = {"error": error.to_json()}
     media_type = "application/json"
     if wants_problem(request.headers.get("accept", "")):

@@ -25,6 +25,14 @@ def wants_problem(accept: str) -> bool:
     return weights.get(_PROBLEM, 0.0) > 0 and weights[_PROBLEM] >= plain
 
 
+def wants_page(request: Request) -> bool:
+    """Whether a browser opens a page, and not an address of the API: `Accept` names HTML as every browser's does."""
+    path = request.url.path
+    if request.method not in ("GET", "HEAD") or path == "/v1" or path.startswith("/v1/"):
+        return False
+    return dict(_weights(request.headers.get("accept", ""))).get("text/html", 0.0) > 0
+
+
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
     """RFC 9110's weak comparison with any of the listed tags; `*` matches every tag."""
     tags = [tag.strip() for tag in (if_none_match or "").split(",")]

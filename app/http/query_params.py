@@ -36,6 +36,16 @@ def refuse_unknown(request: Request) -> None:
             raise InvalidRequest(message, param=name, code="repeated_parameter")
 
 
+def bracketed(request: Request, name: str, values: Any) -> list[str]:
+    """The values of the query parameter `name[]`, as the SDK writes a list. Raises for one that this Literal lacks."""
+    given = request.query_params.getlist(f"{name}[]")
+    for value in given:
+        if value not in get_args(values):
+            message = f"{value!r} is not a {name}; there are {', '.join(get_args(values))}"
+            raise InvalidRequest(message, param=name, code="invalid_value")
+    return given
+
+
 def _unknown(name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(name.partition("[")[0], known, n=1)
     names = f"known here: {', '.join(sorted(known))}" if known else "this operation has no parameters"

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.evidence.schemas import SCHEDULED, SPLIT, EvidenceViolation
+from app.evidence.schemas import SCHEDULED, SPLIT, VERDICT, EvidenceViolation, Verdict
 from app.evidence.tables import Evidence
 from app.freeze.schemas import FreezePlanCounts
 from app.jobs.queue.states import TERMINAL, Status
@@ -34,7 +34,7 @@ class JobError(Answer):
 
 
 class EvidenceSummary(Answer):
-    verdict: Literal["pending", "verified", "violated", "incomplete"]
+    verdict: Verdict = Field(description=VERDICT)
     frozen_tensors: int | None = None
     frozen_bytes: int | None = None
     scheduled_tensors: int | None = Field(default=None, description=SCHEDULED)
@@ -47,7 +47,7 @@ class EvidenceSummary(Answer):
     def of(cls, row: Evidence | None, *, status: str) -> "EvidenceSummary":
         """From the row of evidence; without one, from whether the job has ended."""
         if row is None:
-            return cls(verdict="incomplete" if status in TERMINAL else "pending")
+            return cls(verdict="none" if status in TERMINAL else "pending")
         return cls.model_validate(
             {
                 "verdict": row.verdict,
@@ -103,7 +103,10 @@ class JobObject(Answer):
     finished_at: int | None
     estimated_finish: int | None
     status: Status
-    model: str
+    model: str = Field(description="As the request named it.")
+    resolved_model: str = Field(
+        description="The model that is trained: `model` itself, or what it stands for (PERMAFROST_MODEL_ALIASES)."
+    )
     model_spec: dict[str, Any]
     task: str
     fine_tuned_model: str | None
@@ -153,7 +156,8 @@ class JobObject(Answer):
                 "finished_at": _seconds(job.finished_at),
                 "estimated_finish": _estimated_finish(job),
                 "status": job.status,
-                "model": job.model,
+                "model": job.alias or job.model,
+                "resolved_model": job.model,
                 "model_spec": job.model_spec,
                 "task": job.task,
                 "fine_tuned_model": job.fine_tuned_model,

@@ -1,16 +1,18 @@
 """Filters a list of jobs, by rows and by labels; each filter has an index in the list's own order."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, get_args
 
-from sqlalchemy import and_, select
+from sqlalchemy import ColumnElement, and_, false, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.errors import InvalidRequest
-from app.jobs.queue.states import Status
+from app.evidence.schemas import Verdict
+from app.evidence.tables import Evidence
+from app.jobs.queue.states import TERMINAL, Status
 from app.jobs.queue.tables import Job, Label
 from app.paging.keyset import Order, keyset
 
@@ -24,6 +26,7 @@ class Filters:
     """Which jobs a list has. `labels` are pairs of metadata; a tag is a label without a name."""
 
     statuses: Sequence[str] = ()
+    verdicts: Sequence[str] = ()
     model: str | None = None
     created_after: int | None = None
     created_before: int | None = None
@@ -32,12 +35,14 @@ class Filters:
 
     def read(self, parameters: Iterable[tuple[str, str]]) -> "Filters":
         """Adds the parameters whose names no schema can list: `metadata[key]`, and the SDK's `x[]`."""
-        statuses = list(self.statuses)
+        statuses, verdicts = list(self.statuses), list(self.verdicts)
         for key, value in parameters:
             if key == "metadata":
                 self.without_metadata |= _null(value)
             elif key == "status[]":
-                statuses.append(_state(value))
+                statuses.append(_one_of(Status, value, param="status"))
+            elif key == "verdict[]":
+                verdicts.append(_one_of(Verdict, value, param="verdict"))
             elif key == "tag[]":
                 self.labels.append(("", value))
             elif match := _METADATA.fullmatch(key):
@@ -46,6 +51,7 @@ class Filters:
                 raise InvalidRequest(f"{key!r} is not metadata[key], a key of 1 to 64 characters", param="metadata")
 
         self.statuses = list(dict.fromkeys(statuses))
+        self.verdicts = list(dict.fromkeys(verdicts))
         self.labels = list(dict.fromkeys(self.labels))
         if len(self.labels) > _MOST_LABELS:
             message = f"filters on {len(self.labels)} tags and metadata entries; {_MOST_LABELS} at most"
@@ -70,6 +76,8 @@ def page(
     if filters.statuses:
         one, *more = filters.statuses
         statement = statement.where(Job.status.in_(filters.statuses) if more else Job.status == one)
+    if filters.verdicts:
+        statement = statement.where(has_verdict(filters.verdicts))
     if filters.model is not None:
         statement = statement.where(Job.model == filters.model)
     if filters.created_after is not None:
@@ -81,6 +89,19 @@ def page(
     return keyset(session, statement, Job, within=everything, by=by, after=after, limit=limit, order=order)
 
 
+def has_verdict(verdicts: Collection[str]) -> ColumnElement[bool]:
+    """The condition on a job that `evidence.verdict`, as its answer has it, is one of these."""
+    judged = [verdict for verdict in verdicts if verdict not in ("pending", "none")]
+    of_job = select(Evidence.job_id).where(Evidence.job_id == Job.id)
+    unjudged, ended = ~of_job.exists(), Job.status.in_(TERMINAL)
+    conditions = [
+        *([of_job.where(Evidence.verdict.in_(judged)).exists()] if judged else []),
+        *([and_(unjudged, ~ended)] if "pending" in verdicts else []),
+        *([and_(unjudged, ended)] if "none" in verdicts else []),
+    ]
+    return or_(false(), *conditions)
+
+
 def _null(value: str) -> bool:
     if value != "null":
         message = "filter with metadata[key]=value, or metadata=null for jobs without any"
@@ -88,10 +109,10 @@ def _null(value: str) -> bool:
     return True
 
 
-def _state(value: str) -> str:
-    if value not in get_args(Status):
-        message = f"{value!r} is not a job's state; the states are {', '.join(get_args(Status))}"
-        raise InvalidRequest(message, param="status", code="invalid_value")
+def _one_of(values: Any, value: str, *, param: str) -> str:
+    if value not in get_args(values):
+        message = f"{value!r} is not a {param} of a job; there are {', '.join(get_args(values))}"
+        raise InvalidRequest(message, param=param, code="invalid_value")
     return value
 
 

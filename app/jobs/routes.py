@@ -3,13 +3,14 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy import select
 
 from app.auth.caller import AsReader, AsWriter
 from app.db import Database
+from app.evidence.schemas import Verdict
 from app.http.dependencies import Blobs, Config, Db, JobId, NotifierDep
 from app.http.headers import etag_matches, is_retry, wait_seconds
 from app.http.json_body import JsonRoute
@@ -36,6 +37,7 @@ from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.dry_run import DryRun, dry_run
 from app.jobs.requests.schemas import JobCreate, Tag
 from app.jobs.requests.submission import fingerprint, prepare, protect_inputs
+from app.models.aliases import aliased
 from app.openapi.load import load_examples
 from app.openapi.prose import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
 from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
@@ -43,6 +45,26 @@ from app.settings import Settings
 from app.storage.blobs import Storage
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS, route_class=JsonRoute)
+
+
+async def job_filters(
+    request: Request,
+    settings: Config,
+    status: Annotated[list[Status] | None, Query(description="Only jobs in one of these states.")] = None,
+    verdict: Annotated[list[Verdict] | None, Query(description="Only jobs whose evidence says one of these.")] = None,
+    model: Annotated[str | None, Query(max_length=256, description="Only jobs on this model.")] = None,
+    tag: Annotated[list[Tag] | None, Query(description="Only jobs with this tag; of several, with all.")] = None,
+    created_after: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
+    created_before: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
+) -> Filters:
+    """The filters that the query names; a model by the name that jobs have it under, or by an alias of it."""
+    labels = [("", name) for name in tag or ()]
+    model = model and (aliased(settings, model) or model)
+    filters = Filters(status or (), verdict or (), model, created_after, created_before, labels)
+    return filters.read(request.query_params.multi_items())
+
+
+FiltersDep = Annotated[Filters, Depends(job_filters)]
 
 #: Longest time that a poll is kept open, whatever `Prefer: wait` says.
 MAX_WAIT_SECONDS = 60
@@ -94,22 +116,14 @@ def create_job(
     openapi_extra={"parameters": [METADATA_FILTER]},
 )
 def list_jobs(
-    request: Request,
     who: AsReader,
     db: Db,
+    filters: FiltersDep,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: OrderQuery = "desc",
-    status: Annotated[list[Status] | None, Query(description="Only jobs in one of these states.")] = None,
-    model: Annotated[str | None, Query(max_length=256, description="Only jobs on this model.")] = None,
-    tag: Annotated[list[Tag] | None, Query(description="Only jobs with this tag; of several, with all.")] = None,
-    created_after: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
-    created_before: Annotated[int | None, Query(ge=0, le=253402300799, description="Unix time.")] = None,
 ) -> JobList:
     """Newest first. `metadata[key]=value` keeps jobs with that entry, `metadata=null` those without any."""
-    filters = Filters(status or (), model, created_after, created_before, [("", name) for name in tag or ()])
-    filters.read(request.query_params.multi_items())
-
     with db.read() as session:
         rows, more = page(session, who.project, filters, after=after, limit=limit, order=order)
         data = views.job_objects(session, rows)

@@ -18,6 +18,7 @@ from app.evidence.format.compose import ComposedFile, Slice, compose
 from app.freeze.plan import TensorInfo
 from app.jsontypes import JsonDict
 from app.models import manifest
+from app.models.aliases import aliased, choice
 from app.models.manifest import Manifest
 from app.models.tables import Model
 from app.settings import Settings
@@ -49,6 +50,8 @@ class ChosenModel:
     base_id: str | None = None
     stored: manifest.Stored | None = None
     described_for: str | None = None
+    #: The name by which a request chose it, where that is an alias.
+    alias: str | None = None
 
     def manifest_for(self, task: str | None) -> Manifest | None:
         """The manifest for a task; default: the task of the spec, or else the model's own."""
@@ -100,7 +103,7 @@ def find_model(
 
 
 def choose(session: Session, settings: Settings, project: str, requested: ModelChoice) -> ChosenModel:
-    """The model that a request's `model` names. Raises ModelError, with the nearest name, when there is none."""
+    """The model that a request's `model` names, or stands for. ModelError, with the nearest name, if there is none."""
     if isinstance(requested, RegisteredSpec):
         return _by_id(session, settings, project, requested.id)
     if isinstance(requested, TorchSpec):
@@ -151,12 +154,15 @@ def layout(row: Model, file: str) -> ComposedFile:
     return compose(slices, {"format": "pt"})
 
 
-def _by_id(session: Session, settings: Settings, project: str, model_id: str) -> ChosenModel:
+def _by_id(session: Session, settings: Settings, project: str, model_id: str, *, aliases: bool = True) -> ChosenModel:
+    """A model of the database, a folder, or what an alias stands for, in this order."""
     row = session.scalar(visible(project).where(Model.id == model_id))
     if row is not None:
         return _registered(row)
     if any(folder.name == model_id for folder in folders(settings)):
         return ChosenModel(model_id, TransformersSpec(path=model_id))
+    if aliases and (target := aliased(settings, model_id)) is not None:
+        return _by_alias(session, settings, project, model_id, target)
     names = [
         *session.scalars(visible(project).with_only_columns(Model.id)),
         *(folder.name for folder in folders(settings)),
@@ -165,6 +171,20 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str) ->
     if model_id in _OUR_ARCHITECTURES:
         hint = f'; to use this architecture, write {{"type": "torch", "architecture": "{model_id}", "kwargs": {{…}}}}'
     raise ModelError(f"no model is named {model_id!r}{hint}", param="model", code="model_not_found")
+
+
+def _by_alias(session: Session, settings: Settings, project: str, alias: str, target: str) -> ChosenModel:
+    """The model that an alias stands for; itself no alias."""
+    requested = choice(target)
+    try:
+        if isinstance(requested, TransformersSpec):
+            chosen = _of_hub(session, project, requested)
+        else:
+            chosen = _by_id(session, settings, project, target, aliases=False)
+    except ModelError as error:
+        message = f"{alias!r} stands for {target!r} here (PERMAFROST_MODEL_ALIASES): {error.message}"
+        raise ModelError(message, param="model", code=error.code) from None
+    return replace(chosen, alias=alias)
 
 
 def _registered(row: Model) -> ChosenModel:

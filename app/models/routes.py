@@ -15,12 +15,16 @@ from app.files.usage import blob_in_use
 from app.http.dependencies import Blobs, Config, Db, NotifierDep
 from app.http.downloads import Reader, blob_bytes, download
 from app.http.json_body import JsonRoute
+from app.http.query_params import bracketed
 from app.jobs.queue.checkpoints import clear, users
-from app.models.catalog import find_model, folder_of, folders, layout, task_of, visible
+from app.models.aliases import aliased
+from app.models.catalog import find_model, folder_of, layout, task_of
+from app.models.listing import UnusedFolder, page, unused_folders
 from app.models.schemas import (
     ModelCompare,
     ModelComparison,
     ModelDeleted,
+    ModelKind,
     ModelList,
     ModelObject,
     ModelRegister,
@@ -30,7 +34,7 @@ from app.models.schemas import (
 from app.models.tables import Model
 from app.models.url import ModelIdConvertor
 from app.openapi.prose import BINARY, CONFLICT, ERRORS, GONE
-from app.paging.keyset import AfterQuery
+from app.paging.keyset import AfterQuery, OrderQuery
 from app.specs.models import TransformersSpec, folder_name
 from app.storage.blobs import Storage
 
@@ -41,14 +45,24 @@ ModelId = Annotated[str, Path(description="Id of a model.", examples=["minilm"])
 
 
 @router.get("", operation_id="listModels", summary="List models")
-def list_models(caller: AsReader, db: Db, settings: Config) -> ModelList:
-    """The project's models and the base models; also folders on the server that no job has used yet (`available`)."""
+def list_models(
+    request: Request,
+    caller: AsReader,
+    db: Db,
+    settings: Config,
+    after: AfterQuery = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: OrderQuery = "desc",
+    kind: Annotated[list[ModelKind] | None, Query(description="Only models of one of these kinds.")] = None,
+) -> ModelList:
+    """The project's models and the base models; also folders on the server that no job has used yet (`available`).
+
+    The `openai` SDK reads one page of this list, so a page holds 10,000 models where no limit is given.
+    """
+    kinds = [*(kind or ()), *bracketed(request, "kind", ModelKind)]
     with db.read() as session:
-        listed = visible(caller.project).where(Model.status != "dropped")
-        rows = session.scalars(listed.order_by(Model.created_at.desc(), Model.id)).all()
-    known = {row.id for row in rows}
-    unused = [ModelObject.of_folder(folder) for folder in folders(settings) if folder.name not in known]
-    return ModelList(data=[*map(ModelObject.of, rows), *unused])
+        models, more = page(session, settings, caller.project, kinds=kinds, after=after, limit=limit, order=order)
+    return ModelList.page([_object(model) for model in models], more=more)
 
 
 @router.post("", operation_id="registerModel", summary="Register a base model", responses=CONFLICT)
@@ -142,15 +156,17 @@ def download_model_file(
 
 @router.get("/{model:model_id}", operation_id="retrieveModel", summary="Read a model", responses=GONE)
 def retrieve_model(model: ModelId, caller: AsReader, db: Db, settings: Config) -> ModelObject:
-    """A base model, or the result of a job, with its job and its base model."""
+    """A base model, or the result of a job, with its job and its base model. An alias gives the model it stands for."""
     with db.read() as session:
         try:
-            return ModelObject.of(find_model(session, caller.project, model))
+            return _object(find_model(session, caller.project, model))
         except NotFound:
-            folder = next((each for each in folders(settings) if each.name == model), None)
-            if folder is None:
+            for folder in unused_folders(session, settings, caller.project):
+                if folder.id in (model, aliased(settings, model)):
+                    return _named(_object(folder), model)
+            if (target := aliased(settings, model)) is None:
                 raise
-    return ModelObject.of_folder(folder)
+        return _named(_object(find_model(session, caller.project, target)), model)
 
 
 @router.delete(
@@ -184,6 +200,17 @@ def composed_bytes(storage: Storage, composed: ComposedFile) -> Reader:
         return composed.stream(storage.open, start, stop)
 
     return read
+
+
+def _named(model: ModelObject, name: str) -> ModelObject:
+    """The model under the name that was asked for, with its own beside it where that is another."""
+    return model if model.id == name else model.model_copy(update={"id": name, "alias_of": model.id})
+
+
+def _object(model: Model | UnusedFolder) -> ModelObject:
+    if isinstance(model, Model):
+        return ModelObject.of(model)
+    return ModelObject.of_folder(model.path, created=int(model.created_at.timestamp()))
 
 
 def _register(db: Database, model_id: str, spec: TransformersSpec) -> tuple[Model, bool]:

@@ -13,6 +13,8 @@ from app.models.tables import Model
 from app.paging.keyset import Page
 from app.specs.models import TransformersSpec
 
+ModelKind = Literal["base", "fine_tuned", "checkpoint", "initial"]
+
 
 class ModelFile(BaseModel):
     name: str
@@ -29,12 +31,15 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int = Field(description="Unix time in seconds.")
     owned_by: str
-    kind: Literal["base", "fine_tuned", "checkpoint", "initial"]
+    kind: ModelKind
     status: Literal["available", "pending", "ready", "failed"] = Field(
         description="`available`: a folder on the server that no job has used yet; `pending`: waits for a worker."
     )
     error: str | None = None
     spec: JsonDict
+    alias_of: str | None = Field(
+        default=None, description="The model's own id, where it was asked for by an alias (PERMAFROST_MODEL_ALIASES)."
+    )
     base_model: str | None = None
     job_id: str | None = None
     root: str | None = Field(default=None, description="RFC 9162 root over the tensors, for auditors to pin.")
@@ -59,15 +64,13 @@ class ModelObject(BaseModel):
         )
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "ModelObject":
+    def of_folder(cls, folder: Path, *, created: int) -> "ModelObject":
         """A folder that no job has used yet."""
-        created = int((folder / "config.json").stat().st_mtime)
         spec = TransformersSpec(path=folder.name).to_json()
         return cls(id=folder.name, created=created, owned_by="permafrost", kind="base", status="available", spec=spec)
 
 
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
+class ModelList(Page):
     data: list[ModelObject]
 
 

@@ -89,6 +89,41 @@ def selector(select: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
+_ADAPTERS = {"lora": "LoRA", "ia3": "IA3", "prompt_tuning": "prompt tuning"}
+
+
+def adapter(spec: Mapping[str, Any]) -> str:
+    """An adapter as a model spec has it: `LoRA, rank 8, alpha 16, on q_proj, v_proj, merged into the weights`."""
+    kind = spec["type"]
+    name = "DoRA" if spec.get("use_dora") else "rsLoRA" if spec.get("use_rslora") else _ADAPTERS.get(kind, kind)
+    parts = [name]
+    if kind == "lora":
+        parts += [f"rank {spec.get('r') or 8}", f"alpha {spec.get('alpha') or 16:g}"]
+        parts += [f"dropout {spec['dropout']:g}"] if spec.get("dropout") else []
+    if kind == "prompt_tuning":
+        parts.append(f"{spec.get('num_virtual_tokens') or 8} virtual tokens")
+    parts += [f"on {', '.join(spec['target_modules'])}"] if spec.get("target_modules") else []
+    parts += ["merged into the weights"] if spec.get("merge") else []
+    parts += [f"trained on from {spec['start']}"] if spec.get("start") else []
+    return ", ".join(parts)
+
+
+def outcome(job: Any) -> str:
+    """A job's state and, once it has a judgement, its verdict: `running`, `succeeded, violated`, `failed`."""
+    status, verdict = job.status.replace("_", " "), job.evidence.verdict
+    return f"{status}, {verdict}" if verdict in _JUDGED else status
+
+
+def mood(job: Any) -> str:
+    """The class that colours `outcome`: a violation is never green."""
+    if job.evidence.verdict == "violated" or (job.status == "succeeded" and job.evidence.verdict in _JUDGED):
+        return str(job.evidence.verdict)
+    return str(job.status)
+
+
+_JUDGED = ("verified", "violated", "incomplete")
+
+
 FILTERS = {
     "size": size,
     "duration": duration,
@@ -100,4 +135,7 @@ FILTERS = {
     "iso": iso,
     "count": count,
     "selector": selector,
+    "adapter": adapter,
+    "outcome": outcome,
+    "mood": mood,
 }

@@ -1,6 +1,6 @@
 """Pages for people: dashboard, a job, the API's documentation. Every asset comes from this process."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -11,12 +11,15 @@ from sqlalchemy.orm import Session
 from app.auth.caller import AsReader
 from app.curves.queries import metrics
 from app.errors import NotFound
+from app.evidence.causes import by_cause
 from app.evidence.schemas import EvidenceObject, ParameterObject
 from app.evidence.tables import Evidence, Parameter
 from app.http.dependencies import Config, Db
 from app.jobs import views
 from app.jobs.answers import EventObject
+from app.jobs.listing import has_verdict
 from app.jobs.queue.queries import find_job
+from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Event, Job
 from app.logs.queries import tail
 from app.models.tables import Model
@@ -30,8 +33,11 @@ router = APIRouter(include_in_schema=False)
 PAGE = 25
 SHOWN_PARAMETERS = 200
 SHOWN_PROBLEMS = 20
+SHOWN_VIOLATIONS = 1000
 SHOWN_EVENTS = 100
 SHOWN_LINES = 200
+_BROKEN: Final = and_(Parameter.role == "frozen", Parameter.changed.is_(True))
+_CHANGE: Final = Parameter.stats["relative_l2"].as_float()
 
 
 def mount_static(application: FastAPI) -> None:
@@ -50,8 +56,7 @@ def dashboard(
     """Counts by state, and the newest jobs."""
     chosen = select(Job).where(Job.project == who.project)
     chosen = chosen.where(Job.status == status) if status else chosen
-    if verdict:
-        chosen = chosen.join(Evidence, Evidence.job_id == Job.id).where(Evidence.verdict == verdict)
+    chosen = chosen.where(has_verdict([verdict])) if verdict else chosen
     newest = chosen.order_by(Job.created_at.desc(), Job.id.desc()).offset((page - 1) * PAGE).limit(PAGE + 1)
     with db.read() as session:
         rows = list(session.scalars(newest))
@@ -86,9 +91,11 @@ def job_page(
             "controls": not settings.auth_required,
             "shown_problems": SHOWN_PROBLEMS,
             "sweep": session.get(Sweep, row.sweep_id) if row.sweep_id else None,
+            "shown_violations": SHOWN_VIOLATIONS,
         }
         context |= _curves(session, row) | _parameters(session, row, role=role, changed=changed)
         context |= _result(session, row) | _events(session, job_id)
+        context |= _violations(session, context["stated"])
         context |= _commands(context, row, url=str(request.base_url).rstrip("/"), with_key=settings.auth_required)
         context |= {"lines": tail(session, job_id, SHOWN_LINES), "printed": row.log_lines}
     return render_page(request, "job.html", **context)
@@ -101,6 +108,7 @@ async def documentation(request: Request) -> Response:
 
 
 def _counts(session: Session, project: str) -> dict[str, int]:
+    """Jobs by state, and those that have ended by verdict."""
     by_status = select(Job.status, func.count()).where(Job.project == project).group_by(Job.status)
     by_verdict = (
         select(Evidence.verdict, func.count())
@@ -108,7 +116,9 @@ def _counts(session: Session, project: str) -> dict[str, int]:
         .where(Job.project == project)
         .group_by(Evidence.verdict)
     )
-    return dict(session.execute(by_status).all()) | dict(session.execute(by_verdict).all())
+    states, verdicts = dict(session.execute(by_status).all()), dict(session.execute(by_verdict).all())
+    ended = sum(count for status, count in states.items() if status in TERMINAL)
+    return states | verdicts | {"none": ended - sum(verdicts.values())}
 
 
 def _curves(session: Session, row: Job) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def _curves(session: Session, row: Job) -> dict[str, Any]:
         loss = point.values.get("loss")
         if isinstance(loss, int | float):
             series.setdefault(point.split, []).append((point.step, float(loss)))
-    return {"curve": draw(series), "last": points[-1] if points else None}
+    return {"curve": draw(series), "latest": {point.split: point for point in points}}
 
 
 def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[str, Any]:
@@ -130,9 +140,9 @@ def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[
     )
     chosen = mine.where(Parameter.role == role) if role else mine
     chosen = chosen.where(Parameter.changed.is_(changed == "true")) if changed else chosen
-    # What should not have changed comes first, wherever it is in the model.
-    broken = case((and_(Parameter.role == "frozen", Parameter.changed.is_(True)), 0), else_=1)
-    rows = session.scalars(chosen.order_by(broken, Parameter.position).limit(SHOWN_PARAMETERS + 1)).all()
+    # What should not have changed comes first, the worst of it on top, wherever it is in the model.
+    worst = case((_BROKEN, -func.coalesce(_CHANGE, 0)), else_=1)
+    rows = session.scalars(chosen.order_by(worst, Parameter.position).limit(SHOWN_PARAMETERS + 1)).all()
     return {
         "parameters": [ParameterObject.of(each) for each in rows[:SHOWN_PARAMETERS]],
         "more_parameters": len(rows) > SHOWN_PARAMETERS,
@@ -155,6 +165,20 @@ def _result(session: Session, row: Job) -> dict[str, Any]:
         "attested": bool(found and found.envelope),
         "result": session.get(Model, row.fine_tuned_model) if row.fine_tuned_model else None,
         "stated": found,
+    }
+
+
+def _violations(session: Session, evidence: Evidence | None) -> dict[str, Any]:
+    """What changed though frozen: by cause, and by tensor with its relative change, the most changed first."""
+    if evidence is None or not evidence.violations:
+        return {"causes": [], "changed_frozen": []}
+    rows = session.execute(select(Parameter.name, _CHANGE).where(Parameter.job_id == evidence.job_id, _BROKEN))
+    changes: dict[str, float | None] = dict(rows.all())
+    names = [str(violation["name"]) for violation in evidence.violations]
+    worst = sorted(names, key=lambda name: (-(changes.get(name) or 0), name))
+    return {
+        "causes": by_cause(evidence.violations),
+        "changed_frozen": [(name, changes.get(name)) for name in worst],
     }
 
 

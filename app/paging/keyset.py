@@ -1,6 +1,6 @@
 """Keyset pagination over (created_at, id): `after` is the last id seen, and a page costs the same at any depth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import Query
@@ -47,6 +47,7 @@ def keyset(
     within: Select[Row] | None = None,
     by: tuple[Any, Any] | None = None,
     tombstones_of: str | None = None,
+    beside: Mapping[str, Any] | None = None,
     after: str | None,
     limit: int,
     order: Order,
@@ -55,10 +56,13 @@ def keyset(
 
     `by` are columns of another table that hold the same time and id, if that table has an index in this order.
     `tombstones_of` is a project whose deleted objects also work as cursors, for clients that delete what they read.
+    `beside` has objects by id, with `created_at`, that the list has and the table has not: they work as cursors too.
     """
     columns = by or (table.created_at, table.id)
     if after is not None:
         cursor_row: Any = session.scalar((within if within is not None else statement).where(table.id == after))
+        if cursor_row is None:
+            cursor_row = (beside or {}).get(after)
         if cursor_row is None and tombstones_of is not None:
             cursor_row = find_tombstone(session, tombstones_of, after)
         if cursor_row is None:

@@ -54,6 +54,7 @@ class DryRun(Answer):
         default=True, description="A request that is not valid is refused as without `dry_run`."
     )
     model: str
+    resolved_model: str = Field(description="What `model` stands for, where it is an alias; else the same.")
     model_spec: JsonDict
     task: str
     training_file: str
@@ -84,6 +85,8 @@ def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
     return DryRun.model_validate(
         {
             **{name: getattr(job, name) for name in _JOB_FIELDS},
+            "model": job.alias or job.model,
+            "resolved_model": job.model,
             "freeze_plan": known[1].plan.counts() if known else job.freeze_plan,
             "estimate": {
                 "length": _steps(size),
@@ -98,7 +101,6 @@ def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
 
 
 _JOB_FIELDS: Final = (
-    "model",
     "model_spec",
     "task",
     "training_file",

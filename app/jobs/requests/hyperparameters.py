@@ -47,7 +47,7 @@ class Optimizer(RequestBody):
 
 def _require_object(value: Any) -> Any:
     if isinstance(value, str):
-        message = 'an optimizer is an object, such as {{"name": "{name}"}}'
+        message = 'an optimizer is an object, such as {"name": "{name}"}'
         raise PydanticCustomError("invalid_value", message, {"name": value})
     return value
 

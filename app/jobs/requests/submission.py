@@ -102,6 +102,7 @@ def job_of(
         status="queued" if checked.examples.all_read else "validating_files",
         priority=request.priority,
         model=checked.chosen.name,
+        alias=checked.chosen.alias,
         model_spec=checked.chosen.spec.to_json(),
         base_model=checked.chosen.base_id,
         task=checked.task,

@@ -41,6 +41,7 @@ def checks(settings: Settings) -> Iterator[PartCheck]:
         "broker": _broker,
         "storage": _storage,
         "models": _models,
+        "model aliases": _aliases,
         "signing key": _key,
         "sandbox": _sandbox,
     }
@@ -106,6 +107,32 @@ def _models(settings: Settings) -> str:
         )
     names = [folder.name for folder in folders(settings)]
     return f"{settings.models} has {', '.join(names) or 'no model yet'}"
+
+
+def _aliases(settings: Settings) -> str:
+    from sqlalchemy import select
+
+    from app.db import Database
+    from app.models.aliases import choice
+    from app.models.catalog import folders
+    from app.models.tables import Model
+    from app.specs.models import RegisteredSpec
+
+    if not settings.aliases:
+        return "none"
+    database = Database(settings.database)
+    try:
+        with database.read() as session:
+            known = {*session.scalars(select(Model.id)), *(folder.name for folder in folders(settings))}
+    finally:
+        database.close()
+    for pattern, model in settings.aliases.items():
+        if isinstance(choice(model), RegisteredSpec) and model not in known:
+            raise ValueError(
+                f"PERMAFROST_MODEL_ALIASES has {pattern}={model}, and no model is named {model!r}: put its folder into "
+                f"{settings.models}, or name another"
+            )
+    return ", ".join(f"{pattern} is {model}" for pattern, model in settings.aliases.items())
 
 
 def _key(settings: Settings) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from app.db import Database
+from app.evidence.tables import Evidence
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Outcome
 from tests.app.cli.commands import Command
 from tests.app.conftest import AFFINE, rows
-from tests.app.jobs.jobs import claim, finish
+from tests.app.jobs.jobs import claim, finish, new_job
 
 
 def test_submit_watch_and_preview_talk_to_a_server(
@@ -34,6 +35,7 @@ def test_submit_watch_and_preview_talk_to_a_server(
     assert watched.returncode == 1
     assert "succeeded, evidence violated" in watched.stderr
     assert "violation: weight at step 1" in watched.stderr
+    assert watched.stderr.splitlines()[-1] == "exit code 1: 1 tensor declared frozen changed"
     shown = permafrost("preview", "--model", json.dumps(AFFINE), "--policy", policy, "--server", socket_url)
     assert shown.returncode == 0
     assert re.search(r"weight.*freeze", shown.stdout)
@@ -58,8 +60,33 @@ def test_a_piped_watch_writes_lines(permafrost: Command, socket_url: str, embedd
     asked.join()
     assert done.returncode == 1
     lines = done.stderr.splitlines()
-    assert lines[-3:] == ["failed, evidence incomplete", "1 problem [/bold]", "  line 7: x is [/red]"]
-    assert set(lines[:-3]) <= {"queued, position 1", "running"}
+    ending = ["failed, no evidence", "1 problem [/bold]", "  line 7: x is [/red]", "exit code 1: the job is failed"]
+    assert lines[-4:] == ending
+    assert set(lines[:-4]) <= {"queued, position 1", "running"}
+
+
+def test_watch_prints_one_line_for_one_cause(permafrost: Command, socket_url: str, embedded: FastAPI) -> None:
+    """However many tensors one write changed; where nothing was frozen, it says so."""
+    db: Database = embedded.state.backends.database
+    evidence = Evidence(job_id="ftjob-many", attempt=1, verdict="violated", frozen_tensors=0, frozen_bytes=0)
+    evidence.violations = [
+        {"name": f"encoder.{number}", "first_bad_step": 1, "operation": "aten::add_"} for number in range(103)
+    ]
+    nothing = Evidence(job_id="ftjob-none", attempt=1, verdict="incomplete", frozen_tensors=0, frozen_bytes=0)
+    nothing.reason = "nothing is frozen, so there is nothing to prove"
+    for outcome in (evidence, nothing):
+        lifecycle.submit(db, new_job(id=outcome.job_id))
+        lifecycle.finish(db, claim(db), Outcome("succeeded", evidence=outcome))
+
+    lines = permafrost("watch", "ftjob-many", PERMAFROST_SERVER=socket_url).stderr.splitlines()
+    assert lines == [
+        "succeeded, evidence violated",
+        "violation: 103 tensors (encoder.0, encoder.1, encoder.2, …) at step 1, aten::add_",
+        "exit code 1: 103 tensors declared frozen changed",
+    ]
+    done = permafrost("watch", "ftjob-none", PERMAFROST_SERVER=socket_url)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"exit code 1: {nothing.reason}; --policy says what to freeze"
 
 
 def test_a_refusal_is_shown_with_its_lines(permafrost: Command, socket_url: str, tmp_path: Path) -> None:

@@ -130,13 +130,14 @@ def test_evidence_is_pending_then_there(api: TestClient, create: Create, db: Dat
     assert attestation.headers["content-type"] == "application/vnd.dsse.envelope.v1+json"
 
 
-def test_a_job_without_a_result_stays_incomplete(api: TestClient, create: Create) -> None:
+def test_a_job_without_a_result_has_no_evidence(api: TestClient, create: Create) -> None:
     """Cancelled before anything could be proved."""
     job = create()
     api.post(f"fine_tuning/jobs/{job['id']}/cancel")
     evidence = api.get(f"fine_tuning/jobs/{job['id']}/evidence").json()
-    assert evidence["verdict"] == "incomplete"
+    assert evidence["verdict"] == "none"
     assert "cancelled" in evidence["reason"]
+    assert api.get(f"fine_tuning/jobs/{job['id']}").json()["evidence"]["verdict"] == "none"
 
 
 def test_parameters_are_filtered_and_paged(api: TestClient, create: Create, db: Database) -> None:

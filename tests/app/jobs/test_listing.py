@@ -3,13 +3,14 @@
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.db import Database
 from app.jobs.listing import Filters, page
 from app.jobs.queue import lifecycle
 from tests.app.conftest import AFFINE, Create, rows, upload_to
-from tests.app.jobs.jobs import new_job
+from tests.app.jobs.jobs import claim, finish, new_job
 from tests.app.jobs.plans import crowd, plan_of
 
 
@@ -93,6 +94,27 @@ def test_lists_filter_by_state_model_time_and_metadata(api: TestClient, create: 
     assert ids(**{"metadata[run 'x']": "1"}) == [one["id"]]
     assert ids(**{"metadata[team]": "a", "metadata[run 'x']": "2"}) == []
     assert ids(metadata="null") == [bare["id"]]
+
+
+def test_lists_filter_by_verdict(application: FastAPI, api: TestClient, create: Create) -> None:
+    """As the answer's own `evidence.verdict` has it, also of jobs that wait or ended without evidence."""
+    db: Database = application.state.backends.database
+    jobs = {}
+    for verdict in ("verified", "violated", "incomplete"):
+        jobs[verdict] = create()["id"]
+        finish(db, claim(db), verdict=verdict)
+    jobs["none"] = create()["id"]
+    api.post(f"fine_tuning/jobs/{jobs['none']}/cancel")
+    jobs["pending"] = create()["id"]
+
+    for verdict, job in jobs.items():
+        (found,) = api.get("fine_tuning/jobs", params={"verdict": verdict}).json()["data"]
+        assert (found["id"], found["evidence"]["verdict"]) == (job, verdict)
+    assert ids(api, **{"verdict[]": ["none", "violated"]}) == [jobs["none"], jobs["violated"]]
+    assert ids(api, verdict="violated", status="failed") == []
+    for name in ("verdict", "verdict[]"):
+        refused = api.get("fine_tuning/jobs", params={name: "green"})
+        assert (refused.status_code, refused.json()["error"]["param"].removesuffix("[0]")) == (400, "verdict")
 
 
 def test_pages_stay_whole_while_jobs_arrive_and_change(api: TestClient, create: Create) -> None:

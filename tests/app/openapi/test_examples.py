@@ -95,6 +95,20 @@ def test_every_sweep_of_the_page_is_taken(embedded: FastAPI) -> None:
             assert cancelled["status"] == "cancelled"
 
 
+def test_an_example_that_needs_something_says_what(embedded: FastAPI) -> None:
+    """Without a model and a file of one's own only those of `affine` run, for which the page uploads a table."""
+    paths = embedded.openapi()["paths"]
+    for path in ("/v1/fine_tuning/jobs", "/v1/freeze_policies/preview"):
+        examples = paths[path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+        for name, example in examples.items():
+            model = example["value"]["model"]
+            model = {"path": model} if isinstance(model, str) else model
+            alone = model.get("architecture") == "affine"
+            assert ("(needs " in example["summary"]) != alone, name
+            if path_of_model := model.get("path"):
+                assert name == "hub" or f"needs the model {path_of_model}" in example["summary"], name
+
+
 @pytest.mark.usefixtures("folders")
 def test_every_other_request_of_the_page_is_taken(embedded: FastAPI) -> None:
     """Previews, webhook endpoints; models by the objects that they name."""

@@ -19,9 +19,9 @@ from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.pages import commands
 from app.pages.curve import draw
-from app.pages.format import ago, duration, number, selector, size
+from app.pages.format import adapter, ago, duration, number, selector, size
 from tests.app.conftest import AFFINE, Upload, rows
-from tests.app.jobs.jobs import claim, finish, parameter, result
+from tests.app.jobs.jobs import claim, finish, new_job, parameter, result
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def db(embedded: FastAPI) -> Database:
 class Page(HTMLParser):
     """Tags must close in order; collects ids, links and text."""
 
-    VOID = frozenset({"meta", "link", "img", "line", "path", "circle", "input", "br"})
+    VOID = frozenset({"meta", "link", "img", "line", "path", "circle", "rect", "input", "br"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -203,6 +203,70 @@ def test_the_commands_fetch_and_verify() -> None:
     assert commands.verify(evidence, rows=True).endswith("--base BASE_FOLDER")
 
 
+def test_counts_and_lists_of_verdicts_agree(client: TestClient, job: str, db: Database, upload: Upload) -> None:
+    """A job that ended without evidence is counted as such, and is not an incomplete one."""
+    client.post(f"fine_tuning/jobs/{job}/cancel")
+    made = [
+        client.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": upload(rows())}).json()["id"]
+        for _ in range(2)
+    ]
+    finish(db, claim(db), verdict="incomplete")
+    page = read(client, "/")
+    for chip in ("1 incomplete", "1 without evidence", "0 verified"):
+        assert chip in page.text
+    assert f"/jobs/{job}" in read(client, "/?verdict=none").links
+    assert [f"/jobs/{each}" in read(client, "/?verdict=incomplete").links for each in (job, *made)] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_violation_is_one_line_for_one_cause(client: TestClient, job: str, db: Database) -> None:
+    """Verdict and advice come first, each cause once, then the tensors in a folded list, the most changed on top."""
+    lease = claim(db)
+    names = [f"encoder.{number:03}" for number in range(103)]
+    evidence = Evidence(job_id=job, attempt=1, verdict="violated", frozen_tensors=0, frozen_bytes=0)
+    evidence.violations = [{"name": name, "first_bad_step": 1, "operation": "aten::_fused_adamw_"} for name in names]
+    tensors = [parameter(job, at, name, "frozen", True) for at, name in enumerate(names)]
+    for at, tensor in enumerate(tensors):
+        tensor.stats = {"relative_l2": at / 100}
+    lifecycle.finish(db, lease, Outcome("succeeded", evidence=evidence, parameters=tensors))
+    answer = client.get(f"http://testserver/jobs/{job}").text
+    page = Page(answer)
+    assert "103 tensors that were declared frozen changed" in page.text
+    assert page.text.count("aten::_fused_adamw_") == 1
+    assert page.text.index("103 tensors that were") < page.text.index("What to do") < page.text.index("Progress")
+    folded = answer.partition("<ol")[2].partition("</ol>")[0]
+    assert folded.index("encoder.102") < folded.index("encoder.000")
+    assert '<span class="badge violated" role="status">succeeded, violated</span>' in answer
+    assert 'class="badge succeeded"' not in answer + client.get("http://testserver/").text
+    assert "declared frozen" in page.text.partition("Freeze policy")[2]
+
+
+def test_progress_shows_training_and_validation_apart(client: TestClient, job: str, db: Database) -> None:
+    """Each loss under its own name, whichever was reported last."""
+    lease = claim(db)
+    for step, split, loss in ((1, "train", 4.5), (1, "valid", 0.25), (2, "train", 4.25)):
+        news = AttemptUpdates(progress={"step": step, "total_steps": 9, "percent": 10.0})
+        news.metrics = [(step, split, {"loss": loss})]
+        lifecycle.beat(db, lease, news)
+    text = re.sub(r"\s+", " ", read(client, f"/jobs/{job}").text)
+    assert "training loss 4.25" in text
+    assert "validation loss 0.25 at step 1" in text
+
+
+def test_a_job_says_which_adapter_it_trains(client: TestClient, upload: Upload, db: Database) -> None:
+    """On its page and in the list."""
+    file = upload(rows())
+    spec = {"type": "transformers", "path": "tiny", "adapter": {"type": "lora", "r": 4, "target_modules": ["q", "v"]}}
+    lifecycle.submit(db, new_job(id="ftjob-lora", model="tiny", model_spec=spec, training_file=file))
+    page = read(client, "/jobs/ftjob-lora")
+    assert "LoRA, rank 4, alpha 16, on q, v" in page.text
+    assert "tiny with LoRA" in page.text
+    assert "LoRA" in read(client, "/").text
+
+
 def test_an_unknown_job_is_a_page_too(client: TestClient) -> None:
     """404, for people."""
     assert "no fine-tuning job" in read(client, "/jobs/ftjob-none", 404).text
@@ -280,6 +344,9 @@ def test_every_text_can_be_read(client: TestClient, scheme: int) -> None:
         (number, float("nan"), "nan"),
         (number, True, "True"),
         (number, None, "–"),
+        (adapter, {"type": "lora", "use_dora": True, "merge": True}, "DoRA, rank 8, alpha 16, merged into the weights"),
+        (adapter, {"type": "prompt_tuning", "num_virtual_tokens": 3}, "prompt tuning, 3 virtual tokens"),
+        (adapter, {"type": "ia3", "start": "ft:a"}, "IA3, trained on from ft:a"),
         (selector, {"name": ["a.**", "b"]}, "name a.**, b"),
         (selector, {"layers": {"path": "enc", "first": 4}}, "layers of enc: first 4"),
         (selector, {"name": ["w"], "rows": [[0, 4], [6, 7]]}, "name w · rows 0–3, 6"),

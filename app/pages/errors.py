@@ -1,0 +1,22 @@
+"""Renders an error as a page, for people who open an address of this service in a browser."""
+
+import http
+from typing import Final
+
+from fastapi import Request, Response
+
+from app.errors import PermafrostError
+from app.pages.render import render_page
+
+_TITLES: Final = {
+    "unknown_url": "There is no such page",
+    "invalid_api_key": "This page needs an API key",
+}
+
+
+def error_page(request: Request, error: PermafrostError) -> Response:
+    """The page of an error, with its status and headers."""
+    title = _TITLES.get(error.code or "", http.HTTPStatus(error.status).phrase)
+    response = render_page(request, "error.html", error.status, title=title, message=error.message)
+    response.headers.update(error.headers)
+    return response
