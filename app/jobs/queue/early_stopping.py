@@ -1,7 +1,7 @@
 """Median stopping: ends a job of a sweep that is worse than the median of the others at the same step.
 
 The rule of Google Vizier (Golovin et al., KDD 2017) as Optuna's MedianPruner has it: the best value that the job has
-had so far is compared with the median of the others' values at this step.
+had so far is compared with the median of the others' values at the last step that enough of them have reached.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from app.jobs.queue.tables import Job, Metric
@@ -57,7 +57,7 @@ class StoppedEarly:
 
 
 def find_worse(session: Session, job: Job) -> StoppedEarly | None:
-    """Why a job of a sweep is to be stopped at the step of its last evaluation; None while it may go on.
+    """Why a job of a sweep is to be stopped, as of the last step that enough others have reached; None: it may go on.
 
     A job that has taken its last step goes on: its result costs nothing more.
     """
@@ -68,18 +68,25 @@ def find_worse(session: Session, job: Job) -> StoppedEarly | None:
     rule = MedianRule.from_json(job.early_stopping)
     valid = select(Metric.step, Metric.values).where(Metric.split == "valid")
     own = session.execute(valid.where(Metric.job_id == job.id).order_by(Metric.step)).all()
-    if not own or own[-1].step < rule.min_step:
+    siblings = valid.join(Job, Job.id == Metric.job_id).where(Job.sweep_id == job.sweep_id, Job.id != job.id)
+    steps = [row.step for row in own if row.step >= rule.min_step]
+    step = session.scalar(_last_shared_step(siblings, steps, rule.min_jobs))
+    if step is None:
         return None
 
-    step = own[-1].step
-    siblings = valid.join(Job, Job.id == Metric.job_id).where(Job.sweep_id == job.sweep_id, Job.id != job.id)
     others = session.execute(siblings.where(Metric.step == step)).all()
     values = [[row.values.get(rule.metric) for row in rows] for rows in (own, others)]
     return judge(rule, step, own=values[0], others=values[1])
 
 
+def _last_shared_step(siblings: Select[Any, Any], own: Sequence[int], min_jobs: int) -> Select[int]:
+    """The last of the job's own steps that so many others have reached: a job may be ahead of them."""
+    counted = siblings.with_only_columns(Metric.step).where(Metric.step.in_(own)).group_by(Metric.step)
+    return counted.having(func.count() >= min_jobs).order_by(Metric.step.desc()).limit(1)
+
+
 def judge(rule: MedianRule, step: int, *, own: Sequence[Any], others: Sequence[Any]) -> StoppedEarly | None:
-    """`own` are the job's values up to this step, `others` those of its siblings at this step; None is no number."""
+    """`own` are all values that the job has had, `others` those of its siblings at this step; None is no number."""
     compared = [value for value in others if _is_number(value)]
     if len(compared) < rule.min_jobs:
         return None

@@ -83,6 +83,17 @@ def test_other_steps_are_not_compared(db: Database, leases: list[Lease]) -> None
     assert evaluate(db, bad, 10, 0.9)
 
 
+def test_a_job_that_is_ahead_is_judged_once_the_others_come(db: Database, leases: list[Lease]) -> None:
+    """At the last step that enough of them have reached, and by its best value, also by a later one."""
+    *good, bad = leases
+    better = good.pop()
+    for lease, loss in ((bad, 0.8), (better, 0.01)):
+        assert evaluate(db, lease, 10, 0.9) and evaluate(db, lease, 20, loss)
+    assert all(evaluate(db, lease, 10, 0.1) for lease in good)
+    assert evaluate(db, better, 30, 0.01)
+    assert not evaluate(db, bad, 30, 0.8)
+
+
 def test_early_steps_and_the_last_one_stop_no_job(db: Database, leases: list[Lease]) -> None:
     """Before `min_step` nothing is judged; a job that has taken its last step has its result."""
     *good, bad = leases
