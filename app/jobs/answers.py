@@ -71,6 +71,10 @@ class PrefixCacheState(Answer):
     share: float | None = Field(default=None, description="Of a forward pass's arithmetic.")
     bytes: int | None = None
     stored: Literal["memory", "file"] | None = None
+    reused: int | None = Field(default=None, description="Examples whose results an earlier attempt or job had left.")
+    gain: float | None = Field(
+        default=None, description="How many times as fast the run is because of it, measured before the first step."
+    )
 
 
 class JobProgress(Answer):

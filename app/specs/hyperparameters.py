@@ -41,6 +41,7 @@ class Hyperparameters(Spec):
     packing: bool | None = None
     master_weights: bool | None = None
     gradient_checkpointing: bool | None = None
+    frozen_dropout: bool | None = None  # absent only in jobs from before it existed, where it means true
     prefix_cache: Auto | bool | None = None
     compile: bool | None = None
     label_smoothing: Fraction | None = None

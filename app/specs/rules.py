@@ -42,6 +42,7 @@ def refuse_task_conflicts(
     _refuse_options_of_other_tasks(hyperparameters, task)
     _refuse_packed_prompts(hyperparameters, adapter)
     _refuse_split_pairs(hyperparameters, task)
+    _refuse_kept_dropout(hyperparameters)
     refuse_blind_stopping(hyperparameters.early_stopping_patience, validated or hyperparameters.validation_fraction)
 
 
@@ -98,3 +99,12 @@ def _refuse_split_pairs(hyperparameters: Hyperparameters, task: str) -> None:
     """As far as it can be seen before "auto" is resolved."""
     parts = hyperparameters.gradient_accumulation_steps or 1
     refuse_small_micro_batch(task, micro_batch_size=1, batch_size=parts)
+
+
+def _refuse_kept_dropout(hyperparameters: Hyperparameters) -> None:
+    if hyperparameters.prefix_cache is True and hyperparameters.frozen_dropout:
+        message = (
+            "prefix_cache true keeps the frozen layers' results, which has no dropout in them, and frozen_dropout "
+            'is true; leave one of them out, or let prefix_cache be "auto"'
+        )
+        raise InvalidRequest(message, param="hyperparameters.frozen_dropout")

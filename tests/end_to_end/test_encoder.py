@@ -45,9 +45,6 @@ def reviews(service: Service) -> str:
     return service.upload("\n".join(lines).encode(), "reviews.jsonl")
 
 
-UNUSED = {"in_use": False, "modules": None, "share": None, "bytes": None, "stored": None}
-
-
 def submit(service: Service, model: Any, file: str, policy: dict[str, Any]) -> Any:
     body = {
         "model": model,
@@ -66,7 +63,9 @@ def test_frozen_encoder_and_what_comes_after(service: Service, encoder: str, rev
     spec = {"type": "transformers", "path": encoder, "task": "text-classification"}
     first = submit(service, spec, reviews, {"freeze": ["bert.**"], "mechanism": "detach"})
     assert first["evidence"]["verdict"] == "verified"
-    assert first["progress"]["prefix_cache"] == UNUSED | {"reason": "every example is seen once"}
+    kept = first["progress"]["prefix_cache"]
+    assert (kept["in_use"], kept["modules"], kept["reused"]) == (True, ["bert"], 0)
+    assert first["hyperparameters"]["frozen_dropout"] is False
     rows = service.get(f"fine_tuning/jobs/{first['id']}/parameters?limit=100")["data"]
     assert {row["role"] for row in rows if row["name"].startswith("bert.")} <= {"frozen", "buffer"}
     head = next(row for row in rows if row["name"] == "classifier.weight")

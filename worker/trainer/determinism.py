@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from app.jsontypes import JsonDict
+from worker.trainer.freeze.fixed import sentence
 from worker.trainer.ranks.group import ALONE, Group
 
 #: torch's messages about operations that ran without a deterministic kernel.
@@ -82,13 +83,20 @@ def restore_random_states(plain: JsonDict, tensors: dict[str, torch.Tensor]) -> 
             torch.cuda.set_rng_state(state, name)
 
 
-def report(now: JsonDict, *, seed: int, resumed: list[JsonDict]) -> JsonDict:
+def report(now: JsonDict, *, seed: int, resumed: list[JsonDict], frozen_dropout: bool) -> JsonDict:
     """Whether the same job gives the same bits again in the environment `now`, and what prevents it.
 
-    `resumed` has each step after which the run resumed, with what differed in the environment.
+    `resumed` has each step after which the run resumed, with what differed in the environment; `frozen_dropout` is
+    the hyperparameter, and the report adds the reason for it.
     """
-    exact = not relaxed and not any(each["differs"] for each in resumed)
-    return {"exact": exact, "seed": seed, "not_deterministic": relaxed, "resumed": resumed, "environment": now}
+    return {
+        "exact": not relaxed and not any(each["differs"] for each in resumed),
+        "seed": seed,
+        "frozen_dropout": {"value": frozen_dropout, "reason": sentence(frozen_dropout=frozen_dropout)},
+        "not_deterministic": relaxed,
+        "resumed": resumed,
+        "environment": now,
+    }
 
 
 def environment(device: torch.device, *, attention: str | None = None, group: Group = ALONE) -> JsonDict:

@@ -141,7 +141,10 @@ def _export(
 
     attention = getattr(getattr(run.state.model, "config", None), "_attn_implementation", None)
     environment = determinism.environment(run.job.device, attention=attention, group=run.job.group)
-    reproducible = determinism.report(environment, seed=order.seed, resumed=run.state.resumed)
+    settings, resumed = run.job.settings, run.state.resumed
+    reproducible = determinism.report(
+        environment, seed=order.seed, resumed=resumed, frozen_dropout=settings.frozen_dropout
+    )
     write_json(workspace.files / "determinism.json", reproducible)
 
     history = run.progress.history

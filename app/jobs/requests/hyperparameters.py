@@ -89,10 +89,16 @@ class HyperparametersRequest(RequestBody):
         "lost to rounding. Absent: true.",
     )
     gradient_checkpointing: bool | None = None
+    frozen_dropout: bool | None = Field(
+        default=None,
+        description="Dropout inside modules that are frozen as a whole for the whole run. Absent: false, so that what "
+        "is frozen computes the same of an example in every epoch, and its results can be kept.",
+    )
     prefix_cache: Auto | bool | None = Field(
         default=None,
         description="Compute the frozen layers' results once for each example and keep them. Absent or `auto`: where "
-        "this does not change what is trained; true: also where it turns dropout in the frozen layers off.",
+        "this saves time and does not change what is trained; true: also where it turns dropout between frozen modules "
+        "off.",
     )
     compile: bool | None = Field(default=None, description="Compile the model with `torch.compile`; one device only.")
     label_smoothing: Fraction | None = None

@@ -75,6 +75,8 @@ def examine(
     hyperparameters = Hyperparameters.from_json(request.chosen().model_dump(exclude_none=True))
     if examples.task == "preference" and hyperparameters.beta is None:
         hyperparameters = replace(hyperparameters, beta="auto")  # OpenAI's answers for DPO always have it
+    if hyperparameters.frozen_dropout is None:  # absent means what it was before, in jobs of earlier versions
+        hyperparameters = replace(hyperparameters, frozen_dropout=False)
     refuse_ignored_options(hyperparameters.optimizer, enforce=policy.enforce)
     validated = examples.files[1] is not None
     refuse_task_conflicts(hyperparameters, examples.task, adapter=chosen.spec.adapter, validated=validated)

@@ -22,6 +22,7 @@ GROUPS = st.lists(
 HYPERPARAMETERS = objects(
     n_epochs=st.just("auto") | st.integers(1, 9),
     learning_rate=st.integers(0, 2) | st.floats(0, 1),
+    frozen_dropout=st.booleans(),
     prefix_cache=st.just("auto") | st.booleans(),
     beta=st.just("auto") | st.floats(0, 1),
     lr_schedule=st.sampled_from(["linear", "cosine"]),

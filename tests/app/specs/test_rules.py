@@ -39,6 +39,10 @@ def refusal(task: str, *, adapter: AdapterSpec | None = None, validated: bool = 
         ("causal-lm", {"gradient_accumulation_steps": 2}, None),
         ("causal-lm", {"early_stopping_patience": 2}, "hyperparameters.early_stopping_patience"),
         ("causal-lm", {"early_stopping_patience": 2, "validation_fraction": 0.1}, None),
+        ("causal-lm", {"prefix_cache": True, "frozen_dropout": True}, "hyperparameters.frozen_dropout"),
+        ("causal-lm", {"prefix_cache": True, "frozen_dropout": False}, None),
+        ("causal-lm", {"prefix_cache": True}, None),
+        ("causal-lm", {"prefix_cache": "auto", "frozen_dropout": True}, None),
     ],
 )
 def test_options_of_a_task(task: str, options: dict[str, Any], param: str | None) -> None:

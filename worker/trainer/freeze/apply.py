@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -12,6 +12,7 @@ from app.errors import PolicyError
 from app.freeze.plan import Decision, FreezePlan
 from worker.trainer.freeze import param_group, requires_grad
 from worker.trainer.freeze.class_patch import ROWS, ClassPatch, patch_class, unpatch_class
+from worker.trainer.freeze.fixed import fixed_modules
 from worker.trainer.freeze.inventory import tied
 from worker.trainer.freeze.pin import Pin, pins, unpinnable
 from worker.trainer.freeze.refusals import refuse as refuse
@@ -20,13 +21,14 @@ from worker.trainer.freeze.split import SplitParameter
 from worker.trainer.freeze.tensor_refs import TensorRef
 
 
-def freeze(model: nn.Module, plan: FreezePlan) -> "Frozen":
+def freeze(model: nn.Module, plan: FreezePlan, *, dropout: bool = True) -> "Frozen":
     """Applies the plan to a model on its final device: after tying and sharding, before optimizer and torch.compile.
 
+    Without `dropout`, modules that are frozen as a whole for the whole run stay in eval mode with all in them.
     In audit mode (`enforce: false`) nothing is applied, and every parameter that takes gradients is trained.
     Raises PolicyError for a frozen tensor that its own module would change and that cannot be pinned.
     """
-    return Frozen(model, plan)
+    return Frozen(model, plan, dropout=dropout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class _PlannedTensor:
 class Frozen:
     """A model with a freeze plan applied. `model` keeps its names, its `state_dict` and its parameters."""
 
-    def __init__(self, model: nn.Module, plan: FreezePlan) -> None:
+    def __init__(self, model: nn.Module, plan: FreezePlan, *, dropout: bool = True) -> None:
         self.model = model
         self.plan = plan
         self.warnings: tuple[str, ...] = ()
@@ -58,7 +60,9 @@ class Frozen:
         self._groups: Groups | None = None
         self._now: frozenset[str] = frozenset()
         self._enforced = plan.policy.enforce
+        self.fixed: list[nn.Module] = []  # modules that stay in eval mode with all in them
         if self._enforced:
+            self.fixed = [] if dropout else fixed_modules(model, self._frozen_for_good())
             self._split()
             self._set(self._frozen_after(0))
 
@@ -125,6 +129,12 @@ class Frozen:
     def _frozen_after(self, step: int) -> frozenset[str]:
         return frozenset(t.decision.name for t in self._tensors if frozen_after(t.decision, step))
 
+    def _frozen_for_good(self) -> Iterator[Tensor]:
+        names = {decision.name for decision in self.plan.frozen}
+        for tensor in self._tensors:
+            if tensor.decision.name in names:
+                yield from (ref.tensor for ref in tensor.refs if ref.tensor is not None)
+
     def _is_out(self, tensor: _PlannedTensor) -> bool:
         return tensor.decision.kind == "parameter" and tensor.decision.name in self._now
 
@@ -147,6 +157,8 @@ class Frozen:
             if tensor.decision.kind == "parameter":
                 self._set_parameter(tensor, tensor.decision.name in frozen)
         self._pin([ref for t in self._tensors if t.decision.name in frozen or self._split_one(t) for ref in t.refs])
+        for module in self.fixed:
+            self._patch_of(module).fixed = True
         for module, patch in self._patches.items():
             patch_class(module, patch)
         self._now = frozen
@@ -192,7 +204,7 @@ class Frozen:
                 pin.module.max_norm = pin.max_norm  # type: ignore[assignment]
         for module, patch in self._patches.items():
             unpatch_class(module)
-            if patch.eval:
+            if patch.eval or patch.fixed:
                 module.train(self.model.training)
         self._hooks, self._pins, self._patches = [], [], {}
 

@@ -16,20 +16,26 @@ _PLAIN = "_permafrost_plain"  # on the patched class: the class beneath
 
 @dataclass(slots=True)
 class ClassPatch:
-    """How a patched module behaves: leaves read detached, leaves joined from trainable rows, always in eval, inert."""
+    """How a patched module behaves: leaves read detached, leaves joined from trainable rows, always in eval, inert.
+
+    `fixed`: it stays in eval with everything in it.
+    """
 
     detached: set[str] = field(default_factory=set)
     joined: set[str] = field(default_factory=set)
     eval: bool = False
     inert: bool = False
+    fixed: bool = False
 
 
 def patch_class(module: nn.Module, patch: ClassPatch) -> None:
     unpatch_class(module)
     plain: Any = type(module)
     module.__class__ = _patched_class(
-        plain, tuple(sorted(patch.detached)), tuple(sorted(patch.joined)), patch.eval, patch.inert
+        plain, tuple(sorted(patch.detached)), tuple(sorted(patch.joined)), patch.eval, patch.inert, patch.fixed
     )
+    if patch.fixed:
+        module.train()
     if patch.eval:
         module.training = False
 
@@ -41,7 +47,9 @@ def unpatch_class(module: nn.Module) -> None:
 
 
 @functools.cache
-def _patched_class(plain: type, detached: tuple[str, ...], joined: tuple[str, ...], pinned: bool, inert: bool) -> type:
+def _patched_class(
+    plain: type, detached: tuple[str, ...], joined: tuple[str, ...], pinned: bool, inert: bool, fixed: bool
+) -> type:
     body: dict[str, Any] = {
         _PLAIN: plain,
         "__module__": plain.__module__,
@@ -52,7 +60,9 @@ def _patched_class(plain: type, detached: tuple[str, ...], joined: tuple[str, ..
     body |= {leaf: property(_joined_reader(leaf)) for leaf in joined}
     if joined:
         body["_apply"] = _apply_and_rebind(plain)
-    if pinned:
+    if fixed:
+        body["train"] = _never_train(plain)
+    elif pinned:
         body["train"] = _train_but_stay(plain)
     if inert:
         body["forward"] = _pass_through
@@ -86,6 +96,25 @@ def _train_but_stay(plain: type) -> Any:
         return module
 
     return train
+
+
+def _never_train(plain: type) -> Any:
+    """A `train()` that is an `eval()`, except for what needs the other mode for the gradient that passes through it."""
+
+    def train(module: nn.Module, mode: bool = True) -> nn.Module:
+        plain.train(module, False)  # type: ignore[attr-defined]
+        for part in module.modules() if mode else ():
+            part.training = _backward_needs_training(part)
+        return module
+
+    return train
+
+
+def _backward_needs_training(module: nn.Module) -> bool:
+    """Layers that recompute their activations do so in training only; so does cuDNN's backward of recurrent ones."""
+    if isinstance(module, nn.RNNBase):
+        return not module.dropout and next(module.parameters()).is_cuda
+    return bool(getattr(module, "gradient_checkpointing", False))
 
 
 def _pass_through(module: nn.Module, x: Tensor) -> Tensor:

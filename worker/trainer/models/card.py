@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from app.jsontypes import JsonDict
 from app.specs.models import ModelSpec, TransformersSpec
+from worker.trainer.freeze.fixed import sentence
 from worker.trainer.witness.report import WitnessReport
 
 #: Task names of model hubs for our tasks.
@@ -56,6 +57,7 @@ def text(
         "",
         *_block(policy),
         "",
+        *([f"{_dropout(settings)}.", ""] if frozen["tensors"] else []),
         "## Evidence",
         "",
         f"- {_watched(report)}",
@@ -85,6 +87,11 @@ def _front(spec: ModelSpec, task: str) -> list[str]:
 
 def _is_adapter(spec: TransformersSpec) -> bool:
     return spec.adapter is not None and not spec.adapter.merge
+
+
+def _dropout(settings: Mapping[str, Any]) -> str:
+    choice = sentence(frozen_dropout=settings.get("frozen_dropout") is not False)
+    return choice[0].upper() + choice[1:]
 
 
 def _watched(report: WitnessReport) -> str:

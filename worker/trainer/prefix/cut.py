@@ -16,7 +16,8 @@ hidden state is the only result that is kept: the embeddings' output is used by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from torch.utils._pytree import TreeSpec
 
 from worker.trainer.prefix.flow import Call, Flow, Memory, Op, memory
 from worker.trainer.prefix.shapes import BatchSizes, Leaf, shape_of
+
+#: Arithmetic that takes about as long as moving a byte to or from memory.
+FLOPS_PER_BYTE = 8
 
 IsStill = Callable[[Tensor], bool]  # whether a tensor keeps its bytes for the whole run
 
@@ -45,10 +49,15 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The calls to serve, in the order of a pass, and their share of the pass's arithmetic."""
+    """The calls to serve, in the order of a pass, and their share of the pass's arithmetic.
+
+    `saved` is the share of the pass's cost, arithmetic and memory traffic, that serving them saves. It is counted and
+    not timed, so that every attempt at a job comes to the same decision.
+    """
 
     served: tuple[Served, ...]
     share: float
+    saved: float
 
     @property
     def kept(self) -> list[Leaf]:
@@ -77,8 +86,9 @@ def find(flows: tuple[Flow, Flow], batches: BatchSizes, *, still: IsStill, model
         barred |= unusable
 
     replacements = tuple(replacement for replacement in served.values() if replacement is not None)
-    cut = Cut(replacements, _share(flow, chosen))
-    return cut if cut.kept else Cut((), 0.0)
+    inside = _inside(flow, chosen)
+    cut = Cut(replacements, _share(flow, inside), _saved(flow, inside, replacements, batches))
+    return cut if cut.kept else Cut((), 0.0, 0.0)
 
 
 def _matched_calls(flows: tuple[Flow, Flow], model: nn.Module) -> Mapping[Call, Call]:
@@ -165,9 +175,26 @@ def _served(call: Call, same: Call, batches: BatchSizes, needed: set[Memory]) ->
     return Served(call.path, call.module, call.spec, tuple(leaves), others)
 
 
-def _share(flow: Flow, chosen: list[Call]) -> float:
+def _inside(flow: Flow, chosen: list[Call]) -> list[Op]:
+    calls = set(chosen)
+    return [event for event in flow.events if isinstance(event, Op) and _enclosing(event, calls) is not None]
+
+
+def _share(flow: Flow, inside: list[Op]) -> float:
     """Of the pass's arithmetic that is inside the chosen calls."""
-    inside = set(chosen)
-    ops = [event for event in flow.events if isinstance(event, Op)]
-    total = sum(op.flops for op in ops)
-    return sum(op.flops for op in ops if _enclosing(op, inside) is not None) / total if total else 0.0
+    total = sum(event.flops for event in flow.events if isinstance(event, Op))
+    return sum(op.flops for op in inside) / total if total else 0.0
+
+
+def _saved(flow: Flow, inside: list[Op], served: Sequence[Served], batches: BatchSizes) -> float:
+    """Of the pass's cost that is inside the chosen calls, less that of fetching their results; may be negative."""
+    total = sum(_cost(event) for event in flow.events if isinstance(event, Op))
+    rows, width = batches.rows[0], batches.width[0]
+    leaves = [leaf for call in served for leaf in call.leaves if leaf is not None and leaf.kept]
+    fetched = sum(math.prod(leaf.shape.filled(rows, width)) * leaf.dtype.itemsize for leaf in leaves)
+    return (sum(map(_cost, inside)) - 2 * FLOPS_PER_BYTE * fetched) / total if total else 0.0
+
+
+def _cost(op: Op) -> int:
+    """In units of one arithmetic operation: what it writes was read somewhere."""
+    return op.flops + 2 * FLOPS_PER_BYTE * op.nbytes

@@ -25,6 +25,7 @@ class Op:
     writes: frozenset[Memory]
     name: str
     flops: int
+    nbytes: int  # of what it wrote
     random: bool  # whether it drew from a random generator
     leaks: bool  # whether its result went to Python, where it may have decided what came next
 
@@ -112,15 +113,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         self._alive += (inputs, outputs)
         reads = frozenset(map(memory, inputs))
+        writes = (frozenset(map(memory, outputs)) - reads) | _mutated(func, args, kwargs)  # a view writes nothing
         count = flop_registry.get(func._overloadpacket)
         self.events.append(
             Op(
                 call=self._stack[-1] if self._stack else None,
                 reads=reads,
-                writes=(frozenset(map(memory, outputs)) - reads)
-                | _mutated(func, args, kwargs),  # a view writes nothing
+                writes=writes,
                 name=str(func),
                 flops=int(count(*args, **kwargs, out_val=output)) if count else 0,
+                nbytes=sum(tensor.nbytes for tensor in outputs if memory(tensor) in writes),
                 random=seeded and any(not torch.equal(a, b) for a, b in zip(before, _generators(inputs), strict=True)),
                 leaks=not outputs and bool(inputs) and not func._schema.is_mutable,
             )

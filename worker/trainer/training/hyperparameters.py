@@ -52,6 +52,7 @@ class ResolvedHyperparameters:
     packing: bool = False
     master_weights: bool = True  # whether half-precision weights that train have fp32 copies
     gradient_checkpointing: bool = False
+    frozen_dropout: bool = True  # whether dropout acts inside wholly frozen modules; requests say false
     prefix_cache: bool | str = "auto"  # whether the frozen prefix is computed once per example
     compile: bool = False
     label_smoothing: float = 0.0
@@ -119,6 +120,7 @@ def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameter
         packing=bool(asked.packing),
         master_weights=asked.master_weights is not False,
         gradient_checkpointing=bool(asked.gradient_checkpointing),
+        frozen_dropout=asked.frozen_dropout is not False,
         prefix_cache="auto" if asked.prefix_cache is None else asked.prefix_cache,
         compile=bool(asked.compile),
         label_smoothing=_number(asked.label_smoothing, 0.0),

@@ -17,8 +17,8 @@ from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 #: Hyperparameters that change no bit of the result.
 TIMING = frozenset({"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "max_run_seconds", "tensorboard"})
 
-#: Hyperparameters that did not exist from the start, with their defaults.
-ADDED = {"master_weights": True}
+#: Hyperparameters that did not exist from the start, each with the value that acts as the versions before it.
+ADDED = {"master_weights": True, "frozen_dropout": True}
 
 
 def identity(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -78,6 +78,8 @@ def resolve_job(
     device = choose_device(order.device)
     facts = _facts(plan, splits, tracked, device)
     settings = hyperparameters.resolve_auto(order.hyperparameters, facts)
+    if not plan.policy.enforce:
+        settings = replace(settings, frozen_dropout=True)  # in an audit nothing that is declared is applied
     _refuse_settings(settings, order=order, task=task, plan=plan, splits=splits)
     refuse_request(
         group,

@@ -84,7 +84,7 @@ def begin(request: PrefixRequest, folder: Path, reporter: Reporter, stop: StopRe
     try:
         cache.results, cache.seconds = fill(request, cache.prefix, cache.digests, folder, reporter, stop)
     except DiskSpaceError as error:
-        reporter.event(f"the frozen prefix's results are not kept: {error}", level="warn")
+        reporter.event(f"the frozen prefix's results are not kept: {error}", level=error.level)
         reports.off(reporter, f"its results are not kept: {error}")
         if request.setting == "auto":
             cache.prefix.remove()

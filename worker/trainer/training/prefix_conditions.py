@@ -12,7 +12,7 @@ from worker.trainer.prefix.sampling import two_batches
 from worker.trainer.training.memory import ran_out
 from worker.trainer.training.prefix_request import PrefixRequest
 
-LEAST_SHARE = 0.1  # of a forward pass's arithmetic; keeping the results of less is not worth it
+LEAST_SHARE = 0.1  # of a forward pass; keeping the results of less is not worth it
 NO_PARAMETER = "no parameter is frozen for the whole run"
 NOTHING = "no module that is frozen as a whole gives results that depend on the input alone"
 
@@ -33,7 +33,7 @@ def refuse_conditions(request: PrefixRequest) -> None:
         raise UncuttableError("the run is on several devices")
     if request.compiled:
         raise UncuttableError("the model is compiled")
-    if request.setting == "auto" and not request.reuse:
+    if request.setting == "auto" and not request.reuse and not request.fixed:
         raise UncuttableError("every example is seen once")
 
     sparse = next((name for name, tensor in request.live.items() if tensor.layout is not torch.strided), None)
@@ -63,12 +63,13 @@ def find_cut(request: PrefixRequest) -> tuple[Cut, Still]:
     evaluating = _passes(request, pair)
     request.model.train()
     cut = find(evaluating, sizes, still=is_still, model=request.model)
-    _refuse_small(cut, "what is frozen for the whole run and depends on the input alone")
+    _refuse_small(request, cut, "what is frozen for the whole run and depends on the input alone")
     if request.setting is True:
         return cut, still
 
     cut = find(training, sizes, still=is_still, model=request.model)
     _refuse_small(
+        request,
         cut,
         "dropout acts in the frozen layers, and keeping their results would turn it off, which is another run "
         "(prefix_cache true asks for that); what is left of them",
@@ -88,12 +89,16 @@ def _wholly_frozen(module: nn.Module, frozen: Still) -> bool:
     return bool(parameters) and frozen.issuperset(parameters)
 
 
-def _refuse_small(cut: Cut, what: str) -> None:
+def _refuse_small(request: PrefixRequest, cut: Cut, what: str) -> None:
+    """Before `frozen_dropout` existed, arithmetic alone counted; jobs of that time go on by that rule."""
     if not cut.served:
         raise UncuttableError(NOTHING)
-    if cut.share < LEAST_SHARE:
-        share, least = f"{cut.share:.1%}", f"{LEAST_SHARE:.0%}"
-        raise UncuttableError(f"{what} is {share} of a forward pass, and less than {least} saves nothing")
+    share = cut.saved if request.fixed else cut.share
+    if share < LEAST_SHARE:
+        part = f"{max(0.0, share):.1%} of a forward pass"
+        if request.fixed:
+            part += " by counted cost, less that of fetching what is kept"
+        raise UncuttableError(f"{what} is {part}, and less than {LEAST_SHARE:.0%} saves nothing")
 
 
 def _passes(request: PrefixRequest, pair: Pair) -> tuple[Flow, Flow]:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from worker.trainer.prefix import reports
 from worker.trainer.prefix.kept_results import KeptResults, nbytes
 from worker.trainer.prefix.sampling import digest, in_order, row_lengths
 from worker.trainer.prefix.serving import Prefix
+from worker.trainer.training.prefix_gain import gain
 from worker.trainer.training.prefix_request import PrefixRequest
 from worker.trainer.training.stop import StopRequest
 
@@ -29,6 +31,14 @@ REPORT_SECONDS = 5.0
 
 class DiskSpaceError(OSError):
     """There is no room for a prefix's results."""
+
+    level: Literal["info", "warn"] = "warn"  # of the event
+
+
+class SeenOnceError(DiskSpaceError):
+    """Results that this run would use once are not worth a file."""
+
+    level = "info"
 
 
 def fill(
@@ -44,6 +54,8 @@ def fill(
     total = sum(nbytes(prefix.cut.kept, count, lengths) for count, lengths in sizes.values())
     home = folder / f"prefix-{_key(request, prefix, digests)}" if total > MEMORY_BYTES else None
     _remove_others(folder, but=home)
+    if request.setting == "auto" and not request.reuse and total > MEMORY_BYTES:
+        raise SeenOnceError(f"every example is seen once, and they would take {total:,} bytes")
     if total > MOST_BYTES:
         raise DiskSpaceError(f"they would take {total:,} bytes, and {MOST_BYTES:,} is the most that are kept")
     try:
@@ -58,16 +70,18 @@ def fill(
     began = time.monotonic()
     reused = sum(_fill_part(request, prefix, name, results[name], reporter, stop) for name in request.parts)
     seconds = time.monotonic() - began
-    reports.kept(
-        reporter,
-        prefix.cut,
-        examples=sum(len(examples) for examples in request.parts.values()),
+    count = sum(len(examples) for examples in request.parts.values())
+    per_example = seconds / (count - reused) if reused < count else None
+    reports.KeptReport(
+        cut=prefix.cut,
+        examples=count,
         size=total,
         stored="file" if home else "memory",
         quiet=request.setting is True,
         seconds=seconds,
         reused=reused,
-    )
+        gain=gain(request, prefix, results["training"], filling=seconds, per_example=per_example),
+    ).send(reporter)
     return results, seconds
 
 

@@ -18,8 +18,9 @@ Compute = Callable[[Batch], tuple[Tensor, Tensor]]
 class PrefixRequest:
     """`setting` is the job's `prefix_cache`: true, false or "auto". `compute` gives a batch's loss and outputs.
 
-    `parts` are the data sets by name, of which `size` examples pass through the model at a time. `reuse` says whether
-    some example is seen more than once.
+    `parts` are the data sets by name, of which `size` examples pass through the model at a time; training makes
+    `passes` such passes. `reuse` says whether some example is seen more than once, `fixed` whether dropout is off
+    inside wholly frozen modules.
     """
 
     setting: bool | str
@@ -29,7 +30,9 @@ class PrefixRequest:
     compute: Compute
     parts: Mapping[str, Examples]
     size: int
+    passes: int
     reuse: bool
     device: torch.device
     precision: str
     compiled: bool = False
+    fixed: bool = False

@@ -15,6 +15,7 @@ from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.reading import DataSplits
 from worker.trainer.data.text import longest, pad_id
+from worker.trainer.freeze import fixed
 from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse
 from worker.trainer.models import loading, merging
@@ -64,6 +65,7 @@ def assemble(
     saved = checkpoints.find()
     run = build(job, tracked, checkpoints, reporter=reporter, stop=stop)
     _report_plan(run, tracked, step=saved.step if saved else 0)
+    _report_dropout(run)
 
     if saved is None:
         run.witness.witness.start()  # before the first pass, which may already write
@@ -161,7 +163,7 @@ def _state(job: TrainingJob, tracked: TrackedModel) -> TrainingState:
         shard(model, job.group, job.device)
     else:
         model.to(job.device)
-    frozen = freeze(model, job.plan)
+    frozen = freeze(model, job.plan, dropout=settings.frozen_dropout)
     built = optimizer.build(
         settings.optimizer,
         frozen.named_parameters(),
@@ -204,6 +206,12 @@ def _report_plan(run: Run, tracked: TrackedModel, *, step: int) -> None:
         run.reporter.event(note)
 
 
+def _report_dropout(run: Run) -> None:
+    """Whether dropout acts in frozen modules; no event in jobs from before there was a choice."""
+    if run.state.frozen.fixed or run.job.order.hyperparameters.frozen_dropout:
+        run.reporter.event(fixed.sentence(frozen_dropout=run.job.settings.frozen_dropout))
+
+
 def _report_masters(run: Run) -> None:
     """Whether half-precision weights have master copies; an event only where something trains in half precision."""
     half = [parameter for parameter in run.state.parameters if parameter.dtype in HALF]
@@ -235,10 +243,12 @@ def _prefix_request(run: Run, tracked: TrackedModel) -> PrefixRequest:
         compute=run.passes.compute,
         parts=parts,
         size=settings.micro_batch_size,
+        passes=job.total_steps * -(-settings.batch_size // settings.micro_batch_size),
         reuse=several_epochs or bool(job.validation is not None and settings.eval_steps),
         device=job.device,
         precision=settings.precision,
         compiled=settings.compile,
+        fixed=not settings.frozen_dropout,
     )
 
 

@@ -29,3 +29,15 @@ def test_the_same_without_a_change_is_accepted(client: TestClient, upload: Uploa
     assert client.post("fine_tuning/jobs", json=body).status_code == 200
     body |= {"freeze_policy": {"freeze": ["weight"], "enforce": False}, "hyperparameters": {"optimizer": SGD}}
     assert client.post("fine_tuning/jobs", json=body).status_code == 200
+
+
+def test_dropout_in_frozen_modules_is_off_in_new_jobs(client: TestClient, upload: Upload) -> None:
+    """The job says so itself, since its absence is what earlier versions wrote, and means that it is on."""
+    body = {"model": AFFINE, "training_file": upload(rows()), "freeze_policy": {"freeze": ["weight"]}}
+    job = client.post("fine_tuning/jobs", json=body).json()
+    assert job["hyperparameters"]["frozen_dropout"] is False
+    asked = body | {"hyperparameters": {"frozen_dropout": True}}
+    assert client.post("fine_tuning/jobs", json=asked).json()["hyperparameters"]["frozen_dropout"] is True
+    refused = body | {"hyperparameters": {"frozen_dropout": True, "prefix_cache": True}}
+    answer = client.post("fine_tuning/jobs", json=refused)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "hyperparameters.frozen_dropout")

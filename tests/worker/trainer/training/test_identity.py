@@ -35,8 +35,10 @@ def identity_of(order: WorkOrder, root: Path) -> str:
         ({"seed": 4}, False),
         ({"policy": {"freeze": ["bias"]}}, False),
         ({"job_id": "ftjob-other", "attempt": 2}, True),
+        ({"hyperparameters": {"n_epochs": 2, "frozen_dropout": True}}, True),
+        ({"hyperparameters": {"n_epochs": 2, "frozen_dropout": False}}, False),
     ],
-    ids=["when to save", "epochs", "seed", "policy", "another attempt"],
+    ids=["when to save", "epochs", "seed", "policy", "another attempt", "as before", "fixed"],
 )
 def test_what_belongs_to_it(tmp_path: Path, change: dict[str, Any], same: bool) -> None:
     fields = {"hyperparameters": {"n_epochs": 2}, "policy": {"freeze": ["weight"]}}

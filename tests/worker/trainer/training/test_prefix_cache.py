@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, attempt_json, data, work_order
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder, Workspace
+from worker.trainer.freeze import fixed
 from worker.trainer.models import architectures
 from worker.trainer.prefix import kept_results as store
 from worker.trainer.training import loop, prefix_cache, prefix_filling
@@ -267,6 +269,72 @@ def test_true_turns_dropout_in_the_prefix_off(tmp_path: Path) -> None:
     still = run(encoder, tmp_path / "still", prefix_cache=True)
     for other in (off, still):
         assert any(not torch.equal(asked.changed[name], other.changed[name]) for name in asked.changed)
+
+
+FIXED: dict[str, Any] = {"dropout": True, "frozen_dropout": False}
+
+
+@pytest.mark.parametrize("order", [encoder, head_only], ids=lambda order: order.__name__)
+def test_kept_by_default_in_a_model_with_dropout(tmp_path: Path, order: Callable[..., WorkOrder]) -> None:
+    """What is frozen acts as a fixed function, so `auto` keeps its results, with the bits of the run without."""
+    auto = run(order, tmp_path / "auto", **FIXED)
+    off = run(order, tmp_path / "off", prefix_cache=False, **FIXED)
+    assert in_use(auto)
+    assert "dropout in it is off" not in said(auto)[0]
+    assert_same(auto, off)
+    with_dropout = run(order, tmp_path / "on", dropout=True, frozen_dropout=True)
+    assert any(not torch.equal(auto.changed[name], with_dropout.changed[name]) for name in auto.changed)
+
+
+def test_the_choice_is_on_record(tmp_path: Path) -> None:
+    """In an event, in determinism.json and in the model card, each with the reason."""
+    for wish, text in ((False, fixed.OFF), (True, fixed.ON)):
+        done = run(encoder, tmp_path / str(wish), dropout=True, frozen_dropout=wish)
+        assert text in [event["message"] for event in done.of("event")]
+        choice = json.loads((done.place.files / "determinism.json").read_text())["frozen_dropout"]
+        assert choice == {"value": wish, "reason": text}
+        assert f"{text[0].upper()}{text[1:]}." in (done.place.files / "README.md").read_text()
+
+
+def test_a_job_from_before_the_choice_trains_as_then(tmp_path: Path) -> None:
+    """Without the field dropout is on, nothing is said, and its checkpoints are those of a job that asks for it."""
+    before = run(encoder, tmp_path / "before", dropout=True, checkpoint_steps=2, keep_checkpoints=100)
+    on = run(encoder, tmp_path / "on", dropout=True, frozen_dropout=True)
+    assert_same(before, on)
+    assert fixed.ON not in [event["message"] for event in before.of("event")]
+    work = encoder(tmp_path / "resumed", dropout=True, frozen_dropout=True)
+    copy_checkpoints(before, tmp_path / "resumed", drop=3)
+    resumed = attempt(work, tmp_path / "resumed")
+    assert any(event["message"].startswith("goes on after step") for event in resumed.of("event"))
+    assert_same(before, resumed)
+
+
+def test_the_gain_is_in_words(tmp_path: Path) -> None:
+    """Which modules, how much of a pass, and how much faster; in `progress`, too."""
+    done = run(encoder, tmp_path, n_epochs=20, **FIXED)
+    first = said(done)[0]
+    assert first.startswith("prefix cache: kept: bert.embeddings, bert.encoder.layer.0, ")
+    assert "% of a forward pass; " in first and (" times as fast; " in first or "no faster" in first)
+    (report,) = done.of("prefix_cache")
+    assert report["gain"] > 0 and report["reused"] == 0
+
+
+def test_one_epoch_of_little_is_kept_for_the_next_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs this run nothing; what would need a file is not kept."""
+    done = run(encoder, tmp_path / "little", n_epochs=1, **FIXED)
+    assert in_use(done)
+    monkeypatch.setattr(prefix_filling, "MEMORY_BYTES", 1000)
+    much = run(encoder, tmp_path / "much", n_epochs=1, **FIXED)
+    assert not in_use(much)
+    assert "every example is seen once, and they would take" in said(much)[0]
+    assert [event["level"] for event in much.of("event") if "seen once" in event["message"]] == ["info"]
+
+
+def test_fixed_embeddings_alone_save_nothing(tmp_path: Path) -> None:
+    """A look-up costs what fetching its kept result costs."""
+    done = run(encoder, tmp_path, policy={"freeze": ["bert.embeddings.**"]}, **FIXED)
+    assert not in_use(done)
+    assert "by counted cost" in said(done)[0]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
