@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from app import __version__
 from app.audit.record import record_changes
@@ -105,10 +105,10 @@ def _add_middleware(application: FastAPI, settings: Settings) -> None:
 
 
 def _add_routes(application: FastAPI) -> None:
-    v1 = APIRouter(prefix="/v1")
+    # Each goes into the application itself: FastAPI analyses every route once more for each router between.
     for router in (jobs, sweeps, curves, logs, evidence, freeze, files, models, webhooks, audit):
-        v1.include_router(router)
-    for router in (v1, health.router, pages, sweep_pages):
+        application.include_router(router, prefix="/v1")
+    for router in (health.router, pages, sweep_pages):
         application.include_router(router)
     mount_static(application)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROBE = """
 import json, sys
-before = set(sys.modules)
-__import__(sys.argv[1])
-print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before})))
+loaded = {}
+for module in sys.argv[1:]:
+    before = set(sys.modules)
+    __import__(module)
+    loaded[module] = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
+print(json.dumps(loaded))
 """
 TORCH = {"torch", "transformers", "peft", "datasets", "safetensors", "accelerate"}
+TRAINER = "worker.trainer.main"
 WEB = {"fastapi", "starlette", "uvicorn"}
 SUPERVISOR = sorted(
     "worker.supervisor" if path.stem == "__init__" else f"worker.supervisor.{path.stem}"
@@ -24,12 +29,13 @@ SUPERVISOR = sorted(
 FOR_AUDITORS = set(sys.stdlib_module_names) | {"cryptography", "_cffi_backend", "_openssl", "app"}
 
 
-def loaded_by(module: str) -> set[str]:
-    """Top-level packages that importing the module brings into a fresh interpreter."""
-    command = [sys.executable, "-W", "error", "-c", PROBE, module]
+@cache
+def loaded_by(*modules: str) -> dict[str, set[str]]:
+    """Top-level packages that each module brings into one fresh interpreter, in which they are imported in turn."""
+    command = [sys.executable, "-W", "error", "-c", PROBE, *modules]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout))
+    return {module: set(packages) for module, packages in json.loads(done.stdout).items()}
 
 
 def test_the_contracts_of_import_linter_hold() -> None:
@@ -39,29 +45,29 @@ def test_the_contracts_of_import_linter_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["app.main", "app.cli.main"])
-def test_the_api_starts_without_torch_and_worker(module: str) -> None:
+def test_the_api_starts_without_torch_and_worker() -> None:
     """The API and the command load neither torch and its companions nor anything of `worker`."""
-    assert loaded_by(module).isdisjoint(TORCH | {"worker"})
+    for module, packages in loaded_by("app.main", "app.cli.main").items():
+        assert packages.isdisjoint(TORCH | {"worker"}), module
 
 
-@pytest.mark.parametrize("module", ["worker.tasks", *SUPERVISOR])
-def test_the_worker_process_has_neither_torch_nor_fastapi(module: str) -> None:
+def test_the_worker_process_has_neither_torch_nor_fastapi() -> None:
     """The supervisor trains nothing and serves nothing: torch stays in the trainer, FastAPI in the API."""
-    assert loaded_by(module).isdisjoint(TORCH | WEB)
+    for module, packages in loaded_by("worker.tasks", *SUPERVISOR).items():
+        assert packages.isdisjoint(TORCH | WEB), module
 
 
 @pytest.mark.parametrize("module", ["app.evidence.verifier.verify", "app.freeze.plan"])
 def test_the_verifier_needs_no_more_than_python_and_cryptography(module: str) -> None:
     """An auditor's machine needs the standard library and `cryptography`, and nothing else."""
-    assert loaded_by(module) - FOR_AUDITORS == set()
+    assert loaded_by(module)[module] - FOR_AUDITORS == set()
 
 
 def test_the_trainer_does_load_torch() -> None:
     """The probe sees torch where it belongs, so that its absence elsewhere means something."""
-    assert "torch" in loaded_by("worker.trainer.main")
+    assert "torch" in loaded_by(TRAINER)[TRAINER]
 
 
 def test_the_trainer_cannot_reach_database_broker_or_web() -> None:
     """The process that runs other people's models has no code for the database, the broker or HTTP serving."""
-    assert loaded_by("worker.trainer.main").isdisjoint({"sqlalchemy", "celery", "redis"} | WEB)
+    assert loaded_by(TRAINER)[TRAINER].isdisjoint({"sqlalchemy", "celery", "redis"} | WEB)
