@@ -8,27 +8,49 @@ earlier versions had for a kind stays in it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from re import _constants as sre_constants  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
-from app.evidence.verifier.loaders import FILE, parse
+from app.evidence.verifier.loaders import EVERY, FILE, KINDS, LAYERS, RULES, layer_count
 
 PATH = Path(__file__).parents[1] / "app" / "evidence" / "verifier" / FILE
 ABOUT = (
     "What transformers does with stored names while it loads a model, by model_type. Written by `python -m "
     "tools.loaders`; what older versions did stays. `conversions` index `rules`: source patterns, target patterns, and "
-    "whether the sources are parts of the target. `tied` is the default of tie_word_embeddings."
+    "whether the sources are parts of the target. `tied` is the default of tie_word_embeddings, `layers` are numbers "
+    "of layers by default and their keys, `parts` the configurations inside. `every` is all kinds in one."
 )
 
 
 def main() -> None:
     known = json.loads(PATH.read_text("utf-8")) if PATH.exists() else {"rules": [], "kinds": {}}
-    text = json.dumps(merged(known, installed()), separators=(",", ":"), sort_keys=True) + "\n"
-    parse(text)
-    PATH.write_text(text, "utf-8")
+    PATH.write_text(rendered(merged(known, installed())), "utf-8")
+
+
+def rendered(document: dict[str, Any]) -> str:
+    """The document as the verifier reads it: JSON with a line for each kind and each rule."""
+    rules = ",\n".join(map(_json, document["rules"]))
+    kinds = ",\n".join(f"{_json(name)}:{_json(kind)}" for name, kind in sorted(document["kinds"].items()))
+    every = _json(_every(document["kinds"].values()))
+    return f'{{\n"about":{_json(ABOUT)},\n{EVERY}{every},\n{RULES}\n{rules}\n],\n{KINDS}\n{kinds}\n}}\n}}\n'
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
+def _every(kinds: Collection[dict[str, Any]]) -> dict[str, Any]:
+    """All kinds in one, for a folder whose kind is not known."""
+    tables = {tuple(table) for kind in kinds for table in kind["conversions"]}
+    return {
+        "prefixes": sorted({prefix for kind in kinds for prefix in kind["prefixes"]}),
+        "conversions": sorted(map(list, tables)),
+        "ties": [],
+        "tied": None,
+    }
 
 
 def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -38,13 +60,19 @@ def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     kinds: dict[str, dict[str, Any]] = {}
     for document in (known, new):
         for name, kind in document["kinds"].items():
-            into = kinds.setdefault(name, {"prefixes": [], "conversions": [], "ties": [], "tied": None})
+            into = kinds.setdefault(name, _nothing())
             moved = [[place[json.dumps(document["rules"][at])] for at in table] for table in kind["conversions"]]
             into["prefixes"] = sorted({*into["prefixes"], *kind["prefixes"]})
             into["conversions"] += [table for table in moved if table not in into["conversions"]]
             into["ties"] += [pair for pair in kind["ties"] if pair not in into["ties"]]
             into["tied"] = kind["tied"] if into["tied"] is None else into["tied"] or bool(kind["tied"])
+            into["layers"] = kind.get("layers") or into["layers"]
+            into["parts"] |= kind.get("parts", {})
     return {"about": ABOUT, "rules": rules, "kinds": kinds}
+
+
+def _nothing() -> dict[str, Any]:
+    return {"prefixes": [], "conversions": [], "ties": [], "tied": None, "layers": [], "parts": {}}
 
 
 def installed() -> dict[str, Any]:
@@ -52,9 +80,12 @@ def installed() -> dict[str, Any]:
     rules: list[Any] = []
     kinds: dict[str, dict[str, Any]] = {}
     for name, model in _classes():
-        kind = kinds.setdefault(name, {"prefixes": set(), "conversions": [], "ties": [], "tied": _tied(model)})
+        if name not in kinds:
+            config = _config(model)
+            kinds[name] = _nothing() | {"tied": _tied(config), "layers": _layers(config), "parts": _parts(config)}
+        kind = kinds[name]
         if isinstance(model.base_model_prefix, str) and model.base_model_prefix:
-            kind["prefixes"].add(model.base_model_prefix)
+            kind["prefixes"].append(model.base_model_prefix)
         for table in _tables(name, model):
             rules += [rule for rule in table if rule not in rules]
             at = [rules.index(rule) for rule in table]
@@ -64,7 +95,7 @@ def installed() -> dict[str, Any]:
             if pair not in kind["ties"]:
                 kind["ties"].append(pair)
     for kind in kinds.values():
-        kind["prefixes"] = sorted(kind["prefixes"])
+        kind["prefixes"] = sorted(set(kind["prefixes"]))
     return {"rules": rules, "kinds": kinds}
 
 
@@ -89,12 +120,40 @@ def _classes() -> Iterator[tuple[str, Any]]:
         yield kind, model
 
 
-def _tied(model: Any) -> bool | None:
+def _config(model: Any) -> Any:
+    """The configuration by default; None where one cannot be made without arguments."""
     try:
-        flag = getattr(model.config_class(), "tie_word_embeddings", None)
-    except Exception:  # noqa: BLE001 - some configurations cannot be made without arguments
+        return model.config_class()
+    except Exception:  # noqa: BLE001 - each class of transformers fails in its own way
         return None
+
+
+def _tied(config: Any) -> bool | None:
+    flag = getattr(config, "tie_word_embeddings", None)
     return flag if isinstance(flag, bool) else None
+
+
+def _layers(config: Any) -> list[tuple[int, list[str]]]:
+    """Each number of layers that the configuration has: its default, and the keys under which a file may give it."""
+    if config is None:
+        return []
+    also = dict(getattr(config, "attribute_map", None) or {})
+    found = []
+    for key, value in sorted(config.to_dict().items()):
+        count = layer_count(value) or 0
+        if key.endswith(LAYERS) and not key.endswith("_feature_layer") and key not in also and count > 0:
+            found.append((count, [key, *sorted(alias for alias, own in also.items() if own == key)]))
+    return found
+
+
+def _parts(config: Any) -> dict[str, str]:
+    """The configurations inside a configuration: their keys and kinds."""
+    if config is None:
+        return {}
+    content = config.to_dict()
+    values = {key: content.get(key) for key in getattr(config, "sub_configs", None) or content}
+    kinds = {key: value.get("model_type") for key, value in values.items() if isinstance(value, dict)}
+    return {key: kind for key, kind in sorted(kinds.items()) if isinstance(kind, str) and kind}
 
 
 def _tables(kind: str, model: Any) -> Iterator[list[list[Any]]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.evidence.verifier.renames import FILE, TABLES, Rename, Table, render_tables
+from app.evidence.verifier.renames import FILE, Rename, Table, render_tables, tables
 
 PATH = Path(__file__).parents[1] / "app" / "evidence" / "verifier" / FILE
 #: What a job can load: the classes of its tasks.
@@ -25,7 +25,7 @@ JOINING = ("MergeModulelist", "Concatenate")
 
 
 def main() -> None:
-    known = dict.fromkeys((*TABLES, *installed()))
+    known = dict.fromkeys((*tables(), *installed()))
     PATH.write_text(render_tables(known), "utf-8")
 
 

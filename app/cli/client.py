@@ -1,6 +1,5 @@
 """`permafrost submit`, `watch` and `preview`: clients of the HTTP API, like any other tool."""
 
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.evidence.causes import Cause, by_cause
+from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.jsontypes import JsonDict
 from app.settings import Settings
 
@@ -274,11 +274,19 @@ def _model(text: str) -> Any:
 
 
 def _json(text: str, option: str, example: str = "") -> Any:
-    """The JSON value of an option, or of the file that @path names. Exit code 2 when it is not JSON."""
+    """The JSON value of an option, or of the file that @path names. Exit code 2 when it is not JSON.
+
+    A key that an object has twice is refused as well: which of its values counts would be anyone's guess.
+    """
     try:
-        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+        document = read_json(Path(text[1:]).read_bytes() if text.startswith("@") else os.fsencode(text))
     except OSError as error:
         raise typer.BadParameter(f"{text[1:]}: {error.strerror}", param_hint=option) from None
-    except ValueError as error:
+    except JsonError as error:
         hint = f"; for example {example}" if example else ""
-        raise typer.BadParameter(f"not JSON: {error}{hint}", param_hint=option) from None
+        raise typer.BadParameter(
+            f"not JSON: {str(error).removeprefix('not valid JSON: ')}{hint}", param_hint=option
+        ) from None
+    for key in repeated_keys(document):
+        raise typer.BadParameter(f"the key {key!r} is given twice; give it once", param_hint=option)
+    return document

@@ -8,9 +8,8 @@ from app.evidence.format.statement import Row, frozen_readings, total
 from app.evidence.tables import Evidence, Parameter
 
 
-def evidence_row(
-    judged: JobVerdict, *, job_id: str, attempt: int, checks: dict[str, Any], envelope: bytes, keyid: str
-) -> Evidence:
+def evidence_row(judged: JobVerdict, *, job_id: str, attempt: int, checks: dict[str, Any]) -> Evidence:
+    """Without the envelope, its key and the bundle for other tools, which are the signer's."""
     frozen = total(frozen_readings(judged.rows))
     return Evidence(
         job_id=job_id,
@@ -24,8 +23,6 @@ def evidence_row(
         result_root=total(row.result for row in judged.rows if row.result).root,
         violations=list(judged.violations),
         checks=checks | _proved_in_part(judged.rows),
-        keyid=keyid,
-        envelope=envelope,
     )
 
 

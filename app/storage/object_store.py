@@ -70,7 +70,14 @@ class ObjectStore:
             if self._has(key, temporary):  # it was not removed before the mark was there
                 return
         self._make_folder(files, path)
-        files.put_file(str(temporary), path)
+        try:
+            files.put_file(str(temporary), path, mode="create")
+        except FileExistsError:  # stored by another process meanwhile, which may delete it again
+            self.mark(again)
+            if not self._has(key, temporary):
+                files.put_file(str(temporary), path)
+        except OSError:  # a store that cannot create without overwriting
+            files.put_file(str(temporary), path)
 
     @_explained
     def mark(self, key: str) -> None:

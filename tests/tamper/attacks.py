@@ -976,7 +976,7 @@ def _(world: World) -> Options:
 
 @attack("38-drive-letter-in-a-subject", only="subject_names")
 def _(world: World) -> Options:
-    (world.result / "config.json").rename(world.result / "C:config.json")
+    (world.result / "config.json").rename(world.result / "c:config.json")
     world.sign()
 
 

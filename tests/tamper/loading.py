@@ -108,6 +108,23 @@ def _(world: World) -> Options:
     world.sign()
 
 
+for number, name in enumerate(("Config.json", "model.\u017fafetensors")):
+
+    @attack(f"18-another-spelling-of-a-file-{number}", only="weights_name")
+    def _(world: World, name: str = name) -> Options:
+        """Where case does not matter, it is the file that a loader opens, and the verifier took it for another."""
+        world.result_files[name] = b"{}"
+        world.write()
+        world.sign()
+
+
+@attack("38-name-that-ends-in-a-dot", only="subject_names")
+def _(world: World) -> Options:
+    """Windows leaves the dot out."""
+    (world.result / "config.json").rename(world.result / "config.json.")
+    world.sign()
+
+
 for number, ending in enumerate((".gguf", ".onnx", ".xml", ".npz", ".distcp", ".tflite", ".zip", ".H5")):
 
     @attack(f"22-weights-in-another-format-{number}", only="no_containers")
@@ -163,6 +180,11 @@ def _(world: World) -> Options:
 for key, value in {
     "auto_map": {"AutoModel": "elsewhere--modeling_toy.Toy"},
     "transformers_weights": "adapter.safetensors",
+    "configuration_files": ["config.4.0.0.json"],
+    "attribute_map": {"tie_word_embeddings": "x"},
+    "sub_configs": {"text_config": "x"},
+    "_attn_implementation": "elsewhere/kernel",
+    "experts_implementation": {"text_config": "elsewhere/kernel"},
     "extra_files": ["head.safetensors"],
     "quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True},
     "compression_config": {"quant_method": "compressed-tensors"},
@@ -201,6 +223,63 @@ def _(world: World) -> Options:
     configured(world, '{"model_type": "bert", "dtype": "float32", "torch_dtype": "float16"}')
 
 
+@attack("14-another-dtype-for-a-class-that-the-reader-names", only="config_dtype")
+def _(world: World) -> Options:
+    """Without a known model_type, `BertModel.from_pretrained` reads the dtype all the same."""
+    configured(world, '{"dtype": "float16"}')
+
+
+@attack("14-another-dtype-inside", only="config_dtype", world=bert_world)
+def _(world: World) -> Options:
+    """Older versions make the model inside in the dtype of its own configuration."""
+    configured(world, '{"model_type": "bert", "dtype": "float32", "text_config": {"torch_dtype": "float16"}}')
+
+
+@attack("14-dtype-of-the-few", only="config_dtype")
+def _(world: World) -> Options:
+    """Of a base in two dtypes, most of the weights are rounded to that of the others."""
+    configured(world, '{"model_type": "toy", "dtype": "bfloat16"}')
+
+
+@attack("14-dtype-in-the-index", only="config_dtype", world=sharded_world)
+def _(world: World) -> Options:
+    """transformers 5 takes it from the index if the configuration has none."""
+    path = world.result / "model.safetensors.index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metadata": {"dtype": "float16"}}))
+    world.sign()
+
+
+def layered_world(root: Path) -> World:
+    """The second frozen layer is the thirteenth."""
+    world = bert_world(root)
+    for tensors, prefix in ((world.base_weights, ""), (world.result_weights, "bert.")):
+        weights = tensors["model.safetensors"]
+        for name in ("w", "mean"):
+            weights[f"{prefix}enc.12.{name}"] = weights.pop(f"{prefix}enc.1.{name}")
+    world.write()
+    world.pinned = total(base_readings(world.rows())).root
+    return world
+
+
+@attack("16-fewer-layers-by-default", only="layers_loaded", world=layered_world)
+def _(world: World) -> Options:
+    """The configuration does not say how many layers there are: a BERT has twelve then."""
+    configured(world, '{"model_type": "bert", "dtype": "float32"}')
+
+
+@attack("16-fewer-layers-and-a-key-that-means-nothing", only="layers_loaded", world=bert_world)
+def _(world: World) -> Options:
+    configured(world, '{"model_type": "bert", "dtype": "float32", "num_hidden_layers": 1, "encoder_layers": 99}')
+
+
+@attack("16-fewer-layers-than-the-base", only="layers_loaded", levels=(3,), world=bert_world)
+def _(world: World) -> Options:
+    """The names of what is frozen are no help, such as those of stages or of the other half of a model."""
+    (world.base / "config.json").write_text('{"model_type": "bert", "num_hidden_layers": 4}')
+    (world.result / "config.json").write_text('{"model_type": "bert", "dtype": "float32", "num_hidden_layers": 3}')
+    world.sign()
+
+
 @attack("16-fewer-layers-than-are-frozen", only="layers_loaded", world=bert_world)
 def _(world: World) -> Options:
     """The frozen tensors of the last layer are in the file, and are not loaded."""
@@ -235,6 +314,10 @@ for number, (key, value) in enumerate(
         ("loftq_config", {"loftq_bits": 4}),
         ("megatron_config", {"a": 1}),
         ("peft_type", "UNKNOWN"),
+        ("kasa_config", {}),
+        ("tokenizer_kwargs", {"trust_remote_code": True}),
+        ("auto_mapping", {"base_model_class": "Toy", "parent_library": "elsewhere.toy"}),
+        ("new_in_a_later_peft", True),
     )
 ):
 
@@ -255,6 +338,24 @@ def _(world: World) -> Options:
     live = "base_model.model.enc.1.default.w"
     rows.append(Row(name=live, role="new", rule="rule-1", initial=reading, result=reading, changed=True))
     world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
+
+
+@attack("33-head-of-prompts", only="only_own", world=adapter_world)
+def _(world: World) -> Options:
+    """peft keeps no copy of modules for prompts: older versions load them over the base's."""
+    weights = world.result_weights["adapter_model.safetensors"]
+    name = next(iter(weights))
+    weights["base_model.head.weight"] = weights.pop(name)
+    adapted(world, peft_type="PROMPT_TUNING", modules_to_save=["head"])
+
+
+@attack("22-adapter-of-another-name", only="one_weights_file", world=adapter_world)
+def _(world: World) -> Options:
+    """peft asks a hub for a repository of the folder's name then."""
+    weights = world.result_weights
+    (world.result / "adapter_model.safetensors").unlink()
+    weights["adapter_weights.safetensors"] = weights.pop("adapter_model.safetensors")
+    adapted(world)
 
 
 @attack("22-second-file-of-an-adapter", only="one_weights_file", world=adapter_world)
@@ -301,6 +402,17 @@ for number, name in enumerate(
     @attack(f"33-old-name-beside-the-new-one-{number}", only="one_place" if number % 2 else None, world=norm_world)
     def _(world: World, name: str = name) -> Options:
         add(world, name)
+
+
+@attack("33-old-spelling-inside-a-name", only="one_place")
+def _(world: World) -> Options:
+    """Versions before 4.50 replaced `gamma` and `beta` anywhere in a name."""
+    for weights, prefix in ((world.base_weights, ""), (world.result_weights, "bert.")):
+        tensors = weights["model.safetensors"]
+        tensors[f"{prefix}enc.0.in_proj_weight"] = tensors.pop(f"{prefix}enc.0.w")
+    world.write()
+    world.pinned = total(base_readings(world.rows())).root
+    add(world, "enc.0.in_proj_gamma")
 
 
 @attack("33-parts-beside-the-joined-tensor", only="one_place")
@@ -379,6 +491,37 @@ def _(world: World) -> Options:
     world.write()
     world.pinned = total(base_readings(world.rows())).root
     world.sign()
+
+
+@attack("16-tied-inside", only="ties", world=bert_world)
+def _(world: World) -> Options:
+    """The outer configuration ties nothing; transformers 4 goes by that of the text model."""
+    retied(world, {"": "lm_head.weight", "emb.weight": "language_model.model.embed_tokens.weight"})
+    text = {"model_type": "llama", "tie_word_embeddings": True}
+    configured(world, json.dumps({"model_type": "llava", "tie_word_embeddings": False, "text_config": text}))
+
+
+@attack("16-copy-of-a-tie-alone", only="ties", world=bert_world)
+def _(world: World) -> Options:
+    """The name that transformers 4 ties from is missing: it loads neither."""
+    retied(world, {"pooler.w": "lm_head.weight"})
+    configured(world, '{"model_type": "llama", "tie_word_embeddings": true, "dtype": "float32"}')
+
+
+def retied(world: World, names: dict[str, str]) -> None:
+    """Base and result with tensors of these new names; lm_head.weight is new, or is what was renamed; and frozen."""
+    for weights, prefix in ((world.base_weights, ""), (world.result_weights, "bert.")):
+        tensors = weights["model.safetensors"]
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            plain = name.removeprefix(prefix)
+            tensors[names.get(plain, plain)] = tensors.pop(name)
+        if "" in names:
+            tensors["lm_head.weight"] = tensor("F32", 8, 4, seed="head")
+        else:
+            tensors["lm_head.weight"] = base_tensors()["pooler.w"]
+    world.policy = {"freeze": ["enc.**", "lm_head.weight"]}
+    world.write()
+    world.pinned = total(base_readings(world.rows())).root
 
 
 # The smaller ones of the same audit

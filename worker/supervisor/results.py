@@ -30,6 +30,7 @@ from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
+from worker.supervisor import holdings
 from worker.supervisor.artifacts import EVENTS, Artifacts, ResultError, discard, read_artifacts
 from worker.supervisor.reports import ReportReader
 from worker.supervisor.result_models import composed_model, model_id
@@ -69,8 +70,11 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, repor
         kind=artifacts.result.kind,
     )
     payload = statement(signer.db, job, policy, base, judged, artifacts)
-    judged = verdict.challenged(judged, map(str, objections(payload)))
-    evidence = _evidence(signer, job, base, judged, artifacts, payload)
+    base_files = holdings.of_base(base, workspace, artifacts.base.values())
+    problems = objections(payload, base=base_files, result=holdings.of_result(artifacts, signer.storage))
+    refused = judged.verdict == "verified" and bool(problems)
+    judged = verdict.challenged(judged, map(str, problems))
+    evidence = _evidence(signer, job, judged, artifacts, None if refused else payload)
     parameters = _parameters(job, base, judged, artifacts, workspace, reports)
     model = _model(job, base, evidence, artifacts)
     outcome = _outcome(policy, evidence, parameters, model, reports)
@@ -83,18 +87,18 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, repor
     return outcome
 
 
-def _evidence(
-    signer: Signer, job: Job, base: Model, judged: JobVerdict, artifacts: Artifacts, payload: bytes
-) -> Evidence:
+def _evidence(signer: Signer, job: Job, judged: JobVerdict, artifacts: Artifacts, payload: bytes | None) -> Evidence:
+    """The evidence; signed, unless a verifier would refuse the statement that it is verified."""
     evidence = database_rows.evidence_row(
         judged,
         job_id=job.id,
         attempt=job.attempt,
         checks=dict(artifacts.observed.get("checks") or {}),
-        envelope=json.dumps(seal(payload, signer.keys)).encode(),
-        keyid=signer.keys[0].keyid,
     )
-    evidence.model_sig = offer(artifacts.files, signer.keys, name=model_id(job), payload=payload)
+    if payload is not None:
+        evidence.envelope = json.dumps(seal(payload, signer.keys)).encode()
+        evidence.keyid = signer.keys[0].keyid
+        evidence.model_sig = offer(artifacts.files, signer.keys, name=model_id(job), payload=payload)
     return evidence
 
 
@@ -160,6 +164,11 @@ def _outcome(
         # Frozen tensors changed: the evidence is kept, and no model is published.
         outcome.status = "failed"
         outcome.error = {"code": "frozen_parameters_changed", "message": evidence.reason, "param": "freeze_policy"}
+        return outcome
+    if evidence.envelope is None:
+        # A loader would take other weights from the result than those that were proved.
+        outcome.status = "failed"
+        outcome.error = {"code": "unverifiable_result", "message": evidence.reason, "param": None}
         return outcome
     outcome.model = model
     outcome.events = [_evidence_event(evidence)]

@@ -69,7 +69,7 @@ def challenged(judged: JobVerdict, objections: Iterable[str]) -> JobVerdict:
     found = list(objections)
     if judged.verdict != "verified" or not found:
         return judged
-    reason = f"a verifier would reject the statement: {_listed(found)}"
+    reason = f"a verifier would reject the result: {_listed(found)}"
     return replace(judged, verdict="incomplete", reason=reason)
 
 

@@ -131,7 +131,7 @@ def _pinned_policy(context: CheckContext) -> Iterator[Problem]:
 
 def _is_plain(name: str) -> bool:
     """A name of a file inside a folder, on any operating system."""
-    return name not in ("", ".", "..") and not re.search(r"[/\\\x00-\x1f:]", name)
+    return name not in ("", ".", "..") and not re.search(r"[/\\\x00-\x1f:]|[. ]$", name)
 
 
 ENVELOPE_CHECKS: dict[str, Check] = {

@@ -6,7 +6,7 @@ from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import FileRef, Reading
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.verifier.check_loading import CODE, CONTAINERS
-from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem
+from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, base_of, result_of
 from app.evidence.verifier.read_files import INDEX_ENDING
 
 SIGNATURE_FILE = "model.sig"  # an OpenSSF model-signing bundle, with a verifier of its own
@@ -14,33 +14,21 @@ SIGNATURE_FILE = "model.sig"  # an OpenSSF model-signing bundle, with a verifier
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 
 
-def _of_result(context: CheckContext) -> Holdings:
-    if context.result is None:
-        raise AssertionError("a check of the result ran before it was read")
-    return context.result
-
-
-def _of_base(context: CheckContext) -> Holdings:
-    if context.base is None:
-        raise AssertionError("a check of the base ran before it was read")
-    return context.base
-
-
 def _no_links(context: CheckContext) -> Iterator[Problem]:
     """Rejects a symbolic link in the result's folder."""
-    for name in sorted(_of_result(context).links):
+    for name in sorted(result_of(context).links):
         yield Problem("no_links", "a symbolic link; a result is made of plain files", name)
 
 
 def _no_folders(context: CheckContext) -> Iterator[Problem]:
     """Rejects a folder, device or pipe in the result's folder."""
-    for name in sorted(_of_result(context).others):
+    for name in sorted(result_of(context).others):
         yield Problem("no_folders", "not a plain file", name)
 
 
 def _nothing_missing(context: CheckContext) -> Iterator[Problem]:
     """Rejects a result without one of the files of the statement."""
-    held = _of_result(context)
+    held = result_of(context)
     for file in context.predicate.result_files:
         if file.name not in held.files | held.links:
             yield Problem("nothing_missing", "missing from the result", file.name, file.sha256, None)
@@ -48,7 +36,7 @@ def _nothing_missing(context: CheckContext) -> Iterator[Problem]:
 
 def _nothing_extra(context: CheckContext) -> Iterator[Problem]:
     """Rejects a file that the statement does not list, except the attestation itself and `model.sig`."""
-    held, inputs = _of_result(context), context.inputs
+    held, inputs = result_of(context), context.inputs
     listed = {file.name for file in context.predicate.result_files}
     for name in sorted(held.files - listed - {SIGNATURE_FILE}):
         # By its one name: a hard link to it may be called a configuration, and an envelope has room for one.
@@ -58,7 +46,7 @@ def _nothing_extra(context: CheckContext) -> Iterator[Problem]:
 
 def _file_digests(context: CheckContext) -> Iterator[Problem]:
     """Rejects a file with another SHA-256 than the statement gives."""
-    yield from _compare_files("file_digests", context.predicate.result_files, _of_result(context))
+    yield from _compare_files("file_digests", context.predicate.result_files, result_of(context))
 
 
 def _compare_files(check: str, files: Iterable[FileRef], held: Holdings) -> Iterator[Problem]:
@@ -70,7 +58,7 @@ def _compare_files(check: str, files: Iterable[FileRef], held: Holdings) -> Iter
 
 def _file_sizes(context: CheckContext) -> Iterator[Problem]:
     """Rejects a file with another size than the statement gives."""
-    held = _of_result(context)
+    held = result_of(context)
     for file in context.predicate.result_files:
         if file.name in held.digests and held.digests[file.name][1] != file.size:
             yield Problem("file_sizes", f"{held.digests[file.name][1]} bytes, {file.size} in the statement", file.name)
@@ -78,7 +66,7 @@ def _file_sizes(context: CheckContext) -> Iterator[Problem]:
 
 def _tensors_once(context: CheckContext) -> Iterator[Problem]:
     """Rejects a tensor name that two files of the result hold."""
-    yield from _repeated("tensors_once", _of_result(context))
+    yield from _repeated("tensors_once", result_of(context))
 
 
 def _repeated(check: str, held: Holdings) -> Iterator[Problem]:
@@ -93,7 +81,7 @@ def _repeated(check: str, held: Holdings) -> Iterator[Problem]:
 def _tensors_as_claimed(context: CheckContext) -> Iterator[Problem]:
     """Rejects tensors of the result that differ from their rows in name, dtype, shape or bytes."""
     readings = [row.result for row in context.predicate.rows if row.result]
-    yield from _compare_tensors("tensors_as_claimed", readings, _of_result(context).tensors(), "result")
+    yield from _compare_tensors("tensors_as_claimed", readings, result_of(context).tensors(), "result")
 
 
 def _compare_tensors(
@@ -135,7 +123,7 @@ def _slice_digests(held: Holdings) -> dict[tuple[str, tuple[int, int]], str]:
 
 def _index(context: CheckContext) -> Iterator[Problem]:
     """Rejects weights in several files without an index, and an index that does not match the files."""
-    held = _of_result(context)
+    held = result_of(context)
     indexes = {name: raw for name, raw in held.documents.items() if name.endswith(INDEX_ENDING)}
     if len(held.weights) > 1 and not indexes:
         yield Problem("index", f"{len(held.weights)} weight files and no index that lists their tensors")
@@ -154,7 +142,7 @@ def _index(context: CheckContext) -> Iterator[Problem]:
 
 def _base_files(context: CheckContext) -> Iterator[Problem]:
     """Rejects a base folder that lacks a file of the statement or holds another version of it."""
-    held = _of_base(context)
+    held = base_of(context)
     for file in context.predicate.base_files:
         if file.name not in held.files:
             yield Problem("base_files", "missing from the base", file.name, file.sha256, None)
@@ -163,7 +151,7 @@ def _base_files(context: CheckContext) -> Iterator[Problem]:
 
 def _base_strays(context: CheckContext) -> Iterator[Problem]:
     """Rejects code, adapters and other weights beside the base's files: a loader would use them. A README is fine."""
-    held = _of_base(context)
+    held = base_of(context)
     for name in sorted(held.files - {file.name for file in context.predicate.base_files}):
         lower = name.lower()
         if lower.endswith((*CONTAINERS, *CODE, ".safetensors", INDEX_ENDING)) or lower in _ADAPTERS:
@@ -172,13 +160,13 @@ def _base_strays(context: CheckContext) -> Iterator[Problem]:
 
 def _base_tensors_once(context: CheckContext) -> Iterator[Problem]:
     """Rejects a tensor name that two files of the base hold."""
-    yield from _repeated("base_tensors_once", _of_base(context))
+    yield from _repeated("base_tensors_once", base_of(context))
 
 
 def _base_tensors(context: CheckContext) -> Iterator[Problem]:
     """Rejects tensors of the base that differ from their rows in name, dtype, shape or bytes."""
     readings = [row.base for row in context.predicate.rows if row.base]
-    yield from _compare_tensors("base_tensors", readings, _of_base(context).tensors(), "base")
+    yield from _compare_tensors("base_tensors", readings, base_of(context).tensors(), "base")
 
 
 RESULT_CHECKS: dict[str, Check] = {

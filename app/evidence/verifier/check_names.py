@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from app.evidence.format.statement import Row
 from app.evidence.verifier.context import Check, CheckContext, Problem
-from app.evidence.verifier.renames import TABLES, Table, renamed
+from app.evidence.verifier.renames import Table, renamed, tables
 
 # How transformers renames while it loads and saves, whatever the model; both sides of a comparison are brought to the
 # newer name. What it does to some kinds of models alone is in `renames`.
@@ -52,12 +52,16 @@ def _table(context: CheckContext) -> Table:
     """
     rows = context.predicate.rows
     stored = {each.name for row in rows for each in (row.base, row.result) if each}
-    for table in ((), *TABLES):
-        if table and not any(renamed(name, table, joined=True) != name for name in stored):
-            continue
-        if not any(_paired(context, table)) and not any(_named(context, table)):
+    if _fits(context, ()):
+        return ()
+    for table in tables():
+        if any(renamed(name, table, joined=True) != name for name in stored) and _fits(context, table):
             return table
     return ()
+
+
+def _fits(context: CheckContext, table: Table) -> bool:
+    return not any(_paired(context, table)) and not any(_named(context, table))
 
 
 def _paired(context: CheckContext, table: Table) -> Iterator[Problem]:

@@ -6,24 +6,31 @@ come to one name that way, the loader takes one of them, and a signer could have
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from itertools import cycle
-from typing import NamedTuple
+from itertools import chain, cycle
+from typing import Any, NamedTuple
 
 from app.evidence.format.statement import Reading, Row
-from app.evidence.verifier.check_loading import CONFIG, parsed
+from app.evidence.verifier.check_configuration import ADAPTER_CONFIG, CONFIG, is_own, parsed
 from app.evidence.verifier.check_names import live
-from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem
-from app.evidence.verifier.loaders import Kind, Table, is_known, kind_of, legacy
+from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, result_of
+from app.evidence.verifier.loaders import (
+    Kind,
+    Table,
+    in_transformers_4,
+    is_kind,
+    is_known,
+    kind_of,
+    legacy,
+    record,
+)
 
 _CLAIMED = ("frozen", "split", "scheduled")
-_TORCH_KEYS = {"type", "architecture", "kwargs", "labels"}  # of a model that no library loads by itself
 # What peft calls tensors of its own; anything else in an adapter's file is loaded over the model's tensor of that name.
 _OF_ADAPTERS = re.compile(
     r"(^|\.)(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|ia3_l|prompt_embeddings|prompt_encoder)(\.|$)"
 )
-_WRAPPERS = re.compile(r"\.(default|base_layer|modules_to_save|original_module)(?=\.|$)")
 
 
 class Place(NamedTuple):
@@ -42,18 +49,24 @@ def _one_place(context: CheckContext) -> Iterator[Problem]:
     claimed = {row.result.name for row in rows if row.result and row.role in _CLAIMED}
     names = sorted({row.result.name for row in rows if row.result})
     current = {kind.stem(name) for row in live(rows) for name in (row.name, *row.aliases)}
-    reported: set[tuple[str, str]] = set()
-    for renaming in _renamings(kind, names):
-        for first, second in _collisions(names, renaming, kind, current):
-            if not {first, second} & claimed or (first, second) in reported:
-                continue
-            reported.add((first, second))
-            proved, other = (first, second) if first in claimed else (second, first)
-            reason = (
-                f"transformers loads {other!r} and this tensor under one name (it renames old names, and adds or "
-                f"removes the base model's prefix), so it takes one of the two; remove {other!r}"
-            )
-            yield Problem("one_place", reason, proved)
+    pairs = (pair for renaming in _renamings(kind, names) for pair in _collisions(names, renaming, kind, current))
+    for first, second in dict.fromkeys(chain(pairs, _collisions_in_4(names, kind))):
+        if not {first, second} & claimed:
+            continue
+        proved, other = (first, second) if first in claimed else (second, first)
+        reason = (
+            f"transformers loads {other!r} and this tensor under one name (it renames old names, and adds or "
+            f"removes the base model's prefix), so it takes one of the two; remove {other!r}"
+        )
+        yield Problem("one_place", reason, proved)
+
+
+def _collisions_in_4(names: list[str], kind: Kind) -> Iterator[tuple[str, str]]:
+    """Pairs of names that transformers 4 takes for one: it renamed text anywhere in a name."""
+    taken: dict[str, str] = {}
+    for name in names:
+        if (first := taken.setdefault(kind.stem(in_transformers_4(name)), name)) != name:
+            yield first, name
 
 
 class Renaming(NamedTuple):
@@ -141,7 +154,7 @@ def _stem(kind: Kind, name: str) -> str:
 
 def _known_prefix(context: CheckContext) -> Iterator[Problem]:
     """Rejects frozen tensors whose names in the result have a prefix that the model's class does not know."""
-    config = parsed(_result(context), CONFIG)
+    config = parsed(result_of(context), CONFIG)
     if context.predicate.result_kind == "adapter" or not is_known(config):
         return
     kind = kind_of(config)
@@ -187,14 +200,11 @@ def _all_parts(context: CheckContext) -> Iterator[Problem]:
 
 
 def _ties(context: CheckContext) -> Iterator[Problem]:
-    """Rejects tied weights that are stored with different bytes, and those of which only the copy is stored."""
-    config = parsed(_result(context), CONFIG)
-    if context.predicate.result_kind == "adapter" or not is_known(config):
+    """Rejects tied weights that are stored with different bytes, and frozen ones of which only the copy is stored."""
+    config = parsed(result_of(context), CONFIG)
+    if context.predicate.result_kind == "adapter" or not is_known(config) or not any(_tied(config)):
         return
     kind = kind_of(config)
-    tied = config.get("tie_word_embeddings")
-    if not (kind.tied if tied is None else tied):
-        return
     rows = {kind.stem(row.result.name): row for row in _stored(context) if row.result}
     for target, source in _tied_pairs(kind, rows):
         copy, original = rows.get(target), rows.get(source)
@@ -207,6 +217,26 @@ def _ties(context: CheckContext) -> Iterator[Problem]:
                 "into both; set tie_word_embeddings to false, or store one of them"
             )
             yield Problem("ties", reason, first.name)
+
+    for name in _copies_alone(kind, rows):
+        if rows[name].role in _CLAIMED:
+            reason = (
+                "config.json ties it to weights that are not stored, and transformers 4 loads none then; store it "
+                "under the other name, or set tie_word_embeddings to false"
+            )
+            yield Problem("ties", reason, name)
+
+
+def _tied(config: Mapping[str, Any], kind: str = "") -> Iterator[bool]:
+    """Whether weights are tied in a model and in those inside it. Older versions tie where a class says nothing."""
+    kind = str(config.get("model_type") or kind)
+    known = record(kind) if is_kind(kind) else None
+    flag = config.get("tie_word_embeddings")
+    flag = known["tied"] if flag is None and known else flag
+    yield flag is None or bool(flag)
+    for key, part in known["parts"].items() if known else ():
+        inner = config.get(key)
+        yield from _tied(inner if isinstance(inner, Mapping) else {}, part)
 
 
 def _readings(first: Row, second: Row) -> tuple[Reading, Reading]:
@@ -223,37 +253,44 @@ def _tied_pairs(kind: Kind, names: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield from zip(goals, cycle(sources))
 
 
+def _copies_alone(kind: Kind, names: Iterable[str]) -> list[str]:
+    """Stored targets of ties of which no source is stored."""
+    names = sorted(names)
+    sources: dict[str, list[str]] = defaultdict(list)
+    for target, source in kind.ties:
+        sources[target].append(source)
+    alone = [target for target, found in sources.items() if not any(_matching(kind, each, names) for each in found)]
+    return sorted({name for target in alone for name in _matching(kind, target, names)})
+
+
 def _matching(kind: Kind, pattern: str, names: list[str]) -> list[str]:
     plain = kind.stem(pattern.removeprefix("^"))
     return [name for name in names if re.match(plain, name)]
 
 
 def _only_own(context: CheckContext) -> Iterator[Problem]:
-    """Rejects tensors of an adapter that peft loads over a tensor of the base model."""
+    """Rejects tensors of an adapter that peft may load over a tensor of the base model."""
     if context.predicate.result_kind != "adapter":
         return
-    kind = kind_of({})
-    bases = {kind.stem(legacy(row.base.name)) for row in context.predicate.rows if row.base}
-    saved = _saved_modules(_result(context))
+    saved = _saved_modules(result_of(context))
     for row in context.predicate.rows:
         if row.result is None or _OF_ADAPTERS.search(row.result.name):
             continue
-        plain = _WRAPPERS.sub("", re.sub(r"^(base_model\.)?(model\.)?", "", row.result.name, count=1))
-        inside = _WRAPPERS.sub("", row.result.name.removeprefix("base_model.").removeprefix("model."))
-        if any(inside == module or inside.startswith(f"{module}.") for module in saved):
-            continue
-        if {kind.stem(legacy(plain)), kind.stem(legacy(inside))} & bases:
+        if not any(f".{module}." in f".{row.result.name}" for module in saved):
             reason = (
-                "peft loads it over the base's tensor of this name; an adapter holds its own tensors alone; remove it"
+                "peft loads it over the base's tensor of this name, if the base has one; an adapter holds its own "
+                "tensors and those of its modules_to_save alone; remove it"
             )
             yield Problem("only_own", reason, row.result.name)
 
 
 def _saved_modules(held: Holdings) -> tuple[str, ...]:
     """Modules that peft keeps a copy of for the adapter: it loads their tensors into the copy."""
-    config = parsed(held, "adapter_config.json")
-    modules = config.get("modules_to_save") if isinstance(config, dict) else None
-    return tuple(name for name in modules or () if isinstance(name, str))
+    config = parsed(held, ADAPTER_CONFIG)
+    if not isinstance(config, dict) or config.get("peft_type") == "PROMPT_TUNING":  # older versions keep none there
+        return ()
+    modules = config.get("modules_to_save")
+    return tuple(name for name in modules or () if isinstance(name, str) and name)
 
 
 def _stored(context: CheckContext) -> tuple[Row, ...]:
@@ -262,18 +299,12 @@ def _stored(context: CheckContext) -> tuple[Row, ...]:
 
 def _kind(context: CheckContext) -> Kind | None:
     """How the result is loaded; None for an adapter, and for a model that only its own architecture can load."""
-    config = parsed(_result(context), CONFIG)
+    config = parsed(result_of(context), CONFIG)
     if context.predicate.result_kind == "adapter":
         return None
-    if isinstance(config, dict) and config.get("type") == "torch" and set(config) <= _TORCH_KEYS:
+    if is_own(config):
         return None
     return kind_of(config)
-
-
-def _result(context: CheckContext) -> Holdings:
-    if context.result is None:
-        raise AssertionError("a check of the result ran before it was read")
-    return context.result
 
 
 CHECKS: dict[str, Check] = {

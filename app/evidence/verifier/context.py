@@ -117,3 +117,17 @@ class CheckContext:
 
 
 Check = Callable[[CheckContext], Iterator[Problem]]
+
+
+def result_of(context: CheckContext) -> Holdings:
+    """The result's files, once they have been read."""
+    if context.result is None:
+        raise AssertionError("a check of the result ran before it was read")
+    return context.result
+
+
+def base_of(context: CheckContext) -> Holdings:
+    """The base's files, once they have been read."""
+    if context.base is None:
+        raise AssertionError("a check of the base ran before it was read")
+    return context.base

@@ -1,7 +1,8 @@
 """Where transformers puts a stored tensor while it loads a model: prefixes, renames, conversions and ties, by kind.
 
 The tables are data: `loaders.json` beside this module, written by `python -m tools.loaders`. A kind is a `model_type`.
-For a folder whose kind is not known, the prefixes and conversions of all kinds count.
+For a folder whose kind is not known, the prefixes and conversions of all kinds count. The file has a line for each
+kind and each rule, and only those that are needed are parsed: all of them take longer than a small model does.
 """
 
 import json
@@ -10,16 +11,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pkgutil import get_data
-from typing import Any
+from typing import TypedDict
 
 FILE = "loaders.json"
+# How the lines of the file begin that a reader looks for.
+EVERY, RULES, KINDS = '"every":', '"rules":[', '"kinds":{'
+# Endings of the keys under which a configuration has a number of layers or stages, or a list with an entry for each.
+LAYERS = ("layers", "layer", "depth", "depths", "blocks", "stages", "hidden_sizes", "groups")
 
-# Renames for every kind. In transformers 4 any name ending in gamma or beta was renamed.
+# Renames for every kind.
 _LEGACY = (
     (re.compile(r"(?<=LayerNorm\.)gamma(?!\w)|(?<=\.)gamma$"), "weight"),
     (re.compile(r"(?<=LayerNorm\.)beta(?!\w)|(?<=\.)beta$"), "bias"),
     (re.compile(r"(?<=\.)weight_g(?!\w)"), "parametrizations.weight.original0"),
     (re.compile(r"(?<=\.)weight_v(?!\w)"), "parametrizations.weight.original1"),
+)
+_ANYWHERE = (
+    ("gamma", "weight"),
+    ("beta", "bias"),
+    ("weight_g", "parametrizations.weight.original0"),
+    ("weight_v", "parametrizations.weight.original1"),
 )
 
 
@@ -67,8 +78,8 @@ class Kind:
         """The tables of which a rule may apply to one of the names, and the empty table."""
         yield ()
         text = "\n".join(names)
-        rules = _file()[1]
-        fitting = {at for at in {at for table in self.tables for at in table} if _may_apply(rules[at][3], text)}
+        rules = {at for table in self.tables for at in table}
+        fitting = {at for at in rules if any(literal in text for literal in _literals(at))}
         for table in self.tables:
             if fitting.intersection(table):
                 yield tuple(_rule(at) for at in table)
@@ -80,27 +91,46 @@ class Kind:
         return name
 
 
+class Record(TypedDict):
+    """What the file has for a kind. `parts` are the configurations inside its configuration, by key."""
+
+    prefixes: list[str]
+    conversions: list[list[int]]
+    ties: list[list[str]]
+    tied: bool | None
+    layers: list[tuple[int, list[str]]]  # how many layers there are by default, and the keys that say so
+    parts: dict[str, str]
+
+
 def kinds_of(config: object) -> list[str]:
-    """The `model_type` of a configuration and of the models inside it."""
-    found: list[str] = []
+    """The `model_type` of a configuration and of the models inside it, and those that are inside by default."""
+    named = list(_named_in(config))
+    by_default = (part for kind in named if is_kind(kind) for part in record(kind)["parts"].values())
+    return list(dict.fromkeys((*named, *by_default)))
+
+
+def _named_in(config: object) -> Iterator[str]:
     if isinstance(config, Mapping):
         kind = config.get("model_type")
-        found += [kind] if isinstance(kind, str) else []
+        if isinstance(kind, str):
+            yield kind
         for value in config.values():
-            found += kinds_of(value)
-    return found
+            yield from _named_in(value)
 
 
 def kind_of(config: object) -> Kind:
     """What loading does to a model with this configuration; what it does to any kind if the outer one is unknown."""
-    known, names = _document(), kinds_of(config)
-    if isinstance(config, Mapping) and config.get("model_type") in known:
-        return _joined(tuple(name for name in dict.fromkeys(names) if name in known))
-    return _joined(tuple(known))
+    if is_known(config):
+        return _joined(tuple(filter(is_kind, kinds_of(config))))
+    return _joined(())
 
 
 def is_known(config: object) -> bool:
-    return isinstance(config, Mapping) and config.get("model_type") in _document()
+    return isinstance(config, Mapping) and is_kind(config.get("model_type"))
+
+
+def is_kind(name: object) -> bool:
+    return isinstance(name, str) and name in _file()[1]
 
 
 def legacy(name: str) -> str:
@@ -110,37 +140,49 @@ def legacy(name: str) -> str:
     return name
 
 
+def layer_count(value: object) -> int | None:
+    """The number of layers that a value of a configuration stands for."""
+    numbers = [value] if isinstance(value, int) else [*value, len(value)] if isinstance(value, list) else []
+    return max((number for number in numbers if type(number) is int), default=None)
+
+
+def in_transformers_4(name: str) -> str:
+    """The name after the renames of transformers before 4.50, which replaced text anywhere in a name."""
+    for old, new in _ANYWHERE:
+        name = name.replace(old, new)
+    return name
+
+
+@cache
+def record(name: str) -> Record:
+    """What the file has for a kind that it knows."""
+    found: Record = json.loads(_file()[1][name])
+    return found
+
+
 @cache
 def _joined(names: tuple[str, ...]) -> Kind:
-    known = _document()
-    parts = [known[name] for name in names]
+    """The kinds in one; all that the file has for no names."""
+    parts = [record(name) for name in names] if names else [json.loads(_file()[0])]
     tables = dict.fromkeys(tuple(table) for part in parts for table in part["conversions"])
     return Kind(
         prefixes=tuple(sorted({prefix for part in parts for prefix in part["prefixes"]})),
         tables=tuple(tables),
         ties=tuple(dict.fromkeys((target, source) for part in parts for target, source in part["ties"])),
-        tied=parts[0]["tied"] if len(names) < len(known) else None,
+        tied=parts[0]["tied"] if names else None,
     )
-
-
-def parse(text: str) -> tuple[dict[str, dict[str, Any]], list[list[Any]]]:
-    """The kinds and the rules in a file as `tools.loaders` writes it."""
-    document = json.loads(text)
-    return document["kinds"], document["rules"]
 
 
 @cache
 def _rule(at: int) -> Conversion:
-    return _conversion(*_file()[1][at])
-
-
-def _may_apply(literals: list[str], text: str) -> bool:
-    """One of the sources may be in the text: each has a literal that every match contains, or an empty one."""
-    return any(literal in text for literal in literals)
-
-
-def _conversion(sources: list[str], targets: list[str], joins: bool, literals: list[str]) -> Conversion:
+    sources, targets, joins, _ = json.loads(_file()[2][at])
     return Conversion(re.compile("|".join(_branches(sources))), tuple(targets), joins)
+
+
+def _literals(at: int) -> list[str]:
+    """Texts of which every match of the rule contains one."""
+    found: list[str] = json.loads(_file()[2][at])[3]
+    return found
 
 
 def _branches(sources: Iterable[str]) -> Iterator[str]:
@@ -152,9 +194,12 @@ def _branches(sources: Iterable[str]) -> Iterator[str]:
 
 
 @cache
-def _file() -> tuple[dict[str, dict[str, Any]], list[list[Any]]]:
-    return parse((get_data(__package__, FILE) or b"").decode())
-
-
-def _document() -> dict[str, dict[str, Any]]:
-    return _file()[0]
+def _file() -> tuple[str, dict[str, str], list[str]]:
+    """JSON for all kinds in one, for each kind, and for each rule."""
+    lines = (get_data(__package__, FILE) or b"").decode().splitlines()
+    rules, kinds = lines.index(RULES), lines.index(KINDS)
+    every = next(line for line in lines if line.startswith(EVERY))
+    named = (line.partition(":") for line in lines[kinds + 1 : lines.index("}", kinds)])
+    by_name = {name[1:-1]: body.rstrip(",") for name, _, body in named}
+    ends = lines.index("],", rules)
+    return every.removeprefix(EVERY).rstrip(","), by_name, [line.rstrip(",") for line in lines[rules + 1 : ends]]

@@ -6,7 +6,7 @@ The tables are data: `renames.json` beside this module, written by `python -m to
 import json
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pkgutil import get_data
 from typing import NamedTuple
 
@@ -42,8 +42,11 @@ def render_tables(tables: Iterable[Table]) -> str:
     return json.dumps({"about": about, "tables": lines}, indent=1) + "\n"
 
 
-# Not a path of the file system: the verifier in one file reads it from its archive.
-TABLES = parse_tables((get_data(__package__, FILE) or b"").decode())
+@cache
+def tables() -> tuple[Table, ...]:
+    """The tables of `renames.json`, which most models do without."""
+    # Not by a path of the file system: the verifier in one file reads it from its archive.
+    return parse_tables((get_data(__package__, FILE) or b"").decode())
 
 
 @lru_cache(maxsize=1 << 16)  # each name is looked up a few times

@@ -9,7 +9,7 @@ from typing import Any
 from app.evidence.format.keys import iso
 from app.evidence.format.statement import Reading, frozen_readings, total
 from app.evidence.verifier.check_chain import frozen_throughout
-from app.evidence.verifier.check_loading import loading_notes, some
+from app.evidence.verifier.check_configuration import loading_notes, some
 from app.evidence.verifier.context import CheckContext, Problem, printable
 
 LEVELS = {

@@ -25,6 +25,7 @@ from app.evidence.format.rotation import introduced
 from app.evidence.format.strict import JsonError, JsonObject, read_json
 from app.evidence.verifier import (
     check_chain,
+    check_configuration,
     check_envelope,
     check_files,
     check_frozen,
@@ -35,13 +36,14 @@ from app.evidence.verifier import (
     check_statement,
     read_files,
 )
-from app.evidence.verifier.check_loading import some
+from app.evidence.verifier.check_configuration import some
 from app.evidence.verifier.check_policy import plan_of, read_policy
 from app.evidence.verifier.context import (
     WHOLE_UP_TO,
     CannotCheck,
     Check,
     CheckContext,
+    Holdings,
     Inputs,
     Problem,
     Rejected,
@@ -107,14 +109,21 @@ def verify_files(
     return verify(_read_attestation(Path(attestation)), inputs)
 
 
-def objections(payload: bytes, *, now: datetime | None = None) -> tuple[Problem, ...]:
-    """Problems of a statement that can be found without files, for a signer to look at before it signs."""
+def objections(
+    payload: bytes, *, base: Holdings | None = None, result: Holdings | None = None, now: datetime | None = None
+) -> tuple[Problem, ...]:
+    """Problems of a statement, and of the files that it is about, for a signer to look at before it signs.
+
+    `base` and `result` are what the signer has read of the files; without them the statement alone is checked.
+    """
     context = CheckContext(Inputs((), now or datetime.now(UTC)), Envelope(payload, PAYLOAD_TYPE, (), JsonObject()))
+    context.base, context.result = base, result
     try:
         _examine(context, b"", STAGES, stages=("statement", "predicate"))
     except Rejected as rejection:
         return rejection.problems
-    return ()
+    held = [stage for stage, files in (("base", base), ("result", result)) if files is not None]
+    return tuple(problem for stage in held for check in STAGES[stage].values() for problem in check(context))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,7 +164,12 @@ STAGES: dict[str, dict[str, Check]] = {
     },
     "chain": check_chain.CHECKS,
     "base": check_files.BASE_CHECKS,
-    "result": {**check_files.RESULT_CHECKS, **check_loading.CHECKS, **check_places.CHECKS},
+    "result": {
+        **check_files.RESULT_CHECKS,
+        **check_loading.CHECKS,
+        **check_configuration.CHECKS,
+        **check_places.CHECKS,
+    },
 }
 
 

@@ -1,6 +1,9 @@
 """Object stores: ranges are cheap, and refusals are explained."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -8,8 +11,9 @@ from fsspec import AbstractFileSystem
 from s3fs import S3FileSystem
 
 from app.errors import StorageUnavailable
+from app.evidence.format.digest import sha256_bytes
 from app.storage.blobs import Storage, key_of
-from app.storage.object_store import BLOCK
+from app.storage.object_store import BLOCK, ObjectStore
 from tests import servers
 from tests.app.storage.conftest import credentials, stored
 
@@ -63,3 +67,43 @@ def test_a_scheme_without_its_package_is_explained():
     """The package that is missing, before anything is written."""
     with pytest.raises(StorageUnavailable, match="not installed"):
         Storage("gcs://bucket").exists("x")
+
+
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_two_first_uploads_of_the_same_bytes(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    """Both find nothing, both store: the bytes are right, and none of them can delete what the other refers to."""
+    url = f"s3://{request.getfixturevalue('bucket')}" if kind == "s3" else f"memory://{request.node.name}"
+    data, both = os.urandom(1 << 20), threading.Barrier(2)
+    looked, has = threading.local(), ObjectStore._has
+
+    def has_then_waits(self: ObjectStore, key: str, temporary: Path) -> bool:
+        found = has(self, key, temporary)
+        if not getattr(looked, "once", False):
+            looked.once = True
+            both.wait(timeout=30)
+        return found
+
+    monkeypatch.setattr(ObjectStore, "_has", has_then_waits)
+    with ThreadPoolExecutor(2) as pool:
+        keys = list(pool.map(lambda _: stored(Storage(url), data), range(2)))
+    assert keys == [key_of(sha256_bytes(data))] * 2
+    storage = Storage(url)
+    assert not storage.delete(keys[0])
+    with storage.open(keys[0]) as file:
+        assert file.read() == data
+
+
+def test_a_store_that_cannot_create_exclusively_still_stores(bucket: str, monkeypatch: pytest.MonkeyPatch):
+    put = S3FileSystem._put_file
+
+    async def refusing(self: S3FileSystem, *args: object, mode: str = "overwrite", **kwargs: object) -> None:
+        if mode == "create":
+            raise OSError("A header you provided implies functionality that is not implemented")
+        await put(self, *args, mode=mode, **kwargs)
+
+    monkeypatch.setattr(S3FileSystem, "_put_file", refusing)
+    storage = Storage(f"s3://{bucket}")
+    with storage.open(stored(storage, b"x")) as file:
+        assert file.read() == b"x"

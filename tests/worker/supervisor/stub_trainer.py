@@ -25,7 +25,7 @@ STEPS = 3
 
 # Habits, by the job's seed.
 HONEST, FAIL, CRASH, CRASH_ONCE, HANG, DEAF, STOPPABLE = range(7)
-LIE, MOVE_WEIGHT, LINK, STOP_ON_VIOLATION, BABBLE, STRAY, SLIP_IN = range(7, 14)
+LIE, MOVE_WEIGHT, LINK, STOP_ON_VIOLATION, BABBLE, STRAY, SLIP_IN, CONVERT = range(7, 15)
 
 
 def run(folder: Path) -> None:
@@ -68,6 +68,8 @@ def train(place: Workspace, order: WorkOrder, reporter: Reporter) -> None:
         write_json(place.result, result([]) | {"tensors": [{"name": "x", "from": "elsewhere", "base_name": None}]})
     if order.seed == SLIP_IN:
         write_json(place.files / "adapter_config.json", {"peft_type": "LORA"})
+    if order.seed == CONVERT:
+        write_json(place.files / "config.json", {"dtype": "float16"})
     if order.seed == LINK:
         (place.files / "notes.txt").symlink_to("/etc/hostname")
     reporter.report("done", steps=STEPS, trained_tokens=30, metrics={})

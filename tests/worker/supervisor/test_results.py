@@ -48,13 +48,25 @@ def test_honest_run_is_verified(deployment: Deployment, runner: Runner) -> None:
     assert composed.endswith(bytes([1, 1, 1, 1]) + bytes(range(40)))
 
 
-def test_what_a_verifier_would_reject_is_not_claimed(deployment: Deployment, runner: Runner) -> None:
-    """Every reading agrees, yet an adapter's configuration lies beside the weights: nobody may call that verified."""
-    job_id = submit(deployment, seed=stub_trainer.SLIP_IN)
+@pytest.mark.parametrize(
+    ("habit", "named"), [(stub_trainer.SLIP_IN, "adapter_config.json"), (stub_trainer.CONVERT, "weights to float16")]
+)
+def test_what_a_verifier_would_reject_is_not_signed(
+    deployment: Deployment, runner: Runner, habit: int, named: str
+) -> None:
+    """Every reading agrees, yet a loader would take other weights: the job fails, and there is nothing to download."""
+    job_id = submit(deployment, seed=habit)
     runner.run_next()
-    found = verdict_of(deployment, job_id)
-    assert found["verdict"] == "incomplete"
-    assert "adapter_config.json" in found["reason"]
+    job = job_of(deployment.db, job_id)
+    assert job.error is not None
+    assert (job.status, job.crashes, job.fine_tuned_model) == ("failed", 0, None)
+    assert (job.error["code"], named in job.error["message"]) == ("unverifiable_result", True)
+    assert verdict_of(deployment, job_id)["verdict"] == "incomplete"
+    with deployment.db.read() as session:
+        evidence = session.get_one(Evidence, job_id)
+        assert (evidence.envelope, evidence.keyid, evidence.model_sig) == (None, None, None)
+    with deployment.db.snapshot() as session:
+        assert {entry.key for entry in runner.storage.blobs()} == find_references(session).keys()
 
 
 def test_frozen_weight_that_moved_fails_the_job(deployment: Deployment, runner: Runner) -> None:

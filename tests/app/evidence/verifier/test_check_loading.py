@@ -28,22 +28,3 @@ def test_a_refusal_says_what_to_remove(name: str, data: bytes, check: str, says:
     (problem,) = world.verify(2).problems
     assert (problem.check, problem.subject) == (check, name)
     assert says in problem.reason
-
-
-def test_code_for_a_tokenizer_is_a_note(tmp_path: Path) -> None:
-    """It has no part in the weights, and published tokenizers name it."""
-    files = {"config.json": b"{}", "tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": ["x.X", null]}}'}
-    world = World(tmp_path, result_files=files)
-    world.sign()
-    report = world.verify(2)
-    assert report.verified
-    assert any("tokenizer_config.json names code" in note for note in report.warnings)
-
-
-def test_frozen_tensors_of_a_second_dtype_are_a_note(tmp_path: Path) -> None:
-    """A base of several dtypes: which of its tensors keep theirs is the class's choice."""
-    world = World(tmp_path, result_files={"config.json": b'{"model_type": "bert", "dtype": "float32"}'})
-    world.sign()
-    report = world.verify(2)
-    assert report.verified
-    assert any("frozen in another dtype" in note and "bert.enc.0.b" in note for note in report.warnings)

@@ -47,7 +47,8 @@ def test_a_kind_has_its_own_conversions_and_an_unknown_one_those_of_all() -> Non
 
 def test_models_inside_a_model_count_as_well() -> None:
     config = {"model_type": "llava", "text_config": {"model_type": "llama"}, "vision_config": {"model_type": "clip"}}
-    assert kinds_of(config) == ["llava", "llama", "clip"]
+    assert kinds_of(config)[:3] == ["llava", "llama", "clip"]
+    assert kinds_of({"model_type": "llava"}) == ["llava", "llama", "clip_vision_model"]  # by default
     assert is_known(config)
     assert not is_known({"text_config": {"model_type": "llama"}})
     assert not is_known([])

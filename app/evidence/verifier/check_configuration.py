@@ -1,0 +1,289 @@
+"""Checks of the configurations in a result: loading with them runs no code and changes nothing that was read.
+
+The rules are those of transformers and peft. Each refusal names the file and the key, the rule, and what to remove.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.evidence.format.statement import Reading
+from app.evidence.format.strict import JsonError, read_json, repeated_keys
+from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, result_of
+from app.evidence.verifier.loaders import LAYERS, is_kind, is_known, layer_count, record
+from app.evidence.verifier.read_files import INDEX_ENDING, is_configuration
+
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+_OWN_KEYS = {"type", "architecture", "kwargs", "labels"}  # of a model that no library loads by itself
+
+# Keys that make a loader run code, open another file, store weights in another form, or read other keys for these.
+_KEYS = {
+    "auto_map": "code from this or another repository replaces the model's class",
+    "custom_pipelines": "code from this or another repository is run",
+    "trust_remote_code": "code from another repository is run",
+    "transformers_weights": "transformers opens the file that it names in place of model.safetensors",
+    "extra_files": "older transformers open the files that it names as well",
+    "configuration_files": "transformers reads the configuration that it names in place of this one",
+    "attribute_map": "transformers reads other keys in place of those that it names",
+    "sub_configs": "transformers reads other configurations inside this one",
+    "quantization_config": "transformers converts the weights while it loads them",
+    "compression_config": "transformers converts the weights while it loads them",
+    "fusion_config": "transformers fuses weights while it loads them",
+    "tie_encoder_decoder": "transformers 4 replaces the decoder's weights by the encoder's",
+}
+# Keys whose value may be the name of a repository from which transformers downloads code.
+_KERNELS = ("attn_implementation", "attn_implementation_internal", "experts_implementation")
+
+# Initialisations of peft that leave the base's weights alone; the others subtract the adapter from them on loading.
+_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal")
+_ADAPTER_TYPES = ("LORA", "IA3", "PROMPT_TUNING")
+_ADAPTER_RULES = {
+    "layer_replication": "peft repeats layers of the base model",
+    "megatron_config": "peft imports a module for it",
+    "loftq_config": "peft replaces the base's weights by quantised ones",
+    "corda_config": "peft rewrites the base's weights",
+    "kasa_config": "peft rewrites the base's weights",
+    "eva_config": "peft initialises the adapter anew",
+    "lora_ga_config": "peft rewrites the base's weights",
+    "tokenizer_kwargs": "peft loads a tokenizer with them, which may be code",
+}
+# The other keys of these adapters. A later peft may give a new one any meaning.
+_ADAPTER_KEYS = {
+    *(
+        "peft_type",
+        "task_type",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "peft_version",
+    ),
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "fan_in_fan_out", "bias", "use_rslora"),
+    *("modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
+    *("megatron_core", "trainable_token_indices", "use_dora", "use_qalora", "qalora_group_size", "lora_bias"),
+    *("target_parameters", "ensure_weight_tying", "alora_invocation_tokens", "runtime_config"),
+    *("feedforward_modules", "init_ia3_weights", "num_virtual_tokens", "token_dim", "num_transformer_submodules"),
+    *("num_attention_heads", "num_layers", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path"),
+}
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "half": "F16", "float": "F32"}
+
+
+def parsed(held: Holdings, name: str) -> Any:
+    """A configuration of the folder; the empty object if it is missing or not JSON, which `config_readable` reports."""
+    try:
+        return read_json(held.documents[name]) if name in held.documents else {}
+    except JsonError:
+        return {}
+
+
+def is_own(config: object) -> bool:
+    """A model of an architecture of the user's own, which no library loads."""
+    return isinstance(config, dict) and config.get("type") == "torch" and set(config) <= _OWN_KEYS
+
+
+def set_keys(value: Any, at: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Keys at any depth that have a value, their paths, and the values."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            path = f"{at}.{key}".lstrip(".")
+            if item not in (None, False, [], {}, ()):
+                yield key, path, item
+            yield from set_keys(item, path)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from set_keys(item, f"{at}[{index}]")
+
+
+def _config_readable(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a configuration that is not one JSON object, or in which a key appears twice."""
+    for name, raw in result_of(context).documents.items():
+        if not is_configuration(name):
+            continue
+        try:
+            document = read_json(raw)
+        except JsonError as error:
+            yield Problem("config_readable", str(error), name)
+            continue
+        if not isinstance(document, dict):
+            yield Problem("config_readable", "not a JSON object", name)
+        for key in repeated_keys(document):
+            yield Problem("config_readable", f"key {key!r} appears twice; remove one of the two", name)
+
+
+def _config_keys(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a configuration with which a loader runs code, opens other files or converts weights."""
+    for key, path, value in set_keys(parsed(result_of(context), CONFIG)):
+        if key in _KEYS:
+            yield Problem("config_keys", f"{path}: {_KEYS[key]}; remove the key", CONFIG)
+        elif key.lstrip("_") in _KERNELS and any("/" in text for text in _texts(value)):
+            yield Problem("config_keys", f"{path}: transformers downloads the code that it names; remove it", CONFIG)
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(each) for each in (value.values() if isinstance(value, dict) else [value])]
+
+
+def _config_dtype(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a configuration whose dtype is not that of the frozen weights: transformers converts them to it.
+
+    Where the base has weights of several dtypes, loading converts some in any case. The dtype is the commonest then.
+    """
+    held = result_of(context)
+    stored = {reading.dtype for reading in frozen_floats(context)}
+    config = parsed(held, CONFIG)
+    if not stored or is_own(config):
+        return
+
+    named = dict(named_dtypes(context))
+    if not named and is_known(config) and len({t.dtype for t in held.tensors().values() if _is_float(t.dtype)}) > 1:
+        reason = "no dtype, so transformers converts all weights to that of the first one; add the dtype of the base"
+        yield Problem("config_dtype", reason, CONFIG)
+    usual = _commonest(context) if len(stored) > 1 else stored
+    for dtype, file in sorted(named.items()):
+        if DTYPES.get(dtype, dtype) not in stored & usual:
+            kept = " and ".join(sorted(stored & usual or stored))
+            reason = f"transformers converts weights to {dtype}, and the frozen ones are stored as {kept}; correct it"
+            yield Problem("config_dtype", reason, file)
+
+
+def _commonest(context: CheckContext) -> set[str]:
+    """The dtypes that most of the base's tensors have."""
+    counts = Counter(row.base.dtype for row in context.predicate.rows if row.base and _is_float(row.base.dtype))
+    return {dtype for dtype, count in counts.items() if count == max(counts.values())}
+
+
+def named_dtypes(context: CheckContext) -> Iterator[tuple[str, str]]:
+    """Names of dtypes to which transformers converts weights, and the files that have them."""
+    held = result_of(context)
+    for key, _, value in set_keys(parsed(held, CONFIG)):
+        if key in ("dtype", "torch_dtype"):
+            yield str(value).removeprefix("torch."), CONFIG
+    for name in held.documents:
+        index = parsed(held, name) if name.endswith(INDEX_ENDING) else None
+        metadata = index.get("metadata") if isinstance(index, dict) else None
+        if isinstance(metadata, dict) and metadata.get("dtype") is not None:
+            yield str(metadata["dtype"]).removeprefix("torch."), name
+
+
+def frozen_floats(context: CheckContext) -> list[Reading]:
+    """Readings of the frozen tensors that loading may convert to another dtype."""
+    rows = (row for row in context.predicate.rows if row.role in ("frozen", "split"))
+    return [row.result for row in rows if row.result and _is_float(row.result.dtype)]
+
+
+def _is_float(dtype: str) -> bool:
+    return dtype in DTYPES.values()
+
+
+def _layers_loaded(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a configuration with fewer layers than are stored frozen, or than the base has: they are not loaded."""
+    config = parsed(result_of(context), CONFIG)
+    if context.predicate.result_kind == "adapter" or not is_known(config):
+        return
+    counts = dict(_layer_counts(config))
+    if context.base is not None:
+        base = parsed(context.base, CONFIG)
+        before = dict(_layer_counts(base)) if is_known(base) else {}
+        for path in sorted(before.keys() & counts.keys()):
+            if counts[path] < before[path]:
+                reason = f"{path} is {counts[path]}, the base's {before[path]}; set the base's number of layers"
+                yield Problem("layers_loaded", reason, CONFIG)
+
+    most = max(counts.values(), default=None)
+    for row in context.predicate.rows if most is not None else ():
+        number = re.search(r"(?:^|\.)(\d+)\.", row.result.name) if row.result and row.role == "frozen" else None
+        if number is not None and most is not None and row.result is not None and int(number[1]) >= most:
+            reason = f"config.json has at most {most} layers, so it is not loaded; set the base's number of layers"
+            yield Problem("layers_loaded", reason, row.result.name)
+
+
+def _layer_counts(config: Mapping[str, Any], kind: str = "", at: str = "") -> Iterator[tuple[str, int]]:
+    """Paths of the numbers of layers in a configuration and in those inside it, by default where it gives none."""
+    kind = str(config.get("model_type") or kind)
+    if not is_kind(kind):
+        return
+    known = record(kind)
+    for default, keys in known["layers"]:
+        given = [count for key in keys if (count := layer_count(config.get(key))) is not None]
+        yield f"{at}{keys[0]}", min(given, default=default)
+    if not known["layers"]:
+        for key, value in config.items():
+            if key.endswith(LAYERS) and (count := layer_count(value)) is not None:
+                yield f"{at}{key}", count
+    for key, part in known["parts"].items():
+        inner = config.get(key)
+        yield from _layer_counts(inner if isinstance(inner, Mapping) else {}, part, f"{at}{key}.")
+
+
+def _same_kind(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a result of another kind than the base at hand: its class would not load the frozen tensors at all."""
+    if context.base is None or context.predicate.result_kind == "adapter":
+        return
+    base, result = (parsed(held, CONFIG) for held in (context.base, result_of(context)))
+    before, after = (config.get("model_type") if isinstance(config, dict) else None for config in (base, result))
+    if before is not None and before != after:
+        reason = f"model_type is {after!r}, the base's {before!r}: another class is loaded, with other names"
+        yield Problem("same_kind", reason, CONFIG)
+
+
+def _adapter_config(context: CheckContext) -> Iterator[Problem]:
+    """Rejects adapters with which peft rewrites weights of the base while it loads them, or runs code."""
+    config = parsed(result_of(context), ADAPTER_CONFIG)
+    if isinstance(config, Mapping):
+        yield from (Problem("adapter_config", reason, ADAPTER_CONFIG) for reason in _adapter_reasons(config))
+
+
+def _adapter_reasons(config: Mapping[str, Any]) -> Iterator[str]:
+    how = config.get("init_lora_weights")
+    if not isinstance(how, str | bool | None) or how not in _INITIALISATIONS:
+        yield f"init_lora_weights: with {how!r} peft rewrites the base's weights on loading; set it to true"
+    if config.get("bias", "none") != "none":
+        yield "bias: peft loads biases over those of the base; set 'none'"
+    if config.get("peft_type", "LORA") not in _ADAPTER_TYPES:
+        reason = f"peft_type {config['peft_type']!r} is not known to leave the base's weights alone"
+        yield f"{reason}; the known ones are {', '.join(_ADAPTER_TYPES)}"
+
+    mapping = config.get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    if library is not None and str(library).partition(".")[0] != "transformers":
+        yield f"auto_mapping: peft imports {str(library)!r} to load the base; remove the key"
+    for key, value in config.items():
+        if value is None or value is False or (key == "loftq_config" and not value):  # which peft writes for none
+            continue
+        if key in _ADAPTER_RULES:  # an empty one counts: it stands for the defaults
+            yield f"{key}: {_ADAPTER_RULES[key]}; remove the key"
+        elif key not in _ADAPTER_KEYS:
+            yield f"{key}: not known to leave the base's weights alone; remove the key"
+
+
+def loading_notes(context: CheckContext) -> Iterator[str]:
+    """What loading does that is not wrong, and that a reader should know."""
+    held = result_of(context)
+    for name in sorted(held.documents):
+        keys = {key for key, _, _ in set_keys(parsed(held, name))} if is_configuration(name) else ()
+        if name != CONFIG and "auto_map" in keys:
+            yield f"{name} names code (auto_map), which transformers runs if it is allowed to"
+    for dtype, file in sorted(set(named_dtypes(context))):
+        other = [reading.name for reading in frozen_floats(context) if reading.dtype != DTYPES.get(dtype, dtype)]
+        if other and not is_own(parsed(held, CONFIG)):
+            yield f"frozen in another dtype than {file}'s {dtype}, to which loading may convert: {some(other)}"
+    adapter = parsed(held, ADAPTER_CONFIG)
+    if isinstance(adapter, dict) and (base := adapter.get("base_model_name_or_path")):
+        yield f"an adapter has no base weights: what peft finds under the name {str(base)!r} was not looked at"
+
+
+def some(names: list[str]) -> str:
+    """The first five names, and how many more there are."""
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+CHECKS: dict[str, Check] = {
+    "config_readable": _config_readable,
+    "config_keys": _config_keys,
+    "config_dtype": _config_dtype,
+    "layers_loaded": _layers_loaded,
+    "same_kind": _same_kind,
+    "adapter_config": _adapter_config,
+}

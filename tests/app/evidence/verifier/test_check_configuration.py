@@ -1,0 +1,71 @@
+"""A configuration that redirects a loader is refused by its key; what is only notable is a note."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tamper.kit import World, adapter_rows, adapter_world
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files: transformers reads the configuration"),
+        ({"vision_config": {"attribute_map": {"num_labels": "x"}}}, "vision_config.attribute_map: transformers reads other"),
+        ({"_attn_implementation": "elsewhere/kernel"}, "_attn_implementation: transformers downloads the code"),
+    ],
+)
+def test_a_refusal_names_the_key(config: dict[str, Any], says: str, tmp_path: Path) -> None:
+    world = World(tmp_path, result_files={"config.json": json.dumps({"model_type": "toy"} | config).encode()})
+    world.sign()
+    (problem,) = world.verify(2).problems
+    assert (problem.check, problem.subject) == ("config_keys", "config.json")
+    assert says in problem.reason
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_attn_implementation": "flash_attention_2", "quantization_config": None},
+        {"model_type": "bert", "dtype": "float32", "num_hidden_layers": 2},
+        {"model_type": "bert", "dtype": "float32"},  # twelve layers by default
+        {"model_type": "bert", "dtype": "float32", "tie_word_embeddings": True},
+    ],
+)
+def test_a_configuration_that_changes_nothing_is_accepted(config: dict[str, Any], tmp_path: Path) -> None:
+    world = World(tmp_path, result_files={"config.json": json.dumps(config).encode()})
+    world.sign()
+    assert world.verify(2).problems == ()
+
+
+def test_the_base_of_an_adapter_by_name_is_a_note(tmp_path: Path) -> None:
+    """peft finds it where the reader is; only a base at hand was compared."""
+    world = adapter_world(tmp_path)
+    config = {"peft_type": "LORA", "r": 2, "loftq_config": {}, "base_model_name_or_path": "elsewhere/base"}
+    world.result_files["adapter_config.json"] = json.dumps(config).encode()
+    world.write()
+    world.sign(world.predicate(rows=adapter_rows(world), result_kind="adapter"))
+    report = world.verify(2)
+    assert report.verified
+    assert any("'elsewhere/base' was not looked at" in note for note in report.warnings)
+
+
+def test_code_for_a_tokenizer_is_a_note(tmp_path: Path) -> None:
+    """It has no part in the weights, and published tokenizers name it."""
+    files = {"config.json": b"{}", "tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": ["x.X", null]}}'}
+    world = World(tmp_path, result_files=files)
+    world.sign()
+    report = world.verify(2)
+    assert report.verified
+    assert any("tokenizer_config.json names code" in note for note in report.warnings)
+
+
+def test_frozen_tensors_of_a_second_dtype_are_a_note(tmp_path: Path) -> None:
+    """A base of several dtypes: which of its tensors keep theirs is the class's choice."""
+    world = World(tmp_path, result_files={"config.json": b'{"model_type": "bert", "dtype": "float32"}'})
+    world.sign()
+    report = world.verify(2)
+    assert report.verified
+    assert any("frozen in another dtype" in note and "bert.enc.0.b" in note for note in report.warnings)
