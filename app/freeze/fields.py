@@ -1,6 +1,5 @@
 """Typed access to fields of a policy's JSON. PolicyError gives the path of a wrong field and what would be valid."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +24,8 @@ def keys(value: Any, at: str, allowed: tuple[str, ...]) -> None:
     for key in value:
         if key in allowed:
             continue
+        import difflib  # only for a message: a verifier starts without it
+
         nearest = difflib.get_close_matches(str(key), allowed, n=1)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(allowed)}"
         raise PolicyError(f"unknown key {str(key)!r}; {hint}", param=f"{at}.{key}")

@@ -1,6 +1,5 @@
 """Finds the names that a rule's selectors match, or explains with the nearest real names why no name matches."""
 
-import difflib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -234,6 +233,8 @@ def _nearest(text: str, candidates: list[str]) -> str:
     if len(candidates) > MAX_CANDIDATES:
         last = text.replace("*", "").strip(".").rpartition(".")[2]
         candidates = [c for c in candidates if last in c][:MAX_CANDIDATES] or candidates[:MAX_CANDIDATES]
+    import difflib  # only for a message: a verifier starts without it
+
     close = difflib.get_close_matches(text, candidates, n=3, cutoff=0.5)
     if close:
         return f"; nearest: {listed(close)}"

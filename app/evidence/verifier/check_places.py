@@ -86,11 +86,10 @@ def _renamings(kind: Kind, names: list[str]) -> Iterator[Renaming]:
         if not table:
             yield Renaming((), names)
             continue
-        patterns = [rule.pattern for rule in table]
-        if any(re.search(r"(?<!\\)\d", pattern.pattern.replace("(?P<g", "")) for pattern in patterns):
-            found = [name for name in names if any(pattern.search(name) for pattern in patterns)]
+        if any(rule.counts for rule in table):
+            found = [name for name in names if any(rule.match(name) for rule in table)]
         else:
-            hit = [s for s, some in tried.items() if any(p.search(name) for name in some for p in patterns)]
+            hit = [s for s, some in tried.items() if any(rule.match(name) for name in some for rule in table)]
             found = [name for shape in hit for name in shapes[shape]]
         if found:
             yield Renaming(table, found)

@@ -34,20 +34,35 @@ _ANYWHERE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conversion:
     """A rule of a kind: a name in which a source pattern is found gets the targets in its place.
 
-    With several targets the stored tensor is split; with `joins`, tensors of one target are parts of it.
+    With several targets the stored tensor is split; with `joins`, tensors of one target are parts of it. Every name
+    that the rule applies to has one of the `literals` in it: most patterns are never compiled.
     """
 
-    pattern: re.Pattern[str]
+    sources: tuple[str, ...]
     targets: tuple[str, ...]
     joins: bool
+    literals: tuple[str, ...]
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(_branches(self.sources)))
+
+    @property
+    def counts(self) -> bool:
+        """Whether it applies to some numbers in a name and not to others."""
+        return any(re.search(r"(?<!\\)\d", source) for source in self.sources)
+
+    def match(self, name: str) -> re.Match[str] | None:
+        """Where the rule applies."""
+        return self._pattern.search(name) if any(literal in name for literal in self.literals) else None
 
     def renamed(self, name: str) -> tuple[str, ...]:
         """The names that take the place of `name`; the empty tuple if the rule does not apply."""
-        match = self.pattern.search(name)
+        match = self.match(name)
         if match is None:
             return ()
         group = next(key for key, text in match.groupdict().items() if text is not None)
@@ -79,7 +94,7 @@ class Kind:
         yield ()
         text = "\n".join(names)
         rules = {at for table in self.tables for at in table}
-        fitting = {at for at in rules if any(literal in text for literal in _literals(at))}
+        fitting = {at for at in rules if any(literal in text for literal in json.loads(_file()[2][at])[3])}
         for table in self.tables:
             if fitting.intersection(table):
                 yield tuple(_rule(at) for at in table)
@@ -175,14 +190,8 @@ def _joined(names: tuple[str, ...]) -> Kind:
 
 @cache
 def _rule(at: int) -> Conversion:
-    sources, targets, joins, _ = json.loads(_file()[2][at])
-    return Conversion(re.compile("|".join(_branches(sources))), tuple(targets), joins)
-
-
-def _literals(at: int) -> list[str]:
-    """Texts of which every match of the rule contains one."""
-    found: list[str] = json.loads(_file()[2][at])[3]
-    return found
+    sources, targets, joins, literals = json.loads(_file()[2][at])
+    return Conversion(tuple(sources), tuple(targets), joins, tuple(literals))
 
 
 def _branches(sources: Iterable[str]) -> Iterator[str]:

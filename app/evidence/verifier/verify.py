@@ -54,6 +54,7 @@ from app.evidence.verifier.report import VerificationReport, facts, warnings
 MAX_ATTESTATION = 128 << 20  # bytes: about 150,000 tensors, or 400,000 row ranges
 
 VERIFIED, REJECTED, CANNOT_CHECK = 0, 1, 2
+_WIDTH = 100  # columns of --help
 
 Checks = Mapping[str, Mapping[str, Check]]
 
@@ -305,11 +306,19 @@ def _hex(text: str) -> str:
     return text.lower()
 
 
+class _Help(argparse.HelpFormatter):
+    """The text of --help. argparse makes a formatter for every option, and imports much to find out how wide it is."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_WIDTH)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="permafrost verify",
         description="Check a signed statement that frozen weights are bit-identical to the base model's.",
         epilog="Exit status: 0 verified, 1 rejected, 2 could not check.",
+        formatter_class=_Help,
     )
     parser.add_argument("attestation", type=Path, help="the signed statement (a DSSE envelope in JSON)")
     parser.add_argument(
