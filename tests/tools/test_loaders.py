@@ -17,9 +17,16 @@ def test_all_of_the_installed_version_is_there() -> None:
 
 def test_what_an_earlier_version_did_stays() -> None:
     rule, newer = [["a"], ["b"], False, ["a"]], [["a"], ["c"], True, ["a"]]
-    kind = {"prefixes": ["old"], "conversions": [[0]], "ties": [["x", "y"]], "tied": True}
+    kind = {"prefixes": ["old"], "conversions": [[0]], "ties": [["x", "y"]], "tied": True, "layers": [], "parts": {}}
+    newer_kind = {
+        "prefixes": ["new"],
+        "ties": [],
+        "tied": False,
+        "layers": [[6, ["num_layers"]]],
+        "parts": {"text": "toy"},
+    }
     before = {"rules": [rule], "kinds": {"toy": kind, "gone": kind}}
-    after = {"rules": [newer], "kinds": {"toy": kind | {"prefixes": ["new"], "ties": [], "tied": False}}}
+    after = {"rules": [newer], "kinds": {"toy": kind | newer_kind}}
     both = merged(before, after)
     assert both["rules"] == [rule, newer]
     assert both["kinds"]["gone"] == kind
@@ -28,4 +35,6 @@ def test_what_an_earlier_version_did_stays() -> None:
         "conversions": [[0], [1]],
         "ties": [["x", "y"]],
         "tied": True,
+        "layers": [[6, ["num_layers"]]],
+        "parts": {"text": "toy"},
     }

@@ -13,7 +13,10 @@ from tests.tamper.kit import World, adapter_rows, adapter_world
     ("config", "says"),
     [
         ({"configuration_files": ["config.4.0.0.json"]}, "configuration_files: transformers reads the configuration"),
-        ({"vision_config": {"attribute_map": {"num_labels": "x"}}}, "vision_config.attribute_map: transformers reads other"),
+        (
+            {"vision_config": {"attribute_map": {"num_labels": "x"}}},
+            "vision_config.attribute_map: transformers reads other",
+        ),
         ({"_attn_implementation": "elsewhere/kernel"}, "_attn_implementation: transformers downloads the code"),
     ],
 )
