@@ -35,6 +35,7 @@ def main() -> None:
 def make_app() -> "Typer":
     import typer
 
+    from app.cli.base import app as base
     from app.cli.client import preview, submit, watch
     from app.cli.keys import app as keys
     from app.cli.sweep import sweep
@@ -69,6 +70,7 @@ def make_app() -> "Typer":
     for command, short in commands.items():
         app.command(short_help=short)(command)  # the docstring's first line is cut in a list of commands
     app.add_typer(keys, name="keys")
+    app.add_typer(base, name="base")
     # main() handles these two before typer is imported; they are registered for the list of commands only.
     app.command("verify", help="Check an attestation against files, offline.")(main)
     app.command("diff", help="Show what changed between two models' files.")(main)

@@ -49,6 +49,7 @@ from app.evidence.verifier.context import (
     Rejected,
     printable,
 )
+from app.evidence.verifier.registered_base import RegisteredBase, registered_base
 from app.evidence.verifier.report import VerificationReport, facts, warnings
 
 MAX_ATTESTATION = 128 << 20  # bytes: about 150,000 tensors, or 400,000 row ranges
@@ -131,19 +132,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `permafrost verify` and return its exit status."""
     options = _parser().parse_args(argv)
     try:
+        registered = _registered(options)
         report = verify_files(
             options.attestation,
             key=options.key,
             ring=options.ring,
             result=options.result,
             base=options.base,
-            base_root=options.base_root,
+            base_root=registered.root if registered else options.base_root,
             previous=options.previous,
             policy=options.policy,
             job=options.job,
             nonce=options.nonce,
             whole_up_to=WHOLE_UP_TO if options.whole_up_to is None else options.whole_up_to,
         )
+        if registered:
+            report = replace(report, warnings=(str(registered), *report.warnings))
+    except Rejected as rejection:
+        report = VerificationReport("rejected", None, rejection.problems)
     except (CannotCheck, KeyFileError, OSError) as error:
         _say(options, {"verdict": "unchecked", "reason": str(error)}, f"COULD NOT CHECK: {printable(str(error))}")
         return CANNOT_CHECK
@@ -300,6 +306,20 @@ def _policy(given: str) -> str:
         raise CannotCheck(f"{given} is not a freeze policy: {error}") from None
 
 
+def _registered(options: argparse.Namespace) -> RegisteredBase | None:
+    """The base by the registries that were given. A pinned root beside them has to be theirs."""
+    if not options.base_registry:
+        return None
+    if not options.registry_key:
+        raise CannotCheck("--base-registry needs the key that you trust to sign it (--registry-key)")
+    attestation = _read_attestation((options.attestation, *options.previous)[-1])  # about the first base of a chain
+    found = registered_base(attestation, options.base_registry, keys=options.registry_key, name=options.base_name)
+    if options.base_root not in (None, found.root):
+        reason = f"another root of {found.name} than --base-root"
+        raise Rejected([Problem("base_registry", reason, None, options.base_root, found.root)])
+    return found
+
+
 def _hex(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text.lower()):
         raise argparse.ArgumentTypeError("64 hexadecimal digits are needed")
@@ -328,6 +348,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--result", type=Path, required=True, help="folder of the fine-tuned model")
     parser.add_argument("--base", type=Path, help="folder of the base model (level 3)")
     parser.add_argument("--base-root", type=_hex, metavar="HEX", help="the base's published root (level 2)")
+    parser.add_argument(
+        "--base-registry",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a signed list of bases with their roots (level 2); repeatable, and all of them must agree",
+    )
+    parser.add_argument(
+        "--registry-key", type=Path, action="append", default=[], help="public key that signs registries; repeatable"
+    )
+    parser.add_argument(
+        "--base-name", metavar="OWNER/NAME@COMMIT", help="the base in the registries; default: the statement's origin"
+    )
     parser.add_argument(
         "--previous",
         type=Path,

@@ -30,7 +30,9 @@ def store(session: Session, jobs: Sequence[Job], *, active_limit: int | None, pr
     at = now(session)
     for number, job in enumerate(jobs):
         job.created_at = at + timedelta(microseconds=number)  # the queue's order, and that of lists
-        session.add(job)
-        session.flush()
+    session.add_all(jobs)
+    session.flush()
+
+    for job in jobs:
         session.add_all(Label.all_of(job))
         event_log.append(session, job.id, [NewEvent("Job created")])
