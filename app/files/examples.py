@@ -245,12 +245,12 @@ class ExampleReader(FieldChecks):
         return label
 
     def _mapped(self, name: str, value: int | str, label: str) -> int:
-        """The index of a label in the map: by name, or else a whole number as the index itself."""
+        """The index of a label in the map: by name, or else a whole number (in CSV, its text) as the index itself."""
         assert self.labels is not None
         assert self._index is not None
         number = self._index.get(label)
-        if number is None and isinstance(value, int) and 0 <= value < len(self.labels):
-            number = value
+        if number is None and label.isascii() and label.isdecimal() and len(label) < 10:
+            number = int(label) if int(label) < len(self.labels) else None
         if number is None:
             near = nearest(label, self._index)
             known = ", ".join(list(self._index)[:10])

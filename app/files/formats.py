@@ -16,9 +16,10 @@ from typing import Any
 from app.errors import DataError
 from app.files.csv_rows import CsvFile
 from app.files.examples import SHAPES, ExampleReader
+from app.files.labels import in_order, lookalikes
 from app.files.lines import Record, read_jsonl
 from app.files.parquet import ParquetFile
-from app.files.problems import LineProblem, nearest
+from app.files.problems import LineProblem, ProblemList, nearest
 from app.specs.data import DataSpec
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -26,8 +27,8 @@ TASKS = tuple(SHAPES)
 TABULAR = ("tabular-regression", "tabular-classification")
 CLASSES = ("text-classification", "token-classification", "image-classification", "tabular-classification")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-#: Python reads no longer numbers.
-_MAX_DIGITS = 4_000
+#: A warning. Its metrics are the training file's own.
+SAME_FILES = "the validation file has the same bytes as the training file, so it does not show what the model learned"
 _SEPARATED = "; the values do not seem to be separated by commas"
 _PACKED = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"\xfd7zXZ": "xz"}
 
@@ -58,6 +59,7 @@ class Summary:
     targets: int | None
     bytes: int
     columns: Columns = Columns()
+    warnings: tuple[str, ...] = ()  # of what is accepted, and is likely a mistake
 
 
 def detect(filename: str, head: bytes) -> str:
@@ -95,7 +97,7 @@ def infer_task(path: Path, format: str) -> str:
     records = [item[1] for item in items if not isinstance(item, LineProblem)]
     if not records:
         nothing = LineProblem(None, None, "empty_file", "the file contains no example")
-        raise _ProblemList.of([item for item in items if isinstance(item, LineProblem)] or [nothing]).error(
+        raise ProblemList.of([item for item in items if isinstance(item, LineProblem)] or [nothing]).error(
             "training_file"
         )
     fields = {key for record in records for key, value in record.items() if value is not None}
@@ -121,6 +123,18 @@ def _no_task(fields: Set[str]) -> str:
         )
     hint = _SEPARATED if len(fields) == 1 and any(mark in present for mark in ";\t|") else ""
     return f"no task has the fields {present}; use the fields of one of {', '.join(TASKS)}{hint}"
+
+
+def greatest_class(path: Path, format: str) -> int | None:
+    """The largest `label` of the first 100 examples, where all are whole numbers from 0 on; None where any is not."""
+    records = (item[1] for item in islice(_source(path, format).records(), 100) if not isinstance(item, LineProblem))
+    labels = [record["label"] for record in records if record.get("label") is not None]
+    whole = [str(label) for label in labels if isinstance(label, int | str) and not isinstance(label, bool)]
+    if len(whole) < len(labels) or not all(
+        label.isascii() and label.isdecimal() and len(label) < 10 for label in whole
+    ):
+        return None
+    return max(map(int, whole), default=None)
 
 
 def holds_images(path: Path, format: str) -> bool:
@@ -169,7 +183,7 @@ def validate(
 
     `labels` is the label map, if given. A `held_out` file may have a single example, and single examples of a label.
     """
-    problems = _ProblemList(max_problems)
+    problems = ProblemList(max_problems)
     deadline = time.monotonic() + seconds
     reader, items = _open(path, format, task, columns, labels)
     examples = 0
@@ -181,7 +195,7 @@ def validate(
             continue
         examples += reader.read(*item) is not None
         if reader.problems:
-            problems.take(reader)
+            problems.take(reader.problems)
     if not problems.total:
         for problem in _of_the_whole(task, reader, examples, held_out):
             problems.add(problem)
@@ -189,11 +203,12 @@ def validate(
         raise problems.error(param)
     return Summary(
         examples=examples,
-        labels=(tuple(labels) if labels is not None else _ordered(reader.seen)) if task in CLASSES else None,
+        labels=(tuple(labels) if labels is not None else in_order(reader.seen)) if task in CLASSES else None,
         features=(len(reader.features) or reader.width) if task in TABULAR else None,
         targets=(len(reader.target) or reader.targets) if task == "tabular-regression" else None,
         bytes=path.stat().st_size,
         columns=Columns(reader.features, reader.target),
+        warnings=tuple(lookalikes(reader.seen)),
     )
 
 
@@ -233,7 +248,7 @@ def read(
 
 def refusal(problems: Sequence[LineProblem], *, param: str) -> DataError:
     """One DataError for problems of a file that another module found."""
-    return _ProblemList.of(problems).error(param)
+    return ProblemList.of(problems).error(param)
 
 
 def _open(
@@ -360,45 +375,3 @@ def _of_the_whole(task: str, reader: ExampleReader, examples: int, held_out: boo
         if count == 1:
             message = f"the label '{label:.60}' occurs once; each label needs at least two examples"
             yield LineProblem(reader.first_line[label], field, "label_seen_once", message)
-
-
-def _ordered(labels: Mapping[str, int]) -> tuple[str, ...]:
-    """Labels in the order of their indices: whole numbers by value, others by name, whatever the order of lines."""
-    if all(label.removeprefix("-").isdecimal() and label.isascii() and len(label) < _MAX_DIGITS for label in labels):
-        return tuple(sorted(labels, key=int))
-    return tuple(sorted(labels))
-
-
-class _ProblemList:
-    """The first problems of a file, and the total number."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.total = 0
-        self.first: list[LineProblem] = []
-
-    @classmethod
-    def of(cls, problems: Sequence[LineProblem]) -> "_ProblemList":
-        listed = cls(100)
-        for problem in problems:
-            listed.add(problem)
-        return listed
-
-    def add(self, problem: LineProblem) -> None:
-        self.total += 1
-        if len(self.first) < self.limit:
-            self.first.append(problem)
-
-    def take(self, reader: ExampleReader) -> None:
-        for problem in reader.problems:
-            self.add(problem)
-        reader.problems.clear()
-
-    def error(self, param: str) -> DataError:
-        first = self.first[0]
-        where = "" if first.line is None else f"line {first.line}: "
-        count = "1 problem" if self.total == 1 else f"{self.total:,} problems"
-        listed = f"; the first {len(self.first)} are listed" if self.total > len(self.first) else ""
-        what = "validation" if param == "validation_file" else "training"
-        message = f"{count} in the {what} data{listed}. {where}{first.message}"
-        return DataError(message, param=param, errors=[problem.to_json() for problem in self.first])

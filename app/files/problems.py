@@ -2,10 +2,11 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from app.errors import DataError
 from app.jsontypes import JsonDict
 
 _MAX_CANDIDATES: Final = 100_000
@@ -29,6 +30,42 @@ class LineProblem:
 
     def to_json(self) -> JsonDict:
         return {"line": self.line, "field": self.field, "code": self.code, "message": self.message}
+
+
+class ProblemList:
+    """The first problems of a file, and the total number."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.total = 0
+        self.first: list[LineProblem] = []
+
+    @classmethod
+    def of(cls, problems: Sequence[LineProblem]) -> "ProblemList":
+        listed = cls(100)
+        for problem in problems:
+            listed.add(problem)
+        return listed
+
+    def add(self, problem: LineProblem) -> None:
+        self.total += 1
+        if len(self.first) < self.limit:
+            self.first.append(problem)
+
+    def take(self, problems: list[LineProblem]) -> None:
+        """Adds them and empties their list."""
+        for problem in problems:
+            self.add(problem)
+        problems.clear()
+
+    def error(self, param: str) -> DataError:
+        first = self.first[0]
+        where = "" if first.line is None else f"line {first.line}: "
+        count = "1 problem" if self.total == 1 else f"{self.total:,} problems"
+        listed = f"; the first {len(self.first)} are listed" if self.total > len(self.first) else ""
+        what = "validation" if param == "validation_file" else "training"
+        message = f"{count} in the {what} data{listed}. {where}{first.message}"
+        return DataError(message, param=param, errors=[problem.to_json() for problem in self.first])
 
 
 def _as_text(quoted: str) -> str:

@@ -1,5 +1,6 @@
 """Endpoints under /v1/freeze_policies: a preview of what a policy freezes, and the JSON schema of policies."""
 
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from pydantic import Field
 from sqlalchemy.orm import Session
 
 from app.auth.caller import AsReader
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, PolicyError
 from app.freeze.adapters import adapted
 from app.freeze.implied import implied_policy, merged_policy
 from app.freeze.plan import FreezePlan
@@ -88,12 +89,17 @@ def preview_policy(
         plain = _plain(session, settings, caller.project, model)
         manifest = _manifest(session, caller.project, plain, body.task or model.spec.task)
     if manifest is None:
-        raise _unknown(plain)
+        raise _unknown(plain, body.task)
     policy, tensors = body.freeze_policy.normal(), manifest.tensors
     initialised: Collection[str] = manifest.initialised
     if model.spec.adapter is not None:
         policy, tensors, initialised = _with_adapter(policy, manifest, model.spec.adapter)
-    result = preview(policy, tensors, optimizer=body.optimizer, initialised=initialised)
+    try:
+        result = preview(policy, tensors, optimizer=body.optimizer, initialised=initialised)
+    except PolicyError as error:
+        if body.task is None and model.spec.task is None and model.spec.adapter is None:
+            error.message += _fitting_tasks(plain, policy)
+        raise
     start = _start(result.plan, body.after)
     page = [decision.to_json() for decision in result.plan.decisions[start : start + body.limit]]
     return PolicyPreview(
@@ -142,12 +148,30 @@ def _start(plan: FreezePlan, after: str | None) -> int:
     raise InvalidRequest(f"no tensor {after!r} in this plan", param="after", code="invalid_cursor")
 
 
-def _unknown(model: ChosenModel) -> InvalidRequest:
+def _fitting_tasks(model: ChosenModel, policy: Policy) -> str:
+    """What to add to a refusal where the policy is for the model of a task, and the request names no task."""
+    tasks = [task for task in model.stored if task] if isinstance(model.stored, Mapping) else []
+    fitting = []
+    for task in tasks:
+        known = model.manifest_for(task)
+        with contextlib.suppress(PolicyError):
+            preview(policy, known.tensors if known else ())
+            fitting.append(task)
+    if not fitting:
+        return ""
+    return f"; no task is named, and the policy fits the model with `task` (--task) {' or '.join(fitting)}"
+
+
+def _unknown(model: ChosenModel, task: str | None) -> InvalidRequest:
     message = f"the tensors of {model.name!r} are not known"
     if model.stored is None and not model.spec.adapter:
         message += ": register it with POST /v1/models; a worker then reads it, once"
     elif isinstance(model.stored, Mapping):
-        message += f" for the task {model.spec.task!r}; they are for {', '.join(filter(None, model.stored))}"
+        known = ", ".join(filter(None, model.stored))
+        if task is None and model.spec.task is None:
+            message = f"{model.name!r} has other tensors for each task; name one by `task` (--task): {known}"
+            return InvalidRequest(message, param="task", code="missing_field")
+        message += f" for the task {task or model.spec.task!r}; they are for {known}"
     else:
         message += ": for another task a model has other tensors"
     return InvalidRequest(message, param="model", code="model_not_described")

@@ -94,7 +94,7 @@ def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
                 "memory_bytes": memory,
                 "rules": estimate.rules(context.settings),
             },
-            "warnings": list(known[1].warnings) if known else [],
+            "warnings": [*checked.examples.warnings, *(known[1].warnings if known else ())],
             "unchecked": unchecked + unchecked_estimates(time, memory),
         }
     )

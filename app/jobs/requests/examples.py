@@ -11,6 +11,7 @@ from app.errors import DataError, InvalidRequest, NotFound
 from app.files import formats
 from app.files.queries import find_file
 from app.files.tables import File
+from app.jobs.requests.base_head import classes_of_texts
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.method import method_type, refuse_other_method
 from app.jobs.requests.model_spec import TorchRequest
@@ -38,6 +39,14 @@ class RequestExamples:
     data: DataSpec
     files: tuple[File, File | None]
     summaries: tuple[formats.Summary | None, formats.Summary | None]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is accepted, and is likely a mistake."""
+        training, validation = self.files
+        same = validation is not None and validation.blob == training.blob
+        labels = self.summaries[0].warnings if self.summaries[0] else ()
+        return (*labels, *((formats.SAME_FILES,) if same else ()))
 
     @property
     def all_read(self) -> bool:
@@ -131,7 +140,29 @@ def _task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, f
     dpo = "preference" if method_type(request) == "dpo" else None
     if task := request.task or chosen.spec.task or dpo:
         return str(task)
-    return _inferred_task(context, file, format)
+    task = _inferred_task(context, file, format)
+    if task == "text-regression" and isinstance(chosen.spec, specs.TransformersSpec):
+        return _task_of_numbers(context, chosen, chosen.spec, file, format)
+    return task
+
+
+def _task_of_numbers(
+    context: SubmissionContext, chosen: ChosenModel, spec: specs.TransformersSpec, file: File, format: str
+) -> str:
+    """Numbers as labels are classes to a base that classifies texts, or a question; never a new head in silence."""
+    classes = classes_of_texts(context, spec, chosen.base_id)
+    if not classes:
+        return "text-regression"
+    with _on_disk(context.storage, file) as path:
+        greatest = formats.greatest_class(path, format)
+    if greatest is not None and greatest < classes:
+        return "text-classification"
+
+    message = (
+        f"the labels are numbers, and not classes 0 to {classes - 1} of {chosen.name!r}, which classifies texts; name "
+        "the task: 'text-classification' where they are classes, 'text-regression' for a new head that gives a number"
+    )
+    raise InvalidRequest(message, param="task", code="missing_field")
 
 
 def _torch_task(context: SubmissionContext, request: JobCreate, spec: specs.TorchSpec, file: File, format: str) -> str:

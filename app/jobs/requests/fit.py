@@ -3,21 +3,21 @@
 The trainer refuses by the same rules (`app.specs.fit`, `app.specs.rules`, `app.freeze.schedules`).
 """
 
-import json
-from typing import Any, Final, TypeGuard
+from typing import TypeGuard
 
-from app.errors import DataError, InvalidRequest, PermafrostError
+from app.errors import DataError, InvalidRequest
 from app.files import formats
 from app.files.formats import Summary
+from app.files.labels import kept_map
 from app.freeze.plan import FreezePlan
 from app.freeze.schedules import refuse_stopping_early, refuse_unreached
+from app.jobs.requests.base_head import label_map
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.examples import RequestExamples, refuse_unknown_labels
 from app.jobs.requests.length import length_of
 from app.models import manifest
-from app.models.catalog import ChosenModel, folder_of
+from app.models.catalog import ChosenModel
 from app.models.manifest import Manifest
-from app.models.tables import Model
 from app.specs import auto
 from app.specs.fit import (
     refuse_devices,
@@ -27,9 +27,7 @@ from app.specs.fit import (
     refuse_regression_labels,
 )
 from app.specs.hyperparameters import Hyperparameters
-from app.specs.models import ModelSpec, TorchSpec, TransformersSpec, folder_name
-
-_MAX_CONFIG_BYTES: Final = 1 << 20
+from app.specs.models import ModelSpec, TorchSpec, TransformersSpec
 
 
 def refuse_data_misfits(context: SubmissionContext, chosen: ChosenModel, examples: RequestExamples) -> None:
@@ -91,35 +89,13 @@ def manifest_with_labels(chosen: ChosenModel, examples: RequestExamples) -> Mani
 
 
 def head_labels(context: SubmissionContext, chosen: ChosenModel, labels: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Classes of the head: the base's own where they include all `labels` of the file, else these. None: not known."""
+    """Classes of the head: the base's own where `labels` of the file are among them, else these. None: not known."""
     if not isinstance(chosen.spec, TransformersSpec):
         return labels
     own = label_map(context, chosen.spec, chosen.base_id)
     if own is None:
         return None
-    return own if set(labels) <= set(own) else labels
-
-
-def label_map(context: SubmissionContext, spec: TransformersSpec, base_id: str | None) -> tuple[str, ...] | None:
-    """Names of the classes of a base that already has a labelled head; empty without one, None where not known here."""
-    try:
-        names = _config(context, spec, base_id).get("id2label")
-    except (PermafrostError, OSError, ValueError, AttributeError):
-        return None
-    if not isinstance(names, dict) or not all(str(index).isdecimal() for index in names):
-        return ()
-    ordered = tuple(str(names[index]) for index in sorted(names, key=int))
-    return () if all(name.startswith("LABEL_") for name in ordered) else ordered
-
-
-def _config(context: SubmissionContext, spec: TransformersSpec, base_id: str | None) -> Any:
-    row = context.session.get(Model, base_id) if base_id is not None else None
-    blob = next((file["blob"] for file in row.files if file["name"] == "config.json"), None) if row else None
-    if blob is None:
-        path = folder_of(context.settings, folder_name(spec), param="model.path") / "config.json"
-        return json.loads(path.read_bytes())
-    with context.storage.open(blob) as source:
-        return json.loads(source.read(_MAX_CONFIG_BYTES))
+    return kept_map(labels, own)
 
 
 def _is_affine(spec: ModelSpec) -> TypeGuard[TorchSpec]:

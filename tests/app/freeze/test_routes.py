@@ -1,12 +1,18 @@
 """/v1/freeze_policies: the schema, and what a policy would freeze."""
 
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
+import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from app.freeze.plan import TensorInfo
 from app.freeze.schemas import json_schema
+from app.http.dependencies import Backends
 from tests.app.conftest import AFFINE
+from tests.app.models.models import NAMES, add_model
 
 
 def test_the_schema_is_published(client: TestClient):
@@ -53,3 +59,34 @@ def test_a_policy_that_decides_nothing_is_refused(client: TestClient) -> None:
     answer = preview(client, freeze_policy={"freeze": ["wieght"]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_freeze_policy")
     assert answer.json()["error"]["param"].startswith("freeze_policy")
+
+
+@pytest.fixture
+def backends(embedded: FastAPI) -> Backends:
+    made: Backends = embedded.state.backends
+    return made
+
+
+def per_task(backends: Backends, folder: Path, *, own: bool) -> None:
+    """A base without a head of its own, whose tensors have other names under a head."""
+    bare = [TensorInfo(name.removeprefix("bert."), (2, 3), "F32").to_json() for name in NAMES[:2]]
+    whole = [TensorInfo(name, (2, 3), "F32").to_json() for name in NAMES]
+    stored = {"text-classification": whole, "token-classification": "text-classification"} | ({"": bare} if own else {})
+    add_model(backends, folder, spec={"type": "transformers", "path": "tiny"}, manifest=stored)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_task_that_is_missing_is_named(client: TestClient, backends: Backends, tmp_path: Path, own: bool) -> None:
+    """Names of a task's model are not those of the bare one: the refusal says which task they fit."""
+    per_task(backends, tmp_path, own=own)
+    body = {"model": "tiny", "freeze_policy": {"freeze": ["bert.**"]}}
+    answer = client.post("freeze_policies/preview", json=body)
+    assert answer.status_code == 400
+    assert "`task` (--task)" in answer.json()["error"]["message"]
+    assert "text-classification" in answer.json()["error"]["message"]
+
+    found = client.post("freeze_policies/preview", json={**body, "task": "text-classification"}).json()
+    assert found["freeze_plan"]["frozen"]["tensors"] == 2
+
+    body["freeze_policy"] = {"freeze": ["roberta.**"]}
+    assert ("--task" in client.post("freeze_policies/preview", json=body).json()["error"]["message"]) == (not own)

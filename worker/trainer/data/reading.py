@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from app.errors import DataError
 from app.files import formats
+from app.files.labels import kept_map
 from app.specs.data import DataSpec
 from worker.trainer.data.sampler import split
 
@@ -26,6 +28,7 @@ class DataSplits:
     labels: tuple[str, ...] | None
     training_lines: tuple[int, ...]  # the line of each row in its file
     validation_lines: tuple[int, ...]
+    warnings: tuple[str, ...] = ()  # of what is accepted, and is likely a mistake: for the job's events
 
 
 def read(
@@ -39,15 +42,14 @@ def read(
 ) -> DataSplits:
     """Reads the files that `data` names. Every line is checked before the first is used; DataError names lines.
 
-    `known_labels`, the label map of the base, is kept where it holds every label of the data. Without a validation
+    `known_labels`, the label map of the base, is kept where it holds every label of the data, or where these are its
+    indices. Without a validation
     file, `fraction` of the training file is held out, chosen by `seed`.
     """
     path, columns = workspace / training_path(data), formats.Columns.of(data)
     form = data.format or formats.detect(path.name, _head(path))
     summary = formats.validate(path, format=form, task=task, columns=columns)
-    labels = summary.labels
-    if labels is not None and set(labels) <= set(known_labels or ()):
-        labels = tuple(known_labels or ())
+    labels = None if summary.labels is None else kept_map(summary.labels, known_labels)
     rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
 
     if data.validation:
@@ -58,14 +60,15 @@ def read(
         )
         formats.refuse_other_width(summary, other_summary)
         rest = formats.read(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
-        return _splits(rows, list(rest), labels)
+        same = (formats.SAME_FILES,) if filecmp.cmp(path, held_out, shallow=False) else ()
+        return _splits(rows, list(rest), labels, warnings=(*summary.warnings, *same))
 
     if fraction > 0 and len(rows) < 2:
         message = f"there is {len(rows)} example, so none can be held out; give a validation file or more examples"
         raise DataError(message, param="hyperparameters.validation_fraction")
 
     training, validation = split(len(rows), fraction=fraction, seed=seed)
-    return _splits([rows[at] for at in training], [rows[at] for at in validation], labels)
+    return _splits([rows[at] for at in training], [rows[at] for at in validation], labels, warnings=summary.warnings)
 
 
 def training_path(data: DataSpec) -> str:
@@ -75,13 +78,20 @@ def training_path(data: DataSpec) -> str:
     return data.training
 
 
-def _splits(training: list[NumberedRow], validation: list[NumberedRow], labels: tuple[str, ...] | None) -> DataSplits:
+def _splits(
+    training: list[NumberedRow],
+    validation: list[NumberedRow],
+    labels: tuple[str, ...] | None,
+    *,
+    warnings: tuple[str, ...],
+) -> DataSplits:
     return DataSplits(
         training=[row for _, row in training],
         validation=[row for _, row in validation],
         labels=labels,
         training_lines=tuple(line for line, _ in training),
         validation_lines=tuple(line for line, _ in validation),
+        warnings=warnings,
     )
 
 

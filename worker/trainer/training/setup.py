@@ -204,6 +204,8 @@ def _report_plan(run: Run, tracked: TrackedModel, *, step: int) -> None:
     )
     for note in (*tracked.loaded.notes, *job.data.notes):
         run.reporter.event(note)
+    for warning in job.data.warnings:
+        run.reporter.event(warning, level="warn")
 
 
 def _report_dropout(run: Run) -> None:

@@ -39,11 +39,12 @@ TEXT = ("text-classification", "text-regression", "token-classification", "causa
 
 @dataclass(frozen=True, slots=True)
 class EncodedData:
-    """A job's examples. `notes` become events: what was cut, and what the tokenizer lacked."""
+    """A job's examples. `notes` become events: what was cut, and what the tokenizer lacked; `warnings` as well."""
 
     training: Examples
     validation: Examples | None
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def name_of(spec: ModelSpec, asked: str | None, *, workspace: Path, data: DataSpec) -> str:
@@ -121,7 +122,7 @@ def encode(
         parts.append(encoded.examples)
 
     assert parts[0] is not None
-    return EncodedData(parts[0], parts[1], tuple(notes))
+    return EncodedData(parts[0], parts[1], tuple(notes), source.warnings)
 
 
 def _encode(

@@ -38,3 +38,24 @@ def test_a_validation_file_of_another_width_is_refused(tmp_path: Path, row: dict
     with pytest.raises(DataError, match=words) as refused:
         read(tmp_path, [row] * 2)
     assert refused.value.param == "validation_file"
+
+
+def test_what_is_likely_a_mistake_is_warned_of(tmp_path: Path) -> None:
+    """The same bytes as both files, and labels that differ by a space: the job's events say so."""
+    rows = [{"text": "a", "label": label} for label in ("bad", "bad ") * 2]
+    for name in ("train.jsonl", "held.jsonl"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    data = DataSpec(training="train.jsonl", validation="held.jsonl")
+    spaces, same = reading.read(tmp_path, data, task="text-classification").warnings
+    assert "differ only by spaces" in spaces and "same bytes" in same
+
+
+def test_labels_that_are_the_indices_of_the_base(tmp_path: Path) -> None:
+    """0 and 1 are the base's two classes, under their names."""
+    for name, labels in (("ints", (0, 1)), ("texts", ("0", "1"))):
+        rows = [{"text": "a", "label": label} for label in labels * 2]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+        data = DataSpec(training=name, format="jsonl")
+        splits = reading.read(tmp_path, data, task="text-classification", known_labels=("bad", "good"))
+        assert splits.labels == ("bad", "good")
+        assert [row["label"] for row in splits.training] == [0, 1, 0, 1]
