@@ -71,7 +71,8 @@ def test_large_files_are_read_to_their_ends(
 ) -> None:
     """A line that a submission leaves to a worker is found; beyond the bound of dry runs it is told what was not."""
     monkeypatch.setattr("app.jobs.requests.submission.INLINE_BYTES", 10)
-    monkeypatch.setitem(submission.examine.__kwdefaults__, "read_bytes", 10)
+    defaults = {**(submission.examine.__kwdefaults__ or {}), "read_bytes": 10}
+    monkeypatch.setattr("app.jobs.requests.submission.examine.__kwdefaults__", defaults)
     bad = upload(b'{"x":[1,2],"y":1}\n{"x":[1,2],"y":"one"}\n')
     assert client.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": bad}).status_code == 200
     refused = client.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": bad, "dry_run": True})
