@@ -24,6 +24,7 @@ from app.freeze.policy import Policy
 from app.specs.data import DataSpec
 from app.specs.hyperparameters import Hyperparameters
 from app.specs.models import TorchSpec, read_model
+from demo.docstrings import collect
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.batch import Examples
@@ -98,6 +99,7 @@ def work_order(case: Case, folder: Path) -> tuple[WorkOrder, Workspace]:
         "checkpoint_steps": sys.maxsize,  # none
         "precision": case.precision,
         "prefix_cache": False,
+        "padding_free": False,
     }
     order = WorkOrder(
         job_id="bench",
@@ -133,7 +135,8 @@ def material(case: Case, folder: Path) -> Material:
     source = tasks.read(order, place, task=case.task)
     subject = TrackedModel.of(loading.load(order.model, place.base, task=case.task, labels=source.labels, seed=0))
     plan = subject.plan(order.policy)
-    training = tasks.encode(case.task, source, subject.loaded, asked_length=None).training
+    length = order.hyperparameters.max_length
+    training = tasks.encode(case.task, source, subject.loaded, asked_length=length).training
     still = {each.name for each in plan.frozen}
     for name, parameter in subject.model.named_parameters():
         parameter.requires_grad_(name not in still)
@@ -149,6 +152,20 @@ def cases() -> list[Case]:
         Case("small causal LM", "causal-lm", MINILM, EVERYTHING, passages, llama_base, 8, 8),
         Case("convnet", "image-classification", CONVNET, EVERYTHING, pictures, convnet_base, 32, 80),
     ]
+
+
+def natural_cases() -> list[Case]:
+    """Those of `no_padding`: docstrings of the standard library, whole (to 256 tokens) and cut to 160 characters."""
+    wanted = {"padding_free": "auto", "max_length": 256}
+    found = []
+    for what, longest in (("whole docstrings", sys.maxsize), ("docstrings of 160 characters", 160)):
+        rows = partial(docstrings, longest)
+        label, text = f"MiniLM, {what}", f"small causal LM, {what}"
+        found += [
+            Case(label, "text-classification", MINILM, EVERYTHING, rows, minilm_base, 16, 4, wanted=wanted),
+            Case(text, "causal-lm", MINILM, EVERYTHING, partial(unlabelled, rows), llama_base, 16, 4, wanted=wanted),
+        ]
+    return found
 
 
 def gpu_cases() -> tuple[Case, Case]:
@@ -186,6 +203,15 @@ def texts(count: int = 256) -> Rows:
 
 def passages(count: int = 256) -> Rows:
     return [{"text": row["text"]} for row in texts(count)]
+
+
+def docstrings(longest: int, count: int = 512) -> Rows:
+    """Real texts of natural length, labelled by their package."""
+    return [{"text": text, "label": label} for text, label in collect(longest=longest).training[:count]]
+
+
+def unlabelled(rows: Callable[[], Rows]) -> Rows:
+    return [{"text": row["text"]} for row in rows()]
 
 
 def long_passages(count: int = 128) -> Rows:

@@ -31,9 +31,12 @@ class Corpus:
         return sum(each == label for _, each in self.held_out) / len(self.held_out)
 
 
-def collect(*, seed: int = 0) -> Corpus:
-    """The packages with most docstrings, until there are enough; a text that stands in two packages is left out."""
-    found = by_package(Path(sysconfig.get_paths()["stdlib"]))
+def collect(*, seed: int = 0, longest: int = MOST_CHARACTERS) -> Corpus:
+    """The packages with most docstrings, until there are enough; a text that stands in two packages is left out.
+
+    Texts are cut to `longest` characters.
+    """
+    found = by_package(Path(sysconfig.get_paths()["stdlib"]), longest=longest)
     labels: list[str] = []
     for label in sorted(found, key=lambda name: (-len(found[name]), name)):
         if sum(len(found[name]) for name in labels) >= WANTED:
@@ -50,19 +53,19 @@ def as_lines(examples: list[tuple[str, str]]) -> bytes:
     return b"".join(json.dumps({"text": text, "label": label}).encode() + b"\n" for text, label in examples)
 
 
-def by_package(library: Path) -> dict[str, set[str]]:
+def by_package(library: Path, *, longest: int = MOST_CHARACTERS) -> dict[str, set[str]]:
     """Distinct docstrings, whitespace evened out and cut to a length, of each package of the library."""
     found: dict[str, set[str]] = {}
     for package in sorted(library.iterdir()):
         if package.is_dir() and (package / "__init__.py").exists() and package.name not in LEFT_OUT:
             files = (file for file in package.rglob("*.py") if not LEFT_OUT & set(file.relative_to(library).parts))
-            found[package.name] = {text for file in files for text in docstrings(file)}
+            found[package.name] = {text for file in files for text in docstrings(file, longest=longest)}
     return found
 
 
-def docstrings(file: Path) -> Iterator[str]:
+def docstrings(file: Path, *, longest: int = MOST_CHARACTERS) -> Iterator[str]:
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             words = (ast.get_docstring(node) or "").split()
             if len(words) >= FEWEST_WORDS:
-                yield " ".join(words)[:MOST_CHARACTERS]
+                yield " ".join(words)[:longest]

@@ -39,6 +39,7 @@ class Hyperparameters(Spec):
     max_length: Count | None = None  # tokens of an example
     length_bucketing: bool | None = None
     packing: bool | None = None
+    padding_free: Auto | bool | None = None
     master_weights: bool | None = None
     gradient_checkpointing: bool | None = None
     frozen_dropout: bool | None = None  # absent only in jobs from before it existed, where it means true

@@ -21,6 +21,14 @@ TASKS_OF_OPTIONS: Final = {
         "tabular-classification",
         "causal-lm",
     ),
+    "padding_free": (
+        "text-classification",
+        "text-regression",
+        "token-classification",
+        "causal-lm",
+        "pairs",
+        "preference",
+    ),
     "max_length": (
         "text-classification",
         "text-regression",
@@ -40,7 +48,7 @@ def refuse_task_conflicts(
     """Options that the task would ignore or break on. `validated`: the job has a validation file."""
     refuse_adapter(adapter, task)
     _refuse_options_of_other_tasks(hyperparameters, task)
-    _refuse_packed_prompts(hyperparameters, adapter)
+    _refuse_other_packing(hyperparameters, adapter)
     _refuse_split_pairs(hyperparameters, task)
     _refuse_kept_dropout(hyperparameters)
     refuse_blind_stopping(hyperparameters.early_stopping_patience, validated or hyperparameters.validation_fraction)
@@ -84,15 +92,19 @@ def refuse_small_micro_batch(task: str, *, micro_batch_size: int, batch_size: in
 
 def _refuse_options_of_other_tasks(hyperparameters: Hyperparameters, task: str) -> None:
     for name, tasks in TASKS_OF_OPTIONS.items():
-        if getattr(hyperparameters, name) not in (None, False) and task not in tasks:
+        value = getattr(hyperparameters, name)
+        if value not in (None, False) and (name, value) != ("padding_free", "auto") and task not in tasks:
             message = f"{name} is for {', '.join(tasks)}, and the task is {task}; leave it out"
             raise InvalidRequest(message, param=f"hyperparameters.{name}", code="ignored_option")
 
 
-def _refuse_packed_prompts(hyperparameters: Hyperparameters, adapter: AdapterSpec | None) -> None:
+def _refuse_other_packing(hyperparameters: Hyperparameters, adapter: AdapterSpec | None) -> None:
     if hyperparameters.packing and isinstance(adapter, PromptTuningSpec):
         message = "prompt tuning puts its tokens before a row, not before each example of it; leave packing out"
         raise InvalidRequest(message, param="hyperparameters.packing")
+    if hyperparameters.packing and hyperparameters.padding_free is True:
+        message = "packing fills the padding that padding_free leaves out; keep one of them"
+        raise InvalidRequest(message, param="hyperparameters.padding_free")
 
 
 def _refuse_split_pairs(hyperparameters: Hyperparameters, task: str) -> None:

@@ -83,6 +83,11 @@ class HyperparametersRequest(RequestBody):
         default=None,
         description="Task `causal-lm` only: examples share rows instead of padding, without attending to each other.",
     )
+    padding_free: Auto | bool | None = Field(
+        default=None,
+        description="Of texts: the same batches, without computing on padding. Absent or `auto`: where it pays and the "
+        "model gives the same loss and gradients without; true: else the job is refused.",
+    )
     master_weights: bool | None = Field(
         default=None,
         description="Half-precision weights that train are updated through fp32 copies, so that small updates are not "

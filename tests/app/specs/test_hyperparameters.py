@@ -27,6 +27,7 @@ HYPERPARAMETERS = objects(
     beta=st.just("auto") | st.floats(0, 1),
     lr_schedule=st.sampled_from(["linear", "cosine"]),
     packing=st.booleans(),
+    padding_free=st.just("auto") | st.booleans(),
     optimizer=objects(
         groups=GROUPS, betas=st.just([0.9, 0.99]), eps=st.floats(1e-9, 1), weight_decay=st.integers(0, 1)
     ).map(lambda fields: {"name": "adamw", **fields}),

@@ -66,6 +66,7 @@ class Checkpoints:
             "environment": self._environment(),
             "patience": state.patience.to_json(),
             "micro_batch_size": state.micro_batch_size,
+            "padding": state.padding,
             "resumed": state.resumed,
             "not_deterministic": list(determinism.relaxed),
         }

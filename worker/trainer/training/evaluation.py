@@ -32,11 +32,16 @@ def _measure(passes: Passes) -> tuple[Meter, list[tuple[float, int]]]:
     assert job.validation is not None
     meter, losses = passes.objective.meter(), []
     for positions, counts in job.group.deal(sequential(len(job.validation), passes.state.micro_batch_size)):
-        batch = job.validation.batch(positions).to(job.device)
-        summed, outputs = passes.forward(batch, job.validation)
+        total, weight = 0.0, 0
+        for piece in passes.removal.pieces(positions, job.validation):
+            batch = job.validation.batch(piece).to(job.device)
+            with passes.removal.computing(batch) as given:
+                summed, outputs = passes.forward(given, job.validation)
+            if counts:
+                meter.add(outputs, given)
+                total, weight = total + float(summed.item()), weight + batch.weight
         if counts:
-            meter.add(outputs, batch)
-            losses.append((float(summed.item()), batch.weight))
+            losses.append((total, weight))
     return meter, losses
 
 

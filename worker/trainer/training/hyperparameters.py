@@ -50,6 +50,7 @@ class ResolvedHyperparameters:
     max_length: int | None = None
     length_bucketing: bool = False
     packing: bool = False
+    padding_free: bool | str = "auto"  # whether padding is left out of what is computed
     master_weights: bool = True  # whether half-precision weights that train have fp32 copies
     gradient_checkpointing: bool = False
     frozen_dropout: bool = True  # whether dropout acts inside wholly frozen modules; requests say false
@@ -118,6 +119,7 @@ def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameter
         max_length=asked.max_length,
         length_bucketing=bool(asked.length_bucketing),
         packing=bool(asked.packing),
+        padding_free="auto" if asked.padding_free is None else asked.padding_free,
         master_weights=asked.master_weights is not False,
         gradient_checkpointing=bool(asked.gradient_checkpointing),
         frozen_dropout=asked.frozen_dropout is not False,

@@ -17,8 +17,9 @@ from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 #: Hyperparameters that change no bit of the result.
 TIMING = frozenset({"checkpoint_steps", "checkpoint_seconds", "keep_checkpoints", "max_run_seconds", "tensorboard"})
 
-#: Hyperparameters that did not exist from the start, each with the value that acts as the versions before it.
-ADDED = {"master_weights": True, "frozen_dropout": True}
+#: Hyperparameters that did not exist from the start, each with the value that acts as the versions before it: "auto"
+#: keeps to what the checkpoint says of padding, and one that says nothing had it.
+ADDED = {"master_weights": True, "frozen_dropout": True, "padding_free": "auto"}
 
 
 def identity(

@@ -9,11 +9,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.trainer.data.batch import IGNORED, Batch
+from worker.trainer.data.sampler import Positions
 from worker.trainer.training.cross_entropy import token_losses
 
 Metrics = dict[str, float]
@@ -83,9 +85,9 @@ class LanguageModelling:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         logits, width = predict(model, batch), batch.targets.shape[1]
-        if logits.shape[1] != width:  # a slice, also of all, costs its backward pass a copy
+        if not batch.learned_only and logits.shape[1] != width:  # a slice, also of all, costs its backward pass a copy
             logits = logits[:, -width:]  # those of virtual tokens come first
-        return token_losses(logits, _shifted(batch.targets), label_smoothing=self.label_smoothing).sum(), logits
+        return token_losses(logits, _next_tokens(batch), label_smoothing=self.label_smoothing).sum(), logits
 
     def meter(self) -> Meter:
         return TokenMeter(perplexity=True, shifted=True)
@@ -98,8 +100,7 @@ class Contrastive:
     temperature: float = 0.05
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        hidden = model(**batch.inputs).last_hidden_state.float()
-        vectors = F.normalize(mean_pool(hidden, batch.inputs["attention_mask"]), dim=-1)
+        vectors = _vectors(model, batch)
         anchors, positives = vectors[: batch.examples], vectors[batch.examples :]
         similarity = anchors @ positives.T / self.temperature
         return F.cross_entropy(similarity, batch.targets, reduction="sum"), similarity
@@ -123,10 +124,9 @@ class Preference:
 
     def log_probabilities(self, model: nn.Module, batch: Batch) -> Tensor:
         """(examples, 2): log-probability of each chosen and rejected answer, summed over its tokens."""
-        targets = _shifted(batch.targets)
-        each = -token_losses(predict(model, batch), targets)
-        rows = (targets != IGNORED).nonzero()[:, 0]
-        summed = each.new_zeros(len(targets)).index_add(0, rows, each)
+        each = -token_losses(predict(model, batch), _next_tokens(batch))
+        rows = (_shifted(batch.targets) != IGNORED).nonzero()[:, 0]
+        summed = each.new_zeros(len(batch.targets)).index_add(0, rows, each)
         return torch.stack([summed[: batch.examples], summed[batch.examples :]], dim=1)
 
     def meter(self) -> Meter:
@@ -228,7 +228,7 @@ class TokenMeter:
     loss: float = 0.0
 
     def add(self, outputs: Tensor, batch: Batch) -> None:
-        targets = _shifted(batch.targets) if self.shifted else batch.targets
+        targets = _next_tokens(batch) if self.shifted else batch.targets
         self.right += int((outputs.argmax(dim=-1) == targets).sum().item())  # an ignored one is no class
         self.tokens += int((targets != IGNORED).sum().item())
         self.loss += token_losses(outputs, targets).sum().item()
@@ -236,6 +236,32 @@ class TokenMeter:
     def metrics(self) -> Metrics:
         found = {"token_accuracy": self.right / max(1, self.tokens)}
         return found | ({"perplexity": _exp(self.loss / max(1, self.tokens))} if self.perplexity else {})
+
+
+def _vectors(model: nn.Module, batch: Batch) -> Tensor:
+    """(rows, features): mean-pooled and of length 1, computed group by group where the batch has groups."""
+
+    def pooled(inputs: dict[str, Tensor]) -> Tensor:
+        return F.normalize(mean_pool(model(**inputs).last_hidden_state.float(), inputs["attention_mask"]), dim=-1)
+
+    if not batch.groups:
+        return pooled(batch.inputs)
+    found = torch.cat([pooled(_some_rows(batch, rows)) for rows in batch.groups])
+    back = np.argsort(np.concatenate(batch.groups))
+    return found.index_select(0, torch.from_numpy(back).to(found.device))
+
+
+def _some_rows(batch: Batch, rows: Positions) -> dict[str, Tensor]:
+    """Inputs of these rows alone, as wide as the longest of them."""
+    chosen = torch.from_numpy(rows).to(batch.targets.device)
+    width = int(batch.inputs["attention_mask"].index_select(0, chosen).sum(dim=1).max())
+    return {name: tensor.index_select(0, chosen)[:, :width] for name, tensor in batch.inputs.items()}
+
+
+def _next_tokens(batch: Batch) -> Tensor:
+    """The target of each position that the outputs hold."""
+    targets = _shifted(batch.targets)
+    return targets[targets != IGNORED] if batch.learned_only else targets
 
 
 def _shifted(targets: Tensor) -> Tensor:

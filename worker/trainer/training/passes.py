@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from worker.protocol import Reporter
 from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
+from worker.trainer.padding.removal import Removal
 from worker.trainer.ranks.gradients import combine
 from worker.trainer.training import memory
 from worker.trainer.training.job import TrainingJob
@@ -29,6 +30,7 @@ class Passes:
     """Forward and backward passes of one run.
 
     `shaped` pads batches as a compiled model needs them. `prefix` serves the frozen prefix's results, if they are kept.
+    `removal` leaves padding out.
     """
 
     job: TrainingJob
@@ -37,6 +39,7 @@ class Passes:
     reporter: Reporter
     shaped: Callable[[Batch], Batch] = lambda batch: batch
     prefix: PrefixCache | None = None
+    removal: Removal = field(default_factory=Removal)
 
     def gradients(self, step: int) -> float:
         """Compute the step's gradients and return its loss, the mean over the whole step on all ranks.
@@ -93,9 +96,10 @@ class Passes:
         with self.autocast():
             return self.objective.loss(self.state.model, batch)
 
-    def compute_once(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def compute_once(self, batch: Batch, *, autocast: bool = True) -> tuple[Tensor, Tensor]:
         """`compute`, where an operation without a deterministic kernel is met for the first time."""
-        return self._deterministic(partial(self.compute, batch))
+        plain = partial(self.objective.loss, self.state.model)
+        return self._deterministic(partial(self.compute if autocast else plain, batch))
 
     def autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.job.settings.precision)
@@ -104,19 +108,22 @@ class Passes:
     def _micro_batches(self, step: int) -> list[Batch]:
         """This rank's share of the step's examples. A batch that only keeps ranks in step has no weight."""
         job = self.job
-        parts = job.group.passes(job.sampler.positions(step), self.state.micro_batch_size)
-        batches = [(job.training.batch(positions), counts) for positions, counts in parts]
-        return [batch if counts else replace(batch, weight=0) for batch, counts in batches]
+        batches = []
+        for positions, counts in job.group.passes(job.sampler.positions(step), self.state.micro_batch_size):
+            for piece in self.removal.pieces(positions, job.training):
+                batch = job.training.batch(piece)
+                batches.append(batch if counts else replace(batch, weight=0))
+        return batches
 
     def _accumulate(self, batches: list[Batch], weight: int) -> float:
         """Add up the gradients of the mean loss over a step of `weight`; returns this rank's part of that mean."""
         self.state.optimizer.zero_grad(set_to_none=True)
         total: Tensor | None = None
         for batch in batches:
-            # The outputs, as wide as a vocabulary, are not kept.
-            summed = self.forward(batch.to(self.job.device), self.job.training)[0]
-            mean = summed / weight if batch.weight else summed * 0.0
-            self.state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+            with self.removal.computing(batch.to(self.job.device)) as given:
+                summed = self.forward(given, self.job.training)[0]  # the outputs, as wide as a vocabulary, are not kept
+                mean = summed / weight if batch.weight else summed * 0.0
+                self.state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
             total = mean.detach() if total is None else total + mean.detach()
         return 0.0 if total is None else float(total.item())
 

@@ -20,11 +20,12 @@ from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse
 from worker.trainer.models import loading, merging
 from worker.trainer.models.tracked import TrackedModel
+from worker.trainer.padding.removal import Padding
 from worker.trainer.ranks.group import ALONE, Group
 from worker.trainer.ranks.refusals import refuse_model, refuse_shards
 from worker.trainer.ranks.replicas import common_secret
 from worker.trainer.ranks.shards import shard
-from worker.trainer.training import compiling, memory, muon, optimizer, prefix_cache, tasks
+from worker.trainer.training import compiling, memory, muon, optimizer, padding_free, prefix_cache, tasks
 from worker.trainer.training.checkpoints import Checkpoints
 from worker.trainer.training.evaluation import fill_in_reference
 from worker.trainer.training.job import TrainingJob, resolve_job
@@ -75,9 +76,12 @@ def assemble(
     refuse_misfits(run.passes)
     _compile(run, tracked)  # after the passes that are made once
     run.passes.prefix = prefix_cache.begin(_prefix_request(run, tracked), workspace.checkpoints, reporter, stop)
+    before = None if saved is None else saved.state.get("padding", "kept")  # it was, when there was no choice
+    run.passes.removal = padding_free.begin(run.passes, reporter, earlier=before)
+    run.state.padding = run.passes.removal.way
     if group.size == 1:
         cached = run.passes.prefix is not None
-        again = partial(rebuild, job, stop=stop, cached=cached)
+        again = partial(rebuild, job, stop=stop, cached=cached, padding=run.state.padding)
         run.witness.explain = Replay(again, stop, job.device, bytes_of_second_run(run.state)).explain
 
     memory.tidy()
@@ -113,7 +117,9 @@ def build(
     )
 
 
-def rebuild(job: TrainingJob, reporter: Reporter, *, stop: StopRequest, until: int, cached: bool) -> Run:
+def rebuild(
+    job: TrainingJob, reporter: Reporter, *, stop: StopRequest, until: int, cached: bool, padding: Padding = "kept"
+) -> Run:
     """A second run of the same job, loaded anew and restored to its newest checkpoint not later than step `until`.
 
     `cached`: the first run serves its prefix's results. The second one computes them for each batch, since for a few
@@ -124,6 +130,7 @@ def rebuild(job: TrainingJob, reporter: Reporter, *, stop: StopRequest, until: i
     run = build(job, tracked, checkpoints, reporter=reporter, stop=stop)
     _compile(run, tracked)
     run.passes.prefix = prefix_cache.prepare(_prefix_request(run, tracked), reporter) if cached else None
+    run.passes.removal = padding_free.again(run.passes, padding)
     determinism.seed_everything(job.order.seed)
     found = checkpoints.newest(until=until)
     if found is not None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from app.jsontypes import JsonDict
 from worker.trainer.freeze.apply import Frozen
+from worker.trainer.padding.removal import Padding
 from worker.trainer.training.master_weights import MasterWeights
 from worker.trainer.training.patience import Patience
 
@@ -25,6 +26,7 @@ class TrainingState:
     masters: MasterWeights
     patience: Patience
     micro_batch_size: int  # halved when memory runs out
+    padding: Padding = "kept"
     steps_before: int = 0
     seconds_before: float = 0.0
     resumed: list[JsonDict] = field(default_factory=list)
