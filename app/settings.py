@@ -2,6 +2,8 @@
 
 import ipaddress
 import json
+import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -163,6 +165,14 @@ def read_aliases(text: str) -> dict[str, str]:
         if not (isinstance(model, str) and model.strip() and pattern.strip()):
             raise ValueError(f"{pattern!r} must stand for a model's id, such as gpt-4.1-mini*=minilm")
     return {pattern.strip(): model.strip() for pattern, model in pairs}
+
+
+def stands_for(aliases: Mapping[str, str], name: str) -> str | None:
+    """The model that a name stands for: the first pattern that matches all of it decides. Only `*` is special."""
+    for pattern, model in aliases.items():
+        if re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL):
+            return model
+    return None
 
 
 def _pair(part: str) -> tuple[str, str]:

@@ -14,21 +14,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.evidence.causes import Cause, by_cause
+from app.cli.files import upload
+from app.cli.job_file import FILES, SUFFIXES, local_file, read_job
+from app.cli.jobs import violation
+from app.cli.output import WIDE, AsJson, print_json
+from app.cli.service import Server
+from app.cli.service import ask as _ask
+from app.cli.service import checked as _checked
+from app.cli.service import connect as _connect
+from app.cli.service import problem_lines as _problem_lines
+from app.evidence.causes import by_cause
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.jsontypes import JsonDict
-from app.settings import Settings
 
-Server = Annotated[
-    str,
-    typer.Option(
-        "--server",
-        envvar="PERMAFROST_SERVER",
-        help="Base URL of the service; default: PERMAFROST_HOST and PERMAFROST_PORT.",
-    ),
-]
 Model = Annotated[str, typer.Option("--model", help="Model id, or a model spec as JSON or @file.json.")]
+OptionalModel = Annotated[str | None, typer.Option("--model", help="Model id, or a model spec as JSON or @file.json.")]
 Policy = Annotated[str, typer.Option("--policy", help="Freeze policy as JSON or @file.json.")]
+OptionalPolicy = Annotated[str | None, typer.Option("--policy", help="Freeze policy as JSON or @file.json.")]
 EXAMPLE = """'{"freeze": ["bert.**"]}'"""
 Task = Annotated[
     str | None,
@@ -38,58 +40,110 @@ Task = Annotated[
 ]
 ENDED = {"succeeded", "failed", "cancelled"}
 SHOWN_PROBLEMS = 20
-#: Of the tensors of one violation.
-SHOWN_NAMES = 3
 #: Uploads of more bytes than this print a line while they run.
 LARGE = 10_000_000
-#: Columns of a table that is written to a pipe or a file.
-WIDE = 240
 
 
 def submit(
-    training_file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL, CSV or Parquet.")],
-    model: Model,
-    policy: Policy = "{}",
+    training_file: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="JSONL, CSV or Parquet; or a job as YAML or JSON."),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", exists=True, dir_okay=False, help="A job as YAML or JSON.")
+    ] = None,
+    model: OptionalModel = None,
+    policy: OptionalPolicy = None,
     hyperparameters: Annotated[
-        str, typer.Option("--hyperparameters", help="Hyperparameters as JSON or @file.json.")
-    ] = "{}",
+        str | None, typer.Option("--hyperparameters", help="Hyperparameters as JSON or @file.json.")
+    ] = None,
     task: Task = None,
     seed: Annotated[int | None, typer.Option(help="Random seed; default: chosen by the service.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Part of the fine-tuned model's name.")] = None,
     follow: Annotated[bool, typer.Option("--watch", help="Show progress until the job ends.")] = False,
+    as_json: AsJson = False,
     server: Server = "",
 ) -> None:
-    """Upload a file and start a job on it. Prints only the job's id on standard output."""
-    body: JsonDict = {"model": _model(model), "task": task, "seed": seed, "suffix": suffix}
-    body |= {
-        "freeze_policy": _json(policy, "--policy", EXAMPLE),
-        "hyperparameters": _json(hyperparameters, "--hyperparameters"),
-    }
-    with _connect(server) as client, training_file.open("rb") as file:
-        if (bytes_ := training_file.stat().st_size) > LARGE:
-            print(f"uploading {training_file.name}, {bytes_ / 1e6:,.0f} MB", file=sys.stderr)
-        uploaded = _ask(
-            client, "POST", "files", data={"purpose": "fine-tune"}, files={"file": (training_file.name, file)}
-        )
-        body["training_file"] = uploaded["id"]
-        job = _ask(
-            client, "POST", "fine_tuning/jobs", json={key: value for key, value in body.items() if value is not None}
-        )
-        print(job["id"], flush=True)
-        page = f"{str(client.base_url).removesuffix('/v1/')}/jobs/{job['id']}"
+    """Upload a file and start a job on it. Prints only the job's id on standard output.
+
+    A job file has the fields of POST /v1/fine_tuning/jobs; its training_file may be a path beside it. Options come
+    before its fields.
+    """
+    if file is None and training_file is not None and training_file.suffix in SUFFIXES:
+        file, training_file = training_file, None
+    body = (read_job(file) if file else {}) | _given(model, policy, hyperparameters, task, seed, suffix)
+    if training_file is not None:
+        body["training_file"] = str(training_file.absolute())
+    _require(body)
+
+    with _connect(server) as client:
+        for name in FILES:
+            path = local_file(body.get(name), file.parent if file else Path())
+            if path is not None:
+                body[name] = _uploaded(client, path)
+        job = _ask(client, "POST", "fine_tuning/jobs", json=body)
+        if job["object"].endswith(".dry_run"):
+            print_json(job)
+            return
+        _announce(client, job, as_json=as_json and not follow, follow=follow)
         if follow:
-            print(page, file=sys.stderr)
-            raise SystemExit(_follow(client, job["id"]))
-        print(f"{page}\nto see its progress: permafrost watch {job['id']}", file=sys.stderr)
+            raise SystemExit(_follow(client, job["id"], as_json=as_json))
 
 
-def watch(job: Annotated[str, typer.Argument(help="Id of the job, ftjob-…")], server: Server = "") -> None:
+def _given(
+    model: str | None,
+    policy: str | None,
+    hyperparameters: str | None,
+    task: str | None,
+    seed: int | None,
+    suffix: str | None,
+) -> JsonDict:
+    """The fields of a job that options give."""
+    fields = {
+        "model": _model(model) if model is not None else None,
+        "freeze_policy": _json(policy, "--policy", EXAMPLE) if policy is not None else None,
+        "hyperparameters": _json(hyperparameters, "--hyperparameters") if hyperparameters is not None else None,
+        "task": task,
+        "seed": seed,
+        "suffix": suffix,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _require(body: Mapping[str, Any]) -> None:
+    for name, hint in (("training_file", "TRAINING_FILE"), ("model", "--model")):
+        if name not in body:
+            message = f"a job needs a {name.replace('_', ' ')}: give it here, or in a job file with -f"
+            raise typer.BadParameter(message, param_hint=hint)
+
+
+def _uploaded(client: httpx2.Client, path: Path) -> str:
+    if (bytes_ := path.stat().st_size) > LARGE:
+        print(f"uploading {path.name}, {bytes_ / 1e6:,.0f} MB", file=sys.stderr)
+    return str(upload(client, path, purpose="fine-tune")["id"])
+
+
+def _announce(client: httpx2.Client, job: JsonDict, *, as_json: bool, follow: bool) -> None:
+    """The job's id alone on standard output; its page, and what to do next, beside it."""
+    if as_json:
+        print_json(job)
+    elif not follow:
+        print(job["id"], flush=True)
+    page = f"{str(client.base_url).removesuffix('/v1/')}/jobs/{job['id']}"
+    print(page if follow else f"{page}\nto see its progress: permafrost watch {job['id']}", file=sys.stderr)
+
+
+def watch(
+    job: Annotated[str, typer.Argument(help="Id of the job, ftjob-…")], as_json: AsJson = False, server: Server = ""
+) -> None:
     """Show a job's progress until it ends. Exit code 0: succeeded and verified; 1: any other end; 130: Ctrl-C."""
     with _connect(server) as client:
-        raise SystemExit(_follow(client, job))
+        raise SystemExit(_follow(client, job, as_json=as_json))
 
 
-def preview(model: Model, policy: Policy, task: Task = None, server: Server = "") -> None:
+def preview(
+    model: Model, policy: Policy = "{}", task: Task = None, as_json: AsJson = False, server: Server = ""
+) -> None:
     """Show what a policy would freeze in a model, without training."""
     body: JsonDict = {
         "model": _model(model),
@@ -99,12 +153,15 @@ def preview(model: Model, policy: Policy, task: Task = None, server: Server = ""
     body |= {"task": task} if task else {}
     with _connect(server) as client:
         answer = _ask(client, "POST", "freeze_policies/preview", json=body)
-    _print_preview(answer)
+    if as_json:
+        print_json(answer)
+    else:
+        _print_preview(answer)
 
 
 def _print_preview(answer: Mapping[str, Any]) -> None:
     # Written to a pipe, names are never cut, so that grep finds them.
-    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else WIDE)
     table = Table("tensor", "shape", "action", "by rule", box=None if not sys.stdout.isatty() else HEAVY_HEAD)
     for row in answer["data"]:
         table.add_row(row["name"], "×".join(map(str, row["shape"])), row["action"], row["rule"])
@@ -122,15 +179,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _follow(client: httpx2.Client, job_id: str) -> int:
+def _follow(client: httpx2.Client, job_id: str, *, as_json: bool = False) -> int:
     """Show a progress bar in a terminal, else print a line per status and per 10 percent. Returns the exit code."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = Console(stderr=True, emoji=False, highlight=False, markup=False, soft_wrap=True)
     job = _ask(client, "GET", f"fine_tuning/jobs/{job_id}")
     try:
         job = _bar(client, console, job) if console.is_terminal else _lines(client, console, job)
     except KeyboardInterrupt:
         console.print(f"\nstopped watching; the job goes on. To watch it again: permafrost watch {job_id}")
         return 130
+    if as_json:
+        print_json(job)
     return _conclude(client, console, job)
 
 
@@ -185,22 +244,12 @@ def _conclude(client: httpx2.Client, console: Console, job: Mapping[str, Any]) -
         for line in _problem_lines(job["error"])[:SHOWN_PROBLEMS]:
             console.print(line)
     for cause in by_cause(job["evidence"]["violations"]):
-        console.print(f"violation: {_violation(cause)}")
+        console.print(f"violation: {violation(cause)}")
 
     if job["status"] == "succeeded" and verdict == "verified":
         return 0
     console.print(f"exit code 1: {_reason(client, job)}")
     return 1
-
-
-def _violation(cause: Cause) -> str:
-    """One line for all tensors that one write changed."""
-    names = ", ".join(cause.names[:SHOWN_NAMES])
-    more = len(cause.names) - SHOWN_NAMES
-    tensors = names if len(cause.names) == 1 else f"{len(cause.names):,} tensors ({names}{', …' if more > 0 else ''})"
-    step = "" if cause.first_bad_step is None else f" at step {cause.first_bad_step}"
-    why = cause.operation or cause.explanation
-    return f"{tensors}{step}{f', {why}' if why else ''}"
 
 
 def _reason(client: httpx2.Client, job: Mapping[str, Any]) -> str:
@@ -221,52 +270,10 @@ def _describe(job: Mapping[str, Any]) -> str:
     if job["status"] == "queued" and job["queue_position"]:
         return f"queued, position {job['queue_position']}"
     if job["status"] == "paused":
-        return f"paused; resume it on its page or with POST /v1/fine_tuning/jobs/{job['id']}/resume"
+        return f"paused; to go on: permafrost resume {job['id']}"
     if progress["total_steps"]:
         return f"{status}, step {progress['step']} of {progress['total_steps']}"
     return str(status)
-
-
-def _connect(server: str) -> httpx2.Client:
-    settings = Settings()
-    base = (server or f"http://{settings.host}:{settings.port}").rstrip("/").removesuffix("/v1")
-    if not base.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{server!r} is not a URL such as http://127.0.0.1:8000", param_hint="--server")
-    key = os.environ.get("PERMAFROST_API_KEY")
-    return httpx2.Client(base_url=f"{base}/v1/", headers={"authorization": f"Bearer {key}"} if key else {}, timeout=30)
-
-
-def _ask(client: httpx2.Client, method: str, path: str, **content: Any) -> JsonDict:
-    try:
-        return _checked(client.request(method, path, **content))
-    except httpx2.TransportError as error:
-        where = str(client.base_url).removesuffix("/v1/")
-        hint = "is `permafrost serve` running there? --server or PERMAFROST_SERVER sets another address"
-        raise SystemExit(f"{where} does not answer ({error}); {hint}") from None
-
-
-def _checked(answer: httpx2.Response) -> JsonDict:
-    if answer.is_success:
-        body: JsonDict = answer.json()
-        return body
-    try:
-        error = answer.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        raise SystemExit(f"{answer.url} answered {answer.status_code}, and it is not a Permafrost service") from None
-    for line in _problem_lines(error):
-        print(line, file=sys.stderr)
-    hint = "\nThis command reads the API key from PERMAFROST_API_KEY." if answer.status_code == 401 else ""
-    raise SystemExit(error["message"] + hint)
-
-
-def _problem_lines(error: Mapping[str, Any]) -> list[str]:
-    """One line per problem; empty when the error's message contains the only problem already."""
-    problems = error.get("errors", [])
-    if len(problems) == 1 and problems[0]["message"] in error["message"]:
-        return []
-    return [
-        f"  line {item['line']}: {item['message']}" if item.get("line") else f"  {item['message']}" for item in problems
-    ]
 
 
 def _model(text: str) -> Any:

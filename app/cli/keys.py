@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from app.cli.output import AsJson, print_json
 from app.cli.signing_keys import app as signing
+from app.jsontypes import JsonDict
 
 if TYPE_CHECKING:
     from app.auth.audited_action import AuditedAction
@@ -66,7 +68,9 @@ def create(
 
 
 @app.command(name="list")
-def list_keys(project: Annotated[str | None, typer.Option(help="Only keys of this project.")] = None) -> None:
+def list_keys(
+    project: Annotated[str | None, typer.Option(help="Only keys of this project.")] = None, as_json: AsJson = False
+) -> None:
     """List keys, newest first. The keys themselves are not stored, only their ids."""
     from rich.console import Console
     from rich.table import Table
@@ -75,6 +79,9 @@ def list_keys(project: Annotated[str | None, typer.Option(help="Only keys of thi
 
     with _database() as db, db.read() as session:
         rows = api_keys.listed(session, project=project)
+    if as_json:
+        print_json([_described(row) for row in rows])
+        return
     if not rows:
         typer.echo("No keys yet. Create one with: permafrost keys create --role admin --name first", err=True)
         return
@@ -84,7 +91,7 @@ def list_keys(project: Annotated[str | None, typer.Option(help="Only keys of thi
     for row in rows:
         used = _format_time(row.last_used_at) if row.last_used_at else "never"
         table.add_row(row.id, row.project, row.role, row.name, _status(row), _format_time(row.created_at), used)
-    Console(width=200, highlight=False, markup=False).print(table)
+    Console(width=200, highlight=False, markup=False, emoji=False).print(table)
 
 
 @app.command()
@@ -101,6 +108,12 @@ def revoke(key: Annotated[str, typer.Argument(help="Id of the key (its beginning
             raise typer.BadParameter(error.message, param_hint="KEY") from None
         record(session, _audited("keys.revoke", row))
     typer.echo(f"{row.id} ({row.name}) is revoked.", err=True)
+
+
+def _described(row: "ApiKey") -> JsonDict:
+    used = row.last_used_at.isoformat() if row.last_used_at else None
+    fields = {"id": row.id, "project": row.project, "role": row.role, "name": row.name, "status": _status(row)}
+    return {**fields, "created_at": row.created_at.isoformat(), "last_used_at": used}
 
 
 @contextmanager

@@ -35,16 +35,19 @@ def main() -> None:
 def make_app() -> "Typer":
     import typer
 
+    from app.cli import jobs
     from app.cli.base import app as base
     from app.cli.client import preview, submit, watch
+    from app.cli.files import app as files
     from app.cli.keys import app as keys
+    from app.cli.models import app as models
+    from app.cli.openai_export import app as imports
     from app.cli.sweep import sweep
     from app.ops.backup.command import backup, restore
     from app.ops.doctor.command import doctor
 
     app = typer.Typer(
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -62,6 +65,12 @@ def make_app() -> "Typer":
         submit: "Upload a file and start a job on it.",
         watch: "Show a job's progress until it ends.",
         sweep: "Submit several jobs at once, or show them ranked.",
+        jobs.jobs: "List jobs.",
+        jobs.show: "Show a job: state, verdict, what comes next.",
+        jobs.logs: "Print what a job's trainers printed.",
+        jobs.cancel: "Cancel jobs.",
+        jobs.pause: "Pause jobs.",
+        jobs.resume: "Resume paused jobs.",
         preview: "Show what a freeze policy would freeze.",
         doctor: "Check the installation, and repair it.",
         backup: "Copy the whole service into a folder.",
@@ -69,8 +78,8 @@ def make_app() -> "Typer":
     }
     for command, short in commands.items():
         app.command(short_help=short)(command)  # the docstring's first line is cut in a list of commands
-    app.add_typer(keys, name="keys")
-    app.add_typer(base, name="base")
+    for group, name in ((models, "models"), (files, "files"), (imports, "import"), (keys, "keys"), (base, "base")):
+        app.add_typer(group, name=name)
     # main() handles these two before typer is imported; they are registered for the list of commands only.
     app.command("verify", help="Check an attestation against files, offline.")(main)
     app.command("diff", help="Show what changed between two models' files.")(main)

@@ -13,7 +13,11 @@ from rich.box import HEAVY_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.client import EXAMPLE, LARGE, WIDE, Server, _ask, _connect, _json, _model
+from app.cli.client import EXAMPLE, LARGE, _json, _model
+from app.cli.output import WIDE
+from app.cli.service import Server
+from app.cli.service import ask as _ask
+from app.cli.service import connect as _connect
 from app.jsontypes import JsonDict
 
 SECONDS: Final = 1.0
@@ -176,7 +180,7 @@ def _counts(sweep: Mapping[str, Any]) -> str:
 
 def _print_ranks(sweep: Mapping[str, Any]) -> None:
     terminal = sys.stdout.isatty()
-    console = Console(markup=False, highlight=False, width=None if terminal else WIDE)
+    console = Console(markup=False, emoji=False, highlight=False, width=None if terminal else WIDE)
     names = _names(sweep["ranking"])
     metric = sweep["metric"]
     headings = ("rank", f"{metric['split']} {metric['name']}", *names, "step", "state", "evidence", "job")

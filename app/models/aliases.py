@@ -1,17 +1,12 @@
 """Other names of models (PERMAFROST_MODEL_ALIASES), so that a request for `gpt-4.1-mini` trains a model of ours."""
 
-import re
-
-from app.settings import Settings
+from app.settings import Settings, stands_for
 from app.specs.models import RegisteredSpec, TransformersSpec
 
 
 def aliased(settings: Settings, name: str) -> str | None:
     """The model that a name stands for: the first pattern that matches all of it decides. None where none does."""
-    for pattern, model in settings.aliases.items():
-        if _matches(pattern, name):
-            return model
-    return None
+    return stands_for(settings.aliases, name)
 
 
 def choice(model: str) -> RegisteredSpec | TransformersSpec:
@@ -20,8 +15,3 @@ def choice(model: str) -> RegisteredSpec | TransformersSpec:
         return RegisteredSpec(id=model)
     path, _, revision = model.partition("@")
     return TransformersSpec(path=path, revision=revision or None)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Only `*` is special: brackets and question marks are part of a name."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None

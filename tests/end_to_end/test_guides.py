@@ -31,7 +31,7 @@ def run(service: Service, script: list[str], folder: Path) -> subprocess.Complet
 def test_the_first_job(service: Service, tmp_path: Path) -> None:
     """From a file to a result that is verified at level 2."""
     script = commands(ROOT / "docs" / "first-job.md")
-    assert len(script) > 12
+    assert len(script) > 10
     done = run(service, script, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded, evidence verified" in done.stderr

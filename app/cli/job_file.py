@@ -1,0 +1,50 @@
+"""Reads a job from a YAML or JSON file: the fields of POST /v1/fine_tuning/jobs, with local paths for its files."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+import yaml
+
+from app.jsontypes import JsonDict
+
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+#: Fields that name uploaded files, or here files of this machine.
+FILES: Final = ("training_file", "validation_file")
+_OPTION: Final = "--file"
+
+
+def read_job(path: Path) -> JsonDict:
+    """The job in a file. BadParameter where it is not one object of JSON values."""
+    try:
+        text = path.read_text("utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        json.dumps(content, allow_nan=False)
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint=_OPTION) from None
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        # YAML has dates, sets and more, which JSON has not: such a value needs quotes.
+        raise typer.BadParameter(f"{path} is no job of JSON values: {_first_line(error)}", param_hint=_OPTION) from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        message = f"{path} must have the fields of a job, such as `model` and `training_file`"
+        raise typer.BadParameter(message, param_hint=_OPTION)
+    return content
+
+
+def local_file(value: Any, folder: Path) -> Path | None:
+    """The file of this machine that a job file names, relative to its folder; None for the id of an uploaded one."""
+    if not isinstance(value, str) or value.startswith("file-"):
+        return None
+    path = folder / Path(value).expanduser()
+    if not path.is_file():
+        raise typer.BadParameter(f"{value!r} is neither a file nor an id such as file-…", param_hint=_OPTION)
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    """The problem with its line and column, without the excerpt of the file."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
+    return str(error).splitlines()[0]
