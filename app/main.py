@@ -38,6 +38,7 @@ from app.openapi import document
 from app.openapi.prose import DESCRIPTION, TAGS
 from app.ops import health
 from app.pages.errors import error_page
+from app.pages.report import router as report
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
 from app.pages.sweeps import router as sweep_pages
@@ -106,7 +107,7 @@ def _add_middleware(application: FastAPI, settings: Settings) -> None:
 
 def _add_routes(application: FastAPI) -> None:
     # Each goes into the application itself: FastAPI analyses every route once more for each router between.
-    for router in (jobs, sweeps, curves, logs, evidence, freeze, files, models, webhooks, audit):
+    for router in (jobs, sweeps, curves, logs, evidence, report, freeze, files, models, webhooks, audit):
         application.include_router(router, prefix="/v1")
     for router in (health.router, pages, sweep_pages):
         application.include_router(router)

@@ -85,7 +85,7 @@ def submit(
         if job["object"].endswith(".dry_run"):
             print_json(job)
             return
-        _announce(client, job, as_json=as_json and not follow, follow=follow)
+        _announce(client, job, as_json=as_json, follow=follow)
         if follow:
             raise SystemExit(_follow(client, job["id"], as_json=as_json))
 
@@ -125,10 +125,10 @@ def _uploaded(client: httpx2.Client, path: Path) -> str:
 
 def _announce(client: httpx2.Client, job: JsonDict, *, as_json: bool, follow: bool) -> None:
     """The job's id alone on standard output; its page, and what to do next, beside it."""
-    if as_json:
-        print_json(job)
-    elif not follow:
+    if not as_json:
         print(job["id"], flush=True)
+    elif not follow:  # else it is printed once it has ended
+        print_json(job)
     page = f"{str(client.base_url).removesuffix('/v1/')}/jobs/{job['id']}"
     print(page if follow else f"{page}\nto see its progress: permafrost watch {job['id']}", file=sys.stderr)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
-import yaml
+from yaml import YAMLError, safe_load
 
+from app.evidence.format.strict import read_json, repeated_keys
 from app.jsontypes import JsonDict
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
@@ -18,17 +19,19 @@ _OPTION: Final = "--file"
 def read_job(path: Path) -> JsonDict:
     """The job in a file. BadParameter where it is not one object of JSON values."""
     try:
-        text = path.read_text("utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        raw = path.read_bytes()
+        content = read_json(raw) if path.suffix == ".json" else safe_load(raw)
         json.dumps(content, allow_nan=False)
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint=_OPTION) from None
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, YAMLError) as error:
         # YAML has dates, sets and more, which JSON has not: such a value needs quotes.
         raise typer.BadParameter(f"{path} is no job of JSON values: {_first_line(error)}", param_hint=_OPTION) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         message = f"{path} must have the fields of a job, such as `model` and `training_file`"
         raise typer.BadParameter(message, param_hint=_OPTION)
+    for key in repeated_keys(content):
+        raise typer.BadParameter(f"{path}: the key {key!r} is given twice; give it once", param_hint=_OPTION)
     return content
 
 

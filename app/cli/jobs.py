@@ -5,11 +5,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import httpx2
 import typer
 
+from app.cli.files import download
 from app.cli.output import AsJson, age, print_json, print_table, size
 from app.cli.service import Server, ask, away, checked, connect, listed
 from app.evidence.causes import Cause, by_cause
@@ -77,6 +79,20 @@ def logs(
                 print(json.dumps(line, ensure_ascii=False) if as_json else line["text"], flush=follow)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
+
+
+def report(
+    job: JobArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write here; default: JOB.report.html.")
+    ] = None,
+    server: Server = "",
+) -> None:
+    """Write a job that has ended as one HTML file for an auditor's folder. Prints the file's name."""
+    path = output or Path(f"{job}.report.html")
+    with connect(server) as client:
+        download(client, f"fine_tuning/jobs/{job}/report", path)
+    print(path)
 
 
 def cancel(jobs: JobArguments, as_json: AsJson = False, server: Server = "") -> None:
@@ -176,7 +192,7 @@ def _next(job: JsonDict) -> Iterator[tuple[str, str]]:
     elif job["status"] == "failed":
         yield "Next", f"permafrost logs {name}"
     elif job["fine_tuned_model"]:
-        yield "Next", f"permafrost models get {job['fine_tuned_model']} FOLDER"
+        yield "Next", f"permafrost report {name}"
 
 
 def _printed(client: httpx2.Client, job: str, tail: int | None) -> Iterator[JsonDict]:

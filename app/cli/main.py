@@ -68,6 +68,7 @@ def make_app() -> "Typer":
         jobs.jobs: "List jobs.",
         jobs.show: "Show a job: state, verdict, what comes next.",
         jobs.logs: "Print what a job's trainers printed.",
+        jobs.report: "Write a job as one HTML file.",
         jobs.cancel: "Cancel jobs.",
         jobs.pause: "Pause jobs.",
         jobs.resume: "Resume paused jobs.",

@@ -195,6 +195,13 @@ _ATTESTATION: Final = load_examples("attestation")
 ENVELOPE: Final = _ATTESTATION["envelope"]
 BUNDLE: Final = _ATTESTATION["bundle"]
 
+REPORT: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "One HTML file that loads nothing.",
+        "content": {"text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"}},
+    },
+}
+
 BINARY: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "The requested range."},

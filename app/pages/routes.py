@@ -23,7 +23,7 @@ from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Event, Job
 from app.logs.queries import tail
 from app.models.tables import Model
-from app.pages import commands
+from app.pages import commands, freeze_map
 from app.pages.curve import draw
 from app.pages.render import FOLDER, render_page
 from app.sweeps.tables import Sweep
@@ -31,9 +31,9 @@ from app.sweeps.tables import Sweep
 router = APIRouter(include_in_schema=False)
 
 PAGE = 25
-SHOWN_PARAMETERS = 200
+SHOWN_PARAMETERS = 50
 SHOWN_PROBLEMS = 20
-SHOWN_VIOLATIONS = 1000
+SHOWN_VIOLATIONS = 200
 SHOWN_EVENTS = 100
 SHOWN_LINES = 200
 _BROKEN: Final = and_(Parameter.role == "frozen", Parameter.changed.is_(True))
@@ -96,6 +96,7 @@ def job_page(
         context |= _curves(session, row) | _parameters(session, row, role=role, changed=changed)
         context |= _result(session, row) | _events(session, job_id)
         context |= _violations(session, context["stated"])
+        context |= _map(session, row)
         context |= _commands(context, row, url=str(request.base_url).rstrip("/"), with_key=settings.auth_required)
         context |= {"lines": tail(session, job_id, SHOWN_LINES), "printed": row.log_lines}
     return render_page(request, "job.html", **context)
@@ -180,6 +181,15 @@ def _violations(session: Session, evidence: Evidence | None) -> dict[str, Any]:
         "causes": by_cause(evidence.violations),
         "changed_frozen": [(name, changes.get(name)) for name in worst],
     }
+
+
+def _map(session: Session, row: Job) -> dict[str, Any]:
+    """The freeze map of a job that has ended."""
+    tensors = freeze_map.tensors_of(session, row.id) if row.ended else []
+    kinds = {tensor.kind for tensor in tensors}
+    if kinds & {"t1", "t2", "t3", "t4", "t5"}:
+        kinds.add("t3")  # one entry of the key for all shades
+    return {"map": freeze_map.draw(tensors), "map_key": freeze_map.KEY, "map_kinds": dict.fromkeys(kinds, True)}
 
 
 def _commands(context: dict[str, Any], row: Job, *, url: str, with_key: bool) -> dict[str, str]:

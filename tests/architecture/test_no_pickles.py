@@ -12,6 +12,8 @@ FORBIDDEN_CALLS = {
     "subprocess.getoutput",
 }  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
+#: Names of YAML that construct nothing but mappings, lists and scalars.
+SAFE_OF_YAML = {"YAMLError", "safe_load"}
 FORBIDDEN_ARGUMENTS = {"allow_pickle": True, "trust_remote_code": True, "weights_only": False, "shell": True}
 
 
@@ -35,14 +37,17 @@ def test_no_loader_that_runs_code() -> None:
 def test_the_search_finds_what_it_looks_for() -> None:
     """Each kind of offence, so that an empty list means something."""
     bad = (
-        "import pickle\nfrom dill import loads\ntorch.load(x)\neval('1')\nnp.load(x, allow_pickle=True)\nf(shell=True)"
+        "import pickle\nimport yaml\nfrom yaml import load\nfrom yaml import safe_load\n"
+        "from dill import loads\ntorch.load(x)\neval('1')\nnp.load(x, allow_pickle=True)\nf(shell=True)"
     )
-    assert len([node for node in ast.walk(ast.parse(bad)) if _offence(node)]) == 6
+    assert len([node for node in ast.walk(ast.parse(bad)) if _offence(node)]) == 8
 
 
 def _offence(node: ast.AST) -> str | None:
     if isinstance(node, ast.Import):
         return next((each.name for each in node.names if each.name.split(".")[0] in FORBIDDEN_MODULES), None)
+    if isinstance(node, ast.ImportFrom) and node.module == "yaml":
+        return next((f"yaml.{each.name}" for each in node.names if each.name not in SAFE_OF_YAML), None)
     if isinstance(node, ast.ImportFrom):
         return node.module if (node.module or "").split(".")[0] in FORBIDDEN_MODULES else None
     if isinstance(node, ast.Call):

@@ -148,6 +148,30 @@ function read(svg, x) {
   document.querySelector(".reading").textContent = words.join(" · ");
 }
 
+// Reading the freeze map: the tensor under the pointer, or, by the arrow keys, the next one.
+document.addEventListener("pointerover", (event) => {
+  const tensor = event.target.closest?.("svg.map path");
+  if (tensor?.querySelector("title")) readTensor(tensor);
+});
+
+document.addEventListener("keydown", (event) => {
+  const map = event.target.closest?.("svg.map");
+  const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+  if (!map || !step) return;
+  event.preventDefault();
+  const tensors = [...map.querySelectorAll("g path")];
+  const at = tensors.findIndex((tensor) => tensor.matches(".read"));
+  readTensor(tensors[Math.min(Math.max(at + step, 0), tensors.length - 1)]);
+});
+
+function readTensor(tensor) {
+  const map = tensor.closest("svg");
+  map.querySelector(".read")?.classList.remove("read");
+  tensor.classList.add("read");
+  const layer = tensor.closest("g").getAttribute("aria-label");
+  document.querySelector(".tensor").textContent = `${layer} · ${tensor.querySelector("title").textContent}`;
+}
+
 prepare();
 for (const box of document.querySelectorAll(".tail")) box.scrollTop = END;
 if (root?.dataset.job && root.dataset.following) followJob(root.dataset.job);

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -105,3 +106,17 @@ def test_logs_are_printed_and_followed(permafrost: Command, socket_url: str, emb
     followed = permafrost("logs", "-f", "ftjob-a", PERMAFROST_SERVER=socket_url).stdout.splitlines()
     later.join()
     assert followed == [*printed, "the last"]
+
+
+def test_a_report_is_written(permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path) -> None:
+    """One file; none where there is no report."""
+    db: Database = embedded.state.backends.database
+    for name in ("ftjob-a", "ftjob-early"):
+        lifecycle.submit(db, new_job(id=name))
+    finish(db, claim(db), verdict="verified")
+    path, other = tmp_path / "report.html", tmp_path / "early.html"
+    done = permafrost("report", "ftjob-a", "-o", str(path), PERMAFROST_SERVER=socket_url)
+    assert (done.returncode, done.stdout.strip()) == (0, str(path)), done.stderr
+    assert "Verdict: verified" in path.read_text("utf-8")
+    assert permafrost("report", "ftjob-early", "-o", str(other), PERMAFROST_SERVER=socket_url).returncode == 1
+    assert not other.exists()

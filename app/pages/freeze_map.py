@@ -1,0 +1,156 @@
+"""Draws a job's tensors as SVG: a row for each layer, area by parameters, colour by what became of each tensor."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Final
+
+from markupsafe import Markup
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.evidence.tables import Parameter
+
+WIDTH: Final = 720.0
+#: Heights in pixels: of all rows together, of the lowest row, and of what is between two.
+_HEIGHT, _LOWEST, _GAP = 240.0, 4.0, 1.0
+#: Trained tensors by their relative change: the first limit that is above it gives the shade.
+_SHADES: Final = ((1e-4, "t1"), (1e-3, "t2"), (1e-2, "t3"), (1e-1, "t4"), (math.inf, "t5"))
+_LABELLED: Final = 13.0
+_DIGEST: Final = 8
+
+#: What the classes stand for, in the order of the key.
+KEY: Final = (
+    ("f", "frozen, the base's bytes"),
+    ("v", "changed though frozen"),
+    ("t0", "trained, unchanged"),
+    ("t3", "trained, darker the more it changed"),
+    ("s", "frozen in part, or for some steps"),
+    ("n", "new, no base to compare with"),
+    ("b", "buffer, or not stored"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnTensor:
+    """What the picture shows of one tensor."""
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    elements: int
+    changed: bool | None
+    relative: float | None  # L2 norm of its change over that of the base
+    sha256: str | None
+
+    @property
+    def kind(self) -> str:
+        """The class of its colour, as in KEY."""
+        if self.role == "frozen":
+            return "v" if self.changed else "f"
+        if self.role in ("split", "scheduled"):
+            return "s"
+        if self.role == "new":
+            return "n"
+        if self.role != "trainable" or self.changed is None:
+            return "b"
+        if not self.changed:
+            return "t0"
+        return next(shade for limit, shade in _SHADES if (self.relative or 0.0) < limit)
+
+    def text(self, *, full: bool) -> str:
+        """Name, shape, what became of it, and its digest; a short form where thousands are on a page."""
+        change = "" if self.relative is None else f" {self.relative:.2g}"
+        words = {"f": "identical", "v": "CHANGED though frozen", "t0": "unchanged", "n": "new", "s": self.role}
+        state = words.get(self.kind, self.role if self.changed is None else "changed") + change
+        shape = "×".join(map(str, self.shape)) or "scalar"
+        name = self.name if full else self.name.removeprefix(f"{layer_of(self.name)}.")
+        digest = (self.sha256 or "")[: None if full else _DIGEST]
+        return " · ".join(filter(None, (name, f"{self.dtype} {shape}" if full else shape, state, digest)))
+
+
+def tensors_of(session: Session, job_id: str) -> list[DrawnTensor]:
+    """The tensors of a job that has ended; none of one without evidence."""
+    relative = Parameter.stats["relative_l2"].as_float()
+    columns = (Parameter.name, Parameter.role, Parameter.shape, Parameter.dtype, Parameter.elements, Parameter.changed)
+    rows = session.execute(
+        select(*columns, relative, Parameter.result_sha256)
+        .where(Parameter.job_id == job_id)
+        .order_by(Parameter.position)
+    )
+    return [DrawnTensor(name, role, tuple(shape), *rest) for name, role, shape, *rest in rows]
+
+
+def draw(tensors: Sequence[DrawnTensor], *, full: bool = False) -> Markup | None:
+    """The picture; None without tensors. `full` names and digests make it larger: for a document of its own."""
+    layers = _layers(tensor for tensor in tensors if tensor.elements)
+    if not layers:
+        return None
+    total = sum(tensor.elements for _, inside in layers for tensor in inside)
+    parts: list[str] = []
+    top = 0.0
+    for name, inside in layers:
+        share = sum(tensor.elements for tensor in inside) / total
+        height = max(_LOWEST, share * max(_HEIGHT, len(layers) * 9.0))
+        parts.append(_layer(name, inside, top=top, height=height, full=full))
+        top += height + _GAP
+    return Markup(
+        f'<svg class="map" tabindex="0" viewBox="0 0 {WIDTH:g} {top - _GAP:.0f}" role="img" '
+        f'aria-label="{escape(_summary(tensors))}">'
+        '<defs><pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+        '<path class="line" d="M0 0v6"/></pattern></defs>' + "".join(parts) + "</svg>"
+    )
+
+
+def layer_of(name: str) -> str:
+    """The part of a name up to the first number, which is a layer's; else all but its last two parts.
+
+    `bert.encoder.layer.3` of `bert.encoder.layer.3.output.dense.bias`, and `bert.embeddings` of
+    `bert.embeddings.LayerNorm.bias`.
+    """
+    parts = name.split(".")
+    for at, part in enumerate(parts[:-1]):
+        if part.isdecimal():
+            return ".".join(parts[: at + 1])
+    return ".".join(parts[: max(1, len(parts) - 2)])
+
+
+def _layers(tensors: Iterable[DrawnTensor]) -> list[tuple[str, list[DrawnTensor]]]:
+    """The tensors by layer; layers by name, in which numbers count as numbers."""
+    layers: dict[str, list[DrawnTensor]] = {}
+    for tensor in tensors:
+        layers.setdefault(layer_of(tensor.name), []).append(tensor)
+    return sorted(layers.items(), key=lambda item: _natural(item[0]))
+
+
+def _natural(name: str) -> list[Any]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _layer(name: str, tensors: Sequence[DrawnTensor], *, top: float, height: float, full: bool) -> str:
+    """One row: the layer's whole width, shared by its tensors."""
+    size = sum(tensor.elements for tensor in tensors)
+    parts, left = [], 0.0
+    for tensor in tensors:
+        width = WIDTH * tensor.elements / size
+        shape = f"M{left:.4g} {top:.4g}h{width:.3g}v{height:.3g}h-{width:.3g}z"
+        parts.append(f'<path class="{tensor.kind}" d="{shape}"><title>{escape(tensor.text(full=full))}</title></path>')
+        left += width
+    label = f'<text x="6" y="{top + height / 2 + 4:.0f}">{escape(name)}</text>' if height >= _LABELLED else ""
+    return f'<g aria-label="{escape(name)}">' + "".join(parts) + label + "</g>"
+
+
+def _summary(tensors: Sequence[DrawnTensor]) -> str:
+    counts: dict[str, int] = {}
+    for tensor in tensors:
+        kind = (
+            "trained"
+            if tensor.kind.startswith("t")
+            else {"f": "frozen", "v": "changed though frozen"}.get(tensor.kind, "other")
+        )
+        counts[kind] = counts.get(kind, 0) + 1
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    return f"Freeze map: {len(tensors):,} tensors in their layers, area by parameters: {listed}. Arrow keys read them."
