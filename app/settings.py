@@ -56,6 +56,10 @@ class Settings(BaseSettings):
     #: Of a model that a worker fetches from a hub.
     max_hub_bytes: int = Field(default=200 * 2**30, ge=1)
 
+    #: Results of frozen layers that jobs of a project share on this worker: their folder, and bytes; 0 keeps none.
+    prefix_cache_dir: Path | None = None
+    prefix_cache_bytes: int = Field(default=16 * 2**30, ge=0)
+
     #: For dry runs: operations a second of a device, used when no earlier job shows how fast it is.
     device_flops: float = Field(default=2e10, gt=0)
 
@@ -131,6 +135,10 @@ class Settings(BaseSettings):
     def work(self) -> Path:
         """Scratch space of this worker: one folder per job and attempt."""
         return self.home / "work"
+
+    @property
+    def prefix_cache(self) -> Path:
+        return (self.prefix_cache_dir or self.home / "prefix-cache").expanduser().absolute()
 
     @property
     def embedded(self) -> bool:

@@ -43,6 +43,11 @@ class Workspace:
         return self.root / "checkpoints"
 
     @property
+    def prefix_cache(self) -> Path:
+        """A link to the folder of frozen layers' results that the project's jobs share; absent where none is kept."""
+        return self.root / "prefix-cache"
+
+    @property
     def log(self) -> Path:
         return self.root / "log.txt"
 

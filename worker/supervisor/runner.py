@@ -3,9 +3,10 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
@@ -29,6 +30,7 @@ from worker.supervisor.devices import Device, Slots
 from worker.supervisor.lease import AWAY, LeaseKeeper
 from worker.supervisor.log_shipping import LogShipper
 from worker.supervisor.outcomes import DeviceLost, DiskFull, TrainerCrashed, TrainerStopped, explain, problem_of
+from worker.supervisor.prefix_folder import PrefixFolders
 from worker.supervisor.process.child import Child, Forkserver
 from worker.supervisor.reports import ReportReader
 from worker.supervisor.staging import Staging
@@ -64,9 +66,13 @@ class Runner:
     #: Ends this worker process, when it has lost every device.
     shut_down: Callable[[], None] = lambda: None
     stopping: threading.Event = field(default_factory=threading.Event)
+    prefix_folders: PrefixFolders = field(init=False)
     _wakes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _woken: int = 0
     _claims: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.prefix_folders = PrefixFolders(self.settings, slots=len(self.slots.devices))
 
     def run_waiting(self) -> None:
         """Run waiting jobs, best first, until no job waits or every slot is in use."""
@@ -138,6 +144,7 @@ class Runner:
         keeper.ship_log(ended=True)  # lines that the database did not take earlier
         log.info("attempt ended", job=lease.job_id, attempt=lease.attempt, status=status)
         attempt_folder.discard(workspace, ended=status in TERMINAL)
+        self.prefix_folders.shrink()
 
     def _settle(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> str:
         """Do the attempt's work and make the one change of status that follows from it. Returns the new status."""
@@ -169,9 +176,13 @@ class Runner:
                 bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
 
             order = self._order(job, keeper, device, "train", data=staging.data())
+            shared = self.prefix_folders.of_project(job.project)
+            if shared is not None:
+                order = replace(order, prefix_room=shared.room)
+                workspace.prefix_cache.symlink_to(shared.folder)
             with Publisher(self.db, self.storage, job, base, workspace, keeper) as publisher:
                 reports.on_checkpoint = publisher.offer
-                self._run(order, workspace, keeper, device, reports)
+                self._run(order, workspace, keeper, device, reports, writable=[shared.folder] if shared else [])
 
             self._until_stored(keeper, keeper.flush)  # and the last checkpoints
             signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
@@ -204,12 +215,19 @@ class Runner:
         )
 
     def _run(
-        self, order: WorkOrder, workspace: Workspace, keeper: LeaseKeeper, device: Device, reports: ReportReader
+        self,
+        order: WorkOrder,
+        workspace: Workspace,
+        keeper: LeaseKeeper,
+        device: Device,
+        reports: ReportReader,
+        *,
+        writable: Sequence[Path] = (),
     ) -> None:
         """Run one trainer process to its end. Returns when it did its work; raises what happened otherwise."""
         order.save(workspace.root)
         try:
-            code = self._wait_for(workspace, keeper, device, reports)
+            code = self._wait_for(workspace, keeper, device, reports, writable=writable)
         finally:
             keeper.ship_log(ended=True)
         self._forward(reports, keeper)
@@ -217,9 +235,17 @@ class Runner:
             self._until_stored(keeper, keeper.flush)  # its last reports, while the job is still ours
         explain(code, reports, stop_requested=self._should_stop(keeper), keeper=keeper)
 
-    def _wait_for(self, workspace: Workspace, keeper: LeaseKeeper, device: Device, reports: ReportReader) -> int:
-        environment, several = dict(device.environment), device.count > 1
-        with self.forkserver.start(workspace.root, environment=environment, several=several) as child:
+    def _wait_for(
+        self,
+        workspace: Workspace,
+        keeper: LeaseKeeper,
+        device: Device,
+        reports: ReportReader,
+        *,
+        writable: Sequence[Path],
+    ) -> int:
+        start = partial(self.forkserver.start, environment=dict(device.environment), several=device.count > 1)
+        with start(workspace.root, writable=writable) as child:
             child.extend_lease(keeper.until)
             reports.heard_at = time.monotonic()  # only now: a forkserver may have had to import torch before
             while (code := child.wait(LOOK_SECONDS)) is None:

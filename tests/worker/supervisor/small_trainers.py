@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from worker.protocol import Workspace
@@ -98,6 +99,16 @@ def pry(workspace: Path) -> None:
         "use a temporary file": lambda: tempfile.TemporaryFile().close(),
         "read the standard library": lambda: Path(os.__file__).read_bytes(),
     }
+    (workspace / "seen.json").write_text(json.dumps({name: _works(attempt) for name, attempt in attempts.items()}))
+
+
+def share(workspace: Path) -> None:
+    """Reads and writes in two folders, and writes down what worked."""
+    order = json.loads((workspace / "order.json").read_text())
+    attempts: dict[str, Callable[[], object]] = {}
+    for name, folder in order.items():
+        attempts[f"read {name}"] = partial(Path(folder, "rows").read_bytes)
+        attempts[f"write {name}"] = partial(Path(folder, "added").write_bytes, b"x")
     (workspace / "seen.json").write_text(json.dumps({name: _works(attempt) for name, attempt in attempts.items()}))
 
 

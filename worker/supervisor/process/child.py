@@ -50,16 +50,25 @@ class Forkserver:
             self._ensure()
             self._await_ready()
 
-    def start(self, workspace: Path, *, environment: Mapping[str, str] | None = None, several: bool = False) -> "Child":
+    def start(
+        self,
+        workspace: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        writable: Iterable[Path] = (),
+        several: bool = False,
+    ) -> "Child":
         """Fork a trainer that runs `entry` on `workspace`, with `environment` added to the cleaned one.
 
-        `several` lets it be several processes that talk to each other over the loopback interface.
+        It may write to the `writable` folders, too. `several` lets it be several processes that talk to each other over
+        the loopback interface.
         """
         request = ForkRequest(
             entry=self.entry,
             workspace=str(workspace),
             environment=dict(environment or {}),
             hidden=self.hidden,
+            writable=[str(path) for path in writable],
             several=several,
         )
         with self._lock:

@@ -33,14 +33,15 @@ MESSAGE_BYTES = 1 << 16
 class ForkRequest:
     """A request of the worker: call `entry` ("module:function") with the workspace, in a process of its own.
 
-    `hidden` are folders and files that this process may not read; `several` lets it be several processes that talk to
-    each other.
+    `hidden` are folders and files that this process may not read, and `writable` folders that it may write to all the
+    same; `several` lets it be several processes that talk to each other.
     """
 
     entry: str
     workspace: str
     environment: dict[str, str] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
+    writable: list[str] = field(default_factory=list)
     several: bool = False
 
     def to_bytes(self) -> bytes:
@@ -98,8 +99,13 @@ def serve(channel: socket.socket) -> ForkRequest | None:
             for descriptor in (channel.detach(), wake, waker, status, *statuses.values()):
                 os.close(descriptor)
             request = ForkRequest.from_bytes(message)
-            hidden = [Path(path) for path in request.hidden]
-            confine(Path(request.workspace), lifeline=lifeline, hidden=hidden, several=request.several)
+            confine(
+                Path(request.workspace),
+                lifeline=lifeline,
+                hidden=[Path(path) for path in request.hidden],
+                writable=[Path(path) for path in request.writable],
+                several=request.several,
+            )
             return request
         _lead_group(pid)
         os.close(lifeline)

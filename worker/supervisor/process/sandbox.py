@@ -21,9 +21,17 @@ PROCESSES = 8192
 OOM_SCORE = 500
 
 
-def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), several: bool = False) -> None:
+def confine(
+    workspace: Path,
+    *,
+    lifeline: int,
+    hidden: Iterable[Path] = (),
+    writable: Iterable[Path] = (),
+    several: bool = False,
+) -> None:
     """Confine this process for good: it writes to its workspace, home and temporary folders, and cannot read `hidden`.
 
+    `writable` are further folders, among the hidden ones or not; a link that an earlier process left grants nothing.
     `lifeline` is the read end of a pipe whose write end only the worker has. `several` allows the ephemeral TCP ports,
     at which the ranks of one job connect.
     """
@@ -37,7 +45,8 @@ def confine(workspace: Path, *, lifeline: int, hidden: Iterable[Path] = (), seve
     _limit()
     drop_capabilities()
     ports = ephemeral_ports() if several else range(0)
-    if not restrict(read=_readable(workspace, list(hidden)), write=_writable(workspace, list(hidden)), ports=ports):
+    allowed = [*_writable(workspace, list(hidden)), *writable]
+    if not restrict(read=_readable(workspace, list(hidden)), write=allowed, ports=ports):
         print("this kernel has no Landlock: the trainer runs with all of its worker's rights over files", flush=True)
     if not several and not forbid_network():
         print("this machine has no seccomp: the trainer may use the network as far as Landlock lets it", flush=True)

@@ -72,6 +72,27 @@ class KeptResults:
             batches.append(padded)
         return batches
 
+    def row_bytes(self, row: int) -> bytes:
+        """The results of one row, one leaf after the other."""
+        return b"".join(raw(part) for part in self._parts(row))
+
+    def put_bytes(self, row: int, payload: bytes) -> None:
+        """Store what `row_bytes` gave."""
+        begin = 0
+        for part in self._parts(row):
+            if part.nbytes:
+                source = np.frombuffer(payload, np.uint8, count=part.nbytes, offset=begin)
+                part.view(torch.uint8).numpy()[:] = source
+            begin += part.nbytes
+
+    def row_size(self, row: int) -> int:
+        """Bytes of one row."""
+        return sum(part.nbytes for part in self._parts(row))
+
+    def _parts(self, row: int) -> list[Tensor]:
+        pairs = zip(self._starts, self._flat, strict=True)
+        return [flat[int(starts[row]) : int(starts[row + 1])] for starts, flat in pairs]
+
     def holds(self, name: str, inputs: str, rows: Indices) -> bool:
         """Whether an earlier attempt stored this part, from the same inputs, and it is intact."""
         entry = self._done.get(name)

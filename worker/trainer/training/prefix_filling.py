@@ -20,13 +20,14 @@ from worker.trainer.prefix import reports
 from worker.trainer.prefix.kept_results import KeptResults, nbytes
 from worker.trainer.prefix.sampling import digest, in_order, row_lengths
 from worker.trainer.prefix.serving import Prefix
+from worker.trainer.training import prefix_address
 from worker.trainer.training.prefix_gain import gain
-from worker.trainer.training.prefix_request import PrefixRequest
+from worker.trainer.training.prefix_request import Filling, PrefixRequest
+from worker.trainer.training.prefix_rows import fill_by_rows
 from worker.trainer.training.stop import StopRequest
 
 MEMORY_BYTES = 1 << 30  # results that take more are kept in files
 MOST_BYTES = 64 << 30
-REPORT_SECONDS = 5.0
 
 
 class DiskSpaceError(OSError):
@@ -52,7 +53,8 @@ def fill(
     """The results by part of the data, and the seconds that computing them took. DiskSpaceError without room."""
     sizes = {name: row_lengths(examples, request.size) for name, examples in request.parts.items()}
     total = sum(nbytes(prefix.cut.kept, count, lengths) for count, lengths in sizes.values())
-    home = folder / f"prefix-{_key(request, prefix, digests)}" if total > MEMORY_BYTES else None
+    key = prefix_address.key(request, prefix, digests) if request.fixed else _key(request, prefix, digests)
+    home = folder / f"prefix-{key[:16]}" if total > MEMORY_BYTES else None
     _remove_others(folder, but=home)
     if request.setting == "auto" and not request.reuse and total > MEMORY_BYTES:
         raise SeenOnceError(f"every example is seen once, and they would take {total:,} bytes")
@@ -68,13 +70,12 @@ def fill(
 
     reporter.stage("caching")
     began = time.monotonic()
-    reused = sum(_fill_part(request, prefix, name, results[name], reporter, stop) for name in request.parts)
+    filling = Filling(request=request, prefix=prefix, results=results, reporter=reporter, stop=stop)
+    reused, per_example = fill_by_rows(filling, key) if request.fixed else _fill_by_batches(filling)
     seconds = time.monotonic() - began
-    count = sum(len(examples) for examples in request.parts.values())
-    per_example = seconds / (count - reused) if reused < count else None
     reports.KeptReport(
         cut=prefix.cut,
-        examples=count,
+        examples=sum(len(examples) for examples in request.parts.values()),
         size=total,
         stored="file" if home else "memory",
         quiet=request.setting is True,
@@ -85,15 +86,23 @@ def fill(
     return results, seconds
 
 
-def _fill_part(
-    request: PrefixRequest, prefix: Prefix, name: str, results: KeptResults, reporter: Reporter, stop: StopRequest
-) -> int:
+def _fill_by_batches(filling: Filling) -> tuple[int, float | None]:
+    """As jobs did before `frozen_dropout` existed, which go on with the same bits. Returns what `fill_by_rows` does."""
+    began = time.monotonic()
+    parts = filling.request.parts
+    reused = sum(_fill_part(filling, name) for name in parts)
+    computed = sum(len(examples) for examples in parts.values()) - reused
+    return reused, (time.monotonic() - began) / computed if computed else None
+
+
+def _fill_part(filling: Filling, name: str) -> int:
     """Compute one part of the data; returns how many examples an earlier attempt had computed."""
+    request, results, prefix = filling.request, filling.results[name], filling.prefix
     examples = request.parts[name]
     reused = done = 0
     reported = time.monotonic()
     for number, positions in enumerate(in_order(examples, request.size)):
-        stop.raise_if_requested()
+        filling.stop.raise_if_requested()
         batch = examples.batch(positions)
         assert batch.rows is not None
         own = _own_rows(batch.rows, len(positions), len(examples) - done)
@@ -108,9 +117,7 @@ def _fill_part(
             results.note(str(number), inputs, batch.rows[own])
 
         done = min(done + len(positions), len(examples))
-        if time.monotonic() - reported >= REPORT_SECONDS:
-            reported = time.monotonic()
-            reporter.event(f"frozen prefix: {done} of {len(examples)} examples of the {name} data are computed")
+        reported = filling.report(name, done, reported)
     return reused
 
 

@@ -258,6 +258,8 @@ def _prefix_request(run: Run, tracked: TrackedModel) -> PrefixRequest:
         precision=settings.precision,
         compiled=settings.compile,
         fixed=not settings.frozen_dropout,
+        shared=job.workspace.prefix_cache if job.order.prefix_room else None,
+        room=job.order.prefix_room,
     )
 
 

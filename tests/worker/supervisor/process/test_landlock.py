@@ -51,6 +51,29 @@ def test_trainer_reaches_only_its_own(tmp_path: Path) -> None:
     assert (data / "blobs" / "mine").read_bytes() == b"of the service"
 
 
+@pytest.mark.skipif(
+    landlock.version() < 6, reason="NO LANDLOCK 6: this kernel is older than Linux 6.12, or keeps it off"
+)
+def test_results_are_shared_within_a_project_alone(tmp_path: Path) -> None:
+    """A trainer reads and writes the folder that it was given, not the one beside it, wherever its own link leads."""
+    data, workspace = tmp_path / "data", tmp_path / "data" / "work" / "ftjob-1" / "a1"
+    mine, other = data / "prefix-cache" / "mine", data / "prefix-cache" / "other"
+    for folder in (workspace, workspace.parent / "checkpoints", mine, other):
+        folder.mkdir(parents=True)
+    (workspace / "checkpoints").symlink_to(workspace.parent / "checkpoints")
+    (workspace / "prefix-cache").symlink_to(other)  # as a process before this one may have left it
+    for folder in (mine, other):
+        (folder / "rows").write_bytes(b"of the project")
+    (workspace / "order.json").write_text(json.dumps({"mine": str(mine), "other": str(workspace / "prefix-cache")}))
+
+    forkserver = Forkserver(home=tmp_path / "home", hidden=[data], entry=f"{TRAINEES}:share", preload=[TRAINEES])
+    with forkserver, forkserver.start(workspace, writable=[mine]) as child:
+        assert child.wait(PATIENCE) == 0, (workspace / "log.txt").read_text()
+    seen = json.loads((workspace / "seen.json").read_text())
+    assert {name for name, worked in seen.items() if worked} == {"read mine", "write mine"}
+    assert not (other / "added").exists()
+
+
 def test_around_leaves_out_the_hidden(tmp_path: Path) -> None:
     """Everything but the hidden folder is covered, by as few paths as that takes; links are not followed."""
     for name in ("a/x", "a/secret/deep", "b/y"):
