@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
 
 from app import __version__
 from app.audit.record import record_changes
@@ -63,12 +65,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirected POST may lose its body
         lifespan=_lifespan,
+        routes=_routes(),
         contact={"name": "Permafrost maintainers"},
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     _add_state(application, settings)
     _add_middleware(application, settings)
-    _add_routes(application)
+    mount_static(application)
     document.install(application, keys_required=settings.auth_required)
     return application
 
@@ -105,13 +108,15 @@ def _add_middleware(application: FastAPI, settings: Settings) -> None:
     refuse_nul_in_bodies(application)
 
 
-def _add_routes(application: FastAPI) -> None:
-    # Each goes into the application itself: FastAPI analyses every route once more for each router between.
+@cache
+def _routes() -> list[BaseRoute]:
+    """The routes of all applications of this process: FastAPI analyses each one for every router that includes it."""
+    everything = APIRouter()
     for router in (jobs, sweeps, curves, logs, evidence, report, freeze, files, models, webhooks, audit):
-        application.include_router(router, prefix="/v1")
+        everything.include_router(router, prefix="/v1")
     for router in (health.router, pages, sweep_pages):
-        application.include_router(router)
-    mount_static(application)
+        everything.include_router(router)
+    return everything.routes
 
 
 @asynccontextmanager

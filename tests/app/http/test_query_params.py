@@ -16,7 +16,7 @@ from tests.app.guarded import Guarded, guard, routes
         ("fine_tuning/jobs?after[]=x", "after[]", "did you mean 'after'?"),
         ("fine_tuning/jobs?status[x]=running", "status[x]", "did you mean 'status'?"),
         ("files?bogus=1", "bogus", "known here: after, limit, order, purpose"),
-        ("models?limit=5", "limit", "this operation has no parameters"),
+        ("webhook_event_types?limit=5", "limit", "this operation has no parameters"),
         ("fine_tuning/jobs?metadata[]=x", "metadata", "a key of 1 to 64 characters"),
         ("fine_tuning/jobs?metadata[a=x", "metadata", "a key of 1 to 64 characters"),
         (f"fine_tuning/jobs?metadata[{'k' * 65}]=x", "metadata", "a key of 1 to 64 characters"),
