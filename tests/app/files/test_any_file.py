@@ -26,7 +26,7 @@ def folder(embedded: FastAPI) -> None:
     (place / "config.json").write_text(json.dumps(config | {"hidden_size": 16, "num_hidden_layers": 2}))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     FILES,
     FILES | st.none(),

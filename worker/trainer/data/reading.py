@@ -47,14 +47,14 @@ def read(
     file, `fraction` of the training file is held out, chosen by `seed`.
     """
     path, columns = workspace / training_path(data), formats.Columns.of(data)
-    form = data.format or formats.detect(path.name, _head(path))
+    form = data.format or formats.detect(path.name, head(path))
     summary = formats.validate(path, format=form, task=task, columns=columns)
     labels = None if summary.labels is None else kept_map(summary.labels, known_labels)
     rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
 
     if data.validation:
         held_out = workspace / data.validation
-        other = data.validation_format or formats.detect(held_out.name, _head(held_out))
+        other = data.validation_format or formats.detect(held_out.name, head(held_out))
         other_summary = formats.validate(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
@@ -95,6 +95,7 @@ def _splits(
     )
 
 
-def _head(path: Path) -> bytes:
+def head(path: Path) -> bytes:
+    """The bytes from which a file's format is seen."""
     with path.open("rb") as file:
         return file.read(4096)

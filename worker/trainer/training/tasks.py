@@ -55,7 +55,7 @@ def name_of(spec: ModelSpec, asked: str | None, *, workspace: Path, data: DataSp
     if task is not None and task not in TABULAR:
         raise InvalidRequest(f"no task is called {task!r}; there are {', '.join(formats.TASKS)}", param="task")
     path = workspace / reading.training_path(data)
-    form = data.format or formats.detect(path.name, path.open("rb").read(4096))
+    form = data.format or formats.detect(path.name, reading.head(path))
     inferred = formats.infer_task(path, form) if task != "regression" else None
     if task == "classification":
         return inferred if inferred == "image-classification" else "tabular-classification"

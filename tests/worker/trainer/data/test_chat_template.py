@@ -13,7 +13,9 @@ from transformers import AutoTokenizer
 from app.errors import DataError
 from app.files import formats
 from tests.worker.trainer import tiny
+from tests.worker.trainer.attempts import attempt, data, work_order
 from tests.worker.trainer.data import templates
+from worker.protocol import Workspace
 from worker.trainer.data import chat, language, preference
 
 ANSWERS = ("The sun shines.", "You are welcome!")
@@ -257,3 +259,30 @@ def test_context_that_is_left_out_is_counted(tmp_path: Path, tokenizer: Any, rec
     tokenizer.chat_template = templates.CHATML.replace(turn, f"{{% if m.role != 'developer' %}}{turn}{{% endif %}}")
     notes = language.encode([example(tmp_path, record)], tokenizer, limit=500).notes
     assert notes == (f"{note}: the chat template of caller leaves them out of the conversation",)
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "preference"])
+def test_jobs_with_tools(tmp_path: Path, task: str) -> None:
+    """A whole attempt on a file as OpenAI's SDK uploads it; what the template leaves out is in the events."""
+    place = Workspace(tmp_path).create()
+    tiny.llama(place.base, template=templates.QWEN3, max_position_embeddings=512)
+    record = changed(OPENAI, 1, reasoning_content="the cat")
+    if task == "preference":
+        chosen, other = record["messages"][1], {"role": "assistant", "content": "the film"}
+        asked = {"messages": OPENAI["messages"][:1], "tools": OPENAI["tools"]}
+        record = {"input": asked, "preferred_output": [chosen], "non_preferred_output": [other]}
+    order = work_order(
+        job_id="ftjob-tools",
+        stage="train",
+        model={"type": "transformers", "path": "tiny"},
+        task=task,
+        data=data(place, [record] * 4),
+        hyperparameters={"n_epochs": 1, "batch_size": 2},
+        policy={"train": ["model.layers.1.**"]},
+        seed=1,
+        device="cpu",
+    )
+    done = attempt(order, tmp_path)
+    assert done.code == 0, done.of("failed")
+    said = [report["message"] for report in done.of("event")]
+    assert any("4 texts of reasoning are not learned" in message for message in said) == (task == "causal-lm")
