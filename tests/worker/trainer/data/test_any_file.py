@@ -49,11 +49,11 @@ def test_any_file_in_the_trainer(
     length: int | None,
 ) -> None:
     """Every task: inferred, read and encoded, with a validation file or a part held out."""
-    names = {"training": training[0], "validation": None if validation is None else f"held-{validation[0]}"}
     (tmp_path / training[0]).write_bytes(training[1])
+    held_out = None if validation is None else f"held-{validation[0]}"
     if validation is not None:
-        (tmp_path / str(names["validation"])).write_bytes(validation[1])
-    data = DataSpec(**names)
+        (tmp_path / f"held-{validation[0]}").write_bytes(validation[1])
+    data = DataSpec(training=training[0], validation=held_out)
 
     try:
         tasks.name_of(TransformersSpec(path="tiny"), None, workspace=tmp_path, data=data)
