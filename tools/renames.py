@@ -44,6 +44,7 @@ def installed() -> list[Table]:
             for name in _names(classes):
                 outer = table(name) or table(kind)
                 inner = next((each for each in map(table, inside) if each), ())
+                inner = tuple(_within_body(each) for each in inner)
                 found[outer] = found[inner] = found[outer + inner if outer != inner else outer] = None
     return sorted(each for each in found if each)
 
@@ -61,6 +62,13 @@ def _renames(transforms: list[Any]) -> Iterator[Rename]:
         for at, source in enumerate(each.source_patterns):
             target = each.target_patterns[at if paired else 0]
             yield Rename(_bounded(source), "=>" if operations else "->", target)
+
+
+def _within_body(rename: Rename) -> Rename:
+    """The rename of a model that is the body of another: its names may begin with the prefix of the body, `model.`."""
+    if not rename.pattern.startswith("^"):
+        return rename
+    return rename._replace(pattern=rf"(?:^|(?<=^model\.)){rename.pattern[1:]}")
 
 
 def _bounded(pattern: str) -> str:

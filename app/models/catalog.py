@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.db import Lock, locked
 from app.errors import Gone, ModelError, NotFound
 from app.evidence.format.compose import ComposedFile, Slice, compose
+from app.evidence.format.modules import tensor_prefix
 from app.freeze.plan import TensorInfo
 from app.jsontypes import JsonDict
 from app.models import manifest
@@ -138,9 +139,10 @@ def task_of(folder: Path) -> str | None:
 
 def layout(row: Model, file: str) -> ComposedFile:
     """The layout of a file that is composed of slices on download."""
+    prefix = tensor_prefix(file)
     slices = [
         Slice(
-            name=each["name"],
+            name=each["name"].removeprefix(prefix),
             dtype=each["dtype"],
             shape=tuple(each["shape"]),
             blob=each["blob"],

@@ -32,13 +32,14 @@ from app.models.schemas import (
     TensorObject,
 )
 from app.models.tables import Model
-from app.models.url import ModelIdConvertor
+from app.models.url import ModelFileConvertor, ModelIdConvertor
 from app.openapi.prose import BINARY, CONFLICT, ERRORS, GONE
 from app.paging.keyset import AfterQuery, OrderQuery
 from app.specs.models import TransformersSpec, folder_name
 from app.storage.blobs import Storage
 
 register_url_convertor("model_id", ModelIdConvertor())
+register_url_convertor("model_file", ModelFileConvertor())
 router = APIRouter(prefix="/models", tags=["Models"], responses=ERRORS, route_class=JsonRoute)
 
 ModelId = Annotated[str, Path(description="Id of a model.", examples=["minilm"])]
@@ -127,7 +128,7 @@ def list_tensors(
 
 
 @router.get(
-    "/{model:path}/files/{name}",
+    "/{model:path}/files/{name:model_file}",
     operation_id="downloadModelFile",
     summary="Download a model's file",
     response_class=StreamingResponse,

@@ -294,6 +294,15 @@ def _(world: World) -> Options:
     world.sign()
 
 
+@attack("32b-language-model-without-the-frozen-rest", only="same_kind", levels=(3,), world=bert_world)
+def _(world: World) -> Options:
+    """The language model of a larger model is loaded, and what was proved frozen is in the part that is not."""
+    inner = {"model_type": "bert", "dtype": "float32"}
+    (world.base / "config.json").write_text(json.dumps({"model_type": "qwen3_5", "text_config": inner}))
+    (world.result / "config.json").write_text(json.dumps(inner))
+    world.sign()
+
+
 # Adapters
 
 

@@ -11,8 +11,9 @@ from typing import Any, Final
 from app.db import Database
 from app.errors import PermafrostError
 from app.evidence.attest.observations import ObservedTensor, read_observations, rows_needed
-from app.evidence.format.compose import ComposedFile, Slice, compose
+from app.evidence.format.compose import Slice
 from app.evidence.format.digest import FileChanged, FileReading, TensorReading, read_file, reread
+from app.evidence.format.modules import MODULES, files_listed, tensor_prefix, within
 from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
@@ -21,6 +22,7 @@ from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.storage.blobs import Blob, Storage
 from worker.protocol import Workspace
+from worker.supervisor.weight_files import WeightFile, weight_files
 
 #: Bytes of one of the trainer's JSON files at most.
 JSON_BYTES: Final = 256 << 20
@@ -56,13 +58,12 @@ class Artifacts:
     base: dict[str, TensorReading]
     changed: FileReading
     blob: Blob  # of the changed tensors
-    layout: ComposedFile  # of the weights, composed
-    weights: FileRef
+    weights: list[WeightFile]
     others: list[JsonDict]  # the files beside the weights
 
     @property
     def files(self) -> list[FileRef]:
-        return [self.weights, *map(file_ref, self.others)]
+        return [*(each.ref for each in self.weights), *map(file_ref, self.others)]
 
     def result_readings(self) -> dict[str, TensorReading]:
         """The result's tensors under the result's names; `_slices` has made sure that each is there."""
@@ -82,10 +83,15 @@ def read_artifacts(workspace: Workspace, base: Model, storage: Storage) -> Artif
     base_rows, result_rows = rows_needed(tensors)
     base_tensors = _read_base(workspace, base, base_rows)
     changed, blob = _store_weights(workspace.changed, result_rows, storage)
-    layout = compose(_slices(result, base, changed, blob), result.metadata)
-    weights = FileRef(WEIGHT_FILES[result.kind], layout.size, layout.sha256(storage.open))
     others = publish_files(workspace.files, storage)
-    return Artifacts(observed, tensors, result, base_tensors, changed, blob, layout, weights, others)
+    weights = weight_files(
+        _slices(result, base, changed, blob),
+        result.metadata,
+        main=WEIGHT_FILES[result.kind],
+        folder=workspace.files,
+        storage=storage,
+    )
+    return Artifacts(observed, tensors, result, base_tensors, changed, blob, weights, others)
 
 
 def read_json(path: Path) -> Any:
@@ -137,7 +143,9 @@ def _read_base(workspace: Workspace, base: Model, rows: Mapping[str, Any]) -> di
             continue
         names = {each["name"] for each in base.tensors if each["file"] == file["name"]}
         wanted = {name: rows[name] for name in rows if name in names}
-        reading = read_file(workspace.base / file["name"], rows=wanted)
+        inside = tensor_prefix(file["name"])
+        wanted = {name.removeprefix(inside): spans for name, spans in wanted.items()}
+        reading = within(read_file(workspace.base / file["name"], rows=wanted), file["name"])
         tensors |= {each.name: each for each in reading.tensors}
     if root(tensors.values()) != base.root:
         raise ResultError(f"the files of base model {base.id} are not the ones that were registered")
@@ -169,15 +177,27 @@ def publish_files(folder: Path, storage: Storage) -> list[JsonDict]:
     if folder.parent.is_symlink() or folder.is_symlink():
         raise ResultError("the trainer's output folder is a link")
     published = []
-    for path in sorted(folder.iterdir()):
+    for name in _names(folder):
+        path = folder / name
         if path.suffix not in SUFFIXES and path.name != EVENTS:
             raise ResultError(
                 f"{path.name} is not a file of a model; the suffixes that are published are {', '.join(SUFFIXES)}"
             )
         with _regular(path):
             blob = storage.put(path)
-        published.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
+        published.append({"name": name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
     return published
+
+
+def _names(folder: Path) -> list[str]:
+    """The names of the files, with those of sentence-transformers modules in folders such as `1_Pooling`."""
+    if (folder / MODULES).is_symlink():
+        raise ResultError(f"{MODULES} cannot be read: it is a link")
+    inside = {name for name in files_listed(folder) if not name.endswith(".safetensors")}
+    folders = {name.partition("/")[0] for name in inside}
+    if any((folder / name).is_symlink() for name in folders):
+        raise ResultError("a folder in the trainer's output folder is a link")
+    return [*sorted(path.name for path in folder.iterdir() if path.name not in folders), *sorted(inside)]
 
 
 def discard(db: Database, storage: Storage, blobs: set[str]) -> None:

@@ -35,6 +35,7 @@ def stage_base(workspace: Workspace, model: Model, storage: Storage) -> None:
     """Put the model's files in place: links to stored blobs; files that are composed on download are written out."""
     for file in model.files:
         target = workspace.base / file["name"]
+        target.parent.mkdir(exist_ok=True)
         if file["blob"] is not None:
             storage.fetch(file["blob"], target)
             continue

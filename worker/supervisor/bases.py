@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from app.db import Database, now
 from app.errors import ModelError
 from app.evidence.format.digest import FileChanged, FileReading, read_file, reread
+from app.evidence.format.modules import files_in, within
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.jobs.queue.attempt import Lease
@@ -49,23 +50,24 @@ def ingest(folder: Path, storage: Storage) -> StoredFolder:
 
 @reread
 def _ingest(folder: Path, storage: Storage) -> StoredFolder:
-    paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
-    weights = [path for path in paths if path.suffix == ".safetensors"]
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         raise ModelError(f"{folder.name}: no .safetensors file; other formats of weights are not read", param="model")
-    readings = {path.name: _read(path) for path in weights}
+    names += files_in(folder)
+    readings = {name: within(_read(folder / name), name) for name in names if name.endswith(".safetensors")}
     try:
         digest = root(tensor for reading in readings.values() for tensor in reading.tensors)
     except ValueError as error:
         raise ModelError(f"{folder.name}: {error}", param="model") from error
     files: list[JsonDict] = []
     tensors: list[JsonDict] = []
-    for path in paths:
-        blob = storage.put(path)
-        reading = readings.get(path.name)
+    for name in names:
+        blob = storage.put(folder / name)
+        reading = readings.get(name)
         if reading is not None and reading.sha256 != blob.sha256:
-            raise FileChanged(f"{path.name} changed while it was read")
-        files.append({"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
+            raise FileChanged(f"{name} changed while it was read")
+        files.append({"name": name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
         tensors += tensor_rows(reading, blob.key) if reading is not None else []
     return StoredFolder(files, tensors, digest)
 

@@ -17,9 +17,8 @@ import structlog
 
 from app.db import Database
 from app.errors import PermafrostError
-from app.evidence.format.compose import ComposeError, Slice, compose
+from app.evidence.format.compose import ComposeError, Slice
 from app.evidence.format.digest import FileChanged, FileReading, read_file, reread
-from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.jobs.queue import lifecycle
@@ -34,6 +33,7 @@ from worker.protocol import Report, Workspace
 from worker.supervisor.artifacts import WEIGHT_FILES, ResultError, discard, publish_files, read_json
 from worker.supervisor.lease import AWAY, LeaseKeeper
 from worker.supervisor.result_models import composed_model
+from worker.supervisor.weight_files import weight_files
 
 log = structlog.get_logger(__name__)
 
@@ -186,12 +186,14 @@ class CheckpointRecipe:
         if self.files is None:
             self.files = publish_files(self.workspace.recipe_files, self.storage)
 
-        layout = compose([self._slice(tensor, moved, pieces, base) for tensor in self.tensors], {"format": "pt"})
-        weights = FileRef(self.weights, layout.size, layout.sha256(self.storage.open))
-        model = composed_model(job, base, layout, weights, self.files, self.manifest)
+        slices = [self._slice(tensor, moved, pieces, base) for tensor in self.tensors]
+        weights = weight_files(
+            slices, {"format": "pt"}, main=self.weights, folder=self.workspace.recipe_files, storage=self.storage
+        )
+        model = composed_model(job, base, weights, self.files, self.manifest)
         model.id, model.kind = f"{model.id}:ckpt-step-{step}", "checkpoint"
         model.tensors = [tensor | ({"own": True} if tensor["blob"] in own_blobs else {}) for tensor in model.tensors]
-        model.root = root(layout.slices)
+        model.root = root(slices)
         model.stored_bytes = sum(file.size for file in (moved, pieces) if file is not None)
         return model
 

@@ -18,15 +18,16 @@ from worker.supervisor.artifacts import Artifacts, ResultError
 
 def of_result(artifacts: Artifacts, storage: Storage) -> Holdings:
     """The result's folder as a reader will have it."""
-    weights, tensors = artifacts.weights, artifacts.result_readings().values()
-    reading = FileReading(weights.name, weights.size, weights.sha256, tuple(tensors), artifacts.result.metadata)
+    tensors, metadata = artifacts.result_readings(), artifacts.result.metadata
     held = Holdings(Path(), frozenset(file.name for file in artifacts.files))
     held.digests = {file.name: (file.sha256, file.size) for file in artifacts.files}
-    held.weights = {weights.name: reading}
-    for file in artifacts.others:
-        if _is_document(file["name"]):
-            with storage.open(file["blob"]) as source:
-                held.documents[file["name"]] = source.read()
+    for file in artifacts.weights:
+        ref, mine = file.ref, tuple(tensors[row["name"]] for row in file.tensors())
+        held.weights[ref.name] = FileReading(ref.name, ref.size, ref.sha256, mine, metadata)
+    for other in artifacts.others:
+        if _is_document(other["name"]):
+            with storage.open(other["blob"]) as source:
+                held.documents[other["name"]] = source.read()
     return held
 
 

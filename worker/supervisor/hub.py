@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.errors import ModelError
+from app.evidence.format.modules import is_module_file
 from worker.supervisor.process.environment import cleaned
 from worker.supervisor.process.tied import LIFELINE, die_with, start_tied
 
@@ -137,11 +138,12 @@ def _download(repository: str, revision: str, into: Path, max_bytes: int) -> str
 
 
 def chosen(names: Iterable[str]) -> list[str]:
-    """The files of a repository that are fetched: one set of weights, and the small files beside it, no folders.
+    """The files of a repository that are fetched: one set of weights, the small files beside it, and its modules'.
 
-    For example, of `model.safetensors`, `model.fp16.safetensors`, `config.json` and `onnx/model.onnx` the first and
-    the third.
+    For example, of `model.safetensors`, `model.fp16.safetensors`, `config.json`, `onnx/model.onnx` and
+    `1_Pooling/config.json` the first, the third and the last.
     """
+    names = list(names)
     top = sorted(name for name in names if "/" not in name and "\\" not in name and not name.startswith("."))
     weights = [name for name in top if name == "model.safetensors"]
     weights = weights or [name for name in top if _SHARD.fullmatch(name)]
@@ -153,7 +155,8 @@ def chosen(names: Iterable[str]) -> list[str]:
         )
     rest = [name for name in top if name.endswith(SUFFIXES) and not name.startswith("adapter_")]
     index = "model.safetensors.index.json"
-    return [*weights, *(name for name in rest if name != index or weights != ["model.safetensors"])]
+    modules = sorted(filter(is_module_file, names))
+    return [*weights, *(name for name in rest if name != index or weights != ["model.safetensors"]), *modules]
 
 
 def _refuse_large(repository: str, size: int, most: int) -> None:

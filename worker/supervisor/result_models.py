@@ -4,42 +4,30 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from app.evidence.format.compose import ComposedFile
-from app.evidence.format.statement import FileRef
 from app.jobs.queue.tables import Job
 from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.specs.models import ModelSpec, TorchSpec
 from worker.supervisor.artifacts import WEIGHT_FILES
+from worker.supervisor.weight_files import WeightFile
 
 
 def composed_model(
-    job: Job, base: Model, layout: ComposedFile, weights: FileRef, others: list[JsonDict], manifest: list[Any]
+    job: Job, base: Model, weights: list[WeightFile], others: list[JsonDict], manifest: list[Any]
 ) -> Model:
-    """A model of the job's project whose file of weights is composed on download."""
+    """A model of the job's project whose files of weights are composed on download."""
+    refs = [each.ref for each in weights]
     return Model(
         id=model_id(job),
         project=job.project,
         owned_by=job.project,
         kind="fine_tuned",
         status="ready",
-        spec=_result_spec(job.spec, merged=weights.name == WEIGHT_FILES["full"]).to_json(),
+        spec=_result_spec(job.spec, merged=refs[0].name == WEIGHT_FILES["full"]).to_json(),
         base_id=base.id,
         job_id=job.id,
-        files=[{"name": weights.name, "size": weights.size, "sha256": weights.sha256, "blob": None}, *others],
-        tensors=[
-            {
-                "file": weights.name,
-                "name": each.name,
-                "dtype": each.dtype,
-                "shape": list(each.shape),
-                "nbytes": each.nbytes,
-                "sha256": each.sha256,
-                "blob": each.blob,
-                "offset": each.offset,
-            }
-            for each in layout.slices
-        ],
+        files=[{"name": ref.name, "size": ref.size, "sha256": ref.sha256, "blob": None} for ref in refs] + others,
+        tensors=[tensor for file in weights for tensor in file.tensors()],
         manifest=manifest,
     )
 

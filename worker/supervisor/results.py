@@ -113,7 +113,7 @@ def _parameters(
 
 def _model(job: Job, base: Model, evidence: Evidence, artifacts: Artifacts) -> Model:
     manifest = [tensor.info.to_json() for tensor in artifacts.seen]
-    model = composed_model(job, base, artifacts.layout, artifacts.weights, artifacts.others, manifest)
+    model = composed_model(job, base, artifacts.weights, artifacts.others, manifest)
     model.root = evidence.result_root
     model.stored_bytes = artifacts.blob.size + sum(each["size"] for each in artifacts.others)
     return model

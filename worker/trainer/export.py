@@ -11,6 +11,7 @@ from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import save_file
+from transformers import PreTrainedConfig
 
 from app.errors import ModelError
 from app.evidence.attest.names import unfollowed
@@ -25,11 +26,17 @@ from worker.trainer.checkpoint import flush
 from worker.trainer.freeze.inventory import dtype_code
 from worker.trainer.models import adapters, configs, pretrained
 from worker.trainer.models.names import StoredTensor
+from worker.trainer.models.sentence import SentenceHead
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.witness.report import WitnessReport
 
 # Files of a base folder that are copied to the result; config and tokenizer are written anew.
 CONFIGURATIONS = ("preprocessor_config.json", "tokenizer_config.json")
+#: What of the configurations of sentence-transformers is kept; other keys choose classes and their arguments.
+SENTENCE_KEYS = {
+    "sentence_bert_config.json": ("max_seq_length", "do_lower_case"),
+    "config_sentence_transformers.json": ("prompts", "default_prompt_name", "similarity_fn_name"),
+}
 COMPANIONS = ("generation_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = (
     *pretrained.TOKENIZER_FILES,
@@ -138,7 +145,7 @@ def observed(tracked: TrackedModel, plan: FreezePlan, loaded: Readings, trained:
     return rows
 
 
-def refuse_unfollowed(tracked: TrackedModel, plan: FreezePlan, loaded: Readings) -> None:
+def refuse_unfollowed(workspace: Workspace, tracked: TrackedModel, plan: FreezePlan, loaded: Readings) -> None:
     """Raises ModelError where a verifier could not follow the model's names to its files: known before the first step.
 
     The statement would be rejected for its names alone, whatever training does.
@@ -158,7 +165,8 @@ def refuse_unfollowed(tracked: TrackedModel, plan: FreezePlan, loaded: Readings)
         if each.saved
     }
     seen = read_observations({"tensors": observed(tracked, plan, loaded, loaded)})
-    problem = next(unfollowed(plan, seen, base=tracked.base, result=result, kind=_kind(tracked)), None)
+    both = _configs(workspace, tracked)
+    problem = next(unfollowed(plan, seen, base=tracked.base, result=result, kind=_kind(tracked), configs=both), None)
     if problem is not None:
         kind = getattr(getattr(tracked.model, "config", None), "model_type", type(tracked.model).__name__)
         raise ModelError(
@@ -167,6 +175,14 @@ def refuse_unfollowed(tracked: TrackedModel, plan: FreezePlan, loaded: Readings)
             param="model",
             code="unsupported_model",
         )
+
+
+def _configs(workspace: Workspace, tracked: TrackedModel) -> tuple[bytes, bytes] | None:
+    """The `config.json` of the base and of the result; None where the result has none."""
+    config, path = getattr(tracked.model, "config", None), workspace.base / "config.json"
+    if not isinstance(config, PreTrainedConfig) or isinstance(tracked.model, PeftModel) or not path.is_file():
+        return None
+    return path.read_bytes(), config.to_json_string().encode()
 
 
 def write_files(
@@ -208,11 +224,26 @@ def _write_use(
             config.use_cache = configs.read(workspace.base / "config.json").get("use_cache", True)
         config.save_pretrained(folder)
         _copy(workspace.base, folder, COMPANIONS)
+        _write_modules(workspace.base, folder, tracked.loaded.sentence)
     elif isinstance(spec, TorchSpec):
         use = {"type": "torch", "architecture": spec.architecture, "kwargs": dict(spec.kwargs or {})}
         write_json(folder / "config.json", use | ({"labels": list(labels)} if labels else {}))
     if tracked.loaded.tokenizer is not None:
         _write_tokenizer(workspace.base, folder, tracked.loaded.tokenizer)
+
+
+def _write_modules(base: Path, folder: Path, head: SentenceHead | None) -> None:
+    """Writes what sentence-transformers reads beside the weights of a folder with modules."""
+    if head is None:
+        return
+    for name, content in head.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_json(folder / name, content)
+    for name, keys in SENTENCE_KEYS.items():
+        stored = configs.read(base / name) if (base / name).is_file() else {}
+        kept = {key: stored[key] for key in keys if key in stored}
+        if kept:
+            write_json(folder / name, kept)
 
 
 def _kind(tracked: TrackedModel) -> str:

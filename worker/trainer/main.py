@@ -68,7 +68,7 @@ def train(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: Stop
         plan = tracked.plan(order.policy)
         loaded = tracked.read_loaded(plan)
         if not _merges(tracked):
-            export.refuse_unfollowed(tracked, plan, loaded)
+            export.refuse_unfollowed(workspace, tracked, plan, loaded)
         _report_left_out(tracked, reporter)
         refuse_different_replicas(group, tracked.live(), step=0)
         if group.leads:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.evidence.format.modules import MODULES
 from app.evidence.format.statement import Reading
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, result_of
@@ -68,6 +69,9 @@ _ADAPTER_KEYS = {
 }
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "half": "F16", "float": "F32"}
 
+# Keys of lists with the type of each layer; Nemotron-H has no number of layers beside it.
+_TYPES = ("layer_types", "layers_block_type", "block_types")
+
 
 def parsed(held: Holdings, name: str) -> Any:
     """A configuration of the folder; the empty object if it is missing or not JSON, which `config_readable` reports."""
@@ -105,7 +109,7 @@ def _config_readable(context: CheckContext) -> Iterator[Problem]:
         except JsonError as error:
             yield Problem("config_readable", str(error), name)
             continue
-        if not isinstance(document, dict):
+        if not isinstance(document, dict) and name != MODULES:
             yield Problem("config_readable", "not a JSON object", name)
         for key in repeated_keys(document):
             yield Problem("config_readable", f"key {key!r} appears twice; remove one of the two", name)
@@ -211,20 +215,41 @@ def _layer_counts(config: Mapping[str, Any], kind: str = "", at: str = "") -> It
         for key, value in config.items():
             if key.endswith(LAYERS) and (count := layer_count(value)) is not None:
                 yield f"{at}{key}", count
+    for key in _TYPES:
+        if isinstance(types := config.get(key), list):
+            yield f"{at}{key}", len(types)
     for key, part in known["parts"].items():
         inner = config.get(key)
+        if part == kind and not isinstance(inner, Mapping):
+            continue  # by its own defaults, transformers' Qwen3_5TextConfig would be inside itself
         yield from _layer_counts(inner if isinstance(inner, Mapping) else {}, part, f"{at}{key}.")
 
 
 def _same_kind(context: CheckContext) -> Iterator[Problem]:
-    """Rejects a result of another kind than the base at hand: its class would not load the frozen tensors at all."""
+    """Rejects a result of another kind than the base at hand: its class would not load the frozen tensors at all.
+
+    The language model inside a model of several kinds may be the result, if nothing frozen was outside of it.
+    """
     if context.base is None or context.predicate.result_kind == "adapter":
         return
     base, result = (parsed(held, CONFIG) for held in (context.base, result_of(context)))
     before, after = (config.get("model_type") if isinstance(config, dict) else None for config in (base, result))
-    if before is not None and before != after:
+    if before is None or before == after:
+        return
+    inner = base.get("text_config")
+    if isinstance(inner, dict) and inner.get("model_type") == after and is_known(result):
+        for row in context.predicate.rows:
+            if row.role in ("frozen", "split") and row.base and not _of_language_model(row.base.name):
+                reason = f"frozen, and a tensor of the base's {before!r} outside of its language model {after!r}"
+                yield Problem("same_kind", f"{reason}: it is not loaded", row.name)
+    else:
         reason = f"model_type is {after!r}, the base's {before!r}: another class is loaded, with other names"
         yield Problem("same_kind", reason, CONFIG)
+
+
+def _of_language_model(name: str) -> bool:
+    """Whether a model of several kinds has the tensor in its language model, or in the head of it."""
+    return "language_model" in name.split(".") or name.startswith("lm_head.")
 
 
 def _adapter_config(context: CheckContext) -> Iterator[Problem]:

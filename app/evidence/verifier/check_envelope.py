@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from app.evidence.format.envelope import MAX_SIGNATURES, PAYLOAD_TYPE
 from app.evidence.format.keys import iso
+from app.evidence.format.modules import is_module_file
 from app.evidence.format.parse import strangers
 from app.evidence.format.statement import PREDICATE_TYPE, STATEMENT_TYPE
 from app.evidence.format.strict import repeated_keys
@@ -81,10 +82,10 @@ def _not_from_the_future(context: CheckContext) -> Iterator[Problem]:
 
 
 def _subject_names(context: CheckContext) -> Iterator[Problem]:
-    """Rejects a file name that is not a plain name: no path, no drive letter, no control character."""
+    """Rejects a file name that is not a plain name: no path but a module's, no drive letter, no control character."""
     files = [*context.predicate.result_files, *context.predicate.base_files]
     for name in {name for name, _ in context.statement.subjects} | {file.name for file in files}:
-        if not _is_plain(name):
+        if not _is_plain(name) and not is_module_file(name):
             yield Problem("subject_names", "not a plain file name", name)
 
 

@@ -125,9 +125,10 @@ def _index(context: CheckContext) -> Iterator[Problem]:
     """Rejects weights in several files without an index, and an index that does not match the files."""
     held = result_of(context)
     indexes = {name: raw for name, raw in held.documents.items() if name.endswith(INDEX_ENDING)}
-    if len(held.weights) > 1 and not indexes:
-        yield Problem("index", f"{len(held.weights)} weight files and no index that lists their tensors")
-    where = {tensor.name: file for file, reading in held.weights.items() for tensor in reading.tensors}
+    weights = {file: reading for file, reading in held.weights.items() if "/" not in file}  # not those of modules
+    if len(weights) > 1 and not indexes:
+        yield Problem("index", f"{len(weights)} weight files and no index that lists their tensors")
+    where = {tensor.name: file for file, reading in weights.items() for tensor in reading.tensors}
     for name, raw in indexes.items():
         try:
             document = read_json(raw)

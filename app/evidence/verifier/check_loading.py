@@ -7,6 +7,7 @@ ambiguous, and what to remove.
 import re
 from collections.abc import Iterator
 
+from app.evidence.verifier.check_modules import no_modules
 from app.evidence.verifier.context import Check, CheckContext, Problem, result_of
 from app.evidence.verifier.read_files import INDEX_ENDING
 
@@ -30,7 +31,7 @@ def _one_weights_file(context: CheckContext) -> Iterator[Problem]:
     names = {file.name for file in context.predicate.result_files}
     loader = "transformers" if kind == "full" else "peft"
     for name in sorted(names - {WEIGHTS[kind]}):
-        if not name.endswith((".safetensors", INDEX_ENDING)):
+        if not name.endswith((".safetensors", INDEX_ENDING)) or "/" in name:  # those of modules are checked as such
             continue
         if WEIGHTS[kind] in names:
             reason = f"{loader} opens {WEIGHTS[kind]} alone and ignores this file; remove one of the two"
@@ -80,14 +81,6 @@ def _no_code(context: CheckContext) -> Iterator[Problem]:
             yield Problem("no_code", reason, file.name)
 
 
-def _no_modules(context: CheckContext) -> Iterator[Problem]:
-    """Rejects modules.json: sentence-transformers loads the folders and classes that it names."""
-    for file in context.predicate.result_files:
-        if file.name.casefold() == "modules.json":
-            reason = "sentence-transformers loads the modules that it names in place of the model; remove it"
-            yield Problem("no_modules", reason, file.name)
-
-
 def _metadata_format(context: CheckContext) -> Iterator[Problem]:
     """Rejects weights marked as those of another framework: transformers 4 transposes them while it loads them."""
     for name, reading in result_of(context).weights.items():
@@ -115,7 +108,7 @@ CHECKS: dict[str, Check] = {
     "weights_name": _weights_name,
     "no_containers": _no_containers,
     "no_code": _no_code,
-    "no_modules": _no_modules,
+    "no_modules": no_modules,
     "metadata_format": _metadata_format,
     "attestation_name": _attestation_name,
 }

@@ -142,11 +142,12 @@ def _live_prefix(row: Row, stored: str, table: Table, *, adapter: bool) -> str |
     if adapter:  # an adapter beside fused experts has itself below a `base_layer`, in its file as well
         names = (*(_ADAPTER_SEGMENTS.sub("", name) for name in names), *(_OWN_SEGMENTS.sub("", name) for name in names))
     for name in names:
-        plain = _newer(name, table, joined=True)
-        if plain == stored or (adapter and (plain, stored) == _VIRTUAL_TOKENS):
-            return ""
-        if plain.endswith("." + stored):
-            prefixes.append(plain[: -len(stored)])
+        # A rename may apply to the names that it makes, too: then the live name is right as it is.
+        for plain in dict.fromkeys(_newer(name, renames, joined=True) for renames in (table, ())):
+            if plain == stored or (adapter and (plain, stored) == _VIRTUAL_TOKENS):
+                return ""
+            if plain.endswith("." + stored):
+                prefixes.append(plain[: -len(stored)])
     return prefixes[0] if prefixes else None
 
 

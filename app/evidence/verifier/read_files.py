@@ -11,18 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from app.evidence.format.digest import FileReading, read_bytes, read_file, sha256_bytes, sha256_file
+from app.evidence.format.modules import MODULES, tensor_prefix, within
 from app.evidence.format.statement import FileRef, Reading, Row
 from app.evidence.format.tensorfile import MAX_HEADER, TensorFileError
 from app.evidence.verifier.complete_result import CHANGED_FILE, complete, composed_header
 from app.evidence.verifier.context import CannotCheck, Holdings, Problem, Rejected
 
 INDEX_ENDING = ".safetensors.index.json"
+SENTENCE_CONFIG = "config_sentence_transformers.json"
 MAX_DOCUMENT = 64 << 20  # bytes of an index (half a million tensors) or a configuration
 
 
 def is_configuration(name: str) -> bool:
     """A file whose content changes how a loader reads the weights."""
-    return name.endswith("config.json")
+    return name.endswith("config.json") or name in (MODULES, SENTENCE_CONFIG)
 
 
 def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, whole_up_to: float) -> Holdings:
@@ -30,7 +32,8 @@ def read_base(folder: Path, files: Iterable[FileRef], rows: Iterable[Row], *, wh
 
     Weight files of more than `whole_up_to` bytes get no digest of their own: the base's root is over tensors.
     """
-    held = _listed(folder)
+    files = list(files)
+    held = _listed(folder, files)
     held.files, held.links = held.files | held.links, frozenset()
     slices = _slices(rows, lambda row: row.base)
     names = [file.name for file in files if file.name in held.files]
@@ -51,7 +54,8 @@ def read_result(
     A weight file of more than `whole_up_to` bytes gets no digest of its own if its header is the one that follows from
     the statement's rows: with header and tensors all of its bytes have been compared with what was signed.
     """
-    held, files, rows = _listed(folder), list(files), list(rows)
+    files, rows = list(files), list(rows)
+    held = _listed(folder, files)
     sizes = {file.name: file.size for file in files}
     slices = _slices(rows, lambda row: row.result)
     names = [file.name for file in files if file.name in held.files | held.links]
@@ -66,18 +70,27 @@ def read_result(
     return complete(_read(held, [*names, CHANGED_FILE], slices, sizes=sizes), whole[0], rows, metadata, base)
 
 
-def _listed(folder: Path) -> Holdings:
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise CannotCheck(f"{folder}: {error.strerror}") from None
-    kinds = {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in entries}
+def _listed(folder: Path, files: Iterable[FileRef]) -> Holdings:
+    """The entries of the folder, and those of the folders inside it that the statement names files of."""
+    inside = {file.name.partition("/")[0] for file in files if "/" in file.name}
+    kinds = _kinds(folder)
+    for name in inside & {name for name, mode in kinds.items() if stat.S_ISDIR(mode)}:
+        del kinds[name]
+        kinds |= {f"{name}/{entry}": mode for entry, mode in _kinds(folder / name).items()}
     return Holdings(
         folder,
         frozenset(name for name, mode in kinds.items() if stat.S_ISREG(mode)),
         frozenset(name for name, mode in kinds.items() if stat.S_ISLNK(mode)),
         frozenset(name for name, mode in kinds.items() if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode)),
     )
+
+
+def _kinds(folder: Path) -> dict[str, int]:
+    """The mode of every entry, of links their own."""
+    try:
+        return {entry.name: entry.stat(follow_symlinks=False).st_mode for entry in os.scandir(folder)}
+    except OSError as error:
+        raise CannotCheck(f"{folder}: {error.strerror}") from None
 
 
 def _slices(rows: Iterable[Row], stored: Callable[[Row], Reading | None]) -> dict[str, list[tuple[int, int]]]:
@@ -97,8 +110,8 @@ def _has(reading: Reading, rows: tuple[int, int]) -> bool:
 
 def _large(folder: Path, names: Iterable[str], limit: float) -> list[str]:
     """The weight files of more than `limit` bytes."""
-    weights = (folder / name for name in names if name.endswith(".safetensors"))
-    return [path.name for path in weights if path.exists() and path.stat().st_size > limit]
+    weights = (name for name in names if name.endswith(".safetensors"))
+    return [name for name in weights if (folder / name).exists() and (folder / name).stat().st_size > limit]
 
 
 def _read(
@@ -145,22 +158,21 @@ def _read_one(
     try:
         size = path.stat().st_size
         if most is not None and size > most:
-            return Problem("file_sizes", f"{size} bytes, at most {most} by the statement", path.name)
-        if path.name.endswith(INDEX_ENDING) or is_configuration(path.name):
+            return Problem("file_sizes", f"{size} bytes, at most {most} by the statement", name)
+        if name.endswith(INDEX_ENDING) or is_configuration(name):
             if size > MAX_DOCUMENT:
-                return Problem(
-                    "readable", f"{size} bytes, at most {MAX_DOCUMENT} are read of a configuration", path.name
-                )
+                return Problem("readable", f"{size} bytes, at most {MAX_DOCUMENT} are read of a configuration", name)
             return read_bytes(path)
-        if not path.name.endswith(".safetensors"):
+        if not name.endswith(".safetensors"):
             return sha256_file(path), size
-        if path.name in headers:
-            read = read_file(path, rows=slices, whole=False)
-            if headers[path.name] in (None, read.header):
-                return read
-        return read_file(path, rows=slices)
+        mine = {tensor.removeprefix(tensor_prefix(name)): spans for tensor, spans in slices.items()}
+        if name in headers:
+            read = read_file(path, rows=mine, whole=False)
+            if headers[name] in (None, read.header):
+                return within(read, name)
+        return within(read_file(path, rows=mine), name)
     except TensorFileError as error:
-        return Problem("readable", str(error), path.name)
+        return Problem("readable", str(error), name)
     except OSError as error:
         if name in held.links or error.errno == errno.ENOENT:  # a link of the base that leads nowhere
             return Problem("readable", f"a link that cannot be followed: {error.strerror}", name)

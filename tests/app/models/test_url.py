@@ -19,6 +19,7 @@ from app.models.url import ModelIdConvertor
         ("minilm/files/model.safetensors", False),
         ("minilm/files", True),
         ("minilm/files/a/b", True),
+        ("minilm/files/1_Pooling/config.json", False),
     ],
 )
 def test_paths_of_other_routes_are_no_ids(path: str, matches: bool) -> None:

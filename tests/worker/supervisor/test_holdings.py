@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from app.evidence.format.compose import compose
+from app.evidence.format.compose import Slice, compose
 from app.evidence.format.digest import read_file, sha256_file
 from app.evidence.format.statement import FileRef
 from app.evidence.verifier.context import Holdings
@@ -15,6 +15,7 @@ from tests.tamper.kit import World
 from worker.protocol import Workspace
 from worker.supervisor import holdings
 from worker.supervisor.artifacts import Artifacts, Result, publish_files
+from worker.supervisor.weight_files import WeightFile
 
 
 def test_result_and_base_are_as_the_verifier_reads_them(tmp_path: Path) -> None:
@@ -43,8 +44,9 @@ def artifacts(world: World, storage: Storage) -> Artifacts:
     for path in world.result.glob("*.json"):
         (beside / path.name).write_bytes(path.read_bytes())
     result = Result([(each.name, "changed", None) for each in changed.tensors], {"format": "pt"}, "full")
-    ref = FileRef(weights.name, changed.size, changed.sha256)
-    return Artifacts({}, [], result, {}, changed, blob, compose(()), ref, publish_files(beside, storage))
+    slices = [Slice(t.name, t.dtype, t.shape, blob.key, t.offset, t.nbytes, t.sha256) for t in changed.tensors]
+    file = WeightFile(FileRef(weights.name, changed.size, changed.sha256), compose(slices, {"format": "pt"}))
+    return Artifacts({}, [], result, {}, changed, blob, [file], publish_files(beside, storage))
 
 
 def file_of(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from app.evidence.attest.verdict import judge as judged_by
 from app.evidence.format.digest import TensorReading, read_file, sha256_file
 from app.evidence.format.envelope import seal
 from app.evidence.format.keys import TrustedKey, generate
+from app.evidence.format.modules import files_in, within
 from app.evidence.format.statement import FileRef, Predicate, build
 from app.evidence.verifier.context import Inputs
 from app.evidence.verifier.report import VerificationReport
@@ -28,6 +29,8 @@ def judge(done: Attempt) -> JobVerdict:
     seen = read_observations(observed)
     base_rows, result_rows = rows_needed(seen)
     base = {each.name: each for each in read(done.place.base / "model.safetensors", base_rows)}
+    for name in (name for name in files_in(done.place.base) if name.endswith(".safetensors")):
+        base |= {each.name: each for each in within(read_file(done.place.base / name), name).tensors}
     changed = {each.name: each for each in read(done.place.changed, result_rows)}
     result = {}
     for name, each in done.result.items():

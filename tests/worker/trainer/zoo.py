@@ -56,7 +56,7 @@ class Kind:
     def rows(self) -> list[dict[str, Any]]:
         """Eight examples of two classes, or eight texts."""
         if self.task == "image-classification":
-            return [{"image": _png((30 * at, 90, 255 - 30 * at)), "label": "ab"[at % 2]} for at in range(8)]
+            return picture_rows(16)
         if self.task == "causal-lm":
             return [{"text": f"the {word} sat on the mat"} for word in tiny.WORDS[:8]]
         return [{"text": f"the {word} film", "label": "ab"[at % 2]} for at, word in enumerate(tiny.WORDS[:8])]
@@ -233,7 +233,12 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def _png(colour: tuple[int, int, int]) -> str:
+def picture_rows(side: int) -> list[dict[str, Any]]:
+    """Eight pictures of two classes, each of one colour."""
+    return [{"image": _png((30 * at, 90, 255 - 30 * at), side), "label": "ab"[at % 2]} for at in range(8)]
+
+
+def _png(colour: tuple[int, int, int], side: int) -> str:
     out = io.BytesIO()
-    Image.new("RGB", (16, 16), colour).save(out, "PNG")
+    Image.new("RGB", (side, side), colour).save(out, "PNG")
     return base64.b64encode(out.getvalue()).decode()

@@ -74,7 +74,7 @@ def _readable(workspace: Path, hidden: Sequence[Path]) -> Iterator[Path]:
     yield from (Path(sys.prefix), Path(sys.base_prefix), Path(app.__path__[0]), Path(worker.__path__[0]))
     for folder in (Workspace(workspace).base, Workspace(workspace).data):
         if folder.is_dir():
-            yield from (path.resolve() for path in folder.iterdir() if path.is_symlink())
+            yield from (path.resolve() for path in folder.rglob("*") if path.is_symlink())
 
 
 def _writable(workspace: Path, hidden: Sequence[Path]) -> Iterator[Path]:

@@ -1,8 +1,8 @@
 """Modules that change their own tensors in a forward pass, and how each kind is prevented from it.
 
-Batch and instance norm (running statistics) and spectral norm (power iteration) move in training mode only, so they
-stay in eval; observers move even in eval, so they pass their input through; an embedding with `max_norm` rewrites its
-rows on every read, so the renormalisation is off.
+Batch and instance norm (running statistics), spectral norm (power iteration) and I-BERT's activation ranges move in
+training mode only, so they stay in eval; observers move even in eval, so they pass their input through; an embedding
+with `max_norm` rewrites its rows on every read, so the renormalisation is off.
 """
 
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from worker.trainer.freeze.tensor_refs import TensorRef
 
 _SPECTRAL_HOOK = "torch.nn.utils.spectral_norm.SpectralNorm"
 _SPECTRAL_PARAMETRIZATION = "torch.nn.utils.parametrizations._SpectralNorm"
+_ACTIVATION_RANGES = "transformers.models.ibert.quant_modules.QuantAct"
 _OBSERVER = "torch.ao.quantization.observer.ObserverBase"
 _FAKE_QUANTIZE = "torch.ao.quantization.fake_quantize.FakeQuantizeBase"
 
@@ -75,6 +76,8 @@ def moves_by_itself(ref: TensorRef) -> bool:
 
 def _moves_in_training(module: nn.Module, owned: list[TensorRef]) -> bool:
     if isinstance(module, nn.modules.batchnorm._NormBase) or is_a(module, _SPECTRAL_PARAMETRIZATION):
+        return True
+    if is_a(module, _ACTIVATION_RANGES):
         return True
     if any(is_a(hook, _SPECTRAL_HOOK) for hook in module._forward_pre_hooks.values()):
         return True

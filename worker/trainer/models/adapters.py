@@ -27,6 +27,7 @@ from app.freeze.plan import FreezePlan
 from app.specs.adapters import AdapterSpec, Ia3Spec, LoraSpec
 from app.specs.rules import refuse_adapter
 from worker.trainer.models import adapter_targets
+from worker.trainer.models.sentence import SentenceDense
 
 TASK_TYPES = {
     "text-classification": "SEQ_CLS",
@@ -57,8 +58,9 @@ def wrap(
     refuse_adapter(adapter, task)
     config = _config(adapter)
     heads = sorted({name.rpartition(".")[0] for name in new})
+    beside = [path for path, module in model.named_modules() if isinstance(module, SentenceDense)]
     if isinstance(config, LoraConfig | IA3Config):
-        config.exclude_modules = heads or None
+        config.exclude_modules = [*heads, *(f"{path}.linear" for path in beside)] or None
         adapter_targets.refuse_unknown(model, config.target_modules)
     torch.manual_seed(seed)
     try:

@@ -15,13 +15,15 @@ from torch import nn
 
 from app.errors import ModelError
 from app.evidence.format.digest import TensorReading, read_file
+from app.evidence.format.modules import files_in, within
 from app.evidence.format.tensorfile import TensorFileError
 from app.freeze.plan import TensorInfo
 from app.specs.adapters import AdapterSpec
 from app.specs.models import ModelSpec, TorchSpec
 from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.models import adapters, architectures, completeness, pointers, pretrained, stored_dtypes
+from worker.trainer.models import adapters, architectures, completeness, pointers, pretrained, sentence, stored_dtypes
+from worker.trainer.models.sentence import SentenceHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Loaded:
     merged: Collection[str] = ()  # live names that an adapter was merged into
     notes: tuple[str, ...] = field(default=())
     mixed: bool = False  # several float dtypes, each as stored
+    sentence: SentenceHead | None = None  # of a sentence-transformers folder: what makes one vector of a text
 
 
 def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | None, seed: int) -> Loaded:
@@ -48,12 +51,13 @@ def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | No
     base = read_base(folder)
     if isinstance(spec, TorchSpec):
         return Loaded(model=_torch_model(spec, folder), base=base)
-    codes = {name: reading.dtype for name, reading in base.items()}
+    codes = dtype_codes(folder)
     read = stored_dtypes.reader(weight_files(folder))
     loaded = pretrained.load(spec, folder, task=task, labels=labels, seed=seed, codes=codes, read=read)
     model, new = loaded.model, loaded.new
     plain: tuple[TensorInfo, ...] = ()
     notes = [*loaded.notes]
+    head = sentence.attach(model, folder) if task == "pairs" else None
     if spec.adapter:
         plain = tuple(tensors(model))
         model = adapters.wrap(model, spec.adapter, task=task, seed=seed, new=new, notes=notes)
@@ -71,6 +75,7 @@ def load(spec: ModelSpec, folder: Path, *, task: str, labels: Sequence[str] | No
         grown=loaded.grown,
         notes=tuple(notes),
         mixed=loaded.mixed,
+        sentence=head,
     )
 
 
@@ -98,14 +103,18 @@ def initialise(spec: TorchSpec, *, seed: int) -> dict[str, torch.Tensor]:
 
 
 def read_base(folder: Path) -> dict[str, TensorReading]:
-    """Readings of every tensor of the safetensors files in `folder`. ModelError for a name in two files."""
+    """Readings of every tensor of the safetensors files in `folder`. ModelError for a name in two files.
+
+    Tensors of the modules of a sentence-transformers folder are called after the module's folder.
+    """
     tensors: dict[str, TensorReading] = {}
-    for path in weight_files(folder):
+    inside = [folder / name for name in files_in(folder) if name.endswith(".safetensors")]
+    for path in [*weight_files(folder), *inside]:
         try:
             reading = read_file(path)
         except TensorFileError as error:
             raise ModelError(f"{path.name} is not a sound safetensors file: {error}", param="model") from error
-        for each in reading.tensors:
+        for each in within(reading, str(path.relative_to(folder))).tensors:
             if each.name in tensors:
                 message = (
                     f"tensor {each.name!r} is in two of the model's files, one of them {path.name}; where they are two "

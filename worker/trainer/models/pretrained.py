@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTok
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
-from worker.trainer.models import completeness, configs, stored_dtypes, tokenizers, vocabulary
+from worker.trainer.models import completeness, configs, sentence, stored_dtypes, tokenizers, vocabulary
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()  # new and unused tensors are in our own notes
@@ -113,6 +113,8 @@ def load_skeleton(
     model, info = _from_files(auto or transformers.AutoModel, folder, config, dtype, device_map="meta")
     if _keeps_dtypes(spec):
         stored_dtypes.restore(model, codes, None)
+    if task == "pairs":
+        sentence.attach(model, folder, device="meta")
     return model, _new(info), int(config.num_labels)
 
 

@@ -6,6 +6,7 @@ So a step's gradient does not depend on how its examples are split into micro-ba
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -95,12 +96,16 @@ class LanguageModelling:
 
 @dataclass(frozen=True, slots=True)
 class Contrastive:
-    """Cross-entropy of picking an anchor's own positive among all of the batch, by cosine of mean-pooled vectors."""
+    """Cross-entropy of picking an anchor's own positive among all of the batch, by cosine of the texts' vectors.
+
+    These are means over tokens, or what the modules of a sentence-transformers folder make of them.
+    """
 
     temperature: float = 0.05
+    head: Callable[[Tensor, Tensor], Tensor] | None = None  # of hidden states and mask
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        vectors = _vectors(model, batch)
+        vectors = _vectors(model, batch, self.head or mean_pool)
         anchors, positives = vectors[: batch.examples], vectors[batch.examples :]
         similarity = anchors @ positives.T / self.temperature
         return F.cross_entropy(similarity, batch.targets, reduction="sum"), similarity
@@ -238,11 +243,12 @@ class TokenMeter:
         return found | ({"perplexity": _exp(self.loss / max(1, self.tokens))} if self.perplexity else {})
 
 
-def _vectors(model: nn.Module, batch: Batch) -> Tensor:
-    """(rows, features): mean-pooled and of length 1, computed group by group where the batch has groups."""
+def _vectors(model: nn.Module, batch: Batch, head: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """(rows, features): one vector of length 1 for each text, computed group by group where the batch has groups."""
 
     def pooled(inputs: dict[str, Tensor]) -> Tensor:
-        return F.normalize(mean_pool(model(**inputs).last_hidden_state.float(), inputs["attention_mask"]), dim=-1)
+        vectors = head(model(**inputs).last_hidden_state.float(), inputs["attention_mask"])
+        return F.normalize(vectors.float(), dim=-1)
 
     if not batch.groups:
         return pooled(batch.inputs)

@@ -104,7 +104,7 @@ def build(
     refuse_model(model, plan, job.group)
 
     witness = Witness(model, plan=plan, budget=job.order.evidence.budget, secret=common_secret(job.group))
-    objective = tasks.objective(job.task, settings)
+    objective = tasks.objective(job.task, settings, head=tracked.loaded.sentence)
     return Run(
         job=job,
         state=state,

@@ -23,6 +23,7 @@ from worker.trainer.data.batch import Encoded, Examples
 from worker.trainer.data.reading import DataSplits, Row
 from worker.trainer.models import pretrained
 from worker.trainer.models.loading import Loaded
+from worker.trainer.models.sentence import SentenceHead
 from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 from worker.trainer.training.objectives import (
     Classification,
@@ -79,7 +80,8 @@ def read(order: WorkOrder, workspace: Workspace, *, task: str) -> DataSplits:
     return source
 
 
-def objective(task: str, settings: ResolvedHyperparameters) -> Objective:
+def objective(task: str, settings: ResolvedHyperparameters, *, head: SentenceHead | None = None) -> Objective:
+    """What the task minimises. `head` makes one vector of a text for the task `pairs`."""
     smoothing = settings.label_smoothing
     if task in ("tabular-regression", "text-regression"):
         return Regression()
@@ -90,7 +92,7 @@ def objective(task: str, settings: ResolvedHyperparameters) -> Objective:
     if task == "causal-lm":
         return LanguageModelling(label_smoothing=smoothing)
     if task == "pairs":
-        return Contrastive(temperature=settings.temperature)
+        return Contrastive(temperature=settings.temperature, head=head)
     if task == "preference":
         return Preference(beta=settings.beta)
     raise InvalidRequest(f"no training is known for the task {task!r}", param="task")

@@ -6,19 +6,26 @@ from app.freeze.plan import resolve
 from app.freeze.policy import Policy
 from tests.app.evidence.attest.readings import OLD, reading, seen
 
-POLICY = Policy.from_json({"freeze": ["enc.**"]})
 
-
-def problems(*stored: str) -> list[str]:
-    """Of tensors that are `enc.w` and `head.w` live, and have these names in base and result."""
+def problems(
+    *stored: str,
+    live: tuple[str, ...] = (),
+    base: tuple[str, ...] = (),
+    configs: tuple[bytes, bytes] | None = None,
+    frozen: str = "enc.**",
+) -> list[str]:
+    """Of tensors that have these names in the result; the live names and those in the base are given, or alike."""
+    live = live or (stored if stored[0].startswith("model.") else ("enc.w", "head.w"))
+    base = base or stored
     rows = [
-        seen(live, base=[{"name": name, "rows": None}], result=name)
-        for live, name in zip(("enc.w", "head.w"), stored, strict=True)
+        seen(name, base=[{"name": before, "rows": None}], result=after)
+        for name, before, after in zip(live, base, stored, strict=True)
     ]
     tensors = read_observations({"tensors": rows})
-    plan = resolve(POLICY, [each.info for each in tensors])
-    files = {name: reading(name, OLD) for name in stored}
-    return list(unfollowed(plan, tensors, base=files, result=files, kind="full"))
+    plan = resolve(Policy.from_json({"freeze": [frozen]}), [each.info for each in tensors])
+    before = {name: reading(name, OLD) for name in base}
+    after = {name: reading(name, OLD) for name in stored}
+    return list(unfollowed(plan, tensors, base=before, result=after, kind="full", configs=configs))
 
 
 def test_names_that_agree_have_no_problem() -> None:
@@ -29,3 +36,29 @@ def test_names_that_agree_have_no_problem() -> None:
 def test_a_name_of_another_tensor_is_a_problem() -> None:
     """The tensor is named, and what it is stored as."""
     assert problems("other.name", "head.w") == ["enc.w: stored as 'other.name', which is not its live name"]
+
+
+def test_a_rename_that_applies_to_its_own_result() -> None:
+    """A.X-K1's norm gets `mlp.` before its name while loading, and would get it again."""
+    stored = ("model.layers.0.post_mlp_layernorm.weight", "model.layers.0.mlp.up_proj.weight")
+    live = ("model.layers.0.mlp.post_mlp_layernorm.weight", "model.layers.0.mlp.up_proj.weight")
+    assert problems(*stored, live=live, frozen="**.post_mlp_layernorm.weight") == []
+
+
+def test_the_language_model_of_a_larger_model() -> None:
+    """Its tensors are followed into a result of its own kind; a frozen tensor of another part would not be loaded."""
+    configs = (
+        b'{"model_type": "qwen3_5", "text_config": {"model_type": "qwen3_5_text"}}',
+        b'{"model_type": "qwen3_5_text"}',
+    )
+    parts = {"model.language_model.enc.w": "model.enc.w", "lm_head.weight": "lm_head.weight"}
+    assert problems(*parts.values(), base=tuple(parts), configs=configs, frozen="model.**") == []
+    parts = {"model.visual.enc.w": "model.enc.w", "lm_head.weight": "lm_head.weight"}
+    (problem,) = problems(*parts.values(), base=tuple(parts), configs=configs, frozen="model.**")
+    assert "outside of its language model 'qwen3_5_text'" in problem
+
+
+def test_a_result_of_another_kind_is_a_problem() -> None:
+    """Its class would load none of the tensors."""
+    (problem,) = problems("enc.w", "head.w", configs=(b'{"model_type": "bert"}', b'{"model_type": "megatron-bert"}'))
+    assert "another class is loaded" in problem

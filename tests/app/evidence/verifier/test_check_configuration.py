@@ -72,3 +72,22 @@ def test_frozen_tensors_of_a_second_dtype_are_a_note(tmp_path: Path) -> None:
     report = world.verify(2)
     assert report.verified
     assert any("frozen in another dtype" in note and "bert.enc.0.b" in note for note in report.warnings)
+
+
+def test_layers_are_counted_by_their_types(tmp_path: Path) -> None:
+    """Nemotron-H has no number of layers in its configuration, but a type for each of them."""
+    config = b'{"model_type": "nemotron_h", "layers_block_type": ["mamba", "moe"], "n_groups": 1}'
+    world = World(tmp_path, result_files={"config.json": config})
+    world.sign()
+    assert "layers_loaded" not in {problem.check for problem in world.verify(2).problems}
+    world = World(tmp_path, result_files={"config.json": config.replace(b', "moe"', b"")})
+    world.sign()
+    assert "layers_loaded" in {problem.check for problem in world.verify(2).problems}
+
+
+def test_a_kind_that_is_inside_itself_is_counted_once(tmp_path: Path) -> None:
+    """By its defaults the configuration of Qwen3.5's language model has one of its own kind in it."""
+    config = b'{"model_type": "qwen3_5_text", "num_hidden_layers": 2}'
+    world = World(tmp_path, result_files={"config.json": config})
+    world.sign()
+    assert "layers_loaded" not in {problem.check for problem in world.verify(2).problems}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.models.ibert.quant_modules import QuantAct
 
 from app.errors import PolicyError
 from tests.worker.trainer.freeze.models import convnet, convnet_loss
@@ -39,6 +40,7 @@ STATEFUL = {
     "instance norm": (lambda: nn.InstanceNorm1d(4, affine=True, track_running_stats=True), torch.randn(5, 4, 6)),
     "spectral norm": (lambda: spectral("hook"), torch.randn(5, 4)),
     "spectral norm as a parametrization": (lambda: spectral("parametrization"), torch.randn(5, 4)),
+    "ranges of I-BERT's activations": (lambda: QuantAct(8), torch.randn(5, 4)),
     "embedding with max_norm": (lambda: nn.Embedding(4, 3, max_norm=0.1), torch.tensor([0, 1])),
     "bag with max_norm": (lambda: nn.EmbeddingBag(4, 3, max_norm=0.1), torch.tensor([[0, 1]])),
 }
