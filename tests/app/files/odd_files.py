@@ -12,6 +12,22 @@ from hypothesis import strategies as st
 from tests.app.files.training_files import GOOD, PREFERRED
 
 _RECORDS = [record for records in GOOD.values() for record in records] + [PREFERRED, {"text": "a"}]
+_CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
+_TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+_TURNS = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "reasoning_content": "b", "tool_calls": [_CALL]},
+    {"role": "tool", "content": "c", "tool_call_id": "c"},
+    {"role": "assistant", "content": "d", "name": "e"},
+]
+_WITH_TOOLS: list[dict[str, Any]] = [
+    {"messages": _TURNS, "tools": _TOOLS},
+    {
+        "input": {"messages": _TURNS[:1], "tools": _TOOLS},
+        "preferred_output": _TURNS[1:2],
+        "non_preferred_output": _TURNS[3:],
+    },
+]
 _NAMES = sorted({name for record in _RECORDS for name in record} | {"tools", "functions", "", "a b", "\N{SNOWMAN}"})
 _INSIDE = ["role", "content", "weight", "tool_calls", "function", "arguments", "name", "type", "text", "bytes"]
 _TEXTS = ["", " ", "a", "user", "assistant", "tool", "text", "{}", "[]", "0", "1.5", "nan", "\0", "\ud83d", "1" * 5000]
@@ -39,6 +55,31 @@ def _records(draw: st.DrawFn) -> dict[str, Any]:
     for name in draw(st.lists(st.sampled_from([*_NAMES, *record]), max_size=2)):
         record[name] = draw(_values)
     return record
+
+
+_fine = (
+    st.sampled_from(
+        ["\u200b", "\ufeff a", "</think> a", "<s>", "{{ a }}", "<|im_end|>", "\u2028", "a\r\nb", "e\u0301", "\x7f"]
+    )
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+).filter(str.strip)
+_FIXED = {"role", "type", "image"}  # and base64
+
+
+def _with_texts(draw: st.DrawFn, value: Any) -> Any:
+    """The value with other texts, each as odd as text may be."""
+    if isinstance(value, dict):
+        return {key: part if key in _FIXED else _with_texts(draw, part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_texts(draw, part) for part in value]
+    return draw(_fine) if isinstance(value, str) else value
+
+
+@st.composite
+def _accepted(draw: st.DrawFn) -> bytes:
+    """Four examples of one task, two of them twice, in texts that nobody wrote."""
+    record = draw(st.sampled_from([*_RECORDS, *_WITH_TOOLS]))
+    return b"\n".join([_line(_with_texts(draw, record)) for _ in range(2)] * 2)
 
 
 def _line(record: dict[str, Any]) -> bytes:
@@ -108,7 +149,7 @@ def _parquet(draw: st.DrawFn) -> bytes:
 
 #: Name and content.
 FILES = (
-    st.tuples(st.just("f.jsonl"), _jsonl())
+    st.tuples(st.just("f.jsonl"), _jsonl() | _accepted())
     | st.tuples(st.just("f.csv"), _csv())
     | st.tuples(st.just("f.parquet"), _parquet())
 )
