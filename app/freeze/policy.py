@@ -287,7 +287,7 @@ def _read_rows(value: Any, at: str) -> tuple[tuple[int, int], ...]:
 def _read_range(value: Any, at: str) -> tuple[int, int]:
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise PolicyError("must be a pair [first row, row after the last]", param=at)
-    start, stop = (fields.integer(bound, at, 0) for bound in value)
+    start, stop = fields.integer(value[0], at, 0), fields.integer(value[1], at, 0)
     if start >= stop:
         raise PolicyError(f"[{start}, {stop}] holds no row (the second number is not included)", param=at)
     return start, stop

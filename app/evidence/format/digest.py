@@ -185,13 +185,14 @@ class _Sweep:
 
 
 def _slices(entry: TensorEntry, rows: Iterable[tuple[int, int]], header: Header) -> list[tuple[int, int, _Region]]:
-    made = []
-    for start, stop in rows:
-        if not 0 <= start < stop <= (entry.shape or (0,))[0]:
+    ranges, height = list(rows), (entry.shape or (0,))[0]
+    for start, stop in ranges:
+        if not 0 <= start < stop <= height:
             raise TensorFileError(f"tensor {entry.name!r} of shape {list(entry.shape)} has no rows {start} to {stop}")
-        size, origin = row_bytes(entry.shape, entry.nbytes), header.data_start + entry.start
-        made.append((start, stop, _Region(origin + start * size, origin + stop * size)))
-    return made
+    if not ranges:
+        return []
+    size, origin = row_bytes(entry.shape, entry.nbytes), header.data_start + entry.start
+    return [(start, stop, _Region(origin + start * size, origin + stop * size)) for start, stop in ranges]
 
 
 def _hash_all(file: int, size: int, head: bytes, regions: list[_Region]) -> str:

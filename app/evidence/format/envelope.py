@@ -64,6 +64,7 @@ def read_envelope(raw: bytes) -> Envelope:
     if not isinstance(payload, str) or not isinstance(kind, str) or not isinstance(signatures, list):
         raise EnvelopeError("envelope: payload and payloadType are strings, signatures is a list")
     sigs = tuple(_signature(entry, at) for at, entry in enumerate(signatures[: MAX_SIGNATURES + 1]))
+    document["payload"] = ""  # larger than what it stands for
     return Envelope(_base64(payload, "payload"), kind, sigs, document)
 
 
@@ -81,9 +82,10 @@ def _signature(entry: Any, at: int) -> bytes:
 
 def _base64(text: str, at: str) -> bytes:
     try:
-        data = base64.b64decode(text, validate=True)
+        data = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         raise EnvelopeError(f"envelope: {at} is not base64") from None
-    if base64.b64encode(data) != text.encode():
+    last = len(data) - (len(data) % 3 or 3)  # the only characters that may have bits to spare
+    if base64.b64encode(data[max(last, 0) :]) != text[-4:].encode():
         raise EnvelopeError(f"envelope: {at} is not canonical base64: unused bits of its last character are set")
     return data

@@ -97,6 +97,11 @@ def hex(value: Mapping[str, Any], name: str, at: str) -> str:
     return found
 
 
+def is_hex(value: Any) -> bool:
+    """Whether it is a SHA-256 in lower-case hex."""
+    return type(value) is str and _HEX.fullmatch(value) is not None
+
+
 def optional_hex(value: Mapping[str, Any], name: str, at: str) -> str | None:
     return None if value.get(name) is None else hex(value, name, at)
 

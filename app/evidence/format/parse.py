@@ -103,7 +103,10 @@ _FORM: JsonDict = {
 def strangers(document: Any, form: Any = _FORM, at: str = "") -> Iterator[str]:
     """Paths of the fields that this version of the format does not have."""
     if isinstance(form, list) and isinstance(document, list):
+        flat = form[0].keys() if not any(form[0].values()) else ()
         for index, value in enumerate(document):
+            if flat and isinstance(value, dict) and value.keys() <= flat:
+                continue
             yield from strangers(value, form[0], f"{at}[{index}]")
     elif isinstance(form, dict) and isinstance(document, dict):
         for key, value in document.items():
@@ -136,7 +139,8 @@ def _row(value: Any, at: str) -> Row:
         trained=fields.optional_hex(row, "trained", at),
         changed=fields.flag(row, "changed", at),
         slices=tuple(
-            _slice(part, f"{at}.slices[{n}]") for n, part in enumerate(fields.optional_list(row, "slices", at))
+            _plain_slice(part) or _slice(part, f"{at}.slices[{n}]")
+            for n, part in enumerate(fields.optional_list(row, "slices", at))
         ),
         intervals=tuple(
             _interval(span, f"{at}.intervals[{n}]") for n, span in enumerate(fields.optional_list(row, "intervals", at))
@@ -156,6 +160,23 @@ def _reading(row: Mapping[str, Any], name: str, at: str) -> Reading | None:
         fields.count(value, "nbytes", at),
         fields.digest(value, "digest", at),
     )
+
+
+def _plain_slice(value: Any) -> RowSlice | None:
+    """A slice that is as it should be; None for any other, which `_slice` looks at. A statement may have 200,000."""
+    if not isinstance(value, dict):
+        return None
+    get = value.get
+    rows, action, base, result, initial = get("rows"), get("action"), get("base"), get("result"), get("initial")
+    if type(rows) is not list or len(rows) != 2 or (action != "freeze" and action != "train"):
+        return None
+    start, stop = rows
+    if type(start) is not int or type(stop) is not int or not 0 <= start < 1 << 63 > stop >= 0:
+        return None
+    for digest in (base, result, initial):
+        if digest is not None and not fields.is_hex(digest):
+            return None
+    return RowSlice((start, stop), action, base, result, initial)
 
 
 def _slice(value: Any, at: str) -> RowSlice:

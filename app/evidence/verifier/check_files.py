@@ -109,16 +109,18 @@ def _slices_as_claimed(context: CheckContext) -> Iterator[Problem]:
             for side, reading, stated in (("base", row.base, part.base), ("result", row.result, part.result)):
                 if side not in digests or reading is None:
                     continue
-                found = digests[side].get((reading.name, part.rows))
+                found = digests[side].get(reading.name, {}).get(part.rows)
                 if found != stated:
                     reason = f"rows {part.rows[0]} to {part.rows[1]} have other bytes in the {side}'s files"
                     yield Problem("slices_as_claimed", reason, row.name, stated, found)
 
 
-def _slice_digests(held: Holdings) -> dict[tuple[str, tuple[int, int]], str]:
+def _slice_digests(held: Holdings) -> dict[str, dict[tuple[int, int], str]]:
     """Digests of the row ranges that were read, by tensor and range."""
     tensors = held.tensors().values()
-    return {(tensor.name, (part.start, part.stop)): part.sha256 for tensor in tensors for part in tensor.slices}
+    return {
+        each.name: {(part.start, part.stop): part.sha256 for part in each.slices} for each in tensors if each.slices
+    }
 
 
 def _index(context: CheckContext) -> Iterator[Problem]:

@@ -31,6 +31,7 @@ _CLAIMED = ("frozen", "split", "scheduled")
 _OF_ADAPTERS = re.compile(
     r"(^|\.)(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|ia3_l|prompt_embeddings|prompt_encoder)(\.|$)"
 )
+_DIGITS = re.compile(r"\d+")
 
 
 class Place(NamedTuple):
@@ -76,27 +77,62 @@ class Renaming(NamedTuple):
     names: list[str]
 
 
-def _renamings(kind: Kind, names: list[str]) -> Iterator[Renaming]:
-    """The tables that rename any of the names, and the empty one. Names that differ in digits alone are tried once."""
-    shapes: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        shapes[re.sub(r"\d+", "0", name)].append(name)
+def _renamings(kind: Kind, names: list[str], *, joining: bool = False) -> Iterator[Renaming]:
+    """The tables that rename any of the names, and the empty one. Names that differ in digits alone are tried once.
+
+    With `joining` only the tables that join parts.
+    """
+    shapes = _shapes(tuple(names))
     tried = {shape: {same[0], same[-1]} for shape, same in shapes.items()}
     for table in kind.tables_for([name for some in tried.values() for name in some]):
+        if joining and not any(rule.joins for rule in table):
+            continue
         if not table:
             yield Renaming((), names)
             continue
-        if any(rule.counts for rule in table):
-            found = [name for name in names if any(rule.match(name) for rule in table)]
-        else:
-            hit = [s for s, some in tried.items() if any(rule.match(name) for name in some for rule in table)]
-            found = [name for shape in hit for name in shapes[shape]]
+        alike, counting = [rule for rule in table if not rule.counts], [rule for rule in table if rule.counts]
+        found = []
+        for shape, some in tried.items():
+            if any(rule.match(name) for name in some for rule in alike):
+                found += shapes[shape]
+            elif counting:
+                found += [name for name in shapes[shape] if any(rule.match(name) for rule in counting)]
         if found:
             yield Renaming(table, found)
 
 
+@lru_cache(maxsize=4)
+def _shapes(names: tuple[str, ...]) -> dict[str, list[str]]:
+    """Names by what they are without their digits."""
+    shapes: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        shapes[_DIGITS.sub("0", name)].append(name)
+    return shapes
+
+
+def _may_collide(names: list[str], renaming: Renaming, kind: Kind) -> bool:
+    """False if names of two shapes never come to places of one, and no digits are lost on the way.
+
+    A shape is a name without its digits: a model has few of them, and hundreds of names.
+    """
+    if any(rule.counts for rule in renaming.table):
+        return True
+    renamed = set(renaming.names)
+    taken: dict[str, str] = {}
+    for shape, same in _shapes(tuple(names)).items():
+        for name in {same[0], same[-1]}:
+            for place in _places(name, renaming.table if name in renamed else (), kind, None):
+                fewer = len(_DIGITS.findall(place.name)) < len(_DIGITS.findall(legacy(name)))
+                spelled = {_DIGITS.sub("0", each) for each in (place.name, place.part)}
+                if fewer or place.joined_by is not None or any(taken.setdefault(s, shape) != shape for s in spelled):
+                    return True
+    return False
+
+
 def _collisions(names: list[str], renaming: Renaming, kind: Kind, current: set[str]) -> Iterator[tuple[str, str]]:
     """Pairs of names with one place. Parts that one rule joins share a place and are no collision."""
+    if not _may_collide(names, renaming, kind):
+        return
     taken: dict[str, list[tuple[str, Place]]] = defaultdict(list)
     parts: dict[str, str] = {}
     renamed = set(renaming.names)
@@ -122,8 +158,11 @@ def _plain(kind: Kind, name: str) -> str:
     return kind.stem(legacy(name))
 
 
-def _places(name: str, table: Table, kind: Kind, current: set[str]) -> Iterator[Place]:
-    """Where loading may put a tensor: under the renamed name, or under its own if that is a name of the live model."""
+def _places(name: str, table: Table, kind: Kind, current: set[str] | None) -> Iterator[Place]:
+    """Where loading may put a tensor: under the renamed name, or under its own if that is a name of the live model.
+
+    `current` has the live model's names; None: any name may be one of them.
+    """
     renamed = legacy(name)
     joined: tuple[int, tuple[str, ...]] | None = None
     for rule in table:
@@ -142,7 +181,7 @@ def _places(name: str, table: Table, kind: Kind, current: set[str]) -> Iterator[
     else:
         yield Place(part, None, part)
     own = kind.stem(name)
-    if own != part and own in current and (joined is not None or part not in current):
+    if own != part and (current is None or (own in current and (joined is not None or part not in current))):
         yield Place(own, None, own)
 
 
@@ -174,9 +213,9 @@ def _all_parts(context: CheckContext) -> Iterator[Problem]:
         return
     reported: set[str] = set()
     names = list(dict.fromkeys(reading.name for row in rows if (reading := row.result or row.base)))
-    for table, renamed in _renamings(kind, names):
+    for table, renamed in _renamings(kind, names, joining=True):
         groups: dict[str, list[Row]] = defaultdict(list)
-        changed = set(renamed) if any(rule.joins for rule in table) else set()
+        changed = set(renamed)
         for row in rows:
             reading = row.result or row.base
             if reading is not None and reading.name in changed:

@@ -54,7 +54,8 @@ def _policy_digest(context: CheckContext) -> Iterator[Problem]:
     """Rejects a policy that cannot be read, or whose digest is not the stated one."""
     predicate = context.predicate
     try:
-        found = Policy.from_json(dict(predicate.policy)).digest()
+        policy = context.plan.policy if context.plan is not None else Policy.from_json(dict(predicate.policy))
+        found = policy.digest()
     except PolicyError as error:
         yield Problem("policy_digest", f"not a policy: {error}")
         return

@@ -51,14 +51,17 @@ class Conversion:
     def _pattern(self) -> re.Pattern[str]:
         return re.compile("|".join(_branches(self.sources)))
 
-    @property
+    @cached_property
     def counts(self) -> bool:
-        """Whether it applies to some numbers in a name and not to others."""
-        return any(re.search(r"(?<!\\)\d", source) for source in self.sources)
+        """Whether it applies to some numbers in a name and not to others, or adds numbers."""
+        return any(re.search(r"(?<!\\)\d", text) for text in (*self.sources, *self.targets))
 
     def match(self, name: str) -> re.Match[str] | None:
         """Where the rule applies."""
-        return self._pattern.search(name) if any(literal in name for literal in self.literals) else None
+        for literal in self.literals:
+            if literal in name:
+                return self._pattern.search(name)
+        return None
 
     def renamed(self, name: str) -> tuple[str, ...]:
         """The names that take the place of `name`; the empty tuple if the rule does not apply."""

@@ -40,3 +40,11 @@ def test_a_tensor_that_is_not_frozen_may_have_two_names(tmp_path: Path) -> None:
     world = World(tmp_path)
     with_another(world, "bert.head.w")
     assert world.verify(2).verified
+
+
+def test_names_that_lose_a_number_are_compared_one_by_one(tmp_path: Path) -> None:
+    """What tells the two apart is a digit, and it goes with the prefix: the dot of `^bert.` is any character."""
+    world = World(tmp_path)
+    with_another(world, "bert1enc.0.w")
+    (problem,) = world.verify(2).problems
+    assert (problem.check, problem.subject) == ("one_place", "bert.enc.0.w")
