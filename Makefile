@@ -28,7 +28,7 @@ $(READY): pyproject.toml requirements.lock tools/peers.toml
 	@$(PYTHON) -m venv .venv
 	@$(PIP) "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) -e '.[worker,demo,test,check]'
-	@$(BIN)/python -m tools.peers model-signing triton >/dev/null
+	@$(BIN)/python -m tools.peers model-signing openai triton >/dev/null
 	@touch $@
 
 demo: setup ## train with frozen weights through HTTP, and check the evidence as an outsider

@@ -63,13 +63,25 @@ class DrawnTensor:
 
     def text(self, *, full: bool) -> str:
         """Name, shape, what became of it, and its digest; a short form where thousands are on a page."""
-        change = "" if self.relative is None else f" {self.relative:.2g}"
-        words = {"f": "identical", "v": "CHANGED though frozen", "t0": "unchanged", "n": "new", "s": self.role}
-        state = words.get(self.kind, self.role if self.changed is None else "changed") + change
         shape = "×".join(map(str, self.shape)) or "scalar"
-        name = self.name if full else self.name.removeprefix(f"{layer_of(self.name)}.")
-        digest = (self.sha256 or "")[: None if full else _DIGEST]
-        return " · ".join(filter(None, (name, f"{self.dtype} {shape}" if full else shape, state, digest)))
+        if not full:
+            name = self.name.removeprefix(f"{layer_of(self.name)}.")
+            return " ".join(filter(None, (name, shape, self._short(), (self.sha256 or "")[:_DIGEST])))
+        change = "" if self.relative is None else f" {self.relative:.2g}"
+        return " · ".join(filter(None, (self.name, f"{self.dtype} {shape}", self._state() + change, self.sha256)))
+
+    def _state(self) -> str:
+        words = {"f": "identical", "v": "CHANGED though frozen", "t0": "unchanged", "n": "new", "s": self.role}
+        return words.get(self.kind, self.role if self.changed is None else "changed")
+
+    def _short(self) -> str:
+        """Its state as the line below the picture explains it: `=` for the base's bytes, `Δ` with the change."""
+        amount = "" if self.relative is None else f"{self.relative:.2g}"
+        if self.kind == "v":
+            return f"CHANGED though frozen Δ{amount}"
+        if self.changed is None:
+            return self.role
+        return f"Δ{amount}" if self.changed else "="
 
 
 def tensors_of(session: Session, job_id: str) -> list[DrawnTensor]:
@@ -131,16 +143,21 @@ def _natural(name: str) -> list[Any]:
 
 
 def _layer(name: str, tensors: Sequence[DrawnTensor], *, top: float, height: float, full: bool) -> str:
-    """One row: the layer's whole width, shared by its tensors."""
+    """One row: the layer's whole width, shared by its tensors. A tensor has its own colour where most have another."""
     size = sum(tensor.elements for tensor in tensors)
+    kinds = [tensor.kind for tensor in tensors]
+    usual = max(sorted(set(kinds)), key=kinds.count)
     parts, left = [], 0.0
-    for tensor in tensors:
+    for tensor, kind in zip(tensors, kinds, strict=True):
         width = WIDTH * tensor.elements / size
-        shape = f"M{left:.4g} {top:.4g}h{width:.3g}v{height:.3g}h-{width:.3g}z"
-        parts.append(f'<path class="{tensor.kind}" d="{shape}"><title>{escape(tensor.text(full=full))}</title></path>')
+        own = "" if kind == usual else f' class="{kind}"'
+        title = escape(tensor.text(full=full), quote=False)
+        shape = f"M{left:.4g} 0h{width:.3g}v{height:.3g}h-{width:.3g}"
+        parts.append(f'<path{own} d="{shape}"><title>{title}</title></path>')
         left += width
-    label = f'<text x="6" y="{top + height / 2 + 4:.0f}">{escape(name)}</text>' if height >= _LABELLED else ""
-    return f'<g aria-label="{escape(name)}">' + "".join(parts) + label + "</g>"
+    label = f'<text x="6" y="{height / 2 + 4:.0f}">{escape(name)}</text>' if height >= _LABELLED else ""
+    place = f'class="{usual}" transform="translate(0 {top:.5g})" aria-label="{escape(name)}"'
+    return f"<g {place}>" + "".join(parts) + label + "</g>"
 
 
 def _summary(tensors: Sequence[DrawnTensor]) -> str:

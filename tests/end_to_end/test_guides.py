@@ -1,11 +1,21 @@
 """The guides' commands do what the guides say, copied as they stand."""
 
+import json
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from migrations.tables import tables
+from tests.app.conftest import serve
 from tests.end_to_end.conftest import ROOT, Service
+from tools import peers
 
 #: A command, with the lines of a file that follows it.
 COMMAND = re.compile(r"^\$ (.*<<'END'\n(?:.*\n)*?END|.*)$", re.MULTILINE)
@@ -47,3 +57,50 @@ def test_a_command_that_fails_is_noticed(service: Service, tmp_path: Path) -> No
     assert run(service, commands(page), tmp_path).returncode == 1
     assert (tmp_path / "a").read_text() == "1\n2\n"
     assert not (tmp_path / "b").exists()
+
+
+@pytest.fixture
+def aliased(tmp_path: Path) -> Iterator[str]:
+    """A service whose `gpt-4.1-mini*` is a local chat model."""
+    settings = Settings(
+        data_dir=tmp_path / "data", models_dir=tmp_path / "models", model_aliases="gpt-4.1-mini*=smollm"
+    )
+    application = create_app(settings)
+    tables().create_all(application.state.backends.database.engine)
+    folder = tmp_path / "models" / "smollm"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
+    with serve(application) as url:
+        yield url
+
+
+@pytest.mark.parametrize("sdk", ["locked", "newest"])
+def test_moving_from_openai(aliased: str, sdk: str, tmp_path: Path) -> None:
+    """The guide's programs run as they stand, with the locked SDK and the newest; what they export is taken along."""
+    page = (ROOT / "docs" / "openai.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 2
+    chat = {"messages": [{"role": "user", "content": "2 and 2"}, {"role": "assistant", "content": "4"}]}
+    (tmp_path / "chats.jsonl").write_text("\n".join([json.dumps(chat)] * 4))
+    program = "\n".join([*blocks, "import openai", "print(openai.__version__)"]).replace(
+        "http://127.0.0.1:8000", aliased
+    )
+    environment = dict(os.environ) | ({"PYTHONPATH": str(peers.packages("openai"))} if sdk == "newest" else {})
+    done = program_run(["-c", program], tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    job, version = done.stdout.splitlines()
+    assert job == "queued gpt-4.1-mini-2025-04-14 smollm"
+    newest = next(pin for pin in peers.wanted("openai").versions if pin.startswith("openai=="))
+    assert (f"openai=={version}" == newest) == (sdk == "newest")
+
+    arguments = ["-m", "app.cli.main", "import", "openai", str(tmp_path / "export"), "--dry-run"]
+    looked = program_run(arguments, ROOT, {**os.environ, "PERMAFROST_SERVER": "http://127.0.0.1:1"})
+    assert looked.returncode == 0, looked.stderr
+    assert json.loads(looked.stdout)["model"] == "gpt-4.1-mini-2025-04-14"
+
+
+def program_run(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
