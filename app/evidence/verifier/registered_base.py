@@ -1,6 +1,5 @@
 """Looks the base of a statement up in signed registries, so that level 2 needs neither base files nor a pinned root."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,6 +67,8 @@ def _registry(path: Path, keys: Sequence[TrustedKey]) -> BaseRegistry:
 def _root_of(path: Path, registry: BaseRegistry, name: str) -> str:
     if name in registry.bases:
         return registry.bases[name]
+    import difflib  # only for a message: a verifier starts without it
+
     near = difflib.get_close_matches(name, registry.bases, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise Rejected([Problem("base_registry", f"has no base {printable(name)}{hint}", path.name)])
