@@ -31,7 +31,7 @@ class _Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _Alternation:
     parts: tuple["_Node", ...]
 
 
@@ -42,7 +42,7 @@ class _Repeat:
     most: int | None
 
 
-_Node = _Atom | _Sequence | _Choice | _Repeat
+_Node = _Atom | _Sequence | _Alternation | _Repeat
 
 
 def compile_regex(pattern: str) -> Callable[[str], bool]:
@@ -77,7 +77,7 @@ class _Parser:
         while self._peek() == "|":
             self.at += 1
             parts.append(self._sequence())
-        return parts[0] if len(parts) == 1 else _Choice(tuple(parts))
+        return parts[0] if len(parts) == 1 else _Alternation(tuple(parts))
 
     def _sequence(self) -> _Node:
         parts = []
@@ -252,7 +252,7 @@ class _Automaton:
             for part in reversed(node.parts):
                 after = self._build(part, after)
             return after
-        if isinstance(node, _Choice):
+        if isinstance(node, _Alternation):
             return self._new(*(self._build(part, after) for part in node.parts))
         return self._build_repeat(node, after)
 

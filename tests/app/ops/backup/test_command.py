@@ -203,6 +203,7 @@ def test_nothing_is_overwritten(live: TestClient, settings: Settings, elsewhere:
     assert (tmp_path / "photos" / "holiday.jpg").exists()
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path: Path) -> None:
     """`backup` and `restore` as an operator types them; keys are readable for their owner alone."""
     settings = Settings(data_dir=tmp_path / "data")

@@ -34,6 +34,7 @@ def test_the_kernel_computes_the_same() -> None:
     assert finish(sum(parts, torch.zeros_like(parts[0])), SECRET) == reference(stream, SECRET)
 
 
+@pytest.mark.slow
 def test_the_kernel_compiles_for_the_device(tmp_path: Path) -> None:
     """Down to machine code, which needs no device; each thread loads its four words of aligned data at once."""
     environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{packages('triton')}", "TRITON_CACHE_DIR": str(tmp_path)}
