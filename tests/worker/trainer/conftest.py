@@ -2,8 +2,16 @@
 
 import os
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+from tests.worker.trainer.attempts import Attempt, attempt
+from worker.protocol import WorkOrder
+
+Build = Callable[[Path], WorkOrder]
+Uninterrupted = Callable[[Build], Attempt]
 
 
 @pytest.fixture
@@ -12,3 +20,18 @@ def own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", tempfile.tempdir)
     for name in ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(name, os.environ.get(name, "/tmp"))
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """The whole run of an order, made once for all tests that compare an interrupted one with it."""
+    runs: dict[Build, Attempt] = {}
+
+    def run(build: Build) -> Attempt:
+        if build not in runs:
+            root = tmp_path_factory.mktemp("uninterrupted")
+            runs[build] = attempt(build(root), root)
+            assert runs[build].code == 0, runs[build].reports[-1]
+        return runs[build]
+
+    return run

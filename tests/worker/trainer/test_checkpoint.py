@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt
+from tests.worker.trainer.conftest import Uninterrupted
 from tests.worker.trainer.training.test_checkpoints import (
     SLOW,
     assert_same,
@@ -85,10 +86,10 @@ OMISSIONS: dict[str, tuple[Build, Omit]] = {
 }
 
 
-def resumed_without(tmp_path: Path, build: Build, omit: Omit | None, *, drop: int = 2) -> tuple[Attempt, Attempt]:
-    whole = attempt(build(tmp_path / "whole"), tmp_path / "whole")
-    assert whole.code == 0
-    folder = tmp_path / "resumed"
+def resumed_without(
+    folder: Path, uninterrupted: Uninterrupted, build: Build, omit: Omit | None, *, drop: int = 2
+) -> tuple[Attempt, Attempt]:
+    whole = uninterrupted(build)
     order = build(folder)
     copy_checkpoints(whole, folder, drop=drop)
     if omit is not None:
@@ -105,41 +106,45 @@ def test_a_skipped_first_step_leaves_no_momentum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", OMISSIONS)
-def test_a_part_that_is_left_out_shows(tmp_path: Path, part: str) -> None:
+def test_a_part_that_is_left_out_shows(tmp_path: Path, uninterrupted: Uninterrupted, part: str) -> None:
     """With the part: the same bits. Without it: others. So the comparison sees what it is to see."""
     build, omit = OMISSIONS[part]
-    assert_same(*resumed_without(tmp_path / "with", build, None))
-    whole, resumed = resumed_without(tmp_path / "without", build, omit)
+    assert_same(*resumed_without(tmp_path / "with", uninterrupted, build, None))
+    whole, resumed = resumed_without(tmp_path / "without", uninterrupted, build, omit)
     assert resumed.code == 0
     assert any(not torch.equal(tensor, resumed.changed[name]) for name, tensor in whole.changed.items())
 
 
-def test_patience_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+def test_patience_is_part_of_a_checkpoint(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     """A run that stops early stops at the same step after a resume; one that has forgotten its misses does not."""
-    whole, resumed = resumed_without(tmp_path / "with", stopping_early, None, drop=1)
+    whole, resumed = resumed_without(tmp_path / "with", uninterrupted, stopping_early, None, drop=1)
     steps = whole.of("done")[0]["steps"]
     assert steps < 24 and resumed.of("done")[0]["steps"] == steps
     assert_same(whole, resumed)
-    fresh = json.loads((newest(tmp_path / "with" / "whole") / "state.json").read_text())["patience"]
+    fresh = json.loads((newest(whole.place.root) / "state.json").read_text())["patience"]
     forgotten = {**fresh, "misses": 0}
     assert forgotten != fresh
-    _, other = resumed_without(tmp_path / "without", stopping_early, altered_state("patience", forgotten), drop=1)
+    _, other = resumed_without(
+        tmp_path / "without", uninterrupted, stopping_early, altered_state("patience", forgotten), drop=1
+    )
     assert other.of("done")[0]["steps"] > steps
 
 
-def test_the_witness_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+def test_the_witness_is_part_of_a_checkpoint(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     """Intervals of a schedule that closed before the kill are in the evidence; without its state they are not."""
-    whole, resumed = resumed_without(tmp_path / "with", scheduled, None)
+    whole, resumed = resumed_without(tmp_path / "with", uninterrupted, scheduled, None)
     assert_same(whole, resumed)
-    state = json.loads((newest(tmp_path / "with" / "resumed") / "state.json").read_text())["witness"]
+    state = json.loads((newest(tmp_path / "with") / "state.json").read_text())["witness"]
     assert state, "a witness has something to remember"
     intervals = [each["intervals"] for each in whole.observations["tensors"] if each["intervals"]]
     assert intervals and max(len(each) for each in intervals) == 2
 
 
-def test_the_schedule_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schedule_is_taken_up_again(
+    tmp_path: Path, uninterrupted: Uninterrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Control: were the freezes of the checkpoint's step not applied, the optimizer would be another one."""
-    whole, _ = resumed_without(tmp_path / "with", scheduled, None, drop=4)
+    whole, _ = resumed_without(tmp_path / "with", uninterrupted, scheduled, None, drop=4)
     real = Frozen.at_step
     skipped: list[Any] = []
     order = scheduled(tmp_path / "without")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.worker.trainer.attempts import attempt
+from tests.worker.trainer.conftest import Uninterrupted
 from tests.worker.trainer.training.test_checkpoints import (
     assert_same,
     bert,
@@ -88,9 +89,11 @@ def test_threads_are_those_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest
         ("cpu", "none"),
     ],
 )
-def test_another_environment_is_never_called_exact(tmp_path: Path, name: str, value: str) -> None:
+def test_another_environment_is_never_called_exact(
+    tmp_path: Path, uninterrupted: Uninterrupted, name: str, value: str
+) -> None:
     """The run goes on, and the event names what differs instead of promising the same bits."""
-    whole = attempt(bert(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(bert)
     order = bert(tmp_path / "resumed")
     copy_checkpoints(whole, tmp_path / "resumed", drop=1)
     path = newest(tmp_path / "resumed")

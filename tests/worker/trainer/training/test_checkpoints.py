@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from tests.patience import PATIENCE
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, affine_order, attempt, data, work_order
+from tests.worker.trainer.conftest import Uninterrupted
 from worker.protocol import EXIT_NO_ROOM, WorkOrder, Workspace, read_reports
 from worker.trainer import checkpoint
 
@@ -108,10 +109,9 @@ ORDERS = [affine, bert, scheduled, preference]
 
 @pytest.mark.parametrize("build", ORDERS)
 @pytest.mark.parametrize("back", [1, 2, 4])
-def test_resumed_run_has_the_same_bits(tmp_path: Path, build: Build, back: int) -> None:
+def test_resumed_run_has_the_same_bits(tmp_path: Path, uninterrupted: Uninterrupted, build: Build, back: int) -> None:
     """From any checkpoint, in whichever epoch: every changed tensor is bit-equal, and so are the readings."""
-    whole = attempt(build(tmp_path / "whole"), tmp_path / "whole")
-    assert whole.code == 0
+    whole = uninterrupted(build)
     folder = tmp_path / "resumed"
     order = build(folder)
     copy_checkpoints(whole, folder, drop=back)
@@ -121,9 +121,9 @@ def test_resumed_run_has_the_same_bits(tmp_path: Path, build: Build, back: int) 
 
 
 @pytest.mark.parametrize("build", ORDERS)
-def test_sigterm_saves_and_the_next_attempt_goes_on(tmp_path: Path, build: Build) -> None:
+def test_sigterm_saves_and_the_next_attempt_goes_on(tmp_path: Path, uninterrupted: Uninterrupted, build: Build) -> None:
     """SIGTERM during training: exit 75 with a checkpoint, and the run that goes on ends with the same bits."""
-    whole = attempt(build(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(build)
     folder = tmp_path / "stopped"
     order = build(folder)
     order = WorkOrder.from_json(
@@ -141,9 +141,9 @@ def test_sigterm_saves_and_the_next_attempt_goes_on(tmp_path: Path, build: Build
     assert_same(whole, attempt(order, folder))
 
 
-def test_kill_loses_nothing_but_time(tmp_path: Path) -> None:
+def test_kill_loses_nothing_but_time(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     """kill -9 in the middle: the next attempt goes on from the newest checkpoint, with the same end."""
-    whole = attempt(bert(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(bert)
     folder = tmp_path / "killed"
     order = bert(folder)
     child = start(order, folder, slow=True)
@@ -156,9 +156,9 @@ def test_kill_loses_nothing_but_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no manifest", "half written", "other run"])
-def test_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+def test_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: Uninterrupted, damage: str) -> None:
     """A torn, bit-flipped, manifest-less or foreign checkpoint is named and skipped; the one before it serves."""
-    whole = attempt(bert(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(bert)
     folder = tmp_path / "resumed"
     order = bert(folder)
     copy_checkpoints(whole, folder, drop=1)
@@ -170,9 +170,11 @@ def test_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize(("change", "says"), [("missing", "lacks"), ("extra", "does not have"), ("shape", "shape")])
-def test_checkpoint_of_other_tensors_is_passed_over(tmp_path: Path, change: str, says: str) -> None:
+def test_checkpoint_of_other_tensors_is_passed_over(
+    tmp_path: Path, uninterrupted: Uninterrupted, change: str, says: str
+) -> None:
     """Also where its manifest agrees: it is named with the tensor, and the one before it serves."""
-    whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(affine)
     folder = tmp_path / "resumed"
     order = affine(folder)
     copy_checkpoints(whole, folder, drop=1)
@@ -190,9 +192,9 @@ def test_checkpoint_of_other_tensors_is_passed_over(tmp_path: Path, change: str,
     assert_same(whole, resumed)
 
 
-def test_no_intact_checkpoint_means_from_the_start(tmp_path: Path) -> None:
+def test_no_intact_checkpoint_means_from_the_start(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     """All damaged: training begins at step 1, and ends with the same bits."""
-    whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(affine)
     folder = tmp_path / "resumed"
     order = affine(folder)
     copy_checkpoints(whole, folder, drop=0)
@@ -207,9 +209,9 @@ def test_no_intact_checkpoint_means_from_the_start(tmp_path: Path) -> None:
     assert_same(whole, resumed)
 
 
-def test_curve_survives_a_resume(tmp_path: Path) -> None:
+def test_curve_survives_a_resume(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     """metrics.jsonl of a resumed run holds the steps before the resume as well; that it was taken up is in a report."""
-    whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(affine)
     folder = tmp_path / "resumed"
     order = affine(folder)
     copy_checkpoints(whole, folder, drop=2)
@@ -226,9 +228,9 @@ def test_curve_survives_a_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "omitted", ["optimizer.safetensors", "random.safetensors", "position"], ids=["optimizer", "random", "position"]
 )
-def test_each_part_of_a_checkpoint_is_needed(tmp_path: Path, omitted: str) -> None:
+def test_each_part_of_a_checkpoint_is_needed(tmp_path: Path, uninterrupted: Uninterrupted, omitted: str) -> None:
     """The negative control: with one part replaced, the bits do differ, so the comparison above can fail."""
-    whole = attempt(bert(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(bert)
     folder = tmp_path / "resumed"
     order = bert(folder)
     copy_checkpoints(whole, folder, drop=2)
@@ -243,9 +245,11 @@ def test_each_part_of_a_checkpoint_is_needed(tmp_path: Path, omitted: str) -> No
     assert any(not torch.equal(tensor, resumed.changed[name]) for name, tensor in whole.changed.items())
 
 
-def test_full_disk_costs_the_checkpoint_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_costs_the_checkpoint_not_the_run(
+    tmp_path: Path, uninterrupted: Uninterrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No space for two checkpoints: older ones make room, events say so, training goes on to the same result."""
-    whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(affine)
     with disk_that_fills(monkeypatch, misses=3):  # one of them tries again once an older one is gone
         done = attempt(affine(tmp_path / "full"), tmp_path / "full")
     missed = [each["message"].partition(":")[0] for each in done.of("event") if "no checkpoint" in each["message"]]
@@ -253,9 +257,11 @@ def test_full_disk_costs_the_checkpoint_not_the_run(tmp_path: Path, monkeypatch:
     assert_same(whole, done)
 
 
-def test_disk_that_stays_full_ends_the_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_that_stays_full_ends_the_attempt(
+    tmp_path: Path, uninterrupted: Uninterrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After three checkpoints in a row without space; from the last good one a later attempt has the same bits."""
-    whole = attempt(affine(tmp_path / "whole"), tmp_path / "whole")
+    whole = uninterrupted(affine)
     order = affine(tmp_path / "full")
     with disk_that_fills(monkeypatch, misses=1_000_000):
         full = attempt(order, tmp_path / "full")
