@@ -95,7 +95,11 @@ def report(
     print(path)
 
 
-def cancel(jobs: JobArguments, as_json: AsJson = False, server: Server = "") -> None:
+def cancel(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of jobs (ftjob-…) and sweeps (ftsweep-…).")],
+    as_json: AsJson = False,
+    server: Server = "",
+) -> None:
     """Cancel jobs at once. What a running one has trained so far is lost, but for its checkpoints."""
     _each(jobs, "cancel", server=server, as_json=as_json)
 
@@ -122,12 +126,16 @@ def violation(cause: Cause) -> str:
 
 def _each(jobs: list[str], action: str, *, server: str, as_json: bool) -> None:
     with connect(server) as client:
-        found = [ask(client, "POST", f"fine_tuning/jobs/{job}/{action}") for job in jobs]
+        found = [ask(client, "POST", f"fine_tuning/{_kind(job)}/{job}/{action}") for job in jobs]
     if as_json:
         print_json(found)
         return
     for job in found:
         print(f"{job['id']} {job['status']}")
+
+
+def _kind(id: str) -> str:
+    return "sweeps" if id.startswith("ftsweep-") else "jobs"
 
 
 def _row(job: Mapping[str, Any]) -> tuple[str, ...]:

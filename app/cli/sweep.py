@@ -15,9 +15,7 @@ from rich.table import Table
 
 from app.cli.client import EXAMPLE, LARGE, _json, _model
 from app.cli.output import WIDE
-from app.cli.service import Server
-from app.cli.service import ask as _ask
-from app.cli.service import connect as _connect
+from app.cli.service import Server, ask, connect
 from app.jsontypes import JsonDict
 
 SECONDS: Final = 1.0
@@ -56,7 +54,7 @@ def sweep(
     server: Server = "",
 ) -> None:
     """Submit a sweep and print its id, or show one as a table of ranks. With --watch, exit code 1: no job succeeded."""
-    with _connect(server) as client:
+    with connect(server) as client:
         submitted = not target.startswith("ftsweep-")
         if submitted:
             own: JsonDict = {"model": model, "policies": policy, "grid": grid, "seeds": seed}
@@ -64,7 +62,7 @@ def sweep(
             shown = _submit(client, target, own)
             _announce(client, shown, as_json=as_json)
         else:
-            shown = _ask(client, "GET", _path(target))
+            shown = ask(client, "GET", _path(target))
 
         if follow:
             shown = _wait(client, shown)
@@ -87,7 +85,7 @@ def _submit(client: httpx2.Client, target: str, options: Mapping[str, Any]) -> J
         message = f"{target!r} is neither a file nor the id of a sweep (ftsweep-…)"
         raise typer.BadParameter(message, param_hint="TARGET")
     body = _json(f"@{file}", "TARGET") if file.suffix == ".json" else _request(client, file, options)
-    return _ask(client, "POST", "fine_tuning/sweeps", json=body)
+    return ask(client, "POST", "fine_tuning/sweeps", json=body)
 
 
 def _request(client: httpx2.Client, file: Path, options: Mapping[str, Any]) -> JsonDict:
@@ -142,7 +140,7 @@ def _upload(client: httpx2.Client, path: Path) -> str:
     if (size := path.stat().st_size) > LARGE:
         print(f"uploading {path.name}, {size / 1e6:,.0f} MB", file=sys.stderr)
     with path.open("rb") as file:
-        uploaded = _ask(client, "POST", "files", data={"purpose": "fine-tune"}, files={"file": (path.name, file)})
+        uploaded = ask(client, "POST", "files", data={"purpose": "fine-tune"}, files={"file": (path.name, file)})
     return str(uploaded["id"])
 
 
@@ -164,7 +162,7 @@ def _wait(client: httpx2.Client, sweep: JsonDict) -> JsonDict:
                 print(_counts(sweep), file=sys.stderr, flush=True)
                 printed = sweep["job_counts"]
             time.sleep(SECONDS)
-            sweep = _ask(client, "GET", _path(sweep["id"]))
+            sweep = ask(client, "GET", _path(sweep["id"]))
     except KeyboardInterrupt:
         print(f"\nstopped watching; the sweep goes on. To see it: permafrost sweep {sweep['id']}", file=sys.stderr)
         raise SystemExit(130) from None

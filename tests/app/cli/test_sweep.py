@@ -46,6 +46,8 @@ def test_options_make_a_sweep_and_its_id_shows_the_ranks(
     assert [row["values"] for row in as_json["ranking"]] == [
         {"hyperparameters": {"learning_rate": rate}} for rate in (0.01, 0.1)
     ]
+    refused = permafrost("cancel", sweep, PERMAFROST_SERVER=socket_url)
+    assert refused.returncode == 1 and "all of its jobs have already ended" in refused.stderr
 
 
 def test_a_request_in_a_file_is_sent_and_waited_for(
