@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,3 +210,16 @@ def test_any_value_in_any_field(tmp_path_factory, data):
         assert validate(path, format="jsonl", task=task).examples == 2
     except DataError as error:
         assert {entry["line"] for entry in error.errors} == {2}
+
+
+def test_conversations_in_parquet(tmp_path):
+    """Every struct has the fields of all of them, null where they are not there; tools as they are or as JSON text."""
+    other = {"type": "function", "function": {"name": "tides", "arguments": {"day": 3}}}
+    calling = CALLING | {"tool_calls": [CALL | {"function": {"name": "weather", "arguments": {"city": "Oslo"}}}, other]}
+    for tools in ([TOOL], json.dumps([TOOL])):
+        record = with_message(1, calling) | {"tools": tools}
+        pq.write_table(pa.Table.from_pylist([record] * 2), tmp_path / "t.parquet")
+        example = next(read(tmp_path / "t.parquet", format="parquet", task="causal-lm"))
+        calls = example["messages"][1]["tool_calls"]
+        assert [call["function"]["arguments"] for call in calls] == [{"city": "Oslo"}, {"day": 3}]
+        assert example["messages"][::3] == [ASK, ANSWER] and example["tools"] == [TOOL]
