@@ -23,6 +23,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.app.clients import Blocking
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 
 AFFINE = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 2, "out_features": 1}}
 
@@ -102,7 +103,7 @@ class serve:  # noqa: N801 - reads as a verb where it is used
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._socket.close()
 
 

@@ -23,6 +23,7 @@ from app.storage.blobs import Blob
 from tests.app.conftest import AFFINE, rows, serve, upload_to
 from tests.app.jobs.jobs import new_job
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
 
 
 def at_once(count: int, act) -> int:
@@ -41,7 +42,7 @@ def at_once(count: int, act) -> int:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(PATIENCE)
     return len(passed)
 
 

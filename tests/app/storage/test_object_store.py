@@ -16,6 +16,7 @@ from app.storage.blobs import Storage, key_of
 from app.storage.object_store import BLOCK, ObjectStore
 from tests import servers
 from tests.app.storage.conftest import credentials, stored
+from tests.patience import PATIENCE
 
 
 def test_a_range_of_an_object_costs_a_range(bucket: str, monkeypatch: pytest.MonkeyPatch):
@@ -82,7 +83,7 @@ def test_two_first_uploads_of_the_same_bytes(
         found = has(self, key, temporary)
         if not getattr(looked, "once", False):
             looked.once = True
-            both.wait(timeout=30)
+            both.wait(timeout=PATIENCE)
         return found
 
     monkeypatch.setattr(ObjectStore, "_has", has_then_waits)

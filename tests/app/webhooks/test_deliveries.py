@@ -21,6 +21,7 @@ from tests.app.webhooks.endpoints import (
     make_due,
     new_endpoint,
 )
+from tests.patience import PATIENCE
 
 FAILED = PostResult(0.1, status_code=500)
 
@@ -50,7 +51,7 @@ def test_who_claims_has_it_alone(db: Database, vault: Vault):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     while (left := deliveries.take_due(db)) is not None:  # whoever met a locked row went home early
         due.append(left.delivery.id)
     assert sorted(due) == sorted(row.id for row in deliveries_of(db))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.worker.trainer.attempts import attempt
 from tests.worker.trainer.training import test_checkpoints as alone
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints, start, wait_for_step
@@ -74,7 +75,7 @@ def test_sigterm_stops_all_at_the_same_step(tmp_path: Path) -> None:
     child = start(order, folder, slow=True)
     wait_for_step(folder, 2)
     os.kill(child.pid or 0, signal.SIGTERM)
-    child.join(60)
+    child.join(PATIENCE)
     assert child.exitcode == EXIT_STOPPED
     saved = [each["step"] for each in read_reports(Workspace(folder).reports)[0] if each["type"] == "checkpoint"]
     assert len(saved) == 1

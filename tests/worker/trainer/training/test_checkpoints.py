@@ -133,7 +133,7 @@ def test_sigterm_saves_and_the_next_attempt_goes_on(tmp_path: Path, uninterrupte
     child = start(order, folder, slow=True)
     wait_for_step(folder, 2)
     os.kill(child.pid or 0, signal.SIGTERM)
-    child.join(60)
+    child.join(PATIENCE)
     assert child.exitcode == 75
     saved = read_reports(Workspace(folder).reports)[0]
     assert [each for each in saved if each["type"] == "checkpoint"]
@@ -149,7 +149,7 @@ def test_kill_loses_nothing_but_time(tmp_path: Path, uninterrupted: Uninterrupte
     child = start(order, folder, slow=True)
     wait_for_step(folder, 5)
     os.kill(child.pid or 0, signal.SIGKILL)
-    child.join(60)
+    child.join(PATIENCE)
     resumed = attempt(order, folder)
     assert any(each["message"].startswith("goes on after step") for each in resumed.of("event"))
     assert_same(whole, resumed)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from tests.patience import PATIENCE
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.training.test_checkpoints import assert_same, start, wait_for_step
@@ -109,7 +110,7 @@ def test_killed_run_has_the_same_bits(tmp_path: Path, monkeypatch: pytest.Monkey
     child = start(order, folder, slow=True)
     wait_for_step(folder, 3)
     os.kill(child.pid or 0, signal.SIGKILL)
-    child.join(60)
+    child.join(PATIENCE)
     assert not Workspace(folder).result.exists()
     torch._dynamo.reset()
     resumed = attempt(order, folder)
