@@ -84,8 +84,8 @@ def test_watch_prints_one_line_for_one_cause(permafrost: Command, socket_url: st
         "violation: 103 tensors (encoder.0, encoder.1, encoder.2, …) at step 1, aten::add_",
         "exit code 1: 103 tensors declared frozen changed",
     ]
-    done = permafrost("watch", "ftjob-none", PERMAFROST_SERVER=socket_url)
-    assert done.returncode == 1
+    done = permafrost("watch", "--json", "ftjob-none", PERMAFROST_SERVER=socket_url)
+    assert (done.returncode, json.loads(done.stdout)["id"]) == (1, "ftjob-none")
     assert done.stderr.splitlines()[-1] == f"exit code 1: {nothing.reason}; --policy says what to freeze"
 
 

@@ -1,5 +1,6 @@
 """`permafrost keys`, as it is typed."""
 
+import json
 import os
 import re
 import subprocess
@@ -30,6 +31,8 @@ def test_the_life_of_a_key(database_url: str):
     listed = keys(database_url, "list").stdout
     assert key[:11] in listed and "search" in listed and "until " in listed and key[12:] not in listed
     assert key[:11] not in keys(database_url, "list", "--project", "default").stdout
+    (described,) = json.loads(keys(database_url, "list", "--json").stdout)
+    assert (described["id"], described["role"], described["last_used_at"]) == (key[:11], "admin", None)
     db = Database(database_url)
     with db.read() as session:
         row = api_keys.find(session, key)

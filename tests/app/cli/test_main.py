@@ -62,3 +62,9 @@ def test_verify_says_by_its_code_that_it_could_not_check(permafrost: Command, tm
     missing = str(tmp_path / "none.json")
     done = permafrost("verify", missing, "--key", missing, "--result", str(tmp_path))
     assert done.returncode == 2, done.stdout + done.stderr
+
+
+def test_a_shell_completes_commands(permafrost: Command) -> None:
+    """By the script that --show-completion prints for it."""
+    shown = permafrost("--show-completion", "bash")
+    assert shown.returncode == 0 and "_PERMAFROST_COMPLETE" in shown.stdout

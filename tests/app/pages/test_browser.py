@@ -169,6 +169,24 @@ def test_the_curve_is_read_by_keys(page: Page, sdk: OpenAI, embedded: FastAPI) -
         expect(page.locator(".reading")).to_contain_text(told)
 
 
+def test_the_freeze_map_is_read_by_keys_and_pointer(page: Page, sdk: OpenAI, embedded: FastAPI) -> None:
+    """Each tensor by name, shape, what became of it and digest; the report opens from the page."""
+    job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
+    finish(embedded.state.backends.database, claim(embedded.state.backends.database), verdict="violated")
+    page.goto(f"/jobs/{job.id}")
+    tensors = page.locator("svg.map[role=img] g path")
+    expect(tensors).to_have_count(2)
+    page.locator("svg.map[role=img]").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".tensor")).to_contain_text("bias")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".tensor")).to_contain_text("weight 2")
+    tensors.first.hover()
+    expect(page.locator(".tensor")).to_contain_text("bias")
+    page.get_by_role("link", name="Report").click()
+    expect(page.get_by_role("heading", name="Verdict: violated")).to_be_visible()
+
+
 def test_a_page_says_when_the_service_is_away(page: Page, sdk: OpenAI) -> None:
     """What is shown may be old then; it goes when the service is back."""
     job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
@@ -183,7 +201,7 @@ def test_a_page_says_when_the_service_is_away(page: Page, sdk: OpenAI) -> None:
     expect(page.locator("#away")).to_be_hidden()
 
 
-@pytest.mark.parametrize("path", ["/", "job"])
+@pytest.mark.parametrize("path", ["/", "job", "report"])
 def test_nothing_is_wider_than_a_phone(page: Page, sdk: OpenAI, embedded: FastAPI, path: str) -> None:
     """With names of any length; the columns of a table become lines."""
     db = embedded.state.backends.database
@@ -191,7 +209,8 @@ def test_nothing_is_wider_than_a_phone(page: Page, sdk: OpenAI, embedded: FastAP
     job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body=more)
     finish(db, claim(db), model=result(job.id))
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(path if path == "/" else f"/jobs/{job.id}")
+    urls = {"/": "/", "job": f"/jobs/{job.id}", "report": f"/v1/fine_tuning/jobs/{job.id}/report"}
+    page.goto(urls[path])
     page.get_by_text("succeeded").first.wait_for()
     wide = """() => [...document.querySelectorAll("body *")]
         .filter(each => each.getBoundingClientRect().right > 391 && !each.closest("pre, thead, .skip"))
