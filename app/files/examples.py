@@ -215,7 +215,11 @@ class ExampleReader(FieldChecks):
             self.seen[value] += 1
             return str(value)
         if isinstance(value, bool) or not isinstance(value, int | str):
-            self.note(name, "wrong_type", f"'{name}' is {kind_of(value)}; a label is a string or a whole number")
+            regression = self.task.replace("classification", "regression")
+            hint = (
+                f"; for numbers, name the task: '{regression}'" if regression in SHAPES and type(value) is float else ""
+            )
+            self.note(name, "wrong_type", f"'{name}' is {kind_of(value)}; a label is a string or a whole number{hint}")
             return ""
         whole = isinstance(value, int)
         if self.whole_labels is None:

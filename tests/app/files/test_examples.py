@@ -196,6 +196,13 @@ def test_labels_that_are_odd_texts(put, label):
         assert (1, "label") in [(line, name) for line, name, _ in found(path, task="text-classification")]
 
 
+@pytest.mark.parametrize(("task", "field"), [("text-classification", "label"), ("tabular-classification", "y")])
+def test_numbers_as_labels_name_the_task_for_them(put, task, field):
+    """A base that classifies decides the task, and the file was meant for another."""
+    (entry, *_) = problems(put(lines(*({**GOOD[task][0], field: value} for value in (0.5, 1.5)))), task=task)
+    assert f"name the task: '{task.replace('classification', 'regression')}'" in entry["message"]
+
+
 def test_what_is_quoted_from_a_file_is_text(put):
     """A name that is no text is written out, so that the answer can be sent and stored."""
     path = put(lines({"text": "a", "\ud800\0": 1}))
