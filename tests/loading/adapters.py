@@ -127,6 +127,9 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"use_rslora": True},
     {"inference_mode": False},
     {"peft_type": "IA3"},
+    {"kasa_config": {}},
+    {"use_dora": True},
+    {"monteclora_config": {}},
 )
 
 

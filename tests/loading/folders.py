@@ -310,6 +310,9 @@ def tied(folder: Folder, number: int) -> None:
             if not any(target in each for each in folder.result_weights.values()):
                 tensors[target] = (dtype, shape, flipped(data))
             folder.config["tie_word_embeddings"] = bool(number // 2 % 2)
+            if number // 4 % 3 == 0:  # the copy alone is stored
+                folder.pairs.pop(source, None)
+                tensors.pop(source)
             return
 
 
@@ -332,6 +335,10 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"pruned_heads": {"0": [0]}},
     {"torchscript": True},
     {"use_cache": False},
+    {"attribute_map": {"tie_word_embeddings": "other"}, "other": True},
+    {"attribute_map": {"dtype": "other"}, "other": "float16"},
+    {"model_type": None, "dtype": "float16"},
+    {"num_hidden_layers": 1, "encoder_layers": 99},
 )
 
 
@@ -342,7 +349,7 @@ def configured(folder: Folder, number: int) -> None:
 def beside(folder: Folder, number: int) -> None:
     """Files that some loader reads."""
     tensors = {name: torch.zeros(1) for name in ("a",)}
-    which = number % 8
+    which = number % 9
     if which == 0:
         path = folder.root / "weights.bin"
         torch.save(tensors, path)
@@ -363,6 +370,9 @@ def beside(folder: Folder, number: int) -> None:
             folder.result_weights["model.fp16.safetensors"] = {f"{name}.other": (dtype, shape, flipped(data))}
     elif which == 6:
         folder.result_files["modeling.py"] = b"pass"
+    elif which == 7:
+        folder.result_files["config.4.0.0.json"] = json.dumps(folder.config | {"dtype": "float16"}).encode()
+        folder.config["configuration_files"] = ["config.4.0.0.json"]
     else:
         folder.result_files["tf_model.h5"] = b"\x89HDF"
 

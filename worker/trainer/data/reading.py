@@ -17,6 +17,8 @@ from worker.trainer.data.sampler import split
 Row = dict[str, Any]
 NumberedRow = tuple[int, Row]  # line, row
 VALIDATION = "validation_file"
+#: A file has this long to be checked, and a second more for each so many bytes: twenty times what it takes.
+LEAST_SECONDS, SLOWEST = 300.0, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,14 @@ def read(
     """
     path, columns = workspace / training_path(data), formats.Columns.of(data)
     form = data.format or formats.detect(path.name, head(path))
-    summary = formats.validate(path, format=form, task=task, columns=columns)
+    summary = _checked(path, format=form, task=task, columns=columns)
     labels = None if summary.labels is None else kept_map(summary.labels, known_labels)
     rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
 
     if data.validation:
         held_out = workspace / data.validation
         other = data.validation_format or formats.detect(held_out.name, head(held_out))
-        other_summary = formats.validate(
+        other_summary = _checked(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
         formats.refuse_other_width(summary, other_summary)
@@ -69,6 +71,20 @@ def read(
 
     training, validation = split(len(rows), fraction=fraction, seed=seed)
     return _splits([rows[at] for at in training], [rows[at] for at in validation], labels, warnings=summary.warnings)
+
+
+def _checked(path: Path, *, param: str = "training_file", **options: Any) -> formats.Summary:
+    """What the file contains. DataError for wrong lines, and for a file that takes many times longer than its size."""
+    size = path.stat().st_size
+    seconds = LEAST_SECONDS + size / SLOWEST
+    try:
+        return formats.validate(path, param=param, seconds=seconds, **options)
+    except formats.OutOfTime:
+        message = (
+            f"the file was not read to its end in {seconds:.0f} seconds, which is far more than {size:,} bytes take; "
+            "write it as JSONL, or with fewer rows and columns in a row group"
+        )
+        raise DataError(message, param=param, code="invalid_training_data") from None
 
 
 def training_path(data: DataSpec) -> str:

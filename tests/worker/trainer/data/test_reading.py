@@ -59,3 +59,18 @@ def test_labels_that_are_the_indices_of_the_base(tmp_path: Path) -> None:
         splits = reading.read(tmp_path, data, task="text-classification", known_labels=("bad", "good"))
         assert splits.labels == ("bad", "good")
         assert [row["label"] for row in splits.training] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["training_file", "validation_file"])
+def test_a_file_that_takes_too_long_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for hours for a file that holds far more than its bytes: what was wrong with it is said."""
+    slow = tmp_path / {"training_file": "train.jsonl", "validation_file": "held.jsonl"}[name]
+    validate = reading.formats.validate
+
+    def timed(path: Path, *, seconds: float, **options: Any) -> Any:
+        return validate(path, seconds=-1.0 if path == slow else seconds, **options)
+
+    monkeypatch.setattr(reading.formats, "validate", timed)
+    with pytest.raises(DataError, match="not read to its end in 300 seconds") as refused:
+        read(tmp_path, ROWS)
+    assert (refused.value.param, refused.value.code) == (name, "invalid_training_data")
