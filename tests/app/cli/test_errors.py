@@ -43,6 +43,8 @@ def test_what_an_operator_got_wrong_is_a_sentence(
     [
         (["--model", "{bad"], "not JSON"),
         (["--model", "affine", "--policy", "bert.**"], """'{"freeze": ["bert.**"]}'"""),
+        (["--model", "affine", "--policy", '{"freeze": ["a"], "freeze": ["b"]}'], "'freeze' is given twice"),
+        (["--model", '{"path": "a", "path": "b"}'], "'path' is given twice"),
         (["--model", "affine", "--policy", "@none.json"], "none.json: No such file"),
         (["--model", "affine", "--server", "localhost:8000"], "such as http://127.0.0.1:8000"),
     ],
