@@ -149,4 +149,12 @@ def beside(adapter: Adapter, number: int) -> None:
         adapter.result_weights["adapter_other.safetensors"] = {"x": next(iter(file.values()))}
 
 
-CHANGES: tuple[Callable[[Adapter, int], None], ...] = (overlaid, overlaid, configured, configured, beside)
+def harmless(adapter: Adapter, number: int) -> None:
+    """A README, another scale, or where the adapter was trained."""
+    if number % 3 == 0:
+        adapter.result_files["README.md"] = b"text"
+    else:
+        adapter.config |= {"lora_alpha": number % 64 + 1} if number % 3 == 1 else {"task_type": "CAUSAL_LM"}
+
+
+CHANGES: tuple[Callable[[Adapter, int], None], ...] = (harmless, overlaid, harmless, configured, configured, beside)

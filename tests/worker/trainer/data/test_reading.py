@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import DataError
+from app.files import formats
 from app.specs.data import DataSpec
 from worker.trainer.data import reading
 
@@ -65,12 +66,12 @@ def test_labels_that_are_the_indices_of_the_base(tmp_path: Path) -> None:
 def test_a_file_that_takes_too_long_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for hours for a file that holds far more than its bytes: what was wrong with it is said."""
     slow = tmp_path / {"training_file": "train.jsonl", "validation_file": "held.jsonl"}[name]
-    validate = reading.formats.validate
+    validate = formats.validate
 
     def timed(path: Path, *, seconds: float, **options: Any) -> Any:
         return validate(path, seconds=-1.0 if path == slow else seconds, **options)
 
-    monkeypatch.setattr(reading.formats, "validate", timed)
+    monkeypatch.setattr(formats, "validate", timed)
     with pytest.raises(DataError, match="not read to its end in 300 seconds") as refused:
         read(tmp_path, ROWS)
     assert (refused.value.param, refused.value.code) == (name, "invalid_training_data")
