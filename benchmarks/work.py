@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -158,12 +159,15 @@ def natural_cases() -> list[Case]:
     """Those of `no_padding`: docstrings of the standard library, whole (to 256 tokens) and cut to 160 characters."""
     wanted = {"padding_free": "auto", "max_length": 256}
     found = []
-    for what, longest in (("whole docstrings", sys.maxsize), ("docstrings of 160 characters", 160)):
+    steps = int(os.environ.get("BENCH_STEPS", "4"))
+    for what, longest in (("docstrings of 160 characters", 160), ("whole docstrings", sys.maxsize)):
         rows = partial(docstrings, longest)
         label, text = f"MiniLM, {what}", f"small causal LM, {what}"
         found += [
-            Case(label, "text-classification", MINILM, EVERYTHING, rows, minilm_base, 16, 4, wanted=wanted),
-            Case(text, "causal-lm", MINILM, EVERYTHING, partial(unlabelled, rows), llama_base, 16, 4, wanted=wanted),
+            Case(label, "text-classification", MINILM, EVERYTHING, rows, minilm_base, 16, steps, wanted=wanted),
+            Case(
+                text, "causal-lm", MINILM, EVERYTHING, partial(unlabelled, rows), llama_base, 16, steps, wanted=wanted
+            ),
         ]
     return found
 

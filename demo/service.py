@@ -33,20 +33,24 @@ class Service:
         environment: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
+        command: Sequence[str] = (PERMAFROST, "serve"),
+        cwd: Path | None = None,
     ) -> None:
         self.home = home.absolute()
         self.log = self.home / "service.log"
         self.url = f"http://127.0.0.1:{free_port()}"
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
-        self._options = options
+        self._command = [*command, *options]
+        self._cwd = cwd
         self._client = httpx2.Client(base_url=self.url, timeout=60, headers=dict(headers or {}))
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [PERMAFROST, "serve", *self._options],
+                self._command,
+                cwd=self._cwd,
                 env=self._full_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
