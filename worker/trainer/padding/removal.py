@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -44,6 +44,12 @@ class Removal:
             yield replace(batch, groups=self._groups(batch))
         else:
             yield batch
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Inside, passes compute with padding."""
+        with self.layers.pausing() if self.layers is not None else nullcontext():
+            yield
 
     def pieces(self, positions: Positions, examples: Examples) -> list[Positions]:
         """A micro-batch's examples as they pass through the model: all at once, or those of similar length."""

@@ -85,8 +85,6 @@ def _condition(passes: Passes) -> str | None:
         return "the model is compiled, and would be anew for every batch"
     if job.group.sharded:
         return "the model is sharded over several devices"
-    if passes.prefix is not None:
-        return "the frozen prefix's results are kept with it"
     if isinstance(model, TransformersSpec) and isinstance(model.adapter, PromptTuningSpec):
         return "prompt tuning puts tokens of its own before each row"
     return None
@@ -97,7 +95,8 @@ def _tried(passes: Passes, shares: Shares) -> tuple[Removal | None, str]:
     job = passes.job
     chosen = _most_padded(passes)
     reasons = []
-    ways: tuple[Padding, ...] = ("layers", "micro_batches")
+    # Where the frozen prefix's results are kept, what is left of a pass may be too little to be divided.
+    ways: tuple[Padding, ...] = ("layers", "micro_batches") if passes.prefix is None else ("layers",)
     for way in ways:
         if way == "micro_batches" and job.settings.padding_free == "auto" and shares.saved_by_micro_batches < LEAST:
             reasons.append(f"micro-batches of similar length would save {shares.saved_by_micro_batches:.0%}")

@@ -36,6 +36,8 @@ def difference(passes: Passes, removal: Removal, positions: Positions) -> str | 
     finally:
         model.train()
     if removal.way == "layers" and not GROUPED.calls:
+        if passes.prefix is not None:
+            return "the frozen prefix's results stand in for every layer"
         return "its attention is not called through transformers' interface"
     return _compared(passes, padded, without)
 
@@ -48,7 +50,8 @@ def _computed(passes: Passes, removal: Removal, positions: Positions) -> tuple[f
     for piece in removal.pieces(positions, passes.job.training):
         batch = passes.job.training.batch(piece).to(passes.job.device)
         with removal.computing(batch) as given:
-            summed = passes.compute_once(given, autocast=not _full_precision(passes))[0]
+            with passes.serving(given, passes.job.training):
+                summed = passes.compute_once(given, autocast=not _full_precision(passes))[0]
             found = torch.autograd.grad(summed, parameters, allow_unused=True) if parameters else ()
         loss += float(summed.detach())
         gradients = [_sum(one, other) for one, other in zip(gradients, found, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -86,15 +87,22 @@ class Passes:
 
     def forward(self, batch: Batch, examples: Examples) -> tuple[Tensor, Tensor]:
         """Loss (summed over the batch) and outputs, from the frozen prefix's kept results where there are any."""
-        if self.prefix is None:
-            return self.compute(self.shaped(batch))
-        with self.prefix.serving(batch, examples):
-            return self.compute(batch)
+        with self.serving(batch, examples):
+            return self.compute(self.shaped(batch) if self.prefix is None else batch)
+
+    def serving(self, batch: Batch, examples: Examples) -> AbstractContextManager[None]:
+        """Inside, a pass over this batch starts from the frozen prefix's results, if they are kept."""
+        return nullcontext() if self.prefix is None else self.prefix.serving(batch, examples)
 
     def compute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss (summed over the batch) and outputs, in the run's precision."""
         with self.autocast():
             return self.objective.loss(self.state.model, batch)
+
+    def compute_padded(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`compute` with padding, also inside a pass without: the frozen prefix's results are of padded rows."""
+        with self.removal.pausing():
+            return self.compute(batch)
 
     def compute_once(self, batch: Batch, *, autocast: bool = True) -> tuple[Tensor, Tensor]:
         """`compute`, where an operation without a deterministic kernel is met for the first time."""

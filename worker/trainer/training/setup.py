@@ -249,7 +249,7 @@ def _prefix_request(run: Run, tracked: TrackedModel) -> PrefixRequest:
         model=run.state.model,
         plan=job.plan,
         live=tracked.live(),
-        compute=run.passes.compute,
+        compute=run.passes.compute_padded,
         parts=parts,
         size=settings.micro_batch_size,
         passes=job.total_steps * -(-settings.batch_size // settings.micro_batch_size),

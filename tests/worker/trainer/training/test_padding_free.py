@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.worker.trainer import tiny, zoo
-from tests.worker.trainer.attempts import attempt
+from tests.worker.trainer.attempts import attempt, attempt_json
 from tests.worker.trainer.padding.runs import TASKS, order, prepared
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints, rewrite_manifest
 from worker.protocol import WorkOrder, Workspace
@@ -118,3 +118,26 @@ def test_checkpoint_from_before_goes_on_with_padding(tmp_path: Path) -> None:
 
 def _still_bert(folder: Path) -> Path:
     return tiny.bert(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+@pytest.mark.parametrize("wanted", [{"prefix_cache": True}, {"prefix_cache": True, "micro_batch_size": 3}])
+def test_together_with_a_kept_prefix(tmp_path: Path, wanted: dict[str, Any]) -> None:
+    """The layers behind it leave padding out, and the job ends as with padding."""
+    found = {}
+    for free in (True, False):
+        given = order(tmp_path / str(free), _still_bert, "text-classification", padding_free=free, **wanted, **LONG)
+        policy = {"freeze": ["bert.embeddings.**", "bert.encoder.layer.0.**"]}
+        done = attempt_json(given.to_json() | {"policy": policy}, tmp_path / str(free))
+        assert done.code == 0, done.reports[-1]
+        assert done.of("prefix_cache")[0]["in_use"]
+        found[free] = done
+    assert "the layers run on real tokens" in message(tmp_path / "True")
+    for name, tensor in found[False].changed.items():
+        torch.testing.assert_close(found[True].changed[name], tensor, rtol=1e-2, atol=1e-4)
+
+
+def test_prefix_that_stands_in_for_every_layer(tmp_path: Path) -> None:
+    given = order(tmp_path, tiny.bert, "text-classification", prefix_cache=True, **LONG)
+    done = attempt_json(given.to_json() | {"policy": {"freeze": ["bert.**"]}}, tmp_path)
+    assert done.code == 0
+    assert "stand in for every layer" in message(tmp_path)
