@@ -29,7 +29,7 @@ def main() -> None:
     from app.cli.errors import exit_with_message
 
     with exit_with_message():
-        make_app()()
+        make_app()(prog_name="permafrost")  # also where it is run as a module: completion goes by this name
 
 
 def make_app() -> "Typer":
