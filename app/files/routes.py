@@ -33,7 +33,7 @@ FileId = Annotated[str, Path(description="`file-…`", examples=["file-5f0c1d2e3
 
 
 @router.post("", operation_id="createFile", summary="Upload a file", openapi_extra=UPLOAD_FORM)
-async def create_file(request: Request, who: AsWriter, db: Db, storage: Blobs, settings: Config) -> FileObject:
+async def create_file(request: Request, caller: AsWriter, db: Db, storage: Blobs, settings: Config) -> FileObject:
     """Streams the file into the storage while hashing it. Send the fields before the file, as the `openai` SDK does.
 
     Training files are JSON Lines (`.jsonl`), CSV or Parquet; creating a job checks them against its task.
@@ -41,10 +41,12 @@ async def create_file(request: Request, who: AsWriter, db: Db, storage: Blobs, s
     allow_body(request, settings.max_upload_bytes + OVERHEAD)
     content_type = request.headers.get("content-type", "")
     quota = settings.max_project_bytes
-    await run_in_threadpool(_refuse_early, db, who.project, content_length(request.scope) - OVERHEAD, quota)
+    await run_in_threadpool(_refuse_early, db, caller.project, content_length(request.scope) - OVERHEAD, quota)
     upload = await receive(content_type, request.stream(), storage, limit=settings.max_upload_bytes)
     try:
-        return await run_in_threadpool(store, db, upload, project=who.project, retried=is_retry(request), limit=quota)
+        return await run_in_threadpool(
+            store, db, upload, project=caller.project, retried=is_retry(request), limit=quota
+        )
     except (PermafrostError, SQLAlchemyError):
         # Without the database, nothing says whether the blob is needed: the doctor finds it later.
         with suppress(PermafrostError, SQLAlchemyError):
@@ -54,7 +56,7 @@ async def create_file(request: Request, who: AsWriter, db: Db, storage: Blobs, s
 
 @router.get("", operation_id="listFiles", summary="List files")
 def list_files(
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 10000,
@@ -63,16 +65,18 @@ def list_files(
 ) -> FileList:
     """Newest first. Lists the files of your project only."""
     with db.read() as session:
-        statement = visible(session, who.project)
+        statement = visible(session, caller.project)
         if purpose is not None:
             statement = statement.where(File.purpose == purpose)
-        including_expired = select(File).where(File.project == who.project)  # a file may expire while its list is read
+        including_expired = select(File).where(
+            File.project == caller.project
+        )  # a file may expire while its list is read
         rows, more = keyset(
             session,
             statement,
             File,
             within=including_expired,
-            tombstones_of=who.project,
+            tombstones_of=caller.project,
             after=after,
             limit=limit,
             order=order,
@@ -82,10 +86,10 @@ def list_files(
 
 
 @router.get("/{file_id}", operation_id="retrieveFile", summary="Read a file's metadata")
-def retrieve_file(file_id: FileId, who: AsReader, db: Db) -> FileObject:
+def retrieve_file(file_id: FileId, caller: AsReader, db: Db) -> FileObject:
     """Size, digest, purpose and, with `status: error`, what is wrong with the file."""
     with db.read() as session:
-        return FileObject.of(find_file(session, who.project, file_id))
+        return FileObject.of(find_file(session, caller.project, file_id))
 
 
 @router.get(
@@ -95,18 +99,18 @@ def retrieve_file(file_id: FileId, who: AsReader, db: Db) -> FileObject:
     response_class=StreamingResponse,
     responses=BINARY,
 )
-def download_file(file_id: FileId, request: Request, who: AsReader, db: Db, storage: Blobs) -> Response:
+def download_file(file_id: FileId, request: Request, caller: AsReader, db: Db, storage: Blobs) -> Response:
     """The bytes as they were uploaded. Supports `Range`."""
     with db.read() as session:
-        row = find_file(session, who.project, file_id)
+        row = find_file(session, caller.project, file_id)
     return download(request, size=row.bytes, sha256=row.sha256, name=row.filename, read=blob_bytes(storage, row.blob))
 
 
 @router.delete("/{file_id}", operation_id="deleteFile", summary="Delete a file", responses=CONFLICT)
-def delete_file(file_id: FileId, who: AsWriter, db: Db, storage: Blobs) -> FileDeleted:
+def delete_file(file_id: FileId, caller: AsWriter, db: Db, storage: Blobs) -> FileDeleted:
     """Refused while a job that has not ended uses the file; `errors` in the answer lists those jobs."""
     with db.write() as session:
-        row = find_file(session, who.project, file_id, lock="remove")
+        row = find_file(session, caller.project, file_id, lock="remove")
         if users := jobs_needing_file(session, row.project, row.id):
             message = f"{file_id} is used by {len(users)} job(s) that have not ended: {', '.join(users[:20])}"
             raise InUse(message, users, code="file_in_use", param="file_id")

@@ -75,7 +75,7 @@ def create_job(
     spec: Annotated[JobCreate, Body(openapi_examples=load_examples("job_requests"))],
     request: Request,
     response: Response,
-    who: AsWriter,
+    caller: AsWriter,
     db: Db,
     storage: Blobs,
     settings: Config,
@@ -94,19 +94,19 @@ def create_job(
     """
     if spec.dry_run:
         with db.read() as session:
-            return dry_run(SubmissionContext(session, storage, settings, who.project), spec)
+            return dry_run(SubmissionContext(session, storage, settings, caller.project), spec)
 
     keys: KeysInFlight = request.app.state.keys_in_flight
-    with keys.reserve(who.project, idempotency_key):
+    with keys.reserve(caller.project, idempotency_key):
         services = (db, storage, settings)
-        job, repeated = _submit(services, who.project, spec, key=idempotency_key, retried=is_retry(request))
+        job, repeated = _submit(services, caller.project, spec, key=idempotency_key, retried=is_retry(request))
 
     if repeated:
         response.headers["idempotent-replayed"] = "true"
     else:
         notifier.wake(job.id)
     response.headers["location"] = f"/v1/fine_tuning/jobs/{job.id}"
-    return _answer(db, who.project, job.id, response)
+    return _answer(db, caller.project, job.id, response)
 
 
 @router.get(
@@ -116,7 +116,7 @@ def create_job(
     openapi_extra={"parameters": [METADATA_FILTER]},
 )
 def list_jobs(
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     filters: FiltersDep,
     after: AfterQuery = None,
@@ -125,7 +125,7 @@ def list_jobs(
 ) -> JobList:
     """Newest first. `metadata[key]=value` keeps jobs with that entry, `metadata=null` those without any."""
     with db.read() as session:
-        rows, more = page(session, who.project, filters, after=after, limit=limit, order=order)
+        rows, more = page(session, caller.project, filters, after=after, limit=limit, order=order)
         data = views.job_objects(session, rows)
     return JobList.page(data, more=more)
 
@@ -140,7 +140,7 @@ def list_jobs(
 async def retrieve_job(
     fine_tuning_job_id: JobId,
     request: Request,
-    who: AsReader,
+    caller: AsReader,
     watcher: WatcherDep,
     if_none_match: Annotated[str | None, Header(description="The `ETag` of the last answer.")] = None,
     prefer: Annotated[
@@ -151,11 +151,11 @@ async def retrieve_job(
     headers = {}
     timeout = request.headers.get("x-stainless-read-timeout", "")  # sent by the openai SDK
     if seconds := wait_seconds(prefer, read_timeout=timeout, most=MAX_WAIT_SECONDS):
-        await watcher.changed(who.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
+        await watcher.changed(caller.project, fine_tuning_job_id, version=_version(if_none_match), seconds=seconds)
         headers["preference-applied"] = f"wait={seconds}"
 
     cache: PollCache = request.app.state.poll_cache
-    job = await cache.read(who.project, fine_tuning_job_id)
+    job = await cache.read(caller.project, fine_tuning_job_id)
     headers |= {"etag": job.etag} if job.ended else {"etag": job.etag, "retry-after": "1"}
     if etag_matches(if_none_match, job.etag):
         return Response(status_code=304, headers=headers)
@@ -165,19 +165,19 @@ async def retrieve_job(
 @router.post(
     "/{fine_tuning_job_id}/cancel", operation_id="cancelFineTuningJob", summary="Cancel a job", responses=CONFLICT
 )
-def cancel_job(fine_tuning_job_id: JobId, response: Response, who: AsWriter, db: Db) -> JobObject:
+def cancel_job(fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db) -> JobObject:
     """Cancels at once, in any state that is not an end; the worker then stops the trainer. Idempotent."""
-    lifecycle.cancel(db, who.project, fine_tuning_job_id)
-    return _answer(db, who.project, fine_tuning_job_id, response)
+    lifecycle.cancel(db, caller.project, fine_tuning_job_id)
+    return _answer(db, caller.project, fine_tuning_job_id, response)
 
 
 @router.post(
     "/{fine_tuning_job_id}/pause", operation_id="pauseFineTuningJob", summary="Pause a job", responses=CONFLICT
 )
-def pause_job(fine_tuning_job_id: JobId, response: Response, who: AsWriter, db: Db) -> JobObject:
+def pause_job(fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db) -> JobObject:
     """A running job saves its state first (`pausing`); a waiting one is `paused` at once."""
-    lifecycle.pause(db, who.project, fine_tuning_job_id)
-    return _answer(db, who.project, fine_tuning_job_id, response)
+    lifecycle.pause(db, caller.project, fine_tuning_job_id)
+    return _answer(db, caller.project, fine_tuning_job_id, response)
 
 
 @router.post(
@@ -187,12 +187,12 @@ def pause_job(fine_tuning_job_id: JobId, response: Response, who: AsWriter, db: 
     responses=CONFLICT,
 )
 def resume_job(
-    fine_tuning_job_id: JobId, response: Response, who: AsWriter, db: Db, notifier: NotifierDep
+    fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db, notifier: NotifierDep
 ) -> JobObject:
     """Goes on from the last saved state, and ends with the same bits as if it had never paused."""
-    lifecycle.resume(db, who.project, fine_tuning_job_id)
+    lifecycle.resume(db, caller.project, fine_tuning_job_id)
     notifier.wake(fine_tuning_job_id)
-    return _answer(db, who.project, fine_tuning_job_id, response)
+    return _answer(db, caller.project, fine_tuning_job_id, response)
 
 
 @router.get(
@@ -222,7 +222,7 @@ async def list_events(
 )
 def list_checkpoints(
     fine_tuning_job_id: JobId,
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 10,
@@ -230,7 +230,7 @@ def list_checkpoints(
 ) -> CheckpointList:
     """Newest first: those that are kept. Each is a model like any other, to download or to start a job from."""
     with db.read() as session:
-        find_job(session, who.project, fine_tuning_job_id)
+        find_job(session, caller.project, fine_tuning_job_id)
         # The checkpoint of a cursor may have been dropped meanwhile: cursors are looked up among all.
         ever = select(Checkpoint).where(Checkpoint.job_id == fine_tuning_job_id)
         rows, more = keyset(

@@ -41,13 +41,15 @@ SHOWN_VIOLATIONS: Final = 200
     response_class=HTMLResponse,
     responses={**REPORT, **CONFLICT},
 )
-def download_report(fine_tuning_job_id: JobId, request: Request, who: AsReader, db: Db, settings: Config) -> Response:
+def download_report(
+    fine_tuning_job_id: JobId, request: Request, caller: AsReader, db: Db, settings: Config
+) -> Response:
     """A job that has ended as one self-contained HTML file for an auditor's folder.
 
     It has the verdict, the freeze map, the policy, statistics, digests of data and base, and how to verify all of it.
     """
     with db.read() as session:
-        row = find_job(session, who.project, fine_tuning_job_id)
+        row = find_job(session, caller.project, fine_tuning_job_id)
         if not row.ended:
             raise Conflict(
                 f"job {row.id} is {row.status}; its report is made when it has ended", param="fine_tuning_job_id"

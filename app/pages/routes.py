@@ -47,21 +47,21 @@ def mount_static(application: FastAPI) -> None:
 @router.get("/")
 def dashboard(
     request: Request,
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     page: Annotated[int, Query(ge=1, le=10_000)] = 1,
     status: str = "",
     verdict: str = "",
 ) -> Response:
     """Counts by state, and the newest jobs."""
-    chosen = select(Job).where(Job.project == who.project)
+    chosen = select(Job).where(Job.project == caller.project)
     chosen = chosen.where(Job.status == status) if status else chosen
     chosen = chosen.where(has_verdict([verdict])) if verdict else chosen
     newest = chosen.order_by(Job.created_at.desc(), Job.id.desc()).offset((page - 1) * PAGE).limit(PAGE + 1)
     with db.read() as session:
         rows = list(session.scalars(newest))
         jobs = views.job_objects(session, rows[:PAGE])
-        counts = _counts(session, who.project)
+        counts = _counts(session, caller.project)
     more = len(rows) > PAGE
     context: dict[str, Any] = {"jobs": jobs, "counts": counts, "page": page, "more": more}
     return render_page(request, "dashboard.html", status=status, verdict=verdict, **context)
@@ -75,12 +75,12 @@ def jobs_page() -> Response:
 
 @router.get("/jobs/{job_id}")
 def job_page(
-    job_id: str, request: Request, who: AsReader, db: Db, settings: Config, role: str = "", changed: str = ""
+    job_id: str, request: Request, caller: AsReader, db: Db, settings: Config, role: str = "", changed: str = ""
 ) -> Response:
     """Everything about one job on one page."""
     with db.read() as session:
         try:
-            row = find_job(session, who.project, job_id)
+            row = find_job(session, caller.project, job_id)
         except NotFound as error:
             return render_page(request, "error.html", 404, title="No such job", message=error.message)
         context: dict[str, Any] = {

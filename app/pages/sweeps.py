@@ -25,9 +25,11 @@ _CHARACTERS: Final = 60
 
 
 @router.get("/sweeps")
-def sweeps_page(request: Request, who: AsReader, db: Db, page: Annotated[int, Query(ge=1, le=10_000)] = 1) -> Response:
+def sweeps_page(
+    request: Request, caller: AsReader, db: Db, page: Annotated[int, Query(ge=1, le=10_000)] = 1
+) -> Response:
     """The project's sweeps, newest first."""
-    newest = select(Sweep).where(Sweep.project == who.project).order_by(Sweep.created_at.desc(), Sweep.id.desc())
+    newest = select(Sweep).where(Sweep.project == caller.project).order_by(Sweep.created_at.desc(), Sweep.id.desc())
     with db.read() as session:
         rows = list(session.scalars(newest.offset((page - 1) * SHOWN).limit(SHOWN + 1)))
         sweeps = views.summaries(session, rows[:SHOWN])
@@ -35,11 +37,11 @@ def sweeps_page(request: Request, who: AsReader, db: Db, page: Annotated[int, Qu
 
 
 @router.get("/sweeps/{sweep_id}")
-def sweep_page(sweep_id: str, request: Request, who: AsReader, db: Db) -> Response:
+def sweep_page(sweep_id: str, request: Request, caller: AsReader, db: Db) -> Response:
     """One sweep: its state, the best job, and the table of ranks."""
     with db.read() as session:
         try:
-            sweep = views.read(session, who.project, sweep_id)
+            sweep = views.read(session, caller.project, sweep_id)
         except NotFound as error:
             return render_page(request, "error.html", 404, title="No such sweep", message=error.message)
     names = columns(sweep.ranking)

@@ -39,7 +39,7 @@ def create_sweep(
     wanted: Annotated[SweepCreate, Body(openapi_examples=load_examples("sweep_requests"))],
     request: Request,
     response: Response,
-    who: AsWriter,
+    caller: AsWriter,
     db: Db,
     storage: Blobs,
     settings: Config,
@@ -55,9 +55,9 @@ def create_sweep(
     wrong in this request, and nothing is stored. Jobs that have no seed of their own share one.
     """
     keys: KeysInFlight = request.app.state.keys_in_flight
-    with keys.reserve(who.project, f"sweep {idempotency_key}" if idempotency_key else None):
+    with keys.reserve(caller.project, f"sweep {idempotency_key}" if idempotency_key else None):
         services = (db, storage, settings)
-        sweep, repeated = _submit(services, who.project, wanted, key=idempotency_key, retried=is_retry(request))
+        sweep, repeated = _submit(services, caller.project, wanted, key=idempotency_key, retried=is_retry(request))
 
     if repeated:
         response.headers["idempotent-replayed"] = "true"
@@ -65,34 +65,34 @@ def create_sweep(
         for entry in sweep.variations:
             notifier.wake(entry["job_id"])
     response.headers["location"] = f"/v1/fine_tuning/sweeps/{sweep.id}"
-    return _answer(db, who.project, sweep.id)
+    return _answer(db, caller.project, sweep.id)
 
 
 @router.get("", operation_id="listFineTuningSweeps", summary="List sweeps")
 def list_sweeps(
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: OrderQuery = "desc",
 ) -> SweepList:
     """Newest first, without their rankings."""
-    mine = select(Sweep).where(Sweep.project == who.project)
+    mine = select(Sweep).where(Sweep.project == caller.project)
     with db.read() as session:
-        rows, more = keyset(session, mine, Sweep, tombstones_of=who.project, after=after, limit=limit, order=order)
+        rows, more = keyset(session, mine, Sweep, tombstones_of=caller.project, after=after, limit=limit, order=order)
         return SweepList.page(views.summaries(session, rows), more=more)
 
 
 @router.get("/{sweep_id}", operation_id="retrieveFineTuningSweep", summary="Read a sweep")
-def retrieve_sweep(sweep_id: SweepId, who: AsReader, db: Db) -> SweepObject:
+def retrieve_sweep(sweep_id: SweepId, caller: AsReader, db: Db) -> SweepObject:
     """Its jobs ranked by the metric as of their last evaluations; a running job's rank is its rank so far."""
-    return _answer(db, who.project, sweep_id)
+    return _answer(db, caller.project, sweep_id)
 
 
 @router.get("/{sweep_id}/jobs", operation_id="listFineTuningSweepJobs", summary="List a sweep's jobs")
 def list_sweep_jobs(
     sweep_id: SweepId,
-    who: AsReader,
+    caller: AsReader,
     db: Db,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -100,29 +100,29 @@ def list_sweep_jobs(
 ) -> JobList:
     """Whole jobs, in the order of the request."""
     with db.read() as session:
-        statement = jobs_of(find_sweep(session, who.project, sweep_id))
+        statement = jobs_of(find_sweep(session, caller.project, sweep_id))
         rows, more = keyset(session, statement, Job, after=after, limit=limit, order=order)
         return JobList.page(job_views.job_objects(session, rows), more=more)
 
 
 @router.post("/{sweep_id}/cancel", operation_id="cancelFineTuningSweep", summary="Cancel a sweep", responses=CONFLICT)
-def cancel_sweep(sweep_id: SweepId, who: AsWriter, db: Db) -> SweepObject:
+def cancel_sweep(sweep_id: SweepId, caller: AsWriter, db: Db) -> SweepObject:
     """Cancels every job that has not ended; results of those that have stay. Idempotent."""
     with db.write() as session:
-        sweep = find_sweep(session, who.project, sweep_id, lock="remove")
+        sweep = find_sweep(session, caller.project, sweep_id, lock="remove")
         if sweep.cancelled_at is None:
             if not unfinished(session, sweep):
                 raise Conflict(f"sweep {sweep_id} cannot be cancelled: all of its jobs have already ended")
             sweep.cancelled_at = now(session)
-        lifecycle.cancel_jobs_of_sweep(session, who.project, sweep_id)
-    return _answer(db, who.project, sweep_id)
+        lifecycle.cancel_jobs_of_sweep(session, caller.project, sweep_id)
+    return _answer(db, caller.project, sweep_id)
 
 
 @router.delete("/{sweep_id}", operation_id="deleteFineTuningSweep", summary="Delete a sweep", responses=CONFLICT)
-def delete_sweep(sweep_id: SweepId, who: AsWriter, db: Db) -> SweepDeleted:
+def delete_sweep(sweep_id: SweepId, caller: AsWriter, db: Db) -> SweepDeleted:
     """Deletes the sweep's record once its jobs have ended. The jobs, their evidence and their models stay."""
     with db.write() as session:
-        sweep = find_sweep(session, who.project, sweep_id, lock="remove")
+        sweep = find_sweep(session, caller.project, sweep_id, lock="remove")
         if unfinished(session, sweep):
             raise Conflict(f"sweep {sweep_id} has jobs that have not ended; cancel it first")
         remove(session, sweep)

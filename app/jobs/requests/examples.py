@@ -54,7 +54,7 @@ class RequestExamples:
         return all(summary is not None for file, summary in zip(self.files, self.summaries, strict=True) if file)
 
 
-def find_files(context: SubmissionContext, request: JobCreate, chosen: ChosenModel) -> tuple[File, File | None]:
+def find_files(context: SubmissionContext, request: JobCreate, model: ChosenModel) -> tuple[File, File | None]:
     """The training and the validation file; a file of weights is checked, too. Raises NotFound, InvalidRequest."""
     training = _training_file(context, request.training_file, param="training_file")
     validation = None
@@ -64,14 +64,14 @@ def find_files(context: SubmissionContext, request: JobCreate, chosen: ChosenMod
     if isinstance(request.model, TorchRequest) and request.model.weights is not None:
         weights = find_file(context.session, context.project, request.model.weights, param="model.weights")
         with _reading(context, weights, param="model.weights"):
-            refuse_other_weights(context.storage, weights, chosen.tensors_for(request.model.task))
+            refuse_other_weights(context.storage, weights, model.tensors_for(request.model.task))
     return training, validation
 
 
 def read_examples(
     context: SubmissionContext,
     request: JobCreate,
-    chosen: ChosenModel,
+    model: ChosenModel,
     files: tuple[File, File | None],
     *,
     read_bytes: int,
@@ -82,7 +82,7 @@ def read_examples(
     with _reading(context, training, param="training_file"):
         format = _format(context.storage, training, param="training_file")
         data = replace(data, format=format)
-        task = _task(context, request, chosen, training, format)
+        task = _task(context, request, model, training, format)
         refuse_other_method(method_type(request), task)
         reader = _ExamplesReader(context.storage, data, task, read_bytes)
         train_summary, valid_summary = reader.read(training, format, param="training_file"), None
@@ -127,10 +127,10 @@ def _reading(context: SubmissionContext, file: File, *, param: str) -> Iterator[
         raise NotFound(error.message, param=param) from None
 
 
-def _task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, file: File, format: str) -> str:
+def _task(context: SubmissionContext, request: JobCreate, model: ChosenModel, file: File, format: str) -> str:
     """The request's own, the model spec's, the one the method is for; else inferred from the file's fields."""
-    if isinstance(chosen.spec, specs.TorchSpec):
-        return _torch_task(context, request, chosen.spec, file, format)
+    if isinstance(model.spec, specs.TorchSpec):
+        return _torch_task(context, request, model.spec, file, format)
 
     named = getattr(request.model, "task", None)
     if request.task and named and request.task != named:
@@ -138,19 +138,19 @@ def _task(context: SubmissionContext, request: JobCreate, chosen: ChosenModel, f
         raise InvalidRequest(message, param="task", code="conflict")
 
     dpo = "preference" if method_type(request) == "dpo" else None
-    if task := request.task or chosen.spec.task or dpo:
+    if task := request.task or model.spec.task or dpo:
         return str(task)
     task = _inferred_task(context, file, format)
-    if task == "text-regression" and isinstance(chosen.spec, specs.TransformersSpec):
-        return _task_of_numbers(context, chosen, chosen.spec, file, format)
+    if task == "text-regression" and isinstance(model.spec, specs.TransformersSpec):
+        return _task_of_numbers(context, model, model.spec, file, format)
     return task
 
 
 def _task_of_numbers(
-    context: SubmissionContext, chosen: ChosenModel, spec: specs.TransformersSpec, file: File, format: str
+    context: SubmissionContext, model: ChosenModel, spec: specs.TransformersSpec, file: File, format: str
 ) -> str:
     """Numbers as labels are classes to a base that classifies texts, or a question; never a new head in silence."""
-    classes = classes_of_texts(context, spec, chosen.base_id)
+    classes = classes_of_texts(context, spec, model.base_id)
     if not classes:
         return "text-regression"
     with _on_disk(context.storage, file) as path:
@@ -159,7 +159,7 @@ def _task_of_numbers(
         return "text-classification"
 
     message = (
-        f"the labels are numbers, and not classes 0 to {classes - 1} of {chosen.name!r}, which classifies texts; name "
+        f"the labels are numbers, and not classes 0 to {classes - 1} of {model.name!r}, which classifies texts; name "
         "the task: 'text-classification' where they are classes, 'text-regression' for a new head that gives a number"
     )
     raise InvalidRequest(message, param="task", code="missing_field")

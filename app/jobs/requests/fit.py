@@ -30,26 +30,26 @@ from app.specs.hyperparameters import Hyperparameters
 from app.specs.models import ModelSpec, TorchSpec, TransformersSpec
 
 
-def refuse_data_misfits(context: SubmissionContext, chosen: ChosenModel, examples: RequestExamples) -> None:
+def refuse_data_misfits(context: SubmissionContext, model: ChosenModel, examples: RequestExamples) -> None:
     """Refuses labels and widths of the files that the model has no outputs or inputs for. InvalidRequest, DataError."""
     training, validation = examples.summaries
-    refuse_regression_labels(examples.task, chosen.spec.num_labels)
+    refuse_regression_labels(examples.task, model.spec.num_labels)
     if training is None:
         return
 
     if validation is not None:
         formats.refuse_other_width(training, validation)
     if training.labels is not None:
-        labels = head_labels(context, chosen, training.labels)
+        labels = head_labels(context, model, training.labels)
         if labels is not None:
-            refuse_more_labels(len(labels), chosen.spec.num_labels)
+            refuse_more_labels(len(labels), model.spec.num_labels)
             refuse_unknown_labels(context, examples, labels)
-    if _is_affine(chosen.spec):
-        _refuse_other_sizes(chosen.spec, training)
+    if _is_affine(model.spec):
+        _refuse_other_sizes(model.spec, training)
 
 
 def refuse_run_misfits(
-    hyperparameters: Hyperparameters, chosen: ChosenModel, examples: RequestExamples, plan: FreezePlan | None
+    hyperparameters: Hyperparameters, model: ChosenModel, examples: RequestExamples, plan: FreezePlan | None
 ) -> None:
     """Refuses hyperparameters that the model cannot train with, and schedules that the run does not reach."""
     length = length_of(examples, hyperparameters)
@@ -59,11 +59,11 @@ def refuse_run_misfits(
         if length is not None and not hyperparameters.packing:  # packed examples make fewer steps
             refuse_unreached(plan, length.steps)
 
-    if hyperparameters.gradient_checkpointing and _is_affine(chosen.spec):
+    if hyperparameters.gradient_checkpointing and _is_affine(model.spec):
         message = "Affine cannot checkpoint activations; leave gradient_checkpointing out"
         raise InvalidRequest(message, param="hyperparameters.gradient_checkpointing")
     if hyperparameters.optimizer is not None and hyperparameters.optimizer.name == "muon":
-        _refuse_muon_without_matrices(manifest_with_labels(chosen, examples), plan, chosen.spec)
+        _refuse_muon_without_matrices(manifest_with_labels(model, examples), plan, model.spec)
 
 
 def refuse_device_misfits(hyperparameters: Hyperparameters, task: str, *, devices: int, strategy: str) -> None:
@@ -79,20 +79,20 @@ def refuse_device_misfits(hyperparameters: Hyperparameters, task: str, *, device
     )
 
 
-def manifest_with_labels(chosen: ChosenModel, examples: RequestExamples) -> Manifest | None:
+def manifest_with_labels(model: ChosenModel, examples: RequestExamples) -> Manifest | None:
     """The model's tensors where they are known; the training file gives the number of classes of a new head."""
-    known = chosen.manifest_for(examples.task)
+    known = model.manifest_for(examples.task)
     labels = examples.summaries[0].labels if examples.summaries[0] else None
-    if known is not None and known.open_head and labels and chosen.stored is not None:
-        known = manifest.for_task(chosen.stored, examples.task, num_labels=len(labels))
+    if known is not None and known.open_head and labels and model.stored is not None:
+        known = manifest.for_task(model.stored, examples.task, num_labels=len(labels))
     return known if known is not None and not known.open_head else None
 
 
-def head_labels(context: SubmissionContext, chosen: ChosenModel, labels: tuple[str, ...]) -> tuple[str, ...] | None:
+def head_labels(context: SubmissionContext, model: ChosenModel, labels: tuple[str, ...]) -> tuple[str, ...] | None:
     """Classes of the head: the base's own where `labels` of the file are among them, else these. None: not known."""
-    if not isinstance(chosen.spec, TransformersSpec):
+    if not isinstance(model.spec, TransformersSpec):
         return labels
-    own = label_map(context, chosen.spec, chosen.base_id)
+    own = label_map(context, model.spec, model.base_id)
     if own is None:
         return None
     return kept_map(labels, own)

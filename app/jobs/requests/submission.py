@@ -68,9 +68,9 @@ def examine(
     Raises InvalidRequest, PolicyError, DataError, ModelError, NotFound or QuotaSpent, each with `param`.
     """
     check_quota(context.session, context.project, asked=0, limit=context.settings.max_project_bytes)
-    chosen = sibling.chosen if sibling else _chosen(context, request)
-    policy = _policy(request, chosen)
-    examples = sibling.examples if sibling else _examples(context, request, chosen, read_bytes=read_bytes)
+    model = sibling.chosen if sibling else _chosen(context, request)
+    policy = _policy(request, model)
+    examples = sibling.examples if sibling else _examples(context, request, model, read_bytes=read_bytes)
 
     hyperparameters = Hyperparameters.from_json(request.chosen().model_dump(exclude_none=True))
     if examples.task == "preference" and hyperparameters.beta is None:
@@ -79,16 +79,16 @@ def examine(
         hyperparameters = replace(hyperparameters, frozen_dropout=False)
     refuse_ignored_options(hyperparameters.optimizer, enforce=policy.enforce)
     validated = examples.files[1] is not None
-    refuse_task_conflicts(hyperparameters, examples.task, adapter=chosen.spec.adapter, validated=validated)
+    refuse_task_conflicts(hyperparameters, examples.task, adapter=model.spec.adapter, validated=validated)
 
-    plan = _plan(context, policy, chosen, examples.task)
-    tensors = chosen.tensors_for(examples.task)
+    plan = _plan(context, policy, model, examples.task)
+    tensors = model.tensors_for(examples.task)
     refuse_unreadable_groups(hyperparameters.optimizer, tensors, plan, enforce=policy.enforce)
-    plan_with_labels = plan or _plan_with_labels(policy, chosen, examples)
-    refuse_run_misfits(hyperparameters, chosen, examples, plan_with_labels)
+    plan_with_labels = plan or _plan_with_labels(policy, model, examples)
+    refuse_run_misfits(hyperparameters, model, examples, plan_with_labels)
     resources = request.resources or Resources()
     refuse_device_misfits(hyperparameters, examples.task, devices=resources.devices, strategy=resources.strategy)
-    return CheckedRequest(policy, chosen, examples, hyperparameters, plan, plan_with_labels)
+    return CheckedRequest(policy, model, examples, hyperparameters, plan, plan_with_labels)
 
 
 def job_of(
@@ -163,18 +163,18 @@ def _chosen(context: SubmissionContext, request: JobCreate) -> ChosenModel:
 
 
 def _examples(
-    context: SubmissionContext, request: JobCreate, chosen: ChosenModel, *, read_bytes: int
+    context: SubmissionContext, request: JobCreate, model: ChosenModel, *, read_bytes: int
 ) -> RequestExamples:
-    files = find_files(context, request, chosen)
-    examples = read_examples(context, request, chosen, files, read_bytes=read_bytes)
-    refuse_data_misfits(context, chosen, examples)
+    files = find_files(context, request, model)
+    examples = read_examples(context, request, model, files, read_bytes=read_bytes)
+    refuse_data_misfits(context, model, examples)
     return examples
 
 
-def _policy(request: JobCreate, chosen: ChosenModel) -> Policy:
+def _policy(request: JobCreate, model: ChosenModel) -> Policy:
     """The request's policy, with what an adapter implies: the base below it is frozen."""
     policy = request.policy()
-    adapter = chosen.spec.adapter
+    adapter = model.spec.adapter
     if adapter is None:
         return policy
     if not adapter.merge:
@@ -184,19 +184,19 @@ def _policy(request: JobCreate, chosen: ChosenModel) -> Policy:
     return policy if policy.rules else Policy.from_json({**policy.to_json(), "default": "freeze"})
 
 
-def _plan(context: SubmissionContext, policy: Policy, chosen: ChosenModel, task: str) -> FreezePlan | None:
+def _plan(context: SubmissionContext, policy: Policy, model: ChosenModel, task: str) -> FreezePlan | None:
     """The policy resolved against the model's tensors, where they are known. Raises PolicyError if it does not fit."""
-    tensors = chosen.tensors_for(task)
+    tensors = model.tensors_for(task)
     if tensors is not None:
         return resolve(policy, tensors)
 
-    similar = similar_tensors(context.session, context.project, chosen, task)
+    similar = similar_tensors(context.session, context.project, model, task)
     if similar is not None:
         resolve(policy, similar)  # the names are right; the size of the head, and so the counts, may not be
     return None
 
 
-def _plan_with_labels(policy: Policy, chosen: ChosenModel, examples: RequestExamples) -> FreezePlan | None:
+def _plan_with_labels(policy: Policy, model: ChosenModel, examples: RequestExamples) -> FreezePlan | None:
     """The policy resolved with a new head of as many classes as the training file has labels, where these are known."""
-    known = manifest_with_labels(chosen, examples)
+    known = manifest_with_labels(model, examples)
     return resolve(policy, known.tensors) if known is not None else None

@@ -71,22 +71,22 @@ class ResolvedHyperparameters:
     def to_json(self) -> JsonDict:
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"optimizer": self.optimizer.to_json()}
 
-    def shown(self, asked: Hyperparameters, facts: Facts) -> Hyperparameters:
+    def shown(self, requested: Hyperparameters, facts: Facts) -> Hyperparameters:
         """The job's hyperparameters with what "auto" came to."""
         decided: JsonDict = {name: getattr(self, name) for name in SHOWN}
-        if asked.beta is not None:  # of a preference job, whose answers always have it
+        if requested.beta is not None:  # of a preference job, whose answers always have it
             decided["beta"] = self.beta
         decided["max_grad_norm"] = self.max_grad_norm or 0.0
         if self.warmup_steps is None:
             decided["warmup_ratio"] = self.warmup_ratio
-        given = asked.optimizer.weight_decay if asked.optimizer else None
+        given = requested.optimizer.weight_decay if requested.optimizer else None
         if self.optimizer.name in DECAYING and given is None:
             decided["weight_decay"] = self.optimizer.weight_decay
-        decided["learning_rate"] = _number(asked.learning_rate, _auto_rate(facts))
-        return replace(asked, **decided, learning_rate_multiplier=self.learning_rate_multiplier)
+        decided["learning_rate"] = _number(requested.learning_rate, _auto_rate(facts))
+        return replace(requested, **decided, learning_rate_multiplier=self.learning_rate_multiplier)
 
 
-def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameters:
+def resolve_auto(requested: Hyperparameters, facts: Facts) -> ResolvedHyperparameters:
     """Decide every hyperparameter. InvalidRequest for a micro-batch that is larger than its batch.
 
     The rules for `auto`, which is also what an absent one means:
@@ -99,43 +99,43 @@ def resolve_auto(asked: Hyperparameters, facts: Facts) -> ResolvedHyperparameter
     - precision: bfloat16 autocast on a GPU for a pretrained model, and for one of several dtypes, whose layers could
       not be multiplied with each other; else float32.
     """
-    batch = _whole(asked.batch_size, auto.batch_size(facts.examples))
-    multiplier = _number(asked.learning_rate_multiplier, 1.0)
+    batch = _whole(requested.batch_size, auto.batch_size(facts.examples))
+    multiplier = _number(requested.learning_rate_multiplier, 1.0)
     tuned = facts.pretrained and not facts.head_only
     return ResolvedHyperparameters(
-        n_epochs=_whole(asked.n_epochs, auto.n_epochs(facts.examples)),
+        n_epochs=_whole(requested.n_epochs, auto.n_epochs(facts.examples)),
         batch_size=batch,
-        micro_batch_size=_micro_batch(asked, batch),
-        learning_rate=_number(asked.learning_rate, _auto_rate(facts)) * multiplier,
+        micro_batch_size=_micro_batch(requested, batch),
+        learning_rate=_number(requested.learning_rate, _auto_rate(facts)) * multiplier,
         learning_rate_multiplier=multiplier,
-        optimizer=_optimizer(asked, facts),
-        max_steps=asked.max_steps,
-        lr_schedule=asked.lr_schedule or ("linear" if facts.pretrained else "constant"),
-        warmup_steps=asked.warmup_steps,
-        warmup_ratio=_number(asked.warmup_ratio, 0.1 if tuned else 0.0),
-        min_lr_ratio=_number(asked.min_lr_ratio, 0.0),
-        max_grad_norm=_number(asked.max_grad_norm, 1.0 if facts.pretrained else 0.0) or None,
-        precision=asked.precision or _auto_precision(facts),
-        max_length=asked.max_length,
-        length_bucketing=bool(asked.length_bucketing),
-        packing=bool(asked.packing),
-        padding_free="auto" if asked.padding_free is None else asked.padding_free,
-        master_weights=asked.master_weights is not False,
-        gradient_checkpointing=bool(asked.gradient_checkpointing),
-        frozen_dropout=asked.frozen_dropout is not False,
-        prefix_cache="auto" if asked.prefix_cache is None else asked.prefix_cache,
-        compile=bool(asked.compile),
-        label_smoothing=_number(asked.label_smoothing, 0.0),
-        temperature=_number(asked.temperature, 0.05),
-        beta=_number(asked.beta, 0.1),
-        validation_fraction=_number(asked.validation_fraction, 0.0),
-        eval_steps=asked.eval_steps,
-        checkpoint_steps=asked.checkpoint_steps,
-        checkpoint_seconds=_number(asked.checkpoint_seconds, CHECKPOINT_SECONDS),
-        keep_checkpoints=asked.keep_checkpoints or 2,
-        max_run_seconds=_number(asked.max_run_seconds, 0.0) or None,
-        early_stopping_patience=asked.early_stopping_patience,
-        tensorboard=bool(asked.tensorboard),
+        optimizer=_optimizer(requested, facts),
+        max_steps=requested.max_steps,
+        lr_schedule=requested.lr_schedule or ("linear" if facts.pretrained else "constant"),
+        warmup_steps=requested.warmup_steps,
+        warmup_ratio=_number(requested.warmup_ratio, 0.1 if tuned else 0.0),
+        min_lr_ratio=_number(requested.min_lr_ratio, 0.0),
+        max_grad_norm=_number(requested.max_grad_norm, 1.0 if facts.pretrained else 0.0) or None,
+        precision=requested.precision or _auto_precision(facts),
+        max_length=requested.max_length,
+        length_bucketing=bool(requested.length_bucketing),
+        packing=bool(requested.packing),
+        padding_free="auto" if requested.padding_free is None else requested.padding_free,
+        master_weights=requested.master_weights is not False,
+        gradient_checkpointing=bool(requested.gradient_checkpointing),
+        frozen_dropout=requested.frozen_dropout is not False,
+        prefix_cache="auto" if requested.prefix_cache is None else requested.prefix_cache,
+        compile=bool(requested.compile),
+        label_smoothing=_number(requested.label_smoothing, 0.0),
+        temperature=_number(requested.temperature, 0.05),
+        beta=_number(requested.beta, 0.1),
+        validation_fraction=_number(requested.validation_fraction, 0.0),
+        eval_steps=requested.eval_steps,
+        checkpoint_steps=requested.checkpoint_steps,
+        checkpoint_seconds=_number(requested.checkpoint_seconds, CHECKPOINT_SECONDS),
+        keep_checkpoints=requested.keep_checkpoints or 2,
+        max_run_seconds=_number(requested.max_run_seconds, 0.0) or None,
+        early_stopping_patience=requested.early_stopping_patience,
+        tensorboard=bool(requested.tensorboard),
     )
 
 
@@ -151,20 +151,20 @@ def _auto_rate(facts: Facts) -> float:
     return 1e-3 if facts.head_only else 5e-5
 
 
-def _micro_batch(asked: Hyperparameters, batch: int) -> int:
-    parts = asked.gradient_accumulation_steps or 1
-    micro = asked.micro_batch_size or -(-batch // parts)
+def _micro_batch(requested: Hyperparameters, batch: int) -> int:
+    parts = requested.gradient_accumulation_steps or 1
+    micro = requested.micro_batch_size or -(-batch // parts)
     refuse_large_micro_batch(micro_batch_size=micro, batch_size=batch)
     return micro
 
 
-def _optimizer(asked: Hyperparameters, facts: Facts) -> OptimizerSpec:
-    chosen = asked.optimizer or OptimizerSpec()
-    if asked.weight_decay is not None:
-        return replace(chosen, weight_decay=float(asked.weight_decay))
-    if chosen.name in DECAYING and chosen.weight_decay is None:
-        return replace(chosen, weight_decay=0.01 if facts.pretrained else 0.0)
-    return chosen
+def _optimizer(requested: Hyperparameters, facts: Facts) -> OptimizerSpec:
+    optimizer = requested.optimizer or OptimizerSpec()
+    if requested.weight_decay is not None:
+        return replace(optimizer, weight_decay=float(requested.weight_decay))
+    if optimizer.name in DECAYING and optimizer.weight_decay is None:
+        return replace(optimizer, weight_decay=0.01 if facts.pretrained else 0.0)
+    return optimizer
 
 
 def _number(value: float | str | None, default: float) -> float:
