@@ -45,8 +45,18 @@ def installed() -> list[Table]:
                 outer = table(name) or table(kind)
                 inner = next((each for each in map(table, inside) if each), ())
                 inner = tuple(_within_body(each) for each in inner)
+                parts = tuple(rename for part in _parts(kind) for rename in table(part))
                 found[outer] = found[inner] = found[outer + inner if outer != inner else outer] = None
+                found[outer + parts] = found[outer + inner + parts] = None
     return sorted(each for each in found if each)
+
+
+def _parts(kind: str) -> Iterator[str]:
+    """The kinds of the models inside one of this kind that have tables of their own, such as T5Gemma 2's encoder."""
+    from transformers import CONFIG_MAPPING
+
+    inside = CONFIG_MAPPING[kind].sub_configs.values() if kind in CONFIG_MAPPING else ()
+    yield from (part.model_type for part in inside if getattr(part, "model_type", "").endswith("_encoder"))
 
 
 def _names(classes: str | tuple[str, ...]) -> tuple[str, ...]:

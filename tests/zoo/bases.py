@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import ViTImageProcessor
+from transformers import Siglip2ImageProcessorPil, ViTImageProcessor
 from transformers.models.auto import modeling_auto
 
 from tests.worker.trainer import tiny
@@ -79,6 +79,9 @@ def write_companions(entry: Entry, folder: Path) -> None:
     """Writes a tokenizer or an image processor."""
     if entry.task == "image-classification":
         side = {"height": 32, "width": 32}
+        if entry.kind == "siglip2":
+            Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
+            return
         ViTImageProcessor(size=side, crop_size=side).save_pretrained(folder)
     elif entry.task == "causal-lm":
         tiny.tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)

@@ -15,6 +15,14 @@ GEMMA_4: Changes = {
 ASSISTANT = GEMMA_4 | {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
 T5: Changes = {"decoder_start_token_id": 0}
+SWIN: Changes = {
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_size": 2,
+}
 ALL_HEADS: Changes = {"num_key_value_heads": 4}
 HYBRID = ["linear_attention", "full_attention"]
 
@@ -60,8 +68,15 @@ CHANGES: dict[str, Changes] = {
     "qwen3_5_text": {"layer_types": HYBRID},
     "qwen3_next": {"layer_types": HYBRID},
     "recurrent_gemma": {"num_hidden_layers": 3},
-    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
-    "swinv2": {"image_size": 32, "window_size": 2, "patch_size": 2},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "donut-swin": SWIN,
+    "swin": SWIN,
+    "swinv2": SWIN,
+    "convnext": {"patch_size": 4},
+    "convnextv2": {"patch_size": 4},
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},
+    "mistral4": ALL_HEADS,
+    "siglip2": {"vision_config": {"patch_size": 8, "num_patches": 16}},
     "t5": T5,
     "mt5": T5,
     "umt5": T5,
@@ -72,4 +87,65 @@ CHANGES: dict[str, Changes] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 #: Networks of convolutions have no linear layer beside the head: LoRA has to be given modules.
-ADAPTERS: dict[str, Changes] = {}
+ADAPTERS: dict[str, Changes] = {
+    "resnet": {"target_modules": ["convolution"]},
+    "bit": {"target_modules": ["conv1", "conv2"]},
+}
+#: Kinds that are tried under every policy.
+POPULAR = frozenset(
+    [
+        "llama",
+        "llama4",
+        "llama4_text",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "qwen3_next",
+        "qwen3_5",
+        "qwen3_5_text",
+        "qwen3_5_moe",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gemma3n_text",
+        "gemma4",
+        "gemma4_text",
+        "mistral",
+        "mixtral",
+        "ministral3",
+        "phi",
+        "phi3",
+        "deepseek_v2",
+        "deepseek_v3",
+        "glm",
+        "glm4",
+        "glm4_moe",
+        "gpt_oss",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "granite",
+        "granitemoe",
+        "granitemoehybrid",
+        "cohere",
+        "cohere2",
+        "smollm3",
+        "falcon_h1",
+        "nemotron_h",
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "distilbert",
+        "deberta-v2",
+        "electra",
+        "albert",
+        "mpnet",
+        "modernbert",
+        "t5",
+        "gpt2",
+        "gpt_neox",
+        "opt",
+    ]
+)

@@ -14,13 +14,14 @@ from typing import Any
 import transformers
 from safetensors.torch import save_file
 
+from app.errors import PermafrostError
 from app.specs.models import TransformersSpec
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.judging import judge, objections_to, verified
 from tests.worker.trainer.zoo import picture_rows
 from tests.zoo.bases import Entry, save
-from tests.zoo.changes import ADAPTERS
+from tests.zoo.changes import ADAPTERS, POPULAR
 from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import loading, pretrained
@@ -38,6 +39,11 @@ class Outcome:
 
     status: str
     reason: str = ""
+
+
+def policies_of(entry: Entry) -> tuple[str, ...]:
+    """All policies for popular kinds and for pictures; half of the base frozen for the others, which is the hardest."""
+    return POLICIES if entry.kind in POPULAR or entry.task == "image-classification" else ("half",)
 
 
 def outcomes(entry: Entry, policies: Sequence[str] = POLICIES) -> dict[str, Outcome]:
@@ -62,6 +68,8 @@ def _outcome(entry: Entry, policy: str, base: Path, root: Path) -> Outcome:
         return (
             Outcome("verified", "") if (fault := _fault(entry, policy, done, root)) is None else Outcome("other", fault)
         )
+    except PermafrostError as error:  # while the names to freeze were looked up, as a preview does
+        return Outcome("refused", f"{error.code}: {error.message}")
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise

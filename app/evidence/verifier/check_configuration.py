@@ -188,6 +188,9 @@ def _layers_loaded(context: CheckContext) -> Iterator[Problem]:
     counts = dict(_layer_counts(config))
     if context.base is not None:
         base = parsed(context.base, CONFIG)
+        inner = base.get("text_config") if isinstance(base, dict) else None
+        if isinstance(inner, dict) and inner.get("model_type") == config.get("model_type") != base.get("model_type"):
+            base = inner  # the result is the language model of the base
         before = dict(_layer_counts(base)) if is_known(base) else {}
         for path in sorted(before.keys() & counts.keys()):
             if counts[path] < before[path]:

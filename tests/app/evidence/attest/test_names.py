@@ -58,6 +58,19 @@ def test_the_language_model_of_a_larger_model() -> None:
     assert "outside of its language model 'qwen3_5_text'" in problem
 
 
+def test_layers_are_compared_with_those_of_the_language_model() -> None:
+    """Of Llama 4: the number in the base's own text_config counts, and not a default of the whole."""
+    inner = b'{"model_type": "llama4_text", "num_hidden_layers": 2, "moe_layers": [0, 1]}'
+    configs = (b'{"model_type": "llama4", "text_config": ' + inner + b"}", inner)
+    parts = {"language_model.model.enc.w": "model.enc.w", "language_model.lm_head.weight": "lm_head.weight"}
+    assert problems(*parts.values(), base=tuple(parts), configs=configs, frozen="model.**") == []
+    fewer = (configs[0], inner.replace(b": 2", b": 1").replace(b"[0, 1]", b"[0]"))
+    assert any(
+        "1, the base's 2" in each
+        for each in problems(*parts.values(), base=tuple(parts), configs=fewer, frozen="model.**")
+    )
+
+
 def test_a_result_of_another_kind_is_a_problem() -> None:
     """Its class would load none of the tensors."""
     (problem,) = problems("enc.w", "head.w", configs=(b'{"model_type": "bert"}', b'{"model_type": "megatron-bert"}'))
