@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pkgutil import get_data
 from typing import TypedDict
 
@@ -151,6 +151,7 @@ def is_kind(name: object) -> bool:
     return isinstance(name, str) and name in _file()[1]
 
 
+@lru_cache(maxsize=1 << 16)  # the same for each table
 def legacy(name: str) -> str:
     """The name after the renames that every kind gets."""
     for pattern, replacement in _LEGACY:
