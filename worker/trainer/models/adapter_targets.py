@@ -48,13 +48,17 @@ def refuse_tied_merge(model: nn.Module) -> None:
 
 
 def linear_layers(model: nn.Module, heads: Collection[str]) -> list[str]:
-    """Paths of every linear layer of the body. Heads are left out: the new ones, which train, and those of the base."""
+    """Paths of every linear layer of the body. Heads are left out: the new ones, which train, and those of the base.
+
+    So is a layer with a forward of its own, such as Llama 4's router, whose results an adapter cannot be added to.
+    """
     embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)()
     body = body_of(model)
     layers = [
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
+        and type(module).forward in (nn.Linear.forward, Conv1D.forward)
         and module is not embeddings
         and path not in heads
         and path.startswith(body)

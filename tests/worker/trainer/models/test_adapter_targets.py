@@ -10,7 +10,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, Llama4ForCausalLM, Llama4TextConfig
+from transformers.models.llama4.modeling_llama4 import Llama4Router
 
 from app.errors import ModelError
 from tests.worker.trainer import tiny
@@ -149,3 +150,14 @@ def test_mamba_hybrids_get_an_adapter_where_peft_allows_one(tmp_path: Path) -> N
     assert judge(done).verdict == "verified"
     assert not any("out_proj" in name for name in done.changed)
     assert any("leaves out conv1d and out_proj" in each["message"] for each in done.of("event"))
+
+
+def test_a_layer_with_a_forward_of_its_own_gets_no_adapter() -> None:
+    """Llama 4's router is a linear layer that gives two tensors, to which nothing can be added."""
+    sizes = DECODER | {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 64, "head_dim": 16}
+    model = Llama4ForCausalLM(Llama4TextConfig(**sizes))
+    routers = [path for path, module in model.named_modules() if isinstance(module, Llama4Router)]
+    layers = adapter_targets.linear_layers(model, ())
+    assert routers
+    assert not set(routers) & set(layers)
+    assert "model.layers.0.self_attn.q_proj" in layers
