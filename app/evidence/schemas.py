@@ -10,8 +10,9 @@ from app.paging.keyset import Page
 #: The first three are a worker's; the others say why there is no such judgement.
 Verdict = Literal["verified", "violated", "incomplete", "pending", "none"]
 VERDICT: Final = (
-    "`verified`: every frozen tensor has the base's bytes; `violated`: one has not; `incomplete`: nobody can tell, or "
-    "nothing was frozen; `pending`: the job has not ended; `none`: it ended without a result to judge."
+    "`verified`: every frozen tensor has the base's bytes; `violated`: one has not; `incomplete`: something could "
+    "not be read or compared, or nothing was frozen; `pending`: the job has not ended; `none`: it ended without a "
+    "result to judge."
 )
 
 

@@ -322,7 +322,7 @@ def _dtype(wanted: str, stored: Iterable[str]) -> torch.dtype:
     """The dtype to load in. `auto` is the one that most stored tensors have, whatever config.json says."""
     if wanted != "auto":
         if wanted not in NAMED_DTYPES:
-            raise ModelError(f"dtype {wanted!r} is none of auto, {', '.join(NAMED_DTYPES)}", param="model.dtype")
+            raise ModelError(f"dtype {wanted!r} is not one of auto, {', '.join(NAMED_DTYPES)}", param="model.dtype")
         return DTYPES[NAMED_DTYPES[wanted]]
     floats = Counter(code for code in stored if code in DTYPES)
     return DTYPES[floats.most_common(1)[0][0]] if floats else torch.float32
