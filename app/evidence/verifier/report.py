@@ -51,10 +51,8 @@ class VerificationReport:
             base = "base" if self.facts["base_root"] == self.facts["first_base_root"] else "first base of the chain"
             yield f"VERIFIED, level {self.level}: {LEVELS[self.level or 1]}"
             one = frozen["tensors"] == 1
-            told = (
-                f"{frozen['tensors']} tensor{'' if one else 's'} ({frozen['bytes']:,} bytes) {'is' if one else 'are'}"
-            )
-            yield f"  {told} bit-identical to the {base}"
+            count = f"{frozen['tensors']} tensor{'' if one else 's'} ({frozen['bytes']:,} bytes)"
+            yield f"  {count} {'is' if one else 'are'} bit-identical to the {base}"
         else:
             yield "REJECTED"
             yield from (f"  {problem.check}: {problem}" for problem in self.problems[:_SHOWN])
