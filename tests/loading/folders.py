@@ -205,6 +205,8 @@ def shards(folder: Folder, number: int) -> None:
 def single_beside_shards(folder: Folder, number: int) -> None:
     """One shard is called model.safetensors."""
     shards(folder, number)
+    if "model.safetensors" in folder.result_weights:  # beside a file of another change, which would replace it
+        return
     first = sorted(folder.result_weights)[number % len(folder.result_weights)]
     folder.result_weights["model.safetensors"] = folder.result_weights.pop(first)
 
