@@ -287,5 +287,5 @@ def _reloaded(job: TrainingJob) -> TrackedModel:
     order = job.order
     loaded = loading.load(order.model, job.workspace.base, task=job.task, labels=job.splits.labels, seed=order.seed)
     if job.task in tasks.TEXT:
-        tasks.ready_tokenizer(loaded, job.splits.training)
+        tasks.ready_tokenizer(loaded, job.splits.training, task=job.task)
     return TrackedModel.of(loaded)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from app.errors import InvalidRequest
 from app.files import formats
@@ -102,7 +103,7 @@ def encode(
     task: str, source: DataSplits, loaded: Loaded, *, asked_length: int | None, packed: bool = False
 ) -> EncodedData:
     """Encode both parts of the data for this model; notes count cut examples and name a missing pad token."""
-    notes = ready_tokenizer(loaded, source.training) if task in TEXT else []
+    notes = ready_tokenizer(loaded, source.training, task=task) if task in TEXT else []
     limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
     parts: list[Examples | None] = []
     for rows, lines, param in (
@@ -157,21 +158,48 @@ def _encode(
     return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=task == "text-regression")
 
 
-def ready_tokenizer(loaded: Loaded, rows: Sequence[Row]) -> list[str]:
+def ready_tokenizer(loaded: Loaded, rows: Sequence[Row], *, task: str) -> list[str]:
     """A pad token and a chat template where they are missing; what was done."""
     tokenizer, notes = loaded.tokenizer, []
+    config: Any = getattr(loaded.model, "config", None)
     if tokenizer.pad_token_id is None:
-        stand_in = tokenizer.eos_token or tokenizer.unk_token
+        stand_in = _pad_token_of(config, tokenizer) or tokenizer.eos_token or tokenizer.unk_token
         if stand_in is None:
             message = "the tokenizer has no pad token, and no end or unknown token that could stand in for it"
             raise InvalidRequest(message, param="model")
         tokenizer.pad_token = stand_in
         notes.append(f"the tokenizer has no pad token; {stand_in!r} is used for padding")
-    config: Any = getattr(loaded.model, "config", None)
     if config is not None and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
+    if task in ("text-classification", "text-regression"):
+        notes += _align_pad_token(loaded.model, pad=tokenizer.pad_token_id)
     template = chat.ensure_template(tokenizer, rows)
     return notes + ([template] if template else [])
+
+
+def _pad_token_of(config: Any, tokenizer: Any) -> str | None:
+    """The pad token that the model's configuration names, where the tokenizer has it."""
+    number = getattr(config, "pad_token_id", None)
+    if not isinstance(number, int) or not 0 <= number < len(tokenizer):
+        return None
+    token = tokenizer.convert_ids_to_tokens(number)
+    return token if isinstance(token, str) else None
+
+
+def _align_pad_token(model: Any, *, pad: int) -> list[str]:
+    """Gives a classifier over a decoder the pad token of the batches; its result has it, too.
+
+    Such a model reads a text at its last token that is not its configuration's pad token. With another one in the
+    batches it would read padding.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(base, GenericForSequenceClassification):
+        return []
+    config = base.config.get_text_config()
+    before, config.pad_token_id = getattr(config, "pad_token_id", None), pad
+    if before in (None, pad):
+        return []
+    return [f"the pad token of the model's configuration was {before}; it is {pad} now, as the tokenizer's"]
 
 
 def _float_dtype(model: nn.Module) -> torch.dtype:
