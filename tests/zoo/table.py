@@ -23,7 +23,8 @@ evidence judged, and the result loaded again. `python -m tests.zoo` tries all of
 tries again what is on it.
 
 - `head`: all of the base is frozen, a new head or the output embeddings train. `half`: the first half of the base's
-  parameters is frozen. `lora`: an adapter over the frozen base. An empty cell has not been tried yet.
+  parameters is frozen. `lora`: an adapter over the frozen base.
+- An empty cell or a missing row: not tried, or not right yet. The page is a selection so far.
 - ✓: verified, and a verifier with base and result at hand accepts it. A number: refused before the first step, for the
   reason below.
 
