@@ -35,7 +35,10 @@ CODES = {"unsupported_model", "model_cannot_run", "data_does_not_fit_model", "in
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one policy: `verified`, `refused` with the message of the refusal, or `other`, which is a fault."""
+    """What came of one policy: `verified`, `refused` with the message of the refusal, or `other`, which is a fault.
+
+    `untried`: transformers makes no model of the tiny configuration.
+    """
 
     status: str
     reason: str = ""
@@ -55,6 +58,8 @@ def outcomes(entry: Entry, policies: Sequence[str] = POLICIES) -> dict[str, Outc
             base = save(entry, root / "base")
         except ImportError as error:
             return dict.fromkeys(policies, Outcome("refused", _missing_package(error)))
+        except Exception as error:  # noqa: BLE001 - each class has errors of its own for a configuration
+            return dict.fromkeys(policies, Outcome("untried", f"{type(error).__name__}: {error}"))
         return {policy: _outcome(entry, policy, base, root / policy) for policy in policies}
 
 

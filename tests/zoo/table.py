@@ -67,7 +67,7 @@ def render(results: Results) -> str:
     parts = [ABOUT.format(version=transformers.__version__, score=score(results))]
     reasons: dict[str, int] = {}
     for task in MAPPINGS:
-        mine = {entry: outcome for entry, outcome in results.items() if entry.task == task}
+        mine = {entry: outcome for entry, outcome in results.items() if entry.task == task and _tried(outcome)}
         verified = sum(all(each.status == "verified" for each in outcome.values()) for outcome in mine.values())
         parts += [
             "",
@@ -82,13 +82,17 @@ def render(results: Results) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _tried(found: Mapping[str, Outcome]) -> bool:
+    return any(outcome.status != "untried" for outcome in found.values())
+
+
 def _row(entry: Entry, found: Mapping[str, Outcome], reasons: dict[str, int]) -> str:
     cells = [_cell(found.get(policy), reasons) for policy in POLICIES]
     return f"| {entry.kind} | {' | '.join(cells)} |"
 
 
 def _cell(outcome: Outcome | None, reasons: dict[str, int]) -> str:
-    if outcome is None:
+    if outcome is None or outcome.status == "untried":
         return ""
     if outcome.status == "verified":
         return "✓"

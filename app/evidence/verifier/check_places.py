@@ -31,6 +31,8 @@ _CLAIMED = ("frozen", "split", "scheduled")
 _OF_ADAPTERS = re.compile(
     r"(^|\.)(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|ia3_l|prompt_embeddings|prompt_encoder)(\.|$)"
 )
+#: Tied to `shared.weight` in 19 kinds of encoder-decoders.
+_DECODER_TABLE = "decoder.embed_tokens.weight"
 _DIGITS = re.compile(r"\d+")
 
 
@@ -292,11 +294,17 @@ def _tied_pairs(kind: Kind, names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _copies_alone(kind: Kind, names: Iterable[str]) -> list[str]:
-    """Stored targets of ties of which no source is stored."""
+    """Stored targets of ties of which no source is stored.
+
+    A decoder by itself, as a causal language model of an encoder-decoder's kind is, has no table that is shared with an
+    encoder: its own is the one that loaders read.
+    """
     names = sorted(names)
+    decoder_alone = not any(name.startswith("encoder.") for name in names)
     sources: dict[str, list[str]] = defaultdict(list)
     for target, source in kind.ties:
-        sources[target].append(source)
+        if not (decoder_alone and target == _DECODER_TABLE):
+            sources[target].append(source)
     alone = [target for target, found in sources.items() if not any(_matching(kind, each, names) for each in found)]
     return sorted({name for target in alone for name in _matching(kind, target, names)})
 

@@ -7,6 +7,7 @@ import pytest
 
 from app.evidence.format.statement import Row
 from tests.tamper.kit import World, readings, tensor
+from tests.tamper.loading import bert_world, configured, retied
 
 
 def with_another(world: World, name: str) -> None:
@@ -48,3 +49,15 @@ def test_names_that_lose_a_number_are_compared_one_by_one(tmp_path: Path) -> Non
     with_another(world, "bert1enc.0.w")
     (problem,) = world.verify(2).problems
     assert (problem.check, problem.subject) == ("one_place", "bert.enc.0.w")
+
+
+@pytest.mark.parametrize(("layer", "verdict"), [("decoder.layers.0.w", "verified"), ("encoder.layers.0.w", "rejected")])
+def test_a_decoder_alone_has_a_table_of_its_own(layer: str, verdict: str, tmp_path: Path) -> None:
+    """Beside an encoder, loaders take both tables from `shared.weight`, which is not stored."""
+    world = bert_world(tmp_path)
+    retied(world, {"enc.0.w": layer, "enc.1.w": "decoder.embed_tokens.weight"})
+    world.policy = {"freeze": ["decoder.embed_tokens.weight"]}
+    configured(world, '{"model_type": "bigbird_pegasus", "tie_word_embeddings": true, "dtype": "float32"}')
+    report = world.verify(1)
+    assert report.verdict == verdict, report.problems
+    assert {problem.check for problem in report.problems} <= {"ties"}
