@@ -10,6 +10,9 @@ from app.settings import Settings
 from tests.app.cli.commands import Command
 from worker.supervisor.process import landlock
 
+#: Lines of the report: one for each check.
+CHECKS = 9
+
 
 def test_doctor_says_what_is_missing_and_what_would_help(permafrost: Command) -> None:
     """A line per check; code 1 until the tables are there."""
@@ -20,14 +23,14 @@ def test_doctor_says_what_is_missing_and_what_would_help(permafrost: Command) ->
     after = permafrost("doctor")
     assert after.returncode == 0, after.stdout
     words = [line.split()[0] for line in after.stdout.splitlines()]
-    assert len(words) == 8 and set(words) <= {"ok", "note"}  # a note where the kernel has no sandbox
+    assert len(words) == CHECKS and set(words) <= {"ok", "note"}  # a note where the kernel has no sandbox
 
 
 def test_doctor_reports_a_broker_that_is_away(permafrost: Command) -> None:
     """The other checks are made all the same."""
     done = permafrost("doctor", PERMAFROST_BROKER_URL="redis://127.0.0.1:1")
     assert re.search(r"FAIL {2}broker: redis://127.0.0.1:1: .*refused", done.stdout)
-    assert len(done.stdout.splitlines()) == 8
+    assert len(done.stdout.splitlines()) == CHECKS
 
 
 def test_doctor_misses_a_models_folder_that_was_named(permafrost: Command, tmp_path: Path) -> None:
