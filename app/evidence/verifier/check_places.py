@@ -269,11 +269,13 @@ def _ties(context: CheckContext) -> Iterator[Problem]:
 
 def _tied(config: Mapping[str, Any], kind: str = "") -> Iterator[bool]:
     """Whether weights are tied in a model and in those inside it. Older versions tie where a class says nothing."""
+    inside = bool(kind)
     kind = str(config.get("model_type") or kind)
     known = record(kind) if is_kind(kind) else None
     flag = config.get("tie_word_embeddings")
     flag = known["tied"] if flag is None and known else flag
-    yield flag is None or bool(flag)
+    silent = not inside or bool(known and known["ties"])  # a tower of pictures inside has nothing to tie
+    yield silent if flag is None else bool(flag)
     for key, part in known["parts"].items() if known else ():
         inner = config.get(key)
         yield from _tied(inner if isinstance(inner, Mapping) else {}, part)

@@ -61,3 +61,12 @@ def test_a_decoder_alone_has_a_table_of_its_own(layer: str, verdict: str, tmp_pa
     report = world.verify(1)
     assert report.verdict == verdict, report.problems
     assert {problem.check for problem in report.problems} <= {"ties"}
+
+
+def test_a_tower_of_pictures_ties_nothing(tmp_path: Path) -> None:
+    """Its configuration says nothing of ties, and the outer one says that there are none."""
+    world = bert_world(tmp_path)
+    retied(world, {"enc.0.w": "output.weight", "enc.1.w": "embeddings.word_embeddings.weight"})
+    world.policy = {"freeze": ["output.weight"]}
+    configured(world, '{"model_type": "git", "tie_word_embeddings": false, "dtype": "float32", "vision_config": {}}')
+    assert world.verify(1).verified
