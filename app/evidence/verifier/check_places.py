@@ -278,7 +278,10 @@ def _tied(config: Mapping[str, Any], kind: str = "") -> Iterator[bool]:
     yield silent if flag is None else bool(flag)
     for key, part in known["parts"].items() if known else ():
         inner = config.get(key)
-        yield from _tied(inner if isinstance(inner, Mapping) else {}, part)
+        if isinstance(inner, Mapping):
+            yield from _tied(inner, part)
+        else:  # a part with defaults alone
+            yield is_kind(part) and bool(record(part)["tied"])
 
 
 def _readings(first: Row, second: Row) -> tuple[Reading, Reading]:

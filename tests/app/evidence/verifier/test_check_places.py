@@ -70,3 +70,11 @@ def test_a_tower_of_pictures_ties_nothing(tmp_path: Path) -> None:
     world.policy = {"freeze": ["output.weight"]}
     configured(world, '{"model_type": "git", "tie_word_embeddings": false, "dtype": "float32", "vision_config": {}}')
     assert world.verify(1).verified
+
+
+def test_a_part_that_is_not_there_ties_nothing(tmp_path: Path) -> None:
+    """The configuration says itself that there are no ties."""
+    world = bert_world(tmp_path)
+    retied(world, {"": "lm_head.weight", "enc.1.w": "model.embed_tokens.weight"})
+    configured(world, '{"model_type": "qwen2", "tie_word_embeddings": false, "dtype": "float32"}')
+    assert world.verify(1).verified
