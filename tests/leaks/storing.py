@@ -136,11 +136,15 @@ def emptied(watch: Watch) -> Found:
     """to_empty leaves whatever the memory holds (here NaN, so that the case does not depend on chance)."""
 
     def empty(model: Net) -> None:
+        deterministic: Any = torch.utils.deterministic
+        filled = deterministic.fill_uninitialized_memory  # a trainer in this process may have cleared it
+        deterministic.fill_uninitialized_memory = True
         torch.use_deterministic_algorithms(True)
         try:
             model.body.to_empty(device="cpu")
         finally:
             torch.use_deterministic_algorithms(False)
+            deterministic.fill_uninitialized_memory = filled
 
     return done_in_step_two(watch, empty)
 
