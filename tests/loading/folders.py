@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hypothesis import reject
 from safetensors.torch import load_file
 
 from app.evidence.format.statement import Row, base_readings, changed, total
@@ -127,7 +128,9 @@ class Folder(World):
                 else Row(name=live, role="new", initial=after, result=after, changed=True, **own)
             )
         frozen = sorted({row.name for row in drafts if row.base and row.result and self.is_frozen(row.base.name)})
-        self.policy = {"freeze": frozen or ["nothing"]}
+        if not frozen:
+            reject()  # changes that together leave nothing to prove
+        self.policy = {"freeze": frozen}
         plan = plan_of(drafts, self.policy)
         rows = []
         for row in drafts:

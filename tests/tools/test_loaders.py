@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from tools.loaders import PATH, installed, merged
+from tools.loaders import PATH, installed, merged, rendered
 
 
 @pytest.mark.slow
 def test_all_of_the_installed_version_is_there() -> None:
     """After a change of transformers: `python -m tools.loaders`."""
     pytest.importorskip("transformers", reason="the worker's dependencies are not installed")
-    known = json.loads(PATH.read_text("utf-8"))
-    assert merged(known, installed()) == known
+    text = PATH.read_text("utf-8")
+    assert rendered(merged(json.loads(text), installed())) == text
 
 
 def test_what_an_earlier_version_did_stays() -> None:

@@ -8,6 +8,7 @@ from tests.zoo.table import PATH, on_page, render, run, score
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_every_architecture_is_verified_or_refused_by_name() -> None:
     """After a change of transformers or of the trainer: `python -m tests.zoo`."""
     page = PATH.read_text("utf-8")

@@ -51,8 +51,9 @@ def _index_name(context: CheckContext) -> Iterator[Problem]:
 def _weights_name(context: CheckContext) -> Iterator[Problem]:
     """Rejects names that other systems or loaders take for another file or another format."""
     for file in context.predicate.result_files:
-        folded = file.name.casefold()
-        if folded != file.name and _is_read(folded):
+        name = file.name.rpartition("/")[2]  # the folders of sentence-transformers' modules have capital letters
+        folded = name.casefold()
+        if folded != name and _is_read(folded):
             reason = f"some file systems take this name for {folded!r}, which loaders read; write it like that"
             yield Problem("weights_name", reason, file.name)
         elif _DISTRIBUTED.fullmatch(file.name):

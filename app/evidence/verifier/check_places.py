@@ -63,6 +63,20 @@ def _one_place(context: CheckContext) -> Iterator[Problem]:
         )
         yield Problem("one_place", reason, proved)
 
+    for row in rows:
+        if row.role in _CLAIMED and row.base and row.result and _doubled(kind, row.result.name, row.base.name):
+            reason = (
+                "transformers before version 5 does not find a name with the base model's prefix twice, and draws the "
+                f"tensor anew; store it as {row.base.name!r}"
+            )
+            yield Problem("one_place", reason, row.result.name)
+
+
+def _doubled(kind: Kind, name: str, base: str) -> bool:
+    """Whether a result's name begins with one prefix twice, and the base's does not."""
+    twice = [f"{prefix}.{prefix}." for prefix in kind.prefixes if prefix]
+    return any(name.startswith(each) and not base.startswith(each) for each in twice)
+
 
 def _collisions_in_4(names: list[str], kind: Kind) -> Iterator[tuple[str, str]]:
     """Pairs of names that transformers 4 takes for one: it renamed text anywhere in a name."""

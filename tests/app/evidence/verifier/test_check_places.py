@@ -78,3 +78,14 @@ def test_a_part_that_is_not_there_ties_nothing(tmp_path: Path) -> None:
     retied(world, {"": "lm_head.weight", "enc.1.w": "model.embed_tokens.weight"})
     configured(world, '{"model_type": "qwen2", "tie_word_embeddings": false, "dtype": "float32"}')
     assert world.verify(1).verified
+
+
+def test_a_prefix_that_is_there_twice_is_rejected(tmp_path: Path) -> None:
+    """Older loaders find no tensor of that name, and draw the one of the model anew."""
+    world = bert_world(tmp_path)
+    retied(world, {"enc.1.w": "bert.enc.1.w"})
+    tensors = world.result_weights["model.safetensors"]
+    tensors["bert.bert.enc.1.w"] = tensors.pop("bert.enc.1.w")
+    world.policy = {"freeze": ["bert.bert.enc.1.w"]}
+    configured(world, '{"model_type": "bert", "tie_word_embeddings": false, "dtype": "float32"}')
+    assert [(each.check, each.subject) for each in world.verify(1).problems] == [("one_place", "bert.bert.enc.1.w")]
