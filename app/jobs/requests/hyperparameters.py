@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from app.http.request_body import RequestBody
 from app.jobs.requests.model_spec import Fraction, Options
+from app.specs.optimizers import OPTIONS
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0)]
@@ -47,8 +48,9 @@ class Optimizer(RequestBody):
 
 def _require_object(value: Any) -> Any:
     if isinstance(value, str):
-        message = 'an optimizer is an object, such as {"name": "{name}"}'
-        raise PydanticCustomError("invalid_value", message, {"name": value})
+        name = value if value in OPTIONS else "adamw"
+        message = 'an optimizer is an object, such as {"name": "{name}"}, with one of the names {names}'
+        raise PydanticCustomError("invalid_value", message, {"name": name, "names": ", ".join(OPTIONS)})
     return value
 
 

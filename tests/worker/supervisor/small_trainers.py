@@ -15,6 +15,8 @@ from pathlib import Path
 from worker.protocol import Workspace
 from worker.trainer.ranks.launch import launch
 
+tempfile.gettempdir()  # looked up, and kept, before a trainer is confined: so do libraries that the forkserver imports
+
 
 def introduce(workspace: Path) -> None:
     """Writes down what a process at this place can see."""

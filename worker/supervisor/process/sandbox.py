@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def confine(
         print("this kernel has no Landlock: the trainer runs with all of its worker's rights over files", flush=True)
     if not several and not forbid_network():
         print("this machine has no seccomp: the trainer may use the network as far as Landlock lets it", flush=True)
+    _find_temporary_folder()
+
+
+def _find_temporary_folder() -> None:
+    """Looks again for a folder for temporary files: the forkserver's, of before, may not be written to any more.
+
+    A trainer may make nothing in a /tmp that holds the service's own folder. The workspace is where Python looks last.
+    """
+    tempfile.tempdir = None
+    os.environ["TMPDIR"] = tempfile.gettempdir()
 
 
 def _log_to(log: Path) -> None:
