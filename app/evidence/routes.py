@@ -49,7 +49,11 @@ def retrieve_evidence(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Ev
     responses={200: {"content": {ENVELOPE_TYPE: {"schema": {"type": "object"}, "example": ENVELOPE}}}},
 )
 def download_attestation(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Response:
-    """The DSSE envelope around an in-toto statement, byte for byte as it was signed. For `permafrost verify`."""
+    """The DSSE envelope around an in-toto statement, byte for byte as it was signed. For `permafrost verify`.
+
+    Its member `recipe` is a second envelope: SLSA Provenance v1, of what the same files were made of and how.
+    Attestations from before there were recipes have none.
+    """
     with db.read() as session:
         job = find_job(session, caller.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)

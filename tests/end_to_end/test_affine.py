@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from app.evidence.format.digest import read_file
+from app.evidence.format.recipe_reading import read as read_recipe
+from app.evidence.format.strict import read_json
 from app.evidence.verifier.verify import main as verify
 from tests.end_to_end.conftest import Service
 
@@ -111,6 +113,28 @@ def test_how_a_tensor_got_there(service: Service, table: str) -> None:
     reached = [each["step"] for each in first["history"]]
     assert reached == sorted(reached) and reached and reached[-1] < steps
     assert all(0 < each["l2"] < first["stats"]["l2"] for each in first["history"])
+
+
+def test_recipe_says_how_it_was_made(service: Service, table: str) -> None:
+    """Signed beside the statement: data and checkpoints as the supervisor saw them, and the trainer's word."""
+    settings = {"n_epochs": 2, "batch_size": 16, "learning_rate": 0.05, "checkpoint_steps": 2, "keep_checkpoints": 9}
+    job_id = submit(service, table, freeze_policy={"freeze": ["weight"]}, hyperparameters=settings, seed=11)
+    steps = service.ended(job_id)["progress"]["total_steps"]
+    envelope = json.loads(service.client.get(f"fine_tuning/jobs/{job_id}/attestation").content)
+    recipe = read_recipe(read_json(base64.b64decode(envelope["recipe"]["payload"])))
+    assert (recipe.job_id, recipe.attempt, recipe.request.seed) == (job_id, 1, 11)
+    assert recipe.request.hyperparameters["batch_size"] == 16
+    content = service.client.get(f"files/{table}/content").content
+    assert recipe.observed.training.sha256 == hashlib.sha256(content).hexdigest()
+    assert recipe.observed.started_at <= recipe.observed.finished_at
+    assert {"torch", "transformers"} <= recipe.observed.packages.keys()
+    assert {state.step for state in recipe.observed.checkpoints} <= set(range(2, steps, 2))
+    names = {file.name for state in recipe.observed.checkpoints for file in state.files}
+    assert {"model.safetensors", "optimizer.safetensors", "state.json"} <= names
+    assert (recipe.reported.steps, recipe.reported.exact) == (steps, True)
+    assert recipe.reported.hyperparameters["learning_rate"] == 0.05
+    assert recipe.reported.environment["threads"] == 1
+    assert recipe.reported.flops and recipe.reported.loss is not None
 
 
 def test_outsider_verifies_it(service: Service, table: str, tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from app.evidence.format.envelope import seal
 from app.evidence.format.keys import TrustedKey, generate
+from app.evidence.format.recipe import MEMBER, build
 from app.evidence.format.statement import Row
+from tests.tamper import recipes
 from tests.tamper.kit import (
     NOW,
     World,
@@ -53,7 +56,8 @@ def main(folder: Path) -> None:
         if world.previous:
             world.previous.sign(keys=keys)
         kind = "adapter" if name == "adapter" else "full"
-        world.sign(world.predicate(rows=rows(world), result_kind=kind), keys=keys)
+        sealed = world.sign(world.predicate(rows=rows(world), result_kind=kind), keys=keys)
+        world.publish(sealed | {MEMBER: seal(build(recipes.honest(world)), keys)})
         if name == "changed-only":
             leave_changed(world)
         expected: dict[str, Any] = {"base_root": world.pinned, "job": "ftjob-1", "nonce": "n-1"}

@@ -9,7 +9,7 @@ import pytest
 from app.evidence.format.statement import Row
 from app.evidence.verifier.context import Check
 from app.evidence.verifier.verify import STAGES
-from tests.tamper import audited, loading
+from tests.tamper import audited, loading, recipes
 from tests.tamper.attacks import ATTACKS, Attack, look_alike_world, trained_tie
 from tests.tamper.kit import (
     World,
@@ -31,7 +31,7 @@ from tests.tamper.kit import (
     twice_frozen_world,
 )
 
-assert audited and loading  # their attacks are in the list as well
+assert audited and loading and recipes  # their attacks are in the list as well
 CASES = [pytest.param(attack, level, id=f"{attack.id}-level-{level}") for attack in ATTACKS for level in attack.levels]
 # Rejected for every file whose digest is recomputed, which is not done for large ones unless it is asked for.
 MISNAMED = "39-wrong-file-digest"
@@ -124,6 +124,31 @@ def test_honest_claim_is_verified(
     assert report.verified
     # The root does not cover single rows: for those the reader needs the base's bytes.
     assert report.level == (1 if make is split_world and level == 2 else level)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_honest_recipe_is_shown(level: int, tmp_path: Path) -> None:
+    """Beside a statement at any level, also where one is required; the trainer's word is kept apart."""
+    world = World(tmp_path)
+    recipes.sign(world)
+    report = world.verify(level, require_recipe=True)
+    assert report.problems == ()
+    facts = report.to_json()["recipe"]
+    assert facts["observed"]["data"] == {"training": "11" * 32}
+    assert (facts["reported"]["steps"], facts["requested"]["seed"]) == (20, 7)
+    text = "\n".join(report.lines())
+    assert "recipe: text-classification, seed 7, on cpu" in text
+    assert "the trainer's word: steps 20, tokens 640" in text
+
+
+def test_a_newer_recipe_is_named(tmp_path: Path) -> None:
+    """The statement beside it is verified; the report says which version of a recipe was not read."""
+    world = World(tmp_path)
+    recipes.sign(world, document=recipes.newer)
+    report = world.verify(2)
+    assert report.verified
+    assert any("urn:permafrost:fine-tuning:v9" in warning for warning in report.warnings)
+    assert "recipe" not in report.to_json()
 
 
 def test_level_1_accepts_a_lying_signer_and_says_so(tmp_path: Path) -> None:

@@ -76,13 +76,13 @@ class Workspace:
         return self.out / "files"
 
     @property
-    def recipe(self) -> Path:
-        """Where each tensor of a model made of a checkpoint has its bytes; `recipe_files` go beside its weights."""
-        return self.out / "recipe.json"
+    def form(self) -> Path:
+        """Where each tensor of a model made of a checkpoint has its bytes; `form_files` go beside its weights."""
+        return self.out / "form.json"
 
     @property
-    def recipe_files(self) -> Path:
-        return self.out / "recipe"
+    def form_files(self) -> Path:
+        return self.out / "form"
 
     @property
     def manifest(self) -> Path:
@@ -90,7 +90,7 @@ class Workspace:
 
     def create(self) -> Self:
         """Make the folders that do not exist yet."""
-        for folder in (self.root, self.base, self.data, self.checkpoints, self.out, self.files, self.recipe_files):
+        for folder in (self.root, self.base, self.data, self.checkpoints, self.out, self.files, self.form_files):
             folder.mkdir(parents=True, exist_ok=True)
         return self
 

@@ -18,7 +18,9 @@ import structlog
 from app.db import Database
 from app.errors import PermafrostError
 from app.evidence.format.compose import ComposeError, Slice
-from app.evidence.format.digest import FileChanged, FileReading, read_file, reread
+from app.evidence.format.digest import FileChanged, FileReading, read_file, reread, sha256_file
+from app.evidence.format.recipe import SavedState
+from app.evidence.format.statement import FileRef
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.jobs.queue import lifecycle
@@ -39,6 +41,15 @@ log = structlog.get_logger(__name__)
 
 WEIGHTS: Final = "model.safetensors"
 STORED: Final = "stored.safetensors"
+#: The trainer's own state beside the weights, from which a run goes on.
+STATE_FILES: Final = (
+    "manifest.json",
+    "masters.safetensors",
+    "optimizer.safetensors",
+    "random.safetensors",
+    "state.json",
+    STORED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +80,17 @@ class Publisher:
         self._workspace = workspace
         self._keeper = keeper
         self._waiting: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        self._recipe: CheckpointRecipe | None = None
+        self._form: CheckpointForm | None = None
+        self._states: dict[int, SavedState] = {}
         self._thread = threading.Thread(target=self._serve, name=f"checkpoints-{job.id}", daemon=True)
 
     def offer(self, report: Report) -> None:
         self._waiting.put(report)
+
+    @property
+    def states(self) -> tuple[SavedState, ...]:
+        """The checkpoints that were read, by step, for the recipe."""
+        return tuple(self._states[step] for step in sorted(self._states))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -132,8 +149,10 @@ class Publisher:
         """The model of a checkpoint, or None when it cannot be made. Adds the blobs that it stores to `stored`."""
         folder = self._workspace.checkpoints / f"step-{step:08d}"
         try:
-            self._recipe = self._recipe or CheckpointRecipe.read(self._workspace, self._storage)
-            return self._recipe.model(self._job, self._base, folder, step, stored)
+            self._form = self._form or CheckpointForm.read(self._workspace, self._storage)
+            model = self._form.model(self._job, self._base, folder, step, stored)
+            self._states[step] = saved_state(folder, step, self._form.moved)
+            return model
         except FileNotFoundError:
             return None  # the run has removed it since
         except (PermafrostError, ComposeError, TensorFileError, OSError) as error:
@@ -150,8 +169,8 @@ class Publisher:
 
 
 @dataclass(slots=True)
-class CheckpointRecipe:
-    """`recipe.json`: where each tensor of a saved model has its bytes. One for all checkpoints of an attempt."""
+class CheckpointForm:
+    """`form.json`: where each tensor of a saved model has its bytes. One for all checkpoints of an attempt."""
 
     storage: Storage
     tensors: list[Mapping[str, Any]]
@@ -161,17 +180,18 @@ class CheckpointRecipe:
     #: Stored with the first checkpoint that needs them: a new head that is trained never needs its initial values.
     initial: TensorBlob | None = None
     files: list[JsonDict] | None = None
+    moved: FileReading | None = None  # the weights of the last checkpoint that was read
 
     @classmethod
-    def read(cls, workspace: Workspace, storage: Storage) -> "CheckpointRecipe":
-        document = read_json(workspace.recipe)
+    def read(cls, workspace: Workspace, storage: Storage) -> "CheckpointForm":
+        document = read_json(workspace.form)
         try:
             keys = ("name", "live", "part", "base_name")
             tensors: list[Mapping[str, Any]] = [{key: each[key] for key in keys} for each in document["tensors"]]
             kind, manifest = str(document["kind"]), list(document["manifest"])
             weights = WEIGHT_FILES[kind]
         except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{workspace.recipe.name} cannot be read: {error!r}") from error
+            raise ResultError(f"{workspace.form.name} cannot be read: {error!r}") from error
         return cls(storage, tensors, weights, manifest, workspace)
 
     def model(self, job: Job, base: Model, folder: Path, step: int, stored: set[str]) -> Model:
@@ -180,15 +200,16 @@ class CheckpointRecipe:
             raise ResultError(f"{folder.name} is a link")
         moved = _store(self.storage, folder / WEIGHTS)
         stored.add(moved.blob)
+        self.moved = moved.reading
         pieces = _store(self.storage, folder / STORED) if (folder / STORED).is_file() else None
         own_blobs = {file.blob for file in (moved, pieces) if file is not None}
         stored |= own_blobs
         if self.files is None:
-            self.files = publish_files(self.workspace.recipe_files, self.storage)
+            self.files = publish_files(self.workspace.form_files, self.storage)
 
         slices = [self._slice(tensor, moved, pieces, base) for tensor in self.tensors]
         weights = weight_files(
-            slices, {"format": "pt"}, main=self.weights, folder=self.workspace.recipe_files, storage=self.storage
+            slices, {"format": "pt"}, main=self.weights, folder=self.workspace.form_files, storage=self.storage
         )
         model = composed_model(job, base, weights, self.files, self.manifest)
         model.id, model.kind = f"{model.id}:ckpt-step-{step}", "checkpoint"
@@ -216,6 +237,21 @@ class CheckpointRecipe:
         if self.initial is None and self.workspace.initial.is_file():
             self.initial = _store(self.storage, self.workspace.initial)
         return self.initial.slice(name, name) if self.initial is not None else None
+
+
+def saved_state(folder: Path, step: int, weights: FileReading | None) -> SavedState:
+    """A checkpoint's digests: the root over its weights, which have been read, and of each file of its state.
+
+    FileNotFoundError where the run has removed it since, TensorFileError for a link.
+    """
+    if weights is None:
+        raise FileNotFoundError(folder)
+    files = [FileRef(WEIGHTS, weights.size, weights.sha256)]
+    for name in STATE_FILES:
+        path = folder / name
+        if path.is_symlink() or path.exists():
+            files.append(FileRef(name, path.lstat().st_size, sha256_file(path, follow_symlinks=False)))
+    return SavedState(step=step, root=root(weights.tensors), files=tuple(files))
 
 
 @reread

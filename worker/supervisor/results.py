@@ -17,6 +17,7 @@ from app.evidence.format.compose import ComposeError
 from app.evidence.format.envelope import seal
 from app.evidence.format.keys import SigningKey
 from app.evidence.format.modelsig import offer
+from app.evidence.format.recipe import MEMBER
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.tables import Evidence, Parameter
 from app.evidence.verifier.verify import objections
@@ -32,9 +33,10 @@ from app.storage.blobs import Storage
 from worker.protocol import Workspace
 from worker.supervisor import holdings
 from worker.supervisor.artifacts import EVENTS, Artifacts, ResultError, discard, read_artifacts
+from worker.supervisor.recipes import Seen, recipe
 from worker.supervisor.reports import ReportReader
 from worker.supervisor.result_models import composed_model, model_id
-from worker.supervisor.statements import statement
+from worker.supervisor.statements import origin_of, statement
 from worker.supervisor.statistics import change_statistics, checkpoint_statistics
 
 METRICS: Final = "metrics.csv"
@@ -49,16 +51,26 @@ class Signer:
     keys: list[SigningKey]
 
 
-def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, reports: ReportReader) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """What is signed: the statement about every tensor, and the recipe."""
+
+    statement: bytes
+    recipe: bytes
+
+
+def conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, reports: ReportReader, seen: Seen) -> Outcome:
     """The outcome of an attempt whose trainer reported success: evidence, verified or violated, and the model."""
     try:
-        return _conclude(signer, job, base, workspace, reports)
+        return _conclude(signer, job, base, workspace, reports, seen)
     except (ObservationsError, ComposeError, TensorFileError) as error:
         # The same files would be refused at every attempt: a retry would not help.
         raise ResultError(str(error)) from error
 
 
-def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, reports: ReportReader) -> Outcome:
+def _conclude(
+    signer: Signer, job: Job, base: Model, workspace: Workspace, reports: ReportReader, seen: Seen
+) -> Outcome:
     artifacts = read_artifacts(workspace, base, signer.storage)
     policy = _policy(job, artifacts.seen, merged=artifacts.observed.get("merged") or ())
     judged = verdict.judge(
@@ -69,12 +81,14 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, repor
         reported=[*artifacts.observed.get("violations", ()), *reports.violations],
         kind=artifacts.result.kind,
     )
-    payload = statement(signer.db, job, policy, base, judged, artifacts)
+    origin = origin_of(signer.db, job, base)
+    payload = statement(signer.db, job, policy, base, judged, artifacts, origin=origin)
     base_files = holdings.of_base(base, workspace, artifacts.base.values())
     problems = objections(payload, base=base_files, result=holdings.of_result(artifacts, signer.storage))
     refused = judged.verdict == "verified" and bool(problems)
     judged = verdict.challenged(judged, map(str, problems))
-    evidence = _evidence(signer, job, judged, artifacts, None if refused else payload)
+    made = recipe(job, base, policy, seen, reports.done, subjects=artifacts.files, origin=origin)
+    evidence = _evidence(signer, job, judged, artifacts, None if refused else Payloads(payload, made))
     parameters = _parameters(job, base, judged, artifacts, workspace, reports)
     model = _model(job, base, evidence, artifacts)
     outcome = _outcome(policy, evidence, parameters, model, reports)
@@ -87,7 +101,9 @@ def _conclude(signer: Signer, job: Job, base: Model, workspace: Workspace, repor
     return outcome
 
 
-def _evidence(signer: Signer, job: Job, judged: JobVerdict, artifacts: Artifacts, payload: bytes | None) -> Evidence:
+def _evidence(
+    signer: Signer, job: Job, judged: JobVerdict, artifacts: Artifacts, payloads: Payloads | None
+) -> Evidence:
     """The evidence; signed, unless a verifier would refuse the statement that it is verified."""
     evidence = database_rows.evidence_row(
         judged,
@@ -95,10 +111,11 @@ def _evidence(signer: Signer, job: Job, judged: JobVerdict, artifacts: Artifacts
         attempt=job.attempt,
         checks=dict(artifacts.observed.get("checks") or {}),
     )
-    if payload is not None:
-        evidence.envelope = json.dumps(seal(payload, signer.keys)).encode()
+    if payloads is not None:
+        envelope = seal(payloads.statement, signer.keys) | {MEMBER: seal(payloads.recipe, signer.keys)}
+        evidence.envelope = json.dumps(envelope).encode()
         evidence.keyid = signer.keys[0].keyid
-        evidence.model_sig = offer(artifacts.files, signer.keys, name=model_id(job), payload=payload)
+        evidence.model_sig = offer(artifacts.files, signer.keys, name=model_id(job), payload=payloads.statement)
     return evidence
 
 

@@ -32,6 +32,7 @@ from worker.supervisor.log_shipping import LogShipper
 from worker.supervisor.outcomes import DeviceLost, DiskFull, TrainerCrashed, TrainerStopped, explain, problem_of
 from worker.supervisor.prefix_folder import PrefixFolders
 from worker.supervisor.process.child import Child, Forkserver
+from worker.supervisor.recipes import Seen
 from worker.supervisor.reports import ReportReader
 from worker.supervisor.staging import Staging
 
@@ -180,13 +181,15 @@ class Runner:
             if shared is not None:
                 order = replace(order, prefix_room=shared.room)
                 workspace.prefix_cache.symlink_to(shared.folder)
-            with Publisher(self.db, self.storage, job, base, workspace, keeper) as publisher:
+            publisher = Publisher(self.db, self.storage, job, base, workspace, keeper)
+            with publisher:
                 reports.on_checkpoint = publisher.offer
                 self._run(order, workspace, keeper, device, reports, writable=[shared.folder] if shared else [])
 
             self._until_stored(keeper, keeper.flush)  # and the last checkpoints
             signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
-            return results.conclude(signer, job, base, workspace, reports)
+            seen = Seen(handed=staging.handed, checkpoints=publisher.states, device=device.name, devices=device.count)
+            return results.conclude(signer, job, base, workspace, reports, seen)
         except (OutOfSpace, StorageUnavailable) as error:
             raise TrainerCrashed(error.message) from error  # not the job's fault, and worth another try
         except PermafrostError as error:

@@ -1,7 +1,7 @@
 """Puts what an attempt starts from into its folder: the base, an adapter to train on, the training files."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import select
@@ -9,6 +9,7 @@ from sqlalchemy import select
 from app.db import Database
 from app.errors import DataError, ModelError, NotFound
 from app.evidence.format.digest import sha256_file
+from app.evidence.format.statement import FileRef
 from app.files.tables import File
 from app.jobs.queue.tables import Job
 from app.models.catalog import folder_of
@@ -20,6 +21,7 @@ from app.storage.blobs import Storage
 from worker.protocol import Workspace
 from worker.supervisor import attempt_folder, bases, hub
 from worker.supervisor.outcomes import TrainerStopped
+from worker.supervisor.recipes import Handed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,12 @@ class Staging:
     storage: Storage
     job: Job
     workspace: Workspace
+    _handed: dict[str, FileRef] = field(default_factory=dict)
+
+    @property
+    def handed(self) -> Handed:
+        """The files that were staged beside the base, once they are."""
+        return Handed(**self._handed)
 
     def base(self, *, initialise: Callable[[], None], should_stop: Callable[[], bool]) -> Model:
         """The model to start from, in the workspace and in the database.
@@ -101,6 +109,8 @@ class Staging:
         if adapter is None or not adapter.files:
             raise _gone(start, adapter)
         attempt_folder.stage_adapter(self.workspace, adapter, self.storage)
+        weights = next(file for file in adapter.files if file["name"] == self.workspace.adapter.name)
+        self._handed["adapter"] = FileRef("adapter", weights["size"], weights["sha256"])
 
     def _publish_initial(self) -> Model:
         job, stored = self.job, bases.ingest(self.workspace.base, self.storage)
@@ -126,6 +136,7 @@ class Staging:
             self.workspace, name, filename=file.filename, blob=file.blob, storage=self.storage
         )
         _refuse_changed(self.workspace.root / staged, file, param=param)
+        self._handed[name] = FileRef(name, file.bytes, file.sha256)
         return staged
 
 

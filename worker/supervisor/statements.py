@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from sqlalchemy import select
@@ -18,7 +19,17 @@ from app.specs.models import TransformersSpec, adapter_start
 from worker.supervisor.artifacts import Artifacts, file_ref
 
 
-def statement(db: Database, job: Job, policy: Policy, base: Model, judged: JobVerdict, artifacts: Artifacts) -> bytes:
+def statement(
+    db: Database,
+    job: Job,
+    policy: Policy,
+    base: Model,
+    judged: JobVerdict,
+    artifacts: Artifacts,
+    *,
+    origin: Mapping[str, str],
+) -> bytes:
+    """The payload to sign, about every tensor. `origin` is that of `origin_of`."""
     checks = artifacts.observed.get("checks") or {}
     predicate = Predicate(
         job_id=job.id,
@@ -40,9 +51,14 @@ def statement(db: Database, job: Job, policy: Policy, base: Model, judged: JobVe
         result_kind=artifacts.result.kind,
         metadata=artifacts.result.metadata,
         previous=_previous(db, base),
-        origin=_origin(db, base) | _adapter_origin(job),
+        origin=origin,
     )
     return build(predicate)
+
+
+def origin_of(db: Database, job: Job, base: Model) -> dict[str, str]:
+    """Where the base, and an adapter that was trained on, came from."""
+    return _origin(db, base) | _adapter_origin(job)
 
 
 def _previous(db: Database, base: Model) -> str | None:

@@ -72,8 +72,8 @@ def write_form(
         for each in saved
     ]
     manifest = [each.to_json() for each in tracked.inventory]
-    _write_use(workspace, workspace.recipe_files, tracked, spec, task=task, labels=labels)
-    write_json(workspace.recipe, {"tensors": tensors, "kind": _kind(tracked), "manifest": manifest})
+    _write_use(workspace, workspace.form_files, tracked, spec, task=task, labels=labels)
+    write_json(workspace.form, {"tensors": tensors, "kind": _kind(tracked), "manifest": manifest})
 
 
 def write_result(workspace: Workspace, tracked: TrackedModel, trained: Readings) -> int:

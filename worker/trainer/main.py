@@ -19,6 +19,7 @@ from worker.trainer.data.reading import DataSplits
 from worker.trainer.models import card, loading, manifest, merging
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.outcome import exit_codes, rank_of_process
+from worker.trainer.own_word import own_word
 from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.ranks.replicas import refuse_different_replicas
@@ -99,7 +100,8 @@ def train(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: Stop
                 _export(
                     order, workspace, run, result, plan, loaded, source=source, report=report, ending=ending, task=task
                 )
-    reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics)
+    word = own_word(run, ending)
+    reporter.report("done", steps=ending.steps, trained_tokens=ending.tokens, metrics=ending.metrics, recipe=word)
 
 
 def _export(

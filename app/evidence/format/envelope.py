@@ -58,14 +58,15 @@ def read_envelope(raw: bytes) -> Envelope:
         document = read_json(raw)
     except JsonError as error:
         raise EnvelopeError(f"envelope: {error}") from None
-    if not isinstance(document, JsonObject):
-        raise EnvelopeError("envelope: not a JSON object")
-    payload, kind, signatures = (document.get(key) for key in ("payload", "payloadType", "signatures"))
-    if not isinstance(payload, str) or not isinstance(kind, str) or not isinstance(signatures, list):
-        raise EnvelopeError("envelope: payload and payloadType are strings, signatures is a list")
-    sigs = tuple(_signature(entry, at) for at, entry in enumerate(signatures[: MAX_SIGNATURES + 1]))
-    document["payload"] = ""  # larger than what it stands for
-    return Envelope(_base64(payload, "payload"), kind, sigs, document)
+    return _envelope(document, "envelope")
+
+
+def envelope_inside(envelope: Envelope, name: str) -> Envelope | None:
+    """The envelope that a member of this envelope is, in its parsed document; None without such a member.
+
+    Raises EnvelopeError for a member that is no envelope.
+    """
+    return _envelope(envelope.document[name], f"envelope.{name}") if name in envelope.document else None
 
 
 def signers_of(envelope: Envelope, keys: Iterable[TrustedKey]) -> list[TrustedKey]:
@@ -74,18 +75,29 @@ def signers_of(envelope: Envelope, keys: Iterable[TrustedKey]) -> list[TrustedKe
     return [key for key in keys if any(key.verifies(signature, message) for signature in envelope.signatures)]
 
 
-def _signature(entry: Any, at: int) -> bytes:
+def _envelope(document: Any, where: str) -> Envelope:
+    if not isinstance(document, JsonObject):
+        raise EnvelopeError(f"{where}: not a JSON object")
+    payload, kind, signatures = (document.get(key) for key in ("payload", "payloadType", "signatures"))
+    if not isinstance(payload, str) or not isinstance(kind, str) or not isinstance(signatures, list):
+        raise EnvelopeError(f"{where}: payload and payloadType are strings, signatures is a list")
+    sigs = tuple(_signature(entry, at, where) for at, entry in enumerate(signatures[: MAX_SIGNATURES + 1]))
+    document["payload"] = ""  # larger than what it stands for
+    return Envelope(_base64(payload, f"{where}: payload"), kind, sigs, document)
+
+
+def _signature(entry: Any, at: int, where: str) -> bytes:
     if not isinstance(entry, dict) or not isinstance(entry.get("sig"), str):
-        raise EnvelopeError(f"envelope: signatures[{at}] is an object with a sig")
-    return _base64(entry["sig"], f"signatures[{at}].sig")
+        raise EnvelopeError(f"{where}: signatures[{at}] is an object with a sig")
+    return _base64(entry["sig"], f"{where}: signatures[{at}].sig")
 
 
 def _base64(text: str, at: str) -> bytes:
     try:
         data = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
-        raise EnvelopeError(f"envelope: {at} is not base64") from None
+        raise EnvelopeError(f"{at} is not base64") from None
     last = len(data) - (len(data) % 3 or 3)  # the only characters that may have bits to spare
     if base64.b64encode(data[max(last, 0) :]) != text[-4:].encode():
-        raise EnvelopeError(f"envelope: {at} is not canonical base64: unused bits of its last character are set")
+        raise EnvelopeError(f"{at} is not canonical base64: unused bits of its last character are set")
     return data

@@ -9,6 +9,7 @@ from typing import Final
 from app.evidence.format.digest import FileReading, TensorReading
 from app.evidence.format.envelope import Envelope
 from app.evidence.format.keys import TrustedKey
+from app.evidence.format.recipe import Recipe
 from app.evidence.format.statement import Predicate, Statement
 from app.freeze.plan import FreezePlan
 
@@ -67,6 +68,7 @@ class Inputs:
     policy_digest: str | None = None
     whole_up_to: float = WHOLE_UP_TO
     previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, and so on
+    require_recipe: bool = False
 
 
 @dataclass(slots=True)
@@ -98,6 +100,11 @@ class CheckContext:
     chain: list["CheckContext"] = field(default_factory=list)  # the statements before, nearest first
     base: Holdings | None = None
     result: Holdings | None = None
+    recipe_envelope: Envelope | None = None
+    recipe_signers: tuple[TrustedKey, ...] = ()
+    recipe_document: object = None  # the recipe's payload as parsed
+    recipe_version: str | None = None  # of a recipe, also of one that this version cannot read
+    recipe: Recipe | None = None
 
     @property
     def envelope(self) -> Envelope:

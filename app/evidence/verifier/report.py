@@ -11,6 +11,7 @@ from app.evidence.format.statement import Reading, frozen_readings, total
 from app.evidence.verifier.check_chain import frozen_throughout
 from app.evidence.verifier.check_configuration import loading_notes, some
 from app.evidence.verifier.context import CheckContext, Problem, printable
+from app.evidence.verifier.recipe_facts import recipe_facts, recipe_lines
 
 LEVELS = {
     1: "the files are those that the signer described; that the base is the base is the signer's word",
@@ -64,6 +65,8 @@ class VerificationReport:
         for name in ("job", "issued_at", "base_root", "result_root", "policy_digest"):
             if name in self.facts:
                 yield f"  {name.replace('_', ' ')}: {printable(self.facts[name])}"
+        if recipe := self.facts.get("recipe"):
+            yield from (f"  {printable(line)}" for line in recipe_lines(recipe))
 
 
 def warnings(context: CheckContext) -> Iterator[str]:
@@ -83,6 +86,8 @@ def warnings(context: CheckContext) -> Iterator[str]:
             "which base the chain begins with is the word of its first statement's signer: pin the first base's root "
             f"({context.chain[-1].statement.base.root})"
         )
+    if context.recipe_envelope is not None and context.recipe is None:
+        yield f"the recipe is of version {context.recipe_version!r}, which this verifier does not read"
     if any("module_type" in rule.get("select", {}) for rule in context.predicate.policy.get("rules", [])):
         yield "the policy selects by module type, and which tensor has which type is the signer's word"
     names = [file.name for file in context.predicate.result_files]
@@ -135,4 +140,5 @@ def facts(context: CheckContext) -> dict[str, Any]:
         "result_root": context.statement.result.root,
         "frozen": {"tensors": len(frozen), "bytes": sum(one.nbytes for one in frozen), "root": _root(frozen)},
         "roles": dict(Counter(row.role for row in predicate.rows)),
+        **recipe_facts(context.recipe),
     }

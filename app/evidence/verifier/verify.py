@@ -18,10 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import PolicyError
-from app.evidence.format.envelope import PAYLOAD_TYPE, Envelope, EnvelopeError, read_envelope, signers_of
+from app.evidence.format.envelope import (
+    PAYLOAD_TYPE,
+    Envelope,
+    EnvelopeError,
+    envelope_inside,
+    read_envelope,
+    signers_of,
+)
 from app.evidence.format.fields import StatementError
 from app.evidence.format.keys import KeyFileError, TrustedKey, by_id, read_trusted
 from app.evidence.format.parse import read
+from app.evidence.format.recipe import BUILD_TYPE, MEMBER
+from app.evidence.format.recipe_reading import read as read_recipe
+from app.evidence.format.recipe_reading import version_of
 from app.evidence.format.rotation import introduced
 from app.evidence.format.strict import JsonError, JsonObject, read_json
 from app.evidence.verifier import (
@@ -34,6 +44,7 @@ from app.evidence.verifier import (
     check_names,
     check_places,
     check_policy,
+    check_recipe,
     check_statement,
     read_files,
 )
@@ -147,19 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         registered = _registered(options)
-        report = verify_files(
-            options.attestation,
-            key=options.key,
-            ring=options.ring,
-            result=options.result,
-            base=options.base,
-            base_root=registered.root if registered else options.base_root,
-            previous=options.previous,
-            policy=options.policy,
-            job=options.job,
-            nonce=options.nonce,
-            whole_up_to=WHOLE_UP_TO if options.whole_up_to is None else options.whole_up_to,
-        )
+        report = verify(_read_attestation(options.attestation), _inputs(options, registered))
         if registered:
             report = replace(report, warnings=(str(registered), *report.warnings))
     except Rejected as rejection:
@@ -183,6 +182,8 @@ STAGES: dict[str, dict[str, Check]] = {
         **check_frozen.CHECKS,
         **check_names.CHECKS,
     },
+    "recipe_envelope": check_recipe.ENVELOPE_CHECKS,
+    "recipe": check_recipe.CHECKS,
     "chain": check_chain.CHECKS,
     "base": check_files.BASE_CHECKS,
     "result": {
@@ -221,6 +222,24 @@ def _resolve_policy(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     context.document = None  # its checks are done, and it is larger than all that was read from it
     with suppress(PolicyError):  # the check `policy_fits` reports it
         context.plan = plan_of(context.predicate.rows, dict(context.predicate.policy))
+    return True
+
+
+def _read_recipe_envelope(context: CheckContext, raw: bytes, checks: Checks) -> bool:
+    found = context.recipe_envelope = envelope_inside(context.envelope, MEMBER)
+    if found is not None:
+        context.recipe_signers = tuple(signers_of(found, by_id(context.inputs.keys).values()))
+    return True
+
+
+def _read_recipe(context: CheckContext, raw: bytes, checks: Checks) -> bool:
+    """Read a recipe of the version that this verifier knows; of any other the version alone."""
+    if context.recipe_envelope is None:
+        return False
+    context.recipe_document = read_json(context.recipe_envelope.payload)
+    context.recipe_version = version_of(context.recipe_document)
+    if context.recipe_version == BUILD_TYPE:
+        context.recipe = read_recipe(context.recipe_document)
     return True
 
 
@@ -263,6 +282,8 @@ _PREPARATIONS: dict[str, Callable[[CheckContext, bytes, Checks], bool]] = {
     "envelope": _read_envelope,
     "statement": _read_statement,
     "predicate": _resolve_policy,
+    "recipe_envelope": _read_recipe_envelope,
+    "recipe": _read_recipe,
     "chain": _read_chain,
     "base": _read_base,
     "result": _read_result,
@@ -319,6 +340,24 @@ def _policy(given: str) -> str:
         raise CannotCheck(f"{error.filename}: {error.strerror}") from None
     except PolicyError as error:
         raise CannotCheck(f"{given} is not a freeze policy: {error}") from None
+
+
+def _inputs(options: argparse.Namespace, registered: RegisteredBase | None) -> Inputs:
+    """What the command line gives, as `verify` takes it."""
+    return Inputs(
+        keys=_keys(options.key, options.ring),
+        now=datetime.now(UTC),
+        attestation=options.attestation,
+        result=options.result,
+        base=options.base,
+        base_root=registered.root if registered else options.base_root,
+        nonce=options.nonce,
+        job=options.job,
+        policy_digest=_policy(options.policy) if options.policy else None,
+        whole_up_to=WHOLE_UP_TO if options.whole_up_to is None else options.whole_up_to,
+        previous=tuple(_read_attestation(path) for path in options.previous),
+        require_recipe=options.require_recipe,
+    )
 
 
 def _registered(options: argparse.Namespace) -> RegisteredBase | None:
@@ -388,6 +427,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--policy", help="reject a statement with another freeze policy: a file, or JSON")
     parser.add_argument("--job", help="reject a statement about another job")
     parser.add_argument("--nonce", help="reject a statement without the nonce that was sent with the job")
+    parser.add_argument(
+        "--require-recipe", action="store_true", help="reject an attestation without a recipe that can be read"
+    )
     parser.add_argument(
         "--level", type=int, choices=(1, 2, 3), default=1, help="reject a result that reaches a lower level"
     )

@@ -12,7 +12,7 @@ def test_create_makes_every_folder_that_a_trainer_writes_to(tmp_path: Path) -> N
     """Twice is as good as once."""
     workspace = Workspace(tmp_path / "a1").create().create()
     folders = [workspace.base, workspace.data, workspace.checkpoints, workspace.out]
-    assert all(folder.is_dir() for folder in [*folders, workspace.files, workspace.recipe_files])
+    assert all(folder.is_dir() for folder in [*folders, workspace.files, workspace.form_files])
 
 
 def test_json_has_null_for_what_is_not_finite(tmp_path: Path) -> None:

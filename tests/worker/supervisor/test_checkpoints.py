@@ -19,7 +19,7 @@ from tests.worker.trainer import tiny  # noqa: E402 - needs torch
 from tests.worker.trainer.attempts import Attempt, attempt, data  # noqa: E402
 from worker.protocol import WorkOrder, Workspace  # noqa: E402
 from worker.supervisor import bases  # noqa: E402
-from worker.supervisor.checkpoints import CheckpointRecipe  # noqa: E402
+from worker.supervisor.checkpoints import CheckpointForm  # noqa: E402
 
 # With a constant rate, a run of two steps ends where a run of three steps is after two.
 HYPERPARAMETERS = {
@@ -57,7 +57,7 @@ def published(done: Attempt, folder: Path, *, step: int) -> tuple[Model, dict[st
     stored = bases.ingest(done.place.base, storage)
     base = Model(id="tiny", kind="base", files=stored.files, tensors=stored.tensors)
     job = Job(id="ftjob-one", project="p", model="tiny", model_spec={"type": "transformers", "path": "tiny"})
-    model = CheckpointRecipe.read(done.place, storage).model(
+    model = CheckpointForm.read(done.place, storage).model(
         job, base, done.place.checkpoints / f"step-{step:08d}", step, set()
     )
     return model, load(b"".join(layout(model, model.files[0]["name"]).stream(storage.open)))

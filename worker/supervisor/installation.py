@@ -1,0 +1,50 @@
+"""What this worker runs, as the supervisor finds it on disk: digests of our own code and of the lock, versions."""
+
+import hashlib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Final
+
+import app
+import worker
+from app.evidence.format.digest import sha256_file
+
+#: Packages whose code a run's bits depend on.
+TRAINING: Final = ("numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
+_ROOT: Final = Path(app.__file__).parents[1]
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 (hex) over our own modules: for each, in the order of paths, `<sha256>  <path>` and a line feed.
+
+    `sha256sum` prints the same lines in the folder that holds `app` and `worker`. Computed once for a process.
+    """
+    modules = sorted(
+        path.relative_to(_ROOT).as_posix()
+        for package in (app, worker)
+        for path in Path(str(package.__file__)).parent.rglob("*.py")
+    )
+    lines = (f"{hashlib.sha256((_ROOT / name).read_bytes()).hexdigest()}  {name}\n" for name in modules)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@cache
+def lock_digest() -> str | None:
+    """SHA-256 of `requirements.lock` beside the code; None for an installation without it."""
+    path = _ROOT / "requirements.lock"
+    return sha256_file(path) if path.is_file() else None
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Versions of Python and of the packages that train, as installed, without importing them."""
+    found = {"python": python_version()}
+    for name in TRAINING:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
