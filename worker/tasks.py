@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.storage.blobs import Storage
 from app.webhooks.courier import Courier
 from worker.supervisor.describe import Describer
-from worker.supervisor.devices import Slots, find_devices
+from worker.supervisor.devices import Device, Slots, find_devices, idle_gpu
 from worker.supervisor.identity import identity
 from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
@@ -110,7 +110,7 @@ def make_worker(settings: Settings) -> WorkerProcess:
         db=Database(settings.database),
         storage=Storage(settings.storage),
         forkserver=Forkserver(home=settings.work / "home", hidden=owned(settings)),
-        slots=Slots(find_devices(settings.devices)),
+        slots=Slots(_devices(settings)),
         worker=identity(),
         wake_workers=lambda job_id: wake(celery, job_id),
         # As the operator would; the process that started this worker starts another, which looks for devices again.
@@ -119,6 +119,15 @@ def make_worker(settings: Settings) -> WorkerProcess:
     sweeper = Sweeper(runner, wake_model=lambda model_id: wake_model(celery, model_id))
     _add_tasks(celery, runner)
     return WorkerProcess(celery, runner, sweeper, Courier(runner.db, settings))
+
+
+def _devices(settings: Settings) -> list[Device]:
+    """The devices that the settings name; a GPU that stays idle is reported once, with the reason."""
+    devices = find_devices(settings.devices)
+    reason = idle_gpu(settings.devices)
+    if reason is not None:
+        log.warning("jobs train on the CPU, and this machine has a GPU", reason=reason)
+    return devices
 
 
 def owned(settings: Settings) -> list[Path]:

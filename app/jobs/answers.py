@@ -95,6 +95,7 @@ class ResourcesAnswer(Answer):
 
     devices: int
     strategy: Literal["ddp", "fsdp"]
+    device: str | None = Field(description="The kind of device that the request named; null: any.")
 
 
 class JobObject(Answer):
@@ -183,7 +184,7 @@ class JobObject(Answer):
                 "priority": job.priority,
                 "retries": job.retries,
                 "max_run_seconds": job.hyperparameters.get("max_run_seconds"),
-                "resources": {"devices": job.devices, "strategy": job.strategy},
+                "resources": {"devices": job.devices, "strategy": job.strategy, "device": job.device},
                 "freeze_policy": job.freeze_policy,
                 "freeze_plan": job.freeze_plan,
                 "progress": _progress(job),

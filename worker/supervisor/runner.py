@@ -92,7 +92,7 @@ class Runner:
         with self.slots.choosing:
             since = time.monotonic()
             lease = self._claim(since) if self.slots.free and not self.stopping.is_set() else None
-            device = self.slots.take(lease.devices) if lease else None
+            device = self.slots.take(lease.devices, lease.device) if lease else None
 
         if lease is None or device is None:
             return False
@@ -115,8 +115,7 @@ class Runner:
         """Claim a job, once. If the database did so and its answer was lost, the claim's name finds the job again."""
         name, seconds = f"{self.worker}/{next(self._claims)}", self.settings.lease_seconds
         try:
-            free, most = self.slots.free, self.slots.most
-            return lifecycle.claim(self.db, worker=name, seconds=seconds, free=free, most=most)
+            return lifecycle.claim(self.db, worker=name, seconds=seconds, offer=self.slots.offer())
         except AWAY as error:
             log.warning("the database did not answer a claim", error=str(error))
 

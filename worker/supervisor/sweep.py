@@ -109,7 +109,8 @@ class Sweeper:
 
     def _register(self) -> None:
         slots = self._runner.slots
-        workers.register(self._runner.db, self._runner.worker, devices=slots.most, kind=slots.devices[0].name)
+        kind, products = slots.devices[0].name, slots.offer().devices
+        workers.register(self._runner.db, self._runner.worker, devices=slots.most, kind=kind, products=products)
 
     def _until_due(self, longest: float) -> float:
         """Seconds until the next job's back-off is over, so that a crashed job is retried on time."""

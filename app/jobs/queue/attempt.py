@@ -20,6 +20,7 @@ class Lease:
     worker: str
     seconds: float
     devices: int = 1
+    device: str | None = None  # a part of the product's name that the job requested
 
 
 class LeaseLost(Exception):

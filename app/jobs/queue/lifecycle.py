@@ -21,6 +21,7 @@ from app.jobs.queue.early_stopping import find_worse
 from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.idempotency import earlier_job
 from app.jobs.queue.new_jobs import Protect, store
+from app.jobs.queue.offers import Offer
 from app.jobs.queue.queries import claimable, find_job
 from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
 from app.jobs.queue.tables import Job
@@ -113,17 +114,19 @@ def resume(db: Database, project: str, job_id: str) -> Job:
 # ---- the worker's side
 
 
-def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int | None = None) -> Lease | None:
+def claim(db: Database, *, worker: str, seconds: float, offer: Offer | None = None) -> Lease | None:
     """Takes the waiting job of highest priority, oldest first, for `seconds`; None when no job waits.
 
-    The job id in the message that woke the worker is ignored: the best job goes first. `most` is how many devices the
-    worker has, and larger jobs are not for it; a job that needs more than are `free` now is waited for.
+    The job id in the message that woke the worker is ignored: the best job goes first. Jobs that need more devices, or
+    others, than the worker's `offer` has are not for it; one that needs more than are free now is waited for. Without
+    an offer it is one free slot on the CPU.
     """
+    offer = offer or Offer()
     with db.write() as session:
         at = now(session)
-        best = claimable(at).where(Job.devices <= (free if most is None else most)).limit(1)
+        best = claimable(at).where(offer.condition()).limit(1)
         job = session.scalar(best.with_for_update(skip_locked=True))
-        if job is None or job.devices > free:
+        if job is None or not offer.free(job.device, devices=job.devices):
             return None
 
         moved = _move(
@@ -143,7 +146,7 @@ def claim(db: Database, *, worker: str, seconds: float, free: int = 1, most: int
         session.refresh(job)
         started = "Job started" if job.attempt == 1 else f"Job started again, attempt {job.attempt}"
         event_log.append(session, job.id, [NewEvent(started)])
-        return Lease(job.id, job.attempt, worker, seconds, job.devices)
+        return Lease(job.id, job.attempt, worker, seconds, job.devices, job.device)
 
 
 def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
@@ -151,7 +154,9 @@ def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
     with db.read() as session:
         owned = (Job.lease_owner == worker, Job.status.in_(LEASED), Job.lease_until > now(session))
         job = session.scalar(select(Job).where(*owned))
-        return Lease(job.id, job.attempt, worker, seconds, job.devices) if job is not None else None
+        if job is None:
+            return None
+        return Lease(job.id, job.attempt, worker, seconds, job.devices, job.device)
 
 
 def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> str:

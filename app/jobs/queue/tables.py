@@ -70,6 +70,7 @@ class Job(Base):
     retries: Mapped[int | None]  # attempts that may follow a crash; None: the service's own limit
     devices: Mapped[int] = mapped_column(default=1, server_default="1")
     strategy: Mapped[str] = mapped_column(String(8), default="ddp", server_default="ddp")
+    device: Mapped[str | None] = mapped_column(String(64))  # a part of a product's name, such as "H100"
     integrations: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
     freeze_policy: Mapped[JsonDict]
     evidence_options: Mapped[JsonDict]
@@ -137,6 +138,8 @@ class Worker(Base):
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
     devices: Mapped[int]
     kind: Mapped[str] = mapped_column(String(16))
+    #: The products of its devices by the number of each, such as {"NVIDIA H100 80GB HBM3": 8}.
+    products: Mapped[JsonDict] = mapped_column(default=dict, server_default="{}")
     seen_at: Mapped[datetime]
 
 

@@ -1,13 +1,14 @@
 """Which workers are alive, and why a waiting job cannot start now."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from app.db import Database, now
+from app.jobs.queue.offers import matches
 from app.jobs.queue.tables import Job, Worker
 
 #: A worker registers at least this often, between sweeps too.
@@ -17,11 +18,11 @@ PRESENT: Final = timedelta(minutes=1)
 FORGOTTEN: Final = timedelta(days=1)
 
 
-def register(db: Database, worker: str, *, devices: int, kind: str) -> None:
-    """Records that this worker is alive, with so many devices of a kind (`cpu`, `cuda`)."""
+def register(db: Database, worker: str, *, devices: int, kind: str, products: Mapping[str, int] | None = None) -> None:
+    """Records that this worker is alive, with so many devices of a kind (`cpu`, `cuda`), counted by product."""
     with db.write() as session:
         at = now(session)
-        session.merge(Worker(id=worker, devices=devices, kind=kind, seen_at=at))
+        session.merge(Worker(id=worker, devices=devices, kind=kind, products=dict(products or {}), seen_at=at))
         session.execute(delete(Worker).where(Worker.seen_at < at - FORGOTTEN))
 
 
@@ -33,15 +34,38 @@ def remove(db: Database, worker: str) -> None:
 
 def lacking(session: Session, jobs: Sequence[Job], *, at: datetime) -> dict[str, str]:
     """What no worker alive has, for those of the waiting jobs that need it; by id, in one query."""
-    present = Worker.seen_at > at - PRESENT
-    most, count = session.execute(select(func.max(Worker.devices), func.count()).where(present)).one()
+    present = select(Worker.devices, Worker.products).where(Worker.seen_at > at - PRESENT)
+    alive = [(devices, dict(products)) for devices, products in session.execute(present)]
 
-    return {job.id: _no_worker(job.devices, most, count) for job in jobs if job.devices > (most or 0)}
+    needs = {(job.device, job.devices): _lacking(job.device, job.devices, alive) for job in jobs}
+    reasons = ((job.id, needs[job.device, job.devices]) for job in jobs)
+    return {job_id: reason for job_id, reason in reasons if reason is not None}
 
 
-def _no_worker(devices: int, most: int | None, count: int) -> str:
-    needed = "a worker" if devices == 1 else f"a worker with {devices} devices"
-    if not count:
+def _lacking(device: str | None, devices: int, alive: Sequence[tuple[int, dict[str, int]]]) -> str | None:
+    """Why no worker alive can run a job with so many devices of this kind; None where one can."""
+    needed = _needed(device, devices)
+    if not alive:
         return f"{needed}: no worker is alive now; start one with `permafrost worker`"
-    others = "the only worker alive has" if count == 1 else f"the largest of {count} workers has"
-    return f"{needed}: {others} {most}"
+
+    sizes = [most if device is None else _most_of(device, most, products) for most, products in alive]
+    if max(sizes) >= devices:
+        return None
+    if device is not None and not max(sizes):
+        return f"{needed}: the workers alive have {_listed(products for _, products in alive)}"
+    others = "the only worker alive has" if len(alive) == 1 else f"the largest of {len(alive)} workers has"
+    return f"{needed}: {others} {max(sizes)}"
+
+
+def _most_of(device: str, most: int, products: Mapping[str, int]) -> int:
+    return max((min(most, count) for product, count in products.items() if matches(device, product)), default=0)
+
+
+def _needed(device: str | None, devices: int) -> str:
+    if devices == 1:
+        return "a worker" if device is None else f"a worker with a device {device}"
+    return f"a worker with {devices} devices" if device is None else f"a worker with {devices} devices {device}"
+
+
+def _listed(workers: Iterable[Mapping[str, int]]) -> str:
+    return ", ".join(sorted({product for products in workers for product in products})) or "none"

@@ -44,6 +44,11 @@ class Resources(RequestBody):
         default="ddp",
         description="`ddp`: the whole model on each device. `fsdp`: a part of it, for models larger than a device.",
     )
+    device: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .-]{0,63}$")] | None = Field(
+        default=None,
+        description="The kind of device: a part of its product's name, in any case, or `cpu`. Absent: any.",
+        examples=["H100"],
+    )
 
 
 def _suffix(value: str) -> str:
@@ -102,7 +107,7 @@ class JobCreate(RequestBody):
     data: DataOptions | None = None
     evidence: EvidenceOptions | None = None
     resources: Resources | None = Field(
-        default=None, description="Absent: one device.", examples=[{"devices": 2, "strategy": "ddp"}]
+        default=None, description="Absent: one device.", examples=[{"devices": 2, "strategy": "ddp", "device": "H100"}]
     )
     priority: int = Field(default=0, ge=-100, le=100, description="Jobs with a higher priority start first.")
     retries: int | None = Field(

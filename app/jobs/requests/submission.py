@@ -120,6 +120,7 @@ def job_of(
         retries=request.retries,
         devices=resources.devices,
         strategy=resources.strategy,
+        device=resources.device,
         integrations=None,
         freeze_policy=checked.policy.to_json(),
         freeze_plan=checked.plan.counts() if checked.plan else None,

@@ -4,6 +4,7 @@ Started as `python -P -s -m worker.supervisor.process.forkserver FD MODULE…` f
 thread, ends when the worker's end of its channel closes, and reaps what it forked.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -27,6 +28,8 @@ READY = b"ready"
 #: `lease PID SECONDS`: the trainer is killed at this time of the monotonic clock, unless a later message extends it.
 LEASE = b"lease"
 MESSAGE_BYTES = 1 << 16
+#: CUDA's driver keeps files of this name open from its first call on, and cannot be used in a process forked later.
+CUDA_FILES = "/dev/nvidia"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,9 @@ def main(arguments: Sequence[str]) -> None:
     channel = socket.socket(fileno=int(arguments[0]))
     for name in arguments[1:]:
         importlib.import_module(name)
+        if opened := cuda_files():
+            # Trainers forked from here could not use a device, and would say so one job at a time.
+            raise SystemExit(f"importing {name} called CUDA's driver ({opened[0]} is open), which no fork survives")
     # What is imported is shared by every trainer: leave it out of their garbage collections.
     gc.collect()
     gc.freeze()
@@ -111,6 +117,15 @@ def serve(channel: socket.socket) -> ForkRequest | None:
         os.close(lifeline)
         statuses[pid] = status
         _send(status, f"pid {pid}\n")
+
+
+def cuda_files() -> list[str]:
+    """Device files of CUDA's driver that this process has open."""
+    opened = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the folder's own descriptor is closed by now
+            opened.append(str(descriptor.readlink()))
+    return sorted(path for path in opened if path.startswith(CUDA_FILES))
 
 
 def run(request: ForkRequest) -> int:

@@ -73,3 +73,15 @@ def test_an_etag_moves_with_what_a_job_waits_for(api: TestClient, create: Create
     assert (alive.json()["waiting_for"], gone.status_code) == (None, 200)
     assert "no worker is alive" in gone.json()["waiting_for"]
     assert api.get(path, headers={"if-none-match": gone.headers["etag"]}).status_code == 304
+
+
+def test_a_job_waits_for_a_kind_of_device(db: Database) -> None:
+    """Its answer says which kinds there are, or how many devices of that kind the largest worker has."""
+    one, _ = lifecycle.submit(db, new_job(device="H100"))
+    two, _ = lifecycle.submit(db, new_job(device="H100", devices=2))
+    workers.register(db, "w1", devices=1, kind="cuda", products={"NVIDIA A10": 1})
+    assert waiting_for(db, one.id) == "a worker with a device H100: the workers alive have NVIDIA A10"
+
+    workers.register(db, "w2", devices=1, kind="cuda", products={"NVIDIA H100 PCIe": 1})
+    assert waiting_for(db, one.id) is None
+    assert waiting_for(db, two.id) == "a worker with 2 devices H100: the largest of 2 workers has 1"

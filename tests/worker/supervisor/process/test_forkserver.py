@@ -89,3 +89,11 @@ def test_import_that_fails_is_said(tmp_path: Path, workspace: Path) -> None:
     forkserver = Forkserver(home=tmp_path / "home", preload=["no_such_module"])
     with forkserver, pytest.raises(ChildError, match="no_such_module"):
         forkserver.start(workspace)
+
+
+def test_no_trainer_is_forked_after_a_call_of_cuda(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A device that was opened before the fork is of no use after it: the module that did so is named at the start."""
+    preload = [TRAINERS, "tests.worker.supervisor.process.opens_a_device"]
+    with Forkserver(home=tmp_path / "home", preload=preload) as server, pytest.raises(ChildError, match="opens_a_dev"):
+        server.warm()
+    assert "importing tests.worker.supervisor.process.opens_a_device called CUDA's driver" in capfd.readouterr().err

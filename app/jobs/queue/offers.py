@@ -1,0 +1,50 @@
+"""What a worker offers to jobs: how many devices of each product, and how many of them are free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy import ColumnElement, and_, func, literal, or_
+
+from app.jobs.queue.tables import Job
+
+#: The product of a slot on the CPU.
+CPU: Final = "cpu"
+
+
+def matches(requested: str | None, product: str) -> bool:
+    """Whether a product is what a job requested: a part of its name, in any case. None is any product."""
+    return requested is None or requested.lower() in product.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Devices of a worker by product. `partitions` are products of MIG instances, of which a job has one at most."""
+
+    devices: Mapping[str, int] = field(default_factory=lambda: {CPU: 1})
+    free_devices: Mapping[str, int] = field(default_factory=lambda: {CPU: 1})
+    partitions: frozenset[str] = frozenset()
+
+    def most(self, requested: str | None) -> int:
+        """The largest number of devices that one job can have, all of one product."""
+        return max((self._together(product, count) for product, count in self._fitting(requested)), default=0)
+
+    def free(self, requested: str | None, *, devices: int) -> bool:
+        """Whether so many devices are free for one job now."""
+        fitting = [(name, count) for name, count in self.free_devices.items() if matches(requested, name)]
+        return any(self._together(product, count) >= devices for product, count in fitting)
+
+    def condition(self) -> ColumnElement[bool]:
+        """Which jobs this worker could run once all its devices are free, as a condition of a query."""
+        anywhere = and_(Job.device.is_(None), Job.devices <= self.most(None))
+        return or_(anywhere, *[self._named(product) for product in self.devices])
+
+    def _named(self, product: str) -> ColumnElement[bool]:
+        named = literal(product.lower()).contains(func.lower(Job.device))
+        return and_(named, Job.devices <= self._together(product, self.devices[product]))
+
+    def _fitting(self, requested: str | None) -> list[tuple[str, int]]:
+        return [(product, count) for product, count in self.devices.items() if matches(requested, product)]
+
+    def _together(self, product: str, count: int) -> int:
+        return min(count, 1) if product in self.partitions else count
