@@ -133,6 +133,20 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 )
 
 
+def copied(adapter: Adapter, number: int) -> None:
+    """A module that peft keeps a copy of, with other bytes for the copy or for the original."""
+    modules = ("model.norm", "lm_head", "layers.0.mlp", "layers.1.self_attn")
+    module = modules[number % len(modules)]
+    adapter.config |= {"modules_to_save": [module]}
+    base = load_file(adapter.base / "model.safetensors")
+    for name in (name for name in sorted(base) if f"{module}." in name):
+        dtype, shape, data = _tensor(base[name])
+        adapter.result_weights["adapter_model.safetensors"][f"base_model.model.{name}"] = (dtype, shape, flipped(data))
+        if number // len(modules) % 2:
+            other = f"base_model.model.{name}".replace(f"{module}.", f"{module}.original_module.")
+            adapter.result_weights["adapter_model.safetensors"][other] = (dtype, shape, flipped(data))
+
+
 def configured(adapter: Adapter, number: int) -> None:
     adapter.config |= SETTINGS[number % len(SETTINGS)]
 
@@ -157,4 +171,12 @@ def harmless(adapter: Adapter, number: int) -> None:
         adapter.config |= {"lora_alpha": number % 64 + 1} if number % 3 == 1 else {"task_type": "CAUSAL_LM"}
 
 
-CHANGES: tuple[Callable[[Adapter, int], None], ...] = (harmless, overlaid, harmless, configured, configured, beside)
+CHANGES: tuple[Callable[[Adapter, int], None], ...] = (
+    harmless,
+    overlaid,
+    harmless,
+    configured,
+    configured,
+    beside,
+    copied,
+)

@@ -118,6 +118,7 @@ class World:
             for name, tensors in weights.items():
                 (folder / name).write_bytes(file_bytes(tensors))
             for name, data in files.items():
+                (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(data)
             if len(weights) > 1:
                 index = {"metadata": {}, "weight_map": {t: file for file, ts in weights.items() for t in ts}}
@@ -416,4 +417,5 @@ def _reading(found: TensorReading) -> Reading:
 
 
 def _files(folder: Path) -> tuple[FileRef, ...]:
-    return tuple(FileRef(path.name, path.stat().st_size, sha256_file(path)) for path in sorted(folder.iterdir()))
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
+    return tuple(FileRef(str(path.relative_to(folder)), path.stat().st_size, sha256_file(path)) for path in files)

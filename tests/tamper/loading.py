@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.evidence.format.modules import SentenceModule
 from app.evidence.format.statement import Row, base_readings, total
 from tests.tamper.attacks import Options, attack
 from tests.tamper.kit import (
@@ -147,6 +148,23 @@ def _(world: World) -> Options:
     module = {"idx": 0, "name": "0", "path": "../elsewhere", "type": "sentence_transformers.models.Transformer"}
     world.result_files["modules.json"] = json.dumps([module]).encode()
     world.write()
+    world.sign()
+
+
+def sentence_world(root: Path) -> World:
+    """A result with the modules of sentence-transformers, as this product writes them."""
+    modules = [SentenceModule("Transformer", "").to_json(0), SentenceModule("Pooling", "1_Pooling").to_json(1)]
+    pooling = json.dumps({"word_embedding_dimension": 8, "pooling_mode_mean_tokens": True})
+    files = {"modules.json": json.dumps(modules).encode(), "1_Pooling/config.json": pooling.encode()}
+    return World(root, result_files=files)
+
+
+@attack("41-second-name-of-a-sentence-configuration", only="no_modules", world=sentence_world)
+def _(world: World) -> Options:
+    """sentence-transformers reads it where the first name is missing or empty: the model's dtype is an argument."""
+    text = json.dumps({"max_seq_length": 128, "model_args": {"torch_dtype": "float16"}})
+    (world.result / "sentence_roberta_config.json").write_text(text)
+    (world.result / "sentence_bert_config.json").write_text("{}")
     world.sign()
 
 
@@ -324,6 +342,7 @@ for number, (key, value) in enumerate(
         ("megatron_config", {"a": 1}),
         ("peft_type", "UNKNOWN"),
         ("kasa_config", {}),
+        ("trainable_token_indices", {"emb": [0]}),
         ("tokenizer_kwargs", {"trust_remote_code": True}),
         ("auto_mapping", {"base_model_class": "Toy", "parent_library": "elsewhere.toy"}),
         ("new_in_a_later_peft", True),
@@ -335,18 +354,46 @@ for number, (key, value) in enumerate(
         adapted(world, **{key: value})
 
 
-@attack("33-adapter-with-a-tensor-of-the-base", only="only_own", world=adapter_world)
-def _(world: World) -> Options:
-    """peft loads every tensor of the file that the model has, also where no adapter is."""
-    stored = "base_model.model.enc.1.w"
+def overlaid(world: World, stored: str, live: str, **config: Any) -> None:
+    """Other bytes of the base's shape in the adapter's file, which the signer calls a tensor of the adapter."""
+    text = json.dumps({"peft_type": "LORA", "r": 2, "bias": "none", "init_lora_weights": True} | config)
+    world.result_files["adapter_config.json"] = text.encode()
     world.result_weights["adapter_model.safetensors"][stored] = tensor("F32", 8, 8, seed="changed")
     world.write()
     reading = readings(world.result)[stored]
     world.policy = {"train": ["**.default.**"]}
     rows = [row for row in adapter_rows(world) if row.result is None or row.result.name != stored]
-    live = "base_model.model.enc.1.default.w"
     rows.append(Row(name=live, role="new", rule="rule-1", initial=reading, result=reading, changed=True))
     world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
+
+
+@attack("33-adapter-with-a-tensor-of-the-base", only="only_own", world=adapter_world)
+def _(world: World) -> Options:
+    """peft loads every tensor of the file that the model has, also where no adapter is."""
+    overlaid(world, "base_model.model.enc.1.w", "base_model.model.enc.1.default.w")
+
+
+@attack("33-adapter-with-the-original-of-a-copied-module", only="only_own", world=adapter_world)
+def _(world: World) -> Options:
+    """peft keeps a module that it copies under a name of its own, and loads a tensor of that name over it."""
+    stored = "base_model.model.enc.1.original_module.w"
+    overlaid(world, stored, "base_model.model.enc.1.original_module.default.w", modules_to_save=["enc.1"])
+
+
+@attack("33-adapter-with-the-prompt-encoder-of-its-base", only="only_own", world=adapter_world)
+def _(world: World) -> Options:
+    """The base of a SAM has tensors of that name. They are an adapter's own for prompts alone."""
+    stored = "base_model.model.prompt_encoder.w"
+    overlaid(world, stored, "base_model.model.prompt_encoder.default.w")
+
+
+for number, name in enumerate(("enc.1.w", "bert.enc.1.w")):
+
+    @attack(f"33-copy-of-a-frozen-module-{number}", only="beside_frozen", world=adapter_world)
+    def _(world: World, name: str = name) -> Options:
+        """The model computes with the copy, and what was proved is loaded beside it."""
+        live = f"base_model.model.{name[:-1]}modules_to_save.default.w"
+        overlaid(world, f"base_model.model.{name}", live, modules_to_save=["enc.1"])
 
 
 @attack("33-head-of-prompts", only="only_own", world=adapter_world)

@@ -36,37 +36,6 @@ _KEYS = {
 # Keys whose value may be the name of a repository from which transformers downloads code.
 _KERNELS = ("attn_implementation", "attn_implementation_internal", "experts_implementation")
 
-# Initialisations of peft that leave the base's weights alone; the others subtract the adapter from them on loading.
-_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal")
-_ADAPTER_TYPES = ("LORA", "IA3", "PROMPT_TUNING")
-_ADAPTER_RULES = {
-    "layer_replication": "peft repeats layers of the base model",
-    "megatron_config": "peft imports a module for it",
-    "loftq_config": "peft replaces the base's weights by quantised ones",
-    "corda_config": "peft rewrites the base's weights",
-    "kasa_config": "peft rewrites the base's weights",
-    "eva_config": "peft initialises the adapter anew",
-    "lora_ga_config": "peft rewrites the base's weights",
-    "tokenizer_kwargs": "peft loads a tokenizer with them, which may be code",
-}
-# The other keys of these adapters. A later peft may give a new one any meaning.
-_ADAPTER_KEYS = {
-    *(
-        "peft_type",
-        "task_type",
-        "auto_mapping",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "peft_version",
-    ),
-    *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "fan_in_fan_out", "bias", "use_rslora"),
-    *("modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"),
-    *("megatron_core", "trainable_token_indices", "use_dora", "use_qalora", "qalora_group_size", "lora_bias"),
-    *("target_parameters", "ensure_weight_tying", "alora_invocation_tokens", "runtime_config"),
-    *("feedforward_modules", "init_ia3_weights", "num_virtual_tokens", "token_dim", "num_transformer_submodules"),
-    *("num_attention_heads", "num_layers", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path"),
-}
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "half": "F16", "float": "F32"}
 
 # Keys of lists with the type of each layer; Nemotron-H has no number of layers beside it.
@@ -255,36 +224,6 @@ def _of_language_model(name: str) -> bool:
     return "language_model" in name.split(".") or name.startswith("lm_head.")
 
 
-def _adapter_config(context: CheckContext) -> Iterator[Problem]:
-    """Rejects adapters with which peft rewrites weights of the base while it loads them, or runs code."""
-    config = parsed(result_of(context), ADAPTER_CONFIG)
-    if isinstance(config, Mapping):
-        yield from (Problem("adapter_config", reason, ADAPTER_CONFIG) for reason in _adapter_reasons(config))
-
-
-def _adapter_reasons(config: Mapping[str, Any]) -> Iterator[str]:
-    how = config.get("init_lora_weights")
-    if not isinstance(how, str | bool | None) or how not in _INITIALISATIONS:
-        yield f"init_lora_weights: with {how!r} peft rewrites the base's weights on loading; set it to true"
-    if config.get("bias", "none") != "none":
-        yield "bias: peft loads biases over those of the base; set 'none'"
-    if config.get("peft_type", "LORA") not in _ADAPTER_TYPES:
-        reason = f"peft_type {config['peft_type']!r} is not known to leave the base's weights alone"
-        yield f"{reason}; the known ones are {', '.join(_ADAPTER_TYPES)}"
-
-    mapping = config.get("auto_mapping")
-    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
-    if library is not None and str(library).partition(".")[0] != "transformers":
-        yield f"auto_mapping: peft imports {str(library)!r} to load the base; remove the key"
-    for key, value in config.items():
-        if value is None or value is False or (key == "loftq_config" and not value):  # which peft writes for none
-            continue
-        if key in _ADAPTER_RULES:  # an empty one counts: it stands for the defaults
-            yield f"{key}: {_ADAPTER_RULES[key]}; remove the key"
-        elif key not in _ADAPTER_KEYS:
-            yield f"{key}: not known to leave the base's weights alone; remove the key"
-
-
 def loading_notes(context: CheckContext) -> Iterator[str]:
     """What loading does that is not wrong, and that a reader should know."""
     held = result_of(context)
@@ -313,5 +252,4 @@ CHECKS: dict[str, Check] = {
     "config_dtype": _config_dtype,
     "layers_loaded": _layers_loaded,
     "same_kind": _same_kind,
-    "adapter_config": _adapter_config,
 }

@@ -3,6 +3,7 @@
 sentence-transformers loads the classes, folders and arguments that `modules.json` and its other configurations name.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ KEYS = {
     "Pooling": {"word_embedding_dimension", "include_prompt", *(f"pooling_mode_{mode}" for mode in POOLINGS)},
     "Dense": {"in_features", "out_features", "bias", "activation_function"},
 }
+#: The configuration of the transformer has one of seven names: `sentence_roberta_config.json` is read where the first
+#: is empty or missing.
+_TRANSFORMER_CONFIG = re.compile(r"sentence_.*_config\.json")
 ACTIVATIONS = "torch.nn.modules."
 
 
@@ -54,9 +58,9 @@ def _modules(held: Holdings, inside: set[str]) -> Iterator[Problem]:
     for name in sorted(inside ^ set(files_of(modules))):
         what = "not a file of the modules that are listed" if name in inside else f"missing, and {MODULES} names it"
         yield Problem("no_modules", what, name)
-    for name in ("sentence_bert_config.json", SENTENCE_CONFIG):
-        if name in held.documents:
-            yield from _other_keys(held, name, KEYS[name])
+    for name in sorted(held.documents):
+        if name == SENTENCE_CONFIG or _TRANSFORMER_CONFIG.fullmatch(name):
+            yield from _other_keys(held, name, KEYS[name if name in KEYS else "sentence_bert_config.json"])
     for module in modules:
         if CONFIG in FILES[module.kind]:
             yield from _configuration(held, module)

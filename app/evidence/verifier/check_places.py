@@ -12,9 +12,9 @@ from itertools import chain, cycle
 from typing import Any, NamedTuple
 
 from app.evidence.format.statement import Reading, Row
-from app.evidence.verifier.check_configuration import ADAPTER_CONFIG, CONFIG, is_own, parsed
+from app.evidence.verifier.check_configuration import CONFIG, is_own, parsed
 from app.evidence.verifier.check_names import live
-from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, result_of
+from app.evidence.verifier.context import Check, CheckContext, Problem, result_of
 from app.evidence.verifier.loaders import (
     Kind,
     Table,
@@ -26,11 +26,7 @@ from app.evidence.verifier.loaders import (
     record,
 )
 
-_CLAIMED = ("frozen", "split", "scheduled")
-# What peft calls tensors of its own; anything else in an adapter's file is loaded over the model's tensor of that name.
-_OF_ADAPTERS = re.compile(
-    r"(^|\.)(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|ia3_l|prompt_embeddings|prompt_encoder)(\.|$)"
-)
+CLAIMED = ("frozen", "split", "scheduled")
 #: Tied to `shared.weight` in 19 kinds of encoder-decoders.
 _DECODER_TABLE = "decoder.embed_tokens.weight"
 _DIGITS = re.compile(r"\d+")
@@ -49,10 +45,10 @@ def _one_place(context: CheckContext) -> Iterator[Problem]:
     rows, kind = _stored(context), _kind(context)
     if kind is None:
         return
-    claimed = {row.result.name for row in rows if row.result and row.role in _CLAIMED}
+    claimed = {row.result.name for row in rows if row.result and row.role in CLAIMED}
     names = sorted({row.result.name for row in rows if row.result})
     current = {kind.stem(name) for row in live(rows) for name in (row.name, *row.aliases)}
-    pairs = (pair for renaming in _renamings(kind, names) for pair in _collisions(names, renaming, kind, current))
+    pairs = (pair for renaming in renamings(kind, names) for pair in collisions(names, renaming, kind, current))
     for first, second in dict.fromkeys(chain(pairs, _collisions_in_4(names, kind))):
         if not {first, second} & claimed:
             continue
@@ -64,7 +60,7 @@ def _one_place(context: CheckContext) -> Iterator[Problem]:
         yield Problem("one_place", reason, proved)
 
     for row in rows:
-        if row.role in _CLAIMED and row.base and row.result and _doubled(kind, row.result.name, row.base.name):
+        if row.role in CLAIMED and row.base and row.result and _doubled(kind, row.result.name, row.base.name):
             reason = (
                 "transformers before version 5 does not find a name with the base model's prefix twice, and draws the "
                 f"tensor anew; store it as {row.base.name!r}"
@@ -93,7 +89,7 @@ class Renaming(NamedTuple):
     names: list[str]
 
 
-def _renamings(kind: Kind, names: list[str], *, joining: bool = False) -> Iterator[Renaming]:
+def renamings(kind: Kind, names: list[str], *, joining: bool = False) -> Iterator[Renaming]:
     """The tables that rename any of the names, and the empty one. Names that differ in digits alone are tried once.
 
     With `joining` only the tables that join parts.
@@ -145,7 +141,7 @@ def _may_collide(names: list[str], renaming: Renaming, kind: Kind) -> bool:
     return False
 
 
-def _collisions(names: list[str], renaming: Renaming, kind: Kind, current: set[str]) -> Iterator[tuple[str, str]]:
+def collisions(names: list[str], renaming: Renaming, kind: Kind, current: set[str] | None) -> Iterator[tuple[str, str]]:
     """Pairs of names with one place. Parts that one rule joins share a place and are no collision."""
     if not _may_collide(names, renaming, kind):
         return
@@ -213,7 +209,7 @@ def _known_prefix(context: CheckContext) -> Iterator[Problem]:
         return
     kind = kind_of(config)
     for row in context.predicate.rows:
-        if row.role not in _CLAIMED or row.base is None or row.result is None:
+        if row.role not in CLAIMED or row.base is None or row.result is None:
             continue
         longer, shorter = sorted((row.base.name, row.result.name), key=len, reverse=True)
         prefix = longer.removesuffix(f".{shorter}")
@@ -229,7 +225,7 @@ def _all_parts(context: CheckContext) -> Iterator[Problem]:
         return
     reported: set[str] = set()
     names = list(dict.fromkeys(reading.name for row in rows if (reading := row.result or row.base)))
-    for table, renamed in _renamings(kind, names, joining=True):
+    for table, renamed in renamings(kind, names, joining=True):
         groups: dict[str, list[Row]] = defaultdict(list)
         changed = set(renamed)
         for row in rows:
@@ -240,7 +236,7 @@ def _all_parts(context: CheckContext) -> Iterator[Problem]:
                         groups[place.name].append(row)
         for name, members in groups.items():
             odd = [row for row in members if row.base is None or row.result is None]
-            if odd and any(row.role in _CLAIMED and row not in odd for row in members):
+            if odd and any(row.role in CLAIMED and row not in odd for row in members):
                 stored = odd[0].result or odd[0].base
                 assert stored is not None  # only stored tensors are members
                 if stored.name in reported:
@@ -262,7 +258,7 @@ def _ties(context: CheckContext) -> Iterator[Problem]:
     rows = {kind.stem(row.result.name): row for row in _stored(context) if row.result}
     for target, source in _tied_pairs(kind, rows):
         copy, original = rows.get(target), rows.get(source)
-        if copy is None or original is None or not {copy.role, original.role} & set(_CLAIMED):
+        if copy is None or original is None or not {copy.role, original.role} & set(CLAIMED):
             continue
         first, second = _readings(copy, original)
         if not first.same(second):
@@ -273,7 +269,7 @@ def _ties(context: CheckContext) -> Iterator[Problem]:
             yield Problem("ties", reason, first.name)
 
     for name in _copies_alone(kind, rows):
-        if rows[name].role in _CLAIMED:
+        if rows[name].role in CLAIMED:
             reason = (
                 "config.json ties it to weights that are not stored, and transformers 4 loads none then; store it "
                 "under the other name, or set tie_word_embeddings to false"
@@ -333,31 +329,6 @@ def _matching(kind: Kind, pattern: str, names: list[str]) -> list[str]:
     return [name for name in names if re.match(plain, name)]
 
 
-def _only_own(context: CheckContext) -> Iterator[Problem]:
-    """Rejects tensors of an adapter that peft may load over a tensor of the base model."""
-    if context.predicate.result_kind != "adapter":
-        return
-    saved = _saved_modules(result_of(context))
-    for row in context.predicate.rows:
-        if row.result is None or _OF_ADAPTERS.search(row.result.name):
-            continue
-        if not any(f".{module}." in f".{row.result.name}" for module in saved):
-            reason = (
-                "peft loads it over the base's tensor of this name, if the base has one; an adapter holds its own "
-                "tensors and those of its modules_to_save alone; remove it"
-            )
-            yield Problem("only_own", reason, row.result.name)
-
-
-def _saved_modules(held: Holdings) -> tuple[str, ...]:
-    """Modules that peft keeps a copy of for the adapter: it loads their tensors into the copy."""
-    config = parsed(held, ADAPTER_CONFIG)
-    if not isinstance(config, dict) or config.get("peft_type") == "PROMPT_TUNING":  # older versions keep none there
-        return ()
-    modules = config.get("modules_to_save")
-    return tuple(name for name in modules or () if isinstance(name, str) and name)
-
-
 def _stored(context: CheckContext) -> tuple[Row, ...]:
     return context.predicate.rows
 
@@ -377,5 +348,4 @@ CHECKS: dict[str, Check] = {
     "known_prefix": _known_prefix,
     "all_parts": _all_parts,
     "ties": _ties,
-    "only_own": _only_own,
 }

@@ -35,6 +35,7 @@ from app.evidence.format.recipe_reading import version_of
 from app.evidence.format.rotation import introduced
 from app.evidence.format.strict import JsonError, JsonObject, read_json
 from app.evidence.verifier import (
+    check_adapters,
     check_chain,
     check_configuration,
     check_envelope,
@@ -191,6 +192,7 @@ STAGES: dict[str, dict[str, Check]] = {
         **check_loading.CHECKS,
         **check_configuration.CHECKS,
         **check_places.CHECKS,
+        **check_adapters.CHECKS,
     },
 }
 

@@ -82,6 +82,10 @@ CHANGES: dict[str, tuple[Callable[[Files], Any], str]] = {
         lambda held: held["sentence_bert_config.json"].update(model_args={"trust_remote_code": True}),
         "sentence_bert_config.json: model_args",
     ),
+    "arguments of the transformer under an older name": (
+        lambda held: held.update({"sentence_roberta_config.json": {"model_args": {"torch_dtype": "float16"}}}),
+        "sentence_roberta_config.json: model_args",
+    ),
     "folders without a list": (
         lambda held: held.pop("modules.json"),
         "1_Pooling/config.json: in a folder, and there is no modules.json",
