@@ -114,6 +114,17 @@ def resume(jobs: JobArguments, as_json: AsJson = False, server: Server = "") -> 
     _each(jobs, "resume", server=server, as_json=as_json)
 
 
+def rm(jobs: JobArguments, as_json: AsJson = False, server: Server = "") -> None:
+    """Delete jobs that have ended, with their models, checkpoints and evidence. The files they trained on stay."""
+    with connect(server) as client:
+        found = [ask(client, "DELETE", f"fine_tuning/jobs/{job}") for job in jobs]
+    if as_json:
+        print_json(found)
+        return
+    for job in found:
+        print(f"{job['id']} deleted")
+
+
 def violation(cause: Cause) -> str:
     """One line for all tensors that one write changed."""
     names = ", ".join(cause.names[:_SHOWN_NAMES])

@@ -72,6 +72,7 @@ def make_app() -> "Typer":
         jobs.cancel: "Cancel jobs.",
         jobs.pause: "Pause jobs.",
         jobs.resume: "Resume paused jobs.",
+        jobs.rm: "Delete jobs that have ended.",
         preview: "Show what a freeze policy would freeze.",
         doctor: "Check the installation, and repair it.",
         backup: "Copy the whole service into a folder.",

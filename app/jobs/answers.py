@@ -98,6 +98,14 @@ class ResourcesAnswer(Answer):
     device: str | None = Field(description="The kind of device that the request named; null: any.")
 
 
+class JobDeleted(Answer):
+    """The answer to a deletion."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    deleted: Literal[True] = True
+
+
 class JobObject(Answer):
     """A fine-tuning job."""
 

@@ -86,7 +86,17 @@ def page(
         statement = statement.where(by[0] < _time(filters.created_before))
     if filters.without_metadata:
         statement = statement.where(Job.meta.is_(None))
-    return keyset(session, statement, Job, within=everything, by=by, after=after, limit=limit, order=order)
+    return keyset(
+        session,
+        statement,
+        Job,
+        within=everything,
+        by=by,
+        tombstones_of=project,
+        after=after,
+        limit=limit,
+        order=order,
+    )
 
 
 def has_verdict(verdicts: Collection[str]) -> ColumnElement[bool]:

@@ -20,6 +20,7 @@ from app.jobs.answers import (
     CheckpointObject,
     EventList,
     EventObject,
+    JobDeleted,
     JobList,
     JobObject,
 )
@@ -33,13 +34,14 @@ from app.jobs.queue.idempotency import KeysInFlight, earlier_job
 from app.jobs.queue.queries import find_job
 from app.jobs.queue.states import Status
 from app.jobs.queue.tables import Checkpoint, Event, Job
+from app.jobs.removal import delete_job
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.dry_run import DryRun, dry_run
 from app.jobs.requests.schemas import JobCreate, Tag
 from app.jobs.requests.submission import fingerprint, prepare, protect_inputs
 from app.models.aliases import aliased
 from app.openapi.load import load_examples
-from app.openapi.prose import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
+from app.openapi.prose import CONFLICT, DELETED, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
 from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
 from app.settings import Settings
 from app.storage.blobs import Storage
@@ -193,6 +195,22 @@ def resume_job(
     lifecycle.resume(db, caller.project, fine_tuning_job_id)
     notifier.wake(fine_tuning_job_id)
     return _answer(db, caller.project, fine_tuning_job_id, response)
+
+
+@router.delete(
+    "/{fine_tuning_job_id}",
+    operation_id="deleteFineTuningJob",
+    summary="Delete a job",
+    responses={**CONFLICT, **DELETED},
+)
+def delete_fine_tuning_job(fine_tuning_job_id: JobId, caller: AsWriter, db: Db, storage: Blobs) -> JobDeleted:
+    """Deletes a job that has ended with all that it left: models, checkpoints, result files, evidence, events, log.
+
+    Refused while other models or jobs use what it left; `errors` in the answer lists those. The files that it was
+    trained on stay. Later requests for it are answered with 410, which names the digest of its attestation.
+    """
+    delete_job(db, storage, caller.project, fine_tuning_job_id)
+    return JobDeleted(id=fine_tuning_job_id)
 
 
 @router.get(

@@ -119,6 +119,9 @@ CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
     )
 }
 
+DELETED: Final[dict[int | str, dict[str, Any]]] = {
+    410: _error("A job that was deleted; the message has the digest of its attestation.")
+}
 GONE: Final[dict[int | str, dict[str, Any]]] = {410: _error("A checkpoint that was deleted; the message says why.")}
 
 ONE_REQUEST: Final[dict[int | str, dict[str, Any]]] = {

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import bindparam, select
 
 from app.db import Database
+from app.errors import PermafrostError
 from app.jobs import views
 from app.jobs.answers import JobObject
 from app.jobs.live.single_flight import SingleFlight
-from app.jobs.queue.queries import unknown_job
+from app.jobs.queue.queries import missing_job
 from app.jobs.queue.states import CLAIMABLE
 from app.jobs.queue.tables import Job
 
@@ -49,11 +51,15 @@ class PollCache:
         self._single_flight = SingleFlight(self._read)
 
     async def read(self, project: str, job_id: str) -> RenderedJob:
-        """The job as bytes. Raises NotFound when it is not this project's."""
+        """The job as bytes. Raises NotFound when it is not this project's, and Gone when it was deleted."""
         rendered = await self._single_flight.ask(project, job_id)
         if rendered is None:
-            raise unknown_job(job_id)
+            raise await run_in_threadpool(self._missing, project, job_id)
         return rendered
+
+    def _missing(self, project: str, job_id: str) -> PermafrostError:
+        with self._db.read() as session:
+            return missing_job(session, project, job_id)
 
     def _read(self, project: str, job_ids: Sequence[str]) -> dict[str, RenderedJob]:
         with self._db.read() as session:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.db import Database
 from app.errors import InvalidRequest
 from app.jobs.answers import EventObject
-from app.jobs.queue.queries import unknown_job
+from app.jobs.queue.queries import missing_job
 from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Event, Job
 
@@ -193,8 +193,8 @@ class JobWatcher:
     def _load(self, project: str, job_id: str) -> JobState:
         with self._db.read() as session:
             row = session.execute(_states().where(Job.id == job_id, Job.project == project)).one_or_none()
-        if row is None:
-            raise unknown_job(job_id)
+            if row is None:
+                raise missing_job(session, project, job_id)
         return JobState(*row[1:])
 
     def _changes(

@@ -6,26 +6,38 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.auth.quotas import check
-from app.errors import NotFound
+from app.errors import Gone, NotFound
 from app.jobs.queue.states import MOVES, TERMINAL
-from app.jobs.queue.tables import WAITING, Job
+from app.jobs.queue.tables import WAITING, DeletedJob, Job
 
 
 def find_job(session: Session, project: str, job_id: str, *, lock: bool = False) -> Job:
-    """The job, if it is this project's. Raises NotFound, also for another project's job.
+    """The job, if it is this project's. Raises NotFound, also for another project's job, and Gone for a deleted one.
 
     With `lock` no other transaction moves it before this one ends: two equal requests at once get the same answer.
     """
     statement = select(Job).where(Job.id == job_id, Job.project == project)
     job = session.scalar(statement.with_for_update() if lock else statement)
     if job is None:
-        raise unknown_job(job_id)
+        raise missing_job(session, project, job_id)
     return job
 
 
-def unknown_job(job_id: str) -> NotFound:
-    """The error for a job that this project does not have."""
-    return NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
+def missing_job(session: Session, project: str, job_id: str) -> NotFound | Gone:
+    """The error for a job that this project does not have.
+
+    Of a deleted one it has the digest by which a copy of its attestation, kept by somebody, is still known.
+    """
+    record = session.get(DeletedJob, job_id)
+    if record is None or record.project != project:
+        return NotFound(f"no fine-tuning job {job_id!r} in this project", param="fine_tuning_job_id")
+
+    message = f"job {job_id} was deleted at {record.deleted_at:%Y-%m-%dT%H:%M:%SZ}"
+    if record.attestation_sha256 is not None:
+        message += (
+            f"; its evidence was {record.verdict}, in an attestation with the SHA-256 {record.attestation_sha256}"
+        )
+    return Gone(message, param="fine_tuning_job_id", code="job_deleted")
 
 
 def jobs_needing_file(session: Session, project: str, file_id: str) -> list[str]:

@@ -130,6 +130,21 @@ class Job(Base):
         return Policy.from_json(self.freeze_policy)
 
 
+class DeletedJob(Base):
+    """What stays of a job that was deleted: that it was there, and what its evidence said."""
+
+    __tablename__ = "deleted_jobs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime]
+    verdict: Mapped[str | None] = mapped_column(String(12))
+    base_root: Mapped[str | None] = mapped_column(String(64))
+    result_root: Mapped[str | None] = mapped_column(String(64))
+    attestation_sha256: Mapped[str | None] = mapped_column(String(64))
+
+
 class Worker(Base):
     """A worker process that was alive lately, and how many devices it could give to a job."""
 
