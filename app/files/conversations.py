@@ -15,6 +15,8 @@ from app.files.fields import MAX_DEPTH, FieldChecks, without_nulls
 from app.files.problems import kind_of, nearest
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
+#: Names of roles in other formats.
+ALSO_CALLED: Final = {"human": "user", **dict.fromkeys(("gpt", "model", "chatgpt", "bot", "ai"), "assistant")}
 #: Fields of a record beside its messages.
 OPTIONS: Final = ("tools", "functions", "parallel_tool_calls")
 #: Names under which reasoning is found: of Qwen and DeepSeek, of vLLM, of gpt-oss.
@@ -71,7 +73,10 @@ class ConversationReader:
             message = f"'{name}' must be a list with one message, with the role 'assistant'"
             self._checks.note(name, "wrong_type", message)
             return ""
-        answer = {key: part for key, part in messages[0].items() if key != "weight"}
+        return self._answer_of(messages[0])
+
+    def _answer_of(self, message: Mapping[str, Any]) -> str | dict[str, Any]:
+        answer = {key: part for key, part in message.items() if key != "weight"}
         return str(answer["content"]) if set(answer) == {"role", "content"} else answer
 
     # ---- messages ----------------------------------------------------------------------------------------------
@@ -93,7 +98,7 @@ class ConversationReader:
         value = {key: part for key, part in without_nulls(value).items() if (key, part) != ("tool_calls", [])}
         role = value.get("role")
         if role not in ROLES:
-            near = nearest(role, ROLES) if isinstance(role, str) else ""
+            near = _meant(role) if isinstance(role, str) else ""
             message = f"the role must be one of {', '.join(ROLES)}, not {role!r:.40}{near}"
             self._checks.note(f"{name}.role", "unknown_role", message)
             return {"role": str(role), "content": ""}
@@ -205,7 +210,7 @@ class ConversationReader:
     def _list(self, name: str, value: Any) -> list[Any]:
         """A list, also as JSON text: columns of a table have one type, and the tools of each row may have another."""
         if isinstance(value, str):
-            value = self._checks.parsed_json(name, value)
+            value = self._checks.parsed_json(name, value) if value.strip() else []
         if isinstance(value, list):
             return value
         if value is not None:
@@ -252,6 +257,10 @@ class ConversationReader:
             return {}
         self._checks.refuse_no_json(name, value)
         return value
+
+
+def _meant(role: str) -> str:
+    return f" (did you mean '{ALSO_CALLED[role]}'?)" if role in ALSO_CALLED else nearest(role, ROLES)
 
 
 def _without_nulls_inside(value: Any, depth: int = 0) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.files.conversations import OPTIONS, ConversationReader
+from app.files.chat_forms import ChatForms
+from app.files.conversations import OPTIONS
 from app.files.fields import FieldChecks, are_finite, is_plain, without_nulls
 from app.files.problems import kind_of, nearest
 
@@ -16,13 +17,20 @@ _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b
 
 #: Fields of a record by task: alternatives, each with its required and its optional fields.
 SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
-    "causal-lm": ((("messages",), OPTIONS), (("prompt", "completion"), ()), (("text",), ())),
+    "causal-lm": (
+        (("messages",), OPTIONS),
+        (("prompt", "completion"), OPTIONS),
+        (("conversations",), ("system", *OPTIONS)),
+        (("instruction", "output"), ("input", "system")),
+        (("text",), ()),
+    ),
     "text-classification": ((("text", "label"), ("text_pair",)),),
     "text-regression": ((("text", "label"), ("text_pair",)),),
     "token-classification": ((("tokens", "labels"), ()),),
     "pairs": ((("anchor", "positive"), ()),),
     "preference": (
-        (("prompt", "chosen", "rejected"), ()),
+        (("prompt", "chosen", "rejected"), OPTIONS),
+        (("chosen", "rejected"), OPTIONS),
         (("input", "preferred_output", "non_preferred_output"), ()),
     ),
     "image-classification": ((("image", "label"), ()),),
@@ -43,6 +51,7 @@ class ExampleReader(FieldChecks):
     first_line: dict[str, int] = field(default_factory=dict)
     whole_labels: bool | None = None  # every label so far is an integer (True) or a string (False)
     shape: tuple[str, ...] | None = None
+    of_messages: bool | None = None  # whether prompts and answers so far are lists of messages, or texts
     _complete: set[tuple[str, ...]] = field(default_factory=set)  # keys of records that were found complete
     width: int | None = None
     targets: int | None = None
@@ -51,7 +60,7 @@ class ExampleReader(FieldChecks):
     def __post_init__(self) -> None:
         if self.labels is not None:
             self._index = {label: number for number, label in enumerate(self.labels)}
-        self._conversations = ConversationReader(self)
+        self._conversations = ChatForms(self)
 
     def read(self, line: int, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """The example, or None after at least one problem was added to `problems`."""
@@ -74,7 +83,7 @@ class ExampleReader(FieldChecks):
         alternatives = SHAPES[self.task]
         required, optional = max(
             alternatives,
-            key=lambda shape: (len(set(record) & set(shape[0])) / len(shape[0]), shape[0] == self.shape),
+            key=lambda shape: (*_overlap(shape[0], record), shape[0] == self.shape),
         )
         known = (*required, *optional)
         for name in required:
@@ -103,8 +112,14 @@ class ExampleReader(FieldChecks):
     def _causal(self, record: Mapping[str, Any]) -> dict[str, Any]:
         if "messages" in record:
             return self._conversations.example(record)
+        if "conversations" in record:
+            return self._conversations.shared(record)
+        if "instruction" in record:
+            return self._conversations.instructed(record)
         if "text" in record:
             return {"text": self.text("text", record["text"])}
+        if self._of_messages(record, ("prompt", "completion")):
+            return self._conversations.completed(record)
         prompt = self.text("prompt", record["prompt"], empty=True)
         return {"prompt": prompt, "completion": self.text("completion", record["completion"])}
 
@@ -142,10 +157,31 @@ class ExampleReader(FieldChecks):
     def _preference(self, record: Mapping[str, Any]) -> dict[str, Any]:
         if "input" in record:
             return self._conversations.preference(record)
+        if self._of_messages(record, ("chosen", "rejected")):
+            return self._conversations.compared(record)
+        if "prompt" not in record:
+            message = "'prompt' is missing; without it, 'chosen' and 'rejected' are lists of messages that begin alike"
+            self.note("prompt", "missing_field", message)
+            return {}
         example = self._texts(record)
         if example["chosen"] and example["chosen"] == example["rejected"]:
             self.note("rejected", "no_preference", "'chosen' and 'rejected' are the same text")
         return example
+
+    def _of_messages(self, record: Mapping[str, Any], names: Sequence[str]) -> bool:
+        """Whether any of the fields is a list, so that all are messages. Notes lines of two forms in one file."""
+        found = any(isinstance(record[name], list) for name in names)
+        if self.of_messages is None:
+            self.of_messages = found
+        elif self.of_messages != found:
+            forms = ("lists of messages", "texts") if found else ("texts", "lists of messages")
+            message = f"{' and '.join(names)} are {forms[0]}, but {forms[1]} in earlier lines; use one form"
+            self.note(names[0], "mixed_shapes", message)
+        for name in OPTIONS if not found else ():
+            if name in record:
+                message = f"'{name}' belongs to conversations; write {' and '.join(names)} as lists of messages"
+                self.note(name, "unknown_field", message)
+        return found
 
     def _image(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": self._image_bytes(record["image"]), "label": self._label("label", record["label"])}
@@ -276,6 +312,12 @@ _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] 
     "tabular-regression": ExampleReader._tabular,
     "tabular-classification": ExampleReader._tabular,
 }
+
+
+def _overlap(required: Sequence[str], record: Mapping[str, Any]) -> tuple[float, int]:
+    """Which share of the required fields a record has, and how many."""
+    present = len(set(record) & set(required))
+    return present / len(required), present
 
 
 def _fields_of(task: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Siglip2ImageProcessorPil, ViTImageProcessor
+from transformers import ImageGPTImageProcessorPil, Siglip2ImageProcessorPil, ViTImageProcessor
 from transformers.models.auto import modeling_auto
 
 from tests.worker.trainer import tiny
@@ -29,6 +29,10 @@ PUBLISHED = {
     "token-classification": ("IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "MASKED_LM"),
     "image-classification": (),
 }
+#: Where that class has a part of the model alone, such as the decoder of BART.
+WHOLE = {"bart", "bigbird_pegasus", "mbart", "mvp", "plbart"}
+#: Where a classifier's body has sizes of its own.
+CLASSIFIERS = {("image-classification", "perceiver")}
 
 
 @dataclass(frozen=True, order=True)
@@ -67,7 +71,10 @@ def save(entry: Entry, folder: Path, *, seed: int = 0) -> Path:
 
 def saved_class(entry: Entry) -> Any:
     """The class whose weights make the base: a published one where there is one, else the body alone."""
-    for mapping in PUBLISHED[entry.task]:
+    if (entry.task, entry.kind) in CLASSIFIERS:
+        return getattr(transformers, entry.model_class)
+    of_parts = entry.task == "text-classification" and entry.kind in WHOLE
+    for mapping in () if of_parts else PUBLISHED[entry.task]:
         name = _mapping(mapping).get(entry.kind)
         if name is not None:
             return getattr(transformers, _first(name))
@@ -81,6 +88,10 @@ def write_companions(entry: Entry, folder: Path) -> None:
         side = {"height": 32, "width": 32}
         if entry.kind == "siglip2":
             Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
+            return
+        if entry.kind == "imagegpt":
+            clusters = [[shade / 8 - 1] * 3 for shade in range(16)]
+            ImageGPTImageProcessorPil(clusters=clusters, size={"height": 6, "width": 6}).save_pretrained(folder)
             return
         ViTImageProcessor(size=side, crop_size=side).save_pretrained(folder)
     elif entry.task == "causal-lm":

@@ -38,6 +38,14 @@ CHANGES: dict[str, Changes] = {
     "deepseek_v3": ALL_HEADS,
     "deepseek_v32": ALL_HEADS,
     "dots1": {"moe_intermediate_size": 16, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "dots3_note": {"text_config": ALL_HEADS},
+    "dots3_note_text": ALL_HEADS,
+    "efficientnet": {
+        "width_coefficient": 0.1,
+        "depth_coefficient": 0.1,
+        "hidden_dim": 128,
+        "num_block_repeats": [1] * 7,
+    },
     "emu3": {"text_config": {}, "vocabulary_map": {"<image>": 60}},
     "esm": {"vocab_size": 64, "pad_token_id": 0, "mask_token_id": 4},
     "gemma3n": {"text_config": GEMMA_4},
@@ -50,6 +58,17 @@ CHANGES: dict[str, Changes] = {
         "text_config": {"model_type": "gemma4_unified_text"} | GEMMA_4 | {"hidden_size_per_layer_input": 0}
     },
     "gemma4_unified_text": GEMMA_4,
+    "hgnet_v2": {
+        "stem_channels": [3, 4, 8],
+        "stage_in_channels": [8, 16, 16, 16],
+        "stage_mid_channels": [4, 4, 4, 4],
+        "stage_out_channels": [16, 16, 16, 16],
+        "stage_num_blocks": [1, 1, 1, 1],
+    },
+    "hiera": {"image_size": [32, 32], "num_heads": [1, 1, 1, 1], "embed_dim": 8},
+    "imagegpt": {"vocab_size": 17, "n_positions": 36},
+    "levit": {"patch_size": 16},
+    "lilt": {"hidden_size": 48},
     "glm_moe_dsa": ALL_HEADS,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": HYBRID},
@@ -62,6 +81,8 @@ CHANGES: dict[str, Changes] = {
     "nemotron": {"num_key_value_heads": 2},
     "nemotron_h": {"layers_block_type": ["mamba", "moe", "attention", "mlp"]},
     "perceiver": {"num_latents": 4, "d_latents": 32, "num_self_attends_per_block": 1, "d_model": 32},
+    "phi4_multimodal": {"num_hidden_layers": 8, "audio_config": {"num_blocks": 2}},
+    "qwen4_exp": {"layer_types": HYBRID},
     "qwen3_5": {"text_config": {"layer_types": HYBRID}},
     "qwen3_5_moe": {"text_config": {"layer_types": HYBRID}},
     "qwen3_5_moe_text": {"layer_types": HYBRID},
@@ -76,6 +97,7 @@ CHANGES: dict[str, Changes] = {
     "convnextv2": {"patch_size": 4},
     "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},
     "mistral4": ALL_HEADS,
+    "mobilevitv2": {"patch_size": 2, "output_stride": 8},
     "siglip2": {"vision_config": {"patch_size": 8, "num_patches": 16}},
     "t5": T5,
     "mt5": T5,
@@ -84,12 +106,27 @@ CHANGES: dict[str, Changes] = {
     "glm4_moe_lite": ALL_HEADS,
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"]},
+    "textnet": {
+        "stem_out_channels": 16,
+        "hidden_sizes": [16] * 5,
+        "conv_layer_kernel_sizes": [[[3, 3]]] * 4,
+        "conv_layer_strides": [[2]] * 4,
+    },
+    "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
 }
 #: Networks of convolutions have no linear layer beside the head: LoRA has to be given modules.
 ADAPTERS: dict[str, Changes] = {
     "resnet": {"target_modules": ["convolution"]},
     "bit": {"target_modules": ["conv1", "conv2"]},
+    "efficientnet": {"target_modules": ["expand_conv", "project_conv"]},
+    "hgnet_v2": {"target_modules": ["stem1.convolution"]},
+    "mobilenet_v1": {"target_modules": ["conv_stem.convolution"]},
+    "mobilenet_v2": {"target_modules": ["conv_1x1.convolution"]},
+    "mobilevitv2": {"target_modules": ["qkv_proj.convolution"]},
+    "poolformer": {"target_modules": ["conv1", "conv2"]},
+    "regnet": {"target_modules": ["convolution"]},
+    "textnet": {"target_modules": ["conv"]},
 }
 #: Kinds that are tried under every policy.
 POPULAR = frozenset(

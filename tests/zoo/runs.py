@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import traceback
@@ -30,7 +31,10 @@ from worker.trainer.witness.observe import digest
 POLICIES = ("head", "half", "lora")
 LORA = {"type": "lora", "r": 2}
 #: What a refusal before the first step is about: the model or the request, and never "something went wrong".
-CODES = {"unsupported_model", "model_cannot_run", "data_does_not_fit_model", "invalid_model", "invalid_freeze_policy"}
+CODES = {
+    "unsupported_model", "model_cannot_run", "data_does_not_fit_model", "invalid_model", "invalid_freeze_policy",
+    "missing_tensors", "processor_does_not_fit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ def _frozen(entry: Entry, policy: str, base: Path) -> list[str]:
         held = held[: max(1, len(held) // 2)]
     elif not any(each.kind == "parameter" and each.name in new for each in tensors(model)):
         head = _head(model)
-        held = [each for each in held if not head.intersection((each.name, *each.aliases))]
+        held = [each for each in held if not head.intersection((each.name, *each.aliases))] or held
     return [name for each in held for name in (each.name, *each.aliases)]
 
 
@@ -168,4 +172,5 @@ def _reloading_fault(entry: Entry, done: Attempt, folder: Path) -> str | None:
 
 
 def _missing_package(error: ImportError) -> str:
-    return f"transformers needs another package: {str(error).strip().splitlines()[-1]}"
+    named = re.search(r"requires? the (\w+) library", str(error))
+    return f"transformers needs another package: {named[1] if named else str(error).strip().splitlines()[0]}"

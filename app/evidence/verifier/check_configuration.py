@@ -40,6 +40,11 @@ DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
 
 # Keys of lists with the type of each layer; Nemotron-H has no number of layers beside it.
 _TYPES = ("layer_types", "layers_block_type", "block_types")
+# Kinds of which ordinary models have numbers in names beyond every number of layers in their configuration: convnets
+# whose layers are given by code or stage by stage, and models that count those of one part only.
+_NUMBERED_OTHERWISE = frozenset(
+    ("funnel", "git", "mobilenet_v1", "mobilenet_v2", "mobilevitv2", "perceiver", "swiftformer", "t5gemma2")
+)
 
 
 def parsed(held: Holdings, name: str) -> Any:
@@ -166,7 +171,7 @@ def _layers_loaded(context: CheckContext) -> Iterator[Problem]:
                 reason = f"{path} is {counts[path]}, the base's {before[path]}; set the base's number of layers"
                 yield Problem("layers_loaded", reason, CONFIG)
 
-    most = max(counts.values(), default=None)
+    most = None if config.get("model_type") in _NUMBERED_OTHERWISE else max(counts.values(), default=None)
     for row in context.predicate.rows if most is not None else ():
         number = re.search(r"(?:^|\.)(\d+)\.", row.result.name) if row.result and row.role == "frozen" else None
         if number is not None and most is not None and row.result is not None and int(number[1]) >= most:

@@ -22,6 +22,7 @@ _RENAMED = (
 # peft stores the virtual tokens of prompt tuning under a name of their own.
 _VIRTUAL_TOKENS = ("prompt_encoder.embedding.weight", "prompt_embeddings")
 _OWN_SEGMENTS = re.compile(r"(?<=\.lora_magnitude_vector)\.default\.weight$|\.default(?=\.|$)")  # DoRA's in full
+_OF_PEFT = "base_model.model."
 _ADAPTER_SEGMENTS = re.compile(r"\.(default|base_layer|modules_to_save|original_module)(?=\.|$)")
 
 
@@ -148,6 +149,9 @@ def _live_prefix(row: Row, stored: str, table: Table, *, adapter: bool) -> str |
                 return ""
             if plain.endswith("." + stored):
                 prefixes.append(plain[: -len(stored)])
+            inner = plain.removeprefix(_OF_PEFT)
+            if adapter and inner != plain and stored.endswith("." + inner):  # of a language model inside the base
+                prefixes.append(_OF_PEFT + stored[: -len(inner)])
     return prefixes[0] if prefixes else None
 
 

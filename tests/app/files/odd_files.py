@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from tests.app.files.training_files import GOOD, PREFERRED
 
-_RECORDS = [record for records in GOOD.values() for record in records] + [PREFERRED, {"text": "a"}]
+_FORMS: list[dict[str, Any]] = [
+    {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
+    {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "c"},
+    {"instruction": "a", "input": "b", "output": "c"},
+    {
+        "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        "rejected": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}],
+    },
+]
+_RECORDS = [record for records in GOOD.values() for record in records] + [PREFERRED, {"text": "a"}, *_FORMS]
 _CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
 _TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
 _TURNS = [
@@ -29,7 +38,20 @@ _WITH_TOOLS: list[dict[str, Any]] = [
     },
 ]
 _NAMES = sorted({name for record in _RECORDS for name in record} | {"tools", "functions", "", "a b", "\N{SNOWMAN}"})
-_INSIDE = ["role", "content", "weight", "tool_calls", "function", "arguments", "name", "type", "text", "bytes"]
+_INSIDE = [
+    "from",
+    "value",
+    "role",
+    "content",
+    "weight",
+    "tool_calls",
+    "function",
+    "arguments",
+    "name",
+    "type",
+    "text",
+    "bytes",
+]
 _TEXTS = ["", " ", "a", "user", "assistant", "tool", "text", "{}", "[]", "0", "1.5", "nan", "\0", "\ud83d", "1" * 5000]
 
 _scalars = (

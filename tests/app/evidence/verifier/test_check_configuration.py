@@ -91,3 +91,11 @@ def test_a_kind_that_is_inside_itself_is_counted_once(tmp_path: Path) -> None:
     world = World(tmp_path, result_files={"config.json": config})
     world.sign()
     assert "layers_loaded" not in {problem.check for problem in world.verify(2).problems}
+
+
+@pytest.mark.parametrize("config", [{"model_type": "mobilenet_v2"}, {"model_type": "swiftformer", "depths": [1, 1]}])
+def test_numbers_that_count_no_layers_refuse_nothing(config: dict[str, Any], tmp_path: Path) -> None:
+    """MobileNet's number of layers is in its code, and Swiftformer counts what is between its stages as well."""
+    world = World(tmp_path, result_files={"config.json": json.dumps(config | {"min_depth": 1}).encode()})
+    world.sign()
+    assert "layers_loaded" not in {problem.check for problem in world.verify(2).problems}

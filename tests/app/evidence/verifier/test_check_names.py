@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.evidence.format.statement import Row
-from tests.tamper.kit import World, forged, readings, row_of
+from tests.tamper.kit import World, adapter_rows, adapter_world, forged, readings, row_of
 
 
 def problems(world: World, rows: tuple[Row, ...]) -> dict[str, set[str | None]]:
@@ -57,3 +57,20 @@ def test_a_name_that_transformers_renames_is_the_same_tensor(end: str, tmp_path:
         if row.name != f"enc.0.LayerNorm.{end}"
     )
     assert problems(world, rows) == {}
+
+
+@pytest.mark.parametrize(("moved", "accepted"), [("", True), ("enc.1", False)])
+def test_an_adapter_over_the_language_model_inside_its_base(moved: str, accepted: bool, tmp_path: Path) -> None:
+    """The base's names have a prefix that the live ones lack, and these have peft's: the same for all, or none."""
+    world = adapter_world(tmp_path)
+    names = {row.base.name: row.name for row in adapter_rows(world) if row.base}
+    stored = world.base_weights["model.safetensors"]
+    for name in [name for name in stored if moved in name]:
+        stored[f"language_model.{name}"] = stored.pop(name)
+    world.write()
+    rows = tuple(
+        replace(row, name=names[row.base.name.removeprefix("language_model.")]) if row.base else row
+        for row in adapter_rows(world)
+    )
+    world.sign(world.predicate(rows=rows, result_kind="adapter"))
+    assert ("live_names" not in {problem.check for problem in world.verify(1).problems}) is accepted
