@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 from app import __version__
 from app.audit.record import record_changes
 from app.audit.routes import router as audit
+from app.auth import sessions
 from app.auth.caller import refuse_unsafe_exposure
 from app.auth.key_cache import KeyCache
 from app.broker.celery import make_celery
@@ -40,10 +41,10 @@ from app.openapi import document
 from app.openapi.prose import DESCRIPTION, TAGS
 from app.ops import health
 from app.pages.errors import error_page
+from app.pages.live import ProjectLooks
 from app.pages.report import router as report
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
-from app.pages.sweeps import router as sweep_pages
 from app.settings import Settings
 from app.storage.blobs import Storage
 from app.sweeps.routes import router as sweeps
@@ -86,7 +87,9 @@ def _add_state(application: FastAPI, settings: Settings) -> None:
         notifier=Notifier(make_celery(settings)),
     )
     application.state.key_cache = KeyCache(database)
+    application.state.session_cache = KeyCache(database, find=sessions.find)
     application.state.watcher = JobWatcher(database)
+    application.state.project_looks = ProjectLooks()
     application.state.poll_cache = PollCache(database)
     application.state.keys_in_flight = KeysInFlight()
     application.state.error_page = error_page
@@ -114,7 +117,7 @@ def _routes() -> list[BaseRoute]:
     everything = APIRouter()
     for router in (jobs, sweeps, curves, logs, evidence, report, freeze, files, models, webhooks, audit):
         everything.include_router(router, prefix="/v1")
-    for router in (health.router, pages, sweep_pages):
+    for router in (health.router, pages):
         everything.include_router(router)
     return everything.routes
 

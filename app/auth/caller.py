@@ -10,7 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.auth import api_keys
+from app.auth import api_keys, sessions
 from app.auth.audited_action import CURRENT_ACTION, AuditedAction
 from app.auth.key_cache import KeyCache
 from app.auth.tables import ApiKey
@@ -18,6 +18,7 @@ from app.db import Database
 from app.errors import Forbidden, Unauthenticated
 from app.http.dependencies import backends
 from app.http.query_params import refuse_unknown
+from app.http.same_origin import from_elsewhere
 from app.settings import Settings
 
 Role = Literal["admin", "writer", "reader"]
@@ -35,10 +36,20 @@ class Caller:
     role: Role
     key_id: str | None = None
     key_name: str | None = None
+    #: What the request presented; of a service without keys, nothing.
+    via: Literal["nothing", "key", "session"] = "nothing"
+
+    def offered(self, role: Role) -> bool:
+        """Whether a page offers what needs `role`: a browser with the key as a password can only read."""
+        return self.via != "key" and self.may(role)
+
+    def may(self, role: Role) -> bool:
+        """Whether the caller's role includes `role`."""
+        return _RANK[self.role] >= _RANK[role]
 
     def must(self, role: Role) -> None:
         """Raises Forbidden unless the caller's role includes `role`."""
-        if _RANK[self.role] < _RANK[role]:
+        if not self.may(role):
             raise Forbidden(f"this needs a key with the role {role}; this one has the role {self.role}")
 
 
@@ -52,10 +63,12 @@ async def caller(
     """A coroutine, so that the context variable that it sets is visible in the endpoint."""
     who = LOCAL_ADMIN
     if backends(request).settings.auth_required:
-        cache = cast(KeyCache, request.app.state.key_cache)
-        key = await _key(request, cache, presented.credentials if presented else _basic_password(request))
-        cache.used(key.id)
-        who = Caller(key.project, cast(Role, key.role), key_id=key.id, key_name=key.name)
+        token = "" if "authorization" in request.headers else request.cookies.get(sessions.COOKIE, "")
+        key = await _session_key(request, token) if token else await _presented_key(request, presented)
+        cast(KeyCache, request.app.state.key_cache).used(key.id)
+        via: Any = "session" if token else "key"
+        who = Caller(key.project, cast(Role, key.role), key_id=key.id, key_name=key.name, via=via)
+    request.state.caller = who  # for the pages' frame
     CURRENT_ACTION.set(None if request.method in _READS else _action(request, who))
     return who
 
@@ -104,7 +117,25 @@ def _keyless(settings: Settings) -> bool:
         db.close()
 
 
-async def _key(request: Request, cache: KeyCache, presented: str) -> ApiKey:
+async def _presented_key(request: Request, presented: HTTPAuthorizationCredentials | None) -> ApiKey:
+    """The key that the request itself has: as a bearer's, or, for reads, as a password."""
+    return await _key(request.app.state.key_cache, presented.credentials if presented else _basic_password(request))
+
+
+async def _session_key(request: Request, token: str) -> ApiKey:
+    """The key for which a cookie stands. Browsers send cookies along unasked: changes must come from our own pages."""
+    key = await _key(request.app.state.session_cache, token)
+    trusted = backends(request).settings.trusted_hosts
+    if request.method not in _READS and from_elsewhere(request, trusted=trusted) is not False:
+        message = (
+            "with a session's cookie, changes are made from this service's own pages alone; the request comes from "
+            "another origin, or does not say from which (send a key as `Authorization: Bearer pf_...` instead)"
+        )
+        raise Forbidden(message, code="untrusted_origin")
+    return key
+
+
+async def _key(cache: KeyCache, presented: str) -> ApiKey:
     """One message for every reason, so that a caller without a key cannot find out which keys exist or existed."""
     key = cache.remembered(presented) or await run_in_threadpool(cache.look_up, presented)
     if key is None:
@@ -112,14 +143,12 @@ async def _key(request: Request, cache: KeyCache, presented: str) -> ApiKey:
             "an API key is needed, as `Authorization: Bearer pf_...`; the request has none, or its key is wrong, "
             "expired or revoked"
         )
-        # With Basic, browsers prompt for a name and a password; other clients expect Bearer.
-        scheme = "Basic" if "text/html" in request.headers.get("accept", "") else "Bearer"
-        raise Unauthenticated(message, headers={"www-authenticate": f'{scheme} realm="permafrost"'})
+        raise Unauthenticated(message, headers={"www-authenticate": 'Bearer realm="permafrost"'})
     return key
 
 
 def _basic_password(request: Request) -> str:
-    """The key as the password of HTTP Basic, for pages. Reads only: browsers attach it to requests of any page."""
+    """The key as the password of HTTP Basic. Reads only: browsers attach it to requests of any page."""
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic" or request.method not in _READS:
         return ""

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 from sqlalchemy import or_, update
+from sqlalchemy.orm import Session
 
 from app.auth.api_keys import digest, find
 from app.auth.tables import ApiKey
@@ -25,6 +26,10 @@ USE_SECONDS: Final = 60.0
 _CAPACITY: Final = 10_000
 
 
+#: Finds the key of what a request presents; None where that is not, or no longer, good.
+Finder = Callable[[Session, str], ApiKey | None]
+
+
 @dataclass(frozen=True, slots=True)
 class _CachedKey:
     key: ApiKey
@@ -32,10 +37,14 @@ class _CachedKey:
 
 
 class KeyCache:
-    """Looks up API keys. Incorrect keys are never remembered, so they cannot displace correct ones."""
+    """Looks up API keys, by `find` of what was presented: a key, or a session's token.
 
-    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+    What is incorrect is never remembered, so it cannot displace what is correct.
+    """
+
+    def __init__(self, db: Database, *, find: Finder = find, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
+        self._find = find
         self._clock = clock
         self._cached: dict[str, _CachedKey] = {}
         self._used: dict[str, float] = {}
@@ -53,7 +62,7 @@ class KeyCache:
     def look_up(self, presented: str) -> ApiKey | None:
         """The key from the database, which is remembered if it is correct."""
         with self._db.read() as session:
-            key = find(session, presented)
+            key = self._find(session, presented)
         if key is None:
             self._cached.pop(digest(presented), None)
             return None
@@ -62,6 +71,10 @@ class KeyCache:
             self._cached.clear()
         self._cached[digest(presented)] = _CachedKey(key, self._clock() + REMEMBER_SECONDS)
         return key
+
+    def forget(self, presented: str) -> None:
+        """Looks it up anew the next time: it was just ended."""
+        self._cached.pop(digest(presented), None)
 
     def used(self, key_id: str) -> None:
         """Records the use of a key, at most once a minute, from a background thread: no request waits for it."""

@@ -1,8 +1,8 @@
-"""The table of API keys, which holds a readable prefix and a digest of each; the key itself is shown once."""
+"""The tables of API keys and of browsers' sessions, which hold digests; a key or a session's token is shown once."""
 
 from datetime import datetime
 
-from sqlalchemy import Index, String
+from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -27,3 +27,15 @@ class ApiKey(Base):
 
     def valid(self, at: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+
+class BrowserSession(Base):
+    """A browser in which somebody gave a key: its cookie holds a token, of which this is the digest."""
+
+    __tablename__ = "browser_sessions"
+
+    #: SHA-256 of the token, in hex.
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]

@@ -1,31 +1,24 @@
 """/v1/files: upload, list, read, delete."""
 
-from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.auth.caller import AsReader, AsWriter
-from app.db import Database
-from app.errors import InUse, PermafrostError
-from app.files.queries import check_quota, find_file, store, visible
+from app.errors import InUse
+from app.files.intake import take
+from app.files.queries import find_file, visible
 from app.files.schemas import AnyPurpose, FileDeleted, FileList, FileObject
 from app.files.tables import File
-from app.files.uploads import OVERHEAD, receive
 from app.files.usage import blob_in_use
 from app.http.dependencies import Blobs, Config, Db
 from app.http.downloads import blob_bytes, download
-from app.http.headers import is_retry
-from app.http.size_limit import allow_body, content_length
 from app.jobs.queue.queries import jobs_needing_file
 from app.openapi.prose import BINARY, CONFLICT, ERRORS, UPLOAD_FORM
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
 from app.paging.tombstones import remove
-from app.storage.blobs import Storage
 
 router = APIRouter(prefix="/files", tags=["Files"], responses=ERRORS)
 
@@ -38,20 +31,7 @@ async def create_file(request: Request, caller: AsWriter, db: Db, storage: Blobs
 
     Training files are JSON Lines (`.jsonl`), CSV or Parquet; creating a job checks them against its task.
     """
-    allow_body(request, settings.max_upload_bytes + OVERHEAD)
-    content_type = request.headers.get("content-type", "")
-    quota = settings.max_project_bytes
-    await run_in_threadpool(_refuse_early, db, caller.project, content_length(request.scope) - OVERHEAD, quota)
-    upload = await receive(content_type, request.stream(), storage, limit=settings.max_upload_bytes)
-    try:
-        return await run_in_threadpool(
-            store, db, upload, project=caller.project, retried=is_retry(request), limit=quota
-        )
-    except (PermafrostError, SQLAlchemyError):
-        # Without the database, nothing says whether the blob is needed: the doctor finds it later.
-        with suppress(PermafrostError, SQLAlchemyError):
-            await run_in_threadpool(_discard, db, storage, upload.blob.key)
-        raise
+    return await take(request, db, storage, settings, project=caller.project)
 
 
 @router.get("", operation_id="listFiles", summary="List files")
@@ -120,17 +100,3 @@ def delete_file(file_id: FileId, caller: AsWriter, db: Db, storage: Blobs) -> Fi
     if last:
         storage.delete(row.blob)
     return FileDeleted(id=file_id)
-
-
-def _refuse_early(db: Database, project: str, asked: int, limit: int) -> None:
-    """Raise QuotaSpent before the body is read. The check that counts is made when the file is stored."""
-    with db.read() as session:
-        check_quota(session, project, asked=max(1, asked), limit=limit)
-
-
-def _discard(db: Database, storage: Storage, blob: str) -> None:
-    """Delete a blob that was just stored, unless a row uses it."""
-    with db.read() as session:
-        used = blob_in_use(session, blob)
-    if not used:
-        storage.delete(blob)

@@ -26,9 +26,9 @@ def wants_problem(accept: str) -> bool:
 
 
 def wants_page(request: Request) -> bool:
-    """Whether a browser opens a page, and not an address of the API: `Accept` names HTML as every browser's does."""
+    """Whether a browser opens a page or sends a form, and no address of the API: `Accept` names HTML, as theirs do."""
     path = request.url.path
-    if request.method not in ("GET", "HEAD") or path == "/v1" or path.startswith("/v1/"):
+    if path == "/v1" or path.startswith("/v1/"):
         return False
     return dict(_weights(request.headers.get("accept", ""))).get("text/html", 0.0) > 0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, get_args
 
-from sqlalchemy import ColumnElement, and_, false, or_, select
+from sqlalchemy import ColumnElement, Select, and_, false, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.errors import InvalidRequest
@@ -23,11 +23,15 @@ _MOST_LABELS: Final = 32
 
 @dataclass(slots=True)
 class Filters:
-    """Which jobs a list has. `labels` are pairs of metadata; a tag is a label without a name."""
+    """Which jobs a list has. `labels` are pairs of metadata; a tag is a label without a name.
+
+    `text` is looked for, in any case, in ids, models, suffixes, tags and metadata. No index helps: only pages have it.
+    """
 
     statuses: Sequence[str] = ()
     verdicts: Sequence[str] = ()
     model: str | None = None
+    text: str | None = None
     created_after: int | None = None
     created_before: int | None = None
     labels: list[tuple[str, str]] = field(default_factory=list)
@@ -63,8 +67,24 @@ def page(
     session: Session, project: str, filters: Filters, *, after: str | None, limit: int, order: Order
 ) -> tuple[list[Job], bool]:
     """One page of the project's jobs, and whether more follow."""
+    statement, by = filtered(project, filters)
     everything = select(Job).where(Job.project == project)
-    statement, by = everything, (Job.created_at, Job.id)
+    return keyset(
+        session,
+        statement,
+        Job,
+        within=everything,
+        by=by,
+        tombstones_of=project,
+        after=after,
+        limit=limit,
+        order=order,
+    )
+
+
+def filtered(project: str, filters: Filters) -> tuple[Select[Job], tuple[Any, Any]]:
+    """The project's jobs that the filters let through, and the columns by which their list is sorted."""
+    statement, by = select(Job).where(Job.project == project), (Job.created_at, Job.id)
 
     for number, (name, value) in enumerate(filters.labels):
         label: Any = aliased(Label)
@@ -80,23 +100,22 @@ def page(
         statement = statement.where(has_verdict(filters.verdicts))
     if filters.model is not None:
         statement = statement.where(Job.model == filters.model)
+    if filters.text:
+        statement = statement.where(_mentions(filters.text))
     if filters.created_after is not None:
         statement = statement.where(by[0] > _time(filters.created_after))
     if filters.created_before is not None:
         statement = statement.where(by[0] < _time(filters.created_before))
     if filters.without_metadata:
         statement = statement.where(Job.meta.is_(None))
-    return keyset(
-        session,
-        statement,
-        Job,
-        within=everything,
-        by=by,
-        tombstones_of=project,
-        after=after,
-        limit=limit,
-        order=order,
-    )
+    return statement, by
+
+
+def _mentions(text: str) -> ColumnElement[bool]:
+    """The condition on a job that one of its names or labels has this text in it."""
+    label = select(Label.job_id).where(Label.job_id == Job.id, Label.value.icontains(text, autoescape=True)).exists()
+    names = (Job.id, Job.model, Job.alias, Job.suffix)
+    return or_(*(name.icontains(text, autoescape=True) for name in names), label)
 
 
 def has_verdict(verdicts: Collection[str]) -> ColumnElement[bool]:

@@ -30,7 +30,7 @@ from app.jobs.live.streaming import FeedReaderDep, WatcherDep
 from app.jobs.live.watcher import EVENTS, sequence_of
 from app.jobs.queue import lifecycle
 from app.jobs.queue.checkpoints import available
-from app.jobs.queue.idempotency import KeysInFlight, earlier_job
+from app.jobs.queue.idempotency import KeysInFlight
 from app.jobs.queue.queries import find_job
 from app.jobs.queue.states import Status
 from app.jobs.queue.tables import Checkpoint, Event, Job
@@ -38,13 +38,11 @@ from app.jobs.removal import delete_job
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.dry_run import DryRun, dry_run
 from app.jobs.requests.schemas import JobCreate, Tag
-from app.jobs.requests.submission import fingerprint, prepare, protect_inputs
+from app.jobs.requests.submit import JobServices, submit
 from app.models.aliases import aliased
 from app.openapi.load import load_examples
 from app.openapi.prose import CONFLICT, DELETED, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
 from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
-from app.settings import Settings
-from app.storage.blobs import Storage
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS, route_class=JsonRoute)
 
@@ -62,7 +60,9 @@ async def job_filters(
     """The filters that the query names; a model by the name that jobs have it under, or by an alias of it."""
     labels = [("", name) for name in tag or ()]
     model = model and (aliased(settings, model) or model)
-    filters = Filters(status or (), verdict or (), model, created_after, created_before, labels)
+    filters = Filters(
+        status or (), verdict or (), model, created_after=created_after, created_before=created_before, labels=labels
+    )
     return filters.read(request.query_params.multi_items())
 
 
@@ -99,14 +99,11 @@ def create_job(
             return dry_run(SubmissionContext(session, storage, settings, caller.project), spec)
 
     keys: KeysInFlight = request.app.state.keys_in_flight
+    services = JobServices(db, storage, settings, notifier)
     with keys.reserve(caller.project, idempotency_key):
-        services = (db, storage, settings)
-        job, repeated = _submit(services, caller.project, spec, key=idempotency_key, retried=is_retry(request))
-
+        job, repeated = submit(services, caller.project, spec, key=idempotency_key, retried=is_retry(request))
     if repeated:
         response.headers["idempotent-replayed"] = "true"
-    else:
-        notifier.wake(job.id)
     response.headers["location"] = f"/v1/fine_tuning/jobs/{job.id}"
     return _answer(db, caller.project, job.id, response)
 
@@ -259,21 +256,6 @@ def list_checkpoints(
 
 
 # ---- what the endpoints share
-
-
-def _submit(
-    services: tuple[Database, Storage, Settings], project: str, spec: JobCreate, *, key: str | None, retried: bool
-) -> tuple[Job, bool]:
-    """The stored job, and whether an earlier request made it. Nothing is locked while the request is checked."""
-    db, storage, settings = services
-    with db.read() as session:
-        job = earlier_job(session, project, key=key, fingerprint=fingerprint(spec), retried=retried)
-        if job is not None:
-            return job, True
-        job = prepare(SubmissionContext(session, storage, settings, project), spec, idempotency_key=key)
-
-    limit = settings.max_active_jobs
-    return lifecycle.submit(db, job, retried=retried, active_limit=limit, protect=protect_inputs)
 
 
 def _answer(db: Database, project: str, job_id: str, response: Response) -> JobObject:

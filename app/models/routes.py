@@ -8,8 +8,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.convertors import register_url_convertor
 
 from app.auth.caller import AsAdmin, AsReader, AsWriter
-from app.db import Database, now
-from app.errors import Conflict, Forbidden, InUse, InvalidRequest, NotFound
+from app.errors import Forbidden, InUse, InvalidRequest, NotFound
 from app.evidence.format.compose import ComposedFile
 from app.files.usage import blob_in_use
 from app.http.dependencies import Blobs, Config, Db, NotifierDep
@@ -18,8 +17,9 @@ from app.http.json_body import JsonRoute
 from app.http.query_params import bracketed
 from app.jobs.queue.checkpoints import clear, users
 from app.models.aliases import aliased
-from app.models.catalog import find_model, folder_of, layout, task_of
+from app.models.catalog import find_model, layout
 from app.models.listing import UnusedFolder, page, unused_folders
+from app.models.registration import register
 from app.models.schemas import (
     ModelCompare,
     ModelComparison,
@@ -35,7 +35,6 @@ from app.models.tables import Model
 from app.models.url import ModelFileConvertor, ModelIdConvertor
 from app.openapi.prose import BINARY, CONFLICT, ERRORS, GONE
 from app.paging.keyset import AfterQuery, OrderQuery
-from app.specs.models import TransformersSpec, folder_name
 from app.storage.blobs import Storage
 
 register_url_convertor("model_id", ModelIdConvertor())
@@ -71,11 +70,7 @@ def register_model(
     base: Annotated[ModelRegister, Body()], caller: AsAdmin, db: Db, settings: Config, notifier: NotifierDep
 ) -> ModelObject:
     """A worker then reads the folder and stores its files. Registering the same folder again changes nothing."""
-    folder = folder_of(settings, base.path, param="path")
-    spec = TransformersSpec.from_json({"path": base.path, "task": base.task or task_of(folder)})
-    row, new = _register(db, base.id or base.path, spec)
-    if new:
-        notifier.wake_model(row.id)
+    row = register(db, settings, notifier, folder=base.path, model_id=base.id, task=base.task)
     return ModelObject.of(row)
 
 
@@ -212,22 +207,6 @@ def _object(model: Model | UnusedFolder) -> ModelObject:
     if isinstance(model, Model):
         return ModelObject.of(model)
     return ModelObject.of_folder(model.path, created=int(model.created_at.timestamp()))
-
-
-def _register(db: Database, model_id: str, spec: TransformersSpec) -> tuple[Model, bool]:
-    with db.write() as session:
-        row = session.get(Model, model_id)
-        if row is None:
-            row = Model(id=model_id, project=None, created_at=now(session), owned_by="permafrost", kind="base")
-            row.status, row.spec, row.files, row.tensors = "pending", spec.to_json(), [], []
-            session.add(row)
-            return row, True
-        if folder_name(row.model_spec) != spec.path or row.project is not None:
-            raise Conflict(f"a model {model_id!r} exists already", code="model_exists", param="id")
-        if row.status == "failed":
-            row.status, row.error = "pending", None
-            return row, True
-        return row, False
 
 
 def _blobs(row: Model) -> set[str]:

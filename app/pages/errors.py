@@ -11,12 +11,19 @@ from app.pages.render import render_page
 _TITLES: Final = {
     "unknown_url": "There is no such page",
     "invalid_api_key": "This page needs an API key",
+    "insufficient_permissions": "This key may not do that",
+    "untrusted_origin": "This form was sent from elsewhere",
 }
 
 
 def error_page(request: Request, error: PermafrostError) -> Response:
-    """The page of an error, with its status and headers."""
+    """The page of an error, with its status and headers; where a key is missing, the form that takes one."""
     title = _TITLES.get(error.code or "", http.HTTPStatus(error.status).phrase)
-    response = render_page(request, "error.html", error.status, title=title, message=error.message)
+    if error.code == "invalid_api_key":
+        back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        back = back if request.method in ("GET", "HEAD") else "/"
+        response = render_page(request, "login.html", error.status, title=title, next=back)
+    else:
+        response = render_page(request, "error.html", error.status, title=title, message=error.message)
     response.headers.update(error.headers)
     return response

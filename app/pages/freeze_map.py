@@ -12,12 +12,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.evidence.tables import Parameter
+from app.freeze.plan import Decision
 
 WIDTH: Final = 720.0
 #: Heights in pixels: of all rows together, of the lowest row, and of what is between two.
 _HEIGHT, _LOWEST, _GAP = 240.0, 4.0, 1.0
 #: Trained tensors by their relative change: the first limit that is above it gives the shade.
 _SHADES: Final = ((1e-4, "t1"), (1e-3, "t2"), (1e-2, "t3"), (1e-1, "t4"), (math.inf, "t5"))
+#: Roles of a plan's tensors, before anything has trained.
+_PLANNED: Final = {"to be frozen": "f", "to be trained": "t3", "frozen in part": "s"}
 _LABELLED: Final = 13.0
 _DIGEST: Final = 8
 
@@ -49,6 +52,8 @@ class DrawnTensor:
     @property
     def kind(self) -> str:
         """The class of its colour, as in KEY."""
+        if self.role in _PLANNED:
+            return _PLANNED[self.role]
         if self.role == "frozen":
             return "v" if self.changed else "f"
         if self.role in ("split", "scheduled"):
@@ -71,17 +76,28 @@ class DrawnTensor:
         return " · ".join(filter(None, (self.name, f"{self.dtype} {shape}", self._state() + change, self.sha256)))
 
     def _state(self) -> str:
+        if self.role in _PLANNED:
+            return self.role
         words = {"f": "identical", "v": "CHANGED though frozen", "t0": "unchanged", "n": "new", "s": self.role}
         return words.get(self.kind, self.role if self.changed is None else "changed")
 
     def _short(self) -> str:
         """Its state as the line below the picture explains it: `=` for the base's bytes, `Δ` with the change."""
+        if self.role in _PLANNED:
+            return self.role
         amount = "" if self.relative is None else f"{self.relative:.2g}"
         if self.kind == "v":
             return f"CHANGED though frozen Δ{amount}"
         if self.changed is None:
             return self.role
         return f"Δ{amount}" if self.changed else "="
+
+
+def planned(decision: Decision) -> DrawnTensor:
+    """What a plan says of a tensor, to be drawn before the job exists."""
+    role = {"freeze": "to be frozen", "train": "to be trained"}.get(decision.action, "frozen in part")
+    role = "frozen in part" if decision.scheduled else role
+    return DrawnTensor(decision.name, role, decision.shape, decision.dtype, decision.elements, None, None, None)
 
 
 def tensors_of(session: Session, job_id: str) -> list[DrawnTensor]:

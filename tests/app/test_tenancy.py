@@ -28,20 +28,22 @@ NEEDS = {
         "retrieveFile", "downloadFile", "listModels", "listModelTensors", "compareModels",
         "downloadModelFile", "retrieveModel", "listWebhookEventTypes", "dashboard", "job_page",
         "listFineTuningSweeps", "retrieveFineTuningSweep", "listFineTuningSweepJobs", "sweeps_page", "sweep_page",
+        "job_changes", "dashboard_changes",
     },
     "writer": {
         "createFineTuningJob", "cancelFineTuningJob", "pauseFineTuningJob", "resumeFineTuningJob", "createFile",
         "deleteFile", "deleteModel", "createFineTuningSweep", "cancelFineTuningSweep", "deleteFineTuningSweep",
         "deleteFineTuningJob",
+        "new_job_page", "createJobByForm", "createFileByForm", "cancelJobByForm", "pauseJobByForm", "resumeJobByForm",
     },
     "admin": {
-        "registerModel", "listAuditLogs", "createWebhookEndpoint", "listWebhookEndpoints", "retrieveWebhookEndpoint",
+        "registerModel", "registerModelByForm", "listAuditLogs", "createWebhookEndpoint", "listWebhookEndpoints", "retrieveWebhookEndpoint",
         "updateWebhookEndpoint", "deleteWebhookEndpoint", "rotateWebhookEndpointSecret", "testWebhookEndpoint",
         "listWebhookDeliveries", "retrieveWebhookDelivery", "replayWebhookDelivery",
     },
 }  # fmt: skip
 #: Open to everybody: they tell nothing of any project.
-OPEN = {"live", "ready", "metrics", "documentation", "/openapi.json", "/static", "jobs_page"}
+OPEN = {"live", "ready", "metrics", "documentation", "/openapi.json", "/static", "jobs_page", "login_page", "signIn", "signOut"}
 
 ENDPOINT = {"name": "a", "url": "https://hooks.example.org/", "event_types": ["fine_tuning.job.failed"]}
 #: Bodies that are right in all but, perhaps, whose objects they name.
@@ -74,6 +76,7 @@ def client(guarded: Guarded) -> Iterator[TestClient]:
 
 def ask(client: TestClient, method: str, path: str, ids: dict[str, str], *, name: str, headers: Any = None) -> Any:
     filled = re.sub(r":\w+}", "}", path).format(**ids)
+    filled += "?seconds=0" if name == "dashboard_changes" else ""  # a stream without an end
     return client.request(
         method, f"http://testserver{filled}", json=BODIES.get(name), headers=headers, follow_redirects=False
     )

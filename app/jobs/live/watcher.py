@@ -95,6 +95,11 @@ class JobWatcher:
         self._entering = asyncio.Lock()
         self._closing = asyncio.Event()
 
+    @property
+    def closing(self) -> bool:
+        """Whether the server stops: streams end."""
+        return self._closing.is_set()
+
     async def changed(self, project: str, job_id: str, *, version: int | None, seconds: float) -> JobState:
         """The job's state once its version differs from `version` (None: from now), or after `seconds`."""
         async with self._watching(project, job_id) as watched:

@@ -11,7 +11,7 @@ from app.jobs.requests import estimate
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.length import Length, length_of
 from app.jobs.requests.schemas import JobCreate
-from app.jobs.requests.submission import examine, job_of
+from app.jobs.requests.submission import CheckedRequest, examine, job_of
 from app.jobs.requests.unchecked import Unchecked, unchecked_estimates, unchecked_parts
 from app.jsontypes import JsonDict
 
@@ -71,7 +71,11 @@ class DryRun(Answer):
 
 def dry_run(context: SubmissionContext, request: JobCreate) -> DryRun:
     """The answer to a dry run. Raises what a submission raises, and what a worker would find in files it leaves."""
-    checked = examine(context, request, read_bytes=READ_BYTES)
+    return answer(context, request, examine(context, request, read_bytes=READ_BYTES))
+
+
+def answer(context: SubmissionContext, request: JobCreate, checked: CheckedRequest) -> DryRun:
+    """The answer about a request that was examined, with files of up to READ_BYTES read to their ends."""
     check_quota(context.session, context.project, context.settings.max_active_jobs)
     job = job_of(context, request, checked, idempotency_key=None)
 

@@ -70,7 +70,7 @@ def seconds(
         return {"seconds": None, "basis": None}
     basis, took = "measured", _measured(session, project, checked, size)
     if took is None:
-        basis, took = "computed", _computed(checked, settings, size)
+        basis, took = "computed", computed_seconds(checked, settings, size)
     if took is None:
         return {"seconds": None, "basis": None}
     limit = checked.hyperparameters.max_run_seconds
@@ -117,7 +117,8 @@ def _measured(session: Session, project: str, checked: CheckedRequest, size: Len
     return size.seen / statistics.median(speeds) + statistics.median(rests) if speeds else None
 
 
-def _computed(checked: CheckedRequest, settings: Settings, size: Length) -> float | None:
+def computed_seconds(checked: CheckedRequest, settings: Settings, size: Length) -> float | None:
+    """Seconds from the number of operations alone, to compare policies by; None where it is not known."""
     known = planned(checked)
     if known is None or checked.task == "image-classification":
         return None  # how often a convolution's weights are used depends on the pictures

@@ -1,10 +1,9 @@
 // Keeps a page fresh by fetching it again and swapping the parts marked `data-live`; the server renders everything.
 "use strict";
 
-const WAIT_SECONDS = 25;
-const PAUSE = 700;
+const PAUSE = 2000;
 const FOCUSABLE = "a, button, summary, [tabindex]";
-const root = document.querySelector("[data-job], [data-dashboard]");
+const root = document.querySelector("[data-live-from]");
 
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
@@ -44,34 +43,48 @@ function tellAway(away) {
   document.querySelector("#away").hidden = !away;
 }
 
-async function followJob(id) {
-  let tag = root.dataset.etag;
-  for (;;) {
-    try {
-      const answer = await fetch(`/v1/fine_tuning/jobs/${id}`, {
-        headers: { prefer: `wait=${WAIT_SECONDS}`, "if-none-match": tag },
-        cache: "no-store",
-      });
-      if (!answer.ok && answer.status !== 304) throw new Error(`the job answered ${answer.status}`);
-      if (answer.status === 200) {
-        await refresh();
-        tag = answer.headers.get("etag"); // not before: what could not be shown is asked for again
-        if ((await answer.json()).finished_at) return tellAway(false);
-      }
-      tellAway(false);
-      await pause(PAUSE);
-    } catch {
-      tellAway(true);
-      await pause(5000);
-    }
-  }
+// The server says when the page is another; a page that nobody looks at listens to nothing.
+let source;
+let ended = false;
+let shownAtLast = Promise.resolve();
+const changed = () => (shownAtLast = shownAtLast.then(refreshAtLast));
+
+function follow() {
+  source?.close();
+  source = new EventSource(root.dataset.liveFrom);
+  source.addEventListener("message", changed);
+  source.addEventListener("open", () => tellAway(false));
+  source.addEventListener("error", () => {
+    tellAway(!ended);
+    setTimeout(followAgain, 5000); // where the browser itself does not
+  });
+  source.addEventListener("ended", () => {
+    ended = true;
+    source.close();
+    changed();
+  });
 }
 
-async function followDashboard() {
+function followAgain() {
+  if (document.hidden || ended || source.readyState !== EventSource.CLOSED) return;
+  changed();
+  follow();
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) source?.close();
+  else if (source) followAgain();
+});
+
+async function refreshAtLast() {
   for (;;) {
-    await pause(2500);
-    if (document.hidden) continue;
-    await refresh().then(() => tellAway(false), () => tellAway(true));
+    try {
+      await refresh();
+      return tellAway(false);
+    } catch {
+      tellAway(true); // and what could not be shown is asked for again
+      await pause(PAUSE);
+    }
   }
 }
 
@@ -91,23 +104,8 @@ function ago(seconds) {
   return `${Math.floor(seconds / 86400)} d ago`;
 }
 
-async function control(button) {
-  const { job, action } = button.dataset;
-  if (action === "cancel" && !confirm("Cancel this job? What it has trained so far is lost.")) return;
-  button.disabled = true;
-  try {
-    const answer = await fetch(`/v1/fine_tuning/jobs/${job}/${action}`, { method: "POST" });
-    if (!answer.ok) alert((await answer.json()).error.message);
-    await refresh();
-  } catch {
-    tellAway(true);
-    button.disabled = false;
-  }
-}
-
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button");
-  if (button?.dataset.action) await control(button);
   if (button?.dataset.copy !== undefined) {
     await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent.trim());
     button.textContent = "Copied";
@@ -174,5 +172,4 @@ function readTensor(tensor) {
 
 prepare();
 for (const box of document.querySelectorAll(".tail")) box.scrollTop = END;
-if (root?.dataset.job && root.dataset.following) followJob(root.dataset.job);
-if (root?.dataset.dashboard !== undefined) followDashboard();
+if (root) follow();

@@ -129,13 +129,13 @@ def test_a_refresh_keeps_what_the_reader_does(page: Page, sdk: OpenAI, embedded:
     log = page.locator(".printed")
     at_end = "box => box.scrollTop + box.clientHeight >= box.scrollHeight - 4"
     assert log.evaluate(at_end)
-    page.get_by_role("button", name="Cancel").focus()
+    page.get_by_role("button", name="Pause").focus()
     with db.write() as session:
         append(session, job.id, 1, printed[50:])
     lifecycle.beat(db, lease, AttemptUpdates(progress={"step": 1, "total_steps": 2, "percent": 50.0}))
     expect(log).to_contain_text("line 99")
     assert log.evaluate(at_end)
-    expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+    expect(page.get_by_role("button", name="Pause")).to_be_focused()
     log.evaluate("box => box.scrollTop = 7")
     finish(db, lease, model=result(job.id))
     expect(page.locator("#evidence .badge")).to_have_text("verified")
@@ -227,7 +227,7 @@ def test_a_job_is_paused_and_cancelled_from_its_page(page: Page, sdk: OpenAI) ->
     expect(page.locator("#head .badge")).to_have_text("paused")
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("#head .badge")).to_have_text("queued")
-    page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancel …").click()
+    page.get_by_role("button", name="Cancel the job").click()
     expect(page.locator("#head .badge")).to_have_text("cancelled")
     assert sdk.fine_tuning.jobs.retrieve(job.id).status == "cancelled"

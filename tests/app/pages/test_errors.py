@@ -29,7 +29,7 @@ def test_the_api_answers_browsers_with_json(client: TestClient, path: str) -> No
     """Its addresses are not pages."""
     answer = client.get(f"http://testserver{path}", headers=BROWSER)
     assert (answer.status_code, answer.json()["error"]["type"]) == (404, "invalid_request_error")
-    assert client.post("http://testserver/jobs", headers=BROWSER).json()["error"]["code"] == "method_not_allowed"
+    assert client.post("http://testserver/v1/models/x", headers=BROWSER).json()["error"]["code"] == "method_not_allowed"
 
 
 def test_a_wrong_parameter_of_a_page_is_explained(client: TestClient) -> None:
@@ -42,10 +42,11 @@ def test_a_wrong_parameter_of_a_page_is_explained(client: TestClient) -> None:
 
 
 def test_a_page_that_needs_a_key_says_so(deployment: Deployment) -> None:
-    """In words, with the header at which browsers ask for one."""
+    """In words, with a form that takes one and comes back; a browser asks for no password of its own."""
     application = guard(deployment.settings).application
     with TestClient(application, base_url="http://testserver/v1/") as client:
-        answer = client.get("http://testserver/", headers=BROWSER)
+        answer = client.get("http://testserver/?status=failed", headers=BROWSER)
     assert answer.status_code == 401
     assert "This page needs an API key" in Page(answer.text).text
-    assert answer.headers["www-authenticate"].startswith("Basic")
+    assert 'name="next" value="/?status=failed"' in answer.text
+    assert answer.headers["www-authenticate"].startswith("Bearer")

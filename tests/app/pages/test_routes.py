@@ -91,7 +91,7 @@ def test_the_dashboard_filters_and_pages(client: TestClient, job: str) -> None:
     """By state; a page beyond the end is empty and leads back."""
     assert f"/jobs/{job}" in read(client, "/?status=queued").links
     assert f"/jobs/{job}" not in read(client, "/?status=failed").links
-    assert "/?page=1&status=" in read(client, "/?page=2").links
+    assert "/" in read(client, "/?page=2").links
     assert "/" in read(client, "/?status=failed").links
     assert client.get("http://testserver/jobs", follow_redirects=False).headers["location"] == "/"
 
@@ -103,7 +103,7 @@ def test_the_dashboard_filters_by_verdict(client: TestClient, job: str, db: Data
     assert "/?verdict=violated" in read(client, "/").links
     assert f"/jobs/{job}" in read(client, "/?verdict=violated").links
     assert f"/jobs/{job}" not in read(client, "/?verdict=verified").links
-    assert "/?page=1&status=&verdict=violated" in read(client, "/?page=2&verdict=violated").links
+    assert "/?verdict=violated&page=1" in read(client, "/?page=2&verdict=violated").links
 
 
 @pytest.mark.parametrize("verdict", ["verified", "violated"])

@@ -1,0 +1,175 @@
+"""The form that submits a job: preview and errors are rendered here, so it works without a script."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, get_args
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from sqlalchemy.orm import Session
+
+from app.auth.caller import AsAdmin, AsWriter
+from app.errors import Forbidden, PermafrostError
+from app.files.intake import take
+from app.files.queries import visible as visible_files
+from app.files.tables import File
+from app.freeze.preview import Preview
+from app.freeze.preview import preview as preview_of
+from app.freeze.recipes import RECIPES
+from app.http.dependencies import Blobs, Config, Db, NotifierDep
+from app.jobs.queue.idempotency import KeysInFlight
+from app.jobs.requests.context import SubmissionContext
+from app.jobs.requests.outlook import Outlook, outlook
+from app.jobs.requests.schemas import JobCreate
+from app.jobs.requests.submit import JobServices, submit
+from app.jsontypes import JsonDict
+from app.models.aliases import aliased
+from app.models.catalog import folders
+from app.models.listing import page as list_models
+from app.models.registration import register
+from app.pages import freeze_map
+from app.pages.job_form import OWN_POLICY, JobForm, manifest_of
+from app.pages.own_pages import FROM_OWN_PAGE
+from app.pages.render import render_page
+from app.settings import Settings
+from app.specs.models import Task
+
+router = APIRouter(include_in_schema=False)
+
+#: Offered in the form's lists; an id that is not among them can be typed.
+OFFERED_MODELS: Final = 500
+OFFERED_FILES: Final = 100
+SHOWN_PROBLEMS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Previewed:
+    """What the preview shows: with a training file all of a dry run, without one the plan alone."""
+
+    policy: JsonDict
+    outlook: Outlook | None
+    plan: Preview | None
+
+
+@router.get("/new")
+def new_job_page(
+    request: Request,
+    caller: AsWriter,
+    db: Db,
+    settings: Config,
+    model: Annotated[str, Query(max_length=1024)] = "",
+    training_file: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """The empty form, or one for a model or an uploaded file."""
+    form = JobForm(model=model, training_file=training_file)
+    with db.read() as session:
+        offers = _offers(session, settings, caller.project, form)
+    return _form_page(request, form, offers)
+
+
+@router.post("/new", dependencies=[FROM_OWN_PAGE], operation_id="createJobByForm")
+def submit_form(
+    form: Annotated[JobForm, Form()],
+    *,
+    request: Request,
+    caller: AsWriter,
+    db: Db,
+    storage: Blobs,
+    settings: Config,
+    notifier: NotifierDep,
+) -> Response:
+    """Previews or submits. What is wrong is said on the form, which keeps what was filled in."""
+    services = JobServices(db, storage, settings, notifier)
+    previewed, problem = None, None
+    with db.read() as session:
+        offers = _offers(session, settings, caller.project, form)
+        try:
+            previewed = _preview(SubmissionContext(session, storage, settings, caller.project), form)
+        except Forbidden:
+            raise
+        except PermafrostError as error:
+            problem = error
+    if problem is None and form.do == "submit":
+        try:
+            return RedirectResponse(f"/jobs/{_submitted(request, services, caller.project, form)}", 303)
+        except PermafrostError as error:
+            problem = error
+    return _form_page(request, form, offers, previewed=previewed, problem=problem)
+
+
+@router.post("/new/file", dependencies=[FROM_OWN_PAGE], operation_id="createFileByForm")
+async def upload_form(request: Request, caller: AsWriter, db: Db, storage: Blobs, settings: Config) -> Response:
+    """Takes a training file, and comes back to the form with it; a script sends it to /v1/files and shows progress."""
+    file = await take(request, db, storage, settings, project=caller.project)
+    return RedirectResponse(f"/new?training_file={file.id}", 303)
+
+
+@router.post("/new/model", dependencies=[FROM_OWN_PAGE], operation_id="registerModelByForm")
+def register_form(
+    model: Annotated[str, Form(max_length=256)], caller: AsAdmin, db: Db, settings: Config, notifier: NotifierDep
+) -> Response:
+    """Has a worker read a model folder, so that recipes and previews know its tensors."""
+    row = register(db, settings, notifier, folder=model, model_id=None, task=None)
+    return RedirectResponse(f"/new?model={row.id}", 303)
+
+
+def _submitted(request: Request, services: JobServices, project: str, form: JobForm) -> str:
+    """The id of the job; a form that is sent twice makes one."""
+    keys: KeysInFlight = request.app.state.keys_in_flight
+    key = f"form-{form.once}" if form.once else None
+    with services.database.read() as session:
+        spec = _request(session, services.settings, project, form)
+    with keys.reserve(project, key):
+        job, _ = submit(services, project, spec, key=key)
+    return job.id
+
+
+def _request(session: Session, settings: Settings, project: str, form: JobForm) -> JobCreate:
+    needs_model = form.recipe not in (OWN_POLICY, "everything")
+    manifest = manifest_of(session, settings, project, form) if needs_model else None
+    return form.request(form.freeze_policy(manifest))
+
+
+def _preview(context: SubmissionContext, form: JobForm) -> Previewed:
+    """Raises what a submission raises, with lines and fields of the file."""
+    if form.training_file:
+        request = _request(context.session, context.settings, context.project, form)
+        seen = outlook(context, request)
+        return Previewed(seen.dry_run.freeze_policy, seen, seen.plan)
+
+    manifest = manifest_of(context.session, context.settings, context.project, form)
+    policy = form.freeze_policy(manifest)
+    if manifest is None or form.adapter:
+        return Previewed(policy, None, None)
+    plan = preview_of(policy, manifest.tensors, initialised=manifest.initialised)
+    return Previewed(plan.plan.policy.to_json(), None, plan)
+
+
+def _offers(session: Session, settings: Settings, project: str, form: JobForm) -> JsonDict:
+    """Models and files to choose from, bases first; also whether the chosen model is a folder that nobody has read."""
+    rows, _ = list_models(session, settings, project, after=None, limit=OFFERED_MODELS, order="desc")
+    models = sorted((row.id for row in rows), key=lambda name: (name.startswith("ft:"), name))
+    usable = visible_files(session, project).where(File.purpose == "fine-tune")
+    files = list(session.scalars(usable.order_by(File.created_at.desc(), File.id.desc()).limit(OFFERED_FILES)))
+    name = aliased(settings, form.model.strip()) or form.model.strip()
+    unread = name in {folder.name for folder in folders(settings)} and not any(
+        row.id == name and hasattr(row, "status") for row in rows
+    )
+    known = {file.id for file in files}
+    chosen = [each for each in (form.training_file, form.validation_file) if each and each not in known]
+    return {"models": models, "files": files, "other_files": chosen, "unread": name if unread else None}
+
+
+def _form_page(
+    request: Request,
+    form: JobForm,
+    offers: JsonDict,
+    *,
+    previewed: Previewed | None = None,
+    problem: PermafrostError | None = None,
+) -> Response:
+    context: dict[str, Any] = {"tasks": get_args(Task), "recipes": RECIPES, "shown_problems": SHOWN_PROBLEMS}
+    context |= {"previewed": previewed, "problem": problem, "form": form, "once": form.once or secrets.token_hex(16)}
+    if previewed and previewed.plan:
+        context["map"] = freeze_map.draw([freeze_map.planned(each) for each in previewed.plan.plan.decisions])
+    return render_page(request, "new_job.html", problem.status if problem else 200, **offers, **context)
