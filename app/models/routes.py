@@ -8,14 +8,13 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.convertors import register_url_convertor
 
 from app.auth.caller import AsAdmin, AsReader, AsWriter
-from app.errors import Forbidden, InUse, InvalidRequest, NotFound
+from app.errors import InvalidRequest, NotFound
 from app.evidence.format.compose import ComposedFile
-from app.files.usage import blob_in_use
 from app.http.dependencies import Blobs, Config, Db, NotifierDep
 from app.http.downloads import Reader, blob_bytes, download
 from app.http.json_body import JsonRoute
 from app.http.query_params import bracketed
-from app.jobs.queue.checkpoints import clear, users
+from app.jobs.queue.model_removal import remove_model
 from app.models.aliases import aliased
 from app.models.catalog import find_model, layout
 from app.models.listing import UnusedFolder, page, unused_folders
@@ -170,22 +169,7 @@ def retrieve_model(model: ModelId, caller: AsReader, db: Db, settings: Config) -
 )
 def delete_model(model: ModelId, caller: AsWriter, db: Db, storage: Blobs) -> ModelDeleted:
     """Refused while other models or jobs use it; `errors` in the answer lists those."""
-    with db.write() as session:
-        row = find_model(session, caller.project, model, lock="remove")
-        if row.project is None and caller.role != "admin":
-            raise Forbidden(f"{model} is a base model, shared by all projects; deleting it needs the role admin")
-        if used_by := list(users(session, row)):
-            message = f"{model} is used by {', '.join(used_by[:20])}"
-            raise InUse(message, used_by, code="model_in_use", param="model")
-        blobs = _blobs(row)
-        if row.kind == "checkpoint":
-            clear(row, "it was deleted")
-        else:
-            session.delete(row)
-        session.flush()
-        unused = [blob for blob in blobs if not blob_in_use(session, blob)]
-    for blob in unused:
-        storage.delete(blob)
+    remove_model(db, storage, caller.project, model, may_remove_bases=caller.role == "admin")
     return ModelDeleted(id=model)
 
 
@@ -207,7 +191,3 @@ def _object(model: Model | UnusedFolder) -> ModelObject:
     if isinstance(model, Model):
         return ModelObject.of(model)
     return ModelObject.of_folder(model.path, created=int(model.created_at.timestamp()))
-
-
-def _blobs(row: Model) -> set[str]:
-    return {each["blob"] for each in (*row.files, *row.tensors) if each["blob"]}

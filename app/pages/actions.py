@@ -4,8 +4,9 @@ from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
 from app.auth.caller import AsWriter
-from app.http.dependencies import Db, NotifierDep
+from app.http.dependencies import Blobs, Db, NotifierDep
 from app.jobs.queue import lifecycle
+from app.jobs.removal import delete_job
 from app.pages.own_pages import FROM_OWN_PAGE
 
 router = APIRouter(include_in_schema=False, dependencies=[FROM_OWN_PAGE])
@@ -28,6 +29,12 @@ def resume(job_id: str, caller: AsWriter, db: Db, notifier: NotifierDep) -> Resp
     lifecycle.resume(db, caller.project, job_id)
     notifier.wake(job_id)
     return _back(job_id)
+
+
+@router.post("/jobs/{job_id}/delete", operation_id="deleteJobByForm")
+def delete(job_id: str, caller: AsWriter, db: Db, storage: Blobs) -> Response:
+    delete_job(db, storage, caller.project, job_id)
+    return RedirectResponse("/", 303)
 
 
 def _back(job_id: str) -> Response:

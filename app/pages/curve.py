@@ -1,7 +1,7 @@
-"""A loss curve as SVG paths: scales, round ticks, and one path per split."""
+"""Curves as SVG paths: scales, round ticks, and one path for each series."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 720.0, 260.0
@@ -15,10 +15,24 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Series:
+    """Values by step: what a reader calls them, and the class of their line."""
+
+    label: str
+    kind: str
+    points: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    split: str
+    label: str
+    kind: str
     path: str
     points: tuple[tuple[float, float, int, float], ...]  # x, y, step, value
+
+    def read_out(self) -> list[list[float]]:
+        """What a script reads the values from: x, step and value, in few characters."""
+        return [[x, step, float(f"{value:.5g}")] for x, _, step, value in self.points]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +50,14 @@ class Curve:
     bottom: float = HEIGHT - BOTTOM
 
 
-def draw(series: Mapping[str, Sequence[tuple[int, float]]]) -> Curve | None:
-    """Curves of (step, value) by split; None when no finite point is there."""
-    finite = {split: [each for each in points if math.isfinite(each[1])] for split, points in series.items()}
-    finite = {split: points for split, points in finite.items() if points}
+def draw(series: Sequence[Series]) -> Curve | None:
+    """The series in one frame; None when no finite point is there."""
+    finite = [(each, [point for point in each.points if math.isfinite(point[1])]) for each in series]
+    finite = [(each, points) for each, points in finite if points]
     if not finite:
         return None
-    steps = [step for points in finite.values() for step, _ in points]
-    values = [value for points in finite.values() for _, value in points]
+    steps = [step for _, points in finite for step, _ in points]
+    values = [value for _, points in finite for _, value in points]
     across, up = _ticks(min(steps), max(steps), whole=True), _ticks(min(values), max(values), whole=False)
     first, last = min(steps), max(max(steps), min(steps) + 1)
     low, high = up[0], up[-1]
@@ -55,9 +69,10 @@ def draw(series: Mapping[str, Sequence[tuple[int, float]]]) -> Curve | None:
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     lines = []
-    for split, points in finite.items():
+    for each, points in finite:
         placed = tuple((round(x(step), 1), round(y(value), 1), step, value) for step, value in points)
-        lines.append(Line(split, "M" + " L".join(f"{px} {py}" for px, py, _, _ in placed), placed))
+        path = "M" + " L".join(f"{px} {py}" for px, py, _, _ in placed)
+        lines.append(Line(each.label, each.kind, path, placed))
     return Curve(
         tuple(lines),
         tuple(Tick(round(x(at), 1), f"{at:,.0f}") for at in across if first <= at <= last),

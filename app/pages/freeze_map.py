@@ -18,9 +18,9 @@ WIDTH: Final = 720.0
 #: Heights in pixels: of all rows together, of the lowest row, and of what is between two.
 _HEIGHT, _LOWEST, _GAP = 240.0, 4.0, 1.0
 #: Trained tensors by their relative change: the first limit that is above it gives the shade.
-_SHADES: Final = ((1e-4, "t1"), (1e-3, "t2"), (1e-2, "t3"), (1e-1, "t4"), (math.inf, "t5"))
+SHADES: Final = ((1e-4, "t1"), (1e-3, "t2"), (1e-2, "t3"), (1e-1, "t4"), (math.inf, "t5"))
 #: Roles of a plan's tensors, before anything has trained.
-_PLANNED: Final = {"to be frozen": "f", "to be trained": "t3", "frozen in part": "s"}
+_PLANNED: Final = {"to be frozen": "f", "to be trained": "t3", "frozen in part": "s", "same": "f"}
 _LABELLED: Final = 13.0
 _DIGEST: Final = 8
 
@@ -64,7 +64,7 @@ class DrawnTensor:
             return "b"
         if not self.changed:
             return "t0"
-        return next(shade for limit, shade in _SHADES if (self.relative or 0.0) < limit)
+        return next(shade for limit, shade in SHADES if (self.relative or 0.0) < limit)
 
     def text(self, *, full: bool) -> str:
         """Name, shape, what became of it, and its digest; a short form where thousands are on a page."""
@@ -151,10 +151,10 @@ def _layers(tensors: Iterable[DrawnTensor]) -> list[tuple[str, list[DrawnTensor]
     layers: dict[str, list[DrawnTensor]] = {}
     for tensor in tensors:
         layers.setdefault(layer_of(tensor.name), []).append(tensor)
-    return sorted(layers.items(), key=lambda item: _natural(item[0]))
+    return sorted(layers.items(), key=lambda item: natural(item[0]))
 
 
-def _natural(name: str) -> list[Any]:
+def natural(name: str) -> list[Any]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 

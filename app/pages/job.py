@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import and_, bindparam, case, func, select
 from sqlalchemy.orm import Session
 
 from app.auth.caller import AsReader
-from app.curves.queries import metrics
 from app.errors import NotFound
 from app.evidence.causes import by_cause
 from app.evidence.schemas import EvidenceObject, ParameterObject
@@ -17,11 +16,10 @@ from app.http.dependencies import Config, Db
 from app.jobs import views
 from app.jobs.answers import EventObject
 from app.jobs.queue.queries import find_job
-from app.jobs.queue.tables import Event, Job
+from app.jobs.queue.tables import Event, Job, Metric
 from app.logs.queries import read, tail
 from app.models.tables import Model
-from app.pages import commands, freeze_map
-from app.pages.curve import draw
+from app.pages import commands, freeze_map, heat_strip, overlay
 from app.pages.render import render_page
 from app.sweeps.tables import Sweep
 
@@ -74,14 +72,12 @@ def job_page(
 
 
 def _curves(session: Session, row: Job) -> dict[str, Any]:
-    """The loss, as long as the trainer reports one."""
-    points = metrics(session, row.id, split=None, first=0, last=None, limit=600).data
-    series: dict[str, list[tuple[int, float]]] = {}
-    for point in points:
-        loss = point.values.get("loss")
-        if isinstance(loss, int | float):
-            series.setdefault(point.split, []).append((point.step, float(loss)))
-    return {"curve": draw(series), "latest": {point.split: point for point in points}}
+    """The loss and what stands beside it, and the last point of each split."""
+    points = (Metric.job_id == row.id, Metric.split == bindparam("split"))
+    newest = select(Metric).where(*points).order_by(Metric.step.desc()).limit(1)
+    latest = {split: session.scalar(newest, {"split": split}) for split in ("train", "valid")}
+    charts = overlay.of_job(session, row.id)
+    return {"curve": charts.pop("Loss", None), "charts": charts, "latest": latest}
 
 
 def _parameters(session: Session, row: Job, *, role: str, changed: str) -> dict[str, Any]:
@@ -146,10 +142,16 @@ def _violations(session: Session, evidence: Evidence | None) -> dict[str, Any]:
 def _map(session: Session, row: Job) -> dict[str, Any]:
     """The freeze map of a job that has ended."""
     tensors = freeze_map.tensors_of(session, row.id) if row.ended else []
+    strip = {"strip": heat_strip.draw(heat_strip.moves_of(session, row.id)) if row.ended else None}
     kinds = {tensor.kind for tensor in tensors}
     if kinds & {"t1", "t2", "t3", "t4", "t5"}:
         kinds.add("t3")  # one entry of the key for all shades
-    return {"map": freeze_map.draw(tensors), "map_key": freeze_map.KEY, "map_kinds": dict.fromkeys(kinds, True)}
+    return {
+        "map": freeze_map.draw(tensors),
+        "map_key": freeze_map.KEY,
+        "map_kinds": dict.fromkeys(kinds, True),
+        **strip,
+    }
 
 
 def _commands(context: dict[str, Any], row: Job, *, url: str, with_key: bool) -> dict[str, str]:

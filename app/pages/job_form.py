@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequest
-from app.freeze import recipes
+from app.freeze import presets
 from app.http.json_body import parse
 from app.http.validation import explain_fields
 from app.jobs.requests.schemas import JobCreate
@@ -20,7 +20,7 @@ from app.models.manifest import OWN, Manifest
 from app.settings import Settings
 from app.specs.models import RegisteredSpec, read_model
 
-#: The recipe that stands for the text in the field `policy`.
+#: The preset that stands for the text in the field `policy`.
 OWN_POLICY: Final = "json"
 _TEXT: Final = 64 << 10
 
@@ -29,14 +29,14 @@ class JobForm(BaseModel):
     """Every field is a text, as browsers send it: what is wrong with one is said in our words, beside the form."""
 
     do: str = "submit"
-    once: str = Field("", max_length=64)
-    model: str = Field("", max_length=_TEXT)
+    once: str = Field(default="", max_length=64)
+    model: str = Field(default="", max_length=_TEXT)
     training_file: str = ""
     validation_file: str = ""
     task: str = ""
-    recipe: str = "everything"
+    preset: str = "everything"
     layers: str = "1"
-    policy: str = Field("", max_length=_TEXT)
+    policy: str = Field(default="", max_length=_TEXT)
     audit: str = ""
     adapter: str = ""
     rank: str = "8"
@@ -46,7 +46,7 @@ class JobForm(BaseModel):
     seed: str = ""
     suffix: str = ""
     tags: str = ""
-    more: str = Field("", max_length=_TEXT)
+    more: str = Field(default="", max_length=_TEXT)
 
     def request(self, freeze_policy: JsonDict) -> JobCreate:
         """The request, as if it had been posted. Raises InvalidRequest with the field at fault."""
@@ -73,18 +73,18 @@ class JobForm(BaseModel):
         return {"type": "transformers", "path": text, "adapter": {"type": self.adapter, "r": rank}}
 
     def freeze_policy(self, manifest: Manifest | None) -> JsonDict:
-        """The policy by recipe or as it was written. Raises InvalidRequest where a recipe needs to know the model."""
-        if self.recipe == OWN_POLICY:
+        """The policy by preset or as it was written. Raises InvalidRequest where a preset needs to know the model."""
+        if self.preset == OWN_POLICY:
             made = _object(self.policy, param="policy")
-        elif self.recipe == "everything":
+        elif self.preset == "everything":
             made = {}
         elif manifest is None:
-            message = "a recipe needs the model's tensors, which are not known yet: a worker reads a model that is "
+            message = "a preset needs the model's tensors, which are not known yet: a worker reads a model that is "
             message += "registered, or that a job has used; or write the policy as JSON"
-            raise InvalidRequest(message, param="recipe", code="model_not_read")
+            raise InvalidRequest(message, param="preset", code="model_not_read")
         else:
-            layers = _whole(self.layers, param="layers") if self.recipe == "layers" else 1
-            made = recipes.policy(self.recipe, manifest.tensors, initialised=manifest.initialised, layers=layers)
+            layers = _whole(self.layers, param="layers") if self.preset == "layers" else 1
+            made = presets.policy(self.preset, manifest.tensors, initialised=manifest.initialised, layers=layers)
         return made | {"enforce": False} if self.audit and made else made
 
     def _options(self) -> JsonDict:
@@ -106,13 +106,17 @@ class JobForm(BaseModel):
 def manifest_of(session: Session, settings: Settings, project: str, form: JobForm) -> Manifest | None:
     """The tensors of the form's model for its task; those of any task that it is known for, where none is named."""
     model = form.model_field()
-    choice = RegisteredSpec(id=model) if isinstance(model, str) else read_model({**model, "adapter": None})
+    choice = RegisteredSpec(id=model) if isinstance(model, str) else read_model(_without_adapter(model))
     chosen = choose(session, settings, project, choice)
     if form.task or not isinstance(chosen.stored, dict):
         return chosen.manifest_for(form.task or None)
     return chosen.manifest_for(None) or next(
         filter(None, (chosen.manifest_for(task) for task in chosen.stored if task != OWN)), None
     )
+
+
+def _without_adapter(model: JsonDict) -> JsonDict:
+    return {name: value for name, value in model.items() if name != "adapter"}
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from app.errors import Forbidden, PermafrostError
 from app.files.intake import take
 from app.files.queries import visible as visible_files
 from app.files.tables import File
+from app.freeze.presets import PRESETS
 from app.freeze.preview import Preview
 from app.freeze.preview import preview as preview_of
-from app.freeze.recipes import RECIPES
 from app.http.dependencies import Blobs, Config, Db, NotifierDep
 from app.jobs.queue.idempotency import KeysInFlight
 from app.jobs.requests.context import SubmissionContext
@@ -108,7 +108,7 @@ async def upload_form(request: Request, caller: AsWriter, db: Db, storage: Blobs
 def register_form(
     model: Annotated[str, Form(max_length=256)], caller: AsAdmin, db: Db, settings: Config, notifier: NotifierDep
 ) -> Response:
-    """Has a worker read a model folder, so that recipes and previews know its tensors."""
+    """Has a worker read a model folder, so that presets and previews know its tensors."""
     row = register(db, settings, notifier, folder=model, model_id=None, task=None)
     return RedirectResponse(f"/new?model={row.id}", 303)
 
@@ -125,7 +125,7 @@ def _submitted(request: Request, services: JobServices, project: str, form: JobF
 
 
 def _request(session: Session, settings: Settings, project: str, form: JobForm) -> JobCreate:
-    needs_model = form.recipe not in (OWN_POLICY, "everything")
+    needs_model = form.preset not in (OWN_POLICY, "everything")
     manifest = manifest_of(session, settings, project, form) if needs_model else None
     return form.request(form.freeze_policy(manifest))
 
@@ -168,8 +168,10 @@ def _form_page(
     previewed: Previewed | None = None,
     problem: PermafrostError | None = None,
 ) -> Response:
-    context: dict[str, Any] = {"tasks": get_args(Task), "recipes": RECIPES, "shown_problems": SHOWN_PROBLEMS}
+    context: dict[str, Any] = {"tasks": get_args(Task), "presets": PRESETS, "shown_problems": SHOWN_PROBLEMS}
     context |= {"previewed": previewed, "problem": problem, "form": form, "once": form.once or secrets.token_hex(16)}
     if previewed and previewed.plan:
         context["map"] = freeze_map.draw([freeze_map.planned(each) for each in previewed.plan.plan.decisions])
-    return render_page(request, "new_job.html", problem.status if problem else 200, **offers, **context)
+    # A preview that names problems has done its work.
+    refused = problem.status if problem and form.do == "submit" else 200
+    return render_page(request, "new_job.html", refused, **offers, **context)

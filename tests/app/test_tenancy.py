@@ -28,22 +28,35 @@ NEEDS = {
         "retrieveFile", "downloadFile", "listModels", "listModelTensors", "compareModels",
         "downloadModelFile", "retrieveModel", "listWebhookEventTypes", "dashboard", "job_page",
         "listFineTuningSweeps", "retrieveFineTuningSweep", "listFineTuningSweepJobs", "sweeps_page", "sweep_page",
-        "job_changes", "dashboard_changes",
+        "job_changes", "dashboard_changes", "models_page", "model_page", "compare_page", "curves_page",
     },
     "writer": {
         "createFineTuningJob", "cancelFineTuningJob", "pauseFineTuningJob", "resumeFineTuningJob", "createFile",
         "deleteFile", "deleteModel", "createFineTuningSweep", "cancelFineTuningSweep", "deleteFineTuningSweep",
         "deleteFineTuningJob",
         "new_job_page", "createJobByForm", "createFileByForm", "cancelJobByForm", "pauseJobByForm", "resumeJobByForm",
+        "deleteModelByForm", "deleteJobByForm",
     },
     "admin": {
-        "registerModel", "registerModelByForm", "listAuditLogs", "createWebhookEndpoint", "listWebhookEndpoints", "retrieveWebhookEndpoint",
+        "registerModel", "registerModelByForm",
+        "listAuditLogs", "createWebhookEndpoint", "listWebhookEndpoints", "retrieveWebhookEndpoint",
         "updateWebhookEndpoint", "deleteWebhookEndpoint", "rotateWebhookEndpointSecret", "testWebhookEndpoint",
         "listWebhookDeliveries", "retrieveWebhookDelivery", "replayWebhookDelivery",
     },
 }  # fmt: skip
 #: Open to everybody: they tell nothing of any project.
-OPEN = {"live", "ready", "metrics", "documentation", "/openapi.json", "/static", "jobs_page", "login_page", "signIn", "signOut"}
+OPEN = {
+    "live",
+    "ready",
+    "metrics",
+    "documentation",
+    "/openapi.json",
+    "/static",
+    "jobs_page",
+    "login_page",
+    "signIn",
+    "signOut",
+}
 
 ENDPOINT = {"name": "a", "url": "https://hooks.example.org/", "event_types": ["fine_tuning.job.failed"]}
 #: Bodies that are right in all but, perhaps, whose objects they name.

@@ -138,22 +138,22 @@ function read(svg, x) {
     let best = line.points[0];
     for (const point of line.points) if (Math.abs(point[0] - x) < Math.abs(best[0] - x)) best = point;
     if (at === null || Math.abs(best[0] - x) < Math.abs(at - x)) at = best[0];
-    words.push(`${line.split === "train" ? "training" : "validation"} ${best[3].toPrecision(5)} at step ${best[2].toLocaleString()}`);
+    words.push(`${line.label} ${best[2].toPrecision(5)} at step ${best[1].toLocaleString()}`);
   }
   svg.querySelector(".cursor").setAttribute("x1", at);
   svg.querySelector(".cursor").setAttribute("x2", at);
   svg.querySelector(".cursor").removeAttribute("visibility");
-  document.querySelector(".reading").textContent = words.join(" · ");
+  svg.parentElement.querySelector(".reading").textContent = words.join(" · ");
 }
 
 // Reading the freeze map: the tensor under the pointer, or, by the arrow keys, the next one.
 document.addEventListener("pointerover", (event) => {
-  const tensor = event.target.closest?.("svg.map path");
+  const tensor = event.target.closest?.("svg.map:not(.strip) path");
   if (tensor?.querySelector("title")) readTensor(tensor);
 });
 
 document.addEventListener("keydown", (event) => {
-  const map = event.target.closest?.("svg.map");
+  const map = event.target.closest?.("svg.map:not(.strip)");
   const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
   if (!map || !step) return;
   event.preventDefault();

@@ -38,8 +38,8 @@ form.addEventListener("submit", (event) => {
   preview();
 });
 // Who writes into a field of a choice means that choice.
-for (const [field, recipe] of [["policy", "json"], ["layers", "layers"]]) {
-  form.elements[field].addEventListener("input", () => (form.elements.recipe.value = recipe));
+for (const [field, preset] of [["policy", "json"], ["layers", "layers"]]) {
+  form.elements[field].addEventListener("input", () => (form.elements.preset.value = preset));
 }
 
 const upload = document.querySelector("#upload");

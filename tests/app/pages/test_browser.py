@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -13,7 +15,8 @@ from playwright.sync_api import Error as BrowserError
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import AttemptUpdates
 from app.logs.queries import append
-from tests.app.conftest import AFFINE, rows
+from tests.app.conftest import AFFINE, rows, serve
+from tests.app.guarded import Guarded, guard
 from tests.app.jobs.jobs import claim, finish, result
 from tests.patience import PATIENCE
 
@@ -26,17 +29,36 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 @pytest.fixture
 def page(socket_url: str) -> Iterator[Page]:
     """A tab that fails the test on any script error and on any request to another host."""
+    with tab(socket_url) as opened:
+        yield opened
+
+
+@contextmanager
+def tab(url: str, *, expected: str = "nothing") -> Iterator[Page]:
+    """Fails on any script error, but one with the words that are `expected`, and on any request to another host."""
     problems: list[str] = []
     with sync_playwright() as playwright:
         browser = launch(playwright.chromium)
-        tab = browser.new_context(base_url=socket_url, accept_downloads=True).new_page()
-        tab.set_default_timeout(1000 * PATIENCE)
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
-        tab.on("request", lambda asked: problems.append(asked.url) if _elsewhere(asked.url, socket_url) else None)
-        yield tab
+        opened = browser.new_context(base_url=url, accept_downloads=True).new_page()
+        opened.set_default_timeout(1000 * PATIENCE)
+        opened.on("pageerror", lambda error: problems.append(str(error)))
+        opened.on("console", lambda line: problems.append(line.text) if line.type == "error" else None)
+        opened.on("request", lambda asked: problems.append(asked.url) if _elsewhere(asked.url, url) else None)
+        yield opened
         browser.close()
-    assert problems == []
+    assert [each for each in problems if expected not in each] == []
+
+
+@pytest.fixture
+def guarded(embedded: FastAPI) -> Guarded:
+    return guard(embedded.state.backends.settings)
+
+
+@pytest.fixture
+def guarded_page(guarded: Guarded) -> Iterator[Page]:
+    """A tab of a service that asks for keys: a browser counts the refusal as an error of the page."""
+    with serve(guarded.application) as url, tab(url, expected="401") as opened:
+        yield opened
 
 
 def launch(chromium: BrowserType) -> Browser:
@@ -231,3 +253,102 @@ def test_a_job_is_paused_and_cancelled_from_its_page(page: Page, sdk: OpenAI) ->
     page.get_by_role("button", name="Cancel the job").click()
     expect(page.locator("#head .badge")).to_have_text("cancelled")
     assert sdk.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    """A training file, as it lies on the disk of whoever uses the form."""
+    path = tmp_path / "table.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows())))
+    return path
+
+
+def test_a_job_is_submitted_by_the_form(page: Page, sdk: OpenAI, embedded: FastAPI, sample: Path) -> None:
+    """Upload, preview as the form is filled in, submit, watch, verdict, download: without a script error."""
+    db = embedded.state.backends.database
+    page.goto("/")
+    page.get_by_role("link", name="New job").first.click()
+    page.get_by_label("Upload one").set_input_files(sample)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.locator("#uploaded")).to_contain_text("Uploaded table.jsonl")
+    page.get_by_label("Model", exact=True).fill(json.dumps(AFFINE))
+    expect(page.locator("#preview")).to_contain_text("2 tensors trained")
+    page.get_by_label("Policy as JSON").fill('{"freeze": ["wieght"]}')
+    expect(page.locator("#preview")).to_contain_text("weight")
+    expect(page.locator("#preview [role=alert]")).to_be_visible()
+    page.get_by_label("Policy as JSON").fill('{"freeze": ["weight"]}')
+    expect(page.locator("#preview")).to_contain_text("1 tensor frozen")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("#head .badge")).to_have_text("queued")
+    (job,) = sdk.fine_tuning.jobs.list()
+    assert page.url.endswith(f"/jobs/{job.id}")
+    finish(db, claim(db), model=result(job.id))
+    expect(page.locator("#evidence .badge")).to_have_text("verified")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Attestation").click()
+    assert download.value.suggested_filename == f"{job.id}.attestation.json"
+
+
+def test_the_form_is_filled_in_by_keys_alone(page: Page, sdk: OpenAI) -> None:
+    """From field to field by the tabulator, a preset by the arrows, and the button by Enter."""
+    upload(sdk)
+    page.goto("/new")
+    page.get_by_label("Model", exact=True).focus()
+    page.keyboard.type(json.dumps(AFFINE))
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.name") == "preset":
+            break
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#preview")).to_contain_text("1 tensor frozen")
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.value") == "submit":
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("#head .badge")).to_have_text("queued")
+    (job,) = sdk.fine_tuning.jobs.list()
+    page.get_by_role("button", name="Pause").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#head .badge")).to_have_text("paused")
+    page.get_by_text("Cancel …").focus()
+    for key in ("Enter", "Tab", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#head .badge")).to_have_text("cancelled")
+    assert sdk.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
+
+
+def test_all_of_it_works_without_scripts(page: Page, sdk: OpenAI, sample: Path) -> None:
+    """The form's upload, preview and submission, and what a job's page does, are plain forms."""
+    assert page.context.browser is not None
+    plain = page.context.browser.new_context(java_script_enabled=False).new_page()
+    base = str(sdk.base_url).removesuffix("/v1/")
+    plain.goto(f"{base}/new")
+    plain.get_by_label("Upload one").set_input_files(sample)
+    plain.get_by_role("button", name="Upload", exact=True).click()
+    plain.get_by_label("Model", exact=True).fill(json.dumps(AFFINE))
+    plain.get_by_label("Train the head").check()
+    plain.get_by_role("button", name="Preview").click()
+    expect(plain.locator("#preview")).to_contain_text("8 examples")
+    plain.get_by_role("button", name="Submit").click()
+    expect(plain.locator("#head .badge")).to_have_text("queued")
+    plain.get_by_text("Cancel …").click()
+    plain.get_by_role("button", name="Cancel the job").click()
+    expect(plain.locator("#head .badge")).to_have_text("cancelled")
+
+
+def test_somebody_signs_in_and_out(guarded_page: Page, guarded: Guarded) -> None:
+    """The key once, then the page that was wanted, with what the role may do; after it nothing."""
+    guarded_page.goto("/?status=queued")
+    guarded_page.get_by_role("textbox", name="API key").fill(guarded.keys["mine", "writer"])
+    guarded_page.keyboard.press("Enter")
+    expect(guarded_page.get_by_role("heading", name="Queued")).to_be_visible()
+    assert guarded_page.evaluate("document.cookie") == ""
+    guarded_page.get_by_role("link", name="New job").first.click()
+    guarded_page.get_by_label("Model", exact=True).fill(json.dumps(AFFINE))
+    expect(guarded_page.locator("#preview")).to_contain_text("2 tensors trained")
+    guarded_page.get_by_role("button", name="Sign out").click()
+    guarded_page.goto("/")
+    expect(guarded_page.get_by_role("textbox", name="API key")).to_be_visible()

@@ -9,8 +9,8 @@ from app.errors import InvalidRequest
 from app.freeze.tensors import TensorInfo
 from app.jsontypes import JsonDict
 
-#: What each recipe does, in the order of a form.
-RECIPES: Final = {
+#: What each preset does, in the order of a form.
+PRESETS: Final = {
     "everything": "Train everything",
     "head": "Train the head, freeze the rest",
     "layers": "Freeze the first layers",
@@ -20,23 +20,23 @@ RECIPES: Final = {
 
 
 def policy(
-    recipe: str, tensors: Sequence[TensorInfo], *, initialised: Collection[str] = (), layers: int = 1
+    preset: str, tensors: Sequence[TensorInfo], *, initialised: Collection[str] = (), layers: int = 1
 ) -> JsonDict:
-    """The policy as a request has it. `layers` is how many the recipe `layers` freezes.
+    """The policy as a request has it. `layers` is how many the preset `layers` freezes.
 
     `initialised` names the tensors of a new head. Raises InvalidRequest where the model has no part of this kind.
     """
-    if recipe == "everything":
+    if preset == "everything":
         return {}
-    if recipe == "head":
+    if preset == "head":
         return _head(tensors, initialised)
-    if recipe == "layers":
+    if preset == "layers":
         return {"rules": [_rule("first-layers", "freeze", {"layers": {"path": _stack(tensors), "first": layers}})]}
-    if recipe == "embeddings":
+    if preset == "embeddings":
         return {"freeze": _named(tensors, [t for t in tensors if _is_embedding(t)], what="embeddings")}
-    if recipe == "biases":
+    if preset == "biases":
         return {"train": [*_named(tensors, [t for t in tensors if _is_bias(t)], what="biases"), *sorted(initialised)]}
-    raise InvalidRequest(f"no recipe is named {recipe!r}; there are {', '.join(RECIPES)}", param="recipe")
+    raise InvalidRequest(f"no preset is named {preset!r}; there are {', '.join(PRESETS)}", param="preset")
 
 
 def _head(tensors: Sequence[TensorInfo], initialised: Collection[str]) -> JsonDict:
@@ -62,14 +62,14 @@ def _stack(tensors: Sequence[TensorInfo]) -> str:
         if match := re.match(r"(.+?)\.\d+\.", tensor.name):
             paths[match[1]] += 1
     if not paths:
-        raise InvalidRequest("this model has no numbered layers; write the policy as JSON", param="recipe")
+        raise InvalidRequest("this model has no numbered layers; write the policy as JSON", param="preset")
     return paths.most_common(1)[0][0]
 
 
 def _named(tensors: Sequence[TensorInfo], found: Sequence[TensorInfo], *, what: str) -> list[str]:
     """The names of tensors, and of what is tied to them: a tie has one decision."""
     if not found:
-        raise InvalidRequest(f"this model has no {what}; write the policy as JSON", param="recipe")
+        raise InvalidRequest(f"this model has no {what}; write the policy as JSON", param="preset")
     return [name for tensor in found for name in (tensor.name, *tensor.aliases)]
 
 
