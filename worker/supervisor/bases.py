@@ -1,6 +1,6 @@
 """Base models: a folder becomes blobs and a row once, and every later job reads those."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -56,6 +56,7 @@ def _ingest(folder: Path, storage: Storage) -> StoredFolder:
         raise ModelError(f"{folder.name}: no .safetensors file; other formats of weights are not read", param="model")
     names += files_in(folder)
     readings = {name: within(_read(folder / name), name) for name in names if name.endswith(".safetensors")}
+    _refuse_variants(folder, readings)
     try:
         digest = root(tensor for reading in readings.values() for tensor in reading.tensors)
     except ValueError as error:
@@ -70,6 +71,20 @@ def _ingest(folder: Path, storage: Storage) -> StoredFolder:
         files.append({"name": name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
         tensors += tensor_rows(reading, blob.key) if reading is not None else []
     return StoredFolder(files, tensors, digest)
+
+
+def _refuse_variants(folder: Path, readings: Mapping[str, FileReading]) -> None:
+    """Raises ModelError for a tensor in two files, such as `model.safetensors` and `model.fp16.safetensors`."""
+    holders: dict[str, str] = {}
+    for name, reading in readings.items():
+        for tensor in reading.tensors:
+            first = holders.setdefault(tensor.name, name)
+            if first != name:
+                message = (
+                    f"{folder.name}: {first} and {name} both hold {tensor.name!r}, as variants of one model's weights "
+                    "do; leave one of them in the folder"
+                )
+                raise ModelError(message, param="model", code="two_models")
 
 
 def _read(path: Path) -> FileReading:

@@ -311,7 +311,8 @@ def _write_tokenizer(base: Path, folder: Path, tokenizer: Any) -> None:
     if tokenizer.is_fast:  # options of the last call are not part of the tokenizer
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
-    tokenizer.save_pretrained(folder)
+    # Several templates stay in tokenizer_config.json, as in the base: as files they would be in a folder of their own.
+    tokenizer.save_pretrained(folder, save_jinja_files=not isinstance(tokenizer.chat_template, dict))
     _without_ignored_keys(folder / "tokenizer_config.json")
 
 

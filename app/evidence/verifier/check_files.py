@@ -158,7 +158,8 @@ def _base_strays(context: CheckContext) -> Iterator[Problem]:
     for name in sorted(held.files - {file.name for file in context.predicate.base_files}):
         lower = name.lower()
         if lower.endswith((*CONTAINERS, *CODE, ".safetensors", INDEX_ENDING)) or lower in _ADAPTERS:
-            yield Problem("base_strays", "beside the base's files, and a loader would use it", name)
+            reason = "beside the base's files, and a loader may use it in their place; move it out of the base's folder"
+            yield Problem("base_strays", reason, name)
 
 
 def _base_tensors_once(context: CheckContext) -> Iterator[Problem]:

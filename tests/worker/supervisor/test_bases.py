@@ -29,3 +29,17 @@ def test_base_model_folder_is_registered_once(deployment: Deployment, runner: Ru
         model = session.get_one(Model, "tiny")
         assert (model.project, model.kind) == (None, "base")
         assert [file["name"] for file in model.files] == ["config.json", "model.safetensors"]
+
+
+def test_two_variants_of_weights_are_refused_by_name(deployment: Deployment, runner: Runner) -> None:
+    """Published folders have a half-precision copy beside the weights; which of them is meant is not guessed."""
+    folder = runner.settings.models / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    for name in ("model.safetensors", "model.fp16.safetensors"):
+        stub_trainer.write_tensors(folder / name, {"bias": bytes(4), "weight": bytes(range(40))})
+    job_id = submit(deployment, model="tiny", model_spec={"type": "transformers", "path": "tiny"})
+    runner.run_next()
+    error = job_of(deployment.db, job_id).error
+    assert error is not None and error["code"] == "two_models"
+    assert "model.fp16.safetensors and model.safetensors" in error["message"]

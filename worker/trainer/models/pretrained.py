@@ -43,7 +43,10 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 #: What transformers raises for values that a configuration cannot have.
-CONFIG_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError)
+CONFIG_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, AssertionError),
+    StrictDataclassError,
+)
 SAFE = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -137,7 +140,9 @@ def tokenizer(folder: Path) -> Any:
         tokenizers.check(folder / "tokenizer.json")
     try:
         loaded = AutoTokenizer.from_pretrained(folder, **SAFE)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
         raise ModelError(f"transformers could not load the tokenizer: {_first_line(error)}", param="model") from error
     tokenizers.refuse_empty(loaded, folder)
     return loaded

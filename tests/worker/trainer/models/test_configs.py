@@ -140,3 +140,33 @@ def test_a_deep_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' * 60 + "1" + "}" * 60)
     with pytest.raises(ModelError, match="nested deeper"):
         configs.read(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("values", [{"num_attention_heads": 0}, {"pad_token_id": 999}])
+def test_numbers_with_which_no_model_can_be_built_are_the_configurations_fault(
+    llama: Workspace, values: dict[str, Any]
+) -> None:
+    """torch and transformers raise errors of arithmetic and assertions for them."""
+    change(llama.base / "config.json", **values)
+    done = run(llama)
+    assert (done.failure["code"], done.failure["param"]) == ("invalid_model", "model")
+
+
+def test_a_tokenizer_of_an_unknown_kind_is_the_models_fault(llama: Workspace) -> None:
+    """The tokenizers library raises a bare Exception for it."""
+    path = llama.base / "tokenizer.json"
+    path.write_text(path.read_text().replace('"WordLevel"', '"OfTomorrow"'))
+    done = run(llama)
+    assert done.failure["code"] == "invalid_model"
+    assert "could not load the tokenizer" in done.failure["message"]
+
+
+def test_several_chat_templates_stay_in_the_tokenizers_configuration(llama: Workspace) -> None:
+    """As files they would be in a folder of their own, which a result does not have."""
+    templates = [{"name": name, "template": "{{ messages[0].content }}"} for name in ("default", "tool_use")]
+    change(llama.base / "tokenizer_config.json", chat_template=templates)
+    done = run(llama)
+    assert done.code == 0
+    assert not [path for path in done.place.files.iterdir() if path.is_dir()]
+    written = json.loads((done.place.files / "tokenizer_config.json").read_text())["chat_template"]
+    assert sorted(each["name"] for each in written) == ["default", "tool_use"]
