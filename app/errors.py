@@ -146,6 +146,13 @@ class DatabaseUnavailable(PermafrostError):
         super().__init__(message, headers={"retry-after": "5"})
 
 
+class SignerUnavailable(PermafrostError):
+    """The operator's signing command did not sign."""
+
+    status = 503
+    code = "signer_unavailable"
+
+
 class StorageUnavailable(PermafrostError):
     """The blob storage does not answer, or refuses our credentials."""
 

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     storage_url: str = ""
     models_dir: Path | None = None
     signing_key: Path | None = None
+    #: A command that signs in the place of a key file; its public half is beside PERMAFROST_SIGNING_KEY (`.pub`).
+    signer: str = ""
+    #: An RFC 3161 time-stamping authority, which stamps the signature of each statement; none: the signer's clock.
+    tsa_url: str = ""
     auth: Literal["", "required", "off"] = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -81,6 +85,13 @@ class Settings(BaseSettings):
                 raise ValueError
         except (ArgumentError, ValueError):  # neither shows the URL: a password may be in it
             raise ValueError("write postgresql://user:password@host:5432/name, or sqlite:////path/to/file") from None
+        return value
+
+    @field_validator("tsa_url")
+    @classmethod
+    def _authority(cls, value: str) -> str:
+        if value and not re.match(r"https?://[^/\s]", value):
+            raise ValueError("write http://host/path or https://host/path")
         return value
 
     @field_validator("model_aliases")

@@ -18,6 +18,7 @@ ENTRY = "import sys\nfrom app.evidence.verifier.verify import main\nsys.exit(mai
 LOADED = """
 import json, sys
 import app.evidence.verifier.verify
+import app.evidence.format.timestamp  # which a verifier loads where there is one
 print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] == "app"]))
 """
 

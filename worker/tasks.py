@@ -17,7 +17,8 @@ from sqlalchemy import make_url
 
 from app.broker.celery import DESCRIBE_MODEL, RUN_JOB, make_celery, wake, wake_model
 from app.db import Database
-from app.evidence.format.keys import load_or_create
+from app.errors import PermafrostError
+from app.evidence.format.keys import KeyFileError, load_or_create
 from app.settings import Settings
 from app.storage.blobs import Storage
 from app.webhooks.courier import Courier
@@ -104,7 +105,7 @@ class WorkerProcess:
 
 def make_worker(settings: Settings) -> WorkerProcess:
     celery = make_celery(settings)
-    load_or_create(settings.signing_key_path)  # read again for every signature, since keys are rotated meanwhile
+    _check_signer(settings)
     runner = Runner(
         settings=settings,
         db=Database(settings.database),
@@ -128,6 +129,16 @@ def _devices(settings: Settings) -> list[Device]:
     if reason is not None:
         log.warning("jobs train on the CPU, and this machine has a GPU", reason=reason)
     return devices
+
+
+def _check_signer(settings: Settings) -> None:
+    """Make the key on first use. A command that signs is asked once: better now than at the end of a job."""
+    try:
+        key = load_or_create(settings.signing_key_path, command=settings.signer)
+        if settings.signer:
+            key.sign(b"permafrost: does this command sign?")
+    except (KeyFileError, PermafrostError) as error:
+        raise SystemExit(f"no evidence can be signed: {error}") from None
 
 
 def owned(settings: Settings) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`permafrost keys signing`: list, rotate and revoke the keys that sign evidence. Run it where the key file is."""
+"""`permafrost keys signing`: the keys that sign evidence. Run it where the key file is, or the signing command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,19 +8,26 @@ from typing import Annotated
 
 import typer
 
+from app.errors import SignerUnavailable
 from app.evidence.format.keys import KeyFileError, iso, read_ring
 from app.evidence.format.rotation import OVERLAP
+from app.evidence.format.rotation import add as add_key
+from app.evidence.format.rotation import introduce as introduce_key
 from app.evidence.format.rotation import revoke as revoke_key
 from app.evidence.format.rotation import rotate as rotate_key
 
 app = typer.Typer(
-    help="List, rotate and revoke the keys that sign evidence.", no_args_is_help=True, rich_markup_mode=None
+    help="List, add, rotate and revoke the keys that sign evidence.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 class Algorithm(StrEnum):
     ed25519 = "ed25519"
     p256 = "ecdsa-p256"
+
+
+class Beside(StrEnum):
+    mldsa = "ml-dsa-65"
 
 
 KeyPath = Annotated[Path | None, typer.Option(help="File of the signing key; default: PERMAFROST_SIGNING_KEY.")]
@@ -30,7 +37,7 @@ KeyPath = Annotated[Path | None, typer.Option(help="File of the signing key; def
 def list_keys(path: KeyPath = None) -> None:
     """List the key ring: ids, algorithms, validity."""
     with _exit_with_message():
-        for key in read_ring(path or _configured()):
+        for key in read_ring(_place(path)[0]):
             times = [("from", key.not_before), ("until", key.not_after), ("revoked", key.revoked_at)]
             print(key.keyid, key.algorithm, *(f"{word} {iso(moment)}" for word, moment in times if moment))
 
@@ -44,15 +51,48 @@ def rotate(
 ) -> None:
     """Create a new key, introduced by a statement that the current key signs. Workers use it from their next job on."""
     with _exit_with_message():
-        new = rotate_key(path or _configured(), algorithm=algorithm.value)
+        place, command = _place(path)
+        if command:
+            raise KeyFileError(
+                "the key is behind PERMAFROST_SIGNER: make the new one there, then `permafrost keys signing introduce`"
+            )
+        new = rotate_key(place, algorithm=algorithm.value)
     print(f"{new.keyid} signs from now on; the previous key also signs for {OVERLAP.days} more days")
+
+
+@app.command()
+def add(
+    algorithm: Annotated[Beside, typer.Option(help="ML-DSA (FIPS 204), for the years after Ed25519.")] = Beside.mldsa,
+    path: KeyPath = None,
+) -> None:
+    """Create a key that signs beside the current one, which introduces it. Workers use it from their next job on."""
+    with _exit_with_message():
+        place, command = _place(path)
+        new = add_key(place, algorithm=algorithm.value, command=command)
+    print(f"{new.keyid} ({new.algorithm}) signs beside the current key from now on")
+
+
+@app.command()
+def introduce(
+    public: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Public key (PEM) of the new key.")],
+    path: KeyPath = None,
+) -> None:
+    """Introduce a key that is made elsewhere, such as in an HSM, by a statement that the current key signs.
+
+    After it, put the public key in the place of the current one and change PERMAFROST_SIGNER.
+    """
+    with _exit_with_message():
+        place, command = _place(path)
+        new = introduce_key(place, public, command=command)
+    print(f"{new.keyid} is in the ring; copy {public} to {place.with_suffix('.pub')} to sign with it")
 
 
 @app.command()
 def revoke(keyid: Annotated[str, typer.Argument(help="Key id, as `list` shows it.")], path: KeyPath = None) -> None:
     """Revoke a key: verifiers reject everything that it ever signed."""
     with _exit_with_message():
-        revoke_key(path or _configured(), keyid)
+        place, command = _place(path)
+        revoke_key(place, keyid, command=command)
     print(f"{keyid} is revoked; publish the key ring, from which verifiers learn of it")
 
 
@@ -67,12 +107,16 @@ def _exit_with_message() -> Iterator[None]:
         )
         typer.echo(message, err=True)
         raise typer.Exit(1) from None
-    except (KeyFileError, OSError) as error:
+    except (KeyFileError, SignerUnavailable, OSError) as error:
         typer.echo(error, err=True)
         raise typer.Exit(1) from None
 
 
-def _configured() -> Path:
+def _place(path: Path | None) -> tuple[Path, str]:
+    """The key's path, and the command that signs with it. A path that is given stands for a file."""
+    if path is not None:
+        return path, ""
     from app.settings import Settings
 
-    return Settings().signing_key_path
+    settings = Settings()
+    return settings.signing_key_path, settings.signer

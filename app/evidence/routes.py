@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session
 
 from app.auth.caller import AsReader
 from app.errors import InvalidRequest, NotFound
-from app.evidence.format.keys import read_ring
+from app.evidence.format.envelope import accompanied
+from app.evidence.format.keys import read_ring, ring_json
 from app.evidence.format.modelsig import MEDIA_TYPE
-from app.evidence.schemas import EvidenceObject, ParameterList, ParameterObject, SigningKeyList, SigningKeyObject
+from app.evidence.schemas import EvidenceObject, ParameterList, ParameterObject, SigningKeyList
 from app.evidence.tables import Evidence, Parameter
 from app.http.dependencies import Config, Db, JobId
 from app.jobs.queue.queries import find_job
@@ -49,15 +50,16 @@ def retrieve_evidence(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Ev
     responses={200: {"content": {ENVELOPE_TYPE: {"schema": {"type": "object"}, "example": ENVELOPE}}}},
 )
 def download_attestation(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Response:
-    """The DSSE envelope around an in-toto statement, byte for byte as it was signed. For `permafrost verify`.
+    """The DSSE envelope around an in-toto statement, as it was signed. For `permafrost verify`.
 
     Its member `recipe` is a second envelope: SLSA Provenance v1, of what the same files were made of and how.
-    Attestations from before there were recipes have none.
+    Attestations from before there were recipes have none. `timestamp` is an RFC 3161 timestamp over the first
+    signature, where an authority is configured and has answered by now.
     """
     with db.read() as session:
         job = find_job(session, caller.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
-        envelope = row.envelope if row is not None else None
+        envelope = accompanied(row.envelope, row.timestamp) if row is not None and row.envelope else None
     if envelope is None:
         message = f"job {job.id} has no attestation (it is {job.status}); one is made when a job succeeds"
         raise NotFound(message, code="no_attestation")
@@ -119,7 +121,7 @@ def list_signing_keys(caller: AsReader, settings: Config) -> SigningKeyList:
     """What `permafrost verify --key` takes; get it over a channel that you trust. Empty before the first signature."""
     path = settings.signing_key_path
     keys = read_ring(path) if path.exists() or path.with_suffix(".ring.json").exists() else ()
-    return SigningKeyList(data=[SigningKeyObject(**key.to_json()) for key in keys], has_more=False)
+    return SigningKeyList.model_validate({**ring_json(keys), "has_more": False})
 
 
 def _page(

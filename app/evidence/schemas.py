@@ -141,3 +141,6 @@ class SigningKeyObject(EvidenceAnswer):
 
 class SigningKeyList(Page):
     data: list[SigningKeyObject]
+    post_quantum: list[SigningKeyObject] = Field(
+        default=[], description="Keys (ML-DSA) that sign beside one of `data`; older verifiers pass over them."
+    )

@@ -31,6 +31,9 @@ class Evidence(Base):
     envelope: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
     #: The OpenSSF bundle over the result's files, where a P-256 key signed.
     model_sig: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
+    #: An RFC 3161 timestamp over the envelope's first signature, and when to ask for one that is still missing.
+    timestamp: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
+    timestamp_due: Mapped[datetime | None] = mapped_column(index=True)
 
 
 class Parameter(Base):

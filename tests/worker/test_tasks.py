@@ -8,11 +8,14 @@ import pytest
 import redis
 
 from app.broker.celery import make_celery, wake
+from app.evidence.format.keys import generate
+from app.settings import Settings
 from tests.conftest import Deployment
 from tests.patience import PATIENCE
 from tests.worker.processes import gone, worker
 from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import events_of, eventually, expire, job_of, submit, succeeded
+from worker.tasks import make_worker
 
 SLOW_SWEEP = {"PERMAFROST_SWEEP_SECONDS": "600"}
 
@@ -174,3 +177,13 @@ def test_signing_key_is_private(deployment: Deployment) -> None:
     with worker(deployment):
         path = deployment.settings.signing_key_path
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_worker_whose_signer_does_not_sign_does_not_start(tmp_path: Path) -> None:
+    """It says so at once, and not at the end of the first job."""
+    settings = Settings(data_dir=tmp_path, signing_key=tmp_path / "signing.key", signer="false")
+    with pytest.raises(SystemExit, match=r"no evidence can be signed: .* needs the public half"):
+        make_worker(settings)
+    (tmp_path / "signing.pub").write_text(generate().public_pem)
+    with pytest.raises(SystemExit, match=r"no evidence can be signed: .* ended with code 1"):
+        make_worker(settings)

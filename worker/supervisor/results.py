@@ -6,6 +6,7 @@ The trainer has ended by now; what it reported about its own work is compared wi
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from app.db import Database, new_id
@@ -38,6 +39,15 @@ from worker.supervisor.reports import ReportReader
 from worker.supervisor.result_models import composed_model, model_id
 from worker.supervisor.statements import origin_of, statement
 from worker.supervisor.statistics import change_statistics, checkpoint_statistics
+from worker.supervisor.timestamps import (
+    JOB_SECONDS,
+    SOONEST,
+    Authority,
+    AuthorityFailed,
+    first_signature,
+    late,
+    stamped,
+)
 
 METRICS: Final = "metrics.csv"
 
@@ -49,6 +59,7 @@ class Signer:
     db: Database
     storage: Storage
     keys: list[SigningKey]
+    authority: Authority | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,7 @@ def _conclude(
     parameters = _parameters(job, base, judged, artifacts, workspace, reports)
     model = _model(job, base, evidence, artifacts)
     outcome = _outcome(policy, evidence, parameters, model, reports)
+    outcome.events = [*outcome.events, *_stamp(signer, evidence)]
     outcome.freeze_policy = policy.to_json()
     outcome.last_checkpoint = _last(job, reports)
     outcome.files = [_curves_file(job, each) for each in artifacts.others if each["name"] in (METRICS, EVENTS)]
@@ -117,6 +129,18 @@ def _evidence(
         evidence.keyid = signer.keys[0].keyid
         evidence.model_sig = offer(artifacts.files, signer.keys, name=model_id(job), payload=payloads.statement)
     return evidence
+
+
+def _stamp(signer: Signer, evidence: Evidence) -> list[NewEvent]:
+    """Put a timestamp beside the envelope, or note when the sweeps are to ask for one."""
+    if signer.authority is None or evidence.envelope is None:
+        return []
+    try:
+        evidence.timestamp = signer.authority.stamp(first_signature(evidence.envelope), seconds=JOB_SECONDS)
+    except AuthorityFailed as error:
+        evidence.timestamp_due = datetime.now(UTC) + SOONEST
+        return [late(error)]
+    return [stamped(evidence.timestamp)]
 
 
 def _parameters(

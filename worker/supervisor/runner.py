@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import structlog
 
 from app.db import Database
-from app.errors import OutOfSpace, PermafrostError, StorageUnavailable
+from app.errors import OutOfSpace, PermafrostError, SignerUnavailable, StorageUnavailable
 from app.evidence.format.rotation import signers
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Lease, LeaseLost, Outcome
@@ -35,6 +35,7 @@ from worker.supervisor.process.child import Child, Forkserver
 from worker.supervisor.recipes import Seen
 from worker.supervisor.reports import ReportReader
 from worker.supervisor.staging import Staging
+from worker.supervisor.timestamps import Authority
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -111,6 +112,11 @@ class Runner:
             str(self.settings.models): "<models>",
         }
 
+    @property
+    def authority(self) -> Authority | None:
+        """Who stamps signatures with the time, if anybody does."""
+        return Authority(self.settings.tsa_url) if self.settings.tsa_url else None
+
     def _claim(self, since: float) -> Lease | None:
         """Claim a job, once. If the database did so and its answer was lost, the claim's name finds the job again."""
         name, seconds = f"{self.worker}/{next(self._claims)}", self.settings.lease_seconds
@@ -186,10 +192,11 @@ class Runner:
                 self._run(order, workspace, keeper, device, reports, writable=[shared.folder] if shared else [])
 
             self._until_stored(keeper, keeper.flush)  # and the last checkpoints
-            signer = results.Signer(self.db, self.storage, signers(self.settings.signing_key_path))
+            keys = signers(self.settings.signing_key_path, command=self.settings.signer)
+            signer = results.Signer(self.db, self.storage, keys, self.authority)
             seen = Seen(handed=staging.handed, checkpoints=publisher.states, device=device.name, devices=device.count)
             return results.conclude(signer, job, base, workspace, reports, seen)
-        except (OutOfSpace, StorageUnavailable) as error:
+        except (OutOfSpace, SignerUnavailable, StorageUnavailable) as error:
             raise TrainerCrashed(error.message) from error  # not the job's fault, and worth another try
         except PermafrostError as error:
             self._until_stored(keeper, keeper.flush)  # reports that the trainer wrote before it gave up

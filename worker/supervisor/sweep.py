@@ -20,6 +20,7 @@ from app.jobs.queue.tables import Job
 from app.models.catalog import folders
 from app.models.tables import Model
 from worker.supervisor.runner import Runner
+from worker.supervisor.timestamps import stamp_due
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,8 @@ class Sweeper:
         self._runner.storage.remove_abandoned()
         self._delete_unused()
         self._find_models()
+        if authority := self._runner.authority:
+            stamp_due(self._runner.db, authority)
 
     def _delete_unused(self) -> None:
         """Delete blobs whose deletion has waited for an hour, unless a row refers to them by now."""

@@ -14,6 +14,7 @@ from app.evidence.format.strict import JsonError, JsonObject, read_json
 from app.jsontypes import JsonDict
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
+TIMESTAMP = "timestamp"  # the field with an RFC 3161 timestamp over a signature, in base64; nobody has signed it
 MAX_SIGNATURES = 16  # enough for a key rotation; each more would cost time before anything is trusted
 
 
@@ -42,6 +43,14 @@ def seal(payload: bytes, keys: Iterable[SigningKey]) -> JsonDict:
         "payload": base64.b64encode(payload).decode(),
         "signatures": [{"keyid": key.keyid, "sig": base64.b64encode(key.sign(message)).decode()} for key in keys],
     }
+
+
+def accompanied(envelope: bytes, timestamp: bytes | None) -> bytes:
+    """A stored envelope with what accompanies it as further fields. What is signed stays as it is, byte for byte."""
+    if timestamp is None:
+        return envelope
+    head = envelope.rstrip().removesuffix(b"}")
+    return head + b', "%s": "%s"}' % (TIMESTAMP.encode(), base64.b64encode(timestamp))
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:

@@ -3,7 +3,6 @@
 The algorithm of a signature always comes from the trusted key, never from the document that is verified.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -13,56 +12,50 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    ECDSA,
-    SECP256R1,
-    EllipticCurvePrivateKey,
-    EllipticCurvePublicKey,
-)
-from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_p256
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from app.evidence.format import algorithms
+from app.evidence.format.algorithms import (
+    ALGORITHMS,
+    POST_QUANTUM,
+    KeyFileError,
+    PrivateKey,
+    PublicKey,
+    algorithm_of,
+    generate_private,
+    keyid,
+    public_pem,
+    read_private,
+    read_public,
+)
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 
-ALGORITHMS = ("ed25519", "ecdsa-p256")  # P-256 with SHA-256 is the FIPS choice
+__all__ = ["ALGORITHMS", "POST_QUANTUM", "KeyFileError", "SigningKey", "TrustedKey", "keyid"]
 
-
-class KeyFileError(ValueError):
-    """A key file that holds no usable key."""
+BESIDE = "post_quantum"  # the list of a key ring with keys that sign beside one of `data`
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
     """A private key; `keyid` is the SHA-256 of its public half (DER SubjectPublicKeyInfo)."""
 
-    private: Ed25519PrivateKey | EllipticCurvePrivateKey
+    private: PrivateKey
 
     @property
     def algorithm(self) -> str:
-        return "ed25519" if isinstance(self.private, Ed25519PrivateKey) else "ecdsa-p256"
+        return algorithm_of(self.private.public_key())
 
     @property
     def public_pem(self) -> str:
-        return self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        return public_pem(self.private.public_key())
 
     @property
     def keyid(self) -> str:
         return keyid(self.private.public_key())
 
     def sign(self, message: bytes) -> bytes:
-        if isinstance(self.private, Ed25519PrivateKey):
-            return self.private.sign(message)
-        return self.private.sign(message, ECDSA(hashes.SHA256()))
+        """The signature of a message. Raises SignerUnavailable where a command of the operator's signs, and did not."""
+        return algorithms.sign(self.private, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +69,8 @@ class TrustedKey:
     introduced_by: dict[str, Any] | None = None  # DSSE envelope of the key before it
 
     @property
-    def public(self) -> Ed25519PublicKey | EllipticCurvePublicKey:
-        return _public(self.pem.encode())
+    def public(self) -> PublicKey:
+        return read_public(self.pem.encode())
 
     @property
     def keyid(self) -> str:
@@ -85,18 +78,10 @@ class TrustedKey:
 
     @property
     def algorithm(self) -> str:
-        return "ed25519" if isinstance(self.public, Ed25519PublicKey) else "ecdsa-p256"
+        return algorithm_of(self.public)
 
     def verifies(self, signature: bytes, message: bytes) -> bool:
-        public = self.public
-        try:
-            if isinstance(public, Ed25519PublicKey):
-                public.verify(signature, message)
-            else:
-                public.verify(signature, message, ECDSA(hashes.SHA256()))
-        except InvalidSignature:
-            return False
-        return True
+        return algorithms.verifies(self.public, signature, message)
 
     def refusal(self, issued_at: datetime) -> str | None:
         """The reason why this key is not valid for a statement of this date, or None."""
@@ -141,8 +126,18 @@ class TrustedKey:
         return key
 
 
-def load_or_create(path: Path, *, algorithm: str = "ed25519", now: datetime | None = None) -> SigningKey:
-    """The key at `path` (PKCS #8 PEM, mode 0600), made on first use with its public half beside it (`.pub`)."""
+def load_or_create(
+    path: Path, *, algorithm: str = "ed25519", command: str = "", now: datetime | None = None
+) -> SigningKey:
+    """The key at `path` (PKCS #8 PEM, mode 0600), made on first use with its public half beside it (`.pub`).
+
+    With a `command` that signs (PERMAFROST_SIGNER) there is no such file: the public half has to be there already.
+    """
+    if command:
+        key = load(path, command=command)
+        if not _ring_path(path).exists():
+            write_ring(path, [TrustedKey(key.public_pem, not_before=whole_second(now))])
+        return key
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         key = generate(algorithm)
@@ -155,23 +150,20 @@ def load_or_create(path: Path, *, algorithm: str = "ed25519", now: datetime | No
     return key
 
 
-def load(path: Path) -> SigningKey:
-    """The private key in a PEM file. Raises KeyFileError for anything but Ed25519 or P-256 without a password."""
-    try:
-        private = load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path} is not an unencrypted PEM private key: {error}") from None
-    if isinstance(private, Ed25519PrivateKey):
-        return SigningKey(private)
-    if isinstance(private, EllipticCurvePrivateKey) and isinstance(private.curve, SECP256R1):
-        return SigningKey(private)
-    raise KeyFileError(f"{path} holds another kind of key; use one of {', '.join(ALGORITHMS)}")
+def load(path: Path, *, command: str = "") -> SigningKey:
+    """The private key in a PEM file, or behind a command. Raises KeyFileError for a key of another kind."""
+    if not command:
+        return SigningKey(read_private(path.read_bytes(), source=path))
+    from app.evidence.format.external import command_key  # a verifier starts without it
+
+    external = command_key(command, path.with_suffix(".pub"))
+    if algorithm_of(external.public) not in ALGORITHMS:
+        raise KeyFileError(f"{path.with_suffix('.pub')}: {POST_QUANTUM} signs beside one of {', '.join(ALGORITHMS)}")
+    return SigningKey(external)
 
 
 def generate(algorithm: str = "ed25519") -> SigningKey:
-    if algorithm not in ALGORITHMS:
-        raise KeyFileError(f"{algorithm!r} is not a signing algorithm; use one of {', '.join(ALGORITHMS)}")
-    return SigningKey(Ed25519PrivateKey.generate() if algorithm == "ed25519" else generate_p256(SECP256R1()))
+    return SigningKey(generate_private(algorithm))
 
 
 def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
@@ -180,8 +172,7 @@ def read_trusted(path: Path) -> tuple[TrustedKey, ...]:
     if raw.lstrip().startswith(b"-----BEGIN"):
         if raw.count(b"-----BEGIN") > 1:
             raise KeyFileError(f"{path} holds several keys; give each a file of its own, or a key ring")
-        pem = _public(raw).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        return (TrustedKey(pem.decode()),)
+        return (TrustedKey(public_pem(read_public(raw))),)
     try:
         document = read_json(raw)
     except JsonError as error:
@@ -193,10 +184,10 @@ def read_ring_json(document: Any, *, source: Path | None = None) -> tuple[Truste
     """The keys of a parsed key ring. Raises KeyFileError, also for a key of an object that appears twice."""
     for key in repeated_keys(document):
         raise KeyFileError(f"{source or 'the key ring'}: {key!r} appears twice; remove one of the two")
-    entries = document.get("data") if isinstance(document, dict) else None
-    if not isinstance(entries, list) or not entries:
+    entries, beside = (document.get("data"), document.get(BESIDE, [])) if isinstance(document, dict) else (None, None)
+    if not isinstance(entries, list) or not isinstance(beside, list) or not entries:
         raise KeyFileError('a key ring is {"data": [{"public_key": ...}, ...]} with at least one key')
-    return tuple(TrustedKey.from_json(entry) for entry in entries)
+    return tuple(TrustedKey.from_json(entry) for entry in (*entries, *beside))
 
 
 def read_ring(path: Path) -> tuple[TrustedKey, ...]:
@@ -214,10 +205,18 @@ def _read_own_ring(path: Path) -> tuple[TrustedKey, ...]:
 
 
 def write_ring(path: Path, keys: Iterable[TrustedKey]) -> None:
-    document = {"object": "list", "data": [key.to_json() for key in keys], "has_more": False}
+    document = {"object": "list", **ring_json(keys), "has_more": False}
     temporary = _ring_path(path).with_suffix(".new")
     temporary.write_text(json.dumps(document, indent=1))
     temporary.replace(_ring_path(path))
+
+
+def ring_json(keys: Iterable[TrustedKey]) -> dict[str, list[dict[str, Any]]]:
+    """The keys as a ring lists them. Those of ML-DSA have a list of their own, which older readers pass over."""
+    lists: dict[str, list[dict[str, Any]]] = {"data": []}
+    for key in keys:
+        lists.setdefault(BESIDE if key.algorithm == POST_QUANTUM else "data", []).append(key.to_json())
+    return lists
 
 
 def by_id(keys: Iterable[TrustedKey]) -> dict[str, TrustedKey]:
@@ -227,10 +226,6 @@ def by_id(keys: Iterable[TrustedKey]) -> dict[str, TrustedKey]:
         name = key.keyid
         known[name] = known[name].narrowed(key) if name in known else key
     return known
-
-
-def keyid(public: Ed25519PublicKey | EllipticCurvePublicKey) -> str:
-    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def read_time(text: Any) -> datetime | None:
@@ -248,19 +243,9 @@ def read_time(text: Any) -> datetime | None:
         raise KeyFileError(f"{text!r} is not a time such as 2026-01-31T12:00:00Z") from None
 
 
-def _public(pem: bytes) -> Ed25519PublicKey | EllipticCurvePublicKey:
-    try:
-        public = load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"not a PEM public key: {error}") from None
-    if isinstance(public, Ed25519PublicKey):
-        return public
-    if isinstance(public, EllipticCurvePublicKey) and isinstance(public.curve, SECP256R1):
-        return public
-    raise KeyFileError(f"another kind of key; use one of {', '.join(ALGORITHMS)}")
-
-
 def write_private(path: Path, key: SigningKey) -> None:
+    if not isinstance(key.private, algorithms.PrivateKeyInMemory):
+        raise KeyFileError("the private half of this key is behind PERMAFROST_SIGNER, and cannot be written to a file")
     pem = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -15,6 +15,7 @@ from typing import Any
 
 from app.evidence.format.envelope import PAYLOAD_TYPE, EnvelopeError, read_envelope, seal, signers_of
 from app.evidence.format.keys import (
+    POST_QUANTUM,
     KeyFileError,
     SigningKey,
     TrustedKey,
@@ -24,6 +25,7 @@ from app.evidence.format.keys import (
     load,
     read_ring,
     read_time,
+    read_trusted,
     whole_second,
     write_private,
     write_ring,
@@ -37,9 +39,11 @@ INTRODUCTION = "urn:permafrost:key-introduction:v1"
 
 def rotate(path: Path, *, algorithm: str = "ed25519", now: datetime | None = None) -> SigningKey:
     """Put a new key at `path`, introduced by a statement under the old one, which goes on signing for OVERLAP."""
+    if algorithm == POST_QUANTUM:
+        raise KeyFileError(f"{POST_QUANTUM} signs beside another key: add it with `permafrost keys signing add`")
     old, ring, now = load(path), read_ring(path), whole_second(now)
     new = generate(algorithm)
-    introduction = seal(_introduction(new, now), [old])
+    introduction = seal(_introduction(new.keyid, new.algorithm, new.public_pem, now), [old])
     # In this order a crash leaves a key at `path` whose public half is in the ring.
     following = path.with_name(f"{path.name}.following")
     following.unlink(missing_ok=True)
@@ -53,22 +57,45 @@ def rotate(path: Path, *, algorithm: str = "ed25519", now: datetime | None = Non
     return new
 
 
-def revoke(path: Path, revoked: str, *, now: datetime | None = None) -> None:
+def add(path: Path, *, algorithm: str = POST_QUANTUM, command: str = "", now: datetime | None = None) -> SigningKey:
+    """Make a key that signs beside the one at `path`, which introduces it, until it is revoked."""
+    current, ring, now = load(path, command=command), read_ring(path), whole_second(now)
+    new = generate(algorithm)
+    write_private(_retired(path, new.keyid), new)
+    introduction = seal(_introduction(new.keyid, new.algorithm, new.public_pem, now), [current])
+    write_ring(path, [*ring, TrustedKey(new.public_pem, not_before=now, introduced_by=introduction)])
+    return new
+
+
+def introduce(path: Path, public: Path, *, command: str = "", now: datetime | None = None) -> TrustedKey:
+    """Introduce a public key, whose private half is elsewhere, by the current key. It has to be put in use by hand."""
+    current, ring, now = load(path, command=command), read_ring(path), whole_second(now)
+    (new,) = read_trusted(public)
+    if new.keyid in {key.keyid for key in ring}:
+        raise KeyFileError(f"{public}: the ring has this key already ({new.keyid})")
+    introduction = seal(_introduction(new.keyid, new.algorithm, new.pem, now), [current])
+    closed = [replace(key, not_after=now + OVERLAP) if key.keyid == current.keyid else key for key in ring]
+    introduced_key = TrustedKey(new.pem, not_before=now, introduced_by=introduction)
+    write_ring(path, [introduced_key, *closed])
+    return introduced_key
+
+
+def revoke(path: Path, revoked: str, *, command: str = "", now: datetime | None = None) -> None:
     """Mark a key of the key ring as revoked: it signs no more, and no statement under it is valid.
 
     Raises KeyFileError for the current signing key: rotate first, or jobs that end meanwhile have no valid evidence.
     """
     ring = read_ring(path)
-    if revoked == load(path).keyid:
+    if revoked == load(path, command=command).keyid:
         raise KeyFileError(f"{revoked} is the key that signs: rotate first, then revoke it")
     if revoked not in {key.keyid for key in ring}:
         raise KeyFileError(f"no key {revoked} in the ring; it has {', '.join(key.keyid for key in ring)}")
     write_ring(path, [replace(key, revoked_at=whole_second(now)) if key.keyid == revoked else key for key in ring])
 
 
-def signers(path: Path, *, now: datetime | None = None) -> list[SigningKey]:
-    """The keys to sign with: the current one, and its predecessors while they are valid and not revoked."""
-    current, now = load(path), whole_second(now)
+def signers(path: Path, *, command: str = "", now: datetime | None = None) -> list[SigningKey]:
+    """The keys to sign with: the current one, and those of the ring that are valid, not revoked, and files here."""
+    current, now = load(path, command=command), whole_second(now)
     valid = {key.keyid for key in read_ring(path) if key.refusal(now) is None}
     retired = [_retired(path, one) for one in sorted(valid - {current.keyid})]
     return [current, *(load(file) for file in retired if file.exists())]
@@ -96,12 +123,12 @@ def introduced(trusted: Iterable[TrustedKey], ring: Iterable[TrustedKey]) -> tup
             return tuple(accepted.values())
 
 
-def _introduction(new: SigningKey, now: datetime) -> bytes:
+def _introduction(keyid: str, algorithm: str, public_key: str, now: datetime) -> bytes:
     statement = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": "signing-key", "digest": {"sha256": new.keyid}}],
+        "subject": [{"name": "signing-key", "digest": {"sha256": keyid}}],
         "predicateType": INTRODUCTION,
-        "predicate": {"issuedAt": iso(now), "algorithm": new.algorithm, "publicKey": new.public_pem},
+        "predicate": {"issuedAt": iso(now), "algorithm": algorithm, "publicKey": public_key},
     }
     return json.dumps(statement, separators=(",", ":")).encode()
 

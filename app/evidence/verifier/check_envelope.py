@@ -74,6 +74,16 @@ def _key_validity(context: CheckContext) -> Iterator[Problem]:
         yield from (Problem("key_validity", refusal) for refusal in refusals if refusal)
 
 
+def _required_keys(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a statement that a key of `--require-key` did not sign, or was not valid for at its date."""
+    signed = {key.keyid: key for key in context.signers}
+    for name in [key.keyid for key in context.inputs.required_keys]:
+        if name not in signed:
+            yield Problem("required_keys", f"not signed by the key {name}, which --require-key names")
+        elif refusal := signed[name].refusal(context.predicate.issued_at):
+            yield Problem("required_keys", refusal)
+
+
 def _not_from_the_future(context: CheckContext) -> Iterator[Problem]:
     """Rejects a date that lies ahead of the reader's clock by more than CLOCK_SKEW."""
     issued = context.predicate.issued_at
@@ -148,6 +158,7 @@ STATEMENT_CHECKS: dict[str, Check] = {
     "statement_type": _statement_type,
     "predicate_type": _predicate_type,
     "key_validity": _key_validity,
+    "required_keys": _required_keys,
     "not_from_the_future": _not_from_the_future,
     "subject_names": _subject_names,
     "subjects_once": _subjects_once,

@@ -117,11 +117,21 @@ def _recipe_dates(context: CheckContext) -> Iterator[Problem]:
         yield Problem("recipe_dates", reason)
 
 
+def _recipe_required_keys(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a recipe that a key of `--require-key` did not sign."""
+    signed = {key.keyid for key in context.recipe_signers}
+    for key in context.inputs.required_keys if context.recipe_envelope is not None else ():
+        if key.keyid not in signed:
+            reason = f"the recipe is not signed by the key {key.keyid}, which --require-key names"
+            yield Problem("recipe_required_keys", reason)
+
+
 ENVELOPE_CHECKS: dict[str, Check] = {
     "recipe_required": _recipe_required,
     "recipe_payload_type": _recipe_payload_type,
     "recipe_signature_count": _recipe_signature_count,
     "recipe_signature": _recipe_signature,
+    "recipe_required_keys": _recipe_required_keys,
 }
 
 CHECKS: dict[str, Check] = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from app.evidence.format.digest import FileReading, TensorReading
 from app.evidence.format.envelope import Envelope
@@ -12,6 +12,11 @@ from app.evidence.format.keys import TrustedKey
 from app.evidence.format.recipe import Recipe
 from app.evidence.format.statement import Predicate, Statement
 from app.freeze.plan import FreezePlan
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from app.evidence.format.timestamp import Timestamp
 
 
 class CannotCheck(Exception):
@@ -67,6 +72,8 @@ class Inputs:
     job: str | None = None
     policy_digest: str | None = None
     whole_up_to: float = WHOLE_UP_TO
+    required_keys: tuple[TrustedKey, ...] = ()  # each of them has to have signed
+    tsa_roots: tuple["Certificate", ...] = ()  # of authorities, one of which has to have stamped the signature
     previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, and so on
     require_recipe: bool = False
 
@@ -97,6 +104,7 @@ class CheckContext:
     statement_read: Statement | None = None
     document: object = None  # the payload as parsed
     plan: FreezePlan | None = None
+    timestamp: "Timestamp | None" = None
     chain: list["CheckContext"] = field(default_factory=list)  # the statements before, nearest first
     base: Holdings | None = None
     result: Holdings | None = None

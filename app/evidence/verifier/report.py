@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from app.evidence.format.envelope import TIMESTAMP
 from app.evidence.format.keys import iso
 from app.evidence.format.statement import Reading, frozen_readings, total
 from app.evidence.verifier.check_chain import frozen_throughout
 from app.evidence.verifier.check_configuration import loading_notes, some
+from app.evidence.verifier.check_timestamp import described
 from app.evidence.verifier.context import CheckContext, Problem, printable
 from app.evidence.verifier.recipe_facts import recipe_facts, recipe_lines
 
@@ -62,6 +64,8 @@ class VerificationReport:
         yield from (f"  note: {printable(warning)}" for warning in self.warnings)
         if origin := self.facts.get("base_origin"):
             yield f"  base origin: {printable(', '.join(f'{key} {value}' for key, value in origin.items()))}"
+        if "issued_at" in self.facts:
+            yield f"  dated by {printable(_clock(self.facts.get('timestamp')))}"
         for name in ("job", "issued_at", "base_root", "result_root", "policy_digest"):
             if name in self.facts:
                 yield f"  {name.replace('_', ' ')}: {printable(self.facts[name])}"
@@ -81,6 +85,8 @@ def warnings(context: CheckContext) -> Iterator[str]:
         "frozen for some steps only, which is the signer's word": [row.name for row in rows if row.role == "scheduled"],
     }
     yield from (f"{what}: {some(names)}" for what, names in kinds.items() if names)
+    if TIMESTAMP in context.envelope.document and context.timestamp is None:
+        yield "the timestamp was not checked: --tsa-roots names the authorities that you trust"
     if context.chain and context.inputs.base_root != context.chain[-1].statement.base.root:
         yield (
             "which base the chain begins with is the word of its first statement's signer: pin the first base's root "
@@ -101,6 +107,13 @@ def warnings(context: CheckContext) -> Iterator[str]:
         yield from loading_notes(context)
     names += [reading.name for row in rows for reading in (row.base, row.result) if reading]
     yield from (f"names that some systems take for one: {some(group)}" for group in look_alikes(names))
+
+
+def _clock(timestamp: Mapping[str, str] | None) -> str:
+    """Whose clock the date of a statement is by."""
+    if timestamp is None:
+        return "the signer's clock"
+    return f"the signer's clock, and signed by {timestamp['time']} by that of {timestamp['authority']}"
 
 
 def _root(readings: list[Reading]) -> str | None:
@@ -132,6 +145,7 @@ def facts(context: CheckContext) -> dict[str, Any]:
         "attempt": predicate.attempt,
         "nonce": predicate.nonce,
         "issued_at": iso(predicate.issued_at),
+        "timestamp": described(context.timestamp),
         "keyids": [key.keyid for key in context.signers],
         "policy_digest": predicate.policy_digest,
         "base_origin": dict(predicate.origin) if predicate.origin else None,

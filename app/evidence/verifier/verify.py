@@ -47,6 +47,7 @@ from app.evidence.verifier import (
     check_policy,
     check_recipe,
     check_statement,
+    check_timestamp,
     read_files,
 )
 from app.evidence.verifier.check_configuration import some
@@ -177,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 STAGES: dict[str, dict[str, Check]] = {
     "envelope": check_envelope.ENVELOPE_CHECKS,
     "statement": check_envelope.STATEMENT_CHECKS,
+    "timestamp": check_timestamp.CHECKS,
     "predicate": {
         **check_statement.CHECKS,
         **check_policy.CHECKS,
@@ -220,6 +222,10 @@ def _read_statement(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     return True
 
 
+def _read_timestamp(context: CheckContext, raw: bytes, checks: Checks) -> bool:
+    return check_timestamp.read(context)
+
+
 def _resolve_policy(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     context.document = None  # its checks are done, and it is larger than all that was read from it
     with suppress(PolicyError):  # the check `policy_fits` reports it
@@ -248,7 +254,8 @@ def _read_recipe(context: CheckContext, raw: bytes, checks: Checks) -> bool:
 def _read_chain(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     """Check the earlier statements without files, which the reader does not have."""
     for earlier in context.inputs.previous:
-        before = CheckContext(Inputs(context.inputs.keys, context.inputs.now))
+        given = context.inputs
+        before = CheckContext(Inputs(given.keys, given.now, required_keys=given.required_keys))
         _examine(before, earlier, checks, stages=("envelope", "statement", "predicate"))
         context.chain.append(before)
     return True
@@ -283,6 +290,7 @@ def _read_result(context: CheckContext, raw: bytes, checks: Checks) -> bool:
 _PREPARATIONS: dict[str, Callable[[CheckContext, bytes, Checks], bool]] = {
     "envelope": _read_envelope,
     "statement": _read_statement,
+    "timestamp": _read_timestamp,
     "predicate": _resolve_policy,
     "recipe_envelope": _read_recipe_envelope,
     "recipe": _read_recipe,
@@ -347,7 +355,9 @@ def _policy(given: str) -> str:
 def _inputs(options: argparse.Namespace, registered: RegisteredBase | None) -> Inputs:
     """What the command line gives, as `verify` takes it."""
     return Inputs(
-        keys=_keys(options.key, options.ring),
+        keys=_keys([*options.key, *options.require_key], options.ring),
+        required_keys=_keys(options.require_key, None),
+        tsa_roots=check_timestamp.roots_of(options.tsa_roots),
         now=datetime.now(UTC),
         attestation=options.attestation,
         result=options.result,
@@ -401,6 +411,22 @@ def _parser() -> argparse.ArgumentParser:
         "--key", type=Path, action="append", required=True, help="trusted public key (PEM) or ring of keys; repeatable"
     )
     parser.add_argument("--ring", type=Path, help="keys to trust as far as a trusted one introduced them")
+    parser.add_argument(
+        "--require-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="reject a statement that this public key has not signed as well, such as one of ML-DSA; repeatable",
+    )
+    parser.add_argument(
+        "--tsa-roots",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="certificates (PEM) of time-stamping authorities: reject a statement that none of them has stamped",
+    )
     parser.add_argument("--result", type=Path, required=True, help="folder of the fine-tuned model")
     parser.add_argument("--base", type=Path, help="folder of the base model (level 3)")
     parser.add_argument("--base-root", type=_hex, metavar="HEX", help="the base's published root (level 2)")

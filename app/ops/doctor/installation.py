@@ -139,6 +139,10 @@ def _key(settings: Settings) -> str:
     from app.evidence.format.keys import load
 
     path = settings.signing_key_path
+    if settings.signer:
+        key = load(path, command=settings.signer)
+        key.sign(b"permafrost: does this command sign?")
+        return f"PERMAFROST_SIGNER signs with the key {key.keyid[:16]}…"
     if not path.exists():
         return f"{path} will be created by the first worker"
     if path.stat().st_mode & 0o077:

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli.signing_keys import app
-from app.evidence.format.keys import load_or_create
+from app.evidence.format.keys import generate, load_or_create, write_private
 
 
 @pytest.fixture
@@ -45,3 +45,34 @@ def test_an_unknown_key_id_is_a_sentence(key: Path) -> None:
     """Not a traceback."""
     result = run("revoke", "0" * 64, "--path", str(key))
     assert result.exit_code == 1 and result.stderr.strip() and "Traceback" not in result.stderr
+
+
+def test_a_key_of_ml_dsa_is_added(key: Path) -> None:
+    """It is listed with its algorithm, and a second one is a second one."""
+    added = run("add", "--path", str(key))
+    assert added.exit_code == 0 and "(ml-dsa-65) signs beside" in added.stdout
+    listed = run("list", "--path", str(key)).stdout.splitlines()
+    assert [line.split()[1] for line in listed] == ["ed25519", "ml-dsa-65"]
+
+
+def test_a_key_of_an_hsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind PERMAFROST_SIGNER: others are introduced and added by it, and it is rotated where it is."""
+    private, path = generate("ecdsa-p256"), tmp_path / "signing.key"
+    write_private(tmp_path / "hsm.pem", private)
+    path.with_suffix(".pub").write_text(private.public_pem)
+    command = f"openssl dgst -sha256 -sign {tmp_path / 'hsm.pem'}"
+    monkeypatch.setenv("PERMAFROST_SIGNING_KEY", str(path))
+    monkeypatch.setenv("PERMAFROST_SIGNER", command)
+    load_or_create(path, command=command)
+
+    rotated = run("rotate")
+    assert rotated.exit_code == 1 and "keys signing introduce" in rotated.stderr
+    following = tmp_path / "following.pub"
+    following.write_text(generate().public_pem)
+    assert run("introduce", str(following)).exit_code == 0
+    assert run("add").exit_code == 0
+    assert [line.split()[1] for line in run("list").stdout.splitlines()] == ["ed25519", "ecdsa-p256", "ml-dsa-65"]
+    monkeypatch.setenv("PERMAFROST_SIGNER", "false")
+    failed = run("add")
+    assert failed.exit_code == 1 and "PERMAFROST_SIGNER (false) ended with code 1" in failed.stderr
+    assert len(run("list").stdout.splitlines()) == 3  # nothing half-done

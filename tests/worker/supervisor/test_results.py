@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from app.evidence.format.envelope import read_envelope, signers_of
+from app.evidence.format.keys import generate, load_or_create, read_ring, write_private
+from app.evidence.format.rotation import add
 from app.evidence.tables import Evidence, Parameter
 from app.jobs.queue.tables import Job, Metric
 from app.models.catalog import layout
@@ -150,3 +153,33 @@ def test_violation_during_training_is_evidence(deployment: Deployment, runner: R
     found = verdict_of(deployment, job_id)
     assert (job_of(deployment.db, job_id).status, found["verdict"]) == ("failed", "violated")
     assert found["violations"][0]["operation"] == "aten::add_"
+
+
+def test_a_signer_that_does_not_answer_is_asked_again(deployment: Deployment, runner: Runner, tmp_path: Path) -> None:
+    """An HSM that is away is no fault of the job's: a crash, with its reason; signed when it is back."""
+    hsm = generate("ecdsa-p256")
+    path = tmp_path / "signing.key"
+    write_private(tmp_path / "hsm.pem", hsm)
+    path.with_suffix(".pub").write_text(hsm.public_pem)
+    command = f"openssl dgst -sha256 -sign {tmp_path / 'hsm.pem'}"
+    load_or_create(path, command=command)
+    beside = add(path, command=command)
+    job_id = submit(deployment)
+    runner.settings = runner.settings.model_copy(update={"signing_key": path, "signer": "false"})
+    runner.run_next()
+    job = job_of(deployment.db, job_id)
+    assert (job.status, job.crashes) == ("queued", 1)
+    assert any(
+        "PERMAFROST_SIGNER (false) ended with code 1" in event.message for event in events_of(deployment.db, job_id)
+    )
+
+    runner.settings = runner.settings.model_copy(update={"signer": command})
+    with deployment.db.write() as session:
+        session.execute(update(Job).values(not_before=None))
+    runner.run_next()
+    assert job_of(deployment.db, job_id).status == "succeeded"
+    with deployment.db.read() as session:
+        evidence = session.get_one(Evidence, job_id)
+        envelope = read_envelope(evidence.envelope or b"")
+    assert evidence.keyid == hsm.keyid
+    assert {key.keyid for key in signers_of(envelope, read_ring(path))} == {hsm.keyid, beside.keyid}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from app.evidence.format import keys, rotation
 from app.evidence.format.keys import TrustedKey, generate, write_ring
+from app.evidence.verifier import verify
 from tests.app.evidence.verifier.signed import run
 from tests.tamper.kit import (
     KEY,
@@ -47,3 +48,19 @@ def test_two_signatures_and_one_trusted_key(world: World) -> None:
     """During an overlap of keys either one is enough."""
     world.sign(world.predicate(issued_at=datetime.now(UTC)), keys=[generate("ecdsa-p256"), KEY])
     assert run(world) == 0
+
+
+def test_a_signature_of_ml_dsa_beside_the_first(world: World, tmp_path: Path) -> None:
+    """Who trusts either key verifies; who requires both has both, and rejects a statement that one did not sign."""
+    beside = generate("ml-dsa-65")
+    (tmp_path / "mldsa.pub").write_text(beside.public_pem)
+    world.sign(world.predicate(issued_at=datetime.now(UTC)), keys=[KEY, beside])
+    assert run(world) == 0
+    assert run(world, "--require-key", tmp_path / "mldsa.pub") == 0
+    assert (
+        verify.main([str(world.attestation), "--key", str(tmp_path / "mldsa.pub"), "--result", str(world.result)]) == 0
+    )
+    world.sign(world.predicate(issued_at=datetime.now(UTC)), keys=[KEY])
+    assert run(world) == 0
+    assert run(world, "--require-key", tmp_path / "mldsa.pub") == 1
+    assert run(world, "--require-key", tmp_path / "none.pub") == 2
