@@ -19,6 +19,7 @@ MAPPINGS = (
     "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
 )
 #: Stored tensors that are laid side by side keep their bytes; what else is done to them cannot be told by names.
 JOINING = ("MergeModulelist", "Concatenate")

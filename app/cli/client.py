@@ -171,6 +171,9 @@ def _print_preview(answer: Mapping[str, Any]) -> None:
     for side in ("frozen", "trainable"):
         tensors, elements = counts[side]["tensors"], counts[side]["elements"]
         console.print(f"{side}: {_count(tensors, 'tensor')}, {_count(elements, 'element')}")
+    for part in answer["parts"]:
+        names, tensors = ", ".join(part["matched"]), _count(part["tensors"], "tensor")
+        console.print(f"{part['part']}: {names} ({tensors}, {_count(part['elements'], 'element')})")
     for warning in answer["warnings"]:
         console.print(f"warning: {warning}")
 

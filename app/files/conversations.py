@@ -119,7 +119,7 @@ class ConversationReader:
                 problem = f"a message with the role '{role}' has {', '.join(known)}, not '{key}'{nearest(key, known)}"
                 self._checks.note(f"{name}.{key}", "unknown_field", problem)
 
-    def _content(self, name: str, message: Mapping[str, Any], *, wordless: bool) -> str:
+    def _content(self, name: str, message: Mapping[str, Any], *, wordless: bool) -> Any:
         """The content as one text; templates for text write its parts one after the other."""
         name, value = f"{name}.content", message.get("content")
         if not isinstance(value, list):
@@ -135,6 +135,8 @@ class ConversationReader:
         kind = part.get("type", "text")
         if kind != "text":
             message = f"'{name}' is a part of the type {kind!r:.40}; messages are learned from as text alone"
+            if str(kind).endswith(("image", "image_url")):
+                message += " (a model that sees pictures learns from them in the task 'image-text')"
             self._checks.note(name, "unsupported_part", message)
             return ""
         if part.keys() - {"type"} != {"text"}:

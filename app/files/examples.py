@@ -1,7 +1,5 @@
 """Turns records of training files into examples of a task, as the trainer reads them, and checks every field."""
 
-import base64
-import binascii
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +8,11 @@ from typing import Any
 from app.files.chat_forms import ChatForms
 from app.files.conversations import OPTIONS
 from app.files.fields import FieldChecks, are_finite, is_plain, without_nulls
+from app.files.picture_chats import PictureChatReader
+from app.files.pictures import Picture
 from app.files.problems import kind_of, nearest
 
 MAX_LABELS = 10_000
-_IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 
 #: Fields of a record by task: alternatives, each with its required and its optional fields.
 SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
@@ -34,6 +33,7 @@ SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
         (("input", "preferred_output", "non_preferred_output"), ()),
     ),
     "image-classification": ((("image", "label"), ()),),
+    "image-text": ((("messages",), (*OPTIONS, "images")),),
     "tabular-regression": ((("x", "y"), ()),),
     "tabular-classification": ((("x", "y"), ()),),
 }
@@ -61,6 +61,7 @@ class ExampleReader(FieldChecks):
         if self.labels is not None:
             self._index = {label: number for number, label in enumerate(self.labels)}
         self._conversations = ChatForms(self)
+        self._picture_chats = PictureChatReader(self)
 
     def read(self, line: int, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """The example, or None after at least one problem was added to `problems`."""
@@ -184,24 +185,10 @@ class ExampleReader(FieldChecks):
         return found
 
     def _image(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {"image": self._image_bytes(record["image"]), "label": self._label("label", record["label"])}
+        return {"image": Picture(self, "image", record["image"]).data(), "label": self._label("label", record["label"])}
 
-    def _image_bytes(self, value: Any) -> bytes:
-        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
-            value = value["bytes"]  # how the `datasets` library stores an image in Parquet
-        if isinstance(value, str):
-            try:
-                value = base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
-                advice = "store an image file as base64 in JSONL, as bytes in Parquet"
-                self.note("image", "not_base64", f"'image' is text that is not base64; {advice}")
-                return b""
-        if not isinstance(value, bytes):
-            self.note("image", "wrong_type", f"'image' is {kind_of(value)}; it must be the bytes of an image file")
-            return b""
-        if not value.startswith(_IMAGES):
-            self.note("image", "not_an_image", "'image' does not start like a PNG, JPEG, GIF, BMP, WebP or TIFF file")
-        return value
+    def _image_text(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return self._picture_chats.example(record)
 
     def _tabular(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {"x": self._vector("x", record["x"]), "y": self._y("y", record["y"])}
@@ -309,6 +296,7 @@ _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] 
     "pairs": ExampleReader._texts,
     "preference": ExampleReader._preference,
     "image-classification": ExampleReader._image,
+    "image-text": ExampleReader._image_text,
     "tabular-regression": ExampleReader._tabular,
     "tabular-classification": ExampleReader._tabular,
 }

@@ -17,8 +17,9 @@ from app.errors import DataError
 from app.files.csv_rows import CsvFile
 from app.files.examples import SHAPES, ExampleReader
 from app.files.labels import in_order, lookalikes
-from app.files.lines import Record, read_jsonl
+from app.files.lines import MAX_LINE, MAX_PICTURE_LINE, Record, read_jsonl
 from app.files.parquet import ParquetFile
+from app.files.picture_chats import has_pictures
 from app.files.problems import LineProblem, ProblemList, nearest
 from app.specs.data import DataSpec
 
@@ -145,7 +146,12 @@ def holds_images(path: Path, format: str) -> bool:
 
 
 def _fits(task: str, records: Sequence[Mapping[str, Any]], *, text_numbers: bool) -> bool:
-    """Whether the records fit a task beyond their fields: by the type of the label; causal text has no label."""
+    """Whether the records fit a task beyond their fields: by pictures and by the type of the label.
+
+    Causal text has no label.
+    """
+    if task in ("causal-lm", "image-text") and any(map(has_pictures, records)) != (task == "image-text"):
+        return False
     if task == "causal-lm":
         return not any(record.get(name) is not None for record in records for name in ("label", "chosen"))
     if not task.startswith(("text-", "tabular-")):
@@ -256,7 +262,7 @@ def _open(
 ) -> tuple[ExampleReader, Iterator[Record | LineProblem]]:
     if task not in SHAPES:
         raise DataError(f"unknown task '{task}'{nearest(task, TASKS)}; tasks are {', '.join(TASKS)}", param="task")
-    source = _source(path, format)
+    source = _source(path, format, max_line=MAX_PICTURE_LINE if task == "image-text" else MAX_LINE)
     problems = list(source.header_problems)
     if not problems and (format == "jsonl" or task not in TABULAR):
         problems = _unused_columns(format, task, columns) + _missing_columns(source, task)
@@ -276,23 +282,24 @@ def _open(
 class _JsonLines:
     """A JSONL file with the interface of a table; it has no header."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_line: int = MAX_LINE) -> None:
         self._path = path
+        self._max_line = max_line
         self.columns: list[str] = []
         self.empty_columns: list[str] = []
         self.header_problems: list[LineProblem] = []
 
     def records(self) -> Iterator[Record | LineProblem]:
-        return read_jsonl(self._path)
+        return read_jsonl(self._path, max_line=self._max_line)
 
 
-def _source(path: Path, format: str) -> _JsonLines | CsvFile | ParquetFile:
+def _source(path: Path, format: str, *, max_line: int = MAX_LINE) -> _JsonLines | CsvFile | ParquetFile:
     if not path.stat().st_size:
         source = _JsonLines(path)
         source.header_problems = [LineProblem(None, None, "empty_file", "the file is empty")]
         return source
     if format == "jsonl":
-        return _JsonLines(path)
+        return _JsonLines(path, max_line=max_line)
     if format == "csv":
         return CsvFile(path)
     if format == "parquet":

@@ -10,6 +10,8 @@ from app.files.problems import LineProblem, kind_of
 
 #: Bytes of a line.
 MAX_LINE: Final = 1_000_000
+#: Of a line with pictures in it, as base64.
+MAX_PICTURE_LINE: Final = 16_000_000
 #: Bytes in which a line end must occur to be recognised.
 _HEAD: Final = 1 << 16
 _BOM: Final = b"\xef\xbb\xbf"
@@ -21,9 +23,9 @@ _PRETTY_PRINTED: Final = ("[", "{", "[{")
 Record = tuple[int, Mapping[str, Any]]
 
 
-def read_jsonl(path: Path) -> Iterator[Record | LineProblem]:
+def read_jsonl(path: Path, *, max_line: int = MAX_LINE) -> Iterator[Record | LineProblem]:
     """Yield one record per line; blank lines are skipped."""
-    for line in text_lines(path):
+    for line in text_lines(path, max_line=max_line):
         if isinstance(line, LineProblem):
             yield line
         elif line[1].strip() in _PRETTY_PRINTED and line[0] == 1:
@@ -68,7 +70,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_duplicates)
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str] | LineProblem]:
+def text_lines(path: Path, *, max_line: int = MAX_LINE) -> Iterator[tuple[int, str] | LineProblem]:
     """Yield (line number, text without its line end), or the problem of a line that is not text."""
     offset = 0
     with path.open("rb") as file:
@@ -79,15 +81,15 @@ def text_lines(path: Path) -> Iterator[tuple[int, str] | LineProblem]:
         file.seek(0)
         lines = io.BufferedReader(_CarriageReturns(file)) if _ends_lines_with_cr(file) else file
         for number in range(1, 2**63):
-            line = lines.readline(MAX_LINE + 2)
+            line = lines.readline(max_line + 2)
             if not line:
                 return
             length = len(line)
-            if length > MAX_LINE and not line.endswith(b"\n"):
-                while (more := lines.readline(MAX_LINE)) and not more.endswith(b"\n"):
+            if length > max_line and not line.endswith(b"\n"):
+                while (more := lines.readline(max_line)) and not more.endswith(b"\n"):
                     length += len(more)
                 length += len(more)
-                message = f"has {length:,} bytes; a line has at most {MAX_LINE:,} (Parquet has no such limit)"
+                message = f"has {length:,} bytes; a line has at most {max_line:,} (Parquet has no such limit)"
                 yield LineProblem(number, None, "line_too_long", message)
             else:
                 yield _decode(number, line, offset)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from app.errors import InvalidRequest, ModelError
+from app.freeze.parts import part_of, sees_and_writes
 from app.freeze.tensors import TensorInfo
 from app.specs.adapters import AdapterSpec, Ia3Spec, LoraSpec, PromptTuningSpec
 
@@ -93,6 +94,8 @@ def _targets(tensors: Sequence[TensorInfo], adapter: LoraSpec | Ia3Spec) -> tupl
     if adapter.target_modules:
         return adapter.target_modules, (adapter.feedforward_modules or ()) if isinstance(adapter, Ia3Spec) else ()
     root = tensors[0].module_types[0] if tensors and tensors[0].module_types else ""
+    if isinstance(adapter, LoraSpec) and sees_and_writes(root, (info.name for info in tensors)):
+        return _of_language_model(tensors), ()
     family = max((name for name in DEFAULT_TARGETS if _is_of(root, name)), key=len, default="")
     default = DEFAULT_TARGETS.get(family, Targets())
     names = default.lora if isinstance(adapter, LoraSpec) else default.ia3
@@ -102,6 +105,16 @@ def _targets(tensors: Sequence[TensorInfo], adapter: LoraSpec | Ia3Spec) -> tupl
         )
         raise ModelError(message + "name them in target_modules", param=_PARAM, code="model_not_described")
     return names, default.feedforward
+
+
+def _of_language_model(tensors: Sequence[TensorInfo]) -> list[str]:
+    """Paths of the linear layers of a vision-language model's language model, without its head."""
+    layers = _layers(tensors)
+    return [
+        path
+        for path, info in layers.items()
+        if part_of(info.name) == "language_model" and "." in path and info.module_types[-1:] == ("Linear",)
+    ]
 
 
 def _is_of(root: str, family: str) -> bool:

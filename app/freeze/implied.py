@@ -5,10 +5,9 @@ from collections.abc import Collection
 from typing import Final
 
 from app.freeze.policy import Policy
+from app.freeze.recipes import ADAPTER_NAMES
 from app.jsontypes import JsonDict
 
-#: Names of adapters' own tensors, as peft gives them.
-ADAPTER_NAMES: Final = r"(.*\.)?(lora_|ia3_|prompt_encoder\.).*"
 ADAPTER_RULE: Final[JsonDict] = {"id": "adapter", "action": "train", "select": {"regex": [ADAPTER_NAMES]}}
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from app.errors import PolicyError
 from app.freeze.assignment import Assignment, NameDecision, Ranges
+from app.freeze.parts import bound
 from app.freeze.policy import WHOLE_RUN, Intervals, Policy
 from app.freeze.selectors import Index, matching
 from app.freeze.tensors import TensorInfo, nbytes
@@ -164,9 +165,11 @@ class FreezePlan:
 def resolve(policy: Policy, tensors: Iterable[TensorInfo]) -> FreezePlan:
     """The plan of a policy for these tensors. Raises PolicyError where the policy cannot mean what it says.
 
-    The order of `tensors` does not matter. Each of a tensor's names is decided by itself, and they must agree.
+    The plan's policy has names in place of parts of a model. The order of `tensors` does not matter. Each of a tensor's
+    names is decided by itself, and they must agree.
     """
     index = Index(tensors)
+    policy = bound(policy, index.tensors)
     assignment = Assignment(policy, index)
     for number, rule in enumerate(policy.rules):
         assignment.add(number, matching(rule, index, policy))

@@ -8,18 +8,20 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.errors import PolicyError
 from app.freeze import fields
 from app.freeze.glob import check_glob
+from app.freeze.recipes import RECIPES
 from app.freeze.regex import compile_regex
 from app.jsontypes import JsonDict
 
 ACTIONS = ("freeze", "train")
 MECHANISMS = ("requires_grad", "detach", "param_group")
 KINDS = ("parameter", "buffer")
+PARTS = ("vision_tower", "projector", "language_model")
 BUFFERS = ("pin", "track")
 ON_VIOLATION = ("abort", "continue")
 Intervals = tuple[tuple[int, int | None], ...]  # optimizer steps (a, b]; b None means to the end
@@ -54,6 +56,7 @@ class Select:
     layers: Layers | None = None
     kind: str | None = None
     rows: tuple[tuple[int, int], ...] = ()
+    part: tuple[str, ...] = ()  # of a vision-language model; names once a plan is made
 
     def to_json(self) -> JsonDict:
         parts: JsonDict = {
@@ -64,6 +67,7 @@ class Select:
             "layers": self.layers.to_json() if self.layers else None,
             "kind": self.kind,
             "rows": [list(bounds) for bounds in self.rows],
+            "part": list(self.part),
         }
         return {key: value for key, value in parts.items() if value}
 
@@ -154,11 +158,13 @@ _COMMON = ("mechanism", "buffers", "on_violation", "enforce")
 
 
 def _read_policy(obj: Any, at: str) -> Policy:
-    obj = fields.given(obj, at, ("default", "rules", *ACTIONS, *_COMMON))
+    obj = fields.given(obj, at, ("default", "rules", "recipe", *ACTIONS, *_COMMON))
     mechanism = fields.choice(obj.get("mechanism", "requires_grad"), f"{at}.mechanism", MECHANISMS)
     enforce = fields.boolean(obj.get("enforce", True), f"{at}.enforce")
     shorthands = [key for key in ACTIONS if key in obj]
-    if shorthands:
+    if "recipe" in obj:
+        default, rules = _of_recipe(obj, at, shorthands, mechanism)
+    elif shorthands:
         default, rules = _shorthand(obj, at, shorthands, mechanism)
     else:
         default = fields.choice(obj.get("default", "train"), f"{at}.default", ACTIONS)
@@ -187,6 +193,16 @@ def _shorthand(obj: Any, at: str, keys: list[str], mechanism: str) -> tuple[str,
     select = Select(name=fields.strings(obj[action], at, check_glob))
     rule = Rule("rule-1", action, select, mechanism if action == "freeze" else None, at=at)
     return ("train" if action == "freeze" else "freeze"), (rule,)
+
+
+def _of_recipe(obj: Any, at: str, shorthands: list[str], mechanism: str) -> tuple[str, tuple[Rule, ...]]:
+    """`{"recipe": "llava-stage-1"}` is a policy by name."""
+    extra = [*shorthands, *(key for key in ("default", "rules") if key in obj)]
+    if extra:
+        raise PolicyError(f"'recipe' and '{extra[0]}' cannot be given together: a recipe is all of the rules", param=at)
+    content = RECIPES[fields.choice(obj["recipe"], f"{at}.recipe", tuple(RECIPES))]
+    rules = _read_rules(content["rules"], f"{at}.rules", mechanism)
+    return content["default"], tuple(replace(rule, at=f"{at}.recipe") for rule in rules)
 
 
 def _read_rules(value: Any, at: str, mechanism: str) -> tuple[Rule, ...]:
@@ -234,10 +250,12 @@ def _read_rule(value: Any, at: str, free: Iterator[str], inherited: str) -> Rule
 
 
 def _read_select(value: Any, at: str) -> Select:
-    keys = ("name", "regex", "module", "module_type", "layers", "kind", "rows")
+    keys = ("name", "regex", "module", "module_type", "layers", "kind", "rows", "part")
     selectors = fields.given(value, at, keys)
     if not selectors:
         raise PolicyError(f"selects nothing: give at least one of {', '.join(keys)}", param=at)
+    if "part" in selectors and "name" in selectors:
+        raise PolicyError("'part' stands for names: give one of 'part' and 'name'", param=f"{at}.part")
     if set(selectors) == {"rows"}:
         raise PolicyError("'rows' says which rows, not which tensor: add 'name'", param=at)
     return Select(
@@ -250,7 +268,13 @@ def _read_select(value: Any, at: str) -> Select:
         layers=_read_layers(selectors["layers"], f"{at}.layers") if "layers" in selectors else None,
         kind=fields.choice(selectors["kind"], f"{at}.kind", KINDS) if "kind" in selectors else None,
         rows=_read_rows(selectors["rows"], f"{at}.rows") if "rows" in selectors else (),
+        part=_read_parts(selectors["part"], f"{at}.part") if "part" in selectors else (),
     )
+
+
+def _read_parts(value: Any, at: str) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else fields.entries(value, at)
+    return tuple(dict.fromkeys(fields.choice(each, at, PARTS) for each in listed))
 
 
 def _read_layers(value: Any, at: str) -> Layers:

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from app.auth.caller import AsReader
 from app.errors import InvalidRequest, PolicyError
 from app.freeze.adapters import adapted
 from app.freeze.implied import implied_policy, merged_policy
+from app.freeze.parts import matched
 from app.freeze.plan import FreezePlan
 from app.freeze.policy import Policy
 from app.freeze.preview import preview
@@ -44,6 +45,16 @@ class PreviewRequest(RequestBody):
     limit: int = Field(default=100, ge=1, le=10_000)
 
 
+class PartMatched(BaseModel):
+    """The tensors that a part of a vision-language model stands for."""
+
+    rule: str
+    part: str
+    matched: list[str] = Field(description="Globs of the names, which the policy in its normal form has.")
+    tensors: int
+    elements: int
+
+
 class PolicyPreview(Page):
     """The plan: counts, memory, warnings, and a page of decisions, one per tensor."""
 
@@ -54,6 +65,9 @@ class PolicyPreview(Page):
     freeze_plan: FreezePlanCounts
     tensors: int
     memory: dict[str, Any]
+    parts: list[PartMatched] = Field(
+        description="What each `part` in the policy, or in its recipe, stands for in this model."
+    )
     warnings: list[str]
     data: list[dict[str, Any]]
 
@@ -109,6 +123,7 @@ def preview_policy(
         has_more=start + body.limit < len(result.plan.decisions),
         first_id=page[0]["name"] if page else None,
         last_id=page[-1]["name"] if page else None,
+        parts=[PartMatched.model_validate(each.to_json()) for each in matched(policy, tensors)],
         **result.to_json(),
     )
 

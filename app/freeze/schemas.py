@@ -10,6 +10,8 @@ from app.jsontypes import JsonDict
 
 Mechanism = Literal["requires_grad", "detach", "param_group"]
 Action = Literal["freeze", "train"]
+Part = Literal["vision_tower", "projector", "language_model"]
+Recipe = Literal["vision_tower", "projector", "language_model", "llava-stage-1", "llava-stage-2", "lora-language-model"]
 Patterns = str | list[str]
 Rows = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
@@ -104,6 +106,9 @@ class TensorSelector(_PolicyPart):
     )
     layers: LayerRange | None = None
     kind: Literal["parameter", "buffer"] | None = None
+    part: Part | list[Part] | None = Field(
+        None, description="A part of a vision-language model, by whatever its family calls it."
+    )
     rows: list[Rows] | None = Field(
         None, min_length=1, description="Half-open ranges of dimension 0. The other rows go on to the rules below."
     )
@@ -139,7 +144,8 @@ class FreezeRule(_PolicyPart):
 class FreezePolicy(_PolicyPart):
     """Which parameters and buffers must not change. Ordered rules, first match wins; `default` covers the rest.
 
-    The short form is one list of name globs: `freeze` (the rest trains) or `train` (the rest is frozen).
+    The short form is one list of name globs: `freeze` (the rest trains) or `train` (the rest is frozen). A `recipe` is
+    a policy by name for a vision-language model, whose parts have other names in each family.
     """
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": list(EXAMPLES.values())})
@@ -148,6 +154,9 @@ class FreezePolicy(_PolicyPart):
     rules: list[FreezeRule] = Field([], max_length=1000)
     freeze: Patterns | None = Field(None, description="Short form: freeze these, train the rest.")
     train: Patterns | None = Field(None, description="Short form: train these, freeze the rest.")
+    recipe: Recipe | None = Field(
+        None, description="A policy by name, for vision-language models; in place of rules and short forms."
+    )
     mechanism: Mechanism = Field(
         "requires_grad", description="How the default and the rules without a mechanism freeze."
     )

@@ -17,6 +17,7 @@ Task = Literal[
     "preference",
     "pairs",
     "image-classification",
+    "image-text",
 ]
 #: A torch spec says what its numbers are for; readers of data call the tabular ones by their full names.
 TorchTask = Literal["regression", "classification", "image-classification"]

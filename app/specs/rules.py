@@ -20,6 +20,7 @@ TASKS_OF_OPTIONS: Final = {
         "image-classification",
         "tabular-classification",
         "causal-lm",
+        "image-text",
     ),
     "padding_free": (
         "text-classification",
@@ -36,8 +37,11 @@ TASKS_OF_OPTIONS: Final = {
         "causal-lm",
         "pairs",
         "preference",
+        "image-text",
     ),
 }
+#: Tasks whose inputs have shapes that a compiler does not follow: pictures come in numbers and sizes of their own.
+_NOT_COMPILED: Final = ("image-text",)
 #: Other initialisations of LoRA move a part of the base's weights into the adapter.
 _INITIALISATIONS: Final = (None, True, "gaussian")
 
@@ -51,6 +55,9 @@ def refuse_task_conflicts(
     _refuse_other_packing(hyperparameters, adapter)
     _refuse_split_pairs(hyperparameters, task)
     _refuse_kept_dropout(hyperparameters)
+    if hyperparameters.compile and task in _NOT_COMPILED:
+        message = f"compile is not offered for {task}, whose pictures have numbers and sizes of their own; leave it out"
+        raise InvalidRequest(message, param="hyperparameters.compile", code="ignored_option")
     refuse_blind_stopping(hyperparameters.early_stopping_patience, validated or hyperparameters.validation_fraction)
 
 

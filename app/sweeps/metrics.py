@@ -23,6 +23,7 @@ OF_TASK: Final[dict[str, tuple[str, ...]]] = {
     "tabular-regression": _NUMBERS,
     "token-classification": ("loss", "token_accuracy"),
     "causal-lm": ("loss", "token_accuracy", "perplexity"),
+    "image-text": ("loss", "token_accuracy", "perplexity"),
     "pairs": ("loss", "accuracy", "mrr"),
     "preference": ("loss", "accuracy", "margin"),
 }

@@ -49,6 +49,25 @@ def test_the_first_job(service: Service, tmp_path: Path) -> None:
     assert re.search(r"weight .*freeze", done.stdout)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["embedded"], indirect=True)
+def test_llava_in_two_stages(service: Service, tmp_path: Path) -> None:
+    """Both results are verified against their bases, the second over the first's statement."""
+    from tests.worker.trainer.vision_language import chats, save
+
+    save("llava", service.settings.models / "llava")
+    for name in ("captions", "chats"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats(8)))
+    script = commands(ROOT / "docs" / "vision-language.md")
+    assert len(script) > 8
+    where = {"SERVER": "http://127.0.0.1:8000", "MODELS_DIR": service.settings.models}
+    done = run(service, [*(f"export PERMAFROST_{name}={value}" for name, value in where.items()), *script], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "projector: model.multi_modal_projector.** (4 tensors" in done.stdout
+    assert done.stderr.count("succeeded, evidence verified") == 2
+    assert done.stdout.count("VERIFIED, level 3") == 2
+
+
 def test_a_command_that_fails_is_noticed(service: Service, tmp_path: Path) -> None:
     """So that the test above means something; and a file in a block is one command."""
     page = tmp_path / "page.md"

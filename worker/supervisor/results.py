@@ -23,6 +23,7 @@ from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.tables import Evidence, Parameter
 from app.evidence.verifier.verify import objections
 from app.files.tables import File
+from app.freeze import parts
 from app.freeze.implied import implied_policy, is_of_adapter, merged_policy
 from app.freeze.policy import Policy
 from app.jobs.queue.attempt import Outcome
@@ -84,6 +85,7 @@ def _conclude(
 ) -> Outcome:
     artifacts = read_artifacts(workspace, base, signer.storage)
     policy = _policy(job, artifacts.seen, merged=artifacts.observed.get("merged") or ())
+    policy = parts.bound(policy, [tensor.info for tensor in artifacts.seen])
     judged = verdict.judge(
         policy,
         artifacts.seen,

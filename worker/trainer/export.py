@@ -24,20 +24,20 @@ from worker.protocol import Workspace, write_json
 from worker.trainer import curves
 from worker.trainer.checkpoint import flush
 from worker.trainer.freeze.inventory import dtype_code
-from worker.trainer.models import adapters, configs, pretrained
+from worker.trainer.models import adapters, configs, pretrained, processors
 from worker.trainer.models.names import StoredTensor
 from worker.trainer.models.sentence import SentenceHead
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.witness.report import WitnessReport
 
 # Files of a base folder that are copied to the result; config and tokenizer are written anew.
-CONFIGURATIONS = ("preprocessor_config.json", "tokenizer_config.json")
+CONFIGURATIONS = (*processors.COMPANIONS, "tokenizer_config.json")
 #: What of the configurations of sentence-transformers is kept; other keys choose classes and their arguments.
 SENTENCE_KEYS = {
     "sentence_bert_config.json": ("max_seq_length", "do_lower_case"),
     "config_sentence_transformers.json": ("prompts", "default_prompt_name", "similarity_fn_name"),
 }
-COMPANIONS = ("generation_config.json", "preprocessor_config.json")
+COMPANIONS = ("generation_config.json", *processors.COMPANIONS)
 TOKENIZER_FILES = (
     *pretrained.TOKENIZER_FILES,
     "added_tokens.json",

@@ -12,6 +12,7 @@ from app.db import new_id
 from app.errors import Gone, ModelError, NotFound
 from app.files.queries import check_quota, find_file
 from app.freeze.implied import implied_policy
+from app.freeze.parts import bound
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
 from app.jobs.queue.method import method_of
@@ -82,6 +83,7 @@ def examine(
     refuse_task_conflicts(hyperparameters, examples.task, adapter=model.spec.adapter, validated=validated)
 
     plan = _plan(context, policy, model, examples.task)
+    policy = _bound(context, policy, model, examples.task, plan)
     tensors = model.tensors_for(examples.task)
     refuse_unreadable_groups(hyperparameters.optimizer, tensors, plan, enforce=policy.enforce)
     plan_with_labels = plan or _plan_with_labels(policy, model, examples)
@@ -195,6 +197,16 @@ def _plan(context: SubmissionContext, policy: Policy, model: ChosenModel, task: 
     if similar is not None:
         resolve(policy, similar)  # the names are right; the size of the head, and so the counts, may not be
     return None
+
+
+def _bound(
+    context: SubmissionContext, policy: Policy, model: ChosenModel, task: str, plan: FreezePlan | None
+) -> Policy:
+    """The policy with names in place of parts of the model, where its tensors are known; else a worker does that."""
+    if plan is not None:
+        return plan.policy
+    similar = similar_tensors(context.session, context.project, model, task)
+    return bound(policy, similar) if similar is not None else policy
 
 
 def _plan_with_labels(policy: Policy, model: ChosenModel, examples: RequestExamples) -> FreezePlan | None:

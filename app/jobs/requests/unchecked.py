@@ -55,13 +55,15 @@ def _files(context: SubmissionContext, checked: CheckedRequest, read_bytes: int)
                 f"{file.bytes:,} bytes; up to {read_bytes:,} of a format that can be read here are read at once",
             )
 
-    if checked.task in ("causal-lm", "preference"):
+    if checked.task in ("causal-lm", "preference", "image-text"):
         yield (
             "training_file",
             "whether max_length leaves something to learn of each example, and the chat template takes it",
         )
-    if checked.task == "image-classification":
+    if checked.task in ("image-classification", "image-text"):
         yield "training_file", "pictures are decoded by a worker"
+    if checked.task == "image-text":
+        yield "model", "how many tokens pictures are, and whether the processor fits, is seen where the model is"
     if _has_unknown_labels(context, checked):
         yield "validation_file", "it has labels that the training file has not; the model's own label map may have them"
 

@@ -18,6 +18,13 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(PNG).decode()}"}}
+PICTURE_CHAT = {
+    "messages": [
+        {"role": "user", "content": [PICTURE, {"type": "text", "text": "what is it"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a cat"}]},
+    ]
+}
 PREFERRED = {
     "input": {"messages": CHAT["messages"][:1], "tools": []},
     "preferred_output": CHAT["messages"][1:],
@@ -32,6 +39,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     "token-classification": [{"tokens": ["a", "b"], "labels": ["O", "X"]}, {"tokens": ["c"], "labels": ["O"]}],
     "pairs": [{"anchor": "a", "positive": "b"}] * 2,
     "preference": [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 2,
+    "image-text": [PICTURE_CHAT] * 2,
     "image-classification": [{"image": base64.b64encode(PNG).decode(), "label": n} for n in "abab"],
     "tabular-regression": [{"x": [1, 2.5], "y": 3}, {"x": [0, -1], "y": 4.0}],
     "tabular-classification": [{"x": [1, 2], "y": "a"}, {"x": [0, 1], "y": "b"}] * 2,

@@ -20,6 +20,7 @@ PNG = base64.b64encode(
     )
 ).decode()
 CHAT = {"messages": [{"role": "user", "content": "2 and 2"}, {"role": "assistant", "content": "4"}]}
+SHOWN = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
 PAIR = {"prompt": "2 and 2", "chosen": "4", "rejected": "5"}
 
 #: The lines of a training file, by what they are for; an example without a row here is one of texts with labels.
@@ -32,6 +33,7 @@ LINES: dict[str, list[dict[str, Any]]] = {
     "words": [{"tokens": ["a", "b"], "labels": ["X", "Y"]}] * 12,
     "pairs": [{"anchor": f"a {n}", "positive": f"b {n}"} for n in range(12)],
     "pictures": [{"image": PNG, "label": "ab"[n % 2]} for n in range(12)],
+    "shown": [{"messages": [{"role": "user", "content": [SHOWN]}, CHAT["messages"][1]]}] * 12,
     "texts": [{"text": f"text {n}", "label": "abcd"[n % 4]} for n in range(12)],
 }
 FILES = {
@@ -43,13 +45,14 @@ FILES = {
     "token-classification": "words",
     "pairs": "pairs",
     "image-classification": "pictures",
+    "image-text": "shown",
 }
 TABLE = b"width,height,kind\n" + b"".join(b"%d,1,%s\n" % (n, b"ab"[n % 2 : n % 2 + 1]) for n in range(12))
 
 
 @pytest.fixture
 def folders(embedded: FastAPI) -> None:
-    for name, kind in (("minilm", "bert"), ("smollm", "llama")):
+    for name, kind in (("minilm", "bert"), ("smollm", "llama"), ("llava", "llava")):
         folder: Path = embedded.state.backends.settings.models / name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"model_type": kind, "architectures": [f"{kind}Model"]}))

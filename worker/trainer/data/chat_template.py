@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from json import dumps
 from typing import Any
@@ -51,6 +51,7 @@ class CallForm:
 
     no_content: str | None = ""
     as_text: bool = False
+    in_parts: bool = False  # contents are lists of parts, as templates of models that see pictures read them
 
 
 FORMS = tuple(CallForm(no_content, as_text) for no_content in ("", None) for as_text in (False, True))
@@ -74,6 +75,8 @@ class ChatTemplate:
 
         Raises NotShown where it shows them in none, or the template's own error where it refuses all of them.
         """
+        in_parts = self._reads_parts(messages)
+        self._form = CallForm(in_parts=in_parts)
         calling = [at for at, message in enumerate(messages) if message.get("tool_calls")]
         if not calling:
             return
@@ -84,7 +87,7 @@ class ChatTemplate:
         errors: list[Exception] = []
         shown = False
         for form in FORMS:
-            self._form = form
+            self._form = replace(form, in_parts=in_parts)
             try:
                 text = self.rendered(marked)
             except TEMPLATE_ERRORS as error:
@@ -113,7 +116,7 @@ class ChatTemplate:
 
     def shows(self, messages: Sequence[Message], at: int, text: str) -> bool:
         """Whether the content of message `at` has a part in `text`, which all of `messages` became."""
-        content = str(messages[at].get("content") or "").strip()
+        content = text_of(messages[at].get("content")).strip()
         if content in text:
             return True
         changed = {**messages[at], "content": unused_characters(text)[0]}
@@ -130,6 +133,28 @@ class ChatTemplate:
             return bare.rendered(messages) != text
         except TEMPLATE_ERRORS:
             return True
+
+    def _reads_parts(self, messages: Sequence[Message]) -> bool:
+        """Whether the template reads contents as lists of parts, for messages that have them as such.
+
+        Raises NotShown where it leaves out the pictures among them.
+        """
+        if not any(isinstance(message.get("content"), list) for message in messages):
+            return False
+        plain = [{**message, "content": text_of(message.get("content"))} for message in messages]
+        self._form = CallForm(in_parts=True)
+        try:
+            text = self.rendered(messages)
+            shown = "'type':" not in text and text != self.rendered(plain)  # else printed as a Python object
+        except TEMPLATE_ERRORS:
+            if _pictures(messages):
+                raise
+            return False
+        if _pictures(messages):
+            if not shown:
+                raise NotShown("does not show pictures")
+            return True
+        return "'type':" not in text and all(text_of(each.get("content")).strip() in text for each in messages)
 
     def _render(self, messages: Sequence[Message], **options: Any) -> Any:
         template = self.tokenizer.get_chat_template(tools=self.tools)
@@ -167,9 +192,26 @@ def with_marks(message: Message, mark: str, *, name: str | None = None) -> Messa
     return {"role": message["role"], "content": content if name else content and mark, "tool_calls": marked}
 
 
+def text_of(content: Any) -> str:
+    """The text of a content: of its parts, one after the other, where it is a list."""
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content)
+    return str(content or "")
+
+
+def _pictures(messages: Sequence[Message]) -> int:
+    parts = (part for each in messages if isinstance(each.get("content"), list) for part in each["content"])
+    return sum(part["type"] == "image" for part in parts)
+
+
 def _as_read(message: Message, form: CallForm) -> dict[str, Any]:
     """A message as the template gets it."""
     given = {key: value for key, value in message.items() if key != "weight"}
+    content = given.get("content")
+    if form.in_parts and isinstance(content, str):
+        given["content"] = [{"type": "text", "text": content}] if content else []
+    elif not form.in_parts and isinstance(content, list):
+        given["content"] = text_of(content)
     if not message.get("tool_calls"):
         return given
     if form.as_text:
@@ -177,7 +219,7 @@ def _as_read(message: Message, form: CallForm) -> dict[str, Any]:
             {**call, "function": {**call["function"], "arguments": _json(call["function"]["arguments"])}}
             for call in message["tool_calls"]
         ]
-    return {**given, "content": message.get("content") or form.no_content}
+    return {**given, "content": given.get("content") or form.no_content}
 
 
 def _json(value: Any) -> str:

@@ -198,7 +198,10 @@ def refuse_slow(tokenizer: Any) -> None:
 
 def longest(tokenizer: Any, model: Any, requested: int | None) -> int:
     """The most tokens that an example may have: the least of what request, tokenizer and position table allow."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+    config = model.config
+    if not hasattr(config, "max_position_embeddings"):  # of a model that sees pictures, its language model has it
+        config = config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
     if positions and positions > 0:
         positions -= _reserved_positions(model)
     limits = [requested, positions, getattr(tokenizer, "model_max_length", None)]

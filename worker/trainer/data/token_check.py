@@ -13,6 +13,7 @@ from torch import nn
 
 from app.errors import ModelError
 from worker.trainer.data.batch import Examples
+from worker.trainer.data.image_text import ImageTextExamples
 from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.preference import PreferenceExamples
 from worker.trainer.data.text import PairExamples, TextExamples, Tokens
@@ -104,7 +105,7 @@ def _tokens(examples: Examples) -> Iterator[tuple[int, Tokens]]:
     """Every token sequence with the number of its example; an example may have two."""
     if isinstance(examples, TextExamples):
         yield from enumerate(examples.sequences)
-    elif isinstance(examples, LanguageExamples):
+    elif isinstance(examples, LanguageExamples | ImageTextExamples):
         yield from enumerate(each.tokens for each in examples.sequences)
     elif isinstance(examples, PreferenceExamples):
         yield from ((at % len(examples), each.tokens) for at, each in enumerate(examples.both.sequences))

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from app.errors import ModelError
+from app.freeze.parts import part_of, sees_and_writes
 
 PARAM = "model.adapter.target_modules"
 READ_BY_MAMBA = ("conv1d", "out_proj")  # layers whose weight a fused kernel reads by itself
@@ -67,6 +68,17 @@ def linear_layers(model: nn.Module, heads: Collection[str]) -> list[str]:
         message = "the model has no linear layer beside its head; name the modules that the adapter should train"
         raise ModelError(message, param=PARAM)
     return layers
+
+
+def of_language_model(model: nn.Module, heads: Collection[str], notes: list[str]) -> list[str] | None:
+    """The linear layers of a vision-language model's language model; None for other models.
+
+    Names such as `q_proj` are those of layers of the tower, too, which stays as it is unless its layers are named.
+    """
+    if not sees_and_writes(type(model).__name__, (name for name, _ in model.named_parameters())):
+        return None
+    notes.append("the adapter goes to the language model alone; name target_modules to have it elsewhere")
+    return [path for path in linear_layers(model, heads) if part_of(f"{path}.weight") == "language_model"]
 
 
 def body_of(model: nn.Module) -> str:

@@ -35,6 +35,7 @@ TASK_TYPES = {
     "token-classification": "TOKEN_CLS",
     "causal-lm": "CAUSAL_LM",
     "preference": "CAUSAL_LM",
+    "image-text": "CAUSAL_LM",
     "pairs": "FEATURE_EXTRACTION",
 }
 ADAPTER = "default"  # peft's name of the one adapter in a model
@@ -60,6 +61,8 @@ def wrap(
     heads = sorted({name.rpartition(".")[0] for name in new})
     beside = [path for path, module in model.named_modules() if isinstance(module, SentenceDense)]
     if isinstance(config, LoraConfig | IA3Config):
+        if isinstance(config, LoraConfig) and config.target_modules is None:
+            config.target_modules = adapter_targets.of_language_model(model, heads, notes if notes is not None else [])
         config.exclude_modules = [*heads, *(f"{path}.linear" for path in beside)] or None
         adapter_targets.refuse_unknown(model, config.target_modules)
     torch.manual_seed(seed)

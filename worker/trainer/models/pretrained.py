@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTok
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
-from worker.trainer.models import completeness, configs, sentence, stored_dtypes, tokenizers, vocabulary
+from worker.trainer.models import completeness, configs, processors, sentence, stored_dtypes, tokenizers, vocabulary
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()  # new and unused tensors are in our own notes
@@ -31,6 +31,7 @@ AUTO_CLASS = {
     "preference": "AutoModelForCausalLM",
     "pairs": "AutoModel",
     "image-classification": "AutoModelForImageClassification",
+    "image-text": "AutoModelForImageTextToText",
 }
 DTYPES = stored_dtypes.FLOATS
 NAMED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
@@ -84,6 +85,8 @@ def load(
 
     words = tokenizer(folder) if task != "image-classification" else None
     pictures = processor(folder) if task == "image-classification" else None
+    if task == "image-text":
+        pictures = processors.load(folder, words, kind=str(config.model_type), options=SAFE)
     grown, notes = _with_new_tokens(spec, model, words, seed=seed)
     return Pretrained(
         model=model,
@@ -226,6 +229,8 @@ def _config(spec: TransformersSpec, folder: Path, *, task: str, labels: Sequence
         config.num_labels = spec.num_labels
     if task in ("causal-lm", "preference"):
         config.use_cache = False  # a cache of keys and values is for generation
+    if task == "image-text":
+        config.get_text_config().use_cache = False
     return config
 
 
@@ -255,7 +260,7 @@ def _refuse_unknown_kind(kind: str, ignored: Sequence[str]) -> None:
 def _ignored_notes(folder: Path, model: nn.Module) -> tuple[str, ...]:
     """One note per configuration file with keys that are ignored."""
     notes = []
-    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
+    for name in ("config.json", "tokenizer_config.json", *processors.COMPANIONS):
         keys = configs.ignored_keys(folder / name) if (folder / name).is_file() else []
         if keys:
             what = (

@@ -34,7 +34,10 @@ def two_batches(examples: Examples) -> tuple[Batch, Batch, BatchSizes]:
     if first.width == 1:
         raise UncuttableError("the examples have one token each")
 
-    if width := min(first.width, WIDTH):
+    whole = getattr(examples, "whole", 0)  # tokens that no row can lose, such as those of a picture
+    if first.width - 1 < whole:
+        raise UncuttableError("no row is longer than its picture")
+    if width := min(first.width, max(WIDTH, whole + 1)):
         first, second = narrowed(first, width), narrowed(second, width - 1)
     assert first.rows is not None and second.rows is not None
     sizes = BatchSizes((len(first.rows), len(second.rows)), (first.width, second.width))

@@ -286,6 +286,6 @@ def _checkpoint_activations(model: nn.Module) -> None:
 def _reloaded(job: TrainingJob) -> TrackedModel:
     order = job.order
     loaded = loading.load(order.model, job.workspace.base, task=job.task, labels=job.splits.labels, seed=order.seed)
-    if job.task in tasks.TEXT:
+    if job.task in tasks.TOKENIZED:
         tasks.ready_tokenizer(loaded, job.splits.training, task=job.task)
     return TrackedModel.of(loaded)

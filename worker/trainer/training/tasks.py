@@ -19,8 +19,9 @@ from app.specs.data import DataSpec
 from app.specs.fit import refuse_more_labels, refuse_regression_labels
 from app.specs.models import TABULAR, ModelSpec, TransformersSpec
 from worker.protocol import WorkOrder, Workspace
-from worker.trainer.data import chat, images, language, preference, reading, tabular, text, token_check
+from worker.trainer.data import chat, image_text, images, language, preference, reading, tabular, text, token_check
 from worker.trainer.data.batch import Encoded, Examples
+from worker.trainer.data.picture_processor import PictureProcessor
 from worker.trainer.data.reading import DataSplits, Row
 from worker.trainer.models import pretrained
 from worker.trainer.models.loading import Loaded
@@ -37,6 +38,8 @@ from worker.trainer.training.objectives import (
 )
 
 TEXT = ("text-classification", "text-regression", "token-classification", "causal-lm", "pairs", "preference")
+#: Tasks whose examples pass through a tokenizer.
+TOKENIZED = (*TEXT, "image-text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def objective(task: str, settings: ResolvedHyperparameters, *, head: SentenceHea
         return Classification(label_smoothing=smoothing)
     if task == "token-classification":
         return TokenClassification(label_smoothing=smoothing)
-    if task == "causal-lm":
+    if task in ("causal-lm", "image-text"):
         return LanguageModelling(label_smoothing=smoothing)
     if task == "pairs":
         return Contrastive(temperature=settings.temperature, head=head)
@@ -103,8 +106,8 @@ def encode(
     task: str, source: DataSplits, loaded: Loaded, *, asked_length: int | None, packed: bool = False
 ) -> EncodedData:
     """Encode both parts of the data for this model; notes count cut examples and name a missing pad token."""
-    notes = ready_tokenizer(loaded, source.training, task=task) if task in TEXT else []
-    limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TEXT else 0
+    notes = ready_tokenizer(loaded, source.training, task=task) if task in TOKENIZED else []
+    limit = text.longest(loaded.tokenizer, loaded.model, asked_length) if task in TOKENIZED else 0
     parts: list[Examples | None] = []
     for rows, lines, param in (
         (source.training, source.training_lines, "training_file"),
@@ -120,7 +123,7 @@ def encode(
         if cut:
             notes.append(f"{cut} of {len(rows)} examples of the {param} are longer than {limit} tokens and were cut")
         notes += [f"{param}: {note}" for note in encoded.notes]
-        if task in TEXT:
+        if task in TOKENIZED:
             notes += token_check.check(encoded.examples, loaded.model, loaded.tokenizer, lines=lines, param=param)
         parts.append(encoded.examples)
 
@@ -151,6 +154,15 @@ def _encode(
         return text.encode_words(rows, loaded.tokenizer, limit=limit)
     if task == "causal-lm":
         return language.encode(rows, loaded.tokenizer, limit=limit, packed=packed, **part)
+    if task == "image-text":
+        return image_text.encode(
+            rows,
+            _picture_processor(loaded),
+            loaded.tokenizer,
+            picture_id=_picture_id(loaded),
+            limit=limit,
+            **part,
+        )
     if task == "preference":
         return preference.encode(rows, loaded.tokenizer, limit=limit, **part)
     if task == "pairs":
@@ -173,7 +185,10 @@ def ready_tokenizer(loaded: Loaded, rows: Sequence[Row], *, task: str) -> list[s
         config.pad_token_id = tokenizer.pad_token_id
     if task in ("text-classification", "text-regression"):
         notes += _align_pad_token(loaded.model, pad=tokenizer.pad_token_id)
-    template = chat.ensure_template(tokenizer, rows)
+    if task == "image-text":
+        template = image_text.ready_template(_picture_processor(loaded), tokenizer, rows)
+    else:
+        template = chat.ensure_template(tokenizer, rows)
     return notes + ([template] if template else [])
 
 
@@ -200,6 +215,21 @@ def _align_pad_token(model: Any, *, pad: int) -> list[str]:
     if before in (None, pad):
         return []
     return [f"the pad token of the model's configuration was {before}; it is {pad} now, as the tokenizer's"]
+
+
+def _picture_processor(loaded: Loaded) -> PictureProcessor:
+    """The model's processor; a template that only the processor has becomes the tokenizer's."""
+    tokenizer, processor = loaded.tokenizer, loaded.processor
+    if not getattr(tokenizer, "chat_template", None) and getattr(processor, "chat_template", None):
+        tokenizer.chat_template = processor.chat_template
+    return PictureProcessor(processor, accepted=_arguments(loaded.model))
+
+
+def _picture_id(loaded: Loaded) -> int | None:
+    """The token that the model itself replaces by what it sees."""
+    config: Any = loaded.model.config
+    names = ("image_token_id", "image_token_index")
+    return next((int(found) for name in names if (found := getattr(config, name, None)) is not None), None)
 
 
 def _float_dtype(model: nn.Module) -> torch.dtype:

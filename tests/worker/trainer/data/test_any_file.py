@@ -13,7 +13,7 @@ from app.files.formats import TASKS
 from app.specs.data import DataSpec
 from app.specs.models import TransformersSpec
 from tests.app.files.odd_files import FILES
-from tests.worker.trainer import tiny
+from tests.worker.trainer import tiny, vision_language
 from tests.worker.trainer.data import templates
 from worker.trainer.data import reading
 from worker.trainer.models import loading
@@ -29,9 +29,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loaded]:
         "causal-lm": tiny.llama(folder / "llama", template=templates.QWEN3),
         "token-classification": tiny.bert(folder / "bert"),
         "image-classification": tiny.vit(folder / "vit"),
+        "image-text": vision_language.save("llava", folder / "llava"),
     }
     loaded = {
-        task: loading.load(spec, place, task=task, labels=None if task == "causal-lm" else ("a", "b"), seed=0)
+        task: loading.load(
+            spec, place, task=task, labels=None if task in ("causal-lm", "image-text") else ("a", "b"), seed=0
+        )
         for task, place in made.items()
     }
     same = {"preference": "causal-lm", **dict.fromkeys(TASKS[1:5], "token-classification")}
