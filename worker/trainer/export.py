@@ -224,6 +224,8 @@ def _write_use(
             config.use_cache = configs.read(workspace.base / "config.json").get("use_cache", True)
         config.save_pretrained(folder)
         _copy(workspace.base, folder, COMPANIONS)
+        if tracked.loaded.processor is not None and not (folder / pretrained.PREPROCESSOR).exists():
+            tracked.loaded.processor.save_pretrained(folder)  # in the base it is a part of another one
         _write_modules(workspace.base, folder, tracked.loaded.sentence)
     elif isinstance(spec, TorchSpec):
         use = {"type": "torch", "architecture": spec.architecture, "kwargs": dict(spec.kwargs or {})}

@@ -77,7 +77,7 @@ def encode(
         truncated += len(example.tokens.ids) > limit
         left_out += rendered.left_out
         if not cut.learns:
-            problems.append(_nothing_to_learn(line, rendered, limit=limit))
+            problems.append(_nothing_to_learn(line, rendered, example, limit=limit))
         sequences.append(cut)
 
     if problems:
@@ -124,7 +124,10 @@ def _rendered(row: Row, tokenizer: Any, *, line: int, param: str) -> RenderedCha
         return chat.render(row["messages"], tokenizer, tools=row.get("tools"))
 
 
-def _nothing_to_learn(line: int, rendered: RenderedChat, *, limit: int) -> LineProblem:
+def _nothing_to_learn(line: int, rendered: RenderedChat, example: LanguageExample, *, limit: int) -> LineProblem:
+    if len(example.tokens.ids) <= 1:  # at most the mark of its end
+        message = "becomes no token: the model's tokenizer has none for any of its characters"
+        return LineProblem(line, None, "nothing_to_learn", message)
     if rendered.spans or not rendered.hidden:
         return nothing_before_cut(line, "completion", limit=limit)
     message = "has no assistant message that the tokenizer's chat template shows, so nothing to learn from"

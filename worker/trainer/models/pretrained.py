@@ -35,6 +35,7 @@ AUTO_CLASS = {
 }
 DTYPES = stored_dtypes.FLOATS
 NAMED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+PREPROCESSOR = "preprocessor_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -43,6 +44,9 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+#: Files that may describe an image processor, and the key under which they do. The second is for models of several
+#: kinds, such as CLIP, and the only one that transformers 5 writes for these.
+PROCESSORS = ((PREPROCESSOR, ""), ("processor_config.json", "image_processor"))
 #: What transformers raises for values that a configuration cannot have.
 CONFIG_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, AssertionError),
@@ -152,10 +156,9 @@ def tokenizer(folder: Path) -> Any:
 
 
 def processor(folder: Path) -> Any:
-    """The folder's image processor, on PIL; None where the folder has none."""
-    if not (folder / "preprocessor_config.json").exists():
+    """The folder's image processor, on PIL; None where the folder has none, also not as a part of another processor."""
+    if not any(_describes_pictures(folder / name, key) for name, key in PROCESSORS):
         return None
-    configs.read(folder / "preprocessor_config.json")
     try:
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
@@ -164,9 +167,13 @@ def processor(folder: Path) -> Any:
         ) from error
 
 
+def _describes_pictures(path: Path, key: str) -> bool:
+    return path.exists() and key in ("", *configs.read(path))
+
+
 def _refuse_quantised(codes: Mapping[str, str]) -> None:
     for name, code in codes.items():
-        if code.startswith(("F8", "F4", "F6")):
+        if code.startswith(("F8", "F4", "F6")) and code not in DTYPES:  # F64 is a plain one
             message = (
                 f"tensor {name!r} is stored as {code}, a quantised form, which cannot be trained or compared byte by "
                 "byte; take the model's plain weights (bfloat16 or float32), or save a dequantised copy"

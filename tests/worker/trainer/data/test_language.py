@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from app.errors import DataError
 from tests.worker.trainer import tiny
@@ -121,6 +122,13 @@ def test_completion_behind_the_cut_is_refused(tokenizer: Any) -> None:
     rows = [{"text": "the cat sat"}, {"prompt": "the cat " * 10, "completion": " sat"}]
     with pytest.raises(DataError, match="line 2: has no completion within the first 8 tokens"):
         encode(rows, tokenizer, limit=8)
+
+
+def test_a_text_that_becomes_no_token_is_the_vocabularys_fault(tokenizer: Any) -> None:
+    """A byte-level vocabulary without an unknown token drops every character that it does not have."""
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"</s>": 0, "Z": 1}, [])), eos_token="</s>")
+    with pytest.raises(DataError, match="line 1: becomes no token: the model's tokenizer"):
+        encode([{"text": "the cat sat"}], bare, limit=8)
 
 
 def test_answers_to_a_conversation(tokenizer: Any) -> None:

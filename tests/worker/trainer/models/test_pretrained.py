@@ -108,3 +108,16 @@ def test_a_missing_processor_is_noted(tmp_path: Path) -> None:
     done = run(place, KINDS["resnet"].rows(), task="image-classification")
     assert done.code == 0
     assert any("no preprocessor_config.json" in each["message"] for each in done.of("event"))
+
+
+def test_a_processor_inside_of_another_is_read(tmp_path: Path) -> None:
+    """For models of several kinds transformers 5 writes one file for all that they read. The result has the part."""
+    place = Workspace(tmp_path).create()
+    tiny.vit(place.base)
+    written = place.base / "preprocessor_config.json"
+    whole = {"processor_class": "CLIPProcessor", "image_processor": json.loads(written.read_text())}
+    (place.base / "processor_config.json").write_text(json.dumps(whole))
+    written.unlink()
+    done = run(place, KINDS["vit"].rows(), task="image-classification")  # pictures of 16, which it has to shrink to 8
+    assert done.code == 0, done.failure
+    assert json.loads((done.place.files / "preprocessor_config.json").read_text())["size"] == {"height": 8, "width": 8}

@@ -111,3 +111,10 @@ def test_manifest_has_the_stored_dtypes(tmp_path: Path, save: Callable[[Path], P
     assert [TensorInfo.from_json(row) for row in described if isinstance(row, dict)] == tensors(loaded.model)
     live = loaded.model.state_dict()["model.norm.weight"]
     assert digest(live) == digest(weights["model.norm.weight"])
+
+
+def test_doubles_are_no_quantised_form(tmp_path: Path) -> None:
+    """Their code, F64, begins like those of floats of six bits."""
+    mixed(tiny.llama, tmp_path, "", dtype=torch.float64, main=torch.float64)
+    loaded = loading.load(TransformersSpec(path="tiny"), tmp_path, task="causal-lm", labels=None, seed=0)
+    assert {each.dtype for each in loaded.model.parameters()} == {torch.float64}
