@@ -1,13 +1,15 @@
 # `make help` prints the targets. A machine needs Python >= 3.11, git, make and a C compiler; `make setup` brings the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage slow bench chaos check fuzz verifier lock clean
+.PHONY: help setup guide demo test coverage slow bench chaos check fuzz verifier lock clean
 
 # The first interpreter that is new enough; `make setup PYTHON=...` names another.
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+GUIDE := app/guide/built/scripts.json
+PAGES := $(shell find docs tools/guide -type f -not -path '*/__pycache__/*')
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements.lock
 # Options for pytest, such as ARGS='-k freeze -x'; `-n 0` in them runs everything in one process.
 ARGS ?=
@@ -19,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## make .venv with the locked dependencies (quick when nothing changed)
+setup: $(READY) $(GUIDE) ## make .venv with the locked dependencies (quick when nothing changed)
 
 # torch goes first and by its exact version, so that no range elsewhere can pull another build of it.
 $(READY): pyproject.toml requirements.lock tools/peers.toml
@@ -27,9 +29,14 @@ $(READY): pyproject.toml requirements.lock tools/peers.toml
 	@echo "Installing into .venv: some minutes the first time, nothing later."
 	@$(PYTHON) -m venv .venv
 	@$(PIP) "$$(grep '^torch==' requirements.lock)"
-	@$(PIP) -e '.[worker,demo,test,check]'
+	@$(PIP) -e '.[worker,demo,test,check,guide,mcp]'
 	@$(BIN)/python -m tools.peers model-signing openai triton >/dev/null
 	@touch $@
+
+guide: $(GUIDE) ## docs/ as a site, which the service shows at /guide
+
+$(GUIDE): $(READY) $(PAGES)
+	@$(BIN)/python -m tools.guide
 
 demo: setup ## train with frozen weights through HTTP, and check the evidence as an outsider
 	$(BIN)/python -m demo

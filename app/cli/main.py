@@ -36,6 +36,7 @@ def make_app() -> "Typer":
     import typer
 
     from app.cli import jobs
+    from app.cli.agents import mcp
     from app.cli.base import app as base
     from app.cli.client import preview, submit, watch
     from app.cli.files import app as files
@@ -74,6 +75,7 @@ def make_app() -> "Typer":
         jobs.resume: "Resume paused jobs.",
         jobs.rm: "Delete jobs that have ended.",
         preview: "Show what a freeze policy would freeze.",
+        mcp: "Serve tools for agents (Model Context Protocol).",
         doctor: "Check the installation, and repair it.",
         backup: "Copy the whole service into a folder.",
         restore: "Restore a backup.",
