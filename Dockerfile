@@ -29,9 +29,17 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
  && pip install --no-cache-dir -c requirements.lock "$(grep '^torch==' requirements.lock)" \
  && pip install --no-cache-dir -c requirements.lock -r worker.txt
 
+# The guide's generator stays out of the images; what it wrote is a part of the API's package.
+FROM api-dependencies AS guide
+ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
+RUN pip install --no-cache-dir -c requirements.lock "$(grep '^zensical==' requirements.lock)"
+COPY . .
+RUN python -m tools.guide
+
 FROM api-dependencies AS api-build
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
 COPY . .
+COPY --from=guide /build/app/guide/built app/guide/built
 RUN pip install --no-cache-dir --no-deps .
 
 FROM worker-dependencies AS worker-build

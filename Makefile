@@ -73,4 +73,4 @@ lock: setup ## rewrite requirements.lock from what .venv holds
 	$(BIN)/python -m tools.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean: ## remove what the targets above made (not .venv, not .permafrost)
-	rm -rf build dist *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist app/guide/built *.egg-info .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

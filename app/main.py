@@ -21,6 +21,8 @@ from app.db import Database
 from app.evidence.routes import router as evidence
 from app.files.routes import router as files
 from app.freeze.routes import router as freeze
+from app.guide.routes import mount_guide
+from app.guide.routes import router as guide
 from app.http import errors
 from app.http.access_log import AccessLog
 from app.http.dependencies import Backends
@@ -73,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     _add_state(application, settings)
     _add_middleware(application, settings)
     mount_static(application)
+    mount_guide(application)
     document.install(application, keys_required=settings.auth_required)
     return application
 
@@ -117,7 +120,7 @@ def _routes() -> list[BaseRoute]:
     everything = APIRouter()
     for router in (jobs, sweeps, curves, logs, evidence, report, freeze, files, models, webhooks, audit):
         everything.include_router(router, prefix="/v1")
-    for router in (health.router, pages):
+    for router in (health.router, pages, guide):
         everything.include_router(router)
     return everything.routes
 

@@ -44,9 +44,16 @@ class Tools:
         """In the order in which a job meets them."""
         return [self.explain_policy, self.submit, self.watch, self.jobs, self.show, self.verify]
 
-    def explain_policy(self, model: ModelName, freeze_policy: Policy, task: Task = None) -> JsonDict:
+    def explain_policy(
+        self,
+        model: ModelName,
+        freeze_policy: Policy,
+        task: Task = None,
+        after: Annotated[str | None, Field(description="Last name of the page before; a page has 100 tensors")] = None,
+    ) -> JsonDict:
         """Show which tensors a freeze policy would freeze, by which rule, without training anything."""
-        body = {"model": model, "freeze_policy": freeze_policy} | ({"task": task} if task else {})
+        body: JsonDict = {"model": model, "freeze_policy": freeze_policy}
+        body |= {name: value for name, value in (("task", task), ("after", after)) if value is not None}
         return self._ask("POST", "freeze_policies/preview", json=body)
 
     def submit(
@@ -141,10 +148,10 @@ class Tools:
         if answer.is_success or answer.status_code == 304:
             return answer
         try:
-            error = answer.json()["error"]
+            problem = answer.json()["error"]
         except (ValueError, KeyError, TypeError):
             raise Refused(f"{answer.url} answered {answer.status_code} without an error of this service") from None
-        lines = [f"{error['message']} (code {error['code']})", *problem_lines(error), next_step(error)]
+        lines = [f"{problem['message']} (code {problem['code']})", *problem_lines(problem), next_step(problem)]
         raise Refused("\n".join(line for line in lines if line))
 
 

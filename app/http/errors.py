@@ -54,7 +54,7 @@ def render(error: PermafrostError, request: Request) -> Response:
     if wants_problem(request.headers.get("accept", "")):
         media_type = "application/problem+json"
         body = {
-            "type": f"urn:permafrost:error:{error.code or 'error'}",
+            "type": f"/guide/errors/{error.code}" if error.code else "about:blank",
             "title": http.HTTPStatus(error.status).phrase,
             "status": error.status,
             "detail": error.message,

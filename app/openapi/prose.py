@@ -17,6 +17,8 @@ Send our own fields in `extra_body`; responses have them as extra fields.
 **Errors** use OpenAI's envelope, with the path of the wrong field in `param`, or with
 `Accept: application/problem+json` an RFC 9457 problem. **Lists** are keyset pages: pass the last id as `after`.
 **Polling**: send `If-None-Match` and `Prefer: wait=30`.
+
+The [guide](/guide/) has tutorials, freeze policies, what evidence proves, and how to run the service.
 """
 
 TAGS: Final = [
@@ -78,7 +80,7 @@ class Error(BaseModel):
 class ProblemDetails(BaseModel):
     """The same error as an RFC 9457 problem, for requests with `Accept: application/problem+json`."""
 
-    type: str = Field(description="`urn:permafrost:error:` and the error's code.")
+    type: str = Field(description="`/guide/errors/` and the error's code: the page of it on this service.")
     title: str = Field(description="The phrase of the status.")
     status: int
     detail: str = Field(description="The error's message.")

@@ -56,6 +56,9 @@ OPEN = {
     "login_page",
     "signIn",
     "signOut",
+    "guide",
+    "overview",
+    "/guide",
 }
 
 ENDPOINT = {"name": "a", "url": "https://hooks.example.org/", "event_types": ["fine_tuning.job.failed"]}

@@ -43,7 +43,7 @@ async def _session(server: Any, service: Service, folder: Path) -> None:
 
         policy = {"freeze": ["weight"]}
         explained = await _answer(client, "explain_policy", model=AFFINE, freeze_policy=policy)
-        assert {each["action"] for each in explained["tensors"]} == {"freeze", "train"}
+        assert {each["action"] for each in explained["data"]} == {"freeze", "train"}
         file = str(folder / "train.jsonl")
         job = await _answer(client, "submit", model=AFFINE, training_file=file, freeze_policy=policy)
         while job["status"] not in ("succeeded", "failed", "cancelled"):

@@ -31,7 +31,8 @@ def file(tmp_path: Path) -> str:
 def test_a_job_from_its_policy_to_its_end(tools: Tools, embedded: FastAPI, file: str) -> None:
     """Explained, tried, submitted, listed, watched; a watch of a job that goes on ends with its time."""
     explained = tools.explain_policy(AFFINE, FREEZE)
-    assert {each["name"]: each["action"] for each in explained["tensors"]} == {"weight": "freeze", "bias": "train"}
+    assert {each["name"]: each["action"] for each in explained["data"]} == {"weight": "freeze", "bias": "train"}
+    assert [each["name"] for each in tools.explain_policy(AFFINE, FREEZE, after="bias")["data"]] == ["weight"]
     assert tools.submit(AFFINE, file, FREEZE, dry_run=True)["object"] == "fine_tuning.job.dry_run"
     assert tools.jobs()["data"] == []
     job = tools.submit(AFFINE, file, FREEZE, hyperparameters={"n_epochs": 1}, seed=3)

@@ -82,7 +82,7 @@ def test_problem_json_for_those_who_ask(client: TestClient) -> None:
     answer = client.get("files/file-none", headers={"accept": "application/problem+json"})
     assert answer.headers["content-type"] == "application/problem+json"
     body = answer.json()
-    assert (body["status"], body["title"], body["type"]) == (404, "Not Found", "urn:permafrost:error:not_found")
+    assert (body["status"], body["title"], body["type"]) == (404, "Not Found", "/guide/errors/not_found")
     assert body["detail"] == body["error"]["message"]
     assert body["instance"] == "/v1/files/file-none"
     assert client.get("files/file-none").headers["content-type"] == "application/json"
@@ -110,11 +110,15 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing(embedded: FastAPI, capsys: py
 # ---- a database that is away or busy
 
 
+#: What is answered from files, without the database.
+FILES = ("/openapi.json", "/static", "/guide", "/llms.txt")
+
+
 def asked_of_every_route(application: FastAPI, headers: dict[str, str]) -> Iterator[tuple[str, httpx2.Response]]:
     """What each route answers to a request that is right but for the ids in it."""
     with TestClient(application, base_url="http://testserver") as client:
         for method, path, route in routes(application):
-            if path in ("/healthz", "/readyz", "/openapi.json", "/static") or "stream" in path:
+            if path in FILES or path in ("/healthz", "/readyz") or "stream" in path:
                 continue
             url = re.sub(r"{.*?}", "x", path)
             body = {} if method == "GET" else {"json": BODIES.get(operation(route), {})}

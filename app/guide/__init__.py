@@ -1,0 +1,1 @@
+"""The guide: docs/ as a site, which `make guide` builds and this package serves."""
