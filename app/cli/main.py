@@ -21,6 +21,8 @@ def main() -> None:
         from app.evidence.diff import diff
 
         raise SystemExit(diff.main(sys.argv[2:]))
+    if name == "reproduce":
+        reproduce()
     if name == "--version":
         from app import __version__
 
@@ -84,8 +86,9 @@ def make_app() -> "Typer":
         app.command(short_help=short)(command)  # the docstring's first line is cut in a list of commands
     for group, name in ((models, "models"), (files, "files"), (imports, "import"), (keys, "keys"), (base, "base")):
         app.add_typer(group, name=name)
-    # main() handles these two before typer is imported; they are registered for the list of commands only.
+    # main() handles these before typer is imported; they are registered for the list of commands only.
     app.command("verify", help="Check an attestation against files, offline.")(main)
+    app.command("reproduce", help="Train a result again from its recipe, and compare every bit.")(main)
     app.command("diff", help="Show what changed between two models' files.")(main)
     return app
 
@@ -107,6 +110,13 @@ def worker() -> None:
     import os
 
     os.execv(sys.executable, [sys.executable, "-P", "-m", "worker"])
+
+
+def reproduce() -> None:
+    """Train a result again from its recipe: in the worker's installation, since it trains."""
+    import os
+
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "worker.reproduction", *sys.argv[2:]])
 
 
 def migrate() -> None:

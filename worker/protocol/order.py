@@ -41,6 +41,7 @@ class WorkOrder:
     devices: int = 1  # processes on this machine, each with a device of its own
     strategy: str = "ddp"  # "ddp": a replica on each; "fsdp": each holds a part
     prefix_room: int = 0  # bytes that this attempt may add to the results that jobs share
+    until: int | None = None  # the run ends after this step, with a checkpoint of it; absent: when it is done
 
     def to_json(self) -> JsonDict:
         specs = {name: getattr(self, name).to_json() for name in _READERS}

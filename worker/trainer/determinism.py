@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import random
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -114,3 +116,13 @@ def environment(device: torch.device, *, attention: str | None = None, group: Gr
         "ranks": group.size,
         "strategy": group.strategy if group.size > 1 else None,
     }
+
+
+@cache
+def processor() -> str:
+    """The processor's name: other ones take other ways through the same arithmetic."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -92,6 +92,7 @@ class Reported:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)  # every "auto" decided
     environment: Mapping[str, Any] = field(default_factory=dict)
     padding: str | None = None
+    prefix: bool | None = None  # whether kept results of frozen layers were served
     micro_batch_size: int | None = None  # at the end: it is halved when memory runs out
     exact: bool | None = None
     not_deterministic: tuple[str, ...] = ()
@@ -190,6 +191,7 @@ def _reported_json(reported: Reported) -> JsonDict:
         "hyperparameters": dict(reported.hyperparameters) or None,
         "environment": dict(reported.environment) or None,
         "padding": reported.padding,
+        "prefix": reported.prefix,
         "microBatchSize": reported.micro_batch_size,
         "exact": reported.exact,
         "notDeterministic": list(reported.not_deterministic) or None,

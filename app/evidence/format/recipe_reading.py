@@ -15,7 +15,7 @@ from app.jsontypes import JsonDict
 
 _REPORTED: Final = dict.fromkeys(
     (
-        *("steps", "totalSteps", "tokens", "flops", "loss", "hyperparameters", "environment", "padding"),
+        *("steps", "totalSteps", "tokens", "flops", "loss", "hyperparameters", "environment", "padding", "prefix"),
         *("microBatchSize", "exact", "notDeterministic", "resumed", "examples"),
     )
 )
@@ -104,6 +104,7 @@ def reported(value: Mapping[str, Any]) -> Reported:
         hyperparameters=_optional_object(value, "hyperparameters", at),
         environment=_optional_object(value, "environment", at),
         padding=fields.optional_text(value, "padding", at),
+        prefix=None if value.get("prefix") is None else fields.flag(value, "prefix", at),
         micro_batch_size=micro,
         exact=None if value.get("exact") is None else fields.flag(value, "exact", at),
         not_deterministic=fields.texts(value, "notDeterministic", at) if value.get("notDeterministic") else (),

@@ -123,7 +123,7 @@ def verify_files(
     fine-tune's bases, newest first. Raises CannotCheck or KeyFileError when something given cannot be read.
     """
     inputs = Inputs(
-        keys=_keys([key] if isinstance(key, str | Path) else key, ring),
+        keys=trusted_keys([key] if isinstance(key, str | Path) else key, ring),
         now=datetime.now(UTC),
         attestation=Path(attestation),
         result=Path(result),
@@ -133,9 +133,17 @@ def verify_files(
         job=job,
         policy_digest=_policy(policy) if policy else None,
         whole_up_to=whole_up_to,
-        previous=tuple(_read_attestation(Path(path)) for path in previous),
+        previous=tuple(read_attestation(Path(path)) for path in previous),
     )
-    return verify(_read_attestation(Path(attestation)), inputs)
+    return verify(read_attestation(Path(attestation)), inputs)
+
+
+def examined(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> CheckContext:
+    """An attestation's statement and recipe, after all checks of them that need no files. Raises Rejected."""
+    context = CheckContext(inputs)
+    stages = ("envelope", "statement", "predicate", "recipe_envelope", "recipe")
+    _examine(context, raw, STAGES if checks is None else checks, stages=stages)
+    return context
 
 
 def objections(
@@ -160,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         registered = _registered(options)
-        report = verify(_read_attestation(options.attestation), _inputs(options, registered))
+        report = verify(read_attestation(options.attestation), _inputs(options, registered))
         if registered:
             report = replace(report, warnings=(str(registered), *report.warnings))
     except Rejected as rejection:
@@ -321,7 +329,8 @@ def _say(options: argparse.Namespace, document: Mapping[str, Any], text: str) ->
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _read_attestation(path: Path) -> bytes:
+def read_attestation(path: Path) -> bytes:
+    """The bytes of an attestation. Raises CannotCheck for a file that cannot be read, or of more than 128 MB."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -333,7 +342,8 @@ def _read_attestation(path: Path) -> bytes:
     return raw
 
 
-def _keys(paths: Iterable[Path | str], ring: Path | str | None) -> tuple[TrustedKey, ...]:
+def trusted_keys(paths: Iterable[Path | str], ring: Path | str | None) -> tuple[TrustedKey, ...]:
+    """The keys in these files, and those of a ring that they introduced. Raises CannotCheck."""
     try:
         trusted = [key for path in paths for key in read_trusted(Path(path))]
         return tuple(trusted) if ring is None else introduced(trusted, read_trusted(Path(ring)))
@@ -355,8 +365,8 @@ def _policy(given: str) -> str:
 def _inputs(options: argparse.Namespace, registered: RegisteredBase | None) -> Inputs:
     """What the command line gives, as `verify` takes it."""
     return Inputs(
-        keys=_keys([*options.key, *options.require_key], options.ring),
-        required_keys=_keys(options.require_key, None),
+        keys=trusted_keys([*options.key, *options.require_key], options.ring),
+        required_keys=trusted_keys(options.require_key, None),
         tsa_roots=check_timestamp.roots_of(options.tsa_roots),
         now=datetime.now(UTC),
         attestation=options.attestation,
@@ -367,7 +377,7 @@ def _inputs(options: argparse.Namespace, registered: RegisteredBase | None) -> I
         job=options.job,
         policy_digest=_policy(options.policy) if options.policy else None,
         whole_up_to=WHOLE_UP_TO if options.whole_up_to is None else options.whole_up_to,
-        previous=tuple(_read_attestation(path) for path in options.previous),
+        previous=tuple(read_attestation(path) for path in options.previous),
         require_recipe=options.require_recipe,
     )
 
@@ -378,7 +388,7 @@ def _registered(options: argparse.Namespace) -> RegisteredBase | None:
         return None
     if not options.registry_key:
         raise CannotCheck("--base-registry needs the key that you trust to sign it (--registry-key)")
-    attestation = _read_attestation((options.attestation, *options.previous)[-1])  # about the first base of a chain
+    attestation = read_attestation((options.attestation, *options.previous)[-1])  # about the first base of a chain
     found = registered_base(attestation, options.base_registry, keys=options.registry_key, name=options.base_name)
     if options.base_root not in (None, found.root):
         reason = f"another root of {found.name} than --base-root"

@@ -70,14 +70,15 @@ def train(run: Run) -> Ending:
 
         stop, now = job.group.turn(stop=run.stop.requested)
         last = step == job.total_steps
-        if best or (not last and (stop or _checkpoint_due(job, step, now - saved))):
+        until = step == job.order.until
+        if best or until or (not last and (stop or _checkpoint_due(job, step, now - saved))):
             figures = {"train_loss": loss, **_validation(metrics)}
             run.checkpoints.save(state, step, figures, witness=run.witness, progress=run.progress)
             saved = job.group.now()
         if stop and not last:
             run.checkpoints.wait()
             raise TrainingStopped(step)
-        if _out_of_time(run, step, now - began) or _out_of_patience(run, step):
+        if until or _out_of_time(run, step, now - began) or _out_of_patience(run, step):
             break
 
     if job.validation is not None and (evaluated != step or not metrics):

@@ -7,7 +7,6 @@ import inspect
 import json
 import secrets
 from collections.abc import Mapping
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def key(request: PrefixRequest, prefix: Prefix, digests: Mapping[str, str]) -> s
         "most": request.size,
         "precision": request.precision,
         "environment": determinism.environment(request.device, attention=_attention(model)),
-        "processor": _processor(),
+        "processor": determinism.processor(),
         "versions": {name: _version(name) for name in VERSIONED},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
@@ -76,13 +75,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-@cache
-def _processor() -> str:
-    """The processor's name: other ones take other ways through the same arithmetic."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

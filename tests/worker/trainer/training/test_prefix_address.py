@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from worker.trainer import determinism
 from worker.trainer.prefix.cut import Cut
 from worker.trainer.training import prefix_address
 from worker.trainer.training.prefix_request import PrefixRequest
@@ -64,7 +65,7 @@ def test_versions_count(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_processor_and_the_threads_count(monkeypatch: pytest.MonkeyPatch) -> None:
     before = key(bert())
-    monkeypatch.setattr(prefix_address, "_processor", lambda: "another")
+    monkeypatch.setattr(determinism, "processor", lambda: "another")
     assert key(bert()) != before
 
 

@@ -1,0 +1,64 @@
+"""Trainers that do something else than they are asked and say that they did not; by the job's seed. Others are honest.
+
+One is honest and interrupted: its first attempt stops after a checkpoint.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from worker.protocol import EXIT_STOPPED, WorkOrder, Workspace
+from worker.trainer import main
+from worker.trainer.own_word import own_word
+
+OTHER_SEED, OTHER_DATA, FEWER_STEPS, INTERRUPTED = 901, 902, 903, 904
+STOPPED_AFTER = 3
+
+
+def run(folder: Path) -> None:
+    order = WorkOrder.load(folder)
+    if order.stage == "train" and order.seed in HABITS:
+        HABITS[order.seed](folder, order)
+    main.run(folder)
+
+
+def with_another_seed(folder: Path, order: WorkOrder) -> None:
+    replace(order, seed=1).save(folder)
+
+
+def on_other_data(folder: Path, order: WorkOrder) -> None:
+    """One label of one example is another."""
+    path = Workspace(folder).root / str(order.data.training)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["label"], rows[1]["label"] = rows[1]["label"], rows[0]["label"]
+    path.unlink()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def with_fewer_steps(folder: Path, order: WorkOrder) -> None:
+    """It stops early and reports all of them."""
+
+    def word(run: Any, ending: Any) -> Any:
+        return own_word(run, replace(ending, steps=run.job.total_steps, tokens=TOKENS))
+
+    main.own_word = word  # type: ignore[attr-defined]
+    replace(order, until=2).save(folder)
+
+
+def interrupted(folder: Path, order: WorkOrder) -> None:
+    if order.attempt == 1:
+        replace(order, until=STOPPED_AFTER).save(folder)
+        try:
+            main.run(folder)
+        except SystemExit:
+            raise SystemExit(EXIT_STOPPED) from None
+
+
+TOKENS = 0
+HABITS = {
+    OTHER_SEED: with_another_seed,
+    OTHER_DATA: on_other_data,
+    FEWER_STEPS: with_fewer_steps,
+    INTERRUPTED: interrupted,
+}
