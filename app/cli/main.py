@@ -9,6 +9,9 @@ from app.jsontypes import JsonDict
 if TYPE_CHECKING:
     from typer import Typer
 
+#: Commands that parse their own arguments in a module of the worker.
+IN_THE_WORKER = {"reproduce": "worker.reproduction", "prove-example": "worker.reproduction.proving"}
+
 
 def main() -> None:
     """Run one subcommand. `verify` and `diff` parse their own arguments: an auditor may have neither typer nor rich."""
@@ -21,8 +24,12 @@ def main() -> None:
         from app.evidence.diff import diff
 
         raise SystemExit(diff.main(sys.argv[2:]))
-    if name == "reproduce":
-        reproduce()
+    if name == "check-example":
+        from app.evidence.verifier import check_example
+
+        raise SystemExit(check_example.main(sys.argv[2:]))
+    if name in IN_THE_WORKER:
+        in_the_worker(IN_THE_WORKER[name])
     if name == "--version":
         from app import __version__
 
@@ -89,6 +96,8 @@ def make_app() -> "Typer":
     # main() handles these before typer is imported; they are registered for the list of commands only.
     app.command("verify", help="Check an attestation against files, offline.")(main)
     app.command("reproduce", help="Train a result again from its recipe, and compare every bit.")(main)
+    app.command("prove-example", help="Prove that a job trained on an example, or did not.")(main)
+    app.command("check-example", help="Check such a proof, offline.")(main)
     app.command("diff", help="Show what changed between two models' files.")(main)
     return app
 
@@ -112,11 +121,11 @@ def worker() -> None:
     os.execv(sys.executable, [sys.executable, "-P", "-m", "worker"])
 
 
-def reproduce() -> None:
-    """Train a result again from its recipe: in the worker's installation, since it trains."""
+def in_the_worker(module: str) -> None:
+    """Run a command that needs the worker's installation, since it trains or orders examples as the trainer does."""
     import os
 
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "worker.reproduction", *sys.argv[2:]])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *sys.argv[2:]])
 
 
 def migrate() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from app.evidence.format import envelope
 from app.evidence.format.envelope import pae
+from app.evidence.format.examples import ExamplesRoot
 from app.evidence.format.keys import SigningKey, TrustedKey, generate
-from app.evidence.format.recipe import MEMBER, ExamplesRoot, Observed, Recipe, Reported, Request, SavedState, build
+from app.evidence.format.recipe import MEMBER, Observed, Recipe, Reported, Request, SavedState, build
 from app.evidence.format.statement import FileRef
 from app.freeze.policy import Policy
 from tests.tamper.attacks import Options, attack

@@ -17,6 +17,7 @@ from app.evidence.format.statement import FileRef, Predicate, Reading
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.evidence.verifier.context import CannotCheck, Problem
+from app.jsontypes import JsonDict
 from worker.protocol import Workspace
 from worker.reproduction.material import STATE, Segment
 from worker.reproduction.rerun import Rerun
@@ -40,7 +41,7 @@ class Distance:
 
 def other_words(recipe: Recipe, run: Rerun) -> Iterator[Problem]:
     """What the trainer said of its run that does not come out again, and an end that nothing explains."""
-    reported = {"steps": recipe.reported.steps, "totalSteps": recipe.reported.total_steps}
+    reported: JsonDict = {"steps": recipe.reported.steps, "totalSteps": recipe.reported.total_steps}
     reported |= {"tokens": recipe.reported.tokens, "flops": recipe.reported.flops}
     reported |= {"padding": recipe.reported.padding, "prefix": recipe.reported.prefix}
     examples = recipe.reported.examples

@@ -67,6 +67,11 @@ def refuse_other_material(material: Material, recipe: Recipe, predicate: Predica
         _refuse_other_state(material.checkpoint, segment.start)
 
 
+def refuse_other_data(path: Path, recipe: Recipe) -> None:
+    """Rejected where the training file has other bytes than the recipe's; CannotCheck where it is missing."""
+    _refuse_other_file("training", path, recipe.observed.training)
+
+
 def drawn(recipe: Recipe) -> bool:
     """Whether the base's weights were drawn from the seed, so that they can be drawn again."""
     model = recipe.request.model
@@ -93,7 +98,7 @@ def _refuse_other_file(role: str, given: Path | None, wanted: FileRef | None) ->
 
 
 def _refuse_other_base(folder: Path, predicate: Predicate, wanted: str) -> None:
-    tensors = []
+    tensors: list[TensorReading] = []
     for file in predicate.base_files:
         path = folder / file.name
         if not path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.jsontypes import JsonDict
 from worker.trainer import determinism
+from worker.trainer.data.examples_root import example_tree
 from worker.trainer.training.loop import Ending, Run
 
 
@@ -27,7 +28,14 @@ def own_word(run: Run, ending: Ending) -> JsonDict:
         "exact": not determinism.relaxed and not any(each["differs"] for each in state.resumed),
         "notDeterministic": list(determinism.relaxed),
         "resumed": [each["step"] for each in state.resumed],
+        "examples": _examples(run, ending.steps),
     }
+
+
+def _examples(run: Run, steps: int) -> JsonDict:
+    splits = run.job.splits
+    root = example_tree(splits.training, run.job.sampler, steps=steps, labels=splits.written).root()
+    return {"count": root.count, "root": root.root}
 
 
 def _flops(run: Run, ending: Ending) -> int:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.evidence.format.base_registry import ROOT
+from app.evidence.format.examples import ExamplesRoot
 from app.evidence.format.keys import iso
 from app.evidence.format.statement import STATEMENT_TYPE, FileRef
 from app.jsontypes import JsonDict
@@ -66,14 +67,6 @@ class Observed:
     crashes: int = 0
     losses: int = 0
     checkpoints: tuple[SavedState, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExamplesRoot:
-    """The root over the distinct training examples and their steps (format/examples.py), and how many there are."""
-
-    count: int
-    root: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from app.evidence.format import fields
 from app.evidence.format.base_registry import ROOT
+from app.evidence.format.examples import ExamplesRoot
 from app.evidence.format.fields import StatementError
 from app.evidence.format.keys import KeyFileError, read_time
 from app.evidence.format.parse import strangers
-from app.evidence.format.recipe import BUILD_TYPE, ExamplesRoot, Observed, Recipe, Reported, Request, SavedState
+from app.evidence.format.recipe import BUILD_TYPE, Observed, Recipe, Reported, Request, SavedState
 from app.evidence.format.statement import FileRef
 from app.jsontypes import JsonDict
 

@@ -62,3 +62,31 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
         pairs = [hashlib.sha256(b"\1" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
         level = pairs + level[len(pairs) * 2 :]
     return level[0]
+
+
+def audit_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """RFC 9162 section 2.1.3.1: the hashes from the leaf at `index` to the root, nearest first."""
+    level = [hashlib.sha256(b"\0" + entry).digest() for entry in leaves]
+    path = []
+    while len(level) > 1:
+        if index ^ 1 < len(level):  # else a node without a sibling, which moves up as it is
+            path.append(level[index ^ 1])
+        pairs = [hashlib.sha256(b"\1" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
+        level, index = pairs + level[len(pairs) * 2 :], index // 2
+    return path
+
+
+def root_of_path(leaf: bytes, *, index: int, count: int, path: Sequence[bytes]) -> bytes | None:
+    """The root that a leaf's audit path leads to in a tree of `count` leaves; None where it cannot be one's path."""
+    if not 0 <= index < count:
+        return None
+    node, last, rest = hashlib.sha256(b"\0" + leaf).digest(), count - 1, list(path)
+    while last > 0:
+        if index % 2 or index < last:
+            if not rest:
+                return None
+            sibling = rest.pop(0)
+            pair = sibling + node if index % 2 else node + sibling
+            node = hashlib.sha256(b"\1" + pair).digest()
+        index, last = index // 2, last // 2
+    return None if rest else node

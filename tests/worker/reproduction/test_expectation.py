@@ -28,7 +28,12 @@ def made(root: Path, **said: Any) -> Recipe:
     world.sign()
     recipe = recipes.honest(world)
     hyperparameters = {"micro_batch_size": 8}
-    values = {"environment": HERE, "exact": True, "micro_batch_size": 8, "hyperparameters": hyperparameters}
+    values: dict[str, Any] = {
+        "environment": HERE,
+        "exact": True,
+        "micro_batch_size": 8,
+        "hyperparameters": hyperparameters,
+    }
     return replace(recipe, reported=replace(recipe.reported, **(values | said)))
 
 

@@ -31,6 +31,7 @@ class DataSplits:
     training_lines: tuple[int, ...]  # the line of each row in its file
     validation_lines: tuple[int, ...]
     warnings: tuple[str, ...] = ()  # of what is accepted, and is likely a mistake: for the job's events
+    written: tuple[str, ...] | None = None  # the labels as the training file has them, by index
 
 
 def read(
@@ -63,14 +64,15 @@ def read(
         formats.refuse_other_width(summary, other_summary)
         rest = formats.read(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
         same = (formats.SAME_FILES,) if filecmp.cmp(path, held_out, shallow=False) else ()
-        return _splits(rows, list(rest), labels, warnings=(*summary.warnings, *same))
+        return _splits(rows, list(rest), labels, warnings=(*summary.warnings, *same), own=summary.labels)
 
     if fraction > 0 and len(rows) < 2:
         message = f"there is {len(rows)} example, so none can be held out; give a validation file or more examples"
         raise DataError(message, param="hyperparameters.validation_fraction")
 
     training, validation = split(len(rows), fraction=fraction, seed=seed)
-    return _splits([rows[at] for at in training], [rows[at] for at in validation], labels, warnings=summary.warnings)
+    parts = ([rows[at] for at in training], [rows[at] for at in validation])
+    return _splits(*parts, labels, warnings=summary.warnings, own=summary.labels)
 
 
 def _checked(path: Path, *, param: str = "training_file", **options: Any) -> formats.Summary:
@@ -100,6 +102,7 @@ def _splits(
     labels: tuple[str, ...] | None,
     *,
     warnings: tuple[str, ...],
+    own: tuple[str, ...] | None,
 ) -> DataSplits:
     return DataSplits(
         training=[row for _, row in training],
@@ -108,7 +111,15 @@ def _splits(
         training_lines=tuple(line for line, _ in training),
         validation_lines=tuple(line for line, _ in validation),
         warnings=warnings,
+        written=_written(labels, own),
     )
+
+
+def _written(labels: tuple[str, ...] | None, own: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The name in the file of each index of the label map: the map's own, or the index where the file has indices."""
+    if labels is None or own is None or set(own) <= set(labels):
+        return labels
+    return tuple(str(index) for index in range(len(labels)))
 
 
 def head(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.evidence.format.statement import Reading
-from app.evidence.format.tree import leaf, merkle_root, root
+from app.evidence.format.tree import audit_path, leaf, merkle_root, root, root_of_path
 from tests.app.evidence import strategies
 
 
@@ -78,3 +78,19 @@ def test_two_tensors_of_one_name_have_no_root() -> None:
     reading = Reading("a", "F32", (), 4, "0" * 64)
     with pytest.raises(ValueError, match="'a'"):
         root([reading, replace(reading, sha256="1" * 64)])
+
+
+@given(st.lists(st.binary(min_size=1, max_size=8), min_size=1, max_size=20), st.data())
+def test_a_path_leads_to_the_root(leaves: list[bytes], data: st.DataObject) -> None:
+    """From each leaf, and from no other place, leaf or length; pymerkle has the same hashes on the way."""
+    index = data.draw(st.integers(0, len(leaves) - 1))
+    path, count = audit_path(leaves, index), len(leaves)
+    assert root_of_path(leaves[index], index=index, count=count, path=path) == merkle_root(leaves)
+    other = pymerkle.InmemoryTree(algorithm="sha256")
+    for entry in leaves:
+        other.append_entry(entry)
+    assert path == other.prove_inclusion(index + 1, count).path[1:]
+    assert root_of_path(leaves[index] + b"x", index=index, count=count, path=path) != merkle_root(leaves)
+    assert root_of_path(leaves[index], index=index, count=count, path=[*path, b"\0" * 32]) is None
+    assert root_of_path(leaves[index], index=count, count=count, path=path) is None
+    assert not path or root_of_path(leaves[index], index=index, count=count, path=path[1:]) != merkle_root(leaves)

@@ -1,0 +1,103 @@
+"""The tree over a job's training examples: proofs that one was trained on, at which steps, and that one was not.
+
+Leaves sort by the SHA-256 of their example in canonical form, so that two neighbours prove that nothing lies between
+them. What else is in a leaf is blinded: a proof shows the digests of other leaves, from which nobody can guess.
+"""
+
+import hashlib
+import hmac
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.evidence.format import tree
+
+EXAMPLE: Final = b"permafrost/example/v1\0"
+LEAF: Final = b"permafrost/example/v1/leaf\0"
+STEPS: Final = b"permafrost/example/v1/steps\0"
+SECRET: Final = b"permafrost/example/v1/secret\0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExamplesRoot:
+    """The root over the distinct training examples and their steps, and how many there are: what a recipe has."""
+
+    count: int
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleLeaf:
+    """One distinct example: its key, and a commitment to the steps at which it was trained on."""
+
+    key: bytes  # 32 bytes
+    commitment: bytes  # 32 bytes
+
+    def encoded(self) -> bytes:
+        return LEAF + self.key + self.commitment
+
+
+def canonical(example: Mapping[str, Any]) -> bytes:
+    """An example as bytes: JSON with sorted keys, without spaces, in UTF-8; bytes in it by their SHA-256.
+
+    Labels are as the file has them. `app.files` gives the same example for each way of writing it in a file.
+    """
+    return json.dumps(example, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain).encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+def key_of(example: Mapping[str, Any]) -> bytes:
+    """The key of an example, by which leaves are sorted."""
+    return hashlib.sha256(EXAMPLE + canonical(example)).digest()
+
+
+def secret_of(keys: Iterable[bytes]) -> bytes:
+    """What blinds the leaves, from all distinct keys in their order: only who has every example can compute it."""
+    digest = hashlib.sha256(SECRET)
+    for key in keys:
+        digest.update(key)
+    return digest.digest()
+
+
+def blind_of(secret: bytes, key: bytes) -> bytes:
+    """What blinds one leaf. A proof that the example is there shows it, and nothing about other leaves follows."""
+    return hmac.digest(secret, key, "sha256")
+
+
+def leaf_of(key: bytes, blind: bytes, steps: Sequence[int]) -> ExampleLeaf:
+    """The leaf of an example that was trained on at these steps."""
+    counted = struct.pack(f">I{len(steps)}Q", len(steps), *steps)
+    return ExampleLeaf(key, hashlib.sha256(STEPS + blind + counted).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleTree:
+    """All leaves in their order, with the steps of each."""
+
+    keys: tuple[bytes, ...]
+    steps: tuple[tuple[int, ...], ...]
+    leaves: tuple[ExampleLeaf, ...]
+    secret: bytes
+
+    @classmethod
+    def of(cls, steps_by_key: Mapping[bytes, Sequence[int]]) -> "ExampleTree":
+        """The tree over distinct examples; equal ones share a leaf with the steps of all."""
+        keys = tuple(sorted(steps_by_key))
+        steps = tuple(tuple(sorted(steps_by_key[key])) for key in keys)
+        secret = secret_of(keys)
+        leaves = tuple(leaf_of(key, blind_of(secret, key), taken) for key, taken in zip(keys, steps, strict=True))
+        return cls(keys, steps, leaves, secret)
+
+    def root(self) -> ExamplesRoot:
+        """What the recipe has."""
+        root = tree.merkle_root([leaf.encoded() for leaf in self.leaves]).hex()
+        return ExamplesRoot(count=len(self.leaves), root=root)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"sha256": hashlib.sha256(value).hexdigest()}
+    raise TypeError(f"an example has no {type(value).__name__}")

@@ -1,0 +1,98 @@
+"""`permafrost check-example`: checks a proof about one training example against an attestation, offline.
+
+Exit status 0: the proof holds, 1: rejected, 2: could not check.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.evidence.format.example_proof import MAX_PROOF, ExampleProof, ProofError, read_proof, refuse_wrong
+from app.evidence.format.keys import KeyFileError
+from app.evidence.format.recipe import Recipe
+from app.evidence.verifier.context import CannotCheck, Inputs, Problem, Rejected, printable
+from app.evidence.verifier.verify import (
+    CANNOT_CHECK,
+    REJECTED,
+    STAGES,
+    VERIFIED,
+    examined,
+    read_attestation,
+    trusted_keys,
+)
+
+_FROZEN = "something_frozen"  # what was trained on is no less proved where nothing was frozen
+_SHOWN = 20  # steps that are listed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `permafrost check-example` and return its exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        inputs = Inputs(keys=trusted_keys(options.key, None), now=datetime.now(UTC), require_recipe=True)
+        recipe = recipe_of(read_attestation(options.attestation), inputs)
+        proof = read_proof(_read(options.proof))
+        if recipe.reported.examples is None:
+            raise CannotCheck("the recipe has no root over its examples")
+        refuse_wrong(proof, recipe.reported.examples)
+    except Rejected as rejection:
+        print("\n".join(["REJECTED", *(f"  {problem.check}: {problem}" for problem in rejection.problems)]))
+        return REJECTED
+    except ProofError as error:
+        print(f"REJECTED\n  {Problem('proof', str(error))}")
+        return REJECTED
+    except (CannotCheck, KeyFileError, OSError) as error:
+        print(f"COULD NOT CHECK: {printable(str(error))}")
+        return CANNOT_CHECK
+    print("\n".join(_lines(proof, recipe)))
+    return VERIFIED
+
+
+def recipe_of(raw: bytes, inputs: Inputs) -> Recipe:
+    """The recipe of an attestation after all checks of both that need no files. Raises Rejected."""
+    checks = {
+        stage: {name: check for name, check in of_stage.items() if name != _FROZEN}
+        for stage, of_stage in STAGES.items()
+    }
+    recipe = examined(raw, inputs, checks=checks).recipe
+    assert recipe is not None  # it is required by the inputs
+    return recipe
+
+
+def _lines(proof: ExampleProof, recipe: Recipe) -> list[str]:
+    example = json.dumps(proof.example, ensure_ascii=False)
+    lines = [f"  example: {printable(example if len(example) < 200 else example[:200] + '…')}"]
+    if proof.present:
+        more = f" and {len(proof.steps) - _SHOWN} more" if len(proof.steps) > _SHOWN else ""
+        steps = ", ".join(map(str, proof.steps[:_SHOWN])) + more
+        lines.insert(0, f"PROVED: {recipe.job_id} trained on this example, at steps {steps}")
+    else:
+        lines.insert(0, f"PROVED: {recipe.job_id} did not train on this example")
+    return [*lines, "  by the trainer's word for its examples; `permafrost reproduce` checks that"]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_PROOF + 1)
+    except OSError as error:
+        raise CannotCheck(f"{path}: {error.strerror}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="permafrost check-example",
+        description="Check a proof that a job trained on an example, or did not, against the job's attestation.",
+        epilog="Exit status: 0 proved, 1 rejected, 2 could not check.",
+    )
+    parser.add_argument("proof", type=Path, help="what `permafrost prove-example` wrote")
+    parser.add_argument("attestation", type=Path, help="the signed statement with its recipe")
+    parser.add_argument("--key", type=Path, action="append", required=True, help="trusted public key or ring of keys")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
