@@ -34,7 +34,7 @@ def run(service: Service, script: list[str], folder: Path) -> subprocess.Complet
     environment = {**os.environ, **service.environment, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"}
     command = ["bash", "-euo", "pipefail", "-c", text]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800, check=False
     )
 
 
@@ -123,3 +123,35 @@ def program_run(arguments: list[str], folder: Path, environment: dict[str, str])
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("service", ["embedded"], indirect=True)
+def test_the_tutorials_from_texts_to_an_audit(service: Service, tmp_path: Path) -> None:
+    """Classify, prove and audit in one shell, as a reader would: verified, and a flipped bit is rejected."""
+    pages = ("classify-texts", "prove-it", "audit")
+    scripts = [commands(ROOT / "docs" / "tutorials" / f"{page}.md") for page in pages]
+    assert all(scripts)
+    done = run(service, [command for script in scripts for command in script], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded, evidence verified" in done.stderr
+    assert "it is about: " in done.stdout
+    assert done.stdout.count("VERIFIED, level 3") == 2
+    assert "REJECTED" in done.stdout and "exit code 1" in done.stdout
+    assert (tmp_path / "proof" / "report.html").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("service", ["embedded"], indirect=True)
+def test_the_tutorial_of_adapters(service: Service, tmp_path: Path) -> None:
+    """With a small model in the place of the one that the tutorial pulls."""
+    from tests.worker.trainer import tiny
+
+    tiny.llama(service.settings.models / "smollm")
+    done = run(service, commands(ROOT / "docs" / "tutorials" / "lora-chat-model.md"), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "adapter_model.safetensors" in done.stdout
+    assert "it says: " in done.stdout
+    assert "VERIFIED, level 3" in done.stdout

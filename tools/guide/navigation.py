@@ -3,7 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-TUTORIALS = ("first-job.md",)
+TUTORIALS = (
+    "first-job.md",
+    "tutorials/classify-texts.md",
+    "tutorials/lora-chat-model.md",
+    "tutorials/prove-it.md",
+    "tutorials/audit.md",
+)
 GUIDES = (
     "openai.md",
     "training.md",
