@@ -7,8 +7,12 @@ earlier versions had for a kind stays in it.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import sys
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 from re import _constants as sre_constants  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
@@ -21,7 +25,8 @@ ABOUT = (
     "What transformers does with stored names while it loads a model, by model_type. Written by `python -m "
     "tools.loaders`; what older versions did stays. `conversions` index `rules`: source patterns, target patterns, and "
     "whether the sources are parts of the target. `tied` is the default of tie_word_embeddings, `layers` are numbers "
-    "of layers by default and their keys, `parts` the configurations inside. `every` is all kinds in one."
+    "of layers by default and their keys, `parts` the configurations inside, `shape` keys that decide which tensors "
+    "there are, with the default of those that are true or false. `every` is all kinds in one."
 )
 
 
@@ -67,23 +72,28 @@ def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             into["ties"] += [pair for pair in kind["ties"] if pair not in into["ties"]]
             into["tied"] = kind["tied"] if into["tied"] is None else into["tied"] or bool(kind["tied"])
             into["layers"] = kind.get("layers") or into["layers"]
-            into["parts"] |= kind.get("parts", {})
+            into["parts"] = kind.get("parts") or into["parts"]
+            into["shape"] |= kind.get("shape", {})
     return {"about": ABOUT, "rules": rules, "kinds": kinds}
 
 
 def _nothing() -> dict[str, Any]:
-    return {"prefixes": [], "conversions": [], "ties": [], "tied": None, "layers": [], "parts": {}}
+    return {"prefixes": [], "conversions": [], "ties": [], "tied": None, "layers": [], "parts": {}, "shape": {}}
 
 
 def installed() -> dict[str, Any]:
     """The document of the installed version alone."""
     rules: list[Any] = []
     kinds: dict[str, dict[str, Any]] = {}
+    configured = set()
     for name, model in _classes():
-        if name not in kinds:
+        kind = kinds.setdefault(name, _nothing())
+        if name not in configured and getattr(model.config_class, "model_type", name) == name:
+            configured.add(name)  # a class of a mapping may have the configuration of another kind
             config = _config(model)
-            kinds[name] = _nothing() | {"tied": _tied(config), "layers": _layers(config), "parts": _parts(config)}
-        kind = kinds[name]
+            kind |= {"tied": _tied(config), "layers": _layers(config), "parts": _parts(config)}
+        if name in configured:
+            kind["shape"] |= _shape(model)
         if isinstance(model.base_model_prefix, str) and model.base_model_prefix:
             kind["prefixes"].append(model.base_model_prefix)
         for table in _tables(name, model):
@@ -133,6 +143,10 @@ def _tied(config: Any) -> bool | None:
     return flag if isinstance(flag, bool) else None
 
 
+#: Keys that end like a number of layers, and name one of them, or where sliding windows end.
+_NO_COUNTS = ("_feature_layer", "max_window_layers")
+
+
 def _layers(config: Any) -> list[tuple[int, list[str]]]:
     """Each number of layers that the configuration has: its default, and the keys under which a file may give it."""
     if config is None:
@@ -141,7 +155,7 @@ def _layers(config: Any) -> list[tuple[int, list[str]]]:
     found = []
     for key, value in sorted(config.to_dict().items()):
         count = layer_count(value) or 0
-        if key.endswith(LAYERS) and not key.endswith("_feature_layer") and key not in also and count > 0:
+        if key.endswith(LAYERS) and not key.endswith(_NO_COUNTS) and key not in also and count > 0:
             found.append((count, [key, *sorted(alias for alias, own in also.items() if own == key)]))
     return found
 
@@ -154,6 +168,47 @@ def _parts(config: Any) -> dict[str, str]:
     values = {key: content.get(key) for key in getattr(config, "sub_configs", None) or content}
     kinds = {key: value.get("model_type") for key, value in values.items() if isinstance(value, dict)}
     return {key: kind for key, kind in sorted(kinds.items()) if isinstance(kind, str) and kind}
+
+
+#: Keys of which a result may have another value than its base: heads, vocabularies, and how the model is used.
+_FREE = {"vocab_size", "num_labels", "additional_vocab_size", "is_decoder", "is_encoder", "summary_proj_to_labels"}
+
+
+def _shape(model: Any) -> dict[str, bool | None]:
+    """Keys that decide which tensors a class has, with the default of those that are true or false."""
+    config, path = _config(model), inspect.getsourcefile(sys.modules[model.__module__])
+    if config is None or path is None:
+        return {}
+    defaults = config.to_dict()
+    keys = (key for key in sorted(_deciding(Path(path)) - _FREE) if isinstance(defaults.get(key), bool | int | list))
+    return {key: defaults[key] if isinstance(defaults[key], bool) else None for key in keys}
+
+
+@cache
+def _deciding(path: Path) -> frozenset[str]:
+    """Keys on which a module's `__init__` decides what is in it, by conditions, biases and lists."""
+    keys: set[str] = set()
+    makers = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef))
+    for node in (inner for maker in makers if maker.name == "__init__" for inner in ast.walk(maker)):
+        match node:
+            case ast.If(test=found) | ast.IfExp(test=found) | ast.Subscript(value=found):
+                keys.update(_keys_read(found))
+            case ast.keyword(arg="bias" | "affine" | "elementwise_affine", value=found):
+                keys.update(_keys_read(found))
+            case ast.Assign(value=ast.BoolOp() | ast.Compare() | ast.UnaryOp() as found):
+                keys.update(_keys_read(found))
+    return frozenset(keys)
+
+
+def _keys_read(expression: ast.expr) -> Iterator[str]:
+    """Keys of a configuration, as in `config.attention_bias` or `getattr(config, "attention_bias", False)`."""
+    for node in ast.walk(expression):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config"):
+            yield node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            of, key = node.args[:2]
+            if isinstance(key, ast.Constant) and ast.unparse(of).endswith("config"):
+                yield str(key.value)
 
 
 def _tables(kind: str, model: Any) -> Iterator[list[list[Any]]]:

@@ -304,6 +304,39 @@ def _(world: World) -> Options:
     configured(world, '{"model_type": "bert", "dtype": "float32", "num_hidden_layers": 1}')
 
 
+def same_names_world(root: Path) -> World:
+    """The base has its names with the prefix, too."""
+    world = bert_world(root)
+    weights = world.base_weights["model.safetensors"]
+    world.base_weights["model.safetensors"] = {f"bert.{name}": value for name, value in weights.items()}
+    world.write()
+    world.pinned = total(base_readings(world.rows())).root
+    return world
+
+
+for number, (kind, before, after) in enumerate(
+    (
+        ("llama", {"attention_bias": True}, {}),
+        ("vit", {}, {"qkv_bias": False}),
+        ("llama", {}, {"per_layer_config": {"0": {"skip_mlp": True}}}),
+        (
+            "qwen3_next",
+            {"layer_types": ["full_attention"] * 2},
+            {"layer_types": ["full_attention", "linear_attention"]},
+        ),
+        ("qwen3_5", {"text_config": {"attention_bias": True}}, {"text_config": {"attention_bias": False}}),
+    )
+):
+
+    @attack(f"16-class-without-the-frozen-tensors-{number}", only="same_tensors", levels=(3,), world=same_names_world)
+    def _(world: World, kind: str = kind, before: Any = before, after: Any = after) -> Options:
+        """The configuration turns off what was proved, such as the biases: it is in the file, and not in the model."""
+        known = {"model_type": kind}
+        (world.base / "config.json").write_text(json.dumps(known | before))
+        (world.result / "config.json").write_text(json.dumps(known | {"dtype": "float32"} | after))
+        world.sign()
+
+
 @attack("32-result-of-another-kind", only="same_kind", levels=(3,), world=bert_world)
 def _(world: World) -> Options:
     """A class with other names is loaded, from tensors that are all new; those of the base are left out."""

@@ -8,7 +8,7 @@ import pytest
 
 from app.evidence.format.statement import Row
 from app.evidence.verifier.context import Check
-from app.evidence.verifier.verify import STAGES
+from app.evidence.verifier.stages import STAGES
 from tests.tamper import audited, loading, papers, recipes
 from tests.tamper.attacks import ATTACKS, Attack, look_alike_world, trained_tie
 from tests.tamper.kit import (

@@ -18,10 +18,10 @@ from app.errors import PermafrostError
 from app.evidence.format.keys import KeyFileError
 from app.evidence.format.recipe import Recipe
 from app.evidence.verifier.context import CannotCheck, CheckContext, Inputs, Problem, Rejected, printable
+from app.evidence.verifier.stages import STAGES
 from app.evidence.verifier.verify import (
     CANNOT_CHECK,
     REJECTED,
-    STAGES,
     VERIFIED,
     examined,
     read_attestation,

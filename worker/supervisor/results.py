@@ -235,7 +235,7 @@ def _evidence_event(evidence: Evidence) -> NewEvent:
 
     proofs = []
     if scheduled := evidence.checks.get("scheduled_tensors"):
-        proofs.append(_are(scheduled, "scheduled tensor", "unchanged in the steps for which it was frozen"))
+        proofs.append(_are(scheduled, "scheduled tensor", "unchanged in every frozen step"))
     if split := evidence.checks.get("split_tensors"):
         proofs.append(_are(split, "partly frozen tensor", "bit-identical to the base in the frozen rows"))
     if evidence.frozen_tensors or not proofs:

@@ -3,6 +3,7 @@
 The rules are those of transformers and peft. Each refusal names the file and the key, the rule, and what to remove.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,15 @@ _TYPES = ("layer_types", "layers_block_type", "block_types")
 _NUMBERED_OTHERWISE = frozenset(
     ("funnel", "git", "mobilenet_v1", "mobilenet_v2", "mobilevitv2", "perceiver", "swiftformer", "t5gemma2")
 )
+# Kinds whose class has a `per_layer_config` of its own, which is written into results.
+_LAYERS_DIFFER = frozenset(("dots3_note_text", "embedding_gemma2_text", "gemma4_text", "gemma4_unified_text", "neomme"))
+# Names of layers' types that transformers 5 replaces while it reads a configuration.
+_OLD_TYPES = {
+    "mamba": "linear_attention",
+    "attention": "full_attention",
+    "deepseek_sparse_attention": "indexed_attention",
+    "qwen_sparse_attention": "indexed_attention",
+}
 
 
 def parsed(held: Holdings, name: str) -> Any:
@@ -161,10 +171,7 @@ def _layers_loaded(context: CheckContext) -> Iterator[Problem]:
         return
     counts = dict(_layer_counts(config))
     if context.base is not None:
-        base = parsed(context.base, CONFIG)
-        inner = base.get("text_config") if isinstance(base, dict) else None
-        if isinstance(inner, dict) and inner.get("model_type") == config.get("model_type") != base.get("model_type"):
-            base = inner  # the result is the language model of the base
+        base = _counterpart(context.base, config)
         before = dict(_layer_counts(base)) if is_known(base) else {}
         for path in sorted(before.keys() & counts.keys()):
             if counts[path] < before[path]:
@@ -177,6 +184,15 @@ def _layers_loaded(context: CheckContext) -> Iterator[Problem]:
         if number is not None and most is not None and row.result is not None and int(number[1]) >= most:
             reason = f"config.json has at most {most} layers, so it is not loaded; set the base's number of layers"
             yield Problem("layers_loaded", reason, row.result.name)
+
+
+def _counterpart(base: Holdings, config: Mapping[str, Any]) -> Any:
+    """The base's configuration, or that of the language model inside it where the result is that one alone."""
+    whole = parsed(base, CONFIG)
+    inner = whole.get("text_config") if isinstance(whole, dict) else None
+    if isinstance(inner, dict) and inner.get("model_type") == config.get("model_type") != whole.get("model_type"):
+        return inner
+    return whole
 
 
 def _layer_counts(config: Mapping[str, Any], kind: str = "", at: str = "") -> Iterator[tuple[str, int]]:
@@ -200,6 +216,46 @@ def _layer_counts(config: Mapping[str, Any], kind: str = "", at: str = "") -> It
         if part == kind and not isinstance(inner, Mapping):
             continue  # by its own defaults, transformers' Qwen3_5TextConfig would be inside itself
         yield from _layer_counts(inner if isinstance(inner, Mapping) else {}, part, f"{at}{key}.")
+
+
+def _same_tensors(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a configuration by which the class lacks tensors that it has by the base's: they are not loaded."""
+    config = parsed(result_of(context), CONFIG)
+    if context.base is None or context.predicate.result_kind == "adapter" or not is_known(config):
+        return
+    base = _counterpart(context.base, config)
+    before, after = (dict(_shape(each)) if is_known(each) else {} for each in (base, config))
+    for path in sorted(before.keys() & after.keys()):
+        if before[path] != after[path]:
+            reason = (
+                f"{path} is {_short(after[path])}, and {_short(before[path])} in the base: the class has other tensors "
+                "then, and what it lacks is not loaded; set the base's value"
+            )
+            yield Problem("same_tensors", reason, CONFIG)
+
+
+def _shape(config: Mapping[str, Any], kind: str = "", at: str = "") -> Iterator[tuple[str, Any]]:
+    """Paths and values of the keys that decide which tensors a class has, in a configuration and in those inside it."""
+    kind = str(config.get("model_type") or kind)
+    if not is_kind(kind):
+        return
+    if kind not in _LAYERS_DIFFER:
+        yield f"{at}per_layer_config", bool(config.get("per_layer_config"))
+    for key, default in record(kind)["shape"].items():
+        value = default if config.get(key) is None else config[key]
+        if isinstance(value, list):
+            yield f"{at}{key}", [_OLD_TYPES.get(each, each) if isinstance(each, str) else each for each in value]
+        elif value is not None:
+            yield f"{at}{key}", value
+    for key, part in record(kind)["parts"].items():
+        inner = config.get(key)
+        if isinstance(inner, Mapping):
+            yield from _shape(inner, part, f"{at}{key}.")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _same_kind(context: CheckContext) -> Iterator[Problem]:
@@ -256,5 +312,6 @@ CHECKS: dict[str, Check] = {
     "config_keys": _config_keys,
     "config_dtype": _config_dtype,
     "layers_loaded": _layers_loaded,
+    "same_tensors": _same_tensors,
     "same_kind": _same_kind,
 }

@@ -14,10 +14,10 @@ from app.evidence.format.example_proof import MAX_PROOF, ExampleProof, ProofErro
 from app.evidence.format.keys import KeyFileError
 from app.evidence.format.recipe import Recipe
 from app.evidence.verifier.context import CannotCheck, Inputs, Problem, Rejected, printable
+from app.evidence.verifier.stages import STAGES
 from app.evidence.verifier.verify import (
     CANNOT_CHECK,
     REJECTED,
-    STAGES,
     VERIFIED,
     examined,
     read_attestation,

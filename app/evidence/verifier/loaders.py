@@ -118,6 +118,7 @@ class Record(TypedDict):
     tied: bool | None
     layers: list[tuple[int, list[str]]]  # how many layers there are by default, and the keys that say so
     parts: dict[str, str]
+    shape: dict[str, bool | None]  # keys that decide which tensors there are; None: a key that is no flag
 
 
 def kinds_of(config: object) -> list[str]:

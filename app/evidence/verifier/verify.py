@@ -10,52 +10,24 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from app.errors import PolicyError
-from app.evidence.format.envelope import (
-    PAYLOAD_TYPE,
-    Envelope,
-    EnvelopeError,
-    envelope_inside,
-    read_envelope,
-    signers_of,
-)
-from app.evidence.format.fields import StatementError
-from app.evidence.format.keys import KeyFileError, TrustedKey, by_id, read_trusted
-from app.evidence.format.parse import read
-from app.evidence.format.recipe import BUILD_TYPE, MEMBER
-from app.evidence.format.recipe_reading import read as read_recipe
-from app.evidence.format.recipe_reading import version_of
+from app.evidence.format.envelope import PAYLOAD_TYPE, Envelope
+from app.evidence.format.keys import KeyFileError, TrustedKey, read_trusted
 from app.evidence.format.rotation import introduced
-from app.evidence.format.strict import JsonError, JsonObject, read_json
-from app.evidence.verifier import (
-    check_adapters,
-    check_chain,
-    check_configuration,
-    check_envelope,
-    check_files,
-    check_frozen,
-    check_loading,
-    check_names,
-    check_places,
-    check_policy,
-    check_recipe,
-    check_statement,
-    check_timestamp,
-    read_files,
-)
+from app.evidence.format.strict import JsonObject
+from app.evidence.verifier import check_timestamp
 from app.evidence.verifier.check_configuration import some
-from app.evidence.verifier.check_policy import plan_of, read_policy
+from app.evidence.verifier.check_policy import read_policy
 from app.evidence.verifier.context import (
     WHOLE_UP_TO,
     CannotCheck,
-    Check,
     CheckContext,
     Holdings,
     Inputs,
@@ -65,13 +37,12 @@ from app.evidence.verifier.context import (
 )
 from app.evidence.verifier.registered_base import RegisteredBase, registered_base
 from app.evidence.verifier.report import VerificationReport, facts, warnings
+from app.evidence.verifier.stages import STAGES, Checks, examine
 
 MAX_ATTESTATION = 128 << 20  # bytes: about 150,000 tensors, or 400,000 row ranges
 
 VERIFIED, REJECTED, CANNOT_CHECK = 0, 1, 2
 _WIDTH = 100  # columns of --help
-
-Checks = Mapping[str, Mapping[str, Check]]
 
 
 def verify(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> VerificationReport:
@@ -82,7 +53,7 @@ def verify(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> Verif
     context = CheckContext(inputs)
     try:
         with _uncollected():
-            _examine(context, raw, STAGES if checks is None else checks)
+            examine(context, raw, STAGES if checks is None else checks)
     except Rejected as rejection:
         return VerificationReport("rejected", None, rejection.problems, facts=facts(context))
     level, why = _level(context)
@@ -142,7 +113,7 @@ def examined(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> Che
     """An attestation's statement and recipe, after all checks of them that need no files. Raises Rejected."""
     context = CheckContext(inputs)
     stages = ("envelope", "statement", "predicate", "recipe_envelope", "recipe")
-    _examine(context, raw, STAGES if checks is None else checks, stages=stages)
+    examine(context, raw, STAGES if checks is None else checks, stages=stages)
     return context
 
 
@@ -156,7 +127,7 @@ def objections(
     context = CheckContext(Inputs((), now or datetime.now(UTC)), Envelope(payload, PAYLOAD_TYPE, (), JsonObject()))
     context.base, context.result = base, result
     try:
-        _examine(context, b"", STAGES, stages=("statement", "predicate"))
+        examine(context, b"", STAGES, stages=("statement", "predicate"))
     except Rejected as rejection:
         return rejection.problems
     held = [stage for stage, files in (("base", base), ("result", result)) if files is not None]
@@ -181,131 +152,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = replace(report, verdict="rejected", level=None, problems=(low,))
     _say(options, report.to_json(), "\n".join(report.lines()))
     return VERIFIED if report.verified else REJECTED
-
-
-STAGES: dict[str, dict[str, Check]] = {
-    "envelope": check_envelope.ENVELOPE_CHECKS,
-    "statement": check_envelope.STATEMENT_CHECKS,
-    "timestamp": check_timestamp.CHECKS,
-    "predicate": {
-        **check_statement.CHECKS,
-        **check_policy.CHECKS,
-        **check_frozen.CHECKS,
-        **check_names.CHECKS,
-    },
-    "recipe_envelope": check_recipe.ENVELOPE_CHECKS,
-    "recipe": check_recipe.CHECKS,
-    "chain": check_chain.CHECKS,
-    "base": check_files.BASE_CHECKS,
-    "result": {
-        **check_files.RESULT_CHECKS,
-        **check_loading.CHECKS,
-        **check_configuration.CHECKS,
-        **check_places.CHECKS,
-        **check_adapters.CHECKS,
-    },
-}
-
-
-def _examine(context: CheckContext, raw: bytes, checks: Checks, *, stages: Sequence[str] = tuple(STAGES)) -> None:
-    """Run the stages in order. Raises Rejected with all problems of the first stage that has any."""
-    for stage in stages:
-        try:
-            ready = _PREPARATIONS[stage](context, raw, checks)
-        except (EnvelopeError, StatementError, JsonError) as error:
-            raise Rejected([Problem("readable", str(error))]) from None
-        if ready and (problems := [problem for check in checks[stage].values() for problem in check(context)]):
-            raise Rejected(problems)
-
-
-def _read_envelope(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    context.envelope_read = read_envelope(raw)
-    context.signers = tuple(signers_of(context.envelope, by_id(context.inputs.keys).values()))
-    return True
-
-
-def _read_statement(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    context.document = read_json(context.envelope.payload)
-    context.statement_read = read(context.document)
-    return True
-
-
-def _read_timestamp(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    return check_timestamp.read(context)
-
-
-def _resolve_policy(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    context.document = None  # its checks are done, and it is larger than all that was read from it
-    with suppress(PolicyError):  # the check `policy_fits` reports it
-        context.plan = plan_of(context.predicate.rows, dict(context.predicate.policy))
-    return True
-
-
-def _read_recipe_envelope(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    found = context.recipe_envelope = envelope_inside(context.envelope, MEMBER)
-    if found is not None:
-        context.recipe_signers = tuple(signers_of(found, by_id(context.inputs.keys).values()))
-    return True
-
-
-def _read_recipe(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    """Read a recipe of the version that this verifier knows; of any other the version alone."""
-    if context.recipe_envelope is None:
-        return False
-    context.recipe_document = read_json(context.recipe_envelope.payload)
-    context.recipe_version = version_of(context.recipe_document)
-    if context.recipe_version == BUILD_TYPE:
-        context.recipe = read_recipe(context.recipe_document)
-    return True
-
-
-def _read_chain(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    """Check the earlier statements without files, which the reader does not have."""
-    for earlier in context.inputs.previous:
-        given = context.inputs
-        before = CheckContext(Inputs(given.keys, given.now, required_keys=given.required_keys))
-        _examine(before, earlier, checks, stages=("envelope", "statement", "predicate"))
-        context.chain.append(before)
-    return True
-
-
-def _read_base(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    if context.inputs.base is None:
-        return False
-    predicate = context.predicate
-    context.base = read_files.read_base(
-        context.inputs.base, predicate.base_files, predicate.rows, whole_up_to=context.inputs.whole_up_to
-    )
-    return True
-
-
-def _read_result(context: CheckContext, raw: bytes, checks: Checks) -> bool:
-    if context.inputs.result is None:
-        return False
-    predicate = context.predicate
-    context.result = read_files.read_result(
-        context.inputs.result,
-        predicate.result_files,
-        predicate.rows,
-        metadata=predicate.metadata,
-        base=context.base,
-        whole_up_to=context.inputs.whole_up_to,
-    )
-    return True
-
-
-# Reads the input of a stage; returns False when the reader gave none, and the stage is left out.
-_PREPARATIONS: dict[str, Callable[[CheckContext, bytes, Checks], bool]] = {
-    "envelope": _read_envelope,
-    "statement": _read_statement,
-    "timestamp": _read_timestamp,
-    "predicate": _resolve_policy,
-    "recipe_envelope": _read_recipe_envelope,
-    "recipe": _read_recipe,
-    "chain": _read_chain,
-    "base": _read_base,
-    "result": _read_result,
-}
 
 
 def _level(context: CheckContext) -> tuple[int, list[str]]:

@@ -11,6 +11,7 @@ import pytest
 
 from app.evidence.verifier import verify
 from app.evidence.verifier.context import CannotCheck, CheckContext, Problem
+from app.evidence.verifier.stages import STAGES
 from tests.app.evidence.verifier.signed import run
 from tests.tamper.kit import (
     KEY,
@@ -121,7 +122,7 @@ def test_a_file_swapped_after_it_was_read_is_not_read_again(tmp_path: Path) -> N
         index.write_text("{}")
         return iter(())
 
-    checks = {stage: dict(all_of) for stage, all_of in verify.STAGES.items()}
+    checks = {stage: dict(all_of) for stage, all_of in STAGES.items()}
     checks["result"] = {"swap": swap, **checks["result"]}
     assert world.verify(1, checks=checks).verified
     assert not world.verify(1).verified
