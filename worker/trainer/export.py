@@ -305,9 +305,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 
 def _write_tokenizer(base: Path, folder: Path, tokenizer: Any) -> None:
     """Copies the base's tokenizer files, or saves the tokenizer where a token or a chat template was added."""
-    before = pretrained.tokenizer(base)
-    same = (before.pad_token, before.chat_template) == (tokenizer.pad_token, tokenizer.chat_template)
-    if same and len(before) == len(tokenizer):
+    if pretrained.as_stored(tokenizer):
         _copy(base, folder, TOKENIZER_FILES)
         return
     if tokenizer.is_fast:  # options of the last call are not part of the tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -45,7 +46,11 @@ class Batch:
 
 
 class Examples(Protocol):
-    """Encoded examples of one file. `lengths` is tokens per example, None for images, tables and pairs."""
+    """Encoded examples of one file. `lengths` is tokens per example, None for images, tables and pairs.
+
+    `outline` gives the batch with inputs of the right names, shapes and dtypes that hold nothing: it is for passes
+    that start behind everything that reads inputs, and costs next to nothing.
+    """
 
     @property
     def lengths(self) -> NDArray[np.int64] | None: ...
@@ -53,6 +58,18 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, positions: Positions) -> Batch: ...
+
+    def outline(self, positions: Positions) -> Batch: ...
+
+
+def hollow(dtype: torch.dtype, *shape: int) -> Tensor:
+    """A tensor that holds nothing, in the memory of one element: NaN where the dtype has it, so that a use shows."""
+    return _nothing(dtype).expand(shape)
+
+
+@cache
+def _nothing(dtype: torch.dtype) -> Tensor:
+    return torch.full((), float("nan") if dtype.is_floating_point else 0, dtype=dtype)
 
 
 Kind = TypeVar("Kind", bound=Examples, covariant=True)

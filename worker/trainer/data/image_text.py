@@ -93,6 +93,9 @@ class ImageTextExamples:
         rows = positions if self.one_each else None
         return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens, rows=rows)
 
+    def outline(self, positions: Positions) -> Batch:
+        return self.batch(positions)
+
     def _pictures(self, at: int) -> PictureInputs:
         found = self._kept.get(at)
         return self._encoder.processed(self._turns[at]).pictures if found is None else found

@@ -17,7 +17,7 @@ from torch import Tensor
 from app.errors import ModelError
 from app.files import formats
 from app.files.problems import LineProblem, first_line
-from worker.trainer.data.batch import Batch
+from worker.trainer.data.batch import Batch, hollow
 from worker.trainer.data.sampler import Positions
 
 KEPT_BYTES = 2 << 30
@@ -49,7 +49,7 @@ class ImageExamples:
 
     def __init__(self, images: Sequence[bytes], labels: Sequence[int], *, pixels: Pixels) -> None:
         self.images = images
-        self.labels = labels
+        self._targets = torch.tensor(list(labels), dtype=torch.int64)
         self.pixels = pixels
         self._kept: dict[int, dict[str, Tensor]] = {}
         self._keep = KEPT_BYTES
@@ -60,8 +60,15 @@ class ImageExamples:
     def batch(self, positions: Positions) -> Batch:
         pictures = [self._pixels(int(at)) for at in positions]
         inputs = {name: torch.stack([picture[name] for picture in pictures]) for name in pictures[0]}
-        targets = torch.tensor([self.labels[at] for at in positions], dtype=torch.int64)
-        count = len(positions)
+        return self._with_targets(inputs, positions)
+
+    def outline(self, positions: Positions) -> Batch:
+        first = self._pixels(0)  # all pictures have its size
+        inputs = {name: hollow(each.dtype, len(positions), *each.shape) for name, each in first.items()}
+        return self._with_targets(inputs, positions)
+
+    def _with_targets(self, inputs: dict[str, Tensor], positions: Positions) -> Batch:
+        count, targets = len(positions), self._targets[torch.from_numpy(positions)]
         return Batch(inputs, targets, weight=count, examples=count, rows=positions)
 
     def check(self, *, lines: Sequence[int], param: str) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from app.files import formats
 from app.files.problems import LineProblem
@@ -16,8 +19,9 @@ from worker.trainer.data.chat import RenderedChat
 from worker.trainer.data.chat_template import Span
 from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.packing import pack
+from worker.trainer.data.padded import PaddedRows, PaddedTokens
 from worker.trainer.data.sampler import Positions
-from worker.trainer.data.text import Tokens, pad_id, pad_targets, pad_tokens, refuse_slow, run
+from worker.trainer.data.text import Tokens, pad_id, refuse_slow, run
 
 Row = Mapping[str, Any]
 
@@ -32,23 +36,37 @@ class LanguageExamples:
         self.sequences = sequences
         self.pad = pad
         self.packed = packed
-        self.lengths = np.array([len(each.tokens.ids) for each in sequences], dtype=np.int64)
+        self._tokens = PaddedTokens([each.tokens for each in sequences], pad=pad)
+        self._targets = PaddedRows([each.targets for each in sequences], fill=IGNORED)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return self._tokens.lengths
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def batch(self, positions: Positions) -> Batch:
-        chosen = [self.sequences[at] for at in positions]
         if self.packed:
-            inputs, targets = pack(chosen, pad=self.pad)
-        else:
-            inputs = pad_tokens([each.tokens for each in chosen], pad=self.pad)
-            targets = pad_targets([each.targets for each in chosen], width=inputs["input_ids"].shape[1])
+            inputs, targets = pack([self.sequences[at] for at in positions], pad=self.pad)
+            return self._of(inputs, targets, positions)
+        inputs = self._tokens.batch(positions)
+        return self._of(inputs, self._padded_targets(inputs, positions), positions)
 
+    def outline(self, positions: Positions) -> Batch:
+        if self.packed:
+            return self.batch(positions)
+        inputs = self._tokens.outline(positions)
+        return self._of(inputs, self._padded_targets(inputs, positions), positions)
+
+    def _padded_targets(self, inputs: dict[str, Tensor], positions: Positions) -> Tensor:
+        return torch.from_numpy(self._targets.batch(positions, inputs["input_ids"].shape[1]))
+
+    def _of(self, inputs: dict[str, Tensor], targets: Tensor, positions: Positions) -> Batch:
         weight = int((targets[:, 1:] != IGNORED).sum())  # the first token of a row is never predicted
         tokens = int(self.lengths[positions].sum())
         rows = None if self.packed else positions
-        return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens, rows=rows)
+        return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=rows)
 
 
 def encode(

@@ -43,7 +43,15 @@ class PreferenceExamples:
 
     def batch(self, positions: Positions) -> Batch:
         """Chosen first, then rejected, in one forward pass."""
-        both = self.both.batch(np.concatenate([positions, positions + len(self)]))
+        return self._with_reference(self.both.batch(self._rows(positions)), positions)
+
+    def outline(self, positions: Positions) -> Batch:
+        return self._with_reference(self.both.outline(self._rows(positions)), positions)
+
+    def _rows(self, positions: Positions) -> Positions:
+        return np.concatenate([positions, positions + len(self)])
+
+    def _with_reference(self, both: Batch, positions: Positions) -> Batch:
         count = len(positions)
         reference = None if self.reference is None else self.reference[torch.from_numpy(positions)]
         return replace(both, weight=count, examples=count, reference=reference)

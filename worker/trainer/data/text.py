@@ -14,6 +14,7 @@ from torch import Tensor
 from app.errors import ModelError
 from app.files.problems import first_line
 from worker.trainer.data.batch import IGNORED, Batch, Encoded
+from worker.trainer.data.padded import PaddedRows, PaddedTokens
 from worker.trainer.data.sampler import Positions
 
 Row = Mapping[str, Any]
@@ -36,27 +37,34 @@ class TextExamples:
         self, sequences: Sequence[Tokens], targets: Sequence[Any], *, pad: int, target_dtype: torch.dtype
     ) -> None:
         self.sequences = sequences
-        self.targets = targets
-        self.pad = pad
-        self.target_dtype = target_dtype
-        self.lengths = np.array([len(each.ids) for each in sequences], dtype=np.int64)
+        self._tokens = PaddedTokens(sequences, pad=pad)
+        self._per_token = len(targets) > 0 and isinstance(targets[0], np.ndarray)
+        self._by_row = PaddedRows(targets, fill=IGNORED) if self._per_token else None
+        self._whole = None if self._per_token else torch.tensor(list(targets), dtype=target_dtype)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return self._tokens.lengths
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def batch(self, positions: Positions) -> Batch:
-        chosen = [self.sequences[at] for at in positions]
-        inputs = pad_tokens(chosen, pad=self.pad)
-        tokens = int(self.lengths[positions].sum())
+        return self._with_targets(self._tokens.batch(positions), positions)
 
-        labels = [self.targets[at] for at in positions]
-        if isinstance(labels[0], np.ndarray):  # one per token
-            targets = pad_targets(labels, width=inputs["input_ids"].shape[1])
+    def outline(self, positions: Positions) -> Batch:
+        return self._with_targets(self._tokens.outline(positions), positions)
+
+    def _with_targets(self, inputs: dict[str, Tensor], positions: Positions) -> Batch:
+        if self._by_row is not None:
+            targets = torch.from_numpy(self._by_row.batch(positions, inputs["input_ids"].shape[1]))
             weight = int((targets != IGNORED).sum())
         else:
-            targets = torch.tensor(labels, dtype=self.target_dtype)
+            assert self._whole is not None
+            targets = self._whole[torch.from_numpy(positions)]
             weight = targets.numel()
-        return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens, rows=positions)
+        tokens = int(self.lengths[positions].sum())
+        return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=positions)
 
 
 class PairExamples:
@@ -65,10 +73,7 @@ class PairExamples:
     def __init__(self, anchors: Sequence[Tokens], positives: Sequence[Tokens], *, pad: int) -> None:
         self.anchors = anchors
         self.positives = positives
-        self.pad = pad
-        self._tokens = np.array(
-            [len(a.ids) + len(b.ids) for a, b in zip(anchors, positives, strict=True)], dtype=np.int64
-        )
+        self._tokens = PaddedTokens([*anchors, *positives], pad=pad)
 
     lengths = None  # sorting by length would choose the negatives by length
 
@@ -77,17 +82,19 @@ class PairExamples:
 
     def batch(self, positions: Positions) -> Batch:
         """Anchors first, then positives, in one forward pass; target i is the positive of anchor i."""
-        chosen = [self.anchors[at] for at in positions] + [self.positives[at] for at in positions]
-        count = len(positions)
-        tokens = int(self._tokens[positions].sum())
-        return Batch(
-            pad_tokens(chosen, pad=self.pad),
-            torch.arange(count),
-            weight=count,
-            examples=count,
-            tokens=tokens,
-            rows=np.concatenate([positions, positions + len(self)]),
-        )
+        rows = self._rows(positions)
+        return self._of_rows(self._tokens.batch(rows), rows)
+
+    def outline(self, positions: Positions) -> Batch:
+        rows = self._rows(positions)
+        return self._of_rows(self._tokens.outline(rows), rows)
+
+    def _rows(self, positions: Positions) -> Positions:
+        return np.concatenate([positions, positions + len(self)])
+
+    def _of_rows(self, inputs: dict[str, Tensor], rows: Positions) -> Batch:
+        count, tokens = len(rows) // 2, int(self._tokens.lengths[rows].sum())
+        return Batch(inputs, torch.arange(count), weight=count, examples=count, tokens=tokens, rows=rows)
 
 
 def encode_texts(rows: Sequence[Row], tokenizer: Any, *, limit: int, regression: bool) -> Encoded[TextExamples]:

@@ -52,6 +52,8 @@ CONFIG_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, AssertionError),
     StrictDataclassError,
 )
+#: Name of a tokenizer's attribute that says what it was like when it was loaded.
+STORED = "_permafrost_stored"
 SAFE = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -152,7 +154,17 @@ def tokenizer(folder: Path) -> Any:
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
         raise ModelError(f"transformers could not load the tokenizer: {_first_line(error)}", param="model") from error
     tokenizers.refuse_empty(loaded, folder)
+    loaded.__dict__[STORED] = _form(loaded)
     return loaded
+
+
+def as_stored(tokenizer: Any) -> bool:
+    """Whether a loaded tokenizer still is what its folder holds: no token or chat template was added."""
+    return bool(tokenizer.__dict__.get(STORED) == _form(tokenizer))
+
+
+def _form(tokenizer: Any) -> tuple[object, ...]:
+    return tokenizer.pad_token, str(tokenizer.chat_template), len(tokenizer)
 
 
 def processor(folder: Path) -> Any:

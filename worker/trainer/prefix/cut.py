@@ -52,12 +52,14 @@ class Cut:
     """The calls to serve, in the order of a pass, and their share of the pass's arithmetic.
 
     `saved` is the share of the pass's cost, arithmetic and memory traffic, that serving them saves. It is counted and
-    not timed, so that every attempt at a job comes to the same decision.
+    not timed, so that every attempt at a job comes to the same decision. `reads_inputs`: something outside of the
+    calls reads the batch's inputs.
     """
 
     served: tuple[Served, ...]
     share: float
     saved: float
+    reads_inputs: bool = True
 
     @property
     def kept(self) -> list[Leaf]:
@@ -87,7 +89,8 @@ def find(flows: tuple[Flow, Flow], batches: BatchSizes, *, still: IsStill, model
 
     replacements = tuple(replacement for replacement in served.values() if replacement is not None)
     inside = _inside(flow, chosen)
-    cut = Cut(replacements, _share(flow, inside), _saved(flow, inside, replacements, batches))
+    reads = _reads_inputs(flow, chosen)
+    cut = Cut(replacements, _share(flow, inside), _saved(flow, inside, replacements, batches), reads)
     return cut if cut.kept else Cut((), 0.0, 0.0)
 
 
@@ -178,6 +181,12 @@ def _served(call: Call, same: Call, batches: BatchSizes, needed: set[Memory]) ->
 def _inside(flow: Flow, chosen: list[Call]) -> list[Op]:
     calls = set(chosen)
     return [event for event in flow.events if isinstance(event, Op) and _enclosing(event, calls) is not None]
+
+
+def _reads_inputs(flow: Flow, chosen: list[Call]) -> bool:
+    calls = set(chosen)
+    outside = (event for event in flow.events if isinstance(event, Op) and _enclosing(event, calls) is None)
+    return not flow.inputs or any(event.reads & flow.inputs for event in outside)
 
 
 def _share(flow: Flow, inside: list[Op]) -> float:

@@ -49,19 +49,23 @@ class Call:
 
 @dataclass(slots=True)
 class Flow:
-    """Operations and the ends of calls in the order in which they happened; `final` is the memory of the results."""
+    """Operations and the ends of calls in the order in which they happened.
+
+    `final` is the memory of the results, `inputs` that of the batch.
+    """
 
     events: list[Op | Call]
     roots: list[Call]
     final: frozenset[Memory]
+    inputs: frozenset[Memory] = frozenset()
 
 
-def follow(model: nn.Module, compute: Callable[[], Iterable[Tensor]]) -> Flow:
-    """Run `compute`, which calls `model`, without gradients, and record it."""
+def follow(model: nn.Module, compute: Callable[[], Iterable[Tensor]], *, inputs: Iterable[Tensor] = ()) -> Flow:
+    """Run `compute`, which calls `model` on a batch with these `inputs`, without gradients, and record it."""
     recorder = _Recorder(model)
     with torch.no_grad(), recorder.hooked(), recorder:
         results = list(compute())
-    return Flow(recorder.events, recorder.roots, frozenset(map(memory, results)))
+    return Flow(recorder.events, recorder.roots, frozenset(map(memory, results)), frozenset(map(memory, inputs)))
 
 
 def memory(tensor: Tensor) -> Memory:

@@ -60,6 +60,10 @@ class KeptResults:
         batches = []
         for leaf, starts, flat in zip(self.leaves, self._starts, self._flat, strict=True):
             sizes = leaf.shape.filled(len(rows), width)
+            if leaf.shape.ragged is None and math.prod(sizes[1:]):
+                chosen = flat.view(self.count, -1).index_select(0, torch.from_numpy(rows))
+                batches.append(chosen.view(sizes))
+                continue
             if self._all_of_width(leaf, rows, width):
                 size = math.prod(sizes[1:])
                 begins = torch.from_numpy(starts[rows])

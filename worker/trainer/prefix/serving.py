@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,11 +20,15 @@ class _Captured(Exception):
 
 
 class Prefix:
-    """A cut applied to a live model, which computes as usual outside of `served` and `capture`."""
+    """A cut applied to a live model, which computes as usual outside of `served` and `capture`.
+
+    `reads_inputs`: a pass inside `served` reads the batch's inputs.
+    """
 
     def __init__(self, model: nn.Module, cut: Cut) -> None:
         self.model = model
         self.cut = cut
+        self.reads_inputs = cut.reads_inputs
         self._values: list[Tensor] | None = None  # the results to serve, inside `served`
         self._captured: list[Tensor] | None = None  # the results so far, inside `capture`
         self._rows = self._width = self._calls = self._used = 0
@@ -102,13 +107,13 @@ class Prefix:
             value = self._values[self._used]
             self._used += 1
             return value
-        shape = leaf.shape.filled(self._rows, self._width)
-        return _placeholder(leaf.dtype, self._values[0].device).expand(shape)
+        return _placeholder(leaf.dtype, self._values[0].device, leaf.shape.filled(self._rows, self._width))
 
 
-def _placeholder(dtype: torch.dtype, device: torch.device) -> Tensor:
+@lru_cache(maxsize=64)
+def _placeholder(dtype: torch.dtype, device: torch.device, shape: tuple[int, ...]) -> Tensor:
     """For a result that nothing should read: NaN where the dtype has it, so that an unforeseen use shows."""
-    return torch.full((), float("nan") if dtype.is_floating_point else 0, dtype=dtype, device=device)
+    return torch.full((), float("nan") if dtype.is_floating_point else 0, dtype=dtype, device=device).expand(shape)
 
 
 class _ServedForward:

@@ -34,7 +34,7 @@ def _measure(passes: Passes) -> tuple[Meter, list[tuple[float, int]]]:
     for positions, counts in job.group.deal(sequential(len(job.validation), passes.state.micro_batch_size)):
         total, weight = 0.0, 0
         for piece in passes.removal.pieces(positions, job.validation):
-            batch = job.validation.batch(piece).to(job.device)
+            batch = passes.batch(piece, job.validation).to(job.device)
             with passes.removal.computing(batch) as given:
                 summed, outputs = passes.forward(given, job.validation)
             if counts:

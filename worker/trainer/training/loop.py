@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from worker.protocol import Reporter
+from worker.trainer.training import quick_step
 from worker.trainer.training.checkpoints import Checkpoints
 from worker.trainer.training.divergence import refuse_divergence
 from worker.trainer.training.evaluation import evaluate
@@ -18,7 +17,6 @@ from worker.trainer.training.progress import TrainingProgress
 from worker.trainer.training.schedule import factor
 from worker.trainer.training.state import TrainingState
 from worker.trainer.training.stop import StopRequest, TrainingStopped
-from worker.trainer.witness.observe import whole
 
 EPOCH_SAVE_SECONDS = 10.0  # the end of a shorter epoch is not worth a checkpoint
 
@@ -100,9 +98,12 @@ def update(run: Run, step: int) -> tuple[float, float, float | None]:
     with state.masters.updating():
         norm = clip(state, run.job.settings.max_grad_norm)
         refuse_divergence(run.job, state, step, loss, norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
+        if state.scaler.is_enabled():
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        else:
+            quick_step.step(state.optimizer)
+        state.clear_gradients()
     state.frozen.at_step(step, state.optimizer)
     return rate, loss, norm
 
@@ -123,7 +124,7 @@ def clip(state: TrainingState, max_norm: float | None) -> float | None:
     if max_norm is None:
         return None
     state.scaler.unscale_(state.optimizer)
-    return float(whole(nn.utils.clip_grad_norm_(state.parameters, max_norm)).item())
+    return quick_step.clip(state.parameters, max_norm)
 
 
 def _evaluate(run: Run, step: int) -> Metrics:

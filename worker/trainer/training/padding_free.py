@@ -81,6 +81,8 @@ def _condition(passes: Passes) -> str | None:
     model = job.order.model
     if job.settings.packing:
         return "packing fills it with examples"
+    if passes.prefix is not None and not passes.prefix.prefix.reads_inputs:
+        return "every layer that sees it is frozen, and results are kept without it"
     if job.settings.compile:
         return "the model is compiled, and would be anew for every batch"
     if job.group.sharded:

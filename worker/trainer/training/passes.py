@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from worker.protocol import Reporter
 from worker.trainer import determinism
 from worker.trainer.data.batch import Batch, Examples
+from worker.trainer.data.sampler import Positions
 from worker.trainer.padding.removal import Removal
 from worker.trainer.ranks.gradients import combine
 from worker.trainer.training import memory
@@ -63,7 +64,7 @@ class Passes:
                 return total
 
             # After the except clause, which holds on to the tensors of the failed pass.
-            state.optimizer.zero_grad(set_to_none=True)
+            state.clear_gradients()
             memory.give_back(job.device, random)
             self._halve(f"step {step}", out_of_memory)
 
@@ -84,6 +85,10 @@ class Passes:
                 return result
             memory.give_back(self.job.device, random)
             self._halve(when, out_of_memory or "on another rank")
+
+    def batch(self, positions: Positions, examples: Examples) -> Batch:
+        """The examples at these positions, with what `forward` needs of them."""
+        return examples.batch(positions) if self.prefix is None else self.prefix.batch(positions, examples)
 
     def forward(self, batch: Batch, examples: Examples) -> tuple[Tensor, Tensor]:
         """Loss (summed over the batch) and outputs, from the frozen prefix's kept results where there are any."""
@@ -109,9 +114,9 @@ class Passes:
         plain = partial(self.objective.loss, self.state.model)
         return self._deterministic(partial(self.compute if autocast else plain, batch))
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         dtype = AUTOCAST.get(self.job.settings.precision)
-        return torch.autocast(self.job.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+        return nullcontext() if dtype is None else torch.autocast(self.job.device.type, dtype=dtype)
 
     def _micro_batches(self, step: int) -> list[Batch]:
         """This rank's share of the step's examples. A batch that only keeps ranks in step has no weight."""
@@ -119,13 +124,13 @@ class Passes:
         batches = []
         for positions, counts in job.group.passes(job.sampler.positions(step), self.state.micro_batch_size):
             for piece in self.removal.pieces(positions, job.training):
-                batch = job.training.batch(piece)
+                batch = self.batch(piece, job.training)
                 batches.append(batch if counts else replace(batch, weight=0))
         return batches
 
     def _accumulate(self, batches: list[Batch], weight: int) -> float:
         """Add up the gradients of the mean loss over a step of `weight`; returns this rank's part of that mean."""
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.clear_gradients()  # of a pass that was given up
         total: Tensor | None = None
         for batch in batches:
             with self.removal.computing(batch.to(self.job.device)) as given:

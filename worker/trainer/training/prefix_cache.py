@@ -12,6 +12,7 @@ from pathlib import Path
 
 from worker.protocol import Reporter
 from worker.trainer.data.batch import Batch, Examples
+from worker.trainer.data.sampler import Positions
 from worker.trainer.prefix import reports
 from worker.trainer.prefix.cut import UncuttableError
 from worker.trainer.prefix.kept_results import KeptResults
@@ -39,11 +40,17 @@ class PrefixCache:
     results: dict[str, KeptResults] = field(default_factory=dict)
     seconds: float = 0.0  # that computing the results took
 
+    def batch(self, positions: Positions, examples: Examples) -> Batch:
+        """The examples at these positions. Their inputs hold nothing where a pass from kept results reads none."""
+        if self.prefix.reads_inputs or self._part_of(examples) not in self.results:
+            return examples.batch(positions)
+        return examples.outline(positions)
+
     @contextmanager
     def serving(self, batch: Batch, examples: Examples) -> Iterator[None]:
         """Inside, a pass over this batch starts from the prefix's results."""
         assert batch.rows is not None
-        part = next((name for name, part in self.request.parts.items() if part is examples), None)
+        part = self._part_of(examples)
         if part in self.results:
             stored = self.results[part].get(batch.rows, batch.width)
             values = [value.to(self.request.device) for value in stored]
@@ -51,6 +58,9 @@ class PrefixCache:
             values = self.prefix.capture(lambda: self.request.compute(batch))
         with self.prefix.served(values, rows=len(batch.rows), width=batch.width):
             yield
+
+    def _part_of(self, examples: Examples) -> str | None:
+        return next((name for name, part in self.request.parts.items() if part is examples), None)
 
     def changed(self) -> list[str]:
         """Names of the prefix's tensors that differ from when its results were computed."""

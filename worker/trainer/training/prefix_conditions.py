@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -64,8 +67,8 @@ def find_cut(request: PrefixRequest) -> tuple[Cut, Still]:
     request.model.train()
     cut = find(evaluating, sizes, still=is_still, model=request.model)
     _refuse_small(request, cut, "what is frozen for the whole run and depends on the input alone")
-    if request.setting is True:
-        return cut, still
+    if request.setting is True:  # what training mode reads of the inputs is not looked at
+        return replace(cut, reads_inputs=True), still
 
     cut = find(training, sizes, still=is_still, model=request.model)
     _refuse_small(
@@ -103,7 +106,7 @@ def _refuse_small(request: PrefixRequest, cut: Cut, what: str) -> None:
 
 def _passes(request: PrefixRequest, pair: Pair) -> tuple[Flow, Flow]:
     try:
-        flows = [follow(request.model, lambda batch=batch: request.compute(batch)) for batch in pair]  # type: ignore[misc]
+        flows = [follow(request.model, partial(request.compute, each), inputs=each.inputs.values()) for each in pair]
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         if ran_out(error):
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,6 +32,8 @@ def refuse_other_results(request: PrefixRequest, prefix: Prefix) -> None:
             live = _without_padding(request, batch)
             with prefix.served(values, rows=len(batch.rows), width=batch.width):
                 kept = _without_padding(request, batch)
+            if not prefix.reads_inputs:
+                prefix.reads_inputs = not _same_without_inputs(request, prefix, positions, values)
         if request.setting == "auto":
             _refuse_other_results_in_training(request, prefix, batch)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -40,6 +44,20 @@ def refuse_other_results(request: PrefixRequest, prefix: Prefix) -> None:
     tolerance = 1e-3 if all(leaf.dtype.itemsize >= 4 for leaf in prefix.cut.kept) else 0.1
     if not all(_near(one, other, tolerance) for one, other in zip(live, kept, strict=True)):
         raise UncuttableError("from kept results the model gives something else, so it uses more than was found")
+
+
+def _same_without_inputs(
+    request: PrefixRequest, prefix: Prefix, positions: Positions, values: Sequence[Tensor]
+) -> bool:
+    """Whether a pass from kept results gives the same bits where the batch's inputs hold nothing."""
+    examples = request.parts["training"]
+    results = []
+    for make in (examples.batch, examples.outline):
+        batch = make(positions).to(request.device)
+        assert batch.rows is not None
+        with prefix.served(values, rows=len(batch.rows), width=batch.width):
+            results.append(request.compute(batch))
+    return all(_same_bits(one, other) for one, other in zip(*results, strict=True))
 
 
 def _short_to_long(request: PrefixRequest) -> Positions:

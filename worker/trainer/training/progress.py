@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from worker.protocol import Reporter
 from worker.trainer.training.job import TrainingJob
 
@@ -24,14 +26,11 @@ class TrainingProgress:
     history: list[Point] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _reported: float = float("-inf")
-    _examples: int = 0  # since the last report, as are the tokens
-    _tokens: int = 0
+    _since: list[int] = field(default_factory=list)  # steps since the last report
 
     def step(self, step: int, job: TrainingJob, **figures: Any) -> None:
         """Record a step, and report it unless the last report was a moment ago."""
-        positions = job.sampler.positions(step)
-        self._examples += len(positions)
-        self._tokens += 0 if job.training.lengths is None else int(job.training.lengths[positions].sum())
+        self._since.append(step)
         figures = {"epoch": round(step / job.sampler.steps_per_epoch, 4), **figures}
 
         last = step == self.total_steps
@@ -39,7 +38,7 @@ class TrainingProgress:
         if last or step == 1 or step % spacing == 0:
             self.history.append({"step": step, **figures})
         if last or time.monotonic() - self._reported >= MIN_GAP:
-            self._report(step, figures)
+            self._report(step, job, figures)
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         self.history.append({"step": step, **{f"valid_{name}": value for name, value in metrics.items()}})
@@ -49,11 +48,13 @@ class TrainingProgress:
         """Since this attempt began to train."""
         return time.monotonic() - self._began
 
-    def _report(self, step: int, figures: Point) -> None:
+    def _report(self, step: int, job: TrainingJob, figures: Point) -> None:
         now = time.monotonic()
         elapsed = max(now - max(self._reported, self._began), 1e-9)
-        speed = {"examples_per_second": round(self._examples / elapsed, 3)}
-        speed |= {"tokens_per_second": round(self._tokens / elapsed, 3)} if self._tokens else {}
+        positions = np.concatenate([job.sampler.positions(each) for each in self._since])
+        speed = {"examples_per_second": round(len(positions) / elapsed, 3)}
+        if job.training.lengths is not None:
+            speed["tokens_per_second"] = round(int(job.training.lengths[positions].sum()) / elapsed, 3)
         self.reporter.report("step", step=step, **figures, **speed, seconds=round(self.seconds(), 3))
         self._reported = now
-        self._examples = self._tokens = 0
+        self._since = []

@@ -11,7 +11,7 @@ from worker.trainer.witness.fingerprint import Fingerprints
 from worker.trainer.witness.guard import WriteGuard
 from worker.trainer.witness.observe import digest, stored_bytes, unreadable
 from worker.trainer.witness.report import IntervalDigests, Violation
-from worker.trainer.witness.tripwires import Tripwire
+from worker.trainer.witness.tripwires import Signs, Tripwire
 from worker.trainer.witness.watched_tensor import WatchedTensor
 
 Live = Mapping[str, TensorRef]  # the model's tensors as they are now
@@ -30,6 +30,7 @@ class Watchlist:
         }
         self._guard = guard
         self._tripwires: dict[str, Tripwire] = {}
+        self._signs: Signs | None = None  # of these tripwires; None when they have changed
         self._boundaries = {
             step for decision in plan.scheduled for bounds in decision.intervals for step in bounds if step is not None
         }
@@ -45,6 +46,9 @@ class Watchlist:
 
     def tripped(self) -> list[str]:
         """Names whose tripwire hints at a write."""
+        self._signs = self._signs or Signs(self._tripwires.values())
+        if self._signs.unmoved():
+            return []
         return [name for name, wire in self._tripwires.items() if wire.tripped()]
 
     def guard_saw_a_write(self) -> bool:
@@ -86,7 +90,7 @@ class Watchlist:
             item.last_good, item.violated = step, False
             if self._guard is not None:
                 self._guard.writes.pop(name, None)
-            self._tripwires[name] = Tripwire.on(slot)
+            self._set_tripwire(name, Tripwire.on(slot))
             if item.decision.scheduled and name == item.decision.name:
                 stop = next(b for a, b in item.decision.intervals if a <= step and (b is None or step < b))
                 item.intervals.append(IntervalDigests(step, stop, digest(slot.tensor), None))
@@ -99,7 +103,7 @@ class Watchlist:
             if item.ends(step):
                 self._end_interval(item, live)
                 item.close()
-                self._tripwires.pop(name, None)
+                self._set_tripwire(name, None)
         self.open_freezes(live, step)
         self.aim_guard(live)
 
@@ -148,13 +152,21 @@ class Watchlist:
 
     def _rearm(self, name: str, slot: TensorRef) -> None:
         old = self._tripwires.get(name)
-        wire = self._tripwires[name] = Tripwire.on(slot)
+        wire = Tripwire.on(slot)
         if old is not None:
             wire.false_alarms = old.false_alarms + old.tripped()
+        self._set_tripwire(name, wire)
+
+    def _set_tripwire(self, name: str, wire: Tripwire | None) -> None:
+        self._signs = None
+        if wire is None:
+            self._tripwires.pop(name, None)
+        else:
+            self._tripwires[name] = wire
 
     def _violate(self, item: WatchedTensor, what: str, step: int) -> Violation:
         item.violated = True
-        self._tripwires.pop(item.name, None)
+        self._set_tripwire(item.name, None)
         write = self._guard.writes.get(item.name) if self._guard is not None else None
         last_good = step - 1 if write else item.last_good
         return Violation(item.name, last_good, step, str(write) if write else None, what)

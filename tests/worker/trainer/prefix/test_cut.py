@@ -42,7 +42,8 @@ def cut(model: nn.Module, frozen: Sequence[str], *, training: bool = False) -> C
     torch.manual_seed(0)
     still = {memory(t) for name, t in model.named_parameters() if name.startswith(tuple(frozen))}
     model.train(training)
-    flows = [follow(model, lambda x=x: [model(x)]) for x in (torch.randn(2, WIDTH), torch.randn(3, WIDTH))]  # type: ignore[misc]
+    both = [torch.randn(rows, WIDTH) for rows in (2, 3)]
+    flows = [follow(model, lambda x=x: [model(x)], inputs=[x]) for x in both]  # type: ignore[misc]
     return find((flows[0], flows[1]), BatchSizes((2, 3), (0, 0)), still=lambda t: memory(t) in still, model=model)
 
 
@@ -123,6 +124,17 @@ def test_dropout_in_the_prefix() -> None:
     model = Chain(lambda model, x: model.drop(x))
     assert paths(cut(model, ["first", "second"], training=True)) == ["first"]
     assert paths(cut(model, ["first", "second"])) == ["first", "second"]
+
+
+def test_whether_inputs_are_read_behind_the_prefix() -> None:
+    """Not by a chain; by one that adds its input to what the frozen module gives, also through a view."""
+
+    class Around(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.first(x) + x[:])
+
+    assert not cut(Chain(), ["first"]).reads_inputs
+    assert cut(Around(), ["first"]).reads_inputs
 
 
 def test_connection_around_the_prefix() -> None:

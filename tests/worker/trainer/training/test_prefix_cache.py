@@ -220,6 +220,28 @@ def test_frozen_layers_are_not_computed_again(tmp_path: Path, monkeypatch: pytes
         assert (calls["frozen"] >= least) if least else (calls["frozen"] == 0)
 
 
+@pytest.mark.parametrize("order", [head_only, tokens, convnet], ids=lambda order: order.__name__)
+def test_inputs_that_nothing_reads_are_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Callable[..., WorkOrder]
+) -> None:
+    """Where all that reads them is frozen; the run is the same as from whole batches, in evaluations too."""
+    made = {"outline": 0, "batch": 0}
+
+    def batch(cache: PrefixCache, positions: Any, examples: Any) -> Any:
+        whole = cache.prefix.reads_inputs
+        made["batch" if whole else "outline"] += 1
+        return examples.batch(positions) if whole or hollow is None else examples.outline(positions)
+
+    hollow: bool | None = True
+    monkeypatch.setattr(PrefixCache, "batch", batch)
+    one = run(order, tmp_path / "outlines", validation_fraction=0.2)
+    outlines = made["outline"]
+    hollow = None
+    other = run(order, tmp_path / "batches", validation_fraction=0.2)
+    assert_same(one, other)
+    assert (outlines > 0) == (order is not tokens)
+
+
 @pytest.mark.parametrize("kept_in", ["memory", "file"])
 @pytest.mark.parametrize("order", [encoder, decoder], ids=lambda order: order.__name__)
 def test_resumed_run_has_the_same_bits(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from worker.trainer.freeze.tensor_refs import tensor_refs
-from worker.trainer.witness.tripwires import Tripwire
+from worker.trainer.witness.tripwires import PROPERTY_STEPS, Signs, Tripwire
 
 
 def wire_on(model: nn.Module, name: str = "weight") -> Tripwire:
@@ -38,9 +38,12 @@ def test_a_touch_trips(touch: Callable[[nn.Linear], object]) -> None:
     """Each of the signs by itself."""
     model = nn.Linear(2, 2)
     wire = wire_on(model)
+    signs = Signs([wire, wire_on(model, "bias")])
     assert not wire.tripped()
+    assert all(signs.unmoved() for _ in range(2 * PROPERTY_STEPS))
     touch(model)
     assert wire.tripped()
+    assert not all(signs.unmoved() for _ in range(PROPERTY_STEPS))
     wire.arm()
     assert not wire.tripped()
 
@@ -62,10 +65,13 @@ def test_a_counter_that_cries_wolf_is_left_alone() -> None:
     model = nn.Linear(2, 2)
     wire = wire_on(model)
     wire.false_alarms = 8
+    signs = Signs([wire])
     model.weight.detach().add_(0)
     assert not wire.tripped()
+    assert signs.unmoved()
     model.half()
     assert wire.tripped()
+    assert not signs.unmoved()
 
 
 def test_inference_tensors_have_no_counter() -> None:
@@ -74,3 +80,4 @@ def test_inference_tensors_have_no_counter() -> None:
         model = nn.Linear(2, 2)
     wire = wire_on(model)
     assert not wire.tripped()
+    assert Signs([wire]).unmoved()
