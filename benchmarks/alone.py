@@ -12,7 +12,7 @@ from typing import TypedDict
 import torch
 
 from benchmarks.loops import HAND, HF, LIGHTNING, Round, hand_written, hf_trainer, lightning_trainer, ours
-from benchmarks.work import Case, cases, gpu_cases, material, natural_cases, prepared
+from benchmarks.work import Case, cases, gpu_cases, gpu_more_cases, material, natural_cases, prepared
 
 OURS = "ours"
 PEERS = {HAND: hand_written, HF: hf_trainer, LIGHTNING: lightning_trainer}
@@ -42,7 +42,7 @@ def measured(case: Case, way: str) -> Taken:
 
 
 def main(name: str, way: str) -> None:
-    case = next(each for each in (*cases(), *gpu_cases(), *natural_cases()) if each.name == name)
+    case = next(each for each in (*cases(), *gpu_cases(), *gpu_more_cases(), *natural_cases()) if each.name == name)
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(trained(case, way, Path(folder))))
 

@@ -199,6 +199,14 @@ def gpu_cases() -> tuple[Case, Case]:
     return live, replace(live, name=f"{live.name}, prefix kept", wanted={"prefix_cache": True})
 
 
+def gpu_more_cases() -> tuple[Case, Case]:
+    """The same Llama with LoRA on its attention, and trained in full."""
+    live, _ = gpu_cases()
+    adapter = {"type": "lora", "r": 16, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    lora = replace(live, name="1.1B Llama, LoRA", spec=MINILM | {"adapter": adapter}, policy=EVERYTHING)
+    return lora, replace(live, name="1.1B Llama, in full", policy=EVERYTHING)
+
+
 def texts(count: int = 256) -> Rows:
     """Some 10 to 40 words each."""
     chance = random.Random(0)
