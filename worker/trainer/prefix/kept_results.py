@@ -60,7 +60,7 @@ class KeptResults:
         batches = []
         for leaf, starts, flat in zip(self.leaves, self._starts, self._flat, strict=True):
             sizes = leaf.shape.filled(len(rows), width)
-            if leaf.shape.ragged is None and math.prod(sizes[1:]):
+            if leaf.shape.ragged is None and len(flat):
                 chosen = flat.view(self.count, -1).index_select(0, torch.from_numpy(rows))
                 batches.append(chosen.view(sizes))
                 continue

@@ -75,7 +75,7 @@ def _ready(optimizer: Optimizer, group: dict[str, Any]) -> list[list[Tensor]] | 
     if not plain or not isinstance(group["lr"], float):
         return None
     parameters = [each for each in group["params"] if each.grad is not None]
-    states = [optimizer.state.get(each) for each in parameters]
+    states: list[dict[str, Tensor]] = [optimizer.state.get(each, {}) for each in parameters]
     gradients = [each.grad for each in parameters]
     if not all(states) or not _alike([*parameters, *gradients]):
         return None
