@@ -19,9 +19,9 @@ from worker.trainer.data.chat import RenderedChat
 from worker.trainer.data.chat_template import Span
 from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.packing import pack
-from worker.trainer.data.padded import PaddedRows, PaddedTokens
+from worker.trainer.data.padded import PaddedRows, PaddedTokens, Tokens
 from worker.trainer.data.sampler import Positions
-from worker.trainer.data.text import Tokens, pad_id, refuse_slow, run
+from worker.trainer.data.text import pad_id, refuse_slow, run
 
 Row = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.trainer.data.batch import IGNORED
-from worker.trainer.data.text import Tokens
+from worker.trainer.data.padded import Tokens
 
 
 @dataclass(frozen=True, slots=True)

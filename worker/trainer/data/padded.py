@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,8 +13,15 @@ from torch import Tensor
 from worker.trainer.data.batch import hollow
 from worker.trainer.data.sampler import Positions
 
-if TYPE_CHECKING:
-    from worker.trainer.data.text import Tokens
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of one text, and its segment ids (token_type_ids) where the tokenizer makes them."""
+
+    ids: Ids
+    segments: Ids | None = None
 
 
 class PaddedRows:

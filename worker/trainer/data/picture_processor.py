@@ -21,7 +21,8 @@ from torch import Tensor
 from worker.trainer.data.batch import IGNORED
 from worker.trainer.data.chat_template import Span, unused_characters
 from worker.trainer.data.language_example import LanguageExample
-from worker.trainer.data.text import Tokens, run
+from worker.trainer.data.padded import Tokens
+from worker.trainer.data.text import run
 
 
 @dataclass(frozen=True, slots=True)

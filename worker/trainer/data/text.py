@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,11 @@ from torch import Tensor
 from app.errors import ModelError
 from app.files.problems import first_line
 from worker.trainer.data.batch import IGNORED, Batch, Encoded
-from worker.trainer.data.padded import PaddedRows, PaddedTokens
+from worker.trainer.data.padded import PaddedRows, PaddedTokens, Tokens
 from worker.trainer.data.sampler import Positions
 
 Row = Mapping[str, Any]
-Ids = NDArray[np.int32]
 CHUNK = 1024  # texts per call of the tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Token ids of one text, and its segment ids (token_type_ids) where the tokenizer makes them."""
-
-    ids: Ids
-    segments: Ids | None = None
 
 
 class TextExamples:

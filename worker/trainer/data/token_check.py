@@ -15,8 +15,9 @@ from app.errors import ModelError
 from worker.trainer.data.batch import Examples
 from worker.trainer.data.image_text import ImageTextExamples
 from worker.trainer.data.language import LanguageExamples
+from worker.trainer.data.padded import Tokens
 from worker.trainer.data.preference import PreferenceExamples
-from worker.trainer.data.text import PairExamples, TextExamples, Tokens
+from worker.trainer.data.text import PairExamples, TextExamples
 
 CODE = "tokenizer_does_not_fit"
 #: The share of examples without a single known word from which on the tokenizer is taken to be the wrong one.

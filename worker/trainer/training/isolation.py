@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from app.errors import InvalidRequest
 from worker.trainer.data.language_example import LanguageExample
-from worker.trainer.data.text import Tokens
+from worker.trainer.data.padded import Tokens
 
 #: Of the largest logit. Rows of equal shape take equal ways through the arithmetic; a row of another width does not.
 EQUAL = {torch.float32: 1e-5, torch.float64: 1e-5}

@@ -21,7 +21,7 @@ from worker.trainer.data.batch import IGNORED
 from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.language_example import LanguageExample
 from worker.trainer.data.packing import pack, share
-from worker.trainer.data.text import Tokens
+from worker.trainer.data.padded import Tokens
 from worker.trainer.training.isolation import refuse_leaks
 
 SHAPE = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2}

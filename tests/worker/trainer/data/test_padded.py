@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from worker.trainer.data.padded import PaddedRows, PaddedTokens
-from worker.trainer.data.text import Tokens
+from worker.trainer.data.padded import PaddedRows, PaddedTokens, Tokens
 
 LENGTHS = (3, 1, 5, 2)
 

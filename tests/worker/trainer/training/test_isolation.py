@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from app.errors import InvalidRequest
 from worker.trainer.data.language_example import LanguageExample
-from worker.trainer.data.text import Tokens
+from worker.trainer.data.padded import Tokens
 from worker.trainer.training.isolation import refuse_leaks
 
 
