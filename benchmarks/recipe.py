@@ -1,0 +1,124 @@
+"""What the signed recipe costs a job, and what a spot check of one segment costs beside the whole run.
+
+All by processor time of this process: a busy machine changes the share of neither.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from shutil import copytree
+from typing import Any, Final
+from unittest import mock
+
+from app.evidence.format.digest import read_file
+from app.evidence.format.envelope import seal
+from app.evidence.format.keys import generate
+from app.evidence.format.recipe import SavedState
+from app.evidence.format.statement import FileRef
+from app.freeze.policy import Policy
+from app.jobs.queue.tables import Job
+from app.models.tables import Model
+from benchmarks.figure import Figure
+from benchmarks.stand_in import folder
+from benchmarks.work import MINILM, minilm_base, texts
+from worker.protocol import Report, WorkOrder, Workspace, read_reports
+from worker.supervisor.checkpoints import WEIGHTS, saved_state
+from worker.supervisor.recipes import Handed, Seen, recipe
+from worker.trainer import main as trainer
+from worker.trainer.own_word import own_word
+
+SEGMENTS: Final = 10
+TEXTS: Final = int(os.environ.get("BENCH_TEXTS", "2000"))
+STEPS: Final = int(os.environ.get("BENCH_STEPS", "100"))
+
+
+def figures() -> Iterable[Figure]:
+    with folder() as place:
+        yield from share_of_a_job(place / "head")
+        yield from share_of_a_segment(place)
+
+
+def share_of_a_job(place: Path) -> Iterable[Figure]:
+    """MiniLM under a new head, all of it frozen: what the recipe adds, in the trainer and at the end."""
+    order = _order(place, count=TEXTS, policy={"freeze": ["bert.**"]}, hyperparameters={"n_epochs": 3})
+    word: list[float] = []
+    whole = _seconds(lambda: _train(order, place, word))
+    reports, _ = read_reports(Workspace(place).reports)
+    ending = _seconds(lambda: _sign(reports[-1]))
+    added = sum(word) + ending
+    yield Figure(f"recipe: head-only MiniLM, {TEXTS} texts, added", 100 * added / whole, "% of the job", "at most 2")
+    yield Figure("recipe: at the end of its first job in a worker", 1000 * ending, "ms", "at most 50")
+    again = min(_seconds(lambda: _sign(reports[-1])) for _ in range(5))
+    yield Figure("recipe: at the end of later jobs", 1000 * again, "ms", "at most 50")
+
+
+def share_of_a_segment(place: Path) -> Iterable[Figure]:
+    """All layers of MiniLM train; one of ten segments, from its checkpoint, beside all of them."""
+    every = STEPS // SEGMENTS
+    wanted = {"max_steps": STEPS, "batch_size": 16, "checkpoint_steps": every, "keep_checkpoints": SEGMENTS}
+    order = _order(place / "whole", count=400, policy={}, hyperparameters=wanted)
+    whole = _seconds(lambda: _train(order, place / "whole", []))
+
+    start = f"step-{5 * every:08d}"
+    part = _order(place / "part", count=400, policy={}, hyperparameters=wanted)
+    Workspace(place / "part").checkpoints.mkdir(exist_ok=True)
+    copytree(place / "whole" / "checkpoints" / start, place / "part" / "checkpoints" / start)
+    segment = _seconds(lambda: _train(replace(part, until=6 * every), place / "part", []))
+    yield Figure("segment check of a run of ten segments", segment / whole, "of the whole run", "at most 0.15")
+
+    state = place / "whole" / "checkpoints" / start
+    weights = read_file(state / WEIGHTS)
+    digests = _seconds(lambda: saved_state(state, 5 * every, weights))
+    yield Figure("recipe: digests of one checkpoint's state", 100 * digests / (whole / SEGMENTS), "% of a segment", 2)
+
+
+def _order(place: Path, *, count: int, policy: dict[str, Any], hyperparameters: dict[str, Any]) -> WorkOrder:
+    """A job on the first `count` texts, in a workspace of its own."""
+    workspace = Workspace(place).create()
+    minilm_base(workspace.base)
+    rows = "".join(json.dumps(row) + "\n" for row in texts(count))
+    (workspace.data / "training.jsonl").write_text(rows, "utf-8")
+    fields = {"job_id": "ftjob-1", "stage": "train", "model": MINILM, "task": "text-classification", "seed": 1}
+    fields |= {"data": {"training": "data/training.jsonl", "format": "jsonl"}, "device": "cpu"}
+    return WorkOrder.from_json(fields | {"policy": policy, "hyperparameters": hyperparameters})
+
+
+def _train(order: WorkOrder, place: Path, word: list[float]) -> None:
+    """Run the trainer here; the seconds that its own word takes are added to `word`."""
+    order.save(place)
+
+    def timed(*arguments: Any) -> Any:
+        found: list[Any] = []
+        word.append(_seconds(lambda: found.append(own_word(*arguments))))
+        return found[0]
+
+    with redirect_stdout(sys.stderr), suppress(SystemExit), mock.patch.object(trainer, "own_word", timed):
+        trainer.run(place)
+
+
+def _sign(done: Report) -> None:
+    """What a supervisor does for the recipe once a trainer has ended."""
+    now = datetime.now(UTC)
+    job = Job(id="ftjob-1", attempt=1, crashes=0, losses=0, started_at=now, seed=1, task="text-classification")
+    job.model_spec, job.data, job.hyperparameters = {"type": "transformers", "path": "minilm"}, {}, {}
+    job.freeze_policy, job.evidence_options, job.strategy = Policy().to_json(), {}, "ddp"
+    states = tuple(SavedState(step=step, root="00" * 32, files=()) for step in range(SEGMENTS))
+    seen = Seen(handed=Handed(training=FileRef("training", 1, "00" * 32)), checkpoints=states)
+    base = Model(id="minilm", kind="base", root="00" * 32)
+    payload = recipe(job, base, Policy(), seen, done, subjects=[FileRef("config.json", 1, "00" * 32)], origin={})
+    seal(payload, [KEY])
+
+
+KEY: Final = generate()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
