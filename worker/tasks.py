@@ -25,6 +25,7 @@ from app.webhooks.courier import Courier
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Device, Slots, find_devices, idle_gpu
 from worker.supervisor.identity import identity
+from worker.supervisor.installation import read_installation
 from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
 from worker.supervisor.sweep import Sweeper
@@ -106,6 +107,7 @@ class WorkerProcess:
 def make_worker(settings: Settings) -> WorkerProcess:
     celery = make_celery(settings)
     _check_signer(settings)
+    read_installation()
     runner = Runner(
         settings=settings,
         db=Database(settings.database),

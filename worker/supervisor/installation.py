@@ -48,3 +48,10 @@ def packages() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def read_installation() -> None:
+    """Reads all of this now, as a worker does at its start: an upgrade on disk later is not the code that runs."""
+    code_digest()
+    lock_digest()
+    packages()

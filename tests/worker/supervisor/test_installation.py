@@ -3,7 +3,10 @@
 import subprocess
 from pathlib import Path
 
-from worker.supervisor.installation import code_digest, lock_digest, packages
+import pytest
+
+from worker.supervisor import installation
+from worker.supervisor.installation import code_digest, lock_digest, packages, read_installation
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,3 +23,11 @@ def test_lock_and_versions() -> None:
     done = subprocess.run(["sha256sum", "requirements.lock"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert lock_digest() == done.stdout.split()[0]
     assert {"python", "numpy"} <= packages().keys()
+
+
+def test_what_runs_is_what_was_there_at_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An upgrade of the files under a running worker is in no recipe of its jobs."""
+    read_installation()
+    before = code_digest(), lock_digest(), packages()
+    monkeypatch.setattr(installation, "_ROOT", tmp_path)
+    assert (code_digest(), lock_digest(), packages()) == before
