@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Final
 
 from app.freeze.policy import Policy
-from app.freeze.recipes import ADAPTER_NAMES
+from app.freeze.presets import ADAPTER_NAMES
 from app.jsontypes import JsonDict
 
 ADAPTER_RULE: Final[JsonDict] = {"id": "adapter", "action": "train", "select": {"regex": [ADAPTER_NAMES]}}

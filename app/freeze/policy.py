@@ -14,7 +14,7 @@ from typing import Any
 from app.errors import PolicyError
 from app.freeze import fields
 from app.freeze.glob import check_glob
-from app.freeze.recipes import RECIPES
+from app.freeze.presets import PRESETS
 from app.freeze.regex import compile_regex
 from app.jsontypes import JsonDict
 
@@ -158,12 +158,12 @@ _COMMON = ("mechanism", "buffers", "on_violation", "enforce")
 
 
 def _read_policy(obj: Any, at: str) -> Policy:
-    obj = fields.given(obj, at, ("default", "rules", "recipe", *ACTIONS, *_COMMON))
+    obj = fields.given(obj, at, ("default", "rules", "preset", *ACTIONS, *_COMMON))
     mechanism = fields.choice(obj.get("mechanism", "requires_grad"), f"{at}.mechanism", MECHANISMS)
     enforce = fields.boolean(obj.get("enforce", True), f"{at}.enforce")
     shorthands = [key for key in ACTIONS if key in obj]
-    if "recipe" in obj:
-        default, rules = _of_recipe(obj, at, shorthands, mechanism)
+    if "preset" in obj:
+        default, rules = _of_preset(obj, at, shorthands, mechanism)
     elif shorthands:
         default, rules = _shorthand(obj, at, shorthands, mechanism)
     else:
@@ -195,14 +195,14 @@ def _shorthand(obj: Any, at: str, keys: list[str], mechanism: str) -> tuple[str,
     return ("train" if action == "freeze" else "freeze"), (rule,)
 
 
-def _of_recipe(obj: Any, at: str, shorthands: list[str], mechanism: str) -> tuple[str, tuple[Rule, ...]]:
-    """`{"recipe": "llava-stage-1"}` is a policy by name."""
+def _of_preset(obj: Any, at: str, shorthands: list[str], mechanism: str) -> tuple[str, tuple[Rule, ...]]:
+    """`{"preset": "llava-stage-1"}` is a policy by name."""
     extra = [*shorthands, *(key for key in ("default", "rules") if key in obj)]
     if extra:
-        raise PolicyError(f"'recipe' and '{extra[0]}' cannot be given together: a recipe is all of the rules", param=at)
-    content = RECIPES[fields.choice(obj["recipe"], f"{at}.recipe", tuple(RECIPES))]
+        raise PolicyError(f"'preset' and '{extra[0]}' cannot be given together: a preset is all of the rules", param=at)
+    content = PRESETS[fields.choice(obj["preset"], f"{at}.preset", tuple(PRESETS))]
     rules = _read_rules(content["rules"], f"{at}.rules", mechanism)
-    return content["default"], tuple(replace(rule, at=f"{at}.recipe") for rule in rules)
+    return content["default"], tuple(replace(rule, at=f"{at}.preset") for rule in rules)
 
 
 def _read_rules(value: Any, at: str, mechanism: str) -> tuple[Rule, ...]:

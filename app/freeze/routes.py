@@ -66,7 +66,7 @@ class PolicyPreview(Page):
     tensors: int
     memory: dict[str, Any]
     parts: list[PartMatched] = Field(
-        description="What each `part` in the policy, or in its recipe, stands for in this model."
+        description="What each `part` in the policy, or in its preset, stands for in this model."
     )
     warnings: list[str]
     data: list[dict[str, Any]]

@@ -11,7 +11,7 @@ from app.jsontypes import JsonDict
 Mechanism = Literal["requires_grad", "detach", "param_group"]
 Action = Literal["freeze", "train"]
 Part = Literal["vision_tower", "projector", "language_model"]
-Recipe = Literal["vision_tower", "projector", "language_model", "llava-stage-1", "llava-stage-2", "lora-language-model"]
+Preset = Literal["vision_tower", "projector", "language_model", "llava-stage-1", "llava-stage-2", "lora-language-model"]
 Patterns = str | list[str]
 Rows = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
@@ -144,7 +144,7 @@ class FreezeRule(_PolicyPart):
 class FreezePolicy(_PolicyPart):
     """Which parameters and buffers must not change. Ordered rules, first match wins; `default` covers the rest.
 
-    The short form is one list of name globs: `freeze` (the rest trains) or `train` (the rest is frozen). A `recipe` is
+    The short form is one list of name globs: `freeze` (the rest trains) or `train` (the rest is frozen). A `preset` is
     a policy by name for a vision-language model, whose parts have other names in each family.
     """
 
@@ -154,7 +154,7 @@ class FreezePolicy(_PolicyPart):
     rules: list[FreezeRule] = Field([], max_length=1000)
     freeze: Patterns | None = Field(None, description="Short form: freeze these, train the rest.")
     train: Patterns | None = Field(None, description="Short form: train these, freeze the rest.")
-    recipe: Recipe | None = Field(
+    preset: Preset | None = Field(
         None, description="A policy by name, for vision-language models; in place of rules and short forms."
     )
     mechanism: Mechanism = Field(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequest
-from app.freeze import presets
+from app.freeze import fitted_presets
 from app.http.json_body import parse
 from app.http.validation import explain_fields
 from app.jobs.requests.schemas import JobCreate
@@ -84,7 +84,7 @@ class JobForm(BaseModel):
             raise InvalidRequest(message, param="preset", code="model_not_read")
         else:
             layers = _whole(self.layers, param="layers") if self.preset == "layers" else 1
-            made = presets.policy(self.preset, manifest.tensors, initialised=manifest.initialised, layers=layers)
+            made = fitted_presets.policy(self.preset, manifest.tensors, initialised=manifest.initialised, layers=layers)
         return made | {"enforce": False} if self.audit and made else made
 
     def _options(self) -> JsonDict:

@@ -13,7 +13,7 @@ from app.errors import Forbidden, PermafrostError
 from app.files.intake import take
 from app.files.queries import visible as visible_files
 from app.files.tables import File
-from app.freeze.presets import PRESETS
+from app.freeze.fitted_presets import PRESETS
 from app.freeze.preview import Preview
 from app.freeze.preview import preview as preview_of
 from app.http.dependencies import Blobs, Config, Db, NotifierDep

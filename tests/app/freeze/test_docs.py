@@ -45,9 +45,9 @@ def test_refusals_say_what_the_page_says(block, request):
     assert caught.value.message == block["message"]
 
 
-def test_the_page_teaches_every_recipe_of_the_openapi_page():
-    """The ten recipes stand on both pages, and mean the same."""
+def test_the_page_teaches_every_example_of_the_openapi_page():
+    """The ten examples stand on both pages, and mean the same."""
     taught = [Policy.from_json(json.loads(block["policy"])) for block in BLOCKS]
-    recipes = [name for name in EXAMPLES if not name.startswith("frozen by")]
-    assert len(recipes) == PAGE.count("\n### ") == 10
-    assert [name for name in recipes if Policy.from_json(EXAMPLES[name]) not in taught] == []
+    examples = [name for name in EXAMPLES if not name.startswith("frozen by")]
+    assert len(examples) == PAGE.count("\n### ") == 10
+    assert [name for name in examples if Policy.from_json(EXAMPLES[name]) not in taught] == []

@@ -48,7 +48,7 @@ def test_part_of_a_name(name: str, part: str | None) -> None:
 
 def test_a_statement_names_what_a_part_was() -> None:
     """The plan's policy has globs, which any verifier resolves to the same plan."""
-    plan = resolve(Policy.from_json({"recipe": "vision_tower"}), QWEN)
+    plan = resolve(Policy.from_json({"preset": "vision_tower"}), QWEN)
     [rule] = plan.policy.rules
     assert (rule.select.part, rule.select.name) == ((), ("model.visual.blocks.**", "model.visual.pos_embed"))
     again = resolve(Policy.from_json(plan.policy.to_json()), QWEN)
@@ -58,7 +58,7 @@ def test_a_statement_names_what_a_part_was() -> None:
 
 def test_what_each_part_matched() -> None:
     """For the preview, with sizes."""
-    policy = Policy.from_json({"recipe": "llava-stage-2"})
+    policy = Policy.from_json({"preset": "llava-stage-2"})
     found = [each.to_json() for each in matched(policy, QWEN)]
     assert [(each["part"], each["tensors"]) for each in found] == [("projector", 2), ("language_model", 2)]
     assert found[1]["matched"] == ["lm_head.**", "model.language_model.**"]
@@ -68,8 +68,8 @@ def test_a_part_that_the_model_lacks() -> None:
     """Refused with the model's top modules, and where the request has it."""
     bert = tensors("bert.embeddings.weight", "bert.encoder.layer.0.weight", "classifier.weight")
     with pytest.raises(PolicyError, match=r"no projector by any name.*top modules are bert\.embeddings") as caught:
-        resolve(Policy.from_json({"recipe": "llava-stage-1"}), bert)
-    assert caught.value.param == "freeze_policy.recipe"
+        resolve(Policy.from_json({"preset": "llava-stage-1"}), bert)
+    assert caught.value.param == "freeze_policy.preset"
 
 
 def test_parts_go_with_other_selectors() -> None:

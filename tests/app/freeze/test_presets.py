@@ -1,58 +1,56 @@
-"""Policies by a word, resolved on models of several shapes."""
+"""Policies by name: what each freezes, and that a name is all of a policy."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from app.errors import InvalidRequest
+from app.errors import PolicyError
 from app.freeze.plan import resolve
 from app.freeze.policy import Policy
-from app.freeze.presets import PRESETS, policy
-from app.freeze.tensors import TensorInfo
+from app.freeze.presets import PRESETS
+from app.freeze.schemas import Preset
+from tests.app.freeze.test_parts import LLAVA, tensors
 
-
-def tensor(name: str, elements: int = 4, module: str = "Linear", aliases: tuple[str, ...] = ()) -> TensorInfo:
-    return TensorInfo(name, (elements,), "F32", module_types=("Model", module), aliases=aliases)
-
-
-BERT = [
-    tensor("bert.embeddings.word.weight", 100, "Embedding"),
-    *(tensor(f"bert.encoder.layer.{at}.dense.{part}", 50) for at in range(12) for part in ("weight", "bias")),
-    tensor("classifier.weight"),
-    tensor("classifier.bias"),
-]
-HEAD = {"classifier.weight", "classifier.bias"}
-#: Its output layer is tied to its embedding.
-GPT = [
-    tensor("model.wte.weight", 100, "Embedding", aliases=("lm_head.weight",)),
-    *(tensor(f"model.h.{at}.dense.weight", 50) for at in range(3)),
-]
-AFFINE = [tensor("weight", 20), tensor("bias", 2)]
+TOWER, PROJECTOR, LANGUAGE, HEAD = (each.name for each in LLAVA)
 
 
 @pytest.mark.parametrize(
-    ("preset", "tensors", "new", "trained"),
+    ("preset", "trained"),
     [
-        ("everything", BERT, HEAD, {each.name for each in BERT}),
-        ("head", BERT, HEAD, HEAD),
-        ("head", AFFINE, set(), {"bias"}),
-        ("head", GPT, set(), {"model.h.2.dense.weight"}),
-        ("layers", BERT, HEAD, {e.name for e in BERT if "layer.0." not in e.name and "layer.1." not in e.name}),
-        ("embeddings", GPT, set(), {f"model.h.{at}.dense.weight" for at in range(3)}),
-        ("biases", BERT, HEAD, {e.name for e in BERT if e.name.endswith("bias")} | HEAD),
+        ("vision_tower", {PROJECTOR, LANGUAGE, HEAD}),
+        ("projector", {TOWER, LANGUAGE, HEAD}),
+        ("language_model", {TOWER, PROJECTOR}),
+        ("llava-stage-1", {PROJECTOR}),
+        ("llava-stage-2", {PROJECTOR, LANGUAGE, HEAD}),
     ],
 )
-def test_a_preset_means_what_it_says(preset: str, tensors: Any, new: Any, trained: set[str]) -> None:
-    """Resolved as a job's policy is: no rule without a match, and no tie that is decided twice."""
-    made = policy(preset, tensors, initialised=new, layers=2)
-    plan = resolve(Policy.from_json(made), tensors)
-    assert {each.name for each in plan.decisions if each.action == "train"} == trained
+def test_what_trains(preset: str, trained: set[str]) -> None:
+    """By the parts of a LLaVA."""
+    plan = resolve(Policy.from_json({"preset": preset}), LLAVA)
+    assert {each.name for each in plan.trainable} == trained
 
 
-@pytest.mark.parametrize("preset", ["layers", "embeddings", "other"])
-def test_a_model_without_the_part_is_refused(preset: str) -> None:
-    """In words, by the field of the form."""
-    with pytest.raises(InvalidRequest) as caught:
-        policy(preset, AFFINE)
-    assert caught.value.param == "preset"
-    assert set(PRESETS) == {"everything", "head", "layers", "embeddings", "biases"}
+def test_an_adapter_beside_the_language_model() -> None:
+    """Its matrices train; others of an adapter in the tower stay as they are, and so does the base."""
+    lora = "base_model.model.model.{}.layers.0.q_proj.lora_A.default.weight"
+    names = (lora.format("language_model"), lora.format("vision_tower"), f"base_model.model.{LANGUAGE}")
+    plan = resolve(Policy.from_json({"preset": "lora-language-model"}), tensors(*names))
+    assert {each.name for each in plan.trainable} == {names[0]}
+    with pytest.raises(PolicyError, match="lora_"):
+        resolve(Policy.from_json({"preset": "lora-language-model"}), LLAVA)
+
+
+def test_a_preset_is_all_of_the_rules() -> None:
+    """Mechanism, buffers and the like go with it; rules do not."""
+    assert Policy.from_json({"preset": "projector", "mechanism": "detach"}).rules[0].mechanism == "detach"
+    others: list[dict[str, Any]] = [{"rules": []}, {"freeze": ["a"]}, {"default": "train"}]
+    for more in others:
+        with pytest.raises(PolicyError, match="cannot be given together"):
+            Policy.from_json({"preset": "projector", **more})
+    with pytest.raises(PolicyError, match="llava-stage-1"):
+        Policy.from_json({"preset": "llava"})
+
+
+def test_the_schema_has_every_preset() -> None:
+    """The published enumeration is that of the table."""
+    assert set(get_args(Preset)) == set(PRESETS)

@@ -63,7 +63,7 @@ def test_the_json_schema_is_closed_and_has_the_examples():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_schema_takes_every_recipe(name):
+def test_the_schema_takes_every_example(name):
     """In the short form and in the normal form, which is what a job returns."""
     validator = jsonschema_rs.validator_for(json_schema())
     validator.validate(EXAMPLES[name])

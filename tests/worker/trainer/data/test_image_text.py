@@ -24,7 +24,7 @@ from worker.trainer.data import reading
 from worker.trainer.models import loading
 from worker.trainer.training import tasks
 
-STAGE_1, STAGE_2 = {"recipe": "llava-stage-1"}, {"recipe": "llava-stage-2"}
+STAGE_1, STAGE_2 = {"preset": "llava-stage-1"}, {"preset": "llava-stage-2"}
 LORA = {"type": "lora", "r": 2}
 #: Two families are looked at in every run of the tests: one whose pictures are rows, one whose pictures are patches.
 QUICK = ("llava", "qwen3_vl")
@@ -136,7 +136,7 @@ def test_a_resumed_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", FIRST)
 def test_lora_on_the_language_model(name: str, tmp_path: Path) -> None:
     """The tower gets no adapter, all of the base is proved, and peft loads the result over it to the same weights."""
-    done = trained(name, tmp_path / "job", {"recipe": "lora-language-model"}, adapter=LORA)
+    done = trained(name, tmp_path / "job", {"preset": "lora-language-model"}, adapter=LORA)
     folder = proved(done, tmp_path / "adapter")
     assert not any(part in row for row in done.changed for part in ("vision", "visual", "projector", "connector"))
     base = AutoModelForImageTextToText.from_pretrained(done.place.base)
@@ -151,9 +151,9 @@ def test_lora_on_the_language_model(name: str, tmp_path: Path) -> None:
 def test_several_pictures_in_a_turn_and_none(name: str, tmp_path: Path) -> None:
     """In one batch; a conversation of texts alone has the tower take no part."""
     texts = [{"messages": [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "a dog"}]}] * 2
-    done = trained(name, tmp_path / "both", {"recipe": "vision_tower"}, rows=chats(4, pictures=2) + texts)
+    done = trained(name, tmp_path / "both", {"preset": "vision_tower"}, rows=chats(4, pictures=2) + texts)
     assert done.code == 0 and judge(done).verdict == "verified"
-    alone = trained(name, tmp_path / "texts", {"recipe": "vision_tower"}, rows=texts * 4)
+    alone = trained(name, tmp_path / "texts", {"preset": "vision_tower"}, rows=texts * 4)
     assert alone.code == 0 and judge(alone).verdict == "verified"
     assert any("no example shows a picture" in each["message"] for each in alone.of("event"))
 

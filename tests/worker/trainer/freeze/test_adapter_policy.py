@@ -1,4 +1,4 @@
-"""The recipe for adapters in docs/freeze-policy.md, on models that peft itself has wrapped."""
+"""The policy for adapters in docs/freeze-policy.md, on models that peft itself has wrapped."""
 
 import warnings
 from typing import Any
@@ -14,7 +14,7 @@ from tests.worker.trainer.freeze.training import plan_for, train
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.witness.observe import observe
 
-RECIPE = EXAMPLES["LoRA over a frozen base"]
+POLICY = EXAMPLES["LoRA over a frozen base"]
 
 
 class Block(nn.Module):
@@ -76,11 +76,11 @@ def lora_page() -> list[Any]:
 
 
 @pytest.mark.parametrize("mechanism", ["requires_grad", "detach", "param_group"])
-def test_recipe_trains_the_adapter_alone(mechanism: str) -> None:
+def test_policy_trains_the_adapter_alone(mechanism: str) -> None:
     """Over three steps of AdamW with decay every adapter matrix moves and no bit of the base does."""
     model = wrapped()
     before = observe(model)
-    train(model, {**RECIPE, "mechanism": mechanism}, loss)
+    train(model, {**POLICY, "mechanism": mechanism}, loss)
     after = observe(model)
     assert {name for name in after if after[name] != before[name]} == {name for name in after if ".lora_" in name}
 
@@ -90,19 +90,19 @@ def test_every_mechanism_trains_the_same_adapter() -> None:
     ends = []
     for mechanism in ("requires_grad", "detach", "param_group"):
         model = wrapped()
-        train(model, {**RECIPE, "mechanism": mechanism}, loss)
+        train(model, {**POLICY, "mechanism": mechanism}, loss)
         ends.append(observe(model))
     assert ends[0] == ends[1] == ends[2]
 
 
 @pytest.mark.parametrize("how", ["pissa", "olora"])
 def test_adapter_that_rewrites_the_base_is_refused(how: str) -> None:
-    """As the recipe says."""
+    """As the page says."""
     with pytest.raises(PolicyError, match="rewrites the base"):
-        train(wrapped(init_lora_weights=how), RECIPE, loss)
+        train(wrapped(init_lora_weights=how), POLICY, loss)
 
 
-def test_recipe_counts() -> None:
+def test_policy_counts() -> None:
     """4 frozen, 6 trainable, as on the page."""
-    counts = plan_for(wrapped(), RECIPE).counts()
+    counts = plan_for(wrapped(), POLICY).counts()
     assert (counts["frozen"]["tensors"], counts["trainable"]["tensors"]) == (4, 6)
