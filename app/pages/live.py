@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.auth.caller import AsReader
 from app.db import Database
@@ -45,7 +46,8 @@ async def dashboard_changes(
 ) -> Response:
     """A message whenever a job of the project is made, ends, or gets further, for so many seconds."""
     looks = cast(ProjectLooks, request.app.state.project_looks)
-    return _stream(_of_project(looks, db, watcher, caller.project, seconds=seconds))
+    known = await looks.look(db, caller.project)  # before the answer begins: a database that is away is a 503
+    return _stream(_of_project(looks, db, watcher, caller.project, known, seconds=seconds))
 
 
 class ProjectLooks:
@@ -90,14 +92,17 @@ async def _of_job(
 
 
 async def _of_project(
-    looks: ProjectLooks, db: Database, watcher: JobWatcher, project: str, *, seconds: float
+    looks: ProjectLooks, db: Database, watcher: JobWatcher, project: str, known: str, *, seconds: float
 ) -> AsyncIterator[bytes]:
-    known, silent = await looks.look(db, project), 0.0
+    silent = 0.0
     yield b": the project's jobs as they change\n\n"
     while seconds > 0 and not watcher.closing:
         await asyncio.sleep(LOOK)
         silent, seconds = silent + LOOK, seconds - LOOK
-        seen = await looks.look(db, project)
+        try:
+            seen = await looks.look(db, project)
+        except SQLAlchemyError:
+            return  # the page asks anew, and is answered with a 503 while the database is away
         if seen != known:
             yield b"data: changed\n\n"
         elif silent >= PING_SECONDS:
