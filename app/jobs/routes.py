@@ -41,7 +41,7 @@ from app.jobs.requests.schemas import JobCreate, Tag
 from app.jobs.requests.submit import JobServices, submit
 from app.models.aliases import aliased
 from app.openapi.load import load_examples
-from app.openapi.prose import CONFLICT, DELETED, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
+from app.openapi.prose import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
 from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS, route_class=JsonRoute)
@@ -198,7 +198,7 @@ def resume_job(
     "/{fine_tuning_job_id}",
     operation_id="deleteFineTuningJob",
     summary="Delete a job",
-    responses={**CONFLICT, **DELETED},
+    responses=CONFLICT,
 )
 def delete_fine_tuning_job(fine_tuning_job_id: JobId, caller: AsWriter, db: Db, storage: Blobs) -> JobDeleted:
     """Deletes a job that has ended with all that it left: models, checkpoints, result files, evidence, events, log.

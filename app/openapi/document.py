@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app.openapi.load import load_examples
-from app.openapi.prose import Error, ProblemDetails, error_example
+from app.openapi.prose import Error, ProblemDetails, deleted_job, error_example
 
 _REFERENCE: Final = "#/components/schemas/{model}"
 #: Operations that answer 422, for an Idempotency-Key that was used for another request.
@@ -36,7 +36,9 @@ def _document(application: FastAPI, *, keys_required: bool) -> dict[str, Any]:
         license_info=application.license_info,
         servers=[{"url": "/", "description": "This service"}],
     )
-    for operation in _operations(document):
+    for path, operation in _operations(document):
+        if "{fine_tuning_job_id}" in path:
+            operation["responses"]["410"] = deleted_job()
         if operation["operationId"] not in _UNPROCESSABLE:
             operation["responses"].pop("422", None)  # FastAPI's default; here a wrong request gets 400
         if not keys_required and "security" in operation:
@@ -62,7 +64,7 @@ def _exemplify(schemas: dict[str, Any]) -> None:
         item = properties.get("data", {}).get("items", {}).get("$ref", "").rpartition("/")[2]
         for example in schemas.get(item, {}).get("examples", [])[:1]:
             fields = {"object": "list", "data": [example], "has_more": False, "sampled": False}
-            fields |= {"lines": 1, "kept_from": 1}
+            fields |= {"lines": 1, "kept_from": 1, "post_quantum": []}
             fields |= {"first_id": example.get("id"), "last_id": example.get("id")}
             schema.setdefault("examples", [{name: value for name, value in fields.items() if name in properties}])
 
@@ -71,7 +73,8 @@ def _describe_errors(operation: dict[str, Any]) -> None:
     """Gives every error response its two content types, whatever that of a success is, and an example of each."""
     for status, response in operation["responses"].items():
         if status >= "400" and response.get("content"):
-            example = error_example(status, operation=operation["operationId"])
+            own = response["content"].get("application/json", {}).get("example")
+            example = own or error_example(status, operation=operation["operationId"])
             response["content"] = {
                 "application/json": {"schema": {"$ref": _REFERENCE.format(model=Error.__name__)}, "example": example},
                 "application/problem+json": {"schema": {"$ref": _REFERENCE.format(model=ProblemDetails.__name__)}},
@@ -88,6 +91,6 @@ def _no_null(operation: dict[str, Any]) -> None:
             parameter["schema"] = {**given[0], **parameter["schema"]}
 
 
-def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for path in document["paths"].values():
-        yield from path.values()
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, operations in document["paths"].items():
+        yield from ((path, operation) for operation in operations.values())

@@ -100,6 +100,12 @@ def error_example(status: str, *, operation: str) -> dict[str, Any]:
     return {"error": _EXAMPLES.get(f"{status} {operation}") or _EXAMPLES[status]}
 
 
+def deleted_job() -> dict[str, Any]:
+    """The answer of every operation on one job, once that was deleted."""
+    description = "A job that was deleted; the message has the digest of its attestation."
+    return {"description": description, "content": {"application/json": {"example": {"error": _EXAMPLES["410 job"]}}}}
+
+
 #: Errors of every route.
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     400: _error("The request is wrong; `param` says where."),
@@ -121,9 +127,6 @@ CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
     )
 }
 
-DELETED: Final[dict[int | str, dict[str, Any]]] = {
-    410: _error("A job that was deleted; the message has the digest of its attestation.")
-}
 GONE: Final[dict[int | str, dict[str, Any]]] = {410: _error("A checkpoint that was deleted; the message says why.")}
 
 ONE_REQUEST: Final[dict[int | str, dict[str, Any]]] = {

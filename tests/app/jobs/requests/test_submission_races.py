@@ -13,10 +13,9 @@ from starlette.testclient import TestClient
 
 from app.db import Database, now
 from app.files.tables import File
-from app.jobs import routes
 from app.jobs.queue import checkpoints
 from app.jobs.queue.tables import Job
-from app.jobs.requests import submission
+from app.jobs.requests import submission, submit
 from app.models.tables import Model
 from tests.app.conftest import AFFINE, rows, upload_to
 from tests.patience import PATIENCE
@@ -125,8 +124,8 @@ def test_a_file_is_deleted_between_the_checks_of_a_job_and_its_row(
         assert api.delete(f"files/{named['file']}").status_code == 200
         return job
 
-    prepare = routes.prepare  # type: ignore[attr-defined]
-    monkeypatch.setattr(routes, "prepare", prepared)
+    prepare = submit.prepare  # type: ignore[attr-defined]
+    monkeypatch.setattr(submit, "prepare", prepared)
     refusal = api.post("fine_tuning/jobs", json=named["body"])
     assert (refusal.status_code, refusal.json()["error"]["param"]) == (404, named["param"])
     assert jobs(db) == 0
@@ -210,8 +209,8 @@ def test_a_checkpoint_is_dropped_while_its_job_is_posted(
             checkpoints.clear(session.get_one(Model, based["model"]), "the run kept newer checkpoints")
         return job
 
-    prepare = routes.prepare  # type: ignore[attr-defined]
-    monkeypatch.setattr(routes, "prepare", prepared)
+    prepare = submit.prepare  # type: ignore[attr-defined]
+    monkeypatch.setattr(submit, "prepare", prepared)
     refusal = api.post("fine_tuning/jobs", json=based)
     monkeypatch.undo()
     assert refused_as_later(api, based, refusal) == (400, "model", "model_gone")
