@@ -4,7 +4,11 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.evidence.verifier.context import Inputs
 from app.evidence.verifier.verify import verify
@@ -16,10 +20,14 @@ from tools.verifier import build
 # Not the file's command line, whose clock is the machine's: the same function that it calls, from the same file.
 SAYS = """
 import json, pickle, sys
+from dataclasses import replace
+from cryptography.x509 import load_der_x509_certificate as certificate
 sys.path.insert(0, sys.argv[1])
 from app.evidence.verifier.verify import __file__ as place, verify
 assert place.startswith(sys.argv[1]), place
-reports = [verify(raw, inputs) for raw, inputs in pickle.load(sys.stdin.buffer)]
+cases = pickle.load(sys.stdin.buffer)
+given = [(raw, replace(inputs, tsa_roots=tuple(map(certificate, inputs.tsa_roots)))) for raw, inputs in cases]
+reports = [verify(raw, inputs) for raw, inputs in given]
 print(json.dumps([report.to_json() for report in reports]))
 """
 
@@ -36,13 +44,17 @@ def test_the_one_file_verifier_says_the_same_of_every_attack(tmp_path: Path) -> 
         options = attack.run(world) or {}
         cases[attack.id] = (world.attestation.read_bytes(), _inputs(world, attack.levels[-1], **options))
     command = [sys.executable, "-I", "-c", SAYS, str(file)]
-    done = subprocess.run(
-        command, cwd=tmp_path, input=pickle.dumps(list(cases.values())), capture_output=True, check=False
-    )
+    sent = pickle.dumps([(raw, _without_objects(inputs)) for raw, inputs in cases.values()])
+    done = subprocess.run(command, cwd=tmp_path, input=sent, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     for (name, (raw, inputs)), said in zip(cases.items(), json.loads(done.stdout), strict=True):
         assert said == json.loads(json.dumps(verify(raw, inputs).to_json())), name
         assert (said["verdict"] == "verified") == (name == "honest"), name
+
+
+def _without_objects(inputs: Inputs) -> Any:
+    """With certificates as bytes: as objects they cannot be sent to another process."""
+    return replace(inputs, tsa_roots=tuple(root.public_bytes(Encoding.DER) for root in inputs.tsa_roots))  # type: ignore[misc]
 
 
 def _inputs(world: World, level: int, **options: object) -> Inputs:

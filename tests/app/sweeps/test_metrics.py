@@ -46,6 +46,7 @@ def test_every_offered_metric_is_one_that_trainers_report() -> None:
         "text-regression": (torch.rand(4, 1), torch.rand(4, 1)),
         "token-classification": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
         "causal-lm": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
+        "image-text": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
         "pairs": (torch.rand(4, 4), torch.arange(4)),
         "preference": (torch.rand(4), torch.zeros(4)),
     }
