@@ -35,7 +35,7 @@ def two_batches(examples: Examples) -> tuple[Batch, Batch, BatchSizes]:
         raise UncuttableError("the examples have one token each")
 
     whole = getattr(examples, "whole", 0)  # tokens that no row can lose, such as those of a picture
-    if first.width - 1 < whole:
+    if whole and first.width - 1 < whole:
         raise UncuttableError("no row is longer than its picture")
     if width := min(first.width, max(WIDTH, whole + 1)):
         first, second = narrowed(first, width), narrowed(second, width - 1)
