@@ -67,7 +67,7 @@ def test_article_s_third_example_moves_weight_at_step_1(tmp_path: Path, name: st
     assert (violation["name"], violation["last_good_step"], violation["first_bad_step"]) == ("weight", 0, 1)
     wrote = "aten::add_" if name == "sgd" else f"aten::_fused_{name}_"
     assert violation["operation"].startswith(f"{wrote} at worker/trainer/training/quick_step.py:")
-    assert violation["operation"].endswith(" in update")
+    assert violation["operation"].endswith(" in step")
     assert done.of("violation")[0]["first_bad_step"] == 1
     assert done.of("violation")[-1]["operation"] == violation["operation"]
 
