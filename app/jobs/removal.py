@@ -38,7 +38,7 @@ def delete_job(db: Database, storage: Storage, project: str, job_id: str) -> Non
             raise InUse(message, needed, code="job_in_use", param="fine_tuning_job_id")
 
         session.add(_record(session, job))
-        blobs = {file.blob for file in files}.union(*map(_blobs, models))
+        blobs = {file.blob for file in files}.union(*(model.blobs for model in models))
         for row in (*models, *files):
             session.delete(row)
         remove(session, job)
@@ -75,14 +75,7 @@ def _record(session: Session, job: Job) -> DeletedJob:
     evidence = session.get(Evidence, job.id)
     record = DeletedJob(id=job.id, project=job.project, created_at=job.created_at, deleted_at=now(session))
     if evidence is not None:
-        record.verdict, record.base_root, record.result_root = (
-            evidence.verdict,
-            evidence.base_root,
-            evidence.result_root,
-        )
+        record.verdict = evidence.verdict
+        record.base_root, record.result_root = evidence.base_root, evidence.result_root
         record.attestation_sha256 = hashlib.sha256(evidence.envelope).hexdigest() if evidence.envelope else None
     return record
-
-
-def _blobs(model: Model) -> set[str]:
-    return {stored["blob"] for stored in (*model.files, *model.tensors) if stored["blob"]}

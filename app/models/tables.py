@@ -42,6 +42,11 @@ class Model(Base):
     manifest: Mapped[list[Any] | JsonDict | None] = deferred(mapped_column(JSON(none_as_null=True)))
 
     @property
+    def blobs(self) -> set[str]:
+        """Keys of every blob that its files and tensors are slices of."""
+        return {stored["blob"] for stored in (*self.files, *self.tensors) if stored["blob"]}
+
+    @property
     def model_spec(self) -> ModelSpec:
         """The column `spec` as a type."""
         return read_model(self.spec)

@@ -5,7 +5,6 @@ from app.errors import Forbidden, InUse
 from app.files.usage import blob_in_use
 from app.jobs.queue.checkpoints import clear, users
 from app.models.catalog import find_model
-from app.models.tables import Model
 from app.storage.blobs import Storage
 
 
@@ -18,7 +17,7 @@ def remove_model(db: Database, storage: Storage, project: str, model: str, *, ma
         if used_by := list(users(session, row)):
             message = f"{model} is used by {', '.join(used_by[:20])}"
             raise InUse(message, used_by, code="model_in_use", param="model")
-        blobs = _blobs(row)
+        blobs = row.blobs
         if row.kind == "checkpoint":
             clear(row, "it was deleted")
         else:
@@ -27,7 +26,3 @@ def remove_model(db: Database, storage: Storage, project: str, model: str, *, ma
         unused = [blob for blob in blobs if not blob_in_use(session, blob)]
     for blob in unused:
         storage.delete(blob)
-
-
-def _blobs(row: Model) -> set[str]:
-    return {each["blob"] for each in (*row.files, *row.tensors) if each["blob"]}

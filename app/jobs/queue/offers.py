@@ -27,12 +27,11 @@ class Offer:
 
     def most(self, requested: str | None) -> int:
         """The largest number of devices that one job can have, all of one product."""
-        return max((self._together(product, count) for product, count in self._fitting(requested)), default=0)
+        return self._largest(self.devices, requested)
 
     def free(self, requested: str | None, *, devices: int) -> bool:
         """Whether so many devices are free for one job now."""
-        fitting = [(name, count) for name, count in self.free_devices.items() if matches(requested, name)]
-        return any(self._together(product, count) >= devices for product, count in fitting)
+        return self._largest(self.free_devices, requested) >= devices
 
     def condition(self) -> ColumnElement[bool]:
         """Which jobs this worker could run once all its devices are free, as a condition of a query."""
@@ -43,8 +42,9 @@ class Offer:
         named = literal(product.lower()).contains(func.lower(Job.device))
         return and_(named, Job.devices <= self._together(product, self.devices[product]))
 
-    def _fitting(self, requested: str | None) -> list[tuple[str, int]]:
-        return [(product, count) for product, count in self.devices.items() if matches(requested, product)]
+    def _largest(self, devices: Mapping[str, int], requested: str | None) -> int:
+        fitting = ((product, count) for product, count in devices.items() if matches(requested, product))
+        return max((self._together(product, count) for product, count in fitting), default=0)
 
     def _together(self, product: str, count: int) -> int:
         return min(count, 1) if product in self.partitions else count
