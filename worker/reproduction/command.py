@@ -18,7 +18,7 @@ from app.errors import PermafrostError
 from app.evidence.format.keys import KeyFileError
 from app.evidence.format.recipe import Recipe
 from app.evidence.verifier.context import CannotCheck, CheckContext, Inputs, Problem, Rejected, printable
-from app.evidence.verifier.stages import STAGES
+from app.evidence.verifier.stages import without
 from app.evidence.verifier.verify import (
     CANNOT_CHECK,
     REJECTED,
@@ -92,11 +92,7 @@ def _examined(options: argparse.Namespace) -> CheckContext:
     """The attestation after the verifier's own checks; without a key, all but those of signatures."""
     if not options.key:
         _note("signatures are not checked: no --key")
-    without = (_FROZEN,) if options.key else (_FROZEN, *_SIGNATURES)
-    checks = {
-        stage: {name: check for name, check in of_stage.items() if name not in without}
-        for stage, of_stage in STAGES.items()
-    }
+    checks = without(_FROZEN) if options.key else without(_FROZEN, *_SIGNATURES)
     inputs = Inputs(keys=trusted_keys(options.key, None), now=datetime.now(UTC), require_recipe=True)
     return examined(read_attestation(options.attestation), inputs, checks=checks)
 

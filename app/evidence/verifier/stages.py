@@ -57,6 +57,13 @@ STAGES: dict[str, dict[str, Check]] = {
 }
 
 
+def without(*names: str) -> Checks:
+    """The stages without the checks of these names."""
+    return {
+        stage: {name: check for name, check in checks.items() if name not in names} for stage, checks in STAGES.items()
+    }
+
+
 def examine(context: CheckContext, raw: bytes, checks: Checks, *, stages: Sequence[str] = tuple(STAGES)) -> None:
     """Run the stages in order. Raises Rejected with all problems of the first stage that has any."""
     for stage in stages:
