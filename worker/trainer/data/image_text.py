@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import ModelError
@@ -23,10 +24,11 @@ from worker.trainer.data.batch import IGNORED, Batch, Encoded
 from worker.trainer.data.chat_template import Span, text_of
 from worker.trainer.data.images import KEPT_BYTES, UNREADABLE, decode, eight_bit
 from worker.trainer.data.language import nothing_before_cut
+from worker.trainer.data.padded import PaddedRows, PaddedTokens
 from worker.trainer.data.picture_inputs import PictureInputs, one_each, other_size, together
 from worker.trainer.data.picture_processor import PictureProcessor, Processed
 from worker.trainer.data.sampler import Positions
-from worker.trainer.data.text import pad_id, pad_targets, pad_tokens, refuse_slow
+from worker.trainer.data.text import pad_id, refuse_slow
 
 Row = Mapping[str, Any]
 #: Pixels of all pictures of an example together, before they are resized: they are decoded side by side.
@@ -61,8 +63,8 @@ class ImageTextExamples:
 
     def __init__(self, turns: Sequence[Turns], processed: Sequence[Processed], *, encoder: Encoder, pad: int) -> None:
         self.sequences = [each.example for each in processed]
-        self.pad = pad
-        self.lengths = np.array([len(each.tokens.ids) for each in self.sequences], dtype=np.int64)
+        self._tokens = PaddedTokens([each.tokens for each in self.sequences], pad=pad)
+        self._targets = PaddedRows([each.targets for each in self.sequences], fill=IGNORED)
         self._turns = turns
         self._encoder = encoder
         self._kinds = [each.kinds for each in processed]
@@ -72,26 +74,29 @@ class ImageTextExamples:
         #: Tokens at the beginning of every example that cannot be cut off: a picture has all of its tokens, or none.
         self.whole = max((encoder.end_of_pictures(each.example.tokens.ids) for each in processed), default=0)
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return self._tokens.lengths
+
     def __len__(self) -> int:
         return len(self.sequences)
 
     def batch(self, positions: Positions) -> Batch:
         """Rows are known by number where each has one picture of one size, since no input else has a row for each."""
-        chosen = [self.sequences[at] for at in positions]
-        inputs = pad_tokens([each.tokens for each in chosen], pad=self.pad)
+        inputs = self._tokens.batch(positions)
         width = inputs["input_ids"].shape[1]
         for name in self._kinds[int(positions[0])]:
-            kinds = torch.zeros(len(chosen), width, dtype=torch.int64)
+            kinds = torch.zeros(len(positions), width, dtype=torch.int64)
             for row, at in enumerate(positions):
                 kinds[row, : self.lengths[at]] = torch.from_numpy(self._kinds[int(at)][name])
             inputs[name] = kinds
         inputs |= together([self._pictures(int(at)) for at in positions], nested=self._encoder.nested)
 
-        targets = pad_targets([each.targets for each in chosen], width=width)
+        targets = torch.from_numpy(self._targets.batch(positions, width))
         weight = int((targets[:, 1:] != IGNORED).sum())
         tokens = int(self.lengths[positions].sum())
         rows = positions if self.one_each else None
-        return Batch(inputs, targets, weight=weight, examples=len(chosen), tokens=tokens, rows=rows)
+        return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=rows)
 
     def outline(self, positions: Positions) -> Batch:
         return self.batch(positions)

@@ -141,32 +141,6 @@ def tokenize(
     return sequences, truncated
 
 
-def pad_tokens(sequences: Sequence[Tokens], *, pad: int) -> dict[str, Tensor]:
-    """Model inputs input_ids, attention_mask and, where there are segments, token_type_ids: each (batch, width)."""
-    lengths = [len(each.ids) for each in sequences]
-    width = max(lengths)
-    ids = np.full((len(sequences), width), pad, dtype=np.int64)
-    mask = np.zeros((len(sequences), width), dtype=np.int64)
-    for row, each in enumerate(sequences):
-        ids[row, : len(each.ids)] = each.ids
-        mask[row, : len(each.ids)] = 1
-
-    inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-    if sequences[0].segments is not None:
-        kinds = np.zeros((len(sequences), width), dtype=np.int64)
-        for row, each in enumerate(sequences):
-            kinds[row, : len(each.ids)] = 0 if each.segments is None else each.segments
-        inputs["token_type_ids"] = torch.from_numpy(kinds)
-    return inputs
-
-
-def pad_targets(targets: Sequence[NDArray[np.int64]], *, width: int) -> Tensor:
-    padded = np.full((len(targets), width), IGNORED, dtype=np.int64)
-    for row, each in enumerate(targets):
-        padded[row, : len(each)] = each
-    return torch.from_numpy(padded)
-
-
 def pad_id(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id)
 
