@@ -35,16 +35,20 @@ def figures() -> Iterable[Figure]:
             for each, upto in ((few, FEW), (many, MANY)):
                 multiply(each, queued(each, metadata={"team": "nlp"}), upto=upto)
             for title, query in PAGES.items():
-                yield from compared(title, f"/v1/fine_tuning/jobs{query}", few, many)
+                path = f"/v1/fine_tuning/jobs{query}"
+                yield from compared(title, path, (few, FEW), (many, MANY), reads=READS)
 
 
-def compared(title: str, path: str, few: Place, many: Place) -> Iterable[Figure]:
-    for each in (few, many):
+def compared(title: str, path: str, few: tuple[Place, int], many: tuple[Place, int], *, reads: int) -> Iterable[Figure]:
+    """The same path of two services, each with its number of jobs, in turns."""
+    (small_place, less), (large_place, more) = few, many
+    places = (small_place, large_place)
+    for each in places:
         read(each, path)
-    pairs = [(read(few, path), read(many, path)) for _ in range(READS)]
+    pairs = [[read(each, path) for each in places] for _ in range(reads)]
     small, large = (statistics.median(column) for column in zip(*pairs, strict=True))
-    yield Figure(f"{title} of {MANY:,} jobs, median", large, "ms", f"{small:.2f} ms of {FEW:,}")
-    yield Figure(f"{title}, {MANY:,} over {FEW:,}", large / small, "x", "at most 2")
+    yield Figure(f"{title} of {more:,} jobs, median", large, "ms", f"{small:.2f} ms of {less:,}")
+    yield Figure(f"{title}, {more:,} over {less:,}", large / small, "x", "at most 2")
 
 
 def read(each: Place, path: str) -> float:

@@ -17,7 +17,7 @@ from app.jobs.queue.attempt import AttemptUpdates, Outcome
 from app.logs.queries import append
 from benchmarks.deployed import Place, multiply, place, postgres, queued, running
 from benchmarks.figure import Figure
-from benchmarks.list_page import read
+from benchmarks.list_page import compared, read
 
 FEW, MANY = 100, 100_000
 READS = 60
@@ -45,7 +45,7 @@ def figures() -> Iterable[Figure]:
                 multiply(each, queued(each), upto=upto)
                 _judge(each)
             for title, path in PAGES.items():
-                yield from _compared(title, path, few, many)
+                yield from compared(title, path, (few, FEW), (many, MANY), reads=READS)
 
 
 def _job_page(each: Place) -> Iterator[Figure]:
@@ -55,15 +55,6 @@ def _job_page(each: Place) -> Iterator[Figure]:
     size = len(each.service.read(path))
     yield Figure(f"page of a job with {LAYERS * len(_PARTS):,} tensors, median", took, "ms", "at most 300")
     yield Figure("its size", size / 1000, "kB", "at most 300")
-
-
-def _compared(title: str, path: str, few: Place, many: Place) -> Iterator[Figure]:
-    for each in (few, many):
-        read(each, path)
-    pairs = [(read(few, path), read(many, path)) for _ in range(READS)]
-    small, large = (statistics.median(column) for column in zip(*pairs, strict=True))
-    yield Figure(f"{title} of {MANY:,} jobs, median", large, "ms", f"{small:.1f} ms of {FEW}")
-    yield Figure(f"{title}, {MANY:,} over {FEW}", large / small, "x", "at most 2")
 
 
 def _finished(each: Place) -> str:
