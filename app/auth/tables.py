@@ -30,7 +30,7 @@ class ApiKey(Base):
 
 
 class BrowserSession(Base):
-    """A browser in which somebody gave a key: its cookie holds a token, of which this is the digest."""
+    """A signed-in browser: its cookie holds a token, and this row the digest of it."""
 
     __tablename__ = "browser_sessions"
 

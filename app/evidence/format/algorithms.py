@@ -43,7 +43,7 @@ PrivateKeyInMemory = Ed25519PrivateKey | EllipticCurvePrivateKey | MLDSA65Privat
 
 
 class PrivateKeyElsewhere(Protocol):
-    """A private half that is not in this process: it signs, and nobody can read it."""
+    """A private key that is held outside this process: it signs on request, and its bytes cannot be read."""
 
     def public_key(self) -> PublicKey: ...
     def sign(self, message: bytes) -> bytes: ...

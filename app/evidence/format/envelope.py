@@ -14,7 +14,7 @@ from app.evidence.format.strict import JsonError, JsonObject, read_json
 from app.jsontypes import JsonDict
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-TIMESTAMP = "timestamp"  # the field with an RFC 3161 timestamp over a signature, in base64; nobody has signed it
+TIMESTAMP = "timestamp"  # the field with an RFC 3161 timestamp over a signature, in base64; no signature covers it
 MAX_SIGNATURES = 16  # enough for a key rotation; each more would cost time before anything is trusted
 
 
