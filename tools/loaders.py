@@ -12,6 +12,7 @@ import inspect
 import json
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from re import _constants as sre_constants  # type: ignore[attr-defined]
@@ -26,7 +27,8 @@ ABOUT = (
     "tools.loaders`; what older versions did stays. `conversions` index `rules`: source patterns, target patterns, and "
     "whether the sources are parts of the target. `tied` is the default of tie_word_embeddings, `layers` are numbers "
     "of layers by default and their keys, `parts` the configurations inside, `shape` keys that decide which tensors "
-    "there are, with the default of those that are true or false. `every` is all kinds in one."
+    "there are, with the default of those that are true or false, `grown` what the class adds to the end of a list "
+    "whenever it is made. `every` is all kinds in one."
 )
 
 
@@ -74,6 +76,8 @@ def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             into["layers"] = kind.get("layers") or into["layers"]
             into["parts"] = kind.get("parts") or into["parts"]
             into["shape"] |= kind.get("shape", {})
+            if grown := into.get("grown", {}) | kind.get("grown", {}):
+                into["grown"] = grown
     return {"about": ABOUT, "rules": rules, "kinds": kinds}
 
 
@@ -94,6 +98,8 @@ def installed() -> dict[str, Any]:
             kind |= {"tied": _tied(config), "layers": _layers(config), "parts": _parts(config)}
         if name in configured:
             kind["shape"] |= _shape(model)
+            if grown := {key: end for key, end in _grown(_module(model)).items() if key in kind["shape"]}:
+                kind["grown"] = grown
         if isinstance(model.base_model_prefix, str) and model.base_model_prefix:
             kind["prefixes"].append(model.base_model_prefix)
         for table in _tables(name, model):
@@ -101,9 +107,7 @@ def installed() -> dict[str, Any]:
             at = [rules.index(rule) for rule in table]
             if at and at not in kind["conversions"]:
                 kind["conversions"].append(at)
-        for pair in _ties(model):
-            if pair not in kind["ties"]:
-                kind["ties"].append(pair)
+        kind["ties"] += [pair for pair in _ties(model) if pair not in kind["ties"]]
     for kind in kinds.values():
         kind["prefixes"] = sorted(set(kind["prefixes"]))
     return {"rules": rules, "kinds": kinds}
@@ -176,12 +180,32 @@ _FREE = {"vocab_size", "num_labels", "additional_vocab_size", "is_decoder", "is_
 
 def _shape(model: Any) -> dict[str, bool | None]:
     """Keys that decide which tensors a class has, with the default of those that are true or false."""
-    config, path = _config(model), inspect.getsourcefile(sys.modules[model.__module__])
-    if config is None or path is None:
+    config = _config(model)
+    if config is None:
         return {}
     defaults = config.to_dict()
-    keys = (key for key in sorted(_deciding(Path(path)) - _FREE) if isinstance(defaults.get(key), bool | int | list))
+    keys = (
+        key for key in sorted(_deciding(_module(model)) - _FREE) if isinstance(defaults.get(key), bool | int | list)
+    )
     return {key: defaults[key] if isinstance(defaults[key], bool) else None for key in keys}
+
+
+def _module(model: Any) -> Path:
+    """The source of the module that has the class."""
+    return Path(inspect.getsourcefile(sys.modules[model.__module__]) or "")
+
+
+@cache
+def _grown(path: Path) -> dict[str, Any]:
+    """What a module's classes add to the end of a list in their configuration, as `config.down_ops.append([""])`."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Attribute() as of, attr="append"), args=[end]):
+                if ast.unparse(of.value).endswith("config"):
+                    with suppress(ValueError):  # what is added is computed
+                        found[of.attr] = ast.literal_eval(end)
+    return found
 
 
 @cache

@@ -226,7 +226,7 @@ def _same_tensors(context: CheckContext) -> Iterator[Problem]:
     base = _counterpart(context.base, config)
     before, after = (dict(_shape(each)) if is_known(each) else {} for each in (base, config))
     for path in sorted(before.keys() & after.keys()):
-        if before[path] != after[path]:
+        if before[path] != after[path] and not _repeated(before[path], after[path]):
             reason = (
                 f"{path} is {_short(after[path])}, and {_short(before[path])} in the base: the class has other tensors "
                 "then, and what it lacks is not loaded; set the base's value"
@@ -244,6 +244,7 @@ def _shape(config: Mapping[str, Any], kind: str = "", at: str = "") -> Iterator[
     for key, default in record(kind)["shape"].items():
         value = default if config.get(key) is None else config[key]
         if isinstance(value, list):
+            value = _without(value, record(kind).get("grown", {}).get(key))
             yield f"{at}{key}", [_OLD_TYPES.get(each, each) if isinstance(each, str) else each for each in value]
         elif value is not None:
             yield f"{at}{key}", value
@@ -251,6 +252,19 @@ def _shape(config: Mapping[str, Any], kind: str = "", at: str = "") -> Iterator[
         inner = config.get(key)
         if isinstance(inner, Mapping):
             yield from _shape(inner, part, f"{at}{key}.")
+
+
+def _without(value: list[Any], end: object) -> list[Any]:
+    """A list without the ends that the class added to it: one more for each time that it was loaded and saved."""
+    count = len(value)
+    while count and end is not None and value[count - 1] == end:
+        count -= 1
+    return value[:count]
+
+
+def _repeated(before: object, after: object) -> bool:
+    """Whether the class wrote a number out, as Longformer's `attention_window`: 512 is [512, 512] for two layers."""
+    return type(before) is int and isinstance(after, list) and bool(after) and all(each == before for each in after)
 
 
 def _short(value: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pkgutil import get_data
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 FILE = "loaders.json"
 # How the lines of the file begin that a reader looks for.
@@ -119,6 +119,7 @@ class Record(TypedDict):
     layers: list[tuple[int, list[str]]]  # how many layers there are by default, and the keys that say so
     parts: dict[str, str]
     shape: dict[str, bool | None]  # keys that decide which tensors there are; None: a key that is no flag
+    grown: NotRequired[dict[str, object]]  # what the class adds to the end of a list whenever it is made
 
 
 def kinds_of(config: object) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.tamper.kit import World, adapter_rows, adapter_world
+from tests.tamper.loading import same_names_world
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,33 @@ def test_numbers_that_count_no_layers_refuse_nothing(config: dict[str, Any], tmp
     world = World(tmp_path, result_files={"config.json": json.dumps(config | {"min_depth": 1}).encode()})
     world.sign()
     assert "layers_loaded" not in {problem.check for problem in world.verify(2).problems}
+
+
+SUBSAMPLE = ["Subsample", 16, 8, 4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        ("levit", {}, {"down_ops": [SUBSAMPLE, [""]]}),
+        ("levit", {"down_ops": [SUBSAMPLE]}, {"down_ops": [SUBSAMPLE, [""]]}),
+        ("levit", {"down_ops": [SUBSAMPLE, [""]]}, {"down_ops": [SUBSAMPLE, [""], [""]]}),
+        ("longformer", {"attention_window": 512}, {"attention_window": [512, 512]}),
+    ],
+)
+def test_what_the_class_writes_by_itself_is_no_difference(
+    kind: str, before: dict[str, Any], after: dict[str, Any], tmp_path: Path
+) -> None:
+    """Making a model of its configuration changes it: LeViT adds to a list, Longformer writes out a number."""
+    assert configured(kind, before, after, tmp_path) == set()
+    if before:
+        assert configured(kind, before, {key: [SUBSAMPLE[:1], [""]] for key in after}, tmp_path) == {"same_tensors"}
+
+
+def configured(kind: str, before: dict[str, Any], after: dict[str, Any], root: Path) -> set[str]:
+    """What is wrong with a result that has another configuration than its base."""
+    world = same_names_world(root)
+    (world.base / "config.json").write_text(json.dumps({"model_type": kind} | before))
+    (world.result / "config.json").write_text(json.dumps({"model_type": kind, "dtype": "float32"} | after))
+    world.sign()
+    return {problem.check for problem in world.verify(3).problems}
