@@ -26,9 +26,9 @@ from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Device, Slots, find_devices, idle_gpu
 from worker.supervisor.identity import identity
 from worker.supervisor.installation import read_installation
+from worker.supervisor.maintenance import Maintenance
 from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
-from worker.supervisor.sweep import Sweeper
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class WorkerProcess:
 
     celery: Celery
     runner: Runner
-    sweeper: Sweeper
+    maintenance: Maintenance
     courier: Courier
 
     def serve(self) -> None:
@@ -55,14 +55,14 @@ class WorkerProcess:
         # Celery warns root of pickled messages; ours are JSON, and containers often run as root.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         # Before Celery is ready: it waits for the broker, and jobs must not.
-        self.sweeper.start()
+        self.maintenance.start()
         self.courier.start()
         try:
             self._listen()
         finally:
             self.runner.stopping.set()
             self.courier.close()
-            self.sweeper.close()
+            self.maintenance.close()
             self.runner.forkserver.close()
             self.runner.db.close()
 
@@ -119,9 +119,9 @@ def make_worker(settings: Settings) -> WorkerProcess:
         # As the operator would; the process that started this worker starts another, which looks for devices again.
         shut_down=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
-    sweeper = Sweeper(runner, wake_model=lambda model_id: wake_model(celery, model_id))
+    maintenance = Maintenance(runner, wake_model=lambda model_id: wake_model(celery, model_id))
     _add_tasks(celery, runner)
-    return WorkerProcess(celery, runner, sweeper, Courier(runner.db, settings))
+    return WorkerProcess(celery, runner, maintenance, Courier(runner.db, settings))
 
 
 def _devices(settings: Settings) -> list[Device]:

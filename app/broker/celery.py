@@ -24,7 +24,7 @@ def make_celery(settings: Settings) -> Celery:
         result_backend=None,
         task_ignore_result=True,
         task_track_started=False,
-        # Early acknowledgement: the sweep finds lost jobs by their rows; the broker never redelivers.
+        # Early acknowledgement: maintenance finds lost jobs by their rows; the broker never redelivers.
         task_acks_late=False,
         task_reject_on_worker_lost=False,
         task_default_queue="permafrost",

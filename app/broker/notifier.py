@@ -13,7 +13,7 @@ log = structlog.get_logger("app.broker.notifier")
 
 
 class Notifier:
-    """Takes ids after the commit. A message that cannot be sent is logged and dropped: the sweep sends another."""
+    """Takes ids after the commit. A message that cannot be sent is logged and dropped: maintenance sends another."""
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
@@ -49,7 +49,7 @@ class Notifier:
                 send(self._celery, object_id)
             except Exception as error:  # noqa: BLE001 - any error of the broker's client: the row is stored, only the message is lost
                 log.warning(
-                    "the broker did not take a message; the sweep will send another",
+                    "the broker did not take a message; maintenance will send another",
                     object_id=object_id,
                     error=str(error),
                 )

@@ -116,7 +116,7 @@ class Storage:
         return self._store.exists(key)
 
     def delete(self, key: str) -> bool:
-        """Removes a blob that no row refers to any more. False if that has to wait for a worker's sweep.
+        """Removes a blob that no row refers to any more. False if that has to wait for a worker's maintenance.
 
         It waits if the bytes were stored again within the last hour, since the row of whoever did so may not be
         committed yet, whatever project it belongs to; and while a backup is reading.
@@ -136,7 +136,7 @@ class Storage:
                 yield file.key.removeprefix(f"{_UNUSED}/")
 
     def deletions_waiting(self) -> set[str]:
-        """Blobs that no row refers to and that a worker's sweep will delete."""
+        """Blobs that no row refers to and that a worker's maintenance will delete."""
         return {file.key.removeprefix(f"{_UNUSED}/") for file in self._store.list(_UNUSED)}
 
     def keep(self, key: str) -> None:

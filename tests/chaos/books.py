@@ -31,7 +31,7 @@ class Balance:
 
 
 def balance(cluster: Cluster, *, undisturbed: str) -> Balance:
-    """Of all jobs since the last balance. Leftovers get the time that a sweep takes to remove them."""
+    """Of all jobs since the last balance. Leftovers get the time that maintenance takes to remove them."""
     found = Balance()
     for job_id in cluster.jobs:
         _job(cluster, job_id, undisturbed, found)

@@ -7,7 +7,7 @@ FAULTS: Final = {
     2: "kill -9 of the worker at claim, run, publish: trainer dead, job taken over",
     3: "kill -9 of the API before the commit, after it, before the answer: no job, it starts, the same job on retry",
     4: "kill during a sweep, two sweeps at once: one takeover",
-    5: "Redis refused or silent at submit: answered at once, started by the sweep",
+    5: "Redis refused or silent at submit: answered at once, started by maintenance",
     6: "Redis killed, away, clients killed while a job runs: training unaffected",
     7: "FLUSHALL: nothing lost",
     8: "rung a hundred times, late, reordered, for an unknown job: one claim",

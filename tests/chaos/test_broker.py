@@ -15,7 +15,7 @@ from tests.chaos.score import ANSWER
 @pytest.mark.fault(5)
 @pytest.mark.parametrize("broker", ["refused", "silent"])
 def test_submit_without_a_broker(cluster: Cluster, gates: Gates, broker: str, record_property: Any) -> None:
-    """The answer does not wait for the broker, and the sweep starts the job while it is still away."""
+    """The answer does not wait for the broker, and maintenance starts the job while it is still away."""
     body = order(cluster, gates)
     if broker == "refused":
         cluster.redis.kill()

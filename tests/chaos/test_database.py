@@ -88,7 +88,7 @@ def test_clocks_that_lie(cluster: Cluster, gates: Gates, minutes: str) -> None:
 
 def _both_end(cluster: Cluster, jobs: list[str], gates: list[Gates]) -> None:
     before = [cluster.row(job_id).lease_until for job_id in jobs]
-    # Every lease has been extended, so both clocks have had a sweep and a beat to be wrong at.
+    # Every lease has been extended, so both clocks have had a round of maintenance and a heartbeat to be wrong at.
     for job_id, lease_until in zip(jobs, before, strict=True):
         eventually(lambda job_id=job_id, at=lease_until: (cluster.row(job_id).lease_until or at) > at)  # type: ignore[misc]
     for each in gates:

@@ -75,7 +75,7 @@ def test_job_of_a_killed_worker_runs_again(cluster: Cluster, gates: Gates, turn:
 
 @pytest.mark.fault(2)
 def test_job_runs_again_with_the_default_lease(cluster: Cluster, gates: Gates, record_property: Any) -> None:
-    """With the settings of a deployment: within the lease, a sweep and the back-off of a first crash."""
+    """With the settings of a deployment: within the lease, a round of maintenance and the back-off of a first crash."""
     names = ("LEASE", "HEARTBEAT", "SWEEP")
     seconds = dict(zip(names, ("60", "10", "15"), strict=True))
     cluster.replace_worker(**{f"PERMAFROST_{name}_SECONDS": value for name, value in seconds.items()})

@@ -33,7 +33,7 @@ def test_worker_is_told_to_stop(cluster: Cluster, gates: Gates, point: Callable[
     """It saves, gives the job back at once, and ends with code 0; no crash is counted, and another worker goes on."""
     caught = point(cluster, gates)
     first = cluster.worker
-    # Its own sweep is not what finds the job: it is rung for.
+    # Its own maintenance is not what finds the job: it is rung for.
     cluster.workers.append(cluster.start_worker(PERMAFROST_SWEEP_SECONDS="600"))
     first.popen.send_signal(signal.SIGTERM)
     eventually(caught.has_been_told, says=lambda: cluster.story(caught.job_id))
@@ -156,18 +156,18 @@ def _holder(cluster: Cluster, job_id: str) -> Any:
 
 
 @pytest.mark.fault(4)
-def test_worker_killed_in_a_sweep(cluster: Cluster, gates: Gates) -> None:
-    """Its takeover is not half done: the next sweep does it, and it is done once."""
+def test_worker_killed_in_maintenance(cluster: Cluster, gates: Gates) -> None:
+    """Its takeover is not half done: the next round does it, and it is done once."""
     caught = in_a_step(cluster, gates)
     assert caught is not None
     end(cluster.worker)
     wire = Wire(cluster.postgres.url)
     try:
         ambush = wire.lay(b"stopped answering", when="before", then="hold")
-        sweeping = cluster.start_worker(PERMAFROST_DATABASE_URL=wire.url)
+        maintaining = cluster.start_worker(PERMAFROST_DATABASE_URL=wire.url)
         assert ambush.sprung.wait(120), cluster.story(caught.job_id)
-        end(sweeping)
-        sweeping.stop()
+        end(maintaining)
+        maintaining.stop()
     finally:
         wire.close()
     assert cluster.row(caught.job_id).status == "running"

@@ -91,11 +91,11 @@ def test_sweeps_at_once(db: Database) -> None:
         session.execute(update(Job).values(lease_until=now(session) - timedelta(seconds=1)))
     start = threading.Barrier(4)
 
-    def sweep() -> None:
+    def recover() -> None:
         start.wait()
-        lifecycle.sweep(db, limit=3)
+        lifecycle.recover(db, limit=3)
 
-    _all_at_once([sweep] * 4)
+    _all_at_once([recover] * 4)
     with db.read() as session:
         assert {(job.status, job.crashes) for job in session.scalars(select(Job))} == {("queued", 1)}
         told = Counter(session.scalars(select(Event.job_id).where(Event.message.contains("stopped answering"))))
@@ -136,12 +136,12 @@ class Fleet:
         self.finished[lease.job_id] += 1
         return True
 
-    def sweep(self) -> None:
+    def recover(self) -> None:
         """One of three sweeps; the back-off of crashed jobs passes quickly here."""
         db = self.databases[0]
         while not self.over.is_set():
             with contextlib.suppress(*AWAY):
-                lifecycle.sweep(db, limit=1_000)
+                lifecycle.recover(db, limit=1_000)
                 with db.write() as session:
                     session.execute(update(Job).where(Job.not_before.is_not(None)).values(not_before=None))
                 with db.read() as session:
@@ -160,7 +160,7 @@ def test_fleet(db: Database, postgres_database: str) -> None:
     jobs = {submitted(db) for _ in range(JOBS)}
     fleet = Fleet(databases)
     try:
-        _all_at_once([*([fleet.sweep] * 3), *(lambda number=number: fleet.work(number) for number in range(WORKERS))])
+        _all_at_once([*([fleet.recover] * 3), *(lambda number=number: fleet.work(number) for number in range(WORKERS))])
     finally:
         for each in databases[1:]:
             each.close()

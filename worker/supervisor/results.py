@@ -134,7 +134,7 @@ def _evidence(
 
 
 def _stamp(signer: Signer, evidence: Evidence) -> list[NewEvent]:
-    """Put a timestamp beside the envelope, or note when the sweeps are to ask for one."""
+    """Put a timestamp beside the envelope, or note when maintenance is to ask for one."""
     if signer.authority is None or evidence.envelope is None:
         return []
     try:

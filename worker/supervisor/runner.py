@@ -297,12 +297,12 @@ class Runner:
     # ---- endings
 
     def _requeue(self, keeper: LeaseKeeper, move: Callable[[], str]) -> str:
-        """Change the status, and wake other workers if the job is queued again: it need not wait for their sweep."""
+        """Change the status, and wake other workers at once if the job is queued again."""
         status = self._until_stored(keeper, move)
         if status == "queued":
             try:
                 self.wake_workers(keeper.lease.job_id)
-            except Exception as error:  # noqa: BLE001 - any error of the broker's client: the sweep finds the job all the same
+            except Exception as error:  # noqa: BLE001 - any error of the broker's client: maintenance finds the job all the same
                 log.warning("the broker did not take a message", job=keeper.lease.job_id, error=str(error))
         return status
 

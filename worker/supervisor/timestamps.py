@@ -1,7 +1,7 @@
 """Asks a time-stamping authority (PERMAFROST_TSA_URL) for RFC 3161 timestamps over signatures of statements.
 
-A job waits some seconds for its own at most. What the authority did not answer by then is asked for again by the
-sweeps, less and less often, and attached to evidence that is stored already.
+A job waits some seconds for its own at most. What the authority did not answer by then is asked for again
+by maintenance, less and less often, and attached to evidence that is stored already.
 """
 
 import base64
@@ -34,10 +34,11 @@ from app.jobs.queue.event_log import NewEvent
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that a job waits for a timestamp at its end, and a sweep for one.
+#: Seconds that a job waits for a timestamp at its end, and maintenance for one.
 JOB_SECONDS: Final = 3.0
-SWEEP_SECONDS: Final = 15.0
-#: Timestamps that one sweep asks for, and how long after a failure the next try is: as old as the evidence is by then.
+MAINTENANCE_SECONDS: Final = 15.0
+#: Timestamps that one round of maintenance asks for, and how long after a failure the next try is: as old as the
+#: evidence is by then.
 BATCH: Final = 16
 SOONEST: Final = timedelta(seconds=30)
 LATEST: Final = timedelta(hours=1)
@@ -94,7 +95,7 @@ def stamp_due(db: Database, authority: Authority) -> int:
     attached = 0
     for job_id, signature in _taken(db):
         try:
-            token = authority.stamp(signature, seconds=SWEEP_SECONDS)
+            token = authority.stamp(signature, seconds=MAINTENANCE_SECONDS)
         except AuthorityFailed as error:
             log.warning("no timestamp yet", job=job_id, reason=str(error))
             return attached  # the others would wait as long

@@ -168,7 +168,7 @@ class _Region:
         return self._digest.hexdigest()
 
 
-class _Sweep:
+class _OpenRegions:
     """Feeds chunks in file order to the regions that they touch; regions may overlap (rows are part of tensors)."""
 
     def __init__(self, regions: Iterable[_Region]) -> None:
@@ -197,17 +197,17 @@ def _slices(entry: TensorEntry, rows: Iterable[tuple[int, int]], header: Header)
 
 def _hash_all(file: int, size: int, head: bytes, regions: list[_Region]) -> str:
     """Hash the file behind its header and each region of it in one pass. Returns the file's digest."""
-    whole, sweep = hashlib.sha256(head), _Sweep(regions)
+    whole, parts = hashlib.sha256(head), _OpenRegions(regions)
     if size - len(head) <= CHUNK:  # a thread costs more than it saves
         for chunk in _chunks(file, size - len(head), [bytearray(CHUNK)]):
             whole.update(chunk)
-            sweep.feed(len(head), chunk)
+            parts.feed(len(head), chunk)
         return whole.hexdigest()
     buffers = _Buffers(file, start=len(head), size=size)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(buffers.pass_to, 0, lambda _, chunk: whole.update(chunk))
         try:
-            buffers.pass_to(1, sweep.feed)
+            buffers.pass_to(1, parts.feed)
         finally:
             other.result()
     return whole.hexdigest()

@@ -293,10 +293,10 @@ def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = 
         return job.status
 
 
-def sweep(db: Database, *, limit: int) -> list[str]:
+def recover(db: Database, *, limit: int) -> list[str]:
     """Takes over jobs whose lease has run out, and returns the ids of all that wait for a worker, best first.
 
-    Safe to run anywhere at any time: each takeover is a compare-and-swap, so two sweeps make one.
+    Safe to run anywhere at any time: each takeover is a compare-and-swap, so two callers at once do it once.
     """
     with db.write() as session:
         at = now(session)

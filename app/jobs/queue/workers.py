@@ -11,7 +11,7 @@ from app.db import Database, now
 from app.jobs.queue.offers import matches
 from app.jobs.queue.tables import Job, Worker
 
-#: A worker registers at least this often, between sweeps too.
+#: A worker registers at least this often, between rounds of maintenance too.
 REGISTER_SECONDS: Final = 20.0
 #: A worker that has not registered for this long is taken to be gone: it has missed three times.
 PRESENT: Final = timedelta(minutes=1)

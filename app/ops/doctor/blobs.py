@@ -71,7 +71,7 @@ class BlobAudit:
             kind = "orphan_blob" if is_blob else "stray_file"
             message = f"{entry.size:,} bytes that no row refers to" if is_blob else "not a blob, but stored among blobs"
             if key in waiting:
-                message += "; a worker's sweep deletes it an hour after its last use"
+                message += "; a worker's maintenance deletes it an hour after its last use"
                 yield Finding("unused_blob", key, message, level="note")
             elif entry.modified > settled:
                 message += "; its row may still be written: run again later, or with --older-than 0"

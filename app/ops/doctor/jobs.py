@@ -45,7 +45,7 @@ class JobAudit:
     # ---- rows
 
     def _leases(self) -> Iterator[Finding]:
-        """Leases that expired two sweeps ago: any running worker's sweep would have taken them over."""
+        """Leases that expired two rounds of maintenance ago: any running worker would have taken them over."""
         with self.db.read() as session:
             overdue = now(session) - timedelta(seconds=2 * self.settings.sweep_seconds)
             stale = session.scalars(select(Job).where(Job.status.in_(LEASED), Job.lease_until < overdue)).all()
@@ -53,10 +53,10 @@ class JobAudit:
             message = (
                 f"its lease by {job.lease_owner} expired at {job.lease_until:%Y-%m-%d %H:%M:%S} UTC; no worker runs"
             )
-            yield Finding("stale_lease", job.id, message, "requeued, as a worker's sweep would", self._sweep)
+            yield Finding("stale_lease", job.id, message, "requeued, as any worker would", self._recover)
 
-    def _sweep(self) -> str:
-        lifecycle.sweep(self.db, limit=self.settings.max_crashes)
+    def _recover(self) -> str:
+        lifecycle.recover(self.db, limit=self.settings.max_crashes)
         return "requeued, or failed after too many crashes"
 
     def _events(self) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ def test_line_and_change_are_one_transaction(db: Database):
         job, _ = lifecycle.submit(db, new_job())
     finally:
         CURRENT_ACTION.reset(token)
-    lifecycle.cancel(db, "default", job.id)  # as a worker or a sweep would: outside of any request
+    lifecycle.cancel(db, "default", job.id)  # as a worker or its maintenance would: outside of any request
     with db.read() as session:
         assert [row.object_id for row in session.scalars(select(AuditLog))] == [job.id]
         assert session.scalars(select(Job.id)).all() == [job.id]

@@ -63,7 +63,7 @@ def test_a_request_in_a_file_is_sent_and_waited_for(
 
     def work() -> None:
         deadline = time.monotonic() + PATIENCE
-        while not lifecycle.sweep(db, limit=3) and time.monotonic() < deadline:  # until the jobs are there
+        while not lifecycle.recover(db, limit=3) and time.monotonic() < deadline:  # until the jobs are there
             time.sleep(0.05)
         for _ in range(2):
             run(db, 0.5)

@@ -90,7 +90,7 @@ def _take_over(db: Database, lease: Lease) -> None:
 def _expire(db: Database, lease: Lease) -> None:
     with db.write() as session:
         session.execute(update(Job).where(Job.id == lease.job_id).values(lease_until=now(session)))
-    lifecycle.sweep(db, limit=3)
+    lifecycle.recover(db, limit=3)
 
 
 @pytest.mark.parametrize("happening", [_cancel, _take_over, _expire])

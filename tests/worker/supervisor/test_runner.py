@@ -129,7 +129,7 @@ def test_unknown_database_stops_the_trainer_before_the_lease_ends(
             assert not thread.is_alive()
     assert job_of(deployment.db, job_id).status == "running"
     expire(deployment.db, job_id)
-    lifecycle.sweep(deployment.db, limit=3)
+    lifecycle.recover(deployment.db, limit=3)
     assert job_of(deployment.db, job_id).crashes == 1
 
 

@@ -54,7 +54,7 @@ def test_a_job_ends_with_a_timestamp(deployment: Deployment, runner: Runner, tsa
 
 
 def test_an_authority_that_is_away_loses_no_job(deployment: Deployment, runner: Runner, tsa: LocalAuthority) -> None:
-    """The job succeeds and says so; a sweep attaches the timestamp when the authority is back, once."""
+    """The job succeeds and says so; maintenance attaches the timestamp when the authority is back, once."""
     job_id = submit(deployment)
     with_authority(runner, "http://127.0.0.1:9/")
     runner.run_next()

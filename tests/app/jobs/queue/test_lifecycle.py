@@ -122,11 +122,11 @@ def test_a_lease_that_ran_out_writes_nothing(db):
     expire(db, old)
     with pytest.raises(LeaseLost):
         lifecycle.beat(db, old)
-    assert lifecycle.sweep(db, limit=3) == []  # it waits out its back-off
+    assert lifecycle.recover(db, limit=3) == []  # it waits out its back-off
     assert row(db, job.id).status == "queued" and row(db, job.id).crashes == 1
     with db.write() as session:
         session.execute(update(Job).values(not_before=None))
-    assert lifecycle.sweep(db, limit=3) == [job.id]
+    assert lifecycle.recover(db, limit=3) == [job.id]
     new = claimed(db)
     assert new.attempt == 2
     for stale in (lambda: lifecycle.beat(db, old), lambda: lifecycle.finish(db, old, Outcome("succeeded"))):
@@ -140,7 +140,7 @@ def test_two_sweeps_make_one_takeover(db):
     """Sweeps that run side by side book one crash."""
     job = submitted(db)
     expire(db, claimed(db))
-    threads = [threading.Thread(target=lifecycle.sweep, args=(db,), kwargs={"limit": 3}) for _ in range(4)]
+    threads = [threading.Thread(target=lifecycle.recover, args=(db,), kwargs={"limit": 3}) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -216,14 +216,14 @@ def test_a_drained_worker_is_not_a_crash(db):
     """Release queues the job at once for the next worker, and counts nothing."""
     job = submitted(db)
     assert lifecycle.release(db, claimed(db)) == "queued"
-    assert row(db, job.id).crashes == 0 and lifecycle.sweep(db, limit=3) == [job.id]
+    assert row(db, job.id).crashes == 0 and lifecycle.recover(db, limit=3) == [job.id]
 
 
 def test_lost_devices_are_no_crashes_and_have_a_bound(db):
     """Queued again at once; a job under which as many devices went as attempts may crash is suspected, and fails."""
     job = submitted(db, retries=0)
     assert lifecycle.lose(db, claimed(db), limit=3) == "queued"
-    assert lifecycle.sweep(db, limit=3) == [job.id]
+    assert lifecycle.recover(db, limit=3) == [job.id]
     assert lifecycle.lose(db, claimed(db), limit=3) == "queued"
     assert lifecycle.lose(db, claimed(db), limit=3) == "failed"
     found = row(db, job.id)

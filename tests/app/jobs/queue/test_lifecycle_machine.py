@@ -105,7 +105,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(target=leases, worker=st.sampled_from(["a", "b", "c"]))
     def look(self, worker: str):
-        """What a sweep does without any message, and a message that names no job."""
+        """What maintenance does without any message, and a message that names no job."""
         return self.claimed(worker)
 
     def claimed(self, worker: str):
@@ -149,11 +149,11 @@ class Fleet(RuleBasedStateMachine):
         assert held, "a fenced-off worker wrote"
         return True
 
-    # ---- time and the sweep
+    # ---- time and maintenance
 
     @rule(lease=leases)
     def clock_stops(self, lease: Lease) -> None:
-        """The holder sleeps; its lease runs out by the database's clock, and no sweep has come by yet."""
+        """The holder sleeps; its lease runs out by the database's clock, and no maintenance has come by yet."""
         if self.holder[lease.job_id] == lease.attempt:
             with self.db.write() as session:
                 past = now(session) - timedelta(seconds=1)
@@ -161,8 +161,8 @@ class Fleet(RuleBasedStateMachine):
             self.asleep.add((lease.job_id, lease.attempt))
 
     @rule()
-    def sweep(self) -> None:
-        self.mailbox += lifecycle.sweep(self.db, limit=CRASH_LIMIT)
+    def recover(self) -> None:
+        self.mailbox += lifecycle.recover(self.db, limit=CRASH_LIMIT)
         for job_id, attempt in self.asleep:
             if self.holder[job_id] == attempt:
                 self.crashed(job_id)
@@ -201,7 +201,7 @@ class Fleet(RuleBasedStateMachine):
         with self.db.write() as session:
             past = now(session) - timedelta(seconds=1)
             session.execute(update(Job).values(lease_until=past, not_before=None))
-        lifecycle.sweep(self.db, limit=CRASH_LIMIT)
+        lifecycle.recover(self.db, limit=CRASH_LIMIT)
         with self.db.write() as session:
             session.execute(update(Job).values(not_before=None))
         while lease := lifecycle.claim(self.db, worker="last", seconds=60):

@@ -28,7 +28,7 @@ def claimed(backends: Backends) -> Job:
 
 
 def test_a_stale_lease_is_taken_over(backends: Backends, look: Callable[..., list[Finding]]) -> None:
-    """A lease that no worker's sweep has taken over in time: the job waits again, and the crash is counted."""
+    """A lease that no worker has taken over in time: the job waits again, and the crash is counted."""
     job = claimed(backends)
     with backends.database.write() as session:
         session.execute(update(Job).values(lease_until=now(session) - timedelta(minutes=5)))
@@ -85,7 +85,7 @@ def checkpoint(folder: Path, content: bytes) -> Path:
 
 
 def test_folders_of_ended_jobs_go(backends: Backends, look: Callable[..., list[Finding]]) -> None:
-    """A worker's sweep removes them; where no worker is left, the doctor does."""
+    """A worker's maintenance removes them; where no worker is left, the doctor does."""
     job, _ = lifecycle.submit(backends.database, new_job(result_files=[]))
     lifecycle.cancel(backends.database, "default", job.id)
     folder = backends.settings.work / job.id / "checkpoints"

@@ -24,25 +24,25 @@ from worker.supervisor.timestamps import stamp_due
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between sweeps at least, however many jobs wait for the end of their back-off.
+#: Seconds between rounds at least, however many jobs wait for the end of their back-off.
 PAUSE_SECONDS: Final = 0.5
 
 
-class Sweeper:
-    """A thread that sweeps at once and then every `sweep_seconds`. It starts waiting jobs without the broker."""
+class Maintenance:
+    """Runs a round of maintenance at once and then every `sweep_seconds`, in a thread of its own."""
 
     def __init__(self, runner: Runner, *, wake_model: Callable[[str], None]) -> None:
         self._runner = runner
         self._wake_model = wake_model
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sweep", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="maintenance", daemon=True)
         self._woken: list[threading.Thread] = []
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop sweeping; returns once the jobs that were started here have been given back. The worker is gone then."""
+        """Stop; returns once the jobs that were started here have been given back. The worker is gone then."""
         self._closed.set()
         self._thread.join()
         for each in self._woken:
@@ -52,10 +52,10 @@ class Sweeper:
         except SQLAlchemyError as error:  # it is taken to be gone after a minute all the same
             log.warning("the end of this worker could not be recorded", error=f"{type(error).__name__}: {error}")
 
-    def sweep(self) -> None:
-        """Sweep once. Any number of workers may do it at the same time."""
+    def run_once(self) -> None:
+        """Run one round. Any number of workers may do it at the same time."""
         self._register()
-        waiting = lifecycle.sweep(self._runner.db, limit=self._runner.settings.max_crashes)
+        waiting = lifecycle.recover(self._runner.db, limit=self._runner.settings.max_crashes)
         for _ in waiting[: self._runner.slots.free]:
             self._start_waiting()
         self._remove_leftovers()
@@ -79,28 +79,28 @@ class Sweeper:
     def _start_waiting(self) -> None:
         """Start waiting jobs in a thread of our own: the broker may be away, or its messages lost."""
         self._woken = [each for each in self._woken if each.is_alive()]
-        thread = threading.Thread(target=self._work, name="woken by the sweep", daemon=True)
+        thread = threading.Thread(target=self._work, name="started by maintenance", daemon=True)
         self._woken.append(thread)
         thread.start()
 
     def _work(self) -> None:
         try:
             self._runner.run_waiting()
-        except Exception as error:  # noqa: BLE001 - the next sweep finds the jobs that still wait
+        except Exception as error:  # noqa: BLE001 - the next round finds the jobs that still wait
             log.warning("waiting jobs could not be started", error=f"{type(error).__name__}: {error}")
 
     def _loop(self) -> None:
         while not self._closed.is_set():
             pause = self._runner.settings.sweep_seconds
             try:
-                self.sweep()
+                self.run_once()
                 pause = self._until_due(pause)
-            except Exception as error:  # noqa: BLE001 - a later sweep finds database and broker again
-                log.warning("a sweep failed", error=f"{type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - a later round finds database and broker again
+                log.warning("a round of maintenance failed", error=f"{type(error).__name__}: {error}")
             self._wait(pause)
 
     def _wait(self, seconds: float) -> None:
-        """Wait for the next sweep. However rare sweeps are, the worker keeps saying that it is alive."""
+        """Wait for the next round. However rare rounds are, the worker keeps saying that it is alive."""
         while not self._closed.wait(min(seconds, workers.REGISTER_SECONDS)):
             seconds -= workers.REGISTER_SECONDS
             if seconds <= 0:

@@ -18,16 +18,16 @@ from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import eventually, job_of, submit, succeeded
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
+from worker.supervisor.maintenance import Maintenance
 from worker.supervisor.runner import Runner
-from worker.supervisor.sweep import Sweeper
 
 
 class Bells:
-    """A sweeper whose rings are written down."""
+    """A maintenance whose rings are written down."""
 
     def __init__(self, runner: Runner) -> None:
         self.models: list[str] = []
-        self.sweeper = Sweeper(runner, wake_model=self.models.append)
+        self.maintenance = Maintenance(runner, wake_model=self.models.append)
 
 
 def place_model(runner: Runner, name: str) -> None:
@@ -44,14 +44,14 @@ def test_waiting_jobs_are_started(deployment: Deployment, runner: Runner) -> Non
     bells = Bells(runner)
     both = runner.slots.take(2)
     assert both is not None
-    bells.sweeper.sweep()
+    bells.maintenance.run_once()
     runner.slots.give_back(both)
     assert [job_of(deployment.db, each).attempt for each in jobs] == [0, 0, 0]
-    bells.sweeper.start()
+    bells.maintenance.start()
     try:
         assert [succeeded(deployment, each).attempt for each in jobs] == [1, 1, 1]
     finally:
-        bells.sweeper.close()
+        bells.maintenance.close()
 
 
 def test_expired_lease_is_taken_over(deployment: Deployment, runner: Runner) -> None:
@@ -60,7 +60,7 @@ def test_expired_lease_is_taken_over(deployment: Deployment, runner: Runner) -> 
     assert lifecycle.claim(deployment.db, worker="gone", seconds=60)
     with deployment.db.write() as session:
         session.execute(update(Job).where(Job.id == job_id).values(lease_until=now(session) - timedelta(seconds=1)))
-    Bells(runner).sweeper.sweep()
+    Bells(runner).maintenance.run_once()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.crashes, job.lease_owner) == ("queued", 1, None)
 
@@ -72,14 +72,14 @@ def test_thread_wakes_for_the_end_of_a_back_off(deployment: Deployment, runner: 
     with deployment.db.write() as session:
         session.execute(update(Job).where(Job.id == job_id).values(not_before=now(session) + timedelta(seconds=1)))
     bells = Bells(runner)
-    bells.sweeper.start()
+    bells.maintenance.start()
     try:
         succeeded(deployment, job_id)
     finally:
-        bells.sweeper.close()
+        bells.maintenance.close()
 
 
-def test_failed_sweep_is_followed_by_another(deployment: Deployment, runner: Runner) -> None:
+def test_failed_round_is_followed_by_another(deployment: Deployment, runner: Runner) -> None:
     """A broker that refuses a message ends neither the thread nor the start of jobs."""
     runner.settings = runner.settings.model_copy(update={"sweep_seconds": 0.01})
     place_model(runner, "tiny")
@@ -89,13 +89,13 @@ def test_failed_sweep_is_followed_by_another(deployment: Deployment, runner: Run
         tries.append(model_id)
         raise ConnectionError("the broker is away")
 
-    sweeper = Sweeper(runner, wake_model=refuse)
-    sweeper.start()
+    maintenance = Maintenance(runner, wake_model=refuse)
+    maintenance.start()
     try:
         eventually(lambda: len(tries) >= 2)
         succeeded(deployment, submit(deployment))
     finally:
-        sweeper.close()
+        maintenance.close()
 
 
 def test_leftovers_of_ended_jobs_are_removed(deployment: Deployment, runner: Runner) -> None:
@@ -105,20 +105,20 @@ def test_leftovers_of_ended_jobs_are_removed(deployment: Deployment, runner: Run
     for name in (alive, ended, "ftjob-unknown", "home"):
         (runner.settings.work / name / "a1").mkdir(parents=True)
     assert runner.slots.take()  # the waiting job is not what this is about
-    Bells(runner).sweeper.sweep()
+    Bells(runner).maintenance.run_once()
     assert sorted(path.name for path in runner.settings.work.iterdir()) == sorted([alive, "ftjob-unknown", "home"])
 
 
 def test_folders_become_models(deployment: Deployment, runner: Runner) -> None:
-    """A folder under PERMAFROST_MODELS_DIR is found by the sweep, read once, and then left alone."""
+    """A folder under PERMAFROST_MODELS_DIR is found by maintenance, read once, and then left alone."""
     place_model(runner, "tiny")
     bells = Bells(runner)
-    bells.sweeper.sweep()
+    bells.maintenance.run_once()
     assert bells.models == ["tiny"]
     describer = Describer(runner)
     for _ in range(2):
         describer.describe("tiny")
-    bells.sweeper.sweep()
+    bells.maintenance.run_once()
     assert bells.models == ["tiny"]
     with deployment.db.read() as session:
         model = session.get_one(Model, "tiny")
@@ -128,40 +128,40 @@ def test_folders_become_models(deployment: Deployment, runner: Runner) -> None:
         assert {tensor["name"] for tensor in model.tensors} == {"bias", "weight"}
 
 
-def test_a_worker_is_alive_from_its_first_sweep_until_it_stops(
+def test_a_worker_is_alive_from_its_first_round_until_it_stops(
     deployment: Deployment, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says so between two sweeps, too, however rare they are: a waiting job's `waiting_for` depends on it."""
     monkeypatch.setattr("app.jobs.queue.workers.REGISTER_SECONDS", 0.05)
     runner.settings.sweep_seconds = 3600.0
-    sweeper = Bells(runner).sweeper
+    maintenance = Bells(runner).maintenance
 
     def seen_at() -> datetime | None:
         with deployment.db.read() as session:
             worker = session.get(Worker, runner.worker)
             return worker.seen_at if worker is not None else None
 
-    sweeper.start()
+    maintenance.start()
     try:
         eventually(lambda: seen_at() is not None)
         first = seen_at()
         eventually(lambda: seen_at() != first)
     finally:
-        sweeper.close()
+        maintenance.close()
     assert seen_at() is None
 
 
 @pytest.mark.parametrize("referred", [False, True])
 def test_deletions_that_waited_are_made(runner: Runner, referred: bool) -> None:
-    """Bytes that were stored twice within the hour go with the first sweep after it, unless a row refers to them."""
+    """Bytes that were stored twice within the hour go with the first round after it, unless a row refers to them."""
     storage = runner.storage
     for _ in range(2):
         with storage.writer() as writer:
             writer.write(b"stored twice")
     key = writer.blob.key
     assert storage.root is not None and not storage.delete(key)
-    sweeper = Sweeper(runner, wake_model=lambda _: None)
-    sweeper.sweep()
+    maintenance = Maintenance(runner, wake_model=lambda _: None)
+    maintenance.run_once()
     assert storage.exists(key)
     if referred:
         with runner.db.write() as session:
@@ -172,5 +172,5 @@ def test_deletions_that_waited_are_made(runner: Runner, referred: bool) -> None:
     hour_ago = time.time() - 3601
     for mark in ("again", "unused"):
         os.utime(storage.root / mark / key, (hour_ago, hour_ago))
-    sweeper.sweep()
+    maintenance.run_once()
     assert (storage.exists(key), list(storage.deletions_due())) == (referred, [])
