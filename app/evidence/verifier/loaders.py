@@ -2,7 +2,7 @@
 
 The tables are data: `loaders.json` beside this module, written by `python -m tools.loaders`. A kind is a `model_type`.
 For a folder whose kind is not known, the prefixes and conversions of all kinds count. The file has a line for each
-kind and each rule, and only those that are needed are parsed: all of them take longer than a small model does.
+kind, and only those that are needed are parsed: all of them take longer than a small model does.
 """
 
 import json
@@ -87,26 +87,33 @@ class Kind:
     tied: bool | None
 
     @cached_property
-    def _prefix(self) -> re.Pattern[str]:
-        # One more character of any kind: transformers removes `^prefix.` as a regular expression.
-        longest = sorted(self.prefixes, key=len, reverse=True)
-        return re.compile(f"(?:{'|'.join(map(re.escape, longest))}).(?=.)" if longest else r"(?!)", re.DOTALL)
+    def _by_first(self) -> dict[str, list[str]]:
+        """Prefixes by their first letter, longest first. An expression of all of them takes longer to compile."""
+        found: dict[str, list[str]] = {}
+        for prefix in sorted(self.prefixes, key=len, reverse=True):
+            found.setdefault(prefix[:1], []).append(prefix)
+        return found
 
     def tables_for(self, names: list[str]) -> Iterator[Table]:
         """The tables of which a rule may apply to one of the names, and the empty table."""
         yield ()
         text = "\n".join(names)
         rules = {at for table in self.tables for at in table}
-        fitting = {at for at in rules if any(literal in text for literal in json.loads(_file()[2][at])[3])}
+        fitting = {at for at in rules if any(literal in text for literal in _rules()[at][3])}
         for table in self.tables:
             if fitting.intersection(table):
                 yield tuple(_rule(at) for at in table)
 
     def stem(self, name: str) -> str:
         """The name without base-model prefixes, which loading adds or removes as the model's class needs."""
-        while match := self._prefix.match(name):
-            name = name[match.end() :]
-        return name
+        while True:
+            for prefix in self._by_first.get(name[:1], ()):
+                # One more character of any kind: transformers removes `^prefix.` as a regular expression.
+                if name.startswith(prefix) and len(name) > len(prefix) + 1:
+                    name = name[len(prefix) + 1 :]
+                    break
+            else:
+                return name
 
 
 class Record(TypedDict):
@@ -196,7 +203,7 @@ def _joined(names: tuple[str, ...]) -> Kind:
 
 @cache
 def _rule(at: int) -> Conversion:
-    sources, targets, joins, literals = json.loads(_file()[2][at])
+    sources, targets, joins, literals = _rules()[at]
     return Conversion(tuple(sources), tuple(targets), joins, tuple(literals))
 
 
@@ -209,12 +216,18 @@ def _branches(sources: Iterable[str]) -> Iterator[str]:
 
 
 @cache
-def _file() -> tuple[str, dict[str, str], list[str]]:
-    """JSON for all kinds in one, for each kind, and for each rule."""
+def _rules() -> list[tuple[list[str], list[str], bool, list[str]]]:
+    found: list[tuple[list[str], list[str], bool, list[str]]] = json.loads(_file()[2])
+    return found
+
+
+@cache
+def _file() -> tuple[str, dict[str, str], str]:
+    """JSON for all kinds in one, for each kind, and for the rules."""
     lines = (get_data(__package__, FILE) or b"").decode().splitlines()
     rules, kinds = lines.index(RULES), lines.index(KINDS)
     every = next(line for line in lines if line.startswith(EVERY))
     named = (line.partition(":") for line in lines[kinds + 1 : lines.index("}", kinds)])
     by_name = {name[1:-1]: body.rstrip(",") for name, _, body in named}
     ends = lines.index("],", rules)
-    return every.removeprefix(EVERY).rstrip(","), by_name, [line.rstrip(",") for line in lines[rules + 1 : ends]]
+    return every.removeprefix(EVERY).rstrip(","), by_name, f"[{''.join(lines[rules + 1 : ends])}]"
