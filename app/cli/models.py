@@ -92,6 +92,7 @@ def get(
     url = f"models/{quote(model, safe=':')}"
     with connect(server) as client:
         for file in ask(client, "GET", url)["files"]:
+            (folder / file["name"]).parent.mkdir(exist_ok=True)  # of a module, or of chat templates
             download(client, f"{url}/files/{quote(file['name'])}", folder / file["name"])
     typer.echo(f"{model} is in {folder}", err=True)
 

@@ -3,7 +3,7 @@
 from starlette.convertors import PathConvertor
 
 #: A file of a model; those of a sentence-transformers model's modules are in folders such as `1_Pooling`.
-FILE = r"(?:\d+_[A-Za-z]+/)?[^/]+"
+FILE = r"(?:(?:\d+_[A-Za-z]+|additional_chat_templates)/)?[^/]+"
 
 
 class ModelIdConvertor(PathConvertor):

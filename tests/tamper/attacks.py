@@ -1143,12 +1143,6 @@ def _(world: World) -> Options:
     world.sign()
 
 
-@attack("41-auto-map-code-beside-the-base", levels=(3,), only="base_strays")
-def _(world: World) -> Options:
-    world.sign()
-    (world.base / "modeling_toy.py").write_text("print('mine')")
-
-
 @attack("41-auto-map-in-the-bases-config", levels=(3,), only="base_files")
 def _(world: World) -> Options:
     world.sign()
@@ -1161,10 +1155,31 @@ def _(world: World) -> Options:
     (world.base / "adapter_config.json").write_text('{"peft_type": "LORA"}')
 
 
-@attack("41-shadow-weights-beside-the-base", levels=(3,), only="base_strays")
+def other_name_world(root: Path) -> World:
+    """A base whose weights have a name that no loader looks for."""
+    return World(root, base_weights={"weights.safetensors": base_tensors()})
+
+
+@attack("41-shadow-weights-beside-the-base", levels=(3,), only="base_strays", world=other_name_world)
 def _(world: World) -> Options:
     world.sign()
     (world.base / "PyTorch_Model.BIN").write_bytes(b"\x80\x04")
+
+
+def sharded_base_world(root: Path) -> World:
+    """A base in two files with an index."""
+    tensors = base_tensors()
+    first = {name: tensors.pop(name) for name in list(tensors)[:2]}
+    shards = {"model-00001-of-00002.safetensors": first, "model-00002-of-00002.safetensors": tensors}
+    return World(root, base_weights=shards)
+
+
+for number, name in enumerate(("model.safetensors", "consolidated.safetensors", "model.fp16.safetensors")):
+
+    @attack(f"41-weights-beside-the-bases-shards-{number}", levels=(3,), only="base_strays", world=sharded_base_world)
+    def _(world: World, name: str = name) -> Options:
+        world.sign()
+        (world.base / name).write_bytes(b"others")
 
 
 @attack("41-adapter-slipped-in-beside-the-result", only="nothing_extra")

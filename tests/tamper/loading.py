@@ -10,6 +10,7 @@ from typing import Any
 
 from app.evidence.format.modules import SentenceModule
 from app.evidence.format.statement import Row, base_readings, total
+from app.evidence.format.templates import FOLDER
 from tests.tamper.attacks import Options, attack
 from tests.tamper.kit import (
     World,
@@ -140,6 +141,16 @@ def _(world: World) -> Options:
     world.result_files["modeling_toy.py"] = b"pass"
     world.write()
     world.sign()
+
+
+for number, name in enumerate(("tool.py", "model.safetensors", ".tool.jinja", "deep/tool.jinja")):
+
+    @attack(f"41-other-file-among-templates-{number}")
+    def _(world: World, name: str = name) -> Options:
+        """Loaders read templates alone in this folder, so nothing else may be there, even if signed."""
+        world.result_files |= {f"{FOLDER}/tool.jinja": b"{{ messages }}", f"{FOLDER}/{name}": b"x"}
+        world.write()
+        world.sign()
 
 
 @attack("41-modules-of-sentence-transformers", only="no_modules")

@@ -15,6 +15,7 @@ from app.evidence.format.compose import Slice
 from app.evidence.format.digest import FileChanged, FileReading, TensorReading, read_file, reread
 from app.evidence.format.modules import MODULES, files_listed, tensor_prefix, within
 from app.evidence.format.statement import FileRef
+from app.evidence.format.templates import templates_in
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.files.usage import blob_in_use
@@ -190,10 +191,11 @@ def publish_files(folder: Path, storage: Storage) -> list[JsonDict]:
 
 
 def _names(folder: Path) -> list[str]:
-    """The names of the files, with those of sentence-transformers modules in folders such as `1_Pooling`."""
+    """The names of the files, with those of modules and chat templates in folders of theirs."""
     if (folder / MODULES).is_symlink():
         raise ResultError(f"{MODULES} cannot be read: it is a link")
     inside = {name for name in files_listed(folder) if not name.endswith(".safetensors")}
+    inside |= set(templates_in(folder))
     folders = {name.partition("/")[0] for name in inside}
     if any((folder / name).is_symlink() for name in folders):
         raise ResultError("a folder in the trainer's output folder is a link")

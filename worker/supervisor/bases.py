@@ -11,6 +11,7 @@ from app.db import Database, now
 from app.errors import ModelError
 from app.evidence.format.digest import FileChanged, FileReading, read_file, reread
 from app.evidence.format.modules import files_in, within
+from app.evidence.format.templates import templates_in
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
 from app.jobs.queue.attempt import Lease
@@ -54,7 +55,7 @@ def _ingest(folder: Path, storage: Storage) -> StoredFolder:
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         raise ModelError(f"{folder.name}: no .safetensors file; other formats of weights are not read", param="model")
-    names += files_in(folder)
+    names += [*files_in(folder), *templates_in(folder)]
     readings = {name: within(_read(folder / name), name) for name in names if name.endswith(".safetensors")}
     _refuse_variants(folder, readings)
     try:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from app.errors import ModelError
 from app.evidence.format.modules import is_module_file
+from app.evidence.format.templates import is_template_file
 from worker.supervisor.process.environment import cleaned
 from worker.supervisor.process.tied import LIFELINE, die_with, start_tied
 
@@ -155,8 +156,8 @@ def chosen(names: Iterable[str]) -> list[str]:
         )
     rest = [name for name in top if name.endswith(SUFFIXES) and not name.startswith("adapter_")]
     index = "model.safetensors.index.json"
-    modules = sorted(filter(is_module_file, names))
-    return [*weights, *(name for name in rest if name != index or weights != ["model.safetensors"]), *modules]
+    inside = sorted(name for name in names if is_module_file(name) or is_template_file(name))
+    return [*weights, *(name for name in rest if name != index or weights != ["model.safetensors"]), *inside]
 
 
 def _refuse_large(repository: str, size: int, most: int) -> None:

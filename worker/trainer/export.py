@@ -17,6 +17,7 @@ from app.errors import ModelError
 from app.evidence.attest.names import unfollowed
 from app.evidence.attest.observations import read_observations
 from app.evidence.format.digest import TensorReading
+from app.evidence.format.templates import templates_in
 from app.freeze.implied import is_of_adapter
 from app.freeze.plan import Decision, FreezePlan
 from app.specs.models import ModelSpec, TorchSpec, TransformersSpec
@@ -306,13 +307,14 @@ def _write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 def _write_tokenizer(base: Path, folder: Path, tokenizer: Any) -> None:
     """Copies the base's tokenizer files, or saves the tokenizer where a token or a chat template was added."""
     if pretrained.as_stored(tokenizer):
-        _copy(base, folder, TOKENIZER_FILES)
+        _copy(base, folder, (*TOKENIZER_FILES, *templates_in(base)))
         return
     if tokenizer.is_fast:  # options of the last call are not part of the tokenizer
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
-    # Several templates stay in tokenizer_config.json, as in the base: as files they would be in a folder of their own.
-    tokenizer.save_pretrained(folder, save_jinja_files=not isinstance(tokenizer.chat_template, dict))
+    # Several templates stay where the base has them: in tokenizer_config.json, or in a folder of their own.
+    as_files = not isinstance(tokenizer.chat_template, dict) or bool(templates_in(base))
+    tokenizer.save_pretrained(folder, save_jinja_files=as_files)
     _without_ignored_keys(folder / "tokenizer_config.json")
 
 
@@ -327,6 +329,7 @@ def _copy(base: Path, folder: Path, names: Sequence[str]) -> None:
         source, target = base / name, folder / name
         if not source.is_file() or target.exists():
             continue
+        target.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, target)
         if name in CONFIGURATIONS:
             _without_ignored_keys(target)

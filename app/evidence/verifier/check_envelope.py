@@ -11,6 +11,7 @@ from app.evidence.format.modules import is_module_file
 from app.evidence.format.parse import strangers
 from app.evidence.format.statement import PREDICATE_TYPE, STATEMENT_TYPE
 from app.evidence.format.strict import repeated_keys
+from app.evidence.format.templates import is_template_file
 from app.evidence.verifier.context import Check, CheckContext, Problem
 
 CLOCK_SKEW = timedelta(minutes=5)
@@ -92,10 +93,10 @@ def _not_from_the_future(context: CheckContext) -> Iterator[Problem]:
 
 
 def _subject_names(context: CheckContext) -> Iterator[Problem]:
-    """Rejects a file name that is not a plain name: no path but a module's, no drive letter, no control character."""
+    """Rejects a file name that is no plain name: no path but a module's or template's, no drive letter."""
     files = [*context.predicate.result_files, *context.predicate.base_files]
     for name in {name for name, _ in context.statement.subjects} | {file.name for file in files}:
-        if not _is_plain(name) and not is_module_file(name):
+        if not (_is_plain(name) or is_module_file(name) or is_template_file(name)):
             yield Problem("subject_names", "not a plain file name", name)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import FileRef, Reading
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
-from app.evidence.verifier.check_loading import CODE, CONTAINERS
+from app.evidence.verifier.check_configuration import some
+from app.evidence.verifier.check_loading import CODE, CONTAINERS, INDEX, WEIGHTS
 from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, base_of, result_of
 from app.evidence.verifier.read_files import INDEX_ENDING
 
@@ -153,13 +154,39 @@ def _base_files(context: CheckContext) -> Iterator[Problem]:
 
 
 def _base_strays(context: CheckContext) -> Iterator[Problem]:
-    """Rejects code, adapters and other weights beside the base's files: a loader would use them. A README is fine."""
-    held = base_of(context)
-    for name in sorted(held.files - {file.name for file in context.predicate.base_files}):
+    """Rejects adapters and safetensors files beside the base's: loaders use them unasked. Code and a README are fine.
+
+    Weights in another format are rejected where the base's own have names that transformers does not look for.
+    """
+    opened = any(file.name in (*WEIGHTS.values(), INDEX) for file in context.predicate.base_files)
+    for name in _beside_base(context):
         lower = name.lower()
-        if lower.endswith((*CONTAINERS, *CODE, ".safetensors", INDEX_ENDING)) or lower in _ADAPTERS:
+        if lower.endswith((".safetensors", INDEX_ENDING)) or lower in _ADAPTERS:
             reason = "beside the base's files, and a loader may use it in their place; move it out of the base's folder"
             yield Problem("base_strays", reason, name)
+        elif lower.endswith(CONTAINERS) and not opened:
+            reason = f"transformers opens it, as the base has no {WEIGHTS['full']}; move it out of the base's folder"
+            yield Problem("base_strays", reason, name)
+
+
+def base_notes(context: CheckContext) -> Iterator[str]:
+    """What lies beside the base's files and is read only where a loader is asked to."""
+    beside = _beside_base(context) if context.base is not None else []
+    if formats := [name for name in beside if name.lower().endswith(CONTAINERS)]:
+        yield (
+            f"weights in other formats beside the base's files: {some(formats)}; a loader prefers the safetensors "
+            "files, which were compared, unless it is asked for the others"
+        )
+    if code := [name for name in beside if name.lower().endswith(CODE)]:
+        yield (
+            f"code beside the base's files: {some(code)}; it was not run, and a loader that is allowed to run it "
+            "(trust_remote_code) may make another model of the same bytes"
+        )
+
+
+def _beside_base(context: CheckContext) -> list[str]:
+    """The files in the base's folder that the statement does not list."""
+    return sorted(base_of(context).files - {file.name for file in context.predicate.base_files})
 
 
 def _base_tensors_once(context: CheckContext) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.evidence.format.modules import CONFIG, FILES, MODULES, ModulesError, SentenceModule, files_of, parse
 from app.evidence.format.strict import JsonError, read_json
+from app.evidence.format.templates import is_template_file
 from app.evidence.verifier.context import CheckContext, Holdings, Problem
 from app.evidence.verifier.read_files import SENTENCE_CONFIG
 
@@ -27,9 +28,9 @@ ACTIVATIONS = "torch.nn.modules."
 
 
 def no_modules(context: CheckContext) -> Iterator[Problem]:
-    """Rejects files in folders and a `modules.json`, apart from the modules of a sentence-transformers model."""
+    """Rejects files in folders and a `modules.json`, apart from chat templates and sentence-transformers' modules."""
     names = {file.name for file in context.predicate.result_files}
-    inside = {name for name in names if "/" in name}
+    inside = {name for name in names if "/" in name and not is_template_file(name)}
     for name in sorted(names):
         if name.casefold() == MODULES and (name != MODULES or context.predicate.result_kind != "full"):
             reason = "sentence-transformers loads the modules that it names in place of the model; remove it"

@@ -11,6 +11,7 @@ from app.evidence.format.keys import iso
 from app.evidence.format.statement import Reading, frozen_readings, total
 from app.evidence.verifier.check_chain import frozen_throughout
 from app.evidence.verifier.check_configuration import loading_notes, some
+from app.evidence.verifier.check_files import base_notes
 from app.evidence.verifier.check_timestamp import described
 from app.evidence.verifier.context import CheckContext, Problem, printable
 from app.evidence.verifier.recipe_facts import recipe_facts, recipe_lines
@@ -105,6 +106,7 @@ def warnings(context: CheckContext) -> Iterator[str]:
         )
     if context.result is not None:
         yield from loading_notes(context)
+    yield from base_notes(context)
     names += [reading.name for row in rows for reading in (row.base, row.result) if reading]
     yield from (f"names that some systems take for one: {some(group)}" for group in look_alikes(names))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
+from app.models.tables import Model
 from tests.app.cli.commands import Command
 from tests.app.models.models import add_model, add_result
 from tests.hub import COMMIT, Hub, serving
@@ -34,6 +35,21 @@ def test_models_are_listed_and_deleted(permafrost: Command, socket_url: str, emb
     assert refused.returncode == 1 and made.id in refused.stderr
     gone = permafrost("models", "rm", made.id, "tiny", PERMAFROST_SERVER=socket_url).stdout
     assert gone.splitlines() == [f"{made.id} deleted", "tiny deleted"]
+
+
+def test_files_of_folders_inside_are_downloaded(
+    permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path
+) -> None:
+    """Those of modules and of chat templates are in folders of their own."""
+    backends = embedded.state.backends
+    base = add_model(backends, tmp_path / "m")
+    name = "additional_chat_templates/rag.jinja"
+    with backends.database.write() as session:
+        row = session.get_one(Model, base.id)
+        row.files = [*row.files, {**row.files[0], "name": name}]
+    done = permafrost("models", "get", base.id, str(tmp_path / "got"), PERMAFROST_SERVER=socket_url)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "got" / name).read_bytes() == (tmp_path / "got" / "model.safetensors").read_bytes()
 
 
 def test_a_model_is_pulled_from_a_hub(permafrost: Command, hub: Hub, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from app.models.url import ModelIdConvertor
         ("minilm/files", True),
         ("minilm/files/a/b", True),
         ("minilm/files/1_Pooling/config.json", False),
+        ("minilm/files/additional_chat_templates/rag.jinja", False),
     ],
 )
 def test_paths_of_other_routes_are_no_ids(path: str, matches: bool) -> None:

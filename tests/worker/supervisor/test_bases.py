@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from app.evidence.format.templates import FOLDER
 from app.models.tables import Model
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
@@ -16,6 +17,9 @@ def test_base_model_folder_is_registered_once(deployment: Deployment, runner: Ru
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"architectures": ["AffineForSequenceClassification"]}))
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / FOLDER).mkdir()
+    (folder / FOLDER / "rag.jinja").write_text("{{ messages }}")
+    (folder / FOLDER / "run.py").write_text("")
     stub_trainer.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
     spec = {"type": "transformers", "path": "tiny"}
     first = submit(deployment, model="tiny", model_spec=spec)
@@ -28,7 +32,7 @@ def test_base_model_folder_is_registered_once(deployment: Deployment, runner: Ru
     with deployment.db.read() as session:
         model = session.get_one(Model, "tiny")
         assert (model.project, model.kind) == (None, "base")
-        assert [file["name"] for file in model.files] == ["config.json", "model.safetensors"]
+        assert [file["name"] for file in model.files] == ["config.json", "model.safetensors", f"{FOLDER}/rag.jinja"]
 
 
 def test_two_variants_of_weights_are_refused_by_name(deployment: Deployment, runner: Runner) -> None:

@@ -21,6 +21,8 @@ FILES = {
     "onnx/model.safetensors": b"another format's",
     ".hidden.json": b"{}",
     "adapter_config.json": b"{}",
+    "additional_chat_templates/rag.jinja": b"{{ messages }}",
+    "additional_chat_templates/run.py": b"import os",
 }
 
 
@@ -41,8 +43,10 @@ def fetch(folder: Path, revision: str = "main", *, repository: str = "acme/tiny"
 def test_what_is_taken(hub: Hub, tmp_path: Path, revision: str) -> None:
     """Weights in safetensors, configuration and tokenizer, of the commit that the revision is; no code, no pickle."""
     assert fetch(tmp_path, revision) == COMMIT
-    there = {path.name: path.read_bytes() for path in (tmp_path / "hub").iterdir() if path.is_file()}
-    assert there == {name: FILES[name] for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    paths = [path for path in (tmp_path / "hub").rglob("*") if path.is_file() and ".cache" not in path.parts]
+    there = {str(path.relative_to(tmp_path / "hub")): path.read_bytes() for path in paths}
+    taken = ("config.json", "model.safetensors", "tokenizer.json", "additional_chat_templates/rag.jinja")
+    assert there == {name: FILES[name] for name in taken}
     assert not any(name.endswith((".py", ".bin")) for name in hub.asked)
     assert set(hub.tokens) == {None}
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Mamba2Config, Mamba2ForCausalLM
+from transformers import AutoTokenizer, Mamba2Config, Mamba2ForCausalLM
 
 from app.errors import ModelError
+from app.evidence.format.templates import FOLDER
 from app.specs.models import TransformersSpec
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
@@ -162,7 +163,7 @@ def test_a_tokenizer_of_an_unknown_kind_is_the_models_fault(llama: Workspace) ->
 
 
 def test_several_chat_templates_stay_in_the_tokenizers_configuration(llama: Workspace) -> None:
-    """As files they would be in a folder of their own, which a result does not have."""
+    """They stay where the base has them."""
     templates = [{"name": name, "template": "{{ messages[0].content }}"} for name in ("default", "tool_use")]
     change(llama.base / "tokenizer_config.json", chat_template=templates)
     done = run(llama)
@@ -170,3 +171,17 @@ def test_several_chat_templates_stay_in_the_tokenizers_configuration(llama: Work
     assert not [path for path in done.place.files.iterdir() if path.is_dir()]
     written = json.loads((done.place.files / "tokenizer_config.json").read_text())["chat_template"]
     assert sorted(each["name"] for each in written) == ["default", "tool_use"]
+
+
+def test_several_chat_templates_in_files_of_their_own(llama: Workspace) -> None:
+    """As transformers 5 writes them: the result has the same files, and nothing else of that folder."""
+    inside = llama.base / FOLDER
+    inside.mkdir()
+    (llama.base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    (inside / "tool_use.jinja").write_text("{{ messages[1].content }}")
+    (inside / "run.py").write_text("")
+    done = run(llama)
+    assert done.code == 0
+    assert [path.name for path in (done.place.files / FOLDER).iterdir()] == ["tool_use.jinja"]
+    templates = AutoTokenizer.from_pretrained(done.place.files).chat_template
+    assert templates == {"default": "{{ messages[0].content }}", "tool_use": "{{ messages[1].content }}"}
