@@ -47,6 +47,7 @@ from app.pages.live import ProjectLooks
 from app.pages.report import router as report
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
+from app.papers.routes import router as papers
 from app.settings import Settings
 from app.storage.blobs import Storage
 from app.sweeps.routes import router as sweeps
@@ -118,7 +119,7 @@ def _add_middleware(application: FastAPI, settings: Settings) -> None:
 def _routes() -> list[BaseRoute]:
     """The routes of all applications of this process: FastAPI analyses each one for every router that includes it."""
     everything = APIRouter()
-    for router in (jobs, sweeps, curves, logs, evidence, report, freeze, files, models, webhooks, audit):
+    for router in (jobs, sweeps, curves, logs, evidence, papers, report, freeze, files, models, webhooks, audit):
         everything.include_router(router, prefix="/v1")
     for router in (health.router, pages, guide):
         everything.include_router(router)

@@ -52,6 +52,7 @@ def make_app() -> "Typer":
     from app.cli.keys import app as keys
     from app.cli.models import app as models
     from app.cli.openai_export import app as imports
+    from app.cli.papers import bom, pack
     from app.cli.sweep import sweep
     from app.ops.backup.command import backup, restore
     from app.ops.doctor.command import doctor
@@ -79,6 +80,8 @@ def make_app() -> "Typer":
         jobs.show: "Show a job: state, verdict, what comes next.",
         jobs.logs: "Print what a job's trainers printed.",
         jobs.report: "Write a job as one HTML file.",
+        bom: "Write a result's bill of materials.",
+        pack: "Pack a job for an auditor, in one folder.",
         jobs.cancel: "Cancel jobs.",
         jobs.pause: "Pause jobs.",
         jobs.resume: "Resume paused jobs.",

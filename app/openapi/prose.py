@@ -203,10 +203,24 @@ _ATTESTATION: Final = load_examples("attestation")
 ENVELOPE: Final = _ATTESTATION["envelope"]
 BUNDLE: Final = _ATTESTATION["bundle"]
 
+_BOMS: Final = load_examples("bom")
 REPORT: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "One HTML file that loads nothing.",
         "content": {"text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"}},
+    },
+}
+
+BOM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The bill of materials, in the format that was asked for.",
+        "content": {
+            media_type: {"schema": {"type": "object"}, "example": _BOMS[name]}
+            for name, media_type in (
+                ("cyclonedx", "application/vnd.cyclonedx+json; version=1.7"),
+                ("spdx", "application/spdx+json"),
+            )
+        },
     },
 }
 

@@ -23,7 +23,7 @@ NEEDS = {
         "listPaginatedFineTuningJobs", "retrieveFineTuningJob", "listFineTuningEvents", "listFineTuningJobCheckpoints",
         "listFineTuningJobLogs",
         "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "downloadModelSignature",
-        "downloadJobReport",
+        "downloadJobReport", "downloadBillOfMaterials",
         "listParameters", "listSigningKeys", "previewFreezePolicy", "readFreezePolicySchema", "listFiles",
         "retrieveFile", "downloadFile", "listModels", "listModelTensors", "compareModels",
         "downloadModelFile", "retrieveModel", "listWebhookEventTypes", "dashboard", "job_page",

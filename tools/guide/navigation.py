@@ -15,6 +15,7 @@ GUIDES = (
     "training.md",
     "freeze-policy.md",
     "evidence.md",
+    "papers.md",
     "models.md",
     "sweeps.md",
     "witness.md",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.logs.redaction import redacted
 from app.models.catalog import layout
+from app.models.papers import without_papers
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
@@ -33,7 +34,7 @@ def create(workspace: Workspace) -> None:
 
 def stage_base(workspace: Workspace, model: Model, storage: Storage) -> None:
     """Put the model's files in place: links to stored blobs; files that are composed on download are written out."""
-    for file in model.files:
+    for file in without_papers(model.files):
         target = workspace.base / file["name"]
         target.parent.mkdir(exist_ok=True)
         if file["blob"] is not None:

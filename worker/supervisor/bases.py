@@ -17,12 +17,15 @@ from app.evidence.format.tree import root
 from app.jobs.queue.attempt import Lease
 from app.jobs.queue.tables import Job
 from app.jsontypes import JsonDict
+from app.models.papers import PAPER, is_paper
 from app.models.tables import Model
 from app.specs.models import ModelSpec, TransformersSpec
 from app.storage.blobs import Storage
 
 #: Suffixes of files that are read from a model folder. Pickles and code are left alone.
 SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")
+#: The most bytes of a README or licence file that is kept beside the model; a larger one is left alone.
+MAX_PAPER: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,16 @@ def _ingest(folder: Path, storage: Storage) -> StoredFolder:
             raise FileChanged(f"{name} changed while it was read")
         files.append({"name": name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
         tensors += tensor_rows(reading, blob.key) if reading is not None else []
+    files += _papers(folder, storage)
     return StoredFolder(files, tensors, digest)
+
+
+def _papers(folder: Path, storage: Storage) -> Iterable[JsonDict]:
+    """README and licence, kept for readers. They decide nothing about the model, so no statement is about them."""
+    for path in sorted(folder.iterdir()):
+        if is_paper(path.name) and path.suffix not in SUFFIXES and path.is_file() and path.stat().st_size <= MAX_PAPER:
+            blob = storage.put(path)
+            yield {"name": path.name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key, PAPER: True}
 
 
 def _refuse_variants(folder: Path, readings: Mapping[str, FileReading]) -> None:

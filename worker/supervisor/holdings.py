@@ -10,6 +10,7 @@ from app.evidence.format.digest import FileReading, TensorReading, read_bytes
 from app.evidence.verifier.context import Holdings
 from app.evidence.verifier.read_files import INDEX_ENDING, is_configuration
 from app.jsontypes import JsonDict
+from app.models.papers import without_papers
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
@@ -33,9 +34,10 @@ def of_result(artifacts: Artifacts, storage: Storage) -> Holdings:
 
 def of_base(base: Model, workspace: Workspace, tensors: Iterable[TensorReading]) -> Holdings:
     """The base's folder; `tensors` are the readings of its weights. Raises ResultError for a file that is gone."""
-    held = Holdings(workspace.base, frozenset(file["name"] for file in base.files))
-    held.digests = {file["name"]: (file["sha256"], file["size"]) for file in base.files}
-    held.weights = _weights(base.files, base.tensors, {tensor.name: tensor for tensor in tensors})
+    files = without_papers(base.files)
+    held = Holdings(workspace.base, frozenset(file["name"] for file in files))
+    held.digests = {file["name"]: (file["sha256"], file["size"]) for file in files}
+    held.weights = _weights(files, base.tensors, {tensor.name: tensor for tensor in tensors})
     for name in filter(_is_document, held.files):
         try:
             held.documents[name] = read_bytes(workspace.base / name)

@@ -19,6 +19,7 @@ from typing import Any, Final
 from app.errors import ModelError
 from app.evidence.format.modules import is_module_file
 from app.evidence.format.templates import is_template_file
+from app.models.papers import is_paper
 from worker.supervisor.process.environment import cleaned
 from worker.supervisor.process.tied import LIFELINE, die_with, start_tied
 
@@ -154,7 +155,7 @@ def chosen(names: Iterable[str]) -> list[str]:
         raise ModelError(
             f"the model has no model.safetensors, whole or in shards{there}", param="model.path", code="invalid_model"
         )
-    rest = [name for name in top if name.endswith(SUFFIXES) and not name.startswith("adapter_")]
+    rest = [name for name in top if (name.endswith(SUFFIXES) or is_paper(name)) and not name.startswith("adapter_")]
     index = "model.safetensors.index.json"
     inside = sorted(name for name in names if is_module_file(name) or is_template_file(name))
     return [*weights, *(name for name in rest if name != index or weights != ["model.safetensors"]), *inside]

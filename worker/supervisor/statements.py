@@ -14,6 +14,7 @@ from app.evidence.format.statement import Predicate, build
 from app.evidence.tables import Evidence
 from app.freeze.policy import Policy
 from app.jobs.queue.tables import Checkpoint, Job
+from app.models.papers import without_papers
 from app.models.tables import Model
 from app.specs.models import TransformersSpec, adapter_start
 from worker.supervisor.artifacts import Artifacts, file_ref
@@ -38,7 +39,7 @@ def statement(
         issued_at=datetime.now(UTC),
         policy=policy.to_json(),
         policy_digest=policy.digest(),
-        base_files=tuple(map(file_ref, base.files)),
+        base_files=tuple(map(file_ref, without_papers(base.files))),
         result_files=tuple(artifacts.files),
         rows=judged.rows,
         observed={

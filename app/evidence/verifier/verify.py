@@ -22,7 +22,7 @@ from app.evidence.format.envelope import PAYLOAD_TYPE, Envelope
 from app.evidence.format.keys import KeyFileError, TrustedKey, read_trusted
 from app.evidence.format.rotation import introduced
 from app.evidence.format.strict import JsonObject
-from app.evidence.verifier import check_timestamp
+from app.evidence.verifier import check_timestamp, packed
 from app.evidence.verifier.check_configuration import some
 from app.evidence.verifier.check_policy import read_policy
 from app.evidence.verifier.context import (
@@ -136,12 +136,13 @@ def objections(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `permafrost verify` and return its exit status."""
-    options = _parser().parse_args(argv)
+    options = _options(argv)
     try:
+        notes = _unpacked(options)
         registered = _registered(options)
         report = verify(read_attestation(options.attestation), _inputs(options, registered))
-        if registered:
-            report = replace(report, warnings=(str(registered), *report.warnings))
+        notes += [str(registered)] if registered else []
+        report = replace(report, warnings=(*notes, *report.warnings))
     except Rejected as rejection:
         report = VerificationReport("rejected", None, rejection.problems)
     except (CannotCheck, KeyFileError, OSError) as error:
@@ -152,6 +153,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = replace(report, verdict="rejected", level=None, problems=(low,))
     _say(options, report.to_json(), "\n".join(report.lines()))
     return VERIFIED if report.verified else REJECTED
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line. A packed folder brings the result, and keys; an attestation alone needs both."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if not packed.is_packed(options.attestation):
+        given = {"--key": options.key, "--result": options.result}
+        if missing := [name for name, value in given.items() if not value]:
+            parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return options
+
+
+def _unpacked(options: argparse.Namespace) -> list[str]:
+    """Fill in what a packed folder brings. Returns what a reader should know of it."""
+    if not packed.is_packed(options.attestation):
+        return []
+    found = packed.unpack(options.attestation)
+    options.attestation, options.result = found.attestation, options.result or found.result
+    if options.key:
+        return []
+    options.key = [found.keys]
+    return [packed.OWN_KEYS]
 
 
 def _level(context: CheckContext) -> tuple[int, list[str]]:
@@ -176,7 +200,11 @@ def _say(options: argparse.Namespace, document: Mapping[str, Any], text: str) ->
 
 
 def read_attestation(path: Path) -> bytes:
-    """The bytes of an attestation. Raises CannotCheck for a file that cannot be read, or of more than 128 MB."""
+    """The bytes of an attestation, or of that in a packed folder.
+
+    Raises CannotCheck for a file that cannot be read, or of more than 128 MB.
+    """
+    path = packed.attestation_in(path)
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -262,9 +290,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 verified, 1 rejected, 2 could not check.",
         formatter_class=_Help,
     )
-    parser.add_argument("attestation", type=Path, help="the signed statement (a DSSE envelope in JSON)")
     parser.add_argument(
-        "--key", type=Path, action="append", required=True, help="trusted public key (PEM) or ring of keys; repeatable"
+        "attestation",
+        type=Path,
+        help="the signed statement (a DSSE envelope in JSON), or a folder of `permafrost pack` with its result",
+    )
+    parser.add_argument(
+        "--key",
+        type=Path,
+        action="append",
+        default=[],
+        help="trusted public key (PEM) or ring of keys; repeatable; default for a packed folder: the keys in it",
     )
     parser.add_argument("--ring", type=Path, help="keys to trust as far as a trusted one introduced them")
     parser.add_argument(
@@ -283,7 +319,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="certificates (PEM) of time-stamping authorities: reject a statement that none of them has stamped",
     )
-    parser.add_argument("--result", type=Path, required=True, help="folder of the fine-tuned model")
+    parser.add_argument(
+        "--result", type=Path, help="folder of the fine-tuned model; default for a packed folder: the one in it"
+    )
     parser.add_argument("--base", type=Path, help="folder of the base model (level 3)")
     parser.add_argument("--base-root", type=_hex, metavar="HEX", help="the base's published root (level 2)")
     parser.add_argument(

@@ -1,8 +1,13 @@
 """Rows of jobs and of what they leave, and a worker's part in a job's life without the training."""
 
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 from app.db import Database, new_id
+from app.evidence.format.envelope import seal
+from app.evidence.format.keys import generate
+from app.evidence.format.statement import Predicate, build
 from app.evidence.tables import Evidence, Parameter
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Lease, Outcome
@@ -40,13 +45,31 @@ def finish(db: Database, lease: Lease, *, verdict: str = "verified", model: Mode
     evidence = Evidence(job_id=lease.job_id, attempt=1, verdict=verdict, frozen_tensors=2, frozen_bytes=16)
     evidence.base_root, evidence.frozen_root, evidence.checks = "ab" * 32, "cd" * 32, {"count": 3}
     evidence.violations = [] if verdict == "verified" else [{"name": "weight", "first_bad_step": 1}]
-    evidence.envelope, evidence.keyid = b'{"payload":"e30="}', "k"
+    evidence.envelope, evidence.keyid = envelope(lease.job_id), "k"
     parameters = [
         parameter(lease.job_id, 0, "bias", "trainable", True),
         parameter(lease.job_id, 1, "weight", "frozen", False),
     ]
     outcome = Outcome("succeeded", evidence=evidence, parameters=parameters, events=[NewEvent("done")], model=model)
     lifecycle.finish(db, lease, outcome)
+
+
+def envelope(job_id: str) -> bytes:
+    """A statement about an empty result, signed by a key that nobody trusts."""
+    policy: dict[str, Any] = {"default": "train", "rules": []}
+    predicate = Predicate(
+        job_id=job_id,
+        attempt=1,
+        nonce=None,
+        issued_at=datetime(2026, 6, 1, tzinfo=UTC),
+        policy=policy,
+        policy_digest="ab" * 32,
+        base_files=(),
+        result_files=(),
+        rows=(),
+        observed={"checks": 3, "first_step": 0, "last_step": 1, "fingerprint": None},
+    )
+    return json.dumps(seal(build(predicate), [generate()])).encode()
 
 
 def result(job_id: str) -> Model:

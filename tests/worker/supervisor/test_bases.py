@@ -1,9 +1,11 @@
 """Folders as base models."""
 
+import base64
 import json
 from pathlib import Path
 
 from app.evidence.format.templates import FOLDER
+from app.evidence.tables import Evidence
 from app.models.tables import Model
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
@@ -33,6 +35,27 @@ def test_base_model_folder_is_registered_once(deployment: Deployment, runner: Ru
         model = session.get_one(Model, "tiny")
         assert (model.project, model.kind) == (None, "base")
         assert [file["name"] for file in model.files] == ["config.json", "model.safetensors", f"{FOLDER}/rag.jinja"]
+
+
+def test_readme_and_licence_are_kept_and_no_statement_is_about_them(deployment: Deployment, runner: Runner) -> None:
+    """Whoever has the base's folder without them can verify at level 3 all the same. A huge one is left alone."""
+    folder = runner.settings.models / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    (folder / "LICENSE").write_text("MIT License")
+    with (folder / "NOTICE").open("wb") as file:
+        file.truncate((4 << 20) + 1)
+    stub_trainer.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
+    job_id = submit(deployment, model="tiny", model_spec={"type": "transformers", "path": "tiny"})
+    runner.run_next()
+    with deployment.db.read() as session:
+        files = session.get_one(Model, "tiny").files
+        envelope = json.loads(session.get_one(Evidence, job_id).envelope or b"")
+    loaded = ["config.json", "model.safetensors"]
+    assert [file["name"] for file in files] == [*loaded, "LICENSE", "README.md"]
+    stated = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["base"]["files"]
+    assert [file["name"] for file in stated] == loaded
 
 
 def test_two_variants_of_weights_are_refused_by_name(deployment: Deployment, runner: Runner) -> None:

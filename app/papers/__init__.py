@@ -1,0 +1,1 @@
+"""A job's papers: bills of materials (CycloneDX, SPDX) of what its result was made of."""
