@@ -118,7 +118,7 @@ class Storage:
     def delete(self, key: str) -> bool:
         """Removes a blob that no row refers to any more. False if that has to wait for a worker's maintenance.
 
-        It waits if the bytes were stored again within the last hour, since the row of whoever did so may not be
+        It waits if the bytes were stored again within the last hour, since the row that names them may not be
         committed yet, whatever project it belongs to; and while a backup is reading.
         """
         since = time.time() - UNSETTLED_SECONDS

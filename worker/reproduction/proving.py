@@ -1,6 +1,6 @@
 """`permafrost prove-example`: writes a proof that a job trained on an example and when, or that it did not.
 
-Needs the training file and the attestation. Whoever is given the proof checks it by `permafrost check-example`.
+Needs the training file and the attestation. The proof is checked by `permafrost check-example`.
 """
 
 import argparse
