@@ -8,6 +8,14 @@ from app.jsontypes import JsonDict
 from tools.guide import error_pages
 from tools.guide.navigation import navigation
 
+#: What the pages are written in: GitHub's Markdown. Lines of code get no links of their own: they would have no name.
+EXTENSIONS: dict[str, JsonDict] = {
+    "tables": {},
+    "toc": {"permalink": True},
+    "pymdownx.highlight": {"anchor_linenums": False, "pygments_lang_class": True},
+    "pymdownx.superfences": {},
+}
+
 
 def write(root: Path, project: Path) -> None:
     """Lays out `project/docs` and `project/zensical.toml` from the repository at `root`."""
@@ -15,6 +23,7 @@ def write(root: Path, project: Path) -> None:
     shutil.copytree(root / "docs", docs)
     shutil.copy(root / "app" / "pages" / "static" / "favicon.svg", docs / "images")
     shutil.copy(root / "app" / "guide" / "llms.txt", docs)
+    shutil.copy(root / "tools" / "guide" / "guide.css", docs)
     error_pages.write(docs)
     _list_decisions(docs / "decisions")
     (project / "zensical.toml").write_text(_toml(docs), "utf-8")
@@ -36,6 +45,7 @@ def _toml(docs: Path) -> str:
         "docs_dir": "docs",
         "site_dir": "site",
         "use_directory_urls": True,
+        "extra_css": ["guide.css"],
     }
     theme: JsonDict = {
         "font": False,  # fonts of the machine: nothing is loaded from elsewhere
@@ -58,6 +68,8 @@ def _toml(docs: Path) -> str:
         name = "dark" if other == "slate" else "light"
         lines += [f'toggle.icon = "lucide/{"sun" if preferred == "light" else "moon"}"']
         lines += [f'toggle.name = "Switch to the {name} colours"']
+    for name, options in EXTENSIONS.items():
+        lines += [f"[project.markdown_extensions.{json.dumps(name)}]", *_lines(options)]
     # The logo leads back to the service's own pages.
     lines += ["[project.extra]", "generator = false", 'homepage = "/"']
     return "\n".join(lines) + "\n"

@@ -4,8 +4,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from fastapi import FastAPI
 from playwright.sync_api import Page, expect, sync_playwright
 from starlette.testclient import TestClient
@@ -109,6 +111,22 @@ def test_it_is_searched_in_the_browser(tab: Page) -> None:
     expect(found).to_be_visible()
     found.click()
     expect(tab.get_by_role("heading", level=1)).to_contain_text("Freeze policies")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_its_pages_are_accessible(tab: Page, scheme: Any) -> None:
+    """By axe, but for what the theme's own script adds: buttons for copying are a landmark each, all of one name."""
+    tab.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    found: list[tuple[str, str]] = []
+    for width in (1280, 390):
+        tab.set_viewport_size({"width": width, "height": 900})
+        for path in ("", "tutorials/classify-texts/", "api/", "architectures/", "errors/invalid_freeze_policy/"):
+            tab.goto(f"/guide/{path}")
+            found += [(path, violation["id"]) for violation in Axe().run(tab).response["violations"]]
+            if tab.evaluate("document.documentElement.scrollWidth") > width:
+                found.append((path, "wider than its window"))
+    assert [each for each in found if each[1] != "landmark-unique"] == []
 
 
 def test_an_error_leads_to_its_page(client: TestClient, built: Path) -> None:  # noqa: F811
