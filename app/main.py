@@ -18,6 +18,7 @@ from app.broker.celery import make_celery
 from app.broker.notifier import Notifier
 from app.curves.routes import router as curves
 from app.db import Database
+from app.evidence.log_routes import router as transparency
 from app.evidence.routes import router as evidence
 from app.files.routes import router as files
 from app.freeze.routes import router as freeze
@@ -119,7 +120,8 @@ def _add_middleware(application: FastAPI, settings: Settings) -> None:
 def _routes() -> list[BaseRoute]:
     """The routes of all applications of this process: FastAPI analyses each one for every router that includes it."""
     everything = APIRouter()
-    for router in (jobs, sweeps, curves, logs, evidence, papers, report, freeze, files, models, webhooks, audit):
+    nouns = (jobs, sweeps, curves, logs, evidence, transparency, papers, report, freeze, files, models, webhooks, audit)
+    for router in nouns:
         everything.include_router(router, prefix="/v1")
     for router in (health.router, pages, guide):
         everything.include_router(router)

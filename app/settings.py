@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     signer: str = ""
     #: An RFC 3161 time-stamping authority, which stamps the signature of each statement; none: the signer's clock.
     tsa_url: str = ""
+    #: The key (Ed25519) that signs the transparency log's checkpoints, and the log's name in them.
+    log_key: Path | None = None
+    log_origin: str = ""
     auth: Literal["", "required", "off"] = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
@@ -94,6 +97,13 @@ class Settings(BaseSettings):
             raise ValueError("write http://host/path or https://host/path")
         return value
 
+    @field_validator("log_origin")
+    @classmethod
+    def _origin(cls, value: str) -> str:
+        if not re.fullmatch(r"[!-*,-~]{0,200}", value):
+            raise ValueError("write a name without spaces and '+', such as example.com/permafrost")
+        return value
+
     @field_validator("model_aliases")
     @classmethod
     def _aliases(cls, value: str) -> str:
@@ -137,6 +147,10 @@ class Settings(BaseSettings):
     @property
     def signing_key_path(self) -> Path:
         return self.signing_key or self.home / "keys" / "signing.key"
+
+    @property
+    def log_key_path(self) -> Path:
+        return self.log_key or self.signing_key_path.with_name("log.key")
 
     @property
     def webhook_key_path(self) -> Path:

@@ -145,7 +145,8 @@ def _check_signer(settings: Settings) -> None:
 
 def owned(settings: Settings) -> list[Path]:
     """Paths of the service: data, keys, blobs. Trainers can read none of them but what is staged for their job."""
-    paths = [settings.home, settings.prefix_cache, settings.signing_key_path, settings.webhook_key_path]
+    keys = [settings.signing_key_path, settings.webhook_key_path, settings.log_key_path]
+    paths = [settings.home, settings.prefix_cache, *keys]
     if settings.storage.startswith("file://"):
         paths.append(Path(settings.storage.removeprefix("file://")))
     url = make_url(settings.database)

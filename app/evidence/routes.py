@@ -14,7 +14,8 @@ from app.evidence.format.keys import read_ring, ring_json
 from app.evidence.format.modelsig import MEDIA_TYPE
 from app.evidence.schemas import EvidenceObject, ParameterList, ParameterObject, SigningKeyList
 from app.evidence.tables import Evidence, Parameter
-from app.http.dependencies import Config, Db, JobId
+from app.evidence.transparency.proofs import proof_of
+from app.http.dependencies import Blobs, Config, Db, JobId
 from app.jobs.queue.queries import find_job
 from app.openapi.prose import BUNDLE, ENVELOPE, ERRORS
 from app.paging.keyset import AfterQuery
@@ -49,20 +50,22 @@ def retrieve_evidence(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Ev
     response_class=Response,
     responses={200: {"content": {ENVELOPE_TYPE: {"schema": {"type": "object"}, "example": ENVELOPE}}}},
 )
-def download_attestation(fine_tuning_job_id: JobId, caller: AsReader, db: Db) -> Response:
+def download_attestation(fine_tuning_job_id: JobId, caller: AsReader, db: Db, storage: Blobs) -> Response:
     """The DSSE envelope around an in-toto statement, as it was signed. For `permafrost verify`.
 
     Its member `recipe` is a second envelope: SLSA Provenance v1, of what the same files were made of and how.
     Attestations from before there were recipes have none. `timestamp` is an RFC 3161 timestamp over the first
-    signature, where an authority is configured and has answered by now.
+    signature, where an authority is configured and has answered by now. `tlog_proof` proves (c2sp.org/tlog-proof)
+    that the transparency log has the statement.
     """
     with db.read() as session:
         job = find_job(session, caller.project, fine_tuning_job_id)
         row = session.get(Evidence, job.id)
-        envelope = accompanied(row.envelope, row.timestamp) if row is not None and row.envelope else None
-    if envelope is None:
+        envelope, timestamp = (row.envelope, row.timestamp) if row is not None else (None, None)
+    if row is None or envelope is None:
         message = f"job {job.id} has no attestation (it is {job.status}); one is made when a job succeeds"
         raise NotFound(message, code="no_attestation")
+    envelope = accompanied(envelope, timestamp, proof_of(db, storage, row.log_leaf))
     headers = {"content-disposition": f'attachment; filename="{job.id}.attestation.json"'}
     return Response(envelope, headers=headers, media_type=ENVELOPE_TYPE)
 
@@ -121,7 +124,9 @@ def list_signing_keys(caller: AsReader, settings: Config) -> SigningKeyList:
     """What `permafrost verify --key` takes; get it over a channel that you trust. Empty before the first signature."""
     path = settings.signing_key_path
     keys = read_ring(path) if path.exists() or path.with_suffix(".ring.json").exists() else ()
-    return SigningKeyList.model_validate({**ring_json(keys), "has_more": False})
+    log_key = settings.log_key_path.with_suffix(".vkey")
+    log_keys = log_key.read_text().split() if log_key.exists() else []
+    return SigningKeyList.model_validate({**ring_json(keys), "log_keys": log_keys, "has_more": False})
 
 
 def _page(

@@ -144,3 +144,17 @@ class SigningKeyList(Page):
     post_quantum: list[SigningKeyObject] = Field(
         default=[], description="Keys (ML-DSA) that sign beside one of `data`; older verifiers pass over them."
     )
+    log_keys: list[str] = Field(
+        default=[], description="Public keys of the transparency log, each a `vkey` (c2sp.org/signed-note)."
+    )
+
+
+class TransparencyLog(EvidenceAnswer):
+    """The log of every signed statement and every registered base."""
+
+    object: Literal["transparency_log"] = "transparency_log"
+    origin: str | None = Field(default=None, description="The log's name, which its checkpoints begin with.")
+    key: str | None = Field(default=None, description="Its public key as a `vkey` (c2sp.org/signed-note).")
+    size: int = Field(description="How many entries are under the checkpoint.")
+    root: str | None = Field(default=None, description="RFC 9162 root over these entries.")
+    checkpoint: str | None = Field(default=None, description="The signed checkpoint, as `/v1/log/checkpoint` has it.")

@@ -34,6 +34,8 @@ class Evidence(Base):
     #: An RFC 3161 timestamp over the envelope's first signature, and when to ask for one that is still missing.
     timestamp: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
     timestamp_due: Mapped[datetime | None] = mapped_column(index=True)
+    #: The hash of the transparency log's entry about the envelope.
+    log_leaf: Mapped[str | None] = mapped_column(String(64))
 
 
 class Parameter(Base):

@@ -202,6 +202,7 @@ LOG_TEXT: Final = _stream(
 _ATTESTATION: Final = load_examples("attestation")
 ENVELOPE: Final = _ATTESTATION["envelope"]
 BUNDLE: Final = _ATTESTATION["bundle"]
+CHECKPOINT: Final = load_examples("responses")["TransparencyLog"]["checkpoint"]
 
 _BOMS: Final = load_examples("bom")
 REPORT: Final[dict[int | str, dict[str, Any]]] = {

@@ -180,6 +180,26 @@ class Storage:
         """Removes any file of the storage, by its key."""
         self._store.remove(key)
 
+    # ---- files by a name of their own, which are no blobs: the transparency log's
+
+    def write_named(self, key: str, data: bytes) -> None:
+        """Stores a file under a name, complete or not at all, in the place of what it had before."""
+        with out_of_space_explained(f"the file {key}"):
+            self._store.write(key, data)
+
+    def read_named(self, key: str, *, limit: int) -> bytes | None:
+        """A file's bytes, `limit` at most; None where there is no such file."""
+        try:
+            with self._store.open(key) as file:
+                return file.read(limit)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def remove_named(self, prefix: str) -> None:
+        """Removes every file below a folder of such files."""
+        for file in list(self._store.list(prefix)):
+            self._store.remove(file.key)
+
     @contextmanager
     def protect(self) -> Iterator[Callable[[], None]]:
         """Prevents every deletion until the block ends, for a process that reads from a list that is getting old.

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -45,6 +46,22 @@ class FolderStore:
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Writes a file of any name, in the place of the one before."""
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.incoming)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def open(self, key: str) -> BinaryIO:
         return (self.root / key).open("rb")

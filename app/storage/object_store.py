@@ -87,6 +87,13 @@ class ObjectStore:
         files.pipe_file(path, b"")
 
     @_explained
+    def write(self, key: str, data: bytes) -> None:
+        """Writes an object of any name, in the place of the one before."""
+        files, path = self._at(key)
+        self._make_folder(files, path)
+        files.pipe_file(path, data)
+
+    @_explained
     def open(self, key: str) -> BinaryIO:
         files, path = self._at(key)
         opened: BinaryIO = files.open(path, "rb", block_size=BLOCK)

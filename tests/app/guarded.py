@@ -112,6 +112,7 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
         "name": "model.safetensors",
         "webhook_endpoint_id": endpoint_id,
         "webhook_delivery_id": delivery.id,
+        "tile": "0/000",
     }
 
 

@@ -23,7 +23,7 @@ NEEDS = {
         "listPaginatedFineTuningJobs", "retrieveFineTuningJob", "listFineTuningEvents", "listFineTuningJobCheckpoints",
         "listFineTuningJobLogs",
         "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "downloadModelSignature",
-        "downloadJobReport", "downloadBillOfMaterials",
+        "downloadJobReport", "downloadBillOfMaterials", "retrieveLog", "downloadLogCheckpoint", "downloadLogTile",
         "listParameters", "listSigningKeys", "previewFreezePolicy", "readFreezePolicySchema", "listFiles",
         "retrieveFile", "downloadFile", "listModels", "listModelTensors", "compareModels",
         "downloadModelFile", "retrieveModel", "listWebhookEventTypes", "dashboard", "job_page",
@@ -60,6 +60,9 @@ OPEN = {
     "overview",
     "/guide",
 }
+
+#: About no project's objects: the log has digests alone, and is the same for all.
+SHARED = {"downloadLogTile"}
 
 ENDPOINT = {"name": "a", "url": "https://hooks.example.org/", "event_types": ["fine_tuning.job.failed"]}
 #: Bodies that are right in all but, perhaps, whose objects they name.
@@ -141,10 +144,10 @@ def test_another_projects_objects_are_not_there(guarded: Guarded, client: TestCl
     seen = 0
     # Deletions last: the objects are needed until then.
     for method, path, route in sorted(routes(guarded.application), key=_deletions_last):
-        if "{" not in path:
+        name = operation(route)
+        if "{" not in path or name in SHARED:
             continue
         seen += 1
-        name = operation(route)
         foreign = ask(client, method, path, ids, name=name, headers=guarded.headers("other"))
         assert foreign.status_code == 404, (name, foreign.text)
         nothing = {each: value if each == "name" else f"{value[:-4]}zzzz" for each, value in ids.items()}

@@ -3,17 +3,23 @@
 import base64
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.evidence.format import envelope
-from app.evidence.format.envelope import PAYLOAD_TYPE, TIMESTAMP, pae
+from app.evidence.format.envelope import LOG_PROOF, PAYLOAD_TYPE, TIMESTAMP, pae
 from app.evidence.format.keys import TrustedKey, generate
+from app.evidence.format.log_proof import Entry, LogProof, statement_entry
+from app.evidence.format.note import COSIGNATURE, LogHead, Note, cosign, key_of
+from app.evidence.format.note import sign as sign_note
 from app.evidence.format.recipe import MEMBER, build
+from app.evidence.format.tiles import Tree, leaf_hash
 from app.evidence.format.timestamp import in_order
 from tests import authority
 from tests.authority import Authority
@@ -131,3 +137,124 @@ def _(world: World) -> Options:
     sealed = world.sign()
     world.publish(sealed | {TIMESTAMP: [1, {}]})
     return trusting(tsa())
+
+
+# Proofs of a log
+
+LOG = Ed25519PrivateKey.generate()
+WITNESS = Ed25519PrivateKey.generate()
+ORIGIN = "log.example/permafrost"
+BEFORE = int((NOW - DAY).timestamp())
+
+
+def reading_the_log(**options: Any) -> dict[str, Any]:
+    return {"log_keys": (key_of(LOG, ORIGIN),), "require_log": True, **options}
+
+
+def logged(
+    world: World,
+    *,
+    entry: Callable[[Entry], Entry] = lambda entry: entry,
+    note: Callable[[Note], Note] = lambda note: note,
+    origin: str = ORIGIN,
+    key: Ed25519PrivateKey = LOG,
+    witnessed: int | None = None,
+) -> dict[str, Any]:
+    """Sign the world's claim and a recipe, and put a log's proof beside them: of `entry`, under a checkpoint."""
+    sealed = world.sign()
+    payload, recipe = base64.b64decode(sealed["payload"]), build(recipe_of(world))
+    predicate = world.predicate()
+    mine = entry(statement_entry(payload, recipe, job=predicate.job_id, attempt=predicate.attempt))
+    leaves = [leaf_hash(b"one before"), mine.leaf, leaf_hash(b"one after")]
+    tree = Tree(3, lambda level, index, width: b"".join(leaves[:width]))
+    text = LogHead(origin, 3, tree.root()).text
+    lines = [sign_note(text, key, origin)]
+    lines += [cosign(text, WITNESS, "witness.example", at=witnessed)] if witnessed is not None else []
+    proof = LogProof(1, tuple(tree.inclusion(1)), note(Note(text, tuple(lines))))
+    published = sealed | {MEMBER: envelope.seal(build(recipe_of(world)), [KEY]), LOG_PROOF: str(proof)}
+    world.publish(published)
+    return published
+
+
+@attack("35-no-proof-of-the-log-where-one-is-required", only="log_proof_given")
+def _(world: World) -> Options:
+    """Signed and handed to one reader, and hidden from all others."""
+    world.sign()
+    return reading_the_log()
+
+
+@attack("35-proof-of-another-statement", only="log_included")
+def _(world: World) -> Options:
+    """An honest one, of what the log has about the same attempt."""
+    logged(
+        world, entry=lambda mine: replace(mine, digests=tuple({**dict(mine.digests), "statement": "0" * 64}.items()))
+    )
+    return reading_the_log()
+
+
+@attack("35-proof-of-another-recipe", only="log_included")
+def _(world: World) -> Options:
+    """The statement is the logged one, and the recipe beside it is not."""
+    logged(world, entry=lambda mine: replace(mine, digests=tuple({**dict(mine.digests), "recipe": "0" * 64}.items())))
+    return reading_the_log()
+
+
+@attack("35-proof-of-another-attempt", only="log_included")
+def _(world: World) -> Options:
+    """So that a second statement about the attempt would stand apart in the log."""
+    logged(world, entry=lambda mine: replace(mine, subject="0" * 64))
+    return reading_the_log()
+
+
+@attack("24-proof-of-a-log-that-nobody-trusts", only="log_signed")
+def _(world: World) -> Options:
+    """A log of the signer's own, under the name of the real one."""
+    logged(world, key=Ed25519PrivateKey.generate())
+    return reading_the_log()
+
+
+@attack("24-checkpoint-of-another-log-under-the-same-key", only="log_signed")
+def _(world: World) -> Options:
+    """The key signs for the log that it is named after, and for no other."""
+    logged(world, note=lambda note: Note(note.text, (sign_note(note.text, LOG, ORIGIN),)), origin="other.example/log")
+    return reading_the_log()
+
+
+@attack("27-checkpoint-that-was-edited", only="log_signed")
+def _(world: World) -> Options:
+    """By an extension line below the root, which the signature covers."""
+    logged(world, note=lambda note: Note(note.text + "extension\n", note.lines))
+    return reading_the_log()
+
+
+@attack("24-checkpoint-that-a-witness-has-not-seen", only="log_witnessed")
+def _(world: World) -> Options:
+    """A log that shows this reader other entries than the rest of the world."""
+    logged(world)
+    return reading_the_log(log_witnesses=(key_of(WITNESS, "witness.example", COSIGNATURE),))
+
+
+@attack("24-cosignature-of-another-checkpoint", only="log_witnessed")
+def _(world: World) -> Options:
+    """The witness saw the log's honest face."""
+    other = cosign(LogHead(ORIGIN, 3, bytes(32)).text, WITNESS, "witness.example", at=BEFORE)
+    logged(world, note=lambda note: note.with_lines([other]))
+    return reading_the_log(log_witnesses=(key_of(WITNESS, "witness.example", COSIGNATURE),))
+
+
+@attack("37-cosigned-in-the-future", only="log_witnessed")
+def _(world: World) -> Options:
+    logged(world, witnessed=int((NOW + DAY).timestamp()))
+    return reading_the_log(log_witnesses=(key_of(WITNESS, "witness.example", COSIGNATURE),))
+
+
+@attack("12-proof-of-the-log-that-is-garbage")
+def _(world: World) -> Options:
+    world.publish(world.sign() | {LOG_PROOF: "c2sp.org/tlog-proof@v1\nindex 00\n\n"})
+    return reading_the_log()
+
+
+@attack("12-proof-of-the-log-that-is-a-list")
+def _(world: World) -> Options:
+    world.publish(world.sign() | {LOG_PROOF: [1, {}]})
+    return reading_the_log()

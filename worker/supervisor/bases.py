@@ -10,10 +10,12 @@ from sqlalchemy import select, update
 from app.db import Database, now
 from app.errors import ModelError
 from app.evidence.format.digest import FileChanged, FileReading, read_file, reread
+from app.evidence.format.log_proof import base_entry
 from app.evidence.format.modules import files_in, within
 from app.evidence.format.templates import templates_in
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
+from app.evidence.transparency.journal import record
 from app.jobs.queue.attempt import Lease
 from app.jobs.queue.tables import Job
 from app.jsontypes import JsonDict
@@ -127,6 +129,8 @@ def publish(db: Database, stored: StoredFolder, model: Model) -> Model:
     model.files, model.tensors, model.root = stored.files, stored.tensors, stored.root
     with db.write() as session:
         registered = session.scalar(select(Model).where(Model.id == model.id).with_for_update())
+        if model.kind == "base" and (registered is None or registered.status == "pending"):
+            record(session, base_entry(stored.root, name=model.id))
         if registered is None:
             model.created_at = now(session)
             session.add(model)

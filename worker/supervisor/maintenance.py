@@ -19,6 +19,7 @@ from app.jobs.queue.states import CLAIMABLE, TERMINAL
 from app.jobs.queue.tables import Job
 from app.models.catalog import folders
 from app.models.tables import Model
+from worker.supervisor.log_entries import catch_up
 from worker.supervisor.runner import Runner
 from worker.supervisor.timestamps import stamp_due
 
@@ -62,6 +63,7 @@ class Maintenance:
         self._runner.storage.remove_abandoned()
         self._delete_unused()
         self._find_models()
+        catch_up(self._runner.journal)
         if authority := self._runner.authority:
             stamp_due(self._runner.db, authority)
 

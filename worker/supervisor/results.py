@@ -17,10 +17,12 @@ from app.evidence.attest.verdict import JobVerdict
 from app.evidence.format.compose import ComposeError
 from app.evidence.format.envelope import seal
 from app.evidence.format.keys import SigningKey
+from app.evidence.format.log_proof import statement_entry
 from app.evidence.format.modelsig import offer
 from app.evidence.format.recipe import MEMBER
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.tables import Evidence, Parameter
+from app.evidence.transparency.journal import Journal
 from app.evidence.verifier.verify import objections
 from app.files.tables import File
 from app.freeze import parts
@@ -33,7 +35,7 @@ from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
-from worker.supervisor import holdings
+from worker.supervisor import holdings, log_entries
 from worker.supervisor.artifacts import EVENTS, Artifacts, ResultError, discard, read_artifacts
 from worker.supervisor.recipes import Seen, recipe
 from worker.supervisor.reports import ReportReader
@@ -61,6 +63,7 @@ class Signer:
     storage: Storage
     keys: list[SigningKey]
     authority: Authority | None = None
+    journal: Journal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def _conclude(
     parameters = _parameters(job, base, judged, artifacts, workspace, reports)
     model = _model(job, base, evidence, artifacts)
     outcome = _outcome(policy, evidence, parameters, model, reports)
-    outcome.events = [*outcome.events, *_stamp(signer, evidence)]
+    outcome.events = [*outcome.events, *_stamp(signer, evidence), *_enter(signer, evidence, payload, made, outcome)]
     outcome.freeze_policy = policy.to_json()
     outcome.last_checkpoint = _last(job, reports)
     outcome.files = [_curves_file(job, each) for each in artifacts.others if each["name"] in (METRICS, EVENTS)]
@@ -143,6 +146,15 @@ def _stamp(signer: Signer, evidence: Evidence) -> list[NewEvent]:
         evidence.timestamp_due = datetime.now(UTC) + SOONEST
         return [late(error)]
     return [stamped(evidence.timestamp)]
+
+
+def _enter(signer: Signer, evidence: Evidence, statement: bytes, recipe: bytes, outcome: Outcome) -> list[NewEvent]:
+    """Enter what was signed into the transparency log, before anybody can get it."""
+    if evidence.envelope is None:
+        return []
+    entry = statement_entry(statement, recipe, job=evidence.job_id, attempt=evidence.attempt)
+    evidence.log_leaf, outcome.log_entry = entry.leaf.hex(), entry
+    return log_entries.enter(signer.journal, entry)
 
 
 def _parameters(

@@ -14,6 +14,7 @@ import structlog
 from app.db import Database
 from app.errors import OutOfSpace, PermafrostError, SignerUnavailable, StorageUnavailable
 from app.evidence.format.rotation import signers
+from app.evidence.transparency.journal import Journal
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Lease, LeaseLost, Outcome
 from app.jobs.queue.states import TERMINAL
@@ -28,6 +29,7 @@ from worker.supervisor import attempt_folder, bases, results
 from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.devices import Device, Slots
 from worker.supervisor.lease import AWAY, LeaseKeeper
+from worker.supervisor.log_entries import open_journal
 from worker.supervisor.log_shipping import LogShipper
 from worker.supervisor.outcomes import DeviceLost, DiskFull, TrainerCrashed, TrainerStopped, explain, problem_of
 from worker.supervisor.prefix_folder import PrefixFolders
@@ -117,6 +119,11 @@ class Runner:
         """Who stamps signatures with the time, if anybody does."""
         return Authority(self.settings.tsa_url) if self.settings.tsa_url else None
 
+    @property
+    def journal(self) -> Journal | None:
+        """The transparency log, if this worker can sign for it."""
+        return open_journal(self.settings, self.db, self.storage)
+
     def _claim(self, since: float) -> Lease | None:
         """Claim a job, once. If the database did so and its answer was lost, the claim's name finds the job again."""
         name, seconds = f"{self.worker}/{next(self._claims)}", self.settings.lease_seconds
@@ -193,7 +200,7 @@ class Runner:
 
             self._until_stored(keeper, keeper.flush)  # and the last checkpoints
             keys = signers(self.settings.signing_key_path, command=self.settings.signer)
-            signer = results.Signer(self.db, self.storage, keys, self.authority)
+            signer = results.Signer(self.db, self.storage, keys, self.authority, self.journal)
             seen = Seen(handed=staging.handed, checkpoints=publisher.states, device=device.name, devices=device.count)
             return results.conclude(signer, job, base, workspace, reports, seen)
         except (OutOfSpace, SignerUnavailable, StorageUnavailable) as error:

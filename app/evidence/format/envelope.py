@@ -5,6 +5,7 @@ The payload is never serialised again: the signed bytes are the parsed bytes.
 
 import base64
 import binascii
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from app.jsontypes import JsonDict
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 TIMESTAMP = "timestamp"  # the field with an RFC 3161 timestamp over a signature, in base64; no signature covers it
+LOG_PROOF = "tlog_proof"  # the field with a proof (c2sp.org/tlog-proof) that a log has the statement; its own signature
 MAX_SIGNATURES = 16  # enough for a key rotation; each more would cost time before anything is trusted
 
 
@@ -45,12 +47,11 @@ def seal(payload: bytes, keys: Iterable[SigningKey]) -> JsonDict:
     }
 
 
-def accompanied(envelope: bytes, timestamp: bytes | None) -> bytes:
+def accompanied(envelope: bytes, timestamp: bytes | None, log_proof: str | None = None) -> bytes:
     """A stored envelope with what accompanies it as further fields. What is signed stays as it is, byte for byte."""
-    if timestamp is None:
-        return envelope
-    head = envelope.rstrip().removesuffix(b"}")
-    return head + b', "%s": "%s"}' % (TIMESTAMP.encode(), base64.b64encode(timestamp))
+    fields = {TIMESTAMP: base64.b64encode(timestamp).decode() if timestamp else None, LOG_PROOF: log_proof}
+    beside = "".join(f", {json.dumps(name)}: {json.dumps(text)}" for name, text in fields.items() if text is not None)
+    return envelope.rstrip().removesuffix(b"}") + beside.encode() + b"}" if beside else envelope
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:

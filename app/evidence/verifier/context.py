@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from app.evidence.format.digest import FileReading, TensorReading
 from app.evidence.format.envelope import Envelope
 from app.evidence.format.keys import TrustedKey
+from app.evidence.format.log_proof import SignedProof
+from app.evidence.format.note import NoteKey
 from app.evidence.format.recipe import Recipe
 from app.evidence.format.statement import Predicate, Statement
 from app.freeze.plan import FreezePlan
@@ -76,6 +78,9 @@ class Inputs:
     tsa_roots: tuple["Certificate", ...] = ()  # of authorities, one of which has to have stamped the signature
     previous: tuple[bytes, ...] = ()  # envelopes about the base, its base, and so on
     require_recipe: bool = False
+    log_keys: tuple[NoteKey, ...] = ()  # of logs, one of which signed the checkpoint of a proof, if there is one
+    log_witnesses: tuple[NoteKey, ...] = ()  # each of them has to have cosigned it
+    require_log: bool = False
 
 
 @dataclass(slots=True)
@@ -113,6 +118,7 @@ class CheckContext:
     recipe_document: object = None  # the recipe's payload as parsed
     recipe_version: str | None = None  # of a recipe, also of one that this version cannot read
     recipe: Recipe | None = None
+    log: SignedProof | None = None
 
     @property
     def envelope(self) -> Envelope:

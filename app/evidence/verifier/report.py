@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from app.evidence.format.envelope import TIMESTAMP
+from app.evidence.format.envelope import LOG_PROOF, TIMESTAMP
 from app.evidence.format.keys import iso
 from app.evidence.format.statement import Reading, frozen_readings, total
 from app.evidence.verifier.check_chain import frozen_throughout
 from app.evidence.verifier.check_configuration import loading_notes, some
 from app.evidence.verifier.check_files import base_notes
+from app.evidence.verifier.check_log import described as log_described
 from app.evidence.verifier.check_timestamp import described
 from app.evidence.verifier.context import CheckContext, Problem, printable
 from app.evidence.verifier.recipe_facts import recipe_facts, recipe_lines
@@ -67,6 +68,8 @@ class VerificationReport:
             yield f"  base origin: {printable(', '.join(f'{key} {value}' for key, value in origin.items()))}"
         if "issued_at" in self.facts:
             yield f"  dated by {printable(_clock(self.facts.get('timestamp')))}"
+        if log := self.facts.get("log"):
+            yield f"  {printable(_in_the_log(log))}"
         for name in ("job", "issued_at", "base_root", "result_root", "policy_digest"):
             if name in self.facts:
                 yield f"  {name.replace('_', ' ')}: {printable(self.facts[name])}"
@@ -88,6 +91,10 @@ def warnings(context: CheckContext) -> Iterator[str]:
     yield from (f"{what}: {some(names)}" for what, names in kinds.items() if names)
     if TIMESTAMP in context.envelope.document and context.timestamp is None:
         yield "the timestamp was not checked: --tsa-roots names the authorities that you trust"
+    if LOG_PROOF in context.envelope.document and context.log is None:
+        yield "the log's proof was not checked: --log-key names the log that you trust"
+    elif context.log is None and context.inputs.log_keys:
+        yield "it has no proof that the log has it: --require-log rejects such a statement"
     if context.chain and context.inputs.base_root != context.chain[-1].statement.base.root:
         yield (
             "which base the chain begins with is the word of its first statement's signer: pin the first base's root "
@@ -116,6 +123,13 @@ def _clock(timestamp: Mapping[str, str] | None) -> str:
     if timestamp is None:
         return "the signer's clock"
     return f"the signer's clock, and signed by {timestamp['time']} by that of {timestamp['authority']}"
+
+
+def _in_the_log(log: Mapping[str, Any]) -> str:
+    """Where a log has the statement, and which witnesses have seen that log."""
+    seen = ", ".join(f"{name} at {at}" for name, at in log["witnesses"].items())
+    place = f"in the log {log['origin']}: entry {log['index']} of {log['size']}"
+    return f"{place}, witnessed by {seen}" if seen else place
 
 
 def _root(readings: list[Reading]) -> str | None:
@@ -156,5 +170,6 @@ def facts(context: CheckContext) -> dict[str, Any]:
         "result_root": context.statement.result.root,
         "frozen": {"tensors": len(frozen), "bytes": sum(one.nbytes for one in frozen), "root": _root(frozen)},
         "roles": dict(Counter(row.role for row in predicate.rows)),
+        "log": log_described(context),
         **recipe_facts(context.recipe),
     }

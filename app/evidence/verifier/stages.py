@@ -20,6 +20,7 @@ from app.evidence.verifier import (
     check_files,
     check_frozen,
     check_loading,
+    check_log,
     check_names,
     check_places,
     check_policy,
@@ -45,6 +46,7 @@ STAGES: dict[str, dict[str, Check]] = {
     },
     "recipe_envelope": check_recipe.ENVELOPE_CHECKS,
     "recipe": check_recipe.CHECKS,
+    "log": check_log.CHECKS,
     "chain": check_chain.CHECKS,
     "base": check_files.BASE_CHECKS,
     "result": {
@@ -116,6 +118,10 @@ def _read_recipe(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     return True
 
 
+def _read_log(context: CheckContext, raw: bytes, checks: Checks) -> bool:
+    return check_log.read(context)
+
+
 def _read_chain(context: CheckContext, raw: bytes, checks: Checks) -> bool:
     """Check the earlier statements without files, which the reader does not have."""
     for earlier in context.inputs.previous:
@@ -158,6 +164,7 @@ _PREPARATIONS: dict[str, Callable[[CheckContext, bytes, Checks], bool]] = {
     "predicate": _resolve_policy,
     "recipe_envelope": _read_recipe_envelope,
     "recipe": _read_recipe,
+    "log": _read_log,
     "chain": _read_chain,
     "base": _read_base,
     "result": _read_result,

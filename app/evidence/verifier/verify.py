@@ -20,9 +20,10 @@ from typing import Any
 from app.errors import PolicyError
 from app.evidence.format.envelope import PAYLOAD_TYPE, Envelope
 from app.evidence.format.keys import KeyFileError, TrustedKey, read_trusted
+from app.evidence.format.note import COSIGNATURE
 from app.evidence.format.rotation import introduced
 from app.evidence.format.strict import JsonObject
-from app.evidence.verifier import check_timestamp, packed
+from app.evidence.verifier import check_log, check_timestamp, packed
 from app.evidence.verifier.check_configuration import some
 from app.evidence.verifier.check_policy import read_policy
 from app.evidence.verifier.context import (
@@ -253,6 +254,9 @@ def _inputs(options: argparse.Namespace, registered: RegisteredBase | None) -> I
         whole_up_to=WHOLE_UP_TO if options.whole_up_to is None else options.whole_up_to,
         previous=tuple(read_attestation(path) for path in options.previous),
         require_recipe=options.require_recipe,
+        log_keys=check_log.keys_of(options.log_key) or check_log.ring_keys(options.key),
+        log_witnesses=check_log.keys_of(options.log_witness, kind=COSIGNATURE),
+        require_log=options.require_log or bool(options.log_witness),
     )
 
 
@@ -351,6 +355,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nonce", help="reject a statement without the nonce that was sent with the job")
     parser.add_argument(
         "--require-recipe", action="store_true", help="reject an attestation without a recipe that can be read"
+    )
+    parser.add_argument(
+        "--log-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="public key of the transparency log that you trust (a vkey); default: those of key rings; repeatable",
+    )
+    parser.add_argument(
+        "--require-log", action="store_true", help="reject a statement without a proof that the log has it"
+    )
+    parser.add_argument(
+        "--log-witness",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="reject a proof whose checkpoint this witness (a vkey) has not cosigned; repeatable",
     )
     parser.add_argument(
         "--level", type=int, choices=(1, 2, 3), default=1, help="reject a result that reaches a lower level"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from app.evidence.format.log_proof import Entry
 from app.evidence.tables import Evidence, Parameter
 from app.files.tables import File
 from app.jobs.queue.checkpoints import NewCheckpoint
@@ -66,6 +67,7 @@ class Outcome:
     trained_tokens: int | None = None
     freeze_policy: dict[str, Any] | None = None  # with the rules that only the loaded model decided
     events: Sequence[NewEvent] = ()
+    log_entry: Entry | None = None  # of the statement, for the transparency log
 
     def final_event(self) -> NewEvent:
         """The job's last event: how it ended."""

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.evidence.transparency.journal import record
 from app.jobs.queue import checkpoints, event_log
 from app.jobs.queue.attempt import AttemptUpdates, Lease, Outcome
 from app.jobs.queue.method import method_of
@@ -47,6 +48,8 @@ def store_outcome(session: Session, lease: Lease, outcome: Outcome, *, at: datet
             row.created_at = at
             session.add(row)
     session.add_all(outcome.parameters)
+    if outcome.log_entry is not None:
+        record(session, outcome.log_entry)
 
     if outcome.model is not None and outcome.last_checkpoint is not None:
         outcome.last_checkpoint.model_id = outcome.model.id

@@ -131,7 +131,8 @@ def _check(settings: Settings, db: Database, folder: Path, manifest: BackupManif
 
 
 def _key_targets(settings: Settings, manifest: BackupManifest) -> list[tuple[str, Path]]:
-    folders = {"signing": settings.signing_key_path.parent, "webhooks": settings.webhook_key_path.parent}
+    paths = {"signing": settings.signing_key_path, "webhooks": settings.webhook_key_path, "log": settings.log_key_path}
+    folders = {kind: path.parent for kind, path in paths.items()}
     return [(name, folders[name.split("/")[1]] / Path(name).name) for name in manifest.keys]
 
 

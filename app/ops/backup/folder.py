@@ -90,7 +90,8 @@ def copy_blob(storage: Storage, key: str, folder: Path) -> str | None:
 
 def key_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     """Every key file of the service: its path in the backup, and its path here."""
-    for kind, path in (("signing", settings.signing_key_path), ("webhooks", settings.webhook_key_path)):
+    paths = {"signing": settings.signing_key_path, "webhooks": settings.webhook_key_path, "log": settings.log_key_path}
+    for kind, path in paths.items():
         if path.parent.is_dir():
             # The key, its public half, its key ring, and previous keys that still sign.
             files = sorted(file for file in path.parent.iterdir() if file.name.startswith(path.stem) and file.is_file())
