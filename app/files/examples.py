@@ -53,6 +53,7 @@ class ExampleReader(FieldChecks):
     shape: tuple[str, ...] | None = None
     of_messages: bool | None = None  # whether prompts and answers so far are lists of messages, or texts
     _complete: set[tuple[str, ...]] = field(default_factory=set)  # keys of records that were found complete
+    notes: list[str] = field(default_factory=list)  # what of the file is not read
     width: int | None = None
     targets: int | None = None
     _index: dict[str, int] | None = None
@@ -238,6 +239,11 @@ class ExampleReader(FieldChecks):
             self.seen[value] += 1
             return str(value)
         if isinstance(value, bool) or not isinstance(value, int | str):
+            if isinstance(value, list):
+                several = "several labels for one example are not supported"
+                message = f"'{name}' is an array; a label is one string or one whole number ({several})"
+                self.note(name, "wrong_type", message)
+                return ""
             regression = self.task.replace("classification", "regression")
             hint = (
                 f"; for numbers, name the task: '{regression}'" if regression in SHAPES and type(value) is float else ""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -10,6 +11,9 @@ from app.files.problems import LineProblem, kind_of
 
 #: Levels of objects and arrays in a value, far below where Python gives up.
 MAX_DEPTH: Final = 50
+#: Of float32, in which numbers are trained.
+LARGEST: Final = 3.4028234663852886e38
+_DECIMAL_COMMA: Final = re.compile(r"'[+-]?\d+,\d+'")
 
 
 @dataclass(kw_only=True)
@@ -53,7 +57,8 @@ class FieldChecks:
         if isinstance(value, bool) or not isinstance(value, int | float):
             what = f"'{value:.40}'" if isinstance(value, str) and value.strip() else "empty"
             what = what if isinstance(value, str) else kind_of(value)
-            self.note(name, "not_a_number", f"'{name}' is {what}; it must be a number")
+            point = "; write a point in place of the comma" if _DECIMAL_COMMA.fullmatch(what) else ""
+            self.note(name, "not_a_number", f"'{name}' is {what}; it must be a number{point}")
             return 0.0
 
         try:
@@ -62,6 +67,9 @@ class FieldChecks:
             number = math.inf
         if not math.isfinite(number):
             self.note(name, "not_finite", f"'{name}' is {number}; numbers must be finite (leave the example out)")
+        elif abs(number) > LARGEST:
+            message = f"'{name}' is {number:.6g}, beyond float32, which ends at {LARGEST:.6g}; scale such numbers"
+            self.note(name, "too_large", message)
         return number
 
     def parsed_json(self, name: str, value: str) -> Any:
@@ -117,11 +125,12 @@ def is_plain(value: Any) -> bool:
 
 
 def are_finite(values: Sequence[Any]) -> bool:
-    """Whether all are finite numbers: most rows are, and need no name for each of their values."""
+    """Whether all are finite numbers of float32: most rows are, and need no name for each of their values."""
     try:
-        return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+        finite = set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
     except OverflowError:
         return False
+    return finite and (not values or (max(values) <= LARGEST and min(values) >= -LARGEST))
 
 
 def _parsed(text: str) -> float | str:

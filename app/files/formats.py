@@ -27,10 +27,13 @@ FORMATS = ("jsonl", "csv", "parquet")
 TASKS = tuple(SHAPES)
 TABULAR = ("tabular-regression", "tabular-classification")
 CLASSES = ("text-classification", "token-classification", "image-classification", "tabular-classification")
-_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_JSON = (".jsonl", ".ndjson", ".json")
+_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv"} | dict.fromkeys(_JSON, "jsonl")
 #: A warning. Its metrics are the training file's own.
 SAME_FILES = "the validation file has the same bytes as the training file, so it does not show what the model learned"
-_SEPARATED = "; the values do not seem to be separated by commas"
+_SEPARATED = "; the values do not seem to be separated by commas, semicolons or tabs"
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".ods", ".numbers")
+_OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _PACKED = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"\xfd7zXZ": "xz"}
 
 
@@ -68,6 +71,8 @@ def detect(filename: str, head: bytes) -> str:
     suffix = Path(filename).suffix.lower()
     if head.startswith(b"PAR1"):
         return "parquet"
+    if suffix in _SPREADSHEETS or head.startswith(_OLD_EXCEL):
+        raise DataError(f"'{filename}' is a spreadsheet; save it as CSV in UTF-8, and upload that", param="file")
     for magic, what in _PACKED.items():
         if head.startswith(magic):
             raise DataError(f"'{filename}' is {what}; upload the JSONL, CSV or Parquet file inside it", param="file")
@@ -82,7 +87,7 @@ def detect(filename: str, head: bytes) -> str:
     first = text.partition(b"\n")[0]
     if b"," in first and b"\0" not in head:
         return "csv"
-    formats = "JSONL (one object per line), CSV (with a header, separated by commas) and Parquet"
+    formats = "JSONL (one object per line) or one JSON array, CSV (with a header) and Parquet"
     raise DataError(f"cannot tell the format of '{filename}'; training files are {formats}", param="file")
 
 
@@ -112,6 +117,11 @@ def infer_task(path: Path, format: str) -> str:
 def _no_task(fields: Set[str]) -> str:
     """A message with the task whose fields come closest, and a field that is missing for it."""
     present = ", ".join(f"'{name}'" for name in sorted(fields)[:10]) or "none"
+    if {"text", "labels"} <= fields:
+        return (
+            f"no task has the fields {present}; text-classification has text, label: one string or whole number for "
+            "each example (several labels for one text are not supported)"
+        )
     shapes = [(task, required) for task, alternatives in SHAPES.items() for required, _ in alternatives]
     task, required = max(shapes, key=lambda shape: len(fields & set(shape[1])) / len(shape[1]))
     missing = [name for name in required if name not in fields]
@@ -122,7 +132,7 @@ def _no_task(fields: Set[str]) -> str:
         return (
             f"no task has the fields {present}; {task} has {', '.join(required)}, and '{missing[0]}' is missing{near}"
         )
-    hint = _SEPARATED if len(fields) == 1 and any(mark in present for mark in ";\t|") else ""
+    hint = _SEPARATED if len(fields) == 1 and "|" in present else ""
     return f"no task has the fields {present}; use the fields of one of {', '.join(TASKS)}{hint}"
 
 
@@ -153,7 +163,7 @@ def _fits(task: str, records: Sequence[Mapping[str, Any]], *, text_numbers: bool
     if task in ("causal-lm", "image-text") and any(map(has_pictures, records)) != (task == "image-text"):
         return False
     if task == "causal-lm":
-        return not any(record.get(name) is not None for record in records for name in ("label", "chosen"))
+        return not any(record.get(name) is not None for record in records for name in ("label", "labels", "chosen"))
     if not task.startswith(("text-", "tabular-")):
         return True
     name = "label" if task.startswith("text-") else "y"
@@ -214,7 +224,7 @@ def validate(
         targets=(len(reader.target) or reader.targets) if task == "tabular-regression" else None,
         bytes=path.stat().st_size,
         columns=Columns(reader.features, reader.target),
-        warnings=tuple(lookalikes(reader.seen)),
+        warnings=(*reader.notes, *lookalikes(reader.seen)),
     )
 
 
@@ -272,6 +282,7 @@ def _open(
     reader = ExampleReader(
         task, labels=labels, features=columns.features, target=columns.target, text_numbers=format == "csv"
     )
+    reader.notes = source.notes
     if problems:
         return reader, iter(problems)
     if isinstance(source, ParquetFile) and columns.features:
@@ -287,6 +298,7 @@ class _JsonLines:
         self._max_line = max_line
         self.columns: list[str] = []
         self.empty_columns: list[str] = []
+        self.notes: list[str] = []
         self.header_problems: list[LineProblem] = []
 
     def records(self) -> Iterator[Record | LineProblem]:
@@ -334,7 +346,7 @@ def _unknown_column(name: str, task: str, known: tuple[str, ...]) -> LineProblem
 
 def _no_column(name: str, columns: Sequence[str]) -> LineProblem:
     listed = ", ".join(f"'{column}'" for column in columns[:20]) + (" and more" if len(columns) > 20 else "")
-    hint = _SEPARATED if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|") else ""
+    hint = _SEPARATED if len(columns) == 1 and "|" in columns[0] else ""
     return LineProblem(
         1, name, "missing_column", f"no column '{name}'{nearest(name, columns)}; columns are {listed}{hint}"
     )

@@ -1,4 +1,7 @@
-"""Text files as numbered lines in constant memory, and JSONL as records: one dict per line, or its problem."""
+"""Text files as numbered lines in constant memory, and JSONL as records: one dict per line, or its problem.
+
+A file that is one JSON array has a record for each of its objects.
+"""
 
 import io
 import json
@@ -6,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from app.files.json_arrays import objects_of
 from app.files.problems import LineProblem, kind_of
 
 #: Bytes of a line.
@@ -16,24 +20,28 @@ MAX_PICTURE_LINE: Final = 16_000_000
 _HEAD: Final = 1 << 16
 _BOM: Final = b"\xef\xbb\xbf"
 _UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
-#: First lines of pretty-printed JSON.
-_PRETTY_PRINTED: Final = ("[", "{", "[{")
 
 #: Line (in Parquet, row) from 1, and the fields.
 Record = tuple[int, Mapping[str, Any]]
 
 
 def read_jsonl(path: Path, *, max_line: int = MAX_LINE) -> Iterator[Record | LineProblem]:
-    """Yield one record per line; blank lines are skipped."""
-    for line in text_lines(path, max_line=max_line):
+    """Yield one record per line, or per object of a file that is one array; blank lines are skipped."""
+    lines = objects_of(path, max_object=max_line) if _is_array(path) else text_lines(path, max_line=max_line)
+    for line in lines:
         if isinstance(line, LineProblem):
             yield line
-        elif line[1].strip() in _PRETTY_PRINTED and line[0] == 1:
-            message = "one JSON value is spread over many lines; write one object per line"
+        elif line[0] == 1 and line[1].strip() == "{":
+            message = "an object is spread over several lines; write one object per line, or an array of objects"
             yield LineProblem(1, None, "not_json", message)
             return
         elif line[1].strip():
             yield _json_record(*line)
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(_HEAD).removeprefix(_BOM).lstrip().startswith(b"[")
 
 
 def _json_record(number: int, text: str) -> Record | LineProblem:
@@ -49,7 +57,7 @@ def _json_record(number: int, text: str) -> Record | LineProblem:
         return LineProblem(number, None, "not_json", "contains a number with too many digits")
 
     if not isinstance(value, dict):
-        advice = "write one object per line, without an array around them"
+        advice = "write one object per line"
         return LineProblem(number, None, "not_an_object", f"is {kind_of(value)}, not an object; {advice}")
     return number, value
 

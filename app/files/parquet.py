@@ -4,6 +4,7 @@ A few kilobytes can describe gigabytes: dictionaries and run lengths repeat a va
 by the footer before a page is read, bytes while rows are decoded, and a repeated text is one Python object.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
@@ -19,6 +20,8 @@ FREE_BYTES: Final = 256 << 20
 MAX_RATIO: Final = 100
 #: What a number, a null or the reference to a text counts for.
 _VALUE_BYTES: Final = 16
+#: How pandas names a table's index that has no name.
+_PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
 #: Of a batch of rows: a row may contain an image, or thousands of columns.
 _BATCH_ROWS: Final = 8192
 _BATCH_BYTES: Final = 8 << 20
@@ -37,6 +40,7 @@ class ParquetFile:
         self._allowed = max(FREE_BYTES, MAX_RATIO * path.stat().st_size)
         self.columns: list[str] = []
         self.empty_columns: list[str] = []  # of nulls alone: as good as absent
+        self.notes: list[str] = []
         self.header_problems: list[LineProblem] = []
         try:
             self._groups = read_footer(path)
@@ -44,7 +48,10 @@ class ParquetFile:
             if not self.header_problems:
                 self._file = pq.ParquetFile(path, read_dictionary=_dictionary_columns(self._groups))
                 schema = self._file.schema_arrow
-                self.columns = [str(name) for name in schema.names]
+                names = [str(name) for name in schema.names]
+                self.columns = [name for name in names if not _PANDAS_INDEX.fullmatch(name)]
+                index = (name for name in names if name not in self.columns)
+                self.notes = [f"the column '{name}' is pandas' index, and is not read" for name in index]
                 self.empty_columns = [str(field.name) for field in schema if pa.types.is_null(field.type)]
         except self._errors as error:
             message = f"is not a Parquet file: {first_line(error)}"

@@ -16,7 +16,8 @@ _OBJECT: Final = re.compile(r"\s*<[^<>]* at 0x[0-9a-fA-F]+>")
 
 @dataclass(frozen=True, slots=True)
 class LineProblem:
-    """What is wrong, where, and what would work. `line` counts from 1; in Parquet it is the row."""
+    """What is wrong, where, and what would work. `line` counts from 1; in Parquet it is the row, in a
+    JSON array on one line the object."""
 
     line: int | None
     field: str | None

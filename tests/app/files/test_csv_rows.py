@@ -43,7 +43,12 @@ def test_csv_quotes(put):
         ("a,,c\n1,2,3\n", {}, (1, None, "empty_column"), "name every column"),
         ("a,b,c\n1,2,3\n", {"target": "target"}, (1, "target", "missing_column"), "columns are 'a', 'b', 'c'"),
         ("age,bp\n1,2\n", {"features": ["bpp"], "target": "age"}, (1, "bpp", "missing_column"), "did you mean 'bp'"),
-        ("a;b;c\n1;2;3\n", {"target": "c"}, (1, "c", "missing_column"), "separated by commas"),
+        ("a|b|c\n1|2|3\n", {"target": "c"}, (1, "c", "missing_column"), "separated by commas"),
+        (",a,b\n0,1,2\n", {}, (1, None, "empty_column"), "index=False"),
+        ("a,b,,\n1,2,,\n", {}, (1, None, "empty_column"), "column 3, 4 of 4"),
+        ("a;b\n1,5;2\n1;2\n", {}, (2, "a", "not_a_number"), "a point in place of the comma"),
+        ("a;b\n1;2;3\n1;2\n", {}, (2, None, "ragged_row"), "a semicolon needs quotes"),
+        ("a,b\n1,1e39\n1,2\n", {}, (2, "b", "too_large"), "scale"),
         ("a,b\n1,2\n", {"features": ["a", "a"]}, (None, "a", "duplicate_column"), "twice"),
         ("a\n1\n2\n", {}, (1, None, "missing_column"), "feature"),
         ('a,b\n1,2\n"1"x,2\n', {}, (3, None, "not_csv"), "quotes"),
@@ -70,3 +75,19 @@ def test_csv_columns_of_a_text_task(put):
     assert found(put("text,label,id\n" + "a,x,1\n" * 50, "t.csv"), format="csv", task="text-classification") == [
         (1, "id", "unknown_field")
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "text;label\r\nthe cat, sat;x\r\na;y\r\nb;x\r\nc;y\r\n",
+        '"text";"label"\r\n"the cat, sat";x\r\na;y\r\nb;x\r\nc;y\r\n',
+        "text\tlabel\nthe cat, sat\tx\na\ty\nb\tx\nc\ty\n",
+        "sep=;\r\ntext;label\r\nthe cat, sat;x\r\na;y\r\nb;x\r\nc;y\r\n",
+    ],
+)
+def test_separators_of_spreadsheets(put, text):
+    """Semicolons where a comma is the decimal mark, tabs, and the line that tells Excel; with a byte order mark."""
+    path = put("\ufeff" + text, "t.csv")
+    assert next(read(path, format="csv", task="text-classification")) == {"text": "the cat, sat", "label": "x"}
+    assert [row["text"] for row in read(path, format="csv", task="text-classification")][1:] == ["a", "b", "c"]

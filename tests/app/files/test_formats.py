@@ -124,7 +124,7 @@ def test_refuses_to_infer_from_unknown_fields(put):
     ("content", "name", "says"),
     [
         (b"txt,label\ngood,a\n", "t.csv", "'text' is missing (did you mean 'txt'?)"),
-        (b"text;label\ngood;a\n", "t.csv", "do not seem to be separated by commas"),
+        (b"text|label\ngood|a\n", "t.csv", "do not seem to be separated by commas"),
         (lines({"anchor": "a", "positve": "b"}), "t.jsonl", "pairs has anchor, positive, and 'positive' is missing"),
     ],
 )

@@ -26,10 +26,9 @@ def test_another_encoding_is_one_problem(put, encoding, name, format):
 
 
 @pytest.mark.parametrize("indent", [1, 4])
-@pytest.mark.parametrize("value", [[CHAT, CHAT], CHAT])
-def test_json_that_is_spread_out_is_one_problem(put, value, indent):
-    """What people get from a JSON library's pretty printing."""
-    path = put(json.dumps(value, indent=indent))
+def test_an_object_that_is_spread_out_is_one_problem(put, indent):
+    """What people get from a JSON library's pretty printing, unless they print an array."""
+    path = put(json.dumps(CHAT, indent=indent))
     assert found(path, task="causal-lm") == [(1, None, "not_json")]
 
 

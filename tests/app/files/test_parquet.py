@@ -168,3 +168,12 @@ def test_a_column_of_nulls_is_absent(tmp_path):
     """Tables of many sources have columns that this one leaves empty."""
     path = _write(tmp_path / "data.parquet", {"text": ["a", "b"], "messages": pa.nulls(2), "note": pa.nulls(2)})
     assert formats.validate(path, format="parquet", task="causal-lm").examples == 2
+
+
+def test_an_index_of_pandas_is_no_column(tmp_path):
+    """As `to_parquet` writes a filtered table: nothing trains on it, and a warning says so."""
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"a": [1.0, 2.0], "y": [1.0, 2.0], "__index_level_0__": [3, 7]}), path)
+    summary = validate(path, format="parquet", task="tabular-regression")
+    assert summary.columns == Columns(("a",), ("y",))
+    assert summary.warnings == ("the column '__index_level_0__' is pandas' index, and is not read",)
