@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ CONFIG_ERRORS = (
 #: Name of a tokenizer's attribute that says what it was like when it was loaded.
 STORED = "_permafrost_stored"
 SAFE = {"local_files_only": True, "trust_remote_code": False}
+#: How transformers says which package is missing.
+_INSTALL = re.compile(r"`(pip install [^`]+)`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ def tokenizer(folder: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
+        tokenizers.refuse_unreadable(folder)
         raise ModelError(f"transformers could not load the tokenizer: {_first_line(error)}", param="model") from error
     tokenizers.refuse_empty(loaded, folder)
     loaded.__dict__[STORED] = _form(loaded)
@@ -225,6 +229,8 @@ def _with_new_tokens(
 def _config(spec: TransformersSpec, folder: Path, *, task: str, labels: Sequence[str] | None) -> Any:
     content = configs.read(folder / "config.json")
     kind = content.get("model_type")
+    if kind is None and "pretrained_cfg" in content:  # as timm writes it, and transformers reads it
+        kind = "timm_wrapper"
     if not isinstance(kind, str):
         raise ModelError("config.json has no model_type", param="model")
     if kind not in CONFIG_MAPPING:
@@ -379,6 +385,9 @@ def _notes(info: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _first_line(error: BaseException) -> str:
     if isinstance(error, ImportError):
-        return f"{str(error).strip().splitlines()[0][:200]} (install the package where the worker runs)"
+        text = str(error).strip()
+        named = ", ".join(dict.fromkeys(_INSTALL.findall(text)))
+        cure = f"install it where the worker runs: {named}" if named else "install the package where the worker runs"
+        return f"{text.splitlines()[0].partition('You can install')[0].strip()[:200]} ({cure})"
     lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     return " ".join(lines[: 2 if isinstance(error, StrictDataclassError) else 1])[:300]

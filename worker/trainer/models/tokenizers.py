@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from re import _constants as kinds  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -55,6 +56,17 @@ def refuse_empty(tokenizer: Any, folder: Path) -> None:
         f"folder has {', '.join(present)}"
     )
     raise ModelError(message, param="model", code="tokenizer_does_not_fit")
+
+
+def refuse_unreadable(folder: Path) -> None:
+    """Raises ModelError where a tokenizer that could not be loaded is stored in a form that a missing package reads."""
+    names = [path.name for path in sorted(folder.glob("*.model"))]
+    if names and not (folder / "tokenizer.json").exists() and find_spec("sentencepiece") is None:
+        message = (
+            f"the tokenizer is stored as {names[0]} alone: reading it takes the package sentencepiece where the worker "
+            "runs (pip install sentencepiece), or add the tokenizer.json that save_pretrained of transformers writes"
+        )
+        raise ModelError(message, param="model", code="invalid_model")
 
 
 def explosive(pattern: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,23 @@ def test_several_chat_templates_in_files_of_their_own(llama: Workspace) -> None:
     assert [path.name for path in (done.place.files / FOLDER).iterdir()] == ["tool_use.jinja"]
     templates = AutoTokenizer.from_pretrained(done.place.files).chat_template
     assert templates == {"default": "{{ messages[0].content }}", "tool_use": "{{ messages[1].content }}"}
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+@pytest.mark.parametrize("kind", [{}, {"model_type": "timm_wrapper"}])
+def test_a_model_of_timm_names_the_package(llama: Workspace, kind: dict[str, Any]) -> None:
+    """Its config.json has no model_type, or that of transformers' wrapper."""
+    (llama.base / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {}, **kind}))
+    done = run(llama)
+    assert done.failure["code"] == "invalid_model"
+    assert done.failure["message"].endswith("(install it where the worker runs: pip install timm)")
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+def test_a_tokenizer_that_a_missing_package_reads(llama: Workspace) -> None:
+    """transformers names another package for it."""
+    (llama.base / "tokenizer.json").unlink()
+    (llama.base / "tokenizer.model").write_bytes(b"\x0a\x05junk")
+    done = run(llama)
+    assert done.failure["code"] == "invalid_model"
+    assert "pip install sentencepiece" in done.failure["message"]
