@@ -28,6 +28,10 @@ def main() -> None:
         from app.evidence.verifier import check_example
 
         raise SystemExit(check_example.main(sys.argv[2:]))
+    if name == "log":
+        from app.evidence.verifier import audit_log
+
+        raise SystemExit(audit_log.main(sys.argv[2:]))
     if name in IN_THE_WORKER:
         in_the_worker(IN_THE_WORKER[name])
     if name == "--version":
@@ -101,6 +105,7 @@ def make_app() -> "Typer":
     app.command("reproduce", help="Train a result again from its recipe, and compare every bit.")(main)
     app.command("prove-example", help="Prove that a job trained on an example, or did not.")(main)
     app.command("check-example", help="Check such a proof, offline.")(main)
+    app.command("log", help="Check the transparency log against what you kept of it.")(main)
     app.command("diff", help="Show what changed between two models' files.")(main)
     return app
 

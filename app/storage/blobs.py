@@ -187,11 +187,11 @@ class Storage:
         with out_of_space_explained(f"the file {key}"):
             self._store.write(key, data)
 
-    def read_named(self, key: str, *, limit: int) -> bytes | None:
-        """A file's bytes, `limit` at most; None where there is no such file."""
+    def read_named(self, key: str) -> bytes | None:
+        """A file's bytes; None where there is no such file."""
         try:
             with self._store.open(key) as file:
-                return file.read(limit)
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -7,7 +7,8 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 WIDTH: Final = 256
@@ -81,16 +82,17 @@ def paths_between(old: int, new: int) -> Iterator[TilePath]:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The tree of a log of `size` entries, as its tiles have it."""
+    """The tree of a log of `size` entries, as its tiles have it. It reads each tile once."""
 
     size: int
     read: ReadTile
+    _tiles: dict[tuple[int, int], bytes] = field(default_factory=dict)
 
     def root(self) -> bytes:
         return self._range(0, self.size) if self.size else hashlib.sha256().digest()
 
     def leaf(self, index: int) -> bytes:
-        return self._hash(0, index)
+        return self._neighbours(0, index, 1)
 
     def inclusion(self, index: int) -> list[bytes]:
         """RFC 9162, 2.1.3.1: the hashes from a leaf to the root, nearest first."""
@@ -135,13 +137,16 @@ class Tree:
     def _full(self, begin: int, count: int) -> bytes:
         """The root over a full subtree: some neighbours of the highest tile that has it."""
         level, height = divmod(count.bit_length() - 1, _HEIGHT)
-        at = begin >> (_HEIGHT * level)
-        return fold([self._hash(level, at + offset) for offset in range(1 << height)])
+        return _folded(self._neighbours(level, begin >> (_HEIGHT * level), 1 << height))
 
-    def _hash(self, level: int, at: int) -> bytes:
+    def _neighbours(self, level: int, at: int, count: int) -> bytes:
+        """Hashes of one tile, in a row."""
         index, offset = divmod(at, WIDTH)
-        tile = self.read(level, index, min(WIDTH, in_size(level, self.size) - index * WIDTH))
-        return tile[offset * HASH : (offset + 1) * HASH]
+        tile = self._tiles.get((level, index))
+        if tile is None:
+            tile = self.read(level, index, min(WIDTH, in_size(level, self.size) - index * WIDTH))
+            self._tiles[level, index] = tile
+        return tile[offset * HASH : (offset + count) * HASH]
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
@@ -149,6 +154,12 @@ def fold(hashes: Sequence[bytes]) -> bytes:
     while len(hashes) > 1:
         hashes = [node_hash(a, b) for a, b in zip(hashes[::2], hashes[1::2], strict=True)]
     return hashes[0]
+
+
+@lru_cache(maxsize=1024)
+def _folded(hashes: bytes) -> bytes:
+    """The root over neighbours. Those of upper levels are asked for again and again, by every proof of a log."""
+    return fold([hashes[at : at + HASH] for at in range(0, len(hashes), HASH)])
 
 
 def root_of_path(leaf: bytes, *, index: int, size: int, path: Sequence[bytes]) -> bytes | None:

@@ -4,6 +4,7 @@ Each step can be repeated by anyone: places never change once they are committed
 tiles, and a checkpoint is signed over what both the database and the tiles have.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,15 +12,25 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db import Database, now
 from app.errors import PermafrostError
 from app.evidence.format.keys import KeyFileError, generate, load, write_private
-from app.evidence.format.log_proof import Entry
-from app.evidence.format.note import LogHead, Note, NoteKey, checked_name, key_of, read_note, sign, signed_state
+from app.evidence.format.log_proof import Entry, read_entry
+from app.evidence.format.note import (
+    LogHead,
+    Note,
+    NoteError,
+    NoteKey,
+    checked_name,
+    key_of,
+    read_note,
+    sign,
+    signed_state,
+)
 from app.evidence.format.tiles import (
     HASH,
     WIDTH,
@@ -28,9 +39,11 @@ from app.evidence.format.tiles import (
     TilePath,
     Tree,
     bundle,
+    entries_of,
     fold,
     in_size,
     leaf_hash,
+    paths_between,
 )
 from app.evidence.transparency.tables import LogEntry, LogState
 from app.evidence.transparency.tile_files import TileFiles
@@ -103,8 +116,9 @@ class Journal:
 
         Raises LogRefused where the log cannot be continued as it was.
         """
+        published = self._published()
         while True:
-            start, waiting = self._sequence(entries)
+            start, waiting = self._sequence(entries, published)
             if start.sequenced > start.size:
                 self._publish(start)
             if not waiting:
@@ -132,13 +146,63 @@ class Journal:
         self._write_checkpoint()
         return state.size
 
+    def take_back(self) -> int:
+        """Put entries into the database that were published and that it lacks. Returns how many there were.
+
+        Raises LogRefused where those that it has are not the published ones, or where files are missing.
+        """
+        try:
+            return self._take_back(TileFiles(self.storage), self._published())
+        except TileError as error:
+            raise LogRefused(f"the published log cannot be read: {error}") from None
+
+    def _take_back(self, files: TileFiles, published: int) -> int:
+        with self.db.write() as session:
+            state = locked_state(session)
+            if state.size >= published:
+                return 0
+            head = signed_state(read_note(files.checkpoint() or b""), [self.key.public])
+            first = state.size - state.size % WIDTH
+            taken = [
+                entry for path in paths_between(first, head.size) if path.level == 0 for entry in _entries(files, path)
+            ]
+            have = session.scalars(_placed(first, state.size)).all()
+            tree = files.tree(head.size)
+            sound = all(leaf_hash(raw) == tree.leaf(first + at) for at, raw in enumerate(taken))
+            if tree.root() != head.root or not sound or list(have) != taken[: len(have)]:
+                raise LogRefused("the published entries do not make the published root, or go on from other entries")
+            session.execute(update(LogEntry).where(LogEntry.position >= state.size).values(position=None))
+            missing = taken[state.size - first :]
+            lost = [leaf_hash(raw).hex() for raw in missing]
+            session.execute(delete(LogEntry).where(LogEntry.position.is_(None), LogEntry.leaf.in_(lost)))
+            at = now(session)
+            session.add_all(
+                LogEntry(
+                    created_at=at, leaf=lost[each], subject=_subject_of(raw), entry=raw, position=state.size + each
+                )
+                for each, raw in enumerate(missing)
+            )
+            state.size = state.sequenced = head.size
+            state.checkpoint, state.key = str(read_note(files.checkpoint() or b"")), str(self.key.public)
+            return len(missing)
+
     # ---- the steps
 
-    def _sequence(self, entries: Iterable[Entry]) -> tuple[LogState, bool]:
+    def _published(self) -> int:
+        """The size of the checkpoint in the storage, which is written after the database has it; 0 without ours."""
+        try:
+            return signed_state(read_note(TileFiles(self.storage).checkpoint() or b""), [self.key.public]).size
+        except NoteError:
+            return 0
+
+    def _sequence(self, entries: Iterable[Entry], published: int) -> tuple[LogState, bool]:
         """Give places to entries that have none, in one transaction. Returns the state, and whether more wait."""
         with self.db.write() as session:
             state = locked_state(session)
             self._refuse_other_key(state)
+            if state.size < published:
+                message = f"{published} entries were signed and published, and the database has {state.size} of them"
+                raise LogRefused(f"{message}: an older one was restored (permafrost doctor --repair takes them back)")
             record(session, *entries)
             pending = select(LogEntry.id).where(LogEntry.position.is_(None)).order_by(LogEntry.id).limit(BATCH + 1)
             waiting = session.scalars(pending).all()
@@ -203,12 +267,15 @@ class Journal:
 
     # ---- what is read
 
+    def entries(self, end: int) -> Iterator[bytes]:
+        """Every entry of the database that has a place below `end`. Raises LogRefused where it lacks one."""
+        return self._rows(0, end)
+
     def _rows(self, first: int, end: int) -> Iterator[bytes]:
         """Entries by their places, from the beginning of a tile on."""
         for begin in range(first, end, BATCH):
-            places = (LogEntry.position >= begin, LogEntry.position < min(begin + BATCH, end))
             with self.db.read() as session:
-                found = session.scalars(select(LogEntry.entry).where(*places).order_by(LogEntry.position)).all()
+                found = session.scalars(_placed(begin, min(begin + BATCH, end))).all()
             if len(found) != min(BATCH, end - begin):
                 raise LogRefused(f"the database lacks entries of its log, between {begin} and {end}")
             yield from found
@@ -224,6 +291,20 @@ class Journal:
         signed = signed_state(read_note(state.checkpoint), [self.key.public])
         if signed.size != state.size or signed.root != root:
             raise LogRefused(f"the entries do not make the root that was signed over {signed.size} of them")
+
+
+def _placed(first: int, end: int) -> Select[bytes]:
+    places = (LogEntry.position >= first, LogEntry.position < end)
+    return select(LogEntry.entry).where(*places).order_by(LogEntry.position)
+
+
+def _entries(files: TileFiles, path: TilePath) -> list[bytes]:
+    return entries_of(files.file(TilePath(None, path.index, path.width)))
+
+
+def _subject_of(raw: bytes) -> str:
+    entry = read_entry(raw)
+    return entry.subject if entry else hashlib.sha256(raw).hexdigest()
 
 
 def locked_state(session: Session) -> LogState:

@@ -3,8 +3,7 @@
 A folder of them, or the prefix of a bucket, is a whole log for clients of c2sp.org/tlog-tiles.
 """
 
-from app.evidence.format.note import MAX_NOTE
-from app.evidence.format.tiles import HASH, MAX_ENTRY, WIDTH, TileError, TilePath, Tree, bundle, entries_of
+from app.evidence.format.tiles import HASH, WIDTH, TileError, TilePath, Tree, bundle, entries_of
 from app.storage.blobs import Storage
 
 PREFIX = "log"
@@ -44,14 +43,14 @@ class TileFiles:
 
     def checkpoint(self) -> bytes | None:
         """The checkpoint as it was last written; None where there is none."""
-        return self._storage.read_named(CHECKPOINT, limit=MAX_NOTE)
+        return self._storage.read_named(CHECKPOINT)
 
     def remove_parts(self, path: TilePath) -> None:
         """Remove the partial files of a tile that is full now."""
         self._storage.remove_named(f"{PREFIX}/{TilePath(path.level, path.index)}.p")
 
     def _get(self, path: TilePath) -> bytes | None:
-        return self._storage.read_named(f"{PREFIX}/{path}", limit=WIDTH * (MAX_ENTRY + 3))
+        return self._storage.read_named(f"{PREFIX}/{path}")
 
 
 def _beginning(whole: bytes, path: TilePath) -> bytes:

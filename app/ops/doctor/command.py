@@ -61,13 +61,15 @@ def examine(
     from app.db import Database
     from app.ops.doctor.blobs import BlobAudit
     from app.ops.doctor.jobs import JobAudit
+    from app.ops.doctor.log import LogBooks
     from app.storage.blobs import Storage
 
     db, storage = Database(settings.database), Storage(settings.storage)
     try:
         blobs = BlobAudit(settings, db, storage, older_than=older_than, deep=deep)
         jobs = JobAudit(settings, db, older_than=older_than, deep=deep)
-        findings = [*jobs.findings(), *blobs.findings(), *jobs.expired()]
+        log = LogBooks(settings, db, storage, deep=deep)
+        findings = [*jobs.findings(), *blobs.findings(), *jobs.expired(), *log.findings()]
         if repair:
             for finding in findings:
                 finding.apply_repair()

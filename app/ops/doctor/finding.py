@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from app.errors import PermafrostError
 from app.jsontypes import JsonDict
 
 
@@ -28,7 +29,10 @@ class Finding:
 
     def apply_repair(self) -> None:
         if self.repair is not None:
-            self.done = self.repair()
+            try:
+                self.done = self.repair()
+            except PermafrostError as error:
+                self.message += f"; it could not be repaired: {error}"
 
     def to_json(self) -> JsonDict:
         names = ("kind", "level", "object", "message", "remedy", "done")

@@ -181,6 +181,32 @@ def test_a_database_with_another_history_signs_nothing(log: Journal) -> None:
         assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == files
 
 
+def test_an_older_database_forks_nothing_and_takes_back_what_was_published(log: Journal) -> None:
+    """Entries after a backup are in the storage alone then: nothing is signed before the database has them again."""
+    log.enter(*entries(300))
+    with log.db.read() as session:
+        state = session.get_one(LogState, 1)
+    log.enter(*entries(250, after=300))
+    assert log.take_back() == 0
+    before = signed(log)
+    with log.db.write() as session:
+        session.execute(delete(LogEntry).where(LogEntry.position >= 300))
+        old = {"size": 300, "sequenced": 300, "checkpoint": state.checkpoint}
+        session.execute(update(LogState).values(**old))
+        record(session, entries(1, after=301)[0])  # that is among the published ones
+    with pytest.raises(LogRefused, match="an older one was restored"):
+        log.enter(*entries(1, after=900))
+    assert log.take_back() == 250
+    assert signed(log) == before
+    log.enter(*entries(1, after=900))
+    assert logged(log) == [each.raw for each in [*entries(550), *entries(1, after=900)]]
+    with log.db.write() as session:
+        session.execute(update(LogEntry).where(LogEntry.position == 299).values(entry=b"forged"))
+        session.execute(update(LogState).values(**old))
+    with pytest.raises(LogRefused, match="go on from other entries"):
+        log.take_back()
+
+
 def test_another_key_signs_nothing(log: Journal, tmp_path: Path) -> None:
     """A log has one name and one key; a key of another kind is none."""
     log.enter(*entries(1))
