@@ -115,7 +115,8 @@ def _texts(value: Any) -> list[str]:
 def _config_dtype(context: CheckContext) -> Iterator[Problem]:
     """Rejects a configuration whose dtype is not that of the frozen weights: transformers converts them to it.
 
-    Where the base has weights of several dtypes, loading converts some in any case. The dtype is the commonest then.
+    Where the base has weights of several dtypes, loading converts some in any case. The dtype is the commonest then, or
+    that of all that is frozen.
     """
     held = result_of(context)
     stored = {reading.dtype for reading in frozen_floats(context)}
@@ -127,9 +128,9 @@ def _config_dtype(context: CheckContext) -> Iterator[Problem]:
     if not named and is_known(config) and len({t.dtype for t in held.tensors().values() if _is_float(t.dtype)}) > 1:
         reason = "no dtype, so transformers converts all weights to that of the first one; add the dtype of the base"
         yield Problem("config_dtype", reason, CONFIG)
-    usual = _commonest(context) if len(stored) > 1 else stored
+    usual = _commonest(context) | (stored if len(stored) == 1 else set())
     for dtype, file in sorted(named.items()):
-        if DTYPES.get(dtype, dtype) not in stored & usual:
+        if DTYPES.get(dtype, dtype) not in usual:
             kept = " and ".join(sorted(stored & usual or stored))
             reason = f"transformers converts weights to {dtype}, and the frozen ones are stored as {kept}; correct it"
             yield Problem("config_dtype", reason, file)

@@ -75,6 +75,20 @@ def test_frozen_tensors_of_a_second_dtype_are_a_note(tmp_path: Path) -> None:
     assert any("frozen in another dtype" in note and "bert.enc.0.b" in note for note in report.warnings)
 
 
+def test_all_that_is_frozen_may_be_of_the_rarer_dtype(tmp_path: Path) -> None:
+    """Float32 norms of a bfloat16 model, for example: the base's own configuration says what most of it is."""
+    policy = {"rules": [{"id": "bias", "action": "freeze", "select": {"name": "bert.enc.0.b"}}]}
+    files = {"config.json": b'{"model_type": "bert", "dtype": "float32"}'}
+    world = World(tmp_path, policy=policy, result_files=files)
+    world.sign()
+    report = world.verify(3)
+    assert report.verified, report.problems
+    assert any("frozen in another dtype" in note and "bert.enc.0.b" in note for note in report.warnings)
+    (world.result / "config.json").write_text('{"model_type": "bert", "dtype": "float16"}')
+    world.sign()
+    assert {problem.check for problem in world.verify(3).problems} == {"config_dtype"}
+
+
 def test_layers_are_counted_by_their_types(tmp_path: Path) -> None:
     """Nemotron-H has no number of layers in its configuration, but a type for each of them."""
     config = b'{"model_type": "nemotron_h", "layers_block_type": ["mamba", "moe"], "n_groups": 1}'
