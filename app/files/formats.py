@@ -33,6 +33,7 @@ _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv"} | dict.fromkey
 SAME_FILES = "the validation file has the same bytes as the training file, so it does not show what the model learned"
 _SEPARATED = "; the values do not seem to be separated by commas, semicolons or tabs"
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".ods", ".numbers")
+_POINTER = b"version https://git-lfs.github.com/"
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _PACKED = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"\xfd7zXZ": "xz"}
 
@@ -71,6 +72,9 @@ def detect(filename: str, head: bytes) -> str:
     suffix = Path(filename).suffix.lower()
     if head.startswith(b"PAR1"):
         return "parquet"
+    if head.startswith(_POINTER):
+        message = f"'{filename}' is a Git LFS pointer, a few lines in place of the file; run 'git lfs pull' first"
+        raise DataError(message, param="file")
     if suffix in _SPREADSHEETS or head.startswith(_OLD_EXCEL):
         raise DataError(f"'{filename}' is a spreadsheet; save it as CSV in UTF-8, and upload that", param="file")
     for magic, what in _PACKED.items():

@@ -267,3 +267,18 @@ def test_no_file_is_answered_by_a_fault_of_ours(tmp_path_factory, records):
         validate(path, format="jsonl", task=infer_task(path, "jsonl"))
     except DataError as error:
         json.dumps([error.message, error.errors], ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a.parquet", "git lfs pull"),
+        (b"PK\x03\x04", "a.xlsx", "save it as CSV"),
+        (b"\xd0\xcf\x11\xe0", "a.xls", "save it as CSV"),
+        (b"PK\x03\x04", "a.zip", "inside it"),
+    ],
+)
+def test_files_of_other_kinds_say_what_to_do(head, name, says):
+    """By their first bytes or their name."""
+    with pytest.raises(DataError, match=says):
+        detect(name, head)

@@ -8,7 +8,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app.freeze.plan import TensorInfo
+from app.errors import PolicyError
+from app.freeze.plan import TensorInfo, resolve
+from app.freeze.policy import Policy
 from app.freeze.schemas import json_schema
 from app.http.dependencies import Backends
 from tests.app.conftest import AFFINE
@@ -90,3 +92,48 @@ def test_a_task_that_is_missing_is_named(client: TestClient, backends: Backends,
 
     body["freeze_policy"] = {"freeze": ["roberta.**"]}
     assert ("--task" in client.post("freeze_policies/preview", json=body).json()["error"]["message"]) == (not own)
+
+
+@pytest.mark.parametrize(
+    "given", [["model.embed_tokens.weight"], ["lm_head.weight"], ["lm_head.*", "model.embed_tokens.*"]]
+)
+@pytest.mark.parametrize("stored_twice", [True, False])
+def test_all_agree_about_ties(
+    client: TestClient, embedded: FastAPI, tmp_path: Path, *, given: list[str], stored_twice: bool
+) -> None:
+    """Preview, submission and worker, of a tie whose files have one of its names or both (as Qwen3's have)."""
+    tiny = pytest.importorskip("tests.worker.trainer.tiny", reason="the worker's dependencies are not installed")
+    from safetensors.torch import load_file, save_file
+
+    from app.specs.models import TransformersSpec
+    from worker.trainer.freeze.inventory import tensors
+    from worker.trainer.models import loading, manifest
+
+    folder = tiny.llama(tmp_path / "tied")
+    weights = load_file(folder / "model.safetensors")
+    if stored_twice:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    spec = TransformersSpec(path="tied")
+    described = manifest.describe(spec, folder, task=None)
+    add_model(embedded.state.backends, tmp_path / "m", "tied", manifest=described, spec=spec.to_json())
+    policy = {"freeze": given}
+    live = tensors(loading.load(spec, folder, task="causal-lm", labels=None, seed=0).model)
+    try:
+        frozen = {each.name for each in resolve(Policy.from_json(policy), live).decisions if each.action == "freeze"}
+    except PolicyError:
+        frozen = set()
+
+    uploaded = client.post("files", data={"purpose": "fine-tune"}, files={"file": ("a.jsonl", b'{"text": "a"}\n' * 2)})
+    body = {"model": "tied", "training_file": uploaded.json()["id"], "freeze_policy": policy}
+    answers = [
+        client.post("freeze_policies/preview", json={"model": "tied", "freeze_policy": policy, "limit": 1000}),
+        client.post("fine_tuning/jobs", json=body | {"dry_run": True}),
+        client.post("fine_tuning/jobs", json=body),
+    ]
+    assert {answer.status_code for answer in answers} == ({200} if frozen else {400}), [one.text for one in answers]
+    if frozen:
+        assert frozen == {row["name"] for row in answers[0].json()["data"] if row["action"] == "freeze"}
+        assert len(frozen) == 1  # one tensor, whatever its names
+    else:
+        assert all("name both in one rule" in answer.json()["error"]["message"] for answer in answers)

@@ -19,7 +19,16 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTok
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
-from worker.trainer.models import completeness, configs, processors, sentence, stored_dtypes, tokenizers, vocabulary
+from worker.trainer.models import (
+    completeness,
+    configs,
+    processors,
+    sentence,
+    stored_dtypes,
+    ties,
+    tokenizers,
+    vocabulary,
+)
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()  # new and unused tensors are in our own notes
@@ -126,6 +135,7 @@ def load_skeleton(
     auto = _auto_class(task, config) if task else getattr(transformers, (config.architectures or [""])[0], None)
     dtype = _dtype(spec.dtype or "auto", codes.values())
     model, info = _from_files(auto or transformers.AutoModel, folder, config, dtype, device_map="meta")
+    ties.tie_as_loading_does(model, folder, codes)
     if _keeps_dtypes(spec):
         stored_dtypes.restore(model, codes, None)
     if task == "pairs":
