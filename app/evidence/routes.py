@@ -55,8 +55,8 @@ def download_attestation(fine_tuning_job_id: JobId, caller: AsReader, db: Db, st
 
     Its member `recipe` is a second envelope: SLSA Provenance v1, of what the same files were made of and how.
     Attestations from before there were recipes have none. `timestamp` is an RFC 3161 timestamp over the first
-    signature, where an authority is configured and has answered by now. `tlog_proof` proves (c2sp.org/tlog-proof)
-    that the transparency log has the statement.
+    signature and `recipeTimestamp` one over the recipe's, where an authority is configured and has answered by now.
+    `tlog_proof` proves (c2sp.org/tlog-proof) that the transparency log has the statement.
     """
     with db.read() as session:
         job = find_job(session, caller.project, fine_tuning_job_id)

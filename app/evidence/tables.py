@@ -31,7 +31,8 @@ class Evidence(Base):
     envelope: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
     #: The OpenSSF bundle over the result's files, where a P-256 key signed.
     model_sig: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
-    #: An RFC 3161 timestamp over the envelope's first signature, and when to ask for one that is still missing.
+    #: RFC 3161 timestamps over the first signatures of statement and recipe, one after the other, and when to ask for
+    #: them where they are still missing.
     timestamp: Mapped[bytes | None] = deferred(mapped_column(LargeBinary))
     timestamp_due: Mapped[datetime | None] = mapped_column(index=True)
     #: The hash of the transparency log's entry about the envelope.

@@ -1,6 +1,7 @@
 """Attacks on what accompanies a statement: further signatures, timestamps, the log's proof."""
 
 import base64
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.evidence.format import envelope
-from app.evidence.format.envelope import LOG_PROOF, PAYLOAD_TYPE, TIMESTAMP, pae
+from app.evidence.format.envelope import LOG_PROOF, PAYLOAD_TYPE, RECIPE_TIMESTAMP, TIMESTAMP, pae
 from app.evidence.format.keys import TrustedKey, generate
 from app.evidence.format.log_proof import Entry, LogProof, statement_entry
 from app.evidence.format.note import COSIGNATURE, LogHead, Note, cosign, key_of
@@ -123,6 +124,49 @@ def _(world: World) -> Options:
     later = datetime.now(UTC) + timedelta(days=400)
     stamped(world, predicate=world.predicate(issued_at=later))
     return {"now": later, **trusting(tsa())}
+
+
+def recipe_stamped(
+    world: World, by: Authority | None = None, of: Callable[[bytes], bytes] = bytes, **observed: Any
+) -> dict[str, Any]:
+    """Sign the world's claim and a recipe, with a timestamp beside each signature (or what `of` makes of the recipe's).
+
+    The claim is dated four minutes ahead, as far as clocks may differ.
+    """
+    now = datetime.now(UTC)
+    world.sign()
+    honest = recipe_of(world)
+    recipe = build(replace(honest, observed=replace(honest.observed, **observed)))
+    sealed = world.sign(world.predicate(issued_at=now + timedelta(minutes=4))) | {MEMBER: envelope.seal(recipe, [KEY])}
+    first, second = (base64.b64decode(each["signatures"][0]["sig"]) for each in (sealed, sealed[MEMBER]))
+    tokens = {TIMESTAMP: tsa().stamp(first), RECIPE_TIMESTAMP: (by or tsa()).stamp(of(second))}
+    world.publish(sealed | {field: base64.b64encode(in_order(token)).decode() for field, token in tokens.items()})
+    return {"now": now, **trusting(tsa())}
+
+
+@attack("37-recipe-timestamp-of-an-authority-that-nobody-trusts", only="recipe_timestamp_authority")
+def _(world: World) -> Options:
+    return recipe_stamped(world, by=tsa("Other"))
+
+
+@attack("35-recipe-timestamp-of-another-recipe", only="recipe_timestamp_subject")
+def _(world: World) -> Options:
+    """A recipe that was swapped later keeps the timestamp of the first."""
+    return recipe_stamped(world, of=lambda signature: signature[::-1])
+
+
+@attack("37-recipe-stamped-before-its-run-ended", only="recipe_timestamp_order")
+def _(world: World) -> Options:
+    """A recipe that was signed ahead, of a run that had still to be made."""
+    return recipe_stamped(world, finished_at=datetime.now(UTC) + timedelta(minutes=8))
+
+
+@attack("12-recipe-timestamp-that-is-garbage")
+def _(world: World) -> Options:
+    options = recipe_stamped(world)
+    sealed = json.loads(world.attestation.read_bytes())
+    world.publish(sealed | {RECIPE_TIMESTAMP: "%%%"})
+    return options
 
 
 @attack("12-timestamp-that-is-garbage")

@@ -47,7 +47,6 @@ from worker.supervisor.timestamps import (
     SOONEST,
     Authority,
     AuthorityFailed,
-    first_signature,
     late,
     stamped,
 )
@@ -137,11 +136,11 @@ def _evidence(
 
 
 def _stamp(signer: Signer, evidence: Evidence) -> list[NewEvent]:
-    """Put a timestamp beside the envelope, or note when maintenance is to ask for one."""
+    """Put timestamps beside the envelope, or note when maintenance is to ask for one."""
     if signer.authority is None or evidence.envelope is None:
         return []
     try:
-        evidence.timestamp = signer.authority.stamp(first_signature(evidence.envelope), seconds=JOB_SECONDS)
+        evidence.timestamp = signer.authority.stamp_all(evidence.envelope, seconds=JOB_SECONDS)
     except AuthorityFailed as error:
         evidence.timestamp_due = datetime.now(UTC) + SOONEST
         return [late(error)]

@@ -18,6 +18,8 @@ import structlog
 from sqlalchemy import select, update
 
 from app.db import Database, now
+from app.evidence.format.der import elements
+from app.evidence.format.recipe import MEMBER
 from app.evidence.format.timestamp import (
     MAX_TIMESTAMP,
     NoTimestampLibrary,
@@ -53,6 +55,15 @@ class Authority:
     """A time-stamping authority over HTTP."""
 
     url: str
+
+    def stamp_all(self, envelope: bytes, *, seconds: float) -> bytes:
+        """Timestamps over the first signatures of the statement and of its recipe, one after the other.
+
+        Raises AuthorityFailed, also where only one of them was given.
+        """
+        until = time.monotonic() + seconds
+        signatures = [first_signature(envelope), *recipe_signature(envelope)]
+        return b"".join(self.stamp(each, seconds=max(until - time.monotonic(), 0.1)) for each in signatures)
 
     def stamp(self, signature: bytes, *, seconds: float) -> bytes:
         """A timestamp over a signature, in DER. Raises AuthorityFailed; whether readers trust it is theirs to check."""
@@ -90,12 +101,18 @@ def first_signature(envelope: bytes) -> bytes:
         raise AuthorityFailed(f"the stored envelope cannot be read: {error}") from None
 
 
+def recipe_signature(envelope: bytes) -> list[bytes]:
+    """The first signature of the recipe beside a statement; nothing where there is no recipe, as in old evidence."""
+    recipe = json.loads(envelope).get(MEMBER)
+    return [] if recipe is None else [first_signature(json.dumps(recipe).encode())]
+
+
 def stamp_due(db: Database, authority: Authority) -> int:
     """Ask for the timestamps that are due. Returns how many were attached. Any number of workers may do it at once."""
     attached = 0
-    for job_id, signature in _taken(db):
+    for job_id, envelope in _taken(db):
         try:
-            token = authority.stamp(signature, seconds=MAINTENANCE_SECONDS)
+            token = authority.stamp_all(envelope, seconds=MAINTENANCE_SECONDS)
         except AuthorityFailed as error:
             log.warning("no timestamp yet", job=job_id, reason=str(error))
             return attached  # the others would wait as long
@@ -113,7 +130,7 @@ def _taken(db: Database) -> Iterator[tuple[str, bytes]]:
             if row is None or row.envelope is None:
                 return
             row.timestamp_due = at + min(max(at - row.created_at, SOONEST), LATEST)
-            found = row.job_id, first_signature(row.envelope)
+            found = row.job_id, row.envelope
         yield found
 
 
@@ -127,9 +144,9 @@ def _attach(db: Database, job_id: str, token: bytes) -> bool:
     return True
 
 
-def stamped(token: bytes) -> NewEvent:
-    """The event of a timestamp that was attached."""
-    read = read_timestamp(token)
+def stamped(tokens: bytes) -> NewEvent:
+    """The event of timestamps that were attached, by that of the statement."""
+    read = read_timestamp(elements(tokens)[0])
     data = {"time": f"{read.time:%Y-%m-%dT%H:%M:%SZ}", "authority": read.authority}
     return NewEvent(f"Timestamp attached: signed by {data['time']}, by the clock of {data['authority']}", data=data)
 

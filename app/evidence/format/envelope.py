@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from app.evidence.format.der import elements
 from app.evidence.format.keys import SigningKey, TrustedKey
 from app.evidence.format.strict import JsonError, JsonObject, read_json
 from app.jsontypes import JsonDict
@@ -17,6 +18,7 @@ from app.jsontypes import JsonDict
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 TIMESTAMP = "timestamp"  # the field with an RFC 3161 timestamp over a signature, in base64; no signature covers it
 LOG_PROOF = "tlog_proof"  # the field with a proof (c2sp.org/tlog-proof) that a log has the statement; its own signature
+RECIPE_TIMESTAMP = "recipeTimestamp"  # likewise over a signature of the recipe
 MAX_SIGNATURES = 16  # enough for a key rotation; each more would cost time before anything is trusted
 
 
@@ -47,10 +49,15 @@ def seal(payload: bytes, keys: Iterable[SigningKey]) -> JsonDict:
     }
 
 
-def accompanied(envelope: bytes, timestamp: bytes | None, log_proof: str | None = None) -> bytes:
-    """A stored envelope with what accompanies it as further fields. What is signed stays as it is, byte for byte."""
-    fields = {TIMESTAMP: base64.b64encode(timestamp).decode() if timestamp else None, LOG_PROOF: log_proof}
-    beside = "".join(f", {json.dumps(name)}: {json.dumps(text)}" for name, text in fields.items() if text is not None)
+def accompanied(envelope: bytes, timestamps: bytes | None, log_proof: str | None = None) -> bytes:
+    """A stored envelope with what accompanies it as further fields. What is signed stays as it is, byte for byte.
+
+    `timestamps`: over the statement's signature, and after it, where there is one, over the recipe's.
+    """
+    found = zip((TIMESTAMP, RECIPE_TIMESTAMP), elements(timestamps or b""), strict=False)
+    fields = {name: base64.b64encode(token).decode() for name, token in found}
+    fields |= {LOG_PROOF: log_proof} if log_proof is not None else {}
+    beside = "".join(f", {json.dumps(name)}: {json.dumps(text)}" for name, text in fields.items())
     return envelope.rstrip().removesuffix(b"}") + beside.encode() + b"}" if beside else envelope
 
 

@@ -1,6 +1,7 @@
 """RFC 3161 timestamps over a signature of an envelope: a time by somebody else's clock.
 
-An envelope has the authority's answer (a TimeStampResp in DER, base64) in the field `timestamp`, beside what is signed.
+An envelope has the authority's answer (a TimeStampResp in DER, base64) in the field `timestamp`, beside what is signed,
+and one over the signature of the recipe in it in the field `recipeTimestamp`.
 """
 
 import hashlib
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from app.evidence.format.der import after, inside
 
 if TYPE_CHECKING:
     from rfc3161_client import TimeStampResponse
@@ -100,37 +103,22 @@ def in_order(der: bytes) -> bytes:
     Returns bytes that are no such answer as they are.
     """
     try:
-        at, end = _inside(der, 0)  # TimeStampResp
-        at, end = _inside(der, _after(der, at))  # past the status: ContentInfo
-        at, end = _inside(der, _after(der, at))  # past its type
-        at, end = _inside(der, at)  # SignedData
+        at, end = inside(der, 0)  # TimeStampResp
+        at, end = inside(der, after(der, at))  # past the status: ContentInfo
+        at, end = inside(der, after(der, at))  # past its type
+        at, end = inside(der, at)  # SignedData
         for _ in range(3):  # version, digest algorithms, what is signed
-            at = _after(der, at)
+            at = after(der, at)
         if at >= end or der[at] != 0xA0:
             return der
-        at, end = _inside(der, at)
+        at, end = inside(der, at)
         parts, begin = [], at
         while at < end:
-            parts.append(der[at : _after(der, at)])
-            at = _after(der, at)
+            parts.append(der[at : after(der, at)])
+            at = after(der, at)
     except IndexError:
         return der
     return der[:begin] + b"".join(sorted(parts)) + der[end:] if at == end else der
-
-
-def _inside(der: bytes, at: int) -> tuple[int, int]:
-    """Where the content of an element begins and ends. Raises IndexError."""
-    size, begin = der[at + 1], at + 2
-    if size & 0x80:
-        count = size & 0x7F
-        size, begin = int.from_bytes(der[begin : begin + count]), begin + count
-    if begin + size > len(der) or size >= 1 << 24:
-        raise IndexError
-    return begin, begin + size
-
-
-def _after(der: bytes, at: int) -> int:
-    return _inside(der, at)[1]
 
 
 def _certificates(response: "TimeStampResponse") -> list[x509.Certificate]:

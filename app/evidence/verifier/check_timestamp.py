@@ -2,13 +2,13 @@
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.evidence.format.envelope import TIMESTAMP, pae
-from app.evidence.format.keys import iso
+from app.evidence.format.envelope import RECIPE_TIMESTAMP, TIMESTAMP, Envelope, pae
+from app.evidence.format.keys import TrustedKey, iso
 from app.evidence.verifier.context import CannotCheck, Check, CheckContext, Problem, Rejected
 
 if TYPE_CHECKING:
@@ -41,20 +41,30 @@ def read(context: CheckContext) -> bool:
     """Read the timestamp, if there is one and the reader trusts an authority. Raises Rejected for garbage."""
     if not context.inputs.tsa_roots:
         return False
+    context.timestamp = _read(context, TIMESTAMP, "timestamp_readable")
+    return True
+
+
+def read_recipes(context: CheckContext) -> None:
+    """Read the timestamp over the recipe's signature, likewise."""
+    if context.inputs.tsa_roots:
+        context.recipe_timestamp = _read(context, RECIPE_TIMESTAMP, "recipe_timestamp_readable")
+
+
+def _read(context: CheckContext, field: str, check: str) -> "Timestamp | None":
     from app.evidence.format.timestamp import NoTimestampLibrary, TimestampError, read_timestamp
 
-    text = context.envelope.document.get(TIMESTAMP)
+    text = context.envelope.document.get(field)
     if text is None:
-        return True
+        return None
     try:
-        context.timestamp = read_timestamp(base64.b64decode(text, validate=True))
+        return read_timestamp(base64.b64decode(text, validate=True))
     except (TypeError, binascii.Error):
-        raise Rejected([Problem("timestamp_readable", "the envelope's timestamp is not base64")]) from None
+        raise Rejected([Problem(check, f"the envelope's {field} is not base64")]) from None
     except TimestampError as error:
-        raise Rejected([Problem("timestamp_readable", str(error))]) from None
+        raise Rejected([Problem(check, str(error))]) from None
     except NoTimestampLibrary as error:
         raise CannotCheck(str(error)) from None
-    return True
 
 
 def _given(context: CheckContext) -> Iterator[Problem]:
@@ -65,26 +75,47 @@ def _given(context: CheckContext) -> Iterator[Problem]:
 
 def _subject(context: CheckContext) -> Iterator[Problem]:
     """Rejects a timestamp that is not of a signature by a trusted key over this statement."""
-    if (timestamp := context.timestamp) is None:
-        return
+    if context.timestamp and not _is_of(context.timestamp, context.envelope, context.signers):
+        yield Problem(
+            "timestamp_subject",
+            f"the timestamp is of something else than a trusted signature ({context.timestamp.sha256})",
+        )
+
+
+def _recipe_subject(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a timestamp that is not of a signature by a trusted key over this recipe."""
+    stamped, envelope = context.recipe_timestamp, context.recipe_envelope
+    if stamped and envelope and not _is_of(stamped, envelope, context.recipe_signers):
+        reason = f"the recipe's timestamp is of something else than a trusted signature of it ({stamped.sha256})"
+        yield Problem("recipe_timestamp_subject", reason)
+
+
+def _is_of(timestamp: "Timestamp", envelope: Envelope, signers: Iterable[TrustedKey]) -> bool:
     from app.evidence.format.timestamp import imprint
 
-    message = pae(context.envelope.payload_type, context.envelope.payload)
-    stamped = [each for each in context.envelope.signatures if imprint(each) == timestamp.sha256]
-    if not any(key.verifies(signature, message) for signature in stamped for key in context.signers):
-        yield Problem(
-            "timestamp_subject", f"the timestamp is of something else than a trusted signature ({timestamp.sha256})"
-        )
+    message = pae(envelope.payload_type, envelope.payload)
+    stamped = [each for each in envelope.signatures if imprint(each) == timestamp.sha256]
+    return any(key.verifies(signature, message) for signature in stamped for key in signers)
 
 
 def _authority(context: CheckContext) -> Iterator[Problem]:
     """Rejects a timestamp by another authority than the reader trusts, or one whose certificates were out of date."""
-    if context.timestamp is None:
-        return
+    if reason := _refusal(context, context.timestamp):
+        yield Problem("timestamp_authority", reason)
+
+
+def _recipe_authority(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a timestamp over the recipe for the same reasons."""
+    if reason := _refusal(context, context.recipe_timestamp):
+        yield Problem("recipe_timestamp_authority", reason)
+
+
+def _refusal(context: CheckContext, timestamp: "Timestamp | None") -> str | None:
+    if timestamp is None:
+        return None
     from app.evidence.format.timestamp import refusal
 
-    if reason := refusal(context.timestamp, context.inputs.tsa_roots):
-        yield Problem("timestamp_authority", reason)
+    return refusal(timestamp, context.inputs.tsa_roots)
 
 
 def _order(context: CheckContext) -> Iterator[Problem]:
@@ -93,6 +124,15 @@ def _order(context: CheckContext) -> Iterator[Problem]:
         yield Problem(
             "timestamp_order", f"dated {iso(context.predicate.issued_at)}, but stamped at {iso(timestamp.time)} already"
         )
+
+
+def _recipe_order(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a recipe of a run that ended later than the recipe's signature was stamped."""
+    if (stamped := context.recipe_timestamp) and (recipe := context.recipe):
+        finished = recipe.observed.finished_at
+        if finished > stamped.time + CLOCK_SKEW:
+            reason = f"a run that ended at {iso(finished)}, but whose recipe was stamped at {iso(stamped.time)} already"
+            yield Problem("recipe_timestamp_order", reason)
 
 
 def described(timestamp: "Timestamp | None") -> dict[str, str | None] | None:
@@ -105,4 +145,10 @@ CHECKS: dict[str, Check] = {
     "timestamp_subject": _subject,
     "timestamp_authority": _authority,
     "timestamp_order": _order,
+}
+
+RECIPE_CHECKS: dict[str, Check] = {
+    "recipe_timestamp_subject": _recipe_subject,
+    "recipe_timestamp_authority": _recipe_authority,
+    "recipe_timestamp_order": _recipe_order,
 }

@@ -115,6 +115,7 @@ class CheckContext:
     result: Holdings | None = None
     recipe_envelope: Envelope | None = None
     recipe_signers: tuple[TrustedKey, ...] = ()
+    recipe_timestamp: "Timestamp | None" = None
     recipe_document: object = None  # the recipe's payload as parsed
     recipe_version: str | None = None  # of a recipe, also of one that this version cannot read
     recipe: Recipe | None = None

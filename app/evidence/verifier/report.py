@@ -68,6 +68,8 @@ class VerificationReport:
             yield f"  base origin: {printable(', '.join(f'{key} {value}' for key, value in origin.items()))}"
         if "issued_at" in self.facts:
             yield f"  dated by {printable(_clock(self.facts.get('timestamp')))}"
+        if stamped := self.facts.get("recipe_timestamp"):
+            yield f"  recipe signed by {printable(stamped['time'])} by the clock of {printable(stamped['authority'])}"
         if log := self.facts.get("log"):
             yield f"  {printable(_in_the_log(log))}"
         for name in ("job", "issued_at", "base_root", "result_root", "policy_digest"):
@@ -91,6 +93,8 @@ def warnings(context: CheckContext) -> Iterator[str]:
     yield from (f"{what}: {some(names)}" for what, names in kinds.items() if names)
     if TIMESTAMP in context.envelope.document and context.timestamp is None:
         yield "the timestamp was not checked: --tsa-roots names the authorities that you trust"
+    if context.inputs.tsa_roots and context.recipe_envelope is not None and context.recipe_timestamp is None:
+        yield "the recipe has no timestamp of its own: when it was signed is the signer's word"
     if LOG_PROOF in context.envelope.document and context.log is None:
         yield "the log's proof was not checked: --log-key names the log that you trust"
     elif context.log is None and context.inputs.log_keys:
@@ -162,6 +166,7 @@ def facts(context: CheckContext) -> dict[str, Any]:
         "nonce": predicate.nonce,
         "issued_at": iso(predicate.issued_at),
         "timestamp": described(context.timestamp),
+        "recipe_timestamp": described(context.recipe_timestamp),
         "keyids": [key.keyid for key in context.signers],
         "policy_digest": predicate.policy_digest,
         "base_origin": dict(predicate.origin) if predicate.origin else None,

@@ -45,7 +45,7 @@ STAGES: dict[str, dict[str, Check]] = {
         **check_names.CHECKS,
     },
     "recipe_envelope": check_recipe.ENVELOPE_CHECKS,
-    "recipe": check_recipe.CHECKS,
+    "recipe": {**check_recipe.CHECKS, **check_timestamp.RECIPE_CHECKS},
     "log": check_log.CHECKS,
     "chain": check_chain.CHECKS,
     "base": check_files.BASE_CHECKS,
@@ -104,6 +104,7 @@ def _read_recipe_envelope(context: CheckContext, raw: bytes, checks: Checks) -> 
     found = context.recipe_envelope = envelope_inside(context.envelope, MEMBER)
     if found is not None:
         context.recipe_signers = tuple(signers_of(found, by_id(context.inputs.keys).values()))
+        check_timestamp.read_recipes(context)
     return True
 
 

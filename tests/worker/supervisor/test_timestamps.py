@@ -14,6 +14,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import undefer
 
 from app.db import now
+from app.evidence.format.der import elements
 from app.evidence.format.timestamp import imprint, read_timestamp, refusal
 from app.evidence.tables import Evidence
 from tests.authority import Authority as LocalAuthority
@@ -22,7 +23,7 @@ from tests.conftest import Deployment
 from tests.worker.supervisor.jobs import events_of, job_of, submit
 from worker.supervisor import timestamps
 from worker.supervisor.runner import Runner
-from worker.supervisor.timestamps import Authority, AuthorityFailed, first_signature, stamp_due
+from worker.supervisor.timestamps import Authority, AuthorityFailed, first_signature, recipe_signature, stamp_due
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +41,16 @@ def with_authority(runner: Runner, url: str) -> None:
 
 
 def test_a_job_ends_with_a_timestamp(deployment: Deployment, runner: Runner, tsa: LocalAuthority) -> None:
-    """Over the first signature, by the authority, and an event says so."""
+    """Over the first signatures of statement and recipe, by the authority, and an event says so."""
     job_id = submit(deployment)
     with serving(tsa) as url:
         with_authority(runner, url)
         runner.run_next()
     row = evidence_of(deployment, job_id)
     assert row.envelope and row.timestamp and row.timestamp_due is None
-    stamped = read_timestamp(row.timestamp)
+    stamped, recipes = map(read_timestamp, elements(row.timestamp))
     assert stamped.sha256 == imprint(first_signature(row.envelope))
+    assert [recipes.sha256] == [imprint(each) for each in recipe_signature(row.envelope)]
     assert refusal(stamped, [x509.load_pem_x509_certificate(tsa.roots.read_bytes())]) is None
     assert any("Timestamp attached: signed by 20" in event.message for event in events_of(deployment.db, job_id))
 
@@ -76,7 +78,8 @@ def test_an_authority_that_is_away_loses_no_job(deployment: Deployment, runner: 
         assert stamp_due(deployment.db, Authority(url)) == 0
     row = evidence_of(deployment, job_id)
     assert row.envelope and row.timestamp and row.timestamp_due is None
-    assert read_timestamp(row.timestamp).sha256 == imprint(first_signature(row.envelope))
+    signed = [first_signature(row.envelope), *recipe_signature(row.envelope)]
+    assert [read_timestamp(each).sha256 for each in elements(row.timestamp)] == [imprint(each) for each in signed]
     said = [event.message for event in events_of(deployment.db, job_id)]
     assert sum("Timestamp attached" in message for message in said) == 1
 
@@ -162,3 +165,4 @@ def test_a_damaged_envelope_is_named() -> None:
     for damaged in (b"", b"{}", json.dumps({"signatures": []}).encode()):
         with pytest.raises(AuthorityFailed, match="cannot be read"):
             first_signature(damaged)
+    assert recipe_signature(b"{}") == []  # from before there were recipes

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from app.evidence.format.envelope import TIMESTAMP, accompanied
+from app.evidence.format.envelope import RECIPE_TIMESTAMP, TIMESTAMP, accompanied
 from app.evidence.format.timestamp import in_order
 from tests.app.evidence.verifier.signed import run
 from tests.tamper.kit import World
-from tests.tamper.papers import stamped, tsa
+from tests.tamper.papers import recipe_stamped, stamped, tsa
 
 
 def test_a_timestamp_is_reported_and_required(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,3 +75,29 @@ def test_an_envelope_gets_a_timestamp_and_stays_as_it_was_signed(world: World) -
     assert after.startswith(before[:-1]) and accompanied(before, None) == before
     world.attestation.write_bytes(after)
     assert run(world, "--tsa-roots", tsa().roots) == 0
+
+
+def test_the_recipe_has_a_time_of_its_own(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Over its own signature; an attestation with a timestamp for the statement alone verifies, with a note."""
+    recipe_stamped(world)
+    assert run(world, "--tsa-roots", tsa().roots) == 0
+    said = capsys.readouterr().out
+    assert "  recipe signed by 20" in said and "no timestamp of its own" not in said
+    sealed = json.loads(world.attestation.read_bytes())
+    del sealed[RECIPE_TIMESTAMP]
+    world.publish(sealed)
+    assert run(world, "--tsa-roots", tsa().roots) == 0
+    assert "the recipe has no timestamp of its own" in capsys.readouterr().out
+    world.publish(sealed | {RECIPE_TIMESTAMP: 7})
+    assert run(world, "--tsa-roots", tsa().roots) == 1
+    assert "recipe_timestamp_readable: the envelope's recipeTimestamp is not base64" in capsys.readouterr().out
+
+
+def test_another_digest_is_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of SHA-512, though the signature is the right one."""
+    sealed = world.sign(world.predicate(issued_at=datetime.now(UTC)))
+    signature = base64.b64decode(sealed["signatures"][0]["sig"])
+    token = base64.b64encode(in_order(tsa().stamp(signature, digest="sha512"))).decode()
+    world.publish(sealed | {TIMESTAMP: token})
+    assert run(world, "--tsa-roots", tsa().roots) == 1
+    assert "timestamp_readable: it is of another digest than SHA-256" in capsys.readouterr().out
