@@ -17,6 +17,7 @@ from app.evidence.format.digest import read_file
 from app.evidence.format.envelope import PAYLOAD_TYPE, EnvelopeError, read_envelope, seal, signers_of
 from app.evidence.format.fields import StatementError
 from app.evidence.format.keys import KeyFileError, SigningKey, TrustedKey, by_id, iso, read_time
+from app.evidence.format.modules import files_in, within
 from app.evidence.format.statement import STATEMENT_TYPE
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.format.tensorfile import TensorFileError
@@ -47,13 +48,17 @@ class BaseRegistry:
 def base_root(folder: Path) -> str:
     """The root over all tensors of the folder's .safetensors files, as a job's statement has it for its base.
 
+    Those of the modules of a sentence-transformers model are among them, under the names of their folders.
+
     Raises RegistryError for a folder without any, for files that cannot be read, and for a tensor that is there twice.
     """
-    paths = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
-    if not paths:
+    names = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
+    if not names:
         raise RegistryError(f"{folder}: no .safetensors file")
+    names += [name for name in files_in(folder) if name.endswith(".safetensors")]
     try:
-        return tree.root(tensor for path in paths for tensor in read_file(path, whole=False).tensors)
+        readings = (within(read_file(folder / name, whole=False), name) for name in names)
+        return tree.root(tensor for reading in readings for tensor in reading.tensors)
     except (TensorFileError, OSError, ValueError) as error:
         raise RegistryError(f"{folder}: {error}") from None
 

@@ -13,7 +13,10 @@ import pytest
 from app.evidence.format.base_registry import REGISTRY, RegistryError, base_root, build, read
 from app.evidence.format.envelope import seal
 from app.evidence.format.keys import TrustedKey, generate
+from app.jsontypes import JsonDict
+from app.storage.blobs import Storage
 from tests.tamper.kit import KEY, World, base_tensors, file_bytes
+from worker.supervisor.bases import ingest
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 TRUSTED = TrustedKey(KEY.public_pem)
@@ -44,6 +47,22 @@ def test_a_root_is_the_one_that_evidence_has(tmp_path: Path) -> None:
         base_root(split)
     with pytest.raises(RegistryError, match=r"no \.safetensors file"):
         base_root(tmp_path)
+
+
+def test_the_root_of_a_model_in_modules_is_the_one_that_evidence_has(tmp_path: Path) -> None:
+    """A sentence-transformers model has weights in folders of modules: the service registers them as well."""
+    modules: list[JsonDict] = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "2_Dense").mkdir()
+    for name in ("model.safetensors", "2_Dense/model.safetensors"):
+        (tmp_path / name).write_bytes(file_bytes(base_tensors()))
+    registered = ingest(tmp_path, Storage(f"file://{tmp_path}/store"))
+    assert len(registered.tensors) == 2 * len(base_tensors())
+    assert base_root(tmp_path) == registered.root
 
 
 @pytest.mark.parametrize("bases", [{}, {"no-commit": "ab" * 32}, {"a b@1": "ab" * 32}, {"a/b@1": "AB" * 32}])
