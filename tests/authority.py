@@ -5,8 +5,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 CONFIG = """
 [tsa]
@@ -64,6 +69,21 @@ def make(root: Path, *, usage: str = "critical,timeStamping", days: str = "30", 
     signed = ["-CA", root / "ca.pem", "-CAkey", root / "ca.key", "-CAcreateserial", "-extfile", root / "extensions"]
     openssl("x509", "-req", "-in", root / "tsa.csr", *signed, "-days", days, "-out", root / "tsa.pem")
     return Authority(root)
+
+
+def expired(authority: Authority) -> None:
+    """Put a certificate in place whose days were over yesterday; openssl stamps with it all the same."""
+    ca = x509.load_pem_x509_certificate(authority.roots.read_bytes())
+    key = serialization.load_pem_private_key((authority.root / "ca.key").read_bytes(), None)
+    old = x509.load_pem_x509_certificate((authority.root / "tsa.pem").read_bytes())
+    made = x509.CertificateBuilder(old.issuer, old.subject, old.public_key(), old.serial_number)
+    day = timedelta(days=1)
+    made = made.not_valid_before(old.not_valid_before_utc - 30 * day).not_valid_after(old.not_valid_before_utc - day)
+    for extension in old.extensions:
+        made = made.add_extension(extension.value, extension.critical)
+    assert isinstance(key, ec.EllipticCurvePrivateKey) and ca.subject == old.issuer
+    pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    (authority.root / "tsa.pem").write_bytes(pem)
 
 
 @contextmanager

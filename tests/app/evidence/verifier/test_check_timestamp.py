@@ -10,6 +10,7 @@ import pytest
 
 from app.evidence.format.envelope import RECIPE_TIMESTAMP, TIMESTAMP, accompanied
 from app.evidence.format.timestamp import in_order
+from tests import authority
 from tests.app.evidence.verifier.signed import run
 from tests.tamper.kit import World
 from tests.tamper.papers import recipe_stamped, stamped, tsa
@@ -101,3 +102,14 @@ def test_another_digest_is_named(world: World, capsys: pytest.CaptureFixture[str
     world.publish(sealed | {TIMESTAMP: token})
     assert run(world, "--tsa-roots", tsa().roots) == 1
     assert "timestamp_readable: it is of another digest than SHA-256" in capsys.readouterr().out
+
+
+def test_an_expired_chain_is_named(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the certificate and its days, which were over when it stamped."""
+    late = authority.make(tmp_path / "tsa")
+    authority.expired(late)
+    stamped(world, by=late, predicate=world.predicate(issued_at=datetime.now(UTC)))
+    assert run(world, "--tsa-roots", late.roots) == 1
+    said = capsys.readouterr().out
+    assert "timestamp_authority: the certificate of CN=TSA is valid from" in said
+    assert "not at the timestamp's time" in said
