@@ -18,7 +18,7 @@ from app.files.csv_rows import CsvFile
 from app.files.examples import SHAPES, ExampleReader
 from app.files.labels import in_order, lookalikes
 from app.files.lines import MAX_LINE, MAX_PICTURE_LINE, Record, read_jsonl
-from app.files.parquet import ParquetFile
+from app.files.parquet import Numbers, ParquetFile
 from app.files.picture_chats import has_pictures
 from app.files.problems import LineProblem, ProblemList, nearest
 from app.specs.data import DataSpec
@@ -213,6 +213,9 @@ def validate(
         if isinstance(item, LineProblem):
             problems.add(item)
             continue
+        if isinstance(item, Numbers):
+            examples += len(item)
+            continue
         examples += reader.read(*item) is not None
         if reader.problems:
             problems.take(reader.problems)
@@ -260,6 +263,9 @@ def read(
     for item in items:
         if isinstance(item, LineProblem):
             raise refusal([item], param=param)
+        if isinstance(item, Numbers):
+            yield from item.examples()
+            continue
         example = reader.read(*item)
         if example is None:
             raise refusal(reader.problems[:1], param=param)
@@ -273,7 +279,7 @@ def refusal(problems: Sequence[LineProblem], *, param: str) -> DataError:
 
 def _open(
     path: Path, format: str, task: str, columns: Columns, labels: Sequence[str] | None
-) -> tuple[ExampleReader, Iterator[Record | LineProblem]]:
+) -> tuple[ExampleReader, Iterator[Record | LineProblem | Numbers]]:
     if task not in SHAPES:
         raise DataError(f"unknown task '{task}'{nearest(task, TASKS)}; tasks are {', '.join(TASKS)}", param="task")
     source = _source(path, format, max_line=MAX_PICTURE_LINE if task == "image-text" else MAX_LINE)
@@ -289,6 +295,8 @@ def _open(
     reader.notes = source.notes
     if problems:
         return reader, iter(problems)
+    if isinstance(source, ParquetFile) and columns.features and task == "tabular-regression":
+        return reader, source.examples(columns.features, columns.target)
     if isinstance(source, ParquetFile) and columns.features:
         return reader, source.records([*columns.features, *columns.target])
     return reader, source.records()

@@ -6,11 +6,13 @@ by the footer before a page is read, bytes while rows are decoded, and a repeate
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+from app.files.fields import LARGEST
 from app.files.lines import Record
 from app.files.parquet_footer import RowGroup, read_footer
 from app.files.problems import LineProblem, first_line
@@ -26,6 +28,24 @@ _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
 _BATCH_ROWS: Final = 8192
 _BATCH_BYTES: Final = 8 << 20
 _BATCH_VALUES: Final = 1 << 21
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Rows of finite numbers alone: a matrix of them is checked and read without a Python object for each."""
+
+    first: int
+    values: Any  # a matrix of float64: a row for each row, features first
+    features: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The examples and their rows, as other rows become them."""
+        rows = zip(self.values[:, : self.features].tolist(), self.values[:, self.features :].tolist(), strict=True)
+        for number, (x, y) in enumerate(rows, start=self.first):
+            yield number, {"x": x, "y": y}
 
 
 class ParquetFile:
@@ -66,14 +86,27 @@ class ParquetFile:
 
     def records(self, columns: Iterable[str] | None = None) -> Iterator[Record | LineProblem]:
         """The rows, of `columns` where given. Ends with a problem where the file is damaged or decodes to too much."""
+        names = set(self.columns if columns is None else columns)
+        for item in self._items([name for name in self.columns if name in names], 0):
+            assert not isinstance(item, Numbers)  # without features there are none
+            yield item
+
+    def examples(self, features: Sequence[str], target: Sequence[str]) -> Iterator[Record | LineProblem | Numbers]:
+        """The rows of these columns: many at once where they are finite numbers."""
+        yield from self._items([*features, *target], len(features))
+
+    def _items(self, selected: list[str], features: int) -> Iterator[Record | LineProblem | Numbers]:
         if not self.columns:
             return
-        names = set(self.columns if columns is None else columns)
-        selected = [name for name in self.columns if name in names]
         number, decoder = 0, _Decoder(self._allowed)
         try:
             for batch in self._file.iter_batches(batch_size=self._batch_rows(len(selected)), columns=selected):
-                values = [decoder.decode(column) for column in batch.columns]
+                columns = [batch.column(name) for name in selected]
+                if features and (matrix := decoder.numbers(columns)) is not None:
+                    yield Numbers(number + 1, matrix, features)
+                    number += len(matrix)
+                    continue
+                values = [decoder.decode(column) for column in columns]
                 for row in zip(*values, strict=True):
                     number += 1
                     yield number, dict(zip(selected, row, strict=True))
@@ -117,6 +150,22 @@ class _Decoder:
             return [float(value) if isinstance(value, Decimal) else None for value in array.to_pylist()]
         self._count(array.nbytes)
         return list(array.to_pylist())
+
+    def numbers(self, columns: Sequence[Any]) -> Any:
+        """The columns side by side, if all are finite numbers of float32; else None. Raises _TooLarge."""
+        import numpy as np
+        import pyarrow as pa
+
+        kinds = [column.type for column in columns]
+        if any(column.null_count for column in columns) or not all(
+            pa.types.is_floating(kind) or pa.types.is_integer(kind) for kind in kinds
+        ):
+            return None
+        matrix = np.stack([column.to_numpy(zero_copy_only=False).astype(np.float64) for column in columns], axis=1)
+        if not (np.abs(matrix) <= LARGEST).all():
+            return None
+        self._count(_VALUE_BYTES * matrix.size)
+        return matrix
 
     def _repeated(self, array: Any) -> list[Any]:
         """The values of a dictionary array: one object for each text, however often it occurs."""

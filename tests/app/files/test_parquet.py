@@ -1,10 +1,12 @@
 """Parquet files: each task, damaged files, values that are not trainable, row groups that unpack to too much."""
 
+import math
 import tracemalloc
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -177,3 +179,25 @@ def test_an_index_of_pandas_is_no_column(tmp_path):
     summary = validate(path, format="parquet", task="tabular-regression")
     assert summary.columns == Columns(("a",), ("y",))
     assert summary.warnings == ("the column '__index_level_0__' is pandas' index, and is not read",)
+
+
+def test_many_numbers_at_once_are_what_they_are_one_by_one(tmp_path):
+    """A block of finite numbers is not read row by row; a block with any other value is."""
+    kinds = {"half": "float16", "single": "float32", "double": "float64", "byte": "uint8", "y": "int64"}
+    values = {name: np.arange(20_000).astype(kind) for name, kind in kinds.items()}
+    values["half"] = (np.arange(20_000) % 7 / 3).astype("float16")
+    values["y"][5] = 2**53 + 1
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table(values), path)
+    options = {"format": "parquet", "task": "tabular-regression"}
+    names = [name for name in kinds if name != "y"]
+    rows = list(formats.read(path, **options))
+    assert formats.validate(path, **options).examples == len(rows) == 20_000
+    expected = [([float(values[name][at]) for name in names], [float(values["y"][at])]) for at in range(20_000)]
+    assert [(line, example["x"], example["y"]) for line, example in rows] == [
+        (at + 1, x, y) for at, (x, y) in enumerate(expected)
+    ]
+
+    values["double"][15_000], values["double"][3] = math.nan, -1e39
+    pq.write_table(pa.table(values), path)
+    assert found(path, **options) == [(4, "double", "too_large"), (15_001, "double", "not_finite")]
