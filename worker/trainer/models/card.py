@@ -23,6 +23,10 @@ PIPELINES: Final = {
 }
 #: Names of moved tensors that a card lists; the evidence has all of them.
 _LISTED: Final = 20
+_MERGED: Final = (
+    "- merged: the adapter was added to tensors of the base after training, so fewer are frozen in the result than were"
+    " watched during training"
+)
 
 
 def text(
@@ -52,6 +56,7 @@ def text(
         f"- steps: {steps}",
         f"- frozen: {frozen['tensors']} tensors, {frozen['elements']:,} elements, {frozen['bytes']:,} bytes",
         f"- trained: {trainable['tensors']} tensors, {trainable['elements']:,} elements",
+        *([_MERGED] if isinstance(spec, TransformersSpec) and spec.adapter and spec.adapter.merge else []),
         *([f"- labels: {', '.join(labels[:50])}"] if labels else []),
         "",
         "## Freeze policy",

@@ -1,18 +1,21 @@
 """What a model card says about tensors that moved although they were frozen."""
 
+from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
 from worker.trainer.models import card
 from worker.trainer.witness.report import Violation, WitnessReport
 
+PLAIN = TransformersSpec(path="tiny")
 
-def _card(moved: int) -> str:
+
+def _card(moved: int, spec: TransformersSpec = PLAIN) -> str:
     violations = tuple(Violation(f"layer.{number}", 0, 1, None) for number in range(moved))
     report = WitnessReport("violated", violations, 1, 2, 0, 1, watched=103, scheme="x", seconds=0.0)
     counts = {side: {"tensors": 1, "elements": 1, "bytes": 4} for side in ("frozen", "trainable")}
     return card.text(
         job_id="ftjob-x",
         task="causal-lm",
-        spec=TransformersSpec(path="tiny"),
+        spec=spec,
         data_sha256="0",
         policy={},
         counts=counts,
@@ -34,3 +37,9 @@ def test_a_short_list_is_whole() -> None:
     """Every name, and nothing more."""
     text = _card(20)
     assert "layer.19" in text and "more, all of which" not in text
+
+
+def test_a_merged_adapter_explains_why_fewer_are_frozen_than_were_watched() -> None:
+    """The base was watched as a whole during training; the evidence is about the sums, and counts fewer as frozen."""
+    of = {merge: _card(0, TransformersSpec(path="tiny", adapter=LoraSpec(merge=merge))) for merge in (True, False)}
+    assert "fewer are frozen in the result than were watched" in of[True] and "fewer" not in of[False]
