@@ -17,7 +17,9 @@ from functools import cache
 from pathlib import Path
 from re import _constants as sre_constants  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
-from typing import Any
+from textwrap import dedent
+from types import NoneType
+from typing import Any, TypeGuard
 
 from app.evidence.verifier.loaders import EVERY, FILE, KINDS, LAYERS, RULES, layer_count
 
@@ -27,8 +29,9 @@ ABOUT = (
     "tools.loaders`; what older versions did stays. `conversions` index `rules`: source patterns, target patterns, and "
     "whether the sources are parts of the target. `tied` is the default of tie_word_embeddings, `layers` are numbers "
     "of layers by default and their keys, `parts` the configurations inside, `shape` keys that decide which tensors "
-    "there are, with the default of those that are true or false, `grown` what the class adds to the end of a list "
-    "whenever it is made. `every` is all kinds in one."
+    "there are, with their defaults, `derived` those that the class takes from others where they are not given, "
+    "`aliases` other names of both, `grown` what the class adds to the end of a list whenever it is made. `every` is "
+    "all kinds in one."
 )
 
 
@@ -40,9 +43,14 @@ def main() -> None:
 def rendered(document: dict[str, Any]) -> str:
     """The document as the verifier reads it: JSON with a line for each kind and each rule."""
     rules = ",\n".join(map(_json, document["rules"]))
-    kinds = ",\n".join(f"{_json(name)}:{_json(kind)}" for name, kind in sorted(document["kinds"].items()))
+    kinds = ",\n".join(f"{_json(name)}:{_json(_brief(kind))}" for name, kind in sorted(document["kinds"].items()))
     every = _json(_every(document["kinds"].values()))
     return f'{{\n"about":{_json(ABOUT)},\n{EVERY}{every},\n{RULES}\n{rules}\n],\n{KINDS}\n{kinds}\n}}\n}}\n'
+
+
+def _brief(kind: dict[str, Any]) -> dict[str, Any]:
+    """A kind without what only few have."""
+    return {key: value for key, value in kind.items() if value or key not in ("derived", "grown", "aliases")}
 
 
 def _json(value: Any) -> str:
@@ -75,14 +83,17 @@ def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             into["tied"] = kind["tied"] if into["tied"] is None else into["tied"] or bool(kind["tied"])
             into["layers"] = kind.get("layers") or into["layers"]
             into["parts"] = kind.get("parts") or into["parts"]
-            into["shape"] |= kind.get("shape", {})
-            if grown := into.get("grown", {}) | kind.get("grown", {}):
-                into["grown"] = grown
+            shape, derived = kind.get("shape", {}), kind.get("derived", [])
+            into["derived"] = sorted({*into["derived"], *derived} - shape.keys())
+            into["shape"] = {key: value for key, value in (into["shape"] | shape).items() if key not in derived}
+            for key in ("grown", "aliases"):
+                into[key] |= kind.get(key, {})
     return {"about": ABOUT, "rules": rules, "kinds": kinds}
 
 
 def _nothing() -> dict[str, Any]:
-    return {"prefixes": [], "conversions": [], "ties": [], "tied": None, "layers": [], "parts": {}, "shape": {}}
+    loading = {"prefixes": [], "conversions": [], "ties": [], "tied": None}
+    return loading | {"layers": [], "parts": {}, "shape": {}, "derived": [], "grown": {}, "aliases": {}}
 
 
 def installed() -> dict[str, Any]:
@@ -97,9 +108,7 @@ def installed() -> dict[str, Any]:
             config = _config(model)
             kind |= {"tied": _tied(config), "layers": _layers(config), "parts": _parts(config)}
         if name in configured:
-            kind["shape"] |= _shape(model)
-            if grown := {key: end for key, end in _grown(_module(model)).items() if key in kind["shape"]}:
-                kind["grown"] = grown
+            _add_shape(kind, model)
         if isinstance(model.base_model_prefix, str) and model.base_model_prefix:
             kind["prefixes"].append(model.base_model_prefix)
         for table in _tables(name, model):
@@ -175,19 +184,61 @@ def _parts(config: Any) -> dict[str, str]:
 
 
 #: Keys of which a result may have another value than its base: heads, vocabularies, and how the model is used.
-_FREE = {"vocab_size", "num_labels", "additional_vocab_size", "is_decoder", "is_encoder", "summary_proj_to_labels"}
+_FREE = {
+    *("vocab_size", "num_labels", "additional_vocab_size", "is_decoder", "is_encoder", "summary_proj_to_labels"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "problem_type", "use_cache", "tie_word_embeddings", "dtype"),
+    *("return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "model_type"),
+}
+_KINDS_OF_VALUES = (bool, int, str, list, NoneType)
 
 
-def _shape(model: Any) -> dict[str, bool | None]:
-    """Keys that decide which tensors a class has, with the default of those that are true or false."""
+def _shape(model: Any) -> tuple[dict[str, Any], set[str]]:
+    """Keys that decide which tensors a class has, with their defaults, and those that the class takes from others."""
     config = _config(model)
     if config is None:
-        return {}
-    defaults = config.to_dict()
-    keys = (
-        key for key in sorted(_deciding(_module(model)) - _FREE) if isinstance(defaults.get(key), bool | int | list)
-    )
-    return {key: defaults[key] if isinstance(defaults[key], bool) else None for key in keys}
+        return {}, set()
+    defaults, fields = config.to_dict(), getattr(config, "__dataclass_fields__", {})
+    made = _made(type(config))
+    deciding = {key for key in _deciding(_module(model)) if key in defaults and key not in config.sub_configs}
+    sources = {source for key in deciding for source in made.get(key, ()) if source in fields}
+    deciding |= {key for key in sources if not key.endswith(LAYERS)}  # layers are compared by their number
+    keys = {key for key in deciding - _FREE if isinstance(defaults.get(key), _KINDS_OF_VALUES) and key in defaults}
+    keys -= {key for key in keys if key.startswith("_") or "dropout" in key or key in config.attribute_map}
+    derived = {key for key in keys if key in made or key not in fields or key in _written(_module(model))}
+    return {key: defaults[key] for key in sorted(keys - derived)}, derived
+
+
+@cache
+def _made(config_class: Any) -> dict[str, set[str]]:
+    """Keys that a configuration sets by itself, and the keys that it reads for it."""
+    found: dict[str, set[str]] = {}
+    for each in config_class.__mro__:
+        maker = vars(each).get("__post_init__") if each.__module__.startswith("transformers.models") else None
+        if maker is None:
+            continue
+        of_self = [node for node in ast.walk(ast.parse(dedent(inspect.getsource(maker)))) if _is_of_self(node)]
+        read = {node.attr for node in of_self if isinstance(node.ctx, ast.Load)}
+        for node in of_self:
+            if isinstance(node.ctx, ast.Store):
+                found.setdefault(node.attr, set()).update(read - {node.attr})
+    return found
+
+
+def _is_of_self(node: ast.AST) -> TypeGuard[ast.Attribute]:
+    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+
+
+def _add_shape(kind: dict[str, Any], model: Any) -> None:
+    """Adds to a kind what is known of the keys that decide which tensors one of its classes has."""
+    shape, derived = _shape(model)
+    kind["derived"] = sorted({*kind["derived"], *derived})
+    kind["shape"] = {key: value for key, value in (kind["shape"] | shape).items() if key not in kind["derived"]}
+    grown, also = _grown(_module(model)), model.config_class.attribute_map
+    for key in (*kind["shape"], *kind["derived"]):
+        if key in grown:
+            kind["grown"][key] = grown[key]
+        if aliases := sorted(alias for alias, own in also.items() if own == key):
+            kind["aliases"][key] = aliases
 
 
 def _module(model: Any) -> Path:
@@ -206,6 +257,15 @@ def _grown(path: Path) -> dict[str, Any]:
                     with suppress(ValueError):  # what is added is computed
                         found[of.attr] = ast.literal_eval(end)
     return found
+
+
+@cache
+def _written(path: Path) -> frozenset[str]:
+    """Keys of the configuration that a module's classes set, as in `config.num_ln_in_parallel_attn = 2`."""
+    stores = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute))
+    return frozenset(
+        node.attr for node in stores if isinstance(node.ctx, ast.Store) and ast.unparse(node.value).endswith("config")
+    )
 
 
 @cache

@@ -336,6 +336,13 @@ for number, (kind, before, after) in enumerate(
             {"layer_types": ["full_attention", "linear_attention"]},
         ),
         ("qwen3_5", {"text_config": {"attention_bias": True}}, {"text_config": {"attention_bias": False}}),
+        ("t5", {"is_gated_act": True, "feed_forward_proj": "gated-gelu"}, {"feed_forward_proj": "relu"}),
+        ("t5", {"is_gated_act": True}, {"is_gated_act": False}),
+        ("t5", {}, {"feed_forward_proj": "gated-gelu"}),
+        ("swin", {}, {"qkv_bias": None}),
+        ("wav2vec2", {}, {"feat_extract_norm": "layer"}),
+        ("qwen3_next", {"layer_types": ["full_attention"] * 2}, {}),
+        ("qwen3_5", {"text_config": {"attention_bias": True}}, {}),
     )
 ):
 

@@ -18,14 +18,15 @@ def test_all_of_the_installed_version_is_there() -> None:
 def test_what_an_earlier_version_did_stays() -> None:
     rule, newer = [["a"], ["b"], False, ["a"]], [["a"], ["c"], True, ["a"]]
     kind = {"prefixes": ["old"], "conversions": [[0]], "ties": [["x", "y"]], "tied": True, "layers": [], "parts": {}}
-    kind["shape"] = {"bias": False, "layer_types": None}
+    kind |= {"shape": {"bias": False, "window": 2}, "derived": ["depth"], "grown": {"ops": ""}, "aliases": {}}
     newer_kind = {
         "prefixes": ["new"],
         "ties": [],
         "tied": False,
         "layers": [[6, ["num_layers"]]],
         "parts": {"text": "toy"},
-        "shape": {"bias": True},
+        "shape": {"bias": True, "depth": 1},
+        "derived": ["window"],
     }
     before = {"rules": [rule], "kinds": {"toy": kind, "gone": kind}}
     after = {"rules": [newer], "kinds": {"toy": kind | newer_kind}}
@@ -39,5 +40,8 @@ def test_what_an_earlier_version_did_stays() -> None:
         "tied": True,
         "layers": [[6, ["num_layers"]]],
         "parts": {"text": "toy"},
-        "shape": {"bias": True, "layer_types": None},
+        "shape": {"bias": True, "depth": 1},
+        "derived": ["window"],
+        "grown": {"ops": ""},
+        "aliases": {},
     }

@@ -13,7 +13,7 @@ from app.evidence.format.modules import MODULES
 from app.evidence.format.statement import Reading
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, result_of
-from app.evidence.verifier.loaders import LAYERS, is_kind, is_known, layer_count, record
+from app.evidence.verifier.loaders import LAYERS, Record, is_kind, is_known, layer_count, record
 from app.evidence.verifier.read_files import INDEX_ENDING, is_configuration
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
@@ -48,6 +48,8 @@ _NUMBERED_OTHERWISE = frozenset(
 )
 # Kinds whose class has a `per_layer_config` of its own, which is written into results.
 _LAYERS_DIFFER = frozenset(("dots3_note_text", "embedding_gemma2_text", "gemma4_text", "gemma4_unified_text", "neomme"))
+# A flag of T5 and its relatives, and the key that it is taken from.
+_GATED, _FUNCTION = "is_gated_act", "feed_forward_proj"
 # Names of layers' types that transformers 5 replaces while it reads a configuration.
 _OLD_TYPES = {
     "mamba": "linear_attention",
@@ -226,11 +228,12 @@ def _same_tensors(context: CheckContext) -> Iterator[Problem]:
         return
     base = _counterpart(context.base, config)
     before, after = (dict(_shape(each)) if is_known(each) else {} for each in (base, config))
-    for path in sorted(before.keys() & after.keys()):
-        if before[path] != after[path] and not _repeated(before[path], after[path]):
+    for path, value in sorted(before.items()):
+        if path not in after or not _alike(value, after[path]):
+            now = _short(after[path]) if path in after else "not given"
             reason = (
-                f"{path} is {_short(after[path])}, and {_short(before[path])} in the base: the class has other tensors "
-                "then, and what it lacks is not loaded; set the base's value"
+                f"{path} is {now}, and {_short(value)} in the base: the class has other tensors then, and what it "
+                "lacks is not loaded; set the base's value"
             )
             yield Problem("same_tensors", reason, CONFIG)
 
@@ -240,19 +243,46 @@ def _shape(config: Mapping[str, Any], kind: str = "", at: str = "") -> Iterator[
     kind = str(config.get("model_type") or kind)
     if not is_kind(kind):
         return
+    known = record(kind)
     if kind not in _LAYERS_DIFFER:
         yield f"{at}per_layer_config", bool(config.get("per_layer_config"))
-    for key, default in record(kind)["shape"].items():
-        value = default if config.get(key) is None else config[key]
-        if isinstance(value, list):
-            value = _without(value, record(kind).get("grown", {}).get(key))
-            yield f"{at}{key}", [_OLD_TYPES.get(each, each) if isinstance(each, str) else each for each in value]
-        elif value is not None:
-            yield f"{at}{key}", value
-    for key, part in record(kind)["parts"].items():
+    for key, default in known["shape"].items():
+        given = _given(config, known, key)
+        yield f"{at}{key}", given[0] if given else default
+    for key in known.get("derived", ()):
+        given = [value for value in _given(config, known, key) if value is not None]
+        if given or key == _GATED:
+            yield f"{at}{key}", given[0] if given else _is_gated(config, known)
+    for key, part in known["parts"].items():
         inner = config.get(key)
         if isinstance(inner, Mapping):
             yield from _shape(inner, part, f"{at}{key}.")
+
+
+def _given(config: Mapping[str, Any], known: Record, key: str) -> list[Any]:
+    """The values of a key under its names, without repetitions; all of them if they differ."""
+    names = (key, *known.get("aliases", {}).get(key, ()))
+    end = known.get("grown", {}).get(key)
+    values = [_plain(config[name], end) for name in names if name in config]
+    return values if len(values) < 2 or all(value == values[0] for value in values) else [values]
+
+
+def _is_gated(config: Mapping[str, Any], known: Record) -> bool:
+    """What T5 and its relatives make of the name of their layers' function where they have no flag for it."""
+    return str(config.get(_FUNCTION, known["shape"].get(_FUNCTION))).startswith("gated")
+
+
+def _plain(value: Any, end: object) -> Any:
+    """A value as it is compared: without what the class added to a list, and with today's names of layers' types."""
+    if not isinstance(value, list):
+        return value
+    return [_OLD_TYPES.get(each, each) if isinstance(each, str) else each for each in _without(value, end)]
+
+
+def _alike(before: object, after: object) -> bool:
+    """Whether two values are one; also a number that the class wrote out, as Longformer's `attention_window`."""
+    written_out = type(before) is int and isinstance(after, list) and bool(after) and all(x == before for x in after)
+    return before == after or written_out
 
 
 def _without(value: list[Any], end: object) -> list[Any]:
@@ -261,11 +291,6 @@ def _without(value: list[Any], end: object) -> list[Any]:
     while count and end is not None and value[count - 1] == end:
         count -= 1
     return value[:count]
-
-
-def _repeated(before: object, after: object) -> bool:
-    """Whether the class wrote a number out, as Longformer's `attention_window`: 512 is [512, 512] for two layers."""
-    return type(before) is int and isinstance(after, list) and bool(after) and all(each == before for each in after)
 
 
 def _short(value: object) -> str:

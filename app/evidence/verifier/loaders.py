@@ -125,7 +125,9 @@ class Record(TypedDict):
     tied: bool | None
     layers: list[tuple[int, list[str]]]  # how many layers there are by default, and the keys that say so
     parts: dict[str, str]
-    shape: dict[str, bool | None]  # keys that decide which tensors there are; None: a key that is no flag
+    shape: dict[str, object]  # keys that decide which tensors there are, with their defaults
+    derived: NotRequired[list[str]]  # those that the class takes from others where they are not given
+    aliases: NotRequired[dict[str, list[str]]]  # other names of both
     grown: NotRequired[dict[str, object]]  # what the class adds to the end of a list whenever it is made
 
 
