@@ -92,7 +92,7 @@ def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nothing() -> dict[str, Any]:
-    loading = {"prefixes": [], "conversions": [], "ties": [], "tied": None}
+    loading: dict[str, Any] = {"prefixes": [], "conversions": [], "ties": [], "tied": None}
     return loading | {"layers": [], "parts": {}, "shape": {}, "derived": [], "grown": {}, "aliases": {}}
 
 
@@ -198,7 +198,7 @@ def _shape(model: Any) -> tuple[dict[str, Any], set[str]]:
     if config is None:
         return {}, set()
     defaults, fields = config.to_dict(), getattr(config, "__dataclass_fields__", {})
-    made = _made(type(config))
+    made = _made(model.config_class)
     deciding = {key for key in _deciding(_module(model)) if key in defaults and key not in config.sub_configs}
     sources = {source for key in deciding for source in made.get(key, ()) if source in fields}
     deciding |= {key for key in sources if not key.endswith(LAYERS)}  # layers are compared by their number

@@ -189,10 +189,10 @@ def test_many_numbers_at_once_are_what_they_are_one_by_one(tmp_path):
     values["y"][5] = 2**53 + 1
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table(values), path)
-    options = {"format": "parquet", "task": "tabular-regression"}
+    task = "tabular-regression"
     names = [name for name in kinds if name != "y"]
-    rows = list(formats.read(path, **options))
-    assert formats.validate(path, **options).examples == len(rows) == 20_000
+    rows = list(formats.read(path, format="parquet", task=task))
+    assert formats.validate(path, format="parquet", task=task).examples == len(rows) == 20_000
     expected = [([float(values[name][at]) for name in names], [float(values["y"][at])]) for at in range(20_000)]
     assert [(line, example["x"], example["y"]) for line, example in rows] == [
         (at + 1, x, y) for at, (x, y) in enumerate(expected)
@@ -200,4 +200,4 @@ def test_many_numbers_at_once_are_what_they_are_one_by_one(tmp_path):
 
     values["double"][15_000], values["double"][3] = math.nan, -1e39
     pq.write_table(pa.table(values), path)
-    assert found(path, **options) == [(4, "double", "too_large"), (15_001, "double", "not_finite")]
+    assert found(path, format="parquet", task=task) == [(4, "double", "too_large"), (15_001, "double", "not_finite")]
