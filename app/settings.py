@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     #: The key (Ed25519) that signs the transparency log's checkpoints, and the log's name in them.
     log_key: Path | None = None
     log_origin: str = ""
+    #: Witnesses that workers ask to cosign checkpoints: a key (vkey) and a URL each, with commas between them.
+    log_witnesses: str = ""
     auth: Literal["", "required", "off"] = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)

@@ -15,6 +15,7 @@ from app.evidence.transparency.journal import Journal, load_key
 from app.jobs.queue.event_log import NewEvent
 from app.settings import Settings
 from app.storage.blobs import Storage
+from worker.supervisor.witnesses import ask_all, read_witnesses
 
 log = structlog.get_logger(__name__)
 
@@ -43,12 +44,13 @@ def enter(journal: Journal | None, entry: Entry) -> list[NewEvent]:
     return []
 
 
-def catch_up(journal: Journal | None) -> None:
-    """Sign the entries that wait."""
+def catch_up(journal: Journal | None, witnesses: str = "") -> None:
+    """Sign the entries that wait, and have the checkpoint cosigned by the witnesses of the settings."""
     if journal is None:
         return
     try:
         journal.catch_up()
+        ask_all(journal, read_witnesses(witnesses))
     except FAILURES as error:
         log.warning("the transparency log was not continued", reason=f"{type(error).__name__}: {error}")
 

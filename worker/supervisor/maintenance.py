@@ -63,7 +63,7 @@ class Maintenance:
         self._runner.storage.remove_abandoned()
         self._delete_unused()
         self._find_models()
-        catch_up(self._runner.journal)
+        catch_up(self._runner.journal, self._runner.settings.log_witnesses)
         if authority := self._runner.authority:
             stamp_due(self._runner.db, authority)
 

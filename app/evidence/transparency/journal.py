@@ -25,6 +25,7 @@ from app.evidence.format.note import (
     Note,
     NoteError,
     NoteKey,
+    NoteLine,
     checked_name,
     key_of,
     read_note,
@@ -125,6 +126,22 @@ class Journal:
                 break
             entries = ()
         return self._write_checkpoint()
+
+    def checkpoint(self) -> str | None:
+        """The newest signed checkpoint; None for an empty log."""
+        with self.db.read() as session:
+            return session.scalar(select(LogState.checkpoint))
+
+    def add_lines(self, note: Note, lines: Iterable[NoteLine]) -> bool:
+        """Put cosignatures under a checkpoint. False where the log has gone on from it meanwhile."""
+        with self.db.write() as session:
+            state = locked_state(session)
+            current = read_note(state.checkpoint) if state.checkpoint else None
+            if current is None or current.text != note.text:
+                return False
+            state.checkpoint = str(current.with_lines(lines))
+        self._write_checkpoint()
+        return True
 
     def catch_up(self) -> bool:
         """Sign what waits, if anything does: entries of a process that was killed, or of a base. True if it did."""
