@@ -64,7 +64,7 @@ def _exemplify(schemas: dict[str, Any]) -> None:
         item = properties.get("data", {}).get("items", {}).get("$ref", "").rpartition("/")[2]
         for example in schemas.get(item, {}).get("examples", [])[:1]:
             fields = {"object": "list", "data": [example], "has_more": False, "sampled": False}
-            fields |= {"lines": 1, "kept_from": 1, "post_quantum": []}
+            fields |= {"lines": 1, "kept_from": 1, "post_quantum": [], "log_keys": []}
             fields |= {"first_id": example.get("id"), "last_id": example.get("id")}
             schema.setdefault("examples", [{name: value for name, value in fields.items() if name in properties}])
 
