@@ -101,7 +101,7 @@ def _unequal(recipe: Recipe) -> list[str]:
     from worker.trainer import determinism  # imports torch, which only now is needed
     from worker.trainer.training.job import choose_device
 
-    here = determinism.environment(choose_device(_device(recipe))) | {"processor": determinism.processor()}
+    here = determinism.environment(choose_device(_device(recipe)))
     return list(reasons(recipe, environment=here, code=code_digest()))
 
 

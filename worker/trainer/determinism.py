@@ -108,6 +108,7 @@ def environment(device: torch.device, *, attention: str | None = None, group: Gr
         "transformers": version("transformers"),
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
@@ -120,7 +121,7 @@ def environment(device: torch.device, *, attention: str | None = None, group: Gr
 
 @cache
 def processor() -> str:
-    """The processor's name: other ones take other ways through the same arithmetic."""
+    """The processor's name: MKL and oneDNN take other kernels on others, also where the instructions are the same."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:

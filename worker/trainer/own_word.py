@@ -20,8 +20,7 @@ def own_word(run: Run, ending: Ending) -> JsonDict:
         "flops": _flops(run, ending),
         "loss": losses[-1] if losses else None,
         "hyperparameters": job.settings.to_json(),
-        "environment": determinism.environment(job.device, attention=attention, group=job.group)
-        | {"processor": determinism.processor()},
+        "environment": determinism.environment(job.device, attention=attention, group=job.group),
         "padding": state.padding,
         "prefix": run.passes.prefix is not None,
         "microBatchSize": state.micro_batch_size,

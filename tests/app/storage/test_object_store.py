@@ -70,12 +70,9 @@ def test_a_scheme_without_its_package_is_explained():
         Storage("gcs://bucket").exists("x")
 
 
-@pytest.mark.parametrize("kind", ["memory", "s3"])
-def test_two_first_uploads_of_the_same_bytes(
-    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-):
+def test_two_first_uploads_of_the_same_bytes(bucket: str, monkeypatch: pytest.MonkeyPatch):
     """Both find nothing, both store: the bytes are right, and none of them can delete what the other refers to."""
-    url = f"s3://{request.getfixturevalue('bucket')}" if kind == "s3" else f"memory://{request.node.name}"
+    url = f"s3://{bucket}"
     data, both = os.urandom(1 << 20), threading.Barrier(2)
     looked, has = threading.local(), ObjectStore._has
 

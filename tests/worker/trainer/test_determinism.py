@@ -87,6 +87,7 @@ def test_threads_are_those_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest
         ("device", "NVIDIA H100"),
         ("dtype", "torch.float64"),
         ("cpu", "none"),
+        ("processor", "another"),
     ],
 )
 def test_another_environment_is_never_called_exact(

@@ -226,4 +226,6 @@ class Checkpoints:
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is another in the environment now. A processor that an older checkpoint does not name counts as this one."""
+    before = {"processor": now["processor"], **before}
     return sorted(name for name in now if now[name] != before.get(name))

@@ -40,7 +40,6 @@ def key(request: PrefixRequest, prefix: Prefix, digests: Mapping[str, str]) -> s
         "most": request.size,
         "precision": request.precision,
         "environment": determinism.environment(request.device, attention=_attention(model)),
-        "processor": determinism.processor(),
         "versions": {name: _version(name) for name in VERSIONED},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
