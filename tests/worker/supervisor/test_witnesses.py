@@ -125,7 +125,11 @@ def test_a_cosignature_of_an_older_checkpoint_is_not_put_on_a_newer_one(log: Jou
     assert not log.add_lines(note, [cosign(note.text, KEY, NAME, at=1)])
 
 
-@pytest.mark.parametrize("text", ["x", f"{key_of(KEY, NAME, COSIGNATURE)} ftp://x", f"{key_of(KEY, NAME)} http://x"])
+@pytest.mark.parametrize(
+    "text",
+    ["x", f"{key_of(KEY, NAME, COSIGNATURE)} ftp://x", f"{key_of(KEY, NAME)} http://x"],
+    ids=["no key", "no HTTP", "a log's key"],
+)
 def test_what_is_no_witness_is_refused(text: str) -> None:
     """With a reason."""
     assert read_witnesses("") == ()
