@@ -359,7 +359,8 @@ for number, (kind, before, after) in enumerate(
 def _(world: World) -> Options:
     """A class with other names is loaded, from tensors that are all new; those of the base are left out."""
     (world.base / "config.json").write_text('{"model_type": "bert"}')
-    (world.result / "config.json").write_text('{"model_type": "megatron-bert"}')
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    (world.result / "config.json").write_text(json.dumps({"model_type": "megatron-bert", **sizes}))
     world.sign()
 
 

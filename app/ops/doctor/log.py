@@ -32,7 +32,13 @@ class LogBooks:
         with self.db.read() as session:
             state = session.get(LogState, STATE)
             waiting = session.scalar(select(func.count()).where(LogEntry.position.is_(None))) or 0
-        if state is None and not waiting and TileFiles(self.storage).checkpoint() is None:
+        signed = (state is not None and state.checkpoint is not None) or TileFiles(
+            self.storage
+        ).checkpoint() is not None
+        if not signed and not self.settings.log_key_path.exists():
+            if waiting:
+                message = f"{waiting} entries are not signed yet; the first worker makes the log's key, and signs them"
+                yield Finding("unsigned_entries", "log", message, level="note")
             return
         try:
             key = self._key()

@@ -78,3 +78,10 @@ def test_an_older_database_is_named(deployment: Deployment, log: Journal) -> Non
     assert examined(deployment) == [("unsigned_entries", False)]
     examined(deployment, repair=True)
     assert examined(deployment) == [] and TileFiles(log.storage).tree(6).leaf(5) == ENTRIES[9].leaf
+
+
+def test_before_the_first_worker_entries_wait(deployment: Deployment) -> None:
+    """A base that was registered where no worker has run yet: a note, and no missing key."""
+    with deployment.db.write() as session:
+        record(session, base_entry("ab" * 32, name="tiny"))
+    assert examined(deployment) == [("unsigned_entries", False)]
