@@ -1,5 +1,7 @@
 """Every architecture of transformers is verified or refused by name, as the documentation says."""
 
+import os
+
 import pytest
 
 from tests.zoo.bases import Entry
@@ -10,9 +12,13 @@ from tests.zoo.table import PATH, everything, render, run, score
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_architecture_is_verified_or_refused_by_name() -> None:
-    """After a change of transformers or of the trainer: `python -m tests.zoo`."""
-    page = PATH.read_text("utf-8")
-    results = dict(run(everything(), jobs=2))
+    """After a change of transformers or of the trainer: `python -m tests.zoo`.
+
+    PERMAFROST_ZOO_EVERY=4 tries every fourth architecture, and holds no page against them.
+    """
+    page, every = PATH.read_text("utf-8"), int(os.environ.get("PERMAFROST_ZOO_EVERY", "1"))
+    tried = {entry: policies for at, (entry, policies) in enumerate(everything().items()) if at % every == 0}
+    results = dict(run(tried, jobs=2))
     print(score(results))
     assert score(results).endswith(", 0 anything else"), [
         (entry, policy, outcome.reason)
@@ -20,7 +26,8 @@ def test_every_architecture_is_verified_or_refused_by_name() -> None:
         for policy, outcome in each.items()
         if outcome.status == "other"
     ]
-    assert page == render(results)
+    if every == 1:
+        assert page == render(results)
 
 
 def test_a_page_has_marks_and_reasons() -> None:
