@@ -22,12 +22,9 @@ def code_digest() -> str:
 
     `sha256sum` prints the same lines in the folder that holds `app` and `worker`. Computed once for a process.
     """
-    modules = sorted(
-        path.relative_to(_ROOT).as_posix()
-        for package in (app, worker)
-        for path in Path(str(package.__file__)).parent.rglob("*.py")
-    )
-    lines = (f"{hashlib.sha256((_ROOT / name).read_bytes()).hexdigest()}  {name}\n" for name in modules)
+    folders = [Path(str(package.__file__)).parent for package in (app, worker)]
+    modules = {path.relative_to(folder.parent).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
+    lines = (f"{hashlib.sha256(modules[name].read_bytes()).hexdigest()}  {name}\n" for name in sorted(modules))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
