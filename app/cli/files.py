@@ -6,7 +6,7 @@ from typing import Annotated
 import httpx2
 import typer
 
-from app.cli.output import AsJson, age, print_json, print_table, size
+from app.cli.output import AsJson, OutputFile, age, print_json, print_table, size
 from app.cli.service import Server, ask, away, checked, connect, listed
 
 app = typer.Typer(help="List, upload, download and delete files.", no_args_is_help=True, rich_markup_mode=None)
@@ -59,9 +59,7 @@ def put(
 @app.command()
 def get(
     file: FileArgument,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write here; default: standard output.")
-    ] = None,
+    output: OutputFile = None,
     server: Server = "",
 ) -> None:
     """Download a file."""

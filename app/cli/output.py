@@ -3,11 +3,15 @@
 import json
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write here; default: standard output.")
+]
 #: Columns of a table of rich that is written to a pipe or a file: nothing is cut, so that grep finds it.
 WIDE: Final = 240
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))

@@ -12,7 +12,7 @@ import typer
 
 from app.cli.files import download
 from app.cli.jobs import JobArgument
-from app.cli.output import AsJson, print_json
+from app.cli.output import AsJson, OutputFile, print_json
 from app.cli.service import Server, ask, connect
 from app.evidence.verifier import packed
 from app.jsontypes import JsonDict
@@ -30,9 +30,7 @@ def bom(
     format: Annotated[Format, typer.Option(help="CycloneDX 1.7 (ML-BOM), or SPDX 3.0.1 (AI profile).")] = (
         Format.CYCLONEDX
     ),
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write here; default: standard output.")
-    ] = None,
+    output: OutputFile = None,
     server: Server = "",
 ) -> None:
     """Write the bill of materials of a job's result: base, data, settings, compute, licences."""

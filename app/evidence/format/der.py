@@ -18,7 +18,7 @@ def after(der: bytes, at: int) -> int:
 
 
 def elements(data: bytes) -> list[bytes]:
-    """The elements that follow each other in `data`; a rest that is none is one piece."""
+    """The elements that follow each other in `data`; bytes after the last whole element are the last item."""
     found, at = [], 0
     while at < len(data):
         try:

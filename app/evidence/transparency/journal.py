@@ -98,10 +98,9 @@ def record(session: Session, *entries: Entry) -> None:
     """Put entries into the log, which gives them a place later. One that is there already stays as it is."""
     if not entries:
         return
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     at = now(session)
     rows = [{"leaf": each.leaf.hex(), "subject": each.subject, "entry": each.raw, "created_at": at} for each in entries]
-    session.execute(insert(LogEntry).on_conflict_do_nothing(index_elements=[LogEntry.leaf]), rows)
+    session.execute(_insert(session, LogEntry).on_conflict_do_nothing(index_elements=[LogEntry.leaf]), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,8 @@ class Journal:
             state = locked_state(session)
             if state.size >= published:
                 return 0
-            head = signed_state(read_note(files.checkpoint() or b""), [self.key.public])
+            note = read_note(files.checkpoint() or b"")
+            head = signed_state(note, [self.key.public])
             first = state.size - state.size % WIDTH
             taken = [
                 entry for path in paths_between(first, head.size) if path.level == 0 for entry in _entries(files, path)
@@ -200,7 +200,7 @@ class Journal:
                 for each, raw in enumerate(missing)
             )
             state.size = state.sequenced = head.size
-            state.checkpoint, state.key = str(read_note(files.checkpoint() or b"")), str(self.key.public)
+            state.checkpoint, state.key = str(note), str(self.key.public)
             return len(missing)
 
     # ---- the steps
@@ -326,8 +326,7 @@ def _subject_of(raw: bytes) -> str:
 
 def locked_state(session: Session) -> LogState:
     """The log's state, whose row the transaction keeps from others."""
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    session.execute(insert(LogState).values(id=STATE, sequenced=0, size=0).on_conflict_do_nothing())
+    session.execute(_insert(session, LogState).values(id=STATE, sequenced=0, size=0).on_conflict_do_nothing())
     return session.scalars(select(LogState).where(LogState.id == STATE).with_for_update()).one()
 
 
@@ -370,3 +369,8 @@ def _full_between(old: int, new: int) -> Iterator[TilePath]:
             if level == 0:
                 yield TilePath(None, index)
         level += 1
+
+
+def _insert(session: Session, table: type[LogEntry | LogState]) -> sqlite.Insert | postgresql.Insert:
+    """An insertion that may leave alone what is there: each database has its own statement for it."""
+    return (sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert)(table)

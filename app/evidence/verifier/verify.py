@@ -299,27 +299,21 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the signed statement (a DSSE envelope in JSON), or a folder of `permafrost pack` with its result",
     )
-    parser.add_argument(
+    _add_files(
+        parser,
         "--key",
-        type=Path,
-        action="append",
-        default=[],
         help="trusted public key (PEM) or ring of keys; repeatable; default for a packed folder: the keys in it",
     )
     parser.add_argument("--ring", type=Path, help="keys to trust as far as a trusted one introduced them")
-    parser.add_argument(
+    _add_files(
+        parser,
         "--require-key",
-        type=Path,
-        action="append",
-        default=[],
         metavar="FILE",
         help="reject a statement that this public key has not signed as well, such as one of ML-DSA; repeatable",
     )
-    parser.add_argument(
+    _add_files(
+        parser,
         "--tsa-roots",
-        type=Path,
-        action="append",
-        default=[],
         metavar="FILE",
         help="certificates (PEM) of time-stamping authorities: reject a statement that none of them has stamped",
     )
@@ -328,25 +322,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--base", type=Path, help="folder of the base model (level 3)")
     parser.add_argument("--base-root", type=_hex, metavar="HEX", help="the base's published root (level 2)")
-    parser.add_argument(
+    _add_files(
+        parser,
         "--base-registry",
-        type=Path,
-        action="append",
-        default=[],
         metavar="FILE",
         help="a signed list of bases with their roots (level 2); repeatable, and all of them must agree",
     )
-    parser.add_argument(
-        "--registry-key", type=Path, action="append", default=[], help="public key that signs registries; repeatable"
-    )
+    _add_files(parser, "--registry-key", help="public key that signs registries; repeatable")
     parser.add_argument(
         "--base-name", metavar="OWNER/NAME@COMMIT", help="the base in the registries; default: the statement's origin"
     )
-    parser.add_argument(
+    _add_files(
+        parser,
         "--previous",
-        type=Path,
-        action="append",
-        default=[],
         metavar="ATTESTATION",
         help="for a fine-tune of a fine-tune: the attestation of its base, then of the base before; repeatable",
     )
@@ -356,22 +344,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--require-recipe", action="store_true", help="reject an attestation without a recipe that can be read"
     )
-    parser.add_argument(
+    _add_files(
+        parser,
         "--log-key",
-        type=Path,
-        action="append",
-        default=[],
         metavar="FILE",
         help="public key of the transparency log that you trust (a vkey); default: those of key rings; repeatable",
     )
     parser.add_argument(
         "--require-log", action="store_true", help="reject a statement without a proof that the log has it"
     )
-    parser.add_argument(
+    _add_files(
+        parser,
         "--log-witness",
-        type=Path,
-        action="append",
-        default=[],
         metavar="FILE",
         help="reject a proof whose checkpoint this witness (a vkey) has not cosigned; repeatable",
     )
@@ -391,6 +375,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="write the report as JSON")
     return parser
+
+
+def _add_files(parser: argparse.ArgumentParser, flag: str, *, help: str, metavar: str | None = None) -> None:
+    """An option that takes a file and may be repeated."""
+    parser.add_argument(flag, type=Path, action="append", default=[], metavar=metavar, help=help)
 
 
 if __name__ == "__main__":

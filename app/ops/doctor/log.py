@@ -32,9 +32,8 @@ class LogBooks:
         with self.db.read() as session:
             state = session.get(LogState, STATE)
             waiting = session.scalar(select(func.count()).where(LogEntry.position.is_(None))) or 0
-        signed = (state is not None and state.checkpoint is not None) or TileFiles(
-            self.storage
-        ).checkpoint() is not None
+        in_database = state is not None and state.checkpoint is not None
+        signed = in_database or TileFiles(self.storage).checkpoint() is not None
         if not signed and not self.settings.log_key_path.exists():
             if waiting:
                 message = f"{waiting} entries are not signed yet; the first worker makes the log's key, and signs them"
