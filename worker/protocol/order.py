@@ -68,7 +68,7 @@ class WorkOrder:
     def save(self, workspace: Path) -> Path:
         """Write `job.json` into the workspace, whole or not at all."""
         path = Workspace(workspace).order
-        write_json(path, self.to_json())
+        write_json(path, self.to_json(), indent=None)
         return path
 
     @classmethod

@@ -95,11 +95,14 @@ class Workspace:
         return self
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON to `path` through a temporary file, fsync and rename."""
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
+    """Write JSON to `path` through a temporary file, fsync and rename.
+
+    `indent=None` is for what no person reads: without indentation json encodes several times as fast.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(finite(content), file, ensure_ascii=False, indent=1, allow_nan=False)
+        file.write(json.dumps(finite(content), ensure_ascii=False, indent=indent, allow_nan=False))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

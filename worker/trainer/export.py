@@ -74,7 +74,7 @@ def write_form(
     ]
     manifest = [each.to_json() for each in tracked.inventory]
     _write_use(workspace, workspace.form_files, tracked, spec, task=task, labels=labels)
-    write_json(workspace.form, {"tensors": tensors, "kind": _kind(tracked), "manifest": manifest})
+    write_json(workspace.form, {"tensors": tensors, "kind": _kind(tracked), "manifest": manifest}, indent=None)
 
 
 def write_result(workspace: Workspace, tracked: TrackedModel, trained: Readings) -> int:
@@ -96,7 +96,9 @@ def write_result(workspace: Workspace, tracked: TrackedModel, trained: Readings)
             {"name": each.name, "dtype": dtype, "shape": list(shape), "from": source, "base_name": base_name}
         )
     _write_tensors(workspace.changed, changed)
-    write_json(workspace.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": _kind(tracked)})
+    write_json(
+        workspace.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": _kind(tracked)}, indent=None
+    )
     return len(changed)
 
 
@@ -117,7 +119,7 @@ def write_observations(
         row["first_changed_step"] = report.first_changed.get(row["name"])
     content = {"schema": 1, "steps": steps, "plan": plan.to_json(), "tensors": rows, **report.to_json()}
     content["merged"] = list(tracked.loaded.merged)
-    write_json(workspace.observations, content)
+    write_json(workspace.observations, content, indent=None)
 
 
 def observed(tracked: TrackedModel, plan: FreezePlan, loaded: Readings, trained: Readings) -> list[dict[str, Any]]:

@@ -204,7 +204,7 @@ def describe(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: S
         for path in workspace.base.rglob("*")
         if path.is_file()
     }
-    write_json(workspace.manifest, {"tensors": rows, "files": sizes})
+    write_json(workspace.manifest, {"tensors": rows, "files": sizes}, indent=None)
 
 
 STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "train": train}
