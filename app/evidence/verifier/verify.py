@@ -6,9 +6,7 @@ Needs the standard library and `cryptography` only. Exit status 0: verified, 1: 
 import argparse
 import gc
 import json
-import math
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from app.evidence.verifier.context import (
     Rejected,
     printable,
 )
+from app.evidence.verifier.options import read_options
 from app.evidence.verifier.registered_base import RegisteredBase, registered_base
 from app.evidence.verifier.report import VerificationReport, facts, warnings
 from app.evidence.verifier.stages import STAGES, Checks, examine
@@ -43,7 +42,6 @@ from app.evidence.verifier.stages import STAGES, Checks, examine
 MAX_ATTESTATION = 128 << 20  # bytes: about 150,000 tensors, or 400,000 row ranges
 
 VERIFIED, REJECTED, CANNOT_CHECK = 0, 1, 2
-_WIDTH = 100  # columns of --help
 
 
 def verify(raw: bytes, inputs: Inputs, *, checks: Checks | None = None) -> VerificationReport:
@@ -137,7 +135,7 @@ def objections(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `permafrost verify` and return its exit status."""
-    options = _options(argv)
+    options = read_options(argv)
     try:
         notes = _unpacked(options)
         registered = _registered(options)
@@ -154,17 +152,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = replace(report, verdict="rejected", level=None, problems=(low,))
     _say(options, report.to_json(), "\n".join(report.lines()))
     return VERIFIED if report.verified else REJECTED
-
-
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. A packed folder brings the result, and keys; an attestation alone needs both."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if not packed.is_packed(options.attestation):
-        given = {"--key": options.key, "--result": options.result}
-        if missing := [name for name, value in given.items() if not value]:
-            parser.error(f"the following arguments are required: {', '.join(missing)}")
-    return options
 
 
 def _unpacked(options: argparse.Namespace) -> list[str]:
@@ -272,114 +259,6 @@ def _registered(options: argparse.Namespace) -> RegisteredBase | None:
         reason = f"another root of {found.name} than --base-root"
         raise Rejected([Problem("base_registry", reason, None, options.base_root, found.root)])
     return found
-
-
-def _hex(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text.lower()):
-        raise argparse.ArgumentTypeError("64 hexadecimal digits are needed")
-    return text.lower()
-
-
-class _Help(argparse.HelpFormatter):
-    """The text of --help. argparse makes a formatter for every option, and imports much to find out how wide it is."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_WIDTH)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="permafrost verify",
-        description="Check a signed statement that frozen weights are bit-identical to the base model's.",
-        epilog="Exit status: 0 verified, 1 rejected, 2 could not check.",
-        formatter_class=_Help,
-    )
-    parser.add_argument(
-        "attestation",
-        type=Path,
-        help="the signed statement (a DSSE envelope in JSON), or a folder of `permafrost pack` with its result",
-    )
-    _add_files(
-        parser,
-        "--key",
-        help="trusted public key (PEM) or ring of keys; repeatable; default for a packed folder: the keys in it",
-    )
-    parser.add_argument("--ring", type=Path, help="keys to trust as far as a trusted one introduced them")
-    _add_files(
-        parser,
-        "--require-key",
-        metavar="FILE",
-        help="reject a statement that this public key has not signed as well, such as one of ML-DSA; repeatable",
-    )
-    _add_files(
-        parser,
-        "--tsa-roots",
-        metavar="FILE",
-        help="certificates (PEM) of time-stamping authorities: reject a statement that none of them has stamped",
-    )
-    parser.add_argument(
-        "--result", type=Path, help="folder of the fine-tuned model; default for a packed folder: the one in it"
-    )
-    parser.add_argument("--base", type=Path, help="folder of the base model (level 3)")
-    parser.add_argument("--base-root", type=_hex, metavar="HEX", help="the base's published root (level 2)")
-    _add_files(
-        parser,
-        "--base-registry",
-        metavar="FILE",
-        help="a signed list of bases with their roots (level 2); repeatable, and all of them must agree",
-    )
-    _add_files(parser, "--registry-key", help="public key that signs registries; repeatable")
-    parser.add_argument(
-        "--base-name", metavar="OWNER/NAME@COMMIT", help="the base in the registries; default: the statement's origin"
-    )
-    _add_files(
-        parser,
-        "--previous",
-        metavar="ATTESTATION",
-        help="for a fine-tune of a fine-tune: the attestation of its base, then of the base before; repeatable",
-    )
-    parser.add_argument("--policy", help="reject a statement with another freeze policy: a file, or JSON")
-    parser.add_argument("--job", help="reject a statement about another job")
-    parser.add_argument("--nonce", help="reject a statement without the nonce that was sent with the job")
-    parser.add_argument(
-        "--require-recipe", action="store_true", help="reject an attestation without a recipe that can be read"
-    )
-    _add_files(
-        parser,
-        "--log-key",
-        metavar="FILE",
-        help="public key of the transparency log that you trust (a vkey); default: those of key rings; repeatable",
-    )
-    parser.add_argument(
-        "--require-log", action="store_true", help="reject a statement without a proof that the log has it"
-    )
-    _add_files(
-        parser,
-        "--log-witness",
-        metavar="FILE",
-        help="reject a proof whose checkpoint this witness (a vkey) has not cosigned; repeatable",
-    )
-    parser.add_argument(
-        "--level", type=int, choices=(1, 2, 3), default=1, help="reject a result that reaches a lower level"
-    )
-    digests = parser.add_mutually_exclusive_group()
-    digests.add_argument(
-        "--whole",
-        dest="whole_up_to",
-        action="store_const",
-        const=math.inf,
-        help="also recompute the SHA-256 of large weight files as a whole, which takes about twice as long",
-    )
-    digests.add_argument(
-        "--quick", dest="whole_up_to", action="store_const", const=0, help="do not recompute it for small files either"
-    )
-    parser.add_argument("--json", action="store_true", help="write the report as JSON")
-    return parser
-
-
-def _add_files(parser: argparse.ArgumentParser, flag: str, *, help: str, metavar: str | None = None) -> None:
-    """An option that takes a file and may be repeated."""
-    parser.add_argument(flag, type=Path, action="append", default=[], metavar=metavar, help=help)
 
 
 if __name__ == "__main__":
