@@ -12,18 +12,22 @@ from app.files import formats
 from app.files.problems import LineProblem, first_line
 from worker.trainer.data import chat_template
 from worker.trainer.data.bounds import OutOfBounds
-from worker.trainer.data.chat_spans import span_of
-from worker.trainer.data.chat_template import TEMPLATE_ERRORS, TODAY, ChatTemplate, Message, NotShown, Span
+from worker.trainer.data.chat_spans import spans_of
+from worker.trainer.data.chat_template import TEMPLATE_ERRORS, TODAY, ChatTemplate, Message, NotShown, Span, text_of
 
 #: For a tokenizer without a template. It needs no special tokens, which the vocabulary might not have.
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+
+#: How reasoning is written within a content.
+START_OF_THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
 
 #: What a template may leave out of a conversation, as a note says it.
 ANSWERS = "assistant messages are not learned"
 REASONING = "texts of reasoning are not learned"
+BESIDE = "texts beside calls of tools are not learned"
 TOOLS = "conversations do not show their tools"
 CONTEXT = "messages of other roles are not shown"
 
@@ -117,8 +121,7 @@ def _rendered(
     messages: Sequence[Message], learned: Sequence[int], tokenizer: Any, tools: Sequence[Any] | None
 ) -> RenderedChat:
     template = ChatTemplate(tokenizer, tools)
-    template.fit(messages)
-    text, marks = template.rendered_with_marks(messages)
+    text, marks = template.conversation(messages)
 
     left_out = Counter({ANSWERS: 0, **_left_out(template, messages, learned, text)})
     spans: list[Span] = []
@@ -134,12 +137,14 @@ def _spans(
 ) -> list[Span]:
     """The spans of message `at`: those of the template's own marks that are in it, where the template has marks."""
     turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-    if marks and len(turns) == len(marks):
+    if len(turns) == len(marks) and all(
+        _answer(messages[turn]) in text[start:stop] for turn, (start, stop) in zip(turns, marks, strict=True)
+    ):
         return [marks[turns.index(at)]]
-    span = span_of(template, messages, at, text)
-    if span is None or not marks:
-        return [span] if span else []
-    return [mark for mark in marks if span[0] <= mark[0] < span[1]]
+    spans = spans_of(template, messages, at, text)
+    if not marks:
+        return spans
+    return [mark for mark in marks if any(start <= mark[0] < stop for start, stop in spans)]
 
 
 def _left_out(template: ChatTemplate, messages: Sequence[Message], learned: Sequence[int], text: str) -> Counter[str]:
@@ -151,8 +156,22 @@ def _left_out(template: ChatTemplate, messages: Sequence[Message], learned: Sequ
                 raise NotShown(f"leaves out the result of a tool in messages[{at}]")
             counts[CONTEXT] += 1
 
-    reasoning = [str(messages[at].get("reasoning_content") or "").strip() for at in learned]
-    counts[REASONING] = sum(thought not in text for thought in reasoning)
+    counts[REASONING] = sum(thought not in text for at in learned for thought in _thoughts(messages[at]))
+    counts[BESIDE] = sum(_answer(messages[at]) not in text for at in learned if messages[at].get("tool_calls"))
     if template.tools is not None:
         counts[TOOLS] = not template.shows_tools(messages, text)
     return counts
+
+
+def _answer(message: Message) -> str:
+    """The content of a message without the reasoning in it."""
+    return text_of(message.get("content")).rpartition(END_OF_THOUGHT)[2].strip()
+
+
+def _thoughts(message: Message) -> list[str]:
+    """The reasoning of a message, in its own field or in the content, where some templates cut it out."""
+    within = text_of(message.get("content")).rpartition(END_OF_THOUGHT)[0]
+    return [
+        within.rpartition(START_OF_THOUGHT)[2].strip(),
+        str(message.get("reasoning_content") or "").strip(),
+    ]

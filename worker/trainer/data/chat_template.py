@@ -103,6 +103,22 @@ class ChatTemplate:
         called = messages[calling[0]]["tool_calls"][0]["function"]["name"]
         raise NotShown(f"leaves out the call of the tool '{called:.60}' in messages[{calling[0]}], or its arguments")
 
+    def conversation(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+        """The text with the template's marks, in the form in which the template shows what the messages say.
+
+        Raises what `fit` raises, or the template's own error.
+        """
+        self.fit(messages)
+        try:
+            text, marks = self.rendered_with_marks(messages)
+        except TEMPLATE_ERRORS:
+            if not self._reads_only_parts(messages):
+                raise
+        else:
+            if _says(text, messages) or not self._reads_only_parts(messages):
+                return text, marks
+        return self.rendered_with_marks(messages)
+
     def rendered(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
         text: str = self._render(messages, add_generation_prompt=prompt)[0][0]
         return _checked(text)
@@ -154,7 +170,19 @@ class ChatTemplate:
             if not shown:
                 raise NotShown("does not show pictures")
             return True
-        return "'type':" not in text and all(text_of(each.get("content")).strip() in text for each in messages)
+        return "'type':" not in text and _says(text, messages)
+
+    def _reads_only_parts(self, messages: Sequence[Message]) -> bool:
+        """Whether the template says all that the messages do once contents are lists of parts; if so, they are."""
+        before, self._form = self._form, replace(self._form, in_parts=True)
+        try:
+            text = self.rendered(messages)
+        except TEMPLATE_ERRORS:
+            text = ""
+        if before.in_parts or "'type':" in text or not _says(text, messages):
+            self._form = before
+            return False
+        return True
 
     def _render(self, messages: Sequence[Message], **options: Any) -> Any:
         template = self.tokenizer.get_chat_template(tools=self.tools)
@@ -197,6 +225,11 @@ def text_of(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
     return str(content or "")
+
+
+def _says(text: str, messages: Sequence[Message]) -> bool:
+    """Whether the contents of all messages are in a text."""
+    return all(text_of(each.get("content")).strip() in text for each in messages)
 
 
 def _pictures(messages: Sequence[Message]) -> int:

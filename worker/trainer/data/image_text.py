@@ -231,7 +231,7 @@ def ready_template(processor: PictureProcessor, tokenizer: Any, rows: Sequence[R
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message.role | capitalize }}: {% for part in message.content %}"
     "{% if part.type == 'image' %}PICTURE{% else %}{{ part.text }}{% endif %}{% endfor %}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 
 

@@ -17,7 +17,7 @@ from worker.trainer.data import chat
 from worker.trainer.data.batch import IGNORED, Batch, Encoded
 from worker.trainer.data.chat import RenderedChat
 from worker.trainer.data.chat_template import Span
-from worker.trainer.data.language_example import LanguageExample
+from worker.trainer.data.language_example import LanguageExample, learned_tokens
 from worker.trainer.data.packing import pack
 from worker.trainer.data.padded import PaddedRows, PaddedTokens, Tokens
 from worker.trainer.data.sampler import Positions
@@ -115,13 +115,13 @@ def prompt_and_answer(prompt: str, answer: str) -> RenderedChat:
 
 
 def tokenized(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool) -> LanguageExample:
-    """Token ids of a text; a token carries loss where it begins within one of `spans` (in characters).
+    """Token ids of a text; tokens that begin within one of `spans` (in characters) carry loss.
 
     A chat template writes its own special tokens, so for a `chat` none are added, at the end neither.
     """
     encoded = run(tokenizer, text, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False)
     ids = list(encoded["input_ids"])
-    learned = [any(start <= a < stop and b > a for start, stop in spans) for a, b in encoded["offset_mapping"]]
+    learned = learned_tokens(text, encoded["offset_mapping"], spans)
 
     end = tokenizer.eos_token_id
     if not chat and end is not None and ids[-1:] != [end]:  # the model has to learn where to stop

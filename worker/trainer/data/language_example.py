@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.trainer.data.batch import IGNORED
+from worker.trainer.data.chat_template import Span
 from worker.trainer.data.padded import Tokens
 
 
@@ -26,3 +28,16 @@ class LanguageExample:
     def cut(self, limit: int) -> LanguageExample:
         """The first `limit` tokens."""
         return LanguageExample(Tokens(self.tokens.ids[:limit]), self.targets[:limit])
+
+
+def learned_tokens(text: str, offsets: Iterable[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:
+    """Which tokens, from `offsets[0]` to `offsets[1]` in the text, begin within one of the spans.
+
+    Many tokenizers join a space with the word behind it: such a token begins where its word does.
+    """
+    learned = []
+    for start, stop in offsets:
+        token = text[start:stop]
+        begin = start + len(token) - len(token.lstrip()) if token.strip() else start
+        learned.append(stop > start and any(first <= begin < last for first, last in spans))
+    return learned

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worker.trainer.data.batch import IGNORED
 from worker.trainer.data.chat_template import Span, unused_characters
-from worker.trainer.data.language_example import LanguageExample
+from worker.trainer.data.language_example import LanguageExample, learned_tokens
 from worker.trainer.data.padded import Tokens
 from worker.trainer.data.text import run
 
@@ -115,8 +115,7 @@ class _Watched:
         options = {**options, "return_offsets_mapping": True, "verbose": False}
         encoded = run(self._tokenizer, [plain], *others, **options)
         offsets = np.asarray(encoded.pop("offset_mapping"))[0]
-        inside = [any(start <= a < stop and b > a for start, stop in spans) for a, b in offsets.tolist()]
-        self.learned = np.array(inside, dtype=bool)
+        self.learned = np.array(learned_tokens(plain, offsets.tolist(), spans), dtype=bool)
         return encoded
 
 

@@ -136,15 +136,15 @@ def test_tools_and_their_calls(tokenizer: Any) -> None:
     """Tools reach the template; calls are part of the answer, results are context."""
     tokenizer.chat_template = CALLS
     call = {"type": "function", "function": {"name": "film", "arguments": {}}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "the cat"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "a book"},
         {"role": "assistant", "content": "ran"},
     ]
     tool = {"type": "function", "function": {"name": "film", "parameters": {"type": "object", "properties": {}}}}
-    assert shown(messages, tokenizer, tools=[tool]) == ["call film </s>", "ran </s>"]  # type: ignore[arg-type]
-    assert chat.render(messages, tokenizer, tools=[tool]).text.startswith("tools 1 ")  # type: ignore[arg-type]
+    assert shown(messages, tokenizer, tools=[tool]) == ["call film </s>", "ran </s>"]
+    assert chat.render(messages, tokenizer, tools=[tool]).text.startswith("tools 1 ")
 
 
 def test_what_cannot_be_learned_is_counted(tokenizer: Any) -> None:
@@ -155,6 +155,60 @@ def test_what_cannot_be_learned_is_counted(tokenizer: Any) -> None:
     assert encoded.notes == (
         "1 assistant messages are not learned: the chat template of thinker leaves them out of the conversation",
     )
+
+
+@pytest.mark.parametrize("opened", ["", "<think> "], ids=["prompt opens", "content opens"])
+def test_reasoning_in_a_content_is_counted(tokenizer: Any, opened: str) -> None:
+    """DeepSeek R1 and Qwen3 cut it out of earlier answers."""
+    tokenizer.chat_template = DROPS_REASONING
+    messages = [CHAT[0], {"role": "assistant", "content": f"{opened}it was </think> sat on"}, *CHAT[2:]]
+    rendered = chat.render(messages, tokenizer)
+    assert +rendered.left_out == {chat.REASONING: 1}
+
+
+def test_text_beside_calls_is_counted(tokenizer: Any) -> None:
+    """Llama 3.1 and Hermes write the call alone."""
+    tokenizer.chat_template = CALLS.replace("{{ m.content }}", "{{ '' if m.tool_calls else m.content }}").replace(
+        "call {{ c.function.name }}", "call {{ c.function.name }} {{ c.function.arguments }}"
+    )
+    call = {"type": "function", "function": {"name": "film", "arguments": {}}}
+    messages: list[dict[str, Any]] = [
+        CHAT[0],
+        {"role": "assistant", "content": "it was", "tool_calls": [call]},
+        {"role": "tool", "content": "a"},
+    ]
+    assert chat.render([*messages, CHAT[3]], tokenizer).left_out[chat.BESIDE] == 1
+
+
+def test_two_marks_in_one_answer_and_none_in_another(tokenizer: Any) -> None:
+    """As many marks as answers need not be one for each."""
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }} {% elif loop.last %}"
+        "{% generation %}<think> {% endgeneration %}{% generation %}{{ m.content }} </s>{% endgeneration %}"
+        "{% else %}{{ m.content }} {% endif %}{% endfor %}"
+    )
+    assert shown(CHAT, tokenizer) == ["<think>", "ran </s>"]
+    assert chat.render(CHAT, tokenizer).hidden == 1
+
+
+SHOWS_PARTS = (
+    "{% for m in messages %}{{ m.role }} : {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}"
+    "{% endfor %} </s> {% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+)
+NEEDS_PARTS = (
+    "{% for m in messages %}{{ m.role }} : {{ m.content[0].text + ' </s> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [SHOWS_PARTS, NEEDS_PARTS], ids=["shows nothing else", "refuses others"])
+def test_template_that_reads_parts_alone(tokenizer: Any, template: str) -> None:
+    """SmolVLM, LLaVA: a content that is a text is not read, and is given as a part."""
+    tokenizer.chat_template = template
+    rendered = chat.render(CHAT, tokenizer)
+    assert shown(CHAT, tokenizer) == ["sat on </s>", "ran </s>"]
+    assert rendered.text.startswith("user : the cat </s>")
+    assert not any(rendered.left_out.values())
 
 
 @pytest.mark.parametrize("template", [OPENS_A_BLOCK, DROPS_REASONING, NEEDS_A_USER, DATED])
