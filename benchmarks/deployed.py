@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -66,13 +67,13 @@ def place(server: str, name: str, folder: Path) -> Iterator[Place]:
         database.close()
 
 
-def queued(place: Place, *, metadata: dict[str, str] | None = None) -> str:
-    """Id of a job that waits, posted over HTTP."""
+def queued(place: Place, **more: Any) -> str:
+    """Id of a job that waits, posted over HTTP with what `more` says."""
     job = {
         "model": {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 10, "out_features": 1}},
         "training_file": place.service.upload(affine.diabetes(), name="diabetes.jsonl"),
         "freeze_policy": {"freeze": ["weight"]},
-        "metadata": metadata,
+        **more,
     }
     return str(place.service.post("/v1/fine_tuning/jobs", job)["id"])
 
@@ -87,7 +88,7 @@ def running(place: Place) -> tuple[str, Lease]:
 
 
 def multiply(place: Place, job_id: str, *, upto: int) -> None:
-    """Copies of a job's row, a second apart, until there are `upto`; then the statistics that a planner needs.
+    """Copies of a job and its labels, a second apart, until there are `upto`; then the statistics that a planner needs.
 
     All but every thousandth have ended: of a million jobs, most have.
     """
@@ -97,14 +98,20 @@ def multiply(place: Place, job_id: str, *, upto: int) -> None:
         named = ", ".join(f'"{name}"' for name in columns)
         copies = f"INSERT INTO jobs ({named}) SELECT {chosen} FROM jobs, generate_series(1, %s) AS n WHERE id = %s"
         connection.execute(copies, (upto - 1, job_id))
+        connection.execute(_LABELS, (job_id,))
         connection.commit()
         connection.autocommit = True
-        connection.execute("VACUUM ANALYZE jobs")
+        connection.execute("VACUUM ANALYZE jobs, job_labels")
 
 
 _COLUMNS = """
 SELECT column_name FROM information_schema.columns
 WHERE table_name = 'jobs' AND table_schema = 'public' AND is_generated = 'NEVER'
+"""
+_LABELS = """
+INSERT INTO job_labels (project, name, value, created_at, job_id)
+SELECT l.project, l.name, l.value, jobs.created_at, jobs.id FROM job_labels AS l, jobs
+WHERE l.job_id = %s AND jobs.id LIKE 'ftjob-copy%%'
 """
 _COPIED = {
     "id": "'ftjob-copy' || lpad(n::text, 10, '0')",

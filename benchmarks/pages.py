@@ -29,7 +29,13 @@ _PARTS = (
     *("input_layernorm", "post_attention_layernorm", "self_attn.q_norm"),
 )
 #: What a reader of a dashboard looks at.
-PAGES = {"dashboard": "/", "dashboard, one state": "/?status=succeeded", "dashboard, one tag": "/?tag=bench"}
+PAGES = {
+    "dashboard": "/",
+    "dashboard, one state": "/?status=succeeded",
+    "dashboard, one verdict": "/?verdict=violated",
+    "dashboard, without evidence": "/?verdict=none",
+    "dashboard, one tag": "/?tag=bench",
+}
 
 
 def figures() -> Iterable[Figure]:
@@ -42,7 +48,7 @@ def figures() -> Iterable[Figure]:
         ):
             yield from _job_page(few)
             for each, upto in ((few, FEW), (many, MANY)):
-                multiply(each, queued(each), upto=upto)
+                multiply(each, queued(each, tags=["bench"]), upto=upto)
                 _judge(each)
             for title, path in PAGES.items():
                 yield from compared(title, path, (few, FEW), (many, MANY), reads=READS)
@@ -91,9 +97,5 @@ def _judge(each: Place) -> None:
             "(job_id, created_at, attempt, verdict, frozen_tensors, frozen_bytes, violations, checks) "
             "SELECT id, created_at, 1, CASE WHEN id LIKE '%7000' THEN 'violated' ELSE 'verified' END, 1, 4, '[]', '{}' "
             "FROM jobs WHERE status = 'succeeded' ON CONFLICT DO NOTHING"
-        )
-        connection.execute(
-            "INSERT INTO job_labels (project, name, value, created_at, job_id) "
-            "SELECT project, '', 'bench', created_at, id FROM jobs ON CONFLICT DO NOTHING"
         )
         connection.execute("VACUUM ANALYZE")

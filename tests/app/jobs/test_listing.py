@@ -73,6 +73,15 @@ def test_pages_come_from_an_index_in_their_own_order(db: Database, filters: Filt
     assert "TEMP B-TREE" not in plan and "Sort" not in plan and "SCAN jobs" not in plan, plan
 
 
+@pytest.mark.parametrize("more", [{}, {"statuses": ["succeeded"]}], ids=["alone", "with a state"])
+def test_a_label_that_most_jobs_have_is_read_in_order(db: Database, more: dict[str, Any]) -> None:
+    """Also where the database chooses freely: it must not think that few rows match, and sort them all."""
+    crowd(db)
+    filters = Filters(labels=[("team", "b")], **more)
+    plan = plan_of(db, lambda session: page(session, "default", filters, after=None, limit=20, order="desc"), free=True)
+    assert "TEMP B-TREE" not in plan and "Sort" not in plan, plan
+
+
 def test_lists_filter_by_state_model_time_and_metadata(api: TestClient, create: Create) -> None:
     """Filters narrow; the page's ends and has_more are always there."""
     one, two = create(metadata={"team": "a", "run 'x'": "1"}), create(metadata={"team": "b"})
