@@ -11,7 +11,7 @@ from app.jsontypes import JsonDict
 
 #: What each preset does, in the order of a form.
 PRESETS: Final = {
-    "everything": "Train everything",
+    "everything": "Train everything; with an adapter, the adapter",
     "head": "Train the head, freeze the rest",
     "layers": "Freeze the first layers",
     "embeddings": "Freeze the embeddings",

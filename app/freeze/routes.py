@@ -1,8 +1,7 @@
 """Endpoints under /v1/freeze_policies: a preview of what a policy freezes, and the JSON schema of policies."""
 
 import contextlib
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
@@ -12,26 +11,22 @@ from sqlalchemy.orm import Session
 
 from app.auth.caller import AsReader
 from app.errors import InvalidRequest, PolicyError
-from app.freeze.adapters import adapted
-from app.freeze.implied import implied_policy, merged_policy
 from app.freeze.parts import matched
 from app.freeze.plan import FreezePlan
 from app.freeze.policy import Policy
 from app.freeze.preview import preview
 from app.freeze.schemas import FreezePlanCounts, FreezePolicy, json_schema
-from app.freeze.tensors import TensorInfo
 from app.http.dependencies import Config, Db
 from app.http.json_body import JsonRoute
 from app.http.request_body import RequestBody
 from app.jobs.requests.model_spec import ModelField, model_choice
-from app.models.catalog import ChosenModel, choose, similar_tensors
+from app.models.adapted import with_adapter
+from app.models.catalog import ChosenModel, below_adapter, choose, similar_tensors
 from app.models.manifest import Manifest
 from app.openapi.load import load_examples
 from app.openapi.prose import ERRORS
 from app.paging.keyset import Page
-from app.settings import Settings
-from app.specs.adapters import AdapterSpec
-from app.specs.models import Task, TransformersSpec
+from app.specs.models import Task
 
 router = APIRouter(prefix="/freeze_policies", tags=["Freeze policies"], responses=ERRORS, route_class=JsonRoute)
 
@@ -100,16 +95,15 @@ def preview_policy(
     """Resolves the policy as a job would, against the model's tensors and its adapter's. The model must be known."""
     with db.read() as session:
         model = choose(session, settings, caller.project, model_choice(body.model))
-        plain = _plain(session, settings, caller.project, model)
+        plain = below_adapter(session, settings, caller.project, model)
         manifest = _manifest(session, caller.project, plain, body.task or model.spec.task)
     if manifest is None:
         raise _unknown(plain, body.task)
-    policy, tensors = body.freeze_policy.normal(), manifest.tensors
-    initialised: Collection[str] = manifest.initialised
+    policy = body.freeze_policy.normal()
     if model.spec.adapter is not None:
-        policy, tensors, initialised = _with_adapter(policy, manifest, model.spec.adapter)
+        policy, manifest = with_adapter(policy, manifest, model.spec.adapter)
     try:
-        result = preview(policy, tensors, optimizer=body.optimizer, initialised=initialised)
+        result = preview(policy, manifest.tensors, optimizer=body.optimizer, initialised=manifest.initialised)
     except PolicyError as error:
         if body.task is None and model.spec.task is None and model.spec.adapter is None:
             error.message += _fitting_tasks(plain, policy)
@@ -123,16 +117,9 @@ def preview_policy(
         has_more=start + body.limit < len(result.plan.decisions),
         first_id=page[0]["name"] if page else None,
         last_id=page[-1]["name"] if page else None,
-        parts=[PartMatched.model_validate(each.to_json()) for each in matched(policy, tensors)],
+        parts=[PartMatched.model_validate(each.to_json()) for each in matched(policy, manifest.tensors)],
         **result.to_json(),
     )
-
-
-def _plain(session: Session, settings: Settings, project: str, chosen: ChosenModel) -> ChosenModel:
-    """The model below the adapter."""
-    if not isinstance(chosen.spec, TransformersSpec) or chosen.spec.adapter is None:
-        return chosen
-    return choose(session, settings, project, replace(chosen.spec, adapter=None))
 
 
 def _manifest(session: Session, project: str, plain: ChosenModel, task: str | None) -> Manifest | None:
@@ -142,16 +129,6 @@ def _manifest(session: Session, project: str, plain: ChosenModel, task: str | No
         similar = similar_tensors(session, project, plain, task)
         return Manifest(similar) if similar else None
     return known
-
-
-def _with_adapter(
-    policy: Policy, known: Manifest, adapter: AdapterSpec
-) -> tuple[Policy, list[TensorInfo], Collection[str]]:
-    """The policy and the tensors of a job with this adapter, which a merged one has under their plain names."""
-    model = adapted(known.tensors, adapter, initialised=known.initialised)
-    if adapter.merge:
-        return merged_policy(policy, model.merged, known.initialised), known.tensors, known.initialised
-    return implied_policy(policy, model.new), model.tensors, model.new
 
 
 def _start(plan: FreezePlan, after: str | None) -> int:

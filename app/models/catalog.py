@@ -112,6 +112,13 @@ def choose(session: Session, settings: Settings, project: str, requested: ModelC
     return _transformers(session, settings, project, requested)
 
 
+def below_adapter(session: Session, settings: Settings, project: str, chosen: ChosenModel) -> ChosenModel:
+    """The model that an adapter goes on top of; one without an adapter is returned as it is."""
+    if not isinstance(chosen.spec, TransformersSpec) or chosen.spec.adapter is None:
+        return chosen
+    return choose(session, settings, project, replace(chosen.spec, adapter=None))
+
+
 def folders(settings: Settings) -> Iterator[Path]:
     """Folders in the models folder that have a config.json, as transformers writes it."""
     if settings.models.is_dir():

@@ -18,7 +18,8 @@ from app.jsontypes import JsonDict
 from app.models.catalog import choose
 from app.models.manifest import OWN, Manifest
 from app.settings import Settings
-from app.specs.models import RegisteredSpec, read_model
+from app.specs.adapters import AdapterSpec
+from app.specs.models import RegisteredSpec, TransformersSpec, read_model
 
 #: The preset that stands for the text in the field `policy`.
 OWN_POLICY: Final = "json"
@@ -72,12 +73,21 @@ class JobForm(BaseModel):
         rank = _whole(self.rank, param="rank")
         return {"type": "transformers", "path": text, "adapter": {"type": self.adapter, "r": rank}}
 
+    def adapter_spec(self) -> AdapterSpec | None:
+        """The adapter that the job would train, by its own fields or in a spec that was written as JSON."""
+        model = self.model_field()
+        spec = read_model(model) if isinstance(model, dict) else None
+        return spec.adapter if isinstance(spec, TransformersSpec) else None
+
     def freeze_policy(self, manifest: Manifest | None) -> JsonDict:
         """The policy by preset or as it was written. Raises InvalidRequest where a preset needs to know the model."""
         if self.preset == OWN_POLICY:
             made = _object(self.policy, param="policy")
         elif self.preset == "everything":
             made = {}
+        elif self.preset in fitted_presets.PRESETS and self.adapter_spec() is not None:
+            message = "below an adapter the whole base is frozen already: choose the first preset, or write the policy"
+            raise InvalidRequest(f"{message} as JSON", param="preset")
         elif manifest is None:
             message = "a preset needs the model's tensors, which are not known yet: a worker reads a model that is "
             message += "registered, or that a job has used; or write the policy as JSON"

@@ -9,29 +9,35 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
 from app.auth.caller import AsAdmin, AsWriter
-from app.errors import Forbidden, PermafrostError
+from app.errors import Forbidden, ModelError, PermafrostError
 from app.files.intake import take
 from app.files.queries import visible as visible_files
 from app.files.tables import File
 from app.freeze.fitted_presets import PRESETS
+from app.freeze.policy import Policy
 from app.freeze.preview import Preview
 from app.freeze.preview import preview as preview_of
 from app.http.dependencies import Blobs, Config, Db, NotifierDep
 from app.jobs.queue.idempotency import KeysInFlight
 from app.jobs.requests.context import SubmissionContext
+from app.jobs.requests.dry_run import READ_BYTES
 from app.jobs.requests.outlook import Outlook, outlook
 from app.jobs.requests.schemas import JobCreate
+from app.jobs.requests.submission import examine
 from app.jobs.requests.submit import JobServices, submit
 from app.jsontypes import JsonDict
+from app.models.adapted import with_adapter
 from app.models.aliases import aliased
 from app.models.catalog import folders
 from app.models.listing import page as list_models
+from app.models.manifest import Manifest
 from app.models.registration import register
 from app.pages import freeze_map
 from app.pages.job_form import OWN_POLICY, JobForm, manifest_of
 from app.pages.own_pages import FROM_OWN_PAGE
 from app.pages.render import render_page
 from app.settings import Settings
+from app.specs.adapters import AdapterSpec
 from app.specs.models import Task
 
 router = APIRouter(include_in_schema=False)
@@ -47,6 +53,7 @@ class Previewed:
     """What the preview shows: with a training file all of a dry run, without one the plan alone."""
 
     policy: JsonDict
+    request: JobCreate | None
     outlook: Outlook | None
     plan: Preview | None
 
@@ -89,9 +96,10 @@ def submit_form(
             raise
         except PermafrostError as error:
             problem = error
-    if problem is None and form.do == "submit":
+    if previewed is not None and form.do == "submit":
         try:
-            return RedirectResponse(f"/jobs/{_submitted(request, services, caller.project, form)}", 303)
+            job_request = previewed.request or form.request({})
+            return RedirectResponse(f"/jobs/{_submitted(request, services, caller.project, form, job_request)}", 303)
         except PermafrostError as error:
             problem = error
     return _form_page(request, form, offers, previewed=previewed, problem=problem)
@@ -113,36 +121,52 @@ def register_form(
     return RedirectResponse(f"/new?model={row.id}", 303)
 
 
-def _submitted(request: Request, services: JobServices, project: str, form: JobForm) -> str:
+def _submitted(request: Request, services: JobServices, project: str, form: JobForm, spec: JobCreate) -> str:
     """The id of the job; a form that is sent twice makes one."""
     keys: KeysInFlight = request.app.state.keys_in_flight
     key = f"form-{form.once}" if form.once else None
-    with services.database.read() as session:
-        spec = _request(session, services.settings, project, form)
     with keys.reserve(project, key):
         job, _ = submit(services, project, spec, key=key)
     return job.id
 
 
-def _request(session: Session, settings: Settings, project: str, form: JobForm) -> JobCreate:
-    needs_model = form.preset not in (OWN_POLICY, "everything")
-    manifest = manifest_of(session, settings, project, form) if needs_model else None
-    return form.request(form.freeze_policy(manifest))
-
-
 def _preview(context: SubmissionContext, form: JobForm) -> Previewed:
     """Raises what a submission raises, with lines and fields of the file."""
     if form.training_file:
-        request = _request(context.session, context.settings, context.project, form)
+        request = _request(context, form)
         seen = outlook(context, request)
-        return Previewed(seen.dry_run.freeze_policy, seen, seen.plan)
+        return Previewed(seen.dry_run.freeze_policy, request, seen, seen.plan)
 
     manifest = manifest_of(context.session, context.settings, context.project, form)
     policy = form.freeze_policy(manifest)
-    if manifest is None or form.adapter:
-        return Previewed(policy, None, None)
-    plan = preview_of(policy, manifest.tensors, initialised=manifest.initialised)
-    return Previewed(plan.plan.policy.to_json(), None, plan)
+    plan = _plan(policy, manifest, form.adapter_spec()) if manifest else None
+    return Previewed(plan.plan.policy.to_json() if plan else policy, None, None, plan)
+
+
+def _plan(policy: JsonDict, manifest: Manifest, adapter: AdapterSpec | None) -> Preview | None:
+    """What becomes of each tensor; None where only the loaded model shows where the adapter goes."""
+    if adapter is None:
+        return preview_of(policy, manifest.tensors, initialised=manifest.initialised)
+    try:
+        implied, adapted = with_adapter(Policy.from_json(policy), manifest, adapter)
+    except ModelError as error:
+        if error.code != "model_not_described":
+            raise
+        return None
+    return preview_of(implied, adapted.tensors, initialised=adapted.initialised)
+
+
+def _request(context: SubmissionContext, form: JobForm) -> JobCreate:
+    """The request; a preset is made for the tensors that the model has for the task of the file."""
+    if form.preset in (OWN_POLICY, "everything"):
+        return form.request(form.freeze_policy(None))
+    found = form if form.task else form.model_copy(update={"task": _task_of_file(context, form)})
+    manifest = manifest_of(context.session, context.settings, context.project, found)
+    return form.request(form.freeze_policy(manifest))
+
+
+def _task_of_file(context: SubmissionContext, form: JobForm) -> str:
+    return examine(context, form.request({}), read_bytes=READ_BYTES).task
 
 
 def _offers(session: Session, settings: Settings, project: str, form: JobForm) -> JsonDict:

@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.errors import PermafrostError
+from app.freeze.implied import implied_policy
 from app.freeze.plan import Decision
 from app.freeze.preview import OPTIMIZER_STATE, Preview
 from app.freeze.preview import preview as preview_of
 from app.jobs.queue.tables import Job
-from app.jobs.requests.fit import manifest_with_labels
 from app.jobs.requests.length import MAX_TOKENS, TOKEN_BYTES, Length
 from app.jobs.requests.submission import CheckedRequest
 from app.jsontypes import JsonDict
@@ -31,14 +31,17 @@ EARLIER: Final = 5
 
 
 def planned(checked: CheckedRequest) -> tuple[Manifest, Preview] | None:
-    """The policy resolved against the model's tensors, where known; the file gives the classes of a new head."""
-    known = manifest_with_labels(checked.chosen, checked.examples)
+    """The policy resolved against the tensors that the job trains, where these are known."""
+    known = checked.known
     if known is None:
         return None
+    policy = checked.policy
+    if checked.chosen.spec.adapter is not None:
+        policy = implied_policy(policy, known.initialised)
     name = _optimizer(checked)
     masters = checked.hyperparameters.master_weights is not False
     return known, preview_of(
-        checked.policy, known.tensors, optimizer=name, initialised=known.initialised, master_weights=masters
+        policy, known.tensors, optimizer=name, initialised=known.initialised, master_weights=masters
     )
 
 

@@ -1,6 +1,7 @@
 """What a job would do, for a form that is being filled in: the plan, and what freezing saves."""
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from app.freeze.policy import Policy
 from app.freeze.preview import Preview
@@ -10,6 +11,9 @@ from app.jobs.requests.dry_run import READ_BYTES, DryRun, answer
 from app.jobs.requests.length import length_of
 from app.jobs.requests.schemas import JobCreate
 from app.jobs.requests.submission import examine
+
+#: Written as a rule: a policy without any is one that an adapter replaces by its own.
+EVERYTHING: Final = Policy.from_json({"rules": [{"id": "all", "action": "train", "select": {"name": "**"}}]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def outlook(context: SubmissionContext, request: JobCreate) -> Outlook:
     checked = examine(context, request, read_bytes=READ_BYTES)
     known = estimate.planned(checked)
     size = length_of(checked.examples, checked.hyperparameters)
-    trained = replace(checked, policy=Policy())
+    trained = replace(checked, policy=EVERYTHING)
     both = [estimate.memory(each, context.settings, size)["total"] for each in (checked, trained)]
     times = [estimate.computed_seconds(each, context.settings, size) if size else None for each in (checked, trained)]
     return Outlook(answer(context, request, checked), known[1] if known else None, Compared(*both), Compared(*times))

@@ -23,7 +23,9 @@ from app.jobs.requests.fit import manifest_with_labels, refuse_data_misfits, ref
 from app.jobs.requests.model_spec import model_choice
 from app.jobs.requests.optimizer_groups import refuse_unreadable_groups
 from app.jobs.requests.schemas import EvidenceOptions, JobCreate, Resources
-from app.models.catalog import ChosenModel, choose, find_model, similar_tensors
+from app.models.adapted import with_adapter
+from app.models.catalog import ChosenModel, below_adapter, choose, find_model, similar_tensors
+from app.models.manifest import Manifest
 from app.specs.hyperparameters import Hyperparameters
 from app.specs.models import adapter_start
 from app.specs.optimizer_rules import refuse_ignored_options
@@ -42,7 +44,9 @@ class CheckedRequest:
     examples: RequestExamples
     hyperparameters: Hyperparameters
     plan: FreezePlan | None  # None where the model's tensors are not known yet
-    plan_with_labels: FreezePlan | None  # also where the labels of the training file give the size of a new head
+    plan_with_labels: FreezePlan | None  # also with a head of as many classes as the file has labels, and an adapter
+    #: The tensors of that plan: a job has them while it trains.
+    known: Manifest | None
 
     @property
     def task(self) -> str:
@@ -86,11 +90,12 @@ def examine(
     policy = _bound(context, policy, model, examples.task, plan)
     tensors = model.tensors_for(examples.task)
     refuse_unreadable_groups(hyperparameters.optimizer, tensors, plan, enforce=policy.enforce)
-    plan_with_labels = plan or _plan_with_labels(policy, model, examples)
+    known = _known(context, model, examples)
+    plan_with_labels = plan or _plan_with_labels(policy, model, known)
     refuse_run_misfits(hyperparameters, model, examples, plan_with_labels)
     resources = request.resources or Resources()
     refuse_device_misfits(hyperparameters, examples.task, devices=resources.devices, strategy=resources.strategy)
-    return CheckedRequest(policy, model, examples, hyperparameters, plan, plan_with_labels)
+    return CheckedRequest(policy, model, examples, hyperparameters, plan, plan_with_labels, known)
 
 
 def job_of(
@@ -209,7 +214,27 @@ def _bound(
     return bound(policy, similar) if similar is not None else policy
 
 
-def _plan_with_labels(policy: Policy, model: ChosenModel, examples: RequestExamples) -> FreezePlan | None:
-    """The policy resolved with a new head of as many classes as the training file has labels, where these are known."""
-    known = manifest_with_labels(model, examples)
-    return resolve(policy, known.tensors) if known is not None else None
+def _known(context: SubmissionContext, model: ChosenModel, examples: RequestExamples) -> Manifest | None:
+    """The tensors that a job trains, with its adapter's; None where only the loaded model shows them.
+
+    A merged adapter's are not known: a job trains others than those that its result has.
+    """
+    adapter = model.spec.adapter
+    if adapter is None:
+        return manifest_with_labels(model, examples)
+    below = manifest_with_labels(below_adapter(context.session, context.settings, context.project, model), examples)
+    if below is None or adapter.merge:
+        return None
+    try:
+        return with_adapter(Policy(), below, adapter)[1]
+    except ModelError as error:
+        if error.code != "model_not_described":
+            raise
+        return None
+
+
+def _plan_with_labels(policy: Policy, model: ChosenModel, known: Manifest | None) -> FreezePlan | None:
+    """The policy resolved over the tensors that are known, with what it implies for an adapter's."""
+    if known is None:
+        return None
+    return resolve(implied_policy(policy, known.initialised) if model.spec.adapter else policy, known.tensors)

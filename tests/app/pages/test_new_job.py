@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from app.db import now
+from app.jsontypes import JsonDict
 from app.models.tables import Model
 from tests.app.conftest import AFFINE, Upload, rows
 from tests.app.pages.test_routes import Page
@@ -117,16 +118,53 @@ def test_a_folder_that_nobody_has_read_can_be_read(client: TestClient, embedded:
     assert client.post(f"{URL}/model", data={"model": "none"}).status_code == 400
 
 
-def test_a_model_of_several_tasks_is_planned(client: TestClient, embedded: FastAPI) -> None:
-    """By the task that is chosen, else by one of those that it is known for; with an adapter the base is looked at."""
-    body = {"name": "bert.layer.0.w", "shape": [4, 4], "dtype": "F32", "module_types": ["Linear"]}
-    head = {"name": "head.w", "shape": [2], "dtype": "F32", "module_types": ["Linear"], "initialised": True}
-    db = embedded.state.backends.database
-    with db.write() as session:
+def test_a_model_of_several_tasks_is_planned(client: TestClient, known: None) -> None:
+    """By the task that is chosen, else by one of those that it is known for."""
+    assert "1 tensor frozen" in fill(client, model="bert", preset="head", task="text-classification").text
+    assert "has no embeddings" in fill(client, model="bert", preset="embeddings", task="causal-lm").text
+
+
+def test_a_preset_is_made_for_the_task_of_the_file(client: TestClient, known: None, upload: Upload) -> None:
+    """A folder's own class has other names than the class for the task that the file is of."""
+    assert "body.**" in fill(client, model="bert", preset="head").text
+    texts = upload([{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(4)])
+    fields = {"model": "bert", "preset": "head", "training_file": texts}
+    assert "1 tensor frozen" in fill(client, **fields).text
+    made = fill(client, **fields, do="submit")
+    assert made.status_code == 303, Page(made.text).text
+    job = client.get(f"http://testserver/v1/fine_tuning{made.headers['location']}").json()
+    assert (job["task"], job["freeze_policy"]["rules"][0]["select"]) == ("text-classification", {"name": ["bert.**"]})
+
+
+@pytest.mark.parametrize("with_file", [False, True], ids=["plan alone", "with a file"])
+def test_an_adapter_is_previewed(client: TestClient, known: None, upload: Upload, with_file: bool) -> None:
+    """Its own tensors train over a frozen base, and a dry run estimates what that saves."""
+    fields = {"model": "bert", "adapter": "lora", "rank": "2", "task": "text-classification"}
+    if with_file:
+        fields["training_file"] = upload([{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(4)])
+    text = re.sub(r"\s+", " ", Page(fill(client, **fields).text).text)
+    assert "1 tensor frozen" in text and "3 tensors trained" in text
+    assert ("less than the" in text) == with_file
+    for wrong, words in (({"preset": "layers"}, "below an adapter"), ({"preset": "json", "policy": OWN}, "bert.**")):
+        told = Page(fill(client, **fields, **wrong).text).text
+        assert "would be refused" in told and words in told
+
+
+OWN = '{"freeze": ["bert.**"]}'
+
+
+@pytest.fixture
+def known(embedded: FastAPI) -> None:
+    """A base that was read for two tasks, and as its own class, which has other names."""
+    with embedded.state.backends.database.write() as session:
         row = Model(id="bert", owned_by="permafrost", kind="base", status="ready", created_at=now(session))
         row.spec, row.files, row.tensors = {"type": "transformers", "path": "bert"}, [], []
-        row.manifest = {"text-classification": [body, head], "causal-lm": [body]}
+        body = tensor("bert.layer.0.query.weight", "BertForSequenceClassification")
+        head = tensor("classifier.weight", "BertForSequenceClassification") | {"initialised": True}
+        own = [tensor("body.query.weight", "BertModel"), tensor("pooler.weight", "BertModel")]
+        row.manifest = {"text-classification": [body, head], "causal-lm": [body], "": own}
         session.add(row)
-    assert "1 tensor frozen" in fill(client, model="bert", preset="head").text
-    assert "has no embeddings" in fill(client, model="bert", preset="embeddings", task="causal-lm").text
-    assert "read the model with its adapter" in fill(client, model="bert", preset="layers", adapter="lora").text
+
+
+def tensor(name: str, root: str) -> JsonDict:
+    return {"name": name, "shape": [4, 4], "dtype": "F32", "module_types": [root, "Linear"]}
