@@ -52,6 +52,7 @@ from app.papers.routes import router as papers
 from app.settings import Settings
 from app.storage.blobs import Storage
 from app.sweeps.routes import router as sweeps
+from app.uploads.routes import router as uploads
 from app.webhooks.routes import router as webhooks
 
 
@@ -120,7 +121,22 @@ def _add_middleware(application: FastAPI, settings: Settings) -> None:
 def _routes() -> list[BaseRoute]:
     """The routes of all applications of this process: FastAPI analyses each one for every router that includes it."""
     everything = APIRouter()
-    nouns = (jobs, sweeps, curves, logs, evidence, transparency, papers, report, freeze, files, models, webhooks, audit)
+    nouns = (
+        jobs,
+        sweeps,
+        curves,
+        logs,
+        evidence,
+        transparency,
+        papers,
+        report,
+        freeze,
+        files,
+        uploads,
+        models,
+        webhooks,
+        audit,
+    )
     for router in nouns:
         everything.include_router(router, prefix="/v1")
     for router in (health.router, pages, guide):

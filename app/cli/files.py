@@ -8,6 +8,7 @@ import typer
 
 from app.cli.output import AsJson, OutputFile, age, print_json, print_table, size
 from app.cli.service import Server, ask, away, checked, connect, listed
+from app.cli.uploads import IN_PARTS_FROM, upload_in_parts
 
 app = typer.Typer(help="List, upload, download and delete files.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -43,12 +44,22 @@ def list_files(
 def put(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", exists=True, dir_okay=False)],
     purpose: Annotated[str, typer.Option(help="What the files are for.")] = "fine-tune",
+    going_on: Annotated[
+        str | None, typer.Option("--upload", metavar="UPLOAD", help="Go on with an upload in parts that was cut off.")
+    ] = None,
     as_json: AsJson = False,
     server: Server = "",
 ) -> None:
-    """Upload files. Prints their ids, one a line."""
+    """Upload files. Prints their ids, one a line. Files of 256 MB and more are sent in parts."""
+    if going_on and len(paths) > 1:
+        raise typer.BadParameter("goes on with one file; give one path", param_hint="--upload")
     with connect(server) as client:
-        found = [upload(client, path, purpose=purpose) for path in paths]
+        found = [
+            upload_in_parts(client, path, purpose=purpose, upload_id=going_on)
+            if going_on or path.stat().st_size >= IN_PARTS_FROM
+            else upload(client, path, purpose=purpose)
+            for path in paths
+        ]
     if as_json:
         print_json(found)
         return

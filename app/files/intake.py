@@ -8,9 +8,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
 from app.errors import PermafrostError
+from app.files.forms import OVERHEAD, receive
 from app.files.queries import check_quota, store
 from app.files.schemas import FileObject
-from app.files.uploads import OVERHEAD, receive
 from app.files.usage import blob_in_use
 from app.http.headers import is_retry
 from app.http.size_limit import allow_body, content_length
@@ -30,7 +30,7 @@ async def take(request: Request, db: Database, storage: Storage, settings: Setti
     except (PermafrostError, SQLAlchemyError):
         # Without the database, nothing says whether the blob is needed: the doctor finds it later.
         with suppress(PermafrostError, SQLAlchemyError):
-            await run_in_threadpool(_discard, db, storage, upload.blob.key)
+            await run_in_threadpool(discard, db, storage, upload.blob.key)
         raise
 
 
@@ -40,8 +40,8 @@ def _refuse_early(db: Database, project: str, asked: int, limit: int) -> None:
         check_quota(session, project, asked=max(1, asked), limit=limit)
 
 
-def _discard(db: Database, storage: Storage, blob: str) -> None:
-    """Delete a blob that was just stored, unless a row uses it."""
+def discard(db: Database, storage: Storage, blob: str) -> None:
+    """Deletes a blob that was just stored, unless a row uses it."""
     with db.read() as session:
         used = blob_in_use(session, blob)
     if not used:

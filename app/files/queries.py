@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 from app.auth.quotas import check, lock_project
 from app.db import Database, Lock, locked, new_id, now
 from app.errors import InvalidRequest, NotFound
+from app.files.forms import ReceivedForm
 from app.files.schemas import PURPOSES, FileObject
 from app.files.tables import File
-from app.files.uploads import Upload
 from app.models.tables import Model
+from app.storage.blobs import Blob
 
 #: An equal upload within this time counts as the same one when the client marks it as a retry.
 _RETRY_WINDOW: Final = timedelta(minutes=10)
@@ -44,7 +45,7 @@ def check_quota(session: Session, project: str, *, asked: int, limit: int) -> No
     check(session, files + models, requested=asked, limit=limit, what="stored bytes", remedy=remedy)
 
 
-def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: int) -> FileObject:
+def store(db: Database, upload: ReceivedForm, *, project: str, retried: bool, limit: int) -> FileObject:
     """Add the row of an upload whose bytes are stored already. `limit` is the project's quota in bytes."""
     purpose, lifetime = check_fields(upload.fields)
     with db.write() as session:
@@ -53,14 +54,30 @@ def store(db: Database, upload: Upload, *, project: str, retried: bool, limit: i
             row := _same_upload(session, upload, project=project, purpose=purpose, since=at - _RETRY_WINDOW)
         ):
             return FileObject.of(row)
-        lock_project(session, project)
-        check_quota(session, project, asked=upload.blob.size, limit=limit)
-        row = File(id=new_id("file"), project=project, created_at=at, filename=upload.filename, purpose=purpose)
-        row.expires_at = at + lifetime if lifetime else None
-        row.bytes, row.sha256, row.blob = upload.blob.size, upload.blob.sha256, upload.blob.key
-        row.status, row.status_details = "processed", None
-        session.add(row)
+        row = add(session, upload.blob, upload.filename, purpose, lifetime, project=project, limit=limit)
     return FileObject.of(row)
+
+
+def add(
+    session: Session,
+    blob: Blob,
+    filename: str,
+    purpose: str,
+    lifetime: timedelta | None,
+    *,
+    project: str,
+    limit: int,
+) -> File:
+    """Adds the row of a stored blob in the caller's transaction. Raises QuotaSpent."""
+    lock_project(session, project)
+    check_quota(session, project, asked=blob.size, limit=limit)
+    at = now(session)
+    row = File(id=new_id("file"), project=project, created_at=at, filename=filename, purpose=purpose)
+    row.expires_at = at + lifetime if lifetime else None
+    row.bytes, row.sha256, row.blob = blob.size, blob.sha256, blob.key
+    row.status, row.status_details = "processed", None
+    session.add(row)
+    return row
 
 
 def check_fields(fields: dict[str, str]) -> tuple[str, timedelta | None]:
@@ -90,7 +107,7 @@ def _lifetime(anchor: str | None, seconds: str | None) -> timedelta | None:
     return timedelta(seconds=int(seconds))
 
 
-def _same_upload(session: Session, upload: Upload, *, project: str, purpose: str, since: datetime) -> File | None:
+def _same_upload(session: Session, upload: ReceivedForm, *, project: str, purpose: str, since: datetime) -> File | None:
     same = (File.sha256 == upload.blob.sha256, File.filename == upload.filename, File.purpose == purpose)
     statement = visible(session, project).where(*same, File.created_at > since)
     return session.scalar(statement.order_by(File.created_at.desc()).limit(1))

@@ -30,6 +30,7 @@ TAGS: Final = [
     },
     {"name": "Freeze policies", "description": "Previews of what a policy would freeze, without training."},
     {"name": "Files", "description": "Training data, uploaded once and usable by every job of the project."},
+    {"name": "Uploads", "description": "Files in parts, for what is larger than one request should be."},
     {"name": "Models", "description": "Base models and the results of jobs: manifest, download, registration."},
     {"name": "Webhooks", "description": "Endpoints that events are sent to, signed according to Standard Webhooks."},
     {"name": "Audit log", "description": "Who changed what."},
@@ -152,6 +153,23 @@ UPLOAD_FORM: Final = {
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
                         "file": {"type": "string", "format": "binary"},
                     },
+                    "additionalProperties": False,
+                }
+            }
+        },
+    }
+}
+
+
+PART_FORM: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {"data": {"type": "string", "format": "binary", "description": "At most 64 MiB."}},
                     "additionalProperties": False,
                 }
             }

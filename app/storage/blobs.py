@@ -75,11 +75,14 @@ class Storage:
         self._store = FolderStore(self.root) if self.root is not None else ObjectStore(url)
 
     @contextmanager
-    def writer(self) -> Iterator[BlobWriter]:
-        """Streams into a private file and publishes it under its digest; an exception leaves nothing behind."""
+    def writer(self, name: str | None = None) -> Iterator[BlobWriter]:
+        """Streams into a private file and publishes it under its digest, or under a `name` as no blob.
+
+        An exception leaves nothing behind.
+        """
         with out_of_space_explained("this file"):
-            handle, name = tempfile.mkstemp(dir=self._store.incoming)
-            temporary = Path(name)
+            handle, path = tempfile.mkstemp(dir=self._store.incoming)
+            temporary = Path(path)
             try:
                 with os.fdopen(handle, "wb") as file:
                     _mark_as_alive(handle)
@@ -87,8 +90,11 @@ class Storage:
                     yield writer
                     file.flush()
                     os.fsync(file.fileno())
-                    writer.blob = Blob(key_of(writer.sha256()), writer.sha256(), writer.size)
-                    self._store.publish(temporary, writer.blob.key, again=_mark_of(writer.blob.key))
+                    writer.blob = Blob(name or key_of(writer.sha256()), writer.sha256(), writer.size)
+                    if name is None:
+                        self._store.publish(temporary, writer.blob.key, again=_mark_of(writer.blob.key))
+                    else:
+                        self._store.place(temporary, name)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -180,7 +186,7 @@ class Storage:
         """Removes any file of the storage, by its key."""
         self._store.remove(key)
 
-    # ---- files by a name of their own, which are no blobs: the transparency log's
+    # ---- files by a name of their own, which are no blobs: the transparency log's, and parts of uploads
 
     def write_named(self, key: str, data: bytes) -> None:
         """Stores a file under a name, complete or not at all, in the place of what it had before."""

@@ -49,8 +49,6 @@ class FolderStore:
 
     def write(self, key: str, data: bytes) -> None:
         """Writes a file of any name, in the place of the one before."""
-        target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.incoming)
         temporary = Path(name)
         try:
@@ -58,10 +56,16 @@ class FolderStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(target)
+            self.place(temporary, key)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def place(self, temporary: Path, key: str) -> None:
+        """Moves a flushed file of `incoming` to any name, in the place of the one before."""
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.chmod(0o644)
+        temporary.replace(target)
 
     def open(self, key: str) -> BinaryIO:
         return (self.root / key).open("rb")

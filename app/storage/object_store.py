@@ -94,6 +94,13 @@ class ObjectStore:
         files.pipe_file(path, data)
 
     @_explained
+    def place(self, temporary: Path, key: str) -> None:
+        """Uploads a file under any name, in the place of the one before."""
+        files, path = self._at(key)
+        self._make_folder(files, path)
+        files.put_file(str(temporary), path)
+
+    @_explained
     def open(self, key: str) -> BinaryIO:
         files, path = self._at(key)
         opened: BinaryIO = files.open(path, "rb", block_size=BLOCK)

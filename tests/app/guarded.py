@@ -71,6 +71,8 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
     headers = guarded.headers("mine")
     form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("a.jsonl", b'{"x": [1.0, 2.0], "y": 1.0}\n')}}
     file = client.post("files", headers=headers, **form).json()
+    announced = {"filename": "a.jsonl", "purpose": "fine-tune", "bytes": 1, "mime_type": "text/plain"}
+    upload = client.post("uploads", headers=headers, json=announced).json()
     db = guarded.db
     job, _ = lifecycle.submit(db, new_job(project="mine", training_file=file["id"], model_spec=AFFINE))
     lease = lifecycle.claim(db, worker="w", seconds=600)
@@ -108,6 +110,7 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
         "checkpoint_id": checkpoint.id,
         "sweep_id": sweep_id,
         "file_id": file["id"],
+        "upload_id": upload["id"],
         "model": model.id,
         "name": "model.safetensors",
         "webhook_endpoint_id": endpoint_id,

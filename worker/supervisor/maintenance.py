@@ -19,6 +19,7 @@ from app.jobs.queue.states import CLAIMABLE, TERMINAL
 from app.jobs.queue.tables import Job
 from app.models.catalog import folders
 from app.models.tables import Model
+from app.uploads.assembly import remove_leftovers
 from worker.supervisor.log_entries import catch_up
 from worker.supervisor.runner import Runner
 from worker.supervisor.timestamps import stamp_due
@@ -62,6 +63,7 @@ class Maintenance:
         self._remove_leftovers()
         self._runner.storage.remove_abandoned()
         self._delete_unused()
+        remove_leftovers(self._runner.db, self._runner.storage)
         self._find_models()
         catch_up(self._runner.journal, self._runner.settings.log_witnesses)
         if authority := self._runner.authority:

@@ -12,9 +12,9 @@ from starlette.testclient import TestClient
 
 from app.auth.quotas import QuotaSpent
 from app.db import Database, now
+from app.files.forms import ReceivedForm
 from app.files.queries import store
 from app.files.tables import File
-from app.files.uploads import Upload
 from app.jobs.queue import lifecycle
 from app.jobs.queue.tables import Job
 from app.main import create_app
@@ -59,7 +59,7 @@ def test_files_that_ask_at_once(db: Database):
     blob = Blob("sha256/ab/abc", "abc", 40)
 
     def book() -> None:
-        upload = Upload({"purpose": "fine-tune"}, "a.jsonl", blob)
+        upload = ReceivedForm({"purpose": "fine-tune"}, "a.jsonl", blob)
         store(db, upload, project="a", retried=False, limit=100)
 
     assert at_once(12, book) == 2

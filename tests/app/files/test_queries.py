@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from app.auth.quotas import QuotaSpent
 from app.db import Database
 from app.errors import InvalidRequest, NotFound
+from app.files.forms import ReceivedForm
 from app.files.queries import check_fields, find_file, store
-from app.files.uploads import Upload
 from app.storage.blobs import Blob
 
 HOUR = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
@@ -21,9 +21,9 @@ def database(embedded: FastAPI) -> Database:
     return made
 
 
-def upload(content: str = "a" * 64, **fields: str) -> Upload:
+def upload(content: str = "a" * 64, **fields: str) -> ReceivedForm:
     blob = Blob(key=f"sha256/{content[:2]}/{content}", sha256=content, size=10)
-    return Upload({"purpose": "fine-tune", **fields}, "train.jsonl", blob)
+    return ReceivedForm({"purpose": "fine-tune", **fields}, "train.jsonl", blob)
 
 
 def test_purpose_and_lifetime_are_read() -> None:

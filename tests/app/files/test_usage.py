@@ -3,9 +3,9 @@
 from fastapi import FastAPI
 
 from app.db import now
+from app.files.forms import ReceivedForm
 from app.files.queries import store
 from app.files.tables import File
-from app.files.uploads import Upload
 from app.files.usage import blob_in_use
 from app.models.tables import Model
 from app.storage.blobs import Blob
@@ -17,7 +17,7 @@ KEY = f"sha256/aa/{DIGEST}"
 def test_files_and_models_use_their_blobs(embedded: FastAPI) -> None:
     """A file by its column; a model by a whole file or by one tensor."""
     db = embedded.state.backends.database
-    upload = Upload({"purpose": "fine-tune"}, "a.jsonl", Blob(key=KEY, sha256=DIGEST, size=1))
+    upload = ReceivedForm({"purpose": "fine-tune"}, "a.jsonl", Blob(key=KEY, sha256=DIGEST, size=1))
     with db.read() as session:
         assert not blob_in_use(session, KEY)
 

@@ -20,7 +20,7 @@ OVERHEAD: Final = 1 << 20
 
 
 @dataclass(slots=True)
-class Upload:
+class ReceivedForm:
     """A received form: its text fields, and the file's name and blob."""
 
     fields: dict[str, str]
@@ -28,13 +28,24 @@ class Upload:
     blob: Blob
 
 
-async def receive(content_type: str, body: AsyncIterator[bytes], storage: Storage, *, limit: int) -> Upload:
-    """Store the form's `file` part, of at most `limit` bytes. Leaves nothing in the storage when it raises."""
+async def receive(
+    content_type: str,
+    body: AsyncIterator[bytes],
+    storage: Storage,
+    *,
+    limit: int,
+    field: str = "file",
+    name: str | None = None,
+) -> ReceivedForm:
+    """Store the form's file, the part called `field`, of at most `limit` bytes; as a blob, or under a `name`.
+
+    Leaves nothing in the storage when it raises.
+    """
     boundary = _boundary(content_type)
-    incoming = storage.writer()
+    incoming = storage.writer(name)
     writer = await run_in_threadpool(incoming.__enter__)
     try:
-        form = MultipartForm(boundary, writer, limit=limit)
+        form = MultipartForm(boundary, writer, limit=limit, field=field)
         pending = bytearray()
         async for chunk in body:
             pending += chunk
@@ -47,7 +58,7 @@ async def receive(content_type: str, body: AsyncIterator[bytes], storage: Storag
         await run_in_threadpool(incoming.__exit__, type(error), error, error.__traceback__)
         raise
     await run_in_threadpool(incoming.__exit__, None, None, None)
-    return Upload(form.fields, form.filename, writer.blob)
+    return ReceivedForm(form.fields, form.filename, writer.blob)
 
 
 @dataclass(slots=True)
@@ -60,9 +71,10 @@ class _FormPart:
 class MultipartForm:
     """Parses a multipart body in pieces of any size. The file's bytes go to `writer`, other fields are kept."""
 
-    def __init__(self, boundary: bytes, writer: BlobWriter, *, limit: int) -> None:
+    def __init__(self, boundary: bytes, writer: BlobWriter, *, limit: int, field: str = "file") -> None:
         self.fields: dict[str, str] = {}
         self.filename = ""
+        self._file_field = field
         self._has_file = False
         self._complete = False
         self._writer = writer
@@ -95,10 +107,10 @@ class MultipartForm:
         if not self._complete:
             raise InvalidRequest("the multipart body ends before its closing boundary", code="invalid_multipart")
         if not self._has_file:
-            message = "the form has no part named `file` with a filename"
-            raise InvalidRequest(message, param="file", code="missing_field")
+            message = f"the form has no part named `{self._file_field}` with a filename"
+            raise InvalidRequest(message, param=self._file_field, code="missing_field")
         if self._writer.size == 0:
-            raise InvalidRequest(f"{self.filename!r} is empty", param="file", code="empty_file")
+            raise InvalidRequest(f"{self.filename!r} is empty", param=self._file_field, code="empty_file")
 
     def _begin(self) -> None:
         self._part = _FormPart()
@@ -120,18 +132,20 @@ class MultipartForm:
 
     def _on_headers(self) -> None:
         name = self._part.name
-        if name == "file":
+        if name == self._file_field:
             if self._has_file:
-                raise InvalidRequest("the form has two parts named `file`; send one file per request", param="file")
+                message = f"the form has two parts named `{name}`; send one file per request"
+                raise InvalidRequest(message, param=name)
             self._has_file = True
             self.filename = self._part.filename or "upload"
         elif name in self.fields or len(self.fields) >= _MAX_FIELDS:
             raise InvalidRequest(f"the form has the field {name!r} twice, or too many fields", param=name or None)
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
-        if self._part.name == "file":
+        if self._part.name == self._file_field:
             if self._writer.size + end - start > self._limit:
-                raise TooLarge(f"a file may have at most {self._limit:,} bytes", param="file", code="file_too_large")
+                message = f"a file may have at most {self._limit:,} bytes"
+                raise TooLarge(message, param=self._file_field, code="file_too_large")
             self._writer.write(memoryview(data)[start:end])
             return
         if len(self._part.data) + end - start > _MAX_FIELD_BYTES:
@@ -140,7 +154,7 @@ class MultipartForm:
         self._part.data += data[start:end]
 
     def _end(self) -> None:
-        if self._part.name != "file":
+        if self._part.name != self._file_field:
             self.fields[self._part.name] = _text(bytes(self._part.data))
 
     def _on_end(self) -> None:

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from app.errors import InvalidRequest
-from app.files.uploads import MultipartForm
+from app.files.forms import MultipartForm
 from app.storage.blobs import Storage
 
 

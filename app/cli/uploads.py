@@ -1,0 +1,69 @@
+"""Uploads a large file in parts; after a cut it goes on with those that have not arrived."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import httpx2
+import typer
+
+from app.cli.service import ask, away, checked
+from app.jsontypes import JsonDict
+
+#: Bytes of a part, and from how many a file is sent in parts.
+PART: Final = 64 << 20
+IN_PARTS_FROM: Final = 4 * PART
+#: Seconds to wait before a part is sent again, after a connection or a service that failed.
+PAUSES: Final = (1.0, 5.0, 20.0)
+
+
+def upload_in_parts(client: httpx2.Client, path: Path, *, purpose: str, upload_id: str | None = None) -> JsonDict:
+    """Upload a file and return it as the API describes it. With `upload_id`, go on with an upload that was cut off."""
+    upload = ask(client, "GET", f"uploads/{upload_id}") if upload_id else _begin(client, path, purpose)
+    file: JsonDict | None = upload["file"]
+    if upload["status"] == "completed" and file:
+        return file
+    if upload["bytes"] != path.stat().st_size:
+        raise SystemExit(
+            f"{path} has {path.stat().st_size:,} bytes, and {upload['id']} was begun for {upload['bytes']:,}"
+        )
+
+    arrived = {(part["sha256"], part["bytes"]): part["id"] for part in upload["parts"]}
+    try:
+        part_ids = [
+            arrived.get((hashlib.sha256(data).hexdigest(), len(data))) or _send(client, upload["id"], data)
+            for data in _parts(path)
+        ]
+    except (SystemExit, KeyboardInterrupt):
+        typer.echo(f"to go on from here: permafrost files put {path} --upload {upload['id']}", err=True)
+        raise
+    # Joining the parts takes as long as reading and writing them.
+    done = ask(client, "POST", f"uploads/{upload['id']}/complete", json={"part_ids": part_ids}, timeout=3600)
+    return done["file"]  # type: ignore[no-any-return]
+
+
+def _begin(client: httpx2.Client, path: Path, purpose: str) -> JsonDict:
+    wanted = {"filename": path.name, "purpose": purpose, "bytes": path.stat().st_size}
+    return ask(client, "POST", "uploads", json=wanted | {"mime_type": "application/octet-stream"})
+
+
+def _parts(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while data := file.read(PART):
+            yield data
+
+
+def _send(client: httpx2.Client, upload_id: str, data: bytes) -> str:
+    """Send a part, again where the connection or the service fails. Returns its id."""
+    for pause in (*PAUSES, None):
+        try:
+            answer = client.post(f"uploads/{upload_id}/parts", files={"data": ("part", data)}, timeout=600)
+            if answer.status_code < 500 or pause is None:
+                return str(checked(answer)["id"])
+        except httpx2.TransportError as error:
+            if pause is None:
+                raise away(client, error) from None
+        time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
