@@ -1,52 +1,19 @@
 """/v1/uploads, with the official SDK and by hand."""
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from openai import OpenAI
-from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from app.db import now
 from app.files.tables import File
 from app.http.dependencies import Backends
-from app.uploads.assembly import GRACE, remove_leftovers
-from app.uploads.tables import Upload, UploadPart
+from app.uploads.assembly import remove_leftovers
 from tests.app.conftest import AFFINE
-
-CONTENT = b"".join(b'{"x":[1,2],"y":%d}\n' % at for at in range(3000))
-
-
-def begin(api: TestClient, size: int = len(CONTENT), **more: Any) -> dict[str, Any]:
-    wanted = {"filename": "train.jsonl", "purpose": "fine-tune", "bytes": size, "mime_type": "application/jsonl"}
-    answer = api.post("uploads", json=wanted | more)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def part(api: TestClient, upload: str, data: bytes) -> str:
-    answer = api.post(f"uploads/{upload}/parts", files={"data": ("blob", io.BytesIO(data))})
-    assert answer.status_code == 200, answer.text
-    return answer.json()["id"]
-
-
-def complete(api: TestClient, upload: str, part_ids: list[str], **more: Any) -> Any:
-    return api.post(f"uploads/{upload}/complete", json={"part_ids": part_ids, **more})
-
-
-def error(answer: Any) -> tuple[int, str, str | None]:
-    body = answer.json()["error"]
-    return answer.status_code, body["code"], body["param"]
-
-
-def parts_stored(application: FastAPI) -> list[str]:
-    backends: Backends = application.state.backends
-    assert backends.storage.root is not None
-    return [str(path.name) for path in (backends.storage.root / "uploads").rglob("part-*")]
+from tests.app.uploads.by_hand import CONTENT, begin, complete, error, expire, part, parts_stored
 
 
 def test_the_sdk_sends_a_file_in_parts(openai: OpenAI, tmp_path: Path) -> None:
@@ -108,34 +75,6 @@ def test_completing_twice_makes_one_file(api: TestClient) -> None:
     assert api.get(f"uploads/{upload}").json()["file"] is None
 
 
-def test_parts_have_to_make_the_file(api: TestClient, application: FastAPI) -> None:
-    """Missing, unknown, repeated, of a wrong size, with other bytes: refused by name, and the upload can go on."""
-    upload = begin(api, 8)["id"]
-    first, second = part(api, upload, b"abcd"), part(api, upload, b"efgh")
-    assert error(complete(api, upload, [first])) == (400, "parts_do_not_add_up", "part_ids")
-    assert error(complete(api, upload, [first, "part-none"])) == (400, "unknown_part", "part_ids[1]")
-    assert error(complete(api, upload, [first, first])) == (400, "invalid_request", "part_ids[1]")
-    assert error(complete(api, upload, [])) == (400, "invalid_value", "part_ids")
-    wrong = hashlib.md5(b"abcdefgX").hexdigest()
-    assert error(complete(api, upload, [first, second], md5=wrong)) == (400, "checksum_mismatch", "md5")
-    assert error(complete(api, upload, [first, second], md5="12")) == (400, "invalid_value", "md5")
-
-    storage = application.state.backends.storage
-    assert list(storage.unfinished()) == []
-    right = hashlib.md5(b"abcdefgh").hexdigest().upper()
-    assert complete(api, upload, [first, second], md5=right).json()["status"] == "completed"
-
-
-def test_bytes_that_are_gone_are_asked_for_again(api: TestClient, application: FastAPI) -> None:
-    """As after a restored backup, which has rows of pending uploads and not their parts."""
-    upload = begin(api, 4)["id"]
-    lost = part(api, upload, b"abcd")
-    application.state.backends.storage.remove_named(f"uploads/{upload}")
-    answer = complete(api, upload, [lost])
-    assert error(answer) == (400, "unknown_part", "part_ids") and "send this part again" in answer.text
-    assert complete(api, upload, [part(api, upload, b"abcd")]).json()["status"] == "completed"
-
-
 @pytest.mark.parametrize("ending", ["cancelled", "completed", "expired"])
 def test_nothing_is_added_to_an_upload_that_ended(api: TestClient, application: FastAPI, ending: str) -> None:
     """Whatever ended it, the answer is 409 and nothing stays in the storage."""
@@ -158,45 +97,6 @@ def test_nothing_is_added_to_an_upload_that_ended(api: TestClient, application: 
     backends: Backends = application.state.backends
     remove_leftovers(backends.database, backends.storage)
     assert parts_stored(application) == [] and list(backends.storage.unfinished()) == []
-
-
-def test_maintenance_leaves_what_goes_on(api: TestClient, application: FastAPI) -> None:
-    """Parts of a pending upload stay; rows of parts that went are gone too."""
-    backends: Backends = application.state.backends
-    going_on, left = begin(api, 4)["id"], begin(api, 4)["id"]
-    kept, _ = part(api, going_on, b"abcd"), part(api, left, b"efgh")
-    expire(application, left)
-    for _ in range(2):
-        remove_leftovers(backends.database, backends.storage)
-    assert parts_stored(application) == [kept]
-    with backends.database.read() as session:
-        assert {row.upload_id for row in session.query(UploadPart)} == {going_on}
-
-
-def test_sizes_are_bounded(api: TestClient, application: FastAPI) -> None:
-    """The whole file, a part, what arrives for one file, and what a project may store."""
-    settings = application.state.backends.settings
-    wanted = {"filename": "a.jsonl", "purpose": "fine-tune", "mime_type": "text/plain"}
-    assert error(api.post("uploads", json=wanted | {"bytes": settings.max_upload_bytes + 1})) == (
-        413, "file_too_large", "bytes",
-    )  # fmt: skip
-    assert error(api.post("uploads", json=wanted | {"bytes": 0})) == (400, "invalid_value", "bytes")
-    upload = begin(api, 4)["id"]
-    too_long = api.post(f"uploads/{upload}/parts", files={"data": ("blob", b"abcde")})
-    assert error(too_long) == (400, "too_many_parts", "data")
-    part(api, upload, b"abcd"), part(api, upload, b"abcd")
-    assert error(api.post(f"uploads/{upload}/parts", files={"data": ("blob", b"a")})) == (400, "too_many_parts", "data")
-    assert len(parts_stored(application)) == 2
-
-
-def test_pending_uploads_count_for_the_quota(api: TestClient, application: FastAPI) -> None:
-    """Else a project could store any number of parts."""
-    settings = application.state.backends.settings
-    settings.max_project_bytes = 100
-    begin(api, 60)
-    wanted = {"filename": "a.jsonl", "purpose": "fine-tune", "mime_type": "text/plain"}
-    assert error(api.post("uploads", json=wanted | {"bytes": 41}))[:2] == (429, "insufficient_quota")
-    begin(api, 40)
 
 
 @pytest.mark.parametrize(
@@ -224,10 +124,3 @@ def test_a_file_that_expires(api: TestClient, application: FastAPI) -> None:
     assert file["expires_at"] - file["created_at"] == 3600
     with application.state.backends.database.read() as session:
         assert session.get_one(File, file["id"]).expires_at is not None
-
-
-def expire(application: FastAPI, upload: str) -> None:
-    """Lets an upload be past its time, by the database's clock, and past what maintenance waits for."""
-    with application.state.backends.database.write() as session:
-        past = now(session) - GRACE * 2
-        session.execute(update(Upload).where(Upload.id == upload).values(expires_at=past))
