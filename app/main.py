@@ -36,6 +36,7 @@ from app.http.size_limit import SizeLimit
 from app.http.telemetry import configure_logs
 from app.jobs.live.polls import PollCache
 from app.jobs.live.watcher import JobWatcher
+from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.idempotency import KeysInFlight
 from app.jobs.routes import router as jobs
 from app.logs.routes import router as logs
@@ -96,7 +97,7 @@ def _add_state(application: FastAPI, settings: Settings) -> None:
     application.state.session_cache = KeyCache(database, find=sessions.find)
     application.state.watcher = JobWatcher(database)
     application.state.project_looks = ProjectLooks()
-    application.state.poll_cache = PollCache(database)
+    application.state.poll_cache = PollCache(database, ProjectShares.of(settings))
     application.state.keys_in_flight = KeysInFlight()
     application.state.error_page = error_page
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import math
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -59,6 +60,10 @@ class Settings(BaseSettings):
     #: Other names of models, as pairs `gpt-4.1-mini*=minilm` with commas between them or as a JSON object. `*` in a
     #: name stands for any text; the first that fits is taken.
     model_aliases: str = ""
+    #: How projects share devices: weights by project, such as `research=3,batch=0.5`; others, or `*`, have 1.
+    project_weights: str = ""
+    #: Seconds of waiting that a point of a job's priority is worth, beside other jobs of its project.
+    aging_seconds: float = Field(default=3600.0, ge=0, le=31_536_000)
     #: Of every project: jobs that have not ended, and bytes of uploaded files.
     max_active_jobs: int = Field(default=10_000, ge=1)
     max_project_bytes: int = Field(default=2**40, ge=1)
@@ -112,6 +117,12 @@ class Settings(BaseSettings):
         read_aliases(value)
         return value
 
+    @field_validator("project_weights")
+    @classmethod
+    def _weights(cls, value: str) -> str:
+        read_weights(value)
+        return value
+
     @field_validator("webhook_allow")
     @classmethod
     def _networks(cls, value: str) -> str:
@@ -145,6 +156,11 @@ class Settings(BaseSettings):
     def aliases(self) -> dict[str, str]:
         """The models that other names stand for, by pattern of such a name, in the order in which they are tried."""
         return read_aliases(self.model_aliases)
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """The weights of projects that have one; "*" is every other project."""
+        return read_weights(self.project_weights)
 
     @property
     def signing_key_path(self) -> Path:
@@ -200,6 +216,32 @@ def read_aliases(text: str) -> dict[str, str]:
         if not (isinstance(model, str) and model.strip() and pattern.strip()):
             raise ValueError(f"{pattern!r} must stand for a model's id, such as gpt-4.1-mini*=minilm")
     return {pattern.strip(): model.strip() for pattern, model in pairs}
+
+
+def read_weights(text: str) -> dict[str, float]:
+    """Weights by project. ValueError where an entry is no pair such as research=3."""
+    weights = {}
+    for project, number in _by_project(text, example="research=3").items():
+        try:
+            weights[project] = float(number)
+        except ValueError:
+            weights[project] = math.nan
+        if not 0.0 < weights[project] < math.inf:
+            raise ValueError(f"the weight of {project} is {number!r}: write a number above 0, such as research=3")
+    return weights
+
+
+def _by_project(text: str, *, example: str) -> dict[str, str]:
+    """Values by project, from pairs with commas between them. ValueError also where a project has two."""
+    values: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        project, _, value = (each.strip() for each in part.partition("="))
+        if not (project and value):
+            raise ValueError(f"{part!r} is no pair such as {example}")
+        if project in values:
+            raise ValueError(f"{project} is there twice")
+        values[project] = value
+    return values
 
 
 def stands_for(aliases: Mapping[str, str], name: str) -> str | None:

@@ -116,6 +116,7 @@ WHERE l.job_id = %s AND jobs.id LIKE 'ftjob-copy%%'
 _COPIED = {
     "id": "'ftjob-copy' || lpad(n::text, 10, '0')",
     "created_at": "created_at - n * interval '1 second'",
+    "queue_time": "queue_time - n * interval '1 second'",
     "finished_at": "CASE WHEN mod(n, 1000) = 0 THEN NULL ELSE created_at END",
     "status": "CASE WHEN mod(n, 1000) = 0 THEN status ELSE 'succeeded' END",
 }

@@ -152,7 +152,8 @@ class JobObject(Answer):
         "the end of the pause after a crash. Null: only its turn."
     )
     queue_position: int | None = Field(
-        description="1 is the next to start, 1001 is further back than is counted; null unless the job waits."
+        description="1 is the next to start, of all projects, which share devices by weight; 1001 is further back than "
+        "is counted; null unless the job waits."
     )
     estimated_start: int | None = Field(
         description="Of a job that waits: from what runs now, and how long this project's jobs take. Null if unknown."

@@ -30,6 +30,7 @@ from app.jobs.live.streaming import FeedReaderDep, WatcherDep
 from app.jobs.live.watcher import EVENTS, sequence_of
 from app.jobs.queue import lifecycle
 from app.jobs.queue.checkpoints import available
+from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.idempotency import KeysInFlight
 from app.jobs.queue.queries import find_job
 from app.jobs.queue.states import Status
@@ -43,6 +44,7 @@ from app.models.aliases import aliased
 from app.openapi.load import load_examples
 from app.openapi.prose import CONFLICT, ERRORS, EVENT_STREAM, METADATA_FILTER, ONE_REQUEST
 from app.paging.keyset import AfterQuery, Order, OrderQuery, keyset
+from app.settings import Settings
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"], responses=ERRORS, route_class=JsonRoute)
 
@@ -105,7 +107,7 @@ def create_job(
     if repeated:
         response.headers["idempotent-replayed"] = "true"
     response.headers["location"] = f"/v1/fine_tuning/jobs/{job.id}"
-    return _answer(db, caller.project, job.id, response)
+    return _answer(db, settings, caller.project, job.id, response)
 
 
 @router.get(
@@ -117,6 +119,7 @@ def create_job(
 def list_jobs(
     caller: AsReader,
     db: Db,
+    settings: Config,
     filters: FiltersDep,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -125,7 +128,7 @@ def list_jobs(
     """Newest first. `metadata[key]=value` keeps jobs with that entry, `metadata=null` those without any."""
     with db.read() as session:
         rows, more = page(session, caller.project, filters, after=after, limit=limit, order=order)
-        data = views.job_objects(session, rows)
+        data = views.job_objects(session, rows, ProjectShares.of(settings))
     return JobList.page(data, more=more)
 
 
@@ -164,19 +167,19 @@ async def retrieve_job(
 @router.post(
     "/{fine_tuning_job_id}/cancel", operation_id="cancelFineTuningJob", summary="Cancel a job", responses=CONFLICT
 )
-def cancel_job(fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db) -> JobObject:
+def cancel_job(fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db, settings: Config) -> JobObject:
     """Cancels at once, in any state that is not an end; the worker then stops the trainer. Idempotent."""
     lifecycle.cancel(db, caller.project, fine_tuning_job_id)
-    return _answer(db, caller.project, fine_tuning_job_id, response)
+    return _answer(db, settings, caller.project, fine_tuning_job_id, response)
 
 
 @router.post(
     "/{fine_tuning_job_id}/pause", operation_id="pauseFineTuningJob", summary="Pause a job", responses=CONFLICT
 )
-def pause_job(fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db) -> JobObject:
+def pause_job(fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db, settings: Config) -> JobObject:
     """A running job saves its state first (`pausing`); a waiting one is `paused` at once."""
     lifecycle.pause(db, caller.project, fine_tuning_job_id)
-    return _answer(db, caller.project, fine_tuning_job_id, response)
+    return _answer(db, settings, caller.project, fine_tuning_job_id, response)
 
 
 @router.post(
@@ -186,12 +189,12 @@ def pause_job(fine_tuning_job_id: JobId, response: Response, caller: AsWriter, d
     responses=CONFLICT,
 )
 def resume_job(
-    fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db, notifier: NotifierDep
+    fine_tuning_job_id: JobId, response: Response, caller: AsWriter, db: Db, settings: Config, notifier: NotifierDep
 ) -> JobObject:
     """Goes on from the last saved state, and ends with the same bits as if it had never paused."""
     lifecycle.resume(db, caller.project, fine_tuning_job_id)
     notifier.wake(fine_tuning_job_id)
-    return _answer(db, caller.project, fine_tuning_job_id, response)
+    return _answer(db, settings, caller.project, fine_tuning_job_id, response)
 
 
 @router.delete(
@@ -258,10 +261,10 @@ def list_checkpoints(
 # ---- what the endpoints share
 
 
-def _answer(db: Database, project: str, job_id: str, response: Response) -> JobObject:
+def _answer(db: Database, settings: Settings, project: str, job_id: str, response: Response) -> JobObject:
     """The job, with its ETag in the headers."""
     with db.read() as session:
-        answer, job = views.read(session, project, job_id)
+        answer, job = views.read(session, project, job_id, ProjectShares.of(settings))
     response.headers.update(_freshness(answer, job))
     return answer
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.evidence.tables import Evidence
 from app.jobs.answers import JobObject
 from app.jobs.queue import waiting
+from app.jobs.queue.fair_share import EQUAL, ProjectShares
 from app.jobs.queue.queries import find_job
 from app.jobs.queue.tables import Job
 
@@ -19,17 +20,17 @@ _ONE: Final = select(Job).where(*_OF_PROJECT)
 _EVIDENCE: Final = select(Evidence).where(Evidence.job_id.in_(bindparam("ended", expanding=True)))
 
 
-def read(session: Session, project: str, job_id: str) -> tuple[JobObject, Job]:
+def read(session: Session, project: str, job_id: str, shares: ProjectShares = EQUAL) -> tuple[JobObject, Job]:
     """One job as a poller sees it, and its row. Raises NotFound when it is not this project's."""
     job = session.scalar(_ONE, {"job_id": job_id, "project": project}) or find_job(session, project, job_id)
-    return job_objects(session, [job])[0], job
+    return job_objects(session, [job], shares)[0], job
 
 
-def job_objects(session: Session, jobs: Sequence[Job]) -> list[JobObject]:
+def job_objects(session: Session, jobs: Sequence[Job], shares: ProjectShares = EQUAL) -> list[JobObject]:
     """The jobs of one project with evidence and queue positions; as many queries for a page as for one job."""
     ended = [job.id for job in jobs if job.finished_at is not None]
     evidence = {row.job_id: row for row in session.scalars(_EVIDENCE, {"ended": ended})} if ended else {}
-    positions = waiting.queue_positions(session, jobs[0].project, jobs) if jobs else {}
+    positions = waiting.queue_positions(session, jobs[0].project, jobs, shares) if jobs else {}
     return [JobObject.of(job, evidence=evidence.get(job.id), position=positions.get(job.id)) for job in jobs]
 
 

@@ -13,6 +13,7 @@ from app.evidence.tables import Evidence
 from app.http.dependencies import Config, Db
 from app.jobs import views
 from app.jobs.listing import Filters, filtered
+from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.states import Status
 from app.jobs.queue.tables import Job
 from app.models.aliases import aliased
@@ -78,7 +79,7 @@ def dashboard(
     newest = statement.order_by(*(column.desc() for column in by)).offset((page - 1) * PAGE).limit(PAGE + 1)
     with db.read() as session:
         rows = list(session.scalars(newest))
-        jobs = views.job_objects(session, rows[:PAGE])
+        jobs = views.job_objects(session, rows[:PAGE], ProjectShares.of(settings))
         counts = counted(session, caller.project)
     more = len(rows) > PAGE
     return render_page(request, "dashboard.html", jobs=jobs, counts=counts, chosen=chosen, page=page, more=more)

@@ -15,6 +15,7 @@ from app.evidence.tables import Evidence, Parameter
 from app.http.dependencies import Config, Db
 from app.jobs import views
 from app.jobs.answers import EventObject
+from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.queries import find_job
 from app.jobs.queue.tables import Event, Job, Metric
 from app.logs.queries import read, tail
@@ -54,7 +55,7 @@ def job_page(
         except NotFound as error:
             return render_page(request, "error.html", 404, title="No such job", message=error.message)
         context: dict[str, Any] = {
-            "job": views.job_objects(session, [row])[0],
+            "job": views.job_objects(session, [row], ProjectShares.of(settings))[0],
             "version": row.version,
             "live": not row.ended,
             "controls": caller.offered("writer"),

@@ -14,6 +14,7 @@ from app.http.json_body import JsonRoute
 from app.jobs import views as job_views
 from app.jobs.answers import JobList
 from app.jobs.queue import lifecycle
+from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.idempotency import KeysInFlight
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
@@ -94,6 +95,7 @@ def list_sweep_jobs(
     sweep_id: SweepId,
     caller: AsReader,
     db: Db,
+    settings: Config,
     after: AfterQuery = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: OrderQuery = "asc",
@@ -102,7 +104,7 @@ def list_sweep_jobs(
     with db.read() as session:
         statement = jobs_of(find_sweep(session, caller.project, sweep_id))
         rows, more = keyset(session, statement, Job, after=after, limit=limit, order=order)
-        return JobList.page(job_views.job_objects(session, rows), more=more)
+        return JobList.page(job_views.job_objects(session, rows, ProjectShares.of(settings)), more=more)
 
 
 @router.post("/{sweep_id}/cancel", operation_id="cancelFineTuningSweep", summary="Cancel a sweep", responses=CONFLICT)
@@ -143,7 +145,8 @@ def _submit(
             return made, True
         context = SubmissionContext(session, storage, settings, project)
         sweep, jobs = prepare(context, wanted, idempotency_key=key)
-    return store(db, sweep, jobs, retried=retried, active_limit=settings.max_active_jobs)
+    limit, aging = settings.max_active_jobs, settings.aging_seconds
+    return store(db, sweep, jobs, retried=retried, active_limit=limit, aging=aging)
 
 
 def _answer(db: Database, project: str, sweep_id: str) -> SweepObject:

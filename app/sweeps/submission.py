@@ -13,6 +13,7 @@ from app.db import Database, new_id, now
 from app.errors import InvalidRequest
 from app.jobs.queue import new_jobs
 from app.jobs.queue.early_stopping import MedianRule
+from app.jobs.queue.fair_share import AGING
 from app.jobs.queue.idempotency import earlier
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
@@ -76,27 +77,28 @@ def prepare(
     return sweep, jobs
 
 
-def store(db: Database, sweep: Sweep, jobs: Sequence[Job], *, retried: bool, active_limit: int) -> tuple[Sweep, bool]:
+def store(
+    db: Database, sweep: Sweep, jobs: Sequence[Job], *, retried: bool, active_limit: int, aging: float = AGING
+) -> tuple[Sweep, bool]:
     """Stores sweep and jobs and returns the sweep, or the one that the same request made before (and True)."""
+
+    def once() -> tuple[Sweep, bool]:
+        with db.write() as session:
+            key, printed = sweep.idempotency_key, sweep.fingerprint
+            made = earlier(session, Sweep, sweep.project, key=key, fingerprint=printed, retried=retried)
+            if made is not None:
+                return made, True
+
+            sweep.created_at = now(session)
+            session.add(sweep)
+            session.flush()
+            new_jobs.store(session, jobs, active_limit=active_limit, protect=protect_inputs, aging=aging)
+            return sweep, False
+
     try:
-        return _store(db, sweep, jobs, retried=retried, active_limit=active_limit)
+        return once()
     except IntegrityError:
-        # Two requests with one key at the same moment: the other one has made the sweep, and is found now.
-        return _store(db, sweep, jobs, retried=retried, active_limit=active_limit)
-
-
-def _store(db: Database, sweep: Sweep, jobs: Sequence[Job], *, retried: bool, active_limit: int) -> tuple[Sweep, bool]:
-    with db.write() as session:
-        key, printed = sweep.idempotency_key, sweep.fingerprint
-        made = earlier(session, Sweep, sweep.project, key=key, fingerprint=printed, retried=retried)
-        if made is not None:
-            return made, True
-
-        sweep.created_at = now(session)
-        session.add(sweep)
-        session.flush()
-        new_jobs.store(session, jobs, active_limit=active_limit, protect=protect_inputs)
-        return sweep, False
+        return once()  # two requests with one key at the same moment: the other has made the sweep, and is found now
 
 
 def _jobs(

@@ -1,5 +1,6 @@
 """Defaults need no configuration, and the environment overrides each of them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,28 @@ def test_a_secret_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "secret" not in str(environment(settings))
     monkeypatch.setenv("PERMAFROST_DATABASE_URL", "sqlite:///y")
     assert Settings(_secrets_dir=tmp_path).database == "sqlite:///y"  # type: ignore[call-arg]
+
+
+def test_weights_of_projects():
+    """Pairs with commas between them; spaces do not matter, and others have none."""
+    assert Settings(project_weights=" research=3, batch = 0.5 ,").weights == {"research": 3.0, "batch": 0.5}
+    assert Settings().weights == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("research", "'research' is no pair such as research=3"),
+        ("=3", "'=3' is no pair"),
+        ("a=1,a=2", "a is there twice"),
+        ("a=0", "the weight of a is '0': write a number above 0"),
+        ("a=-1", "above 0"),
+        ("a=nan", "above 0"),
+        ("a=inf", "above 0"),
+        ("a=much", "the weight of a is 'much'"),
+    ],
+)
+def test_weights_that_are_none_are_refused(text: str, words: str):
+    """At start, with what would work."""
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        Settings(project_weights=text)

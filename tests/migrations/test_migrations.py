@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 
 from app.db import Database
+from app.jobs.queue.tables import Job
 from migrations import upgrade as migrations
 from migrations.tables import tables
 from tests.patience import PATIENCE
@@ -120,4 +122,5 @@ def test_jobs_that_are_older_than_their_labels_get_them(database_url: str) -> No
     with database.read() as session:
         assert session.execute(text("SELECT name, value, job_id FROM job_labels")).all() == [("team", "a", "ftjob-1")]
         assert session.execute(text("SELECT urgency, tags FROM jobs")).one()[0] == -3
+        assert session.scalars(select(Job.queue_time)).one() == datetime(2026, 1, 2, 0, 4, 5, 6, tzinfo=UTC)
     database.close()

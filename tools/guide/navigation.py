@@ -21,6 +21,7 @@ GUIDES = (
     "witness.md",
     "prefix-cache.md",
     "devices.md",
+    "queue.md",
     "operations.md",
     "keys.md",
     "webhooks.md",

@@ -15,8 +15,9 @@ from app.db import Database
 from app.errors import OutOfSpace, PermafrostError, SignerUnavailable, StorageUnavailable
 from app.evidence.format.rotation import signers
 from app.evidence.transparency.journal import Journal
-from app.jobs.queue import lifecycle
+from app.jobs.queue import claims, lifecycle
 from app.jobs.queue.attempt import Lease, LeaseLost, Outcome
+from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
@@ -70,12 +71,14 @@ class Runner:
     #: Ends this worker process, when it has lost every device.
     shut_down: Callable[[], None] = lambda: None
     stopping: threading.Event = field(default_factory=threading.Event)
+    shares: ProjectShares = field(init=False)
     prefix_folders: PrefixFolders = field(init=False)
     _wakes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _woken: int = 0
     _claims: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
+        self.shares = ProjectShares.of(self.settings)
         self.prefix_folders = PrefixFolders(self.settings, slots=len(self.slots.devices))
 
     def run_waiting(self) -> None:
@@ -128,13 +131,13 @@ class Runner:
         """Claim a job, once. If the database did so and its answer was lost, the claim's name finds the job again."""
         name, seconds = f"{self.worker}/{next(self._claims)}", self.settings.lease_seconds
         try:
-            return lifecycle.claim(self.db, worker=name, seconds=seconds, offer=self.slots.offer())
+            return lifecycle.claim(self.db, worker=name, seconds=seconds, offer=self.slots.offer(), shares=self.shares)
         except AWAY as error:
             log.warning("the database did not answer a claim", error=str(error))
 
         while time.monotonic() < since + seconds:
             try:
-                return lifecycle.claimed(self.db, worker=name, seconds=seconds)
+                return claims.claimed(self.db, worker=name, seconds=seconds)
             except AWAY:
                 time.sleep(RETRY_SECONDS)
         return None

@@ -14,6 +14,7 @@ from app.errors import PermafrostError
 from app.jobs import views
 from app.jobs.answers import JobObject
 from app.jobs.live.single_flight import SingleFlight
+from app.jobs.queue.fair_share import EQUAL, ProjectShares
 from app.jobs.queue.queries import missing_job
 from app.jobs.queue.states import CLAIMABLE
 from app.jobs.queue.tables import Job
@@ -43,8 +44,9 @@ class PollCache:
     read. A waiting job is not cached: its position in the queue changes without its row.
     """
 
-    def __init__(self, db: Database, *, most: int = 2_000) -> None:
+    def __init__(self, db: Database, shares: ProjectShares = EQUAL, *, most: int = 2_000) -> None:
         self._db = db
+        self._shares = shares
         self._most = most
         self._cache: OrderedDict[str, tuple[Stamp, RenderedJob]] = OrderedDict()
         self._lock = threading.Lock()
@@ -69,7 +71,7 @@ class PollCache:
             rendered = self._cached(stamps)
             if new := stamps.keys() - rendered.keys():
                 jobs = session.scalars(_ROWS, {"project": project, "job_ids": list(new)}).all()
-                for job, answer in zip(jobs, views.job_objects(session, jobs), strict=True):
+                for job, answer in zip(jobs, views.job_objects(session, jobs, self._shares), strict=True):
                     rendered[job.id] = self._render(job, answer)
         return rendered
 

@@ -14,21 +14,25 @@ from sqlalchemy.orm import Session
 
 from app.db import Database, now
 from app.errors import Conflict
-from app.jobs.queue import checkpoints, event_log
+from app.jobs.queue import checkpoints, claims, event_log, usage
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
 from app.jobs.queue.attempt_rows import changed_columns, store_outcome, store_updates
 from app.jobs.queue.early_stopping import find_worse
 from app.jobs.queue.event_log import NewEvent
+from app.jobs.queue.fair_share import AGING, EQUAL, ProjectShares
 from app.jobs.queue.idempotency import earlier_job
 from app.jobs.queue.new_jobs import Protect, store
 from app.jobs.queue.offers import Offer
-from app.jobs.queue.queries import claimable, find_job
+from app.jobs.queue.queries import find_job, waiting_jobs
 from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
 from app.jobs.queue.tables import Job
 from app.webhooks.events import announce
 
 #: Every move out of a worker's hands gives the lease up with it.
 NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
+
+#: Waiting jobs that maintenance hears of: a worker starts no more than it has devices for.
+LISTED: Final = 1_000
 
 Guard = Sequence[ColumnElement[bool]]
 
@@ -43,32 +47,32 @@ def submit(
     retried: bool = False,
     active_limit: int | None = None,
     protect: Protect = lambda session, job: None,
+    aging: float = AGING,
 ) -> tuple[Job, bool]:
     """Stores a new job and returns it, or the one that the same request made before (and True).
 
     `retried` says that the client repeats a request whose answer it did not see. Without an idempotency key, an equal
     request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
     `active_limit` is how many jobs of a project may be under way, this one included. `protect` keeps the files and
-    models that the job needs from being deleted until it is stored, and raises where one is gone already.
+    models that the job needs from being deleted until it is stored, and raises where one is gone already. `aging` is
+    how many seconds of waiting a point of priority is worth.
     """
+
+    def once() -> tuple[Job, bool]:
+        with db.write() as session:
+            printed = job.fingerprint
+            earlier = earlier_job(session, job.project, key=job.idempotency_key, fingerprint=printed, retried=retried)
+            if earlier is not None:
+                return earlier, True
+
+            store(session, [job], active_limit=active_limit, protect=protect, aging=aging)
+            session.refresh(job)
+            return job, False
+
     try:
-        return _submit(db, job, retried=retried, active_limit=active_limit, protect=protect)
+        return once()
     except IntegrityError:
-        # Two requests with one key at the same moment: the other one has made the job, and is found now.
-        return _submit(db, job, retried=retried, active_limit=active_limit, protect=protect)
-
-
-def _submit(db: Database, job: Job, *, retried: bool, active_limit: int | None, protect: Protect) -> tuple[Job, bool]:
-    with db.write() as session:
-        earlier = earlier_job(
-            session, job.project, key=job.idempotency_key, fingerprint=job.fingerprint, retried=retried
-        )
-        if earlier is not None:
-            return earlier, True
-
-        store(session, [job], active_limit=active_limit, protect=protect)
-        session.refresh(job)
-        return job, False
+        return once()  # two requests with one key at the same moment: the other one has made the job, and is found now
 
 
 def cancel(db: Database, project: str, job_id: str) -> Job:
@@ -114,49 +118,36 @@ def resume(db: Database, project: str, job_id: str) -> Job:
 # ---- the worker's side
 
 
-def claim(db: Database, *, worker: str, seconds: float, offer: Offer | None = None) -> Lease | None:
-    """Takes the waiting job of highest priority, oldest first, for `seconds`; None when no job waits.
+def claim(
+    db: Database, *, worker: str, seconds: float, offer: Offer | None = None, shares: ProjectShares = EQUAL
+) -> Lease | None:
+    """Takes the next job for `seconds`; None when none waits for this worker.
 
-    The job id in the message that woke the worker is ignored: the best job goes first. Jobs that need more devices, or
-    others, than the worker's `offer` has are not for it; one that needs more than are free now is waited for. Without
-    an offer it is one free slot on the CPU.
+    The job id in the message that woke the worker is ignored: the next job is the best one of the project that has
+    least by its weight. Jobs that need more devices, or others, than the worker's `offer` has are not for it; one that
+    needs more than are free now is waited for. Without an offer it is one free slot on the CPU.
     """
-    offer = offer or Offer()
-    with db.write() as session:
-        at = now(session)
-        best = claimable(at).where(offer.condition()).limit(1)
-        job = session.scalar(best.with_for_update(skip_locked=True))
-        if job is None or not offer.free(job.device, devices=job.devices):
-            return None
-
-        moved = _move(
-            session,
-            job.id,
-            to="running",
-            source=job.status,
-            attempt=Job.attempt + 1,
-            lease_owner=worker,
-            lease_until=at + timedelta(seconds=seconds),
-            started_at=job.started_at or at,
-            not_before=None,
-        )
-        if not moved:
-            return None
-
-        session.refresh(job)
-        started = "Job started" if job.attempt == 1 else f"Job started again, attempt {job.attempt}"
-        event_log.append(session, job.id, [NewEvent(started)])
-        return Lease(job.id, job.attempt, worker, seconds, job.devices, job.device)
+    for look in range(1, claims.LOOKS + 1):
+        try:
+            with db.write() as session:
+                at = now(session)
+                job = claims.choose(session, offer or Offer(), shares, at, final=look == claims.LOOKS)
+                return _start(session, job, worker, seconds, at) if job else None
+        except claims.OrderChanged:
+            continue
+    raise AssertionError("the final look takes what it finds")
 
 
-def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
-    """The lease that a claim under this worker's name took, for a worker that did not get the answer to its claim."""
-    with db.read() as session:
-        owned = (Job.lease_owner == worker, Job.status.in_(LEASED), Job.lease_until > now(session))
-        job = session.scalar(select(Job).where(*owned))
-        if job is None:
-            return None
-        return Lease(job.id, job.attempt, worker, seconds, job.devices, job.device)
+def _start(session: Session, job: claims.Chosen, worker: str, seconds: float, at: datetime) -> Lease | None:
+    attempt = job.attempt + 1
+    leased = {"lease_owner": worker, "lease_until": at + timedelta(seconds=seconds)}
+    changes = leased | {"attempt": attempt, "started_at": job.started_at or at, "not_before": None}
+    if not _move(session, job.id, to="running", source=job.status, **changes):
+        return None
+
+    started = "Job started" if attempt == 1 else f"Job started again, attempt {attempt}"
+    event_log.append(session, job.id, [NewEvent(started)])
+    return Lease(job.id, attempt, worker, seconds, job.devices, job.device)
 
 
 def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> str:
@@ -294,7 +285,7 @@ def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = 
 
 
 def recover(db: Database, *, limit: int) -> list[str]:
-    """Takes over jobs whose lease has run out, and returns the ids of all that wait for a worker, best first.
+    """Takes over jobs whose lease has run out, and returns the ids of jobs that wait for a worker, LISTED at most.
 
     Safe to run anywhere at any time: each takeover is a compare-and-swap, so two callers at once do it once.
     """
@@ -305,8 +296,9 @@ def recover(db: Database, *, limit: int) -> list[str]:
             guard = [Job.id == job.id, Job.attempt == job.attempt, Job.lease_until < at]
             _crashed(session, job, guard, reason="its worker stopped answering", log_tail=(), limit=limit)
 
+    usage.recount(db)
     with db.read() as session:
-        return [job.id for job in session.scalars(claimable(now(session)))]
+        return waiting_jobs(session, now(session), most=LISTED)
 
 
 # ---- the one UPDATE, and what the moves share
@@ -315,19 +307,26 @@ def recover(db: Database, *, limit: int) -> list[str]:
 def _move(
     session: Session, job_id: str, *guard: ColumnElement[bool], to: str, source: str | None = None, **changes: Any
 ) -> bool:
-    """Whether the job was in a state from which it may move `to` there, and the guard matched."""
-    sources = [status for status, moves in MOVES.items() if to in moves and source in (None, status)]
+    """Whether the job was in a state from which it may move `to` there, and the guard matched.
+
+    Its project's usage changes with it, wherever a lease begins or ends.
+    """
+    before = session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
+    if before is None or to not in MOVES[before] or source not in (None, before):
+        return False
+
     statement = (
         update(Job)
-        .where(Job.id == job_id, Job.status.in_(sources), *guard)
+        .where(Job.id == job_id, Job.status == before, *guard)
         .values(status=to, version=Job.version + 1, **changes)
-        .returning(Job.project)
+        .returning(Job.project, Job.devices)
         .execution_options(synchronize_session=False)
     )
-    project = session.execute(statement).scalar_one_or_none()
-    if project is None:
+    moved = session.execute(statement).one_or_none()
+    if moved is None:
         return False
-    announce(session, f"fine_tuning.job.{to}", project=project, object_id=job_id)
+    usage.note(session, moved.project, moved.devices * ((to in LEASED) - (before in LEASED)))
+    announce(session, f"fine_tuning.job.{to}", project=moved.project, object_id=job_id)
     return True
 
 

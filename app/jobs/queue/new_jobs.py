@@ -9,6 +9,7 @@ from app.auth.quotas import lock_project
 from app.db import now
 from app.jobs.queue import event_log
 from app.jobs.queue.event_log import NewEvent
+from app.jobs.queue.fair_share import AGING, queue_time
 from app.jobs.queue.queries import check_quota
 from app.jobs.queue.tables import Job, Label
 
@@ -16,11 +17,13 @@ from app.jobs.queue.tables import Job, Label
 Protect = Callable[[Session, Job], None]
 
 
-def store(session: Session, jobs: Sequence[Job], *, active_limit: int | None, protect: Protect) -> None:
+def store(
+    session: Session, jobs: Sequence[Job], *, active_limit: int | None, protect: Protect, aging: float = AGING
+) -> None:
     """Stores new jobs on the same inputs: all or none of them, in this order, in the caller's transaction.
 
-    `active_limit` is how many jobs of a project may be under way, these included. Raises QuotaSpent, and what `protect`
-    raises.
+    `active_limit` is how many jobs of a project may be under way, these included; `aging` is how many seconds of
+    waiting a point of priority is worth. Raises QuotaSpent, and what `protect` raises.
     """
     if active_limit is not None:
         lock_project(session, jobs[0].project)
@@ -30,6 +33,7 @@ def store(session: Session, jobs: Sequence[Job], *, active_limit: int | None, pr
     at = now(session)
     for number, job in enumerate(jobs):
         job.created_at = at + timedelta(microseconds=number)  # the queue's order, and that of lists
+        job.queue_time = queue_time(job.created_at, job.priority or 0, aging=aging)
     session.add_all(jobs)
     session.flush()
 

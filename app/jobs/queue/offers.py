@@ -33,6 +33,11 @@ class Offer:
         """Whether so many devices are free for one job now."""
         return self._largest(self.free_devices, requested) >= devices
 
+    @property
+    def key(self) -> tuple[tuple[tuple[str, int], ...], frozenset[str]]:
+        """What `condition` depends on, for caches."""
+        return tuple(sorted(self.devices.items())), self.partitions
+
     def condition(self) -> ColumnElement[bool]:
         """Which jobs this worker could run once all its devices are free, as a condition of a query."""
         anywhere = and_(Job.device.is_(None), Job.devices <= self.most(None))

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import CTE, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.auth.quotas import check
@@ -47,10 +47,19 @@ def jobs_needing_file(session: Session, project: str, file_id: str) -> list[str]
     return [job.id for job in jobs if file_id in (job.training_file, job.validation_file, job.spec.weights)]
 
 
-def claimable(at: datetime) -> Select[Job]:
-    """Jobs that wait for a worker, in the order in which they will be taken."""
-    waiting = (WAITING, Job.desired == "run", or_(Job.not_before.is_(None), Job.not_before <= at))
-    return select(Job).where(*waiting).order_by(Job.urgency, Job.created_at, Job.id)
+def waiting_projects() -> CTE:
+    """The projects that have waiting jobs, found by one look into the queue's index for each of them."""
+    next_one = select(Job.project).where(WAITING).order_by(Job.project).limit(1)
+    found = select(next_one.scalar_subquery().label("project")).cte("waiting_projects", recursive=True)
+    after = next_one.where(Job.project > found.c.project).correlate(found).scalar_subquery()
+    return found.union_all(select(after).where(found.c.project.is_not(None)))
+
+
+def waiting_jobs(session: Session, at: datetime, *, most: int) -> list[str]:
+    """Ids of up to `most` jobs that wait for a worker, each project's in the order in which they will be taken."""
+    due = (WAITING, Job.desired == "run", or_(Job.not_before.is_(None), Job.not_before <= at))
+    query = select(Job.id).where(*due).order_by(Job.project, Job.queue_time, Job.id).limit(most)
+    return list(session.scalars(query))
 
 
 def check_quota(session: Session, project: str, limit: int, *, requested: int = 1) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
 from app.freeze.policy import Policy
+from app.jobs.queue.fair_share import queue_time
 from app.jobs.queue.states import TERMINAL
 from app.jsontypes import JsonDict
 from app.specs.data import DataSpec
@@ -23,8 +24,13 @@ WAITING: Final = text("status IN ('queued', 'validating_files')")
 
 
 def _urgency(context: Any) -> int:
-    """The negated priority, so that the queue's index is read in one direction."""
+    """The negated priority."""
     return -int(context.get_current_parameters().get("priority") or 0)
+
+
+def _queue_time(context: Any) -> datetime:
+    values = context.get_current_parameters()
+    return queue_time(values["created_at"], values.get("priority") or 0)
 
 
 class Job(Base):
@@ -36,8 +42,8 @@ class Job(Base):
         Index("ix_jobs_project_status_created", "project", "status", "created_at", "id"),
         Index("ix_jobs_project_model_created", "project", "model", "created_at", "id"),
         Index("ix_jobs_leased", "lease_until", postgresql_where=_LEASED, sqlite_where=_LEASED),
-        # The queue in its own order: taking the next job and counting its position cost the same at any length.
-        Index("ix_jobs_waiting", "urgency", "created_at", "id", postgresql_where=WAITING, sqlite_where=WAITING),
+        # Each project's queue in its own order: taking the next job of one costs the same at any length.
+        Index("ix_jobs_queue", "project", "queue_time", "id", postgresql_where=WAITING, sqlite_where=WAITING),
         Index("ix_jobs_sweep", "sweep_id", "created_at", "id", postgresql_where=_OF_SWEEP, sqlite_where=_OF_SWEEP),
         UniqueConstraint("project", "idempotency_key"),
     )
@@ -50,6 +56,9 @@ class Job(Base):
     status: Mapped[str] = mapped_column(String(24))
     desired: Mapped[str] = mapped_column(String(8), default="run")
     priority: Mapped[int] = mapped_column(default=0)
+    #: The order inside the project. What an API of an earlier version submits during an upgrade goes first.
+    queue_time: Mapped[datetime] = mapped_column(default=_queue_time, server_default="1970-01-01 00:00:00.000000")
+    #: Only for workers of earlier versions, which may claim while an upgrade is under way.
     urgency: Mapped[int] = mapped_column(default=_urgency, server_default="0")
 
     # The request.
@@ -156,6 +165,17 @@ class Worker(Base):
     #: The products of its devices by the number of each, such as {"NVIDIA H100 80GB HBM3": 8}.
     products: Mapped[JsonDict] = mapped_column(default=dict, server_default="{}")
     seen_at: Mapped[datetime]
+
+
+class ProjectUsage(Base):
+    """What a project uses of the devices: those that run its jobs, and their smoothed number, as they were at `at`."""
+
+    __tablename__ = "project_usage"
+
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    running: Mapped[int]
+    smoothed: Mapped[float]
+    at: Mapped[datetime]
 
 
 class Label(Base):

@@ -1,28 +1,26 @@
 """Positions of waiting jobs in the queue, and estimates of when they start."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Integer, Select, String, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db import UtcDateTime, now
 from app.jobs.queue import workers
+from app.jobs.queue.fair_share import EQUAL, Contender, ProjectShares
+from app.jobs.queue.queries import waiting_projects
 from app.jobs.queue.states import CLAIMABLE, LEASED
-from app.jobs.queue.tables import WAITING, Job
+from app.jobs.queue.tables import WAITING, Job, ProjectUsage
+from app.jobs.queue.usage import usage_at
 
 #: Positions further back than this are not counted: behind a thousand jobs the exact number does not matter.
 COUNTED: Final = 1_000
 #: Finished jobs of a project from which the duration of one is estimated.
 ENDED: Final = 20
-
-_QUEUE: Final = select(Job.id).where(WAITING, Job.desired == "run")
-_BEFORE: Final = tuple_(Job.urgency, Job.created_at, Job.id) < tuple_(
-    bindparam("urgency", type_=Integer), bindparam("created_at", type_=UtcDateTime), bindparam("id", type_=String)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +37,16 @@ def waits(job: Job) -> bool:
     return job.status in CLAIMABLE and job.desired == "run"
 
 
-def queue_positions(session: Session, project: str, jobs: Sequence[Job]) -> dict[str, QueuePosition]:
+def queue_positions(
+    session: Session, project: str, jobs: Sequence[Job], shares: ProjectShares = EQUAL
+) -> dict[str, QueuePosition]:
     """Queue positions of those of a project's jobs that wait, by job id; as many queries for a page as for one job."""
     waiting = [job for job in jobs if waits(job)]
     if not waiting:
         return {}
 
     at, free_in, job_seconds = now(session), _free_in(session), _job_seconds(session, project)
-    numbers, lacking = _numbers(session, waiting), workers.lacking(session, waiting, at=at)
+    numbers, lacking = _numbers(session, project, waiting, shares, at), workers.lacking(session, waiting, at=at)
     positions = {}
     for job in waiting:
         start = None if job.id in lacking else _start(job, numbers[job.id], at, free_in, job_seconds)
@@ -55,18 +55,36 @@ def queue_positions(session: Session, project: str, jobs: Sequence[Job]) -> dict
     return positions
 
 
-def ahead(most: int) -> Select[int]:
-    """How many jobs are ahead of a waiting one, counted up to `most`."""
-    return select(func.count()).select_from(_QUEUE.where(_BEFORE).limit(most).subquery())
+_OF_PROJECT: Final = (Job.project == bindparam("project"), WAITING, Job.desired == "run")
+_EARLIER: Final = tuple_(Job.queue_time, Job.id) < tuple_(
+    bindparam("queue_time", type_=UtcDateTime), bindparam("id", type_=String)
+)
+_MOST: Final = bindparam("most", type_=Integer)
+#: How many jobs of its project go before a waiting one, and the first jobs of a project, both up to a number of them.
+_BEFORE: Final = select(func.count()).select_from(select(Job.id).where(*_OF_PROJECT, _EARLIER).limit(_MOST).subquery())
+_FIRST: Final = select(Job.id).where(*_OF_PROJECT).order_by(Job.queue_time, Job.id).limit(_MOST)
 
 
-def first(most: int) -> Select[str]:
-    """The ids of the first `most` jobs of the queue, in its order."""
-    return _QUEUE.order_by(Job.urgency, Job.created_at, Job.id).limit(most)
+def _contending() -> Select[str, datetime, ProjectUsage | None]:
+    """Every project that has waiting jobs: the age of its first one, and its usage."""
+    projects = waiting_projects()
+    first = select(Job.created_at).where(WAITING, Job.project == projects.c.project)
+    since = first.order_by(Job.queue_time, Job.id).limit(1).correlate(projects).scalar_subquery()
+    query = select(projects.c.project, since.label("since"), ProjectUsage)
+    query = query.outerjoin(ProjectUsage, ProjectUsage.project == projects.c.project)
+    return query.where(projects.c.project.is_not(None))
 
 
-_AHEAD: Final = ahead(COUNTED)
-_FIRST: Final = first(COUNTED)
+def _counted() -> Select[str, int]:
+    """How many jobs of every such project wait, up to a number of them."""
+    projects = waiting_projects()
+    some = select(Job.id).where(WAITING, Job.project == projects.c.project).limit(_MOST).correlate(projects).subquery()
+    count = select(func.count()).select_from(some).scalar_subquery()
+    return select(projects.c.project, count).where(projects.c.project.is_not(None))
+
+
+_CONTENDING: Final = _contending()
+_COUNTED: Final = _counted()
 _RUNNING: Final = select(Job.progress).where(Job.lease_until.is_not(None), Job.status.in_(LEASED)).limit(COUNTED)
 _DURATIONS: Final = (
     select(Job.started_at, Job.finished_at)
@@ -76,15 +94,45 @@ _DURATIONS: Final = (
 )
 
 
-def _numbers(session: Session, waiting: Sequence[Job]) -> dict[str, int]:
-    """Positions by job id, from one query: the front of the queue, or for one job the number of those ahead."""
+def _numbers(
+    session: Session, project: str, waiting: Sequence[Job], shares: ProjectShares, at: datetime
+) -> dict[str, int]:
+    """Positions by job id: those of the own project that go before, and as many of each other as its share allows."""
+    indices = _indices(session, project, waiting)
+    known = [(name, Contender(name, usage_at(row, at), since)) for name, since, row in session.execute(_CONTENDING)]
+    contenders = dict(known)
+    ours = contenders.pop(project, None)
+    if ours is None or not contenders:
+        return {job_id: min(1 + index, COUNTED + 1) for job_id, index in indices.items()}
+
+    # Counted so far that the sum is exact, or beyond COUNTED; mostly at the first try.
+    most = COUNTED // len(contenders) + 1
+    while True:
+        counts = dict(session.execute(_COUNTED, {"most": most}).all())
+        ahead = {index: _ahead(shares, ours, index, contenders, counts) for index in {*indices.values()}}
+        if most > COUNTED or all(jobs[0] + index >= COUNTED or jobs[1] <= most for index, jobs in ahead.items()):
+            return {job_id: min(1 + index + ahead[index][0], COUNTED + 1) for job_id, index in indices.items()}
+        most *= 4
+
+
+def _ahead(
+    shares: ProjectShares, ours: Contender, index: int, others: Mapping[str, Contender], counts: Mapping[str, int]
+) -> tuple[int, int]:
+    """How many jobs of others go before ours with this index, and the most that would be of one project."""
+    allowed = {name: shares.ahead(ours, index, other) for name, other in others.items()}
+    return sum(min(jobs, counts.get(name, 0)) for name, jobs in allowed.items()), max(allowed.values())
+
+
+def _indices(session: Session, project: str, waiting: Sequence[Job]) -> dict[str, int]:
+    """How many jobs of the project go before each, up to COUNTED, from one query: the project's first, or a count."""
+    given: dict[str, Any] = {"project": project, "most": COUNTED}
     if len(waiting) > 1:
-        numbers = {job_id: number for number, job_id in enumerate(session.scalars(_FIRST), start=1)}
-        return {job.id: numbers.get(job.id, COUNTED + 1) for job in waiting}
+        indices = {job_id: index for index, job_id in enumerate(session.scalars(_FIRST, given))}
+        return {job.id: indices.get(job.id, COUNTED) for job in waiting}
 
     (job,) = waiting
-    before = {"created_at": job.created_at, "id": job.id, "urgency": job.urgency}
-    return {job.id: 1 + session.scalars(_AHEAD, before).one()}
+    before = given | {"queue_time": job.queue_time, "id": job.id}
+    return {job.id: session.scalars(_BEFORE, before).one()}
 
 
 def _free_in(session: Session) -> list[float | None]:

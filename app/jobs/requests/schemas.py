@@ -109,7 +109,12 @@ class JobCreate(RequestBody):
     resources: Resources | None = Field(
         default=None, description="Absent: one device.", examples=[{"devices": 2, "strategy": "ddp", "device": "H100"}]
     )
-    priority: int = Field(default=0, ge=-100, le=100, description="Jobs with a higher priority start first.")
+    priority: int = Field(
+        default=0,
+        ge=-100,
+        le=100,
+        description="Inside the project, jobs with a higher priority start first; a point is worth an hour of waiting.",
+    )
     retries: int | None = Field(
         default=None,
         ge=0,

@@ -39,8 +39,10 @@ def submit(
         context = SubmissionContext(session, services.storage, settings, project)
         job = prepare(context, spec, idempotency_key=key)
 
-    limit = settings.max_active_jobs
-    job, repeated = lifecycle.submit(database, job, retried=retried, active_limit=limit, protect=protect_inputs)
+    limit, aging = settings.max_active_jobs, settings.aging_seconds
+    job, repeated = lifecycle.submit(
+        database, job, retried=retried, active_limit=limit, protect=protect_inputs, aging=aging
+    )
     if not repeated:
         services.notifier.wake(job.id)
     return job, repeated

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from app.db import Database, now
 from app.files.tables import File
-from app.jobs.queue import lifecycle
+from app.jobs.queue import lifecycle, usage
 from app.jobs.queue.states import LEASED, TERMINAL
 from app.jobs.queue.tables import Checkpoint, Event, Job
 from app.ops.doctor.finding import Finding
@@ -39,6 +39,7 @@ class JobAudit:
 
     def findings(self) -> Iterator[Finding]:
         yield from self._leases()
+        yield from self._usage()
         yield from self._events()
         yield from self._folders()
 
@@ -58,6 +59,17 @@ class JobAudit:
     def _recover(self) -> str:
         lifecycle.recover(self.db, limit=self.settings.max_crashes)
         return "requeued, or failed after too many crashes"
+
+    def _usage(self) -> Iterator[Finding]:
+        with self.db.read() as session:
+            differing = usage.differences(session)
+        for project, counted, leased in differing:
+            message = f"it is said to use {counted} devices, and its jobs hold {leased}"
+            yield Finding("wrong_usage", project, message, "corrected", self._recount)
+
+    def _recount(self) -> str:
+        usage.recount(self.db)
+        return "corrected"
 
     def _events(self) -> Iterator[Finding]:
         with self.db.read() as session:

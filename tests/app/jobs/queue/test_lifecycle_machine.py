@@ -7,6 +7,7 @@ differ by any amount, since every rule here runs in one process whose `now` is t
 
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -29,11 +30,14 @@ from app.errors import Conflict
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
 from app.jobs.queue.event_log import NewEvent
+from app.jobs.queue.offers import CPU, Offer
 from app.jobs.queue.states import LEASED, TERMINAL
-from app.jobs.queue.tables import Event, Job
+from app.jobs.queue.tables import Event, Job, ProjectUsage
+from app.jobs.queue.usage import differences
 from tests.app.jobs.jobs import new_job
 
 CRASH_LIMIT = 3
+LARGE = Offer({CPU: 3}, {CPU: 3})
 
 
 class Fleet(RuleBasedStateMachine):
@@ -48,17 +52,26 @@ class Fleet(RuleBasedStateMachine):
         with self.db.write() as session:
             session.execute(delete(Event))
             session.execute(delete(Job))
+            session.execute(delete(ProjectUsage))
         self.holder: dict[str, int | None] = {}
+        self.projects: dict[str, str] = {}
         self.mailbox: list[str] = []
         self.asleep: set[tuple[str, int]] = set()  # leases whose holders' clocks stand still
         self.crashes: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
         self.ended: dict[str, str] = {}
 
     # ---- requesters
 
-    @rule(target=jobs, priority=st.integers(0, 2))
-    def submit(self, priority: int) -> str:
-        job, _ = lifecycle.submit(self.db, new_job(priority=priority))
+    @rule(
+        target=jobs,
+        priority=st.integers(0, 2),
+        project=st.sampled_from(["default", "other"]),
+        devices=st.integers(1, 3),
+    )
+    def submit(self, priority: int, project: str, devices: int) -> str:
+        job, _ = lifecycle.submit(self.db, new_job(priority=priority, project=project, devices=devices))
+        self.projects[job.id] = project
         self.holder[job.id] = None
         self.mailbox.append(job.id)
         return job.id
@@ -66,7 +79,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
         try:
-            assert lifecycle.cancel(self.db, "default", job_id).status == "cancelled"
+            assert lifecycle.cancel(self.db, self.projects[job_id], job_id).status == "cancelled"
         except Conflict:
             assert self.ended[job_id] in {"succeeded", "failed"}
         else:
@@ -76,14 +89,14 @@ class Fleet(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def pause(self, job_id: str) -> None:
         try:
-            assert lifecycle.pause(self.db, "default", job_id).status in {"pausing", "paused"}
+            assert lifecycle.pause(self.db, self.projects[job_id], job_id).status in {"pausing", "paused"}
         except Conflict:
             assert job_id in self.ended
 
     @rule(job_id=jobs)
     def resume(self, job_id: str) -> None:
         try:
-            assert lifecycle.resume(self.db, "default", job_id).status in {"queued", "running"}
+            assert lifecycle.resume(self.db, self.projects[job_id], job_id).status in {"queued", "running"}
         except Conflict:
             assert job_id in self.ended
 
@@ -109,7 +122,7 @@ class Fleet(RuleBasedStateMachine):
         return self.claimed(worker)
 
     def claimed(self, worker: str):
-        lease = lifecycle.claim(self.db, worker=worker, seconds=60)
+        lease = lifecycle.claim(self.db, worker=worker, seconds=60, offer=LARGE)
         if lease is None:
             return multiple()
         assert self.holder[lease.job_id] is None, "two attempts of one job would both count"
@@ -132,6 +145,17 @@ class Fleet(RuleBasedStateMachine):
     def release(self, lease: Lease) -> None:
         if self.acts(lease, lambda: lifecycle.release(self.db, lease)):
             self.holder[lease.job_id] = None
+
+    @rule(lease=consumes(leases), paused=st.booleans())
+    def give_up(self, lease: Lease, paused: bool) -> None:
+        """The device is lost, or the disk is full."""
+        lost, full = partial(lifecycle.lose, limit=CRASH_LIMIT), partial(lifecycle.pause_attempt, reason="full")
+        write = full if paused else lost
+        if self.acts(lease, lambda: write(self.db, lease)):
+            self.holder[lease.job_id] = None
+            self.losses[lease.job_id] += not paused
+            if self.losses[lease.job_id] == CRASH_LIMIT:
+                self.ended[lease.job_id] = "failed"
 
     @rule(lease=leases)
     def crash(self, lease: Lease) -> None:
@@ -186,6 +210,8 @@ class Fleet(RuleBasedStateMachine):
         with self.db.read() as session:
             rows = session.scalars(select(Job)).all()
             numbers = Counter(session.scalars(select(Event.job_id)))
+            unbalanced = differences(session)
+        assert unbalanced == [], "a lease began or ended, and its project's usage did not"
         assert {row.id for row in rows} == set(self.holder), "a job was lost"
         for row in rows:
             assert (row.status in TERMINAL) == (row.id in self.ended)
@@ -197,14 +223,14 @@ class Fleet(RuleBasedStateMachine):
         """Whatever happened: one honest worker ends every job that is not paused, so none is stuck."""
         for job_id in self.holder:
             if job_id not in self.ended:
-                lifecycle.resume(self.db, "default", job_id)
+                lifecycle.resume(self.db, self.projects[job_id], job_id)
         with self.db.write() as session:
             past = now(session) - timedelta(seconds=1)
             session.execute(update(Job).values(lease_until=past, not_before=None))
         lifecycle.recover(self.db, limit=CRASH_LIMIT)
         with self.db.write() as session:
             session.execute(update(Job).values(not_before=None))
-        while lease := lifecycle.claim(self.db, worker="last", seconds=60):
+        while lease := lifecycle.claim(self.db, worker="last", seconds=60, offer=LARGE):
             lifecycle.finish(self.db, lease, Outcome("succeeded"))
         with self.db.read() as session:
             assert set(session.scalars(select(Job.status))) <= TERMINAL, "a job is stuck"

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from app.auth.quotas import QuotaSpent
 from app.db import Database
 from app.jobs.queue import new_jobs
-from app.jobs.queue.queries import claimable
+from app.jobs.queue.queries import waiting_jobs
 from app.jobs.queue.tables import Event, Job, Label
 from tests.app.jobs.jobs import new_job
 
@@ -17,7 +17,7 @@ def test_the_queue_has_them_in_their_order(db: Database) -> None:
     with db.write() as session:
         new_jobs.store(session, jobs, active_limit=20, protect=lambda session, job: None)
     with db.read() as session:
-        waiting = [job.id for job in session.scalars(claimable(jobs[-1].created_at))]
+        waiting = waiting_jobs(session, jobs[-1].created_at, most=20)
         counts = [session.scalar(select(func.count()).select_from(table)) for table in (Label, Event)]
     assert waiting == [job.id for job in jobs]
     assert counts == [20, 20]

@@ -29,8 +29,6 @@ def test_the_queue_is_told_by_priority_and_age(api: TestClient, create: Create, 
 
 def test_places_are_counted_so_far_and_no_further(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue of any length costs a poll what a queue of a thousand does."""
-    monkeypatch.setattr(waiting, "_AHEAD", waiting.ahead(2))
-    monkeypatch.setattr(waiting, "_FIRST", waiting.first(2))
     monkeypatch.setattr(waiting, "COUNTED", 2)
     for n in range(5):
         lifecycle.submit(db, new_job(id=f"ftjob-{n}"))

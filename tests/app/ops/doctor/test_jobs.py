@@ -14,7 +14,7 @@ from app.db import now
 from app.files.tables import File
 from app.http.dependencies import Backends
 from app.jobs.queue import lifecycle
-from app.jobs.queue.tables import Checkpoint, Job
+from app.jobs.queue.tables import Checkpoint, Job, ProjectUsage
 from app.ops.doctor.finding import Finding
 from tests.app.conftest import AFFINE, rows, upload_to
 from tests.app.jobs.jobs import new_job
@@ -38,6 +38,20 @@ def test_a_stale_lease_is_taken_over(backends: Backends, look: Callable[..., lis
     look(repair=True)
     after = row_of(backends, Job, job.id)
     assert (after.status, after.crashes, after.lease_owner) == ("queued", 1, None) and look() == []
+
+
+def test_usage_that_differs_from_the_leases_is_corrected(
+    backends: Backends, look: Callable[..., list[Finding]]
+) -> None:
+    """As a worker of an older version leaves it."""
+    claimed(backends)
+    assert look() == []
+    with backends.database.write() as session:
+        session.execute(update(ProjectUsage).values(running=5))
+    (finding,) = look(repair=True)
+    assert (finding.kind, finding.object, finding.open) == ("wrong_usage", "default", False)
+    assert "5 devices" in finding.message and "hold 1" in finding.message
+    assert look() == []
 
 
 def test_leftovers_of_killed_processes(backends: Backends, look: Callable[..., list[Finding]]) -> None:

@@ -1,0 +1,96 @@
+"""Which job a worker gets, on both databases."""
+
+import threading
+from collections import Counter
+
+from app.db import Database, now
+from app.jobs.queue import claims, lifecycle
+from app.jobs.queue.attempt import Lease
+from app.jobs.queue.fair_share import ProjectShares
+from app.jobs.queue.offers import CPU, Offer
+from app.jobs.queue.tables import Job, ProjectUsage
+from tests.app.jobs.jobs import new_job
+from tests.app.jobs.plans import crowd, plan_of
+
+
+def submitted(db: Database, project: str, count: int = 1, **fields: object) -> None:
+    for _ in range(count):
+        lifecycle.submit(db, new_job(project=project, **fields))
+
+
+def taken(db: Database, count: int, *, shares: ProjectShares | None = None) -> list[str]:
+    """The projects of the next jobs."""
+    projects = []
+    for number in range(count):
+        lease = lifecycle.claim(db, worker=f"w/{number}", seconds=60, shares=shares or ProjectShares())
+        assert lease is not None
+        with db.read() as session:
+            projects.append(session.get_one(Job, lease.job_id).project)
+    return projects
+
+
+def test_a_long_queue_of_one_project_does_not_stand_before_others(db: Database) -> None:
+    """The project with the least goes first, and of equals the one whose job waits longest."""
+    submitted(db, "large", 5)
+    submitted(db, "small", 2)
+    order = taken(db, 7)
+    assert order[:2] == ["large", "small"] and Counter(order[:4]) == {"large": 2, "small": 2}
+
+
+def test_weights(db: Database) -> None:
+    """Twice the weight, twice the devices; `*` is the weight of all others."""
+    submitted(db, "a", 6)
+    submitted(db, "b", 6)
+    assert Counter(taken(db, 6, shares=ProjectShares({"b": 1.0, "*": 2.0}))) == {"a": 4, "b": 2}
+
+
+def test_what_was_used_before_counts(db: Database) -> None:
+    """One device after the other: of two projects the one that had less goes first, although its job is newer."""
+    submitted(db, "a", 1)
+    submitted(db, "b", 1)
+    with db.write() as session:
+        at = now(session)
+        session.add(ProjectUsage(project="a", running=0, smoothed=1.0, at=at))
+    assert taken(db, 2) == ["b", "a"]
+
+
+def test_priority_counts_inside_a_project_alone(db: Database) -> None:
+    """A hundred points of priority do not put a project's second job before another's first."""
+    submitted(db, "a", 2, priority=100)
+    submitted(db, "b", 1, priority=-100)
+    assert taken(db, 3) == ["a", "b", "a"]
+
+
+def test_claims_at_once_keep_the_shares(db: Database) -> None:
+    """Threads that look at the same queue in the same moment do not all take from one project."""
+    shares = ProjectShares({"a": 2.0})
+    for project, count in (("a", 16), ("b", 16)):
+        submitted(db, project, count)
+    start = threading.Barrier(6)
+    leases: list[Lease | None] = []
+
+    def claim(number: int) -> None:
+        start.wait()
+        leases.extend(lifecycle.claim(db, worker=f"w{number}/{turn}", seconds=60, shares=shares) for turn in range(2))
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    found = {lease.job_id for lease in leases if lease}
+    assert len(found) == len([lease for lease in leases if lease])
+    with db.read() as session:
+        running = {row.project: row.running for row in session.query(ProjectUsage)}
+    # A claim that looked as often as it may takes what it found: one or two may be beside their share.
+    assert sum(running.values()) == len(found) and abs(running["a"] - 2 * running["b"]) <= 6
+
+
+def test_a_claim_reads_the_index_of_the_queue(db: Database) -> None:
+    """One row of each project, however many of them wait."""
+    submitted(db, "a")
+    submitted(db, "b")
+    crowd(db)
+    plan = plan_of(db, lambda session: claims._candidates(session, Offer({CPU: 1}, {CPU: 1}), now(session)))
+    assert "ix_jobs_queue" in plan and "TEMP B-TREE" not in plan and "Sort" not in plan, plan
