@@ -23,7 +23,7 @@ from worker.reproduction.material import STATE, Segment
 from worker.reproduction.rerun import Rerun
 
 #: What the trainer said that a run of the same recipe says again.
-WORDS: Final = ("steps", "totalSteps", "tokens", "flops", "examples", "padding", "prefix")
+WORDS: Final = ("steps", "totalSteps", "resultStep", "tokens", "flops", "examples", "padding", "prefix")
 SHOWN: Final = 5  # tensors that are named
 
 
@@ -42,6 +42,7 @@ class Distance:
 def other_words(recipe: Recipe, run: Rerun) -> Iterator[Problem]:
     """What the trainer said of its run that does not come out again, and an end that nothing explains."""
     reported: JsonDict = {"steps": recipe.reported.steps, "totalSteps": recipe.reported.total_steps}
+    reported |= {"resultStep": recipe.reported.result_step}
     reported |= {"tokens": recipe.reported.tokens, "flops": recipe.reported.flops}
     reported |= {"padding": recipe.reported.padding, "prefix": recipe.reported.prefix}
     examples = recipe.reported.examples

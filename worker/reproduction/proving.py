@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from app.errors import DataError
+from app.errors import DataError, PermafrostError
 from app.evidence.format.example_proof import prove, to_text
 from app.evidence.format.examples import ExampleTree
 from app.evidence.format.keys import KeyFileError
@@ -23,11 +23,15 @@ from app.evidence.verifier.context import CannotCheck, Inputs, Problem, Rejected
 from app.evidence.verifier.verify import CANNOT_CHECK, REJECTED, VERIFIED, read_attestation, trusted_keys
 from app.files import formats
 from app.specs.data import DataSpec
+from app.specs.hyperparameters import Hyperparameters
 from worker.reproduction.material import refuse_other_data
 from worker.trainer.data.examples_root import example_tree
 from worker.trainer.data.sampler import Sampler, split
 
 Row = dict[str, Any]
+
+#: Examples, each counted as often as it was trained on, that are looked through for a proof: hours of it.
+MOST: Final = 1 << 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,21 +60,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def examples_of(rows: Sequence[Row], recipe: Recipe) -> ExampleTree:
     """The tree that the data and the recipe give. Rejected where the trainer reported another root."""
-    settings, said = recipe.reported.hyperparameters, recipe.reported
-    if said.examples is None or said.steps is None or "batch_size" not in settings:
+    said, settings = recipe.reported, _settings(recipe)
+    if said.examples is None or said.steps is None or not isinstance(settings.batch_size, int):
         raise CannotCheck("the recipe has no root over its examples")
-    if settings.get("length_bucketing"):
+    if settings.length_bucketing:
         reason = "with length_bucketing the order of examples depends on their tokens, which only the trainer counts"
         raise CannotCheck(reason)
+    if said.steps * settings.batch_size > MOST:
+        raise CannotCheck(f"{said.steps} steps of {settings.batch_size} examples are more than can be counted here")
     if recipe.observed.validation is None:
-        kept, _ = split(len(rows), fraction=settings.get("validation_fraction") or 0.0, seed=recipe.request.seed)
+        kept, _ = split(len(rows), fraction=settings.validation_fraction or 0.0, seed=recipe.request.seed)
         rows = [rows[at] for at in kept]
-    sampler = Sampler(len(rows), settings["batch_size"], recipe.request.seed)
+    sampler = Sampler(len(rows), settings.batch_size, recipe.request.seed)
     tree = example_tree(rows, sampler, steps=said.steps, labels=None)
     if (found := tree.root()) != said.examples:
         reason = "the data and the settings of the recipe give another root than the trainer reported"
         raise Rejected([Problem("examples", reason, None, said.examples.root, found.root)])
     return tree
+
+
+def _settings(recipe: Recipe) -> Hyperparameters:
+    """What the trainer decided about the order of examples. CannotCheck where that is nothing that a run can have."""
+    names = ("batch_size", "validation_fraction", "length_bucketing")
+    said = recipe.reported.hyperparameters
+    try:
+        return Hyperparameters.from_json({name: said[name] for name in names if name in said})
+    except PermafrostError as error:
+        raise CannotCheck(f"the recipe's word on {error}") from None
 
 
 def _rows(path: Path, recipe: Recipe) -> list[tuple[int, Row]]:

@@ -16,6 +16,7 @@ def own_word(run: Run, ending: Ending) -> JsonDict:
     return {
         "steps": ending.steps,
         "totalSteps": job.total_steps,
+        "resultStep": ending.result_step if ending.result_step != ending.steps else None,
         "tokens": ending.tokens,
         "flops": _flops(run, ending),
         "loss": losses[-1] if losses else None,

@@ -79,6 +79,7 @@ class Reported:
 
     steps: int | None = None
     total_steps: int | None = None
+    result_step: int | None = None  # the step whose state the result is, where early stopping went back to it
     tokens: int | None = None
     flops: int | None = None
     loss: float | None = None
@@ -178,6 +179,7 @@ def _reported_json(reported: Reported) -> JsonDict:
     out: JsonDict = {
         "steps": reported.steps,
         "totalSteps": reported.total_steps,
+        "resultStep": reported.result_step,
         "tokens": reported.tokens,
         "flops": reported.flops,
         "loss": reported.loss,

@@ -16,8 +16,8 @@ from app.jsontypes import JsonDict
 
 _REPORTED: Final = dict.fromkeys(
     (
-        *("steps", "totalSteps", "tokens", "flops", "loss", "hyperparameters", "environment", "padding", "prefix"),
-        *("microBatchSize", "exact", "notDeterministic", "resumed", "examples"),
+        *("steps", "totalSteps", "resultStep", "tokens", "flops", "loss", "hyperparameters", "environment", "padding"),
+        *("prefix", "microBatchSize", "exact", "notDeterministic", "resumed", "examples"),
     )
 )
 _FILE: Final[JsonDict] = {"name": None, "digest": {"sha256": None}, "size": None}
@@ -87,8 +87,8 @@ def read(document: Any) -> Recipe:
 
 def reported(value: Mapping[str, Any]) -> Reported:
     """The trainer's word in a JSON object with the recipe's names. StatementError for a field of another type."""
-    at, counts = "reported", ("steps", "totalSteps", "tokens", "flops", "microBatchSize")
-    steps, total, tokens, flops, micro = (_optional_count(value, name, at) for name in counts)
+    at, counts = "reported", ("steps", "totalSteps", "resultStep", "tokens", "flops", "microBatchSize")
+    steps, total, result, tokens, flops, micro = (_optional_count(value, name, at) for name in counts)
     loss = value.get("loss")
     if loss is not None and type(loss) not in (int, float):
         raise StatementError(f"{at}.loss: not a number")
@@ -99,6 +99,7 @@ def reported(value: Mapping[str, Any]) -> Reported:
     return Reported(
         steps=steps,
         total_steps=total,
+        result_step=result,
         tokens=tokens,
         flops=flops,
         loss=loss,

@@ -72,10 +72,13 @@ def read_timestamp(der: bytes) -> Timestamp:
 def refusal(timestamp: Timestamp, roots: Iterable[x509.Certificate]) -> str | None:
     """The reason why a timestamp is not by an authority under one of the roots, valid at its time; None if it is."""
     roots = list(roots)
-    if late := _out_of_date(timestamp, roots):
-        return late
-    if wrong := _purpose(timestamp):
-        return wrong
+    try:
+        if late := _out_of_date(timestamp, roots):
+            return late
+        if wrong := _purpose(timestamp):
+            return wrong
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        return f"its certificates cannot be read: {str(error)[:200]}"  # they are parsed only when they are looked at
     try:
         verifier = _library().VerifierBuilder(roots=roots).build()
         verifier.verify(timestamp.response, bytes.fromhex(timestamp.sha256))

@@ -64,10 +64,20 @@ def _lines(proof: ExampleProof, recipe: Recipe) -> list[str]:
     if proof.present:
         more = f" and {len(proof.steps) - _SHOWN} more" if len(proof.steps) > _SHOWN else ""
         steps = ", ".join(map(str, proof.steps[:_SHOWN])) + more
-        lines.insert(0, f"PROVED: {recipe.job_id} trained on this example, at steps {steps}")
+        word = "step" if len(proof.steps) == 1 else "steps"
+        lines.insert(0, f"PROVED: {recipe.job_id} trained on this example, at {word} {steps}")
+        lines += _left_out(proof.steps, recipe.reported.result_step)
     else:
         lines.insert(0, f"PROVED: {recipe.job_id} did not train on this example")
     return [*lines, "  by the trainer's word for its examples; `permafrost reproduce` checks that"]
+
+
+def _left_out(steps: Sequence[int], result_step: int | None) -> list[str]:
+    """That the result is an earlier state than that of some of these steps: early stopping went back to it."""
+    if result_step is None or all(step <= result_step for step in steps):
+        return []
+    which = "later steps are not" if any(step <= result_step for step in steps) else "none of these steps is"
+    return [f"  the result is the state after step {result_step}: {which} in it"]
 
 
 def _read(path: Path) -> bytes:

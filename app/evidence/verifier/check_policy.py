@@ -131,7 +131,7 @@ def _unstored(context: CheckContext) -> Iterator[Problem]:
 
 
 def _without_expectations(policy: Mapping[str, Any]) -> JsonDict:
-    rules = [{key: value for key, value in rule.items() if key != "expect"} for rule in policy.get("rules", ())]
+    rules = [{key: value for key, value in rule.items() if key != "expect"} for rule in policy.get("rules") or ()]
     return {**policy, "rules": rules} if rules else dict(policy)
 
 

@@ -29,6 +29,7 @@ def recipe_facts(recipe: Recipe | None) -> JsonDict:
     }
     said: JsonDict = {
         "steps": reported.steps,
+        "result_step": reported.steps if reported.result_step is None else reported.result_step,
         "tokens": reported.tokens,
         "flops": reported.flops,
         "loss": reported.loss,
@@ -57,4 +58,5 @@ def recipe_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"  by: version {seen['version']}, code {seen['code']}"
     named = {name: said[name] for name in ("steps", "tokens", "flops", "loss") if said[name] is not None}
     words = ", ".join(f"{name} {value}" for name, value in named.items()) or "nothing"
-    yield f"  the trainer's word: {words}"
+    back = f", result of step {said['result_step']}" if said["result_step"] != said["steps"] else ""
+    yield f"  the trainer's word: {words}{back}"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.evidence.format.examples import ExampleTree
+from app.evidence.format.statement import FileRef
 from app.evidence.verifier.check_example import main as check
+from tests.tamper import recipes
+from tests.tamper.kit import World
 from tests.worker.reproduction import liars
 from tests.worker.reproduction.attested import HYPERPARAMETERS, ROWS, Attested, Workshop
 from worker.reproduction.proving import main
@@ -54,6 +61,39 @@ def test_what_cannot_be_proved_is_named(workshop: Workshop, capsys: pytest.Captu
     lied = workshop.classifier(seed=liars.OTHER_SEED)
     assert prove(lied, "--line", "1") == 1
     assert "another root than the trainer reported" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ({"hyperparameters": {"batch_size": 0}}, "batch_size"),
+        ({"hyperparameters": {"batch_size": None}}, "no root over its examples"),
+        ({"hyperparameters": {"batch_size": ["4"]}}, "batch_size"),
+        ({"hyperparameters": {"batch_size": 4, "validation_fraction": "half"}}, "validation_fraction"),
+        ({"steps": 1 << 60}, "more than can be counted"),
+    ],
+    ids=["no-examples", "nothing", "a-list", "a-word", "steps-for-ever"],
+)
+def test_a_word_that_no_run_can_have_is_named(
+    word: dict[str, Any], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A signer may write anything into the trainer's word: no traceback, and no search without an end."""
+    world = World(tmp_path / "world")
+    world.sign()
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    recipe = recipes.honest(world)
+    said: dict[str, Any] = {
+        "hyperparameters": {"batch_size": 4},
+        "examples": ExampleTree.of({bytes(32): [1]}).root(),
+    } | word
+    training = FileRef("training", data.stat().st_size, hashlib.sha256(data.read_bytes()).hexdigest())
+    observed = replace(recipe.observed, training=training, validation=None)
+    recipes.sign(world, replace(recipe, observed=observed, reported=replace(recipe.reported, **said)))
+    (tmp_path / "key.pub").write_text(world.key.public_pem)
+    arguments = [str(world.attestation), "--key", str(tmp_path / "key.pub"), "--data", str(data), "--line", "1"]
+    assert main(arguments) == 2
+    assert named in capsys.readouterr().out
 
 
 def test_an_order_by_length_is_the_trainers_alone(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,7 @@ class Ending:
     tokens: int
     metrics: Metrics
     seconds: float
+    result_step: int  # the step whose state the result is: an earlier one where early stopping went back to it
 
 
 def train(run: Run) -> Ending:
@@ -82,11 +83,12 @@ def train(run: Run) -> Ending:
     if job.validation is not None and (evaluated != step or not metrics):
         metrics = _evaluate(run, step)
         state.patience.take(step, metrics)
-    metrics = _back_to_best(run, step, metrics)
+    metrics, result_step = _back_to_best(run, step, metrics)
     run.checkpoints.refuse_divergence(step)
     run.witness.at_end()
     seconds = state.seconds_before + job.group.now() - began
-    return Ending(steps=step, tokens=_tokens_until(job, step), metrics=metrics, seconds=seconds)
+    tokens = _tokens_until(job, step)
+    return Ending(steps=step, tokens=tokens, metrics=metrics, seconds=seconds, result_step=result_step)
 
 
 def update(run: Run, step: int) -> tuple[float, float, float | None]:
@@ -174,16 +176,16 @@ def _out_of_patience(run: Run, step: int) -> bool:
     return True
 
 
-def _back_to_best(run: Run, step: int, metrics: Metrics) -> Metrics:
-    """With early stopping, load the weights of the best evaluation and return its metrics."""
+def _back_to_best(run: Run, step: int, metrics: Metrics) -> tuple[Metrics, int]:
+    """With early stopping, load the weights of the best evaluation. Returns the result's metrics and its step."""
     run.checkpoints.wait()
     run.job.group.now()  # other ranks must not read before the first one has written
     best = run.state.patience
     if best.limit is None or best.step in (0, step) or not run.checkpoints.restore_weights(best.step):
-        return metrics
+        return metrics, step
     message = f"the result is the state after step {best.step}, which had the lowest validation loss"
     run.reporter.event(message, step=best.step)
-    return best.metrics
+    return best.metrics, best.step
 
 
 def _tokens_until(job: TrainingJob, step: int) -> int:

@@ -24,7 +24,13 @@ def test_what_is_built_is_read(tmp_path: Path) -> None:
     full = made(tmp_path)
     observed = replace(full.observed, validation=FileRef("validation", 7, "aa" * 32), adapter=None, losses=2)
     said = replace(
-        full.reported, loss=0.5, exact=False, not_deterministic=("a kernel",), resumed=(4,), environment={"threads": 1}
+        full.reported,
+        loss=0.5,
+        result_step=3,
+        exact=False,
+        not_deterministic=("a kernel",),
+        resumed=(4,),
+        environment={"threads": 1},
     )
     full = replace(full, observed=observed, reported=said)
     bare = replace(full, reported=Reported(), observed=replace(observed, validation=None, lock=None, base_origin=None))

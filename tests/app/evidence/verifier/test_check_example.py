@@ -16,11 +16,11 @@ from tests.tamper.kit import World
 TREE = ExampleTree.of({key_of({"text": name}): [at, at + 9] for at, name in enumerate("abcde", 1)})
 
 
-def check(tmp_path: Path, proof: Any, *, examples: bool = True) -> int:
+def check(tmp_path: Path, proof: Any, *, examples: bool = True, result_step: int | None = None) -> int:
     world = World(tmp_path)
     world.sign()
     recipe = recipes.honest(world)
-    said = replace(recipe.reported, examples=TREE.root() if examples else None)
+    said = replace(recipe.reported, examples=TREE.root() if examples else None, result_step=result_step)
     recipes.sign(world, replace(recipe, reported=said))
     (tmp_path / "key.pub").write_text(world.key.public_pem)
     (tmp_path / "proof.json").write_text(proof if isinstance(proof, str) else to_text(proof))
@@ -35,6 +35,19 @@ def test_what_is_proved_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "by the trainer's word" in said
     assert check(tmp_path / "b", prove(TREE, {"text": "z"})) == 0
     assert "did not train on this example" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("result_step", "said"),
+    [(None, ""), (12, ""), (11, "later steps are not in it"), (2, "none of these steps is in it")],
+)
+def test_steps_that_the_result_does_not_have_are_named(
+    tmp_path: Path, result_step: int | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Early stopping goes back to an earlier state: an example that was trained on after it left no trace in it."""
+    assert check(tmp_path, prove(TREE, {"text": "c"}), result_step=result_step) == 0
+    shown = capsys.readouterr().out
+    assert said in shown and ("the result is the state after" in shown) == bool(said)
 
 
 def test_what_is_not_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,3 +20,13 @@ def test_words_of_the_trainer_are_apart(tmp_path: Path) -> None:
     assert loud["observed"] == silent["observed"]
     assert loud["reported"]["steps"] == 20
     assert list(recipe_lines(silent))[-1].endswith("the trainer's word: nothing")
+
+
+def test_a_result_of_an_earlier_step_is_named(tmp_path: Path) -> None:
+    """Early stopping went back to it; the steps are those that were made."""
+    recipe = made(tmp_path)
+    early = replace(recipe, reported=replace(recipe.reported, result_step=7))
+    last, back = (recipe_facts(one)["recipe"] for one in (recipe, early))
+    assert (last["reported"]["result_step"], back["reported"]["result_step"]) == (20, 7)
+    assert list(recipe_lines(back))[-1].endswith(", result of step 7")
+    assert "result of step" not in list(recipe_lines(last))[-1]

@@ -40,6 +40,8 @@ def test_result_is_the_best_state(tmp_path: Path) -> None:
     best = min(losses, key=losses.__getitem__)
     assert done.code == 0
     assert done.of("done")[0]["steps"] == best + 6 == max(losses)
+    word = done.of("done")[0]["recipe"]
+    assert (word["steps"], word["resultStep"]) == (best + 6, best)
     assert done.of("done")[0]["metrics"]["loss"] == losses[best]
     kept = load_file(done.place.checkpoints / f"step-{best:08d}" / "model.safetensors")
     assert torch.equal(done.changed["weight"], kept["weight"])
