@@ -32,10 +32,7 @@ def upload_in_parts(client: httpx2.Client, path: Path, *, purpose: str, upload_i
 
     arrived = {(part["sha256"], part["bytes"]): part["id"] for part in upload["parts"]}
     try:
-        part_ids = [
-            arrived.get((hashlib.sha256(data).hexdigest(), len(data))) or _send(client, upload["id"], data)
-            for data in _parts(path)
-        ]
+        part_ids = [_arrived(arrived, data) or _send(client, upload["id"], data) for data in _parts(path)]
     except (SystemExit, KeyboardInterrupt):
         typer.echo(f"to go on from here: permafrost files put {path} --upload {upload['id']}", err=True)
         raise
@@ -53,6 +50,11 @@ def _parts(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while data := file.read(PART):
             yield data
+
+
+def _arrived(arrived: dict[tuple[str, int], str], data: bytes) -> str | None:
+    """The id of the part that has these bytes, if there is one."""
+    return arrived.get((hashlib.sha256(data).hexdigest(), len(data))) if arrived else None
 
 
 def _send(client: httpx2.Client, upload_id: str, data: bytes) -> str:

@@ -78,7 +78,7 @@ class Storage:
     def writer(self, name: str | None = None) -> Iterator[BlobWriter]:
         """Streams into a private file and publishes it under its digest, or under a `name` as no blob.
 
-        An exception leaves nothing behind.
+        An exception leaves nothing behind. A file with a name is not flushed to the disk: a power cut may shorten it.
         """
         with out_of_space_explained("this file"):
             handle, path = tempfile.mkstemp(dir=self._store.incoming)
@@ -89,7 +89,8 @@ class Storage:
                     writer = BlobWriter(file)
                     yield writer
                     file.flush()
-                    os.fsync(file.fileno())
+                    if name is None:
+                        os.fsync(file.fileno())
                     writer.blob = Blob(name or key_of(writer.sha256()), writer.sha256(), writer.size)
                     if name is None:
                         self._store.publish(temporary, writer.blob.key, again=_mark_of(writer.blob.key))

@@ -1,7 +1,8 @@
 """Makes one blob of an upload's parts, in a pass over their bytes, and removes parts that nobody needs any more."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -24,20 +25,26 @@ def assemble(storage: Storage, parts: Sequence[UploadPart], *, md5: str | None) 
     check = hashlib.md5(usedforsecurity=False) if md5 else None
     with storage.writer() as writer:
         for part in parts:
-            try:
-                source = storage.open(f"{folder_of(part.upload_id)}/{part.id}")
-            except NotFound:
-                message = f"the bytes of {part.id} are not in the storage any more; send this part again"
-                raise InvalidRequest(message, param="part_ids", code="unknown_part") from None
-            with source:
-                while chunk := source.read(CHUNK):
-                    writer.write(chunk)
-                    if check:
-                        check.update(chunk)
+            for chunk in _chunks(storage, part):
+                writer.write(chunk)
+                if check:
+                    check.update(chunk)
         if check and md5 and check.hexdigest() != md5.lower():
             message = f"md5: the file has {check.hexdigest()}, and {md5.lower()} was announced"
             raise InvalidRequest(message, param="md5", code="checksum_mismatch")
     return writer.blob
+
+
+def _chunks(storage: Storage, part: UploadPart) -> Iterator[bytes]:
+    """The bytes of a part. Raises InvalidRequest where they are gone, or cut off by a power cut."""
+    size = 0
+    with suppress(NotFound), storage.open(f"{folder_of(part.upload_id)}/{part.id}") as source:
+        while chunk := source.read(CHUNK):
+            size += len(chunk)
+            yield chunk
+    if size != part.bytes:
+        message = f"the bytes of {part.id} are not in the storage any more; send this part again"
+        raise InvalidRequest(message, param="part_ids", code="unknown_part")
 
 
 def remove_leftovers(db: Database, storage: Storage) -> None:

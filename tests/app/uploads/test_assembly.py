@@ -30,3 +30,13 @@ def test_maintenance_leaves_what_goes_on(api: TestClient, application: FastAPI) 
     assert parts_stored(application) == [kept]
     with backends.database.read() as session:
         assert {row.upload_id for row in session.query(UploadPart)} == {going_on}
+
+
+def test_a_part_that_was_cut_off_is_asked_for_again(api: TestClient, application: FastAPI) -> None:
+    """Parts are not flushed to the disk: after a power cut the end of one may be missing."""
+    upload = begin(api, 4)["id"]
+    lost = part(api, upload, b"abcd")
+    storage = application.state.backends.storage
+    (storage.root / "uploads" / upload / lost).write_bytes(b"ab")
+    assert error(complete(api, upload, [lost])) == (400, "unknown_part", "part_ids")
+    assert list(storage.unfinished()) == []
