@@ -117,7 +117,7 @@ To check it, without a network, with Permafrost or with its verifier in one file
     permafrost verify . --key KEY --base BASE_FOLDER
 
 KEY is the public key as you have it from elsewhere. Without `--key` that of `keys.json` is used, and the report says
-so. BASE_FOLDER is the base model as you have it from elsewhere: the answer is level 3 then, whoever signed. Without it,
+so. BASE_FOLDER is the base model as you have it from elsewhere: the answer is then level 3 for any signer. Without it,
 `--base-root` or `--base-registry` gives level 2. Exit status 0: verified, 1: rejected, 2: could not check.
 
 A folder to which something was added is rejected, so keep notes beside it. With the base and the training data at hand,

@@ -14,7 +14,7 @@ from app.files.problems import LineProblem, count_of
 #: What may separate values, the first that a header has, and how it is called.
 _MARKS: Final = {",": "a comma", "\t": "a tab", ";": "a semicolon"}
 _QUOTED: Final = re.compile(r'"[^"]*"?')
-#: The line by which Excel is told what separates values.
+#: The first line of a file that says to Excel what separates its values.
 _EXCEL: Final = re.compile(r'"?sep=([,;\t])"?')
 
 

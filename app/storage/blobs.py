@@ -95,7 +95,7 @@ class Storage:
                     if name is None:
                         self._store.publish(temporary, writer.blob.key, again=_mark_of(writer.blob.key))
                     else:
-                        self._store.place(temporary, name)
+                        self._store.put(temporary, name)
             finally:
                 temporary.unlink(missing_ok=True)
 

@@ -56,11 +56,11 @@ class FolderStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            self.place(temporary, key)
+            self.put(temporary, key)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def place(self, temporary: Path, key: str) -> None:
+    def put(self, temporary: Path, key: str) -> None:
         """Moves a flushed file of `incoming` to any name, in the place of the one before."""
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)

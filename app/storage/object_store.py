@@ -94,7 +94,7 @@ class ObjectStore:
         files.pipe_file(path, data)
 
     @_explained
-    def place(self, temporary: Path, key: str) -> None:
+    def put(self, temporary: Path, key: str) -> None:
         """Uploads a file under any name, in the place of the one before."""
         files, path = self._at(key)
         self._make_folder(files, path)

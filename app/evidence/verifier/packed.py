@@ -23,8 +23,8 @@ BOMS: Final[Mapping[str, str]] = {"cyclonedx": "bom.cdx.json", "spdx": "bom.spdx
 PAPERS: Final = (README, REPORT, *BOMS.values())
 
 OWN_KEYS: Final = (
-    "the keys are those of the folder, so that whose statement it is rests on whoever gave you the folder: give a key "
-    "that you have from elsewhere (--key)"
+    "the keys are those of the folder, so the person who gave you the folder vouches for whose statement it is: "
+    "give a key that you have from elsewhere (--key)"
 )
 
 
