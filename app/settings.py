@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     model_aliases: str = ""
     #: How projects share devices: weights by project, such as `research=3,batch=0.5`; others, or `*`, have 1.
     project_weights: str = ""
+    #: Devices that may run a project's jobs at once, such as `batch=4,*=16`; `*` is any other project.
+    project_devices: str = ""
     #: Seconds of waiting that a point of a job's priority is worth, beside other jobs of its project.
     aging_seconds: float = Field(default=3600.0, ge=0, le=31_536_000)
     #: Of every project: jobs that have not ended, and bytes of uploaded files.
@@ -123,6 +125,12 @@ class Settings(BaseSettings):
         read_weights(value)
         return value
 
+    @field_validator("project_devices")
+    @classmethod
+    def _limits(cls, value: str) -> str:
+        read_limits(value)
+        return value
+
     @field_validator("webhook_allow")
     @classmethod
     def _networks(cls, value: str) -> str:
@@ -161,6 +169,11 @@ class Settings(BaseSettings):
     def weights(self) -> dict[str, float]:
         """The weights of projects that have one; "*" is every other project."""
         return read_weights(self.project_weights)
+
+    @cached_property
+    def device_limits(self) -> dict[str, int]:
+        """How many devices may run the jobs of a project at once; "*" is every other project."""
+        return read_limits(self.project_devices)
 
     @property
     def signing_key_path(self) -> Path:
@@ -229,6 +242,16 @@ def read_weights(text: str) -> dict[str, float]:
         if not 0.0 < weights[project] < math.inf:
             raise ValueError(f"the weight of {project} is {number!r}: write a number above 0, such as research=3")
     return weights
+
+
+def read_limits(text: str) -> dict[str, int]:
+    """Numbers of devices by project. ValueError where an entry is no pair such as batch=4."""
+    limits = {}
+    for project, number in _by_project(text, example="batch=4").items():
+        if not re.fullmatch(r"[0-9]{1,6}", number):
+            raise ValueError(f"the limit of {project} is {number!r}: write a number of devices, such as batch=4")
+        limits[project] = int(number)
+    return limits
 
 
 def _by_project(text: str, *, example: str) -> dict[str, str]:

@@ -148,8 +148,9 @@ class JobObject(Answer):
     evidence: EvidenceSummary
     attempts: int
     waiting_for: str | None = Field(
-        description="What a waiting job needs besides its turn: a worker that is alive, one with enough devices, or "
-        "the end of the pause after a crash. Null: only its turn."
+        description="What a waiting job needs besides its turn: a worker that is alive, one with enough devices, the "
+        "end of the pause after a crash, room below its project's limit, or devices that a worker keeps for it until "
+        "they are enough. Null: only its turn."
     )
     queue_position: int | None = Field(
         description="1 is the next to start, of all projects, which share devices by weight; 1001 is further back than "

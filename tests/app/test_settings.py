@@ -103,3 +103,11 @@ def test_weights_that_are_none_are_refused(text: str, words: str):
     """At start, with what would work."""
     with pytest.raises(ValidationError, match=re.escape(words)):
         Settings(project_weights=text)
+
+
+def test_limits_of_projects():
+    """Whole numbers of devices; none, for a project that may run nothing for a while."""
+    assert Settings(project_devices="batch=4, *=16,off=0").device_limits == {"batch": 4, "*": 16, "off": 0}
+    for text in ("batch", "batch=-1", "batch=1.5", "batch=many"):
+        with pytest.raises(ValidationError, match="batch=4"):
+            Settings(project_devices=text)

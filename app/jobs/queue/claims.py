@@ -1,24 +1,28 @@
 """Chooses the job that a worker gets next: of the project that has least by its weight, that project's best job."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, or_, select
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, literal, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import Database, UtcDateTime, now
 from app.jobs.queue import usage
 from app.jobs.queue.attempt import Lease
 from app.jobs.queue.fair_share import Contender, ProjectShares
+from app.jobs.queue.machines import bound_of, reservation, worker_of
 from app.jobs.queue.offers import Offer
 from app.jobs.queue.queries import waiting_projects
+from app.jobs.queue.reservations import Reservation
 from app.jobs.queue.states import LEASED
 from app.jobs.queue.tables import WAITING, Job, ProjectUsage
 
 #: How often a worker looks at the queue before it takes what it chose although the order has changed meanwhile.
 LOOKS: Final = 4
+#: More devices than any project has.
+UNLIMITED: Final = 2**31 - 1
 
 _DUE: Final = or_(Job.not_before.is_(None), Job.not_before <= bindparam("at", type_=UtcDateTime))
 #: What a claim needs of a job.
@@ -33,32 +37,47 @@ class OrderChanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A project's first job that the worker could run, and whether devices for it are free now."""
+    """A project's first job that the worker could run once all its devices are free."""
 
     contender: Contender
-    fits_now: bool
+    devices: int
+    device: str | None
 
 
-def choose(session: Session, offer: Offer, shares: ProjectShares, at: datetime, *, final: bool) -> Chosen | None:
+def choose(
+    session: Session, worker: str, offer: Offer, shares: ProjectShares, at: datetime, *, final: bool
+) -> Chosen | None:
     """The next job for this offer, locked, with its project's usage; None where none is for it now.
 
     Raises OrderChanged where another project may be next by now, unless this is the `final` look.
     """
-    candidates = {each.contender.project: each for each in _candidates(session, offer, at)}
+    candidates = {each.contender.project: each for each in _candidates(session, offer, shares, at)}
     order = shares.in_order(each.contender for each in candidates.values())
+    kept: Reservation | None = None
+    blocked = False
 
     for place, contender in enumerate(order):
-        if not candidates[contender.project].fits_now:
-            return None  # it keeps its position: those behind it do not take the devices that it waits for
-        job = _lock_best(session, contender.project, offer, at)
-        if job is None:
-            continue  # others have taken it
-        fresh = usage.usage_at(usage.lock(session, contender.project), at)
-        current = Contender(contender.project, fresh, contender.since)
-        if not final and place + 1 < len(order) and shares.rank(current) > shares.rank(order[place + 1]):
+        first = candidates[contender.project]
+        if not blocked and not offer.free(first.device, devices=first.devices):
+            blocked = True  # only the first such job has a reservation, on this worker or on another
+            kept = _reserved_here(session, worker, offer, first, at)
+
+        job = _lock_best(session, contender, offer, shares, at)
+        if job is None or (kept and not kept.admits(job.devices, bound_of(session, job.id, job.project))):
+            continue  # nothing fits, others have taken it, or it would delay the large job
+        current = replace(contender, usage=usage.usage_at(usage.lock(session, contender.project), at))
+        # Whatever comes of it, no second project is locked: the order of locks is that of their names.
+        allowed = shares.allows(contender.project, current.usage, job.devices)
+        later = place + 1 < len(order) and shares.rank(current) > shares.rank(order[place + 1])
+        if not final and (later or not allowed):
             raise OrderChanged
-        return job
+        return job if allowed else None
     return None
+
+
+def _reserved_here(session: Session, worker: str, offer: Offer, job: Candidate, at: datetime) -> Reservation | None:
+    found = reservation(session, at, devices=job.devices, device=job.device, asking=worker, offer=offer)
+    return found if found and found.machine.name == worker_of(worker) else None
 
 
 def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
@@ -71,30 +90,39 @@ def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
         return Lease(job.id, job.attempt, worker, seconds, job.devices, job.device)
 
 
-def _candidates(session: Session, offer: Offer, at: datetime) -> list[Candidate]:
-    """One for each project that has a job for this offer; one query, of a few rows for each project."""
-    return [
-        Candidate(
-            Contender(found.project, usage.usage_at(found.ProjectUsage, at), found.created_at),
-            offer.free(found.device, devices=found.devices),
-        )
-        for found in session.execute(_heads(*offer.key), {"at": at})
-    ]
+def _candidates(session: Session, offer: Offer, shares: ProjectShares, at: datetime) -> list[Candidate]:
+    """One for each project that has a job for this offer, and may run it; one query, of a few rows for each project."""
+    found = session.execute(_heads(*offer.key, tuple(sorted(shares.limits.items()))), {"at": at})
+    candidates = (
+        Candidate(Contender(row.project, usage.usage_at(row.ProjectUsage, at), row.created_at), row.devices, row.device)
+        for row in found
+    )
+    return [each for each in candidates if shares.allows(each.contender.project, each.contender.usage, each.devices)]
 
 
-def _lock_best(session: Session, project: str, offer: Offer, at: datetime) -> Chosen | None:
-    """The project's best job that fits and that no other claim has locked."""
-    job = session.execute(_best_of_project(*offer.key), {"at": at, "project": project}).one_or_none()
-    return job if job is not None and offer.free(job.device, devices=job.devices) else None
+def _lock_best(
+    session: Session, contender: Contender, offer: Offer, shares: ProjectShares, at: datetime
+) -> Chosen | None:
+    """The project's best job that fits into what is free and allowed, and that no other claim has locked."""
+    limit = shares.limit(contender.project)
+    allowed = UNLIMITED if limit is None else limit - contender.usage.running
+    given = {"at": at, "project": contender.project, "allowed": allowed}
+    return session.execute(_best_of_project(*offer.now.key), given).one_or_none()
 
 
 # Composing a statement costs more than running it: these are composed once for each kind of worker.
 
 
 @lru_cache(maxsize=64)
-def _heads(devices: tuple[tuple[str, int], ...], partitions: frozenset[str]) -> Statement:
+def _heads(
+    devices: tuple[tuple[str, int], ...], partitions: frozenset[str], limits: tuple[tuple[str, int], ...]
+) -> Statement:
     projects = waiting_projects()
     head = _best(Offer(dict(devices), {}, partitions).condition()).where(Job.project == projects.c.project)
+    if limits:  # what is beyond a project's limit never runs, and nothing waits behind it
+        of_all, named = dict(limits).get("*"), [(Job.project == name, most) for name, most in limits if name != "*"]
+        most = case(*named, else_=of_all) if named else literal(of_all)
+        head = head.where(or_(most.is_(None), Job.devices <= most))
     first = aliased(Job)
     found = head.with_only_columns(Job.id).correlate(projects).scalar_subquery()
     return (
@@ -105,9 +133,10 @@ def _heads(devices: tuple[tuple[str, int], ...], partitions: frozenset[str]) -> 
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _best_of_project(devices: tuple[tuple[str, int], ...], partitions: frozenset[str]) -> Statement:
-    best = _best(Offer(dict(devices), {}, partitions).condition()).where(Job.project == bindparam("project"))
+    best = _best(Offer(dict(devices), {}, partitions).condition())
+    best = best.where(Job.project == bindparam("project"), Job.devices <= bindparam("allowed"))
     return best.with_for_update(skip_locked=True)
 
 

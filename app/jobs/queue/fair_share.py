@@ -51,16 +51,26 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class ProjectShares:
-    """How devices are shared between projects: weights by project, 1 where none is given; "*" is any other project."""
+    """How devices are shared between projects: weights, 1 where none is given, and limits; "*" is any other project."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings) -> "ProjectShares":
-        return cls(settings.weights)
+        return cls(settings.weights, settings.device_limits)
 
     def weight(self, project: str) -> float:
         return self.weights.get(project, self.weights.get("*", 1.0))
+
+    def limit(self, project: str) -> int | None:
+        """How many devices may run the project's jobs at once; None: any number."""
+        return self.limits.get(project, self.limits.get("*"))
+
+    def allows(self, project: str, usage: Usage, devices: int) -> bool:
+        """Whether the project may have so many devices more."""
+        limit = self.limit(project)
+        return limit is None or usage.running + devices <= limit
 
     def level(self, project: str, usage: Usage, *, started: float = 0.0) -> float:
         """How much the project has by its weight, once it has `started` so many devices more; the lowest goes next."""

@@ -124,14 +124,14 @@ def claim(
     """Takes the next job for `seconds`; None when none waits for this worker.
 
     The job id in the message that woke the worker is ignored: the next job is the best one of the project that has
-    least by its weight. Jobs that need more devices, or others, than the worker's `offer` has are not for it; one that
-    needs more than are free now is waited for. Without an offer it is one free slot on the CPU.
+    least by its weight. Jobs that need more devices, or others, than the worker's `offer` has are not for it; for one
+    that needs more than are free anywhere, one worker keeps them. Without an offer it is one free slot on the CPU.
     """
     for look in range(1, claims.LOOKS + 1):
         try:
             with db.write() as session:
                 at = now(session)
-                job = claims.choose(session, offer or Offer(), shares, at, final=look == claims.LOOKS)
+                job = claims.choose(session, worker, offer or Offer(), shares, at, final=look == claims.LOOKS)
                 return _start(session, job, worker, seconds, at) if job else None
         except claims.OrderChanged:
             continue

@@ -31,7 +31,16 @@ class Offer:
 
     def free(self, requested: str | None, *, devices: int) -> bool:
         """Whether so many devices are free for one job now."""
-        return self._largest(self.free_devices, requested) >= devices
+        return self.most_free(requested) >= devices
+
+    def most_free(self, requested: str | None) -> int:
+        """How many devices one job could have now, all of one product."""
+        return self._largest(self.free_devices, requested)
+
+    @property
+    def now(self) -> "Offer":
+        """What is free, as if it were all that the worker has."""
+        return Offer(self.free_devices, self.free_devices, self.partitions)
 
     @property
     def key(self) -> tuple[tuple[tuple[str, int], ...], frozenset[str]]:

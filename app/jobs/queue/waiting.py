@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from app.db import UtcDateTime, now
 from app.jobs.queue import workers
-from app.jobs.queue.fair_share import EQUAL, Contender, ProjectShares
+from app.jobs.queue.fair_share import EQUAL, Contender, ProjectShares, Usage
+from app.jobs.queue.machines import durations, reservation
 from app.jobs.queue.queries import waiting_projects
 from app.jobs.queue.states import CLAIMABLE, LEASED
 from app.jobs.queue.tables import WAITING, Job, ProjectUsage
@@ -19,8 +20,6 @@ from app.jobs.queue.usage import usage_at
 
 #: Positions further back than this are not counted: behind a thousand jobs the exact number does not matter.
 COUNTED: Final = 1_000
-#: Finished jobs of a project from which the duration of one is estimated.
-ENDED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,16 @@ def queue_positions(
         return {}
 
     at, free_in, job_seconds = now(session), _free_in(session), _job_seconds(session, project)
-    numbers, lacking = _numbers(session, project, waiting, shares, at), workers.lacking(session, waiting, at=at)
+    known = [(name, Contender(name, usage_at(row, at), since)) for name, since, row in session.execute(_CONTENDING)]
+    contenders = dict(known)
+    usage = contenders[project].usage if project in contenders else Usage()
+    numbers, lacking = _numbers(session, project, waiting, contenders, shares), workers.lacking(session, waiting, at=at)
     positions = {}
     for job in waiting:
         start = None if job.id in lacking else _start(job, numbers[job.id], at, free_in, job_seconds)
-        reason = lacking.get(job.id) or _pause_after_crash(job, at)
+        reason = lacking.get(job.id) or _pause_after_crash(job, at) or _limit_reached(job, shares, usage)
+        if reason is None and numbers[job.id] == 1 and job.devices > 1:  # one job of a page at most
+            reason = _kept_for(session, job, at)
         positions[job.id] = QueuePosition(numbers[job.id], start, reason)
     return positions
 
@@ -86,20 +90,13 @@ def _counted() -> Select[str, int]:
 _CONTENDING: Final = _contending()
 _COUNTED: Final = _counted()
 _RUNNING: Final = select(Job.progress).where(Job.lease_until.is_not(None), Job.status.in_(LEASED)).limit(COUNTED)
-_DURATIONS: Final = (
-    select(Job.started_at, Job.finished_at)
-    .where(Job.project == bindparam("project"), Job.status == "succeeded")
-    .order_by(Job.created_at.desc(), Job.id.desc())
-    .limit(ENDED)
-)
 
 
 def _numbers(
-    session: Session, project: str, waiting: Sequence[Job], shares: ProjectShares, at: datetime
+    session: Session, project: str, waiting: Sequence[Job], known: Mapping[str, Contender], shares: ProjectShares
 ) -> dict[str, int]:
     """Positions by job id: those of the own project that go before, and as many of each other as its share allows."""
     indices = _indices(session, project, waiting)
-    known = [(name, Contender(name, usage_at(row, at), since)) for name, since, row in session.execute(_CONTENDING)]
     contenders = dict(known)
     ours = contenders.pop(project, None)
     if ours is None or not contenders:
@@ -143,12 +140,25 @@ def _free_in(session: Session) -> list[float | None]:
 
 def _job_seconds(session: Session, project: str) -> float | None:
     """Seconds that a job takes: the median of the project's last finished ones."""
-    durations = [
-        (ended - started).total_seconds()
-        for started, ended in session.execute(_DURATIONS, {"project": project})
-        if started is not None and ended is not None
-    ]
-    return statistics.median(durations) if durations else None
+    known = durations(session, project)
+    return statistics.median(known) if known else None
+
+
+def _limit_reached(job: Job, shares: ProjectShares, usage: Usage) -> str | None:
+    if shares.allows(job.project, usage, job.devices):
+        return None
+    limit = shares.limit(job.project)
+    if job.devices > (limit or 0):
+        return f"a higher limit: this project may use {limit} devices at once (PERMAFROST_PROJECT_DEVICES)"
+    return f"the end of other jobs: this project may use {limit} devices at once, and uses {usage.running}"
+
+
+def _kept_for(session: Session, job: Job, at: datetime) -> str | None:
+    """Which worker keeps devices for the first job of the queue, where no worker has enough of them free."""
+    found = reservation(session, at, devices=job.devices, device=job.device)
+    if found is None:
+        return None
+    return f"{job.devices} devices at once: {found.machine.name} keeps those that become free for it"
 
 
 def _pause_after_crash(job: Job, at: datetime) -> str | None:

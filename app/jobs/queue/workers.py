@@ -48,7 +48,7 @@ def _lacking(device: str | None, devices: int, alive: Sequence[tuple[int, dict[s
     if not alive:
         return f"{needed}: no worker is alive now; start one with `permafrost worker`"
 
-    sizes = [most if device is None else _most_of(device, most, products) for most, products in alive]
+    sizes = [most if device is None else most_of(device, most, products) for most, products in alive]
     if max(sizes) >= devices:
         return None
     if device is not None and not max(sizes):
@@ -57,7 +57,8 @@ def _lacking(device: str | None, devices: int, alive: Sequence[tuple[int, dict[s
     return f"{needed}: {others} {max(sizes)}"
 
 
-def _most_of(device: str, most: int, products: Mapping[str, int]) -> int:
+def most_of(device: str, most: int, products: Mapping[str, int]) -> int:
+    """How many devices of a kind one job can have of a worker with these products."""
     return max((min(most, count) for product, count in products.items() if matches(device, product)), default=0)
 
 

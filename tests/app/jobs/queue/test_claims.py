@@ -4,13 +4,16 @@ import threading
 from collections import Counter
 
 from app.db import Database, now
-from app.jobs.queue import claims, lifecycle
-from app.jobs.queue.attempt import Lease
+from app.jobs.queue import claims, lifecycle, workers
+from app.jobs.queue.attempt import AttemptUpdates, Lease
 from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.offers import CPU, Offer
 from app.jobs.queue.tables import Job, ProjectUsage
+from app.jobs.queue.waiting import queue_positions
 from tests.app.jobs.jobs import new_job
 from tests.app.jobs.plans import crowd, plan_of
+
+ONE = Offer({CPU: 1}, {CPU: 1})
 
 
 def submitted(db: Database, project: str, count: int = 1, **fields: object) -> None:
@@ -87,10 +90,72 @@ def test_claims_at_once_keep_the_shares(db: Database) -> None:
     assert sum(running.values()) == len(found) and abs(running["a"] - 2 * running["b"]) <= 6
 
 
+def claimed(db: Database, worker: str, free: int, shares: ProjectShares | None = None) -> str | None:
+    """The job that a worker with four devices gets while so many are free."""
+    offer = Offer({CPU: 4}, {CPU: free})
+    lease = lifecycle.claim(db, worker=f"{worker}/1", seconds=60, offer=offer, shares=shares or ProjectShares())
+    return lease.job_id if lease else None
+
+
+def test_a_project_has_no_more_devices_than_its_limit(db: Database) -> None:
+    """Others go on; a job that is larger than the limit holds up nobody, and an end makes room."""
+    shares = ProjectShares(limits={"small": 2, "*": 9})
+    submitted(db, "small", 1, id="ftjob-huge", devices=3)
+    submitted(db, "small", 1, id="ftjob-1", devices=2)
+    submitted(db, "small", 1, id="ftjob-2")
+    submitted(db, "other", 1, id="ftjob-3")
+    assert [claimed(db, f"w{number}", 4, shares) for number in range(3)] == ["ftjob-1", "ftjob-3", None]
+    lifecycle.cancel(db, "small", "ftjob-1")
+    assert claimed(db, "w", 4, shares) == "ftjob-2"
+
+
+def test_a_limit_holds_for_claims_at_once(db: Database) -> None:
+    """Each looks at the row again once it is locked."""
+    submitted(db, "a", 12)
+    start = threading.Barrier(6)
+
+    def claim(number: int) -> None:
+        start.wait()
+        claimed(db, f"w{number}", 4, ProjectShares(limits={"a": 3}))
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with db.read() as session:
+        assert session.get_one(ProjectUsage, "a").running == 3
+
+
+def test_one_worker_keeps_devices_for_a_large_job_and_others_go_on(db: Database) -> None:
+    """The one that will have room first; there, what ends in time may run, and what nobody knows may not."""
+    for name in ("near", "far"):
+        workers.register(db, name, devices=4, kind="cpu")
+    for name, seconds in (("near", 100), ("far", 900)):
+        submitted(db, "a", 1, devices=4)
+        lease = lifecycle.claim(db, worker=f"{name}/0", seconds=600, offer=Offer({CPU: 4}, {CPU: 4}))
+        assert lease is not None
+        lifecycle.beat(db, lease, AttemptUpdates(progress={"eta_seconds": seconds}))
+        with db.write() as session:  # half of its devices are free, as after a smaller job
+            session.get_one(Job, lease.job_id).devices = 2
+    submitted(db, "a", 1, id="ftjob-large", devices=4)
+    submitted(db, "a", 1, id="ftjob-unknown")
+    submitted(db, "a", 1, id="ftjob-long", hyperparameters={"max_run_seconds": 200})
+    assert claimed(db, "near", 2) is None
+    with db.read() as session:
+        (position,) = queue_positions(session, "a", [session.get_one(Job, "ftjob-large")]).values()
+    assert position.waiting_for == "4 devices at once: near keeps those that become free for it"
+    assert claimed(db, "far", 2) == "ftjob-unknown"
+    submitted(db, "b", 1, id="ftjob-short", hyperparameters={"max_run_seconds": 50})
+    assert claimed(db, "near", 2) == "ftjob-short"
+    assert claimed(db, "near", 1) is None
+    assert claimed(db, "near", 4) == "ftjob-large"
+
+
 def test_a_claim_reads_the_index_of_the_queue(db: Database) -> None:
     """One row of each project, however many of them wait."""
     submitted(db, "a")
     submitted(db, "b")
     crowd(db)
-    plan = plan_of(db, lambda session: claims._candidates(session, Offer({CPU: 1}, {CPU: 1}), now(session)))
+    plan = plan_of(db, lambda session: claims._candidates(session, ONE, ProjectShares(), now(session)))
     assert "ix_jobs_queue" in plan and "TEMP B-TREE" not in plan and "Sort" not in plan, plan

@@ -1,0 +1,83 @@
+"""The workers alive as a large job sees them, and how long jobs take: what reservations are computed from."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+
+from app.jobs.queue.offers import Offer
+from app.jobs.queue.reservations import Machine, Reservation, Running, reserve
+from app.jobs.queue.states import LEASED
+from app.jobs.queue.tables import Job, Worker
+from app.jobs.queue.workers import PRESENT, most_of
+
+#: Finished jobs of a project by which the duration of one is bounded.
+ENDED: Final = 20
+_ENDED_JOBS: Final = (
+    select(Job.started_at, Job.finished_at)
+    .where(Job.project == bindparam("project"), Job.status == "succeeded")
+    .order_by(Job.created_at.desc(), Job.id.desc())
+    .limit(ENDED)
+)
+_RUNNING: Final = select(
+    Job.lease_owner, Job.project, Job.devices, Job.progress, Job.started_at, Job.hyperparameters
+).where(Job.lease_until.is_not(None), Job.status.in_(LEASED))
+
+
+def durations(session: Session, project: str) -> list[float]:
+    """Seconds that each of the project's last finished jobs took."""
+    rows = session.execute(_ENDED_JOBS, {"project": project})
+    return [(ended - started).total_seconds() for started, ended in rows if started and ended]
+
+
+def bound_of(session: Session, job_id: str, project: str) -> float | None:
+    """The longest that a job may take: by its own `max_run_seconds`, else as its project's last jobs took."""
+    hyperparameters = session.scalar(select(Job.hyperparameters).where(Job.id == job_id)) or {}
+    return _bound(hyperparameters, durations(session, project))
+
+
+def reservation(
+    session: Session, at: datetime, *, devices: int, device: str | None, asking: str = "", offer: Offer | None = None
+) -> Reservation | None:
+    """The reservation of a waiting job. The worker that is `asking` knows by its `offer` what is free."""
+    asking = worker_of(asking)
+    running = _running(session, at)
+    alive = select(Worker.id, Worker.devices, Worker.products).where(Worker.seen_at > at - PRESENT)
+
+    machines = []
+    for name, most, products in session.execute(alive):
+        if name != asking:
+            capacity = most if device is None else most_of(device, most, products)
+            busy = sum(job.devices for job in running[name])
+            machines.append(Machine(name, capacity, max(0, capacity - busy), running[name]))
+    if offer is not None:
+        machines.append(Machine(asking, offer.most(device), offer.most_free(device), running[asking]))
+    return reserve(machines, devices)
+
+
+def worker_of(owner: str) -> str:
+    """The worker that holds a lease: each of its claims has a name of its own, `worker/number`."""
+    return owner.rpartition("/")[0] or owner
+
+
+def _running(session: Session, at: datetime) -> defaultdict[str, list[Running]]:
+    """What runs on each worker, with the seconds that are left by its own report, else by its bound."""
+    running: defaultdict[str, list[Running]] = defaultdict(list)
+    known: dict[str, list[float]] = {}
+    for owner, project, devices, progress, started_at, hyperparameters in session.execute(_RUNNING):
+        left = (progress or {}).get("eta_seconds")
+        if left is None:
+            if project not in known:
+                known[project] = durations(session, project)
+            bound = _bound(hyperparameters, known[project])
+            left = None if bound is None else max(0.0, bound - (at - (started_at or at)).total_seconds())
+        running[worker_of(owner or "")].append(Running(devices, left))
+    return running
+
+
+def _bound(hyperparameters: Mapping[str, Any], ended: list[float]) -> float | None:
+    own = hyperparameters.get("max_run_seconds")
+    return float(own) if own is not None else max(ended, default=None)
