@@ -8,20 +8,29 @@ from typing import Annotated
 
 import typer
 
+from app.cli.output import AsJson, print_json
+
 app = typer.Typer(no_args_is_help=True, help="Roots of base models, and signed lists of them.")
 registry = typer.Typer(no_args_is_help=True, help="Signed lists of bases, by which `verify` reaches level 2.")
 app.add_typer(registry, name="registry")
 
 
 @app.command()
-def root(folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A base model's folder.")]) -> None:
+def root(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="A base model's folder.")],
+    as_json: AsJson = False,
+) -> None:
     """Print the root over the tensors of a base, as evidence has it and `verify --base-root` takes it."""
     from app.evidence.format.base_registry import RegistryError, base_root
 
     try:
-        print(base_root(folder))
+        found = base_root(folder)
     except RegistryError as error:
         raise SystemExit(str(error)) from None
+    if as_json:
+        print_json({"folder": str(folder), "root": found})
+    else:
+        print(found)
 
 
 @registry.command()
@@ -49,7 +58,7 @@ def make(
 def show(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A registry.")],
     key: Annotated[list[Path], typer.Option(help="Public key (PEM) or ring of keys that you trust; can be repeated.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print names and roots as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the names and roots of a registry that one of the keys has signed."""
     from app.evidence.format.base_registry import RegistryError, read
@@ -61,7 +70,7 @@ def show(
     except (RegistryError, KeyFileError, OSError) as error:
         raise SystemExit(f"{file}: {error}") from None
     if as_json:
-        print(json.dumps({"issued_at": iso(held.issued_at), "keyids": held.keyids, "bases": held.bases}))
+        print_json({"issued_at": iso(held.issued_at), "keyids": held.keyids, "bases": held.bases})
         return
     for name, digest in held.bases.items():
         print(f"{digest}  {name}")

@@ -86,13 +86,17 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", dir_okay=False, help="Write here; default: JOB.report.html.")
     ] = None,
+    as_json: AsJson = False,
     server: Server = "",
 ) -> None:
     """Write a job that has ended as one HTML file for an auditor's folder. Prints the file's name."""
     path = output or Path(f"{job}.report.html")
     with connect(server) as client:
         download(client, f"fine_tuning/jobs/{job}/report", path)
-    print(path)
+    if as_json:
+        print_json({"job": job, "file": str(path)})
+    else:
+        print(path)
 
 
 def cancel(

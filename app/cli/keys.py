@@ -47,6 +47,7 @@ def create(
         Role, typer.Option(help="reader: read only; writer: also run jobs; admin: everything.")
     ] = Role.writer,
     expires: Annotated[str | None, typer.Option(help="In 12h, 90d or 8w, or on 2027-01-31; default: never.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Create a key and print it, once."""
     if not _PROJECT.fullmatch(project):
@@ -62,7 +63,10 @@ def create(
     with _database() as db, db.write() as session:
         row, key = api_keys.make(session, project=project, role=role.value, name=name, expires_at=expires_at)
         record(session, _audited("keys.create", row))
-    print(key)
+    if as_json:
+        print_json({**_described(row), "key": key})
+    else:
+        print(key)
     expiry = f"expires {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else "does not expire"
     typer.echo(f"The key is shown once. {row.id}: role {role.value}, project {project}, {expiry}.", err=True)
 
@@ -95,7 +99,10 @@ def list_keys(
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help="Id of the key (its beginning), as `list` shows it.")]) -> None:
+def revoke(
+    key: Annotated[str, typer.Argument(help="Id of the key (its beginning), as `list` shows it.")],
+    as_json: AsJson = False,
+) -> None:
     """Revoke a key for good. Running services stop accepting it within five seconds."""
     from app.audit.record import record
     from app.auth import api_keys
@@ -107,6 +114,8 @@ def revoke(key: Annotated[str, typer.Argument(help="Id of the key (its beginning
         except PermafrostError as error:
             raise typer.BadParameter(error.message, param_hint="KEY") from None
         record(session, _audited("keys.revoke", row))
+    if as_json:
+        print_json(_described(row))
     typer.echo(f"{row.id} ({row.name}) is revoked.", err=True)
 
 

@@ -54,6 +54,7 @@ def make_app() -> "Typer":
     from app.cli.client import preview, submit, watch
     from app.cli.files import app as files
     from app.cli.keys import app as keys
+    from app.cli.migrate import migrate
     from app.cli.models import app as models
     from app.cli.openai_export import app as imports
     from app.cli.papers import bom, pack
@@ -134,15 +135,6 @@ def in_the_worker(module: str) -> None:
     import os
 
     os.execv(sys.executable, [sys.executable, "-P", "-m", module, *sys.argv[2:]])
-
-
-def migrate() -> None:
-    """Bring the database tables to this version."""
-    from app.settings import Settings
-    from migrations.upgrade import head, upgrade
-
-    upgrade(Settings().database)
-    print(f"the database tables are at version {head()}")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ def pull(
 def get(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")],
     folder: Annotated[Path, typer.Argument(file_okay=False, help="A new folder, or one that is empty.")],
+    as_json: AsJson = False,
     server: Server = "",
 ) -> None:
     """Download every file of a model into a folder, to load, serve or verify it from there."""
@@ -91,9 +92,12 @@ def get(
     folder.mkdir(parents=True, exist_ok=True)
     url = f"models/{quote(model, safe=':')}"
     with connect(server) as client:
-        for file in ask(client, "GET", url)["files"]:
-            (folder / file["name"]).parent.mkdir(exist_ok=True)  # of a module, or of chat templates
-            download(client, f"{url}/files/{quote(file['name'])}", folder / file["name"])
+        files = [file["name"] for file in ask(client, "GET", url)["files"]]
+        for name in files:
+            (folder / name).parent.mkdir(exist_ok=True)  # of a module, or of chat templates
+            download(client, f"{url}/files/{quote(name)}", folder / name)
+    if as_json:
+        print_json({"model": model, "folder": str(folder), "files": files})
     typer.echo(f"{model} is in {folder}", err=True)
 
 

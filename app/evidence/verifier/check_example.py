@@ -7,8 +7,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from app.evidence.format.example_proof import MAX_PROOF, ExampleProof, ProofError, read_proof, refuse_wrong
 from app.evidence.format.keys import KeyFileError
@@ -39,16 +41,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise CannotCheck("the recipe has no root over its examples")
         refuse_wrong(proof, recipe.reported.examples)
     except Rejected as rejection:
-        print("\n".join(["REJECTED", *(f"  {problem.check}: {problem}" for problem in rejection.problems)]))
-        return REJECTED
+        return _reject(rejection.problems, as_json=options.json)
     except ProofError as error:
-        print(f"REJECTED\n  {Problem('proof', str(error))}")
-        return REJECTED
+        return _reject([Problem("proof", str(error))], as_json=options.json)
     except (CannotCheck, KeyFileError, OSError) as error:
-        print(f"COULD NOT CHECK: {printable(str(error))}")
+        facts = {"verdict": "unchecked", "reason": str(error)}
+        _say([f"COULD NOT CHECK: {printable(str(error))}"], facts, as_json=options.json)
         return CANNOT_CHECK
-    print("\n".join(_lines(proof, recipe)))
+    held: dict[str, Any] = {
+        "verdict": "verified",
+        "job": recipe.job_id,
+        "present": proof.present,
+        "steps": list(proof.steps),
+    }
+    _say(_lines(proof, recipe), held, as_json=options.json)
     return VERIFIED
+
+
+def _reject(problems: Sequence[Problem], *, as_json: bool) -> int:
+    facts = {"verdict": "rejected", "problems": [asdict(problem) for problem in problems]}
+    _say(["REJECTED", *(f"  {problem.check}: {problem}" for problem in problems)], facts, as_json=as_json)
+    return REJECTED
+
+
+def _say(lines: Sequence[str], facts: dict[str, Any], *, as_json: bool) -> None:
+    print(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
 def recipe_of(raw: bytes, inputs: Inputs) -> Recipe:
@@ -97,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("proof", type=Path, help="what `permafrost prove-example` wrote")
     parser.add_argument("attestation", type=Path, help="the signed statement with its recipe")
     parser.add_argument("--key", type=Path, action="append", required=True, help="trusted public key or ring of keys")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     return parser
 
 

@@ -27,6 +27,7 @@ def test_a_registry_is_made_shown_and_verified_with(
 ) -> None:
     """From a folder and from a root; the attestation then reaches level 2 without base files."""
     assert permafrost("base", "root", str(world.base)).stdout.strip() == world.pinned
+    assert json.loads(permafrost("base", "root", str(world.base), "--json").stdout)["root"] == world.pinned
     file, public = tmp_path / "bases.json", key.with_suffix(".pub")
     entries = [f"owner/name@1={world.base}", f"owner/other@2={'AB' * 32}"]
     made = permafrost("base", "registry", "make", *entries, "--key", str(key), "--output", str(file))

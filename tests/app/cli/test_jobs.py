@@ -115,8 +115,9 @@ def test_a_report_is_written(permafrost: Command, socket_url: str, embedded: Fas
         lifecycle.submit(db, new_job(id=name))
     finish(db, claim(db), verdict="verified")
     path, other = tmp_path / "report.html", tmp_path / "early.html"
-    done = permafrost("report", "ftjob-a", "-o", str(path), PERMAFROST_SERVER=socket_url)
-    assert (done.returncode, done.stdout.strip()) == (0, str(path)), done.stderr
+    done = permafrost("report", "ftjob-a", "-o", str(path), "--json", PERMAFROST_SERVER=socket_url)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"job": "ftjob-a", "file": str(path)}
     assert "Verdict: verified" in path.read_text("utf-8")
     assert permafrost("report", "ftjob-early", "-o", str(other), PERMAFROST_SERVER=socket_url).returncode == 1
     assert not other.exists()

@@ -38,8 +38,9 @@ def test_the_life_of_a_key(database_url: str):
         row = api_keys.find(session, key)
         assert row is not None and (row.project, row.role, row.name) == ("search", "admin", "first")
         assert row.expires_at is not None and (row.expires_at - row.created_at).days in (89, 90)
-    revoked = keys(database_url, "revoke", key)  # the whole key is understood, too
-    assert revoked.returncode == 0 and key[12:] not in revoked.stderr
+    revoked = keys(database_url, "revoke", key, "--json")  # the whole key is understood, too
+    assert revoked.returncode == 0 and key[12:] not in revoked.stderr + revoked.stdout
+    assert json.loads(revoked.stdout)["status"] == "revoked"
     with db.read() as session:
         assert api_keys.find(session, key) is None
         logged = [(row.action, row.object_id) for row in session.query(AuditLog).order_by(AuditLog.created_at)]

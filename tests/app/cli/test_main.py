@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import typer
 from sqlalchemy import text
 
+from app.cli.main import make_app
 from app.db import Database
 from tests.app.cli.commands import ROOT, Command
 
@@ -41,12 +45,26 @@ def test_no_keys_yet_says_how_to_make_one(permafrost: Command) -> None:
     assert "permafrost keys create" in permafrost("keys", "list").stderr
 
 
-def test_migrate_twice_changes_nothing(permafrost: Command) -> None:
-    """It says which version the tables have."""
-    first, second = permafrost("migrate"), permafrost("migrate")
-    assert first.returncode == second.returncode == 0
-    assert first.stdout == second.stdout
-    assert "the database tables are at version" in first.stdout
+#: Those that run until they are stopped, and those whose standard output is the document itself.
+WITHOUT_JSON = {"serve", "worker", "mcp", "bom", "files get", "base registry make"}
+#: Those that parse their own arguments; what they print has tests of its own.
+OWN_PARSER = {"verify", "reproduce", "prove-example", "check-example", "log", "diff"}
+
+
+def test_every_command_prints_json_for_programs() -> None:
+    """But for those that print a document, or nothing."""
+    found = dict(leaves(typer.main.get_command(make_app())))
+    plain = {name for name, command in found.items() if not any("--json" in each.opts for each in command.params)}
+    assert plain == WITHOUT_JSON | OWN_PARSER
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command by the words that call it."""
+    inside = getattr(command, "commands", None)
+    if inside is None:
+        yield " ".join(path), command
+    for name, each in (inside or {}).items():
+        yield from leaves(each, (*path, name))
 
 
 def test_verify_starts_without_the_rest() -> None:

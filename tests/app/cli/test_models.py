@@ -47,8 +47,9 @@ def test_files_of_folders_inside_are_downloaded(
     with backends.database.write() as session:
         row = session.get_one(Model, base.id)
         row.files = [*row.files, {**row.files[0], "name": name}]
-    done = permafrost("models", "get", base.id, str(tmp_path / "got"), PERMAFROST_SERVER=socket_url)
+    done = permafrost("models", "get", base.id, str(tmp_path / "got"), "--json", PERMAFROST_SERVER=socket_url)
     assert done.returncode == 0, done.stderr
+    assert name in json.loads(done.stdout)["files"]
     assert (tmp_path / "got" / name).read_bytes() == (tmp_path / "got" / "model.safetensors").read_bytes()
 
 

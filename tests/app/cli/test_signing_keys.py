@@ -1,5 +1,6 @@
 """`permafrost keys signing`: list, rotate, revoke, and what it says when there is no key."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,10 @@ def test_the_life_of_a_signing_key(key: Path) -> None:
 
     listed = run("list", "--path", str(key)).stdout.splitlines()
     assert len(listed) == 2 and any("ecdsa-p256" in line for line in listed)
-    revoked = run("revoke", old, "--path", str(key))
-    assert revoked.exit_code == 0 and f"{old} is revoked" in revoked.stdout
+    revoked = run("revoke", old, "--path", str(key), "--json")
+    assert revoked.exit_code == 0 and json.loads(revoked.stdout)["keyid"] == old
+    ring = json.loads(run("list", "--path", str(key), "--json").stdout)
+    assert [each["keyid"] == old for each in ring if each["revoked_at"]] == [True]
     (line,) = [line for line in run("list", "--path", str(key)).stdout.splitlines() if line.startswith(old)]
     assert "revoked" in line
 

@@ -16,7 +16,7 @@ from tests.tamper.kit import World
 TREE = ExampleTree.of({key_of({"text": name}): [at, at + 9] for at, name in enumerate("abcde", 1)})
 
 
-def check(tmp_path: Path, proof: Any, *, examples: bool = True, result_step: int | None = None) -> int:
+def check(tmp_path: Path, proof: Any, *more: str, examples: bool = True, result_step: int | None = None) -> int:
     world = World(tmp_path)
     world.sign()
     recipe = recipes.honest(world)
@@ -24,7 +24,7 @@ def check(tmp_path: Path, proof: Any, *, examples: bool = True, result_step: int
     recipes.sign(world, replace(recipe, reported=said))
     (tmp_path / "key.pub").write_text(world.key.public_pem)
     (tmp_path / "proof.json").write_text(proof if isinstance(proof, str) else to_text(proof))
-    return main([str(tmp_path / "proof.json"), str(world.attestation), "--key", str(tmp_path / "key.pub")])
+    return main([str(tmp_path / "proof.json"), str(world.attestation), "--key", str(tmp_path / "key.pub"), *more])
 
 
 def test_what_is_proved_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +35,12 @@ def test_what_is_proved_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "by the trainer's word" in said
     assert check(tmp_path / "b", prove(TREE, {"text": "z"})) == 0
     assert "did not train on this example" in capsys.readouterr().out
+    assert check(tmp_path / "c", prove(TREE, {"text": "c"}), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "verdict": "verified", "job": "ftjob-1", "present": True, "steps": [3, 12]
+    }  # fmt: skip
+    assert check(tmp_path / "d", prove(TREE, {"text": "c"}) | {"steps": [1]}, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "rejected"
 
 
 @pytest.mark.parametrize(

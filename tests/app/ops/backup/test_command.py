@@ -1,6 +1,7 @@
 """A backup made while the service runs is one moment of it, whole; and it comes back with every byte."""
 
 import hashlib
+import json
 import os
 import stat
 import subprocess
@@ -209,8 +210,9 @@ def test_the_commands(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path / "data")
     upgrade(settings.database)
     load_or_create(settings.signing_key_path)
-    done = permafrost(tmp_path / "data", "backup", str(tmp_path / "backup"))
+    done = permafrost(tmp_path / "data", "backup", str(tmp_path / "backup"), "--json")
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["missing"] == []
     key = tmp_path / "backup" / "keys" / "signing" / "signing.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) & 0o077 == 0
