@@ -24,6 +24,7 @@ def error_page(request: Request, error: PermafrostError) -> Response:
         back = back if request.method in ("GET", "HEAD") else "/"
         response = render_page(request, "login.html", error.status, title=title, next=back)
     else:
-        response = render_page(request, "error.html", error.status, title=title, message=error.message)
+        shown = {"title": title, "message": error.message, "error_code": error.code}
+        response = render_page(request, "error.html", error.status, **shown)
     response.headers.update(error.headers)
     return response

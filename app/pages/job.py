@@ -53,7 +53,9 @@ def job_page(
         try:
             row = find_job(session, caller.project, job_id)
         except NotFound as error:
-            return render_page(request, "error.html", 404, title="No such job", message=error.message)
+            return render_page(
+                request, "error.html", 404, title="No such job", message=error.message, error_code=error.code
+            )
         context: dict[str, Any] = {
             "job": views.job_objects(session, [row], ProjectShares.of(settings))[0],
             "version": row.version,

@@ -90,7 +90,9 @@ def model_page(model: str, request: Request, caller: AsReader, db: Db, settings:
                 return render_page(request, "folder.html", model=model)
             if target is not None and target != model:
                 return RedirectResponse(f"/models/{target}", 303)
-            return render_page(request, "error.html", 404, title="No such model", message=error.message)
+            return render_page(
+                request, "error.html", 404, title="No such model", message=error.message, error_code=error.code
+            )
         context: dict[str, Any] = {
             "model": row,
             "steps": ancestors(session, caller.project, row),

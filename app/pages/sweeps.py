@@ -43,7 +43,9 @@ def sweep_page(sweep_id: str, request: Request, caller: AsReader, db: Db) -> Res
         try:
             sweep = views.read(session, caller.project, sweep_id)
         except NotFound as error:
-            return render_page(request, "error.html", 404, title="No such sweep", message=error.message)
+            return render_page(
+                request, "error.html", 404, title="No such sweep", message=error.message, error_code=error.code
+            )
     names = columns(sweep.ranking)
     table = [(row, [cell(row.values, name) for name in names]) for row in sweep.ranking]
     return render_page(request, "sweep.html", sweep=sweep, names=names, table=table)

@@ -17,7 +17,7 @@ def test_an_unknown_page_is_a_page_in_a_browser(client: TestClient) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
     page = Page(answer.text)
     assert "There is no such page" in page.text
-    assert {"/", "/docs"} <= set(page.links)
+    assert {"/", "/docs", "/guide/errors/unknown_url/"} <= set(page.links)
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     for accept in ("*/*", "application/json", "text/html;q=0, */*"):
         answer = client.get(url, headers={"accept": accept})
