@@ -20,7 +20,7 @@ from app.jobs.queue.queries import find_job
 from app.jobs.queue.tables import Event, Job, Metric
 from app.logs.queries import read, tail
 from app.models.tables import Model
-from app.pages import commands, freeze_map, heat_strip, overlay
+from app.pages import change_map, commands, overlay
 from app.pages.render import render_page
 from app.sweeps.tables import Sweep
 
@@ -68,7 +68,7 @@ def job_page(
         context |= _curves(session, row) | _parameters(session, row, role=shown.role, changed=shown.changed)
         context |= _result(session, row) | _events(session, job_id)
         context |= _violations(session, context["stated"])
-        context |= _map(session, row)
+        context |= change_map.of_job(session, row.id) if row.ended else change_map.NONE
         context |= _commands(context, row, url=str(request.base_url).rstrip("/"), with_key=settings.auth_required)
         context |= _log(session, row, shown.log.strip())
     return render_page(request, "job.html", **context)
@@ -139,21 +139,6 @@ def _violations(session: Session, evidence: Evidence | None) -> dict[str, Any]:
     return {
         "causes": by_cause(evidence.violations),
         "changed_frozen": [(name, changes.get(name)) for name in worst],
-    }
-
-
-def _map(session: Session, row: Job) -> dict[str, Any]:
-    """The freeze map of a job that has ended."""
-    tensors = freeze_map.tensors_of(session, row.id) if row.ended else []
-    strip = {"strip": heat_strip.draw(heat_strip.moves_of(session, row.id)) if row.ended else None}
-    kinds = {tensor.kind for tensor in tensors}
-    if kinds & {"t1", "t2", "t3", "t4", "t5"}:
-        kinds.add("t3")  # one entry of the key for all shades
-    return {
-        "map": freeze_map.draw(tensors),
-        "map_key": freeze_map.KEY,
-        "map_kinds": dict.fromkeys(kinds, True),
-        **strip,
     }
 
 

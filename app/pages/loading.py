@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy.orm import Session
+
+from app.jobs.queue.tables import Job
 from app.models.tables import Model
 from app.specs.models import TorchSpec
 
@@ -27,7 +30,16 @@ class Use:
     serve: str
 
 
-def use_of(model: Model) -> Use:
+def task_of(session: Session, model: Model) -> str | None:
+    """The task of the model's spec, or else that of the job that left it, which found it from its file."""
+    spec = model.model_spec
+    if spec.task is not None or model.job_id is None:
+        return spec.task
+    job = session.get(Job, model.job_id)
+    return job.task if job is not None else None
+
+
+def use_of(model: Model, *, task: str | None) -> Use:
     """Commands and code for a model whose files lie in `./model`, and for an adapter its base's in `./base`."""
     spec = model.model_spec
     if isinstance(spec, TorchSpec):
@@ -43,9 +55,9 @@ def use_of(model: Model) -> Use:
     if adapter and model.base_id:
         fetch = f"{_fetch(model.base_id, 'base')}\n{fetch}"
     serve = ""
-    if spec.task in _SERVED:
+    if task in _SERVED:
         serve = _SERVE_ADAPTER if adapter else _SERVE
-    return Use(fetch, _transformers(spec.task, adapter=adapter), serve)
+    return Use(fetch, _transformers(task, adapter=adapter), serve)
 
 
 _SERVE: Final = """vllm serve ./model --served-model-name mine

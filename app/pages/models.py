@@ -15,9 +15,9 @@ from app.models.listing import page as list_models
 from app.models.listing import unused_folders
 from app.models.schemas import ModelKind
 from app.models.tables import Model
-from app.pages import comparison, freeze_map
+from app.pages import change_map, comparison, freeze_map
 from app.pages.lineage import ancestors, descendants
-from app.pages.loading import use_of
+from app.pages.loading import task_of, use_of
 from app.pages.own_pages import FROM_OWN_PAGE
 from app.pages.render import render_page
 
@@ -93,11 +93,15 @@ def model_page(model: str, request: Request, caller: AsReader, db: Db, settings:
             return render_page(
                 request, "error.html", 404, title="No such model", message=error.message, error_code=error.code
             )
+        task = task_of(session, row)
+        job = row.job_id if row.kind == "fine_tuned" else None  # its rows describe what it ended with alone
         context: dict[str, Any] = {
             "model": row,
             "steps": ancestors(session, caller.project, row),
             "made": descendants(session, caller.project, row),
-            "use": use_of(row) if row.files else None,
+            "use": use_of(row, task=task) if row.files else None,
+            "task": task,
             "tensors": len(row.tensors),
         }
+        context |= change_map.of_job(session, job) if job else change_map.NONE
     return render_page(request, "model.html", **context)

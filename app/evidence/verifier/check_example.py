@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "job": recipe.job_id,
         "present": proof.present,
         "steps": list(proof.steps),
+        "result_step": recipe.reported.result_step,  # of an earlier state than the last: later steps are not in it
     }
     _say(_lines(proof, recipe), held, as_json=options.json)
     return VERIFIED

@@ -20,6 +20,13 @@ def db(embedded: FastAPI) -> Database:
     return made
 
 
+def test_a_task_that_was_found_from_the_file_counts(client: TestClient, db: Database) -> None:
+    """The head is loaded, too: the model's spec does not name it."""
+    base(db)
+    made = tuned(db, "chat", {"type": "transformers", "path": "chat"}, task="text-classification")
+    assert "AutoModelForSequenceClassification.from_pretrained" in read(client, f"/models/{made}").text
+
+
 @pytest.mark.parametrize(
     ("spec", "load", "serve"),
     [

@@ -32,9 +32,9 @@ def base(db: Database, name: str = "chat", **fields: Any) -> None:
         session.add(Model(id=name, owned_by="permafrost", created_at=now(session), **(values | fields)))
 
 
-def tuned(db: Database, parent: str, spec: Any = CHAT, *, verdict: str = "verified") -> str:
+def tuned(db: Database, parent: str, spec: Any = CHAT, *, verdict: str = "verified", **more: Any) -> str:
     """The result of a job on `parent`."""
-    job, _ = lifecycle.submit(db, new_job(model=parent, base_model=parent, model_spec=spec))
+    job, _ = lifecycle.submit(db, new_job(model=parent, base_model=parent, model_spec=spec, **more))
     model = result(job.id)
     model.base_id, model.spec = parent, spec
     finish(db, claim(db), verdict=verdict, model=model)

@@ -37,7 +37,7 @@ def test_what_is_proved_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "did not train on this example" in capsys.readouterr().out
     assert check(tmp_path / "c", prove(TREE, {"text": "c"}), "--json") == 0
     assert json.loads(capsys.readouterr().out) == {
-        "verdict": "verified", "job": "ftjob-1", "present": True, "steps": [3, 12]
+        "verdict": "verified", "job": "ftjob-1", "present": True, "steps": [3, 12], "result_step": None
     }  # fmt: skip
     assert check(tmp_path / "d", prove(TREE, {"text": "c"}) | {"steps": [1]}, "--json") == 1
     assert json.loads(capsys.readouterr().out)["verdict"] == "rejected"
