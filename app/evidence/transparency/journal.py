@@ -6,6 +6,7 @@ tiles, and a checkpoint is signed over what both the database and the tiles have
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ from app.storage.blobs import Storage
 #: Entries that get a place in one transaction, or are read at once.
 BATCH: Final = 4096
 STATE: Final = 1
+WRITERS: Final = 4
 
 
 class LogRefused(PermafrostError):
@@ -257,8 +259,11 @@ class Journal:
             return tile[: width * HASH] if tile is not None else files.read(level, index, width)
 
         self._refuse_other_root(Tree(state.size, read).root(), state)
-        for path, raw in kept or made():
-            files.write(path, raw)
+        if kept is not None:
+            _write_at_once(files, kept)
+        else:
+            for path, raw in made():
+                files.write(path, raw)
         return Tree(new, read).root()
 
     def _sign(self, checkpoint: LogHead) -> None:
@@ -308,6 +313,13 @@ class Journal:
         signed = signed_state(read_note(state.checkpoint), [self.key.public])
         if signed.size != state.size or signed.root != root:
             raise LogRefused(f"the entries do not make the root that was signed over {signed.size} of them")
+
+
+def _write_at_once(files: TileFiles, tiles: Sequence[tuple[TilePath, bytes]]) -> None:
+    """Write the few files of an append side by side: each waits for a disk, or for an object store."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(lambda tile: files.write(*tile), tiles):
+            pass  # raises what a writer raised
 
 
 def _placed(first: int, end: int) -> Select[bytes]:
