@@ -11,7 +11,7 @@ import typer
 from app.cli.output import AsJson, print_json
 from app.errors import SignerUnavailable
 from app.evidence.format.keys import KeyFileError, TrustedKey, iso, read_ring
-from app.evidence.format.rotation import OVERLAP
+from app.evidence.format.rotation import OVERLAP, public_half
 from app.evidence.format.rotation import add as add_key
 from app.evidence.format.rotation import introduce as introduce_key
 from app.evidence.format.rotation import revoke as revoke_key
@@ -83,7 +83,8 @@ def add(
         place, command = _place(path)
         new = add_key(place, algorithm=algorithm.value, command=command)
     sentence = f"{new.keyid} ({new.algorithm}) signs beside the current key from now on"
-    _say(place, new.keyid, sentence, as_json)
+    where = f"its public half, for --require-key: {public_half(place, new.keyid)}"
+    _say(place, new.keyid, f"{sentence}\n{where}", as_json)
 
 
 @app.command()

@@ -94,6 +94,6 @@ def _readings(answer: bytes) -> Iterator[bytes]:
 
 
 def _line(said: bytes) -> str:
-    """The last line that a command wrote to standard error: that is where programs say what is wrong."""
+    """The last lines that a command wrote to standard error: `pkcs11-tool` ends with "Aborting." after the reason."""
     lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:_SHOWN] if lines else "it printed nothing to standard error"
+    return " / ".join(lines[-2:])[-_SHOWN:] if lines else "it printed nothing to standard error"

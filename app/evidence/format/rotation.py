@@ -58,13 +58,22 @@ def rotate(path: Path, *, algorithm: str = "ed25519", now: datetime | None = Non
 
 
 def add(path: Path, *, algorithm: str = POST_QUANTUM, command: str = "", now: datetime | None = None) -> SigningKey:
-    """Make a key that signs beside the one at `path`, which introduces it, until it is revoked."""
+    """Make a key that signs beside the one at `path`, which introduces it, until it is revoked.
+
+    Its public half is at `public_half`, for readers who ask for it by name.
+    """
     current, ring, now = load(path, command=command), read_ring(path), whole_second(now)
     new = generate(algorithm)
     write_private(_retired(path, new.keyid), new)
+    public_half(path, new.keyid).write_text(new.public_pem)
     introduction = seal(_introduction(new.keyid, new.algorithm, new.public_pem, now), [current])
     write_ring(path, [*ring, TrustedKey(new.public_pem, not_before=now, introduced_by=introduction)])
     return new
+
+
+def public_half(path: Path, keyid: str) -> Path:
+    """The file with the public half of a key that signs beside the one at `path`."""
+    return _retired(path, keyid).with_suffix(".pub")
 
 
 def introduce(path: Path, public: Path, *, command: str = "", now: datetime | None = None) -> TrustedKey:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli.signing_keys import app
-from app.evidence.format.keys import generate, load_or_create, write_private
+from app.evidence.format.keys import generate, load_or_create, read_trusted, write_private
 
 
 @pytest.fixture
@@ -54,6 +54,9 @@ def test_a_key_of_ml_dsa_is_added(key: Path) -> None:
     """It is listed with its algorithm, and a second one is a second one."""
     added = run("add", "--path", str(key))
     assert added.exit_code == 0 and "(ml-dsa-65) signs beside" in added.stdout
+    public = Path(added.stdout.strip().rpartition(": ")[2])
+    (named,) = read_trusted(public)
+    assert (named.keyid, named.algorithm) == (added.stdout.split()[0], "ml-dsa-65")
     listed = run("list", "--path", str(key)).stdout.splitlines()
     assert [line.split()[1] for line in listed] == ["ed25519", "ml-dsa-65"]
 

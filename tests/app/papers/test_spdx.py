@@ -1,10 +1,11 @@
-"""SPDX 3.0.1, read again by the bindings that are generated from the standard's own model."""
+"""SPDX 3.0.1, read again by the bindings that are generated from the standard's own model, and by its JSON schema."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import spdx_python_model
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from app.papers.licences import Licence, PublishersWord
 from tests.app.papers.attested import attested
 from tests.app.papers.test_facts import facts
 from tests.tamper.kit import World
+from tools.npm_files import NpmFileError, file
 
 
 @pytest.fixture
@@ -64,6 +66,29 @@ def test_the_profiles_that_it_names_hold(known: BillFacts) -> None:
         for kind in ("hasDeclaredLicense", "hasConcludedLicense"):
             mine = [r for r in objects.foreach_type("Relationship") if r.from_ is each]
             assert len([r for r in mine if r.relationshipType.endswith(f"/{kind}")]) == 1
+
+
+@pytest.fixture(scope="module")
+def schema() -> jsonschema_rs.Validator:
+    """The standard's JSON schema, which an npm package has."""
+    try:
+        return jsonschema_rs.validator_for(json.loads(file("spdx-schema").read_bytes()))
+    except NpmFileError as error:
+        pytest.skip(f"the schema cannot be had: {error}")
+
+
+@pytest.mark.slow
+def test_the_schema_accepts_it(known: BillFacts, schema: jsonschema_rs.Validator) -> None:
+    """As it is, with as little as a bill may have, and not with a member that the standard does not have."""
+    base = replace(known.base, word=PublishersWord(Licence("ours <&>", None, "LICENSE", "no link")))
+    bare = replace(known, base=base, kind="adapter", model="ftjob-1 (not published)", data=(), started_at=None)
+    for one_of in (known, bare):
+        document = json.loads(spdx.build(one_of))
+        assert [error.message for error in schema.iter_errors(document)] == []
+    element = next(each for each in document["@graph"] if each["type"] == "ai_AIPackage")
+    for wrong in ({"ai_speed": "fast"}, {"releaseTime": "yesterday"}, {"software_primaryPurpose": "toy"}):
+        graph = [element | wrong if each is element else each for each in document["@graph"]]
+        assert not schema.is_valid(document | {"@graph": graph})
 
 
 def test_the_same_facts_give_the_same_bytes(known: BillFacts) -> None:

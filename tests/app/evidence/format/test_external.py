@@ -1,6 +1,8 @@
 """Keys behind a command: openssl signs here, which nobody here wrote; then commands that fail in every way."""
 
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -130,3 +132,44 @@ def test_openssl_verifies_what_openssl_signed(key: Path, tmp_path: Path) -> None
     command = ["openssl", "dgst", "-sha256", "-verify", str(key.with_suffix(".pub")), "-signature", str(signature)]
     done = subprocess.run([*command, str(tmp_path / "message")], capture_output=True, text=True, check=True)
     assert "Verified OK" in done.stdout
+
+
+MODULE = Path("/usr/lib/softhsm/libsofthsm2.so")
+
+
+@pytest.fixture
+def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A token of SoftHSM 2 with a P-256 key that cannot leave it; the key's public half is where the service looks."""
+    if not MODULE.exists() or shutil.which("pkcs11-tool") is None:
+        pytest.skip("no PKCS#11 token: Debian's packages softhsm2 and opensc have one")
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\n")
+    monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "softhsm2.conf"))
+    monkeypatch.setenv("PIN", "1234")
+
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True)
+
+    tool = ("pkcs11-tool", "--module", str(MODULE), "--token-label", "permafrost")
+    run("softhsm2-util", "--init-token", "--free", "--label", "permafrost", "--pin", "1234", "--so-pin", "1234")
+    run(*tool, "--login", "--pin", "1234", "--keypairgen", "--key-type", "EC:prime256v1", "--id", "01")
+    run(*tool, "--read-object", "--type", "pubkey", "--id", "01", "-o", str(tmp_path / "key.der"))
+    public = ("-in", str(tmp_path / "key.der"), "-out", str(tmp_path / "signing.pub"))
+    run("openssl", "pkey", "-pubin", "-inform", "DER", *public)
+    return tmp_path / "signing.key"
+
+
+def test_a_pkcs_11_token_signs(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the script of the documentation, as it stands there; a wrong PIN is named by the token's own words."""
+    page = (Path(__file__).parents[4] / "docs" / "evidence.md").read_text()
+    match = re.search(r"```\n(#!/bin/sh\n.*?)```", page, re.DOTALL)
+    assert match is not None
+    script = token.with_name("sign")
+    script.write_text(match[1])
+    script.chmod(0o755)
+    signer = load_or_create(token, command=str(script))
+    assert signer.algorithm == "ecdsa-p256" and not token.exists()
+    assert TrustedKey(signer.public_pem).verifies(signer.sign(b"message"), b"message")
+    monkeypatch.setenv("PIN", "9999")
+    with pytest.raises(SignerUnavailable, match="CKR_PIN_INCORRECT"):
+        signer.sign(b"message")
