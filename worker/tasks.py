@@ -104,7 +104,8 @@ class WorkerProcess:
         self.runner.stopping.set()
 
 
-def make_worker(settings: Settings) -> WorkerProcess:
+def make_worker(settings: Settings, *, starts_jobs: bool = True) -> WorkerProcess:
+    """A worker that is ready to serve. Without `starts_jobs` its maintenance leaves waiting jobs to the caller."""
     celery = make_celery(settings)
     _check_signer(settings)
     read_installation()
@@ -119,7 +120,8 @@ def make_worker(settings: Settings) -> WorkerProcess:
         # As the operator would; the process that started this worker starts another, which looks for devices again.
         shut_down=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
-    maintenance = Maintenance(runner, wake_model=lambda model_id: wake_model(celery, model_id))
+    wakes = lambda model_id: wake_model(celery, model_id)  # noqa: E731 - with this application
+    maintenance = Maintenance(runner, wake_model=wakes, starts_jobs=starts_jobs)
     _add_tasks(celery, runner)
     return WorkerProcess(celery, runner, maintenance, Courier(runner.db, settings))
 

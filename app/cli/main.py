@@ -123,11 +123,15 @@ def serve(host: str | None = None, port: int | None = None, worker: bool = True)
     run(Settings(**{name: value for name, value in options.items() if value is not None}), with_worker=worker)
 
 
-def worker() -> None:
-    """Run a worker: it takes jobs from the queue and trains them on this machine's devices."""
+def worker(once: bool = False, wait: float = 60.0) -> None:
+    """Run a worker: it takes jobs from the queue and trains them on this machine's devices.
+
+    With --once it ends after one job, or when none has come within --wait seconds: for autoscalers.
+    """
     import os
 
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "worker"])
+    options = ["--once", "--wait", str(wait)] if once else []
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "worker", *options])
 
 
 def in_the_worker(module: str) -> None:

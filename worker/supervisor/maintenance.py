@@ -33,9 +33,10 @@ PAUSE_SECONDS: Final = 0.5
 class Maintenance:
     """Runs a round of maintenance at once and then every `sweep_seconds`, in a thread of its own."""
 
-    def __init__(self, runner: Runner, *, wake_model: Callable[[str], None]) -> None:
+    def __init__(self, runner: Runner, *, wake_model: Callable[[str], None], starts_jobs: bool = True) -> None:
         self._runner = runner
         self._wake_model = wake_model
+        self._starts_jobs = starts_jobs
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="maintenance", daemon=True)
         self._woken: list[threading.Thread] = []
@@ -58,7 +59,7 @@ class Maintenance:
         """Run one round. Any number of workers may do it at the same time."""
         self._register()
         waiting = lifecycle.recover(self._runner.db, limit=self._runner.settings.max_crashes)
-        for _ in waiting[: self._runner.slots.free]:
+        for _ in waiting[: self._runner.slots.free if self._starts_jobs else 0]:
             self._start_waiting()
         self._remove_leftovers()
         self._runner.storage.remove_abandoned()
