@@ -30,7 +30,7 @@ $(READY): pyproject.toml requirements.lock tools/peers.toml
 	@$(PYTHON) -m venv .venv
 	@$(PIP) "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) -e '.[worker,demo,test,check,guide,mcp]'
-	@$(BIN)/python -m tools.peers model-signing openai triton >/dev/null
+	@$(BIN)/python -m tools.peers model-signing openai triton hadolint kubernetes promql >/dev/null
 	@touch $@
 
 guide: $(GUIDE) ## docs/ as a site, which the service shows at /guide
@@ -56,12 +56,13 @@ chaos: setup ## every fault against a running service, then random ones (more of
 bench: setup ## every benchmark, a line per figure
 	$(BIN)/python -m benchmarks all
 
-check: setup ## linter, format, types, import contracts, the OpenAPI document
+check: setup ## linter, format, types, import contracts, the OpenAPI document, Dockerfile and deploy/
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.spectral
+	$(BIN)/python -m tools.manifests
 
 fuzz: setup ## requests made from the OpenAPI document against a running service
 	$(BIN)/python -m tools.fuzz

@@ -23,6 +23,7 @@ GUIDES = (
     "devices.md",
     "queue.md",
     "operations.md",
+    "many-machines.md",
     "keys.md",
     "webhooks.md",
     "agents.md",
