@@ -32,6 +32,7 @@ from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Report, Workspace
+from worker.supervisor import saved_states
 from worker.supervisor.artifacts import WEIGHT_FILES, ResultError, discard, publish_files, read_json
 from worker.supervisor.lease import AWAY, LeaseKeeper
 from worker.supervisor.result_models import composed_model
@@ -81,7 +82,7 @@ class Publisher:
         self._keeper = keeper
         self._waiting: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._form: CheckpointForm | None = None
-        self._states: dict[int, SavedState] = {}
+        self._states = saved_states.load(workspace)
         self._thread = threading.Thread(target=self._serve, name=f"checkpoints-{job.id}", daemon=True)
 
     def offer(self, report: Report) -> None:
@@ -89,7 +90,7 @@ class Publisher:
 
     @property
     def states(self) -> tuple[SavedState, ...]:
-        """The checkpoints that were read, by step, for the recipe."""
+        """The checkpoints that were read, by this attempt and those before it, by step, for the recipe."""
         return tuple(self._states[step] for step in sorted(self._states))
 
     def __enter__(self) -> Self:
@@ -152,6 +153,8 @@ class Publisher:
             self._form = self._form or CheckpointForm.read(self._workspace, self._storage)
             model = self._form.model(self._job, self._base, folder, step, stored)
             self._states[step] = saved_state(folder, step, self._form.moved)
+            with suppress(OSError):  # a later attempt's recipe lists fewer then
+                saved_states.store(self._workspace, self._states.values())
             return model
         except FileNotFoundError:
             return None  # the run has removed it since

@@ -46,7 +46,12 @@ def statement_entry(statement: bytes, recipe: bytes | None, *, job: str, attempt
     """The entry of a signed statement, and of the recipe beside it."""
     digests = [("statement", _sha256(statement))]
     digests += [("recipe", _sha256(recipe))] if recipe is not None else []
-    return Entry("statement", _subject("attempt", job, str(attempt)), tuple(sorted(digests)))
+    return Entry("statement", subject_of_attempt(job, attempt), tuple(sorted(digests)))
+
+
+def subject_of_attempt(job: str, attempt: int) -> str:
+    """The subject of every statement about an attempt of a job."""
+    return _subject("attempt", job, str(attempt))
 
 
 def base_entry(root: str, *, name: str) -> Entry:

@@ -163,13 +163,14 @@ def _run(recipe: Recipe) -> JsonDict:
             "policy": {"sha256": observed.policy_digest},
             "crashes": observed.crashes,
             "losses": observed.losses,
-            "checkpoints": [_state_json(state) for state in observed.checkpoints],
+            "checkpoints": [state_json(state) for state in observed.checkpoints],
         },
         "permafrost_reported": _reported_json(recipe.reported),
     }
 
 
-def _state_json(state: SavedState) -> JsonDict:
+def state_json(state: SavedState) -> JsonDict:
+    """A checkpoint's digests in JSON."""
     files = [{"name": file.name, "digest": {"sha256": file.sha256}, "size": file.size} for file in state.files]
     return {"step": state.step, "root": state.root, "files": files}
 

@@ -155,7 +155,7 @@ def _observed(definition: Mapping[str, Any], run: Mapping[str, Any], *, packages
         crashes=fields.count(own, "crashes", "observed"),
         losses=fields.count(own, "losses", "observed"),
         checkpoints=tuple(
-            _state(fields.as_object(one, f"checkpoints[{at}]"), f"checkpoints[{at}]")
+            read_state(fields.as_object(one, f"checkpoints[{at}]"), f"checkpoints[{at}]")
             for at, one in enumerate(fields.as_list(own, "checkpoints", "observed"))
         ),
     )
@@ -178,7 +178,8 @@ def _material(value: Mapping[str, Any], role: str) -> FileRef:
     return FileRef(role, size, fields.digest(value, "digest", role))
 
 
-def _state(value: Mapping[str, Any], at: str) -> SavedState:
+def read_state(value: Mapping[str, Any], at: str) -> SavedState:
+    """A checkpoint's digests. StatementError for missing and mistyped fields."""
     files = []
     for number, entry in enumerate(fields.as_list(value, "files", at)):
         file, where = fields.as_object(entry, f"{at}.files[{number}]"), f"{at}.files[{number}]"

@@ -12,11 +12,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from app.evidence.format.envelope import LOG_PROOF, EnvelopeError, envelope_inside, read_envelope
 from app.evidence.format.fields import StatementError
-from app.evidence.format.log_proof import Entry, LogProofError, read_entry, read_proof, statement_entry
+from app.evidence.format.log_proof import (
+    Entry,
+    LogProofError,
+    read_entry,
+    read_proof,
+    statement_entry,
+    subject_of_attempt,
+)
 from app.evidence.format.note import COSIGNATURE, MAX_NOTE, LogHead, Note, NoteError, NoteKey, read_note, signed_state
 from app.evidence.format.parse import read
 from app.evidence.format.recipe import MEMBER
@@ -27,6 +34,9 @@ from app.evidence.verifier.context import CannotCheck, Problem, Rejected, printa
 from app.evidence.verifier.log_source import LogSource
 from app.evidence.verifier.verify import CANNOT_CHECK, REJECTED, VERIFIED, read_attestation
 
+#: Attempts of a job that are looked for: more than a worker makes of it.
+ATTEMPTS: Final = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -34,6 +44,22 @@ class Kept:
 
     source: str
     head: LogHead
+
+
+@dataclass(frozen=True, slots=True)
+class Attested:
+    """An attestation as a log has it: its entry, its place by its own proof, and the job and attempt that it is of."""
+
+    entry: Entry
+    place: int | None
+    job: str
+    attempt: int
+
+    @property
+    def other_attempts(self) -> dict[int, str]:
+        """The subjects of the job's other attempts. A job has one result, by one of them."""
+        others = (number for number in range(1, ATTEMPTS + 1) if number != self.attempt)
+        return {number: subject_of_attempt(self.job, number) for number in others}
 
 
 @dataclass(slots=True)
@@ -99,7 +125,8 @@ class LogAudit:
 
     def check_attestation(self, path: Path) -> None:
         """Rejects an attestation that the log does not have, and names further statements about its attempt."""
-        entry, proof = entry_of(read_attestation(path), path)
+        mine = entry_of(read_attestation(path), path)
+        entry, proof = mine.entry, mine.place
         place = self.leaves.get(entry.leaf)
         if place is None and proof is not None and not self.entries:
             place = proof if proof < self.head.size and self.tree.leaf(proof) == entry.leaf else None
@@ -114,6 +141,11 @@ class LogAudit:
         if others:
             reason = f"the log has other statements about the same job and attempt: {_listed(others)}"
             self.problems.append(Problem("log_second_statement", reason, str(path)))
+        for attempt, subject in mine.other_attempts.items():
+            if found := self.entries.get(subject):
+                self.notes.append(
+                    f"{path}: attempt {attempt} of the same job has a statement as well: {_listed(found)}"
+                )
 
     def _forked(self, one: Kept) -> str | None:
         if one.head.size == self.head.size:
@@ -179,8 +211,8 @@ def kept_checkpoints(paths: Iterable[Path], keys: Sequence[NoteKey]) -> Iterator
         yield Kept(str(path), _signed(raw[: MAX_NOTE + 1], keys, str(path))[1])
 
 
-def entry_of(raw: bytes, path: Path) -> tuple[Entry, int | None]:
-    """What a log has of an attestation, and the place by its own proof. Raises Rejected."""
+def entry_of(raw: bytes, path: Path) -> Attested:
+    """What a log has of an attestation. Raises Rejected."""
     envelope = _document(raw, path)
     try:
         recipe = envelope_inside(envelope, MEMBER)
@@ -190,7 +222,8 @@ def entry_of(raw: bytes, path: Path) -> tuple[Entry, int | None]:
     except (EnvelopeError, JsonError, StatementError, LogProofError) as error:
         raise Rejected([Problem("readable", str(error), str(path))]) from None
     payload = recipe.payload if recipe is not None else None
-    return statement_entry(envelope.payload, payload, job=predicate.job_id, attempt=predicate.attempt), place
+    job, attempt = predicate.job_id, predicate.attempt
+    return Attested(statement_entry(envelope.payload, payload, job=job, attempt=attempt), place, job, attempt)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -241,13 +274,14 @@ def _list(audit: LogAudit, options: argparse.Namespace) -> tuple[list[str], dict
 
 
 def _show(audit: LogAudit, options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    """Every entry about the job and attempt of an attestation."""
-    entry, _ = entry_of(read_attestation(options.attestation), options.attestation)
+    """Every entry about the job of an attestation, in whatever attempt."""
+    mine = entry_of(read_attestation(options.attestation), options.attestation)
     audit.read_all()
     audit.check_attestation(options.attestation)
     audit.problems = [each for each in audit.problems if each.check != "log_second_statement"]  # shown below
-    rows = [row for row in _rows(audit) if row["subject"] == entry.subject]
-    return [_line(row) for row in rows], {"entries": rows}
+    attempts = {mine.entry.subject: mine.attempt} | {each: at for at, each in mine.other_attempts.items()}
+    rows = [row | {"attempt": attempts[row["subject"]]} for row in _rows(audit) if row["subject"] in attempts]
+    return [f"{_line(row)}  attempt {row['attempt']}" for row in rows], {"entries": rows}
 
 
 _COMMANDS = {"verify": _verify, "list": _list, "show": _show}

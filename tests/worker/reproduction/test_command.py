@@ -45,8 +45,13 @@ def test_an_honest_job_is_reproduced(
 def test_a_job_that_was_interrupted_is_reproduced(workshop: Workshop) -> None:
     """In one go; the recipe says that its second attempt went on after a checkpoint."""
     job = workshop.classifier(seed=liars.INTERRUPTED, attempts=2)
-    assert job.recipe["runDetails"]["permafrost_reported"]["resumed"] == [liars.STOPPED_AFTER]
-    assert job.reproduce() == 0
+    run = job.recipe["runDetails"]
+    assert run["permafrost_reported"]["resumed"] == [liars.STOPPED_AFTER]
+    assert [one["step"] for one in run["permafrost_observed"]["checkpoints"]] == [2, liars.STOPPED_AFTER, 4, 6]
+    work = workshop.folder / "work"
+    assert job.reproduce("--work", str(work)) == 0
+    state = work / "checkpoints" / "step-00000002"
+    assert job.reproduce("--segment", "1", "--checkpoint", str(state)) == 0  # of the first attempt
 
 
 def test_a_base_that_was_drawn_is_drawn_again(workshop: Workshop) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.evidence.format.envelope import LOG_PROOF
-from app.evidence.format.log_proof import Entry, LogProof, base_entry
+from app.evidence.format.log_proof import Entry, LogProof, base_entry, statement_entry
 from app.evidence.format.note import COSIGNATURE, LogHead, Note, cosign, key_of, sign
 from app.evidence.format.tiles import Tree
 from app.evidence.transparency.journal import grown
@@ -152,7 +152,7 @@ def attested(
 ) -> Any:
     """The world's attestation with a proof in a log that has `mine` of it between other entries."""
     sealed = world.sign()
-    entry, _ = entry_of(world.attestation.read_bytes(), world.attestation)
+    entry = entry_of(world.attestation.read_bytes(), world.attestation).entry
     entries = [*before, *mine(entry), *after]
     note = write(log.folder, entries)
     if entry in entries:
@@ -195,6 +195,17 @@ def test_a_second_statement_is_visible(world: World, log: Log, capsys: pytest.Ca
     for options in ([], ["--quick"]):
         assert log.run("verify", "--attestation", world.attestation, *options) == 1
         assert "log_included: " in capsys.readouterr().out
+
+
+def test_statements_about_other_attempts_are_named(world: World, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job has one result: a signer could have shown that of another attempt to somebody else."""
+    another = statement_entry(b"another", None, job=world.predicate().job_id, attempt=3)
+    attested(world, log, OTHERS[:2], [another], lambda mine: [mine])
+    assert log.run("verify", "--attestation", world.attestation) == 0
+    assert "attempt 3 of the same job has a statement as well: 3" in capsys.readouterr().out
+    assert log.run("show", world.attestation) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("  ")[2] for line in shown] == ["attempt 1", "attempt 3"]
 
 
 def test_witnesses(log: Log, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
