@@ -10,7 +10,7 @@ const PLACEHOLDER = "file-5f0c1d2e3a4b5c6d7e8f9a0b";
 let sample;
 
 async function fill(request) {
-  if (request.method === "POST" && new URL(request.url, location.href).pathname.endsWith("/v1/fine_tuning/jobs")) {
+  if (request.method === "POST" && /\/v1\/fine_tuning\/(jobs|sweeps)$/.test(new URL(request.url, location.href).pathname)) {
     if (isExample(request.body)) {
       sample ??= uploadSample(request.headers);
       const id = await sample.catch(() => (sample = undefined));
@@ -22,7 +22,8 @@ async function fill(request) {
 
 function isExample(body) {
   try {
-    const { model, training_file: file } = JSON.parse(body);
+    const given = JSON.parse(body);
+    const { model, training_file: file } = given.job ?? given; // a sweep has what its jobs share
     return file === PLACEHOLDER && model.architecture === "affine" && model.kwargs.in_features === 10;
   } catch {
     return false; // whatever it is, the service says what is wrong with it

@@ -86,7 +86,7 @@ def upload(sdk: OpenAI) -> str:
 
 
 def test_a_job_is_submitted_from_the_documentation(page: Page, sdk: OpenAI) -> None:
-    """`Try it out` with the first example, on a real file: the job is there."""
+    """`Try it out` with the first example, on a real file: the job is there; that of sweeps runs as it stands."""
     file = upload(sdk)
     page.goto("/docs#/Fine-tuning/createFineTuningJob")
     operation = page.locator("#operations-Fine-tuning-createFineTuningJob")
@@ -100,6 +100,13 @@ def test_a_job_is_submitted_from_the_documentation(page: Page, sdk: OpenAI) -> N
     expect(operation.locator(".live-responses-table tbody .response-col_status")).to_have_text("200")
     (job,) = sdk.fine_tuning.jobs.list()
     assert job.training_file == file
+
+    page.goto("/docs#/Sweeps/createFineTuningSweep")
+    page.reload()
+    operation = page.locator("#operations-Sweeps-createFineTuningSweep")
+    operation.locator("textarea.body-param__text").wait_for()
+    operation.get_by_role("button", name="Execute").click()
+    expect(operation.locator(".live-responses-table tbody .response-col_status")).to_have_text("200")
 
 
 def test_every_operation_is_documented(page: Page) -> None:
