@@ -57,9 +57,11 @@ def figures() -> Iterable[Figure]:
 def _job_page(each: Place) -> Iterator[Figure]:
     path = f"/jobs/{_finished(each)}"
     read(each, path)
-    took = statistics.median(read(each, path) for _ in range(READS))
+    took = sorted(read(each, path) for _ in range(READS))
     size = len(each.service.read(path))
-    yield Figure(f"page of a job with {LAYERS * len(_PARTS):,} tensors, median", took, "ms", "at most 300")
+    name = f"page of a job with {LAYERS * len(_PARTS):,} tensors"
+    yield Figure(f"{name}, median", statistics.median(took), "ms", "at most 300")
+    yield Figure(f"{name}, fastest", took[0], "ms", "at most 300; what a machine without other work takes")
     yield Figure("its size", size / 1000, "kB", "at most 300")
 
 
