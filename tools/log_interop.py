@@ -1,8 +1,4 @@
-"""`python -m tools.log_interop`: reads a log of ours with aics-tlog (PyPI), a tool that nobody here wrote.
-
-It needs Python 3.12 by its own word and is not in the lock: `pip install aics-tlog==0.2.1` into an environment beside
-ours, and name its site-packages in PYTHONPATH.
-"""
+"""`python -m tools.log_interop`: reads a log of ours with aics-tlog (PyPI), a tool that nobody here wrote."""
 
 import hashlib
 import sys
@@ -19,11 +15,13 @@ from app.evidence.transparency.journal import Journal, load_key
 from app.evidence.transparency.proofs import proof_of
 from app.storage.blobs import Storage
 from migrations.tables import tables
+from tools.peers import packages
 
 OLD, NEW, ENTRY = 255, 700, 300
 
 
 def main() -> int:
+    sys.path.append(str(packages("aics")))
     peer = import_module("aics_tlog")
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

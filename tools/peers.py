@@ -25,11 +25,15 @@ class PeerError(Exception):
 
 @dataclass(frozen=True)
 class Peer:
-    """`runs` is its command, where it has one; `versions` are pip's requirements, each exact."""
+    """`runs` is its command, where it has one; `versions` are pip's requirements, each exact.
+
+    `any_python`: it runs on ours, though it asks for a newer one.
+    """
 
     name: str
     runs: str | None
     versions: tuple[str, ...]
+    any_python: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -73,7 +77,8 @@ def wanted(name: str) -> Peer:
     known = tomllib.loads(PINS.read_text(encoding="utf-8"))
     if name not in known:
         raise PeerError(f"no peer {name!r}; there are: {', '.join(known)}")
-    return Peer(name, known[name].get("command"), tuple(known[name]["versions"]))
+    pins = known[name]
+    return Peer(name, pins.get("command"), tuple(pins["versions"]), pins.get("any_python", False))
 
 
 def ready(place: Path, peer: Peer) -> bool:
@@ -85,7 +90,7 @@ def install(peer: Peer, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)  # left by an install that was interrupted, or of other versions
     run(peer, [sys.executable, "-m", "venv", str(place)])
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    run(peer, [*pip, *peer.versions])
+    run(peer, [*pip, *(["--ignore-requires-python"] if peer.any_python else []), *peer.versions])
     (place / ".ready").write_text(peer.fingerprint)
 
 

@@ -2,22 +2,30 @@
 
 import base64
 import hashlib
+import re
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import delete
 
 from app.evidence.format.log_proof import base_entry, read_proof
 from app.evidence.format.note import COSIGNATURE, LogHead, NoteError, cosign, key_of, read_note, time_of
 from app.evidence.format.tiles import roots_of_consistency
 from app.evidence.transparency.journal import Journal, load_key
 from app.evidence.transparency.proofs import proof_of
+from app.evidence.transparency.tables import LogEntry, LogState
 from app.evidence.transparency.tile_files import TileFiles
 from app.storage.blobs import Storage
 from tests.conftest import Deployment
+from tests.patience import PATIENCE
+from tests.servers import free_port
+from tools import peers
 from worker.supervisor.witnesses import Cosigner, ask_all, read_witnesses
 
 KEY, NAME = Ed25519PrivateKey.generate(), "witness.example/w1"
@@ -135,3 +143,47 @@ def test_what_is_no_witness_is_refused(text: str) -> None:
     assert read_witnesses("") == ()
     with pytest.raises(NoteError):
         read_witnesses(text)
+
+
+@pytest.mark.slow
+def test_a_witness_that_nobody_here_wrote_cosigns(log: Journal, tmp_path: Path) -> None:
+    """`aics-witness` as its users run it: it follows the log, and refuses one that goes on from other entries."""
+    try:
+        command = str(peers.command("aics"))
+    except peers.PeerError as error:
+        pytest.skip(f"aics-witness cannot be had: {error}")
+    config = ["--config", str(tmp_path / "witness.json")]
+
+    def run(*arguments: str) -> str:
+        return subprocess.run([command, *arguments, *config], capture_output=True, text=True, check=True).stdout
+
+    made = run("init", "--name", NAME)
+    run("add-log", "--origin", log.key.origin, "--vkey", str(log.key.public))
+    address = f"127.0.0.1:{free_port()}"
+    serving = subprocess.Popen([command, "serve", "--listen", address, *config], stderr=subprocess.DEVNULL)
+    try:
+        line = re.search(rf"{re.escape(NAME)}\+\S+", made)
+        assert line is not None
+        (there,) = read_witnesses(f"{line[0]} http://{address}")
+        log.enter(*ENTRIES[:3])
+        deadline = time.monotonic() + PATIENCE
+        while not (cosigned := ask_all(log, [there])) and time.monotonic() < deadline:
+            time.sleep(0.1)  # until it listens
+        log.enter(*ENTRIES)
+        assert (cosigned, ask_all(log, [there])) == (1, 1)
+        assert read_note(log.checkpoint() or "").by(there.key) is not None
+
+        other = Journal(log.db, Storage(f"file://{tmp_path / 'forked'}"), log.key)
+        _forget(log)
+        other.enter(*ENTRIES[5:], *ENTRIES[:5], base_entry("00" * 32, name="later"))
+        assert ask_all(other, [there]) == 0
+    finally:
+        serving.terminate()
+        serving.wait()
+
+
+def _forget(log: Journal) -> None:
+    """What a signer does who begins a second history under one key."""
+    with log.db.write() as session:
+        session.execute(delete(LogEntry))
+        session.execute(delete(LogState))
