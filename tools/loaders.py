@@ -12,16 +12,15 @@ import inspect
 import json
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from re import _constants as sre_constants  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
-from textwrap import dedent
-from types import NoneType
-from typing import Any, TypeGuard
+from typing import Any
 
+from app.evidence.verifier.derived import made_of
 from app.evidence.verifier.loaders import EVERY, FILE, KINDS, LAYERS, RULES, layer_count
+from tools.deciding import NO_TENSORS, OF_PARTS, add_shape, configuration, inside
+from tools.making import is_of_self, made_by
 
 PATH = Path(__file__).parents[1] / "app" / "evidence" / "verifier" / FILE
 ABOUT = (
@@ -30,8 +29,10 @@ ABOUT = (
     "whether the sources are parts of the target. `tied` is the default of tie_word_embeddings, `layers` are numbers "
     "of layers by default and their keys, `parts` the configurations inside, `shape` keys that decide which tensors "
     "there are, with their defaults, `derived` those that the class takes from others where they are not given, "
-    "`aliases` other names of both, `grown` what the class adds to the end of a list whenever it is made. `every` is "
-    "all kinds in one."
+    "`making` how it takes them, `extra` keys that the class does not have, with what is taken where they are not "
+    "given, `aliases` other names of keys, `grown` what the class adds to the end of a list whenever it is made, "
+    "`fixed` parts whose kind the class chooses, `inner` what else a part is by default than its class by itself, "
+    "`filled` parts that get it where they are given, too. `every` is all kinds in one."
 )
 
 
@@ -50,7 +51,10 @@ def rendered(document: dict[str, Any]) -> str:
 
 def _brief(kind: dict[str, Any]) -> dict[str, Any]:
     """A kind without what only few have."""
-    return {key: value for key, value in kind.items() if value or key not in ("derived", "grown", "aliases")}
+    return {key: value for key, value in kind.items() if value or key not in _RARE}
+
+
+_RARE = ("derived", "grown", "aliases", "making", "extra", "fixed", "inner", "filled")
 
 
 def _json(value: Any) -> str:
@@ -84,16 +88,23 @@ def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             into["layers"] = kind.get("layers") or into["layers"]
             into["parts"] = kind.get("parts") or into["parts"]
             shape, derived = kind.get("shape", {}), kind.get("derived", [])
-            into["derived"] = sorted({*into["derived"], *derived} - shape.keys())
-            into["shape"] = {key: value for key, value in (into["shape"] | shape).items() if key not in derived}
-            for key in ("grown", "aliases"):
+            no_tensors = {*NO_TENSORS, OF_PARTS.get(name)}
+            into["derived"] = sorted({*into["derived"], *derived} - shape.keys() - no_tensors)
+            both = {key: value for key, value in (into["shape"] | shape).items() if key not in no_tensors}
+            into["shape"] = {key: value for key, value in both.items() if key not in derived}
+            for key in ("grown", "aliases", "making", "inner", "extra"):
                 into[key] |= kind.get(key, {})
+            own = {*into["shape"], *into["derived"]}
+            into["extra"] = {key: default for key, default in into["extra"].items() if key not in own}
+            for key in ("fixed", "filled"):
+                into[key] = kind.get(key) or into[key]
     return {"about": ABOUT, "rules": rules, "kinds": kinds}
 
 
 def _nothing() -> dict[str, Any]:
     loading: dict[str, Any] = {"prefixes": [], "conversions": [], "ties": [], "tied": None}
-    return loading | {"layers": [], "parts": {}, "shape": {}, "derived": [], "grown": {}, "aliases": {}}
+    shape: dict[str, Any] = {"layers": [], "parts": {}, "shape": {}, "derived": [], "grown": {}, "aliases": {}}
+    return loading | shape | {"making": {}, "extra": {}, "fixed": [], "inner": {}, "filled": []}
 
 
 def installed() -> dict[str, Any]:
@@ -101,14 +112,17 @@ def installed() -> dict[str, Any]:
     rules: list[Any] = []
     kinds: dict[str, dict[str, Any]] = {}
     configured = set()
+    parts: dict[str, list[tuple[Any, Path]]] = {}
     for name, model in _classes():
         kind = kinds.setdefault(name, _nothing())
+        config = configuration(model.config_class)
         if name not in configured and getattr(model.config_class, "model_type", name) == name:
             configured.add(name)  # a class of a mapping may have the configuration of another kind
-            config = _config(model)
-            kind |= {"tied": _tied(config), "layers": _layers(config), "parts": _parts(config)}
+            kind |= {"tied": _tied(config)} | _configured(config)
         if name in configured:
-            _add_shape(kind, model)
+            add_shape(kind, model.config_class, _module(model))
+        for part, inner in inside(config):
+            parts.setdefault(part, []).append((inner, _module(model)))
         if isinstance(model.base_model_prefix, str) and model.base_model_prefix:
             kind["prefixes"].append(model.base_model_prefix)
         for table in _tables(name, model):
@@ -117,9 +131,66 @@ def installed() -> dict[str, Any]:
             if at and at not in kind["conversions"]:
                 kind["conversions"].append(at)
         kind["ties"] += [pair for pair in _ties(model) if pair not in kind["ties"]]
+    _add_parts(kinds, parts)
     for kind in kinds.values():
         kind["prefixes"] = sorted(set(kind["prefixes"]))
+        kind["inner"] = dict(_other_defaults(kind, kinds))
     return {"rules": rules, "kinds": kinds}
+
+
+def _add_parts(kinds: dict[str, dict[str, Any]], parts: dict[str, list[tuple[Any, Path]]]) -> None:
+    """Adds kinds that are only found inside models of others."""
+    for name in sorted(parts.keys() - kinds.keys()):
+        kind = kinds.setdefault(name, _nothing())
+        for config, path in parts[name]:
+            config_class: Any = type(config)
+            kind |= _configured(configuration(config_class))
+            add_shape(kind, config_class, path)
+
+
+def _configured(config: Any) -> dict[str, Any]:
+    """What a kind's configuration by default says of its layers and of the configurations inside it."""
+    kinds: dict[str, Any] = dict(getattr(config, "sub_configs", None) or {})
+    fixed = sorted(key for key, of in kinds.items() if getattr(of, "model_type", ""))
+    filled = {} if config is None else dict.fromkeys(_filled(type(config)))
+    found = {"layers": _layers(config), "parts": _parts(config), "fixed": fixed, "inner": _inner_of(config)}
+    return found | {"filled": sorted(filled)}
+
+
+def _filled(config_class: Any) -> Iterator[str]:
+    """Parts that get the class's defaults for them also where they are given."""
+    for statement in made_by(config_class):
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Assign) and ".init_kwargs" in ast.unparse(node.value):
+                yield from (target.attr for target in node.targets if is_of_self(target))
+
+
+def _inner_of(config: Any) -> dict[str, Any]:
+    content = config.to_dict() if config is not None else {}
+    return {key: content[key] for key in _parts(config)}
+
+
+def _other_defaults(kind: dict[str, Any], kinds: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What decides on tensors in parts by default, where a class gives them other defaults than they have alone."""
+    for key, content in kind["inner"].items():
+        part = kinds.get(kind["parts"][key])
+        if part is None:
+            continue
+        content = json.loads(json.dumps(content, default=str))
+        usual = part["shape"] | {keys[0]: default for default, keys in part["layers"]}
+        other: dict[str, Any] = {}
+        for _ in range(2):  # what the part's class takes from them follows them
+            alone = usual | (made_of(other, part["making"]) if part["making"] else {}) | other
+            known = {*part["shape"], *part["derived"], *alone} & content.keys()
+            other |= {name: content[name] for name in sorted(known) if content[name] != alone.get(name)}
+        if other:
+            yield key, other
+
+
+def installed_kinds() -> set[str]:
+    """Kinds whose configuration the installed version can make without arguments."""
+    classes = {model.config_class for _, model in _classes()}
+    return {each.model_type for each in classes if configuration(each) is not None}
 
 
 def _classes() -> Iterator[tuple[str, Any]]:
@@ -141,14 +212,6 @@ def _classes() -> Iterator[tuple[str, Any]]:
         except (ImportError, AttributeError, RuntimeError):
             continue
         yield kind, model
-
-
-def _config(model: Any) -> Any:
-    """The configuration by default; None where one cannot be made without arguments."""
-    try:
-        return model.config_class()
-    except Exception:  # noqa: BLE001 - each class of transformers fails in its own way
-        return None
 
 
 def _tied(config: Any) -> bool | None:
@@ -183,116 +246,9 @@ def _parts(config: Any) -> dict[str, str]:
     return {key: kind for key, kind in sorted(kinds.items()) if isinstance(kind, str) and kind}
 
 
-#: Keys of which a result may have another value than its base: heads, vocabularies, and how the model is used.
-_FREE = {
-    *("vocab_size", "num_labels", "additional_vocab_size", "is_decoder", "is_encoder", "summary_proj_to_labels"),
-    *("pad_token_id", "bos_token_id", "eos_token_id", "problem_type", "use_cache", "tie_word_embeddings", "dtype"),
-    *("return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "model_type"),
-}
-_KINDS_OF_VALUES = (bool, int, str, list, NoneType)
-
-
-def _shape(model: Any) -> tuple[dict[str, Any], set[str]]:
-    """Keys that decide which tensors a class has, with their defaults, and those that the class takes from others."""
-    config = _config(model)
-    if config is None:
-        return {}, set()
-    defaults, fields = config.to_dict(), getattr(config, "__dataclass_fields__", {})
-    made = _made(model.config_class)
-    deciding = {key for key in _deciding(_module(model)) if key in defaults and key not in config.sub_configs}
-    sources = {source for key in deciding for source in made.get(key, ()) if source in fields}
-    deciding |= {key for key in sources if not key.endswith(LAYERS)}  # layers are compared by their number
-    keys = {key for key in deciding - _FREE if isinstance(defaults.get(key), _KINDS_OF_VALUES) and key in defaults}
-    keys -= {key for key in keys if key.startswith("_") or "dropout" in key or key in config.attribute_map}
-    derived = {key for key in keys if key in made or key not in fields or key in _written(_module(model))}
-    return {key: defaults[key] for key in sorted(keys - derived)}, derived
-
-
-@cache
-def _made(config_class: Any) -> dict[str, set[str]]:
-    """Keys that a configuration sets by itself, and the keys that it reads for it."""
-    found: dict[str, set[str]] = {}
-    for each in config_class.__mro__:
-        maker = vars(each).get("__post_init__") if each.__module__.startswith("transformers.models") else None
-        if maker is None:
-            continue
-        of_self = [node for node in ast.walk(ast.parse(dedent(inspect.getsource(maker)))) if _is_of_self(node)]
-        read = {node.attr for node in of_self if isinstance(node.ctx, ast.Load)}
-        for node in of_self:
-            if isinstance(node.ctx, ast.Store):
-                found.setdefault(node.attr, set()).update(read - {node.attr})
-    return found
-
-
-def _is_of_self(node: ast.AST) -> TypeGuard[ast.Attribute]:
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
-
-
-def _add_shape(kind: dict[str, Any], model: Any) -> None:
-    """Adds to a kind what is known of the keys that decide which tensors one of its classes has."""
-    shape, derived = _shape(model)
-    kind["derived"] = sorted({*kind["derived"], *derived})
-    kind["shape"] = {key: value for key, value in (kind["shape"] | shape).items() if key not in kind["derived"]}
-    grown, also = _grown(_module(model)), model.config_class.attribute_map
-    for key in (*kind["shape"], *kind["derived"]):
-        if key in grown:
-            kind["grown"][key] = grown[key]
-        if aliases := sorted(alias for alias, own in also.items() if own == key):
-            kind["aliases"][key] = aliases
-
-
 def _module(model: Any) -> Path:
     """The source of the module that has the class."""
     return Path(inspect.getsourcefile(sys.modules[model.__module__]) or "")
-
-
-@cache
-def _grown(path: Path) -> dict[str, Any]:
-    """What a module's classes add to the end of a list in their configuration, as `config.down_ops.append([""])`."""
-    found = {}
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        match node:
-            case ast.Call(func=ast.Attribute(value=ast.Attribute() as of, attr="append"), args=[end]):
-                if ast.unparse(of.value).endswith("config"):
-                    with suppress(ValueError):  # what is added is computed
-                        found[of.attr] = ast.literal_eval(end)
-    return found
-
-
-@cache
-def _written(path: Path) -> frozenset[str]:
-    """Keys of the configuration that a module's classes set, as in `config.num_ln_in_parallel_attn = 2`."""
-    stores = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Attribute))
-    return frozenset(
-        node.attr for node in stores if isinstance(node.ctx, ast.Store) and ast.unparse(node.value).endswith("config")
-    )
-
-
-@cache
-def _deciding(path: Path) -> frozenset[str]:
-    """Keys on which a module's `__init__` decides what is in it, by conditions, biases and lists."""
-    keys: set[str] = set()
-    makers = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef))
-    for node in (inner for maker in makers if maker.name == "__init__" for inner in ast.walk(maker)):
-        match node:
-            case ast.If(test=found) | ast.IfExp(test=found) | ast.Subscript(value=found):
-                keys.update(_keys_read(found))
-            case ast.keyword(arg="bias" | "affine" | "elementwise_affine", value=found):
-                keys.update(_keys_read(found))
-            case ast.Assign(value=ast.BoolOp() | ast.Compare() | ast.UnaryOp() as found):
-                keys.update(_keys_read(found))
-    return frozenset(keys)
-
-
-def _keys_read(expression: ast.expr) -> Iterator[str]:
-    """Keys of a configuration, as in `config.attention_bias` or `getattr(config, "attention_bias", False)`."""
-    for node in ast.walk(expression):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config"):
-            yield node.attr
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
-            of, key = node.args[:2]
-            if isinstance(key, ast.Constant) and ast.unparse(of).endswith("config"):
-                yield str(key.value)
 
 
 def _tables(kind: str, model: Any) -> Iterator[list[list[Any]]]:

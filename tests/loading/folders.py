@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from hypothesis import reject
 from safetensors.torch import load_file
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from app.evidence.format.statement import Row, base_readings, changed, total
 from app.evidence.verifier.check_policy import plan_of
@@ -61,7 +62,19 @@ MODELS: dict[str, Model] = {
     "mixtral": Model(
         lambda path: tiny.mixtral(path), "AutoModelForCausalLM", "AutoModel", "", ("experts", "self_attn", "norm")
     ),
+    "hybrid": Model(lambda path: _hybrid(path), "AutoModelForCausalLM", "AutoModel", "", ("layers.",)),
 }
+
+
+def _hybrid(path: Path) -> None:
+    """A layer of each kind, which the class takes from another key: there is no list of them."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Lfm2Config(**sizes, vocab_size=32, num_hidden_layers=2, full_attn_idxs=[1], block_auto_adjust_ff_dim=False)
+    torch.manual_seed(0)
+    Lfm2ForCausalLM(config).save_pretrained(path)
+    content = json.loads((path / "config.json").read_text())
+    del content["layer_types"]
+    (path / "config.json").write_text(json.dumps(content))
 
 
 class Folder(World):
@@ -344,6 +357,9 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"attribute_map": {"dtype": "other"}, "other": "float16"},
     {"model_type": None, "dtype": "float16"},
     {"num_hidden_layers": 1, "encoder_layers": 99},
+    {"layer_types": ["conv", "full_attention"]},
+    {"layer_types": ["full_attention", "conv"]},
+    {"full_attn_idxs": []},
 )
 
 

@@ -158,6 +158,27 @@ def test_accepted_adapters_leave_the_base_as_it_was_proved() -> None:
     assert outcomes["rejected"] >= 3, outcomes
 
 
+@pytest.mark.parametrize(
+    ("lie", "config"),
+    [
+        (False, {"layer_types": ["conv", "full_attention"]}),
+        (True, {"layer_types": ["full_attention", "full_attention"]}),
+        (True, {"layer_types": ["conv", "conv"]}),
+        (True, {"full_attn_idxs": None}),
+    ],
+    ids=["what the class makes", "attention", "convolutions", "another key"],
+)
+def test_a_list_that_the_base_lacks_says_what_is_loaded(lie: bool, config: dict[str, Any], tmp_path: Path) -> None:
+    """A class takes the kinds of its layers from other keys; with others, it leaves what was proved in the file."""
+    folder = folders.Folder(tmp_path, folders.MODELS["hybrid"], source("hybrid"))
+    folder.config |= config
+    folder.write()
+    assert loads_what_was_proved(folder, quietly) == ("rejected" if lie else "loaded")
+    expected = folder.expected()
+    found = quietly({"class": folder.model.result_class, "folder": str(folder.result)})
+    assert any(found.get(name) != sha256 for name, sha256 in expected.items()) is lie
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", folders.MODELS)
 def test_many_accepted_folders_load_what_was_proved(kind: str) -> None:

@@ -343,6 +343,35 @@ for number, (kind, before, after) in enumerate(
         ("wav2vec2", {}, {"feat_extract_norm": "layer"}),
         ("qwen3_next", {"layer_types": ["full_attention"] * 2}, {}),
         ("qwen3_5", {"text_config": {"attention_bias": True}}, {}),
+        # What the base lacks, its class takes from other keys; a result may not add something else.
+        ("qwen3_next", {"num_hidden_layers": 4}, {"num_hidden_layers": 4, "layer_types": ["full_attention"] * 4}),
+        ("qwen3_next", {"num_hidden_layers": 4}, {"num_hidden_layers": 4, "full_attention_interval": 2}),
+        ("qwen3_next", {"num_hidden_layers": 4, "full_attention_interval": 2}, {"num_hidden_layers": 4}),
+        (
+            "deepseek_v32",
+            {"num_hidden_layers": 3, "first_k_dense_replace": 2},
+            {"num_hidden_layers": 3, "first_k_dense_replace": 2, "mlp_layer_types": ["dense", "sparse", "sparse"]},
+        ),
+        (
+            "lfm2",
+            {"num_hidden_layers": 3, "full_attn_idxs": [2]},
+            {"num_hidden_layers": 3, "layer_types": ["conv"] * 3},
+        ),
+        ("llama4_text", {"interleave_moe_layer_step": 24}, {"interleave_moe_layer_step": 24, "moe_layers": [1, 47]}),
+        ("t5", {"feed_forward_proj": "gated-gelu"}, {"feed_forward_proj": "gated-gelu", "is_gated_act": False}),
+        ("falcon", {}, {"num_ln_in_parallel_attn": 2}),
+        ("deberta-v2", {"conv_kernel_size": 3}, {}),
+        ("convnext", {}, {"out_features": ["stage1"]}),
+        # Single layers, and configurations inside one.
+        ("llama", {"per_layer_config": {"0": {"mlp_bias": True}}}, {"per_layer_config": {"0": {"mlp_bias": False}}}),
+        (
+            "gemma4_text",
+            {"num_hidden_layers": 2},
+            {"num_hidden_layers": 2, "per_layer_config": {"0": {"enable_moe_block": True}}},
+        ),
+        ("llava", {}, {"text_config": {"attention_bias": True}}),
+        ("llava", {}, {"text_config": {"model_type": "qwen2"}}),
+        ("mllama", {"text_config": {}}, {"text_config": {"cross_attention_layers": [38]}}),
     )
 ):
 

@@ -19,6 +19,7 @@ def test_what_an_earlier_version_did_stays() -> None:
     rule, newer = [["a"], ["b"], False, ["a"]], [["a"], ["c"], True, ["a"]]
     kind = {"prefixes": ["old"], "conversions": [[0]], "ties": [["x", "y"]], "tied": True, "layers": [], "parts": {}}
     kind |= {"shape": {"bias": False, "window": 2}, "derived": ["depth"], "grown": {"ops": ""}, "aliases": {}}
+    kind |= {"making": {}, "extra": {}, "fixed": [], "inner": {}, "filled": []}
     newer_kind = {
         "prefixes": ["new"],
         "ties": [],
@@ -44,4 +45,9 @@ def test_what_an_earlier_version_did_stays() -> None:
         "derived": ["window"],
         "grown": {"ops": ""},
         "aliases": {},
+        "making": {},
+        "extra": {},
+        "fixed": [],
+        "inner": {},
+        "filled": [],
     }

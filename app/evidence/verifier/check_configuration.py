@@ -13,6 +13,7 @@ from app.evidence.format.modules import MODULES
 from app.evidence.format.statement import Reading
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, result_of
+from app.evidence.verifier.derived import OLD_TYPES, made_of
 from app.evidence.verifier.loaders import LAYERS, Record, is_kind, is_known, layer_count, record
 from app.evidence.verifier.read_files import INDEX_ENDING, is_configuration
 
@@ -46,17 +47,8 @@ _TYPES = ("layer_types", "layers_block_type", "block_types")
 _NUMBERED_OTHERWISE = frozenset(
     ("funnel", "git", "mobilenet_v1", "mobilenet_v2", "mobilevitv2", "perceiver", "swiftformer", "t5gemma2")
 )
-# Kinds whose class has a `per_layer_config` of its own, which is written into results.
-_LAYERS_DIFFER = frozenset(("dots3_note_text", "embedding_gemma2_text", "gemma4_text", "gemma4_unified_text", "neomme"))
-# A flag of T5 and its relatives, and the key that it is taken from.
-_GATED, _FUNCTION = "is_gated_act", "feed_forward_proj"
-# Names of layers' types that transformers 5 replaces while it reads a configuration.
-_OLD_TYPES = {
-    "mamba": "linear_attention",
-    "attention": "full_attention",
-    "deepseek_sparse_attention": "indexed_attention",
-    "qwen_sparse_attention": "indexed_attention",
-}
+# The key of what single layers have in place of what the configuration says of all.
+_LAYERS = "per_layer_config"
 
 
 def parsed(held: Holdings, name: str) -> Any:
@@ -172,10 +164,10 @@ def _layers_loaded(context: CheckContext) -> Iterator[Problem]:
     config = parsed(result_of(context), CONFIG)
     if context.predicate.result_kind == "adapter" or not is_known(config):
         return
-    counts = dict(_layer_counts(config))
+    counts = dict(_layer_counts(config, config["model_type"]))
     if context.base is not None:
         base = _counterpart(context.base, config)
-        before = dict(_layer_counts(base)) if is_known(base) else {}
+        before = dict(_layer_counts(base, base["model_type"])) if is_known(base) else {}
         for path in sorted(before.keys() & counts.keys()):
             if counts[path] < before[path]:
                 reason = f"{path} is {counts[path]}, the base's {before[path]}; set the base's number of layers"
@@ -198,14 +190,14 @@ def _counterpart(base: Holdings, config: Mapping[str, Any]) -> Any:
     return whole
 
 
-def _layer_counts(config: Mapping[str, Any], kind: str = "", at: str = "") -> Iterator[tuple[str, int]]:
+def _layer_counts(config: Mapping[str, Any], kind: str, at: str = "") -> Iterator[tuple[str, int]]:
     """Paths of the numbers of layers in a configuration and in those inside it, by default where it gives none."""
-    kind = str(config.get("model_type") or kind)
     if not is_kind(kind):
         return
     known = record(kind)
+    made = {key: value for key, value in _made(config, known).items() if key in known.get("derived", ())}
     for default, keys in known["layers"]:
-        given = [count for key in keys if (count := layer_count(config.get(key))) is not None]
+        given = [count for key in keys if (count := layer_count(made.get(key, config.get(key)))) is not None]
         yield f"{at}{keys[0]}", min(given, default=default)
     if not known["layers"]:
         for key, value in config.items():
@@ -214,11 +206,8 @@ def _layer_counts(config: Mapping[str, Any], kind: str = "", at: str = "") -> It
     for key in _TYPES:
         if isinstance(types := config.get(key), list):
             yield f"{at}{key}", len(types)
-    for key, part in known["parts"].items():
-        inner = config.get(key)
-        if part == kind and not isinstance(inner, Mapping):
-            continue  # by its own defaults, transformers' Qwen3_5TextConfig would be inside itself
-        yield from _layer_counts(inner if isinstance(inner, Mapping) else {}, part, f"{at}{key}.")
+    for key, part, inner in _parts(config, known, kind):
+        yield from _layer_counts(inner, part, f"{at}{key}.")
 
 
 def _same_tensors(context: CheckContext) -> Iterator[Problem]:
@@ -227,36 +216,76 @@ def _same_tensors(context: CheckContext) -> Iterator[Problem]:
     if context.base is None or context.predicate.result_kind == "adapter" or not is_known(config):
         return
     base = _counterpart(context.base, config)
-    before, after = (dict(_shape(each)) if is_known(each) else {} for each in (base, config))
-    for path, value in sorted(before.items()):
-        if path not in after or not _alike(value, after[path]):
-            now = _short(after[path]) if path in after else "not given"
+    if not is_known(base):
+        return
+    before, after = shape_of(base), shape_of(config)
+    for path in sorted(before.keys() | after.keys()):
+        if path not in before or path not in after or before[path] != after[path]:
+            then, now = (_short(each[path]) if path in each else "not given" for each in (before, after))
             reason = (
-                f"{path} is {now}, and {_short(value)} in the base: the class has other tensors then, and what it "
-                "lacks is not loaded; set the base's value"
+                f"{path} is {now}, and {then} in the base: the class has other tensors then, and what it lacks is not "
+                f"loaded; {'set the base' + chr(39) + 's value' if path in before else 'remove it'}"
             )
             yield Problem("same_tensors", reason, CONFIG)
 
 
-def _shape(config: Mapping[str, Any], kind: str = "", at: str = "") -> Iterator[tuple[str, Any]]:
+def shape_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides which tensors a class has, by paths of keys in a configuration of a known kind."""
+    return dict(_shape(config, config["model_type"]))
+
+
+def _shape(config: Mapping[str, Any], kind: str, at: str = "") -> Iterator[tuple[str, Any]]:
     """Paths and values of the keys that decide which tensors a class has, in a configuration and in those inside it."""
-    kind = str(config.get("model_type") or kind)
     if not is_kind(kind):
         return
     known = record(kind)
-    if kind not in _LAYERS_DIFFER:
-        yield f"{at}per_layer_config", bool(config.get("per_layer_config"))
+    made = _made(config, known)
     for key, default in known["shape"].items():
         given = _given(config, known, key)
         yield f"{at}{key}", given[0] if given else default
     for key in known.get("derived", ()):
-        given = [value for value in _given(config, known, key) if value is not None]
-        if given or key == _GATED:
-            yield f"{at}{key}", given[0] if given else _is_gated(config, known)
-    for key, part in known["parts"].items():
-        inner = config.get(key)
-        if isinstance(inner, Mapping):
-            yield from _shape(inner, part, f"{at}{key}.")
+        given = [made[key]] if key in made else _given(config, known, key)
+        if key != _LAYERS and given and given[0] is not None:
+            yield f"{at}{key}", _plain(given[0], known.get("grown", {}).get(key))
+    for key, default in known.get("extra", {}).items():
+        yield f"{at}{key}", config.get(key, default)
+    yield from _layers_apart({**config, **made}, known, at)
+    for key, part, inner in _parts(config, known, kind):
+        if key not in known.get("fixed", ()):
+            yield f"{at}{key}.model_type", part
+        yield from _shape(inner, part, f"{at}{key}.")
+
+
+def _made(config: Mapping[str, Any], known: Record) -> dict[str, Any]:
+    return made_of(config, known["making"]) if "making" in known else {}
+
+
+def _layers_apart(config: Mapping[str, Any], known: Record, at: str) -> Iterator[tuple[str, Any]]:
+    """What single layers have in place of what the configuration says of all."""
+    layers = config.get(_LAYERS)
+    for layer, content in layers.items() if isinstance(layers, Mapping) else ():
+        for key, value in content.items() if isinstance(content, Mapping) else ():
+            if value != config.get(key, known["shape"].get(key)):
+                yield f"{at}{_LAYERS}.{int(layer) if str(layer).isdecimal() else layer}.{key}", value
+
+
+def _parts(config: Mapping[str, Any], known: Record, kind: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Keys, kinds and contents of the configurations inside a configuration, by default where it has none."""
+    parts = known["parts"]
+    for key in sorted({*parts, *(key for key, value in config.items() if _has_kind(value))}):
+        given, part = config.get(key), parts.get(key, "")
+        inner = known.get("inner", {}).get(key, {})
+        if isinstance(given, Mapping):
+            inner = {**(inner if key in known.get("filled", ()) else {}), **given}
+        if key not in known.get("fixed", ()):
+            part = str(inner.get("model_type") or part)
+        if part == kind and not isinstance(given, Mapping):
+            continue  # by its own defaults, transformers' Qwen3_5TextConfig would be inside itself
+        yield key, part, inner
+
+
+def _has_kind(value: object) -> bool:
+    return isinstance(value, Mapping) and is_kind(value.get("model_type"))
 
 
 def _given(config: Mapping[str, Any], known: Record, key: str) -> list[Any]:
@@ -267,22 +296,11 @@ def _given(config: Mapping[str, Any], known: Record, key: str) -> list[Any]:
     return values if len(values) < 2 or all(value == values[0] for value in values) else [values]
 
 
-def _is_gated(config: Mapping[str, Any], known: Record) -> bool:
-    """What T5 and its relatives make of the name of their layers' function where they have no flag for it."""
-    return str(config.get(_FUNCTION, known["shape"].get(_FUNCTION))).startswith("gated")
-
-
 def _plain(value: Any, end: object) -> Any:
     """A value as it is compared: without what the class added to a list, and with today's names of layers' types."""
     if not isinstance(value, list):
         return value
-    return [_OLD_TYPES.get(each, each) if isinstance(each, str) else each for each in _without(value, end)]
-
-
-def _alike(before: object, after: object) -> bool:
-    """Whether two values are one; also a number that the class wrote out, as Longformer's `attention_window`."""
-    written_out = type(before) is int and isinstance(after, list) and bool(after) and all(x == before for x in after)
-    return before == after or written_out
+    return [OLD_TYPES.get(each, each) if isinstance(each, str) else each for each in _without(value, end)]
 
 
 def _without(value: list[Any], end: object) -> list[Any]:

@@ -13,6 +13,8 @@ from functools import cache, cached_property, lru_cache
 from pkgutil import get_data
 from typing import NotRequired, TypedDict
 
+from app.evidence.verifier.derived import Making
+
 FILE = "loaders.json"
 # How the lines of the file begin that a reader looks for.
 EVERY, RULES, KINDS = '"every":', '"rules":[', '"kinds":{'
@@ -127,8 +129,13 @@ class Record(TypedDict):
     parts: dict[str, str]
     shape: dict[str, object]  # keys that decide which tensors there are, with their defaults
     derived: NotRequired[list[str]]  # those that the class takes from others where they are not given
+    making: NotRequired[Making]  # how it takes them
+    extra: NotRequired[dict[str, object]]  # those that the class has no key for, with what it takes then
     aliases: NotRequired[dict[str, list[str]]]  # other names of both
     grown: NotRequired[dict[str, object]]  # what the class adds to the end of a list whenever it is made
+    fixed: NotRequired[list[str]]  # parts whose kind the class chooses, whatever their configuration says
+    inner: NotRequired[dict[str, dict[str, object]]]  # what else a part is by default than its class by itself
+    filled: NotRequired[list[str]]  # parts that get it where they are given, too
 
 
 def kinds_of(config: object) -> list[str]:

@@ -117,17 +117,25 @@ def test_numbers_that_count_no_layers_refuse_nothing(config: dict[str, Any], tmp
 
 
 SUBSAMPLE = ["Subsample", 16, 8, 4, 2, 2]
+BY_DEFAULT = [SUBSAMPLE, ["Subsample", 16, 16, 4, 2, 2]]
+NEXT = ["linear_attention", "full_attention"] * 2
 
 
 @pytest.mark.parametrize(
     ("kind", "before", "after"),
     [
-        ("levit", {}, {"down_ops": [SUBSAMPLE, [""]]}),
+        ("levit", {}, {"down_ops": [*BY_DEFAULT, [""]]}),
         ("levit", {"down_ops": [SUBSAMPLE]}, {"down_ops": [SUBSAMPLE, [""]]}),
         ("levit", {"down_ops": [SUBSAMPLE, [""]]}, {"down_ops": [SUBSAMPLE, [""], [""]]}),
         ("longformer", {"attention_window": 512}, {"attention_window": [512, 512]}),
         ("t5", {"feed_forward_proj": "gated-gelu"}, {"feed_forward_proj": "gated-gelu", "is_gated_act": True}),
         ("falcon", {"new_decoder_architecture": True}, {"num_ln_in_parallel_attn": 2}),
+        ("qwen3_next", {"num_hidden_layers": 4, "full_attention_interval": 2}, {"layer_types": NEXT}),
+        ("gemma4_text", {"num_hidden_layers": 2}, {"per_layer_config": {"01": {"head_dim": 512}}}),
+        ("convnext", {}, {"out_features": ["stage4"], "out_indices": [4]}),
+        ("llava", {}, {"text_config": {"model_type": "llama", "attention_bias": False}}),
+        ("mistral3", {"text_config": {"vocab_size": 9}}, {"text_config": {"model_type": "mistral", "head_dim": 128}}),
+        ("qwen2_5_vl", {"text_config": {"model_type": "qwen2_5_vl"}}, {"text_config": {}}),
     ],
 )
 def test_what_the_class_writes_by_itself_is_no_difference(
