@@ -11,12 +11,7 @@ from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import PreTrainedConfig
 
-from app.errors import ModelError
-from app.evidence.attest.names import unfollowed
-from app.evidence.attest.observations import read_observations
-from app.evidence.format.digest import TensorReading
 from app.evidence.format.templates import templates_in
 from app.freeze.implied import is_of_adapter
 from app.freeze.plan import Decision, FreezePlan
@@ -74,7 +69,7 @@ def write_form(
     ]
     manifest = [each.to_json() for each in tracked.inventory]
     _write_use(workspace, workspace.form_files, tracked, spec, task=task, labels=labels)
-    write_json(workspace.form, {"tensors": tensors, "kind": _kind(tracked), "manifest": manifest}, indent=None)
+    write_json(workspace.form, {"tensors": tensors, "kind": kind_of(tracked), "manifest": manifest}, indent=None)
 
 
 def write_result(workspace: Workspace, tracked: TrackedModel, trained: Readings) -> int:
@@ -97,7 +92,7 @@ def write_result(workspace: Workspace, tracked: TrackedModel, trained: Readings)
         )
     _write_tensors(workspace.changed, changed)
     write_json(
-        workspace.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": _kind(tracked)}, indent=None
+        workspace.result, {"tensors": entries, "metadata": {"format": "pt"}, "kind": kind_of(tracked)}, indent=None
     )
     return len(changed)
 
@@ -146,46 +141,6 @@ def observed(tracked: TrackedModel, plan: FreezePlan, loaded: Readings, trained:
         }
         rows.append(row)
     return rows
-
-
-def refuse_unfollowed(workspace: Workspace, tracked: TrackedModel, plan: FreezePlan, loaded: Readings) -> None:
-    """Raises ModelError where a verifier could not follow the model's names to its files: known before the first step.
-
-    The statement would be rejected for its names alone, whatever training does.
-    """
-    if not plan.policy.enforce or not any(decision.intervals for decision in plan.decisions):
-        return
-    result = {
-        each.name: TensorReading(
-            name=each.name,
-            dtype=dtype_code(each.tensor, each.name),
-            shape=tuple(each.tensor.shape),
-            nbytes=each.tensor.nbytes,
-            offset=0,
-            sha256=loaded.stored[each.name],
-        )
-        for each in tracked.stored()
-        if each.saved
-    }
-    seen = read_observations({"tensors": observed(tracked, plan, loaded, loaded)})
-    both = _configs(workspace, tracked)
-    problem = next(unfollowed(plan, seen, base=tracked.base, result=result, kind=_kind(tracked), configs=both), None)
-    if problem is not None:
-        kind = getattr(getattr(tracked.model, "config", None), "model_type", type(tracked.model).__name__)
-        raise ModelError(
-            f"the names of this {kind} model's tensors cannot be followed from its files through transformers to the "
-            f"result ({problem}), so that no evidence could be given; models saved like this are not supported",
-            param="model",
-            code="unsupported_model",
-        )
-
-
-def _configs(workspace: Workspace, tracked: TrackedModel) -> tuple[bytes, bytes] | None:
-    """The `config.json` of the base and of the result; None where the result has none."""
-    config, path = getattr(tracked.model, "config", None), workspace.base / "config.json"
-    if not isinstance(config, PreTrainedConfig) or isinstance(tracked.model, PeftModel) or not path.is_file():
-        return None
-    return path.read_bytes(), config.to_json_string().encode()
 
 
 def write_files(
@@ -251,7 +206,7 @@ def _write_modules(base: Path, folder: Path, head: SentenceHead | None) -> None:
             write_json(folder / name, kept)
 
 
-def _kind(tracked: TrackedModel) -> str:
+def kind_of(tracked: TrackedModel) -> str:
     return "adapter" if tracked.loaded.adapter else "full"
 
 

@@ -13,7 +13,7 @@ from app.evidence.format.digest import sha256_file
 from app.freeze.plan import FreezePlan
 from app.specs.models import TorchSpec
 from worker.protocol import EXIT_DONE, Reporter, WorkOrder, Workspace, write_json
-from worker.trainer import checkpoint, determinism, export
+from worker.trainer import checkpoint, determinism, export, foreseen
 from worker.trainer.data import reading
 from worker.trainer.data.reading import DataSplits
 from worker.trainer.models import card, loading, manifest, merging
@@ -69,7 +69,7 @@ def train(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: Stop
         plan = tracked.plan(order.policy)
         loaded = tracked.read_loaded(plan)
         if not _merges(tracked):
-            export.refuse_unfollowed(workspace, tracked, plan, loaded)
+            foreseen.refuse_unfollowed(workspace, tracked, plan, loaded)
         _report_left_out(tracked, reporter)
         refuse_different_replicas(group, tracked.live(), step=0)
         if group.leads:
@@ -78,6 +78,8 @@ def train(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: Stop
         form = whole_model(run.job, tracked)
         if form is not None:
             export.write_form(workspace, form, order.model, task=task, labels=source.labels)
+            if not _merges(tracked):
+                foreseen.refuse_rejected(workspace, tracked, plan, loaded)
         _stop_if_asked(stop, group)
 
         reporter.stage("training")
@@ -211,10 +213,11 @@ STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "tra
 
 
 def _explained(diverged: Diverged, workspace: Workspace) -> Diverged | ModelError:
-    """The error with the step of the last checkpoint in its message; another one where the base itself holds NaN."""
-    broken = loading.name_with_nan(workspace.base)
+    """The error with the step of the last checkpoint in its message; another one where the base itself is why."""
+    broken = loading.name_not_finite(workspace.base)
     if broken is not None:
-        message = f"the base's files hold NaN, in {broken!r} among others; with it, {diverged.message}"
+        name, what = broken
+        message = f"the base's files hold {what}, in {name!r} among others; with it, {diverged.message}"
         return ModelError(message, param="model", code="nan_in_weights")
     steps = [int(path.name.partition("-")[2]) for path in workspace.checkpoints.glob("step-*")]
     last_checkpoint = f"the last checkpoint is that of step {max(steps)}" if steps else "no checkpoint was due before"

@@ -71,11 +71,15 @@ def render_answer(
 
 
 def ensure_template(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Gives a tokenizer the plain template where rows are chats and it has none. Returns the note to report."""
+    """Gives a tokenizer the plain template where rows are chats and it has none. Returns the note to report.
+
+    ModelError for a template that is no template.
+    """
     if "messages" not in rows[0]:
         return None
     template = getattr(tokenizer, "chat_template", None)
     if template:
+        ChatTemplate(tokenizer).refuse_unreadable()
         if "strftime_now" not in str(template):
             return None
         return (

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from json import dumps
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
-from worker.trainer.data.bounds import bounded
+from app.errors import ModelError
+from worker.trainer.data.bounds import OutOfBounds, bounded
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
@@ -69,6 +70,17 @@ class ChatTemplate:
     def name(self) -> str:
         """The name by which users know it: the tokenizer's folder."""
         return self.tokenizer.name_or_path.rstrip("/").rpartition("/")[2] or type(self.tokenizer).__name__
+
+    def refuse_unreadable(self) -> None:
+        """Raises ModelError where the template's own syntax is wrong: it refuses every conversation."""
+        try:
+            with bounded(seconds=TEMPLATE_SECONDS, nbytes=TEMPLATE_BYTES):
+                _compile_jinja_template(self.tokenizer.get_chat_template())
+        except TemplateSyntaxError as error:
+            message = f"the chat template of {self.name} cannot be read: {error.message} in its line {error.lineno}"
+            raise ModelError(message, param="model") from None
+        except (OutOfBounds, MemoryError, *TEMPLATE_ERRORS):  # refused by line, where a line needs it
+            return
 
     def fit(self, messages: Sequence[Message]) -> None:
         """Finds the form in which the template shows every call of `messages`, name and arguments.

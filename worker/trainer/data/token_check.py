@@ -5,6 +5,7 @@ A trial of two examples says nothing about line 700: one id without a row would 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,12 +13,15 @@ import numpy as np
 from torch import nn
 
 from app.errors import ModelError
+from app.files import formats
+from app.files.problems import LineProblem
 from worker.trainer.data.batch import Examples
 from worker.trainer.data.image_text import ImageTextExamples
 from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.padded import Tokens
 from worker.trainer.data.preference import PreferenceExamples
 from worker.trainer.data.text import PairExamples, TextExamples
+from worker.trainer.models import embeddings
 
 CODE = "tokenizer_does_not_fit"
 #: The share of examples without a single known word from which on the tokenizer is taken to be the wrong one.
@@ -29,9 +33,10 @@ def check(examples: Examples, model: nn.Module, tokenizer: Any, *, lines: Sequen
 
     Returns notes for the job's events. `lines` has the line of each example in the file that `param` names.
     """
-    rows = _rows(model)
+    rows = embeddings.fewest_rows(model)
     notes = () if rows is None else _refuse_ids(examples, tokenizer, rows=rows, lines=lines, param=param)
     _refuse_segments(examples, model, lines=lines, param=param)
+    _refuse_ends(examples, model, tokenizer, lines=lines, param=param)
     return (*notes, *_empty_examples(examples, tokenizer, param=param))
 
 
@@ -77,6 +82,39 @@ def _refuse_segments(examples: Examples, model: nn.Module, *, lines: Sequence[in
             raise ModelError(message, param="model", code=CODE)
 
 
+def _refuse_ends(examples: Examples, model: Any, tokenizer: Any, *, lines: Sequence[int], param: str) -> None:
+    """Refuses texts without the end token, or with several, where the model reads a text at that token.
+
+    Classifiers over an encoder and a decoder do, such as those of BART and T5. ModelError where no text has one;
+    DataError, by line, where some have more than the others.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(examples, TextExamples) or not hasattr(plain, "classification_head"):
+        return
+    end = getattr(plain.config, "eos_token_id", None)
+    if not plain.config.is_encoder_decoder or end is None:
+        return
+
+    counts = [int((tokens.ids == end).sum()) for _, tokens in _tokens(examples)]
+    token = tokenizer.convert_ids_to_tokens(end)
+    if not any(counts):
+        message = (
+            f"the model reads a text at its end token {token!r}, the id {end}, and the tokenizer writes none; take the "
+            "tokenizer that belongs to the model"
+        )
+        raise ModelError(message, param="model", code=CODE)
+
+    usual = Counter(counts).most_common(1)[0][0]
+    others = f"end tokens {token!r}, and the other texts have {usual}; the model reads a text at this token"
+    problems = [
+        LineProblem(line, "text", "end_token", f"has {count} {others}")
+        for line, count in zip(lines, counts, strict=True)
+        if count != usual
+    ]
+    if problems:
+        raise formats.refusal(problems, param=param)
+
+
 def _empty_examples(examples: Examples, tokenizer: Any, *, param: str) -> tuple[str, ...]:
     """A note on the share of examples that are special and unknown tokens alone; ModelError where most are."""
     meaningful = np.ones(
@@ -113,17 +151,3 @@ def _tokens(examples: Examples) -> Iterator[tuple[int, Tokens]]:
     elif isinstance(examples, PairExamples):
         yield from enumerate(examples.anchors)
         yield from enumerate(examples.positives)
-
-
-def _rows(model: nn.Module) -> int | None:
-    """The rows of the smaller one of input and output embeddings; None for a model that has no table of its own."""
-    tables = []
-    for getter in ("get_input_embeddings", "get_output_embeddings"):
-        try:
-            table = getattr(model, getter, lambda: None)()
-        except (NotImplementedError, AttributeError):
-            continue
-        weight = getattr(table, "weight", None)
-        if weight is not None and weight.dim() == 2:
-            tables.append(int(weight.shape[0]))
-    return min(tables, default=None)

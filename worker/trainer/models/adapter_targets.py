@@ -13,7 +13,8 @@ from app.errors import ModelError
 from app.freeze.parts import part_of, sees_and_writes
 
 PARAM = "model.adapter.target_modules"
-READ_BY_MAMBA = ("conv1d", "out_proj")  # layers whose weight a fused kernel reads by itself
+#: Layers of a Mamba block whose weight is read without calling them. All blocks have the first two.
+READ_BY_MAMBA = ("conv1d", "out_proj", "dt_proj")
 
 
 def refuse_unknown(model: nn.Module, targets: str | Sequence[str] | None, *, param: str = PARAM) -> None:
@@ -89,8 +90,8 @@ def body_of(model: nn.Module) -> str:
 
 
 def outside_mamba_kernels(model: nn.Module, paths: Sequence[str]) -> list[str]:
-    """The layers that no fused kernel of a Mamba block reads: such a block has a `conv1d` and an `out_proj`."""
+    """The layers that no Mamba block reads by itself: such a block has a `conv1d` and an `out_proj`."""
     modules = dict(model.named_modules())
-    blocks = {path for path in modules if all(f"{path}.{layer}" in modules for layer in READ_BY_MAMBA)}
+    blocks = {path for path in modules if all(f"{path}.{layer}" in modules for layer in READ_BY_MAMBA[:2])}
     read = {f"{block}.{layer}" for block in blocks for layer in READ_BY_MAMBA}
     return [path for path in paths if path not in read]

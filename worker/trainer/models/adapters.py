@@ -215,7 +215,7 @@ def _wrapped(model: nn.Module, config: PeftConfig, heads: Collection[str], notes
         given.target_modules = adapter_targets.outside_mamba_kernels(model, layers)
         if len(given.target_modules) < len(layers):
             notes.append(
-                f"the adapter leaves out {' and '.join(adapter_targets.READ_BY_MAMBA)} of the Mamba blocks: their "
-                "kernels read these weights without calling the layer, so peft refuses adapters there"
+                f"the adapter leaves out {', '.join(adapter_targets.READ_BY_MAMBA)} of the Mamba blocks, which read "
+                "these weights without calling the layer: an adapter there would be refused by peft, or never be used"
             )
         return get_peft_model(model, given)

@@ -46,6 +46,11 @@ def ignored_keys(path: Path) -> list[str]:
     return sorted(_ignored(_parsed(path)))
 
 
+def paths_of(path: Path, value: object) -> list[str]:
+    """Where `path` has a value, such as `text_config.hidden_act`."""
+    return [where for where, found in _entries(_parsed(path)) if found == value]
+
+
 def _parsed(path: Path) -> JsonDict:
     name = path.name
     if not path.is_file():

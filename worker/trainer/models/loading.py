@@ -137,14 +137,19 @@ def dtype_codes(folder: Path) -> dict[str, str]:
     return codes
 
 
-def name_with_nan(folder: Path) -> str | None:
-    """The first tensor in the base's files that holds a NaN."""
+def name_not_finite(folder: Path) -> tuple[str, str] | None:
+    """The first tensor in the base's files that holds a NaN, or a weight or bias that is infinite; and which it is.
+
+    Other tensors, such as masks, may be infinite.
+    """
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
+            for name in map(str, file.keys()):
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point() and tensor.isnan().any():
-                    return str(name)
+                    return name, "NaN"
+                if tensor.is_floating_point() and name.endswith(("weight", "bias")) and tensor.isinf().any():
+                    return name, "infinite values"
     return None
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
 from worker.trainer.models import (
     completeness,
     configs,
+    embeddings,
+    model_config,
     processors,
     sentence,
     stored_dtypes,
@@ -57,16 +55,9 @@ TOKENIZER_FILES = (
 #: Files that may describe an image processor, and the key under which they do. The second is for models of several
 #: kinds, such as CLIP, and the only one that transformers 5 writes for these.
 PROCESSORS = ((PREPROCESSOR, ""), ("processor_config.json", "image_processor"))
-#: What transformers raises for values that a configuration cannot have.
-CONFIG_ERRORS = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, AssertionError),
-    StrictDataclassError,
-)
 #: Name of a tokenizer's attribute that says what it was like when it was loaded.
 STORED = "_permafrost_stored"
 SAFE = {"local_files_only": True, "trust_remote_code": False}
-#: How transformers says which package is missing.
-_INSTALL = re.compile(r"`(pip install [^`]+)`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +86,16 @@ def load(
     `codes` are the dtype codes of the stored tensors by name, and `read` reads one of them.
     """
     _refuse_quantised(codes)
-    config = _config(spec, folder, task=task, labels=labels)
+    config = model_config.load(spec, folder, task=task, labels=labels)
     dtype = _dtype(spec.dtype or "auto", codes.values())
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
     model, info = _from_files(_auto_class(task, config), folder, config, dtype)
+    stored_dtypes.refuse_whole_numbers(model, codes)
     kept = stored_dtypes.restore(model, codes, read) if _keeps_dtypes(spec) else []
 
     words = tokenizer(folder) if task != "image-classification" else None
+    if words is not None:
+        words.name_or_path = spec.path  # as users know it, for messages
     pictures = processor(folder) if task == "image-classification" else None
     if task == "image-text":
         pictures = processors.load(folder, words, kind=str(config.model_type), options=SAFE)
@@ -131,25 +125,17 @@ def load_skeleton(
     Without a task, the class is the one that config.json names.
     """
     _refuse_quantised(codes)
-    config = _config(spec, folder, task=task or "", labels=None)
+    config = model_config.load(spec, folder, task=task or "", labels=None)
     auto = _auto_class(task, config) if task else getattr(transformers, (config.architectures or [""])[0], None)
     dtype = _dtype(spec.dtype or "auto", codes.values())
     model, info = _from_files(auto or transformers.AutoModel, folder, config, dtype, device_map="meta")
     ties.tie_as_loading_does(model, folder, codes)
+    stored_dtypes.refuse_whole_numbers(model, codes)
     if _keeps_dtypes(spec):
         stored_dtypes.restore(model, codes, None)
     if task == "pairs":
         sentence.attach(model, folder, device="meta")
     return model, _new(info), int(config.num_labels)
-
-
-def label_names(folder: Path) -> tuple[str, ...] | None:
-    """Class names of a base that already has a labelled head, by index; None where it has none."""
-    names = configs.read(folder / "config.json").get("id2label")
-    if not isinstance(names, dict) or not all(str(key).isdecimal() for key in names):
-        return None
-    ordered = tuple(str(names[key]) for key in sorted(names, key=int))
-    return None if all(name.startswith("LABEL_") for name in ordered) else ordered
 
 
 def tokenizer(folder: Path) -> Any:
@@ -166,8 +152,11 @@ def tokenizer(folder: Path) -> Any:
         raise
     except Exception as error:  # tokenizers raises nothing narrower for a file that it cannot read
         tokenizers.refuse_unreadable(folder)
-        raise ModelError(f"transformers could not load the tokenizer: {_first_line(error)}", param="model") from error
+        raise ModelError(
+            f"transformers could not load the tokenizer: {model_config.said(error)}", param="model"
+        ) from error
     tokenizers.refuse_empty(loaded, folder)
+    tokenizers.refuse_odd_length(loaded)
     loaded.__dict__[STORED] = _form(loaded)
     return loaded
 
@@ -189,7 +178,7 @@ def processor(folder: Path) -> Any:
         return AutoImageProcessor.from_pretrained(folder, use_fast=False, **SAFE)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise ModelError(
-            f"transformers could not load the image processor: {_first_line(error)}", param="model"
+            f"transformers could not load the image processor: {model_config.said(error)}", param="model"
         ) from error
 
 
@@ -236,62 +225,6 @@ def _with_new_tokens(
     return grown, (note,)
 
 
-def _config(spec: TransformersSpec, folder: Path, *, task: str, labels: Sequence[str] | None) -> Any:
-    content = configs.read(folder / "config.json")
-    kind = content.get("model_type")
-    if kind is None and "pretrained_cfg" in content:  # as timm writes it, and transformers reads it
-        kind = "timm_wrapper"
-    if not isinstance(kind, str):
-        raise ModelError("config.json has no model_type", param="model")
-    if kind not in CONFIG_MAPPING:
-        _refuse_unknown_kind(kind, configs.ignored_keys(folder / "config.json"))
-    try:
-        config = _read_config(folder, content)
-    except CONFIG_ERRORS as error:
-        raise ModelError(
-            f"transformers does not understand config.json: {_first_line(error)}", param="model"
-        ) from error
-
-    if labels is not None:
-        names = [*labels, *(f"LABEL_{index}" for index in range(len(labels), spec.num_labels or 0))]
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: index for index, name in enumerate(names)}
-        config.problem_type = "single_label_classification" if task.startswith(("text", "image")) else None
-    elif task == "text-regression":
-        config.num_labels = spec.num_labels or 1
-        config.problem_type = "regression"
-    elif spec.num_labels:
-        config.num_labels = spec.num_labels
-    if task in ("causal-lm", "preference"):
-        config.use_cache = False  # a cache of keys and values is for generation
-    if task == "image-text":
-        config.get_text_config().use_cache = False
-    return config
-
-
-def _read_config(folder: Path, content: Mapping[str, Any]) -> Any:
-    """The folder's configuration as transformers reads it from a file, which has notations of its own in it.
-
-    Where keys are ignored, that is a file without them.
-    """
-    if not configs.ignored_keys(folder / "config.json"):
-        return AutoConfig.from_pretrained(folder, **SAFE)
-    with TemporaryDirectory() as cleaned:
-        (Path(cleaned) / "config.json").write_text(json.dumps(content), "utf-8")
-        return AutoConfig.from_pretrained(cleaned, **SAFE)
-
-
-def _refuse_unknown_kind(kind: str, ignored: Sequence[str]) -> None:
-    if "auto_map" in ignored:
-        message = (
-            f"transformers has no class of its own for a {kind!r} model: only the code that its config.json names "
-            "(auto_map) could load it, and code that comes with a model is never run"
-        )
-    else:
-        message = f"transformers {transformers.__version__} knows no model_type {kind!r} (config.json)"
-    raise ModelError(message, param="model", code="unsupported_model")
-
-
 def _ignored_notes(folder: Path, model: nn.Module) -> tuple[str, ...]:
     """One note per configuration file with keys that are ignored."""
     notes = []
@@ -331,11 +264,11 @@ def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **opti
             **options,
             **SAFE,
         )
-    except (*CONFIG_ERRORS, RuntimeError) as error:
+    except (*model_config.ERRORS, RuntimeError) as error:
         if "Unrecognized configuration class" in str(error):
             kind = getattr(auto, "__name__", str(auto)).removeprefix("AutoModelFor")
             raise ModelError(f"transformers has no {kind} over a {config.model_type!r} model", param="task") from error
-        said = _first_line(error).replace(str(folder), "the model's folder")
+        said = model_config.said(error, folder).replace(str(folder), "the model's folder")
         raise ModelError(f"transformers could not load the model: {said}", param="model") from error
     body = "" if model is model.base_model else f"{model.base_model_prefix}."
     completeness.refuse_holes(
@@ -343,20 +276,10 @@ def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **opti
         info["unexpected_keys"],
         model.state_dict(),
         body=body,
-        embeddings=_input_embeddings(model),
+        embeddings=embeddings.input_names(model),
     )
     _refuse_other_shapes(model, info["mismatched_keys"])
     return model, info
-
-
-def _input_embeddings(model: Any) -> list[str]:
-    """Names of the weights of the model's input embeddings; none where it has none of its own."""
-    try:
-        embeddings = model.get_input_embeddings()
-    except (NotImplementedError, AttributeError):
-        return []
-    weights = {id(each) for each in embeddings.parameters()} if isinstance(embeddings, nn.Module) else set()
-    return [name for name, each in model.named_parameters(remove_duplicate=False) if id(each) in weights]
 
 
 def _new(info: Mapping[str, Any]) -> frozenset[str]:
@@ -391,13 +314,3 @@ def _notes(info: Mapping[str, Any]) -> tuple[str, ...]:
         names = ", ".join(sorted(each[0] for each in info["mismatched_keys"]))
         notes.append(f"newly initialised, since the base has them in another shape: {names}")
     return tuple(notes)
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, ImportError):
-        text = str(error).strip()
-        named = ", ".join(dict.fromkeys(_INSTALL.findall(text)))
-        cure = f"install it where the worker runs: {named}" if named else "install the package where the worker runs"
-        return f"{text.splitlines()[0].partition('You can install')[0].strip()[:200]} ({cure})"
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    return " ".join(lines[: 2 if isinstance(error, StrictDataclassError) else 1])[:300]

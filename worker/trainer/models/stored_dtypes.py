@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from app.errors import ModelError
 from worker.trainer.freeze.inventory import DTYPE_CODES, tensors
 from worker.trainer.models import names
 
@@ -46,6 +47,23 @@ def restore(model: nn.Module, codes: Mapping[str, str], read: Read | None) -> li
         tensor.data = data
         restored += [name for name, _ in pieces]
     return restored
+
+
+def refuse_whole_numbers(model: nn.Module, codes: Mapping[str, str]) -> None:
+    """Raises ModelError where the files hold whole numbers for weights, which a quantised model's are."""
+    whole = {name for name, code in codes.items() if code.startswith(("I", "U"))}
+    if not whole:
+        return
+    state = model.state_dict(keep_vars=True)
+    for live, pieces in _pieces(model, codes).items():
+        stored = next((name for name, _ in pieces if name in whole), None)
+        if stored is not None and state[live].is_floating_point():
+            message = (
+                f"tensor {stored!r} is stored as {codes[stored]}, whole numbers in place of weights: a quantised form, "
+                "which cannot be trained; take the model's plain weights (bfloat16 or float32), or save a dequantised "
+                "copy"
+            )
+            raise ModelError(message, param="model", code="quantised_model")
 
 
 def reader(files: Iterable[Path]) -> Read:

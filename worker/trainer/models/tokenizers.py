@@ -58,6 +58,14 @@ def refuse_empty(tokenizer: Any, folder: Path) -> None:
     raise ModelError(message, param="model", code="tokenizer_does_not_fit")
 
 
+def refuse_odd_length(tokenizer: Any) -> None:
+    """Raises ModelError where the longest text that the tokenizer allows is no number, or none at all."""
+    length = tokenizer.model_max_length
+    if not isinstance(length, int | float) or length < 1:
+        message = f"tokenizer_config.json: model_max_length is {length!r:.40}; it is a number of tokens, at least 1"
+        raise ModelError(message, param="model")
+
+
 def refuse_unreadable(folder: Path) -> None:
     """Raises ModelError where a tokenizer that could not be loaded is stored in a form that a missing package reads."""
     names = [path.name for path in sorted(folder.glob("*.model"))]

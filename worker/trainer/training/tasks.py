@@ -23,7 +23,7 @@ from worker.trainer.data import chat, image_text, images, language, preference, 
 from worker.trainer.data.batch import Encoded, Examples
 from worker.trainer.data.picture_processor import PictureProcessor
 from worker.trainer.data.reading import DataSplits, Row
-from worker.trainer.models import pretrained
+from worker.trainer.models import model_config
 from worker.trainer.models.loading import Loaded
 from worker.trainer.models.sentence import SentenceHead
 from worker.trainer.training.hyperparameters import ResolvedHyperparameters
@@ -70,7 +70,7 @@ def name_of(spec: ModelSpec, asked: str | None, *, workspace: Path, data: DataSp
 def read(order: WorkOrder, workspace: Workspace, *, task: str) -> DataSplits:
     """The job's files as rows. A base that already classifies keeps its label map where it holds every label."""
     known_labels = (
-        pretrained.label_names(workspace.base)
+        model_config.label_names(workspace.base)
         if isinstance(order.model, TransformersSpec) and task in formats.CLASSES
         else None
     )

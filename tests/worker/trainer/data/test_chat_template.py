@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from app.errors import DataError
+from app.errors import DataError, ModelError
 from app.files import formats
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import attempt, data, work_order
@@ -286,3 +286,28 @@ def test_jobs_with_tools(tmp_path: Path, task: str) -> None:
     assert done.code == 0, done.of("failed")
     said = [report["message"] for report in done.of("event")]
     assert any("4 texts of reasoning are not learned" in message for message in said) == (task == "causal-lm")
+
+
+def test_a_template_that_is_no_template(tmp_path: Path, tokenizer: Any) -> None:
+    """The model's fault, by its name, and not that of the first line."""
+    tokenizer.name_or_path = "org/broken"
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }"
+    with pytest.raises(ModelError, match=r"the chat template of broken cannot be read: .* in its line 1"):
+        chat.ensure_template(tokenizer, [OPENAI])
+
+
+@pytest.mark.parametrize("model", ["a chat model", "org/a chat model"])
+def test_templates_are_named_as_the_model_is(tmp_path: Path, model: str) -> None:
+    """And not by the folder in which an attempt has it."""
+    place = Workspace(tmp_path).create()
+    tiny.llama(place.base, template="{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+    order = work_order(
+        job_id="ftjob-test",
+        stage="train",
+        model={"type": "transformers", "path": model},
+        task="causal-lm",
+        data=data(place, [OPENAI] * 2),
+        device="cpu",
+    )
+    message = attempt(order, tmp_path).failure["message"]
+    assert "the chat template of a chat model leaves out" in message

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BartConfig, BartForSequenceClassification
 
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
@@ -145,3 +145,32 @@ def test_fitting_models_are_not_touched(tmp_path: Path) -> None:
     done = run(place, PLAIN, task="causal-lm")
     assert done.code == 0
     assert not any("rows of the embeddings" in each["message"] for each in done.of("event"))
+
+
+@pytest.fixture
+def bart(tmp_path: Path) -> Workspace:
+    """A classifier over an encoder and a decoder, which reads a text at its end token."""
+    place = Workspace(tmp_path).create()
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    config = BartConfig(vocab_size=64, d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16, **sizes, **tokens)
+    BartForSequenceClassification(config).save_pretrained(place.base)
+    tiny.tokenizer(place.base, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), bert_like=True)
+    return place
+
+
+def test_a_text_with_a_second_end_token_is_named(bart: Workspace) -> None:
+    """The model would fail at its batch, in the middle of the run."""
+    done = run(bart, [*PAIRS, {"text": "the cat [SEP] sat", "label": "a"}, PAIRS[1]], task="text-classification")
+    assert (done.failure["code"], done.of("step")) == ("invalid_training_data", [])
+    assert "line 7: has 2 end tokens '[SEP]', and the other texts have 1" in done.failure["message"]
+    assert run(bart, PAIRS, task="text-classification").code == 0
+
+
+def test_a_tokenizer_that_ends_no_text(bart: Workspace) -> None:
+    """The model's fault, and not the data's."""
+    path = bart.base / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "post_processor": None}))
+    done = run(bart, PAIRS, task="text-classification")
+    assert (done.failure["code"], done.failure["param"]) == ("tokenizer_does_not_fit", "model")
+    assert "reads a text at its end token '[SEP]', the id 3, and the tokenizer writes none" in done.failure["message"]

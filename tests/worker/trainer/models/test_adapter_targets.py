@@ -10,7 +10,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import AutoModelForSequenceClassification, Llama4ForCausalLM, Llama4TextConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    MambaConfig,
+    MambaForCausalLM,
+)
 from transformers.models.llama4.modeling_llama4 import Llama4Router
 
 from app.errors import ModelError
@@ -149,7 +155,15 @@ def test_mamba_hybrids_get_an_adapter_where_peft_allows_one(tmp_path: Path) -> N
     done = trained(place, {}, task="causal-lm", rows=[{"text": "the cat sat on the mat"}] * 4)
     assert judge(done).verdict == "verified"
     assert not any("out_proj" in name for name in done.changed)
-    assert any("leaves out conv1d and out_proj" in each["message"] for each in done.of("event"))
+    assert any("leaves out conv1d, out_proj, dt_proj" in each["message"] for each in done.of("event"))
+
+
+def test_layers_that_mamba_reads_without_calling_them() -> None:
+    """An adapter on the step size of Mamba would never be used, and peft does not refuse it."""
+    config = MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=1, time_step_rank=4)
+    model = MambaForCausalLM(config)
+    layers = adapter_targets.outside_mamba_kernels(model, adapter_targets.linear_layers(model, ()))
+    assert sorted(path.rpartition(".")[2] for path in layers) == ["in_proj", "x_proj"]
 
 
 def test_a_layer_with_a_forward_of_its_own_gets_no_adapter() -> None:

@@ -139,7 +139,15 @@ def test_lora_needs_a_layer_to_be_beside(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_run_is_refused(tmp_path: Path) -> None:
     """A T5 whose config names no first token of its decoder: the model's own code fails, and is told as such."""
-    sizes = {"vocab_size": 64, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    sizes = {
+        "vocab_size": 64,
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 64,
+        "num_layers": 1,
+        "num_heads": 2,
+        "eos_token_id": 3,
+    }
     done = trained(Kind("T5ForConditionalGeneration", "T5Config", sizes, "text-classification"), tmp_path)
     assert done.code == 1
     assert (done.failure["code"], done.failure["param"]) == ("model_cannot_run", "model")

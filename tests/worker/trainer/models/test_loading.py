@@ -96,12 +96,24 @@ def test_quantised_weights_without_a_word_in_the_config(tmp_path: Path) -> None:
     assert (error.code, name in error.message) == ("quantised_model", True)
 
 
-def test_nan_in_the_base_is_the_bases_fault(tmp_path: Path) -> None:
+def test_whole_numbers_for_weights_are_quantised(tmp_path: Path) -> None:
+    """Also without a word in config.json: loaded as they are, they would be weights of up to 127."""
+    path = tiny.llama(tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = (weights[name] * 100).to(torch.int8)
+    save_file(weights, path, metadata={"format": "pt"})
+    error = refusal(tmp_path)
+    assert (error.code, f"{name!r} is stored as I8" in error.message) == ("quantised_model", True)
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+def test_weights_that_are_not_finite_are_the_bases_fault(tmp_path: Path, value: str) -> None:
     """The run diverges at its first step, and neither the data nor the learning rate is to blame."""
     place = Workspace(tmp_path).create()
     path = tiny.llama(place.base) / "model.safetensors"
     weights = load_file(path)
-    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = float(value)
     save_file(weights, path, metadata={"format": "pt"})
     order = work_order(
         job_id="ftjob-test",
