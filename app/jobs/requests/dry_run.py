@@ -33,6 +33,7 @@ class Memory(Answer):
     weights: int | None
     gradients: int | None
     optimizer: int | None
+    master_weights: int | None = Field(description="fp32 copies of what trains in half precision.")
     activations: int | None
     total: int | None = Field(description="Of the parts that are known.")
 

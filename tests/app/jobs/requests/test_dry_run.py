@@ -48,7 +48,8 @@ def test_what_the_job_would_be(client: TestClient, upload: Upload) -> None:
     }
     assert (found["estimate"]["basis"], found["estimate"]["seconds"]) == ("computed", 3.0)
     memory = found["estimate"]["memory_bytes"]
-    assert (memory["weights"], memory["gradients"], memory["optimizer"], memory["total"]) == (12, 4, 8, 24)
+    parts = {"weights": 12, "gradients": 4, "optimizer": 8, "master_weights": 0, "activations": None}
+    assert memory == {**parts, "total": 24}
     assert set(found["estimate"]["rules"]) == {"steps", "tokens", "seconds", "memory"}
     assert [each["what"] for each in found["unchecked"]] == ["estimate.memory_bytes.activations"]
 
