@@ -1,11 +1,16 @@
 """The tensors of a model by the names they had when watching began, also after an adapter was wrapped around them."""
 
+import re
+
 from torch import nn
 
 from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 
-#: Attributes under which peft keeps the module that it wrapped: of a tuner layer, and of a `modules_to_save` copy.
-WRAPPED = frozenset({"base_layer", "original_module"})
+#: Attributes under which peft keeps the module that it wrapped: of a tuner layer, of a `modules_to_save` copy, of
+#: tokens that train beside an adapter.
+WRAPPED = frozenset({"base_layer", "original_module", "token_adapter"})
+#: And of an attention layer that reads adaption prompts.
+_ADAPTED_ATTENTION = re.compile(r"attn\.model\.")
 
 
 def live_tensors(model: nn.Module) -> dict[str, TensorRef]:
@@ -22,7 +27,8 @@ def live_tensors(model: nn.Module) -> dict[str, TensorRef]:
 
 def unwrapped_name(name: str) -> str:
     """Without the segments that a wrapper adds."""
-    return ".".join(segment for segment in name.split(".") if segment not in WRAPPED)
+    plain = ".".join(segment for segment in name.split(".") if segment not in WRAPPED)
+    return _ADAPTED_ATTENTION.sub("attn.", plain)
 
 
 def own_model(model: nn.Module) -> nn.Module:

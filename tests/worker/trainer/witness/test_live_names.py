@@ -4,6 +4,7 @@ import peft
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from worker.trainer.witness import Witness
 from worker.trainer.witness.live_names import live_tensors, unwrapped_name
@@ -45,6 +46,33 @@ def test_an_adapter_that_is_wrapped_around_a_watched_model_is_followed() -> None
         "classifier.bias": "classifier.original_module.bias",
     }
     assert "4 tensors followed into a wrapper ('classifier.bias' is now" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("config", "inside"),
+    [
+        (
+            peft.LoraConfig(target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [1, 2]}),
+            "model.embed_tokens.token_adapter.base_layer.weight",
+        ),
+        (
+            peft.AdaptionPromptConfig(adapter_len=2, adapter_layers=1, task_type="CAUSAL_LM"),
+            "model.layers.0.self_attn.model.q_proj.weight",
+        ),
+    ],
+    ids=["tokens beside an adapter", "adaption prompts"],
+)
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks a transformers model for it
+def test_other_wrappers_of_peft(config: peft.PeftConfig, inside: str) -> None:
+    """Every tensor is found again, that one among them."""
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2))
+    with Witness(model, freeze="**", budget=1.0) as w:
+        peft.get_peft_model(model, config)
+        w.step()
+    report = w.report()
+    assert report.verdict == "verified", str(report)
+    assert inside in report.followed.values()
 
 
 def test_what_moves_inside_the_wrapper_is_a_violation_under_the_old_name() -> None:
