@@ -37,7 +37,7 @@ EXPLANATIONS: Final = (
         "Attempting to unscale FP16 gradients",
         (
             "weights that are stored in float16 cannot be trained with the precision fp16, which needs float32 "
-            "weights: choose the precision bf16, or load the model with the dtype float32"
+            "weights: leave master_weights on, choose the precision bf16, or load the model with the dtype float32"
         ),
         "hyperparameters.precision",
     ),
