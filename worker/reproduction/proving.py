@@ -13,18 +13,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from app.errors import DataError, PermafrostError
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import PermafrostError
 from app.evidence.format.example_proof import prove, to_text
 from app.evidence.format.examples import ExampleTree
 from app.evidence.format.keys import KeyFileError
 from app.evidence.format.recipe import Recipe
-from app.evidence.verifier.check_example import recipe_of
+from app.evidence.format.statement import Predicate
+from app.evidence.verifier.check_example import statement_of
 from app.evidence.verifier.context import CannotCheck, Inputs, Problem, Rejected, printable
 from app.evidence.verifier.verify import CANNOT_CHECK, REJECTED, VERIFIED, read_attestation, trusted_keys
 from app.files import formats
 from app.specs.data import DataSpec
 from app.specs.hyperparameters import Hyperparameters
-from worker.reproduction.material import refuse_other_data
+from worker.reproduction.material import Material, refuse_other_data, refuse_other_material
 from worker.trainer.data.examples_root import example_tree
 from worker.trainer.data.sampler import Sampler, split
 
@@ -39,15 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         inputs = Inputs(keys=trusted_keys(options.key, None), now=datetime.now(UTC), require_recipe=True)
-        recipe = recipe_of(read_attestation(options.attestation), inputs)
+        recipe, predicate = statement_of(read_attestation(options.attestation), inputs)
         refuse_other_data(options.data, recipe)
         rows = _rows(options.data, recipe)
         example = _line(rows, options.line) if options.line is not None else _example(options.example, recipe)
-        proof = prove(examples_of([row for _, row in rows], recipe), example)
+        lengths = _lengths(recipe, predicate, options)
+        proof = prove(examples_of([row for _, row in rows], recipe, lengths), example)
     except Rejected as rejection:
         print("\n".join(["REJECTED", *(f"  {problem.check}: {problem}" for problem in rejection.problems)]))
         return REJECTED
-    except (CannotCheck, KeyFileError, DataError, OSError) as error:
+    except (CannotCheck, KeyFileError, PermafrostError, OSError) as error:
         print(f"COULD NOT PROVE: {printable(str(error))}")
         return CANNOT_CHECK
     if options.output is None:
@@ -58,20 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return VERIFIED
 
 
-def examples_of(rows: Sequence[Row], recipe: Recipe) -> ExampleTree:
-    """The tree that the data and the recipe give. Rejected where the trainer reported another root."""
+def examples_of(rows: Sequence[Row], recipe: Recipe, lengths: NDArray[np.int64] | None = None) -> ExampleTree:
+    """The tree that the data and the recipe give. Rejected where the trainer reported another root.
+
+    `lengths` are tokens of the training examples, where the run put examples of similar length together.
+    """
     said, settings = recipe.reported, _settings(recipe)
     if said.examples is None or said.steps is None or not isinstance(settings.batch_size, int):
         raise CannotCheck("the recipe has no root over its examples")
-    if settings.length_bucketing:
-        reason = "with length_bucketing the order of examples depends on their tokens, which only the trainer counts"
-        raise CannotCheck(reason)
     if said.steps * settings.batch_size > MOST:
         raise CannotCheck(f"{said.steps} steps of {settings.batch_size} examples are more than can be counted here")
     if recipe.observed.validation is None:
         kept, _ = split(len(rows), fraction=settings.validation_fraction or 0.0, seed=recipe.request.seed)
         rows = [rows[at] for at in kept]
-    sampler = Sampler(len(rows), settings.batch_size, recipe.request.seed)
+    sampler = Sampler(len(rows), settings.batch_size, recipe.request.seed, lengths)
     tree = example_tree(rows, sampler, steps=said.steps, labels=None)
     if (found := tree.root()) != said.examples:
         reason = "the data and the settings of the recipe give another root than the trainer reported"
@@ -79,9 +84,25 @@ def examples_of(rows: Sequence[Row], recipe: Recipe) -> ExampleTree:
     return tree
 
 
+def _lengths(recipe: Recipe, predicate: Predicate, options: argparse.Namespace) -> NDArray[np.int64] | None:
+    """Tokens of each training example, where the order depends on them; that takes the base's tokenizer."""
+    settings = _settings(recipe)
+    if not settings.length_bucketing:
+        return None
+    if options.base is None:
+        reason = "with length_bucketing the order of examples depends on their tokens"
+        raise CannotCheck(f"{reason}: --base is needed, the folder of the base, whose tokenizer counts them")
+    given = {name: getattr(options, name) for name in ("validation", "base", "adapter")}
+    material = Material(training=options.data, checkpoint=None, **given)
+    refuse_other_material(material, recipe, predicate, None)
+    from worker.reproduction.token_counts import token_counts  # loads the base
+
+    return token_counts(recipe, settings, material, base_files=predicate.base_files)
+
+
 def _settings(recipe: Recipe) -> Hyperparameters:
     """What the trainer decided about the order of examples. CannotCheck where that is nothing that a run can have."""
-    names = ("batch_size", "validation_fraction", "length_bucketing")
+    names = ("batch_size", "validation_fraction", "length_bucketing", "max_length", "packing")
     said = recipe.reported.hyperparameters
     try:
         return Hyperparameters.from_json({name: said[name] for name in names if name in said})
@@ -131,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--line", type=int, help="the example on this line of the training file (in Parquet: row)")
     which.add_argument("--example", metavar="JSON", help="an example as a line of JSON, or @FILE")
     parser.add_argument("--key", type=Path, action="append", required=True, help="trusted public key or ring of keys")
+    parser.add_argument("--base", type=Path, help="folder of the base; needed where the run had length_bucketing")
+    parser.add_argument("--validation", type=Path, help="with --base: the validation file, where the job had one")
+    parser.add_argument("--adapter", type=Path, help="with --base: the adapter that was trained on")
     parser.add_argument("--output", type=Path, help="where to write the proof; default: standard output")
     return parser
 

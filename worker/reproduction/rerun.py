@@ -47,8 +47,8 @@ def rerun(
 ) -> Rerun:
     """Train again in `folder`, all of the run or one segment. Raises RerunFailed."""
     workspace = Workspace(folder).create()
-    order = _order(recipe, material, workspace, device=device, until=_until(recipe, segment))
-    _stage(material, workspace, base_files)
+    order = work_order(recipe, material, workspace, device=device, until=_until(recipe, segment))
+    stage(material, workspace, base_files)
     if segment is not None and segment.start is not None and material.checkpoint is not None:
         shutil.copytree(material.checkpoint, workspace.checkpoints / f"step-{segment.start.step:08d}")
     if recipe.reported.prefix:
@@ -62,14 +62,17 @@ def rerun(
     return Rerun(workspace, plan, done.get("recipe") or {})
 
 
-def _order(recipe: Recipe, material: Material, workspace: Workspace, *, device: str, until: int | None) -> WorkOrder:
+def work_order(
+    recipe: Recipe, material: Material, workspace: Workspace, *, device: str, until: int | None
+) -> WorkOrder:
+    """The order that a supervisor would give, in this workspace."""
     request = recipe.request
     data = DataSpec.from_json(dict(request.data))
-    stage: Stage = "train"
+    train: Stage = "train"
     return WorkOrder(
         job_id=recipe.job_id,
         attempt=recipe.attempt,
-        stage=stage,
+        stage=train,
         model=read_model(dict(request.model)),
         task=request.task,
         data=replace(
@@ -97,7 +100,7 @@ def _until(recipe: Recipe, segment: Segment | None) -> int | None:
     return steps if steps is not None and total is not None and steps < total and not patient else None
 
 
-def _stage(material: Material, workspace: Workspace, base_files: tuple[FileRef, ...]) -> None:
+def stage(material: Material, workspace: Workspace, base_files: tuple[FileRef, ...]) -> None:
     """Links to the files, under the names that they had in the run."""
     if material.base is not None:
         for file in base_files:

@@ -15,6 +15,7 @@ from typing import Any
 from app.evidence.format.example_proof import MAX_PROOF, ExampleProof, ProofError, read_proof, refuse_wrong
 from app.evidence.format.keys import KeyFileError
 from app.evidence.format.recipe import Recipe
+from app.evidence.format.statement import Predicate
 from app.evidence.verifier.context import CannotCheck, Inputs, Problem, Rejected, printable
 from app.evidence.verifier.stages import without
 from app.evidence.verifier.verify import (
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         inputs = Inputs(keys=trusted_keys(options.key, None), now=datetime.now(UTC), require_recipe=True)
-        recipe = recipe_of(read_attestation(options.attestation), inputs)
+        recipe, _ = statement_of(read_attestation(options.attestation), inputs)
         proof = read_proof(_read(options.proof))
         if recipe.reported.examples is None:
             raise CannotCheck("the recipe has no root over its examples")
@@ -69,11 +70,11 @@ def _say(lines: Sequence[str], facts: dict[str, Any], *, as_json: bool) -> None:
     print(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
-def recipe_of(raw: bytes, inputs: Inputs) -> Recipe:
-    """The recipe of an attestation after all checks of both that need no files. Raises Rejected."""
-    recipe = examined(raw, inputs, checks=without(_FROZEN)).recipe
-    assert recipe is not None  # it is required by the inputs
-    return recipe
+def statement_of(raw: bytes, inputs: Inputs) -> tuple[Recipe, Predicate]:
+    """An attestation's recipe and claim after all checks of both that need no files. Raises Rejected."""
+    context = examined(raw, inputs, checks=without(_FROZEN))
+    assert context.recipe is not None  # it is required by the inputs
+    return context.recipe, context.predicate
 
 
 def _lines(proof: ExampleProof, recipe: Recipe) -> list[str]:

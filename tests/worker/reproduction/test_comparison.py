@@ -82,7 +82,7 @@ def test_words_that_do_not_come_out_again_are_named(tmp_path: Path) -> None:
         "the trainer reported another lr",
     ]
     back = recipe_of(world, steps=20, result_step=8)
-    assert ["the trainer reported other resultStep"] == [one.reason for one in other_words(back, run)]
+    assert [one.reason for one in other_words(back, run)] == ["the trainer reported other resultStep"]
     early = recipe_of(world, steps=10)
     reached = replace(run, word=again | {"steps": 10})
     assert "ended after 10 of 20 steps" in next(other_words(early, reached)).reason

@@ -17,6 +17,7 @@ from tests.tamper import recipes
 from tests.tamper.kit import World
 from tests.worker.reproduction import liars
 from tests.worker.reproduction.attested import HYPERPARAMETERS, ROWS, Attested, Workshop
+from tests.worker.trainer import tiny
 from worker.reproduction.proving import main
 
 
@@ -96,9 +97,21 @@ def test_a_word_that_no_run_can_have_is_named(
     assert named in capsys.readouterr().out
 
 
-def test_an_order_by_length_is_the_trainers_alone(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    """It depends on tokens, which a proof's maker does not count."""
-    job = workshop.classifier(hyperparameters=HYPERPARAMETERS | {"length_bucketing": True})
+def test_an_order_by_length_takes_the_base(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tokenizer counts the tokens that the order depends on; another base is refused."""
+    rows = [{**row, "text": "the cat " * (1 + at % 5) + row["text"]} for at, row in enumerate(ROWS)]
+    wanted = HYPERPARAMETERS | {"length_bucketing": True, "validation_fraction": 0.25}
+    job = workshop.classifier(rows=rows, hyperparameters=wanted)
     assert prove(job, "--line", "1") == 2
-    assert "length_bucketing" in capsys.readouterr().out
+    assert "--base is needed" in capsys.readouterr().out
     assert not Path(job.data.with_name("proof.json")).exists()
+
+    found = []
+    for line in range(1, len(rows) + 1, 3):
+        assert prove(job, "--line", str(line), "--base", str(job.base)) == 0
+        found.append("did not train" not in checked(job, capsys))
+    assert any(found)
+    assert prove(job, "--line", "1", "--base", str(tiny.bert(tmp_path / "other", seed=7))) == 1
+    assert "another base than the recipe's" in capsys.readouterr().out
