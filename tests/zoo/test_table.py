@@ -14,9 +14,9 @@ from tests.zoo.table import PATH, everything, render, run, score
 def test_every_architecture_is_verified_or_refused_by_name() -> None:
     """After a change of transformers or of the trainer: `python -m tests.zoo`.
 
-    PERMAFROST_ZOO_EVERY=4 tries every fourth architecture, and holds no page against them.
+    PERMAFROST_TEST_ZOO_EVERY=4 tries every fourth architecture, and holds no page against them.
     """
-    page, every = PATH.read_text("utf-8"), int(os.environ.get("PERMAFROST_ZOO_EVERY", "1"))
+    page, every = PATH.read_text("utf-8"), int(os.environ.get("PERMAFROST_TEST_ZOO_EVERY", "1"))
     tried = {entry: policies for at, (entry, policies) in enumerate(everything().items()) if at % every == 0}
     results = dict(run(tried, jobs=2))
     print(score(results))
