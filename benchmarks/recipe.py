@@ -1,4 +1,4 @@
-"""What an auditor's papers cost a job (recipe, signatures, log), and a spot check of one segment beside the whole run.
+"""What an auditor's papers cost a job: recipe, digests of its checkpoints, signatures, the log's entry.
 
 Shares are of processor time of this process, which a busy machine does not change; milliseconds are the clock's, the
 fastest of some. The answer of a time-stamping authority is not counted: its time is its own.
@@ -10,12 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from shutil import copytree
 from statistics import median
 from typing import Any, Final
 from unittest import mock
@@ -43,24 +42,24 @@ from worker.trainer.own_word import own_word
 SEGMENTS: Final = 10
 ROUNDS: Final = 40
 TEXTS: Final = int(os.environ.get("BENCH_TEXTS", "2000"))
-STEPS: Final = int(os.environ.get("BENCH_STEPS", "100"))
 
 
 def figures() -> Iterable[Figure]:
     with folder() as place:
         yield from share_of_a_job(place / "head")
-        yield from share_of_a_segment(place)
 
 
 def share_of_a_job(place: Path) -> Iterable[Figure]:
     """MiniLM under a new head, all of it frozen: what the recipe adds, in the trainer and at the end."""
-    order = _order(place, count=TEXTS, policy={"freeze": ["bert.**"]}, hyperparameters={"n_epochs": 3})
+    order = work_order(place, count=TEXTS, policy={"freeze": ["bert.**"]}, hyperparameters={"n_epochs": 3})
     word: list[float] = []
-    whole = _seconds(lambda: _train(order, place, word))
+    whole = processor_seconds(lambda: trained(order, place, word))
     reports, _ = read_reports(Workspace(place).reports)
     log, end = filled(place / "log", FEW), Ending(reports[-1])
-    ending = _seconds(lambda: end.with_log(log))
-    added = sum(word) + ending
+    ending = processor_seconds(lambda: end.with_log(log))
+    kept = [(path, read_file(path / WEIGHTS)) for path in Workspace(place).checkpoints.glob("step-*")]
+    states = processor_seconds(lambda: [saved_state(path, 1, weights) for path, weights in kept])
+    added = sum(word) + ending + states
     yield Figure(f"recipe and log: head-only MiniLM, {TEXTS} texts, added", 100 * added / whole, "% of the job", 2)
     yield Figure("recipe: with the digest of the code, read once by a worker", 1000 * ending, "ms", "at start")
     works: dict[str, Callable[[], object]] = {
@@ -74,27 +73,7 @@ def share_of_a_job(place: Path) -> Iterable[Figure]:
     log.db.close()
 
 
-def share_of_a_segment(place: Path) -> Iterable[Figure]:
-    """All layers of MiniLM train; one of ten segments, from its checkpoint, beside all of them."""
-    every = STEPS // SEGMENTS
-    wanted = {"max_steps": STEPS, "batch_size": 16, "checkpoint_steps": every, "keep_checkpoints": SEGMENTS}
-    order = _order(place / "whole", count=400, policy={}, hyperparameters=wanted)
-    whole = _seconds(lambda: _train(order, place / "whole", []))
-
-    start = f"step-{5 * every:08d}"
-    part = _order(place / "part", count=400, policy={}, hyperparameters=wanted)
-    Workspace(place / "part").checkpoints.mkdir(exist_ok=True)
-    copytree(place / "whole" / "checkpoints" / start, place / "part" / "checkpoints" / start)
-    segment = _seconds(lambda: _train(replace(part, until=6 * every), place / "part", []))
-    yield Figure("segment check of a run of ten segments", segment / whole, "of the whole run", "at most 0.15")
-
-    state = place / "whole" / "checkpoints" / start
-    weights = read_file(state / WEIGHTS)
-    digests = _seconds(lambda: saved_state(state, 5 * every, weights))
-    yield Figure("recipe: digests of one checkpoint's state", 100 * digests / (whole / SEGMENTS), "% of a segment", 2)
-
-
-def _order(place: Path, *, count: int, policy: dict[str, Any], hyperparameters: dict[str, Any]) -> WorkOrder:
+def work_order(place: Path, *, count: int, policy: dict[str, Any], hyperparameters: dict[str, Any]) -> WorkOrder:
     """A job on the first `count` texts, in a workspace of its own."""
     workspace = Workspace(place).create()
     minilm_base(workspace.base)
@@ -105,13 +84,13 @@ def _order(place: Path, *, count: int, policy: dict[str, Any], hyperparameters: 
     return WorkOrder.from_json(fields | {"policy": policy, "hyperparameters": hyperparameters})
 
 
-def _train(order: WorkOrder, place: Path, word: list[float]) -> None:
+def trained(order: WorkOrder, place: Path, word: list[float]) -> None:
     """Run the trainer here; the seconds that its own word takes are added to `word`."""
     order.save(place)
 
     def timed(*arguments: Any) -> Any:
         found: list[Any] = []
-        word.append(_seconds(lambda: found.append(own_word(*arguments))))
+        word.append(processor_seconds(lambda: found.append(own_word(*arguments))))
         return found[0]
 
     with redirect_stdout(sys.stderr), suppress(SystemExit), mock.patch.object(trainer, "own_word", timed):
@@ -147,7 +126,7 @@ KEY: Final = generate()
 MLDSA: Final = generate("ml-dsa-65")
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def processor_seconds(work: Callable[[], object]) -> float:
     began = time.process_time()
     work()
     return time.process_time() - began
