@@ -18,6 +18,7 @@ from app.evidence.format.note import COSIGNATURE, LogHead, Note, NoteError, Note
 from app.evidence.format.tiles import TileError
 from app.evidence.transparency.journal import Journal
 from app.evidence.transparency.tile_files import TileFiles
+from worker.supervisor.tls import certificates
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +92,9 @@ def _request(journal: Journal, head: LogHead, old: int, note: Note) -> bytes:
 
 def _post(witness: Cosigner, body: bytes) -> tuple[int, str]:
     try:
-        with httpx2.stream("POST", f"{witness.url}/add-checkpoint", content=body, timeout=SECONDS) as response:
+        with httpx2.stream(
+            "POST", f"{witness.url}/add-checkpoint", content=body, timeout=SECONDS, verify=certificates()
+        ) as response:
             answer = b""
             for chunk in response.iter_raw():
                 answer += chunk
