@@ -29,7 +29,7 @@ from app.evidence.verifier.verify import (
 )
 from app.jsontypes import JsonDict
 from worker.reproduction.comparison import SHOWN, Distance, compared, distances, farthest
-from worker.reproduction.expectation import reasons
+from worker.reproduction.expectation import reasons, refuted
 from worker.reproduction.material import Material, Segment, refuse_other_material, segment_of
 from worker.reproduction.rerun import RerunFailed, rerun
 from worker.supervisor.installation import code_digest
@@ -80,6 +80,9 @@ def _reproduce(options: argparse.Namespace) -> int:
         if not problems:
             _verified(options, context, segment)
             return VERIFIED
+        if segment is None and unequal and set(unequal) <= set(refuted(recipe, run.word)):
+            reason = "the trainer reported operations without a deterministic kernel, and this run has none of them"
+            problems, unequal = [*problems, Problem("word", reason)], []
         if not unequal:
             _report(options, "rejected", problems)
             return REJECTED

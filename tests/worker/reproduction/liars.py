@@ -12,7 +12,7 @@ from worker.protocol import EXIT_STOPPED, WorkOrder, Workspace
 from worker.trainer import main
 from worker.trainer.own_word import own_word
 
-OTHER_SEED, OTHER_DATA, FEWER_STEPS, INTERRUPTED = 901, 902, 903, 904
+OTHER_SEED, OTHER_DATA, FEWER_STEPS, INTERRUPTED, EXCUSED = 901, 902, 903, 904, 905
 STOPPED_AFTER = 3
 
 
@@ -46,6 +46,16 @@ def with_fewer_steps(folder: Path, order: WorkOrder) -> None:
     replace(order, until=2).save(folder)
 
 
+def with_an_excuse(folder: Path, order: WorkOrder) -> None:
+    """It trains with another seed, and reports an operation that could have given other bits."""
+
+    def word(run: Any, ending: Any) -> Any:
+        return own_word(run, ending) | {"exact": False, "notDeterministic": ["scatter_add has no such kernel"]}
+
+    vars(main)["own_word"] = word
+    replace(order, seed=1).save(folder)
+
+
 def interrupted(folder: Path, order: WorkOrder) -> None:
     if order.attempt == 1:
         replace(order, until=STOPPED_AFTER).save(folder)
@@ -61,4 +71,5 @@ HABITS = {
     OTHER_DATA: on_other_data,
     FEWER_STEPS: with_fewer_steps,
     INTERRUPTED: interrupted,
+    EXCUSED: with_an_excuse,
 }

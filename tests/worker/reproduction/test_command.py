@@ -75,6 +75,16 @@ def test_a_lying_trainer_is_caught(workshop: Workshop, lie: int, capsys: pytest.
     assert "classifier.weight" in named
 
 
+def test_an_excuse_that_training_again_refutes_is_none(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same code in the same environment has the same operations: one that lacks a kernel would come up again."""
+    job = workshop.classifier(seed=liars.EXCUSED)
+    capsys.readouterr()  # the worker's own log
+    assert job.reproduce("--json") == 1
+    shown = capsys.readouterr()
+    assert "scatter_add has no such kernel" in shown.err
+    assert "this run has none of them" in json.loads(shown.out)["problems"][-1]["reason"]
+
+
 def test_material_is_compared_first(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     """Data that differs by one byte is named with both digests, before anything is trained."""
     job = workshop.classifier()

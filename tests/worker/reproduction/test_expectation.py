@@ -9,7 +9,7 @@ import pytest
 from app.evidence.format.recipe import Recipe
 from tests.tamper import recipes
 from tests.tamper.kit import World
-from worker.reproduction.expectation import reasons
+from worker.reproduction.expectation import reasons, refuted
 
 HERE: dict[str, Any] = {
     "torch": "2.13.0",
@@ -60,8 +60,22 @@ def test_another_place_is_a_reason(tmp_path: Path, name: str) -> None:
 )
 def test_a_run_that_could_not_be_exact_is_a_reason(tmp_path: Path, said: dict[str, Any], named: str) -> None:
     """By the trainer's own word."""
-    [reason] = reasons(made(tmp_path, **said), environment=HERE, code="22" * 32)
+    recipe = replace(made(tmp_path, **said), attempt=2)
+    [reason] = reasons(recipe, environment=HERE, code="22" * 32)
     assert named in reason
+
+
+def test_a_first_attempt_did_not_go_on_elsewhere(tmp_path: Path) -> None:
+    """Whatever the trainer says of it: the supervisor counts attempts."""
+    assert list(reasons(made(tmp_path, exact=False), environment=HERE, code="22" * 32)) == []
+
+
+def test_an_operation_that_does_not_come_up_is_refuted(tmp_path: Path) -> None:
+    """By the word of a run here; one that comes up stays a reason."""
+    recipe = made(tmp_path, not_deterministic=("scatter_add", "cumsum"), exact=False)
+    both = list(reasons(recipe, environment=HERE, code="22" * 32))
+    assert list(refuted(recipe, {})) == both
+    assert list(refuted(recipe, {"notDeterministic": ["cumsum"]})) == both[:1]
 
 
 def test_other_code_is_a_reason(tmp_path: Path) -> None:
