@@ -75,7 +75,7 @@ class JobForm(BaseModel):
 
     def adapter_spec(self) -> AdapterSpec | None:
         """The adapter that the job would train, by its own fields or in a spec that was written as JSON."""
-        model = self.model_field()
+        model = self.model_field() if self.model.strip() else None
         spec = read_model(model) if isinstance(model, dict) else None
         return spec.adapter if isinstance(spec, TransformersSpec) else None
 
