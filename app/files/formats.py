@@ -5,7 +5,6 @@ Files are streamed. The standard library reads JSONL and CSV; pyarrow reads Parq
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import DataError
+from app.files import columns as columns_of
+from app.files.columns import LAST_IS_TARGET, Columns
 from app.files.csv_rows import CsvFile
 from app.files.examples import SHAPES, ExampleReader
 from app.files.labels import in_order, lookalikes
@@ -21,7 +22,6 @@ from app.files.lines import MAX_LINE, MAX_PICTURE_LINE, Record, read_jsonl
 from app.files.parquet import Numbers, ParquetFile
 from app.files.picture_chats import has_pictures
 from app.files.problems import LineProblem, ProblemList, nearest
-from app.specs.data import DataSpec
 
 FORMATS = ("jsonl", "csv", "parquet")
 TASKS = tuple(SHAPES)
@@ -31,23 +31,10 @@ _JSON = (".jsonl", ".ndjson", ".json")
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv"} | dict.fromkeys(_JSON, "jsonl")
 #: A warning. Its metrics are the training file's own.
 SAME_FILES = "the validation file has the same bytes as the training file, so it does not show what the model learned"
-_SEPARATED = "; the values do not seem to be separated by commas, semicolons or tabs"
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".ods", ".numbers")
 _POINTER = b"version https://git-lfs.github.com/"
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 _PACKED = {b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "Zstandard", b"\xfd7zXZ": "xz"}
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Feature and target columns of a table, from the job's `data`. Empty: all but the last, and the last."""
-
-    features: tuple[str, ...] = ()
-    target: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, data: DataSpec) -> "Columns":
-        return cls(data.features or (), data.targets)
 
 
 class OutOfTime(Exception):
@@ -63,7 +50,7 @@ class Summary:
     features: int | None
     targets: int | None
     bytes: int
-    columns: Columns = Columns()
+    columns: Columns = LAST_IS_TARGET
     warnings: tuple[str, ...] = ()  # of what is accepted, and is likely a mistake
 
 
@@ -136,7 +123,7 @@ def _no_task(fields: Set[str]) -> str:
         return (
             f"no task has the fields {present}; {task} has {', '.join(required)}, and '{missing[0]}' is missing{near}"
         )
-    hint = _SEPARATED if len(fields) == 1 and "|" in present else ""
+    hint = columns_of.SEPARATED if len(fields) == 1 and "|" in present else ""
     return f"no task has the fields {present}; use the fields of one of {', '.join(TASKS)}{hint}"
 
 
@@ -190,7 +177,7 @@ def validate(
     *,
     format: str,
     task: str,
-    columns: Columns = Columns(),
+    columns: Columns = LAST_IS_TARGET,
     labels: Sequence[str] | None = None,
     held_out: bool = False,
     max_problems: int = 100,
@@ -251,7 +238,7 @@ def read(
     *,
     format: str,
     task: str,
-    columns: Columns = Columns(),
+    columns: Columns = LAST_IS_TARGET,
     labels: Sequence[str] | None = None,
     param: str = "training_file",
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -285,10 +272,12 @@ def _open(
     source = _source(path, format, max_line=MAX_PICTURE_LINE if task == "image-text" else MAX_LINE)
     problems = list(source.header_problems)
     if not problems and (format == "jsonl" or task not in TABULAR):
-        problems = _unused_columns(format, task, columns) + _missing_columns(source, task)
-        columns = Columns()
+        problems = columns_of.unused(format, task, columns)
+        if not isinstance(source, _JsonLines):
+            problems += columns_of.missing(source.columns, set(source.empty_columns), task)
+        columns = LAST_IS_TARGET
     elif not problems:
-        columns, problems = _table_columns(source.columns, columns, task)
+        columns, problems = columns_of.chosen(source.columns, columns, task)
     reader = ExampleReader(
         task, labels=labels, features=columns.features, target=columns.target, text_numbers=format == "csv"
     )
@@ -329,57 +318,6 @@ def _source(path: Path, format: str, *, max_line: int = MAX_LINE) -> _JsonLines 
     if format == "parquet":
         return ParquetFile(path)
     raise DataError(f"unknown format '{format}'; formats are {', '.join(FORMATS)}", param="data.format")
-
-
-def _unused_columns(format: str, task: str, columns: Columns) -> list[LineProblem]:
-    if not columns.features and not columns.target:
-        return []
-    reason = "JSONL examples have 'x' and 'y'" if format == "jsonl" else f"{task} has fixed fields"
-    return [LineProblem(None, None, "unused_columns", f"'data' names columns, but {reason}; leave 'data' out")]
-
-
-def _missing_columns(source: _JsonLines | CsvFile | ParquetFile, task: str) -> list[LineProblem]:
-    """Missing and unknown columns of a table, once for the header instead of once per row."""
-    if isinstance(source, _JsonLines):
-        return []
-    empty = set(source.empty_columns)
-    columns = [name for name in source.columns if name not in empty]
-    for required, optional in SHAPES[task]:
-        if set(required) <= set(columns):
-            extra = [name for name in columns if name not in (*required, *optional)]
-            return [_unknown_column(name, task, (*required, *optional)) for name in extra]
-    required = max((shape[0] for shape in SHAPES[task]), key=lambda names: len(set(names) & set(columns)))
-    return [_no_column(name, columns) for name in required if name not in columns]
-
-
-def _unknown_column(name: str, task: str, known: tuple[str, ...]) -> LineProblem:
-    return LineProblem(1, name, "unknown_field", f"'{name}' is not a column of {task}, which has {', '.join(known)}")
-
-
-def _no_column(name: str, columns: Sequence[str]) -> LineProblem:
-    listed = ", ".join(f"'{column}'" for column in columns[:20]) + (" and more" if len(columns) > 20 else "")
-    hint = _SEPARATED if len(columns) == 1 and "|" in columns[0] else ""
-    return LineProblem(
-        1, name, "missing_column", f"no column '{name}'{nearest(name, columns)}; columns are {listed}{hint}"
-    )
-
-
-def _table_columns(available: Sequence[str], columns: Columns, task: str) -> tuple[Columns, list[LineProblem]]:
-    """The columns of a table: the named ones, else the last as target and the others as features; and problems."""
-    target = columns.target or tuple(available[-1:])
-    features = columns.features or tuple(name for name in available if name not in target)
-    known = set(available)
-    problems = [_no_column(name, available) for name in (*features, *target) if name not in known]
-
-    twice = [name for name, count in Counter([*features, *target]).items() if count > 1]
-    problems += [
-        LineProblem(None, name, "duplicate_column", f"'data' names the column '{name}' twice") for name in twice
-    ]
-    if not features:
-        problems.append(LineProblem(1, None, "missing_column", "a table needs a feature column beside its target"))
-    if task == "tabular-classification" and len(target) != 1:
-        problems.append(LineProblem(None, None, "too_many_targets", f"{task} has one target column, not {len(target)}"))
-    return Columns(features, target), problems
 
 
 def _of_the_whole(task: str, reader: ExampleReader, examples: int, held_out: bool) -> Iterator[LineProblem]:

@@ -26,6 +26,7 @@ from app.evidence.verifier.check_example import statement_of
 from app.evidence.verifier.context import CannotCheck, Inputs, Problem, Rejected, printable
 from app.evidence.verifier.verify import CANNOT_CHECK, REJECTED, VERIFIED, read_attestation, trusted_keys
 from app.files import formats
+from app.files.columns import Columns
 from app.specs.data import DataSpec
 from app.specs.hyperparameters import Hyperparameters
 from worker.reproduction.material import Material, refuse_other_data, refuse_other_material
@@ -115,7 +116,7 @@ def _rows(path: Path, recipe: Recipe) -> list[tuple[int, Row]]:
     data = DataSpec.from_json(dict(recipe.request.data))
     with path.open("rb") as file:
         form = data.format or formats.detect(path.name, file.read(4096))
-    return list(formats.read(path, format=form, task=recipe.request.task, columns=formats.Columns.of(data)))
+    return list(formats.read(path, format=form, task=recipe.request.task, columns=Columns.of(data)))
 
 
 def _line(rows: Sequence[tuple[int, Row]], line: int) -> Row:
@@ -135,7 +136,7 @@ def _example(given: str, recipe: Recipe) -> Row:
         path = Path(folder) / "example.jsonl"
         path.write_text(line + "\n", "utf-8")
         data = replace(DataSpec.from_json(dict(recipe.request.data)), format="jsonl", features=None, target=None)
-        columns = formats.Columns.of(data)
+        columns = Columns.of(data)
         [(_, row)] = formats.read(path, format="jsonl", task=recipe.request.task, columns=columns, param="example")
     return row
 

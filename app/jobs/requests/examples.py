@@ -9,6 +9,7 @@ from typing import Final
 
 from app.errors import DataError, InvalidRequest, NotFound
 from app.files import formats
+from app.files.columns import Columns
 from app.files.queries import find_file
 from app.files.tables import File
 from app.jobs.requests.base_head import classes_of_texts
@@ -200,7 +201,7 @@ class _ExamplesReader:
         """None for a file that is left to a worker. Raises DataError with lines and fields."""
         if file.bytes > self.max_bytes or not formats.can_read(format):
             return None
-        columns = formats.Columns.of(self.data)
+        columns = Columns.of(self.data)
         held_out = param == "validation_file"
         with _on_disk(self.storage, file) as path:
             try:

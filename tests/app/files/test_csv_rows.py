@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from app.files.formats import Columns
+from app.files.columns import Columns
 from app.specs.data import DataSpec
 from tests.app.files.training_files import GOOD, found, lines, problems, read
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from app.errors import DataError
 from app.files import formats
-from app.files.formats import TASKS, Columns, Summary, can_read, detect, infer_task, validate
+from app.files.columns import Columns
+from app.files.formats import TASKS, Summary, can_read, detect, infer_task, validate
 from app.specs.data import DataSpec
 from tests.app.files.training_files import GOOD, found, lines, read
 

@@ -5,7 +5,8 @@ import tracemalloc
 
 import pytest
 
-from app.files.formats import Columns, validate
+from app.files.columns import Columns
+from app.files.formats import validate
 from tests.app.files.training_files import CHAT, found, lines, problems, read
 
 

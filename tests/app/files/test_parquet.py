@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.files import formats
-from app.files.formats import TASKS, Columns, validate
+from app.files.columns import Columns
+from app.files.formats import TASKS, validate
 from app.files.parquet import ParquetFile
 from app.files.problems import LineProblem
 from tests.app.files.training_files import GOOD, PNG, found, lines, read

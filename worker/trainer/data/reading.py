@@ -10,6 +10,7 @@ from typing import Any
 
 from app.errors import DataError
 from app.files import formats
+from app.files.columns import Columns
 from app.files.labels import kept_map
 from app.specs.data import DataSpec
 from worker.trainer.data.sampler import split
@@ -49,7 +50,7 @@ def read(
     indices. Without a validation
     file, `fraction` of the training file is held out, chosen by `seed`.
     """
-    path, columns = workspace / training_path(data), formats.Columns.of(data)
+    path, columns = workspace / training_path(data), Columns.of(data)
     form = data.format or formats.detect(path.name, head(path))
     summary = _checked(path, format=form, task=task, columns=columns)
     labels = None if summary.labels is None else kept_map(summary.labels, known_labels)
