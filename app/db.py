@@ -1,7 +1,9 @@
 """Engine, sessions, column types, and which errors mean that the database is away or busy. For API and worker."""
 
 import secrets
+import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -225,19 +227,32 @@ def _sqlite_engine(url: str, *, begin: str) -> Engine:
     def _connect(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by itself: deferred ones fail with "database is locked".
         connection.isolation_level = None
-        for pragma in (
-            "journal_mode=WAL",
-            f"busy_timeout={BUSY_SECONDS * 1000:.0f}",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-        ):
+        for pragma in (f"busy_timeout={BUSY_SECONDS * 1000:.0f}", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()
+        _enter_wal(connection)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _enter_wal(connection: Any) -> None:
+    """Switches the file to a write-ahead log, if it has none yet.
+
+    Two processes that open a new file at once both want to write its header, and SQLite gives up on one of them without
+    waiting: there the busy timeout has no effect.
+    """
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
 
 
 #: libpq's options against a network that drops packets, which by default looks like a slow database for 15 minutes.

@@ -51,9 +51,12 @@ def pytest_report_header() -> list[str]:
     return [f"PostgreSQL: {database}; Redis: {broker}"]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _imported_modules_are_left_out_of_collections() -> None:
-    """As in a forked trainer (forkserver.main): searching what torch and transformers hold takes longer than a run."""
+    """As in a forked trainer (forkserver.main): searching what torch and transformers hold takes longer than a run.
+
+    Once for each file of tests, since what earlier ones imported is there to stay.
+    """
     gc.collect()
     gc.freeze()
 

@@ -1,5 +1,6 @@
 """Time and transactions, the same on SQLite and PostgreSQL."""
 
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -189,3 +190,25 @@ def test_two_thousand_posts_by_sixteen_clients(tmp_path: Path) -> None:
         assert statuses == [{200}] * 16
         metrics = httpx2.get(f"{url}/metrics", timeout=PATIENCE).text
     assert 'permafrost_jobs{status="queued"} 2000.0' in metrics
+
+
+def test_a_new_file_is_opened_by_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process writes its first page, SQLite refuses the write-ahead log at once, and does not wait."""
+    path, refused, sleep = tmp_path / "new.db", threading.Event(), time.sleep
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TABLE first (page)")
+    other.execute("BEGIN IMMEDIATE")
+
+    def pause(seconds: float) -> None:
+        refused.set()
+        sleep(seconds)
+
+    monkeypatch.setattr("app.db.time.sleep", pause)
+    database = Database(f"sqlite:///{path}")
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(lambda: database.engine.connect().close())
+        assert refused.wait(PATIENCE)
+        other.execute("COMMIT")
+        opened.result(PATIENCE)
+    other.close()
+    database.close()
