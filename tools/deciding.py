@@ -37,8 +37,16 @@ NO_TENSORS = {
     *("time_step_limit", "use_decoder_only_language_model", "use_bidirectional_attention"),
     *("attention_layers", "audio_vocab_size", "output_stride"),
 }
+#: Keys that decide tensors in these kinds alone: elsewhere they are read in the forward pass.
+ALONE_IN = {"is_encoder_decoder": ("t5gemma", "t5_gemma_module")}
 #: Sizes that a class takes from its parts, by kind.
 OF_PARTS = {"clap": "hidden_size", "omdet-turbo": "d_model", "voxtral_realtime": "hidden_size"}
+
+
+def without_tensors(kind: str) -> set[str | None]:
+    """Keys that decide nothing about which tensors a class of this kind has."""
+    elsewhere = {key for key, kinds in ALONE_IN.items() if kind not in kinds}
+    return {*NO_TENSORS, *elsewhere, OF_PARTS.get(kind)}
 
 
 def _shape(config_class: Any, path: Path) -> tuple[dict[str, Any], set[str]]:
@@ -55,7 +63,7 @@ def _shape(config_class: Any, path: Path) -> tuple[dict[str, Any], set[str]]:
     keys = {key for key in deciding - _FREE if isinstance(defaults.get(key), _KINDS_OF_VALUES) and key in defaults}
     keys -= {key for key in keys if key.startswith("_") or "dropout" in key or key in config.attribute_map}
     keys -= {key for key in keys if key.endswith(("token_id", "token_ids", "_config"))}
-    keys -= {*NO_TENSORS, OF_PARTS.get(config.model_type)}
+    keys -= without_tensors(config.model_type)
     derived = {key for key in keys if key in made or key not in fields or key in _written(path)}
     if any(sets(each, {"out_features"}) for each in made_by(config_class)):
         derived |= {"out_features", "out_indices"}

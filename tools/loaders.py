@@ -19,7 +19,7 @@ from typing import Any
 
 from app.evidence.verifier.derived import made_of
 from app.evidence.verifier.loaders import EVERY, FILE, KINDS, LAYERS, RULES, layer_count
-from tools.deciding import NO_TENSORS, OF_PARTS, add_shape, configuration, inside
+from tools.deciding import add_shape, configuration, inside, without_tensors
 from tools.making import is_of_self, made_by
 
 PATH = Path(__file__).parents[1] / "app" / "evidence" / "verifier" / FILE
@@ -88,7 +88,7 @@ def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             into["layers"] = kind.get("layers") or into["layers"]
             into["parts"] = kind.get("parts") or into["parts"]
             shape, derived = kind.get("shape", {}), kind.get("derived", [])
-            no_tensors = {*NO_TENSORS, OF_PARTS.get(name)}
+            no_tensors = without_tensors(name)
             into["derived"] = sorted({*into["derived"], *derived} - shape.keys() - no_tensors)
             both = {key: value for key, value in (into["shape"] | shape).items() if key not in no_tensors}
             into["shape"] = {key: value for key, value in both.items() if key not in derived}
