@@ -267,6 +267,23 @@ class ExampleReader(FieldChecks):
             return self._mapped(name, value, label)
         return self._counted(name, label)
 
+    def labels_of(self, first: int, values: Sequence[Any]) -> list[str | int] | None:
+        """The labels of the table's rows from `first` on; None where one is wrong: read the rows one by one then."""
+        before = Counter(self.seen), dict(self.first_line), self.whole_labels
+        where = {value: first + at for at, value in reversed(list(enumerate(values)))}
+        found: dict[Any, str | int] = {}
+        for value, count in Counter(values).items():
+            self.line = where[value]
+            label = found[value] = self._label(self.target[0], value)
+            if self.problems:
+                self.problems.clear()
+                self.seen, self.first_line, self.whole_labels = before
+                return None
+            self.seen[self.labels[label] if self.labels is not None and isinstance(label, int) else str(label)] += (
+                count - 1
+            )
+        return [found[value] for value in values]
+
     def _counted(self, name: str, label: str) -> str:
         if label not in self.seen and len(self.seen) >= MAX_LABELS:
             self.note(

@@ -6,7 +6,7 @@ Files are streamed. The standard library reads JSONL and CSV; pyarrow reads Parq
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -200,12 +200,13 @@ def validate(
         if isinstance(item, LineProblem):
             problems.add(item)
             continue
-        if isinstance(item, Numbers):
+        if isinstance(item, Numbers) and _labelled(reader, item) is not None:
             examples += len(item)
             continue
-        examples += reader.read(*item) is not None
-        if reader.problems:
-            problems.take(reader.problems)
+        for record in item.records() if isinstance(item, Numbers) else (item,):
+            examples += reader.read(*record) is not None
+            if reader.problems:
+                problems.take(reader.problems)
     if not problems.total:
         for problem in _of_the_whole(task, reader, examples, held_out):
             problems.add(problem)
@@ -246,17 +247,43 @@ def read(
 
     Labels are indices into `labels` where given, else names.
     """
+    for item in blocks(path, format=format, task=task, columns=columns, labels=labels, param=param):
+        if isinstance(item, Numbers):
+            yield from item.examples()
+        else:
+            yield item
+
+
+def blocks(
+    path: Path,
+    *,
+    format: str,
+    task: str,
+    columns: Columns = LAST_IS_TARGET,
+    labels: Sequence[str] | None = None,
+    param: str = "training_file",
+) -> Iterator[tuple[int, dict[str, Any]] | Numbers]:
+    """What `read` yields, but rows of numbers many at once where the file has them so."""
     reader, items = _open(path, format, task, columns, labels)
     for item in items:
         if isinstance(item, LineProblem):
             raise refusal([item], param=param)
-        if isinstance(item, Numbers):
-            yield from item.examples()
+        if isinstance(item, Numbers) and (block := _labelled(reader, item)) is not None:
+            yield block
             continue
-        example = reader.read(*item)
-        if example is None:
-            raise refusal(reader.problems[:1], param=param)
-        yield item[0], example
+        for record in item.records() if isinstance(item, Numbers) else (item,):
+            example = reader.read(*record)
+            if example is None:
+                raise refusal(reader.problems[:1], param=param)
+            yield record[0], example
+
+
+def _labelled(reader: ExampleReader, block: Numbers) -> Numbers | None:
+    """The block with its labels as examples have them; None where one of them is wrong."""
+    if not block.labelled:
+        return block
+    found = reader.labels_of(block.first, block.y)
+    return None if found is None else replace(block, y=found)
 
 
 def refusal(problems: Sequence[LineProblem], *, param: str) -> DataError:
@@ -284,10 +311,8 @@ def _open(
     reader.notes = source.notes
     if problems:
         return reader, iter(problems)
-    if isinstance(source, ParquetFile) and columns.features and task == "tabular-regression":
-        return reader, source.examples(columns.features, columns.target)
     if isinstance(source, ParquetFile) and columns.features:
-        return reader, source.records([*columns.features, *columns.target])
+        return reader, source.examples(columns.features, columns.target, labelled=task == "tabular-classification")
     return reader, source.records()
 
 

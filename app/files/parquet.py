@@ -32,20 +32,32 @@ _BATCH_VALUES: Final = 1 << 21
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Rows of finite numbers alone: a matrix of them is checked and read without a Python object for each."""
+    """Rows whose features are finite numbers: a matrix of them is checked and read without a Python object for each."""
 
     first: int
-    values: Any  # a matrix of float64: a row for each row, features first
-    features: int
+    x: Any  # a matrix of float64, with a row for each row
+    y: Any  # another one, or a list of labels
+    names: tuple[str, ...]  # of the columns, features first
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.x)
+
+    @property
+    def labelled(self) -> bool:
+        return isinstance(self.y, list)
+
+    def records(self) -> Iterator[Record]:
+        """The rows one by one, as other rows are read."""
+        for number, (x, y) in enumerate(zip(self.x.tolist(), self._targets(), strict=True), start=self.first):
+            yield number, dict(zip(self.names, [*x, y] if self.labelled else [*x, *y], strict=True))
 
     def examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The examples and their rows, as other rows become them."""
-        rows = zip(self.values[:, : self.features].tolist(), self.values[:, self.features :].tolist(), strict=True)
-        for number, (x, y) in enumerate(rows, start=self.first):
+        for number, (x, y) in enumerate(zip(self.x.tolist(), self._targets(), strict=True), start=self.first):
             yield number, {"x": x, "y": y}
+
+    def _targets(self) -> list[Any]:
+        return list(self.y) if self.labelled else list(self.y.tolist())
 
 
 class ParquetFile:
@@ -91,20 +103,24 @@ class ParquetFile:
             assert not isinstance(item, Numbers)  # without features there are none
             yield item
 
-    def examples(self, features: Sequence[str], target: Sequence[str]) -> Iterator[Record | LineProblem | Numbers]:
-        """The rows of these columns: many at once where they are finite numbers."""
-        yield from self._items([*features, *target], len(features))
+    def examples(
+        self, features: Sequence[str], target: Sequence[str], *, labelled: bool
+    ) -> Iterator[Record | LineProblem | Numbers]:
+        """The rows of these columns: many at once where they are finite numbers, with labels as targets or without."""
+        yield from self._items([*features, *target], len(features), labelled=labelled)
 
-    def _items(self, selected: list[str], features: int) -> Iterator[Record | LineProblem | Numbers]:
+    def _items(
+        self, selected: list[str], features: int, *, labelled: bool = False
+    ) -> Iterator[Record | LineProblem | Numbers]:
         if not self.columns:
             return
         number, decoder = 0, _Decoder(self._allowed)
         try:
             for batch in self._file.iter_batches(batch_size=self._batch_rows(len(selected)), columns=selected):
                 columns = [batch.column(name) for name in selected]
-                if features and (matrix := decoder.numbers(columns)) is not None:
-                    yield Numbers(number + 1, matrix, features)
-                    number += len(matrix)
+                if features and (found := decoder.table(columns, features, labelled=labelled)) is not None:
+                    yield Numbers(number + 1, *found, tuple(selected))
+                    number += batch.num_rows
                     continue
                 values = [decoder.decode(column) for column in columns]
                 for row in zip(*values, strict=True):
@@ -151,7 +167,16 @@ class _Decoder:
         self._count(array.nbytes)
         return list(array.to_pylist())
 
-    def numbers(self, columns: Sequence[Any]) -> Any:
+    def table(self, columns: Sequence[Any], features: int, *, labelled: bool) -> tuple[Any, Any] | None:
+        """Features and targets, where all numbers are finite and labels are texts or integers. Raises _TooLarge."""
+        if labelled and not _are_labels(columns[-1]):
+            return None
+        matrix = self._numbers(columns[:-1] if labelled else columns)
+        if matrix is None:
+            return None
+        return (matrix, self.decode(columns[-1])) if labelled else (matrix[:, :features], matrix[:, features:])
+
+    def _numbers(self, columns: Sequence[Any]) -> Any:
         """The columns side by side, if all are finite numbers of float32; else None. Raises _TooLarge."""
         import numpy as np
         import pyarrow as pa
@@ -196,6 +221,13 @@ class _Decoder:
         self._left -= size
         if self._left < 0:
             raise _TooLarge
+
+
+def _are_labels(column: Any) -> bool:
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _bombs(groups: Iterable[RowGroup], allowed: int) -> Iterator[LineProblem]:

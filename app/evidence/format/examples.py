@@ -10,7 +10,8 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from app.evidence.format import tree
 
@@ -28,8 +29,7 @@ class ExamplesRoot:
     root: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleLeaf:
+class ExampleLeaf(NamedTuple):
     """One distinct example: its key, and a commitment to the steps at which it was trained on."""
 
     key: bytes  # 32 bytes
@@ -51,15 +51,17 @@ def canonical(example: Mapping[str, Any]) -> bytes:
 
 def key_of(example: Mapping[str, Any]) -> bytes:
     """The key of an example, by which leaves are sorted."""
-    return hashlib.sha256(EXAMPLE + canonical(example)).digest()
+    return key_of_text(canonical(example))
+
+
+def key_of_text(text: bytes) -> bytes:
+    """The key of an example in canonical form."""
+    return hashlib.sha256(EXAMPLE + text).digest()
 
 
 def secret_of(keys: Iterable[bytes]) -> bytes:
     """What blinds the leaves, from all distinct keys in their order: only who has every example can compute it."""
-    digest = hashlib.sha256(SECRET)
-    for key in keys:
-        digest.update(key)
-    return digest.digest()
+    return hashlib.sha256(SECRET + b"".join(keys)).digest()
 
 
 def blind_of(secret: bytes, key: bytes) -> bytes:
@@ -69,8 +71,13 @@ def blind_of(secret: bytes, key: bytes) -> bytes:
 
 def leaf_of(key: bytes, blind: bytes, steps: Sequence[int]) -> ExampleLeaf:
     """The leaf of an example that was trained on at these steps."""
-    counted = struct.pack(f">I{len(steps)}Q", len(steps), *steps)
+    counted = _counted(len(steps)).pack(len(steps), *steps)
     return ExampleLeaf(key, hashlib.sha256(STEPS + blind + counted).digest())
+
+
+@lru_cache(1024)  # a step count each, of examples that repeat
+def _counted(steps: int) -> struct.Struct:
+    return struct.Struct(f">I{steps}Q")
 
 
 @dataclass(frozen=True, slots=True)

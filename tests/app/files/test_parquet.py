@@ -202,3 +202,39 @@ def test_many_numbers_at_once_are_what_they_are_one_by_one(tmp_path):
     values["double"][15_000], values["double"][3] = math.nan, -1e39
     pq.write_table(pa.table(values), path)
     assert found(path, format="parquet", task=task) == [(4, "double", "too_large"), (15_001, "double", "not_finite")]
+
+
+@pytest.mark.parametrize("kind", ["text", "repeated", "whole"])
+def test_many_labelled_rows_at_once_are_what_they_are_one_by_one(tmp_path: Path, kind: str) -> None:
+    """Labels are counted by block; where one is wrong, its line is named, and the counts are those of the others."""
+    names: list[Any] = ["b", "a", "\u00e9", " a"] if kind != "whole" else [7, -1, 2**53 + 1, 0]
+    labels = [names[at % 4] for at in range(20_000)]
+    table: dict[str, Any] = {"x": np.arange(20_000) / 7, "z": np.arange(20_000), "label": labels}
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table(table), path, use_dictionary=["label"] if kind == "repeated" else False)
+    options: dict[str, Any] = {"format": "parquet", "task": "tabular-classification"}
+    summary = formats.validate(path, **options)
+    assert summary.labels is not None
+    assert (summary.examples, set(summary.labels)) == (20_000, set(map(str, names)))
+    rows = list(formats.read(path, labels=summary.labels, **options))
+    expected = [{"x": [at / 7, float(at)], "y": summary.labels.index(str(labels[at]))} for at in range(20_000)]
+    assert rows == list(enumerate(expected, start=1))
+    assert [row["y"] for _, row in formats.read(path, **options)] == list(map(str, labels))
+
+    table["label"] = [None if at == 9_000 else label for at, label in enumerate(labels)]
+    table["label"][3] = "once" if kind != "whole" else 99
+    pq.write_table(pa.table(table), path)
+    assert found(path, **options) == [(9_001, "label", "wrong_type")]
+    table["label"][9_000] = names[0]
+    pq.write_table(pa.table(table), path)
+    assert found(path, **options) == [(4, "label", "label_seen_once")]
+    pq.write_table(pa.table(table | {"x": [math.nan if at == 9_000 else 0.5 for at in range(20_000)]}), path)
+    assert found(path, **options) == [(9_001, "x", "not_finite")]
+    assert found(path, labels=tuple(map(str, names)), **options)[0][:2] == (4, "label")
+
+
+def test_labels_of_other_types_are_refused_line_by_line(tmp_path):
+    path = tmp_path / "rows.parquet"
+    for values in ([True, False] * 50, [0.5, 1.5] * 50):
+        pq.write_table(pa.table({"x": np.arange(100) / 7, "label": values}), path)
+        assert found(path, format="parquet", task="tabular-classification")[0] == (1, "label", "wrong_type")

@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.errors import DataError
 from app.files import formats
 from app.files.columns import Columns
 from app.files.labels import kept_map
 from app.specs.data import DataSpec
+from worker.trainer.data import table
 from worker.trainer.data.sampler import split
+from worker.trainer.data.table import Row, Table
 
-Row = dict[str, Any]
-NumberedRow = tuple[int, Row]  # line, row
+Rows = Sequence[Row]
+Lines = NDArray[np.int64]
 VALIDATION = "validation_file"
 #: A file has this long to be checked, and a second more for each so many bytes: twenty times what it takes.
 LEAST_SECONDS, SLOWEST = 300.0, 1e6
@@ -26,8 +31,8 @@ LEAST_SECONDS, SLOWEST = 300.0, 1e6
 class DataSplits:
     """Training and validation rows in file order. `labels` are class names by index, None for tasks without classes."""
 
-    training: list[Row]
-    validation: list[Row]
+    training: Rows
+    validation: Rows
     labels: tuple[str, ...] | None
     training_lines: tuple[int, ...]  # the line of each row in its file
     validation_lines: tuple[int, ...]
@@ -54,7 +59,7 @@ def read(
     form = data.format or formats.detect(path.name, head(path))
     summary = _checked(path, format=form, task=task, columns=columns)
     labels = None if summary.labels is None else kept_map(summary.labels, known_labels)
-    rows = list(formats.read(path, format=form, task=task, columns=columns, labels=labels))
+    rows, lines = _rows(path, format=form, task=task, columns=columns, labels=labels)
 
     if data.validation:
         held_out = workspace / data.validation
@@ -63,17 +68,30 @@ def read(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
         formats.refuse_other_width(summary, other_summary)
-        rest = formats.read(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
+        rest = _rows(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
         same = (formats.SAME_FILES,) if filecmp.cmp(path, held_out, shallow=False) else ()
-        return _splits(rows, list(rest), labels, warnings=(*summary.warnings, *same), own=summary.labels)
+        return _splits((rows, lines), rest, labels, warnings=(*summary.warnings, *same), own=summary.labels)
 
     if fraction > 0 and len(rows) < 2:
         message = f"there is {len(rows)} example, so none can be held out; give a validation file or more examples"
         raise DataError(message, param="hyperparameters.validation_fraction")
 
-    training, validation = split(len(rows), fraction=fraction, seed=seed)
-    parts = ([rows[at] for at in training], [rows[at] for at in validation])
-    return _splits(*parts, labels, warnings=summary.warnings, own=summary.labels)
+    training, validation = (
+        (_taken(rows, each), lines[each]) for each in split(len(rows), fraction=fraction, seed=seed)
+    )
+    return _splits(training, validation, labels, warnings=summary.warnings, own=summary.labels)
+
+
+def _rows(path: Path, *, task: str, **options: Any) -> tuple[Rows, Lines]:
+    """The examples of a file and their lines; those of a table as a matrix."""
+    if task in formats.TABULAR:
+        return table.read(formats.blocks(path, task=task, **options))
+    numbered = list(formats.read(path, task=task, **options))
+    return [row for _, row in numbered], np.array([line for line, _ in numbered])
+
+
+def _taken(rows: Rows, positions: NDArray[np.int64]) -> Rows:
+    return rows.take(positions) if isinstance(rows, Table) else [rows[at] for at in positions.tolist()]
 
 
 def _checked(path: Path, *, param: str = "training_file", **options: Any) -> formats.Summary:
@@ -98,19 +116,19 @@ def training_path(data: DataSpec) -> str:
 
 
 def _splits(
-    training: list[NumberedRow],
-    validation: list[NumberedRow],
+    training: tuple[Rows, Lines],
+    validation: tuple[Rows, Lines],
     labels: tuple[str, ...] | None,
     *,
     warnings: tuple[str, ...],
     own: tuple[str, ...] | None,
 ) -> DataSplits:
     return DataSplits(
-        training=[row for _, row in training],
-        validation=[row for _, row in validation],
+        training=training[0],
+        validation=validation[0],
         labels=labels,
-        training_lines=tuple(line for line, _ in training),
-        validation_lines=tuple(line for line, _ in validation),
+        training_lines=tuple(training[1].tolist()),
+        validation_lines=tuple(validation[1].tolist()),
         warnings=warnings,
         written=_written(labels, own),
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from worker.trainer.data.batch import Batch
 from worker.trainer.data.sampler import Positions
+from worker.trainer.data.table import Table
 
 
 class TabularExamples:
@@ -37,7 +37,7 @@ class TabularExamples:
 
 def encode(rows: Sequence[Mapping[str, Any]], *, classes: bool, dtype: torch.dtype) -> TabularExamples:
     """Encodes rows {"x": [numbers], "y": [numbers]}, or {"x": [numbers], "y": index} where `classes`."""
-    x = torch.from_numpy(np.array([row["x"] for row in rows], dtype=np.float64)).to(dtype)
-    if classes:
-        return TabularExamples(x, torch.tensor([row["y"] for row in rows], dtype=torch.int64))
-    return TabularExamples(x, torch.from_numpy(np.array([row["y"] for row in rows], dtype=np.float64)).to(dtype))
+    table = rows if isinstance(rows, Table) else Table.of(rows)
+    return TabularExamples(
+        torch.from_numpy(table.x).to(dtype), torch.from_numpy(table.y).to(torch.int64 if classes else dtype)
+    )

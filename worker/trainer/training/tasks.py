@@ -22,7 +22,8 @@ from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data import chat, image_text, images, language, preference, reading, tabular, text, token_check
 from worker.trainer.data.batch import Encoded, Examples
 from worker.trainer.data.picture_processor import PictureProcessor
-from worker.trainer.data.reading import DataSplits, Row
+from worker.trainer.data.reading import DataSplits
+from worker.trainer.data.table import Row
 from worker.trainer.models import model_config
 from worker.trainer.models.loading import Loaded
 from worker.trainer.models.sentence import SentenceHead

@@ -1,7 +1,15 @@
 """The tree that a trainer makes of its examples."""
 
-from worker.trainer.data.examples_root import as_written, example_tree
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.trainer.data.examples_root import as_written, example_tree, number_lists
 from worker.trainer.data.sampler import Sampler
+from worker.trainer.data.table import Table
 
 ROWS = [{"text": name, "label": at % 2} for at, name in enumerate("abcdea")]
 
@@ -23,3 +31,21 @@ def test_labels_are_as_the_file_has_them() -> None:
     assert as_written({"tokens": ["a"], "labels": [1, 0]}, ("O", "B"))["labels"] == ["B", "O"]
     assert as_written({"x": [1.0], "y": 0}, ("no", "yes"))["y"] == "no"
     assert as_written({"x": [1.0], "y": [0.5]}, None) == {"x": [1.0], "y": [0.5]}
+
+
+@pytest.mark.parametrize("labels", [None, ("n\u00e9", 'o"')], ids=["numbers", "labels"])
+def test_a_matrix_has_the_root_of_its_rows(labels: tuple[str, ...] | None) -> None:
+    """Whatever writes the numbers of a block at once, the keys are those of the rows one by one."""
+    numbers = np.random.default_rng(1).normal(size=(9_000, 3)) * 10.0 ** np.arange(-4, 5, 4)
+    numbers[::7], numbers[5] = numbers[::7].round(), -0.0
+    rows = [{"x": x, "y": x[:1] if labels is None else at % 2} for at, x in enumerate(numbers.tolist())]
+    sampler = Sampler(len(rows), 64, seed=5)
+    one_by_one, at_once = (example_tree(each, sampler, steps=30, labels=labels) for each in (rows, Table.of(rows)))
+    assert at_once.root() == one_by_one.root()
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
+def test_numbers_are_written_as_python_writes_them(numbers: list[float]) -> None:
+    """Shortest digits, an exponent from 1e16 and below 1e-4, and `.0` after a whole number."""
+    assert number_lists(np.array([numbers])) == [json.dumps(numbers, separators=(",", ":"))[1:-1]]
+    assert number_lists(np.array(numbers)[:, None]) == list(map(repr, numbers))
