@@ -135,7 +135,7 @@ def _export(
         spec=order.model,
         data_sha256=sha256_file(workspace.root / reading.training_path(order.data)),
         policy=plan.policy.to_json(),
-        counts=plan.counts(),
+        counts=plan.counts() | {"scheduled": {"tensors": len(plan.scheduled)}},
         report=report,
         settings=run.job.settings.to_json(),
         metrics=ending.metrics,

@@ -43,7 +43,10 @@ def text(
     steps: int,
     labels: Sequence[str] | None,
 ) -> str:
-    """The card in Markdown. Its figures are the trainer's own; the attestation is the proof."""
+    """The card in Markdown. Its figures are the trainer's own; the attestation is the proof.
+
+    `counts` are the plan's, and under `scheduled` how many tensors a schedule freezes.
+    """
     frozen, trainable = counts["frozen"], counts["trainable"]
     lines = [
         *_front(spec, task),
@@ -56,6 +59,7 @@ def text(
         f"- steps: {steps}",
         f"- frozen: {frozen['tensors']} tensors, {frozen['elements']:,} elements, {frozen['bytes']:,} bytes",
         f"- trained: {trainable['tensors']} tensors, {trainable['elements']:,} elements",
+        *([_scheduled(scheduled)] if (scheduled := counts.get("scheduled", {}).get("tensors")) else []),
         *([_MERGED] if isinstance(spec, TransformersSpec) and spec.adapter and spec.adapter.merge else []),
         *([f"- labels: {', '.join(labels[:50])}"] if labels else []),
         "",
@@ -79,6 +83,13 @@ def text(
         "",
     ]
     return "\n".join(lines)
+
+
+def _scheduled(count: int) -> str:
+    tensors = "1 tensor" if count == 1 else f"{count} tensors"
+    return (
+        f"- frozen by a schedule: {tensors}, counted as trained; the attestation has the steps in which it did not move"
+    )
 
 
 def _front(spec: ModelSpec, task: str) -> list[str]:
