@@ -53,8 +53,8 @@ def _parts(path: Path) -> Iterator[bytes]:
 
 
 def _arrived(arrived: dict[tuple[str, int], str], data: bytes) -> str | None:
-    """The id of the part that has these bytes, if there is one."""
-    return arrived.get((hashlib.sha256(data).hexdigest(), len(data))) if arrived else None
+    """The id of a part that has these bytes, if there is one; it is taken out, since a file names each part once."""
+    return arrived.pop((hashlib.sha256(data).hexdigest(), len(data)), None) if arrived else None
 
 
 def _send(client: httpx2.Client, upload_id: str, data: bytes) -> str:

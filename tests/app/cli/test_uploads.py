@@ -71,6 +71,19 @@ def test_after_a_cut_only_the_rest_is_sent(socket_url: str, tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("in_small_parts")
+def test_a_file_of_equal_parts_goes_on(socket_url: str, tmp_path: Path) -> None:
+    """One part that has arrived stands for one place in the file, not for every place with its bytes."""
+    path = tmp_path / "data.bin"
+    path.write_bytes(bytes(3_000))
+    wanted = {"filename": "data.bin", "purpose": "user_data", "bytes": 3_000, "mime_type": "text/plain"}
+    with httpx2.Client(base_url=socket_url) as client:
+        upload = client.post("/v1/uploads", json=wanted).json()["id"]
+        client.post(f"/v1/uploads/{upload}/parts", files={"data": ("part", bytes(1_000))})
+    done = put(socket_url, str(path), "--upload", upload)
+    assert done.exit_code == 0 and done.stdout.startswith("file-"), done.output
+
+
+@pytest.mark.usefixtures("in_small_parts")
 def test_another_file_cannot_go_on_with_it(socket_url: str, tmp_path: Path) -> None:
     path = tmp_path / "data.bin"
     path.write_bytes(CONTENT)
