@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     project_devices: str = ""
     #: Seconds of waiting that a point of a job's priority is worth, beside other jobs of its project.
     aging_seconds: float = Field(default=3600.0, ge=0, le=31_536_000)
+    #: How often a running job may have to make room for a waiting one of higher priority or of a project with less
+    #: than its share; 0: never.
+    preempt: int = Field(default=0, ge=0, le=1_000)
     #: Of every project: jobs that have not ended, and bytes of uploaded files.
     max_active_jobs: int = Field(default=10_000, ge=1)
     max_project_bytes: int = Field(default=2**40, ge=1)

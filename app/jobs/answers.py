@@ -149,8 +149,8 @@ class JobObject(Answer):
     attempts: int
     waiting_for: str | None = Field(
         description="What a waiting job needs besides its turn: a worker that is alive, one with enough devices, the "
-        "end of the pause after a crash, room below its project's limit, or devices that a worker keeps for it until "
-        "they are enough. Null: only its turn."
+        "end of the pause after a crash, room below its project's limit, a job that makes room for it, or devices that "
+        "a worker keeps for it until they are enough. Null: only its turn."
     )
     queue_position: int | None = Field(
         description="1 is the next to start, of all projects, which share devices by weight; 1001 is further back than "

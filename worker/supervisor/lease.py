@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from app.db import Database
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost
+from app.jobs.queue.making_room import wish
 from app.jobs.queue.tables import Job
 from worker.supervisor.log_shipping import LogShipper
 
@@ -31,7 +32,7 @@ AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)
 
 
 class LeaseKeeper:
-    """Beats for one lease. `desired` is run, pause or cancel; `lost` is set once another worker has the job."""
+    """Beats for one lease. `desired` is run, pause, cancel or yield; `lost` is set once another worker has the job."""
 
     def __init__(self, db: Database, lease: Lease, *, heartbeat: float, since: float | None = None) -> None:
         """`since` is when the claim was sent, by the monotonic clock: the lease is never younger than that."""
@@ -124,9 +125,10 @@ class LeaseKeeper:
     def _changed(self) -> bool:
         """Whether the job is to be stopped or no longer ours, read without a lock; a beat then confirms it."""
         with self._db.read() as session:
-            row = session.execute(select(Job.attempt, Job.status, Job.desired).where(Job.id == self.lease.job_id)).one()
+            columns = (Job.attempt, Job.status, Job.desired, Job.preempted_for)
+            row = session.execute(select(*columns).where(Job.id == self.lease.job_id)).one()
         ours = row.attempt == self.lease.attempt and row.status in ("running", "pausing")
-        return not ours or row.desired != self.desired
+        return not ours or wish(row.desired, row.preempted_for) != self.desired
 
     def _beat(self) -> None:
         with self._lock:

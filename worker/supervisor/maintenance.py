@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import now
 from app.files.usage import blob_in_use
-from app.jobs.queue import lifecycle, workers
+from app.jobs.queue import lifecycle, making_room, workers
 from app.jobs.queue.states import CLAIMABLE, TERMINAL
 from app.jobs.queue.tables import Job
 from app.models.catalog import folders
@@ -61,6 +61,8 @@ class Maintenance:
         waiting = lifecycle.recover(self._runner.db, limit=self._runner.settings.max_crashes)
         for _ in waiting[: self._runner.slots.free if self._starts_jobs else 0]:
             self._start_waiting()
+        if most := self._runner.settings.preempt:
+            making_room.make_room(self._runner.db, self._runner.shares, most=most)
         self._remove_leftovers()
         self._runner.storage.remove_abandoned()
         self._delete_unused()

@@ -40,6 +40,7 @@ class Candidate:
     """A project's first job that the worker could run once all its devices are free."""
 
     contender: Contender
+    job_id: str
     devices: int
     device: str | None
 
@@ -51,7 +52,11 @@ def choose(
 
     Raises OrderChanged where another project may be next by now, unless this is the `final` look.
     """
-    candidates = {each.contender.project: each for each in _candidates(session, offer, shares, at)}
+    candidates = {
+        each.contender.project: each
+        for each in heads(session, offer, shares, at)
+        if shares.allows(each.contender.project, each.contender.usage, each.devices)
+    }
     order = shares.in_order(each.contender for each in candidates.values())
     kept: Reservation | None = None
     blocked = False
@@ -90,14 +95,21 @@ def claimed(db: Database, *, worker: str, seconds: float) -> Lease | None:
         return Lease(job.id, job.attempt, worker, seconds, job.devices, job.device)
 
 
-def _candidates(session: Session, offer: Offer, shares: ProjectShares, at: datetime) -> list[Candidate]:
-    """One for each project that has a job for this offer, and may run it; one query, of a few rows for each project."""
+def heads(session: Session, offer: Offer, shares: ProjectShares, at: datetime) -> list[Candidate]:
+    """One for each project that has a job for this offer; one query, of a few rows for each project.
+
+    Jobs that need more devices than their project's limit are passed over.
+    """
     found = session.execute(_heads(*offer.key, tuple(sorted(shares.limits.items()))), {"at": at})
-    candidates = (
-        Candidate(Contender(row.project, usage.usage_at(row.ProjectUsage, at), row.created_at), row.devices, row.device)
+    return [
+        Candidate(
+            Contender(row.project, usage.usage_at(row.ProjectUsage, at), row.created_at),
+            row.id,
+            row.devices,
+            row.device,
+        )
         for row in found
-    )
-    return [each for each in candidates if shares.allows(each.contender.project, each.contender.usage, each.devices)]
+    ]
 
 
 def _lock_best(
@@ -126,7 +138,7 @@ def _heads(
     first = aliased(Job)
     found = head.with_only_columns(Job.id).correlate(projects).scalar_subquery()
     return (
-        select(first.project, first.created_at, first.devices, first.device, ProjectUsage)
+        select(first.project, first.id, first.created_at, first.devices, first.device, ProjectUsage)
         .select_from(projects)
         .join(first, first.id == found)
         .outerjoin(ProjectUsage, ProjectUsage.project == projects.c.project)

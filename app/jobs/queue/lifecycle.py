@@ -21,6 +21,7 @@ from app.jobs.queue.early_stopping import find_worse
 from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.fair_share import AGING, EQUAL, ProjectShares
 from app.jobs.queue.idempotency import earlier_job
+from app.jobs.queue.making_room import STEP_REACHED, event_of_release, wish
 from app.jobs.queue.new_jobs import Protect, store
 from app.jobs.queue.offers import Offer
 from app.jobs.queue.queries import find_job, waiting_jobs
@@ -28,11 +29,10 @@ from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
 from app.jobs.queue.tables import Job
 from app.webhooks.events import announce
 
-#: Every move out of a worker's hands gives the lease up with it.
-NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None}
+#: Every move out of a worker's hands gives the lease up.
+NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None, "preempted_for": None}
 
-#: Waiting jobs that maintenance hears of: a worker starts no more than it has devices for.
-LISTED: Final = 1_000
+LISTED: Final = 1_000  #: Waiting jobs that maintenance hears of: a worker starts no more than it has devices for.
 
 Guard = Sequence[ColumnElement[bool]]
 
@@ -140,8 +140,8 @@ def claim(
 
 def _start(session: Session, job: claims.Chosen, worker: str, seconds: float, at: datetime) -> Lease | None:
     attempt = job.attempt + 1
-    leased = {"lease_owner": worker, "lease_until": at + timedelta(seconds=seconds)}
-    changes = leased | {"attempt": attempt, "started_at": job.started_at or at, "not_before": None}
+    leased = NO_LEASE | {"lease_owner": worker, "lease_until": at + timedelta(seconds=seconds), "not_before": None}
+    changes = leased | {"attempt": attempt, "attempt_step": STEP_REACHED, "started_at": job.started_at or at}
     if not _move(session, job.id, to="running", source=job.status, **changes):
         return None
 
@@ -151,7 +151,7 @@ def _start(session: Session, job: claims.Chosen, worker: str, seconds: float, at
 
 
 def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> str:
-    """Extends the lease, stores the updates, and returns what the job should do: "run" or "pause".
+    """Extends the lease, stores the updates, and returns what the job should do: "run", "pause" or "yield".
 
     Raises LeaseLost when the job does not belong to this lease any more, or when its sweep stops it by these updates.
     """
@@ -159,7 +159,7 @@ def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> s
         at = now(session)
         changes = {"lease_until": at + timedelta(seconds=lease.seconds)} | changed_columns(session, lease, updates)
         statement = update(Job).where(*_lease_guard(lease, at)).values(changes)
-        statement = statement.returning(Job.desired, Job.points_count, Job.early_stopping)
+        statement = statement.returning(Job.desired, Job.preempted_for, Job.points_count, Job.early_stopping)
         row = session.execute(statement).one_or_none()
         if row is None:
             raise _lost(session, lease)
@@ -168,7 +168,7 @@ def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> s
         stopped = bool(row.early_stopping and updates and updates.evaluated) and _stop_early(session, lease)
     if stopped:
         raise LeaseLost(lease, "cancelled")
-    return str(row.desired)
+    return wish(row.desired, row.preempted_for)
 
 
 def _stop_early(session: Session, lease: Lease) -> bool:
@@ -230,10 +230,10 @@ def release(db: Database, lease: Lease) -> str:
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
         target = "paused" if job.desired == "pause" else "queued"
+        released = event_of_release(session, job, target)
         if not _give_back(session, job, _lease_guard(lease, now(session)), to=target):
             raise _lost(session, lease)
-        message = "Job paused" if target == "paused" else "Worker is stopping; job queued again"
-        event_log.append(session, job.id, [NewEvent(message)])
+        event_log.append(session, job.id, [released])
         return target
 
 

@@ -23,7 +23,7 @@ _ENDED_JOBS: Final = (
     .limit(ENDED)
 )
 _RUNNING: Final = select(
-    Job.lease_owner, Job.project, Job.devices, Job.progress, Job.started_at, Job.hyperparameters
+    Job.lease_owner, Job.project, Job.devices, Job.progress, Job.started_at, Job.hyperparameters, Job.preempted_for
 ).where(Job.lease_until.is_not(None), Job.status.in_(LEASED))
 
 
@@ -44,7 +44,7 @@ def reservation(
 ) -> Reservation | None:
     """The reservation of a waiting job. The worker that is `asking` knows by its `offer` what is free."""
     asking = worker_of(asking)
-    running = _running(session, at)
+    running = running_jobs(session, at)
     alive = select(Worker.id, Worker.devices, Worker.products).where(Worker.seen_at > at - PRESENT)
 
     machines = []
@@ -63,12 +63,15 @@ def worker_of(owner: str) -> str:
     return owner.rpartition("/")[0] or owner
 
 
-def _running(session: Session, at: datetime) -> defaultdict[str, list[Running]]:
-    """What runs on each worker, with the seconds that are left by its own report, else by its bound."""
+def running_jobs(session: Session, at: datetime) -> defaultdict[str, list[Running]]:
+    """What runs on each worker, with the seconds that are left by its own report, else by its bound.
+
+    A job that is to make room for another ends now, as far as anybody who waits for its devices can say.
+    """
     running: defaultdict[str, list[Running]] = defaultdict(list)
     known: dict[str, list[float]] = {}
-    for owner, project, devices, progress, started_at, hyperparameters in session.execute(_RUNNING):
-        left = (progress or {}).get("eta_seconds")
+    for owner, project, devices, progress, started_at, hyperparameters, preempted_for in session.execute(_RUNNING):
+        left = 0.0 if preempted_for else (progress or {}).get("eta_seconds")
         if left is None:
             if project not in known:
                 known[project] = durations(session, project)

@@ -93,6 +93,9 @@ class Job(Base):
     attempt: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     losses: Mapped[int] = mapped_column(default=0, server_default="0")  # devices that failed under it
+    attempt_step: Mapped[int] = mapped_column(default=0, server_default="0")  # the step reached when this attempt began
+    preempted_for: Mapped[str | None] = mapped_column(String(64))  # the waiting job for which it is to make room
+    preemptions: Mapped[int] = mapped_column(default=0, server_default="0")  # how often it had to make room
     lease_owner: Mapped[str | None] = mapped_column(String(128))
     lease_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # back-off after a crash

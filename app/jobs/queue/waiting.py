@@ -13,6 +13,7 @@ from app.db import UtcDateTime, now
 from app.jobs.queue import workers
 from app.jobs.queue.fair_share import EQUAL, Contender, ProjectShares, Usage
 from app.jobs.queue.machines import durations, reservation
+from app.jobs.queue.making_room import room_made_for
 from app.jobs.queue.queries import waiting_projects
 from app.jobs.queue.states import CLAIMABLE, LEASED
 from app.jobs.queue.tables import WAITING, Job, ProjectUsage
@@ -53,8 +54,8 @@ def queue_positions(
     for job in waiting:
         start = None if job.id in lacking else _start(job, numbers[job.id], at, free_in, job_seconds)
         reason = lacking.get(job.id) or _pause_after_crash(job, at) or _limit_reached(job, shares, usage)
-        if reason is None and numbers[job.id] == 1 and job.devices > 1:  # one job of a page at most
-            reason = _kept_for(session, job, at)
+        if reason is None and numbers[job.id] == 1:  # one job of a page at most
+            reason = room_made_for(session, job) or _kept_for(session, job, at)
         positions[job.id] = QueuePosition(numbers[job.id], start, reason)
     return positions
 
@@ -155,7 +156,7 @@ def _limit_reached(job: Job, shares: ProjectShares, usage: Usage) -> str | None:
 
 def _kept_for(session: Session, job: Job, at: datetime) -> str | None:
     """Which worker keeps devices for the first job of the queue, where no worker has enough of them free."""
-    found = reservation(session, at, devices=job.devices, device=job.device)
+    found = reservation(session, at, devices=job.devices, device=job.device) if job.devices > 1 else None
     if found is None:
         return None
     return f"{job.devices} devices at once: {found.machine.name} keeps those that become free for it"

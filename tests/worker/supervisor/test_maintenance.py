@@ -15,7 +15,7 @@ from app.jobs.queue.tables import Job, Worker
 from app.models.tables import Model
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
-from tests.worker.supervisor.jobs import eventually, job_of, submit, succeeded
+from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit, succeeded
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.maintenance import Maintenance
@@ -52,6 +52,26 @@ def test_waiting_jobs_are_started(deployment: Deployment, runner: Runner) -> Non
         assert [succeeded(deployment, each).attempt for each in jobs] == [1, 1, 1]
     finally:
         bells.maintenance.close()
+
+
+def test_a_job_makes_room_and_goes_on(deployment: Deployment, runner: Runner) -> None:
+    """On the only device: the urgent job runs meanwhile, and the other one ends afterwards, without a crash."""
+    runner.settings = runner.settings.model_copy(update={"preempt": 1, "sweep_seconds": 0.2})
+    runner.slots = Slots(find_devices("cpu"))
+    low = submit(deployment, seed=stub_trainer.STOPPABLE)
+    bells = Bells(runner)
+    bells.maintenance.start()
+    try:
+        eventually(lambda: (job_of(deployment.db, low).progress or {}).get("step") == 1)
+        high = submit(deployment, priority=1)
+        first, second = succeeded(deployment, high), succeeded(deployment, low)
+    finally:
+        bells.maintenance.close()
+    assert first.finished_at is not None and second.finished_at is not None
+    assert first.finished_at < second.finished_at
+    assert (second.attempt, second.crashes, second.preemptions) == (2, 0, 1)
+    messages = [event.message for event in events_of(deployment.db, low)]
+    assert f"Job has made room for {high}, which has priority 1; job queued again" in messages
 
 
 def test_expired_lease_is_taken_over(deployment: Deployment, runner: Runner) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from app.evidence.tables import Evidence
 from app.jobs import views
-from app.jobs.queue import lifecycle, workers
+from app.jobs.queue import lifecycle, making_room, preemption, workers
 from app.jobs.queue.tables import Checkpoint
 from tests.conftest import Deployment
 from tests.patience import PATIENCE
@@ -117,6 +117,30 @@ def test_pause_and_cancel_reach_every_rank(deployment: Deployment, runner: Runne
     thread.join(PATIENCE)
     assert not of_job(job_id)
     assert runner.slots.free == 2
+
+
+@pytest.mark.slow
+def test_preempted_job_ends_with_the_same_bits(
+    deployment: Deployment, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes room for a job of higher priority at its next step, goes on afterwards, and ends as if left alone."""
+    monkeypatch.setattr(preemption, "SOON", 0.0)  # this job ends within a minute
+    workers.register(deployment.db, runner.worker, devices=2, kind="cpu")
+    undisturbed = submit(deployment, devices=2, hyperparameters=LONG)
+    runner.run_next()
+    succeeded(deployment, undisturbed)
+
+    job_id = submit(deployment, devices=2, hyperparameters=LONG)
+    thread = in_background(runner)
+    training(deployment, job_id, step=20)
+    urgent = submit(deployment, priority=1)
+    assert making_room.make_room(deployment.db, runner.shares, most=1) == [job_id]
+    thread.join(PATIENCE)
+    assert runner.run_next() and succeeded(deployment, urgent)
+    assert runner.run_next()
+    job = succeeded(deployment, job_id)
+    assert (job.attempt, job.crashes, job.preemptions) == (2, 0, 1)
+    assert result_root(deployment, job_id) == result_root(deployment, undisturbed)
 
 
 def test_worker_that_dies_takes_its_ranks_along(runner: Runner, tmp_path: Path) -> None:

@@ -157,5 +157,5 @@ def test_a_claim_reads_the_index_of_the_queue(db: Database) -> None:
     submitted(db, "a")
     submitted(db, "b")
     crowd(db)
-    plan = plan_of(db, lambda session: claims._candidates(session, ONE, ProjectShares(), now(session)))
+    plan = plan_of(db, lambda session: claims.heads(session, ONE, ProjectShares(), now(session)))
     assert "ix_jobs_queue" in plan and "TEMP B-TREE" not in plan and "Sort" not in plan, plan

@@ -27,9 +27,10 @@ from sqlalchemy import delete, select, update
 
 from app.db import Database, now
 from app.errors import Conflict
-from app.jobs.queue import lifecycle
+from app.jobs.queue import lifecycle, making_room, workers
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
 from app.jobs.queue.event_log import NewEvent
+from app.jobs.queue.fair_share import EQUAL
 from app.jobs.queue.offers import CPU, Offer
 from app.jobs.queue.states import LEASED, TERMINAL
 from app.jobs.queue.tables import Event, Job, ProjectUsage
@@ -60,6 +61,9 @@ class Fleet(RuleBasedStateMachine):
         self.crashes: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
         self.ended: dict[str, str] = {}
+        self.steps: Counter[str] = Counter()
+        for worker in ("a", "b", "c"):
+            workers.register(self.db, worker, devices=3, kind=CPU)
 
     # ---- requesters
 
@@ -132,7 +136,16 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def beat(self, lease: Lease) -> None:
-        self.acts(lease, lambda: lifecycle.beat(self.db, lease, AttemptUpdates(events=[NewEvent("still here")])))
+        self.steps[lease.job_id] += 1
+        progress = {"step": self.steps[lease.job_id]}
+        news = AttemptUpdates(progress=progress, events=[NewEvent("still here")])
+        self.acts(lease, lambda: lifecycle.beat(self.db, lease, news))
+
+    @rule()
+    def make_room(self) -> None:
+        """A job that is chosen is being run, and is so until its worker gives it back."""
+        for job_id in making_room.make_room(self.db, EQUAL, most=2):
+            assert self.holder[job_id] is not None
 
     @rule(lease=consumes(leases), status=st.sampled_from(["succeeded", "failed"]))
     def finish(self, lease: Lease, status: Any) -> None:
@@ -218,6 +231,8 @@ class Fleet(RuleBasedStateMachine):
             assert self.ended.get(row.id, row.status) == row.status
             assert (row.lease_owner is not None) == (row.status in LEASED) == (self.holder[row.id] is not None)
             assert numbers[row.id] == row.events_count, "a gap or a double in the events"
+            assert row.preempted_for is None or row.status in LEASED, "a request outlived its attempt"
+            assert row.preemptions <= 2
 
     def teardown(self) -> None:
         """Whatever happened: one honest worker ends every job that is not paused, so none is stuck."""
