@@ -11,6 +11,7 @@ from app.files.formats import Summary
 from app.files.labels import kept_map
 from app.freeze.plan import FreezePlan
 from app.freeze.schedules import refuse_stopping_early, refuse_unreached
+from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.requests.base_head import label_map
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.examples import RequestExamples, refuse_unknown_labels
@@ -77,6 +78,16 @@ def refuse_device_misfits(hyperparameters: Hyperparameters, task: str, *, device
         cached=hyperparameters.prefix_cache is True,
         compiled=bool(hyperparameters.compile),
     )
+
+
+def refuse_more_than_the_limit(context: SubmissionContext, devices: int) -> None:
+    """Refuses a job that needs more devices than its project may use at once: it would never run."""
+    limit = ProjectShares.of(context.settings).limit(context.project)
+    if limit is None or devices <= limit:
+        return
+    remedy = f"request {limit} at most" if limit else "its jobs do not run here"
+    message = f"project {context.project!r} may use {limit} devices at once (PERMAFROST_PROJECT_DEVICES): {remedy}"
+    raise InvalidRequest(message, param="resources.devices")
 
 
 def manifest_with_labels(model: ChosenModel, examples: RequestExamples) -> Manifest | None:

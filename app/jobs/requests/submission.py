@@ -19,7 +19,13 @@ from app.jobs.queue.method import method_of
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.examples import RequestExamples, find_files, read_examples
-from app.jobs.requests.fit import manifest_with_labels, refuse_data_misfits, refuse_device_misfits, refuse_run_misfits
+from app.jobs.requests.fit import (
+    manifest_with_labels,
+    refuse_data_misfits,
+    refuse_device_misfits,
+    refuse_more_than_the_limit,
+    refuse_run_misfits,
+)
 from app.jobs.requests.model_spec import model_choice
 from app.jobs.requests.optimizer_groups import refuse_unreadable_groups
 from app.jobs.requests.schemas import EvidenceOptions, JobCreate, Resources
@@ -73,6 +79,8 @@ def examine(
     Raises InvalidRequest, PolicyError, DataError, ModelError, NotFound or QuotaSpent, each with `param`.
     """
     check_quota(context.session, context.project, asked=0, limit=context.settings.max_project_bytes)
+    resources = request.resources or Resources()
+    refuse_more_than_the_limit(context, resources.devices)
     model = sibling.chosen if sibling else _chosen(context, request)
     policy = _policy(request, model)
     examples = sibling.examples if sibling else _examples(context, request, model, read_bytes=read_bytes)
@@ -93,7 +101,6 @@ def examine(
     known = _known(context, model, examples)
     plan_with_labels = plan or _plan_with_labels(policy, model, known)
     refuse_run_misfits(hyperparameters, model, examples, plan_with_labels)
-    resources = request.resources or Resources()
     refuse_device_misfits(hyperparameters, examples.task, devices=resources.devices, strategy=resources.strategy)
     return CheckedRequest(policy, model, examples, hyperparameters, plan, plan_with_labels, known)
 

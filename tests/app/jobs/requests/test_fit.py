@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
@@ -184,3 +185,20 @@ def test_labels_of_the_base_are_labels_of_the_head(client: TestClient, upload: U
     look(client, model=SMALL, **body)
     refused = client.post("fine_tuning/jobs", json={"model": {**SMALL, "num_labels": 3}, **body, "dry_run": True})
     assert refused.json()["error"]["message"] == "the data has 4 labels, and model.num_labels is 3"
+
+
+@pytest.mark.parametrize(("limit", "devices", "status"), [(2, 3, 400), (2, 2, 200), (0, None, 400)])
+def test_more_devices_than_the_project_may_use(
+    client: TestClient, upload: Upload, embedded: FastAPI, limit: int, devices: int | None, status: int
+) -> None:
+    """Such a job would wait for ever; the refusal names the limit, also where no device was requested by number."""
+    embedded.state.backends.settings.device_limits = {"*": limit}
+    resources = {} if devices is None else {"resources": {"devices": devices}}
+    body = {"model": AFFINE, "training_file": upload(rows()), **resources}
+    for dry_run in (True, False):
+        answer = client.post("fine_tuning/jobs", json={**body, "dry_run": dry_run})
+        assert answer.status_code == status, answer.text
+        if status == 400:
+            error = answer.json()["error"]
+            assert error["param"] == "resources.devices"
+            assert f"may use {limit} devices at once (PERMAFROST_PROJECT_DEVICES)" in error["message"]
