@@ -79,6 +79,14 @@ class Settings(BaseSettings):
     prefix_cache_dir: Path | None = None
     prefix_cache_bytes: int = Field(default=16 * 2**30, ge=0)
 
+    #: Days for which events, logs, points of curves and checkpoints are kept after the end of their job, and results of
+    #: frozen layers after their last use; 0: for ever.
+    keep_events_days: float = Field(default=0.0, ge=0, le=36_500)
+    keep_logs_days: float = Field(default=0.0, ge=0, le=36_500)
+    keep_points_days: float = Field(default=0.0, ge=0, le=36_500)
+    keep_checkpoints_days: float = Field(default=0.0, ge=0, le=36_500)
+    keep_prefixes_days: float = Field(default=0.0, ge=0, le=36_500)
+
     #: For dry runs: operations a second of a device, used when no earlier job shows how fast it is.
     device_flops: float = Field(default=2e10, gt=0)
 

@@ -19,6 +19,7 @@ from app.jobs.queue.states import CLAIMABLE, TERMINAL
 from app.jobs.queue.tables import Job
 from app.models.catalog import folders
 from app.models.tables import Model
+from app.ops.retention.rounds import enforce
 from app.uploads.assembly import remove_leftovers
 from worker.supervisor.log_entries import catch_up
 from worker.supervisor.runner import Runner
@@ -67,6 +68,7 @@ class Maintenance:
         self._runner.storage.remove_abandoned()
         self._delete_unused()
         remove_leftovers(self._runner.db, self._runner.storage)
+        self._delete_old()
         self._find_models()
         catch_up(self._runner.journal, self._runner.settings.log_witnesses)
         if authority := self._runner.authority:
@@ -82,6 +84,15 @@ class Maintenance:
                 storage.keep(key)
             else:
                 storage.delete(key)
+
+    def _delete_old(self) -> None:
+        """Delete what is older than the settings keep it: for a few seconds, and the rest in later rounds."""
+        runner = self._runner
+        deleted = enforce(runner.db, runner.storage, runner.settings)
+        if deleted:
+            log.info("deleted what is older than it is kept", **deleted)
+        if days := runner.settings.keep_prefixes_days:
+            runner.prefix_folders.forget(days=days)
 
     def _start_waiting(self) -> None:
         """Start waiting jobs in a thread of our own: the broker may be away, or its messages lost."""

@@ -66,6 +66,15 @@ class PrefixFolders:
         size = self.shrink(to=LEFT)
         return SharedResults(folder, max(0, self.limit - size) // self._slots)
 
+    def forget(self, *, days: float) -> None:
+        """Remove what no job has used for so many days."""
+        oldest = time.time() - days * 86_400
+        with self._lock:
+            for path in (path for project in _children(self.root) for path in _children(project)):
+                with suppress(OSError):
+                    if _used_at(path) < oldest:
+                        _remove(path)
+
     def shrink(self, *, to: float = 1.0) -> int:
         """Remove what was used least recently until this share of the limit holds the rest; returns its bytes."""
         with self._lock:
@@ -80,13 +89,17 @@ class PrefixFolders:
 
 
 def _entries(root: Path) -> Iterator[_Entry]:
-    """What is in the projects' folders. A time to come, which only a lying trainer writes, is the least recent."""
-    now = time.time()
+    """What is in the projects' folders."""
     for project in _children(root):
         for path in _children(project):
             with suppress(OSError):
-                changed = path.lstat().st_mtime
-                yield _Entry(path, _nbytes(path), changed if changed <= now else 0.0)
+                yield _Entry(path, _nbytes(path), _used_at(path))
+
+
+def _used_at(path: Path) -> float:
+    """When a job used it last. A time to come, which only a lying trainer writes, is the least recent."""
+    changed = path.lstat().st_mtime
+    return changed if changed <= time.time() else 0.0
 
 
 def _children(folder: Path) -> list[Path]:

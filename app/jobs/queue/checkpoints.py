@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Select, and_, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.db import new_id
 from app.jobs.queue.states import TERMINAL
@@ -59,6 +59,25 @@ def drop(session: Session, job_id: str, *, kept: Collection[int]) -> list[str]:
         if step not in kept and next(users(session, model), None) is None:
             blobs += clear(model, f"the run kept newer checkpoints (keep_checkpoints) than that of step {step}")
     return blobs
+
+
+def drop_of_ended(session: Session, before: datetime, *, age: timedelta, most: int) -> tuple[int, list[str]]:
+    """Clears up to `most` models of checkpoints whose jobs ended before this time, except those in use.
+
+    Returns how many, and the blobs that nothing needs any more.
+    """
+    other, user = aliased(Model), aliased(Job)
+    needed = select(other.id).where(other.base_id == Model.id).exists()
+    started = or_(user.base_model == Model.id, user.model == Model.id)
+    wanted = select(user.id).where(started, user.status.not_in(TERMINAL)).exists()
+    query = select(Model).join(Job, Job.id == Model.job_id).where(Model.kind == "checkpoint", Model.status == "ready")
+    query = query.where(Job.finished_at < before, ~needed, ~wanted).order_by(Model.id).limit(most)
+
+    blobs: list[str] = []
+    models = session.scalars(query.with_for_update(of=Model, skip_locked=True)).all()
+    for model in models:
+        blobs += clear(model, f"checkpoints are kept for {age / timedelta(days=1):g} days after the end of their job")
+    return len(models), blobs
 
 
 def clear(model: Model, reason: str) -> list[str]:

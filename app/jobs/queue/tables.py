@@ -41,6 +41,7 @@ class Job(Base):
         Index("ix_jobs_project_created", "project", "created_at", "id"),
         Index("ix_jobs_project_status_created", "project", "status", "created_at", "id"),
         Index("ix_jobs_project_model_created", "project", "model", "created_at", "id"),
+        Index("ix_jobs_finished", "finished_at", "id"),
         Index("ix_jobs_leased", "lease_until", postgresql_where=_LEASED, sqlite_where=_LEASED),
         # Each project's queue in its own order: taking the next job of one costs the same at any length.
         Index("ix_jobs_queue", "project", "queue_time", "id", postgresql_where=WAITING, sqlite_where=WAITING),

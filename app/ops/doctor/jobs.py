@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, case, func, select
 
 from app.db import Database, now
 from app.files.tables import File
@@ -19,6 +19,7 @@ from app.jobs.queue import lifecycle, usage
 from app.jobs.queue.states import LEASED, TERMINAL
 from app.jobs.queue.tables import Checkpoint, Event, Job
 from app.ops.doctor.finding import Finding
+from app.ops.retention.tables import RetentionPlace
 from app.settings import Settings
 from app.storage.blobs import UNSETTLED_SECONDS
 
@@ -73,10 +74,15 @@ class JobAudit:
 
     def _events(self) -> Iterator[Finding]:
         with self.db.read() as session:
-            counts = select(Event.job_id, func.count().label("stored")).group_by(Event.job_id).subquery()
+            numbers = (func.count().label("stored"), func.min(Event.seq).label("first"))
+            counts = select(Event.job_id, *numbers).group_by(Event.job_id).subquery()
             stored = func.coalesce(counts.c.stored, 0)
             query = select(Job.id, Job.events_count, stored).outerjoin(counts, counts.c.job_id == Job.id)
-            rows = session.execute(query.where(Job.events_count != stored)).all()
+            # Where retention is on, the first events of a job that has ended are not lost.
+            retained = select(RetentionPlace.kind).where(RetentionPlace.kind == "events").exists()
+            old = and_(retained, Job.finished_at.is_not(None), counts.c.first > 1)
+            expected = Job.events_count - case((old, counts.c.first - 1), else_=0)
+            rows = session.execute(query.where(expected != stored)).all()
         for job_id, expected, count in rows:
             yield Finding("lost_events", job_id, f"has {count} events instead of {expected}")
 

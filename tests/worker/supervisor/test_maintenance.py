@@ -13,6 +13,7 @@ from app.files.tables import File
 from app.jobs.queue import lifecycle
 from app.jobs.queue.tables import Job, Worker
 from app.models.tables import Model
+from tests.app.ops.retention.jobs import ended_job
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit, succeeded
@@ -72,6 +73,21 @@ def test_a_job_makes_room_and_goes_on(deployment: Deployment, runner: Runner) ->
     assert (second.attempt, second.crashes, second.preemptions) == (2, 0, 1)
     messages = [event.message for event in events_of(deployment.db, low)]
     assert f"Job has made room for {high}, which has priority 1; job queued again" in messages
+
+
+def test_what_is_older_than_it_is_kept_is_deleted(deployment: Deployment, runner: Runner) -> None:
+    """By the settings: rows of jobs that ended long ago, and results of frozen layers that no job used for long."""
+    ages = {"keep_events_days": 30.0, "keep_prefixes_days": 30.0}
+    runner.settings = runner.settings.model_copy(update=ages)
+    ended_job(deployment.db, "ftjob-old", days=40)
+    shared = runner.prefix_folders.of_project("default")
+    assert shared is not None
+    old = shared.folder / "old"
+    old.mkdir()
+    os.utime(old, (time.time() - 31 * 86_400,) * 2)
+    Bells(runner).maintenance.run_once()
+    assert [event.message for event in events_of(deployment.db, "ftjob-old")] == ["Job failed: as it should"]
+    assert not old.exists()
 
 
 def test_expired_lease_is_taken_over(deployment: Deployment, runner: Runner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,17 @@ def test_a_folder_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PERMAFROST_PREFIX_CACHE_BYTES", "1000")
     settings = Settings(data_dir=tmp_path)
     assert (settings.prefix_cache, settings.prefix_cache_bytes) == (tmp_path / "fast", 1000)
+
+
+def test_what_no_job_used_for_long_is_removed(tmp_path: Path) -> None:
+    """Of every project, and whatever its size; a time to come counts as none."""
+    all_of_them = folders(tmp_path)
+    now = time.time()
+    paths = []
+    for project in ("a", "b"):
+        shared = all_of_them.of_project(project)
+        assert shared is not None
+        ages = (("old", 3.1), ("new", 2.9), ("to come", -1.0))
+        paths += [kept(shared.folder, name, used_at=now - days * 86_400, nbytes=1) for name, days in ages]
+    all_of_them.forget(days=3.0)
+    assert [path.name for path in paths if path.exists()] == ["new", "new"]

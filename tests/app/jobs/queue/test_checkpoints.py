@@ -1,11 +1,13 @@
 """Checkpoints as rows with models: stored once for each step, dropped unless something needs them."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import select
 
 from app.db import Database, now
 from app.jobs.queue import checkpoints, lifecycle
-from app.jobs.queue.attempt import AttemptUpdates, Lease
+from app.jobs.queue.attempt import AttemptUpdates, Lease, Outcome
 from app.jobs.queue.checkpoints import NewCheckpoint
 from app.jobs.queue.tables import Checkpoint
 from app.models.tables import Model
@@ -75,3 +77,25 @@ def test_a_checkpoint_that_a_model_is_made_of_stays(db: Database, lease: Lease) 
         session.add(model)
     assert lifecycle.drop_checkpoints(db, lease, kept=[3]) == ["1" * 64]
     assert steps(db) == [2, 3]
+
+
+def test_checkpoints_of_old_jobs_are_dropped_unless_they_are_used(db: Database, lease: Lease) -> None:
+    """By how long ago their job ended; one that another model or a waiting job starts from stays."""
+    age = timedelta(days=7)
+
+    def dropped(days: float) -> tuple[int, list[str]]:
+        with db.write() as session:
+            return checkpoints.drop_of_ended(session, now(session) - timedelta(days=days), age=age, most=9)
+
+    lifecycle.submit(db, new_job(model="ft:x:ckpt-step-1"))
+    assert dropped(-1) == (0, [])  # the job still runs
+    lifecycle.finish(db, lease, Outcome("failed"))
+    with db.write() as session:
+        session.get_one(Model, "ft:x:ckpt-step-3").base_id = "ft:x:ckpt-step-2"
+    assert dropped(1) == (0, [])
+    assert dropped(-1) == (1, ["3" * 64])
+    assert steps(db) == [1, 2]
+    assert dropped(-1) == (1, ["2" * 64])  # nothing is made of it any more
+    with db.read() as session:
+        error = session.get_one(Model, "ft:x:ckpt-step-3").error
+    assert error == "checkpoints are kept for 7 days after the end of their job"

@@ -7,18 +7,20 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import text, update
+from sqlalchemy import delete, text, update
 from starlette.testclient import TestClient
 
 from app.db import now
 from app.files.tables import File
 from app.http.dependencies import Backends
 from app.jobs.queue import lifecycle
-from app.jobs.queue.tables import Checkpoint, Job, ProjectUsage
+from app.jobs.queue.tables import Checkpoint, Event, Job, ProjectUsage
 from app.ops.doctor.finding import Finding
+from app.ops.retention.rows import EVENTS, delete_batch
 from tests.app.conftest import AFFINE, rows, upload_to
 from tests.app.jobs.jobs import new_job
 from tests.app.ops.doctor.services import OLD, blob_of, row_of
+from tests.app.ops.retention.jobs import ended_job
 
 
 def claimed(backends: Backends) -> Job:
@@ -133,3 +135,17 @@ def test_missing_events_are_told(backends: Backends, look: Callable[..., list[Fi
         session.execute(text("DELETE FROM job_events"))
     (finding,) = look(repair=True)
     assert (finding.kind, finding.object, finding.open) == ("lost_events", job.id, True)
+
+
+def test_events_that_retention_deleted_are_not_lost(backends: Backends, look: Callable[..., list[Finding]]) -> None:
+    """The first ones of a job that has ended; a gap after them, or a job that lost its events otherwise, is found."""
+    db = backends.database
+    ended_job(db, "ftjob-old", days=40)
+    with db.write() as session:
+        assert delete_batch(session, EVENTS, now(session) - timedelta(days=30)) == 5
+    assert [each for each in look() if each.kind == "lost_events"] == []
+
+    ended_job(db, "ftjob-new", days=20)
+    with db.write() as session:
+        session.execute(delete(Event).where(Event.job_id == "ftjob-new", Event.seq == 3))
+    assert [each.object for each in look() if each.kind == "lost_events"] == ["ftjob-new"]
