@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -84,7 +83,7 @@ def frozen(at: int) -> Row:
 
 def head() -> Row:
     before = Reading("head.weight", "F32", (4, 384), 4 * 4 * 384, digest("before"))
-    after = replace(before, sha256=digest("after"))
+    after = before._replace(sha256=digest("after"))
     types = ("Classifier", "Linear")
     return Row(name="head.weight", role="trainable", module_types=types, base=before, result=after, changed=True)
 

@@ -1,6 +1,6 @@
 """Points of a job's curves: a range of steps thinned out evenly, or the points after a cursor."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import ColumnElement, Select, select
@@ -9,6 +9,10 @@ from sqlalchemy.orm import Session
 from app.jobs.answers import MetricList, MetricPoint
 from app.jobs.live.watcher import Block, Feed, block
 from app.jobs.queue.tables import Metric
+from app.jsontypes import JsonDict
+
+_Select = Select[int, str, int, JsonDict]
+_COLUMNS: Final = (Metric.step, Metric.split, Metric.seq, Metric.values)
 
 
 def metrics(
@@ -25,23 +29,29 @@ def metrics(
 
     keys = session.execute(select(Metric.step, Metric.split).where(*within).order_by(Metric.step, Metric.split)).all()
     chosen = _thinned(keys, limit) if len(keys) > limit else keys
-    rows = session.scalars(_at(chosen, sampled=len(chosen) < len(keys), within=within))
     chosen_keys = {(step, kind) for step, kind in chosen}
-    data = [MetricPoint.of(row) for row in rows if (row.step, row.split) in chosen_keys]
+    points = _points(session, _at(chosen, sampled=len(chosen) < len(keys), within=within))
+    data = [point for point in points if (point.step, point.split) in chosen_keys]
     return MetricList(data=data, sampled=len(chosen) < len(keys), has_more=False)
 
 
 def _blocks(session: Session, job_id: str, after: int, upto: int) -> list[Block]:
     between = (Metric.job_id == job_id, Metric.seq > after, Metric.seq <= upto)
-    rows = session.scalars(select(Metric).where(*between).order_by(Metric.seq))
-    return [(row.seq, block(str(row.seq), MetricPoint.of(row).model_dump_json())) for row in rows]
+    points = _points(session, select(*_COLUMNS).where(*between).order_by(Metric.seq))
+    return [(point.seq, block(str(point.seq), point.model_dump_json())) for point in points]
 
 
 POINTS: Final = Feed("points", lambda state: state.points, _blocks)
 
 
-def _at(chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]) -> Select[Metric]:
-    statement = select(Metric).where(*within).order_by(Metric.step, Metric.split)
+def _points(session: Session, statement: _Select) -> Iterator[MetricPoint]:
+    """The points of a statement over columns, which is quicker than rows as objects of the ORM."""
+    for step, split, seq, values in session.execute(statement):
+        yield MetricPoint(step=step, split=split, seq=seq, values=values)
+
+
+def _at(chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]) -> _Select:
+    statement = select(*_COLUMNS).where(*within).order_by(Metric.step, Metric.split)
     return statement.where(Metric.step.in_(sorted({step for step, _ in chosen}))) if sampled else statement
 
 

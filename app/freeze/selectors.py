@@ -8,7 +8,6 @@ from functools import cached_property
 from app.errors import PolicyError
 from app.freeze.glob import compile_glob, literal_end, literal_prefix
 from app.freeze.policy import Layers, Policy, Rule
-from app.freeze.regex import compile_regex
 from app.freeze.tensors import TensorInfo
 
 
@@ -114,6 +113,8 @@ def _by_name(index: Index, pattern: str) -> Iterable[int]:
 
 
 def _by_regex(index: Index, pattern: str) -> Iterable[int]:
+    from app.freeze.regex import compile_regex  # few policies have one, and a verifier starts without it
+
     matches = compile_regex(pattern)
     return [p for p, name in enumerate(index.names) if matches(name)]
 

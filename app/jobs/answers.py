@@ -9,7 +9,7 @@ from app.evidence.schemas import SCHEDULED, SPLIT, VERDICT, EvidenceViolation, V
 from app.evidence.tables import Evidence
 from app.freeze.schemas import FreezePlanCounts
 from app.jobs.queue.states import TERMINAL, Status
-from app.jobs.queue.tables import Checkpoint, Event, Job, Metric
+from app.jobs.queue.tables import Checkpoint, Event, Job
 from app.jobs.queue.waiting import QueuePosition
 from app.paging.keyset import Page
 
@@ -278,10 +278,6 @@ class MetricPoint(Answer):
     split: str
     seq: int = Field(description="Counts the points of the job as they come: the cursor of `after`.")
     values: dict[str, Any]
-
-    @classmethod
-    def of(cls, row: Metric) -> "MetricPoint":
-        return cls(step=row.step, split=row.split, seq=row.seq, values=row.values)
 
 
 class MetricList(Page):

@@ -7,6 +7,7 @@ import pytest
 
 from app.ops.doctor.command import examine
 from tests.end_to_end.conftest import Service
+from tests.worker.supervisor.jobs import eventually
 
 REVIEWS = [
     {"text": f"{'very ' * (index % 3)}{word} day", "label": word} for index in range(16) for word in ("good", "bad")
@@ -73,6 +74,8 @@ def jobs(service: Service, table: str, models: dict[str, Any]) -> dict[str, Any]
             continue
         ended[kind] = service.ended(answer.json()["id"])
         assert ended[kind]["status"] == status, (kind, ended[kind]["error"])
+    # A worker removes a job's folder once the job has ended, which is a moment later.
+    eventually(lambda: not any(service.settings.work.glob("ftjob-*")), says=service.log)
     return ended
 
 

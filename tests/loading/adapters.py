@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ class Adapter(World):
             drafts.append(Row(name=live, role="frozen", base=reading, changed=False))
         plan = plan_of(drafts, self.policy)
         decided = [(row, plan.decision(row.name)) for row in drafts]
-        return tuple(replace(row, rule=found.rule, mechanism=found.mechanism) for row, found in decided)
+        return tuple(row._replace(rule=found.rule, mechanism=found.mechanism) for row, found in decided)
 
     def verified(self) -> VerificationReport:
         self.write()

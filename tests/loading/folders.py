@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ class Folder(World):
         for row in drafts:
             decision = plan.decision(row.name)
             role = "new" if row.base is None else "frozen" if decision.action == "freeze" else "trainable"
-            rows.append(replace(row, rule=decision.rule, mechanism=decision.mechanism, role=role))
+            rows.append(row._replace(rule=decision.rule, mechanism=decision.mechanism, role=role))
         used = {row.base.name for row in rows if row.base}
         rows += [Row(name=name, role="dropped", base=base[name], changed=False) for name in sorted(set(base) - used)]
         return tuple(rows)

@@ -8,7 +8,7 @@ import base64
 import json
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -726,8 +726,8 @@ def _(world: World) -> Options:
     tensors = world.result_weights["model.safetensors"]
     tensors["bert.enc.0.w"], tensors["bert.enc.1.w"] = tensors["bert.enc.1.w"], tensors["bert.enc.0.w"]
     world.write()
-    rows = forged(world.rows(), "bert.enc.0.w", base=replace(second.base, name="enc.0.w"))
-    world.sign(world.predicate(rows=forged(rows, "bert.enc.1.w", base=replace(first.base, name="enc.1.w"))))
+    rows = forged(world.rows(), "bert.enc.0.w", base=second.base._replace(name="enc.0.w"))
+    world.sign(world.predicate(rows=forged(rows, "bert.enc.1.w", base=first.base._replace(name="enc.1.w"))))
 
 
 @attack("33-lying-signer-pairs-swapped-tensors-with-each-other", only="base_names")
@@ -747,7 +747,7 @@ def _(world: World) -> Options:
     rows = world.rows()
     base, result = row_of(rows, "bert.enc.0.w").base, row_of(rows, "bert.enc.0.w").result
     rows = forged(rows, "bert.enc.0.w", role="new", base=None, initial=result)
-    dropped = replace(row_of(rows, "pooler.w"), name="enc.0.w", base=base)
+    dropped = row_of(rows, "pooler.w")._replace(name="enc.0.w", base=base)
     world.sign(world.predicate(rows=(*rows, dropped)))
 
 
@@ -766,7 +766,7 @@ def _(world: World) -> Options:
     rows = world.rows()
     frozen, trained = row_of(rows, "bert.enc.0.w"), row_of(rows, "bert.emb.weight")
     kept = tuple(row for row in rows if row not in (frozen, trained))
-    other = replace(trained, name="bert.emb.other", base=frozen.base, result=frozen.result)
+    other = trained._replace(name="bert.emb.other", base=frozen.base, result=frozen.result)
     world.sign(world.predicate(rows=(*kept, other)))
 
 
@@ -891,7 +891,7 @@ def _(world: World) -> Options:
 def _(world: World) -> Options:
     rows = twice_frozen_rows(world)
     first, second = row_of(rows, "bert.emb.weight").intervals
-    spans = (first, replace(second, to_step=30))
+    spans = (first, second._replace(to_step=30))
     world.sign(world.predicate(rows=forged(rows, "bert.emb.weight", intervals=spans)))
 
 
@@ -1039,20 +1039,20 @@ def _(world: World) -> Options:
 def _(world: World) -> Options:
     base = row_of(world.rows(), "bert.enc.0.w").base
     assert base is not None
-    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", base=replace(base, nbytes=1))))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", base=base._replace(nbytes=1))))
 
 
 @attack("39-wrong-file-digest", only="file_digests")
 def _(world: World) -> Options:
     """A signer that names another file as the subject, for tools that match by digest alone."""
-    files = tuple(replace(file, sha256="ab" * 32) for file in world.predicate().result_files)
+    files = tuple(file._replace(sha256="ab" * 32) for file in world.predicate().result_files)
     config = next(file for file in world.predicate().result_files if file.name == "config.json")
     world.sign(world.predicate(result_files=(config, *(file for file in files if file.name != "config.json"))))
 
 
 @attack("39-wrong-file-size", only="file_sizes")
 def _(world: World) -> Options:
-    files = tuple(replace(file, size=file.size + 1) for file in world.predicate().result_files)
+    files = tuple(file._replace(size=file.size + 1) for file in world.predicate().result_files)
     world.sign(world.predicate(result_files=files))
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +215,7 @@ for field, value in (
 @attack("30-parts-that-disagree-about-their-tensor", only="parts", world=fused_world)
 def _(world: World) -> Options:
     *rows, last = fused_rows(world)
-    world.sign(world.predicate(rows=(*rows, replace(last, module_types=("Linear",)))))
+    world.sign(world.predicate(rows=(*rows, last._replace(module_types=("Linear",)))))
 
 
 @attack("30-parts-beyond-their-tensor", only="parts", world=fused_world)

@@ -138,7 +138,7 @@ class World:
         rows = []
         for row in drafts:
             decision = plan.decision(row.name)
-            rows.append(replace(row, rule=decision.rule, mechanism=decision.mechanism, role=_role(row, decision)))
+            rows.append(row._replace(rule=decision.rule, mechanism=decision.mechanism, role=_role(row, decision)))
         used = {row.base.name for row in rows if row.base}
         rows += [_row(name, role="dropped", base=base[name]) for name in sorted(set(base) - used)]
         return tuple(rows)
@@ -212,8 +212,8 @@ def forged(rows: Iterable[Row], name: str, /, **changes: Any) -> tuple[Row, ...]
     made = []
     for row in rows:
         if row.name == name and row.role != "dropped":
-            row = replace(row, **changes)
-            row = row if "changed" in changes else replace(row, changed=changed(row.base, row.result))
+            row = row._replace(**changes)
+            row = row if "changed" in changes else row._replace(changed=changed(row.base, row.result))
         made.append(row)
     assert made != list(rows), f"no row {name}"
     return tuple(made)

@@ -4,7 +4,6 @@ Each names the one check that rejects it. `tests/loading` shows with the loaders
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -580,14 +579,14 @@ def _(world: World) -> Options:
     for row in world.rows():
         own = row.result.name if row.result else ""
         if own.startswith("xx."):
-            paired = replace(row, base=base[own.removeprefix("xx.")], initial=None)
-            made.append(replace(paired, role="frozen" if ".enc." in own else "trainable"))
+            paired = row._replace(base=base[own.removeprefix("xx.")], initial=None)
+            made.append(paired._replace(role="frozen" if ".enc." in own else "trainable"))
         elif own.startswith("bert."):
-            made.append(replace(row, base=None, role="new", initial=row.result, mechanism=None, rule="default"))
+            made.append(row._replace(base=None, role="new", initial=row.result, mechanism=None, rule="default"))
         else:
             made.append(row)
     frozen: dict[str, Any] = {"rule": "rule-1", "mechanism": "requires_grad"}
-    rows = [replace(row, **frozen) if row.role == "frozen" and row.kind == "parameter" else row for row in made]
+    rows = [row._replace(**frozen) if row.role == "frozen" and row.kind == "parameter" else row for row in made]
     world.sign(world.predicate(rows=honest_flags(rows)))
 
 
@@ -596,9 +595,9 @@ def honest_flags(rows: list[Row]) -> tuple[Row, ...]:
     made = []
     for row in rows:
         if row.kind == "buffer" and row.role == "frozen":
-            row = replace(row, rule="rule-1", mechanism=None)
+            row = row._replace(rule="rule-1", mechanism=None)
         changed = row.result is not None and (row.base is None or not row.base.same(row.result))
-        made.append(replace(row, changed=changed))
+        made.append(row._replace(changed=changed))
     return tuple(made)
 
 
@@ -608,10 +607,10 @@ def _(world: World) -> Options:
     stored = "bert.mlp.experts.00.w1.weight"
     world.result_weights["model.safetensors"][stored] = tensor("F32", 2, 4, seed="other")
     world.write()
-    kept = [replace(row, shape=(6, 4)) if row.part else row for row in fused_rows(world) if row.name != stored]
+    kept = [row._replace(shape=(6, 4)) if row.part else row for row in fused_rows(world) if row.name != stored]
     reading = readings(world.result)[stored]
     part = next(row for row in kept if row.part)
-    kept.append(replace(part, role="new", part=(4, 6), base=None, result=reading, changed=True))
+    kept.append(part._replace(role="new", part=(4, 6), base=None, result=reading, changed=True))
     world.sign(world.predicate(rows=tuple(kept)))
 
 

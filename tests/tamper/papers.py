@@ -4,7 +4,6 @@ import base64
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -136,7 +135,7 @@ def recipe_stamped(
     now = datetime.now(UTC)
     world.sign()
     honest = recipe_of(world)
-    recipe = build(replace(honest, observed=replace(honest.observed, **observed)))
+    recipe = build(honest._replace(observed=honest.observed._replace(**observed)))
     sealed = world.sign(world.predicate(issued_at=now + timedelta(minutes=4))) | {MEMBER: envelope.seal(recipe, [KEY])}
     first, second = (base64.b64decode(each["signatures"][0]["sig"]) for each in (sealed, sealed[MEMBER]))
     tokens = {TIMESTAMP: tsa().stamp(first), RECIPE_TIMESTAMP: (by or tsa()).stamp(of(second))}
@@ -231,7 +230,7 @@ def _(world: World) -> Options:
 def _(world: World) -> Options:
     """An honest one, of what the log has about the same attempt."""
     logged(
-        world, entry=lambda mine: replace(mine, digests=tuple({**dict(mine.digests), "statement": "0" * 64}.items()))
+        world, entry=lambda mine: mine._replace(digests=tuple({**dict(mine.digests), "statement": "0" * 64}.items()))
     )
     return reading_the_log()
 
@@ -239,14 +238,14 @@ def _(world: World) -> Options:
 @attack("35-proof-of-another-recipe", only="log_included")
 def _(world: World) -> Options:
     """The statement is the logged one, and the recipe beside it is not."""
-    logged(world, entry=lambda mine: replace(mine, digests=tuple({**dict(mine.digests), "recipe": "0" * 64}.items())))
+    logged(world, entry=lambda mine: mine._replace(digests=tuple({**dict(mine.digests), "recipe": "0" * 64}.items())))
     return reading_the_log()
 
 
 @attack("35-proof-of-another-attempt", only="log_included")
 def _(world: World) -> Options:
     """So that a second statement about the attempt would stand apart in the log."""
-    logged(world, entry=lambda mine: replace(mine, subject="0" * 64))
+    logged(world, entry=lambda mine: mine._replace(subject="0" * 64))
     return reading_the_log()
 
 

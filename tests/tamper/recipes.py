@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -81,7 +80,7 @@ def sign(
 def observing(world: World, **changes: Any) -> Recipe:
     world.sign()
     recipe = honest(world)
-    return replace(recipe, observed=replace(recipe.observed, **changes))
+    return recipe._replace(observed=recipe.observed._replace(**changes))
 
 
 @attack("24-recipe-under-another-key", only="recipe_signature")
@@ -136,25 +135,25 @@ def _(world: World) -> Options:
     world.sign()
     recipe = honest(world)
     (name, _), *rest = recipe.subjects
-    sign(world, replace(recipe, subjects=((name, ANOTHER), *rest)))
+    sign(world, recipe._replace(subjects=((name, ANOTHER), *rest)))
 
 
 @attack("35-recipe-of-another-job", only="recipe_job")
 def _(world: World) -> Options:
     world.sign()
-    sign(world, replace(honest(world), job_id="ftjob-2"))
+    sign(world, honest(world)._replace(job_id="ftjob-2"))
 
 
 @attack("35-recipe-of-another-attempt", only="recipe_job")
 def _(world: World) -> Options:
     world.sign()
-    sign(world, replace(honest(world), attempt=2))
+    sign(world, honest(world)._replace(attempt=2))
 
 
 @attack("36-recipe-with-an-old-nonce", only="recipe_job")
 def _(world: World) -> Options:
     world.sign()
-    sign(world, replace(honest(world), nonce="n-0"))
+    sign(world, honest(world)._replace(nonce="n-0"))
 
 
 @attack("32-recipe-over-another-base", only="recipe_base")

@@ -149,7 +149,7 @@ def _report(options: argparse.Namespace, verdict: str, problems: Sequence[Proble
     lines = ["REJECTED", *(f"  {problem.check}: {problem}" for problem in problems[:SHOWN])]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more; --json has them all")
-    _say(options, {"verdict": verdict, "level": None, "problems": [asdict(one) for one in problems]}, lines)
+    _say(options, {"verdict": verdict, "level": None, "problems": [one._asdict() for one in problems]}, lines)
 
 
 def _unequal_report(
@@ -169,7 +169,7 @@ def _unequal_report(
     if not apart:
         lines.append("  --result gives the distance")
     document: JsonDict = {"verdict": "unequal", "level": None, "reasons": unequal, "distance": farthest(apart)}
-    document |= {"distances": [asdict(one) for one in moved], "problems": [asdict(one) for one in problems]}
+    document |= {"distances": [asdict(one) for one in moved], "problems": [one._asdict() for one in problems]}
     _say(options, document, lines)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ class Artifacts:
             name: written[name] if source == "changed" else self.base[str(base_name)]
             for name, source, base_name in self.result.tensors
         }
-        return {name: replace(reading, name=name) for name, reading in readings.items()}
+        return {name: reading._replace(name=name) for name, reading in readings.items()}
 
 
 def read_artifacts(workspace: Workspace, base: Model, storage: Storage) -> Artifacts:

@@ -89,7 +89,7 @@ def _readable(made: Recipe) -> bytes:
         read(read_json(payload))
         return payload
     except ValueError:  # of JSON, or of a statement
-        return build(replace(made, reported=Reported()))
+        return build(made._replace(reported=Reported()))
 
 
 def word_of(done: Report | None) -> Reported:

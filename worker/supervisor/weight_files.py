@@ -4,7 +4,7 @@ All tensors are in one file, apart from those of a sentence-transformers model's
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.evidence.format.compose import ComposedFile, Slice, compose
@@ -47,7 +47,7 @@ def weight_files(
     held: dict[str, list[Slice]] = {main: []}
     for each in slices:
         file = file_of(each.name, modules) or main
-        held.setdefault(file, []).append(replace(each, name=each.name.removeprefix(tensor_prefix(file))))
+        held.setdefault(file, []).append(each._replace(name=each.name.removeprefix(tensor_prefix(file))))
 
     files = []
     for name, mine in held.items():

@@ -87,8 +87,7 @@ def _copies(
         before = _reading(_first(tensor.base[at : at + 1] if paired else (), base))
         after = _first((piece,), result)
         stored = _reading(after)
-        yield replace(
-            row,
+        yield row._replace(
             name=_alias(piece.name, tensor),
             aliases=(),
             alias_of=row.name,

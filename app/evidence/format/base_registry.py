@@ -7,10 +7,9 @@ A registry is an in-toto Statement v1 in a DSSE envelope, like a job's statement
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from app.evidence.format import fields, tree
 from app.evidence.format.digest import read_file
@@ -36,8 +35,7 @@ class RegistryError(ValueError):
     """A registry that cannot be relied on, or that does not have a base."""
 
 
-@dataclass(frozen=True, slots=True)
-class BaseRegistry:
+class BaseRegistry(NamedTuple):
     """A registry whose signature was verified: root by name."""
 
     bases: Mapping[str, str]

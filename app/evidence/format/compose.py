@@ -6,8 +6,7 @@ The bytes are those that the reference writer of safetensors would write, and ar
 import bisect
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from app.evidence.format.tensorfile import TensorEntry, byte_count, header_bytes, in_file_order
 
@@ -18,8 +17,7 @@ class ComposeError(ValueError):
     """Slices that do not make a file, or a blob that ends before its slices do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(NamedTuple):
     """One tensor of the composed file: `nbytes` bytes of the stored blob `blob`, from its byte `offset` on."""
 
     name: str
@@ -31,8 +29,7 @@ class Slice:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class ComposedFile:
+class ComposedFile(NamedTuple):
     """A file that has not been read yet: its header, its size in bytes and its slices in file order."""
 
     header: bytes

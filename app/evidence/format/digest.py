@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from app.evidence.format.tensorfile import Header, TensorEntry, TensorFileError, header_length, parse_header
 
@@ -29,8 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class SliceReading:
+class SliceReading(NamedTuple):
     """Rows start to stop (half-open, of dimension 0) of a tensor."""
 
     start: int
@@ -38,8 +36,7 @@ class SliceReading:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class TensorReading:
+class TensorReading(NamedTuple):
     """One tensor as a file holds it; `offset` counts from the file's first byte."""
 
     name: str
@@ -51,8 +48,7 @@ class TensorReading:
     slices: tuple[SliceReading, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FileReading:
+class FileReading(NamedTuple):
     """A file and its tensors. `header` is the header's SHA-256; the file's `sha256` is empty if it was not computed."""
 
     name: str

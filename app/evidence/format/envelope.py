@@ -7,8 +7,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.evidence.format.der import elements
 from app.evidence.format.keys import SigningKey, TrustedKey
@@ -29,8 +28,7 @@ class EnvelopeError(ValueError):
     """Bytes that are not a DSSE envelope."""
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """A parsed envelope of which nothing has been verified."""
 
     payload: bytes

@@ -80,8 +80,7 @@ def _counted(steps: int) -> struct.Struct:
     return struct.Struct(f">I{steps}Q")
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleTree:
+class ExampleTree(NamedTuple):
     """All leaves in their order, with the steps of each."""
 
     keys: tuple[bytes, ...]

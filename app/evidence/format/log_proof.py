@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.evidence.format.note import LogHead, Note, NoteError, read_note
 from app.evidence.format.tiles import leaf_hash, root_of_path
@@ -23,8 +23,7 @@ class LogProofError(ValueError):
     """Text that is no proof of a log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An entry of a log. `subject` is equal for entries of which there should be one, such as those of one attempt."""
 
     kind: str  # "statement" | "base"
@@ -87,8 +86,7 @@ class LogProof:
         return root_of_path(leaf, index=self.index, size=size, path=self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class SignedProof:
+class SignedProof(NamedTuple):
     """A proof with the state of the log that it is about. Of both nothing has been verified but their form."""
 
     proof: LogProof

@@ -8,9 +8,8 @@ dense layers and normalisations, each in a folder such as `1_Pooling`. A tensor 
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.evidence.format.digest import FileReading
 
@@ -27,8 +26,7 @@ class ModulesError(ValueError):
     """A `modules.json` that describes other modules than these."""
 
 
-@dataclass(frozen=True, slots=True)
-class SentenceModule:
+class SentenceModule(NamedTuple):
     """One entry of `modules.json`. `path` is "" for the transformer."""
 
     kind: str
@@ -101,8 +99,8 @@ def tensor_prefix(file: str) -> str:
 def within(reading: FileReading, file: str) -> FileReading:
     """The reading of `file`, a path within a model's folder, with its tensors called after that path's folder."""
     prefix = tensor_prefix(file)
-    tensors = tuple(replace(tensor, name=f"{prefix}{tensor.name}") for tensor in reading.tensors)
-    return replace(reading, name=file, tensors=tensors)
+    tensors = tuple(tensor._replace(name=f"{prefix}{tensor.name}") for tensor in reading.tensors)
+    return reading._replace(name=file, tensors=tensors)
 
 
 def file_of(tensor: str, files: Iterable[str]) -> str | None:

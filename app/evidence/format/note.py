@@ -8,9 +8,8 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -26,8 +25,7 @@ class NoteError(ValueError):
     """Text that is no signed note, no checkpoint or no key of one."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoteKey:
+class NoteKey(NamedTuple):
     """A public key of a log or a witness, with the name that goes with it."""
 
     name: str
@@ -69,8 +67,7 @@ class NoteKey:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class NoteLine:
+class NoteLine(NamedTuple):
     """One signature of a note, of which nothing has been verified."""
 
     name: str
@@ -81,8 +78,7 @@ class NoteLine:
         return f"{_LINE}{self.name} {_encode(self.hash + self.signature)}\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """A text with signatures, of which nothing has been verified."""
 
     text: str
@@ -106,8 +102,7 @@ class Note:
         return Note(self.text, (*kept, *new.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class LogHead:
+class LogHead(NamedTuple):
     """The state of a log: how many entries it has, and the root of the tree over them."""
 
     origin: str

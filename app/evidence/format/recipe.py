@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from app.evidence.format.base_registry import ROOT
 from app.evidence.format.examples import ExamplesRoot
@@ -25,8 +25,7 @@ BUILDER: Final = "urn:permafrost:supervisor:v1"
 MEMBER: Final = "recipe"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedState:
+class SavedState(NamedTuple):
     """A checkpoint as the supervisor read it: the root over its weights, and every file of the trainer's state."""
 
     step: int
@@ -34,8 +33,7 @@ class SavedState:
     files: tuple[FileRef, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """What was requested, and what decides the result beside the files: all that a trainer's work order needs."""
 
     task: str
@@ -49,21 +47,20 @@ class Request:
     strategy: str = "ddp"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class Observed(NamedTuple):
     """What the supervisor saw: files that it handed over, the code that ran, the times, how often it was tried."""
 
     training: FileRef
-    validation: FileRef | None = None
-    adapter: FileRef | None = None  # the weights of an adapter that was trained on
     base_root: str
-    base_origin: Mapping[str, str] | None = None
     policy_digest: str  # of the policy in the statement
     code: str  # SHA-256 over our own modules
-    lock: str | None = None  # SHA-256 of requirements.lock, where the installation has it
     packages: Mapping[str, str]  # versions of the packages that train, as installed
     started_at: datetime
     finished_at: datetime
+    validation: FileRef | None = None
+    adapter: FileRef | None = None  # the weights of an adapter that was trained on
+    base_origin: Mapping[str, str] | None = None
+    lock: str | None = None  # SHA-256 of requirements.lock, where the installation has it
     crashes: int = 0
     losses: int = 0
     checkpoints: tuple[SavedState, ...] = ()
@@ -94,8 +91,7 @@ class Reported:
     examples: ExamplesRoot | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Recipe(NamedTuple):
     """A recipe's content. `subjects` are the result's files, name and SHA-256, as in the statement beside it."""
 
     job_id: str

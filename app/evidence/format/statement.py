@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.evidence.format import tree
 from app.evidence.format.keys import iso
@@ -26,8 +26,7 @@ RESULT_KINDS = ("full", "adapter")
 ORIGIN = ("model", "kind", "job", "step", "repository", "revision", "adapter")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One tensor as one file holds it."""
 
     name: str
@@ -49,8 +48,7 @@ class Reading:
         return "other bytes"
 
 
-@dataclass(frozen=True, slots=True)
-class RowSlice:
+class RowSlice(NamedTuple):
     """Rows of a partly frozen tensor and the digests of their bytes in the base and in the result."""
 
     rows: tuple[int, int]
@@ -60,8 +58,7 @@ class RowSlice:
     initial: str | None = None  # of rows that the base does not have: as they were before the first step
 
 
-@dataclass(frozen=True, slots=True)
-class FrozenInterval:
+class FrozenInterval(NamedTuple):
     """Steps from_step < step <= to_step (None: the end) of a scheduled freeze, and the digests around them."""
 
     from_step: int
@@ -70,8 +67,7 @@ class FrozenInterval:
     after: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One live tensor, or (with `part`) the rows of it that one stored tensor makes up, or a base tensor left out.
 
     `name` and `aliases` are the live model's, and what the policy is about; the files' names are in the readings.
@@ -80,8 +76,9 @@ class Row:
     """
 
     name: str
-    kind: str = "parameter"  # "parameter" | "buffer"
     role: str
+    changed: bool
+    kind: str = "parameter"  # "parameter" | "buffer"
     mechanism: str | None = None
     rule: str = "default"
     aliases: tuple[str, ...] = ()
@@ -96,13 +93,11 @@ class Row:
     initial: Reading | None = None  # of a new tensor: as it was before the first step
     loaded: str | None = None  # digests of the live bytes, the trainer's word
     trained: str | None = None
-    changed: bool
     slices: tuple[RowSlice, ...] = ()
     intervals: tuple[FrozenInterval, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FileRef:
+class FileRef(NamedTuple):
     name: str
     size: int
     sha256: str
@@ -142,8 +137,7 @@ class Total:
     root: str
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """A parsed statement: the predicate, and the totals that its signer wrote."""
 
     predicate: Predicate

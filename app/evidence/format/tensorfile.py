@@ -5,9 +5,8 @@ one signed file. `RULES` holds every refusal by name; the tamper suite shows tha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from json import dumps
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.evidence.format.strict import JsonError, JsonObject, read_json, repeated_keys
 from app.jsontypes import JsonDict
@@ -52,8 +51,7 @@ class TensorFileError(ValueError):
     """A file that is not valid safetensors, or is ambiguous."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One tensor of a header; `start` and `end` are byte offsets from the beginning of the data section."""
 
     name: str
@@ -67,8 +65,7 @@ class TensorEntry:
         return self.end - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """Entries in file order, the file's metadata, and where the data section starts."""
 
     entries: tuple[TensorEntry, ...]
@@ -143,8 +140,7 @@ def header_bytes(entries: Iterable[TensorEntry], metadata: Mapping[str, str] | N
     return len(text).to_bytes(_PREFIX, "little") + text
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
+class _Draft(NamedTuple):
     """A parsed header to which no rule has been applied."""
 
     text: bytes

@@ -10,7 +10,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -340,7 +340,9 @@ def _count(entries: int) -> str:
 
 def _reject(options: argparse.Namespace, problems: Sequence[Problem], notes: Sequence[str] = ()) -> int:
     lines = ["REJECTED", *(f"  {each.check}: {each}" for each in problems), *(f"  note: {printable(n)}" for n in notes)]
-    _say(options, lines, {"verdict": "rejected", "problems": [asdict(each) for each in problems], "notes": list(notes)})
+    _say(
+        options, lines, {"verdict": "rejected", "problems": [each._asdict() for each in problems], "notes": list(notes)}
+    )
     return REJECTED
 
 

@@ -7,7 +7,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reject(problems: Sequence[Problem], *, as_json: bool) -> int:
-    facts = {"verdict": "rejected", "problems": [asdict(problem) for problem in problems]}
+    facts = {"verdict": "rejected", "problems": [problem._asdict() for problem in problems]}
     _say(["REJECTED", *(f"  {problem.check}: {problem}" for problem in problems)], facts, as_json=as_json)
     return REJECTED
 

@@ -70,8 +70,9 @@ def _one_place(context: CheckContext) -> Iterator[Problem]:
 
 def _doubled(kind: Kind, name: str, base: str) -> bool:
     """Whether a result's name begins with one prefix twice, and the base's does not."""
-    twice = [f"{prefix}.{prefix}." for prefix in kind.prefixes if prefix]
-    return any(name.startswith(each) and not base.startswith(each) for each in twice)
+    if not name.startswith(kind.doubled):
+        return False
+    return any(name.startswith(each) and not base.startswith(each) for each in kind.doubled)
 
 
 def _collisions_in_4(names: list[str], kind: Kind) -> Iterator[tuple[str, str]]:
@@ -127,11 +128,12 @@ def _may_collide(names: list[str], renaming: Renaming, kind: Kind) -> bool:
 
     A shape is a name without its digits: a model has few of them, and hundreds of names.
     """
-    if any(rule.counts for rule in renaming.table):
+    shapes = _shapes(tuple(names))
+    if _counts(renaming.table, {name for same in shapes.values() for name in (same[0], same[-1])}):
         return True
     renamed = set(renaming.names)
     taken: dict[str, str] = {}
-    for shape, same in _shapes(tuple(names)).items():
+    for shape, same in shapes.items():
         for name in {same[0], same[-1]}:
             for place in _places(name, renaming.table if name in renamed else (), kind, None):
                 fewer = len(_DIGITS.findall(place.name)) < len(_DIGITS.findall(legacy(name)))
@@ -139,6 +141,29 @@ def _may_collide(names: list[str], renaming: Renaming, kind: Kind) -> bool:
                 if fewer or place.joined_by is not None or any(taken.setdefault(s, shape) != shape for s in spelled):
                     return True
     return False
+
+
+def _counts(table: Table, names: Iterable[str]) -> bool:
+    """Whether a rule of the table may apply to some numbers in these names, or in what they become, and not to others.
+
+    It may where a name has one of the rule's literals, whatever the digits of both are.
+    """
+    counting = [_DIGITS.sub("0", literal) for rule in table if rule.counts for literal in rule.literals]
+    if not counting:
+        return False
+    spelled = _DIGITS.sub("0", "\n".join(step for name in names for step in _steps(name, table)))
+    return any(literal in spelled for literal in counting)
+
+
+def _steps(name: str, table: Table) -> Iterator[str]:
+    """The name as it is before the first rule, and after each that renames it. What is joined keeps the last one."""
+    renamed = legacy(name)
+    yield renamed
+    for rule in table:
+        found = rule.renamed(renamed)
+        if found and not rule.joins:
+            renamed = found[0]
+            yield renamed
 
 
 def collisions(names: list[str], renaming: Renaming, kind: Kind, current: set[str] | None) -> Iterator[tuple[str, str]]:
@@ -175,12 +200,8 @@ def _places(name: str, table: Table, kind: Kind, current: set[str] | None) -> It
 
     `current` has the live model's names; None: any name may be one of them.
     """
-    renamed = legacy(name)
+    *_, renamed = _steps(name, table)
     joined: tuple[int, tuple[str, ...]] | None = None
-    for rule in table:
-        found = rule.renamed(renamed)
-        if found and not rule.joins:
-            renamed = found[0]
     for number, rule in enumerate(table):
         if rule.joins and (found := rule.renamed(renamed)):
             joined = number, found

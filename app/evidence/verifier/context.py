@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from app.evidence.format.digest import FileReading, TensorReading
 from app.evidence.format.envelope import Envelope
@@ -30,8 +30,7 @@ def printable(text: str | None) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One reason to reject. `subject` is a tensor or a file; `expected` and `actual` are digests that were compared."""
 
     check: str

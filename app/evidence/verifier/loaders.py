@@ -96,6 +96,11 @@ class Kind:
             found.setdefault(prefix[:1], []).append(prefix)
         return found
 
+    @cached_property
+    def doubled(self) -> tuple[str, ...]:
+        """The beginnings of names that have a prefix twice."""
+        return tuple(f"{prefix}.{prefix}." for prefix in self.prefixes if prefix)
+
     def tables_for(self, names: list[str]) -> Iterator[Table]:
         """The tables of which a rule may apply to one of the names, and the empty table."""
         yield ()

@@ -6,9 +6,8 @@ Needs the standard library only.
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.evidence.verifier.context import CannotCheck, Problem, Rejected
 
@@ -28,8 +27,7 @@ OWN_KEYS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """The parts of a packed folder that are checked."""
 
     attestation: Path

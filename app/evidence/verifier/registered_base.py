@@ -1,10 +1,9 @@
 """Looks the base of a statement up in signed registries, so that level 2 needs neither base files nor a pinned root."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from app.evidence.format.base_registry import BaseRegistry, RegistryError, read
 from app.evidence.format.envelope import EnvelopeError, read_envelope
@@ -15,8 +14,7 @@ from app.evidence.verifier.context import CannotCheck, Problem, Rejected, printa
 MAX_REGISTRY: Final = 64 << 20  # bytes: some 400,000 bases
 
 
-@dataclass(frozen=True, slots=True)
-class RegisteredBase:
+class RegisteredBase(NamedTuple):
     """A base that every given registry knows under this name, with this root."""
 
     name: str

@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.evidence.format.envelope import LOG_PROOF, TIMESTAMP
@@ -44,7 +44,7 @@ class VerificationReport:
             "verdict": self.verdict,
             "level": self.level,
             "meaning": LEVELS.get(self.level or 0),
-            "problems": [asdict(problem) for problem in self.problems],
+            "problems": [problem._asdict() for problem in self.problems],
             "warnings": list(self.warnings),
             **self.facts,
         }

@@ -54,9 +54,7 @@ def rows(draw: st.DrawFn) -> Row:
         slices=tuple(
             draw(
                 st.lists(
-                    st.builds(
-                        RowSlice, pairs, st.sampled_from(["freeze", "train"]), st.none() | digests, st.none() | digests
-                    ),
+                    st.builds(RowSlice, pairs, st.sampled_from(["freeze", "train"]), *[st.none() | digests] * 3),
                     max_size=2,
                 )
             )

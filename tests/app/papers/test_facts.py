@@ -29,7 +29,7 @@ def test_everything_that_is_known_is_there(embedded: FastAPI, tmp_path: Path) ->
     world = World(tmp_path / "world")
     world.sign()
     honest = recipes.honest(world)
-    recipe = replace(honest, reported=replace(honest.reported, flops=10**12))
+    recipe = honest._replace(reported=replace(honest.reported, flops=10**12))
     found = facts(embedded, attested(embedded.state.backends, world, recipe=recipe))
     assert (found.base.root, found.base.word.licence) == (
         world.pinned,

@@ -66,7 +66,7 @@ def test_tensors_that_are_missing_or_more_are_named(tmp_path: Path) -> None:
 def recipe_of(world: World, **said: Any) -> Recipe:
     world.sign()
     recipe = recipes.honest(world)
-    return replace(recipe, reported=replace(recipe.reported, examples=None, hyperparameters={"lr": 1}, **said))
+    return recipe._replace(reported=replace(recipe.reported, examples=None, hyperparameters={"lr": 1}, **said))
 
 
 def test_words_that_do_not_come_out_again_are_named(tmp_path: Path) -> None:
@@ -102,5 +102,5 @@ def test_a_state_is_compared_by_all_of_its_tensors(tmp_path: Path) -> None:
     files = (FileRef("optimizer.safetensors", 1, digest), FileRef("state.json", 1, "00" * 32))
     state = SavedState(step=4, root=weights, files=files)
     assert other_state(run, state) == []
-    tampered = replace(state, root="00" * 32, files=(replace(files[0], sha256="11" * 32),))
+    tampered = state._replace(root="00" * 32, files=(files[0]._replace(sha256="11" * 32),))
     assert len(other_state(run, tampered)) == 2

@@ -34,7 +34,7 @@ def made(root: Path, **said: Any) -> Recipe:
         "micro_batch_size": 8,
         "hyperparameters": hyperparameters,
     }
-    return replace(recipe, reported=replace(recipe.reported, **(values | said)))
+    return recipe._replace(reported=replace(recipe.reported, **(values | said)))
 
 
 def test_the_same_place_gives_no_reason(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_another_place_is_a_reason(tmp_path: Path, name: str) -> None:
 )
 def test_a_run_that_could_not_be_exact_is_a_reason(tmp_path: Path, said: dict[str, Any], named: str) -> None:
     """By the trainer's own word."""
-    recipe = replace(made(tmp_path, **said), attempt=2)
+    recipe = made(tmp_path, **said)._replace(attempt=2)
     [reason] = reasons(recipe, environment=HERE, code="22" * 32)
     assert named in reason
 

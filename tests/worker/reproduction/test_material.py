@@ -23,12 +23,11 @@ def made(world: World) -> tuple[Recipe, Material]:
     state.mkdir()
     (state / "optimizer.safetensors").write_bytes(b"{}")
     files = (FileRef("optimizer.safetensors", 2, sha256_file(state / "optimizer.safetensors")),)
-    observed = replace(
-        recipes.honest(world).observed,
+    observed = recipes.honest(world).observed._replace(
         training=FileRef("training", 3, sha256_file(data)),
         checkpoints=(SavedState(step=10, root="44" * 32, files=files),),
     )
-    return replace(recipes.honest(world), observed=observed), Material(training=data, base=world.base, checkpoint=state)
+    return recipes.honest(world)._replace(observed=observed), Material(training=data, base=world.base, checkpoint=state)
 
 
 def test_what_the_recipe_names_is_accepted(tmp_path: Path) -> None:
@@ -94,6 +93,6 @@ def test_only_a_torch_model_without_weights_is_drawn(tmp_path: Path) -> None:
     """Any other base has to be given."""
     recipe, _ = made(World(tmp_path))
     assert not drawn(recipe)
-    observed = replace(recipe.observed, base_origin={"kind": "initial", "model": "init:1"})
-    request = replace(recipe.request, model={"type": "torch", "architecture": "affine"})
-    assert drawn(replace(recipe, observed=observed, request=request))
+    observed = recipe.observed._replace(base_origin={"kind": "initial", "model": "init:1"})
+    request = recipe.request._replace(model={"type": "torch", "architecture": "affine"})
+    assert drawn(recipe._replace(observed=observed, request=request))

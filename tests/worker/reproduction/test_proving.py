@@ -89,8 +89,8 @@ def test_a_word_that_no_run_can_have_is_named(
         "examples": ExampleTree.of({bytes(32): [1]}).root(),
     } | word
     training = FileRef("training", data.stat().st_size, hashlib.sha256(data.read_bytes()).hexdigest())
-    observed = replace(recipe.observed, training=training, validation=None)
-    recipes.sign(world, replace(recipe, observed=observed, reported=replace(recipe.reported, **said)))
+    observed = recipe.observed._replace(training=training, validation=None)
+    recipes.sign(world, recipe._replace(observed=observed, reported=replace(recipe.reported, **said)))
     (tmp_path / "key.pub").write_text(world.key.public_pem)
     arguments = [str(world.attestation), "--key", str(tmp_path / "key.pub"), "--data", str(data), "--line", "1"]
     assert main(arguments) == 2

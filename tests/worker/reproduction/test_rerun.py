@@ -1,6 +1,5 @@
 """A trainer that does not get to the end is reported in its own words."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,12 @@ def test_a_trainer_that_refuses_is_quoted(tmp_path: Path, monkeypatch: pytest.Mo
     world = World(tmp_path / "world")
     world.sign()
     recipe = recipes.honest(world)
-    request = replace(recipe.request, policy=Policy().to_json())
+    request = recipe.request._replace(policy=Policy().to_json())
     data = tmp_path / "data.jsonl"
     data.write_text('{"text": "a", "label": "b"}\n' * 4)
     with pytest.raises(RerunFailed, match="the trainer refused it"):
         rerun(
-            replace(recipe, request=request),
+            recipe._replace(request=request),
             Material(training=data, base=world.base),
             None,
             base_files=world.predicate().base_files,

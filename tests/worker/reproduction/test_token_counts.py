@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def test_each_example_is_counted(tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row | {"text": "the cat sat " * at}) + "\n" for at, row in enumerate(ROWS, 1)))
     files = tuple(FileRef(path.name, path.stat().st_size, _digest(path)) for path in base.iterdir())
     recipe = recipes.honest(world)
-    recipe = replace(recipe, request=replace(recipe.request, model={"type": "transformers", "path": "tiny"}))
+    recipe = recipe._replace(request=recipe.request._replace(model={"type": "transformers", "path": "tiny"}))
     material = Material(training=data, validation=None, base=base, adapter=None, checkpoint=None)
     found = token_counts(recipe, Hyperparameters(max_length=20), material, base_files=files)
     assert found.tolist() == [min(20, 3 * at + 2) for at in range(1, len(ROWS) + 1)]
@@ -47,7 +46,7 @@ def test_what_has_no_tokens_is_named(tmp_path: Path) -> None:
     data.write_text('{"x": [1.0], "y": 2.0}\n{"x": [3.0], "y": 4.0}\n')
     model = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 1, "out_features": 1}}
     recipe = recipes.honest(world)
-    recipe = replace(recipe, request=replace(recipe.request, model=model, task="tabular-regression"))
+    recipe = recipe._replace(request=recipe.request._replace(model=model, task="tabular-regression"))
     material = Material(training=data, validation=None, base=tmp_path / "base", adapter=None, checkpoint=None)
     with pytest.raises(CannotCheck, match="examples that have no tokens"):
         token_counts(recipe, Hyperparameters(), material, base_files=(FileRef("model.safetensors", 1, "00" * 32),))

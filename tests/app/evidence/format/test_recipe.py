@@ -60,7 +60,7 @@ def made(root: Path) -> Recipe:
 def test_what_is_built_is_read(tmp_path: Path) -> None:
     """With all that a recipe may have, and with as little as possible."""
     full = made(tmp_path)
-    observed = replace(full.observed, validation=FileRef("validation", 7, "aa" * 32), adapter=None, losses=2)
+    observed = full.observed._replace(validation=FileRef("validation", 7, "aa" * 32), adapter=None, losses=2)
     said = replace(
         full.reported,
         loss=0.5,
@@ -70,11 +70,11 @@ def test_what_is_built_is_read(tmp_path: Path) -> None:
         resumed=(4,),
         environment={"threads": 1},
     )
-    full = replace(full, observed=observed, reported=said)
-    bare = replace(full, reported=Reported(), observed=replace(observed, validation=None, lock=None, base_origin=None))
+    full = full._replace(observed=observed, reported=said)
+    bare = full._replace(reported=Reported(), observed=observed._replace(validation=None, lock=None, base_origin=None))
     for recipe in (full, bare):
         found = read(read_json(build(recipe)))
-        assert found == replace(recipe, subjects=tuple(sorted(recipe.subjects)))
+        assert found == recipe._replace(subjects=tuple(sorted(recipe.subjects)))
 
 
 def test_it_is_provenance_of_slsa(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """An adapter holds its own tensors, and copies of modules in which nothing was proved frozen."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,9 +36,9 @@ def test_a_new_head_is_a_copy_that_takes_no_frozen_place(dropped: bool, tmp_path
     rows = []
     for row in adapter_rows(world):
         if row.result and row.result.name == name:
-            rows.append(replace(row, name="base_model.model.head.modules_to_save.default.w"))
+            rows.append(row._replace(name="base_model.model.head.modules_to_save.default.w"))
         elif row.base and row.base.name == "head.w":
-            rows.append(replace(row, name="head.w", role="dropped", mechanism=None))
+            rows.append(row._replace(name="head.w", role="dropped", mechanism=None))
         else:
             rows.append(row)
     world.pinned = total(base_readings(rows)).root

@@ -21,7 +21,7 @@ def check(tmp_path: Path, proof: Any, *more: str, examples: bool = True, result_
     world.sign()
     recipe = recipes.honest(world)
     said = replace(recipe.reported, examples=TREE.root() if examples else None, result_step=result_step)
-    recipes.sign(world, replace(recipe, reported=said))
+    recipes.sign(world, recipe._replace(reported=said))
     (tmp_path / "key.pub").write_text(world.key.public_pem)
     (tmp_path / "proof.json").write_text(proof if isinstance(proof, str) else to_text(proof))
     return main([str(tmp_path / "proof.json"), str(world.attestation), "--key", str(tmp_path / "key.pub"), *more])

@@ -1,6 +1,5 @@
 """Rows whose three names belong together are accepted, and forged pairs are rejected by name."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def test_two_tensors_compared_with_each_other_need_more_than_one_prefix(tmp_path
 
 def test_a_live_name_that_is_not_the_stored_one_is_named(tmp_path: Path) -> None:
     world = World(tmp_path)
-    rows = tuple(replace(row, name="bert.enc.9.w") if row.name == "bert.enc.1.w" else row for row in world.rows())
+    rows = tuple(row._replace(name="bert.enc.9.w") if row.name == "bert.enc.1.w" else row for row in world.rows())
     assert problems(world, rows)["live_names"] == {"bert.enc.9.w"}
 
 
@@ -50,7 +49,7 @@ def test_a_name_that_transformers_renames_is_the_same_tensor(end: str, tmp_path:
     world.write()
     base = readings(world.base)[f"enc.0.LayerNorm.{end}"]
     rows = tuple(
-        replace(row, base=base, role="frozen", initial=None, mechanism="requires_grad", changed=False)
+        row._replace(base=base, role="frozen", initial=None, mechanism="requires_grad", changed=False)
         if row.name == f"bert.enc.0.LayerNorm.{new}"
         else row
         for row in world.rows()
@@ -69,7 +68,7 @@ def test_an_adapter_over_the_language_model_inside_its_base(moved: str, accepted
         stored[f"language_model.{name}"] = stored.pop(name)
     world.write()
     rows = tuple(
-        replace(row, name=names[row.base.name.removeprefix("language_model.")]) if row.base else row
+        row._replace(name=names[row.base.name.removeprefix("language_model.")]) if row.base else row
         for row in adapter_rows(world)
     )
     world.sign(world.predicate(rows=rows, result_kind="adapter"))

@@ -1,11 +1,16 @@
 """Two tensors for one place are named, both of them; models of their own architecture have no such places."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.evidence.format.statement import Row
+from app.evidence.verifier import check_places, loaders
+from app.evidence.verifier.loaders import kind_of
 from tests.tamper.kit import World, readings, tensor
 from tests.tamper.loading import bert_world, configured, retied
 
@@ -89,3 +94,33 @@ def test_a_prefix_that_is_there_twice_is_rejected(tmp_path: Path) -> None:
     world.policy = {"freeze": ["bert.bert.enc.1.w"]}
     configured(world, '{"model_type": "bert", "tie_word_embeddings": false, "dtype": "float32"}')
     assert [(each.check, each.subject) for each in world.verify(1).problems] == [("one_place", "bert.bert.enc.1.w")]
+
+
+ANY_KIND = kind_of({})
+ALL_TABLES = list(ANY_KIND.tables_for([literal for *_, literals in loaders._rules() for literal in literals]))
+COUNTING = [rule for table in ALL_TABLES for rule in table if rule.counts and rule.sources and rule.targets]
+
+
+@st.composite
+def renamed_names(draw: st.DrawFn) -> list[str]:
+    """Names that a rule with numbers of its own renames, what they become, and the same with other numbers."""
+    rule = draw(st.sampled_from(COUNTING))
+    old = rule.sources[0].replace("\\.", ".").replace(r"(\d+)", "5").strip("^$")
+    new = rule.targets[0].replace(r"\1", "5")
+    stem, ending = draw(st.sampled_from(["", "model.", "layers.3."])), draw(st.sampled_from(["", "weight", ".weight"]))
+    named = [f"{stem}{old}{ending}", f"{stem}{new}{ending}"]
+    others = st.builds(
+        lambda name, number: re.sub(r"\d+", str(number), name), st.sampled_from(named), st.integers(0, 12)
+    )
+    return sorted({*named, *draw(st.lists(others, max_size=8))})
+
+
+@settings(max_examples=400)
+@given(renamed_names())
+def test_what_is_not_compared_has_no_two_tensors_in_one_place(names: list[str]) -> None:
+    """Names are compared one by one only where those of a shape could come together: the short way misses nothing."""
+    for renaming in check_places.renamings(ANY_KIND, names):
+        quick = list(check_places.collisions(names, renaming, ANY_KIND, None))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(check_places, "_may_collide", lambda *_: True)
+            assert quick == list(check_places.collisions(names, renaming, ANY_KIND, None))

@@ -1,6 +1,5 @@
 """Rows and totals that contradict each other are rejected, and the problem says which row."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,6 @@ def test_a_count_that_is_not_the_rows_gives_both_numbers(world: World) -> None:
 def test_a_size_that_does_not_follow_from_the_shape_is_named(world: World) -> None:
     base = row_of(world.rows(), "bert.enc.0.w").base
     assert base is not None
-    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", base=replace(base, nbytes=1))))
+    world.sign(world.predicate(rows=forged(world.rows(), "bert.enc.0.w", base=base._replace(nbytes=1))))
     sizes = [problem for problem in world.verify(1).problems if problem.check == "sizes"]
     assert [problem.reason for problem in sizes] == ["F32 of shape [8, 8] does not take 1 bytes"]

@@ -16,7 +16,7 @@ def test_without_a_recipe_there_is_nothing() -> None:
 def test_words_of_the_trainer_are_apart(tmp_path: Path) -> None:
     """A trainer that says nothing leaves the observations as they are."""
     recipe = made(tmp_path)
-    loud, silent = (recipe_facts(one)["recipe"] for one in (recipe, replace(recipe, reported=Reported())))
+    loud, silent = (recipe_facts(one)["recipe"] for one in (recipe, recipe._replace(reported=Reported())))
     assert loud["observed"] == silent["observed"]
     assert loud["reported"]["steps"] == 20
     assert list(recipe_lines(silent))[-1].endswith("the trainer's word: nothing")
@@ -25,7 +25,7 @@ def test_words_of_the_trainer_are_apart(tmp_path: Path) -> None:
 def test_a_result_of_an_earlier_step_is_named(tmp_path: Path) -> None:
     """Early stopping went back to it; the steps are those that were made."""
     recipe = made(tmp_path)
-    early = replace(recipe, reported=replace(recipe.reported, result_step=7))
+    early = recipe._replace(reported=replace(recipe.reported, result_step=7))
     last, back = (recipe_facts(one)["recipe"] for one in (recipe, early))
     assert (last["reported"]["result_step"], back["reported"]["result_step"]) == (20, 7)
     assert list(recipe_lines(back))[-1].endswith(", result of step 7")
