@@ -34,6 +34,15 @@ _FRAMEWORK_ERRORS: Final = {
     413: ("request_too_large", "{detail}"),
 }
 
+_SERVE: Final = "this service trains models and does not run them: /guide/openai#serving-a-result has servers that do"
+#: Parts of OpenAI's API that are not offered: how their addresses begin, and what there is instead.
+_NOT_OFFERED: Final = {
+    **dict.fromkeys((f"/v1/{name}" for name in ("chat", "completions", "responses", "embeddings", "batches")), _SERVE),
+    "/v1/evals": "evaluations are not offered: a job's validation_file gives loss and metrics at every evaluation",
+    "/v1/fine_tuning/alpha/graders": "reinforcement and its graders are not offered: method is supervised or dpo",
+    "/v1/fine_tuning/checkpoints": "checkpoints are not shared: a key of their project reads them as models",
+}
+
 
 def install(app: FastAPI) -> None:
     """Renders every way in which a request can fail with the envelope."""
@@ -146,8 +155,11 @@ def allowed_methods(request: Request, path: str) -> list[str]:
 
 
 def _hint(request: Request) -> str:
-    """Another URL that was probably meant: without a slash at the end, with `/v1`, or with it only once."""
+    """The URL that was probably meant (one `/v1`, no slash at the end), or what there is instead of one of OpenAI's."""
     path = request.url.path
     variants = (path.rstrip("/"), f"/v1{path}".rstrip("/"), path.replace("/v1/v1/", "/v1/").rstrip("/"))
     likely = next((each for each in variants if each != path and allowed_methods(request, each)), None)
-    return f"did you mean {likely}?" if likely else "the endpoints are listed at /docs"
+    if likely:
+        return f"did you mean {likely}?"
+    instead = (hint for part, hint in _NOT_OFFERED.items() if f"{path}/".startswith(f"{part}/"))
+    return next(instead, "the endpoints are listed at /docs")

@@ -63,6 +63,24 @@ def test_every_miss_has_the_envelope(client: TestClient, method: str, path: str,
 
 
 @pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("chat/completions", "does not run them: /guide/openai#serving-a-result"),
+        ("responses/resp_1", "does not run them"),
+        ("evals", "validation_file"),
+        ("fine_tuning/alpha/graders/run", "supervised or dpo"),
+        ("fine_tuning/checkpoints/ft:x/permissions", "reads them as models"),
+        ("chats", "the endpoints are listed at /docs"),
+    ],
+)
+def test_what_openai_offers_and_we_do_not_has_a_reason(client: TestClient, path: str, says: str) -> None:
+    """A program that moved in and goes on to ask its model reads where models are run."""
+    answer = client.post(path, json={})
+    assert answer.status_code == 404
+    assert says in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("path", "methods"),
     [
         ("files", "GET, HEAD, POST"),
