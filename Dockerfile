@@ -25,7 +25,7 @@ RUN python3 -m venv /opt/permafrost \
 
 FROM api-dependencies AS worker-dependencies
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['worker'], sep='\n')" > worker.txt \
+RUN python -c "import tomllib; e = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; print(*e['worker'], *e['quant'], sep='\n')" > worker.txt \
  && pip install --no-cache-dir -c requirements.lock "$(grep '^torch==' requirements.lock)" \
  && pip install --no-cache-dir -c requirements.lock -r worker.txt
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from app.errors import InvalidRequest, ModelError
+from app.freeze import quantised
 from app.freeze.parts import part_of, sees_and_writes
 from app.freeze.tensors import TensorInfo
 from app.specs.adapters import AdapterSpec, Ia3Spec, LoraSpec, PromptTuningSpec
 
+_PLAIN_LINEAR: Final = ("Linear", *quantised.LAYERS)
 _PARAM: Final = "model.adapter.target_modules"
 #: Rows are outputs; Conv1D of GPT-2 stores its weight the other way round.
-_LINEAR: Final = ("Linear", "NonDynamicallyQuantizableLinear", "Conv1D")
+_LINEAR: Final = ("Linear", "NonDynamicallyQuantizableLinear", "Conv1D", *quantised.LAYERS)
 _LORA_RANK: Final = 8
 _VIRTUAL_TOKENS: Final = 8
 _HALF: Final = ("F16", "BF16")  # adapters of these are trained in fp32
@@ -113,7 +115,7 @@ def _of_language_model(tensors: Sequence[TensorInfo]) -> list[str]:
     return [
         path
         for path, info in layers.items()
-        if part_of(info.name) == "language_model" and "." in path and info.module_types[-1:] == ("Linear",)
+        if part_of(info.name) == "language_model" and "." in path and info.module_types[-1] in _PLAIN_LINEAR
     ]
 
 
@@ -128,7 +130,12 @@ def _layers(tensors: Iterable[TensorInfo]) -> dict[str, TensorInfo]:
 
 
 def _module(info: TensorInfo) -> str:
-    return info.name.rpartition(".")[0]
+    name = quantised.weight_beside(info.name) if _is_scale(info) else info.name
+    return name.rpartition(".")[0]
+
+
+def _is_scale(info: TensorInfo) -> bool:
+    return info.kind == "buffer" and quantised.is_quantised(info)
 
 
 def _fits(path: str, names: Iterable[str]) -> bool:
@@ -161,10 +168,14 @@ def _above(name: str) -> Iterator[str]:
 def _wrapped(info: TensorInfo, chosen: Mapping[str, TensorInfo], above: tuple[str, ...]) -> TensorInfo:
     """The tensor under its name in the wrapped model: below `base_layer` where an adapter is beside it."""
     types = (*above, *info.module_types)
-    if _module(info) in chosen:
+    module = _module(info)
+    if module in chosen:
         types = (*types[:-1], _layer_type(types[-1]), types[-1])
     aliases = tuple(_live_name(name, chosen) for name in info.aliases)
-    return replace(info, name=_live_name(info.name, chosen), aliases=aliases, module_types=types)
+    name = _live_name(info.name, chosen)
+    if _is_scale(info) and module in chosen:
+        name = f"base_model.model.{module}.base_layer{info.name.removeprefix(module)}"
+    return replace(info, name=name, aliases=aliases, module_types=types)
 
 
 def _live_name(name: str, chosen: Collection[str]) -> str:
@@ -174,7 +185,7 @@ def _live_name(name: str, chosen: Collection[str]) -> str:
 
 def _layer_type(kind: str) -> str:
     """The class with which peft wraps a layer."""
-    return kind if kind == "Embedding" else "Linear"
+    return kind if kind in ("Embedding", *quantised.LAYERS) else "Linear"
 
 
 def _added(
@@ -184,18 +195,19 @@ def _added(
     kind = weight.module_types[-1] if weight.module_types else "Linear"
     where = f"base_model.model.{path}"
     types = (*above, *weight.module_types[:-1], _layer_type(kind))
-    dtype = "F32" if weight.dtype in _HALF else weight.dtype
+    whole = weight.unpacked or weight.shape
+    dtype = "F32" if weight.dtype in _HALF or quantised.is_quantised(weight) else weight.dtype
     if kind == "Embedding" and isinstance(adapter, LoraSpec) and not adapter.use_dora:
         rank, (rows, width) = adapter.r or _LORA_RANK, weight.shape
         inside = (*types, "ParameterDict")
         yield TensorInfo(f"{where}.lora_embedding_A.default", (rank, rows), dtype, module_types=inside)
         yield TensorInfo(f"{where}.lora_embedding_B.default", (width, rank), dtype, module_types=inside)
         return
-    if kind not in _LINEAR or len(weight.shape) != 2:
+    if kind not in _LINEAR or len(whole) != 2:
         message = f"{path!r} is a {kind}, and what its adapter looks like is seen on the loaded model"
         raise ModelError(message, param=_PARAM, code="model_not_described")
 
-    outputs, inputs = weight.shape if kind != "Conv1D" else weight.shape[::-1]
+    outputs, inputs = whole if kind != "Conv1D" else whole[::-1]
     if isinstance(adapter, Ia3Spec):
         shape = (1, inputs) if feedforward else (outputs, 1)
         yield TensorInfo(f"{where}.ia3_l.default", shape, dtype, module_types=(*types, "ParameterDict"))

@@ -12,6 +12,7 @@ from app.errors import PolicyError
 from app.freeze.assignment import Assignment, NameDecision, Ranges
 from app.freeze.parts import bound
 from app.freeze.policy import WHOLE_RUN, Intervals, Policy
+from app.freeze.quantised import Decided, is_quantised, refuse_trained, weight_beside
 from app.freeze.selectors import Index, matching
 from app.freeze.tensors import TensorInfo, nbytes
 from app.jsontypes import JsonDict
@@ -175,12 +176,22 @@ def resolve(policy: Policy, tensors: Iterable[TensorInfo]) -> FreezePlan:
         assignment.add(number, matching(rule, index, policy))
     by_rules = [assignment.decision(at) for at in range(len(index.tensors))]
     decisions = tuple(map(_decision, index.tensors, _with_buffers(policy, index, by_rules)))
+    refuse_trained(
+        policy,
+        (
+            Decided(tensor, each.action, each.intervals, each.rule)
+            for tensor, each in zip(index.tensors, decisions, strict=True)
+        ),
+    )
     _require_training(policy, decisions)
     return FreezePlan(decisions, policy, _warnings(policy, decisions))
 
 
 def _with_buffers(policy: Policy, index: Index, by_rules: list[NameDecision]) -> list[NameDecision]:
-    """The decisions with those of buffers filled in: a buffer that no rule names follows its module's parameters."""
+    """The decisions with those of buffers filled in: a buffer that no rule names follows its module's parameters.
+
+    A scale is a part of its weight and follows that alone.
+    """
     decisions = list(by_rules)
     modules: dict[str, NameDecision] = {}
     for at, tensor in enumerate(index.tensors):
@@ -188,12 +199,25 @@ def _with_buffers(policy: Policy, index: Index, by_rules: list[NameDecision]) ->
             continue
         decision = by_rules[at]
         if decision.rule == "default":
-            path = tensor.name.rpartition(".")[0]
-            if path not in modules:
-                modules[path] = _of_module(policy, index, by_rules, path)
-            decision = modules[path]
+            decision = _of_codes(index, by_rules, tensor) or _of_buffers(policy, index, by_rules, tensor, modules)
         decisions[at] = NameDecision(decision.action, None, decision.intervals, rule=decision.rule)
     return decisions
+
+
+def _of_codes(index: Index, by_rules: list[NameDecision], tensor: TensorInfo) -> NameDecision | None:
+    """The decision for the codes that a scale belongs to; None for any other buffer."""
+    codes = index.position.get(weight_beside(tensor.name)) if is_quantised(tensor) else None
+    return None if codes is None else by_rules[index.owner[codes]]
+
+
+def _of_buffers(
+    policy: Policy, index: Index, by_rules: list[NameDecision], tensor: TensorInfo, modules: dict[str, NameDecision]
+) -> NameDecision:
+    """The decision for a module's buffers, looked up in `modules` or put there."""
+    path = tensor.name.rpartition(".")[0]
+    if path not in modules:
+        modules[path] = _of_module(policy, index, by_rules, path)
+    return modules[path]
 
 
 def _of_module(policy: Policy, index: Index, by_rules: list[NameDecision], path: str) -> NameDecision:

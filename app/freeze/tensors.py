@@ -28,6 +28,7 @@ class TensorInfo:
     aliases: tuple[str, ...] = ()
     module_types: tuple[str, ...] = ()  # class names of the enclosing modules, the root first
     persistent: bool = True  # False: a buffer that no saved file holds
+    unpacked: tuple[int, ...] | None = None  # of the codes of a quantised weight: the shape of the weight
 
     @property
     def elements(self) -> int:
@@ -46,7 +47,7 @@ class TensorInfo:
             "aliases": list(self.aliases),
             "module_types": list(self.module_types),
             "persistent": self.persistent,
-        }
+        } | ({} if self.unpacked is None else {"unpacked": list(self.unpacked)})
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> TensorInfo:
@@ -58,6 +59,7 @@ class TensorInfo:
             aliases=tuple(obj.get("aliases", ())),
             module_types=tuple(obj.get("module_types", ())),
             persistent=obj.get("persistent", True),
+            unpacked=tuple(obj["unpacked"]) if obj.get("unpacked") is not None else None,
         )
 
 

@@ -83,6 +83,16 @@ def refuse_adapter(adapter: AdapterSpec | None, task: str) -> None:
         )
 
 
+def refuse_merge_into_quantised(adapter: AdapterSpec | None) -> None:
+    """An adapter is not merged into quantised weights: the sum would be rounded to codes that nobody trained with."""
+    if adapter is not None and adapter.merge:
+        message = (
+            "the base is quantised, and an adapter cannot be merged into it: the sums would be rounded to codes again, "
+            "and be another model than the one that was trained; leave merge out, and load the adapter over the base"
+        )
+        raise InvalidRequest(message, param="model.adapter.merge", code="quantised_model")
+
+
 def refuse_blind_stopping(patience: int | None, validated: object) -> None:
     """Early stopping compares validation losses; `validated` is true where there are examples for them."""
     if patience and not validated:

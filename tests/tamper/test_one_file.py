@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.evidence.verifier.context import Inputs
 from app.evidence.verifier.verify import verify
-from tests.tamper import audited, loading, papers, recipes
+from tests.tamper import audited, loading, papers, quantised, recipes
 from tests.tamper.attacks import ATTACKS
 from tests.tamper.kit import NOW, World
 from tools.verifier import build
@@ -34,7 +34,7 @@ print(json.dumps([report.to_json() for report in reports]))
 
 def test_the_one_file_verifier_says_the_same_of_every_attack(tmp_path: Path) -> None:
     """Verdict, problems and facts, for an honest world and for each attack at the highest level that it is made for."""
-    assert audited and loading and papers and recipes  # their attacks are in the list as well
+    assert audited and loading and papers and quantised and recipes  # their attacks are in the list as well
     file = build(tmp_path / "verify.pyz")
     honest = World(tmp_path / "honest")
     honest.sign()

@@ -102,9 +102,10 @@ def _examined(options: argparse.Namespace) -> CheckContext:
 
 def _unequal(recipe: Recipe) -> list[str]:
     from worker.trainer import determinism  # imports torch, which only now is needed
+    from worker.trainer.models import quantised
     from worker.trainer.training.job import choose_device
 
-    here = determinism.environment(choose_device(_device(recipe)))
+    here = determinism.environment(choose_device(_device(recipe)), quantiser=quantised.package())
     return list(reasons(recipe, environment=here, code=code_digest()))
 
 

@@ -9,6 +9,7 @@ from app.evidence.format.recipe import Recipe
 COMPARED: Final[Mapping[str, str]] = {
     "torch": "torch build",
     "transformers": "version of transformers",
+    "quantiser": "version of the quantiser",
     "machine": "architecture",
     "cpu": "kind of CPU",
     "processor": "processor",

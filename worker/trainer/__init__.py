@@ -1,0 +1,3 @@
+from worker.trainer import quantiser
+
+quantiser.load()

@@ -101,8 +101,13 @@ def report(now: JsonDict, *, seed: int, resumed: list[JsonDict], frozen_dropout:
     }
 
 
-def environment(device: torch.device, *, attention: str | None = None, group: Group = ALONE) -> JsonDict:
-    """Everything that a run's bits depend on beside its inputs: runs resume exactly in an equal environment."""
+def environment(
+    device: torch.device, *, attention: str | None = None, group: Group = ALONE, quantiser: str | None = None
+) -> JsonDict:
+    """Everything that a run's bits depend on beside its inputs: runs resume exactly in an equal environment.
+
+    `quantiser` is the package, with its version, that computes with a quantised base.
+    """
     return {
         "torch": torch.__version__,
         "transformers": version("transformers"),
@@ -116,6 +121,7 @@ def environment(device: torch.device, *, attention: str | None = None, group: Gr
         "attention": attention,
         "ranks": group.size,
         "strategy": group.strategy if group.size > 1 else None,
+        **({"quantiser": quantiser} if quantiser else {}),
     }
 
 

@@ -16,7 +16,7 @@ from worker.protocol import EXIT_DONE, Reporter, WorkOrder, Workspace, write_jso
 from worker.trainer import checkpoint, determinism, export, foreseen
 from worker.trainer.data import reading
 from worker.trainer.data.reading import DataSplits
-from worker.trainer.models import card, loading, manifest, merging
+from worker.trainer.models import card, loading, manifest, merging, quantised
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.outcome import exit_codes, rank_of_process
 from worker.trainer.own_word import own_word
@@ -144,7 +144,9 @@ def _export(
     )
 
     attention = getattr(getattr(run.state.model, "config", None), "_attn_implementation", None)
-    environment = determinism.environment(run.job.device, attention=attention, group=run.job.group)
+    environment = determinism.environment(
+        run.job.device, attention=attention, group=run.job.group, quantiser=quantised.package_of(run.state.model)
+    )
     settings, resumed = run.job.settings, run.state.resumed
     reproducible = determinism.report(
         environment, seed=order.seed, resumed=resumed, frozen_dropout=settings.frozen_dropout

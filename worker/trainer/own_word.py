@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from app.jsontypes import JsonDict
 from worker.trainer import determinism
 from worker.trainer.data.examples_root import example_tree
+from worker.trainer.freeze.quantised_parts import shape_of
+from worker.trainer.models import quantised
 from worker.trainer.training.loop import Ending, Run
 
 
@@ -21,7 +25,9 @@ def own_word(run: Run, ending: Ending) -> JsonDict:
         "flops": _flops(run, ending),
         "loss": losses[-1] if losses else None,
         "hyperparameters": job.settings.to_json(),
-        "environment": determinism.environment(job.device, attention=attention, group=job.group),
+        "environment": determinism.environment(
+            job.device, attention=attention, group=job.group, quantiser=quantised.package_of(state.model)
+        ),
         "padding": state.padding,
         "prefix": run.passes.prefix is not None,
         "microBatchSize": state.micro_batch_size,
@@ -46,6 +52,6 @@ def _flops(run: Run, ending: Ending) -> int:
     sampler = run.job.sampler
     epochs, rest = divmod(ending.steps, sampler.steps_per_epoch)
     units = ending.tokens or epochs * sampler.examples + min(rest * sampler.batch_size, sampler.examples)
-    weights = sum(parameter.numel() for parameter in run.state.model.parameters())
+    weights = sum(math.prod(shape_of(parameter) or parameter.shape) for parameter in run.state.model.parameters())
     trained = sum(parameter.numel() for parameter in run.state.parameters)
     return units * (2 * weights + 4 * trained)

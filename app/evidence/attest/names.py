@@ -8,7 +8,7 @@ from app.evidence.attest.observations import ObservedTensor
 from app.evidence.attest.rows import rows_of
 from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import Predicate, Statement, Total, row_order
-from app.evidence.verifier import check_configuration, check_names, check_places
+from app.evidence.verifier import check_configuration, check_names, check_places, check_quantised
 from app.evidence.verifier.context import CheckContext, Holdings, Inputs
 from app.evidence.verifier.read_files import is_configuration
 from app.freeze.plan import FreezePlan
@@ -53,7 +53,7 @@ def rejected(
     """
     context = _context(plan, observed, base, result, kind)
     context.base, context.result = (_with(_documents(folder)) for folder in folders)
-    for check in check_configuration.CHECKS.values():
+    for check in (*check_configuration.CHECKS.values(), *check_quantised.CHECKS.values()):
         yield from (str(problem) for problem in check(context))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.evidence.format.modules import MODULES
+from app.evidence.format.quantised import is_scale
 from app.evidence.format.statement import Reading
 from app.evidence.format.strict import JsonError, read_json, repeated_keys
 from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, result_of
@@ -37,6 +38,9 @@ _KEYS = {
 }
 # Keys whose value may be the name of a repository from which transformers downloads code.
 _KERNELS = ("attn_implementation", "attn_implementation_internal", "experts_implementation")
+
+#: Of a model whose weights are stored quantised.
+QUANTISED = "quantization_config"
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "half": "F16", "float": "F32"}
 
@@ -96,6 +100,8 @@ def _config_readable(context: CheckContext) -> Iterator[Problem]:
 def _config_keys(context: CheckContext) -> Iterator[Problem]:
     """Rejects a configuration with which a loader runs code, opens other files or converts weights."""
     for key, path, value in set_keys(parsed(result_of(context), CONFIG)):
+        if path == QUANTISED and context.predicate.result_kind == "full":
+            continue  # a form that is loaded as it is stored: `quantised` looks at it
         if key in _KEYS:
             yield Problem("config_keys", f"{path}: {_KEYS[key]}; remove the key", CONFIG)
         elif key.lstrip("_") in _KERNELS and any("/" in text for text in _texts(value)):
@@ -119,7 +125,8 @@ def _config_dtype(context: CheckContext) -> Iterator[Problem]:
         return
 
     named = dict(named_dtypes(context))
-    if not named and is_known(config) and len({t.dtype for t in held.tensors().values() if _is_float(t.dtype)}) > 1:
+    held_dtypes = {t.dtype for t in held.tensors().values() if _is_converted(t.name, t.dtype, config)}
+    if not named and is_known(config) and len(held_dtypes) > 1:
         reason = "no dtype, so transformers converts all weights to that of the first one; add the dtype of the base"
         yield Problem("config_dtype", reason, CONFIG)
     usual = _commonest(context) | (stored if len(stored) == 1 else set())
@@ -132,7 +139,9 @@ def _config_dtype(context: CheckContext) -> Iterator[Problem]:
 
 def _commonest(context: CheckContext) -> set[str]:
     """The dtypes that most of the base's tensors have."""
-    counts = Counter(row.base.dtype for row in context.predicate.rows if row.base and _is_float(row.base.dtype))
+    config = parsed(result_of(context), CONFIG)
+    bases = (row.base for row in context.predicate.rows if row.base)
+    counts = Counter(base.dtype for base in bases if _is_converted(base.name, base.dtype, config))
     return {dtype for dtype, count in counts.items() if count == max(counts.values())}
 
 
@@ -151,12 +160,15 @@ def named_dtypes(context: CheckContext) -> Iterator[tuple[str, str]]:
 
 def frozen_floats(context: CheckContext) -> list[Reading]:
     """Readings of the frozen tensors that loading may convert to another dtype."""
+    config = parsed(result_of(context), CONFIG)
     rows = (row for row in context.predicate.rows if row.role in ("frozen", "split"))
-    return [row.result for row in rows if row.result and _is_float(row.result.dtype)]
+    return [row.result for row in rows if row.result and _is_converted(row.result.name, row.result.dtype, config)]
 
 
-def _is_float(dtype: str) -> bool:
-    return dtype in DTYPES.values()
+def _is_converted(name: str, dtype: str, config: object) -> bool:
+    """Whether loading may convert a tensor to another dtype: a float that is no scale of a quantised weight."""
+    scale = isinstance(config, dict) and QUANTISED in config and is_scale(name)
+    return dtype in DTYPES.values() and not scale
 
 
 def _layers_loaded(context: CheckContext) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ _MAX_CONFIG_BYTES: Final = 1 << 20
 def label_map(context: SubmissionContext, spec: TransformersSpec, base_id: str | None) -> tuple[str, ...] | None:
     """Names of the classes of a base that already has a labelled head; empty without one, None where not known here."""
     try:
-        names = _config(context, spec, base_id).get("id2label")
+        names = read_config(context, spec, base_id).get("id2label")
     except (PermafrostError, OSError, ValueError, AttributeError):
         return None
     if not isinstance(names, dict) or not all(str(index).isdecimal() for index in names):
@@ -27,7 +27,7 @@ def label_map(context: SubmissionContext, spec: TransformersSpec, base_id: str |
 def classes_of_texts(context: SubmissionContext, spec: TransformersSpec, base_id: str | None) -> int:
     """The number of classes of a base that classifies texts; 0 for any other base, and where it is not known here."""
     try:
-        config = _config(context, spec, base_id)
+        config = read_config(context, spec, base_id)
         architectures = [str(name) for name in config.get("architectures") or ()]
         names, problem, number = config.get("id2label"), config.get("problem_type"), config.get("num_labels", 2)
     except (PermafrostError, OSError, ValueError, AttributeError, TypeError):
@@ -38,7 +38,8 @@ def classes_of_texts(context: SubmissionContext, spec: TransformersSpec, base_id
     return classes if isinstance(classes, int) and classes > 1 else 0  # one output is a number
 
 
-def _config(context: SubmissionContext, spec: TransformersSpec, base_id: str | None) -> Any:
+def read_config(context: SubmissionContext, spec: TransformersSpec, base_id: str | None) -> Any:
+    """A base's config.json. PermafrostError, OSError or ValueError where it cannot be read here."""
     row = context.session.get(Model, base_id) if base_id is not None else None
     blob = next((file["blob"] for file in row.files if file["name"] == "config.json"), None) if row else None
     if blob is None:

@@ -1,6 +1,7 @@
 """Estimates how long a job will take and how much memory it needs, by rules that the answer states."""
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Final
@@ -132,7 +133,8 @@ def computed_seconds(checked: CheckedRequest, settings: Settings, size: Length) 
         tensor.name for tensor in tensors.tensors if tensor.module_types and "Embedding" in tensor.module_types[-1]
     }
     used = [decision for decision in decisions if decision.kind == "parameter" and decision.name not in lookups]
-    everything = sum(decision.elements for decision in used)
+    unpacked = {tensor.name: math.prod(tensor.unpacked) for tensor in tensors.tensors if tensor.unpacked}
+    everything = sum(unpacked.get(decision.name, decision.elements) for decision in used)
     trained = sum(decision.elements for decision in used if _trains(decision))
 
     # A new head alone needs no backward pass through the base.

@@ -28,6 +28,7 @@ from app.jobs.requests.fit import (
 )
 from app.jobs.requests.model_spec import model_choice
 from app.jobs.requests.optimizer_groups import refuse_unreadable_groups
+from app.jobs.requests.quantised_base import refuse_quantised
 from app.jobs.requests.schemas import EvidenceOptions, JobCreate, Resources
 from app.models.adapted import with_adapter
 from app.models.catalog import ChosenModel, below_adapter, choose, find_model, similar_tensors
@@ -82,6 +83,7 @@ def examine(
     resources = request.resources or Resources()
     refuse_more_than_the_limit(context, resources.devices)
     model = sibling.chosen if sibling else _chosen(context, request)
+    refuse_quantised(context, model)
     policy = _policy(request, model)
     examples = sibling.examples if sibling else _examples(context, request, model, read_bytes=read_bytes)
 

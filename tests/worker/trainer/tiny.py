@@ -38,7 +38,7 @@ DECODER: dict[str, Any] = {
 
 def bert(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     """An encoder with dropout, 2 layers of 32."""
-    config = BertConfig(**SMALL, intermediate_size=64, max_position_embeddings=32, **changes)
+    config = BertConfig(**{**SMALL, "intermediate_size": 64, "max_position_embeddings": 32, **changes})
     _save(BertModel(config), folder, seed=seed)
     tokenizer(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), bert_like=True)
     return folder

@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from app.errors import PolicyError
 from app.freeze.plan import TensorInfo
+from worker.trainer.freeze.quantised_parts import shape_of
 from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 
 # The codes that the safetensors format gives to dtypes.
@@ -82,6 +83,7 @@ def _describe(group: list[TensorRef], types: dict[str, str]) -> TensorInfo:
         aliases=tuple(alias.name for alias in group[1:]),
         module_types=_types_above(ref.path, types),
         persistent=any(alias.persistent for alias in group),
+        unpacked=shape_of(tensor),
     )
 
 

@@ -1,9 +1,14 @@
-"""References to tensors by name, read from a module's `_parameters` or `_buffers` and not through attributes."""
+"""References to tensors by name, read from a module's `_parameters` or `_buffers` and not through attributes.
 
-from collections.abc import Iterator
+The scales of a quantised weight, which are neither, count as buffers of its module.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from worker.trainer.freeze.quantised_parts import Scales, holds_scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,5 +40,8 @@ def tensor_refs(model: nn.Module) -> Iterator[TensorRef]:
                     yield TensorRef(f"{path}.{leaf}" if path else leaf, kind, path, module, leaf)
 
 
-def entries(module: nn.Module, kind: str) -> dict[str, Tensor | None]:
-    return module._parameters if kind == "parameter" else module._buffers  # type: ignore[return-value]
+def entries(module: nn.Module, kind: str) -> Mapping[str, Tensor | None]:
+    """The module's own parameters or buffers by leaf, as they are now and later."""
+    if kind == "buffer" and holds_scales(module):
+        return Scales(module)
+    return module._parameters if kind == "parameter" else module._buffers

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from app.errors import ModelError, PolicyError
 from app.freeze.plan import FreezePlan
 from app.specs.adapters import AdapterSpec, Ia3Spec, LoraSpec
-from app.specs.rules import refuse_adapter
+from app.specs.rules import refuse_adapter, refuse_merge_into_quantised
+from worker.trainer.freeze.quantised_parts import holds_scales
 from worker.trainer.models import adapter_targets
 from worker.trainer.models.sentence import SentenceDense
 
@@ -57,6 +58,8 @@ def wrap(
     What was chosen otherwise than peft would is added to `notes`.
     """
     refuse_adapter(adapter, task)
+    if any(map(holds_scales, model.modules())):
+        refuse_merge_into_quantised(adapter)
     config = _config(adapter)
     heads = sorted({name.rpartition(".")[0] for name in new})
     beside = [path for path, module in model.named_modules() if isinstance(module, SentenceDense)]

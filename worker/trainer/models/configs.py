@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ModelError
+from app.evidence.format.quantised import QuantisationError, quantisation_of
 from app.jsontypes import JsonDict
 from worker.trainer.models import pointers
 
@@ -15,7 +16,6 @@ from worker.trainer.models import pointers
 # configurations that its own classes read as well: they are removed before it sees them.
 IGNORED = frozenset({"auto_map", "trust_remote_code", "custom_pipelines"})
 IGNORED_ENDINGS = ("attn_implementation", "attn_implementation_internal", "experts_implementation", "use_kernels")
-QUANTISED = ("quantization_config", "compression_config")
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 32
 # A model is built from these before any weight is compared with it: numbers that no model has would build for ever.
@@ -28,7 +28,8 @@ LARGEST = {
 def read(path: Path) -> JsonDict:
     """The JSON object in `path` without the keys that are ignored, at any depth.
 
-    Raises ModelError where it is not a JSON object, is too large or too deep, or describes quantised weights.
+    Raises ModelError where it is not a JSON object, is too large or too deep, or describes weights in a quantised form
+    that is not read.
     """
     content = _parsed(path)
     _refuse_quantised(content, path.name)
@@ -72,15 +73,14 @@ def _parsed(path: Path) -> JsonDict:
 
 
 def _refuse_quantised(content: JsonDict, name: str) -> None:
-    for where, value in _entries(content):
-        if where.rpartition(".")[2] in QUANTISED and value is not None:
-            method = value.get("quant_method") or value.get("format") if isinstance(value, dict) else None
-            message = (
-                f"{name} has {where!r}{f' ({method})' if isinstance(method, str) else ''}: the weights are stored in "
-                "a quantised form, which cannot be trained or compared byte by byte; take the model's plain weights "
-                "(bfloat16 or float32), or save a dequantised copy without this key"
-            )
-            raise ModelError(message, param="model", code="quantised_model")
+    """Raises ModelError for a quantised form that is not read; one that is read is in `config.json` alone."""
+    try:
+        found = quantisation_of(content)
+    except QuantisationError as error:
+        raise ModelError(f"{name} has {error}", param="model", code="quantised_model") from None
+    if found is not None and name != "config.json":
+        message = f"{name} says that weights are quantised, and config.json is where that belongs; remove it here"
+        raise ModelError(message, param="model", code="quantised_model")
 
 
 def _beyond(value: Any, path: str = "") -> Iterator[tuple[str, int, int]]:

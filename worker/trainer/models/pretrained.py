@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from worker.trainer.models import (
     embeddings,
     model_config,
     processors,
+    quantised,
+    quantised_layout,
     sentence,
     stored_dtypes,
     ties,
@@ -87,9 +90,15 @@ def load(
     """
     _refuse_quantised(codes)
     config = model_config.load(spec, folder, task=task, labels=labels)
-    dtype = _dtype(spec.dtype or "auto", codes.values())
+    auto = _auto_class(task, config)
+    with _explained(auto, folder, config):
+        stored_quantised = quantised.prepare(config, auto, codes)
+    dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
-    model, info = _from_files(_auto_class(task, config), folder, config, dtype)
+    options: dict[str, Any] = quantised.OPTIONS if stored_quantised else {}
+    model, info = _from_files(auto, folder, config, dtype, **options)
+    if stored_quantised:
+        quantised.settle(model)
     stored_dtypes.refuse_whole_numbers(model, codes)
     kept = stored_dtypes.restore(model, codes, read) if _keeps_dtypes(spec) else []
 
@@ -127,9 +136,19 @@ def load_skeleton(
     _refuse_quantised(codes)
     config = model_config.load(spec, folder, task=task or "", labels=None)
     auto = _auto_class(task, config) if task else getattr(transformers, (config.architectures or [""])[0], None)
-    dtype = _dtype(spec.dtype or "auto", codes.values())
-    model, info = _from_files(auto or transformers.AutoModel, folder, config, dtype, device_map="meta")
+    auto = auto or transformers.AutoModel
+    with _explained(auto, folder, config):
+        stored_quantised = quantised.prepare(config, auto, codes)
+    dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
+    layout = quantised_layout.read(folder, codes) if stored_quantised else None
+    if layout is not None:
+        auto = type(quantised.skeleton(auto, config))  # only a class itself loads from something else than a folder
+        del config.quantization_config
+    stand_ins = layout.plain_tensors(dtype) if layout is not None else None
+    model, info = _from_files(auto, folder, config, dtype, stand_ins=stand_ins, device_map="meta")
     ties.tie_as_loading_does(model, folder, codes)
+    if layout is not None:
+        layout.apply(model)
     stored_dtypes.refuse_whole_numbers(model, codes)
     if _keeps_dtypes(spec):
         stored_dtypes.restore(model, codes, None)
@@ -250,12 +269,24 @@ def _auto_class(task: str, config: Any) -> Any:
     return getattr(transformers, AUTO_CLASS[task])
 
 
-def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **options: Any) -> tuple[nn.Module, Any]:
-    """The model, and transformers' loading info: names that files and model do not share."""
+def _from_files(
+    auto: Any,
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    stand_ins: Mapping[str, torch.Tensor] | None = None,
+    **options: Any,
+) -> tuple[nn.Module, Any]:
+    """The model, and transformers' loading info: names that files and model do not share.
+
+    `stand_ins` are tensors to load in place of those of the files.
+    """
     completeness.check_files(folder)
-    try:
+    with _explained(auto, folder, config):
         model, info = auto.from_pretrained(
-            folder,
+            folder if stand_ins is None else None,
+            state_dict=stand_ins,
             config=config,
             dtype=dtype,
             use_safetensors=True,
@@ -264,12 +295,6 @@ def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **opti
             **options,
             **SAFE,
         )
-    except (*model_config.ERRORS, RuntimeError) as error:
-        if "Unrecognized configuration class" in str(error):
-            kind = getattr(auto, "__name__", str(auto)).removeprefix("AutoModelFor")
-            raise ModelError(f"transformers has no {kind} over a {config.model_type!r} model", param="task") from error
-        said = model_config.said(error, folder).replace(str(folder), "the model's folder")
-        raise ModelError(f"transformers could not load the model: {said}", param="model") from error
     body = "" if model is model.base_model else f"{model.base_model_prefix}."
     completeness.refuse_holes(
         info["missing_keys"],
@@ -280,6 +305,19 @@ def _from_files(auto: Any, folder: Path, config: Any, dtype: torch.dtype, **opti
     )
     _refuse_other_shapes(model, info["mismatched_keys"])
     return model, info
+
+
+@contextmanager
+def _explained(auto: Any, folder: Path, config: Any) -> Iterator[None]:
+    """Turns what transformers raises about a model into a ModelError."""
+    try:
+        yield
+    except (*model_config.ERRORS, RuntimeError) as error:
+        if "Unrecognized configuration class" in str(error):
+            kind = getattr(auto, "__name__", str(auto)).removeprefix("AutoModelFor")
+            raise ModelError(f"transformers has no {kind} over a {config.model_type!r} model", param="task") from error
+        said = model_config.said(error, folder).replace(str(folder), "the model's folder")
+        raise ModelError(f"transformers could not load the model: {said}", param="model") from error
 
 
 def _new(info: Mapping[str, Any]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import dtype_code, tensors
+from worker.trainer.freeze.tensor_refs import tensor_refs
 from worker.trainer.models import adapters, names, pretrained, vocabulary
 from worker.trainer.models.loading import Loaded
 from worker.trainer.models.names import StoredTensor
@@ -78,8 +79,7 @@ class TrackedModel:
 
     def live(self) -> dict[str, Tensor]:
         """Every parameter and buffer by its own name; tied ones once."""
-        found: dict[str, Any] = dict(self.model.named_parameters(remove_duplicate=False))
-        found |= dict(self.model.named_buffers(remove_duplicate=False))
+        found: dict[str, Any] = {ref.name: ref.tensor for ref in tensor_refs(self.model)}
         return {each.name: found[each.name] for each in self.inventory}
 
     def read_loaded(self, plan: FreezePlan) -> Readings:

@@ -15,6 +15,7 @@ from app.jsontypes import JsonDict
 from worker.protocol import Reporter
 from worker.trainer import checkpoint, determinism
 from worker.trainer.checkpoint import Content, SavedCheckpoint
+from worker.trainer.models import quantised
 from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.ranks.replicas import refuse_different_replicas
 from worker.trainer.training import memory
@@ -204,7 +205,8 @@ class Checkpoints:
     def _environment(self) -> JsonDict:
         config = getattr(self.tracked.model, "config", None)
         attention = getattr(config, "_attn_implementation", None)
-        return determinism.environment(self.job.device, attention=attention, group=self.job.group)
+        quantiser = quantised.package_of(self.tracked.model)
+        return determinism.environment(self.job.device, attention=attention, group=self.job.group, quantiser=quantiser)
 
     def _moving(self) -> dict[str, Tensor]:
         """Every tensor that training may move; in an audit, where any may, all of them."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from app.jsontypes import JsonDict
 from worker.trainer import determinism
+from worker.trainer.models import quantised
 from worker.trainer.prefix.serving import Prefix
 from worker.trainer.training.prefix_request import PrefixRequest
 
@@ -39,7 +40,9 @@ def key(request: PrefixRequest, prefix: Prefix, digests: Mapping[str, str]) -> s
         "config": _config(model),
         "most": request.size,
         "precision": request.precision,
-        "environment": determinism.environment(request.device, attention=_attention(model)),
+        "environment": determinism.environment(
+            request.device, attention=_attention(model), quantiser=quantised.package_of(model)
+        ),
         "versions": {name: _version(name) for name in VERSIONED},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

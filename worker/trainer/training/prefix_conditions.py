@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from worker.trainer.data.batch import Batch
+from worker.trainer.freeze.quantised_parts import scales
 from worker.trainer.prefix.cut import Cut, UncuttableError, find
 from worker.trainer.prefix.flow import Flow, follow, memory
 from worker.trainer.prefix.sampling import two_batches
@@ -82,7 +83,11 @@ def find_cut(request: PrefixRequest) -> tuple[Cut, Still]:
 
 def tensor_names(request: PrefixRequest, cut: Cut, still: Still) -> tuple[str, ...]:
     """Every still tensor of a served module, and the still buffers that its input may be computed from."""
-    own = {memory(tensor) for module in cut.modules for tensor in (*module.parameters(), *module.buffers())}
+    own = {
+        memory(tensor)
+        for module in cut.modules
+        for tensor in (*module.parameters(), *module.buffers(), *scales(module))
+    }
     own |= {memory(request.live[decision.name]) for decision in request.plan.tracked} & still
     return tuple(sorted(name for name, tensor in request.live.items() if memory(tensor) in own))
 

@@ -16,6 +16,7 @@ import torch
 from worker.protocol import Reporter
 from worker.trainer import determinism
 from worker.trainer.data.sampler import Positions
+from worker.trainer.models import quantised
 from worker.trainer.prefix import reports
 from worker.trainer.prefix.kept_results import KeptResults, nbytes
 from worker.trainer.prefix.sampling import digest, in_order, row_lengths
@@ -135,7 +136,7 @@ def _key(request: PrefixRequest, prefix: Prefix, digests: Mapping[str, str]) -> 
         "leaves": [[call.path, str(leaf)] for call in prefix.cut.served for leaf in call.leaves],
         "size": request.size,
         "precision": request.precision,
-        "environment": determinism.environment(request.device),
+        "environment": determinism.environment(request.device, quantiser=quantised.package_of(request.model)),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -4,9 +4,10 @@ Fused optimizers and `.data` write without moving `_version`; copying a tensor o
 The one consequence of a hint is that the tensor's bytes are compared.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter, is_
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ PROPERTY_STEPS = 8
 class Tripwire:
     """Identity, address and properties of one live tensor when its bytes were last compared."""
 
-    entries: dict[str, Tensor | None]
+    entries: Mapping[str, Tensor | None]
     leaf: str
     tensor: Tensor | None
     pointer: int
@@ -73,7 +74,7 @@ class Signs:
         wires = list(wires)
         plain = [wire for wire in wires if _plain(wire)]
         self._others = [wire for wire in wires if not _plain(wire)]
-        self._entries = [wire.entries for wire in plain]
+        self._entries: list[Any] = [wire.entries for wire in plain]  # each a dict
         self._leaves = [wire.leaf for wire in plain]
         self._tensors: list[Tensor] = [wire.tensor for wire in plain if wire.tensor is not None]
         self._pointers = [wire.pointer for wire in plain]

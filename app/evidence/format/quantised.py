@@ -1,0 +1,201 @@
+"""Quantised weights as files hold them: which stored tensors make up one weight, and which kinds are read as stored.
+
+A quantised weight is stored as its codes (`q_proj.weight`) and its scales beside them (`q_proj.weight.absmax` and
+others of bitsandbytes' 4-bit kinds, `q_proj.SCB` of its 8-bit kind). What a file cannot say of itself is in the
+`quantization_config` of `config.json`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+KEYS: Final = ("quantization_config", "compression_config")
+BITSANDBYTES: Final = "bitsandbytes"
+FOUR_BITS: Final = ("nf4", "fp4")
+
+_SCALES = re.compile(
+    r"(?P<module>(?:.+\.)?)(?P<leaf>weight\.(?:(?:nested_)?(?:absmax|quant_map)|quant_state\.bitsandbytes__\w+)"
+    r"|SCB|weight_format)"
+)
+_MOST_SKIPPED: Final = 10_000
+_NAME = re.compile(r"[\w.]+")
+_NEEDED = ("weight.absmax", "weight.quant_map")
+_NESTED = ("weight.nested_absmax", "weight.nested_quant_map")
+_STATE = "weight.quant_state.bitsandbytes__"
+
+#: What bitsandbytes' configuration has in transformers. Another key may mean anything.
+_KNOWN_KEYS = frozenset(
+    (
+        *("quant_method", "_load_in_4bit", "_load_in_8bit", "load_in_4bit", "load_in_8bit", "llm_int8_threshold"),
+        *("llm_int8_skip_modules", "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight"),
+        *("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"),
+    )
+)
+_NOT_SHOWN = "nothing here has shown that its bytes stay as they are stored while an adapter trains"
+_PACKAGE = "transformers reads it with a package of its own, {}, which was not tried here"
+#: Kinds that transformers knows, and why they are not trained on.
+_REFUSED: Mapping[str, str] = {
+    "gptq": _PACKAGE.format("gptqmodel"),
+    "awq": _PACKAGE.format("gptqmodel"),
+    "hqq": _PACKAGE.format("hqq"),
+    "quanto": _PACKAGE.format("optimum-quanto"),
+    "aqlm": _PACKAGE.format("aqlm"),
+    "torchao": _PACKAGE.format("torchao"),
+    "compressed-tensors": _PACKAGE.format("compressed-tensors"),
+    "modelopt": "transformers has no class that reads it",
+    "nvfp4": "transformers has no class that reads it",
+    "mxfp4": "without a GPU and its kernels transformers turns it into bfloat16 while loading, so that the weights in "
+    "memory are not those that are stored",
+    "fp8": "without a GPU that computes with it transformers turns it into bfloat16 while loading, so that the weights "
+    "in memory are not those that are stored",
+    **dict.fromkeys(
+        (
+            *("eetq", "fbgemm_fp8", "higgs", "vptq", "spqr", "bitnet", "quark", "auto-round", "fp_quant"),
+            *("finegrained_fp8", "sinq", "metal"),
+        ),
+        _NOT_SHOWN,
+    ),
+}
+_CURE = "take the model's plain weights (bfloat16 or float32), or a base that bitsandbytes stored as NF4 or INT8"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantisation:
+    """How a base is quantised: `kind` is "nf4", "fp4" or "int8"; modules in `skipped` are stored plain."""
+
+    method: str
+    kind: str
+    skipped: tuple[str, ...] | None = None  # None: those that transformers leaves out by itself
+
+
+class QuantisationError(ValueError):
+    """A quantised form that is not read, with what would work."""
+
+
+def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
+    """How the model of a `config.json` is quantised; None where it is not. QuantisationError names what is not read."""
+    found = _found(config)
+    if found is None:
+        return None
+    where, value = found
+    method = value.get("quant_method") or value.get("format") if isinstance(value, Mapping) else None
+    named = f"{where!r}{f' ({method})' if isinstance(method, str) else ''}"
+    if not isinstance(value, Mapping) or where != KEYS[0]:
+        raise QuantisationError(f"{named}: {_NOT_SHOWN}; {_CURE}")
+    if method != BITSANDBYTES:
+        known = ", ".join((BITSANDBYTES, *_REFUSED))
+        reason = _REFUSED.get(str(method), f"an unknown quantiser; known are {known}")
+        raise QuantisationError(f"{named}: {reason}; {_CURE}")
+    problem = _problem(value)
+    if problem:
+        raise QuantisationError(f"{where!r} ({BITSANDBYTES}): {problem}")
+    skipped = value.get("llm_int8_skip_modules")
+    kind = str(value.get("bnb_4bit_quant_type", "fp4")) if _flag(value, "load_in_4bit") else "int8"
+    return Quantisation(BITSANDBYTES, kind, None if skipped is None else tuple(skipped))
+
+
+def _found(value: Any, at: str = "") -> tuple[str, Any] | None:
+    """The first key of a configuration, at any depth, that says how weights are quantised."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        where = f"{at}.{key}".lstrip(".") if isinstance(key, str) else f"{at}[{key}]"
+        if key in KEYS and item is not None:
+            return where, item
+        if (inner := _found(item, where)) is not None:
+            return inner
+    return None
+
+
+def _problem(value: Mapping[str, Any]) -> str | None:
+    """What is wrong with bitsandbytes' own configuration, with what would work; None for one that is read."""
+    unknown = sorted(str(key) for key in value if key not in _KNOWN_KEYS)
+    if unknown:
+        return f"unknown key {unknown[0]!r}: it may change how the weights are read; remove it"
+    four, eight = _flag(value, "load_in_4bit"), _flag(value, "load_in_8bit")
+    if four == eight:
+        return "it has to say load_in_4bit or load_in_8bit, and one of them"
+    kind = value.get("bnb_4bit_quant_type", "fp4")
+    if four and kind not in FOUR_BITS:
+        return f"unknown bnb_4bit_quant_type {kind!r}; known are {', '.join(FOUR_BITS)}"
+    storage = value.get("bnb_4bit_quant_storage") or "uint8"
+    if four and storage not in ("uint8", "torch.uint8"):
+        return f"bnb_4bit_quant_storage {storage!r}: only codes that are stored as uint8 are read; quantise it again so"
+    if value.get("llm_int8_has_fp16_weight"):
+        return "llm_int8_has_fp16_weight: these weights are not stored quantised; remove the quantization_config"
+    skipped = value.get("llm_int8_skip_modules")
+    if skipped is not None and not (isinstance(skipped, list) and all(map(_is_name, skipped))):
+        return "llm_int8_skip_modules is not a list of names of modules; patterns are not read"
+    if skipped is not None and len(skipped) > _MOST_SKIPPED:
+        return f"llm_int8_skip_modules has {len(skipped):,} names, and {_MOST_SKIPPED:,} is the most that is read"
+    return None
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _flag(value: Mapping[str, Any], key: str) -> bool:
+    return bool(value.get(key) or value.get(f"_{key}"))
+
+
+def is_scale(name: str) -> bool:
+    """Whether a stored tensor belongs to the quantised weight beside it, by its name."""
+    return _SCALES.fullmatch(name) is not None
+
+
+def scales(names: Iterable[str]) -> dict[str, set[str]]:
+    """For each module with a quantised weight (`model.layers.0.mlp.up_proj.`), what its scales are called in it."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        match = _SCALES.fullmatch(name)
+        if match is not None:
+            found.setdefault(match["module"], set()).add(match["leaf"])
+    return found
+
+
+def quantised_weights(dtypes: Mapping[str, str]) -> set[str]:
+    """Names of the stored tensors that are the codes of a quantised weight, from the dtypes of all stored tensors."""
+    by_dtype = {name for name, dtype in dtypes.items() if dtype in ("U8", "I8") and _leaf(name) == "weight"}
+    return by_dtype | {f"{module}weight" for module in scales(dtypes)}
+
+
+def left_out(skipped: Sequence[str]) -> Callable[[str], bool]:
+    """Whether transformers leaves a module, by its path, out of what is quantised: by how it begins, or by its end."""
+    begins = re.compile(rf"(?:{'|'.join(skipped)})(?:(?<=\.)|(?=\.|$))").match if skipped else lambda path: None
+    ends = tuple(skipped)
+    return lambda path: begins(path) is not None or path.endswith(ends)
+
+
+def hole(dtypes: Mapping[str, str], quantisation: Quantisation) -> str | None:
+    """The first quantised weight without all that it consists of, in words; None where each is complete.
+
+    `dtypes` are the dtype codes of all stored tensors by name.
+    """
+    held = scales(dtypes)
+    for weight in sorted(quantised_weights(dtypes)):
+        module = weight.removesuffix("weight")
+        leaves = held.get(module, set())
+        if weight not in dtypes:
+            return f"{module}{min(leaves)} is stored, and the weight {weight!r} is not"
+        expected = "I8" if quantisation.kind == "int8" else "U8"
+        if dtypes[weight] != expected:
+            return f"{weight!r} is stored as {dtypes[weight]}, and codes of {quantisation.kind} are {expected}"
+        lacking = _lacking(leaves, quantisation.kind)
+        if lacking:
+            return f"the quantised weight {weight!r} is stored without {module}{lacking}"
+    if not held:
+        return f"config.json says that weights are quantised ({quantisation.kind}), and none is stored so"
+    return None
+
+
+def _lacking(leaves: set[str], kind: str) -> str | None:
+    if kind == "int8":
+        return None if "SCB" in leaves else "SCB"
+    nested = any(leaf in leaves for leaf in _NESTED)
+    needed = (*_NEEDED, *(_NESTED if nested else ()), f"{_STATE}{kind}")
+    return next((leaf for leaf in needed if leaf not in leaves), None)
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]

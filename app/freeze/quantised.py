@@ -1,0 +1,56 @@
+"""Quantised weights in a policy: their codes and their scales can be frozen, and nothing else."""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from app.errors import PolicyError
+from app.freeze.policy import WHOLE_RUN, Intervals, Policy
+from app.freeze.tensors import TensorInfo
+
+#: The classes of layers whose tensors, apart from a bias, are a quantised weight.
+LAYERS: Final = ("Linear4bit", "Linear8bitLt")
+
+
+class Decided(NamedTuple):
+    """What a policy says of one tensor."""
+
+    tensor: TensorInfo
+    action: str
+    intervals: Intervals
+    rule: str
+
+
+def is_quantised(tensor: TensorInfo) -> bool:
+    """Whether a live tensor is a part of a quantised weight: its codes, or one of its scales."""
+    layer = tensor.module_types[-1] if tensor.module_types else ""
+    return layer in LAYERS and not tensor.name.endswith(".bias")
+
+
+def weight_beside(name: str) -> str:
+    """The name of the codes of the quantised weight that a scale belongs to."""
+    module, found, _ = name.rpartition(".weight.")
+    return f"{module}.weight" if found else f"{name.rpartition('.')[0]}.weight"
+
+
+def refuse_trained(policy: Policy, decided: Iterable[Decided]) -> None:
+    """Raises PolicyError where the policy trains a part of a quantised weight, at some steps or in some rows."""
+    if not policy.enforce:
+        return
+    wrong = [each for each in decided if is_quantised(each.tensor) and not _frozen(each)]
+    if not wrong:
+        return
+    first = min(wrong, key=lambda each: each.tensor.kind != "parameter")
+    rule = next((rule for rule in policy.rules if rule.id == first.rule), None)
+    who = "the default" if rule is None else f"rule '{rule.id}'"
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    raise PolicyError(
+        f"{who} does not freeze '{first.tensor.name}'{more} for the whole run: parts of quantised weights, whose whole "
+        'numbers and scales have no gradient and can only be frozen; let the default be "freeze" with rules for what '
+        "trains, such as a new head, or give the model an adapter",
+        param="freeze_policy" if rule is None else rule.at,
+        code="quantised_weights_train",
+    )
+
+
+def _frozen(decided: Decided) -> bool:
+    return decided.action == "freeze" and decided.intervals == WHOLE_RUN

@@ -1,0 +1,34 @@
+"""A result with quantised weights is accepted as it was trained; the tamper suite has what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tamper.quantised import configuration, quantised_world
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_an_honest_result_is_accepted(tmp_path: Path, level: int) -> None:
+    """At every level, with scales in another dtype than the model's weights."""
+    world = quantised_world(tmp_path)
+    world.sign()
+    report = world.verify(level)
+    assert report.problems == ()
+
+
+def test_a_new_head_is_one_more_module_that_stays_plain(tmp_path: Path) -> None:
+    """The list of such modules may differ from the base's."""
+    world = quantised_world(tmp_path)
+    (world.base / "config.json").write_bytes(configuration(llm_int8_skip_modules=None))
+    world.sign()
+    assert world.verify(3).problems == ()
+
+
+def test_the_reason_names_tensor_and_rule(tmp_path: Path) -> None:
+    world = quantised_world(tmp_path)
+    world.result_files["config.json"] = configuration(llm_int8_skip_modules=["up"])
+    world.write()
+    world.sign()
+    (problem,) = world.verify(2).problems
+    assert (problem.check, problem.subject) == ("quantised", "up.weight")
+    assert "llm_int8_skip_modules leaves it out" in problem.reason

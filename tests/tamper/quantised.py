@@ -1,0 +1,98 @@
+"""Attacks on results with quantised weights: what a loader would not take as it was proved."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.tamper.attacks import Options, attack
+from tests.tamper.kit import Tensor, World, tensor
+
+CONFIG: dict[str, Any] = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "llm_int8_threshold": 6.0,
+    "llm_int8_skip_modules": ["head"],
+}
+POLICY = {"rules": [{"id": "encoder", "action": "freeze", "select": {"name": ["enc.**", "up.**"]}}]}
+
+
+def base_tensors() -> dict[str, Tensor]:
+    return {
+        "enc.w": tensor("BF16", 8, 8, seed="w"),
+        "up.weight": tensor("U8", 32, 1, seed="codes"),
+        "up.weight.absmax": tensor("F32", 1, seed="absmax"),
+        "up.weight.quant_map": tensor("F32", 16, seed="map"),
+        "up.weight.quant_state.bitsandbytes__nf4": tensor("U8", 16, seed="state"),
+        "head.weight": tensor("BF16", 2, 8, seed="head"),
+    }
+
+
+def quantised_world(root: Path) -> World:
+    """A frozen base with one layer in 4 bits, and a head that trained."""
+    world = World(
+        root,
+        base_weights={"model.safetensors": base_tensors()},
+        result_weights={"model.safetensors": base_tensors() | {"head.weight": tensor("BF16", 2, 8, seed="trained")}},
+        result_files={"config.json": configuration()},
+        policy=dict(POLICY),
+    )
+    (world.base / "config.json").write_bytes(configuration())
+    return world
+
+
+def configuration(**changes: Any) -> bytes:
+    content = {"model_type": "toy", "dtype": "bfloat16", "quantization_config": CONFIG | changes}
+    return json.dumps(content).encode()
+
+
+def reconfigured(world: World, **changes: Any) -> None:
+    world.result_files["config.json"] = configuration(**changes)
+    world.write()
+    (world.base / "config.json").write_bytes(configuration())
+    world.sign()
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "another-quantiser": {"quant_method": "gptq"},
+    "a-quantiser-that-nobody-knows": {"quant_method": "shrink"},
+    "another-kind": {"bnb_4bit_quant_type": "fp4"},
+    "8-bits": {"load_in_4bit": False, "load_in_8bit": True},
+    "another-key": {"dequantize": True},
+    "a-quantised-layer-left-out": {"llm_int8_skip_modules": ["head", "up"]},
+    "a-pattern": {"llm_int8_skip_modules": ["u.*"]},
+}
+
+for name, changed in CHANGES.items():
+
+    @attack(f"45-quantised-result-with-{name}", only="quantised", world=quantised_world)
+    def _(world: World, changes: dict[str, Any] = changed) -> Options:
+        reconfigured(world, **changes)
+
+
+@attack(
+    "45-quantised-result-in-another-arithmetic-than-the-base-at-hand",
+    only="quantised",
+    levels=(3,),
+    world=quantised_world,
+)
+def _(world: World) -> Options:
+    """Other results come of the same codes: rounded to another block of the input, or with other outliers."""
+    reconfigured(world, llm_int8_threshold=1.0)
+
+
+@attack("45-quantised-result-whose-scales-train", only="quantised", world=quantised_world)
+def _(world: World) -> Options:
+    """The codes are proved, and what they stand for is not."""
+    world.policy = {"rules": [{"id": "encoder", "action": "freeze", "select": {"name": ["enc.**", "up.weight"]}}]}
+    world.result_weights["model.safetensors"]["up.weight.absmax"] = tensor("F32", 1, seed="other")
+    world.write()
+    world.sign()
+
+
+@attack("45-quantised-result-without-its-scales", only="quantised", world=quantised_world)
+def _(world: World) -> Options:
+    world.policy = {"rules": [{"id": "encoder", "action": "freeze", "select": {"name": ["enc.**", "up.weight"]}}]}
+    del world.result_weights["model.safetensors"]["up.weight.absmax"]
+    world.write()
+    world.sign()
