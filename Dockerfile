@@ -20,7 +20,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
 WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 RUN python3 -m venv /opt/permafrost \
- && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['s3'], sep='\n')" > api.txt \
+ && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['s3'], *p['optional-dependencies']['otel'], sep='\n')" > api.txt \
  && pip install --no-cache-dir -c requirements.lock -r api.txt
 
 FROM api-dependencies AS worker-dependencies

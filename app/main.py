@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
 
-from app import __version__
+from app import __version__, tracing
 from app.audit.record import record_changes
 from app.audit.routes import router as audit
 from app.auth import sessions
@@ -61,6 +61,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application with its own database engine and storage. Raises SystemExit if it would be open to strangers."""
     settings = settings or Settings()
     configure_logs()
+    tracing.configure("permafrost-api")
     refuse_unsafe_exposure(settings)
 
     application = FastAPI(
@@ -155,3 +156,4 @@ async def _lifespan(application: FastAPI) -> AsyncIterator[dict[str, Any]]:
         application.state.key_cache.close()
         backends.notifier.close()
         backends.database.close()
+        tracing.close()

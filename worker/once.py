@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from app import tracing
 from worker.tasks import WorkerProcess
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ def run_one(worker: WorkerProcess, *, wait: float) -> bool:
         worker.maintenance.close()
         runner.forkserver.close()
         runner.db.close()
+        tracing.close()
 
 
 def _next_job(worker: WorkerProcess, *, until: float) -> bool:

@@ -15,6 +15,7 @@ from celery.exceptions import SecurityWarning
 from celery.signals import worker_ready, worker_shutting_down
 from sqlalchemy import make_url
 
+from app import tracing
 from app.broker.celery import DESCRIBE_MODEL, RUN_JOB, make_celery, wake, wake_model
 from app.db import Database
 from app.errors import PermafrostError
@@ -65,6 +66,7 @@ class WorkerProcess:
             self.maintenance.close()
             self.runner.forkserver.close()
             self.runner.db.close()
+            tracing.close()
 
     def _listen(self) -> None:
         """Start Celery again when it gives up, as it does at a malformed message: writing one must not end a worker."""
@@ -107,6 +109,7 @@ class WorkerProcess:
 def make_worker(settings: Settings, *, starts_jobs: bool = True) -> WorkerProcess:
     """A worker that is ready to serve. Without `starts_jobs` its maintenance leaves waiting jobs to the caller."""
     celery = make_celery(settings)
+    tracing.configure("permafrost-worker")
     _check_signer(settings)
     read_installation()
     runner = Runner(

@@ -5,6 +5,7 @@ import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 #: Anything else could break a log line or a header.
 _ACCEPTED = re.compile(r"[A-Za-z0-9_.:-]{8,128}")
@@ -30,7 +31,8 @@ class RequestId:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        with bound_contextvars(request_id=request_id):  # in every log line of this request
+            await self.app(scope, receive, send_with_id)
 
 
 def request_id_of(scope: Scope) -> str:

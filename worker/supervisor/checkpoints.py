@@ -8,7 +8,9 @@ import queue
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -83,7 +85,8 @@ class Publisher:
         self._waiting: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         self._form: CheckpointForm | None = None
         self._states = saved_states.load(workspace)
-        self._thread = threading.Thread(target=self._serve, name=f"checkpoints-{job.id}", daemon=True)
+        target = partial(copy_context().run, self._serve)  # its log lines name the attempt, too
+        self._thread = threading.Thread(target=target, name=f"checkpoints-{job.id}", daemon=True)
 
     def offer(self, report: Report) -> None:
         self._waiting.put(report)

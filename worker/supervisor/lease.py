@@ -2,6 +2,8 @@
 
 import threading
 import time
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -53,7 +55,8 @@ class LeaseKeeper:
         self._carried = time.monotonic()
         #: What the trainer prints is stored about once a second, in the lease's own thread.
         self.log_shipper: LogShipper | None = None
-        self._thread = threading.Thread(target=self._keep, name=f"lease-{lease.job_id}", daemon=True)
+        target = partial(copy_context().run, self._keep)  # its log lines name the job and the attempt, too
+        self._thread = threading.Thread(target=target, name=f"lease-{lease.job_id}", daemon=True)
 
     @property
     def until(self) -> float:

@@ -31,6 +31,7 @@ class ReportReader:
         self.violations: list[JsonDict] = []
         self.stepped = False
         self.on_checkpoint: Callable[[Report], None] = lambda report: None
+        self.on_stage: Callable[[str], None] = lambda stage: None
         self.heard_at = time.monotonic()
         self._path = path
         self._offset = 0
@@ -60,7 +61,8 @@ class ReportReader:
     def _take_stage(self, report: Report, news: AttemptUpdates) -> None:
         if report["stage"] == self._stage:
             return  # a first process, which made the base, has reported it already
-        self._stage = report["stage"]
+        self._stage = str(report["stage"])
+        self.on_stage(self._stage)
         news.events.append(NewEvent(f"Stage: {report['stage']}", data={"stage": report["stage"]}))
 
     def _take_plan(self, report: Report, news: AttemptUpdates) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from app.db import Database
 from app.errors import OutOfSpace, PermafrostError, SignerUnavailable, StorageUnavailable
@@ -27,6 +28,7 @@ from app.specs.models import ModelSpec, TransformersSpec
 from app.storage.blobs import Storage
 from worker.protocol import Stage, WorkOrder, Workspace
 from worker.supervisor import attempt_folder, bases, results
+from worker.supervisor.attempt_trace import AttemptTrace
 from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.devices import Device, Slots
 from worker.supervisor.lease import AWAY, LeaseKeeper
@@ -102,9 +104,13 @@ class Runner:
 
         if lease is None or device is None:
             return False
+        heartbeat = self.settings.heartbeat_seconds
         try:
-            with LeaseKeeper(self.db, lease, heartbeat=self.settings.heartbeat_seconds, since=since) as keeper:
-                self._attempt(keeper, device)
+            with (
+                bound_contextvars(job=lease.job_id, attempt=lease.attempt),  # in every log line of this attempt
+                LeaseKeeper(self.db, lease, heartbeat=heartbeat, since=since) as keeper,
+            ):
+                self._attempt(keeper, device, AttemptTrace.of(self.db, lease, worker=self.worker))
         finally:
             self.slots.give_back(device)
         return True
@@ -142,14 +148,14 @@ class Runner:
                 time.sleep(RETRY_SECONDS)
         return None
 
-    def _attempt(self, keeper: LeaseKeeper, device: Device) -> None:
+    def _attempt(self, keeper: LeaseKeeper, device: Device, trace: AttemptTrace) -> None:
         """Run one attempt. Whatever happens, it changes the job's status at most once and leaves no files behind."""
         lease = keeper.lease
         workspace = attempt_folder.locate(self.settings.work, lease.job_id, lease.attempt)
         keeper.log_shipper = LogShipper(self.db, lease, workspace.log, aliases=self.path_aliases(workspace))
 
         try:
-            status = self._settle(workspace, keeper, device)
+            status = self._settle(workspace, keeper, device, trace)
         except LeaseLost as lost:
             status = lost.status
         except Exception as error:  # a bug here must not leave a job running for ever
@@ -158,15 +164,16 @@ class Runner:
             status = self._record_crash(keeper, workspace, error)
 
         keeper.ship_log(ended=True)  # lines that the database did not take earlier
-        log.info("attempt ended", job=lease.job_id, attempt=lease.attempt, status=status)
+        log.info("attempt ended", status=status)
+        trace.end(status)
         attempt_folder.discard(workspace, ended=status in TERMINAL)
         self.prefix_folders.shrink()
 
-    def _settle(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> str:
+    def _settle(self, workspace: Workspace, keeper: LeaseKeeper, device: Device, trace: AttemptTrace) -> str:
         """Do the attempt's work and make the one change of status that follows from it. Returns the new status."""
         lease = keeper.lease
         try:
-            outcome = self._run_stages(workspace, keeper, device)
+            outcome = self._run_stages(workspace, keeper, device, trace)
         except TrainerStopped:
             return self._requeue(keeper, partial(lifecycle.release, self.db, lease))
         except DiskFull:
@@ -176,28 +183,30 @@ class Runner:
         self._until_stored(keeper, lambda: lifecycle.finish(self.db, lease, outcome))
         return outcome.status
 
-    def _run_stages(self, workspace: Workspace, keeper: LeaseKeeper, device: Device) -> Outcome:
+    def _run_stages(self, workspace: Workspace, keeper: LeaseKeeper, device: Device, trace: AttemptTrace) -> Outcome:
         """Prepare base and data, train, then make evidence and a model of what the trainer left."""
         job = self._until_stored(keeper, lambda: self._job(keeper.lease.job_id))
         attempt_folder.create(workspace)
         reports = ReportReader(workspace.reports)
+        reports.on_stage = trace.stage
 
         def initialise() -> None:
             self._run(self._order(job, keeper, device, "initialise"), workspace, keeper, device, reports)
 
         try:
             staging = Staging(self.settings, self.db, self.storage, job, workspace)
-            base = staging.base(initialise=initialise, should_stop=lambda: self._should_stop(keeper))
-            if job.base_model != base.id:
-                bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
+            with trace.part("staging"):
+                base = staging.base(initialise=initialise, should_stop=lambda: self._should_stop(keeper))
+                if job.base_model != base.id:
+                    bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
+                order = self._order(job, keeper, device, "train", data=staging.data())
 
-            order = self._order(job, keeper, device, "train", data=staging.data())
             shared = self.prefix_folders.of_project(job.project)
             if shared is not None:
                 order = replace(order, prefix_room=shared.room)
                 workspace.prefix_cache.symlink_to(shared.folder)
             publisher = Publisher(self.db, self.storage, job, base, workspace, keeper)
-            with publisher:
+            with trace.part("training"), publisher:
                 reports.on_checkpoint = publisher.offer
                 self._run(order, workspace, keeper, device, reports, writable=[shared.folder] if shared else [])
 
@@ -205,7 +214,8 @@ class Runner:
             keys = signers(self.settings.signing_key_path, command=self.settings.signer)
             signer = results.Signer(self.db, self.storage, keys, self.authority, self.journal)
             seen = Seen(handed=staging.handed, checkpoints=publisher.states, device=device.name, devices=device.count)
-            return results.conclude(signer, job, base, workspace, reports, seen)
+            with trace.part("evidence"):
+                return results.conclude(signer, job, base, workspace, reports, seen)
         except (OutOfSpace, SignerUnavailable, StorageUnavailable) as error:
             raise TrainerCrashed(error.message) from error  # not the job's fault, and worth another try
         except PermafrostError as error:

@@ -86,6 +86,7 @@ class Job(Base):
     evidence_options: Mapped[JsonDict]
     fingerprint: Mapped[str | None] = mapped_column(String(64))  # of the request, for retries without a key
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
+    traceparent: Mapped[str | None] = mapped_column(String(55))  # of the request that made it, for its trace
     sweep_id: Mapped[str | None] = mapped_column(String(64))  # stays when the sweep's record is deleted
     #: By which rule its sweep may stop it, and once it did so, under "stopped", why.
     early_stopping: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))

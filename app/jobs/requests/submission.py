@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
+from app import tracing
 from app.db import new_id
 from app.errors import Gone, ModelError, NotFound
 from app.files.queries import check_quota, find_file
@@ -143,6 +144,7 @@ def job_of(
         evidence_options=(request.evidence or EvidenceOptions()).model_dump(exclude_none=True),
         fingerprint=fingerprint(request),
         idempotency_key=idempotency_key,
+        traceparent=tracing.current(),
         result_files=[],
     )
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import structlog
+
 from app.broker.notifier import Notifier
 from app.db import Database
 from app.jobs.queue import lifecycle
@@ -12,6 +14,8 @@ from app.jobs.requests.schemas import JobCreate
 from app.jobs.requests.submission import fingerprint, prepare, protect_inputs
 from app.settings import Settings
 from app.storage.blobs import Storage
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +48,6 @@ def submit(
         database, job, retried=retried, active_limit=limit, protect=protect_inputs, aging=aging
     )
     if not repeated:
+        log.info("job submitted", job=job.id, project=project)
         services.notifier.wake(job.id)
     return job, repeated

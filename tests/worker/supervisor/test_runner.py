@@ -1,13 +1,16 @@
 """One job in a worker, from claim to the last transaction, with a trainer that needs no torch."""
 
+import json
 import threading
 from typing import Any
 
 import psutil
 import pytest
+import structlog
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
+from app.http.telemetry import configure_logs
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Outcome
 from app.jobs.queue.tables import Job
@@ -17,6 +20,7 @@ from tests.patience import PATIENCE
 from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import Later, events_of, eventually, expire, job_of, make_runner, submit
 from worker.supervisor import lease
+from worker.supervisor.log_shipping import LogShipper
 from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
 
@@ -145,6 +149,26 @@ def test_taken_over_job_is_left_alone(deployment: Deployment, runner: Runner) ->
         assert not thread.is_alive()
     job = job_of(deployment.db, job_id)
     assert (job.status, job.attempt, job.lease_owner, job.crashes) == ("running", 2, "another", 0)
+
+
+def test_every_log_line_of_an_attempt_names_it(
+    deployment: Deployment, runner: Runner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Job and attempt, also in the threads beside it; none after its end."""
+    configure_logs()
+
+    def ship(shipper: LogShipper, *, ended: bool = False) -> None:
+        raise OSError("no log today")
+
+    monkeypatch.setattr(LogShipper, "ship", ship)
+    job_id = submit(deployment)
+    assert runner.run_next()
+    structlog.get_logger().info("afterwards")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    of_attempt, (after,) = lines[:-1], lines[-1:]
+    assert {"attempt ended", "a trainer's log could not be stored"} <= {line["event"] for line in of_attempt}
+    assert {(line["job"], line["attempt"]) for line in of_attempt} == {(job_id, 1)}
+    assert "job" not in after
 
 
 def test_events_have_no_gap(deployment: Deployment, runner: Runner) -> None:
