@@ -146,6 +146,13 @@ class DatabaseUnavailable(PermafrostError):
         super().__init__(message, headers={"retry-after": "5"})
 
 
+class SourceUnavailable(PermafrostError):
+    """A hub, a store or a server that a job needs something from does not answer; later it may."""
+
+    status = 503
+    code = "source_unavailable"
+
+
 class SignerUnavailable(PermafrostError):
     """The operator's signing command did not sign."""
 

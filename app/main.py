@@ -50,6 +50,7 @@ from app.pages.report import router as report
 from app.pages.routes import mount_static
 from app.pages.routes import router as pages
 from app.papers.routes import router as papers
+from app.secrets.routes import router as secrets
 from app.settings import Settings
 from app.storage.blobs import Storage
 from app.sweeps.routes import router as sweeps
@@ -137,6 +138,7 @@ def _routes() -> list[BaseRoute]:
         uploads,
         models,
         webhooks,
+        secrets,
         audit,
     )
     for router in nouns:

@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     #: For dry runs: operations a second of a device, used when no earlier job shows how fast it is.
     device_flops: float = Field(default=2e10, gt=0)
 
+    #: Networks beside the public ones from which files may be fetched, and to which results may be sent.
+    fetch_allow: str = ""
     #: Networks beside the public ones to which webhooks may be sent, such as `10.0.0.0/8,192.168.1.7/32`.
     webhook_allow: str = ""
     #: The file that opens the signing secrets of webhooks; the API makes it, workers need the same one.
@@ -142,7 +144,7 @@ class Settings(BaseSettings):
         read_limits(value)
         return value
 
-    @field_validator("webhook_allow")
+    @field_validator("webhook_allow", "fetch_allow")
     @classmethod
     def _networks(cls, value: str) -> str:
         for each in filter(None, (part.strip() for part in value.split(","))):

@@ -46,8 +46,10 @@ LARGE = 10_000_000
 
 def submit(
     training_file: Annotated[
-        Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="JSONL, CSV or Parquet; or a job as YAML or JSON."),
+        str | None,
+        typer.Argument(
+            help="JSONL, CSV or Parquet, or a reference such as hf://owner/name?split=train; or a job as YAML or JSON."
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", exists=True, dir_okay=False, help="A job as YAML or JSON.")
@@ -69,11 +71,11 @@ def submit(
     A job file has the fields of POST /v1/fine_tuning/jobs; its training_file may be a path beside it. Options come
     before its fields.
     """
-    if file is None and training_file is not None and training_file.suffix in SUFFIXES:
-        file, training_file = training_file, None
+    if file is None and training_file is not None and Path(training_file).suffix in SUFFIXES and _here(training_file):
+        file, training_file = Path(training_file), None
     body = (read_job(file) if file else {}) | _given(model, policy, hyperparameters, task, seed, suffix)
     if training_file is not None:
-        body["training_file"] = str(training_file.absolute())
+        body["training_file"] = str(Path(training_file).absolute()) if _here(training_file) else training_file
     _require(body)
 
     with _connect(server) as client:
@@ -88,6 +90,15 @@ def submit(
         _announce(client, job, as_json=as_json, follow=follow)
         if follow:
             raise SystemExit(_follow(client, job["id"], as_json=as_json))
+
+
+def _here(training_file: str) -> bool:
+    """Whether it is a file of this machine, and no reference. BadParameter where there is no such file."""
+    if "://" in training_file:
+        return False
+    if not Path(training_file).is_file():
+        raise typer.BadParameter(f"there is no file {training_file!r} here", param_hint="TRAINING_FILE")
+    return True
 
 
 def _given(

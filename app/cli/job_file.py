@@ -36,12 +36,15 @@ def read_job(path: Path) -> JsonDict:
 
 
 def local_file(value: Any, folder: Path) -> Path | None:
-    """The file of this machine that a job file names, relative to its folder; None for the id of an uploaded one."""
-    if not isinstance(value, str) or value.startswith("file-"):
+    """The file of this machine that a job file names, relative to its folder; None for an id, or a reference."""
+    if not isinstance(value, str) or value.startswith("file-") or "://" in value:
         return None
     path = folder / Path(value).expanduser()
     if not path.is_file():
-        raise typer.BadParameter(f"{value!r} is neither a file nor an id such as file-…", param_hint=_OPTION)
+        raise typer.BadParameter(
+            f"{value!r} is neither a file, nor an id such as file-…, nor a reference such as s3://bucket/key",
+            param_hint=_OPTION,
+        )
     return path
 
 

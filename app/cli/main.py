@@ -60,6 +60,7 @@ def make_app() -> "Typer":
     from app.cli.models import app as models
     from app.cli.openai_export import app as imports
     from app.cli.papers import bom, pack
+    from app.cli.secrets import app as secrets
     from app.cli.sweep import sweep
     from app.ops.backup.command import backup, restore
     from app.ops.doctor.command import doctor
@@ -101,7 +102,8 @@ def make_app() -> "Typer":
     }
     for command, short in commands.items():
         app.command(short_help=short)(command)  # the docstring's first line is cut in a list of commands
-    for group, name in ((models, "models"), (files, "files"), (imports, "import"), (keys, "keys"), (base, "base")):
+    groups = {"models": models, "files": files, "secrets": secrets, "import": imports, "keys": keys, "base": base}
+    for name, group in groups.items():
         app.add_typer(group, name=name)
     # main() handles these before typer is imported; they are registered for the list of commands only.
     app.command("verify", help="Check an attestation against files, offline.")(main)

@@ -22,6 +22,8 @@ from app.settings import Settings
 app = typer.Typer(help="List, fetch and delete models.", no_args_is_help=True, rich_markup_mode=None)
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+#: Instead of a pipe with a project's secret: public models alone are fetched for the models folder.
+_NO_SECRET: Final = "-1"
 _FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -137,8 +139,8 @@ def _fetch(settings: Settings, repository: str, revision: str, target: Path) -> 
         answer, into = scratch / "answer.json", scratch / "model"
         into.mkdir()
         # The worker's own fetcher, in a process as there: this command imports nothing of the worker.
-        command = [sys.executable, "-P", "-m", "worker.supervisor.hub", repository, revision, str(into), str(answer)]
-        command.append(str(settings.max_hub_bytes))
+        command = [sys.executable, "-P", "-m", "worker.supervisor.hub", str(answer), _NO_SECRET]
+        command += [repository, revision, str(into), str(settings.max_hub_bytes)]
         environment = os.environ | {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_XET": "1"}
         typer.echo(f"fetching {repository} at {revision}", err=True)
         with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True) as process:

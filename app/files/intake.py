@@ -9,7 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db import Database
 from app.errors import PermafrostError
 from app.files.forms import OVERHEAD, receive
-from app.files.queries import check_quota, store
+from app.files.queries import store
+from app.files.quota import check_quota
 from app.files.schemas import FileObject
 from app.files.usage import blob_in_use
 from app.http.headers import is_retry

@@ -4,26 +4,20 @@ import re
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
-from app.auth.quotas import check, lock_project
+from app.auth.quotas import lock_project
 from app.db import Database, Lock, locked, new_id, now
 from app.errors import InvalidRequest, NotFound
 from app.files.forms import ReceivedForm
+from app.files.quota import check_quota, visible
 from app.files.schemas import PURPOSES, FileObject
 from app.files.tables import File
-from app.models.tables import Model
 from app.storage.blobs import Blob
 
 #: An equal upload within this time counts as the same one when the client marks it as a retry.
 _RETRY_WINDOW: Final = timedelta(minutes=10)
 _LIFETIME: Final = range(3_600, 2_592_000 + 1)
-
-
-def visible(session: Session, project: str) -> Select[File]:
-    """The project's files that have not expired."""
-    return select(File).where(File.project == project, or_(File.expires_at.is_(None), File.expires_at > now(session)))
 
 
 def find_file(
@@ -35,14 +29,6 @@ def find_file(
     if row is None:
         raise NotFound(f"no file {file_id!r} in this project", param=param)
     return row
-
-
-def check_quota(session: Session, project: str, *, asked: int, limit: int) -> None:
-    """Raise QuotaSpent unless the project may store `asked` more bytes: its files, and its models' own bytes."""
-    files = visible(session, project).with_only_columns(func.coalesce(func.sum(File.bytes), 0)).scalar_subquery()
-    models = select(func.coalesce(func.sum(Model.stored_bytes), 0)).where(Model.project == project).scalar_subquery()
-    remedy = "delete files or models first"
-    check(session, files + models, requested=asked, limit=limit, what="stored bytes", remedy=remedy)
 
 
 def store(db: Database, upload: ReceivedForm, *, project: str, retried: bool, limit: int) -> FileObject:

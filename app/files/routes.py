@@ -7,9 +7,10 @@ from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import select
 
 from app.auth.caller import AsReader, AsWriter
-from app.errors import InUse
+from app.errors import Conflict, InUse
 from app.files.intake import take
-from app.files.queries import find_file, visible
+from app.files.queries import find_file
+from app.files.quota import visible
 from app.files.schemas import AnyPurpose, FileDeleted, FileList, FileObject
 from app.files.tables import File
 from app.files.usage import blob_in_use
@@ -77,12 +78,15 @@ def retrieve_file(file_id: FileId, caller: AsReader, db: Db) -> FileObject:
     operation_id="downloadFile",
     summary="Download a file",
     response_class=StreamingResponse,
-    responses=BINARY,
+    responses={**BINARY, **CONFLICT},
 )
 def download_file(file_id: FileId, request: Request, caller: AsReader, db: Db, storage: Blobs) -> Response:
     """The bytes as they were uploaded. Supports `Range`."""
     with db.read() as session:
         row = find_file(session, caller.project, file_id)
+    if row.pending:
+        message = f"{file_id} has not been fetched yet: a worker does so for the first job that needs it"
+        raise Conflict(message, param="file_id", code="file_not_fetched")
     return download(request, size=row.bytes, sha256=row.sha256, name=row.filename, read=blob_bytes(storage, row.blob))
 
 
@@ -96,7 +100,7 @@ def delete_file(file_id: FileId, caller: AsWriter, db: Db, storage: Blobs) -> Fi
             raise InUse(message, users, code="file_in_use", param="file_id")
         remove(session, row)
         session.flush()
-        last = not blob_in_use(session, row.blob)
+        last = not row.pending and not blob_in_use(session, row.blob)
     if last:
         storage.delete(row.blob)
     return FileDeleted(id=file_id)

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.files.references import shown
 from app.files.tables import File
 from app.paging.keyset import Page
 
@@ -29,6 +30,7 @@ class FileObject(BaseModel):
                     "purpose": "fine-tune",
                     "status": "processed",
                     "status_details": None,
+                    "source": None,
                     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
                 }
             ]
@@ -44,7 +46,12 @@ class FileObject(BaseModel):
     purpose: str
     status: Literal["uploaded", "processed", "error"]
     status_details: str | None = None
-    sha256: str = Field(description="SHA-256 of the bytes, as `sha256sum` prints it.")
+    sha256: str | None = Field(
+        description="SHA-256 of the bytes, as `sha256sum` prints it; null until a worker has fetched them."
+    )
+    source: str | None = Field(
+        default=None, description="Where a file by reference comes from; of a hub, with the commit."
+    )
 
     @classmethod
     def of(cls, row: File) -> "FileObject":
@@ -58,7 +65,8 @@ class FileObject(BaseModel):
                 "purpose": row.purpose,
                 "status": row.status,
                 "status_details": row.status_details,
-                "sha256": row.sha256,
+                "sha256": row.sha256 or None,
+                "source": shown(row.source) if row.source else None,
             }
         )
 

@@ -23,3 +23,10 @@ class File(Base):
     blob: Mapped[str] = mapped_column(String(96))
     status: Mapped[str] = mapped_column(String(12))
     status_details: Mapped[str | None] = mapped_column(Text)
+    #: Where a file by reference comes from; once fetched, without what may be a signature in a web address.
+    source: Mapped[str | None] = mapped_column(Text)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a worker has yet to fetch its bytes."""
+        return not self.blob

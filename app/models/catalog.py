@@ -20,6 +20,7 @@ from app.freeze.plan import TensorInfo
 from app.jsontypes import JsonDict
 from app.models import manifest
 from app.models.aliases import aliased, choice
+from app.models.hub_ids import hub_model_id
 from app.models.manifest import Manifest
 from app.models.tables import Model
 from app.settings import Settings
@@ -226,7 +227,9 @@ def _of_hub(session: Session, project: str, requested: TransformersSpec) -> Chos
         message = f"{requested.path!r} is neither a model folder nor `owner/name` on a hub"
         raise ModelError(message, param="model.path", code="model_not_found")
     spec = replace(requested, revision=requested.revision or "main")
-    row = session.scalar(visible(project).where(Model.id == f"{spec.path}@{spec.revision}", Model.kind == "base"))
+    revision = str(spec.revision)
+    ids = [hub_model_id(spec.path, revision), hub_model_id(spec.path, revision, project=project)]
+    row = session.scalar(visible(project).where(Model.id.in_(ids), Model.kind == "base").order_by(Model.project))
     if row is None:
         return ChosenModel(spec.path, spec)
     return _of_base(row, spec, name=row.id)

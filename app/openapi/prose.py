@@ -33,6 +33,7 @@ TAGS: Final = [
     {"name": "Uploads", "description": "Files in parts, for what is larger than one request should be."},
     {"name": "Models", "description": "Base models and the results of jobs: manifest, download, registration."},
     {"name": "Webhooks", "description": "Endpoints that events are sent to, signed according to Standard Webhooks."},
+    {"name": "Secrets", "description": "Tokens and keys for other services, which go in and never come out."},
     {"name": "Audit log", "description": "Who changed what."},
     {"name": "Operations", "description": "Health and metrics, for the operator of the service."},
 ]

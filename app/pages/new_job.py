@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.auth.caller import AsAdmin, AsWriter
 from app.errors import Forbidden, ModelError, PermafrostError
 from app.files.intake import take
-from app.files.queries import visible as visible_files
+from app.files.quota import visible as visible_files
 from app.files.tables import File
 from app.freeze.fitted_presets import PRESETS
 from app.freeze.policy import Policy

@@ -1,5 +1,6 @@
 """/v1/fine_tuning/sweeps: submit, list, read, cancel and delete sweeps of jobs."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
@@ -18,6 +19,7 @@ from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.idempotency import KeysInFlight
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
+from app.jobs.requests.submission import protect_inputs
 from app.openapi.load import load_examples
 from app.openapi.prose import CONFLICT, ERRORS, ONE_REQUEST
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
@@ -146,7 +148,8 @@ def _submit(
         context = SubmissionContext(session, storage, settings, project)
         sweep, jobs = prepare(context, wanted, idempotency_key=key)
     limit, aging = settings.max_active_jobs, settings.aging_seconds
-    return store(db, sweep, jobs, retried=retried, active_limit=limit, aging=aging)
+    protect = partial(protect_inputs, new_files=context.new_files)
+    return store(db, sweep, jobs, retried=retried, active_limit=limit, aging=aging, protect=protect)
 
 
 def _answer(db: Database, project: str, sweep_id: str) -> SweepObject:

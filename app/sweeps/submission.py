@@ -15,6 +15,7 @@ from app.jobs.queue import new_jobs
 from app.jobs.queue.early_stopping import MedianRule
 from app.jobs.queue.fair_share import AGING
 from app.jobs.queue.idempotency import earlier
+from app.jobs.queue.new_jobs import Protect
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
 from app.jobs.requests.submission import CheckedRequest, examine, job_of, protect_inputs
@@ -78,7 +79,14 @@ def prepare(
 
 
 def store(
-    db: Database, sweep: Sweep, jobs: Sequence[Job], *, retried: bool, active_limit: int, aging: float = AGING
+    db: Database,
+    sweep: Sweep,
+    jobs: Sequence[Job],
+    *,
+    retried: bool,
+    active_limit: int,
+    aging: float = AGING,
+    protect: Protect = protect_inputs,
 ) -> tuple[Sweep, bool]:
     """Stores sweep and jobs and returns the sweep, or the one that the same request made before (and True)."""
 
@@ -92,7 +100,7 @@ def store(
             sweep.created_at = now(session)
             session.add(sweep)
             session.flush()
-            new_jobs.store(session, jobs, active_limit=active_limit, protect=protect_inputs, aging=aging)
+            new_jobs.store(session, jobs, active_limit=active_limit, protect=protect, aging=aging)
             return sweep, False
 
     try:

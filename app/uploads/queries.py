@@ -11,6 +11,7 @@ from app.db import Lock, locked, new_id, now
 from app.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from app.files import queries as files
 from app.files.forms import safe_name
+from app.files.quota import check_quota
 from app.files.tables import File
 from app.settings import Settings
 from app.storage.blobs import Blob
@@ -50,7 +51,7 @@ def begin(session: Session, project: str, wanted: UploadCreate, settings: Settin
         raise TooLarge(message, param="bytes", code="file_too_large")
     at = now(session)
     pending = _pending_bytes(session, project, at)
-    files.check_quota(session, project, asked=wanted.bytes + pending, limit=settings.max_project_bytes)
+    check_quota(session, project, asked=wanted.bytes + pending, limit=settings.max_project_bytes)
 
     row = Upload(id=new_id("upload"), project=project, created_at=at, expires_at=at + LIFETIME, status="pending")
     row.filename, row.purpose, row.bytes = safe_name(wanted.filename), wanted.purpose, wanted.bytes

@@ -9,12 +9,12 @@ import structlog
 
 from app.db import Database
 from app.errors import PermafrostError
+from app.secrets.vault import Vault
 from app.settings import Settings
 from app.webhooks import deliveries, signing
 from app.webhooks.addresses import Reach
 from app.webhooks.deliveries import DueDelivery
 from app.webhooks.sender import PostResult, Sender
-from app.webhooks.vault import Vault, secrets_of
 
 log = structlog.get_logger("app.webhooks")
 
@@ -107,7 +107,7 @@ class Courier:
 def post(sender: Sender, vault: Vault, due: DueDelivery) -> PostResult:
     """Sign a delivery and post it. The signed time is that of this attempt, so that receivers accept a late one."""
     delivery, at = due.delivery, due.at
-    keys = list(secrets_of(vault, due.endpoint, at))
+    keys = list(signing.secrets_of(vault, due.endpoint, at))
     timestamp = int(at.timestamp())
     headers = signing.headers(delivery.payload, event_id=delivery.event_id, timestamp=timestamp, with_secrets=keys)
     return sender.post(due.endpoint.url, headers=headers, body=delivery.payload.encode())

@@ -8,11 +8,11 @@ from sqlalchemy.orm import Session
 
 from app.db import new_id, now
 from app.errors import InvalidRequest, NotFound
+from app.secrets.vault import Vault
 from app.webhooks import signing
 from app.webhooks.addresses import AddressRefused, Reach, parse_url
 from app.webhooks.schemas import EndpointCreate, EndpointUpdate
 from app.webhooks.tables import Endpoint
-from app.webhooks.vault import Vault
 
 #: Endpoints per project.
 MAX_ENDPOINTS: Final = 100
@@ -44,7 +44,7 @@ def create(
     row = Endpoint(id=new_id("we"), project=project, created_at=at, updated_at=at, name=request.name, url=request.url)
     row.event_types = list(request.event_types)
     secret = signing.new_secret()
-    row.secret, row.secret_hint = vault.seal(secret, endpoint_id=row.id), signing.hint(secret)
+    row.secret, row.secret_hint = vault.seal(secret, row_id=row.id), signing.hint(secret)
     session.add(row)
     return row, signing.written(secret)
 
@@ -72,7 +72,7 @@ def rotate(session: Session, vault: Vault, row: Endpoint, *, keep: bool, retried
         return _written(vault, row)
     secret = signing.new_secret()
     row.old_secret, row.old_secret_until = (row.secret, at + _OVERLAP) if keep else (None, None)
-    row.secret, row.secret_hint = vault.seal(secret, endpoint_id=row.id), signing.hint(secret)
+    row.secret, row.secret_hint = vault.seal(secret, row_id=row.id), signing.hint(secret)
     row.rotated_at = row.updated_at = at
     return signing.written(secret)
 
@@ -93,4 +93,4 @@ def check_url(url: str, reach: Reach) -> None:
 
 
 def _written(vault: Vault, row: Endpoint) -> str:
-    return signing.written(vault.open(row.secret, endpoint_id=row.id))
+    return signing.written(vault.open(row.secret, row_id=row.id))

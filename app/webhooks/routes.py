@@ -14,6 +14,7 @@ from app.http.json_body import JsonRoute
 from app.openapi.prose import CONFLICT, ERRORS
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
 from app.paging.tombstones import remove
+from app.secrets.vault import Vault
 from app.webhooks import deliveries, endpoints, signing
 from app.webhooks.addresses import Reach
 from app.webhooks.events import EVENT_TYPES, EventType, payload
@@ -33,7 +34,6 @@ from app.webhooks.schemas import (
 )
 from app.webhooks.sender import Sender
 from app.webhooks.tables import Delivery, Endpoint
-from app.webhooks.vault import Vault, secrets_of
 
 router = APIRouter(tags=["Webhooks"], responses=ERRORS, route_class=JsonRoute)
 
@@ -158,7 +158,7 @@ def test_endpoint(
         at = now(session)
     event_id, timestamp = new_id("evt"), int(at.timestamp())
     body = payload(test.event_type, event_id=event_id, object_id="ftjob-test", created_at=timestamp)
-    keys = list(secrets_of(vault, row, at))
+    keys = list(signing.secrets_of(vault, row, at))
     headers = signing.headers(body, event_id=event_id, timestamp=timestamp, with_secrets=keys)
     answer = Sender(reach).post(row.url, headers=headers, body=body.encode())
     if answer.status_code is None:

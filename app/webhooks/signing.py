@@ -4,8 +4,12 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Final
+
+from app.secrets.vault import Vault
+from app.webhooks.tables import Endpoint
 
 _PREFIX: Final = "whsec_"
 _SECRET_BYTES: Final = 32
@@ -35,3 +39,10 @@ def headers(body: str, *, event_id: str, timestamp: int, with_secrets: Iterable[
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(f"v1,{base64.b64encode(signature).decode()}" for signature in signatures),
     }
+
+
+def secrets_of(vault: Vault, row: Endpoint, at: datetime) -> Iterator[bytes]:
+    """The secrets of an endpoint that are valid at a time, the newest first."""
+    yield vault.open(row.secret, row_id=row.id)
+    if row.old_secret is not None and row.old_secret_until is not None and at < row.old_secret_until:
+        yield vault.open(row.old_secret, row_id=row.id)

@@ -17,10 +17,10 @@ from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.tables import Checkpoint
 from app.main import create_app
 from app.models.tables import Model
+from app.secrets.vault import Vault
 from app.settings import Settings
 from app.storage.blobs import Storage
 from app.webhooks.tables import Delivery
-from app.webhooks.vault import Vault
 from migrations.tables import tables
 from tests.app.conftest import AFFINE
 from tests.app.jobs.jobs import new_job
@@ -97,6 +97,8 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
     endpoint_id, _ = new_endpoint(
         db, Vault(guarded.settings.webhook_key_path), "fine_tuning.job.succeeded", project="mine"
     )
+    secret = {"name": "hub-token", "kind": "hub", "scope": "acme", "value": "hf_canary"}
+    client.post("secrets", headers=headers, json=secret)
     evidence = Evidence(job_id=job.id, attempt=1, verdict="verified", frozen_tensors=0, frozen_bytes=0)
     evidence.violations, evidence.checks, evidence.envelope = [], {}, b"{}"
     evidence.model_sig = b"{}"
@@ -115,6 +117,7 @@ def one_of_everything(guarded: Guarded, client: Any) -> dict[str, str]:
         "name": "model.safetensors",
         "webhook_endpoint_id": endpoint_id,
         "webhook_delivery_id": delivery.id,
+        "secret_name": "hub-token",
         "tile": "0/000",
     }
 

@@ -48,6 +48,25 @@ def test_model_of_a_hub_is_pinned_and_kept(service: Service, texts: str, tmp_pat
     assert len(service.hub.asked) == asked
 
 
+def test_gated_model_needs_the_projects_secret(service: Service, texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by name without one, and with a wrong one; trained on with the right one, which shows up nowhere."""
+    token = "hf_" + "c0ffee" * 5
+    monkeypatch.setattr(service.hub, "gated", True)
+    monkeypatch.setattr(service.hub, "token", token)
+    refused = create(service, texts, revision="main")
+    assert (refused["status"], refused["error"]["code"], refused["attempts"]) == ("failed", "hub_model_gated", 1)
+    assert "permafrost secrets set" in refused["error"]["message"]
+    service.post("secrets", {"name": "hub", "kind": "hub", "scope": "acme", "value": "hf_wrong"})
+    refused = create(service, texts, revision="main")
+    assert (refused["error"]["code"], refused["attempts"]) == ("secret_refused", 1)
+    service.post("secrets", {"name": "hub", "kind": "hub", "scope": "acme", "value": token})
+    job = create(service, texts, revision="main")
+    assert (job["status"], job["evidence"]["verdict"]) == ("succeeded", "verified"), (job["error"], service.log())
+    said = json.dumps(job) + service.client.get(f"fine_tuning/jobs/{job['id']}/logs").text + service.log()
+    assert token not in said
+    assert service.client.delete("secrets/hub").status_code == 200
+
+
 def test_unknown_revision_fails_the_job_by_name(service: Service, texts: str) -> None:
     """Nothing is half made, and the error says which field is wrong."""
     error = create(service, texts, revision="v9")["error"]

@@ -25,6 +25,7 @@ GUIDES = (
     "operations.md",
     "many-machines.md",
     "keys.md",
+    "secrets.md",
     "webhooks.md",
     "agents.md",
 )

@@ -39,11 +39,21 @@ class StoredFolder:
     root: str
 
 
-def register(db: Database, storage: Storage, folder: Path, *, model_id: str, spec: ModelSpec | None = None) -> Model:
-    """Register a folder as a base model that every project may use. Its tensors are described later."""
-    model = Model(id=model_id, project=None, owned_by="permafrost", kind="base", status="pending")
+def register(
+    db: Database,
+    storage: Storage,
+    folder: Path,
+    *,
+    model_id: str,
+    spec: ModelSpec | None = None,
+    project: str | None = None,
+) -> Model:
+    """Register a folder as a base model of a project, or of every project. Its tensors are described later."""
+    model = Model(id=model_id, project=project, owned_by=project or "permafrost", kind="base", status="pending")
     model.spec = (spec or TransformersSpec(path=folder.name)).to_json()
-    return publish(db, ingest(folder, storage), model)
+    stored = ingest(folder, storage)
+    model.stored_bytes = sum(each["size"] for each in stored.files) if project else 0
+    return publish(db, stored, model)
 
 
 def ingest(folder: Path, storage: Storage) -> StoredFolder:

@@ -13,7 +13,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from app.db import Database
-from app.errors import OutOfSpace, PermafrostError, SignerUnavailable, StorageUnavailable
+from app.errors import OutOfSpace, PermafrostError, SignerUnavailable, SourceUnavailable, StorageUnavailable
 from app.evidence.format.rotation import signers
 from app.evidence.transparency.journal import Journal
 from app.jobs.queue import claims, lifecycle
@@ -22,6 +22,7 @@ from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
+from app.secrets.vault import VaultClosed
 from app.settings import Settings
 from app.specs.data import DataSpec
 from app.specs.models import ModelSpec, TransformersSpec
@@ -194,12 +195,13 @@ class Runner:
             self._run(self._order(job, keeper, device, "initialise"), workspace, keeper, device, reports)
 
         try:
+            should_stop = partial(self._should_stop, keeper)
             staging = Staging(self.settings, self.db, self.storage, job, workspace)
             with trace.part("staging"):
-                base = staging.base(initialise=initialise, should_stop=lambda: self._should_stop(keeper))
+                base = staging.base(initialise=initialise, should_stop=should_stop)
                 if job.base_model != base.id:
                     bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
-                order = self._order(job, keeper, device, "train", data=staging.data())
+                order = self._order(job, keeper, device, "train", data=staging.data(should_stop=should_stop))
 
             shared = self.prefix_folders.of_project(job.project)
             if shared is not None:
@@ -216,7 +218,7 @@ class Runner:
             seen = Seen(handed=staging.handed, checkpoints=publisher.states, device=device.name, devices=device.count)
             with trace.part("evidence"):
                 return results.conclude(signer, job, base, workspace, reports, seen)
-        except (OutOfSpace, SignerUnavailable, StorageUnavailable) as error:
+        except (OutOfSpace, SignerUnavailable, SourceUnavailable, StorageUnavailable, VaultClosed) as error:
             raise TrainerCrashed(error.message) from error  # not the job's fault, and worth another try
         except PermafrostError as error:
             self._until_stored(keeper, keeper.flush)  # reports that the trainer wrote before it gave up

@@ -1,6 +1,7 @@
 """Puts what an attempt starts from into its folder: the base, an adapter to train on, the training files."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from app.evidence.format.statement import FileRef
 from app.files.tables import File
 from app.jobs.queue.tables import Job
 from app.models.catalog import folder_of
+from app.models.hub_ids import hub_model_id
 from app.models.tables import Model
+from app.secrets.kinds import OpenedSecret, SecretKind
+from app.secrets.lookup import secret_for
+from app.secrets.vault import Vault
 from app.settings import Settings
 from app.specs.data import DataSpec
 from app.specs.models import TransformersSpec, adapter_start, folder_name, without_weights
@@ -22,6 +27,7 @@ from worker.protocol import Workspace
 from worker.supervisor import attempt_folder, bases, hub
 from worker.supervisor.outcomes import TrainerStopped
 from worker.supervisor.recipes import Handed
+from worker.supervisor.references import FileFetcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +70,43 @@ class Staging:
             bases.refuse_links(self.workspace.base)
         return self._publish_initial()
 
-    def data(self) -> DataSpec:
-        """The job's data spec, with the paths of its files within the workspace."""
+    def data(self, *, should_stop: Callable[[], bool]) -> DataSpec:
+        """The job's data spec, with the paths of its files within the workspace; TrainerStopped as in `base`."""
         return replace(
             self.job.data_spec,
-            training=self._stage_file("training", self.job.training_file),
-            validation=self._stage_file("validation", self.job.validation_file),
+            training=self._stage_file("training", self.job.training_file, should_stop),
+            validation=self._stage_file("validation", self.job.validation_file, should_stop),
         )
 
     def _from_hub(self, spec: TransformersSpec, should_stop: Callable[[], bool]) -> Model:
         """The model of a hub's repository at a commit; it is fetched once."""
         repository, revision = spec.path, spec.revision or "main"
-        commit: str | None = revision if hub.is_commit(revision) else None
-        known = bases.find(self.db, hub.model_id(repository, commit)) if commit else None
-        if known is not None and known.files:
-            return known
-        folder = self.workspace.root / "hub"
-        commit = hub.fetch(repository, revision, folder, max_bytes=self.settings.max_hub_bytes, stop=should_stop)
-        if commit is None:
+        if hub.is_commit(revision):
+            for project in (None, self.job.project):
+                known = bases.find(self.db, hub_model_id(repository, revision, project=project))
+                if known is not None and known.files:
+                    return known
+        folder = self.workspace.root.parent / "hub"  # beside the attempts, so that the next one goes on with it
+        fetched = hub.fetch(
+            repository,
+            revision,
+            folder,
+            max_bytes=self.settings.max_hub_bytes,
+            stop=should_stop,
+            secret=self._secret("hub", hub.scopes(repository)),
+        )
+        if fetched is None:
             raise TrainerStopped
-        pinned = TransformersSpec(path=repository, revision=commit)
-        name = hub.model_id(repository, commit)
-        return bases.register(self.db, self.storage, folder, model_id=name, spec=pinned)
+        owner = self.job.project if fetched.private else None
+        pinned = TransformersSpec(path=repository, revision=fetched.commit)
+        name = hub_model_id(repository, fetched.commit, project=owner)
+        model = bases.register(self.db, self.storage, folder, model_id=name, spec=pinned, project=owner)
+        shutil.rmtree(folder)
+        return model
+
+    def _secret(self, kind: SecretKind, scopes: Sequence[str]) -> OpenedSecret | None:
+        """The project's secret for what the scopes name."""
+        return secret_for(self.db, Vault(self.settings.webhook_key_path), self.job.project, kind, scopes=scopes)
 
     def _known_base(self) -> Model | None:
         """The registered base of a job; a folder is registered on its first use."""
@@ -127,17 +148,29 @@ class Staging:
             raise NotFound(f"file {file_id!r} is gone: it was deleted after the job was made", param=param)
         return row
 
-    def _stage_file(self, name: str, file_id: str | None) -> str | None:
+    def _stage_file(self, name: str, file_id: str | None, should_stop: Callable[[], bool]) -> str | None:
         if file_id is None:
             return None
         param = f"{name}_file"
         file = self._file(file_id, param=param)
+        if file.pending:
+            file = self._fetched(name, file, should_stop, param=param)
         staged = attempt_folder.stage_data(
             self.workspace, name, filename=file.filename, blob=file.blob, storage=self.storage
         )
         _refuse_changed(self.workspace.root / staged, file, param=param)
         self._handed[name] = FileRef(name, file.bytes, file.sha256)
         return staged
+
+    def _fetched(self, name: str, file: File, should_stop: Callable[[], bool], *, param: str) -> File:
+        """A file by reference with its bytes, which are fetched for the first job that needs them."""
+        fetcher = FileFetcher(self.settings, self.db, self.storage, self.job.project)
+        folder = self.workspace.root.parent / f"fetched-{name}"  # beside the attempts, as a hub's model
+        found = fetcher.fetch(file, folder=folder, param=param, stop=should_stop)
+        if found is None:
+            raise TrainerStopped
+        shutil.rmtree(folder)
+        return found
 
 
 def _gone(name: str, model: Model | None) -> ModelError:

@@ -1,9 +1,10 @@
 """What the checks of a request may look at."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
+from app.files.tables import File
 from app.settings import Settings
 from app.storage.blobs import Storage
 
@@ -16,3 +17,5 @@ class SubmissionContext:
     storage: Storage
     settings: Settings
     project: str
+    #: Files by reference, which are stored with the job that names them.
+    new_files: dict[str, File] = field(default_factory=dict)

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from app.db import new_id
 from app.errors import DataError, InvalidRequest, NotFound
 from app.files import formats
 from app.files.columns import Columns
 from app.files.queries import find_file
+from app.files.references import check as check_reference
+from app.files.references import filename_of, is_reference
 from app.files.tables import File
 from app.jobs.requests.base_head import classes_of_texts
 from app.jobs.requests.context import SubmissionContext
@@ -22,6 +25,7 @@ from app.models.catalog import ChosenModel
 from app.specs import models as specs
 from app.specs.data import DataSpec
 from app.storage.blobs import Storage, missing_blob_explained
+from app.webhooks.addresses import Reach
 
 #: A task is inferred from a file's first examples; a larger file in an object store would have to be fetched for it.
 _INFER_BYTES: Final = 64 << 20
@@ -45,7 +49,7 @@ class RequestExamples:
     def warnings(self) -> tuple[str, ...]:
         """What is accepted, and is likely a mistake."""
         training, validation = self.files
-        same = validation is not None and validation.blob == training.blob
+        same = validation is not None and bool(training.blob) and validation.blob == training.blob
         labels = self.summaries[0].warnings if self.summaries[0] else ()
         return (*labels, *((formats.SAME_FILES,) if same else ()))
 
@@ -80,6 +84,11 @@ def read_examples(
     """Decides the task and reads files of up to `read_bytes` to their ends. Raises DataError with lines and fields."""
     training, validation = files
     data = DataSpec.from_json(request.data.model_dump(exclude_none=True) if request.data else {})
+    if training.pending:
+        task = _task_of_reference(request, model)
+        refuse_other_method(method_type(request), task)
+        return RequestExamples(task, data, files, (None, None))
+
     with _reading(context, training, param="training_file"):
         format = _format(context.storage, training, param="training_file")
         data = replace(data, format=format)
@@ -88,7 +97,7 @@ def read_examples(
         reader = _ExamplesReader(context.storage, data, task, read_bytes)
         train_summary, valid_summary = reader.read(training, format, param="training_file"), None
 
-    if validation is not None:
+    if validation is not None and not validation.pending:
         with _reading(context, validation, param="validation_file"):
             validation_format = _format(context.storage, validation, param="validation_file")
             data = replace(data, validation_format=validation_format)
@@ -107,13 +116,36 @@ def refuse_unknown_labels(context: SubmissionContext, examples: RequestExamples,
 
 
 def _training_file(context: SubmissionContext, file_id: str, *, param: str) -> File:
+    if is_reference(file_id):
+        return _file_by_reference(context, file_id, param=param)
     file = find_file(context.session, context.project, file_id, param=param)
     if file.purpose != "fine-tune":
         message = f"{file_id} was uploaded for {file.purpose!r}; upload it again with the purpose 'fine-tune'"
         raise InvalidRequest(message, param=param, code="wrong_purpose")
-    if file.bytes == 0:
+    if file.bytes == 0 and not file.pending:
         raise DataError(f"{file_id} is empty", param=param, code="empty_file")
     return file
+
+
+def _file_by_reference(context: SubmissionContext, url: str, *, param: str) -> File:
+    """A new file whose bytes a worker fetches: its row is stored together with the job's."""
+    check_reference(url, param=param, reach=Reach.parse(context.settings.fetch_allow))
+    file = File(id=new_id("file"), project=context.project, filename=filename_of(url), purpose="fine-tune", source=url)
+    file.bytes, file.sha256, file.blob, file.status = 0, "", "", "uploaded"
+    context.new_files[file.id] = file
+    return file
+
+
+def _task_of_reference(request: JobCreate, model: ChosenModel) -> str:
+    """The task of a file that has not been fetched: the request's own, the model spec's, or that of the method."""
+    if isinstance(model.spec, specs.TorchSpec):
+        kind = str(model.spec.task or "regression")
+        return specs.TABULAR.get(kind, kind)
+    named = request.task or model.spec.task or ("preference" if method_type(request) == "dpo" else None)
+    if named is None:
+        message = "the task is inferred from a file, and this one has not been fetched yet; name the task"
+        raise InvalidRequest(message, param="task", code="missing_field")
+    return str(named)
 
 
 @contextmanager

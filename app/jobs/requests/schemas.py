@@ -67,6 +67,8 @@ def _no_integrations(value: Any) -> Any:
     return value
 
 
+#: An id, or a reference.
+FileName = Annotated[str, Field(min_length=1, max_length=2048)]
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 Suffix = Annotated[str, Field(min_length=1, max_length=64, json_schema_extra={"pattern": "^[A-Za-z0-9._-]+$"})]
 Metadata = dict[
@@ -83,8 +85,11 @@ class JobCreate(RequestBody):
     """A fine-tuning job. Only `model` and `training_file` are required."""
 
     model: ModelField
-    training_file: Identifier = Field(description="`file-…` with the purpose `fine-tune`.")
-    validation_file: Identifier | None = None
+    training_file: FileName = Field(
+        description="`file-…` with the purpose `fine-tune`; or a reference, which becomes a file that a worker fetches "
+        "once: `hf://owner/name@revision?split=train`, `s3://bucket/key`, `https://…`."
+    )
+    validation_file: FileName | None = None
     task: Task | None = Field(
         default=None, description="Of a transformers model. Absent: the model spec's, else inferred from the file."
     )

@@ -3,15 +3,19 @@
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy.orm import Session
 
 from app import tracing
-from app.db import new_id
+from app.db import new_id, now
 from app.errors import Gone, ModelError, NotFound
-from app.files.queries import check_quota, find_file
+from app.files.queries import find_file
+from app.files.quota import check_quota
+from app.files.tables import File
 from app.freeze.implied import implied_policy
 from app.freeze.parts import bound
 from app.freeze.plan import FreezePlan, resolve
@@ -155,11 +159,15 @@ def fingerprint(request: JobCreate) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def protect_inputs(session: Session, job: Job) -> None:
+def protect_inputs(session: Session, job: Job, *, new_files: Mapping[str, File] = MappingProxyType({})) -> None:
     """Keeps the files and models that a job needs from being deleted before the transaction ends.
 
-    Raises for one that is already deleted what `examine` raises for it.
+    Files by reference are stored here. Raises for one that is already deleted what `examine` raises for it.
     """
+    session.info.setdefault("created", job.id)  # what the audit log names, and not a file that comes first
+    for file in new_files.values():
+        file.created_at = now(session)
+        session.add(file)
     files = {
         "training_file": job.training_file,
         "validation_file": job.validation_file,

@@ -1,6 +1,7 @@
 """Stores the job of a request and wakes a worker: the same for the API and for the pages' form."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -43,10 +44,9 @@ def submit(
         context = SubmissionContext(session, services.storage, settings, project)
         job = prepare(context, spec, idempotency_key=key)
 
+    protect = partial(protect_inputs, new_files=context.new_files)
     limit, aging = settings.max_active_jobs, settings.aging_seconds
-    job, repeated = lifecycle.submit(
-        database, job, retried=retried, active_limit=limit, protect=protect_inputs, aging=aging
-    )
+    job, repeated = lifecycle.submit(database, job, retried=retried, active_limit=limit, protect=protect, aging=aging)
     if not repeated:
         log.info("job submitted", job=job.id, project=project)
         services.notifier.wake(job.id)

@@ -49,7 +49,9 @@ def _files(context: SubmissionContext, checked: CheckedRequest, read_bytes: int)
     for param, file, summary in zip(
         ("training_file", "validation_file"), examples.files, examples.summaries, strict=True
     ):
-        if file is not None and summary is None:
+        if file is not None and file.pending:
+            yield param, "it is fetched, and every line checked, before the job trains"
+        elif file is not None and summary is None:
             yield (
                 param,
                 f"{file.bytes:,} bytes; up to {read_bytes:,} of a format that can be read here are read at once",

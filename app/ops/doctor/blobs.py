@@ -190,7 +190,7 @@ class BlobAudit:
 
 def _sizes(session: Session) -> dict[str, int]:
     """Sizes of whole blobs in bytes by key, from the rows of files and models."""
-    sizes = {row.blob: row.bytes for row in session.execute(select(File.blob, File.bytes))}
+    sizes = {row.blob: row.bytes for row in session.execute(select(File.blob, File.bytes)) if row.blob}
     for files in session.scalars(select(Model.files)):
         sizes |= {file["blob"]: file["size"] for file in files if file.get("blob")}
     return sizes

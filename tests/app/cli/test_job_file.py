@@ -60,7 +60,8 @@ def test_a_path_is_beside_the_job_file(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}")
     assert local_file("a.jsonl", tmp_path) == tmp_path / "a.jsonl"
     assert local_file("file-1", tmp_path) is None
-    with pytest.raises(typer.BadParameter, match="neither a file nor an id"):
+    assert local_file("hf://acme/data?split=train", tmp_path) is None
+    with pytest.raises(typer.BadParameter, match="neither a file, nor an id"):
         local_file("b.jsonl", tmp_path)
 
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 from fastapi import FastAPI
 
-from app.auth.quotas import QuotaSpent
 from app.db import Database
 from app.errors import InvalidRequest, NotFound
 from app.files.forms import ReceivedForm
@@ -56,14 +55,6 @@ def test_a_retry_within_ten_minutes_is_the_same_file(database: Database) -> None
     assert store(database, upload(), project="default", retried=True, limit=100).id == first.id
     assert store(database, upload(), project="default", retried=False, limit=100).id != first.id
     assert store(database, upload("b" * 64), project="default", retried=True, limit=100).id != first.id
-
-
-def test_the_quota_counts_what_the_project_stores(database: Database) -> None:
-    """A second file that does not fit is refused; another project has its own quota."""
-    store(database, upload(), project="default", retried=False, limit=15)
-    with pytest.raises(QuotaSpent):
-        store(database, upload("b" * 64), project="default", retried=False, limit=15)
-    store(database, upload("b" * 64), project="other", retried=False, limit=15)
 
 
 def test_a_file_of_another_project_is_not_found(database: Database) -> None:

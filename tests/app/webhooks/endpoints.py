@@ -7,10 +7,10 @@ from sqlalchemy import select, update
 
 from app.db import Database, now
 from app.jobs.queue import lifecycle
+from app.secrets.vault import Vault
 from app.webhooks import endpoints
 from app.webhooks.schemas import EndpointCreate
 from app.webhooks.tables import Delivery, Endpoint
-from app.webhooks.vault import Vault
 from tests.app.jobs.jobs import new_job
 
 CANCELLED: Final = "fine_tuning.job.cancelled"

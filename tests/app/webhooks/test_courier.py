@@ -12,11 +12,11 @@ from starlette.testclient import TestClient
 from app.db import Database
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Outcome
+from app.secrets.vault import Vault
 from app.settings import Settings
 from app.webhooks import deliveries
 from app.webhooks.courier import Courier, post
 from app.webhooks.sender import Sender
-from app.webhooks.vault import Vault
 from tests.app.jobs.jobs import new_job
 from tests.app.webhooks.endpoints import CANCELLED, cancelled_job, deliveries_of, end_leases, make_due, new_endpoint
 from tests.app.webhooks.receiver import receiver
@@ -189,3 +189,27 @@ def test_the_log_and_the_replay_over_http(database: Database, vault: Vault, cour
     assert len({UNWRAP(got.body, got.headers, secret=secret).id for got in there.received}) == 1
     assert client.get(f"{path}/whdel-none").json()["error"]["param"] == "webhook_delivery_id"
     assert client.post(f"{path}/whdel-none/replay").status_code == 404
+
+
+def test_a_worker_without_the_key_file_leaves_deliveries_alone(database: Database, vault: Vault, courier: Courier):
+    """It could sign nothing, so it claims nothing; once the key is there, all goes out."""
+    with receiver() as there:
+        _, secret = new_endpoint(database, vault, url=there.url)
+        cancelled_job(database)
+        hidden = vault.path.rename(vault.path.with_suffix(".hidden"))
+        assert courier.round() == 0 and deliveries_of(database)[0].attempt == 0
+        hidden.rename(vault.path)
+        assert courier.round() == 1
+    UNWRAP(there.received[0].body, there.received[0].headers, secret=secret)
+
+
+def test_a_wrong_key_file_is_told_in_the_log(database: Database, vault: Vault, courier: Courier):
+    """Nothing is sent unsigned or signed with nonsense; it is tried again later."""
+    with receiver() as there:
+        new_endpoint(database, vault, url=there.url)
+        cancelled_job(database)
+        vault.path.write_bytes(bytes(32))
+        assert courier.round() == 1
+        assert there.received == []
+    (row,) = deliveries_of(database)
+    assert row.status == "pending" and "is not the key" in row.log[0]["error"]

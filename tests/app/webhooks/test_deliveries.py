@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import update
 
 from app.db import Database, now
+from app.secrets.vault import Vault
 from app.webhooks import deliveries
 from app.webhooks.deliveries import SCHEDULE
 from app.webhooks.sender import PostResult
 from app.webhooks.tables import Delivery
-from app.webhooks.vault import Vault
 from tests.app.webhooks.endpoints import (
     cancelled_job,
     deliveries_of,

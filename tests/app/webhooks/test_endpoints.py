@@ -5,10 +5,10 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from app.db import Database, now
+from app.secrets.vault import Vault
 from app.settings import Settings
 from app.webhooks.courier import Courier
 from app.webhooks.tables import Endpoint
-from app.webhooks.vault import Vault
 from tests.app.webhooks.endpoints import cancelled_job, deliveries_of, new_endpoint
 from tests.app.webhooks.receiver import receiver
 

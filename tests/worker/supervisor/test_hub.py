@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import ModelError
+from app.errors import ModelError, SourceUnavailable
+from app.secrets.kinds import OpenedSecret
 from tests.hub import COMMIT, Hub, serving
 from worker.supervisor import hub as hubs
 
@@ -35,8 +36,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield served
 
 
-def fetch(folder: Path, revision: str = "main", *, repository: str = "acme/tiny", most: int = 10_000) -> str | None:
-    return hubs.fetch(repository, revision, folder / "hub", max_bytes=most, stop=lambda: False)
+TOKEN = "hf_" + "c0ffee" * 5
+
+
+def fetch(
+    folder: Path, revision: str = "main", *, repository: str = "acme/tiny", most: int = 10_000, token: str | None = None
+) -> str | None:
+    """The commit. With a token, the hub has to have asked for it."""
+    secret = OpenedSecret("ours", {"token": token}) if token else None
+    fetched = hubs.fetch(repository, revision, folder / "hub", max_bytes=most, stop=lambda: False, secret=secret)
+    assert fetched is None or fetched.private == bool(token)
+    return fetched.commit if fetched else None
 
 
 @pytest.mark.parametrize("revision", ["main", COMMIT])
@@ -88,10 +98,10 @@ def test_what_cannot_be_had_is_told(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused connection is an error with the library's own words."""
+    """A refused connection is an error with the library's own words; another attempt may reach it."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with pytest.raises(ModelError) as raised:
+    with pytest.raises(SourceUnavailable) as raised:
         fetch(tmp_path)
     assert raised.value.code == "hub_unreachable"
 
@@ -112,3 +122,58 @@ def test_fetcher_executes_nothing_from_the_folder_it_was_started_in(
     monkeypatch.chdir(folder)
     assert fetch(tmp_path) == COMMIT
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("closed", ["gated", "private"])
+def test_token_opens_what_is_closed(hub: Hub, tmp_path: Path, closed: str) -> None:
+    """It is sent only after the hub refused without one, and leaves nothing of itself behind."""
+    setattr(hub, closed, True)
+    hub.token = TOKEN
+    assert fetch(tmp_path, token=TOKEN) == COMMIT
+    first = hub.tokens.index(f"Bearer {TOKEN}")
+    assert first > 0 and set(hub.tokens[:first]) == {None}
+    left = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert left and not any(TOKEN.encode() in each for each in left)
+
+
+def test_public_models_are_asked_for_without_the_token(hub: Hub, tmp_path: Path) -> None:
+    """What everybody may have stays shared by all projects."""
+    hub.token = TOKEN
+    secret = OpenedSecret("ours", {"token": TOKEN})
+    fetched = hubs.fetch("acme/tiny", "main", tmp_path / "hub", max_bytes=10_000, stop=lambda: False, secret=secret)
+    assert fetched == hubs.Fetched(COMMIT, private=False)
+    assert set(hub.tokens) == {None}
+
+
+def test_unusable_tokens_are_refused_by_name(hub: Hub, tmp_path: Path) -> None:
+    """Wrong, revoked, expired are one answer of a hub; an account without access is another. No value is repeated."""
+    hub.gated, hub.token = True, "hf_another"
+    with pytest.raises(ModelError, match="secret 'ours': its token is wrong, expired or revoked") as raised:
+        fetch(tmp_path, token=TOKEN)
+    assert raised.value.code == "secret_refused" and TOKEN not in raised.value.message
+    asked = len(hub.tokens)
+    assert sum(token is not None for token in hub.tokens) == 1, "nothing is tried again"
+    with pytest.raises(ModelError, match="permafrost secrets set NAME --kind hub --scope acme") as raised:
+        fetch(tmp_path)
+    assert raised.value.code == "hub_model_gated" and len(hub.tokens) > asked
+
+
+def test_other_bytes_than_announced_are_refused(hub: Hub, tmp_path: Path) -> None:
+    """By the commit's own list: SHA-256 of large files, git's name of the others. The next try fetches them anew."""
+    for name in ("model.safetensors", "config.json"):
+        hub.wrong_bytes = {name}
+        with pytest.raises(ModelError, match=f"other bytes of {name}") as raised:
+            fetch(tmp_path / name)
+        assert raised.value.code == "hub_wrong_bytes"
+        hub.wrong_bytes = set()
+        assert fetch(tmp_path / name) == COMMIT
+
+
+def test_cut_download_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+    """Within one try, from the last whole block of the client's."""
+    hub.files["model.safetensors"] = FILES["model.safetensors"] + bytes(24_000_000)
+    hub.files = {name: hub.files[name] for name in ("config.json", "model.safetensors")}
+    hub.cut = [1_000, 15_000_000]
+    assert fetch(tmp_path, most=100_000_000) == COMMIT
+    assert (tmp_path / "hub" / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+    assert any(since > 0 for name, since in hub.ranges if name == "model.safetensors"), hub.ranges

@@ -1,13 +1,29 @@
 """What an attempt starts from: files and bases that are there, changed, or gone."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.errors import ModelError, NotFound
 from app.files.tables import File
+from app.models import catalog
+from app.models.hub_ids import hub_model_id
+from app.models.tables import Model
+from app.secrets import queries
+from app.secrets.schemas import SecretSet
+from app.secrets.vault import Vault, VaultClosed
+from app.specs.models import TransformersSpec
+from app.storage.blobs import Storage
+from tests.app.jobs.jobs import new_job
 from tests.conftest import Deployment
+from tests.hub import COMMIT, Hub, serving
 from tests.worker.supervisor.jobs import CSV, HEADER, job_of, submit, upload
+from worker.protocol import Workspace
+from worker.supervisor import attempt_folder
 from worker.supervisor.runner import Runner
+from worker.supervisor.staging import Staging
 
 
 @pytest.mark.parametrize("column", ["training_file", "validation_file"])
@@ -38,3 +54,66 @@ def test_only_what_was_uploaded_is_trained_on(deployment: Deployment, runner: Ru
     assert job.error is not None
     assert (job.status, job.attempt) == ("failed", 1)
     assert (job.error["code"], job.error["param"]) == ("data_changed", column)
+
+
+def test_gated_model_is_the_projects_own(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetched with the project's token, it is there for that project and for no other; its next job asks nobody."""
+    token = "hf_" + "c0ffee" * 5
+    weights = header_only({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}) + bytes(4)
+    files = {"config.json": b"{}", "model.safetensors": weights}
+    with serving(Hub("acme/tiny", files, gated=True, token=token)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        with pytest.raises(ModelError) as refused:
+            staged(deployment, tmp_path / "none", project="mine")
+        assert refused.value.code == "hub_model_gated"
+        set_secret(deployment, token, project="mine")
+        mine = staged(deployment, tmp_path / "mine", project="mine")
+        asked = len(hub.asked)
+        again = staged(deployment, tmp_path / "again", project="mine", revision=COMMIT)
+        assert (again.id, len(hub.asked)) == (mine.id, asked)
+        with pytest.raises(ModelError):
+            staged(deployment, tmp_path / "other", project="other", revision=COMMIT)
+    assert (mine.project, mine.stored_bytes) == ("mine", len(weights) + 2)
+    assert mine.id == hub_model_id("acme/tiny", COMMIT, project="mine")
+    with deployment.db.read() as session:
+        chosen = TransformersSpec(path="acme/tiny", revision=COMMIT)
+        settings = deployment.settings
+        assert catalog.choose(session, settings, "mine", chosen).base_id == mine.id
+        assert catalog.choose(session, settings, "other", chosen).base_id is None
+        with pytest.raises(NotFound):
+            catalog.find_model(session, "other", mine.id)
+
+
+def test_worker_without_the_key_file_leaves_the_job_to_others(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The secret cannot be opened here: that is no fault of the job."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    set_secret(deployment, "hf_token", project="mine")
+    deployment.settings.webhook_key_path.unlink()
+    with pytest.raises(VaultClosed):
+        staged(deployment, tmp_path / "mine", project="mine")
+
+
+def set_secret(deployment: Deployment, token: str, *, project: str) -> None:
+    wanted = SecretSet(name="hub", kind="hub", scope="acme", value=token)
+    with deployment.db.write() as session:
+        queries.put(session, Vault(deployment.settings.webhook_key_path), project, wanted)
+
+
+def staged(deployment: Deployment, folder: Path, *, project: str, revision: str = "main") -> Model:
+    """The base that a job of the project on acme/tiny starts from."""
+    spec = {"type": "transformers", "path": "acme/tiny", "revision": revision}
+    job = new_job(project=project, model_spec=spec)
+    workspace = Workspace(folder / "a1")
+    attempt_folder.create(workspace)
+    staging = Staging(deployment.settings, deployment.db, Storage(deployment.settings.storage), job, workspace)
+    return staging.base(initialise=lambda: None, should_stop=lambda: False)
+
+
+def header_only(tensors: dict[str, Any]) -> bytes:
+    header = json.dumps(tensors).encode()
+    return len(header).to_bytes(8, "little") + header

@@ -1,0 +1,107 @@
+"""Fetches an object from a store that speaks S3, in ranges, with the project's keys or without any."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from app.files.references import StoreObject
+from app.webhooks.addresses import AddressRefused
+from worker.supervisor.sources.arriving import Arriving, Later, SourceRefused
+
+#: Bytes of a range, and how many ranges are under way at once.
+PART: Final = 8 << 20
+AT_ONCE: Final = 4
+
+
+def fetch(wanted: StoreObject, arriving: Arriving, *, keys: Mapping[str, str] | None, name: str) -> None:
+    """The object's bytes, all of one version. `name` is that of the secret. Raises SourceRefused or Later."""
+    path = f"{wanted.bucket}/{wanted.key}"
+    files = store(keys)
+    with explained(path, keys=keys, name=name):
+        before = files.info(path)
+    size, version = int(before["size"] or 0), str(before.get("ETag") or "")
+    arriving.refuse_large(size)
+
+    have = arriving.begin(version or None)
+    while have < size:
+        starts = list(range(have, min(size, have + AT_ONCE * PART), PART))
+        ends = [min(start + PART, size) for start in starts]
+        with explained(path, keys=keys, name=name):
+            parts = files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
+        for start, end, data in zip(starts, ends, parts, strict=True):
+            if len(data) != end - start:
+                raise Later(f"s3://{path} sent {len(data):,} of {end - start:,} bytes")
+            arriving.write(data)
+        have = ends[-1]
+
+    with explained(path, keys=keys, name=name):
+        after = files.info(path, refresh=True)
+    if str(after.get("ETag") or "") != version:
+        arriving.forget()
+        raise Later(f"s3://{path} changed while it was fetched")
+
+
+def store(keys: Mapping[str, str] | None) -> Any:
+    """A client of the store that the keys are for; without keys, of what AWS gives to everybody."""
+    from s3fs import S3FileSystem
+
+    keys = keys or {}
+    region = {"region_name": keys["region"]} if "region" in keys else {}
+    return S3FileSystem(
+        anon=not keys,
+        key=keys.get("access_key_id"),
+        secret=keys.get("secret_access_key"),
+        token=keys.get("session_token"),
+        endpoint_url=keys.get("endpoint_url"),
+        client_kwargs=region,
+        cache_regions=not region and "endpoint_url" not in keys,
+        config_kwargs={"retries": {"max_attempts": 3}, "connect_timeout": 15, "read_timeout": 60, "proxies": {}},
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+
+
+class explained:  # noqa: N801 - reads as a word where it is used
+    """Turns errors of the store's client into SourceRefused or Later, in words without the keys."""
+
+    def __init__(self, path: str, *, keys: Mapping[str, str] | None, name: str) -> None:
+        self._path, self._keys, self._name = path, keys, name
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        if error is None or isinstance(error, SourceRefused | Later) or not isinstance(error, Exception):
+            return
+        bucket = self._path.partition("/")[0]
+        if _refused_address(error):
+            raise AddressRefused from None
+        if isinstance(error, FileNotFoundError):
+            raise SourceRefused(f"s3://{self._path} does not exist", code="source_not_found") from None
+        if isinstance(error, PermissionError) and self._keys:
+            message = (
+                f"s3://{bucket} refuses this project's secret {self._name!r}: its keys are wrong, expired, revoked, or "
+                f"may not do this; set it again (`permafrost secrets set {self._name} --kind s3`)"
+            )
+            raise SourceRefused(message, code="secret_refused") from None
+        if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
+            command = f"permafrost secrets set NAME --kind s3 --scope {bucket}"
+            message = f"s3://{bucket} is not public, and this project has no secret for it: `{command}`"
+            raise SourceRefused(message, code="source_refused") from None
+        if isinstance(error, ValueError):
+            raise SourceRefused(
+                f"s3://{self._path} cannot be asked for: {_first(error)}", code="source_refused"
+            ) from None
+        raise Later(f"s3://{bucket} cannot be used: {_first(error)}") from None
+
+
+def _refused_address(error: BaseException | None) -> bool:
+    """Whether the client wrapped our own refusal of an address, somewhere below."""
+    while error is not None:
+        if isinstance(error, AddressRefused):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
