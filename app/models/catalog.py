@@ -20,7 +20,7 @@ from app.freeze.plan import TensorInfo
 from app.jsontypes import JsonDict
 from app.models import manifest
 from app.models.aliases import aliased, choice
-from app.models.hub_ids import hub_model_id
+from app.models.hub_ids import hub_model_id, store_model_id
 from app.models.manifest import Manifest
 from app.models.tables import Model
 from app.settings import Settings
@@ -35,6 +35,9 @@ _TASK_OF_CLASS: Final = {
     "ForImageClassification": "image-classification",
 }
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_PREFIX: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=+-]+)+/?")
+#: Its id has the digest and the project besides.
+_MAX_PREFIX: Final = 200
 _MANIFESTS: Final = manifest.ManifestCache()
 _OUR_ARCHITECTURES: Final = ("affine", "convnet", "mlp")
 
@@ -223,6 +226,8 @@ def _transformers(session: Session, settings: Settings, project: str, requested:
 
 def _of_hub(session: Session, project: str, requested: TransformersSpec) -> ChosenModel:
     """A model of a hub. The API makes no connections; a worker downloads the model."""
+    if requested.of_store:
+        return _of_store(session, project, requested)
     if not _HUB_ID.fullmatch(requested.path):
         message = f"{requested.path!r} is neither a model folder nor `owner/name` on a hub"
         raise ModelError(message, param="model.path", code="model_not_found")
@@ -233,6 +238,21 @@ def _of_hub(session: Session, project: str, requested: TransformersSpec) -> Chos
     if row is None:
         return ChosenModel(spec.path, spec)
     return _of_base(row, spec, name=row.id)
+
+
+def _of_store(session: Session, project: str, requested: TransformersSpec) -> ChosenModel:
+    """A model below a prefix of an object store. A worker fetches it; the digest of its files is its revision."""
+    if not _PREFIX.fullmatch(requested.path) or len(requested.path) > _MAX_PREFIX or ".." in requested.path.split("/"):
+        message = f"{requested.path!r} is no prefix of a store, such as s3://bucket/models/encoder"
+        raise ModelError(message, param="model.path", code="model_not_found")
+    if requested.revision is None:
+        return ChosenModel(requested.path, requested)
+    if not re.fullmatch(r"[0-9a-f]{64}", requested.revision):
+        message = "the revision of a store's model is the digest of its files, 64 hexadecimal digits; absent: any"
+        raise ModelError(message, param="model.revision")
+    name = store_model_id(requested.path, requested.revision, project=project)
+    row = session.scalar(visible(project).where(Model.id == name, Model.kind == "base"))
+    return ChosenModel(requested.path, requested) if row is None else _of_base(row, requested, name=row.id)
 
 
 def _of_base(row: Model, requested: TransformersSpec, *, name: str) -> ChosenModel:

@@ -33,11 +33,12 @@ class _Model(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformersSpec(_Model):
-    """A folder under PERMAFROST_MODELS_DIR by its name, or a model of a hub by its id, with what is made of it."""
+    """A folder of the models folder, a model of a hub by its id or of a store by its prefix; what is made of it."""
 
     type: Literal["transformers"] = "transformers"
     path: str
-    revision: str | None = None  # of a hub's model; a full commit hash once a worker has resolved it
+    #: Of a hub's model; a full commit hash once a worker has resolved it. Of a store's: the digest of its files.
+    revision: str | None = None
     task: Task | None = None
     num_labels: Annotated[int, Range(1)] | None = None
     dtype: Dtype | None = None  # absent: auto
@@ -47,8 +48,13 @@ class TransformersSpec(_Model):
 
     @property
     def of_hub(self) -> bool:
-        """Folders have no slash in their names; ids of a hub have one."""
+        """Whether a worker fetches it: folders have no slash in their names; ids of a hub, and prefixes, have one."""
         return "/" in self.path
+
+    @property
+    def of_store(self) -> bool:
+        """Whether it is below a prefix of an object store."""
+        return self.path.startswith("s3://")
 
     def over(self, base: "TransformersSpec") -> "TransformersSpec":
         """This spec, with what only `base` says."""

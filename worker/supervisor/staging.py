@@ -14,7 +14,7 @@ from app.evidence.format.statement import FileRef
 from app.files.tables import File
 from app.jobs.queue.tables import Job
 from app.models.catalog import folder_of
-from app.models.hub_ids import hub_model_id
+from app.models.hub_ids import hub_model_id, store_model_id
 from app.models.tables import Model
 from app.secrets.kinds import OpenedSecret, SecretKind
 from app.secrets.lookup import secret_for
@@ -26,6 +26,7 @@ from app.storage.blobs import Storage
 from worker.protocol import Workspace
 from worker.supervisor import attempt_folder, bases, hub
 from worker.supervisor.outcomes import TrainerStopped
+from worker.supervisor.process.fetcher import Fetcher
 from worker.supervisor.recipes import Handed
 from worker.supervisor.references import FileFetcher
 
@@ -54,7 +55,8 @@ class Staging:
         """
         spec = self.job.spec
         if isinstance(spec, TransformersSpec) and spec.of_hub and self.job.base_model is None:
-            model: Model | None = self._from_hub(spec, should_stop)
+            fetch = self._from_store if spec.of_store else self._from_hub
+            model: Model | None = fetch(spec, should_stop)
         else:
             model = self._known_base()
         if model is not None:
@@ -101,6 +103,36 @@ class Staging:
         pinned = TransformersSpec(path=repository, revision=fetched.commit)
         name = hub_model_id(repository, fetched.commit, project=owner)
         model = bases.register(self.db, self.storage, folder, model_id=name, spec=pinned, project=owner)
+        shutil.rmtree(folder)
+        return model
+
+    def _from_store(self, spec: TransformersSpec, should_stop: Callable[[], bool]) -> Model:
+        """The model below a prefix of an object store, by the digest of its files; it is fetched once."""
+        job, prefix = self.job, spec.path
+        if spec.revision is not None:
+            known = bases.find(self.db, store_model_id(prefix, spec.revision, project=job.project))
+            if known is not None and known.files:
+                return known
+        folder = self.workspace.root.parent / "store"  # beside the attempts, as a hub's model
+        folder.mkdir(exist_ok=True)
+        secret = self._secret("s3", [prefix.partition("://")[2].partition("/")[0]])
+        arguments = [prefix, str(folder / "model"), str(self.settings.max_hub_bytes), self.settings.fetch_allow]
+        module = "worker.supervisor.sources.store_model"
+        answer = Fetcher(module, home=folder, refusal=ModelError, param="model.path").run(
+            [*arguments, secret.name if secret else ""],
+            answer=folder / "answer.json",
+            secret=secret.fields if secret else None,
+            stop=should_stop,
+        )
+        if answer is None:
+            raise TrainerStopped
+        revision = str(answer["revision"])
+        if spec.revision not in (None, revision):
+            message = f"{prefix} has other files than the pinned ones: their digest is {revision}, not {spec.revision}"
+            raise ModelError(message, param="model.revision", code="base_changed")
+        pinned = TransformersSpec(path=prefix, revision=revision)
+        name = store_model_id(prefix, revision, project=job.project)
+        model = bases.register(self.db, self.storage, folder / "model", model_id=name, spec=pinned, project=job.project)
         shutil.rmtree(folder)
         return model
 

@@ -95,14 +95,17 @@ AdapterField = Annotated[LoraAdapter | Ia3Adapter | PromptTuningAdapter, Field(d
 
 
 class TransformersRequest(RequestBody):
-    """A model in the layout of transformers: a folder under PERMAFROST_MODELS_DIR by its name, or a hub's by its id."""
+    """A model in the layout of transformers: of the models folder, of a hub by its id, or of a store by its prefix."""
 
     type: Literal["transformers"]
-    path: Identifier = Field(description="Name of the folder, or `owner/name` on a hub.", examples=["minilm"])
+    path: Identifier = Field(
+        description="Name of the folder, `owner/name` on a hub, or a prefix `s3://bucket/models/encoder`.",
+        examples=["minilm"],
+    )
     revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$")] | None = Field(
         default=None,
         description="Of a hub's model: a full commit hash, or a branch or tag (absent: `main`), which a worker "
-        "resolves to the commit that the job then has.",
+        "resolves to the commit that the job then has. Of a store's: the digest of its files, which pins them.",
     )
     task: Task | None = Field(default=None, description="Absent: inferred from the training file.")
     num_labels: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -117,7 +120,9 @@ class TransformersRequest(RequestBody):
     @model_validator(mode="after")
     def _go_together(self) -> "TransformersRequest":
         if self.revision is not None and ("/" not in self.path or ".." in self.revision):
-            raise PydanticCustomError("conflict", "revision belongs to a model of a hub, whose path is `owner/name`")
+            raise PydanticCustomError(
+                "conflict", "revision belongs to a model of a hub, whose path is `owner/name`, or of a store"
+            )
         if self.new_tokens is not None and self.adapter is not None:
             message = (
                 "new_tokens change the embeddings of the base, and an adapter leaves it as it is; give one of them"

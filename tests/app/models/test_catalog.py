@@ -135,3 +135,20 @@ def test_an_unknown_model_says_what_there_is(client: TestClient, backends: Backe
     assert message.endswith("available: tiny, ft:tiny:1")
     message = client.post("fine_tuning/jobs", json=body | {"model": "mlp"}).json()["error"]["message"]
     assert '{"type": "torch", "architecture": "mlp"' in message
+
+
+def test_prefixes_of_a_store(client: TestClient, upload: Upload) -> None:
+    """Taken as they are, for a worker to fetch; what is no prefix, or no digest, is refused by its field."""
+    file = upload([{"text": f"t{n}", "label": "ab"[n % 2]} for n in range(6)])
+    spec = {"type": "transformers", "path": "s3://bucket/models/tiny", "task": "text-classification"}
+    for change in ({}, {"revision": "ab" * 32}):
+        job = client.post("fine_tuning/jobs", json={"model": spec | change, "training_file": file}).json()
+        assert (job["model"], job["model_spec"].get("revision")) == (spec["path"], change.get("revision")), job
+    for change, param in (
+        ({"path": "s3://bucket"}, "model.path"),
+        ({"path": "s3://bucket/../x"}, "model.path"),
+        ({"path": "s3://bucket/" + "a" * 200}, "model.path"),
+        ({"revision": "main"}, "model.revision"),
+    ):
+        error = client.post("fine_tuning/jobs", json={"model": spec | change, "training_file": file}).json()["error"]
+        assert error["param"] == param, error

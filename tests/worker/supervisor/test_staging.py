@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from app.errors import ModelError, NotFound
 from app.files.tables import File
 from app.models import catalog
-from app.models.hub_ids import hub_model_id
+from app.models.hub_ids import hub_model_id, store_model_id
 from app.models.tables import Model
 from app.secrets import queries
 from app.secrets.schemas import SecretSet
@@ -17,13 +18,17 @@ from app.secrets.vault import Vault, VaultClosed
 from app.specs.models import TransformersSpec
 from app.storage.blobs import Storage
 from tests.app.jobs.jobs import new_job
+from tests.app.storage.conftest import s3_server
 from tests.conftest import Deployment
 from tests.hub import COMMIT, Hub, serving
 from tests.worker.supervisor.jobs import CSV, HEADER, job_of, submit, upload
 from worker.protocol import Workspace
 from worker.supervisor import attempt_folder
 from worker.supervisor.runner import Runner
+from worker.supervisor.sources.object_store import store
 from worker.supervisor.staging import Staging
+
+__all__ = ["s3_server"]
 
 
 @pytest.mark.parametrize("column", ["training_file", "validation_file"])
@@ -98,19 +103,54 @@ def test_worker_without_the_key_file_leaves_the_job_to_others(
         staged(deployment, tmp_path / "mine", project="mine")
 
 
+def test_model_of_a_store_is_pinned_by_its_files(deployment: Deployment, s3_server: str, tmp_path: Path) -> None:
+    """Fetched once; by its digest it is found without the store, and other files than the pinned ones are refused."""
+    keys = {"access_key_id": "mine", "secret_access_key": "x", "region": "us-east-1", "endpoint_url": s3_server}
+    httpx2.put(f"{s3_server}/base-models")
+    weights = header_only({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}) + bytes(4)
+    for name, data in (("config.json", b"{}"), ("model.safetensors", weights)):
+        store(keys).pipe_file(f"base-models/tiny/{name}", data)
+    wanted = SecretSet(name="bucket", kind="s3", scope="base-models", value=keys)
+    with deployment.db.write() as session:
+        queries.put(session, Vault(deployment.settings.webhook_key_path), "mine", wanted)
+
+    prefix = "s3://base-models/tiny"
+    model = staged(deployment, tmp_path / "a", project="mine", path=prefix, revision=None)
+    revision = str(model.spec["revision"])
+    assert model.id == store_model_id(prefix, revision, project="mine") and model.project == "mine"
+    store(keys).pipe_file("base-models/tiny/config.json", b'{"a": 1}')
+    assert staged(deployment, tmp_path / "b", project="mine", path=prefix, revision=revision).id == model.id
+    assert staged(deployment, tmp_path / "c", project="mine", path=prefix, revision=None).id != model.id
+    with pytest.raises(ModelError, match="other files than the pinned ones") as changed:
+        staged(deployment, tmp_path / "d", project="mine", path=prefix, revision="0" * 64)
+    assert (changed.value.code, changed.value.param) == ("base_changed", "model.revision")
+    with pytest.raises(ModelError) as refused:
+        staged(deployment, tmp_path / "e", project="mine", path=prefix, revision=None, allow="")
+    assert refused.value.code == "source_address_refused"
+
+
 def set_secret(deployment: Deployment, token: str, *, project: str) -> None:
     wanted = SecretSet(name="hub", kind="hub", scope="acme", value=token)
     with deployment.db.write() as session:
         queries.put(session, Vault(deployment.settings.webhook_key_path), project, wanted)
 
 
-def staged(deployment: Deployment, folder: Path, *, project: str, revision: str = "main") -> Model:
-    """The base that a job of the project on acme/tiny starts from."""
-    spec = {"type": "transformers", "path": "acme/tiny", "revision": revision}
+def staged(
+    deployment: Deployment,
+    folder: Path,
+    *,
+    project: str,
+    path: str = "acme/tiny",
+    revision: str | None = "main",
+    allow: str = "127.0.0.0/8",
+) -> Model:
+    """The base that a job of the project starts from."""
+    spec = TransformersSpec(path=path, revision=revision).to_json()
     job = new_job(project=project, model_spec=spec)
     workspace = Workspace(folder / "a1")
     attempt_folder.create(workspace)
-    staging = Staging(deployment.settings, deployment.db, Storage(deployment.settings.storage), job, workspace)
+    settings = deployment.settings.model_copy(update={"fetch_allow": allow})
+    staging = Staging(settings, deployment.db, Storage(settings.storage), job, workspace)
     return staging.base(initialise=lambda: None, should_stop=lambda: False)
 
 

@@ -31,6 +31,8 @@ class Arriving:
     path: Path
     max_bytes: int
     size: int = 0
+    #: Where the version is kept; absent: beside the file.
+    note: Path | None = None
     _file: BinaryIO | None = None
     _minute: tuple[float, int] = field(default=(0.0, 0))
 
@@ -48,6 +50,7 @@ class Arriving:
         same = version is not None and version == self.known_version()
         self._file = self.path.open("ab" if same else "wb")
         self.size = self._file.tell()
+        self._note.parent.mkdir(parents=True, exist_ok=True)
         self._note.write_text(json.dumps({"version": version}))
         self._minute = (time.monotonic(), self.size)
         return self.size
@@ -86,4 +89,4 @@ class Arriving:
 
     @property
     def _note(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.version")
+        return self.note or self.path.with_name(f"{self.path.name}.version")
