@@ -87,6 +87,10 @@ class JobProgress(Answer):
     eta_seconds: float | None = Field(default=None, description="Null unless the job runs; 0 once it has succeeded.")
     examples_per_second: float | None = None
     tokens_per_second: float | None = Field(default=None, description="Without padding; null where data has none.")
+    steps_per_second: float | None = None
+    witness_share: float | None = Field(
+        default=None, description="Part of the training time that comparing frozen bytes has taken so far."
+    )
     prefix_cache: PrefixCacheState | None = Field(default=None, description="Null until this is decided.")
 
 

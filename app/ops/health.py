@@ -19,6 +19,7 @@ from app.evidence.tables import Evidence
 from app.http.dependencies import Config, Db
 from app.http.telemetry import REGISTRY
 from app.jobs.queue.tables import WAITING, Job
+from app.ops.workers import gauges_of_workers
 from app.settings import Settings
 
 router = APIRouter(tags=["Operations"])
@@ -90,7 +91,7 @@ class _Service:
 
     def collect(self) -> list[GaugeMetricFamily]:
         with self._db.read() as session:
-            return [*_jobs(session), *_ages(session), _disk(self._settings)]
+            return [*_jobs(session), *_ages(session), _disk(self._settings), *gauges_of_workers(session)]
 
 
 def _jobs(session: Session) -> list[GaugeMetricFamily]:
@@ -100,14 +101,16 @@ def _jobs(session: Session) -> list[GaugeMetricFamily]:
     verdicts = GaugeMetricFamily("permafrost_evidence", "Finished jobs by verdict", labels=["verdict"])
     for verdict, count in session.execute(select(Evidence.verdict, func.count()).group_by(Evidence.verdict)):
         verdicts.add_metric([verdict], count)
-    attempts = session.execute(
-        select(func.coalesce(func.sum(Job.attempt), 0), func.coalesce(func.sum(Job.crashes), 0))
-    ).one()
+    counters = (Job.attempt, Job.crashes, Job.takeovers)
+    sums = session.execute(select(*(func.coalesce(func.sum(each), 0) for each in counters))).one()
     return [
         jobs,
         verdicts,
-        GaugeMetricFamily("permafrost_attempts", "Attempts at jobs so far", value=float(attempts[0])),
-        GaugeMetricFamily("permafrost_crashes", "Attempts that ended in a crash", value=float(attempts[1])),
+        GaugeMetricFamily("permafrost_attempts", "Attempts at jobs so far", value=float(sums[0])),
+        GaugeMetricFamily("permafrost_crashes", "Attempts that ended in a crash", value=float(sums[1])),
+        GaugeMetricFamily(
+            "permafrost_lease_takeovers", "Crashes of these in which the worker was gone", value=float(sums[2])
+        ),
     ]
 
 

@@ -6,7 +6,8 @@ CUDA's ordinal is 0. So devices are named by UUID, which NVML gives, or else by 
 
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,24 @@ def visible_devices(environment: Mapping[str, str]) -> list[CudaDevice]:
     return [_named(name, devices) for name in names if name and name != "-1"]
 
 
+def memory(identifiers: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Bytes in use and in all of devices by their UUIDs; those of which NVML does not say it are left out."""
+    named = [name for name in identifiers if not name.isdigit()]
+    nvml = _nvml() if named else None
+    if nvml is None:
+        return {}
+
+    found = {}
+    try:
+        for name in named:
+            with suppress(nvml.NVMLError):
+                info = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(name))
+                found[name] = (int(info.used), int(info.total))
+        return found
+    finally:
+        nvml.nvmlShutdown()
+
+
 def unusable_gpu() -> str | None:
     """Why a GPU of this machine cannot be used, where there is one and CUDA has no device; None where there is none."""
     if (DEV / "kfd").exists():
@@ -71,14 +90,8 @@ def cpu_build() -> str | None:
 
 def _by_nvml() -> list[CudaDevice] | None:
     """Every device that NVML lists, in the order of the PCI bus; None where NVML is not there."""
-    try:
-        import pynvml as nvml
-    except ImportError:
-        return None
-
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
+    nvml = _nvml()
+    if nvml is None:
         return None
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
@@ -88,6 +101,20 @@ def _by_nvml() -> list[CudaDevice] | None:
         return None
     finally:
         nvml.nvmlShutdown()
+
+
+def _nvml() -> Any:
+    """NVML's bindings, started, to be shut down by the caller; None where it is not there."""
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return None
+
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    return nvml
 
 
 def _parts(nvml: Any, handle: Any) -> Iterator[CudaDevice]:

@@ -62,6 +62,11 @@ class Slots:
         partitions = frozenset(device.product for device in left if device.partition)
         return Offer(_count(left), _count(self._free), partitions)
 
+    def memory(self) -> dict[str, tuple[int, int]]:
+        """Bytes in use and in all of each CUDA device whose driver says it."""
+        names = [dict(device.environment).get("CUDA_VISIBLE_DEVICES", "") for device in self.devices]
+        return cuda.memory([name for name in names if name])
+
     def withdraw(self, device: Device) -> None:
         """Give this device, or any of this group, to no further job; the job that has it now does not give it back."""
         self._withdrawn += device.members or (device,)

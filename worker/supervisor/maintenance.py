@@ -130,8 +130,10 @@ class Maintenance:
 
     def _register(self) -> None:
         slots = self._runner.slots
-        kind, products = slots.devices[0].name, slots.offer().devices
-        workers.register(self._runner.db, self._runner.worker, devices=slots.most, kind=kind, products=products)
+        kind, products, memory = slots.devices[0].name, slots.offer().devices, slots.memory()
+        workers.register(
+            self._runner.db, self._runner.worker, devices=slots.most, kind=kind, products=products, memory=memory
+        )
 
     def _until_due(self, longest: float) -> float:
         """Seconds until the next job's back-off is over, so that a crashed job is retried on time."""

@@ -16,8 +16,8 @@ Level = Literal["info", "warn", "error"]
 EVENT_SECONDS: Final = 1.0
 #: Columns of the curve that a step's report brings along.
 CURVE: Final = ("loss", "learning_rate", "grad_norm", "examples_per_second", "tokens_per_second", "seconds")
-#: Columns that are in the job's progress too.
-SPEED: Final = ("examples_per_second", "tokens_per_second")
+#: What a step's report says of the run as it is now, for the job's progress.
+NOW: Final = ("examples_per_second", "tokens_per_second", "steps_per_second", "witness_share")
 MESSAGE_CHARACTERS: Final = 4000
 LEVELS: Final[dict[str, Level]] = {"info": "info", "warn": "warn", "error": "error"}
 
@@ -86,7 +86,8 @@ class ReportReader:
         self._first = self._first or (step, time.monotonic())
         values = {name: report[name] for name in CURVE if report.get(name) is not None}
         news.metrics.append((step, "train", values))
-        news.progress = self._progress(step, epoch) | {name: values[name] for name in SPEED if name in values}
+        now = {name: report[name] for name in NOW if report.get(name) is not None}
+        news.progress = self._progress(step, epoch) | now
         at = time.monotonic()
         if not self.stepped or step == self._total or at - self._event_at >= EVENT_SECONDS:
             self._event_at = at

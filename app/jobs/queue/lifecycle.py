@@ -278,7 +278,7 @@ def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = 
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
         guard = _lease_guard(lease, now(session))
-        if not _crashed(session, job, guard, reason=reason, log_tail=log_tail, limit=limit):
+        if not _crashed(session, job, guard, reason=reason, tail=log_tail, limit=limit):
             raise _lost(session, lease)
         session.refresh(job)
         return job.status
@@ -294,7 +294,7 @@ def recover(db: Database, *, limit: int) -> list[str]:
         expired = select(Job).where(Job.status.in_(LEASED), Job.lease_until < at).with_for_update(skip_locked=True)
         for job in session.scalars(expired).all():
             guard = [Job.id == job.id, Job.attempt == job.attempt, Job.lease_until < at]
-            _crashed(session, job, guard, reason="its worker stopped answering", log_tail=(), limit=limit)
+            job.takeovers += _crashed(session, job, guard, reason="its worker stopped answering", limit=limit)
 
     usage.recount(db)
     with db.read() as session:
@@ -378,15 +378,15 @@ def _fail(
     return moved, NewEvent(error["message"], level="error", data=data)
 
 
-def _crashed(session: Session, job: Job, guard: Guard, *, reason: str, log_tail: Sequence[str], limit: int) -> bool:
+def _crashed(session: Session, job: Job, guard: Guard, *, reason: str, tail: Sequence[str] = (), limit: int) -> bool:
     """Whether the crash was recorded; the job's own `retries` goes before the service's `limit`."""
     crashes = job.crashes + 1
     limit = limit if job.retries is None else job.retries + 1
-    data = {"attempt": job.attempt, "crashes": crashes, "log_tail": list(log_tail)}
+    data = {"attempt": job.attempt, "crashes": crashes, "log_tail": list(tail)}
 
     if crashes >= limit:
         message = f"failed after {crashes} crash{'es' if crashes > 1 else ''}; the last: {reason}"
-        error = {"code": "trainer_crashed", "message": message, "log_tail": list(log_tail)}
+        error = {"code": "trainer_crashed", "message": message, "log_tail": list(tail)}
         moved, event = _fail(session, job, guard, error, data, crashes=crashes)
     else:
         target = "paused" if job.desired == "pause" else "queued"

@@ -94,6 +94,7 @@ class Job(Base):
     # The worker that runs it. `attempt` is the fencing token: a writer with an older one matches no row.
     attempt: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
+    takeovers: Mapped[int] = mapped_column(default=0, server_default="0")  # crashes of which: the worker was gone
     losses: Mapped[int] = mapped_column(default=0, server_default="0")  # devices that failed under it
     attempt_step: Mapped[int] = mapped_column(default=0, server_default="0")  # the step reached when this attempt began
     preempted_for: Mapped[str | None] = mapped_column(String(64))  # the waiting job for which it is to make room
@@ -169,6 +170,8 @@ class Worker(Base):
     kind: Mapped[str] = mapped_column(String(16))
     #: The products of its devices by the number of each, such as {"NVIDIA H100 80GB HBM3": 8}.
     products: Mapped[JsonDict] = mapped_column(default=dict, server_default="{}")
+    #: Bytes in use and in all by the device's name in CUDA, such as {"GPU-…": [10, 80]}; none on a CPU.
+    memory: Mapped[JsonDict] = mapped_column(default=dict, server_default="{}")
     seen_at: Mapped[datetime]
 
 

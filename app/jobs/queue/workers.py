@@ -18,11 +18,25 @@ PRESENT: Final = timedelta(minutes=1)
 FORGOTTEN: Final = timedelta(days=1)
 
 
-def register(db: Database, worker: str, *, devices: int, kind: str, products: Mapping[str, int] | None = None) -> None:
-    """Records that this worker is alive, with so many devices of a kind (`cpu`, `cuda`), counted by product."""
+def register(
+    db: Database,
+    worker: str,
+    *,
+    devices: int,
+    kind: str,
+    products: Mapping[str, int] | None = None,
+    memory: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Records that this worker is alive, with so many devices of a kind (`cpu`, `cuda`), counted by product.
+
+    `memory` is bytes in use and in all by the device's name in CUDA.
+    """
     with db.write() as session:
         at = now(session)
-        session.merge(Worker(id=worker, devices=devices, kind=kind, products=dict(products or {}), seen_at=at))
+        used = {name: list(sizes) for name, sizes in (memory or {}).items()}
+        session.merge(
+            Worker(id=worker, devices=devices, kind=kind, products=dict(products or {}), memory=used, seen_at=at)
+        )
         session.execute(delete(Worker).where(Worker.seen_at < at - FORGOTTEN))
 
 

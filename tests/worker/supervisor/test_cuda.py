@@ -42,6 +42,12 @@ def nvml(devices: list[dict[str, Any]], *, starts: bool = True) -> Any:
             raise NotFoundError
         return device["instances"][index]
 
+    def by_uuid(uuid: str) -> dict[str, Any]:
+        for device in devices:
+            if device["uuid"] == uuid:
+                return device
+        raise NotFoundError
+
     return SimpleNamespace(
         NVMLError=NvmlError,
         NVMLError_NotFound=NotFoundError,
@@ -57,6 +63,8 @@ def nvml(devices: list[dict[str, Any]], *, starts: bool = True) -> Any:
         nvmlDeviceGetMigMode=mig_mode,
         nvmlDeviceGetMaxMigDeviceCount=lambda device: len(device["instances"]),
         nvmlDeviceGetMigDeviceHandleByIndex=instance,
+        nvmlDeviceGetHandleByUUID=by_uuid,
+        nvmlDeviceGetMemoryInfo=lambda device: SimpleNamespace(used=device["used"], total=80),
     )
 
 
@@ -85,6 +93,15 @@ def test_nvml_names_devices_along_the_bus(monkeypatch: pytest.MonkeyPatch) -> No
         CudaDevice("GPU-bbbb-2", "NVIDIA A10"),
         CudaDevice("GPU-aaaa-1", "NVIDIA H100 80GB HBM3"),
     ]
+
+
+def test_the_memory_of_devices_by_their_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NVML does not know, and ordinals, of which nobody knows the device, are left out."""
+    assert cuda.memory(["GPU-aaaa-1"]) == {}
+    with_nvml(monkeypatch, {**H100, "used": 20})
+    assert cuda.memory(["GPU-aaaa-1", "GPU-none", "0"]) == {"GPU-aaaa-1": (20, 80)}
+    with_nvml(monkeypatch, starts=False)
+    assert cuda.memory(["GPU-aaaa-1"]) == {}
 
 
 def test_mig_instances_are_devices(monkeypatch: pytest.MonkeyPatch) -> None:

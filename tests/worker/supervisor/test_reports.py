@@ -61,6 +61,15 @@ def test_resumed_run_begins_where_it_goes_on(path: Path) -> None:
     assert (news.progress["step"], news.progress["epoch"], news.progress["percent"]) == (3, 1.5, 75.0)
 
 
+def test_speed_and_the_witness_part_are_of_the_moment(path: Path) -> None:
+    """In the job's progress; what is no figure of the curve is in no point of it."""
+    step = {"type": "step", "step": 1, "loss": 0.5, "steps_per_second": 4.0, "witness_share": 0.01}
+    _, news = told(path, {"type": "plan", "counts": COUNTS, "total_steps": 4, "epochs": 2}, step)
+    assert news.progress is not None
+    assert (news.progress["steps_per_second"], news.progress["witness_share"]) == (4.0, 0.01)
+    assert news.metrics == [(1, "train", {"loss": 0.5})]
+
+
 def test_prefix_cache_is_part_of_progress(path: Path) -> None:
     """Told once, before the first step; it stays in view while the job trains."""
     cache = {"in_use": True, "modules": ["bert"], "share": 0.98, "bytes": 4096, "stored": "memory"}

@@ -10,6 +10,7 @@ import numpy as np
 
 from worker.protocol import Reporter
 from worker.trainer.training.job import TrainingJob
+from worker.trainer.witness.witness import Witness
 
 MIN_GAP = 0.1  # seconds between two step reports
 MAX_POINTS = 2000  # of the curve
@@ -23,6 +24,7 @@ class TrainingProgress:
 
     reporter: Reporter
     total_steps: int
+    witness: Witness | None = None  # whose part of the time is reported
     history: list[Point] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _reported: float = float("-inf")
@@ -53,6 +55,9 @@ class TrainingProgress:
         elapsed = max(now - max(self._reported, self._began), 1e-9)
         positions = np.concatenate([job.sampler.positions(each) for each in self._since])
         speed = {"examples_per_second": round(len(positions) / elapsed, 3)}
+        speed["steps_per_second"] = round(len(self._since) / elapsed, 3)
+        if self.witness is not None:
+            speed["witness_share"] = round(min(1.0, self.witness.seconds / max(self.seconds(), 1e-9)), 5)
         if job.training.lengths is not None:
             speed["tokens_per_second"] = round(int(job.training.lengths[positions].sum()) / elapsed, 3)
         self.reporter.report("step", step=step, **figures, **speed, seconds=round(self.seconds(), 3))

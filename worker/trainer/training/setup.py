@@ -111,7 +111,7 @@ def build(
         passes=Passes(job=job, state=state, objective=objective, reporter=reporter),
         witness=JobWitness(witness, plan, reporter, job.group),
         checkpoints=checkpoints,
-        progress=TrainingProgress(reporter, job.total_steps),
+        progress=TrainingProgress(reporter, job.total_steps, witness=witness),
         reporter=reporter,
         stop=stop,
     )

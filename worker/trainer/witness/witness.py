@@ -167,6 +167,11 @@ class Witness:
             self._frozen.end_intervals(live)
         self._state = how
 
+    @property
+    def seconds(self) -> float:
+        """Time that the witness itself has taken so far."""
+        return self._budget.spent
+
     def report(self) -> WitnessReport:
         """The verdict so far. Within the with-block every frozen byte is compared first."""
         if self._state == "running":
@@ -183,7 +188,7 @@ class Witness:
             last_step=self.last_step,
             watched=len({item.decision.name for item in watched.values()}),
             scheme=",".join(sorted(schemes)) or XXH3,
-            seconds=self._budget.spent,
+            seconds=self.seconds,
             reason=self._state if incomplete else None,
             first_changed=dict(self._first.found),
             intervals={name: tuple(item.intervals) for name, item in watched.items() if item.intervals},

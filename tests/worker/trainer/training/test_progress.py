@@ -57,6 +57,20 @@ def test_steps_in_quick_succession_share_a_report(tmp_path: Path, clock: Clock) 
     assert made.seconds() == pytest.approx(0.48)
 
 
+def test_the_witness_part_of_the_time_is_reported(tmp_path: Path, clock: Clock) -> None:
+    """Of all the time since training began; steps a second are those since the report before."""
+    with Reporter(tmp_path / "reports") as reporter:
+        witness: Any = SimpleNamespace(seconds=0.01)
+        made = TrainingProgress(reporter, 9, witness=witness, _began=clock.now)
+        for step in (1, 2):
+            clock.now += 0.5
+            made.step(step, job(lengths=False), loss=1.0)
+    reports = read_reports(tmp_path / "reports")[0]
+    assert [report["witness_share"] for report in reports] == [0.02, 0.01]
+    assert [report["steps_per_second"] for report in reports] == [2.0, 2.0]
+    assert "witness_share" not in made.history[-1]
+
+
 def test_slow_steps_are_reported_each(tmp_path: Path, clock: Clock) -> None:
     """Without token counts there is no speed in tokens."""
     _, reports = run(tmp_path / "reports", clock, steps=3, seconds=1.0)
