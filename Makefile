@@ -30,7 +30,7 @@ $(READY): pyproject.toml requirements.lock tools/peers.toml
 	@$(PYTHON) -m venv .venv
 	@$(PIP) "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) -e '.[worker,demo,otel,test,check,guide,mcp,quant]'
-	@$(BIN)/python -m tools.peers model-signing openai triton hadolint kubernetes promql >/dev/null
+	@$(BIN)/python -m tools.peers model-signing openai triton hadolint kubernetes promql schemas >/dev/null
 	@touch $@
 
 guide: $(GUIDE) ## docs/ as a site, which the service shows at /guide
@@ -56,7 +56,7 @@ chaos: setup ## every fault against a running service, then random ones (more of
 bench: setup ## every benchmark, a line per figure
 	$(BIN)/python -m benchmarks all
 
-check: setup ## linter, format, types, import contracts, the OpenAPI document, Dockerfile and deploy/
+check: setup ## linter, format, types, import contracts, the OpenAPI document, Dockerfile, compose files and deploy/
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
