@@ -165,11 +165,15 @@ def _as_saved(model: PreTrainedModel, kept: Mapping[str, Tensor], owner: Mapping
 
 
 def _numbered(kept: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]:
-    """Consecutive numbers for the rows of all tensors, in their shapes; and the first number of each tensor."""
+    """Consecutive numbers for the rows of all tensors, in their shapes; and the first number of each tensor.
+
+    Whole numbers, such as the codes of a quantised weight, are never taken apart: they stand for themselves, since a
+    column of codes would have a number of 8 bytes for each.
+    """
     numbers, starts, at = {}, [], 0
     for name, tensor in kept.items():
         shape = (*tensor.shape[:-1], 1) if tensor.dim() > 1 else tensor.shape
-        count = math.prod(shape) if tensor.numel() else 0
+        count = math.prod(shape) if tensor.numel() and tensor.is_floating_point() else 0
         numbers[name] = torch.arange(at, at + math.prod(shape)).reshape(shape) if count else tensor
         starts.append(at)
         at += count

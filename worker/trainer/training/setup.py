@@ -18,7 +18,7 @@ from worker.trainer.data.text import longest, pad_id
 from worker.trainer.freeze import fixed
 from worker.trainer.freeze.apply import freeze
 from worker.trainer.freeze.refusals import refuse
-from worker.trainer.models import loading, merging
+from worker.trainer.models import loading, merging, quantised
 from worker.trainer.models.tracked import TrackedModel
 from worker.trainer.padding.removal import Padding
 from worker.trainer.ranks.group import ALONE, Group
@@ -85,7 +85,10 @@ def assemble(
         run.witness.explain = Replay(again, stop, job.device, bytes_of_second_run(run.state)).explain
 
     memory.tidy()
-    memory.keep_freed()
+    if quantised.package_of(tracked.model) is None:
+        memory.keep_freed()
+    else:
+        memory.give_back_blocks()
     determinism.seed_everything(order.seed, rank=group.rank)
     if saved is not None:
         checkpoints.resume(run.state, saved, witness=run.witness.witness, progress=run.progress)

@@ -16,6 +16,7 @@ from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.judging import judge, objections_to
 from worker.protocol import Workspace
 from worker.trainer.freeze.inventory import tensors
+from worker.trainer.models import names
 from worker.trainer.models.loading import read_base
 from worker.trainer.models.names import StoredTensor, match, stored_form
 from worker.trainer.witness.observe import digest
@@ -74,6 +75,14 @@ def test_torch_ties_are_stored_as_the_base_stores_them(tmp_path: Path, copy: tor
     save_file({"0.weight": torch.ones(3, 3), "1.weight": copy}, tmp_path / "model.safetensors")
     found = stored_form(model, tensors(model), base=read_base(tmp_path))
     assert [(each.name, each.live) for each in found] == [(name, "0.weight") for name in names]
+
+
+def test_codes_are_not_numbered() -> None:
+    """A column of bytes would have a number of eight bytes for each: eight times the model, at every look at it."""
+    codes, weight = torch.zeros(1000, 1, dtype=torch.uint8), torch.zeros(4, 3)
+    numbers, starts = names._numbered({"codes": codes, "weight": weight})
+    assert numbers["codes"] is codes
+    assert (numbers["weight"].tolist(), starts) == ([[0], [1], [2], [3]], [0, 0])
 
 
 def test_mixture_of_experts_is_saved_as_it_was_stored(tmp_path: Path) -> None:

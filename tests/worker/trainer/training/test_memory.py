@@ -49,5 +49,30 @@ def test_kept_memory_is_not_asked_for_again() -> None:
     assert plain > 10 * (kept + 1), done.stdout
 
 
+GIVEN_BACK = """
+import resource, torch
+from worker.trainer.training import memory
+
+def touched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 20)  # 4 MiB, a weight made anew
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+memory.WAY()
+print([touched() for _ in range(40)][-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such setting")
+def test_blocks_that_are_given_back_leave_no_holes() -> None:
+    """A tensor of the size of a weight gets new pages each time, and none of them stays."""
+    faults = {}
+    for way in ("keep_freed", "give_back_blocks"):
+        program = GIVEN_BACK.replace("WAY", way)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        faults[way] = int(done.stdout)
+    assert faults["give_back_blocks"] > 10 * (faults["keep_freed"] + 1), faults
+
+
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
