@@ -1,6 +1,7 @@
 """Quantised weights in a policy: their codes and their scales can be frozen, and nothing else."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from app.errors import PolicyError
@@ -9,6 +10,8 @@ from app.freeze.tensors import TensorInfo
 
 #: The classes of layers whose tensors, apart from a bias, are a quantised weight.
 LAYERS: Final = ("Linear4bit", "Linear8bitLt")
+#: Weights of a 4-bit kind that share a scale.
+_BLOCK: Final = 64
 
 
 class Decided(NamedTuple):
@@ -24,6 +27,36 @@ def is_quantised(tensor: TensorInfo) -> bool:
     """Whether a live tensor is a part of a quantised weight: its codes, or one of its scales."""
     layer = tensor.module_types[-1] if tensor.module_types else ""
     return layer in LAYERS and not tensor.name.endswith(".bias")
+
+
+def packed(tensors: Iterable[TensorInfo], kind: str) -> list[TensorInfo]:
+    """About what loading makes of a plain model that it quantises: for estimates, before there is a model.
+
+    Weights of linear layers in numbered blocks become codes with their scales; only the loaded model shows which do.
+    """
+    made: list[TensorInfo] = []
+    for tensor in tensors:
+        made += _packed(tensor, kind) if _in_a_block(tensor) else [tensor]
+    return made
+
+
+def _in_a_block(tensor: TensorInfo) -> bool:
+    linear = tensor.module_types[-1:] in (("Linear",), ("Conv1D",)) and tensor.name.endswith(".weight")
+    return linear and len(tensor.shape) == 2 and any(part.isdecimal() for part in tensor.name.split("."))
+
+
+def _packed(tensor: TensorInfo, kind: str) -> list[TensorInfo]:
+    layer = "Linear8bitLt" if kind == "int8" else "Linear4bit"
+    types = (*tensor.module_types[:-1], layer)
+    if kind == "int8":
+        codes, scales = replace(tensor, dtype="I8"), {"SCB": (tensor.shape[0],)}
+        beside = tensor.name.removesuffix("weight")
+    else:
+        codes = replace(tensor, dtype="U8", shape=((tensor.elements + 1) // 2, 1), unpacked=tensor.shape)
+        scales = {"absmax": (-(-tensor.elements // _BLOCK),), "quant_map": (2**4,)}
+        beside = f"{tensor.name}."
+    infos = [TensorInfo(f"{beside}{name}", shape, "F32", kind="buffer") for name, shape in scales.items()]
+    return [replace(each, module_types=types) for each in (codes, *infos)]
 
 
 def weight_beside(name: str) -> str:

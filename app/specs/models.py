@@ -23,6 +23,8 @@ Task = Literal[
 TorchTask = Literal["regression", "classification", "image-classification"]
 TABULAR: Final = {"regression": "tabular-regression", "classification": "tabular-classification"}
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+#: What a plain base is quantised to while it is loaded.
+Quantise = Literal["nf4", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class TransformersSpec(_Model):
     dtype: Dtype | None = None  # absent: auto
     adapter: AdapterSpec | None = None
     new_tokens: tuple[str, ...] | None = None
+    quantize: Quantise | None = None
     weights: ClassVar[None] = None  # they are in the folder
 
     @property
@@ -62,8 +65,9 @@ class TransformersSpec(_Model):
 
     @property
     def as_registered(self) -> bool:
-        """Whether its tensors are those of the folder: an adapter or new tokens add others."""
-        return not self.adapter and not self.new_tokens
+        """Whether its tensors are those of the folder: an adapter or new tokens add others,
+        and quantising makes others of them."""
+        return not self.adapter and not self.new_tokens and not self.quantize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,13 @@ def refuse_merge_into_quantised(adapter: AdapterSpec | None) -> None:
         raise InvalidRequest(message, param="model.adapter.merge", code="quantised_model")
 
 
+def refuse_quantising_again(quantize: str | None) -> None:
+    """A base that is stored quantised is loaded as it is stored."""
+    if quantize is not None:
+        message = f"the base is stored quantised, and is loaded as it is stored; leave quantize {quantize!r} out"
+        raise InvalidRequest(message, param="model.quantize", code="quantised_model")
+
+
 def refuse_blind_stopping(patience: int | None, validated: object) -> None:
     """Early stopping compares validation losses; `validated` is true where there are examples for them."""
     if patience and not validated:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.tamper.attacks import Options, attack
-from tests.tamper.kit import Tensor, World, tensor
+from tests.tamper.kit import Tensor, World, adapter_rows, adapter_world, tensor
 
 CONFIG: dict[str, Any] = {
     "quant_method": "bitsandbytes",
@@ -96,3 +96,31 @@ def _(world: World) -> Options:
     del world.result_weights["model.safetensors"]["up.weight.absmax"]
     world.write()
     world.sign()
+
+
+# A plain base that was quantised for training
+
+
+def quantised_rows(world: World, **changes: Any) -> None:
+    """Signs the adapter's statement in which `enc.1.w` was quantised for training."""
+    readings = {"quantised": "a" * 64, "loaded": "a" * 64, "trained": "a" * 64} | changes
+    rows = [row._replace(**readings) if row.base and row.base.name == "enc.1.w" else row for row in adapter_rows(world)]
+    world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
+
+
+@attack("46-quantised-for-training-with-other-bytes-at-the-end", only="frozen_while_live", world=adapter_world)
+def _(world: World) -> Options:
+    quantised_rows(world, trained="b" * 64)
+
+
+@attack("46-quantised-for-training-and-never-read", only="quantised_below_adapter", world=adapter_world)
+def _(world: World) -> Options:
+    quantised_rows(world, loaded=None, trained=None)
+
+
+@attack("46-quantised-for-training-and-stored-in-the-result", only="quantised_below_adapter")
+def _(world: World) -> Options:
+    """The digest would excuse a frozen tensor that had other bytes in memory."""
+    other: dict[str, Any] = {"quantised": "a" * 64, "loaded": "a" * 64, "trained": "a" * 64}
+    rows = [row._replace(**other) if row.name == "bert.enc.1.w" else row for row in world.rows()]
+    world.sign(world.predicate(rows=tuple(rows)))

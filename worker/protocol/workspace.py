@@ -85,6 +85,11 @@ class Workspace:
         return self.out / "form"
 
     @property
+    def quantised(self) -> Path:
+        """Digests of the weights that loading quantises, by their names in the base's files."""
+        return self.out / "quantised.json"
+
+    @property
     def manifest(self) -> Path:
         return self.out / "manifest.json"
 

@@ -13,6 +13,7 @@ from app.errors import PermafrostError
 from app.evidence.attest.observations import ObservedTensor, read_observations, rows_needed
 from app.evidence.format.compose import Slice
 from app.evidence.format.digest import FileChanged, FileReading, TensorReading, read_file, reread
+from app.evidence.format.fields import is_hex
 from app.evidence.format.modules import MODULES, files_listed, tensor_prefix, within
 from app.evidence.format.statement import FileRef
 from app.evidence.format.templates import templates_in
@@ -104,6 +105,14 @@ def read_json(path: Path) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise ResultError(f"{path.name} is not JSON: {error}") from error
+
+
+def read_quantised(workspace: Workspace) -> dict[str, str]:
+    """The digests of a process that quantised the base; ResultError where they are none, or there are none."""
+    document = read_json(workspace.quantised)
+    if not isinstance(document, dict) or not document or not all(map(is_hex, document.values())):
+        raise ResultError(f"{workspace.quantised.name} has no digests of quantised weights")
+    return {str(name): str(digest) for name, digest in document.items()}
 
 
 def _read_result(path: Path) -> Result:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ class Seen:
     checkpoints: tuple[SavedState, ...] = ()
     device: str = "cpu"
     devices: int = 1
+    #: Digests of weights that loading quantises, by base name: computed from the base, in a process without data.
+    quantised: Mapping[str, str] = field(default_factory=dict)
 
 
 def recipe(

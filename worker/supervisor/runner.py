@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from app.specs.models import ModelSpec, TransformersSpec
 from app.storage.blobs import Storage
 from worker.protocol import Stage, WorkOrder, Workspace
 from worker.supervisor import attempt_folder, bases, results
+from worker.supervisor.artifacts import read_quantised
 from worker.supervisor.attempt_trace import AttemptTrace
 from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.devices import Device, Slots
@@ -201,6 +202,7 @@ class Runner:
                 base = staging.base(initialise=initialise, should_stop=should_stop)
                 if job.base_model != base.id:
                     bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
+                quantised = self._quantise(job, workspace, keeper, device, reports)
                 order = self._order(job, keeper, device, "train", data=staging.data(should_stop=should_stop))
 
             shared = self.prefix_folders.of_project(job.project)
@@ -215,7 +217,13 @@ class Runner:
             self._until_stored(keeper, keeper.flush)  # and the last checkpoints
             keys = signers(self.settings.signing_key_path, command=self.settings.signer)
             signer = results.Signer(self.db, self.storage, keys, self.authority, self.journal)
-            seen = Seen(handed=staging.handed, checkpoints=publisher.states, device=device.name, devices=device.count)
+            seen = Seen(
+                handed=staging.handed,
+                checkpoints=publisher.states,
+                device=device.name,
+                devices=device.count,
+                quantised=quantised,
+            )
             with trace.part("evidence"):
                 return results.conclude(signer, job, base, workspace, reports, seen)
         except (OutOfSpace, SignerUnavailable, SourceUnavailable, StorageUnavailable, VaultClosed) as error:
@@ -225,6 +233,15 @@ class Runner:
             return Outcome("failed", error=problem_of(error), evidence=results.violated(job, reports))
 
     # ---- the trainer
+
+    def _quantise(
+        self, job: Job, workspace: Workspace, keeper: LeaseKeeper, device: Device, reports: ReportReader
+    ) -> Mapping[str, str]:
+        """Digests of the weights that loading quantises, from the base alone, before there is data; empty without."""
+        if not isinstance(job.spec, TransformersSpec) or job.spec.quantize is None:
+            return {}
+        self._run(self._order(job, keeper, device, "quantise"), workspace, keeper, device, reports)
+        return read_quantised(workspace)
 
     def _order(
         self, job: Job, keeper: LeaseKeeper, device: Device, stage: Stage, *, data: DataSpec | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from app.errors import ModelError
 from app.evidence.format.digest import sha256_file
 from app.freeze.plan import FreezePlan
-from app.specs.models import TorchSpec
+from app.specs.models import TorchSpec, TransformersSpec
 from worker.protocol import EXIT_DONE, Reporter, WorkOrder, Workspace, write_json
 from worker.trainer import checkpoint, determinism, export, foreseen
 from worker.trainer.data import reading
@@ -211,7 +212,25 @@ def describe(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: S
     write_json(workspace.manifest, {"tensors": rows, "files": sizes}, indent=None)
 
 
-STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "train": train}
+def quantise(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: StopRequest) -> None:
+    """Writes out/quantised.json: digests of the weights that loading quantises, from the base alone.
+
+    It runs before the job's data is there: what the trainer reports of these weights is compared with it.
+    """
+    reporter.stage("loading")
+    determinism.configure()
+    task = order.task or order.model.task or ""
+    tracked = TrackedModel.of(loading.load(_below_adapter(order), workspace.base, task=task, labels=None, seed=0))
+    write_json(workspace.quantised, tracked.digests_of_made(), indent=None)
+
+
+def _below_adapter(order: WorkOrder) -> TransformersSpec:
+    if not isinstance(order.model, TransformersSpec):
+        raise ModelError("only a model in the layout of transformers is quantised", param="model.type")
+    return replace(order.model, adapter=None)
+
+
+STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "quantise": quantise, "train": train}
 
 
 def _explained(diverged: Diverged, workspace: Workspace) -> Diverged | ModelError:

@@ -16,7 +16,10 @@ def rows_of(
     observed: Sequence[ObservedTensor],
     base: Mapping[str, TensorReading],
     result: Mapping[str, TensorReading],
+    *,
+    quantised: Mapping[str, str] | None = None,
 ) -> Iterator[Row]:
+    """`quantised` are digests of weights that loading quantised, by base name."""
     rows: list[Row] = []
     for tensor in map(_own_name_first, observed):
         decision = plan.decision(tensor.info.name)
@@ -25,7 +28,8 @@ def rows_of(
         else:
             rows.append(_row(decision, tensor, base, result))
             rows += _copies(rows[-1], decision, tensor, base, result)
-    yield from rows
+    made = quantised or {}
+    yield from (row._replace(quantised=made.get(row.base.name)) if row.base and made else row for row in rows)
     used = {row.base.name for row in rows if row.base}
     for name in sorted(set(base) - used):
         yield Row(name=name, role="dropped", base=_reading(base[name]), changed=False)

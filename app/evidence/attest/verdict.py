@@ -6,6 +6,7 @@ they agree with the files.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from app.errors import PolicyError
@@ -19,6 +20,7 @@ from app.jsontypes import JsonDict
 
 #: Of all reasons; the rows have the rest.
 REASONS_SHOWN: Final = 3
+NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,19 @@ def judge(
     result: Mapping[str, TensorReading],
     reported: Sequence[Mapping[str, Any]] = (),
     kind: str = "full",
+    quantised: Mapping[str, str] = NONE,
 ) -> JobVerdict:
-    """The verdict on a job. `reported` are the witness's violations; `kind` is "full" or "adapter"."""
+    """The verdict on a job. `reported` are the witness's violations; `kind` is "full" or "adapter".
+
+    `quantised` are digests of weights that loading quantised, by base name, which the supervisor had computed.
+    """
     try:
         plan = resolve(policy, [tensor.info for tensor in observed])
     except (PolicyError, ValueError) as error:
         return JobVerdict(
             (), "incomplete", f"the policy does not fit the tensors that the trainer observed: {error}", (), {}
         )
-    rows = tuple(sorted(rows_of(plan, observed, base, result), key=row_order))
+    rows = tuple(sorted(rows_of(plan, observed, base, result, quantised=quantised), key=row_order))
     problems = [*_problems(rows, kind=kind), *_strays(rows, result)]
     violations = _violations(problems, reported, observed)
     verdict, reason = _verdict(rows, problems, violations)
@@ -97,7 +103,9 @@ def _of_frozen(row: Row, *, kind: str) -> Iterator[TensorProblem]:
         yield TensorProblem("incomplete", row.name, "was not observed in the live model")
     elif row.loaded != row.trained:
         yield TensorProblem("violated", row.name, "changed during training, though the result has the base's bytes")
-    elif row.loaded != row.base.sha256:
+    elif row.quantised is not None and row.loaded != row.quantised:
+        yield TensorProblem("violated", row.name, "was not what quantising the base gives, when that was done again")
+    elif row.quantised is None and row.loaded != row.base.sha256:
         yield TensorProblem("incomplete", row.name, "was loaded with other bytes than the base file has")
 
 

@@ -93,6 +93,7 @@ class Row(NamedTuple):
     initial: Reading | None = None  # of a new tensor: as it was before the first step
     loaded: str | None = None  # digests of the live bytes, the trainer's word
     trained: str | None = None
+    quantised: str | None = None  # digest of codes and scales that the base's weight was quantised to for training
     slices: tuple[RowSlice, ...] = ()
     intervals: tuple[FrozenInterval, ...] = ()
 
@@ -257,6 +258,7 @@ def _row_json(row: Row) -> JsonDict:
         "initial": _reading_json(row.initial),
         "loaded": row.loaded,
         "trained": row.trained,
+        "quantised": row.quantised,
         "slices": [
             {"rows": list(part.rows), "action": part.action, "base": part.base, "result": part.result}
             | ({"initial": part.initial} if part.initial else {})

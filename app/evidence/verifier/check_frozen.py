@@ -53,9 +53,24 @@ def _frozen_while_live(context: CheckContext) -> Iterator[Problem]:
     for row in context.predicate.rows:
         if row.role != "frozen" or row.base is None:
             continue
+        expected = row.quantised or row.base.sha256
         for when, digest in (("after loading", row.loaded), ("at the end of training", row.trained)):
-            if digest is not None and digest != row.base.sha256:
-                yield Problem("frozen_while_live", f"had other bytes {when}", row.name, row.base.sha256, digest)
+            if digest is not None and digest != expected:
+                yield Problem("frozen_while_live", f"had other bytes {when}", row.name, expected, digest)
+
+
+def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
+    """Rejects a digest of a quantised weight where it could stand for a tensor that is stored or that trained."""
+    adapter = context.predicate.result_kind == "adapter"
+    for row in context.predicate.rows:
+        if row.quantised is None:
+            continue
+        if not adapter or row.role != "frozen" or row.base is None or row.result is not None:
+            reason = "has the digest of a quantised weight, which only a frozen weight below an adapter has"
+            yield Problem("quantised_below_adapter", reason, row.name)
+        elif row.loaded is None or row.trained is None:
+            reason = "was quantised for training, and not read after loading and at the end"
+            yield Problem("quantised_below_adapter", reason, row.name)
 
 
 def _trained_is_stored(context: CheckContext) -> Iterator[Problem]:
@@ -151,6 +166,7 @@ CHECKS: dict[str, Check] = {
     "something_frozen": _something_frozen,
     "frozen_is_identical": _frozen_is_identical,
     "frozen_while_live": _frozen_while_live,
+    "quantised_below_adapter": _quantised_below_adapter,
     "trained_is_stored": _trained_is_stored,
     "no_violations": _no_violations,
     "slices": _slices,

@@ -89,6 +89,9 @@ def warnings(context: CheckContext) -> Iterator[str]:
         ],
         "buffers that moved": [row.name for row in rows if row.role == "buffer" and row.base and row.changed],
         "frozen for some steps only, which is the signer's word": [row.name for row in rows if row.role == "scheduled"],
+        "quantised for training, and what the quantised weights were is the signer's word": [
+            row.name for row in rows if row.quantised
+        ],
     }
     yield from (f"{what}: {some(names)}" for what, names in kinds.items() if names)
     if TIMESTAMP in context.envelope.document and context.timestamp is None:

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from app.http.request_body import RequestBody
 from app.jsontypes import JsonDict
-from app.specs.models import ModelChoice, RegisteredSpec, Task, read_model
+from app.specs.models import ModelChoice, Quantise, RegisteredSpec, Task, read_model
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NewToken = Annotated[str, Field(min_length=1, max_length=256)]
@@ -117,6 +117,12 @@ class TransformersRequest(RequestBody):
         description="Added to the tokenizer; the embeddings get rows for them, drawn from the job's seed.",
     )
 
+    quantize: Quantise | None = Field(
+        default=None,
+        description="Quantise a plain base while it is loaded, below an adapter: the evidence proves the plain base, "
+        "and a digest of the quantised weights that was computed from it again.",
+    )
+
     @model_validator(mode="after")
     def _go_together(self) -> "TransformersRequest":
         if self.revision is not None and ("/" not in self.path or ".." in self.revision):
@@ -126,6 +132,12 @@ class TransformersRequest(RequestBody):
         if self.new_tokens is not None and self.adapter is not None:
             message = (
                 "new_tokens change the embeddings of the base, and an adapter leaves it as it is; give one of them"
+            )
+            raise PydanticCustomError("conflict", message)
+        if self.quantize is not None and self.adapter is None:
+            message = (
+                "quantize is for the base below an adapter: a whole model would have plain weights again, and be "
+                "another one than the one that was trained; give an adapter"
             )
             raise PydanticCustomError("conflict", message)
         return self

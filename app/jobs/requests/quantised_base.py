@@ -6,7 +6,7 @@ from app.jobs.requests.base_head import read_config
 from app.jobs.requests.context import SubmissionContext
 from app.models.catalog import ChosenModel
 from app.specs.models import TransformersSpec
-from app.specs.rules import refuse_merge_into_quantised
+from app.specs.rules import refuse_merge_into_quantised, refuse_quantising_again
 
 
 def refuse_quantised(context: SubmissionContext, model: ChosenModel) -> None:
@@ -16,6 +16,8 @@ def refuse_quantised(context: SubmissionContext, model: ChosenModel) -> None:
     """
     if not isinstance(model.spec, TransformersSpec):
         return
+    if model.spec.quantize is not None:
+        refuse_merge_into_quantised(model.spec.adapter)
     try:
         config = read_config(context, model.spec, model.base_id)
     except (PermafrostError, OSError, ValueError):
@@ -27,4 +29,5 @@ def refuse_quantised(context: SubmissionContext, model: ChosenModel) -> None:
     except QuantisationError as error:
         raise ModelError(f"config.json has {error}", param="model", code="quantised_model") from None
     if quantisation is not None:
+        refuse_quantising_again(model.spec.quantize)
         refuse_merge_into_quantised(model.spec.adapter)

@@ -20,6 +20,7 @@ from app.freeze.implied import implied_policy
 from app.freeze.parts import bound
 from app.freeze.plan import FreezePlan, resolve
 from app.freeze.policy import Policy
+from app.freeze.quantised import packed
 from app.jobs.queue.method import method_of
 from app.jobs.queue.tables import Job
 from app.jobs.requests.context import SubmissionContext
@@ -39,7 +40,7 @@ from app.models.adapted import with_adapter
 from app.models.catalog import ChosenModel, below_adapter, choose, find_model, similar_tensors
 from app.models.manifest import Manifest
 from app.specs.hyperparameters import Hyperparameters
-from app.specs.models import adapter_start
+from app.specs.models import TransformersSpec, adapter_start
 from app.specs.optimizer_rules import refuse_ignored_options
 from app.specs.rules import refuse_task_conflicts
 
@@ -244,6 +245,8 @@ def _known(context: SubmissionContext, model: ChosenModel, examples: RequestExam
     below = manifest_with_labels(below_adapter(context.session, context.settings, context.project, model), examples)
     if below is None or adapter.merge:
         return None
+    if isinstance(model.spec, TransformersSpec) and model.spec.quantize is not None:
+        below = replace(below, tensors=packed(below.tensors, model.spec.quantize))
     try:
         return with_adapter(Policy(), below, adapter)[1]
     except ModelError as error:

@@ -7,7 +7,7 @@ import pytest
 from app.errors import PolicyError
 from app.freeze.plan import resolve
 from app.freeze.policy import Policy
-from app.freeze.quantised import is_quantised, weight_beside
+from app.freeze.quantised import is_quantised, packed, weight_beside
 from app.freeze.tensors import TensorInfo
 
 UP = ("Toy", "Linear4bit")
@@ -59,3 +59,20 @@ def test_a_policy_that_trains_them_is_refused(policy: dict[str, Any], param: str
     assert (refused.value.code, refused.value.param) == ("quantised_weights_train", param)
     assert names in refused.value.message
     resolve(Policy.from_json({**Policy.from_json(policy).to_json(), "enforce": False}), TENSORS)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_sizes_of_a_model_that_is_quantised_at_loading(kind: str) -> None:
+    """Linear layers of blocks take about 4.5 bits a weight, or 8; heads, norms and embeddings stay as they are."""
+    block = ("Toy", "ModuleList", "Block", "Linear")
+    plain = [
+        TensorInfo("layers.0.up.weight", (128, 64), "BF16", module_types=block),
+        TensorInfo("layers.0.up.bias", (128,), "BF16", module_types=block),
+        TensorInfo("head.weight", (2, 64), "BF16", module_types=("Toy", "Linear")),
+    ]
+    made = {info.name: info for info in packed(plain, kind)}
+    codes = made["layers.0.up.weight"]
+    assert (codes.unpacked or codes.shape) == (128, 64) and is_quantised(codes)
+    size = sum(info.nbytes for info in made.values() if is_quantised(info))
+    assert 8 * size / (128 * 64) == pytest.approx(4.5 if kind == "nf4" else 8, rel=0.1)
+    assert made["head.weight"] == plain[2] and made["layers.0.up.bias"] == plain[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from app.freeze.policy import Policy
 from tests.worker.trainer.attempts import Attempt
 
 
-def judge(done: Attempt) -> JobVerdict:
-    """As worker.supervisor.results does, from the workspace alone."""
+def judge(done: Attempt, *, quantised: Mapping[str, str] | None = None) -> JobVerdict:
+    """As worker.supervisor.results does, from the workspace alone; `quantised` as a process without data gives it."""
     observed = done.observations
     policy = Policy.from_json(observed["plan"]["policy"])
     seen = read_observations(observed)
@@ -39,7 +39,9 @@ def judge(done: Attempt) -> JobVerdict:
             name, found.dtype, found.shape, found.nbytes, found.offset, found.sha256, found.slices
         )
     kind = "adapter" if (done.place.files / "adapter_config.json").exists() else "full"
-    return judged_by(policy, seen, base=base, result=result, reported=observed["violations"], kind=kind)
+    return judged_by(
+        policy, seen, base=base, result=result, reported=observed["violations"], kind=kind, quantised=quantised or {}
+    )
 
 
 def read(path: Path, rows: dict[str, set[tuple[int, int]]]) -> tuple[TensorReading, ...]:

@@ -6,6 +6,7 @@ are read where the forward pass reads them, under the names that files give them
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 _FOUR_BITS, _EIGHT_BITS = "Params4bit", "Int8Params"
 _LAID_OUT = "_permafrost_laid_out"  # in a module's __dict__: scales of a model without bytes
 _UNPACKED = "_permafrost_unpacked"  # of such a weight
+_MADE = "_permafrost_made"  # in a module's __dict__: its weight was quantised while loading, and no file holds it
 _FORM = "_permafrost_form"  # in a module's __dict__: what its description was made from, and the description
 
 
@@ -46,6 +48,22 @@ def scales(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         if holds_scales(module):
             yield from _parts(module).values()
+
+
+def mark_made(module: nn.Module) -> None:
+    """Notes that the weight was quantised while loading: files have the plain weight, and none of its scales."""
+    module.__dict__[_MADE] = True
+
+
+def is_made(module: nn.Module) -> bool:
+    """Whether the module's weight was quantised while it was loaded."""
+    return _MADE in module.__dict__
+
+
+def digest_of(parts: Mapping[str, str]) -> str:
+    """One SHA-256 (hex) of a quantised weight, from those of its codes (`weight`) and scales by their names in it."""
+    lines = "".join(f"{parts[name]}  {name}\n" for name in sorted(parts))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...] | None:

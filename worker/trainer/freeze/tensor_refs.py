@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from worker.trainer.freeze.quantised_parts import Scales, holds_scales
+from worker.trainer.freeze.quantised_parts import Scales, holds_scales, is_made
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class TensorRef:
 
     @property
     def persistent(self) -> bool:
-        return self.kind == "parameter" or self.leaf not in self.module._non_persistent_buffers_set
+        made = self.leaf not in self.module._buffers and is_made(self.module)  # a scale that no file holds
+        return self.kind == "parameter" or (self.leaf not in self.module._non_persistent_buffers_set and not made)
 
 
 def tensor_refs(model: nn.Module) -> Iterator[TensorRef]:

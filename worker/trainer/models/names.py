@@ -72,9 +72,11 @@ def match(
     prefix: str,
     new: Collection[str] = (),
     grown: Mapping[str, str] | None = None,
+    made: Collection[str] = (),
 ) -> dict[str, str]:
     """Result name to base name, for every stored tensor that has a base tensor. `digests` are of the loaded bytes;
-    `grown`, by live name, of the base's rows in tensors that have more.
+    `grown`, by live name, of the base's rows in tensors that have more. Those that loading `made` of the base's, by
+    quantising, have other bytes and another shape, and belong together by their names.
 
     Those that are `new` (live names) have none, though their bytes may be somewhere in the base: zeros often are.
 
@@ -85,7 +87,8 @@ def match(
     stored = [each for each in stored if each.live not in new and not is_of_adapter(each.live)]
     for each in stored:
         name = name_in_base(each.name, prefix, base)
-        if name is not None and base[name].sha256 == (grown or {}).get(each.live, digests[each.name]):
+        equal = name is not None and base[name].sha256 == (grown or {}).get(each.live, digests[each.name])
+        if name is not None and (equal or each.live in made):
             found[each.name] = name
     taken = set(found.values())
     left: dict[tuple[str, tuple[int, ...]], list[str]] = {}
@@ -123,7 +126,11 @@ def _with_adapter(model: PeftModel, inventory: Sequence[TensorInfo], new: Collec
     adapter = adapters.adapter_state(model, new)
     found = [StoredTensor(name, tensor, live[tensor.data_ptr()]) for name, tensor in adapter.items()]
     mine = {each.live for each in found}
-    rest = {adapters.plain_name(model, each.name): each.name for each in inventory if each.name not in mine}
+    rest = {
+        adapters.plain_name(model, each.name): each.name
+        for each in inventory
+        if each.name not in mine and each.persistent
+    }
     kept = {plain: state[name] for plain, name in rest.items() if name in state}
     plain: Any = model.get_base_model()
     return found + [replace(each, saved=False) for each in _as_saved(plain, kept, rest)]

@@ -16,6 +16,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
+from app.specs.rules import refuse_quantising_again
 from worker.trainer.models import (
     completeness,
     configs,
@@ -94,11 +95,17 @@ def load(
     with _explained(auto, folder, config):
         stored_quantised = quantised.prepare(config, auto, codes)
     dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
-    torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
     options: dict[str, Any] = quantised.OPTIONS if stored_quantised else {}
+    if spec.quantize:
+        if stored_quantised:
+            refuse_quantising_again(spec.quantize)
+        with _explained(auto, folder, config):
+            made = quantised.at_load(spec, config, auto, codes, dtype)
+        options = {**quantised.OPTIONS, "quantization_config": made}
+    torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
     model, info = _from_files(auto, folder, config, dtype, **options)
-    if stored_quantised:
-        quantised.settle(model)
+    if options:
+        quantised.settle(model, made=spec.quantize is not None)
     stored_dtypes.refuse_whole_numbers(model, codes)
     kept = stored_dtypes.restore(model, codes, read) if _keeps_dtypes(spec) else []
 

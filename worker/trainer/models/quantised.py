@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import BitsAndBytesConfig
 from transformers.core_model_loading import WeightConverter
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
@@ -28,8 +29,9 @@ from app.evidence.format.quantised import (
     quantisation_of,
     quantised_weights,
 )
-from worker.trainer.freeze.quantised_parts import holds_scales
-from worker.trainer.models import names
+from app.specs.models import TransformersSpec
+from worker.trainer.freeze.quantised_parts import holds_scales, mark_made
+from worker.trainer.models import adapter_targets, names
 
 CODE = "quantised_model"
 _KEY, _SKIPPED = "quantization_config", "llm_int8_skip_modules"
@@ -52,6 +54,27 @@ def prepare(config: Any, auto: Any, codes: Mapping[str, str]) -> Quantisation | 
     require_package()
     _keep_plain(config, auto, codes)
     return quantisation
+
+
+def at_load(spec: TransformersSpec, config: Any, auto: Any, codes: Mapping[str, str], dtype: torch.dtype) -> Any:
+    """What transformers needs to quantise the plain base while it loads it.
+
+    Quantised are the linear layers of the body whose weights the files hold, apart from those that are tied to an
+    embedding: a head stays as it is. The arithmetic is in the base's own dtype.
+    """
+    require_package()
+    with torch.device("meta"):
+        model = auto.from_config(copy.deepcopy(config))
+    body = adapter_targets.body_of(model)
+    left_out = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    layers = [path for path, module in model.named_modules() if type(module) is nn.Linear or isinstance(module, Conv1D)]
+    prefix = names.prefix_of(model)
+    held = {path for path in layers if names.name_in_base(f"{path}.weight", prefix, codes) is not None}
+    left_out += [path for path in layers if path not in held or not path.startswith(body)]
+    options = (
+        {"load_in_8bit": True} if spec.quantize == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    )
+    return BitsAndBytesConfig(**options, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=sorted(set(left_out)))
 
 
 def described(content: Mapping[str, Any]) -> Quantisation | None:
@@ -91,11 +114,17 @@ def plain(codes: Mapping[str, str]) -> dict[str, str]:
     return {name: code for name, code in codes.items() if name not in weights and not is_scale(name)}
 
 
-def settle(model: nn.Module) -> None:
-    """After loading: layers that keep their tensors as they are stored, and names that can be followed to the files."""
+def settle(model: nn.Module, *, made: bool = False) -> None:
+    """After loading: layers that keep their tensors as they are stored, and names that can be followed to the files.
+
+    `made`: the weights were quantised while they were loaded.
+    """
     from worker.trainer.models.bitsandbytes_layers import replace_layers  # imports the package
 
     replace_layers(model)
+    for module in model.modules() if made else ():
+        if holds_scales(module):
+            mark_made(module)
     conversions = getattr(model, "_weight_conversions", None) or []
     # Loading joined a weight's tensors by a rule that has no reverse; what is saved here is not made by that rule.
     kept = [each for each in conversions if not (isinstance(each, WeightConverter) and _of_quantiser(each))]

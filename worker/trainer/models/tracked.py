@@ -14,7 +14,8 @@ from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import dtype_code, tensors
-from worker.trainer.freeze.tensor_refs import tensor_refs
+from worker.trainer.freeze.quantised_parts import digest_of, is_made
+from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 from worker.trainer.models import adapters, names, pretrained, vocabulary
 from worker.trainer.models.loading import Loaded
 from worker.trainer.models.names import StoredTensor
@@ -82,6 +83,25 @@ class TrackedModel:
         found: dict[str, Any] = {ref.name: ref.tensor for ref in tensor_refs(self.model)}
         return {each.name: found[each.name] for each in self.inventory}
 
+    @property
+    def made(self) -> dict[str, list[TensorRef]]:
+        """Live names of the codes of weights that loading quantised, with the codes and scales of each."""
+        refs: dict[int, list[TensorRef]] = {}
+        for ref in tensor_refs(self.model):
+            if is_made(ref.module) and ref.leaf != "bias":
+                refs.setdefault(id(ref.module), []).append(ref)
+        return {ref.name: group for group in refs.values() for ref in group if ref.leaf == "weight"}
+
+    def digests_of_made(self) -> dict[str, str]:
+        """Digests of the weights that loading quantised, by their names in the base's files; without an adapter."""
+        prefix, seen = names.prefix_of(self.model), observe(self.model)
+        digests: dict[str, str] = {}
+        for codes, parts in self.made.items():
+            stored = names.name_in_base(codes, prefix, self.base)
+            if stored is not None:
+                digests[stored] = digest_of({ref.leaf: seen[ref.name] for ref in parts})
+        return digests
+
     def read_loaded(self, plan: FreezePlan) -> Readings:
         """Reads the model as loaded, and finds the base tensor of every stored one.
 
@@ -90,7 +110,9 @@ class TrackedModel:
         readings = self.read(plan)
         prefix, new = names.prefix_of(self.model), self.loaded.new
         old = {name: readings.rows[name][(0, rows)] for name, rows in self.grown.items()}
-        self.pairs = names.match(self.stored(), readings.stored, self.base, prefix=prefix, new=new, grown=old)
+        self.pairs = names.match(
+            self.stored(), readings.stored, self.base, prefix=prefix, new=new, grown=old, made=self.made
+        )
         if plan.policy.enforce:
             self._refuse_casts(plan)
             self._refuse_changed(plan, readings)
@@ -126,7 +148,7 @@ class TrackedModel:
                 )
 
     def _refuse_casts(self, plan: FreezePlan) -> None:
-        frozen = {each.name: each for each in plan.decisions if each.intervals}
+        frozen = {each.name: each for each in plan.decisions if each.intervals and each.name not in self.made}
         for each in self.stored():
             base = self.base.get(self.pairs.get(each.name, ""))
             if each.live not in frozen or base is None:
@@ -151,6 +173,7 @@ class TrackedModel:
     def _refuse_changed(self, plan: FreezePlan, readings: Readings) -> None:
         """Raises PolicyError for a frozen tensor whose bytes are not the base's before training has begun."""
         frozen = {each.name for each in plan.decisions if each.intervals and not each.scheduled} - set(self.grown)
+        frozen -= set(self.made)
         for each in self.stored():
             base = self.base.get(self.pairs.get(each.name, ""))
             if each.live not in frozen or base is None or base.sha256 == readings.stored[each.name]:
@@ -165,6 +188,7 @@ class TrackedModel:
 
     def read(self, plan: FreezePlan) -> Readings:
         whole, live = observe(self.model), self.live()
+        whole |= {codes: digest_of({ref.leaf: whole[ref.name] for ref in parts}) for codes, parts in self.made.items()}
         ranges = {each.name: [*each.frozen_rows, *each.trainable_rows] for each in plan.split}
         for name, rows in self.grown.items():
             ranges.setdefault(name, []).extend([(0, rows), (rows, live[name].shape[0])])

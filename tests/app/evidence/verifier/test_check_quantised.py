@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tamper.quantised import configuration, quantised_world
+from tests.tamper.kit import adapter_world
+from tests.tamper.quantised import configuration, quantised_rows, quantised_world
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
@@ -32,3 +33,12 @@ def test_the_reason_names_tensor_and_rule(tmp_path: Path) -> None:
     (problem,) = world.verify(2).problems
     assert (problem.check, problem.subject) == ("quantised", "up.weight")
     assert "llm_int8_skip_modules leaves it out" in problem.reason
+
+
+def test_a_base_that_was_quantised_for_training_is_accepted_with_a_note(tmp_path: Path) -> None:
+    """Below an adapter: the plain base is proved, and what was computed with is the signer's word."""
+    world = adapter_world(tmp_path)
+    quantised_rows(world)
+    report = world.verify(2)
+    assert report.problems == ()
+    assert any("quantised for training" in note and "enc.1.w" in note for note in report.warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from app.freeze.adapters import adapted
 from app.freeze.tensors import TensorInfo
 from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
-from tests.worker.trainer import quantised_bases
+from tests.worker.trainer import quantised_bases, tiny
 from tests.worker.trainer.attempts import Attempt, attempt_json, data
 from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import composed, published
@@ -235,3 +236,56 @@ def test_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: 
     done = causal(tmp_path)
     assert (done.code, done.failure["code"]) == (1, "quantiser_missing")
     assert "pip install 'permafrost[quant]'" in done.failure["message"]
+
+
+def made(root: Path, kind: str, **model: Any) -> tuple[Attempt, dict[str, str]]:
+    """A job over a plain base that is quantised at loading, and the digests that a process without data computes."""
+    place = Workspace(root).create()
+    tiny.llama(place.base, hidden_size=64, intermediate_size=128)
+    spec = TINY | {"adapter": LORA, "quantize": kind} | model
+    apart = causal(root, model=spec, stage="quantise", data={})
+    assert apart.code == 0, apart.reports[-1]
+    digests = json.loads(place.quantised.read_text())
+    return causal(root, model=spec), digests
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_plain_base_is_quantised_while_it_is_loaded(tmp_path: Path, kind: str) -> None:
+    """The evidence is about the plain base: each weight has one digest of codes and scales, the same at the end."""
+    done, again = made(tmp_path, kind)
+    assert done.code == 0, done.reports[-1]
+    assert all(".lora_" in name for name in done.result)
+    row = done.observed[f"base_model.model.{LAYER}.base_layer.weight"]
+    assert (row["base"], row["result"]) == ([{"name": f"{LAYER}.weight", "rows": None}], [])
+    assert row["loaded"] == row["trained"] and row["dtype"] == ("U8" if kind == "nf4" else "I8")
+    assert {each["name"] for seen in done.observed.values() for each in seen["base"]} == set(done.base)
+    assert done.of("step")[-1]["loss"] < done.of("step")[0]["loss"]
+    judged = judge(done, quantised=again)
+    assert judged.verdict == "verified", judged.reason
+    frozen = {each.base.name: each for each in judged.rows if each.role == "frozen" and each.base}
+    assert set(frozen) == set(done.base) and frozen[f"{LAYER}.weight"].quantised == again[f"{LAYER}.weight"]
+    assert len(again) == 14 and frozen["model.norm.weight"].quantised is None
+    report = verified(done, judged, published(done, tmp_path / "adapter"))
+    assert not report.problems, report.problems
+    assert any("quantised for training" in warning for warning in report.warnings)
+
+
+def test_a_trainer_that_lies_about_its_codes_is_found(tmp_path: Path) -> None:
+    """It may have trained on other weights than the base's: what it reports is not what quantising gives again."""
+    done, again = made(tmp_path, "nf4")
+    observed = done.observations
+    name = f"base_model.model.{LAYER}.base_layer.weight"
+    for row in observed["tensors"]:
+        if row["name"] == name:
+            row["loaded"] = row["trained"] = "0" * 64
+    done.place.observations.write_text(json.dumps(observed))
+    judged = judge(done, quantised=again)
+    assert judged.verdict == "violated" and judged.reason is not None
+    assert name in judged.reason and "when that was done again" in judged.reason
+    missing = judge(done, quantised={key: digest for key, digest in again.items() if key != f"{LAYER}.weight"})
+    assert missing.verdict != "verified"
+
+
+def test_a_stored_quantised_base_is_not_quantised_again(tmp_path: Path) -> None:
+    done = causal(tmp_path, model=TINY | {"adapter": LORA, "quantize": "nf4"})
+    assert (done.code, done.failure["param"]) == (1, "model.quantize")
