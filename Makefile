@@ -30,7 +30,7 @@ $(READY): pyproject.toml requirements.lock tools/peers.toml
 	@$(PYTHON) -m venv .venv
 	@$(PIP) "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) -e '.[worker,demo,otel,test,check,guide,mcp,quant]'
-	@$(BIN)/python -m tools.peers model-signing openai triton hadolint kubernetes promql schemas >/dev/null
+	@$(BIN)/python -m tools.peers model-signing mlflow openai triton hadolint kubernetes promql schemas >/dev/null
 	@touch $@
 
 guide: $(GUIDE) ## docs/ as a site, which the service shows at /guide

@@ -20,6 +20,7 @@ from app.curves.routes import router as curves
 from app.db import Database
 from app.evidence.log_routes import router as transparency
 from app.evidence.routes import router as evidence
+from app.exports.routes import router as exports
 from app.files.routes import router as files
 from app.freeze.routes import router as freeze
 from app.guide.routes import mount_guide
@@ -132,6 +133,7 @@ def _routes() -> list[BaseRoute]:
         evidence,
         transparency,
         papers,
+        exports,
         report,
         freeze,
         files,

@@ -25,6 +25,7 @@ from app.storage.blobs import Storage
 from app.webhooks.courier import Courier
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Device, Slots, find_devices, idle_gpu
+from worker.supervisor.exports.exporter import Exporter
 from worker.supervisor.identity import identity
 from worker.supervisor.installation import read_installation
 from worker.supervisor.maintenance import Maintenance
@@ -48,6 +49,7 @@ class WorkerProcess:
     runner: Runner
     maintenance: Maintenance
     courier: Courier
+    exporter: Exporter
 
     def serve(self) -> None:
         """Work until SIGTERM or SIGINT; then trainers save their state and their jobs go back into the queue."""
@@ -58,11 +60,13 @@ class WorkerProcess:
         # Before Celery is ready: it waits for the broker, and jobs must not.
         self.maintenance.start()
         self.courier.start()
+        self.exporter.start()
         try:
             self._listen()
         finally:
             self.runner.stopping.set()
             self.courier.close()
+            self.exporter.close()
             self.maintenance.close()
             self.runner.forkserver.close()
             self.runner.db.close()
@@ -126,7 +130,8 @@ def make_worker(settings: Settings, *, starts_jobs: bool = True) -> WorkerProces
     wakes = lambda model_id: wake_model(celery, model_id)  # noqa: E731 - with this application
     maintenance = Maintenance(runner, wake_model=wakes, starts_jobs=starts_jobs)
     _add_tasks(celery, runner)
-    return WorkerProcess(celery, runner, maintenance, Courier(runner.db, settings))
+    exporter = Exporter(runner.db, runner.storage, settings)
+    return WorkerProcess(celery, runner, maintenance, Courier(runner.db, settings), exporter)
 
 
 def _devices(settings: Settings) -> list[Device]:

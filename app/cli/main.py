@@ -60,6 +60,7 @@ def make_app() -> "Typer":
     from app.cli.models import app as models
     from app.cli.openai_export import app as imports
     from app.cli.papers import bom, pack
+    from app.cli.push import push
     from app.cli.secrets import app as secrets
     from app.cli.sweep import sweep
     from app.ops.backup.command import backup, restore
@@ -88,6 +89,7 @@ def make_app() -> "Typer":
         jobs.show: "Show a job: state, verdict, what comes next.",
         jobs.logs: "Print what a job's trainers printed.",
         jobs.report: "Write a job as one HTML file.",
+        push: "Send a result to a hub, a store or MLflow.",
         bom: "Write a result's bill of materials.",
         pack: "Pack a job for an auditor, in one folder.",
         jobs.cancel: "Cancel jobs.",

@@ -35,14 +35,14 @@ class SecretSet(RequestBody):
         default="",
         max_length=256,
         pattern=r"^[A-Za-z0-9._/:-]*$",
-        description="What it is used for alone: of a hub an owner or `owner/name`, of a store a bucket. Empty: "
-        "everything of its kind. The narrowest scope that fits decides.",
+        description="What it is used for alone: of a hub an owner or `owner/name`, of a store a bucket, of MLflow a "
+        "host. Empty: everything of its kind. The narrowest scope that fits decides.",
     )
     # Checked by app.secrets.kinds: the schema's own errors would repeat what was sent.
     value: str | dict[str, str] = Field(
         repr=False,
-        description="A hub's token as text; of `s3` an object with `access_key_id` and `secret_access_key`, and if "
-        "needed `session_token`, `endpoint_url` and `region`. No answer ever has it.",
+        description="A hub's or MLflow's token as text; of `s3` an object with `access_key_id` and "
+        "`secret_access_key`, and if needed `session_token`, `endpoint_url` and `region`. No answer ever has it.",
     )
 
 

@@ -50,6 +50,9 @@ def prepare(
 
     Raises what the submission of a job raises, with `param` as a path in the sweep's request.
     """
+    if request.job.destinations:
+        message = "job.destinations: a sweep sends nothing; send the best result afterwards (`permafrost push`)"
+        raise InvalidRequest(message, param="job.destinations", code="not_in_a_sweep")
     variations = expand(request)
     jobs, checked = _jobs(context, request, variations)
     metric = RankingMetric.chosen(request.metric, task=checked[0].task, validated=_validated(request, checked))

@@ -21,7 +21,7 @@ from tests.conftest import Deployment
 NEEDS = {
     "reader": {
         "listPaginatedFineTuningJobs", "retrieveFineTuningJob", "listFineTuningEvents", "listFineTuningJobCheckpoints",
-        "listFineTuningJobLogs",
+        "listFineTuningJobLogs", "listExports",
         "listFineTuningJobMetrics", "retrieveEvidence", "downloadAttestation", "downloadModelSignature",
         "downloadJobReport", "downloadBillOfMaterials", "retrieveLog", "downloadLogCheckpoint", "downloadLogTile",
         "listParameters", "listSigningKeys", "previewFreezePolicy", "readFreezePolicySchema", "listFiles",
@@ -35,7 +35,7 @@ NEEDS = {
         "deleteFile", "deleteModel", "createFineTuningSweep", "cancelFineTuningSweep", "deleteFineTuningSweep",
         "deleteFineTuningJob", "createUpload", "addUploadPart", "completeUpload", "cancelUpload",
         "new_job_page", "createJobByForm", "createFileByForm", "cancelJobByForm", "pauseJobByForm", "resumeJobByForm",
-        "deleteModelByForm", "deleteJobByForm", "listSecrets", "retrieveSecret",
+        "deleteModelByForm", "deleteJobByForm", "listSecrets", "retrieveSecret", "createExport",
     },
     "admin": {
         "registerModel", "registerModelByForm", "setSecret", "deleteSecret",
@@ -74,6 +74,7 @@ BODIES: dict[str, Any] = {
     "completeUpload": {"part_ids": ["part-none"]},
     "registerModel": {"path": "none"},
     "compareModels": {"base": "none", "result": "none"},
+    "createExport": {"destination": "s3://bucket/prefix"},
     "setSecret": {"name": "hub", "kind": "hub", "value": "hf_canary"},
     "createWebhookEndpoint": ENDPOINT,
     "updateWebhookEndpoint": {"name": "b"},

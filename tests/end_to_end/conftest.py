@@ -137,6 +137,7 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "OMP_NUM_THREADS": "1",
         "HF_ENDPOINT": hub.url,
         "HF_HUB_OFFLINE": "0",
+        "PERMAFROST_FETCH_ALLOW": "127.0.0.0/8",
     }
     if request.param == "deployed":
         environment["PERMAFROST_DATABASE_URL"] = request.getfixturevalue("service_database")

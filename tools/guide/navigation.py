@@ -26,6 +26,7 @@ GUIDES = (
     "many-machines.md",
     "keys.md",
     "secrets.md",
+    "exports.md",
     "webhooks.md",
     "agents.md",
 )

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Database, now
 from app.errors import Conflict
+from app.exports import queue as exports
 from app.jobs.queue import checkpoints, claims, event_log, usage
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
 from app.jobs.queue.attempt_rows import changed_columns, store_outcome, store_updates
@@ -48,6 +49,7 @@ def submit(
     active_limit: int | None = None,
     protect: Protect = lambda session, job: None,
     aging: float = AGING,
+    destinations: Sequence[str] = (),
 ) -> tuple[Job, bool]:
     """Stores a new job and returns it, or the one that the same request made before (and True).
 
@@ -55,7 +57,7 @@ def submit(
     request of the last minutes is then taken to be the same one: the SDK retries POSTs without sending a key.
     `active_limit` is how many jobs of a project may be under way, this one included. `protect` keeps the files and
     models that the job needs from being deleted until it is stored, and raises where one is gone already. `aging` is
-    how many seconds of waiting a point of priority is worth.
+    how many seconds of waiting a point of priority is worth. `destinations` get the result once there is one.
     """
 
     def once() -> tuple[Job, bool]:
@@ -66,6 +68,8 @@ def submit(
                 return earlier, True
 
             store(session, [job], active_limit=active_limit, protect=protect, aging=aging)
+            for url in destinations:
+                exports.add(session, project=job.project, job_id=job.id, destination=url, status="waiting")
             session.refresh(job)
             return job, False
 
@@ -327,6 +331,8 @@ def _move(
         return False
     usage.note(session, moved.project, moved.devices * ((to in LEASED) - (before in LEASED)))
     announce(session, f"fine_tuning.job.{to}", project=moved.project, object_id=job_id)
+    if to in TERMINAL:
+        exports.release(session, job_id, to)
     return True
 
 

@@ -136,6 +136,14 @@ class JobCreate(RequestBody):
         description="true: an event file for TensorBoard beside the result's curves as JSONL and CSV.",
     )
 
+    destinations: list[str] | None = Field(
+        default=None,
+        max_length=8,
+        description="Where the result goes once the job has succeeded: `hf://owner/name`, `s3://bucket/prefix`, "
+        "`mlflow://host/experiment?model=name`. A worker sends it and tries again; nothing of the job waits for it.",
+        examples=[["s3://acme-results/encoder"]],
+    )
+
     dry_run: bool = Field(
         default=False,
         description="Checks everything, previews the plan, estimates time and memory, and makes no job: the "

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from app import tracing
 from app.db import new_id, now
 from app.errors import Gone, ModelError, NotFound
+from app.exports.destinations import check_address
+from app.exports.destinations import parse as parse_destination
 from app.files.queries import find_file
 from app.files.quota import check_quota
 from app.files.tables import File
@@ -43,6 +45,7 @@ from app.specs.hyperparameters import Hyperparameters
 from app.specs.models import TransformersSpec, adapter_start
 from app.specs.optimizer_rules import refuse_ignored_options
 from app.specs.rules import refuse_task_conflicts
+from app.webhooks.addresses import Reach
 
 #: Larger files are read by a worker, line by line, before it trains.
 INLINE_BYTES: Final = 4 << 20
@@ -88,6 +91,7 @@ def examine(
     check_quota(context.session, context.project, asked=0, limit=context.settings.max_project_bytes)
     resources = request.resources or Resources()
     refuse_more_than_the_limit(context, resources.devices)
+    _refuse_destinations(context, request)
     model = sibling.chosen if sibling else _chosen(context, request)
     refuse_quantised(context, model)
     policy = _policy(request, model)
@@ -184,6 +188,14 @@ def protect_inputs(session: Session, job: Job, *, new_files: Mapping[str, File] 
                 find_model(session, job.project, model_id, lock="keep")
             except (NotFound, Gone) as error:
                 raise ModelError(error.message, param="model", code=error.code) from None
+
+
+def _refuse_destinations(context: SubmissionContext, request: JobCreate) -> None:
+    """InvalidRequest for a destination that nothing could ever be sent to."""
+    reach = Reach.parse(context.settings.fetch_allow)
+    for at, url in enumerate(request.destinations or ()):
+        param = f"destinations[{at}]"
+        check_address(parse_destination(url, param=param), param=param, reach=reach)
 
 
 def _chosen(context: SubmissionContext, request: JobCreate) -> ChosenModel:

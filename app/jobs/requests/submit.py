@@ -46,7 +46,15 @@ def submit(
 
     protect = partial(protect_inputs, new_files=context.new_files)
     limit, aging = settings.max_active_jobs, settings.aging_seconds
-    job, repeated = lifecycle.submit(database, job, retried=retried, active_limit=limit, protect=protect, aging=aging)
+    job, repeated = lifecycle.submit(
+        database,
+        job,
+        retried=retried,
+        active_limit=limit,
+        protect=protect,
+        aging=aging,
+        destinations=tuple(dict.fromkeys(spec.destinations or ())),
+    )
     if not repeated:
         log.info("job submitted", job=job.id, project=project)
         services.notifier.wake(job.id)

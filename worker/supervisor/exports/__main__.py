@@ -1,0 +1,47 @@
+"""The process that sends one export: `python -m worker.supervisor.exports`."""
+
+import json
+import sys
+from pathlib import Path
+
+from app.exports.destinations import parse
+from app.jsontypes import JsonDict
+from app.webhooks.addresses import AddressRefused, Reach
+from worker.supervisor.exports import to_hub, to_mlflow, to_store
+from worker.supervisor.exports.material import DESCRIPTION, RESULT
+from worker.supervisor.process.fetcher import take
+from worker.supervisor.process.tied import LIFELINE, die_with
+from worker.supervisor.sources.arriving import Later, SourceRefused
+from worker.supervisor.sources.network import confine
+
+
+def main(answer: str, pipe: str, *arguments: str) -> None:
+    die_with(LIFELINE)
+    folder, allowed, name = arguments
+    secret = take(pipe)
+    told = json.loads((Path(folder) / DESCRIPTION).read_text())
+    try:
+        result = _send(Path(folder) / RESULT, told, secret, allowed=allowed, name=name)
+    except SourceRefused as error:
+        result = {"error": str(error), "code": error.code}
+    except AddressRefused:
+        message = "results may not be sent to the address of this destination (see PERMAFROST_FETCH_ALLOW)"
+        result = {"error": message, "code": "invalid_destination"}
+    except Later as error:
+        result = {"error": str(error), "code": "destination_unavailable", "again": True}
+    Path(answer).write_text(json.dumps(result))
+
+
+def _send(result: Path, told: JsonDict, secret: dict[str, str] | None, *, allowed: str, name: str) -> JsonDict:
+    destination = parse(told["destination"], param="destination")
+    if destination.kind == "hub":  # at the operator's own choice of a hub
+        token = (secret or {}).get("token")
+        return to_hub.send(destination, result, job=told["job"], token=token, name=name)
+    confine(Reach.parse(allowed))
+    if destination.kind == "s3":
+        return to_store.send(destination, result, keys=secret, name=name)
+    return to_mlflow.send(destination, result, told, secret=secret, name=name)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
