@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from app.jobs.answers import MetricList, MetricPoint
@@ -27,12 +27,10 @@ def metrics(
     within += [Metric.split == split] if split is not None else []
     within += [Metric.seq > after] if after else []
 
-    keys = session.execute(select(Metric.step, Metric.split).where(*within).order_by(Metric.step, Metric.split)).all()
-    chosen = _thinned(keys, limit) if len(keys) > limit else keys
-    chosen_keys = {(step, kind) for step, kind in chosen}
-    points = _points(session, _at(chosen, sampled=len(chosen) < len(keys), within=within))
-    data = [point for point in points if (point.step, point.split) in chosen_keys]
-    return MetricList(data=data, sampled=len(chosen) < len(keys), has_more=False)
+    total = session.scalars(select(func.count()).select_from(Metric).where(*within)).one()
+    points = _thinned(within, total, limit) if total > limit else select(*_COLUMNS).where(*within)
+    data = list(_points(session, points.order_by("step", "split")))
+    return MetricList(data=data, sampled=total > limit, has_more=False)
 
 
 def _blocks(session: Session, job_id: str, after: int, upto: int) -> list[Block]:
@@ -50,12 +48,11 @@ def _points(session: Session, statement: _Select) -> Iterator[MetricPoint]:
         yield MetricPoint(step=step, split=split, seq=seq, values=values)
 
 
-def _at(chosen: Sequence[tuple[int, str]], *, sampled: bool, within: Sequence[ColumnElement[bool]]) -> _Select:
-    statement = select(*_COLUMNS).where(*within).order_by(Metric.step, Metric.split)
-    return statement.where(Metric.step.in_(sorted({step for step, _ in chosen}))) if sampled else statement
-
-
-def _thinned(keys: Sequence[tuple[int, str]], limit: int) -> list[tuple[int, str]]:
-    if limit == 1:
-        return [keys[-1]]
-    return [keys[round(index * (len(keys) - 1) / (limit - 1))] for index in range(limit)]
+def _thinned(within: Sequence[ColumnElement[bool]], total: int, limit: int) -> _Select:
+    """Every point at which `limit` - 1 equal parts of the curve begin, and the last one."""
+    number = func.row_number().over(order_by=(Metric.step, Metric.split)) - 1
+    rows = select(*_COLUMNS, number.label("number")).where(*within).subquery()
+    at, parts = rows.c.number, max(limit - 1, 1)
+    begins = (at * parts) // (total - 1) > ((at - 1) * parts) // (total - 1)
+    chosen = begins | (at == 0) if limit > 1 else at == total - 1
+    return select(rows.c.step, rows.c.split, rows.c.seq, rows.c["values"]).where(chosen)

@@ -2,8 +2,11 @@
 
 import math
 import re
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any, Final
 
@@ -36,7 +39,7 @@ KEY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DrawnTensor:
     """What the picture shows of one tensor."""
 
@@ -49,7 +52,7 @@ class DrawnTensor:
     relative: float | None  # L2 norm of its change over that of the base
     sha256: str | None
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """The class of its colour, as in KEY."""
         if self.role in _PLANNED:
@@ -64,13 +67,14 @@ class DrawnTensor:
             return "b"
         if not self.changed:
             return "t0"
-        return next(shade for limit, shade in SHADES if (self.relative or 0.0) < limit)
+        shade = bisect_right(SHADES, self.relative or 0.0, key=lambda shade: shade[0])
+        return SHADES[min(shade, len(SHADES) - 1)][1]  # the change of weights that are not finite is infinite
 
-    def text(self, *, full: bool) -> str:
+    def text(self, layer: str, *, full: bool) -> str:
         """Name, shape, what became of it, and its digest; a short form where thousands are on a page."""
         shape = "×".join(map(str, self.shape)) or "scalar"
         if not full:
-            name = self.name.removeprefix(f"{layer_of(self.name)}.")
+            name = self.name.removeprefix(f"{layer}.")
             return " ".join(filter(None, (name, shape, self._short(), (self.sha256 or "")[:_DIGEST])))
         change = "" if self.relative is None else f" {self.relative:.2g}"
         return " · ".join(filter(None, (self.name, f"{self.dtype} {shape}", self._state() + change, self.sha256)))
@@ -167,7 +171,7 @@ def _layer(name: str, tensors: Sequence[DrawnTensor], *, top: float, height: flo
     for tensor, kind in zip(tensors, kinds, strict=True):
         width = WIDTH * tensor.elements / size
         own = "" if kind == usual else f' class="{kind}"'
-        title = escape(tensor.text(full=full), quote=False)
+        title = escape(tensor.text(name, full=full), quote=False)
         shape = f"M{left:.4g} 0h{width:.3g}v{height:.3g}h-{width:.3g}"
         parts.append(f'<path{own} d="{shape}"><title>{title}</title></path>')
         left += width
@@ -177,13 +181,7 @@ def _layer(name: str, tensors: Sequence[DrawnTensor], *, top: float, height: flo
 
 
 def _summary(tensors: Sequence[DrawnTensor]) -> str:
-    counts: dict[str, int] = {}
-    for tensor in tensors:
-        kind = (
-            "trained"
-            if tensor.kind.startswith("t")
-            else {"f": "frozen", "v": "changed though frozen"}.get(tensor.kind, "other")
-        )
-        counts[kind] = counts.get(kind, 0) + 1
+    words = {"f": "frozen", "v": "changed though frozen"} | dict.fromkeys(("t0", *(s for _, s in SHADES)), "trained")
+    counts = Counter(words.get(tensor.kind, "other") for tensor in tensors)
     listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     return f"Freeze map: {len(tensors):,} tensors in their layers, area by parameters: {listed}. Arrow keys read them."

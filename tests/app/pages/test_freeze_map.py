@@ -67,6 +67,7 @@ def test_layers_are_in_the_order_of_their_numbers() -> None:
         ({"role": "trainable", "changed": True, "relative": 1e-5}, "t1"),
         ({"role": "trainable", "changed": True, "relative": 0.05}, "t4"),
         ({"role": "trainable", "changed": True, "relative": 3.0}, "t5"),
+        ({"role": "trainable", "changed": True, "relative": float("inf")}, "t5"),
         ({"role": "split", "changed": True}, "s"),
         ({"role": "scheduled", "changed": True}, "s"),
         ({"role": "new", "changed": None}, "n"),
@@ -77,7 +78,7 @@ def test_a_colour_says_what_became_of_a_tensor(changes: dict[str, Any], kind: st
     """A frozen tensor that changed is never drawn as one that did not."""
     assert tensor("a.w", **changes).kind == kind
     for full in (True, False):
-        assert ("CHANGED though frozen" in tensor("a.w", **changes).text(full=full)) == (kind == "v")
+        assert ("CHANGED though frozen" in tensor("a.w", **changes).text("a", full=full)) == (kind == "v")
 
 
 def test_each_tensor_has_its_own_colour() -> None:
