@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,17 +55,18 @@ class TrackedModel:
 
     def plan(self, policy: Policy) -> FreezePlan:
         """Resolves the policy over this model. The base of an adapter is frozen, with or without a policy."""
-        self._refuse_remade()
+        stored = self.stored()
+        self._refuse_remade(stored)
         if not self.loaded.adapter:
             plan = resolve(policy, self.inventory)
             vocabulary.refuse_frozen_rows(plan, self.grown)
-            self._refuse_rows_in_pieces(plan)
+            self._refuse_rows_in_pieces(plan, stored)
             return plan
         new = [each.name for each in self.inventory if each.kind == "parameter" and each.name in self.loaded.new]
         if self.loaded.adapter.merge:  # the policy is about the merged model; what trains is the adapter
             policy = Policy.from_json({**policy.to_json(), "default": "train", "rules": []})
         plan = resolve(implied_policy(policy, new), self.inventory)
-        adapters.refuse_trained_base(plan, [each.live for each in self.stored() if not each.saved])
+        adapters.refuse_trained_base(plan, [each.live for each in stored if not each.saved])
         return plan
 
     @property
@@ -107,20 +108,19 @@ class TrackedModel:
 
         Raises PolicyError for a frozen tensor that loading has changed: it is not what the base holds.
         """
-        readings = self.read(plan)
+        stored = self.stored()
+        readings = self._read(plan, stored)
         prefix, new = names.prefix_of(self.model), self.loaded.new
         old = {name: readings.rows[name][(0, rows)] for name, rows in self.grown.items()}
-        self.pairs = names.match(
-            self.stored(), readings.stored, self.base, prefix=prefix, new=new, grown=old, made=self.made
-        )
+        self.pairs = names.match(stored, readings.stored, self.base, prefix=prefix, new=new, grown=old, made=self.made)
         if plan.policy.enforce:
-            self._refuse_casts(plan)
-            self._refuse_changed(plan, readings)
+            self._refuse_casts(plan, stored)
+            self._refuse_changed(plan, readings, stored)
         return readings
 
-    def _refuse_remade(self) -> None:
+    def _refuse_remade(self, stored: Sequence[StoredTensor]) -> None:
         """Raises ModelError for tensors that loading rearranges in a way that evidence cannot follow."""
-        remade = sorted(each.name for each in self.stored() if not each.live)
+        remade = sorted(each.name for each in stored if not each.live)
         if remade:
             kind = getattr(getattr(self.model, "config", None), "model_type", type(self.model).__name__)
             raise ModelError(
@@ -131,14 +131,14 @@ class TrackedModel:
                 code="unsupported_model",
             )
 
-    def _refuse_rows_in_pieces(self, plan: FreezePlan) -> None:
+    def _refuse_rows_in_pieces(self, plan: FreezePlan, stored: Sequence[StoredTensor]) -> None:
         """Raises PolicyError for partly frozen tensors that the files hold in pieces, such as fused experts.
 
         A row of the whole is not a row of a piece, and a piece has no intervals of its own.
         """
         rows = {each.name for each in plan.split}
         partly = rows | {each.name for each in plan.decisions if each.scheduled}
-        for each in self.stored():
+        for each in stored:
             if each.part and each.live in partly:
                 what = "rows of " if each.live in rows else "for some steps "
                 raise PolicyError(
@@ -147,9 +147,9 @@ class TrackedModel:
                     param="freeze_policy",
                 )
 
-    def _refuse_casts(self, plan: FreezePlan) -> None:
+    def _refuse_casts(self, plan: FreezePlan, stored: Sequence[StoredTensor]) -> None:
         frozen = {each.name: each for each in plan.decisions if each.intervals and each.name not in self.made}
-        for each in self.stored():
+        for each in stored:
             base = self.base.get(self.pairs.get(each.name, ""))
             if each.live not in frozen or base is None:
                 continue
@@ -170,11 +170,11 @@ class TrackedModel:
         held = {self.base[name].sha256 for name in used}
         return sorted(name for name, each in self.base.items() if name not in used and each.sha256 not in held)
 
-    def _refuse_changed(self, plan: FreezePlan, readings: Readings) -> None:
+    def _refuse_changed(self, plan: FreezePlan, readings: Readings, stored: Sequence[StoredTensor]) -> None:
         """Raises PolicyError for a frozen tensor whose bytes are not the base's before training has begun."""
         frozen = {each.name for each in plan.decisions if each.intervals and not each.scheduled} - set(self.grown)
         frozen -= set(self.made)
-        for each in self.stored():
+        for each in stored:
             base = self.base.get(self.pairs.get(each.name, ""))
             if each.live not in frozen or base is None or base.sha256 == readings.stored[each.name]:
                 continue
@@ -187,6 +187,10 @@ class TrackedModel:
             )
 
     def read(self, plan: FreezePlan) -> Readings:
+        """Digests of the live tensors, of the rows that the plan tells apart, and of what the result would hold."""
+        return self._read(plan, self.stored())
+
+    def _read(self, plan: FreezePlan, stored: Sequence[StoredTensor]) -> Readings:
         whole, live = observe(self.model), self.live()
         whole |= {codes: digest_of({ref.leaf: whole[ref.name] for ref in parts}) for codes, parts in self.made.items()}
         ranges = {each.name: [*each.frozen_rows, *each.trainable_rows] for each in plan.split}
@@ -195,7 +199,7 @@ class TrackedModel:
         return Readings(
             whole=whole,
             rows={name: {(a, b): digest(live[name][a:b]) for a, b in spans} for name, spans in ranges.items()},
-            stored={each.name: digest(each.tensor) if each.part else whole[each.live] for each in self.stored()},
+            stored={each.name: digest(each.tensor) if each.part else whole[each.live] for each in stored},
         )
 
 
