@@ -81,6 +81,17 @@ def _(world: World) -> Options:
     reconfigured(world, llm_int8_threshold=1.0)
 
 
+@attack(
+    "45-quantised-result-that-quantises-a-plain-layer-of-the-base",
+    only="quantised",
+    levels=(3,),
+    world=quantised_world,
+)
+def _(world: World) -> Options:
+    """A layer of 4-bit codes is made for plain weights, and rounds them once they move to a GPU."""
+    reconfigured(world, llm_int8_skip_modules=[])
+
+
 @attack("45-quantised-result-whose-scales-train", only="quantised", world=quantised_world)
 def _(world: World) -> Options:
     """The codes are proved, and what they stand for is not."""

@@ -64,6 +64,13 @@ def _same_as_base(context: CheckContext, value: Mapping[str, Any]) -> Iterator[P
         if base[key] != value[key]:
             reason = f"{QUANTISED}.{key} is {value[key]!r}, and {base[key]!r} in the base; set the base's value"
             yield Problem("quantised", reason, CONFIG)
+    lost = sorted({*(base.get(_SKIPPED) or ())} - {*(value.get(_SKIPPED) or ())})
+    if lost:
+        reason = (
+            f"{QUANTISED}.{_SKIPPED} lacks {lost[0]!r}, which the base leaves out: loaders make a quantised layer of"
+            " it, which rounds its weights on a GPU; add it"
+        )
+        yield Problem("quantised", reason, CONFIG)
 
 
 def _stored(context: CheckContext) -> Any:
