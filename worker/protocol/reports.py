@@ -99,6 +99,8 @@ def _log_line(type: str, content: Mapping[str, Any]) -> str:
         return f"stage: {content['stage']}"
     if type in ("event", "failed"):
         return f"{content.get('level', 'error' if type == 'failed' else 'info')}: {content.get('message')}"
+    if type == "memory":
+        return f"memory in MB: {', '.join(f'{name} {value / 1e6:.1f}' for name, value in content.items())}"
     if type == "checkpoint":
         return f"checkpoint after step {content.get('step')}"
     if type in ("step", "evaluation"):

@@ -27,6 +27,7 @@ from worker.trainer.ranks.replicas import refuse_different_replicas
 from worker.trainer.training import loop, tasks
 from worker.trainer.training.divergence import Diverged
 from worker.trainer.training.loop import Ending, Run
+from worker.trainer.training.memory_parts import memory_parts
 from worker.trainer.training.setup import assemble, whole_model
 from worker.trainer.training.stop import StopRequest, TrainingStopped
 from worker.trainer.witness.report import WitnessReport
@@ -90,6 +91,7 @@ def train(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: Stop
                     ending = loop.train(run)
             except Diverged as diverged:
                 raise _explained(diverged, workspace) from None
+        reporter.report("memory", **memory_parts(run.state, run.job.device))
         if run.passes.prefix is not None:
             run.passes.prefix.close()
         report = run.witness.report()

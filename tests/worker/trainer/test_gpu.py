@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from tests.worker.trainer.attempts import Attempt, attempt
+from tests.worker.trainer.judging import judge
+from tests.worker.trainer.models.test_quantised import causal, made
 from tests.worker.trainer.ranks.test_together import POLICIES, bert
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder
@@ -103,3 +105,21 @@ def test_two_devices_end_as_one_does(tmp_path: Path, strategy: str) -> None:
     again = order(tmp_path / "resumed", **wanted)
     copy_checkpoints(both, tmp_path / "resumed", drop=2)
     assert attempt(again, tmp_path / "resumed").code == 0
+
+
+@pytest.mark.parametrize("kind", ["nf4", "nf4-nested", "int8"])
+@pytest.mark.parametrize("quantize", [False, True])
+def test_quantised_base_on_the_device(tmp_path: Path, kind: str, quantize: bool) -> None:
+    """Codes and scales move together, have the base's bytes there, and the run has the same bits again."""
+    if quantize and kind == "nf4-nested":
+        pytest.skip("scales are nested where a base is stored so")
+    runs = []
+    for name in ("one", "two"):
+        if quantize:
+            done, again = made(tmp_path / name, kind, device="cuda")
+        else:
+            done, again = causal(tmp_path / name, kind, device="cuda"), {}
+        assert done.code == 0, done.reports[-1]
+        assert judge(done, quantised=again).verdict == "verified"
+        runs.append(done)
+    assert_same(*runs)

@@ -66,6 +66,18 @@ def digest_of(parts: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def follow(model: nn.Module) -> None:
+    """After a model was moved: brings along what an 8-bit layer leaves behind.
+
+    torch moves the data of a parameter and keeps the object, whose attributes stay where they were. A 4-bit weight
+    moves its scales itself.
+    """
+    for module in model.modules():
+        weight: Any = module._parameters.get("weight")
+        if type(weight).__name__ == _EIGHT_BITS and weight.SCB is not None:
+            weight.CB, weight.SCB = weight.data, weight.SCB.to(weight.device)
+
+
 def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
     """The shape of the weight that a tensor holds the codes of; None where it is no such tensor or has that shape."""
     if (known := getattr(tensor, _UNPACKED, None)) is not None:

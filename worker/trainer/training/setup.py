@@ -17,6 +17,7 @@ from worker.trainer.data.reading import DataSplits
 from worker.trainer.data.text import longest, pad_id
 from worker.trainer.freeze import fixed
 from worker.trainer.freeze.apply import freeze
+from worker.trainer.freeze.quantised_parts import follow
 from worker.trainer.freeze.refusals import refuse
 from worker.trainer.models import loading, merging, quantised
 from worker.trainer.models.tracked import TrackedModel
@@ -173,6 +174,7 @@ def _state(job: TrainingJob, tracked: TrackedModel) -> TrainingState:
         shard(model, job.group, job.device)
     else:
         model.to(job.device)
+        follow(model)
     frozen = freeze(model, job.plan, dropout=settings.frozen_dropout)
     built = optimizer.build(
         settings.optimizer,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.freeze.quantised_parts import holds_scales, lay_out, scales, shape_of
+from worker.trainer.freeze.quantised_parts import follow, holds_scales, lay_out, scales, shape_of
 from worker.trainer.freeze.tensor_refs import tensor_refs
 from worker.trainer.witness.witness import Witness
 
@@ -85,3 +85,17 @@ def test_a_layout_has_names_and_shapes_without_bytes() -> None:
     infos = {info.name: info for info in tensors(model)}
     assert infos["0.weight"].unpacked == (32, 64) and infos["0.weight.absmax"].kind == "buffer"
     assert infos["0.weight"].module_types == ("Sequential", "Linear4bit")
+
+
+@pytest.mark.parametrize("kind", ["plain", "nested", "int8"])
+def test_what_a_moved_layer_computes_with_is_what_it_holds(kind: str) -> None:
+    """torch gives a moved parameter other data and keeps the object; the codes that an 8-bit layer reads follow."""
+    model = layer(kind)
+    given = torch.randn(2, 64)
+    before = model.train()(given)
+    model = layer(kind)
+    model[0].weight.data = model[0].weight.data.clone()
+    follow(model)
+    held = getattr(model[0].weight, "CB", model[0].weight)
+    assert held.data_ptr() == model[0].weight.data_ptr()
+    assert torch.equal(model.train()(given), before)

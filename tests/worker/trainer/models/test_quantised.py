@@ -22,6 +22,7 @@ from tests.worker.trainer.attempts import Attempt, attempt_json, data
 from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import composed, published
 from tests.worker.trainer.quantised_bases import reconfigure
+from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import Workspace
 from worker.trainer.models import quantised
 from worker.trainer.models.manifest import describe
@@ -238,15 +239,15 @@ def test_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: 
     assert "pip install 'permafrost[quant]'" in done.failure["message"]
 
 
-def made(root: Path, kind: str, **model: Any) -> tuple[Attempt, dict[str, str]]:
+def made(root: Path, kind: str, *, device: str = "cpu") -> tuple[Attempt, dict[str, str]]:
     """A job over a plain base that is quantised at loading, and the digests that a process without data computes."""
     place = Workspace(root).create()
     tiny.llama(place.base, hidden_size=64, intermediate_size=128)
-    spec = TINY | {"adapter": LORA, "quantize": kind} | model
+    spec = TINY | {"adapter": LORA, "quantize": kind}
     apart = causal(root, model=spec, stage="quantise", data={})
     assert apart.code == 0, apart.reports[-1]
     digests = json.loads(place.quantised.read_text())
-    return causal(root, model=spec), digests
+    return causal(root, model=spec, device=device), digests
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
@@ -289,3 +290,14 @@ def test_a_trainer_that_lies_about_its_codes_is_found(tmp_path: Path) -> None:
 def test_a_stored_quantised_base_is_not_quantised_again(tmp_path: Path) -> None:
     done = causal(tmp_path, model=TINY | {"adapter": LORA, "quantize": "nf4"})
     assert (done.code, done.failure["param"]) == (1, "model.quantize")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_resumed_run_has_the_same_bits(tmp_path: Path, kind: str) -> None:
+    """From a checkpoint, which holds what trains alone."""
+    whole = causal(tmp_path / "whole", kind)
+    copy_checkpoints(whole, tmp_path / "resumed", drop=0)
+    resumed = causal(tmp_path / "resumed", kind)
+    assert any("step 2" in str(each["message"]) for each in resumed.of("event")), resumed.of("event")
+    assert_same(whole, resumed)
+    assert judge(resumed).verdict == "verified"
