@@ -32,7 +32,7 @@ def changed_columns(session: Session, lease: Lease, updates: AttemptUpdates | No
 
 def store_updates(session: Session, lease: Lease, updates: AttemptUpdates, *, last_point: int, at: datetime) -> None:
     """Adds events, points of curves and checkpoints; `last_point` is the number of the newest of these points."""
-    event_log.append(session, lease.job_id, updates.events)
+    event_log.append(session, lease.job_id, updates.events, at=at)
 
     for seq, (step, split, values) in enumerate(updates.metrics, start=last_point - len(updates.metrics) + 1):
         session.merge(Metric(job_id=lease.job_id, step=step, split=split, seq=seq, values=values))
@@ -54,4 +54,4 @@ def store_outcome(session: Session, lease: Lease, outcome: Outcome, *, at: datet
     if outcome.model is not None and outcome.last_checkpoint is not None:
         outcome.last_checkpoint.model_id = outcome.model.id
         checkpoints.store(session, lease.job_id, lease.attempt, outcome.last_checkpoint, at)
-    event_log.append(session, lease.job_id, [*outcome.events, outcome.final_event()])
+    event_log.append(session, lease.job_id, [*outcome.events, outcome.final_event()], at=at)

@@ -27,6 +27,8 @@ UNLIMITED: Final = 2**31 - 1
 _DUE: Final = or_(Job.not_before.is_(None), Job.not_before <= bindparam("at", type_=UtcDateTime))
 #: What a claim needs of a job.
 _COLUMNS: Final = (Job.id, Job.project, Job.status, Job.attempt, Job.devices, Job.device, Job.started_at)
+#: And of its project: columns, since an object for each project of each claim costs more than the query.
+_USAGE: Final = (ProjectUsage.running, ProjectUsage.smoothed, ProjectUsage.at)
 Chosen = Row[Any]
 Statement = Select[*tuple[Any, ...]]
 
@@ -103,7 +105,7 @@ def heads(session: Session, offer: Offer, shares: ProjectShares, at: datetime) -
     found = session.execute(_heads(*offer.key, tuple(sorted(shares.limits.items()))), {"at": at})
     return [
         Candidate(
-            Contender(row.project, usage.usage_at(row.ProjectUsage, at), row.created_at),
+            Contender(row.project, usage.usage_at(row if row.at else None, at), row.created_at),
             row.id,
             row.devices,
             row.device,
@@ -138,7 +140,7 @@ def _heads(
     first = aliased(Job)
     found = head.with_only_columns(Job.id).correlate(projects).scalar_subquery()
     return (
-        select(first.project, first.id, first.created_at, first.devices, first.device, ProjectUsage)
+        select(first.project, first.id, first.created_at, first.devices, first.device, *_USAGE)
         .select_from(projects)
         .join(first, first.id == found)
         .outerjoin(ProjectUsage, ProjectUsage.project == projects.c.project)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from sqlalchemy import update
@@ -22,8 +23,11 @@ class NewEvent:
     data: JsonDict | None = None
 
 
-def append(session: Session, job_id: str, events: Sequence[NewEvent]) -> None:
-    """Numbers and stores events. Updating the counter locks the job's row, so numbers have no gaps or duplicates."""
+def append(session: Session, job_id: str, events: Sequence[NewEvent], *, at: datetime | None = None) -> None:
+    """Numbers and stores events. Updating the counter locks the job's row, so numbers have no gaps or duplicates.
+
+    `at` is their time, where the transaction has asked the database for it already.
+    """
     if not events:
         return
 
@@ -36,7 +40,7 @@ def append(session: Session, job_id: str, events: Sequence[NewEvent]) -> None:
     )
     last = session.execute(count).scalar_one()
 
-    at = now(session)
+    at = at or now(session)
     for seq, event in enumerate(events, start=last - len(events) + 1):
         row = Event(job_id=job_id, seq=seq, id=new_id("ftevent"), created_at=at, data=event.data)
         row.level, row.type, row.message = event.level, event.type, event.message

@@ -150,7 +150,7 @@ def _start(session: Session, job: claims.Chosen, worker: str, seconds: float, at
         return None
 
     started = "Job started" if attempt == 1 else f"Job started again, attempt {attempt}"
-    event_log.append(session, job.id, [NewEvent(started)])
+    event_log.append(session, job.id, [NewEvent(started)], at=at)
     return Lease(job.id, attempt, worker, seconds, job.devices, job.device)
 
 

@@ -7,9 +7,9 @@ however long a transaction takes, projects are locked for its last moment only.
 
 from collections import Counter
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Integer, event, func, literal, select, union_all
+from sqlalchemy import Integer, Row, event, func, literal, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -49,7 +49,7 @@ def lock(session: Session, project: str) -> ProjectUsage:
     return row
 
 
-def usage_at(row: ProjectUsage | None, at: datetime) -> Usage:
+def usage_at(row: ProjectUsage | Row[Any] | None, at: datetime) -> Usage:
     """The usage that a row, or no row yet, comes to at this moment."""
     if row is None:
         return Usage()
