@@ -64,6 +64,8 @@ def test_a_plain_base_is_quantised_for_a_job(service: Service, texts: str, tmp_p
     assert predicate["frozen"]["root"] == predicate["base"]["root"]
     quantised = [row for row in predicate["parameters"] if row.get("quantised")]
     assert len(quantised) == 14 and all(row["loaded"] == row["trained"] == row["quantised"] for row in quantised)
+    again = run(service, plain, texts, {}, model=job["fine_tuned_model"])  # its adapter, over the same codes
+    assert again["model_spec"]["quantize"] == "nf4" and again["evidence"]["verdict"] == "verified"
 
 
 def test_what_is_refused_at_the_request(service: Service, packed: str, texts: str) -> None:
