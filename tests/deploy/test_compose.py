@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner
 
-from app.cli.main import make_app
+from app.cli.commands import make_app
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]

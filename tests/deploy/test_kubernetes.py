@@ -8,7 +8,7 @@ import yaml
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from app.cli.main import make_app
+from app.cli.commands import make_app
 from app.db import Database
 from app.settings import Settings
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from app.cli import push as command
-from app.cli.main import make_app
+from app.cli.commands import make_app
 from app.exports import queue
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Outcome

@@ -5,7 +5,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from app.cli.main import make_app
+from app.cli.commands import make_app
 
 
 def run(url: str, *arguments: str, value: str | None = None) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import uploads
-from app.cli.main import make_app
+from app.cli.commands import make_app
 
 CONTENT = bytes(range(250)) * 40
 
