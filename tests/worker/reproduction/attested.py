@@ -66,6 +66,14 @@ class Workshop:
 
     def classifier(self, *, rows: list[dict[str, Any]] | None = None, attempts: int = 1, **columns: Any) -> Attested:
         """A fine-tune of a tiny encoder."""
+        job_id = self.submitted(rows=rows, **columns)
+        for _ in range(attempts):
+            assert self.runner.run_next()
+        data, base = self.folder / "data.jsonl", self.deployment.settings.models / "tiny"
+        return self.attested(job_id, data=data, base=base)
+
+    def submitted(self, *, rows: list[dict[str, Any]] | None = None, **columns: Any) -> str:
+        """The id of a job that waits."""
         base = self.deployment.settings.models / "tiny"
         if not base.exists():
             tiny.bert(base)
@@ -81,10 +89,7 @@ class Workshop:
             "hyperparameters": HYPERPARAMETERS,
             "policy": HEAD,
         }
-        job_id = submit(self.deployment, **values | columns)
-        for _ in range(attempts):
-            assert self.runner.run_next()
-        return self.attested(job_id, data=data, base=base)
+        return submit(self.deployment, **values | columns)
 
     def attested(self, job_id: str, *, data: Path, base: Path | None) -> Attested:
         job = job_of(self.deployment.db, job_id)

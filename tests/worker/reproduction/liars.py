@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from worker.protocol import EXIT_STOPPED, WorkOrder, Workspace
 from worker.trainer import main
+from worker.trainer.freeze.quantised_parts import holds_scales
+from worker.trainer.models import quantised
 from worker.trainer.own_word import own_word
 
-OTHER_SEED, OTHER_DATA, FEWER_STEPS, INTERRUPTED, EXCUSED = 901, 902, 903, 904, 905
+OTHER_SEED, OTHER_DATA, FEWER_STEPS, INTERRUPTED, EXCUSED, OTHER_CODES = 901, 902, 903, 904, 905, 906
 STOPPED_AFTER = 3
 
 
@@ -65,6 +69,18 @@ def interrupted(folder: Path, order: WorkOrder) -> None:
             raise SystemExit(EXIT_STOPPED) from None
 
 
+def over_other_codes(folder: Path, order: WorkOrder) -> None:
+    """One code of a base that is quantised at loading is another one, and the trainer reports it as what it loaded."""
+    honest = quantised.settle
+
+    def settle(model: nn.Module, *, made: bool = False) -> None:
+        honest(model, made=made)
+        layer: Any = next(module for module in model.modules() if holds_scales(module))
+        layer.weight.data.view(-1)[0] += 1
+
+    vars(quantised)["settle"] = settle
+
+
 TOKENS = 0
 HABITS = {
     OTHER_SEED: with_another_seed,
@@ -72,4 +88,5 @@ HABITS = {
     FEWER_STEPS: with_fewer_steps,
     INTERRUPTED: interrupted,
     EXCUSED: with_an_excuse,
+    OTHER_CODES: over_other_codes,
 }

@@ -12,7 +12,7 @@ import pytest
 
 from tests.worker.reproduction import liars
 from tests.worker.reproduction.attested import Workshop
-from tests.worker.supervisor.jobs import CSV, HEADER, submit
+from tests.worker.supervisor.jobs import CSV, HEADER, job_of, submit
 
 LORA = {"type": "transformers", "path": "tiny", "adapter": {"type": "lora", "r": 2}}
 SCHEDULE = {"rules": [{"action": "freeze", "select": {"name": "bert.encoder.**"}, "when": [{"to_step": 4}]}]}
@@ -27,10 +27,11 @@ ROWS = {
         {},
         {"policy": {"train": ["**"]}},
         {"model_spec": LORA, "policy": {}},
+        {"model_spec": LORA | {"quantize": "nf4"}, "policy": {}},
         {"policy": SCHEDULE},
         {"policy": ROWS},
     ],
-    ids=["head-only", "full", "LoRA", "schedule", "rows"],
+    ids=["head-only", "full", "LoRA", "LoRA over NF4", "schedule", "rows"],
 )
 def test_an_honest_job_is_reproduced(
     workshop: Workshop, columns: dict[str, Any], capsys: pytest.CaptureFixture[str]
@@ -40,6 +41,15 @@ def test_an_honest_job_is_reproduced(
     capsys.readouterr()  # the worker's own log
     assert job.reproduce() == 0, capsys.readouterr()
     assert capsys.readouterr().out.startswith("VERIFIED, level 4")
+
+
+def test_a_trainer_over_other_codes_gets_no_model(workshop: Workshop) -> None:
+    """The supervisor had the base quantised in a process without data, and compares."""
+    job_id = workshop.submitted(model_spec=LORA | {"quantize": "nf4"}, policy={}, seed=liars.OTHER_CODES)
+    assert workshop.runner.run_next()
+    job = job_of(workshop.deployment.db, job_id)
+    assert (job.status, job.error["code"]) == ("failed", "frozen_parameters_changed")
+    assert "was not what quantising the base gives, when that was done again" in job.error["message"]
 
 
 def test_a_job_that_was_interrupted_is_reproduced(workshop: Workshop) -> None:
