@@ -62,7 +62,10 @@ def _suffix(value: str) -> str:
 def _no_integrations(value: Any) -> Any:
     """Integrations are refused, because one that is accepted and ignored would be missed after the job."""
     if value:
-        message = "integrations are not offered: leave them out, and read the curves from /metrics (tensorboard: true)"
+        message = (
+            "integrations are not offered: name an mlflow:// address in destinations for curves and result, "
+            "or leave them out, and read the curves from /metrics (tensorboard: true)"
+        )
         raise PydanticCustomError("not_offered", message)
     return value
 
