@@ -59,7 +59,9 @@ class Tools:
     def submit(
         self,
         model: ModelName,
-        training_file: Annotated[str, Field(description="Path of a JSONL, CSV or Parquet file, or the id file-…")],
+        training_file: Annotated[
+            str, Field(description="Path of a JSONL, CSV or Parquet file, id file-…, or hf://…, s3://…, https://…")
+        ],
         freeze_policy: Policy | None = None,
         task: Task = None,
         hyperparameters: Annotated[JsonDict | None, Field(description="Such as n_epochs, learning_rate")] = None,
@@ -125,11 +127,12 @@ class Tools:
         return dict(report.to_json())
 
     def _file(self, name: str) -> str:
-        """The id of an uploaded file, which a path becomes."""
-        if name.startswith("file-") and not Path(name).exists():
+        """The id of an uploaded file, which a path becomes; a reference stays one."""
+        if "://" in name or (name.startswith("file-") and not Path(name).exists()):
             return name
         if not Path(name).is_file():
-            raise Refused(f"training_file: there is no file {name} on this machine, and it is not an id file-…")
+            message = f"training_file: there is no file {name} on this machine, and it is no id file-… or reference"
+            raise Refused(message)
         try:
             return str(upload(self._client, Path(name), purpose="fine-tune")["id"])
         except SystemExit as refusal:

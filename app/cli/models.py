@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import quote
 
+import httpx2
 import typer
 
 from app.cli.files import download
 from app.cli.output import AsJson, age, print_json, print_table, size
 from app.cli.service import Server, ask, connect, listed
+from app.evidence.verifier import verify as verifier
 from app.jsontypes import JsonDict
 from app.settings import Settings
 
@@ -85,19 +88,33 @@ def pull(
 def get(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")],
     folder: Annotated[Path, typer.Argument(file_okay=False, help="A new folder, or one that is empty.")],
+    verify: Annotated[
+        Path | None,
+        typer.Option(
+            "--verify", metavar="KEY", exists=True, dir_okay=False, help="Verify it by this public key (.pub) first."
+        ),
+    ] = None,
     as_json: AsJson = False,
     server: Server = "",
 ) -> None:
-    """Download every file of a model into a folder, to load, serve or verify it from there."""
+    """Download every file of a model into a folder, to load, serve or verify it from there.
+
+    With --verify the attestation lies in the folder, too, and the folder appears only once all of it is verified: a
+    server that watches the place around it (vLLM's LoRA resolver) never sees anything else.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise typer.BadParameter(f"{folder} is not empty: other files in it would be part of the model")
-    folder.mkdir(parents=True, exist_ok=True)
-    url = f"models/{quote(model, safe=':')}"
-    with connect(server) as client:
-        files = [file["name"] for file in ask(client, "GET", url)["files"]]
-        for name in files:
-            (folder / name).parent.mkdir(exist_ok=True)  # of a module, or of chat templates
-            download(client, f"{url}/files/{quote(name)}", folder / name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with connect(server) as client:
+            files = _download(client, model, scratch, attested=verify is not None)
+        if verify is not None:
+            _verify(scratch, verify)
+        scratch.chmod(0o755)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     if as_json:
         print_json({"model": model, "folder": str(folder), "files": files})
     typer.echo(f"{model} is in {folder}", err=True)
@@ -117,6 +134,31 @@ def rm(
         return
     for each in found:
         print(f"{each['id']} deleted")
+
+
+def _download(client: httpx2.Client, model: str, folder: Path, *, attested: bool) -> list[str]:
+    """Downloads the files of a model, and its attestation where that is wanted. Returns the files' names."""
+    url = f"models/{quote(model, safe=':')}"
+    described = ask(client, "GET", url)
+    files = [file["name"] for file in described["files"]]
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)  # of a module, or of chat templates
+        download(client, f"{url}/files/{quote(name)}", folder / name)
+    if attested:
+        if not described["job_id"]:
+            raise SystemExit(f"{model} is no result of a job here: there is no attestation to verify it by")
+        job = f"fine_tuning/jobs/{quote(described['job_id'])}"
+        download(client, f"{job}/attestation", folder / "attestation.json")
+    return files
+
+
+def _verify(folder: Path, key: Path) -> None:
+    """SystemExit with the verifier's own code, where it does not verify the folder."""
+    arguments = [str(folder / "attestation.json"), "--key", str(key), "--result", str(folder)]
+    with redirect_stdout(sys.stderr):
+        code = verifier.main(arguments)
+    if code:
+        raise SystemExit(code)
 
 
 def _row(model: JsonDict) -> tuple[str, ...]:

@@ -80,6 +80,8 @@ class Exporter:
             error, final = refused.message, True
         except PermafrostError as away:
             error = away.message
+        except OSError as broken:
+            error = f"this worker could not prepare it: {broken.strerror or broken}"
         self._complete(due, receipt, error, final=final)
 
     def _send(self, due: DueExport) -> JsonDict:

@@ -1,15 +1,16 @@
-"""Fetches an object from a store that speaks S3, in ranges, with the project's keys or without any."""
+"""Fetches an object from a store that speaks S3, with the project's keys or without any; a cut download goes on."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from app.files.references import StoreObject
 from app.webhooks.addresses import AddressRefused
 from worker.supervisor.sources.arriving import Arriving, Later, SourceRefused
 
-#: Bytes of a range, and how many ranges are under way at once.
-PART: Final = 8 << 20
-AT_ONCE: Final = 4
+CHUNK: Final = 4 << 20
+#: Seconds before each further try of a connection that was cut off.
+PAUSES: Final = (1.0, 5.0)
 
 
 def fetch(wanted: StoreObject, arriving: Arriving, *, keys: Mapping[str, str] | None, name: str) -> None:
@@ -21,23 +22,39 @@ def fetch(wanted: StoreObject, arriving: Arriving, *, keys: Mapping[str, str] | 
     size, version = int(before["size"] or 0), str(before.get("ETag") or "")
     arriving.refuse_large(size)
 
-    have = arriving.begin(version or None)
-    while have < size:
-        starts = list(range(have, min(size, have + AT_ONCE * PART), PART))
-        ends = [min(start + PART, size) for start in starts]
-        with explained(path, keys=keys, name=name):
-            parts = files.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
-        for start, end, data in zip(starts, ends, parts, strict=True):
-            if len(data) != end - start:
-                raise Later(f"s3://{path} sent {len(data):,} of {end - start:,} bytes")
-            arriving.write(data)
-        have = ends[-1]
+    for pause in (*PAUSES, None):
+        have = arriving.begin(version or None)
+        try:
+            with explained(path, keys=keys, name=name):
+                for data in _stream(files, wanted, version, have) if have < size else ():
+                    arriving.write(data)
+            break
+        except Later:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    if arriving.size != size:
+        raise Later(f"s3://{path} sent {arriving.size:,} of {size:,} bytes")
 
     with explained(path, keys=keys, name=name):
         after = files.info(path, refresh=True)
     if str(after.get("ETag") or "") != version:
         arriving.forget()
         raise Later(f"s3://{path} changed while it was fetched")
+
+
+def _stream(files: Any, wanted: StoreObject, version: str, have: int) -> Iterator[bytes]:
+    """The bytes of this version from `have` on, in one request: a range costs some stores as much as the object."""
+    from fsspec.asyn import sync
+
+    same = {"IfMatch": version} if version else {}
+    answer = files.call_s3("get_object", Bucket=wanted.bucket, Key=wanted.key, Range=f"bytes={have}-", **same)
+    body = answer["Body"]
+    try:
+        while data := sync(files.loop, body.read, CHUNK):
+            yield data
+    finally:
+        body.close()
 
 
 def store(keys: Mapping[str, str] | None) -> Any:
@@ -75,6 +92,8 @@ class explained:  # noqa: N801 - reads as a word where it is used
         bucket = self._path.partition("/")[0]
         if _refused_address(error):
             raise AddressRefused from None
+        if isinstance(error, FileExistsError):  # the store's PreconditionFailed
+            raise Later(f"s3://{self._path} changed while it was fetched") from None
         if isinstance(error, FileNotFoundError):
             raise SourceRefused(f"s3://{self._path} does not exist", code="source_not_found") from None
         if isinstance(error, PermissionError) and self._keys:

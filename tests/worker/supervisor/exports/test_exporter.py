@@ -142,6 +142,21 @@ def test_an_exporter_that_is_closed_leaves_it_to_others(deployment: Deployment, 
     assert (row.status, row.log) == ("pending", [])
 
 
+def test_a_worker_without_room_tries_again(
+    deployment: Deployment, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is an attempt like any other, and does not come back each time the lease is over."""
+    job = ended_job(deployment, "s3://results/x")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("worker.supervisor.exports.material.ExportMaterial.write", full)
+    assert exporter.round() == 1
+    (row,) = rows(deployment.db, job)
+    assert (row.status, row.lease_until) == ("pending", None) and "No space left" in str(row.error)
+
+
 def test_it_runs_beside_the_worker(deployment: Deployment, exporter: Exporter) -> None:
     """What becomes due is taken without anybody's asking."""
     arrived = threading.Event()

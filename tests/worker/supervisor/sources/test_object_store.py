@@ -1,6 +1,8 @@
-"""Objects of a store, over S3 with a real server: whole, in ranges, on after a cut; refusals in words."""
+"""Objects of a store, over S3 with a real server: whole, on after a cut; refusals in words."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,8 @@ KEYS = {"access_key_id": "mine", "secret_access_key": "canary-secret", "region":
 
 @pytest.fixture
 def keys(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(object_store, "PART", 50_000)
+    monkeypatch.setattr(object_store, "CHUNK", 50_000)
+    monkeypatch.setattr(object_store, "PAUSES", (0.0,))
     return KEYS | {"endpoint_url": s3_server}
 
 
@@ -65,7 +68,6 @@ def test_bucket_that_vanishes_halfway(
 ) -> None:
     """It is named, and no half file is taken."""
     wanted = put(s3_server, bucket, "train.jsonl", DATA)
-    monkeypatch.setattr(object_store, "AT_ONCE", 1)
     write = Arriving.write
 
     def vanishing(self: Arriving, data: bytes) -> None:
@@ -98,3 +100,27 @@ def test_refused_keys_are_named_without_their_values(keys: dict[str, str] | None
         raise PermissionError("Forbidden")
     assert refused.value.code == code and "canary" not in str(refused.value)
     assert "permafrost secrets set" in str(refused.value)
+
+
+def test_a_cut_goes_on_within_a_try(
+    s3_server: str, bucket: str, keys: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the bytes that have come, once for each pause; then another attempt has to."""
+    wanted = put(s3_server, bucket, "train.jsonl", DATA)
+    stream, begun = object_store._stream, list[int]()
+
+    def cut(files: Any, wanted: StoreObject, version: str, have: int) -> Iterator[bytes]:
+        begun.append(have)
+        for data in stream(files, wanted, version, have):
+            yield data
+            if len(begun) < 2:
+                raise ConnectionResetError("cut")
+
+    monkeypatch.setattr(object_store, "_stream", cut)
+    assert fetch(wanted, tmp_path, keys) == DATA
+    assert begun == [0, 50_000]
+    begun.clear()
+    monkeypatch.setattr(object_store, "PAUSES", ())
+    (tmp_path / "b").mkdir()
+    with pytest.raises(Later, match="cut"):
+        fetch(wanted, tmp_path / "b", keys)
