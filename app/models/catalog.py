@@ -120,7 +120,7 @@ def below_adapter(session: Session, settings: Settings, project: str, chosen: Ch
     """The model that an adapter goes on top of; one without an adapter is returned as it is."""
     if not isinstance(chosen.spec, TransformersSpec) or chosen.spec.adapter is None:
         return chosen
-    return choose(session, settings, project, replace(chosen.spec, adapter=None))
+    return choose(session, settings, project, replace(chosen.spec, adapter=None, quantize=None))
 
 
 def folders(settings: Settings) -> Iterator[Path]:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.db import Database, now
+from app.models.tables import Model
 from tests.app.conftest import Upload
 from tests.app.jobs.requests.test_base_head import CLASSIFIER, describe
 
@@ -43,3 +45,38 @@ def test_an_adapter_over_codes_is_not_merged(client: TestClient, upload: Upload,
     error = ask(client, upload, adapter={"type": "lora", "merge": True})["error"]
     assert (error["param"], error["code"]) == ("model.adapter.merge", "quantised_model")
     assert ask(client, upload, adapter={"type": "lora"})["valid"] is True
+
+
+def known(db: Database, *, layer: str, **weight: Any) -> None:
+    """The base `small`, described by a worker: one linear layer of 64 by 64 in a block, and a head."""
+    types = ["Bert", "ModuleList", "Block", layer]
+    codes = {"name": "bert.layer.0.query.weight", "dtype": "BF16", "shape": [64, 64], "module_types": types} | weight
+    head = {"name": "classifier.weight", "dtype": "F32", "shape": [2, 64], "module_types": ["Bert", "Linear"]}
+    with db.write() as session:
+        model = Model(id="small", created_at=now(session), owned_by="permafrost", kind="base", status="ready")
+        model.spec = {"type": "transformers", "path": "small"}
+        model.files, model.tensors = [{"name": "config.json", "size": 2, "sha256": "0", "blob": "x"}], []
+        model.manifest = {"text-classification": [codes, head | {"initialised": True}]}
+        session.add(model)
+
+
+def test_estimates_count_codes_as_they_are_stored(
+    client: TestClient, upload: Upload, folder: Path, db: Database
+) -> None:
+    """Half a byte a weight, beside an adapter whose matrices have the shape of the whole weight."""
+    known(db, layer="Linear4bit", dtype="U8", shape=[2048, 1], unpacked=[64, 64])
+    adapter = {"type": "lora", "r": 2, "target_modules": ["query"]}
+    memory = ask(client, upload, task="text-classification", adapter=adapter)["estimate"]["memory_bytes"]
+    assert memory["weights"] == 2048 + 4 * 2 * (64 + 64) + 4 * 2 * 64
+
+
+def test_estimates_of_a_base_that_is_quantised_for_the_job(
+    client: TestClient, upload: Upload, folder: Path, db: Database
+) -> None:
+    """Codes and scales in place of the plain weight."""
+    known(db, layer="Linear")
+    adapter = {"type": "lora", "r": 2, "target_modules": ["query"]}
+    spec: dict[str, Any] = {"task": "text-classification", "adapter": adapter}
+    plain = ask(client, upload, **spec)["estimate"]["memory_bytes"]["weights"]
+    packed = ask(client, upload, **spec, quantize="nf4")["estimate"]["memory_bytes"]["weights"]
+    assert plain - packed == 2 * 64 * 64 - (64 * 64 // 2 + 4 * 64 + 4 * 16)
