@@ -29,6 +29,9 @@ def test_no_secret_is_left_anywhere(tmp_path, capfd: pytest.CaptureFixture[str],
         rotated = client.post(
             f"{path}/rotate_secret", json={"keep_old_secret_active_for_24_hours": True}, headers=headers
         ).json()
+        hub = {"name": "hub", "kind": "hub", "value": "hf_projects5f3a9e"}
+        answers += [client.post("secrets", json=hub | each, headers=headers).text for each in ({}, {"kind": "x"})]
+        answers += [client.get(each, headers=headers).text for each in ("secrets", "secrets/hub")]
         cancelled_job(guarded.db, project="mine")
         assert Courier(guarded.db, guarded.settings).round() == 1
         paths = (path, f"{path}/deliveries", "webhook_endpoints", "audit_logs", "files/file-none")
@@ -40,7 +43,7 @@ def test_no_secret_is_left_anywhere(tmp_path, capfd: pytest.CaptureFixture[str],
     left = "\n".join([*answers, out, err, caplog.text]).encode()
     for file in (tmp_path / "data").rglob("*"):
         left += file.read_bytes() if file.is_file() and file.name != "webhooks.key" else b""
-    secrets = [key[12:] for key in guarded.keys.values()] + [wrong[12:]]
+    secrets = [key[12:] for key in guarded.keys.values()] + [wrong[12:], "projects5f3a9e"]
     secrets += [each["signing_secret"].removeprefix("whsec_") for each in (made, rotated)]
     assert [secret for secret in secrets if secret.encode() in left] == []
     assert made["id"].encode() in left and b'"status": 401' in left, "the search sees the database and the logs"

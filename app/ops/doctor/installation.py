@@ -43,6 +43,7 @@ def checks(settings: Settings) -> Iterator[PartCheck]:
         "models": _models,
         "model aliases": _aliases,
         "signing key": _key,
+        "secrets": _secrets,
         "sandbox": _sandbox,
     }
     for name, check in parts.items():
@@ -148,6 +149,32 @@ def _key(settings: Settings) -> str:
     if path.stat().st_mode & 0o077:
         raise ValueError(f"other users can read {path}: chmod 600 {path}")
     return f"{path}, id {load(path).keyid[:16]}…"
+
+
+def _secrets(settings: Settings) -> str:
+    """Whether the key file opens every sealed secret: after a restore without keys it is another one, or none."""
+    from sqlalchemy import inspect, select
+
+    from app.db import Database
+    from app.secrets.tables import Secret
+    from app.secrets.vault import Vault
+    from app.webhooks.tables import Endpoint
+
+    vault, path = Vault(settings.webhook_key_path), settings.webhook_key_path
+    database = Database(settings.database)
+    try:
+        with database.read() as session:
+            if not inspect(session.connection()).has_table(Secret.__tablename__):
+                return "none yet"
+            sealed = [(row.id, row.sealed) for row in session.scalars(select(Secret))]
+            sealed += [(row.id, row.secret) for row in session.scalars(select(Endpoint))]
+    finally:
+        database.close()
+    for row_id, secret in sealed:
+        vault.open(secret, row_id=row_id)  # VaultClosed says which file, and why
+    if path.exists() and path.stat().st_mode & 0o077:
+        raise ValueError(f"other users can read {path}: chmod 600 {path}")
+    return f"{len(sealed)}, all of which {path} opens" if sealed else "none yet"
 
 
 def _sandbox(_: Settings) -> str:

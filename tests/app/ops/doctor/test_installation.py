@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from app.db import Database
 from app.ops.doctor import installation
+from app.secrets import queries
+from app.secrets.schemas import SecretSet
+from app.secrets.vault import Vault
 from app.settings import Settings
 from tests.app.cli.commands import Command
 from worker.supervisor.process import landlock
 
 #: Lines of the report: one for each check.
-CHECKS = 9
+CHECKS = 10
 
 
 def test_doctor_says_what_is_missing_and_what_would_help(permafrost: Command) -> None:
@@ -37,6 +41,22 @@ def test_doctor_misses_a_models_folder_that_was_named(permafrost: Command, tmp_p
     """The default one is made when it is needed; one that was named and is not there is a mistake."""
     done = permafrost("doctor", PERMAFROST_MODELS_DIR=str(tmp_path / "none"))
     assert re.search(r"FAIL {2}models: .*none is not a folder", done.stdout)
+
+
+def test_doctor_tells_a_key_that_opens_no_secret(permafrost: Command, environment: dict[str, str]) -> None:
+    """After a restore without keys: which file it is, and that it is another one."""
+    permafrost("migrate")
+    settings = Settings(data_dir=Path(environment["PERMAFROST_DATA_DIR"]))
+    db, vault = Database(settings.database), Vault(settings.webhook_key_path)
+    with db.write() as session:
+        queries.put(session, vault, "default", SecretSet(name="hub", kind="hub", value="hf_canary"))
+    db.close()
+    assert re.search(r"ok {4}secrets: 1, all of which .*webhooks\.key opens", permafrost("doctor").stdout)
+    settings.webhook_key_path.write_bytes(bytes(32))
+    done = permafrost("doctor")
+    assert done.returncode == 1 and re.search(r"FAIL {2}secrets: .*is not the key that encrypted", done.stdout)
+    settings.webhook_key_path.unlink()
+    assert re.search(r"FAIL {2}secrets: cannot read the key", permafrost("doctor").stdout)
 
 
 def test_the_sandbox_of_this_machine_is_named(permafrost: Command) -> None:
