@@ -40,7 +40,11 @@ FROM api-dependencies AS api-build
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
 COPY . .
 COPY --from=guide /build/app/guide/built app/guide/built
-RUN pip install --no-cache-dir --no-deps .
+# What nothing here reads goes: descriptions of AWS's other services, tests of packages, and pip itself.
+RUN pip install --no-cache-dir --no-deps . \
+ && find /opt/permafrost -type d -path '*/botocore/data/*' -prune ! -name s3 ! -name sts ! -name 'sso*' -exec rm -r {} + \
+ && find /opt/permafrost -type d -name tests -prune -exec rm -r {} + \
+ && pip uninstall --quiet --yes setuptools pip
 
 FROM worker-dependencies AS worker-build
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
