@@ -8,12 +8,16 @@ here is the same.
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import bitsandbytes
+import torch
 from bitsandbytes.nn import Linear4bit as _Linear4bit
 from bitsandbytes.nn import Linear8bitLt as _Linear8bitLt
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 # One line per layer and step says that int8 layers compute in float16.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -43,6 +47,27 @@ class Linear8bitLt(_Linear8bitLt):  # type: ignore[misc]  # as above
         bias = None if self.bias is None else self.bias.to(x.dtype)
         found: Tensor = bitsandbytes.matmul(x, weight, bias=bias, state=self.state)
         return found
+
+
+def _products(inputs: Sequence[int], outputs: int) -> int:
+    """Operations of a linear layer: two for each number of the input and each output."""
+    return 2 * math.prod(inputs) * outputs
+
+
+# What is frozen is computed once where it is a good part of a pass, which torch counts by the operations that it knows.
+@register_flop_formula(torch.ops.bitsandbytes.gemm_4bit)
+def _four_bits(inputs: Any, codes: Any, shape: Any, *others: Any, **options: Any) -> int:
+    return _products(inputs, shape[0])
+
+
+@register_flop_formula(torch.ops.bitsandbytes.int8_mixed_scaled_mm)
+def _mixed_eight_bits(inputs: Any, rounded: Any, codes: Any, *others: Any, **options: Any) -> int:
+    return _products(inputs, codes[0])
+
+
+@register_flop_formula(torch.ops.bitsandbytes.int8_scaled_mm)
+def _eight_bits(inputs: Any, codes: Any, *others: Any, **options: Any) -> int:
+    return _products(inputs, codes[0])
 
 
 _OWN: dict[Any, Any] = {_Linear4bit: Linear4bit, _Linear8bitLt: Linear8bitLt}

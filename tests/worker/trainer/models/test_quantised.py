@@ -301,3 +301,20 @@ def test_a_resumed_run_has_the_same_bits(tmp_path: Path, kind: str) -> None:
     assert any("step 2" in str(each["message"]) for each in resumed.of("event")), resumed.of("event")
     assert_same(whole, resumed)
     assert judge(resumed).verdict == "verified"
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_encoder_is_computed_once(tmp_path: Path, kind: str) -> None:
+    """Its results are kept like those of others, under a key that has codes and scales; the head is the same."""
+    policy = {"train": ["classifier.**"]}
+    runs = []
+    for cached in (True, False):
+        wanted = EVERY | {"n_epochs": 3, "prefix_cache": cached, "padding_free": False, "frozen_dropout": False}
+        done = classifier(tmp_path / str(cached), kind, policy=policy, hyperparameters=wanted)
+        assert done.code == 0, done.reports[-1]
+        assert judge(done).verdict == "verified"
+        runs.append(done)
+    said = [str(each["message"]) for each in runs[0].of("event")]
+    assert not any("computed anew" in message for message in said), said
+    for name, tensor in runs[0].changed.items():
+        assert torch.allclose(tensor, runs[1].changed[name], atol=1e-2), name
