@@ -65,13 +65,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 for name, changed in CHANGES.items():
 
-    @attack(f"45-quantised-result-with-{name}", only="quantised", world=quantised_world)
+    @attack(f"41-quantised-result-with-{name}", only="quantised", world=quantised_world)
     def _(world: World, changes: dict[str, Any] = changed) -> Options:
         reconfigured(world, **changes)
 
 
 @attack(
-    "45-quantised-result-in-another-arithmetic-than-the-base-at-hand",
+    "41-quantised-result-in-another-arithmetic-than-the-base-at-hand",
     only="quantised",
     levels=(3,),
     world=quantised_world,
@@ -82,7 +82,7 @@ def _(world: World) -> Options:
 
 
 @attack(
-    "45-quantised-result-that-quantises-a-plain-layer-of-the-base",
+    "41-quantised-result-that-quantises-a-plain-layer-of-the-base",
     only="quantised",
     levels=(3,),
     world=quantised_world,
@@ -92,7 +92,7 @@ def _(world: World) -> Options:
     reconfigured(world, llm_int8_skip_modules=[])
 
 
-@attack("45-quantised-result-whose-scales-train", only="quantised", world=quantised_world)
+@attack("41-quantised-result-whose-scales-train", only="quantised", world=quantised_world)
 def _(world: World) -> Options:
     """The codes are proved, and what they stand for is not."""
     world.policy = {"rules": [{"id": "encoder", "action": "freeze", "select": {"name": ["enc.**", "up.weight"]}}]}
@@ -101,7 +101,7 @@ def _(world: World) -> Options:
     world.sign()
 
 
-@attack("45-quantised-result-without-its-scales", only="quantised", world=quantised_world)
+@attack("41-quantised-result-without-its-scales", only="quantised", world=quantised_world)
 def _(world: World) -> Options:
     world.policy = {"rules": [{"id": "encoder", "action": "freeze", "select": {"name": ["enc.**", "up.weight"]}}]}
     del world.result_weights["model.safetensors"]["up.weight.absmax"]
