@@ -33,9 +33,9 @@ EMBEDDED = pytest.mark.parametrize("service", ["embedded"], indirect=True)
 
 def sections() -> dict[str, dict[str, str]]:
     """The page's tasks, each with its fenced blocks by language."""
-    text = (ROOT / "docs" / "training.md").read_text()
+    text = (ROOT / "docs" / "training.md").read_text().partition("\n## Tasks\n")[2].partition("\n## ")[0]
     found = {}
-    for part in re.split(r"^### ", text.split("\n## Steps")[0], flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
         blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```$", part, flags=re.MULTILINE | re.DOTALL))
         found[part[1 : part.index("`", 1)]] = blocks
     return found

@@ -119,17 +119,17 @@ def quantised_rows(world: World, **changes: Any) -> None:
     world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
 
 
-@attack("46-quantised-for-training-with-other-bytes-at-the-end", only="frozen_while_live", world=adapter_world)
+@attack("41-quantised-for-training-with-other-bytes-at-the-end", only="frozen_while_live", world=adapter_world)
 def _(world: World) -> Options:
     quantised_rows(world, trained="b" * 64)
 
 
-@attack("46-quantised-for-training-and-never-read", only="quantised_below_adapter", world=adapter_world)
+@attack("41-quantised-for-training-and-never-read", only="quantised_below_adapter", world=adapter_world)
 def _(world: World) -> Options:
     quantised_rows(world, loaded=None, trained=None)
 
 
-@attack("46-quantised-for-training-and-stored-in-the-result", only="quantised_below_adapter")
+@attack("41-quantised-for-training-and-stored-in-the-result", only="quantised_below_adapter")
 def _(world: World) -> Options:
     """The digest would excuse a frozen tensor that had other bytes in memory."""
     other: dict[str, Any] = {"quantised": "a" * 64, "loaded": "a" * 64, "trained": "a" * 64}
