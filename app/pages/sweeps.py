@@ -39,7 +39,7 @@ def sweeps_page(
 @router.get("/sweeps/{sweep_id}")
 def sweep_page(sweep_id: str, request: Request, caller: AsReader, db: Db) -> Response:
     """One sweep: its state, the best job, and the table of ranks."""
-    with db.read() as session:
+    with db.snapshot() as session:
         try:
             sweep = views.read(session, caller.project, sweep_id)
         except NotFound as error:

@@ -153,5 +153,5 @@ def _submit(
 
 
 def _answer(db: Database, project: str, sweep_id: str) -> SweepObject:
-    with db.read() as session:
+    with db.snapshot() as session:
         return views.read(session, project, sweep_id)

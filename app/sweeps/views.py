@@ -16,7 +16,10 @@ from app.sweeps.tables import Sweep
 
 
 def read(session: Session, project: str, sweep_id: str) -> SweepObject:
-    """One sweep with its jobs ranked. Raises NotFound when it is not this project's."""
+    """One sweep with its jobs ranked. Raises NotFound when it is not this project's.
+
+    The session is a snapshot: a job that ends between two queries would be ranked as running in a sweep that has ended.
+    """
     sweep = find_sweep(session, project, sweep_id)
     jobs = session.scalars(jobs_of(sweep).order_by(Job.created_at, Job.id)).all()
     ranking = ranked(session, sweep, jobs)

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from app.audit.tables import AuditLog
 from app.db import Database
 from app.jobs.queue.tables import Job
+from app.sweeps import ranking, views
 from app.sweeps.tables import Sweep
 from tests.app.conftest import AFFINE
 from tests.app.sweeps.sweeps import RATES, body, run
@@ -208,3 +209,24 @@ def test_base_and_data_are_the_same_for_all(api: TestClient, file: str, field: s
     wanted = body(file, grid=None, variations=[{field: AFFINE if field == "model" else file}])
     error = api.post("fine_tuning/sweeps", json=wanted).json()["error"]
     assert (error["param"], error["code"]) == (f"variations[0].{field}", "unknown_field")
+
+
+def test_a_job_that_ends_while_its_sweep_is_read(
+    api: TestClient, post: Post, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is of one moment: no job is ranked as unfinished in a sweep that has ended."""
+    sweep = post()
+    run(db, 0.5)
+    run(db, 0.25)
+    ranked = ranking.ranked
+
+    def ended_meanwhile(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        rows = ranked(*arguments)
+        run(db, 0.125)
+        return rows
+
+    monkeypatch.setattr(views, "ranked", ended_meanwhile)
+    answer = api.get(f"fine_tuning/sweeps/{sweep['id']}").json()
+    assert answer["status"] == "running", answer
+    assert api.get(f"fine_tuning/sweeps/{sweep['id']}").json()["status"] == "succeeded"
