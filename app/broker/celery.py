@@ -63,7 +63,7 @@ def _folder_options(settings: Settings) -> dict[str, object]:
         "data_folder_in": str(folder / "messages"),
         "data_folder_out": str(folder / "messages"),
         "control_folder": str(folder / "control"),
-        "polling_interval": 0.1,
+        "polling_interval": 0.02,
     }
 
 
