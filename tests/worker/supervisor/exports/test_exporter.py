@@ -71,6 +71,7 @@ def test_a_prefix_of_a_store(deployment: Deployment, exporter: Exporter, s3_serv
     assert events(deployment.db, missing)[0][0] == "error"
 
 
+@pytest.mark.slow  # a real MLflow server starts for it
 def test_tracking_server_that_is_down_gets_it_later(deployment: Deployment, exporter: Exporter, tmp_path: Path) -> None:
     """A run with parameters, curves, verdict and attestation, and a version of the model; each once, however often."""
     port = free_port()

@@ -17,6 +17,8 @@ from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import composed
 from worker.protocol import Workspace
 
+pytestmark = pytest.mark.slow  # a minute for five families
+
 LORA = {"type": "lora", "r": 2}
 FAMILIES = ("llava", "qwen2_5_vl", "qwen3_vl", "gemma3", "smolvlm")
 
