@@ -133,6 +133,7 @@ def test_preempted_job_ends_with_the_same_bits(
     job_id = submit(deployment, devices=2, hyperparameters=LONG)
     thread = in_background(runner)
     training(deployment, job_id, step=20)
+    workers.register(deployment.db, runner.worker, devices=2, kind="cpu")  # seen, however long that took
     urgent = submit(deployment, priority=1)
     assert making_room.make_room(deployment.db, runner.shares, most=1) == [job_id]
     thread.join(PATIENCE)
