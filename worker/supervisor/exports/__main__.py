@@ -6,12 +6,12 @@ from pathlib import Path
 
 from app.exports.destinations import parse
 from app.jsontypes import JsonDict
-from app.webhooks.addresses import AddressRefused, Reach
+from app.webhooks.addresses import Reach
 from worker.supervisor.exports import to_hub, to_mlflow, to_store
 from worker.supervisor.exports.material import DESCRIPTION, RESULT
 from worker.supervisor.process.fetcher import take
 from worker.supervisor.process.tied import LIFELINE, die_with
-from worker.supervisor.sources.arriving import Later, SourceRefused
+from worker.supervisor.sources.answer import write_answer
 from worker.supervisor.sources.network import confine
 
 
@@ -20,16 +20,13 @@ def main(answer: str, pipe: str, *arguments: str) -> None:
     folder, allowed, name = arguments
     secret = take(pipe)
     told = json.loads((Path(folder) / DESCRIPTION).read_text())
-    try:
-        result = _send(Path(folder) / RESULT, told, secret, allowed=allowed, name=name)
-    except SourceRefused as error:
-        result = {"error": str(error), "code": error.code}
-    except AddressRefused:
-        message = "results may not be sent to the address of this destination (see PERMAFROST_FETCH_ALLOW)"
-        result = {"error": message, "code": "invalid_destination"}
-    except Later as error:
-        result = {"error": str(error), "code": "destination_unavailable", "again": True}
-    Path(answer).write_text(json.dumps(result))
+    message = "results may not be sent to the address of this destination (see PERMAFROST_FETCH_ALLOW)"
+    write_answer(
+        answer,
+        lambda: _send(Path(folder) / RESULT, told, secret, allowed=allowed, name=name),
+        address_refused=(message, "invalid_destination"),
+        later="destination_unavailable",
+    )
 
 
 def _send(result: Path, told: JsonDict, secret: dict[str, str] | None, *, allowed: str, name: str) -> JsonDict:

@@ -1,17 +1,17 @@
 """The process that fetches one training file by its reference: `python -m worker.supervisor.sources`."""
 
-import json
 import sys
 from pathlib import Path, PurePosixPath
 
 from app.files.references import filename_of, hub_data, scheme_of, store_object
 from app.jsontypes import JsonDict
-from app.webhooks.addresses import AddressRefused, Reach
+from app.webhooks.addresses import Reach
 from worker.supervisor.process.fetcher import take
 from worker.supervisor.process.tied import LIFELINE, die_with
 from worker.supervisor.sources import hub_data as hub
 from worker.supervisor.sources import object_store, web
-from worker.supervisor.sources.arriving import Arriving, Later, SourceRefused
+from worker.supervisor.sources.answer import write_answer
+from worker.supervisor.sources.arriving import Arriving
 from worker.supervisor.sources.network import confine
 
 
@@ -19,17 +19,13 @@ def main(answer: str, pipe: str, *arguments: str) -> None:
     die_with(LIFELINE)
     url, into, max_bytes, allowed, name = arguments
     secret = take(pipe)
-    try:
+
+    def fetch() -> JsonDict:
         with Arriving(Path(into), int(max_bytes)) as arriving:
-            result = _fetch(url, arriving, secret, allowed=allowed, name=name)
-    except SourceRefused as error:
-        result = {"error": str(error), "code": error.code}
-    except AddressRefused:
-        message = "files may not be fetched from the address of this source (see PERMAFROST_FETCH_ALLOW)"
-        result = {"error": message, "code": "source_address_refused"}
-    except Later as error:
-        result = {"error": str(error), "code": "source_unavailable", "again": True}
-    Path(answer).write_text(json.dumps(result))
+            return _fetch(url, arriving, secret, allowed=allowed, name=name)
+
+    message = "files may not be fetched from the address of this source (see PERMAFROST_FETCH_ALLOW)"
+    write_answer(answer, fetch, address_refused=(message, "source_address_refused"), later="source_unavailable")
 
 
 def _fetch(url: str, arriving: Arriving, secret: dict[str, str] | None, *, allowed: str, name: str) -> JsonDict:

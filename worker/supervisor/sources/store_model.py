@@ -4,22 +4,21 @@ The same files are taken as of a hub's repository. Their digests together are th
 """
 
 import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from app.errors import ModelError
 from app.evidence.format.digest import sha256_file
 from app.files.references import StoreObject
 from app.jsontypes import JsonDict
-from app.webhooks.addresses import AddressRefused, Reach
+from app.webhooks.addresses import Reach
 from worker.supervisor.hub import chosen
 from worker.supervisor.process.fetcher import take
 from worker.supervisor.process.tied import LIFELINE, die_with
 from worker.supervisor.sources import object_store
-from worker.supervisor.sources.arriving import Arriving, Later, SourceRefused
+from worker.supervisor.sources.answer import write_answer
+from worker.supervisor.sources.arriving import Arriving, SourceRefused
 from worker.supervisor.sources.network import confine
 
 #: Modules of a sentence-transformers model are one folder down.
@@ -31,16 +30,13 @@ def main(answer: str, pipe: str, *arguments: str) -> None:
     prefix, into, max_bytes, allowed, name = arguments
     secret = take(pipe)
     confine(Reach.parse(allowed))
-    try:
-        result = fetch(prefix, Path(into), int(max_bytes), keys=secret, name=name)
-    except (SourceRefused, ModelError) as error:
-        result = {"error": str(error), "code": error.code}
-    except AddressRefused:
-        message = f"models may not be fetched from the address of {prefix} (see PERMAFROST_FETCH_ALLOW)"
-        result = {"error": message, "code": "source_address_refused"}
-    except Later as error:
-        result = {"error": str(error), "code": "source_unavailable", "again": True}
-    Path(answer).write_text(json.dumps(result))
+    message = f"models may not be fetched from the address of {prefix} (see PERMAFROST_FETCH_ALLOW)"
+    write_answer(
+        answer,
+        lambda: fetch(prefix, Path(into), int(max_bytes), keys=secret, name=name),
+        address_refused=(message, "source_address_refused"),
+        later="source_unavailable",
+    )
 
 
 def fetch(prefix: str, into: Path, max_bytes: int, *, keys: Mapping[str, str] | None, name: str) -> JsonDict:
