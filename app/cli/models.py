@@ -99,8 +99,8 @@ def get(
 ) -> None:
     """Download every file of a model into a folder, to load, serve or verify it from there.
 
-    With --verify the attestation lies in the folder, too, and the folder appears only once all of it is verified: a
-    server that watches the place around it (vLLM's LoRA resolver) never sees anything else.
+    With --verify the folder also holds the attestation, and is created only after all of it was verified: a server
+    that watches the folder above it, such as vLLM's LoRA resolver, never loads anything else.
     """
     if folder.exists() and any(folder.iterdir()):
         raise typer.BadParameter(f"{folder} is not empty: other files in it would be part of the model")

@@ -21,7 +21,7 @@ def set_secret(
     as_json: AsJson = False,
     server: Server = "",
 ) -> None:
-    """Set a secret. The value is read from standard input, or asked for: command lines are seen by others."""
+    """Set a secret. The value comes from standard input or a prompt: other users can see a command line."""
     body: JsonDict = {"name": name, "kind": kind, "scope": scope, "value": _value(name)}
     with connect(server) as client:
         secret = ask(client, "POST", "secrets", json=body)
