@@ -31,10 +31,10 @@ def _elsewhere(path: str) -> bool:
 
 
 def _given(node: ast.AST) -> Iterator[ast.expr]:
-    """The expressions of a code at this node."""
+    """The expressions of a code at this node; `later` is the code of an error that another attempt may not have."""
     match node:
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
-            yield from (keyword.value for keyword in node.keywords if keyword.arg == "code")
+            yield from (keyword.value for keyword in node.keywords if keyword.arg in ("code", "later"))
             at = _BY_POSITION.get(name)
             yield from node.args[at : at + 1] if at is not None else ()
         case ast.Dict():

@@ -17,6 +17,7 @@ yield LineProblem(1, "a_field", "of_line", "text")
 self.note("some_name", "noted_code", "text")
 error = {"code": "in_dict", "message": "not_this"}
 raise C(code=str(report.get("code") or "by_default"))
+write_answer(path, work, later="tried_again")
 print(code=200, other="not_that")
 """
 
@@ -24,7 +25,7 @@ print(code=200, other="not_that")
 def test_every_way_to_give_a_code_is_seen() -> None:
     """By class, keyword, position, dict, table, constant and default; other strings are none."""
     wanted = {"unknown_url", "tokenizer_does_not_fit", "in_class", "by_keyword", "other_choice", "of_line"}
-    assert codes_in(SOURCE) == wanted | {"noted_code", "in_dict", "by_default"}
+    assert codes_in(SOURCE) == wanted | {"noted_code", "in_dict", "by_default", "tried_again"}
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:
