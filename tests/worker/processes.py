@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from tests.conftest import Deployment
+from tests.living import lives
 from tests.patience import PATIENCE
 
 STUB_WORKER = "tests.worker.stub_worker"
@@ -86,7 +87,7 @@ def worker(deployment: Deployment, *, module: str = "tests.worker.stub_worker", 
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    return not any(map(lives, processes))
 
 
 def of_job(job_id: str) -> list[psutil.Process]:

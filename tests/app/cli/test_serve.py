@@ -19,6 +19,7 @@ import pytest
 
 from tests.app.cli.commands import Command
 from tests.app.conftest import AFFINE, rows
+from tests.living import command_of, lives
 from tests.patience import PATIENCE
 from tests.servers import free_port
 
@@ -52,7 +53,7 @@ def test_serve_brings_a_worker_and_takes_it_along(
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             for child in psutil.Process(process.pid).children():
-                if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[1:] == ["-P", "-m", "worker"]:
+                if lives(child) and command_of(child)[1:] == ["-P", "-m", "worker"]:
                     return child
             time.sleep(0.1)
         raise AssertionError("no worker was started")

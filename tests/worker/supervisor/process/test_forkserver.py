@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.living import lives
 from tests.patience import PATIENCE
-from tests.worker.supervisor.process.trainers import TRAINERS, introduced, read, runs, sleeping, wait_for
+from tests.worker.supervisor.process.trainers import TRAINERS, introduced, read, sleeping, wait_for
 from worker.protocol import Workspace
 from worker.supervisor.process.child import ChildError, Forkserver
 
@@ -71,7 +72,7 @@ def test_death_of_the_forkserver_is_noticed(forkserver: Forkserver, workspace: P
     with sleeping(forkserver, workspace, "sleep") as child:
         psutil.Process(child.pid).parent().kill()
         assert child.wait(PATIENCE) == -signal.SIGKILL
-        wait_for(lambda: not runs(child.pid))
+        wait_for(lambda: not lives(child.pid))
     forkserver.entry = f"{TRAINERS}:leave"
     for _ in range(2):  # the first start may still find the dying one
         try:

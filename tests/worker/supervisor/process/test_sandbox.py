@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.living import lives
 from tests.worker.supervisor.process.trainers import TRAINERS, introduced, wait_for
 from worker.supervisor.process.child import Forkserver
 
@@ -71,4 +72,4 @@ def test_child_dies_with_its_worker(tmp_path: Path, workspace: Path, habit: str)
         family = psutil.Process(worker.pid).children(recursive=True)
         assert pid in {each.pid for each in family}
         worker.kill()
-    wait_for(lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
+    wait_for(lambda: not any(map(lives, family)))

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tests.patience import PATIENCE
 from worker.supervisor.process.child import Child, Forkserver
 
@@ -29,11 +27,6 @@ def sleeping(forkserver: Forkserver, workspace: Path, habit: str) -> Child:
     child = forkserver.start(workspace)
     wait_for((workspace / "asleep").exists)
     return child
-
-
-def runs(pid: int) -> bool:
-    """Whether the process exists and is not a zombie."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def read(path: Path) -> str:
