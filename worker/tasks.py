@@ -124,11 +124,11 @@ def make_worker(settings: Settings, *, starts_jobs: bool = True) -> WorkerProces
         slots=Slots(_devices(settings)),
         worker=identity(),
         wake_workers=lambda job_id: wake(celery, job_id),
+        wake_model=lambda model_id: wake_model(celery, model_id),
         # As the operator would; the process that started this worker starts another, which looks for devices again.
         shut_down=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
-    wakes = lambda model_id: wake_model(celery, model_id)  # noqa: E731 - with this application
-    maintenance = Maintenance(runner, wake_model=wakes, starts_jobs=starts_jobs)
+    maintenance = Maintenance(runner, starts_jobs=starts_jobs)
     _add_tasks(celery, runner)
     exporter = Exporter(runner.db, runner.storage, settings)
     return WorkerProcess(celery, runner, maintenance, Courier(runner.db, settings), exporter)

@@ -20,6 +20,7 @@ from app.cli.jobs import violation
 from app.cli.output import WIDE, AsJson, print_json
 from app.cli.service import Server
 from app.cli.service import ask as _ask
+from app.cli.service import away as _away
 from app.cli.service import checked as _checked
 from app.cli.service import connect as _connect
 from app.cli.service import problem_lines as _problem_lines
@@ -42,6 +43,8 @@ ENDED = {"succeeded", "failed", "cancelled"}
 SHOWN_PROBLEMS = 20
 #: Uploads of more bytes than this print a line while they run.
 LARGE = 10_000_000
+#: The longest that `preview` waits for a worker that reads a model.
+READING_SECONDS = 120.0
 
 
 def submit(
@@ -163,11 +166,27 @@ def preview(
     }
     body |= {"task": task} if task else {}
     with _connect(server) as client:
-        answer = _ask(client, "POST", "freeze_policies/preview", json=body)
+        answer = _checked(_once_read(client, body))
     if as_json:
         print_json(answer)
     else:
         _print_preview(answer)
+
+
+def _once_read(client: httpx2.Client, body: JsonDict) -> httpx2.Response:
+    """The answer to a preview. It waits for a worker that has yet to read the model, and says so."""
+    until, announced = time.monotonic() + READING_SECONDS, False
+    while True:
+        try:
+            answer = client.post("freeze_policies/preview", json=body)
+        except httpx2.TransportError as error:
+            raise _away(client, error) from None
+        if answer.status_code != 409 or time.monotonic() > until:
+            return answer
+        if not announced:
+            print("a worker reads the model's files; this takes some seconds", file=sys.stderr)
+            announced = True
+        time.sleep(float(answer.headers.get("retry-after", "1")))
 
 
 def _print_preview(answer: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from app.auth.caller import AsReader
-from app.errors import InvalidRequest, PolicyError
+from app.errors import InvalidRequest, PermafrostError, PolicyError
 from app.freeze.parts import matched
 from app.freeze.plan import FreezePlan
 from app.freeze.policy import Policy
@@ -24,7 +24,7 @@ from app.models.adapted import with_adapter
 from app.models.catalog import ChosenModel, below_adapter, choose, similar_tensors
 from app.models.manifest import Manifest
 from app.openapi.load import load_examples
-from app.openapi.prose import ERRORS
+from app.openapi.prose import ERRORS, PENDING
 from app.paging.keyset import Page
 from app.specs.models import Task
 
@@ -85,20 +85,38 @@ def read_schema(caller: AsReader) -> SchemaResponse:
     return SchemaResponse(json_schema())
 
 
-@router.post("/preview", operation_id="previewFreezePolicy", summary="Preview a freeze policy")
+class ModelPending(PermafrostError):
+    """A worker is reading the model; the SDK repeats the request after `Retry-After`."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_pending"
+
+    def __init__(self, model: str) -> None:
+        message = (
+            f"the tensors of {model!r} are not known yet: a worker reads the model's files, which takes some seconds; "
+            "then repeat the request"
+        )
+        super().__init__(message, param="model", headers={"retry-after": "2"})
+
+
+@router.post("/preview", operation_id="previewFreezePolicy", summary="Preview a freeze policy", responses=PENDING)
 def preview_policy(
     body: Annotated[PreviewRequest, Body(openapi_examples=load_examples("preview_requests"))],
     caller: AsReader,
     db: Db,
     settings: Config,
 ) -> PolicyPreview:
-    """Resolves the policy as a job would, against the model's tensors and its adapter's. The model must be known."""
+    """Resolves the policy as a job would, against the model's tensors and its adapter's. The model must be known.
+
+    A registered model that no worker has read yet is answered with 409 and `Retry-After`.
+    """
     with db.read() as session:
         model = choose(session, settings, caller.project, model_choice(body.model))
         plain = below_adapter(session, settings, caller.project, model)
         manifest = _manifest(session, caller.project, plain, body.task or model.spec.task)
     if manifest is None:
-        raise _unknown(plain, body.task)
+        raise ModelPending(plain.name) if plain.pending else _unknown(plain, body.task)
     policy = body.freeze_policy.normal()
     if model.spec.adapter is not None:
         policy, manifest = with_adapter(policy, manifest, model.spec.adapter)

@@ -57,6 +57,8 @@ class ChosenModel:
     described_for: str | None = None
     #: The name by which a request chose it, where that is an alias.
     alias: str | None = None
+    #: Whether it is registered, and no worker has read its tensors yet.
+    pending: bool = False
 
     def manifest_for(self, task: str | None) -> Manifest | None:
         """The manifest for a task; default: the task of the spec, or else the model's own."""
@@ -210,7 +212,8 @@ def _registered(row: Model) -> ChosenModel:
         return ChosenModel(row.id, replace(spec, adapter=replace(spec.adapter, start=row.id)), base_id=row.base_id)
     task = None if isinstance(spec, TorchSpec) else spec.task or "its own"
     stored = _MANIFESTS.get((row.id, row.created_at), lambda: row.manifest)
-    return ChosenModel(row.id, spec, base_id=row.id, stored=stored, described_for=task)
+    pending = row.status == "pending"
+    return ChosenModel(row.id, spec, base_id=row.id, stored=stored, described_for=task, pending=pending)
 
 
 def _transformers(session: Session, settings: Settings, project: str, requested: TransformersSpec) -> ChosenModel:
@@ -260,7 +263,7 @@ def _of_base(row: Model, requested: TransformersSpec, *, name: str) -> ChosenMod
     registered = _registered(row)
     spec = requested.over(registered.spec) if isinstance(registered.spec, TransformersSpec) else requested
     stored = registered.stored if requested.as_registered else None
-    return ChosenModel(name, spec, base_id=row.id, stored=stored, described_for=registered.described_for)
+    return replace(registered, name=name, spec=spec, stored=stored)
 
 
 def _torch(settings: Settings, requested: TorchSpec) -> ChosenModel:

@@ -129,6 +129,10 @@ CONFLICT: Final[dict[int | str, dict[str, Any]]] = {
     )
 }
 
+PENDING: Final[dict[int | str, dict[str, Any]]] = {
+    409: _error("A worker has yet to read the model's tensors: repeat the request after `Retry-After`."),
+}
+
 GONE: Final[dict[int | str, dict[str, Any]]] = {410: _error("A checkpoint that was deleted; the message says why.")}
 
 ONE_REQUEST: Final[dict[int | str, dict[str, Any]]] = {

@@ -4,7 +4,6 @@ jobs in free slots, describes new models, removes leftovers.
 
 import shutil
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -34,9 +33,8 @@ PAUSE_SECONDS: Final = 0.5
 class Maintenance:
     """Runs a round of maintenance at once and then every `sweep_seconds`, in a thread of its own."""
 
-    def __init__(self, runner: Runner, *, wake_model: Callable[[str], None], starts_jobs: bool = True) -> None:
+    def __init__(self, runner: Runner, *, starts_jobs: bool = True) -> None:
         self._runner = runner
-        self._wake_model = wake_model
         self._starts_jobs = starts_jobs
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="maintenance", daemon=True)
@@ -151,7 +149,7 @@ class Maintenance:
         new = [folder.name for folder in folders(self._runner.settings) if folder.name not in known]
         pending = [model_id for model_id, status in known.items() if status == "pending"]
         for model_id in [*new, *pending]:
-            self._wake_model(model_id)
+            self._runner.wake_model(model_id)
 
     def _remove_leftovers(self) -> None:
         """Work folders of jobs that have ended; a worker that was killed could not remove its own.

@@ -72,6 +72,8 @@ class Runner:
     worker: str
     #: Tells other workers of a job that this one gives back.
     wake_workers: Callable[[str], None] = lambda _: None
+    #: Has the tensors of a new base model read, by any worker.
+    wake_model: Callable[[str], None] = lambda _: None
     #: Ends this worker process, when it has lost every device.
     shut_down: Callable[[], None] = lambda: None
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -200,6 +202,8 @@ class Runner:
             staging = Staging(self.settings, self.db, self.storage, job, workspace)
             with trace.part("staging"):
                 base = staging.base(initialise=initialise, should_stop=should_stop)
+                if base.status == "pending":
+                    self._wake(self.wake_model, base.id)
                 if job.base_model != base.id:
                     bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
                 quantised = self._quantise(job, workspace, keeper, device, reports)
@@ -339,11 +343,16 @@ class Runner:
         """Change the status, and wake other workers at once if the job is queued again."""
         status = self._until_stored(keeper, move)
         if status == "queued":
-            try:
-                self.wake_workers(keeper.lease.job_id)
-            except Exception as error:  # noqa: BLE001 - any error of the broker's client: maintenance finds the job all the same
-                log.warning("the broker did not take a message", job=keeper.lease.job_id, error=str(error))
+            self._wake(self.wake_workers, keeper.lease.job_id)
         return status
+
+    @staticmethod
+    def _wake(send: Callable[[str], None], object_id: str) -> None:
+        """Send a message. Where the broker does not take it, a later round of maintenance does what it is for."""
+        try:
+            send(object_id)
+        except Exception as error:  # noqa: BLE001 - any error of the broker's client; the row is stored
+            log.warning("the broker did not take a message", object_id=object_id, error=str(error))
 
     def _withdraw(self, device: Device, keeper: LeaseKeeper) -> str:
         """Requeue the job for another device, and give this device no other job."""

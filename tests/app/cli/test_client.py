@@ -6,14 +6,18 @@ import threading
 from pathlib import Path
 
 from fastapi import FastAPI
+from sqlalchemy import update
 
 from app.db import Database
 from app.evidence.tables import Evidence
+from app.freeze.plan import TensorInfo
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Outcome
+from app.models.tables import Model
 from tests.app.cli.commands import Command
 from tests.app.conftest import AFFINE, rows
 from tests.app.jobs.jobs import claim, finish, new_job
+from tests.app.models.models import NAMES, add_model
 
 
 def test_submit_watch_and_preview_talk_to_a_server(
@@ -40,6 +44,29 @@ def test_submit_watch_and_preview_talk_to_a_server(
     assert shown.returncode == 0
     assert re.search(r"weight.*freeze", shown.stdout)
     assert "frozen: 1 tensor, 2 elements" in shown.stdout
+
+
+def test_a_preview_waits_until_a_worker_has_read_the_model(
+    permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path
+) -> None:
+    """It says so once, and then shows the plan."""
+    backends = embedded.state.backends
+    row = add_model(backends, tmp_path, status="pending", manifest=None)
+    tensors = [TensorInfo(name, (2, 3), "F32").to_json() for name in NAMES]
+
+    def read() -> None:
+        with backends.database.write() as session:
+            session.execute(update(Model).where(Model.id == row.id).values(status="ready", manifest=tensors))
+
+    reading = threading.Timer(3, read)  # later or sooner, the plan is the same
+    reading.start()
+    shown = permafrost(
+        "preview", "--model", "tiny", "--policy", '{"freeze": ["bert.**"]}', PERMAFROST_SERVER=socket_url
+    )
+    reading.join()
+    assert shown.returncode == 0, shown.stderr
+    assert "frozen: 2 tensors, 12 elements" in shown.stdout
+    assert shown.stderr.count("a worker reads the model's files") in (0, 1)
 
 
 def test_a_piped_watch_writes_lines(permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path) -> None:

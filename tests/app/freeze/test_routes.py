@@ -14,7 +14,7 @@ from app.freeze.policy import Policy
 from app.freeze.schemas import json_schema
 from app.http.dependencies import Backends
 from tests.app.conftest import AFFINE
-from tests.app.models.models import NAMES, add_model
+from tests.app.models.models import NAMES, SPEC, add_model
 
 
 def test_the_schema_is_published(client: TestClient):
@@ -54,6 +54,19 @@ def test_a_model_whose_tensors_are_not_known_is_refused(client: TestClient) -> N
     answer = preview(client, model=model)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_not_described")
     assert answer.json()["error"]["message"].startswith("the tensors of 'mlp' are not known")
+
+
+@pytest.mark.parametrize("model", ["tiny", SPEC])
+def test_a_model_that_a_worker_has_yet_to_read_is_worth_another_try(
+    client: TestClient, backends: Backends, tmp_path: Path, model: Any
+) -> None:
+    """The official SDK repeats such a request; nobody is sent to register what is registered."""
+    add_model(backends, tmp_path, status="pending", manifest=None)
+    answer = preview(client, model=model)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "model_pending")
+    assert answer.headers["retry-after"] == "2"
+    assert "x-should-retry" not in answer.headers
+    assert "register" not in answer.json()["error"]["message"]
 
 
 def test_a_policy_that_decides_nothing_is_refused(client: TestClient) -> None:

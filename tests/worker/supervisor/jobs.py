@@ -1,6 +1,7 @@
 """Jobs, files and a runner for tests of the supervisor."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from app.jobs.queue.tables import Event, Job
 from app.storage.blobs import Storage
 from tests.conftest import Deployment
 from tests.patience import PATIENCE
+from tests.worker.supervisor import stub_trainer
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.identity import identity
 from worker.supervisor.process.child import Forkserver
@@ -62,6 +64,14 @@ def submit(deployment: Deployment, *, seed: int = 0, policy: dict[str, Any] | No
     }
     job, _ = lifecycle.submit(deployment.db, Job(**values | columns))
     return job.id
+
+
+def place_model(runner: Runner, name: str) -> None:
+    """A model folder whose tensors fit the stub trainer."""
+    folder = runner.settings.models / name
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["TinyForSequenceClassification"]}))
+    stub_trainer.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
 
 
 def upload(deployment: Deployment, content: bytes, *, filename: str) -> str:

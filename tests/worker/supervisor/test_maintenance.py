@@ -1,6 +1,5 @@
 """What a worker does besides jobs, beside any number of others who do it too."""
 
-import json
 import os
 import time
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from app.models.tables import Model
 from tests.app.ops.retention.jobs import ended_job
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
-from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit, succeeded
+from tests.worker.supervisor.jobs import events_of, eventually, job_of, place_model, submit, succeeded
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Slots, find_devices
 from worker.supervisor.maintenance import Maintenance
@@ -28,14 +27,8 @@ class Bells:
 
     def __init__(self, runner: Runner) -> None:
         self.models: list[str] = []
-        self.maintenance = Maintenance(runner, wake_model=self.models.append)
-
-
-def place_model(runner: Runner, name: str) -> None:
-    folder = runner.settings.models / name
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"architectures": ["TinyForSequenceClassification"]}))
-    stub_trainer.write_tensors(folder / "model.safetensors", {"bias": bytes(4), "weight": bytes(range(40))})
+        runner.wake_model = self.models.append
+        self.maintenance = Maintenance(runner)
 
 
 def test_waiting_jobs_are_started(deployment: Deployment, runner: Runner) -> None:
@@ -125,7 +118,8 @@ def test_failed_round_is_followed_by_another(deployment: Deployment, runner: Run
         tries.append(model_id)
         raise ConnectionError("the broker is away")
 
-    maintenance = Maintenance(runner, wake_model=refuse)
+    runner.wake_model = refuse
+    maintenance = Maintenance(runner)
     maintenance.start()
     try:
         eventually(lambda: len(tries) >= 2)
@@ -196,7 +190,7 @@ def test_deletions_that_waited_are_made(runner: Runner, referred: bool) -> None:
             writer.write(b"stored twice")
     key = writer.blob.key
     assert storage.root is not None and not storage.delete(key)
-    maintenance = Maintenance(runner, wake_model=lambda _: None)
+    maintenance = Maintenance(runner)
     maintenance.run_once()
     assert storage.exists(key)
     if referred:

@@ -16,10 +16,11 @@ from app.jobs.queue.attempt import Outcome
 from app.jobs.queue.tables import Job
 from app.logs.queries import read as read_log
 from tests.conftest import Deployment
+from tests.living import command_of
 from tests.patience import PATIENCE
 from tests.worker.supervisor import stub_trainer
-from tests.worker.supervisor.jobs import Later, events_of, eventually, expire, job_of, make_runner, submit
-from worker.supervisor import lease
+from tests.worker.supervisor.jobs import Later, events_of, eventually, expire, job_of, make_runner, place_model, submit
+from worker.supervisor import bases, lease
 from worker.supervisor.log_shipping import LogShipper
 from worker.supervisor.process.child import Forkserver
 from worker.supervisor.runner import Runner
@@ -30,7 +31,7 @@ def test_nothing_is_left_behind(deployment: Deployment, runner: Runner) -> None:
     job_id = submit(deployment)
     runner.run_next()
     assert not (runner.settings.work / job_id).exists()
-    assert not [each for each in psutil.Process().children(recursive=True) if job_id in " ".join(each.cmdline())]
+    assert not [each for each in psutil.Process().children(recursive=True) if job_id in " ".join(command_of(each))]
 
 
 def test_exception_of_the_supervisor_is_tried_once_more(
@@ -169,6 +170,26 @@ def test_every_log_line_of_an_attempt_names_it(
     assert {"attempt ended", "a trainer's log could not be stored"} <= {line["event"] for line in of_attempt}
     assert {(line["job"], line["attempt"]) for line in of_attempt} == {(job_id, 1)}
     assert "job" not in after
+
+
+@pytest.mark.parametrize("broker", ["answers", "is away"])
+def test_a_base_that_a_job_brings_is_read_at_once(deployment: Deployment, runner: Runner, broker: str) -> None:
+    """Its tensors are for previews; the job needs no message, and ends as ever without a broker."""
+    place_model(runner, "tiny")
+    sent: list[str] = []
+
+    def send(model_id: str) -> None:
+        sent.append(model_id)
+        if broker == "is away":
+            raise ConnectionError("the broker is away")
+
+    runner.wake_model = send
+    for expected in (["tiny"], ["tiny"]):
+        job_id = submit(deployment, model="tiny", model_spec={"type": "transformers", "path": "tiny"})
+        assert runner.run_next()
+        assert job_of(deployment.db, job_id).base_model == "tiny"
+        assert sent == expected
+        bases.ready(deployment.db, "tiny", [])
 
 
 def test_events_have_no_gap(deployment: Deployment, runner: Runner) -> None:
