@@ -25,6 +25,7 @@ SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
     ),
     "text-classification": ((("text", "label"), ("text_pair",)),),
     "text-regression": ((("text", "label"), ("text_pair",)),),
+    "text-ranking": ((("query", "document", "score"), ()),),
     "token-classification": ((("tokens", "labels"), ()),),
     "pairs": ((("anchor", "positive"), ()),),
     "preference": (
@@ -131,6 +132,15 @@ class ExampleReader(FieldChecks):
             example["text_pair"] = self.text("text_pair", record["text_pair"])
         regression = self.task == "text-regression"
         example["label"] = (self.number if regression else self._label)("label", record["label"])
+        return example
+
+    def _ranked(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A query, a document, and how relevant the one is to the other, from 0 to 1."""
+        example: dict[str, Any] = {name: self.text(name, record[name]) for name in ("query", "document")}
+        score = example["score"] = self.number("score", record["score"])
+        if not 0 <= score <= 1:
+            message = f"'score' is {score:g}; it must be from 0 (not relevant) to 1: divide grades by the highest one"
+            self.note("score", "out_of_range", message)
         return example
 
     def _tokens(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -315,6 +325,7 @@ _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] 
     "causal-lm": ExampleReader._causal,
     "text-classification": ExampleReader._text_label,
     "text-regression": ExampleReader._text_label,
+    "text-ranking": ExampleReader._ranked,
     "token-classification": ExampleReader._tokens,
     "pairs": ExampleReader._texts,
     "preference": ExampleReader._preference,

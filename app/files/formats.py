@@ -155,7 +155,7 @@ def _fits(task: str, records: Sequence[Mapping[str, Any]], *, text_numbers: bool
         return False
     if task == "causal-lm":
         return not any(record.get(name) is not None for record in records for name in ("label", "labels", "chosen"))
-    if not task.startswith(("text-", "tabular-")):
+    if not task.endswith(("-classification", "-regression")) or not task.startswith(("text-", "tabular-")):
         return True
     name = "label" if task.startswith("text-") else "y"
     values = [record[name] for record in records if record.get(name) is not None]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.freeze.tensors import TensorInfo, nbytes
+from app.specs.fit import ONE_OUTPUT
 
 #: Key of the rows for the task that the model was registered with, or else of the class in its config.json.
 OWN = ""
@@ -55,7 +56,7 @@ def for_task(stored: Stored, task: str, *, num_labels: int | None = None) -> Man
     if not isinstance(stored, Mapping):
         return _read(stored, None)
     rows: Any = stored.get(task)
-    if task == "text-regression":
+    if task in ONE_OUTPUT:
         num_labels = num_labels or 1
     for _ in stored:  # a text is the name of another task with the same tensors
         rows = stored[rows] if isinstance(rows, str) else rows

@@ -12,6 +12,7 @@ from app.specs.models import TorchSpec
 _CLASSES: Final = {
     "text-classification": "AutoModelForSequenceClassification",
     "text-regression": "AutoModelForSequenceClassification",
+    "text-ranking": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "causal-lm": "AutoModelForCausalLM",
     "preference": "AutoModelForCausalLM",
@@ -69,6 +70,8 @@ python -m sglang.launch_server --model-path ./base --lora-paths mine=./model"""
 def _transformers(task: str | None, *, adapter: bool) -> str:
     if task == "pairs" and not adapter:
         return "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer('model')"
+    if task == "text-ranking" and not adapter:
+        return "from sentence_transformers import CrossEncoder\n\nmodel = CrossEncoder('model')"
     name = _CLASSES.get(task or "", "AutoModel")
     reader = "AutoImageProcessor" if task == "image-classification" else "AutoTokenizer"
     imports = f"from transformers import {', '.join(sorted((name, reader)))}\n\n"

@@ -10,6 +10,8 @@ from app.errors import DataError, InvalidRequest
 
 #: fsdp leaves a part of each tensor on each device: these optimizers step each element by itself.
 SHARDABLE: Final = ("adamw", "adam", "sgd")
+#: Tasks whose examples have one number each, so that the head has one output.
+ONE_OUTPUT: Final = ("text-regression", "text-ranking")
 
 
 def refuse_more_labels(labels: int, num_labels: int | None) -> None:
@@ -28,8 +30,8 @@ def refuse_few_outputs(labels: int, outputs: int) -> None:
 
 def refuse_regression_labels(task: str, num_labels: int | None) -> None:
     """A text has one number as its label."""
-    if task == "text-regression" and (num_labels or 1) > 1:
-        message = f"the task text-regression has one number per example, and model.num_labels is {num_labels}"
+    if task in ONE_OUTPUT and (num_labels or 1) > 1:
+        message = f"the task {task} has one number per example, and model.num_labels is {num_labels}"
         raise InvalidRequest(f"{message}; leave it out", param="model.num_labels")
 
 

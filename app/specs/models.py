@@ -12,6 +12,7 @@ from app.specs.reading import Range, Spec, read_tagged
 Task = Literal[
     "text-classification",
     "text-regression",
+    "text-ranking",
     "token-classification",
     "causal-lm",
     "preference",

@@ -25,6 +25,7 @@ TASKS_OF_OPTIONS: Final = {
     "padding_free": (
         "text-classification",
         "text-regression",
+        "text-ranking",
         "token-classification",
         "causal-lm",
         "pairs",
@@ -33,6 +34,7 @@ TASKS_OF_OPTIONS: Final = {
     "max_length": (
         "text-classification",
         "text-regression",
+        "text-ranking",
         "token-classification",
         "causal-lm",
         "pairs",

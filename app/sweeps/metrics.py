@@ -8,7 +8,7 @@ from app.jsontypes import JsonDict
 
 Goal = Literal["minimize", "maximize"]
 MetricName = Literal[
-    "loss", "accuracy", "macro_f1", "mse", "rmse", "mae", "r2", "mrr", "margin", "token_accuracy", "perplexity"
+    "loss", "accuracy", "macro_f1", "mse", "rmse", "mae", "r2", "mrr", "ndcg", "margin", "token_accuracy", "perplexity"
 ]
 
 _LESS_IS_BETTER: Final = frozenset({"loss", "mse", "rmse", "mae", "perplexity"})
@@ -21,6 +21,7 @@ OF_TASK: Final[dict[str, tuple[str, ...]]] = {
     "tabular-classification": _CLASSES,
     "text-regression": _NUMBERS,
     "tabular-regression": _NUMBERS,
+    "text-ranking": ("loss", "accuracy", "mrr", "ndcg"),
     "token-classification": ("loss", "token_accuracy"),
     "causal-lm": ("loss", "token_accuracy", "perplexity"),
     "image-text": ("loss", "token_accuracy", "perplexity"),

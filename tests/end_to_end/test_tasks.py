@@ -19,6 +19,7 @@ METRICS = {
     "preference": {"accuracy", "margin"},
     "text-classification": {"accuracy", "macro_f1", "majority_baseline"},
     "text-regression": {"mse", "rmse", "mae"},
+    "text-ranking": {"accuracy", "mrr", "ndcg"},
     "token-classification": {"token_accuracy"},
     "pairs": {"accuracy", "mrr"},
     "image-classification": {"accuracy", "macro_f1"},

@@ -11,7 +11,15 @@ from app.specs.hyperparameters import Hyperparameters
 #: Bytes of text per token, and tokens of an example where the request has no max_length.
 TOKEN_BYTES: Final = 4
 MAX_TOKENS: Final = 512
-_TEXT: Final = ("text-classification", "text-regression", "token-classification", "causal-lm", "pairs", "preference")
+_TEXT: Final = (
+    "text-classification",
+    "text-regression",
+    "text-ranking",
+    "token-classification",
+    "causal-lm",
+    "pairs",
+    "preference",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from tests.app.files.training_files import GOOD, found, lines, problems, read
 
 
 @pytest.mark.parametrize(
-    "task", ["text-classification", "text-regression", "pairs", "preference", "tabular-regression"]
+    "task", ["text-classification", "text-regression", "text-ranking", "pairs", "preference", "tabular-regression"]
 )
 def test_flat_tasks_in_csv(put, task):
     """The same records as CSV give the same examples; numbers are read from text."""

@@ -36,6 +36,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     "causal-lm": [CHAT, CHAT],
     "text-classification": [{"text": "a", "label": "x"}, {"text": "b", "label": "y", "text_pair": "c"}] * 2,
     "text-regression": [{"text": "a", "label": 1}, {"text": "b", "label": -0.5}],
+    "text-ranking": [{"query": "a", "document": "b", "score": 1}, {"query": "a", "document": "c", "score": 0.25}],
     "token-classification": [{"tokens": ["a", "b"], "labels": ["O", "X"]}, {"tokens": ["c"], "labels": ["O"]}],
     "pairs": [{"anchor": "a", "positive": "b"}] * 2,
     "preference": [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 2,

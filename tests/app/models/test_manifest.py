@@ -13,6 +13,7 @@ STORED: dict[str, Any] = {
     "": "text-classification",
     "text-classification": [BODY, HEAD],
     "text-regression": "text-classification",
+    "text-ranking": "text-classification",
     "token-classification": [BODY, TAGS],
 }
 
@@ -31,9 +32,10 @@ def test_each_task_has_its_tensors() -> None:
 
 
 def test_head_has_a_row_per_class() -> None:
-    """As many as the model spec asks for; a regression has one."""
+    """As many as the model spec asks for; a regression and a ranking have one."""
     assert shapes("text-classification", num_labels=7) == {"bert.weight": (4, 4), "classifier.weight": (7, 4)}
     assert shapes("text-regression")["classifier.weight"] == (1, 4)
+    assert shapes("text-ranking")["classifier.weight"] == (1, 4)
 
 
 def test_head_of_another_size_is_initialised() -> None:

@@ -33,6 +33,8 @@ def test_a_task_that_was_found_from_the_file_counts(client: TestClient, db: Data
         (CHAT, "AutoModelForCausalLM.from_pretrained('model')", "vllm serve ./model"),
         (LORA, "PeftModel.from_pretrained(AutoModelForCausalLM", "--lora-modules mine=./model"),
         (CHAT | {"task": "pairs"}, "SentenceTransformer('model')", ""),
+        (CHAT | {"task": "text-ranking"}, "CrossEncoder('model')", ""),
+        (LORA | {"task": "text-ranking"}, "AutoModelForSequenceClassification", ""),
         (CHAT | {"task": "image-classification"}, "AutoImageProcessor", ""),
         (AFFINE, "affine(in_features=2, out_features=1)", ""),
     ],

@@ -24,8 +24,11 @@ def test_a_regression_has_one_number() -> None:
     """Other tasks may have as many classes as they like."""
     fit.refuse_regression_labels("text-regression", 1)
     fit.refuse_regression_labels("text-classification", 3)
+    fit.refuse_regression_labels("text-ranking", None)
     with pytest.raises(InvalidRequest, match="leave it out"):
         fit.refuse_regression_labels("text-regression", 3)
+    with pytest.raises(InvalidRequest, match="text-ranking has one number"):
+        fit.refuse_regression_labels("text-ranking", 2)
 
 
 def test_a_micro_batch_is_a_part_of_its_batch() -> None:

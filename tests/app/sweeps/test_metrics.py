@@ -44,6 +44,7 @@ def test_every_offered_metric_is_one_that_trainers_report() -> None:
     shapes: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
         "tabular-regression": (torch.rand(4, 1), torch.rand(4, 1)),
         "text-regression": (torch.rand(4, 1), torch.rand(4, 1)),
+        "text-ranking": (torch.rand(4, 1), torch.tensor([1.0, 0.0, 0.5, 0.0])),
         "token-classification": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
         "causal-lm": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
         "image-text": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
@@ -54,7 +55,7 @@ def test_every_offered_metric_is_one_that_trainers_report() -> None:
     for task, offered in OF_TASK.items():
         outputs, targets = shapes.get(task, (scores, classes))
         meter = tasks.objective(task, smoothing).meter()
-        meter.add(outputs, Batch({}, targets, weight=4, examples=4))
+        meter.add(outputs, Batch({}, targets, weight=4, examples=4, queries=torch.zeros(4)))
         assert set(offered) <= {"loss", *meter.metrics()}, task
     assert {name for offered in OF_TASK.values() for name in offered} == set(get_args(MetricName))
     assert set(get_args(Task)) <= set(OF_TASK)

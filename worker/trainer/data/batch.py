@@ -28,6 +28,7 @@ class Batch:
     reference: Tensor | None = None  # preference data only: log-probabilities under the base, (examples, 2)
     rows: Positions | None = None  # which sequence of the data set each row of `inputs` is; the same in every epoch
     learned_only: bool = False  # outputs hold the positions whose targets carry loss, in their order, and no others
+    queries: Tensor | None = None  # ranking data only: which query each example is about, as a number
     groups: tuple[Positions, ...] = ()  # indices of rows that pass through the model together; empty: all do
 
     @property

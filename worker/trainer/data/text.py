@@ -1,8 +1,9 @@
-"""Texts as token ids, padded per batch: sequence classification and regression, token classification, pairs."""
+"""Texts as token ids, padded per batch: classes, numbers, rankings, labels of tokens, pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,21 @@ class TextExamples:
         return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=positions)
 
 
+class RankedExamples(TextExamples):
+    """Queries with a document each, their scores, and which examples are about the same query."""
+
+    def __init__(
+        self, sequences: Sequence[Tokens], scores: Sequence[float], queries: Sequence[str], *, pad: int
+    ) -> None:
+        super().__init__(sequences, scores, pad=pad, target_dtype=torch.float32)
+        numbers = {query: number for number, query in enumerate(dict.fromkeys(queries))}
+        self._queries = torch.tensor([numbers[query] for query in queries], dtype=torch.int64)
+
+    def _with_targets(self, inputs: dict[str, Tensor], positions: Positions) -> Batch:
+        batch = super()._with_targets(inputs, positions)
+        return replace(batch, queries=self._queries[torch.from_numpy(positions)])
+
+
 class PairExamples:
     """Anchors with their positives. In a batch, the positives of the other anchors are an anchor's negatives."""
 
@@ -94,6 +110,14 @@ def encode_texts(rows: Sequence[Row], tokenizer: Any, *, limit: int, regression:
     dtype = torch.float32 if regression else torch.int64
     labels = [row["label"] for row in rows]
     return Encoded(TextExamples(sequences, labels, pad=pad_id(tokenizer), target_dtype=dtype), truncated)
+
+
+def encode_ranked(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[RankedExamples]:
+    """Encodes rows {"query", "document", "score"}: both texts in one sequence, the longer one cut to `limit` tokens."""
+    queries, documents = ([row[name] for row in rows] for name in ("query", "document"))
+    sequences, truncated = tokenize(tokenizer, queries, documents, limit=limit)
+    scores = [row["score"] for row in rows]
+    return Encoded(RankedExamples(sequences, scores, queries, pad=pad_id(tokenizer)), truncated)
 
 
 def encode_words(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[TextExamples]:

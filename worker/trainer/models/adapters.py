@@ -33,6 +33,7 @@ from worker.trainer.models.sentence import SentenceDense
 TASK_TYPES = {
     "text-classification": "SEQ_CLS",
     "text-regression": "SEQ_CLS",
+    "text-ranking": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
     "causal-lm": "CAUSAL_LM",
     "preference": "CAUSAL_LM",

@@ -16,6 +16,7 @@ PIPELINES: Final = {
     "causal-lm": "text-generation",
     "preference": "text-generation",
     "text-classification": "text-classification",
+    "text-ranking": "text-ranking",
     "token-classification": "token-classification",
     "pairs": "sentence-similarity",
     "image-classification": "image-classification",

@@ -21,7 +21,7 @@ ManifestRows = list[JsonDict]
 #: Key of the rows for the class that config.json names, or for the task that the model was registered with.
 OWN = ""
 #: Tasks whose rows are those of another.
-_SAME = {"preference": "causal-lm", "text-regression": "text-classification"}
+_SAME = {"preference": "causal-lm", "text-regression": "text-classification", "text-ranking": "text-classification"}
 _LABELLED = ("text-classification", "token-classification", "image-classification")
 _USUAL = {"kind": "parameter", "aliases": [], "persistent": True}
 

@@ -14,10 +14,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from app.errors import ModelError
+from app.specs.fit import ONE_OUTPUT
 from app.specs.models import TransformersSpec
 from worker.trainer.models import configs
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+#: Makes pipelines and servers show a score as it was learned: the sigmoid of the output, and not the output itself.
+_RANKING = "multi_label_classification"
 #: What transformers raises for values that a configuration cannot have.
 ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, AssertionError),
@@ -91,9 +94,9 @@ def _set_outputs(config: Any, spec: TransformersSpec, task: str, labels: Sequenc
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
         config.problem_type = "single_label_classification" if task.startswith(("text", "image")) else None
-    elif task == "text-regression":
+    elif task in ONE_OUTPUT:
         config.num_labels = spec.num_labels or 1
-        config.problem_type = "regression"
+        config.problem_type = "regression" if task == "text-regression" else _RANKING
     elif spec.num_labels:
         config.num_labels = spec.num_labels
 

@@ -38,6 +38,7 @@ transformers.utils.logging.set_verbosity_error()  # new and unused tensors are i
 AUTO_CLASS = {
     "text-classification": "AutoModelForSequenceClassification",
     "text-regression": "AutoModelForSequenceClassification",
+    "text-ranking": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "causal-lm": "AutoModelForCausalLM",
     "preference": "AutoModelForCausalLM",

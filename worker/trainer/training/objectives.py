@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from worker.trainer.data.batch import IGNORED, Batch
 from worker.trainer.data.sampler import Positions
 from worker.trainer.training.cross_entropy import token_losses
+from worker.trainer.training.ranking import RankingMeter
 
 Metrics = dict[str, float]
 
@@ -48,6 +49,18 @@ class Regression:
 
     def meter(self) -> Meter:
         return RegressionMeter()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Binary cross-entropy of the one output with a score from 0 to 1, as cross-encoders are trained."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        predicted = predict(model, batch).float().reshape(-1)
+        return F.binary_cross_entropy_with_logits(predicted, batch.targets, reduction="sum"), predicted
+
+    def meter(self) -> Meter:
+        return RankingMeter()
 
 
 @dataclass(frozen=True, slots=True)

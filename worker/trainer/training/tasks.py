@@ -34,11 +34,20 @@ from worker.trainer.training.objectives import (
     LanguageModelling,
     Objective,
     Preference,
+    Ranking,
     Regression,
     TokenClassification,
 )
 
-TEXT = ("text-classification", "text-regression", "token-classification", "causal-lm", "pairs", "preference")
+TEXT = (
+    "text-classification",
+    "text-regression",
+    "text-ranking",
+    "token-classification",
+    "causal-lm",
+    "pairs",
+    "preference",
+)
 #: Tasks whose examples pass through a tokenizer.
 TOKENIZED = (*TEXT, "image-text")
 
@@ -90,6 +99,8 @@ def objective(task: str, settings: ResolvedHyperparameters, *, head: SentenceHea
     smoothing = settings.label_smoothing
     if task in ("tabular-regression", "text-regression"):
         return Regression()
+    if task == "text-ranking":
+        return Ranking()
     if task in ("tabular-classification", "text-classification", "image-classification"):
         return Classification(label_smoothing=smoothing)
     if task == "token-classification":
@@ -168,6 +179,8 @@ def _encode(
         return preference.encode(rows, loaded.tokenizer, limit=limit, **part)
     if task == "pairs":
         return text.encode_pairs(rows, loaded.tokenizer, limit=limit)
+    if task == "text-ranking":
+        return text.encode_ranked(rows, loaded.tokenizer, limit=limit)
     return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=task == "text-regression")
 
 
@@ -184,7 +197,7 @@ def ready_tokenizer(loaded: Loaded, rows: Sequence[Row], *, task: str) -> list[s
         notes.append(f"the tokenizer has no pad token; {stand_in!r} is used for padding")
     if config is not None and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    if task in ("text-classification", "text-regression"):
+    if task in ("text-classification", "text-regression", "text-ranking"):
         notes += _align_pad_token(loaded.model, pad=tokenizer.pad_token_id)
     if task == "image-text":
         template = image_text.ready_template(_picture_processor(loaded), tokenizer, rows)

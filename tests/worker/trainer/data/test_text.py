@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data
 from worker.protocol import WorkOrder, Workspace
+from worker.trainer.data import text
 
 BERT = {"type": "transformers", "path": "tiny"}
 SENTENCES = [("the cat sat on the mat", "cat"), ("a dog ran under a tree", "dog"), ("the film was red", "film")]
@@ -180,6 +181,33 @@ def test_text_regression(bert: Workspace) -> None:
     done = attempt(order(bert, rows, task="text-regression", hyperparameters=hyperparameters), bert.root)
     assert done.result["classifier.weight"]["shape"] == [1, 32]
     assert "r2" in done.of("done")[0]["metrics"]
+
+
+def test_text_ranking(bert: Workspace) -> None:
+    """One output, the binary cross-entropy of each score; documents of a query are put in order."""
+    rows = [
+        {"query": row["text"], "document": document, "score": score}
+        for row in text_rows()
+        for document, score in (("the cat sat", 1.0), ("it was blue", 0.25), ("a dog ran", 0))
+    ]
+    hyperparameters = {"n_epochs": 1, "batch_size": 8, "validation_fraction": 0.25}
+    done = attempt(order(bert, rows, task="text-ranking", hyperparameters=hyperparameters), bert.root)
+    assert done.result["classifier.weight"]["shape"] == [1, 32]
+    assert {"loss", "accuracy", "mrr", "ndcg"} == set(done.of("done")[0]["metrics"])
+    config = json.loads((bert.files / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert config["id2label"] == {"0": "LABEL_0"}
+
+
+def test_a_document_is_cut_before_its_query(bert: Workspace) -> None:
+    """The longer of the two texts is cut, and the shorter one stays whole."""
+    tokenizer = AutoTokenizer.from_pretrained(bert.base)
+    rows = [{"query": "the cat", "document": "it was blue " * 50, "score": 1.0}]
+    encoded = text.encode_ranked(rows, tokenizer, limit=12)
+    ids = encoded.examples.sequences[0].ids
+    query = tokenizer("the cat")["input_ids"]
+    assert (len(ids), encoded.truncated) == (12, 1)
+    assert ids[: len(query)].tolist() == query
 
 
 def test_text_pairs_have_segments(bert: Workspace) -> None:

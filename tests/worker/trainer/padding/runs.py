@@ -22,7 +22,15 @@ from worker.trainer.training.setup import assemble
 from worker.trainer.training.stop import StopRequest
 
 LENGTHS = [1, 26, 3, 2, 19, 5, 3, 11]
-TASKS = ("text-classification", "text-regression", "token-classification", "pairs", "causal-lm", "preference")
+TASKS = (
+    "text-classification",
+    "text-regression",
+    "text-ranking",
+    "token-classification",
+    "pairs",
+    "causal-lm",
+    "preference",
+)
 
 
 def saved(kind: zoo.Kind) -> Callable[[Path], Path]:
@@ -44,6 +52,8 @@ def rows(task: str, lengths: list[int] = LENGTHS) -> list[dict[str, Any]]:
     texts = [" ".join(each) for each in words]
     if task == "text-regression":
         return [{"text": text, "label": at / 4} for at, text in enumerate(texts)]
+    if task == "text-ranking":
+        return [{"query": tiny.WORDS[at % 5], "document": text, "score": at % 3 / 2} for at, text in enumerate(texts)]
     if task == "token-classification":
         return [{"tokens": each, "labels": ["ab"[len(word) % 2] for word in each]} for each in words]
     if task == "pairs":

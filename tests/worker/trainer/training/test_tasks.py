@@ -41,6 +41,11 @@ TASKS: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = 
         {"length_bucketing": True, "label_smoothing": 0.1},
     ),
     "text-regression": (BERT, [{"text": phrase(at), "label": at / 10} for at in range(30)], {}),
+    "text-ranking": (
+        BERT,
+        [{"query": phrase(at // 3), "document": phrase(at), "score": at % 3 / 2} for at in range(30)],
+        {"length_bucketing": True},
+    ),
     "token-classification": (
         BERT,
         [{"tokens": phrase(at).split(), "labels": ["AB"[at % 2]] * len(phrase(at).split())} for at in range(30)],
