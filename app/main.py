@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -14,6 +14,7 @@ from app.audit.routes import router as audit
 from app.auth import sessions
 from app.auth.caller import refuse_unsafe_exposure
 from app.auth.key_cache import KeyCache
+from app.auth.provider import Provider
 from app.broker.celery import make_celery
 from app.broker.notifier import Notifier
 from app.curves.routes import router as curves
@@ -97,7 +98,8 @@ def _add_state(application: FastAPI, settings: Settings) -> None:
         notifier=Notifier(make_celery(settings)),
     )
     application.state.key_cache = KeyCache(database)
-    application.state.session_cache = KeyCache(database, find=sessions.find)
+    application.state.session_cache = KeyCache(database, find=partial(sessions.find, settings=settings))
+    application.state.provider = Provider.of(settings) if settings.oidc_issuer else None
     application.state.watcher = JobWatcher(database)
     application.state.project_looks = ProjectLooks()
     application.state.poll_cache = PollCache(database, ProjectShares.of(settings))

@@ -7,13 +7,24 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, NamedTuple, Self, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Role = Literal["admin", "writer", "reader"]
+
+PROJECT_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 #: Where containers find secrets as files: `permafrost_database_url` and so on.
 SECRETS = Path("/run/secrets")
+
+
+class Grant(NamedTuple):
+    """What the members of a group of the sign-in provider may do, and in which project."""
+
+    group: str
+    project: str
+    role: Role
 
 
 class Settings(BaseSettings):
@@ -41,6 +52,18 @@ class Settings(BaseSettings):
     auth: Literal["", "required", "off"] = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+
+    #: The OpenID Connect provider by which people sign in to the pages, and how this service is registered there.
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: SecretStr = SecretStr("")
+    oidc_scopes: str = "openid profile email"
+    #: The claim of a person that has the groups, and what their members may: `research=search:writer`, with commas
+    #: between them, or a JSON object.
+    oidc_groups_claim: str = "groups"
+    oidc_groups: str = ""
+    #: Where browsers reach this service: the provider sends them back to it.
+    public_url: str = ""
 
     #: Device slots of this worker: "auto" is every CUDA device, or one CPU slot where there are no CUDA devices.
     devices: str = "auto"
@@ -144,6 +167,32 @@ class Settings(BaseSettings):
         read_limits(value)
         return value
 
+    @field_validator("oidc_issuer", "public_url")
+    @classmethod
+    def _secure_url(cls, value: str) -> str:
+        if value and not (re.fullmatch(r"https://[^/\s@?#]+(/[^\s?#]*)?", value) or _loopback_url(value)):
+            raise ValueError("write https://host/path; http:// is for loopback addresses alone")
+        return value
+
+    @field_validator("oidc_groups")
+    @classmethod
+    def _grants(cls, value: str) -> str:
+        read_grants(value)
+        return value
+
+    @model_validator(mode="after")
+    def _sign_in(self) -> Self:
+        if not self.oidc_issuer:
+            return self
+        needed = {"OIDC_CLIENT_ID": self.oidc_client_id, "OIDC_GROUPS": self.oidc_groups, "PUBLIC_URL": self.public_url}
+        if missing := [f"PERMAFROST_{name}" for name, value in needed.items() if not value.strip()]:
+            raise ValueError(f"PERMAFROST_OIDC_ISSUER needs {', '.join(missing)} as well")
+        if "openid" not in self.oidc_scopes.split():
+            raise ValueError("PERMAFROST_OIDC_SCOPES must have openid among its scopes")
+        if self.auth == "off":
+            raise ValueError("PERMAFROST_OIDC_ISSUER is for a service with keys, and PERMAFROST_AUTH is off")
+        return self
+
     @field_validator("webhook_allow", "fetch_allow")
     @classmethod
     def _networks(cls, value: str) -> str:
@@ -188,6 +237,11 @@ class Settings(BaseSettings):
         """How many devices may run the jobs of a project at once; "*" is every other project."""
         return read_limits(self.project_devices)
 
+    @cached_property
+    def grants(self) -> tuple[Grant, ...]:
+        """What members of the sign-in provider's groups may do."""
+        return read_grants(self.oidc_groups)
+
     @property
     def signing_key_path(self) -> Path:
         return self.signing_key or self.home / "keys" / "signing.key"
@@ -224,8 +278,8 @@ class Settings(BaseSettings):
 
     @property
     def auth_required(self) -> bool:
-        """Whether requests need an API key: always beyond loopback, and on loopback with PERMAFROST_AUTH=required."""
-        return self.auth == "required" or (self.auth == "" and not self.on_loopback)
+        """Whether requests need a key or a session: always beyond loopback, and on it where the operator says so."""
+        return self.auth == "required" or (self.auth == "" and not self.on_loopback) or bool(self.oidc_issuer)
 
 
 def read_aliases(text: str) -> dict[str, str]:
@@ -265,6 +319,32 @@ def read_limits(text: str) -> dict[str, int]:
             raise ValueError(f"the limit of {project} is {number!r}: write a number of devices, such as batch=4")
         limits[project] = int(number)
     return limits
+
+
+def read_grants(text: str) -> tuple[Grant, ...]:
+    """Grants by group. ValueError where an entry is no pair such as research=search:writer."""
+    text = text.strip()
+    if text.startswith("{"):
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"not a JSON object of groups and what they may do: {error}") from None
+        pairs = [(group, each) for group, may in given.items() for each in (may if isinstance(may, list) else [may])]
+    else:
+        parts = [part.strip().rpartition("=") for part in text.split(",") if part.strip()]
+        pairs = [(group.strip(), may.strip()) for group, _, may in parts]
+    return tuple(_grant(group, may) for group, may in pairs)
+
+
+def _grant(group: str, may: object) -> Grant:
+    found = re.fullmatch(rf"({PROJECT_NAME}):(admin|writer|reader)", may if isinstance(may, str) else "")
+    if not group or found is None:
+        raise ValueError(f"{group!r} has {may!r}: write a project and a role, such as research=search:writer")
+    return Grant(group, found[1], cast(Role, found[2]))
+
+
+def _loopback_url(url: str) -> bool:
+    return re.fullmatch(r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?(/[^\s?#]*)?", url) is not None
 
 
 def _by_project(text: str, *, example: str) -> dict[str, str]:

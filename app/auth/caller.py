@@ -1,4 +1,4 @@
-"""Authentication: an API key becomes a Caller (project, role). Without keys, on loopback, every caller is admin."""
+"""Authentication: an API key or a session becomes a Caller (project, role). Without keys every caller is admin."""
 
 import base64
 from dataclasses import dataclass
@@ -13,17 +13,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.auth import api_keys, sessions
 from app.auth.audited_action import CURRENT_ACTION, AuditedAction
 from app.auth.key_cache import KeyCache
+from app.auth.person import PROJECT_COOKIE, RANK, SignedIn
 from app.auth.tables import ApiKey
 from app.db import Database
 from app.errors import Forbidden, Unauthenticated
 from app.http.dependencies import backends
 from app.http.query_params import refuse_unknown
 from app.http.same_origin import from_elsewhere
-from app.settings import Settings
+from app.settings import Role, Settings
 
-Role = Literal["admin", "writer", "reader"]
-
-_RANK: Final = {"reader": 0, "writer": 1, "admin": 2}
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 #: Documents the scheme in OpenAPI; `caller` checks the header.
@@ -38,6 +36,8 @@ class Caller:
     key_name: str | None = None
     #: What the request presented; of a service without keys, nothing.
     via: Literal["nothing", "key", "session"] = "nothing"
+    #: Of a person: every project in which the session may work.
+    projects: tuple[str, ...] = ()
 
     def offered(self, role: Role) -> bool:
         """Whether a page offers what needs `role`: a browser with the key as a password can only read."""
@@ -45,11 +45,13 @@ class Caller:
 
     def may(self, role: Role) -> bool:
         """Whether the caller's role includes `role`."""
-        return _RANK[self.role] >= _RANK[role]
+        return RANK[self.role] >= RANK[role]
 
     def must(self, role: Role) -> None:
         """Raises Forbidden unless the caller's role includes `role`."""
         if not self.may(role):
+            if self.projects:
+                raise Forbidden(f"this needs the role {role}; you have the role {self.role} in {self.project}")
             raise Forbidden(f"this needs a key with the role {role}; this one has the role {self.role}")
 
 
@@ -64,13 +66,23 @@ async def caller(
     who = LOCAL_ADMIN
     if backends(request).settings.auth_required:
         token = "" if "authorization" in request.headers else request.cookies.get(sessions.COOKIE, "")
-        key = await _session_key(request, token) if token else await _presented_key(request, presented)
-        cast(KeyCache, request.app.state.key_cache).used(key.id)
-        via: Any = "session" if token else "key"
-        who = Caller(key.project, cast(Role, key.role), key_id=key.id, key_name=key.name, via=via)
+        found = await _session_key(request, token) if token else await _presented_key(request, presented)
+        who = _person(request, found) if isinstance(found, SignedIn) else _holder(request, found, bool(token))
     request.state.caller = who  # for the pages' frame
     CURRENT_ACTION.set(None if request.method in _READS else _action(request, who))
     return who
+
+
+def _holder(request: Request, key: ApiKey, in_session: bool) -> Caller:
+    cast(KeyCache, request.app.state.key_cache).used(key.id)
+    via: Any = "session" if in_session else "key"
+    return Caller(key.project, cast(Role, key.role), key_id=key.id, key_name=key.name, via=via)
+
+
+def _person(request: Request, person: SignedIn) -> Caller:
+    project = person.project(request.cookies.get(PROJECT_COOKIE))
+    projects = tuple(person.roles)
+    return Caller(project, person.roles[project], key_name=person.label, via="session", projects=projects)
 
 
 def _with_role(role: Role) -> Any:
@@ -98,7 +110,7 @@ def refuse_unsafe_exposure(settings: Settings) -> None:
             f"PERMAFROST_AUTH=off is for loopback addresses only, and PERMAFROST_HOST is {settings.host}: "
             "a job API without keys lets anyone run training here"
         )
-    if settings.auth_required and _keyless(settings):
+    if settings.auth_required and not settings.oidc_issuer and _keyless(settings):
         raise SystemExit(
             "with PERMAFROST_AUTH=required, the default beyond loopback, every request needs an API key, "
             "and no usable key exists. Create the first one with\n"
@@ -117,13 +129,13 @@ def _keyless(settings: Settings) -> bool:
         db.close()
 
 
-async def _presented_key(request: Request, presented: HTTPAuthorizationCredentials | None) -> ApiKey:
+async def _presented_key(request: Request, presented: HTTPAuthorizationCredentials | None) -> ApiKey | SignedIn:
     """The key that the request itself has: as a bearer's, or, for reads, as a password."""
     return await _key(request.app.state.key_cache, presented.credentials if presented else _basic_password(request))
 
 
-async def _session_key(request: Request, token: str) -> ApiKey:
-    """The key for which a cookie stands. Browsers send cookies along unasked: changes must come from our own pages."""
+async def _session_key(request: Request, token: str) -> ApiKey | SignedIn:
+    """For whom a cookie stands. Browsers send cookies along unasked: changes must come from our own pages."""
     key = await _key(request.app.state.session_cache, token)
     trusted = backends(request).settings.trusted_hosts
     if request.method not in _READS and from_elsewhere(request, trusted=trusted) is not False:
@@ -135,7 +147,7 @@ async def _session_key(request: Request, token: str) -> ApiKey:
     return key
 
 
-async def _key(cache: KeyCache, presented: str) -> ApiKey:
+async def _key(cache: KeyCache, presented: str) -> ApiKey | SignedIn:
     """One message for every reason, so that a caller without a key cannot find out which keys exist or existed."""
     key = cache.remembered(presented) or await run_in_threadpool(cache.look_up, presented)
     if key is None:

@@ -13,6 +13,7 @@ from sqlalchemy import or_, update
 from sqlalchemy.orm import Session
 
 from app.auth.api_keys import digest, find
+from app.auth.person import SignedIn
 from app.auth.tables import ApiKey
 from app.db import Database, now
 
@@ -26,13 +27,13 @@ USE_SECONDS: Final = 60.0
 _CAPACITY: Final = 10_000
 
 
-#: Finds the key of what a request presents; None where that is not, or no longer, good.
-Finder = Callable[[Session, str], ApiKey | None]
+#: The key of what a request presents, or the person of a session; None where that is not, or no longer, good.
+Finder = Callable[[Session, str], ApiKey | SignedIn | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _CachedKey:
-    key: ApiKey
+    key: ApiKey | SignedIn
     until: float
 
 
@@ -52,14 +53,14 @@ class KeyCache:
         self._thread: threading.Thread | None = None
         self._start = threading.Lock()
 
-    def remembered(self, presented: str) -> ApiKey | None:
+    def remembered(self, presented: str) -> ApiKey | SignedIn | None:
         """The key, if it was correct within the last seconds. Does not touch the database."""
         cached = self._cached.get(digest(presented))
         if cached is None or cached.until < self._clock() or not cached.key.valid(datetime.now(UTC)):
             return None
         return cached.key
 
-    def look_up(self, presented: str) -> ApiKey | None:
+    def look_up(self, presented: str) -> ApiKey | SignedIn | None:
         """The key from the database, which is remembered if it is correct."""
         with self._db.read() as session:
             key = self._find(session, presented)

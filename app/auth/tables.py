@@ -1,8 +1,9 @@
 """The tables of API keys and of browsers' sessions, which hold digests; a key or a session's token is shown once."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -37,5 +38,22 @@ class BrowserSession(Base):
     #: SHA-256 of the token, in hex.
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class PersonSession(Base):
+    """A browser whose person the sign-in provider has vouched for. What the person may do follows from the groups."""
+
+    __tablename__ = "person_sessions"
+
+    #: SHA-256 of the token, in hex.
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    issuer: Mapped[str] = mapped_column(Text)
+    #: By which the provider knows the person for ever; names and addresses can change hands.
+    subject: Mapped[str] = mapped_column(String(255))
+    name: Mapped[str] = mapped_column(String(128))
+    #: Those of the person's groups that the settings named then.
+    groups: Mapped[list[Any]]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]

@@ -27,7 +27,6 @@ app = typer.Typer(
 app.add_typer(signing, name="signing")
 
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-_PROJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Role(StrEnum):
@@ -50,7 +49,9 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it, once."""
-    if not _PROJECT.fullmatch(project):
+    from app.settings import PROJECT_NAME
+
+    if not re.fullmatch(PROJECT_NAME, project):
         raise typer.BadParameter(
             "must be at most 64 letters, digits, dots, dashes and underscores", param_hint="--project"
         )

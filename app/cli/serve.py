@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from socket import socket
 from types import FrameType
@@ -173,7 +174,7 @@ def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         # -P: no module is looked for in the folder that this was started in, whose files may be anybody's.
         [sys.executable, "-P", "-m", "worker"],
-        env=os.environ | environment(settings),
+        env=_without_sign_in(os.environ) | environment(settings),
         start_new_session=True,
         preexec_fn=_die_with_parent,
     )
@@ -185,11 +186,16 @@ def environment(settings: Settings) -> dict[str, str]:
     variables = {
         name: getattr(settings, name)
         for name in settings.model_fields_set
-        if not (SECRETS / f"permafrost_{name}").exists()
+        if not (SECRETS / f"permafrost_{name}").exists() and not name.startswith("oidc_")
     }
     return {f"PERMAFROST_{name.upper()}": str(value) for name, value in variables.items()} | {
         "PERMAFROST_DATA_DIR": str(settings.home)
     }
+
+
+def _without_sign_in(variables: Mapping[str, str]) -> dict[str, str]:
+    """A worker signs nobody in: it does not get the secret of this service at the sign-in provider."""
+    return {name: value for name, value in variables.items() if not name.upper().startswith("PERMAFROST_OIDC_")}
 
 
 def _die_with_parent() -> None:

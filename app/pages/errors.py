@@ -6,11 +6,12 @@ from typing import Final
 from fastapi import Request, Response
 
 from app.errors import PermafrostError
+from app.pages.login import sign_in_page
 from app.pages.render import render_page
 
 _TITLES: Final = {
     "unknown_url": "There is no such page",
-    "invalid_api_key": "This page needs an API key",
+    "invalid_api_key": "This page needs you to sign in",
     "insufficient_permissions": "This key may not do that",
     "untrusted_origin": "This form was sent from elsewhere",
 }
@@ -22,7 +23,7 @@ def error_page(request: Request, error: PermafrostError) -> Response:
     if error.code == "invalid_api_key":
         back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         back = back if request.method in ("GET", "HEAD") else "/"
-        response = render_page(request, "login.html", error.status, title=title, next=back)
+        response = sign_in_page(request, error.status, title=title, next=back)
     else:
         shown = {"title": title, "message": error.message, "error_code": error.code}
         response = render_page(request, "error.html", error.status, **shown)

@@ -1,6 +1,7 @@
 """Signing in and out: a key that is given once becomes a session of the browser."""
 
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, cast
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -11,7 +12,7 @@ from app.auth.audited_action import CURRENT_ACTION, AuditedAction
 from app.auth.key_cache import KeyCache
 from app.auth.tables import ApiKey
 from app.db import Database
-from app.http.dependencies import Config, Db
+from app.http.dependencies import Config, Db, backends
 from app.pages.own_pages import FROM_OWN_PAGE
 from app.pages.render import render_page
 
@@ -25,7 +26,7 @@ def login_page(request: Request, settings: Config, next: str = "/") -> Response:
     """Asks for a key. Without keys there is nothing to sign in to."""
     if not settings.auth_required:
         return RedirectResponse("/", 303)
-    return render_page(request, "login.html", next=local(next))
+    return sign_in_page(request, next=local(next))
 
 
 @router.post("/login", dependencies=[FROM_OWN_PAGE], operation_id="signIn")
@@ -36,17 +37,13 @@ async def sign_in(
     key: Annotated[str, Form(max_length=512)] = "",
     next: Annotated[str, Form(max_length=2048)] = "/",
 ) -> Response:
-    """Sets the session's cookie, which scripts cannot read and which other sites' forms do not send."""
+    """Begins a session for a key that is good."""
     if not settings.auth_required:
         return RedirectResponse("/", 303)
     found = await run_in_threadpool(_begin, request, db, key.strip())
     if found is None:
-        return render_page(request, "login.html", 403, next=local(next), wrong=WRONG)
-    answer = RedirectResponse(local(next), 303)
-    secure = request.url.scheme == "https"
-    seconds = int(sessions.LASTS.total_seconds())
-    answer.set_cookie(sessions.COOKIE, found, max_age=seconds, httponly=True, samesite="lax", secure=secure)
-    return answer
+        return sign_in_page(request, 403, next=local(next), wrong=WRONG)
+    return with_session(local(next), found, secure=request.url.scheme == "https")
 
 
 @router.post("/logout", dependencies=[FROM_OWN_PAGE], operation_id="signOut")
@@ -58,6 +55,20 @@ async def sign_out(request: Request, db: Db) -> Response:
         cast(KeyCache, request.app.state.session_cache).forget(token)
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(sessions.COOKIE, httponly=True, samesite="lax")
+    return answer
+
+
+def sign_in_page(request: Request, code: int = 200, **context: Any) -> Response:
+    """The form for a key, and where there is one the way to the sign-in provider."""
+    issuer = backends(request).settings.oidc_issuer
+    return render_page(request, "login.html", code, provider=urlsplit(issuer).netloc, **context)
+
+
+def with_session(path: str, token: str, *, secure: bool) -> Response:
+    """Leads on to a page, with the session's cookie, which scripts cannot read and other sites' forms do not send."""
+    answer = RedirectResponse(path, 303)
+    seconds = int(sessions.LASTS.total_seconds())
+    answer.set_cookie(sessions.COOKIE, token, max_age=seconds, httponly=True, samesite="lax", secure=secure)
     return answer
 
 

@@ -4,11 +4,11 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from app.pages import actions, dashboard, job, live, login, models, new_job, overlay, sweeps
+from app.pages import actions, dashboard, job, live, login, models, new_job, overlay, single_sign_on, sweeps
 from app.pages.render import FOLDER, render_page
 
 router = APIRouter(include_in_schema=False)
-for _part in (login, dashboard, new_job, job, actions, live, sweeps, models, overlay):
+for _part in (login, single_sign_on, dashboard, new_job, job, actions, live, sweeps, models, overlay):
     router.include_router(_part.router)
 
 

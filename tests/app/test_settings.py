@@ -111,3 +111,76 @@ def test_limits_of_projects():
     for text in ("batch", "batch=-1", "batch=1.5", "batch=many"):
         with pytest.raises(ValidationError, match="batch=4"):
             Settings(project_devices=text)
+
+
+SIGN_IN: dict[str, Any] = {
+    "oidc_issuer": "https://accounts.example.org",
+    "oidc_client_id": "permafrost",
+    "oidc_groups": "research=search:writer",
+    "public_url": "https://tune.example.org",
+}
+
+
+def test_groups_of_a_provider():
+    """Pairs with commas between them, or a JSON object, for names with commas and several projects."""
+    assert Settings(oidc_groups=" /ml/team = search:writer, a=b=ads:reader,").grants == (
+        ("/ml/team", "search", "writer"),
+        ("a=b", "ads", "reader"),
+    )
+    text = '{"cn=ml,ou=x": ["search:writer", "ads:reader"], "chiefs": "search:admin"}'
+    assert [grant.group for grant in Settings(oidc_groups=text).grants] == ["cn=ml,ou=x"] * 2 + ["chiefs"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "research",
+        "research=search",
+        "research=search:owner",
+        "=search:reader",
+        "a=:reader",
+        "{",
+        '{"a": 1}',
+        '{"a": [[]]}',
+    ],
+)
+def test_groups_that_are_none_are_refused(text: str):
+    """At start, with what would work."""
+    with pytest.raises(ValidationError, match=r"research=search:writer|not a JSON object"):
+        Settings(oidc_groups=text)
+
+
+def test_a_provider_makes_signing_in_required():
+    """On loopback, too: whoever names a provider does not mean that everybody is admin."""
+    assert Settings(**SIGN_IN).auth_required
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"oidc_client_id": ""}, "PERMAFROST_OIDC_CLIENT_ID"),
+        ({"oidc_groups": " "}, "PERMAFROST_OIDC_GROUPS"),
+        ({"public_url": ""}, "PERMAFROST_PUBLIC_URL"),
+        ({"oidc_scopes": "email"}, "openid"),
+        ({"auth": "off"}, "PERMAFROST_AUTH is off"),
+        ({"oidc_issuer": "http://accounts.example.org"}, "https://host/path"),
+        ({"oidc_issuer": "http://127.0.0.1.evil.example"}, "https://host/path"),
+        ({"public_url": "tune.example.org"}, "https://host/path"),
+        ({"public_url": "https://user@tune.example.org"}, "https://host/path"),
+    ],
+)
+def test_half_a_provider_is_refused(others: dict[str, Any], words: str):
+    """At start, by the variable."""
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        Settings(**(SIGN_IN | others))
+
+
+def test_a_worker_does_not_get_the_secret_at_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It signs nobody in."""
+    from app.cli.serve import _without_sign_in
+
+    monkeypatch.setenv("PERMAFROST_OIDC_CLIENT_SECRET", "s3cret")
+    settings = Settings(**SIGN_IN)
+    assert "s3cret" not in repr(settings)
+    assert not [name for name in environment(settings) if "OIDC" in name]
+    assert _without_sign_in({"PERMAFROST_OIDC_CLIENT_SECRET": "a", "PATH": "b"}) == {"PATH": "b"}

@@ -25,6 +25,7 @@ GUIDES = (
     "operations.md",
     "many-machines.md",
     "keys.md",
+    "login.md",
     "secrets.md",
     "exports.md",
     "webhooks.md",

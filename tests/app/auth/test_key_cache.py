@@ -79,7 +79,7 @@ def test_expiry_is_exact_for_remembered_keys_too(db: Database):
     _, key = made(db, expires_at=datetime.now(UTC) + timedelta(hours=1))
     cache = KeyCache(db)
     remembered = cache.look_up(key)
-    assert remembered is not None
+    assert isinstance(remembered, ApiKey)
     remembered.expires_at = datetime.now(UTC)
     assert cache.remembered(key) is None
 

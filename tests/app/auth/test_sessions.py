@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.auth import api_keys, sessions
-from app.auth.tables import BrowserSession
+from app.auth.tables import ApiKey, BrowserSession
 from tests.app.guarded import Guarded
 
 BROWSER = {"accept": "text/html"}
@@ -93,12 +93,12 @@ def test_a_session_ends_with_its_key_and_in_time(guarded: Guarded, browser: Test
         sign_in(browser, guarded.keys["mine", role])
     token = browser.cookies[sessions.COOKIE]
     with guarded.db.write() as session:
-        key = sessions.find(session, token)
-        assert key is not None and key.role == "writer"
+        key = sessions.find(session, token, guarded.settings)
+        assert isinstance(key, ApiKey) and key.role == "writer"
         api_keys.revoke(session, key.id)
     with guarded.db.write() as session:
-        assert sessions.find(session, token) is None
-        assert sessions.find(session, "x" * 43) is None
+        assert sessions.find(session, token, guarded.settings) is None
+        assert sessions.find(session, "x" * 43, guarded.settings) is None
         for row in session.query(BrowserSession):
             assert timedelta(hours=11) < row.expires_at - datetime.now(UTC) <= sessions.LASTS
             row.expires_at = datetime.now(UTC) - timedelta(seconds=1)

@@ -47,6 +47,6 @@ def test_a_page_that_needs_a_key_says_so(deployment: Deployment) -> None:
     with TestClient(application, base_url="http://testserver/v1/") as client:
         answer = client.get("http://testserver/?status=failed", headers=BROWSER)
     assert answer.status_code == 401
-    assert "This page needs an API key" in Page(answer.text).text
+    assert "This page needs you to sign in" in Page(answer.text).text
     assert 'name="next" value="/?status=failed"' in answer.text
     assert answer.headers["www-authenticate"].startswith("Bearer")
