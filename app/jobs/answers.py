@@ -98,6 +98,7 @@ class ResourcesAnswer(Answer):
     """What the job gets of a worker's machine."""
 
     devices: int
+    machines: int = Field(description="On which these devices are, as many on each.")
     strategy: Literal["ddp", "fsdp"]
     device: str | None = Field(description="The kind of device that the request named; null: any.")
 
@@ -198,7 +199,12 @@ class JobObject(Answer):
                 "priority": job.priority,
                 "retries": job.retries,
                 "max_run_seconds": job.hyperparameters.get("max_run_seconds"),
-                "resources": {"devices": job.devices, "strategy": job.strategy, "device": job.device},
+                "resources": {
+                    "devices": job.devices,
+                    "machines": job.machines,
+                    "strategy": job.strategy,
+                    "device": job.device,
+                },
                 "freeze_policy": job.freeze_policy,
                 "freeze_plan": job.freeze_plan,
                 "progress": _progress(job),

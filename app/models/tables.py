@@ -40,11 +40,14 @@ class Model(Base):
     tensors: Mapped[list[Any]] = deferred(mapped_column(JSON, default=list))
     #: Tensors for plan.resolve, written once by a worker and None until then; models/manifest.py reads it.
     manifest: Mapped[list[Any] | JsonDict | None] = deferred(mapped_column(JSON(none_as_null=True)))
+    #: Of a checkpoint of a job on several machines: the files from which any of them can go on,
+    #: [{name, size, sha256, blob}].
+    state: Mapped[list[Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
 
     @property
     def blobs(self) -> set[str]:
         """Keys of every blob that its files and tensors are slices of."""
-        return {stored["blob"] for stored in (*self.files, *self.tensors) if stored["blob"]}
+        return {stored["blob"] for stored in (*self.files, *self.tensors, *(self.state or ())) if stored["blob"]}
 
     @property
     def model_spec(self) -> ModelSpec:

@@ -20,8 +20,9 @@ class Lease:
     attempt: int
     worker: str
     seconds: float
-    devices: int = 1
+    devices: int = 1  # on this machine
     device: str | None = None  # a part of the product's name that the job requested
+    machines: int = 1
 
 
 class LeaseLost(Exception):

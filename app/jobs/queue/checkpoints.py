@@ -83,8 +83,9 @@ def drop_of_ended(session: Session, before: datetime, *, age: timedelta, most: i
 def clear(model: Model, reason: str) -> list[str]:
     """Empties a checkpoint's model, whose row keeps the reason. Returns its own blobs: no other model has them."""
     blobs = {tensor["blob"] for tensor in model.tensors if tensor.get("own")}
+    blobs |= {file["blob"] for file in model.state or ()}
     model.status, model.error, model.base_id = DROPPED, reason, None
-    model.files, model.tensors, model.manifest, model.stored_bytes = [], [], None, 0
+    model.files, model.tensors, model.manifest, model.state, model.stored_bytes = [], [], None, None, 0
     return sorted(blobs)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.db import Database, now
 from app.errors import Conflict
 from app.exports import queue as exports
-from app.jobs.queue import checkpoints, claims, event_log, usage
+from app.jobs.queue import checkpoints, claims, event_log, gang_rows, usage
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
 from app.jobs.queue.attempt_rows import changed_columns, store_outcome, store_updates
 from app.jobs.queue.early_stopping import find_worse
@@ -32,6 +32,8 @@ from app.webhooks.events import announce
 
 #: Every move out of a worker's hands gives the lease up.
 NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None, "preempted_for": None}
+
+GANG_PAUSE: Final = 1.0  #: Seconds until a gang is tried again that did not come together.
 
 LISTED: Final = 1_000  #: Waiting jobs that maintenance hears of: a worker starts no more than it has devices for.
 
@@ -135,14 +137,15 @@ def claim(
         try:
             with db.write() as session:
                 at = now(session)
-                job = claims.choose(session, worker, offer or Offer(), shares, at, final=look == claims.LOOKS)
-                return _start(session, job, worker, seconds, at) if job else None
+                chosen = claims.choose(session, worker, offer or Offer(), shares, at, final=look == claims.LOOKS)
+                return _start(session, chosen, worker, seconds, at) if chosen else None
         except claims.OrderChanged:
             continue
     raise AssertionError("the final look takes what it finds")
 
 
-def _start(session: Session, job: claims.Chosen, worker: str, seconds: float, at: datetime) -> Lease | None:
+def _start(session: Session, chosen: claims.NextJob, worker: str, seconds: float, at: datetime) -> Lease | None:
+    job, gang = chosen.job, chosen.gang
     attempt = job.attempt + 1
     leased = NO_LEASE | {"lease_owner": worker, "lease_until": at + timedelta(seconds=seconds), "not_before": None}
     changes = leased | {"attempt": attempt, "attempt_step": STEP_REACHED, "started_at": job.started_at or at}
@@ -151,7 +154,12 @@ def _start(session: Session, job: claims.Chosen, worker: str, seconds: float, at
 
     started = "Job started" if attempt == 1 else f"Job started again, attempt {attempt}"
     event_log.append(session, job.id, [NewEvent(started)], at=at)
-    return Lease(job.id, attempt, worker, seconds, job.devices, job.device)
+    lease = Lease(
+        job.id, attempt, worker, seconds, chosen.devices, gang.product if gang else job.device, machines=job.machines
+    )
+    if gang:
+        gang_rows.make_places(session, lease, gang, at)
+    return lease
 
 
 def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> str:
@@ -264,6 +272,18 @@ def lose(db: Database, lease: Lease, *, limit: int) -> str:
         return target
 
 
+def postpone(db: Database, lease: Lease, reason: str) -> str:
+    """Gives back a job for which no gang came together, to be tried again in a moment. Not counted as a crash."""
+    with db.write() as session:
+        job, at = session.get_one(Job, lease.job_id, with_for_update=True), now(session)
+        target = "paused" if job.desired == "pause" else "queued"
+        wait = at + timedelta(seconds=GANG_PAUSE)
+        if not _give_back(session, job, _lease_guard(lease, at), to=target, not_before=wait):
+            raise _lost(session, lease)
+        event_log.append(session, job.id, [NewEvent(f"No gang came together: {reason}; job {target} again", "warn")])
+        return target
+
+
 def pause_attempt(db: Database, lease: Lease, reason: str) -> str:
     """Pauses a job that cannot go on until a person has acted. Its state is saved; not counted as a crash."""
     with db.write() as session:
@@ -323,13 +343,15 @@ def _move(
         update(Job)
         .where(Job.id == job_id, Job.status == before, *guard)
         .values(status=to, version=Job.version + 1, **changes)
-        .returning(Job.project, Job.devices)
+        .returning(Job.project, Job.devices, Job.machines)
         .execution_options(synchronize_session=False)
     )
     moved = session.execute(statement).one_or_none()
     if moved is None:
         return False
     usage.note(session, moved.project, moved.devices * ((to in LEASED) - (before in LEASED)))
+    if moved.machines > 1 and to not in LEASED:
+        gang_rows.disband(session, job_id)
     announce(session, f"fine_tuning.job.{to}", project=moved.project, object_id=job_id)
     if to in TERMINAL:
         exports.release(session, job_id, to)

@@ -8,10 +8,11 @@ from typing import Any, Final
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
+from app.jobs.queue.gangs import GangHost
 from app.jobs.queue.offers import Offer
 from app.jobs.queue.reservations import Machine, Reservation, Running, reserve
 from app.jobs.queue.states import LEASED
-from app.jobs.queue.tables import Job, Worker
+from app.jobs.queue.tables import GangMember, Job, Worker
 from app.jobs.queue.workers import PRESENT, most_of
 
 #: Finished jobs of a project by which the duration of one is bounded.
@@ -23,7 +24,15 @@ _ENDED_JOBS: Final = (
     .limit(ENDED)
 )
 _RUNNING: Final = select(
-    Job.lease_owner, Job.project, Job.devices, Job.progress, Job.started_at, Job.hyperparameters, Job.preempted_for
+    Job.id,
+    Job.lease_owner,
+    Job.project,
+    Job.devices,
+    Job.machines,
+    Job.progress,
+    Job.started_at,
+    Job.hyperparameters,
+    Job.preempted_for,
 ).where(Job.lease_until.is_not(None), Job.status.in_(LEASED))
 
 
@@ -58,6 +67,17 @@ def reservation(
     return reserve(machines, devices)
 
 
+def hosts(session: Session, at: datetime) -> list[GangHost]:
+    """The workers alive that run jobs together with others."""
+    columns = (Worker.id, Worker.code, Worker.devices, Worker.products)
+    alive = select(*columns).where(
+        Worker.seen_at > at - PRESENT, Worker.gang_address.is_not(None), Worker.code.is_not(None)
+    )
+    found = session.execute(alive.order_by(Worker.id)).all()
+    running = running_jobs(session, at) if found else {}
+    return [GangHost(row.id, row.code or "", row.devices, dict(row.products), running.get(row.id, ())) for row in found]
+
+
 def worker_of(owner: str) -> str:
     """The worker that holds a lease: each of its claims has a name of its own, `worker/number`."""
     return owner.rpartition("/")[0] or owner
@@ -70,14 +90,23 @@ def running_jobs(session: Session, at: datetime) -> defaultdict[str, list[Runnin
     """
     running: defaultdict[str, list[Running]] = defaultdict(list)
     known: dict[str, list[float]] = {}
-    for owner, project, devices, progress, started_at, hyperparameters, preempted_for in session.execute(_RUNNING):
-        left = 0.0 if preempted_for else (progress or {}).get("eta_seconds")
+    gangs: dict[str, float | None] = {}
+    for row in session.execute(_RUNNING):
+        left = 0.0 if row.preempted_for else (row.progress or {}).get("eta_seconds")
         if left is None:
-            if project not in known:
-                known[project] = durations(session, project)
-            bound = _bound(hyperparameters, known[project])
-            left = None if bound is None else max(0.0, bound - (at - (started_at or at)).total_seconds())
-        running[worker_of(owner or "")].append(Running(devices, left))
+            if row.project not in known:
+                known[row.project] = durations(session, row.project)
+            bound = _bound(row.hyperparameters, known[row.project])
+            left = None if bound is None else max(0.0, bound - (at - (row.started_at or at)).total_seconds())
+        if row.machines > 1:
+            gangs[row.id] = left
+        else:
+            running[worker_of(row.lease_owner or "")].append(Running(row.devices, left))
+
+    if gangs:
+        places = select(GangMember.job_id, GangMember.worker, GangMember.devices)
+        for job_id, worker, devices in session.execute(places.where(GangMember.job_id.in_(gangs))):
+            running[worker].append(Running(devices, gangs[job_id]))
     return running
 
 

@@ -152,6 +152,7 @@ def _stoppable(session: Session, at: datetime, most: int) -> dict[str, list[Stop
         Job.desired == "run",
         Job.preempted_for.is_(None),
         Job.preemptions < most,
+        Job.machines == 1,  # a gang is left alone: what it frees is of use on all its machines at once
     )
     found: dict[str, list[Stoppable]] = {}
     for row in session.execute(query):

@@ -41,14 +41,21 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """So many devices of a machine for one large job, from the moment at which they are all free."""
+    """So many devices of a machine for one large job, from the moment at which they are all free.
+
+    Of a job on several machines, on each of them: it waits for the one that has room last.
+    """
 
     machine: Machine
     devices: int
+    gang: tuple[Machine, ...] = ()  # all its machines, of a job on several
 
     @property
     def starts_in(self) -> float | None:
-        return self.machine.room_in(self.devices)
+        """Seconds until there is room on every machine; None where the estimates do not say."""
+        rooms = [machine.room_in(self.devices) for machine in self.gang or (self.machine,)]
+        known = [seconds for seconds in rooms if seconds is not None]
+        return max(known) if len(known) == len(rooms) else None
 
     def admits(self, devices: int, seconds: float | None) -> bool:
         """Whether a job of so many free devices, which takes `seconds` at most, delays the large one by nothing."""

@@ -79,6 +79,7 @@ class Job(Base):
     tags: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     retries: Mapped[int | None]  # attempts that may follow a crash; None: the service's own limit
     devices: Mapped[int] = mapped_column(default=1, server_default="1")
+    machines: Mapped[int] = mapped_column(default=1, server_default="1")  # on which its devices are, as many on each
     strategy: Mapped[str] = mapped_column(String(8), default="ddp", server_default="ddp")
     device: Mapped[str | None] = mapped_column(String(64))  # a part of a product's name, such as "H100"
     integrations: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -170,9 +171,36 @@ class Worker(Base):
     kind: Mapped[str] = mapped_column(String(16))
     #: The products of its devices by the number of each, such as {"NVIDIA H100 80GB HBM3": 8}.
     products: Mapped[JsonDict] = mapped_column(default=dict, server_default="{}")
+    #: Where other workers of a gang reach it; None: it runs no job together with others.
+    gang_address: Mapped[str | None] = mapped_column(String(64))
+    #: SHA-256 over the code that it runs: workers of one gang run the same.
+    code: Mapped[str | None] = mapped_column(String(64))
     #: Bytes in use and in all by the device's name in CUDA, such as {"GPU-…": [10, 80]}; none on a CPU.
     memory: Mapped[JsonDict] = mapped_column(default=dict, server_default="{}")
     seen_at: Mapped[datetime]
+
+
+class GangMember(Base):
+    """A worker's place in one attempt at a job on several machines. The rows go when the attempt ends.
+
+    The worker of rank 0 has the job's lease, and leads: it made the places, and it alone changes the job.
+    """
+
+    __tablename__ = "gang_members"
+    __table_args__ = (Index("ix_gang_members_worker", "worker"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True)
+    worker: Mapped[str] = mapped_column(String(128))
+    devices: Mapped[int]
+    device: Mapped[str] = mapped_column(String(256))  # the product of the devices, the same for all members
+    state: Mapped[str] = mapped_column(String(8))  # "invited" | "joined" | "ready" | "ended"
+    lease_until: Mapped[datetime]
+    #: Of rank 0, once it has staged base and data: what the others stage, and where they meet.
+    plan: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
+    #: How the trainer of this member ended.
+    outcome: Mapped[JsonDict | None] = mapped_column(JSON(none_as_null=True))
 
 
 class ProjectUsage(Base):

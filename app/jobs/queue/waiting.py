@@ -10,9 +10,10 @@ from sqlalchemy import Integer, Select, String, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.db import UtcDateTime, now
-from app.jobs.queue import workers
+from app.jobs.queue import gangs, workers
 from app.jobs.queue.fair_share import EQUAL, Contender, ProjectShares, Usage
-from app.jobs.queue.machines import durations, reservation
+from app.jobs.queue.gangs import Need
+from app.jobs.queue.machines import durations, hosts, reservation
 from app.jobs.queue.making_room import room_made_for
 from app.jobs.queue.queries import waiting_projects
 from app.jobs.queue.states import CLAIMABLE, LEASED
@@ -49,7 +50,7 @@ def queue_positions(
     known = [(name, Contender(name, usage_at(row, at), since)) for name, since, row in session.execute(_CONTENDING)]
     contenders = dict(known)
     usage = contenders[project].usage if project in contenders else Usage()
-    numbers, lacking = _numbers(session, project, waiting, contenders, shares), workers.lacking(session, waiting, at=at)
+    numbers, lacking = _numbers(session, project, waiting, contenders, shares), _lacking(session, waiting, at)
     positions = {}
     for job in waiting:
         start = None if job.id in lacking else _start(job, numbers[job.id], at, free_in, job_seconds)
@@ -145,6 +146,21 @@ def _job_seconds(session: Session, project: str) -> float | None:
     return statistics.median(known) if known else None
 
 
+def _lacking(session: Session, waiting: Sequence[Job], at: datetime) -> dict[str, str]:
+    """What no worker alive has, or no gang of them, by job id."""
+    on_one = [job for job in waiting if job.machines == 1]
+    lacking = workers.lacking(session, on_one, at=at) if on_one else {}
+    if len(on_one) < len(waiting):
+        able = hosts(session, at)
+        reasons = ((job.id, gangs.lacking(able, _need(job))) for job in waiting if job.machines > 1)
+        lacking |= {job_id: reason for job_id, reason in reasons if reason is not None}
+    return lacking
+
+
+def _need(job: Job) -> Need:
+    return Need(job.machines, job.devices // job.machines, job.device)
+
+
 def _limit_reached(job: Job, shares: ProjectShares, usage: Usage) -> str | None:
     if shares.allows(job.project, usage, job.devices):
         return None
@@ -156,6 +172,9 @@ def _limit_reached(job: Job, shares: ProjectShares, usage: Usage) -> str | None:
 
 def _kept_for(session: Session, job: Job, at: datetime) -> str | None:
     """Which worker keeps devices for the first job of the queue, where no worker has enough of them free."""
+    if job.machines > 1:
+        names = sorted(each.machine.name for each in gangs.keep(hosts(session, at), _need(job)))
+        return f"{job.devices} devices at once: {' and '.join(names)} keep those that become free" if names else None
     found = reservation(session, at, devices=job.devices, device=job.device) if job.devices > 1 else None
     if found is None:
         return None

@@ -26,17 +26,20 @@ def register(
     kind: str,
     products: Mapping[str, int] | None = None,
     memory: Mapping[str, Sequence[int]] | None = None,
+    gang_address: str | None = None,
+    code: str | None = None,
 ) -> None:
     """Records that this worker is alive, with so many devices of a kind (`cpu`, `cuda`), counted by product.
 
-    `memory` is bytes in use and in all by the device's name in CUDA.
+    `memory` is bytes in use and in all by the device's name in CUDA. A worker that runs jobs together with others has a
+    `gang_address`, and the digest of its `code`.
     """
     with db.write() as session:
         at = now(session)
         used = {name: list(sizes) for name, sizes in (memory or {}).items()}
-        session.merge(
-            Worker(id=worker, devices=devices, kind=kind, products=dict(products or {}), memory=used, seen_at=at)
-        )
+        row = Worker(id=worker, devices=devices, kind=kind, products=dict(products or {}), memory=used, seen_at=at)
+        row.gang_address, row.code = gang_address, code
+        session.merge(row)
         session.execute(delete(Worker).where(Worker.seen_at < at - FORGOTTEN))
 
 

@@ -80,6 +80,18 @@ def refuse_device_misfits(hyperparameters: Hyperparameters, task: str, *, device
     )
 
 
+def refuse_uneven_machines(machines: int, *, devices: int) -> None:
+    """Refuses a number of devices that machines cannot share evenly. Raises InvalidRequest."""
+    if machines > 1:
+        raise InvalidRequest("jobs on several machines are not offered yet; use one", param="resources.machines")
+    if devices % machines:
+        fits = max(1, devices // machines) * machines
+        message = (
+            f"{devices} devices cannot be shared evenly by {machines} machines; request {fits} or {fits + machines}"
+        )
+        raise InvalidRequest(message, param="resources.devices")
+
+
 def refuse_more_than_the_limit(context: SubmissionContext, devices: int) -> None:
     """Refuses a job that needs more devices than its project may use at once: it would never run."""
     limit = ProjectShares.of(context.settings).limit(context.project)

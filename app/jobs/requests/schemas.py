@@ -40,6 +40,12 @@ class Resources(RequestBody):
     devices: int = Field(
         default=1, ge=1, le=1024, description="Processes that train it together, each on a device of its own."
     )
+    machines: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Machines on which these devices are, as many on each. Above 1, workers form a gang for the job.",
+    )
     strategy: Literal["ddp", "fsdp"] = Field(
         default="ddp",
         description="`ddp`: the whole model on each device. `fsdp`: a part of it, for models larger than a device.",

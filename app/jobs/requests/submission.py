@@ -33,6 +33,7 @@ from app.jobs.requests.fit import (
     refuse_device_misfits,
     refuse_more_than_the_limit,
     refuse_run_misfits,
+    refuse_uneven_machines,
 )
 from app.jobs.requests.model_spec import model_choice
 from app.jobs.requests.optimizer_groups import refuse_unreadable_groups
@@ -113,6 +114,7 @@ def examine(
     known = _known(context, model, examples)
     plan_with_labels = plan or _plan_with_labels(policy, model, known)
     refuse_run_misfits(hyperparameters, model, examples, plan_with_labels)
+    refuse_uneven_machines(resources.machines, devices=resources.devices)
     refuse_device_misfits(hyperparameters, examples.task, devices=resources.devices, strategy=resources.strategy)
     return CheckedRequest(policy, model, examples, hyperparameters, plan, plan_with_labels, known)
 
@@ -145,6 +147,7 @@ def job_of(
         tags=list(dict.fromkeys(request.tags or [])),
         retries=request.retries,
         devices=resources.devices,
+        machines=resources.machines,
         strategy=resources.strategy,
         device=resources.device,
         integrations=None,
