@@ -51,7 +51,7 @@ def restore(model: nn.Module, codes: Mapping[str, str], read: Read | None) -> li
 
 def refuse_whole_numbers(model: nn.Module, codes: Mapping[str, str]) -> None:
     """Raises ModelError where the files hold whole numbers for weights, which a quantised model's are."""
-    whole = {name for name, code in codes.items() if code.startswith(("I", "U"))}
+    whole = {name for name, code in codes.items() if code.startswith(("I", "U"))} - _counters(model, codes)
     if not whole:
         return
     state = model.state_dict(keep_vars=True)
@@ -64,6 +64,16 @@ def refuse_whole_numbers(model: nn.Module, codes: Mapping[str, str]) -> None:
                 "copy"
             )
             raise ModelError(message, param="model", code="quantised_model")
+
+
+def _counters(model: nn.Module, codes: Mapping[str, str]) -> set[str]:
+    """Names in the files of the model's own whole numbers, such as position ids, also of those that it does not save.
+
+    Only these are there in most models, and working out which name is stored for which tensor takes longer.
+    """
+    prefix = names.prefix_of(model)
+    live = [name for name, tensor in model.named_buffers() if not tensor.is_floating_point()]
+    return {found for name in live if (found := names.name_in_base(name, prefix, codes)) is not None}
 
 
 def reader(files: Iterable[Path]) -> Read:

@@ -47,7 +47,8 @@ def refuse_empty(tokenizer: Any, folder: Path) -> None:
 
     transformers makes one where the folder has a vocabulary file that this kind of tokenizer does not read.
     """
-    if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+    special = set(tokenizer.all_special_tokens)
+    if len(tokenizer) > len(special) or set(tokenizer.get_vocab()) - special:
         return
     names = [name for name in getattr(tokenizer, "vocab_files_names", {}).values() if name is not None]
     present = sorted(path.name for path in folder.iterdir() if path.name.startswith(("vocab", "merges", "tokenizer")))

@@ -148,7 +148,7 @@ class TrackedModel:
                 )
 
     def _refuse_casts(self, plan: FreezePlan, stored: Sequence[StoredTensor]) -> None:
-        frozen = {each.name: each for each in plan.decisions if each.intervals and each.name not in self.made}
+        frozen = {each.name for each in plan.decisions if each.intervals} - set(self.made)
         for each in stored:
             base = self.base.get(self.pairs.get(each.name, ""))
             if each.live not in frozen or base is None:
