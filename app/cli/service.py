@@ -39,6 +39,14 @@ _NEXT_BY_PARAM: Final = {
 }
 
 
+class RequestRefused(SystemExit):
+    """The end of a command whose request the service refused, with its message and the command that helps."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.of_this_request = status in (400, 404, 409, 413, 422)  # others may be taken: no key, quota or fault
+
+
 def connect(server: str) -> httpx2.Client:
     """A client of the service, with the key from the environment. BadParameter for an address that is no URL."""
     settings = Settings()
@@ -65,7 +73,7 @@ def away(client: httpx2.Client, error: Exception) -> SystemExit:
 
 
 def checked(answer: httpx2.Response) -> JsonDict:
-    """The body of an answer. SystemExit with the service's message, each problem and the command that helps."""
+    """The body of an answer. RequestRefused with the service's message, each problem and the command that helps."""
     if answer.is_success:
         body: JsonDict = answer.json()
         return body
@@ -75,7 +83,7 @@ def checked(answer: httpx2.Response) -> JsonDict:
         raise SystemExit(f"{answer.url} answered {answer.status_code}, and it is not a Permafrost service") from None
     for line in problem_lines(error):
         print(line, file=sys.stderr)
-    raise SystemExit("\n".join(filter(None, (error["message"], next_step(error)))))
+    raise RequestRefused("\n".join(filter(None, (error["message"], next_step(error)))), answer.status_code)
 
 
 def next_step(error: Mapping[str, Any]) -> str | None:

@@ -112,10 +112,13 @@ def test_moving_from_openai(aliased: str, sdk: str, tmp_path: Path) -> None:
     newest = next(pin for pin in peers.wanted("openai").versions if pin.startswith("openai=="))
     assert (f"openai=={version}" == newest) == (sdk == "newest")
 
-    arguments = ["-m", "app.cli.main", "import", "openai", str(tmp_path / "export"), "--dry-run"]
-    looked = program_run(arguments, ROOT, {**os.environ, "PERMAFROST_SERVER": "http://127.0.0.1:1"})
+    arguments = ["-m", "app.cli.main", "import", "openai", str(tmp_path / "export")]
+    looked = program_run([*arguments, "--dry-run"], ROOT, {**os.environ, "PERMAFROST_SERVER": "http://127.0.0.1:1"})
     assert looked.returncode == 0, looked.stderr
     assert json.loads(looked.stdout)["model"] == "gpt-4.1-mini-2025-04-14"
+    taken = program_run([*arguments, "--submit"], ROOT, {**os.environ, "PERMAFROST_SERVER": aliased})
+    assert taken.returncode == 0, taken.stderr
+    assert taken.stdout.startswith("ftjob-")
 
 
 def program_run(arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

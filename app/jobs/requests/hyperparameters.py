@@ -153,6 +153,14 @@ class Method(RequestBody):
     supervised: MethodOptions | None = None
     dpo: MethodOptions | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unused(cls, given: Any) -> Any:
+        """Without the null that OpenAI's clients write for the method that is not offered."""
+        if isinstance(given, dict) and given.get("reinforcement", ...) is None:
+            return {name: value for name, value in given.items() if name != "reinforcement"}
+        return given
+
     def hyperparameters(self) -> HyperparametersRequest | None:
         """The hyperparameters of the method's own type."""
         options = self.dpo if self.type == "dpo" else self.supervised

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 
 from tests.app.cli.commands import Command
@@ -71,6 +72,58 @@ def test_without_a_mapping_the_service_decides(permafrost: Command, socket_url: 
     refused = permafrost("import", "openai", str(tmp_path / "export"), "--submit", PERMAFROST_SERVER=socket_url)
     assert "gpt-4.1-mini-2025-04-14" in refused.stderr
     assert "permafrost models list" in refused.stderr
+
+
+def test_a_job_as_openai_and_its_sdk_write_it(
+    permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path
+) -> None:
+    """Null options of other methods are left out, and the suffix has OpenAI's name for it."""
+    model(embedded)
+    options = {"hyperparameters": {"n_epochs": 2, "batch_size": 1, "learning_rate_multiplier": 1.8}}
+    method = {"type": "supervised", "dpo": None, "reinforcement": None, "supervised": options}
+    exported(tmp_path / "export", method=method, suffix=None, user_provided_suffix="support")
+    arguments = ("import", "openai", str(tmp_path / "export"), "--models", "gpt-4.1-mini*=smollm", "--submit", "--json")
+    (job,) = json.loads(permafrost(*arguments, PERMAFROST_SERVER=socket_url).stdout)
+    assert (job["suffix"], job["hyperparameters"]["n_epochs"]) == ("support", 2)
+
+
+def test_a_job_that_the_service_refuses_is_left_out(
+    permafrost: Command, socket_url: str, embedded: FastAPI, tmp_path: Path
+) -> None:
+    """And the others are submitted all the same."""
+    model(embedded)
+    exported(tmp_path / "export")
+    jobs = json.loads((tmp_path / "export" / "jobs.json").read_text())["data"]
+    refused = jobs[-1] | {"id": "ftjob-refused", "created_at": 1, "suffix": "x" * 100}
+    (tmp_path / "export" / "jobs.json").write_text(json.dumps([refused, jobs[-1]]))
+    arguments = ("import", "openai", str(tmp_path / "export"), "--models", "gpt-4.1-mini*=smollm", "--submit")
+    done = permafrost(*arguments, PERMAFROST_SERVER=socket_url)
+    assert done.returncode == 1
+    assert "ftjob-refused: left out: suffix: string should have at most 64 characters" in done.stderr
+    assert len(done.stdout.split()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": None}, "it has no model"),
+        ({"model": ["gpt-4.1-mini"]}, "its model is"),
+        ({"training_file": None}, "it has no training_file"),
+        ({"training_file": "*"}, "its training_file * is not in"),
+        ({"training_file": "/etc/hostname"}, "its training_file /etc/hostname is not in"),
+        ({"training_file": "../file-old"}, "its training_file ../file-old is not in"),
+        ({"method": "supervised"}, "its method is"),
+    ],
+)
+def test_what_is_no_job_of_openai_is_left_out(
+    permafrost: Command, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    """By name and with the reason; files are taken from the folder alone."""
+    exported(tmp_path / "export", created_at="yesterday", **changes)
+    (tmp_path / "file-old.jsonl").write_text("outside of the folder")
+    done = permafrost("import", "openai", str(tmp_path / "export"), "--dry-run")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"ftjob-old: left out: {reason}" in done.stderr
 
 
 def test_a_folder_without_jobs_says_so(permafrost: Command, tmp_path: Path) -> None:
