@@ -25,6 +25,14 @@ from tests.app.pages.test_browser import tab, upload
 
 pytestmark = pytest.mark.slow
 
+#: The words of cells that are not below their table's heading for them.
+MISPLACED = """() => [...document.querySelectorAll("table")].flatMap((table) => {
+  const heads = [...table.querySelectorAll("thead th")].map((head) => head.getBoundingClientRect().left);
+  return [...table.querySelectorAll("tbody tr")].flatMap((row) => [...row.cells].filter((cell, at) =>
+    row.cells.length === heads.length && Math.abs(cell.getBoundingClientRect().left - heads[at]) > 1
+  ).map((cell) => cell.innerText));
+})"""
+
 PAGES = {
     "dashboard": "/",
     "filtered": "/?status=succeeded&verdict=violated&q=job",
@@ -43,6 +51,7 @@ PAGES = {
     "no-such": "/jobs/none",
     "report": "/v1/fine_tuning/jobs/ftjob-verified/report",
 }
+PHONE = 640  # on a narrower window, tables are cards
 
 
 @pytest.fixture
@@ -136,6 +145,8 @@ def test_every_page(page: Page, ids: dict[str, str], scheme: Any, width: int, he
             found.append(f"{name}: {violation['id']}: {violation['help']} at {targets}")
         if page.evaluate("document.documentElement.scrollWidth") > width:
             found.append(f"{name}: wider than its window")
+        if width > PHONE and (cells := page.evaluate(MISPLACED)):
+            found.append(f"{name}: not below their headings: {cells[:3]}")
         if folder:
             page.screenshot(path=Path(folder) / f"{name}-{scheme}-{width}.png", full_page=True)
     assert found == []
