@@ -35,6 +35,7 @@ SHAPES: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
     ),
     "image-classification": ((("image", "label"), ()),),
     "image-text": ((("messages",), (*OPTIONS, "images")),),
+    "contrastive-image-text": ((("text", "image"), ()),),
     "tabular-regression": ((("x", "y"), ()),),
     "tabular-classification": ((("x", "y"), ()),),
 }
@@ -198,6 +199,10 @@ class ExampleReader(FieldChecks):
     def _image(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {"image": Picture(self, "image", record["image"]).data(), "label": self._label("label", record["label"])}
 
+    def _captioned(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A picture and the text that belongs to it."""
+        return {"text": self.text("text", record["text"]), "image": Picture(self, "image", record["image"]).data()}
+
     def _image_text(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return self._picture_chats.example(record)
 
@@ -331,6 +336,7 @@ _TASKS: dict[str, Callable[[ExampleReader, Mapping[str, Any]], dict[str, Any]]] 
     "preference": ExampleReader._preference,
     "image-classification": ExampleReader._image,
     "image-text": ExampleReader._image_text,
+    "contrastive-image-text": ExampleReader._captioned,
     "tabular-regression": ExampleReader._tabular,
     "tabular-classification": ExampleReader._tabular,
 }

@@ -27,6 +27,8 @@ FORMATS = ("jsonl", "csv", "parquet")
 TASKS = tuple(SHAPES)
 TABULAR = ("tabular-regression", "tabular-classification")
 CLASSES = ("text-classification", "token-classification", "image-classification", "tabular-classification")
+#: Tasks with texts and pictures, whose lines may be longer.
+_PICTURES = ("image-text", "contrastive-image-text")
 _JSON = (".jsonl", ".ndjson", ".json")
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv"} | dict.fromkeys(_JSON, "jsonl")
 #: A warning. Its metrics are the training file's own.
@@ -154,7 +156,9 @@ def _fits(task: str, records: Sequence[Mapping[str, Any]], *, text_numbers: bool
     if task in ("causal-lm", "image-text") and any(map(has_pictures, records)) != (task == "image-text"):
         return False
     if task == "causal-lm":
-        return not any(record.get(name) is not None for record in records for name in ("label", "labels", "chosen"))
+        return not any(
+            record.get(name) is not None for record in records for name in ("label", "labels", "chosen", "image")
+        )
     if not task.endswith(("-classification", "-regression")) or not task.startswith(("text-", "tabular-")):
         return True
     name = "label" if task.startswith("text-") else "y"
@@ -296,7 +300,7 @@ def _open(
 ) -> tuple[ExampleReader, Iterator[Record | LineProblem | Numbers]]:
     if task not in SHAPES:
         raise DataError(f"unknown task '{task}'{nearest(task, TASKS)}; tasks are {', '.join(TASKS)}", param="task")
-    source = _source(path, format, max_line=MAX_PICTURE_LINE if task == "image-text" else MAX_LINE)
+    source = _source(path, format, max_line=MAX_PICTURE_LINE if task in _PICTURES else MAX_LINE)
     problems = list(source.header_problems)
     if not problems and (format == "jsonl" or task not in TABULAR):
         problems = columns_of.unused(format, task, columns)

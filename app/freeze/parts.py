@@ -1,14 +1,16 @@
-"""The parts of a vision-language model, by the names that its family gives them.
+"""The parts of a model of pictures and texts, by the names that its family gives them.
 
     vision_tower    what looks at pictures            model.vision_tower, model.visual, model.vision_model
     projector       what brings that to the text      model.multi_modal_projector, model.connector, model.visual.merger
     language_model  what reads both and answers       model.language_model, model.text_model, lm_head
+    text_tower      what reads texts to compare them  text_model, text_projection
 
 A part is found by a segment of a tensor's name, the first one that is any part's; within a tower, a merger is the
-projector. Before a policy is resolved, parts become names: so a statement says what was frozen without this table.
+projector. A model that compares pictures with texts, such as CLIP, has two towers, each with its projection, and no
+other part. Before a policy is resolved, parts become names: so a statement says what was frozen without this table.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -27,8 +29,16 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "language_model": ("language_model", "text_model", "lm_head"),
 }  # fmt: skip
 #: Modules within a tower that are its projector, as in Qwen's and GLM's families.
+#: Modules of a model that compares pictures with texts, by tower.
+TOWERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "vision_tower": ("vision_model", "visual_projection", "vision_proj", "image_projection"),
+    "text_tower": ("text_model", "text_projection", "text_proj"),
+}
+#: The parameter by which one is known: what similarities are multiplied by.
+_SCALE: Final = "logit_scale"
 MERGERS: Final = ("merger", "deepstack_merger_list", "patch_merger")
 _PART_OF: Final = {module: part for part, modules in MODULES.items() for module in modules}
+_TOWER_OF: Final = {module: part for part, modules in TOWERS.items() for module in modules}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,7 @@ def bound(policy: Policy, tensors: Sequence[TensorInfo]) -> Policy:
 def matched(policy: Policy, tensors: Sequence[TensorInfo]) -> list[Matched]:
     """What each part in the policy's rules stands for in this model."""
     found = _patterns(tensors)
+    part_of = _parts_of(each.name for each in tensors)
     sizes = {part: [each for each in tensors if part_of(each.name) == part] for part in PARTS}
     return [
         Matched(rule.id, part, tuple(found[part]), len(sizes[part]), sum(each.elements for each in sizes[part]))
@@ -83,6 +94,11 @@ def part_of(name: str) -> str | None:
     return None
 
 
+def tower_of(name: str) -> str | None:
+    """The tower of a tensor of a model that compares pictures with texts; None for what belongs to neither."""
+    return next((_TOWER_OF[segment] for segment in name.split(".") if segment in _TOWER_OF), None)
+
+
 def sees_and_writes(root: str, names: Iterable[str]) -> bool:
     """Whether a model of the class `root` looks at pictures and writes text: it has a tower and a language model."""
     return root.endswith("ForConditionalGeneration") and {"vision_tower", "language_model"} <= set(map(part_of, names))
@@ -94,7 +110,7 @@ def _bound(rule: Rule, found: Mapping[str, list[str]], tensors: Sequence[TensorI
     for part in rule.select.part:
         if part not in found:
             tops = ", ".join(_top_modules(tensors))
-            known = ", ".join(MODULES[part])
+            known = ", ".join(MODULES.get(part) or TOWERS[part])
             message = (
                 f"rule '{rule.id}' matches nothing: this model has no {part} by any name that is known ({known}); its "
                 f"top modules are {tops}: name the modules in rules of your own"
@@ -107,11 +123,18 @@ def _bound(rule: Rule, found: Mapping[str, list[str]], tensors: Sequence[TensorI
 def _patterns(tensors: Iterable[TensorInfo]) -> dict[str, list[str]]:
     """Globs that match exactly the names of each part that the model has."""
     names = sorted({name for tensor in tensors for name in (tensor.name, *tensor.aliases)})
+    part_of = _parts_of(names)
     parts = {name: part_of(name) for name in names}
     found: dict[str, list[str]] = {}
     for part, pattern in _covering(names, parts, depth=1):
         found.setdefault(part, []).append(pattern)
     return found
+
+
+def _parts_of(names: Iterable[str]) -> Callable[[str], str | None]:
+    """How the parts of a model with tensors of these names are found: a model that compares has towers."""
+    compares = any(name.rpartition(".")[2] == _SCALE for name in names)
+    return tower_of if compares else part_of
 
 
 def _covering(names: Sequence[str], parts: Mapping[str, str | None], *, depth: int) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from app.jsontypes import JsonDict
 ACTIONS = ("freeze", "train")
 MECHANISMS = ("requires_grad", "detach", "param_group")
 KINDS = ("parameter", "buffer")
-PARTS = ("vision_tower", "projector", "language_model")
+PARTS = ("vision_tower", "projector", "language_model", "text_tower")
 BUFFERS = ("pin", "track")
 ON_VIOLATION = ("abort", "continue")
 Intervals = tuple[tuple[int, int | None], ...]  # optimizer steps (a, b]; b None means to the end

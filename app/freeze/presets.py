@@ -1,4 +1,4 @@
-"""Policies by name for vision-language models: what `preset` in a policy stands for."""
+"""Policies by name for models of pictures and texts: what `preset` in a policy stands for."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -23,6 +23,7 @@ PRESETS: Final[Mapping[str, JsonDict]] = {
     "vision_tower": _frozen("vision_tower"),
     "projector": _frozen("projector"),
     "language_model": _frozen("language_model"),
+    "text_tower": _frozen("text_tower"),
     # The two stages of LLaVA (Liu 2023): alignment, then instruction tuning.
     "llava-stage-1": _trained("projector"),
     "llava-stage-2": _trained("projector", "language_model"),

@@ -10,8 +10,10 @@ from app.jsontypes import JsonDict
 
 Mechanism = Literal["requires_grad", "detach", "param_group"]
 Action = Literal["freeze", "train"]
-Part = Literal["vision_tower", "projector", "language_model"]
-Preset = Literal["vision_tower", "projector", "language_model", "llava-stage-1", "llava-stage-2", "lora-language-model"]
+Part = Literal["vision_tower", "projector", "language_model", "text_tower"]
+Preset = Literal[
+    "vision_tower", "projector", "language_model", "text_tower", "llava-stage-1", "llava-stage-2", "lora-language-model"
+]
 Patterns = str | list[str]
 Rows = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 

@@ -16,8 +16,10 @@ _CLASSES: Final = {
     "token-classification": "AutoModelForTokenClassification",
     "causal-lm": "AutoModelForCausalLM",
     "preference": "AutoModelForCausalLM",
+    "contrastive-image-text": "AutoModelForZeroShotImageClassification",
     "image-classification": "AutoModelForImageClassification",
 }
+_READERS: Final = {"image-classification": "AutoImageProcessor", "contrastive-image-text": "AutoProcessor"}
 #: Tasks whose results servers of language models load.
 _SERVED: Final = ("causal-lm", "preference")
 
@@ -73,7 +75,7 @@ def _transformers(task: str | None, *, adapter: bool) -> str:
     if task == "text-ranking" and not adapter:
         return "from sentence_transformers import CrossEncoder\n\nmodel = CrossEncoder('model')"
     name = _CLASSES.get(task or "", "AutoModel")
-    reader = "AutoImageProcessor" if task == "image-classification" else "AutoTokenizer"
+    reader = _READERS.get(task or "", "AutoTokenizer")
     imports = f"from transformers import {', '.join(sorted((name, reader)))}\n\n"
     if not adapter:
         return f"{imports}model = {name}.from_pretrained('model')\nreader = {reader}.from_pretrained('model')"

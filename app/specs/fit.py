@@ -7,6 +7,7 @@ A dry run and a submission refuse by these what they know already, the trainer e
 from typing import Final
 
 from app.errors import DataError, InvalidRequest
+from app.specs.rules import CONTRASTIVE
 
 #: fsdp leaves a part of each tensor on each device: these optimizers step each element by itself.
 SHARDABLE: Final = ("adamw", "adam", "sgd")
@@ -56,8 +57,8 @@ def refuse_devices(
     if devices == 1:
         return
 
-    if task == "pairs":
-        message = "pairs take their negatives from the whole batch, which several devices would cut; use one device"
+    if task in CONTRASTIVE:
+        message = f"{task} takes negatives from the whole batch, which several devices would cut; use one device"
         raise InvalidRequest(message, param="resources.devices")
     if cached:
         message = "the frozen prefix is computed once on one device only; leave prefix_cache out, or use one"

@@ -19,6 +19,7 @@ Task = Literal[
     "pairs",
     "image-classification",
     "image-text",
+    "contrastive-image-text",
 ]
 #: A torch spec says what its numbers are for; readers of data call the tabular ones by their full names.
 TorchTask = Literal["regression", "classification", "image-classification"]

@@ -40,10 +40,13 @@ TASKS_OF_OPTIONS: Final = {
         "pairs",
         "preference",
         "image-text",
+        "contrastive-image-text",
     ),
 }
-#: Tasks whose inputs have shapes that a compiler does not follow: pictures come in numbers and sizes of their own.
-_NOT_COMPILED: Final = ("image-text",)
+#: Tasks whose inputs have shapes that were not tried with a compiler: pictures come in numbers and sizes of their own.
+_NOT_COMPILED: Final = ("image-text", "contrastive-image-text")
+#: Tasks whose examples are compared with the others of their batch.
+CONTRASTIVE: Final = ("pairs", "contrastive-image-text")
 #: Other initialisations of LoRA move a part of the base's weights into the adapter.
 _INITIALISATIONS: Final = (None, True, "gaussian")
 
@@ -56,9 +59,10 @@ def refuse_task_conflicts(
     _refuse_options_of_other_tasks(hyperparameters, task)
     _refuse_other_packing(hyperparameters, adapter)
     _refuse_split_pairs(hyperparameters, task)
+    refuse_batch_of_one(task, hyperparameters.batch_size)
     _refuse_kept_dropout(hyperparameters)
     if hyperparameters.compile and task in _NOT_COMPILED:
-        message = f"compile is not offered for {task}, whose pictures have numbers and sizes of their own; leave it out"
+        message = f"compile is not offered for {task}, which reads pictures beside texts; leave it out"
         raise InvalidRequest(message, param="hyperparameters.compile", code="ignored_option")
     refuse_blind_stopping(hyperparameters.early_stopping_patience, validated or hyperparameters.validation_fraction)
 
@@ -110,10 +114,17 @@ def refuse_blind_stopping(patience: int | None, validated: object) -> None:
 
 
 def refuse_small_micro_batch(task: str, *, micro_batch_size: int, batch_size: int) -> None:
-    """Pairs use the other examples of the batch as negatives, so a batch cannot be accumulated from parts."""
-    if task == "pairs" and micro_batch_size < batch_size:
-        message = "pairs take their negatives from the batch, so it cannot be cut into parts; lower batch_size instead"
+    """An example's negatives are the others of its batch, so a batch cannot be accumulated from parts."""
+    if task in CONTRASTIVE and micro_batch_size < batch_size:
+        message = f"{task} takes negatives from the batch, so it cannot be cut into parts; lower batch_size instead"
         raise InvalidRequest(message, param="hyperparameters.gradient_accumulation_steps")
+
+
+def refuse_batch_of_one(task: str, batch_size: object) -> None:
+    """An example alone in its batch has no negatives, and nothing to learn. `batch_size` may be "auto" or absent."""
+    if task in CONTRASTIVE and batch_size == 1:
+        message = f"{task} compares an example with the others of its batch; batch_size 1 leaves none, take 2 or more"
+        raise InvalidRequest(message, param="hyperparameters.batch_size")
 
 
 def _refuse_options_of_other_tasks(hyperparameters: Hyperparameters, task: str) -> None:

@@ -25,6 +25,7 @@ OF_TASK: Final[dict[str, tuple[str, ...]]] = {
     "token-classification": ("loss", "token_accuracy"),
     "causal-lm": ("loss", "token_accuracy", "perplexity"),
     "image-text": ("loss", "token_accuracy", "perplexity"),
+    "contrastive-image-text": ("loss", "accuracy", "mrr"),
     "pairs": ("loss", "accuracy", "mrr"),
     "preference": ("loss", "accuracy", "margin"),
 }

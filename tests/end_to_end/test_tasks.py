@@ -23,6 +23,7 @@ METRICS = {
     "token-classification": {"token_accuracy"},
     "pairs": {"accuracy", "mrr"},
     "image-classification": {"accuracy", "macro_f1"},
+    "contrastive-image-text": {"accuracy", "mrr"},
     "image-text": {"perplexity", "token_accuracy"},
     "tabular-regression": {"mse", "rmse", "mae"},
     "tabular-classification": {"accuracy", "macro_f1"},
@@ -64,11 +65,12 @@ def upload(service: Service, blocks: dict[str, str]) -> str:
 def models(service: Service) -> Path:
     """Tiny ones under the names that the page uses."""
     pytest.importorskip("transformers", reason="the worker's dependencies are not installed")
-    from tests.worker.trainer import tiny, vision_language
+    from tests.worker.trainer import tiny, two_towers, vision_language
 
     tiny.bert(service.settings.models / "encoder")
     tiny.llama(service.settings.models / "decoder")
     vision_language.save("llava", service.settings.models / "llava")
+    two_towers.save("clip", service.settings.models / "clip")
     return service.settings.models
 
 

@@ -124,7 +124,7 @@ def _measured(session: Session, project: str, checked: CheckedRequest, size: Len
 def computed_seconds(checked: CheckedRequest, settings: Settings, size: Length) -> float | None:
     """Seconds from the number of operations alone, to compare policies by; None where it is not known."""
     known = planned(checked)
-    if known is None or checked.task in ("image-classification", "image-text"):
+    if known is None or checked.task in ("image-classification", "image-text", "contrastive-image-text"):
         return None  # how often a convolution's weights are used depends on the pictures
     tensors, plan = known
 

@@ -62,7 +62,7 @@ def _files(context: SubmissionContext, checked: CheckedRequest, read_bytes: int)
             "training_file",
             "whether max_length leaves something to learn of each example, and the chat template takes it",
         )
-    if checked.task in ("image-classification", "image-text"):
+    if checked.task in ("image-classification", "image-text", "contrastive-image-text"):
         yield "training_file", "pictures are decoded by a worker"
     if checked.task == "image-text":
         yield "model", "how many tokens pictures are, and whether the processor fits, is seen where the model is"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from app.errors import DataError
 from app.files import formats
 from app.files.formats import TASKS, infer_task, validate
-from tests.app.files.training_files import CHAT, GOOD, PNG, PREFERRED, found, lines, problems, read
+from tests.app.files.training_files import CHAT, GOOD, PICTURE, PNG, PREFERRED, found, lines, problems, read
 
 
 def test_preferences_as_openai_writes_them(put):
@@ -101,6 +101,9 @@ def test_whole_numbers_are_indices_of_a_given_map(put):
         ("image-classification", {"image": "%%%", "label": "a"}, "image", "not_base64"),
         ("image-classification", {"image": "aGVsbG8=", "label": "a"}, "image", "not_an_image"),
         ("image-classification", {"image": 7, "label": "a"}, "image", "wrong_type"),
+        ("contrastive-image-text", {"text": "a", "image": "https://a.example/b.png"}, "image", "not_a_data_uri"),
+        ("contrastive-image-text", {"text": "", "image": PICTURE["image_url"]["url"]}, "text", "empty_value"),
+        ("contrastive-image-text", {"caption": "a", "image": PICTURE["image_url"]["url"]}, "caption", "unknown_field"),
         ("tabular-regression", {"x": [1], "y": 1}, "x", "inconsistent_width"),
         ("tabular-regression", {"x": [1, None], "y": 1}, "x[1]", "not_a_number"),
         ("tabular-regression", {"x": [1, float("inf")], "y": 1}, "x[1]", "not_finite"),

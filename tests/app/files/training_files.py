@@ -41,6 +41,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     "pairs": [{"anchor": "a", "positive": "b"}] * 2,
     "preference": [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 2,
     "image-text": [PICTURE_CHAT] * 2,
+    "contrastive-image-text": [{"text": "a cat", "image": base64.b64encode(PNG).decode()}] * 2,
     "image-classification": [{"image": base64.b64encode(PNG).decode(), "label": n} for n in "abab"],
     "tabular-regression": [{"x": [1, 2.5], "y": 3}, {"x": [0, -1], "y": 4.0}],
     "tabular-classification": [{"x": [1, 2], "y": "a"}, {"x": [0, 1], "y": "b"}] * 2,

@@ -29,6 +29,15 @@ QWEN = tensors(
 )
 
 
+CLIP = tensors(
+    "vision_model.encoder.weight",
+    "visual_projection.weight",
+    "text_model.encoder.weight",
+    "text_projection.weight",
+    "logit_scale",
+)
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [
@@ -70,6 +79,15 @@ def test_a_part_that_the_model_lacks() -> None:
     with pytest.raises(PolicyError, match=r"no projector by any name.*top modules are bert\.embeddings") as caught:
         resolve(Policy.from_json({"preset": "llava-stage-1"}), bert)
     assert caught.value.param == "freeze_policy.preset"
+
+
+def test_a_model_that_compares_has_towers_alone() -> None:
+    """It writes no text, and nothing brings pictures to its text."""
+    for preset in ("projector", "language_model"):
+        with pytest.raises(PolicyError, match=f"no {preset} by any name"):
+            resolve(Policy.from_json({"preset": preset}), CLIP)
+    with pytest.raises(PolicyError, match=r"no text_tower by any name that is known \(text_model"):
+        resolve(Policy.from_json({"preset": "text_tower"}), LLAVA)
 
 
 def test_parts_go_with_other_selectors() -> None:

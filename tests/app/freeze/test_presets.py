@@ -9,7 +9,7 @@ from app.freeze.plan import resolve
 from app.freeze.policy import Policy
 from app.freeze.presets import PRESETS
 from app.freeze.schemas import Preset
-from tests.app.freeze.test_parts import LLAVA, tensors
+from tests.app.freeze.test_parts import CLIP, LLAVA, tensors
 
 TOWER, PROJECTOR, LANGUAGE, HEAD = (each.name for each in LLAVA)
 
@@ -28,6 +28,20 @@ def test_what_trains(preset: str, trained: set[str]) -> None:
     """By the parts of a LLaVA."""
     plan = resolve(Policy.from_json({"preset": preset}), LLAVA)
     assert {each.name for each in plan.trainable} == trained
+
+
+@pytest.mark.parametrize(
+    ("preset", "frozen"),
+    [
+        ("vision_tower", {"vision_model.encoder.weight", "visual_projection.weight"}),
+        ("text_tower", {"text_model.encoder.weight", "text_projection.weight"}),
+    ],
+)
+def test_a_tower_of_two(preset: str, frozen: set[str]) -> None:
+    """With its projection, so that all that it makes of an input is fixed; the scale of similarities trains."""
+    plan = resolve(Policy.from_json({"preset": preset}), CLIP)
+    assert {each.name for each in plan.frozen} == frozen
+    assert "logit_scale" in {each.name for each in plan.trainable}
 
 
 def test_an_adapter_beside_the_language_model() -> None:

@@ -34,6 +34,7 @@ LINES: dict[str, list[dict[str, Any]]] = {
     "words": [{"tokens": ["a", "b"], "labels": ["X", "Y"]}] * 12,
     "pairs": [{"anchor": f"a {n}", "positive": f"b {n}"} for n in range(12)],
     "pictures": [{"image": PNG, "label": "ab"[n % 2]} for n in range(12)],
+    "captions": [{"text": f"text {n}", "image": PNG} for n in range(12)],
     "shown": [{"messages": [{"role": "user", "content": [SHOWN]}, CHAT["messages"][1]]}] * 12,
     "texts": [{"text": f"text {n}", "label": "abcd"[n % 4]} for n in range(12)],
 }
@@ -48,13 +49,14 @@ FILES = {
     "pairs": "pairs",
     "image-classification": "pictures",
     "image-text": "shown",
+    "contrastive-image-text": "captions",
 }
 TABLE = b"width,height,kind\n" + b"".join(b"%d,1,%s\n" % (n, b"ab"[n % 2 : n % 2 + 1]) for n in range(12))
 
 
 @pytest.fixture
 def folders(embedded: FastAPI) -> None:
-    for name, kind in (("minilm", "bert"), ("smollm", "llama"), ("llava", "llava")):
+    for name, kind in (("minilm", "bert"), ("smollm", "llama"), ("llava", "llava"), ("clip", "clip")):
         folder: Path = embedded.state.backends.settings.models / name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps({"model_type": kind, "architectures": [f"{kind}Model"]}))

@@ -35,6 +35,7 @@ def test_a_task_that_was_found_from_the_file_counts(client: TestClient, db: Data
         (CHAT | {"task": "pairs"}, "SentenceTransformer('model')", ""),
         (CHAT | {"task": "text-ranking"}, "CrossEncoder('model')", ""),
         (LORA | {"task": "text-ranking"}, "AutoModelForSequenceClassification", ""),
+        (CHAT | {"task": "contrastive-image-text"}, "AutoModelForZeroShotImageClassification", ""),
         (CHAT | {"task": "image-classification"}, "AutoImageProcessor", ""),
         (AFFINE, "affine(in_features=2, out_features=1)", ""),
     ],

@@ -51,6 +51,7 @@ REQUEST: dict[str, Any] = {
     ("sharded", "change", "param"),
     [
         (False, {"task": "pairs"}, "resources.devices"),
+        (False, {"task": "contrastive-image-text"}, "resources.devices"),
         (False, {"cached": True}, "hyperparameters.prefix_cache"),
         (False, {"compiled": True}, "hyperparameters.compile"),
         (True, {"optimizer": "muon"}, "hyperparameters.optimizer.name"),

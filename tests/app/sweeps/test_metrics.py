@@ -48,6 +48,7 @@ def test_every_offered_metric_is_one_that_trainers_report() -> None:
         "token-classification": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
         "causal-lm": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
         "image-text": (torch.rand(2, 4, 3), torch.tensor([[0, 1, 2, 1]] * 2)),
+        "contrastive-image-text": (torch.rand(4, 4), torch.arange(4)),
         "pairs": (torch.rand(4, 4), torch.arange(4)),
         "preference": (torch.rand(4), torch.zeros(4)),
     }

@@ -37,6 +37,11 @@ class Batch:
         ids = self.inputs.get("input_ids")
         return 0 if ids is None else int(ids.shape[1])
 
+    def is_per_token(self, name: str) -> bool:
+        """Whether an input has one number for each token, so that it is cut where its row is cut."""
+        tensor = self.inputs[name]
+        return not name.startswith("pixel") and tensor.ndim == 2 and tensor.shape[1] == self.width
+
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self

@@ -16,6 +16,7 @@ from app.errors import ModelError
 from app.files import formats
 from app.files.problems import LineProblem
 from worker.trainer.data.batch import Examples
+from worker.trainer.data.captioned import CaptionedPictures
 from worker.trainer.data.image_text import ImageTextExamples
 from worker.trainer.data.language import LanguageExamples
 from worker.trainer.data.padded import Tokens
@@ -148,6 +149,8 @@ def _tokens(examples: Examples) -> Iterator[tuple[int, Tokens]]:
         yield from enumerate(each.tokens for each in examples.sequences)
     elif isinstance(examples, PreferenceExamples):
         yield from ((at % len(examples), each.tokens) for at, each in enumerate(examples.both.sequences))
+    elif isinstance(examples, CaptionedPictures):
+        yield from enumerate(examples.texts)
     elif isinstance(examples, PairExamples):
         yield from enumerate(examples.anchors)
         yield from enumerate(examples.positives)

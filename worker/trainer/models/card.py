@@ -20,6 +20,7 @@ PIPELINES: Final = {
     "token-classification": "token-classification",
     "pairs": "sentence-similarity",
     "image-classification": "image-classification",
+    "contrastive-image-text": "zero-shot-image-classification",
     "image-text": "image-text-to-text",
 }
 #: Names of moved tensors that a card lists; the evidence has all of them.

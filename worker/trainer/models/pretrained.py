@@ -45,6 +45,7 @@ AUTO_CLASS = {
     "pairs": "AutoModel",
     "image-classification": "AutoModelForImageClassification",
     "image-text": "AutoModelForImageTextToText",
+    "contrastive-image-text": "AutoModelForZeroShotImageClassification",
 }
 DTYPES = stored_dtypes.FLOATS
 NAMED_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
@@ -116,6 +117,8 @@ def load(
     pictures = processor(folder) if task == "image-classification" else None
     if task == "image-text":
         pictures = processors.load(folder, words, kind=str(config.model_type), options=SAFE)
+    if task == "contrastive-image-text":
+        pictures = processor(folder) or processors.refuse_missing(str(config.model_type))
     grown, notes = _with_new_tokens(spec, model, words, seed=seed)
     return Pretrained(
         model=model,

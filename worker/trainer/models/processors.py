@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import AutoImageProcessor
 from transformers.models.auto.auto_factory import model_type_to_module_name
@@ -53,15 +53,20 @@ def is_here(folder: Path) -> bool:
     return any((folder / name).is_file() for name in PROCESSOR_FILES)
 
 
+def refuse_missing(kind: str) -> NoReturn:
+    """Raises the refusal of a folder without a processor for pictures."""
+    message = (
+        f"the model's folder has no processor for pictures ({' or '.join(PROCESSOR_FILES)}), without which this "
+        f"{kind} model cannot be shown any; take the files from where the model comes from"
+    )
+    raise ModelError(message, param="model", code="no_processor")
+
+
 def _configuration(folder: Path, kind: str) -> Mapping[str, Any]:
     """The configuration that names the processor's class; every file of it is looked through before it is used."""
     found = [configs.read(folder / name) for name in COMPANIONS if (folder / name).is_file()]
     if not is_here(folder):
-        message = (
-            f"the model's folder has no processor for pictures ({' or '.join(PROCESSOR_FILES)}), without which this "
-            f"{kind} model cannot be shown any; take the files from where the model comes from"
-        )
-        raise ModelError(message, param="model", code="no_processor")
+        refuse_missing(kind)
     return next((content for content in found if content.get("processor_class")), {})
 
 

@@ -41,7 +41,7 @@ def rows_of(batch: Batch, lengths: np.ndarray | None, own: Sequence[int]) -> Ite
     for index in own:
         row = int(batch.rows[index])
         length = 0 if lengths is None else int(lengths[row])
-        yield RowInputs(row, length, {name: _trimmed(t[index], length, batch) for name, t in batch.inputs.items()})
+        yield RowInputs(row, length, {name: _of_row(batch, name, index, length) for name in batch.inputs})
 
 
 def together(rows: Sequence[RowInputs], like: Batch) -> Batch:
@@ -56,5 +56,6 @@ def at_a_time(length: int, *, most: int, device: torch.device) -> int:
     return max(1, min(most, tokens // length)) if length else most
 
 
-def _trimmed(row: Tensor, length: int, batch: Batch) -> Tensor:
-    return row[:length] if length and row.ndim and len(row) == batch.width else row
+def _of_row(batch: Batch, name: str, index: int, length: int) -> Tensor:
+    row = batch.inputs[name][index]
+    return row[:length] if length and batch.is_per_token(name) else row

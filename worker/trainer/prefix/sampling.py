@@ -54,7 +54,7 @@ def narrowed(batch: Batch, width: int) -> Batch:
     def cut(tensor: Tensor) -> Tensor:
         return tensor[:, :width] if tensor.ndim > 1 and tensor.shape[1] == old else tensor
 
-    inputs = {name: cut(tensor) for name, tensor in batch.inputs.items()}
+    inputs = {name: tensor[:, :width] if batch.is_per_token(name) else tensor for name, tensor in batch.inputs.items()}
     return replace(batch, inputs=inputs, targets=cut(batch.targets))
 
 
@@ -81,7 +81,7 @@ def row_lengths(examples: Examples, size: int) -> tuple[int, Indices | None]:
         count = len(examples) * len(batch.rows) // len(positions)
         if not batch.width:
             return count, None
-        lengths |= dict(zip(batch.rows.tolist(), _lengths(batch).tolist(), strict=True))
+        lengths |= dict(zip(batch.rows.tolist(), lengths_of(batch, examples).tolist(), strict=True))
     return count, np.array([lengths[row] for row in range(count)], dtype=np.int64)
 
 
@@ -94,11 +94,14 @@ def digest(batch: Batch) -> str:
     return hasher.hexdigest()
 
 
-def _lengths(batch: Batch) -> Tensor:
+def lengths_of(batch: Batch, examples: Examples) -> Indices:
+    """The tokens of each row of a batch; all of them where rows have one width, whose padding is read like the rest."""
+    if getattr(examples, "one_width", False):
+        return np.full(len(batch.inputs["input_ids"]), batch.width, dtype=np.int64)
     mask = batch.inputs.get("attention_mask")
     if mask is None or mask.shape != batch.inputs["input_ids"].shape:
         raise UncuttableError("the inputs have no attention mask of a row per example")
     lengths = mask.sum(dim=1)
-    if not torch.equal(mask.bool(), torch.arange(batch.width)[None] < lengths[:, None]):
+    if not torch.equal(mask.bool(), torch.arange(batch.width, device=mask.device)[None] < lengths[:, None]):
         raise UncuttableError("examples are not padded at their ends")
-    return lengths
+    return lengths.cpu().numpy()

@@ -10,7 +10,13 @@ import torch
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
 from app.freeze.schedules import refuse_stopping_early
-from app.specs.rules import refuse_blind_stopping, refuse_small_micro_batch, refuse_task_conflicts
+from app.specs.rules import (
+    CONTRASTIVE,
+    refuse_batch_of_one,
+    refuse_blind_stopping,
+    refuse_small_micro_batch,
+    refuse_task_conflicts,
+)
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.batch import Examples
 from worker.trainer.data.reading import DataSplits
@@ -58,7 +64,7 @@ class TrainingJob:
     @property
     def divisible(self) -> bool:
         """Whether a batch may be split into smaller micro-batches."""
-        return self.task != "pairs"
+        return self.task not in CONTRASTIVE
 
     def at_epoch_end(self, step: int) -> bool:
         return step % self.sampler.steps_per_epoch == 0
@@ -138,6 +144,7 @@ def _refuse_settings(
 ) -> None:
     validated = bool(splits.validation)
     refuse_task_conflicts(order.hyperparameters, task, adapter=order.model.adapter, validated=validated)
+    refuse_batch_of_one(task, settings.batch_size)
     refuse_small_micro_batch(task, micro_batch_size=settings.micro_batch_size, batch_size=settings.batch_size)
 
     refuse_blind_stopping(settings.early_stopping_patience, validated)  # a fraction may have come to no example

@@ -128,6 +128,19 @@ class Contrastive:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageTextContrastive:
+    """The model's own loss over all pictures and texts of a batch: softmax as in CLIP, sigmoid as in SigLIP."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs are (pictures, texts): how well each text fits each picture."""
+        outputs = model(**batch.inputs, return_loss=True)
+        return outputs.loss.float() * batch.examples, outputs.logits_per_image.float()
+
+    def meter(self) -> Meter:
+        return RankMeter()
+
+
+@dataclass(frozen=True, slots=True)
 class Preference:
     """DPO (Rafailov 2023): the chosen answer should gain on the rejected one, relative to the base."""
 

@@ -12,7 +12,7 @@ from worker.trainer.data.batch import Batch
 from worker.trainer.data.sampler import Positions
 from worker.trainer.prefix.cut import UncuttableError
 from worker.trainer.prefix.kept_results import KeptResults
-from worker.trainer.prefix.sampling import in_order
+from worker.trainer.prefix.sampling import in_order, lengths_of
 from worker.trainer.prefix.serving import Prefix
 from worker.trainer.training.prefix_request import PrefixRequest
 
@@ -71,7 +71,7 @@ def _kept_in_halves(request: PrefixRequest, prefix: Prefix, positions: Positions
     """The prefix's results for `batch`, computed in two batches of other widths and put together from their rows."""
     examples = request.parts["training"]
     assert batch.rows is not None
-    lengths = batch.inputs["attention_mask"].sum(dim=1).cpu().numpy() if batch.width else None
+    lengths = lengths_of(batch, examples) if batch.width else None
     index_of = {int(row): index for index, row in enumerate(batch.rows)}
     results = KeptResults(prefix.cut.kept, len(batch.rows), lengths=lengths)
     for part in np.array_split(positions, 2) if len(positions) > 1 else [positions]:

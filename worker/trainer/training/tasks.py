@@ -19,7 +19,18 @@ from app.specs.data import DataSpec
 from app.specs.fit import refuse_more_labels, refuse_regression_labels
 from app.specs.models import TABULAR, ModelSpec, TransformersSpec
 from worker.protocol import WorkOrder, Workspace
-from worker.trainer.data import chat, image_text, images, language, preference, reading, tabular, text, token_check
+from worker.trainer.data import (
+    captioned,
+    chat,
+    image_text,
+    images,
+    language,
+    preference,
+    reading,
+    tabular,
+    text,
+    token_check,
+)
 from worker.trainer.data.batch import Encoded, Examples
 from worker.trainer.data.picture_processor import PictureProcessor
 from worker.trainer.data.reading import DataSplits
@@ -31,6 +42,7 @@ from worker.trainer.training.hyperparameters import ResolvedHyperparameters
 from worker.trainer.training.objectives import (
     Classification,
     Contrastive,
+    ImageTextContrastive,
     LanguageModelling,
     Objective,
     Preference,
@@ -49,7 +61,7 @@ TEXT = (
     "preference",
 )
 #: Tasks whose examples pass through a tokenizer.
-TOKENIZED = (*TEXT, "image-text")
+TOKENIZED = (*TEXT, "image-text", "contrastive-image-text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,8 @@ def objective(task: str, settings: ResolvedHyperparameters, *, head: SentenceHea
         return LanguageModelling(label_smoothing=smoothing)
     if task == "pairs":
         return Contrastive(temperature=settings.temperature, head=head)
+    if task == "contrastive-image-text":
+        return ImageTextContrastive()
     if task == "preference":
         return Preference(beta=settings.beta)
     raise InvalidRequest(f"no training is known for the task {task!r}", param="task")
@@ -156,12 +170,9 @@ def _encode(
     if task.startswith("tabular"):
         return Encoded(tabular.encode(rows, classes=source.labels is not None, dtype=_float_dtype(loaded.model)))
     if task == "image-classification":
-        plain = loaded.processor is None
-        channels = _input_channels(loaded.model)
-        name = "x" if plain and not hasattr(loaded.model, "config") else "pixel_values"
-        accepted = _arguments(loaded.model)
-        pixels = images.Pixels(processor=loaded.processor, channels=channels, input_name=name, accepted=accepted)
-        return Encoded(images.encode(rows, pixels=pixels, **part))
+        return Encoded(images.encode(rows, pixels=_pixels(loaded), **part))
+    if task == "contrastive-image-text":
+        return captioned.encode(rows, loaded.tokenizer, loaded.model, pixels=_pixels(loaded), limit=limit, **part)
     if task == "token-classification":
         return text.encode_words(rows, loaded.tokenizer, limit=limit)
     if task == "causal-lm":
@@ -229,6 +240,16 @@ def _align_pad_token(model: Any, *, pad: int) -> list[str]:
     if before in (None, pad):
         return []
     return [f"the pad token of the model's configuration was {before}; it is {pad} now, as the tokenizer's"]
+
+
+def _pixels(loaded: Loaded) -> images.Pixels:
+    """How pictures become this model's inputs."""
+    plain = loaded.processor is None
+    channels = _input_channels(loaded.model)
+    name = "x" if plain and not hasattr(loaded.model, "config") else "pixel_values"
+    return images.Pixels(
+        processor=loaded.processor, channels=channels, input_name=name, accepted=_arguments(loaded.model)
+    )
 
 
 def _picture_processor(loaded: Loaded) -> PictureProcessor:
