@@ -109,7 +109,9 @@ def infer_task(path: Path, format: str) -> str:
 
 def _no_task(fields: Set[str]) -> str:
     """A message with the task whose fields come closest, and a field that is missing for it."""
-    present = ", ".join(f"'{name}'" for name in sorted(fields)[:10]) or "none"
+    present = ", ".join(f"'{name}'" for name in sorted(fields)[:10])
+    if not fields:
+        return f"has no field with a value; use the fields of one of {', '.join(TASKS)}"
     if {"text", "labels"} <= fields:
         return (
             f"no task has the fields {present}; text-classification has text, label: one string or whole number for "

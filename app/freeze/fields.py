@@ -55,7 +55,9 @@ def string(value: Any, at: str, check: Any) -> str:
     try:
         value.encode()
         check(value)
-    except ValueError as error:  # UnicodeEncodeError (a lone surrogate) is one too
+    except UnicodeEncodeError as error:
+        raise PolicyError("has half of a character (a lone surrogate), as no name has", param=at) from error
+    except ValueError as error:
         raise PolicyError(str(error), param=at) from error
     return value
 

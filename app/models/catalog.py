@@ -221,6 +221,11 @@ def _transformers(session: Session, settings: Settings, project: str, requested:
         return _of_hub(session, project, requested)
     name = requested.path
     row = session.scalar(visible(project).where(Model.id == name, Model.kind == "base"))
+    if row is None and name.startswith("ft:"):
+        message = (
+            f"{name!r} is the result of a job, and a path is a base's: to train it further, name it alone as `model`"
+        )
+        raise ModelError(f"{message}, without a spec or an adapter", param="model.path", code="model_not_found")
     if row is None:
         folder_of(settings, name, param="model.path")
         return ChosenModel(name, requested)

@@ -57,7 +57,8 @@ class JobForm(BaseModel):
         more = _object(self.more, param="more")
         given = more.pop("hyperparameters", {})
         body |= more
-        body["hyperparameters"] = {**self._hyperparameters(), **(given if isinstance(given, dict) else {})}
+        # What is no object is refused by the schema.
+        body["hyperparameters"] = {**self._hyperparameters(), **given} if isinstance(given, dict) else given
         with _explained(body):
             return JobCreate.model_validate({name: value for name, value in body.items() if value != {}})
 
@@ -81,6 +82,9 @@ class JobForm(BaseModel):
 
     def freeze_policy(self, manifest: Manifest | None) -> JsonDict:
         """The policy by preset or as it was written. Raises InvalidRequest where a preset needs to know the model."""
+        if self.preset == OWN_POLICY and not self.policy.strip():
+            message = "write the policy as JSON, or choose another; {} trains everything"
+            raise InvalidRequest(message, param="policy", code="missing_field")
         if self.preset == OWN_POLICY:
             made = _object(self.policy, param="policy")
         elif self.preset == "everything":
@@ -114,12 +118,18 @@ class JobForm(BaseModel):
 
 
 def manifest_of(session: Session, settings: Settings, project: str, form: JobForm) -> Manifest | None:
-    """The tensors of the form's model for its task; those of any task that it is known for, where none is named."""
+    """The tensors of the form's model for its task; those of any task that it is known for, where none is named.
+
+    Raises InvalidRequest where a head is to be trained and no task says which.
+    """
     model = form.model_field()
     choice = RegisteredSpec(id=model) if isinstance(model, str) else read_model(_without_adapter(model))
     chosen = choose(session, settings, project, choice)
     if form.task or not isinstance(chosen.stored, dict):
         return chosen.manifest_for(form.task or None)
+    if form.preset == "head" and not form.adapter:
+        message = "which head there is depends on the task: choose a training file or a task"
+        raise InvalidRequest(message, param="task", code="missing_field")
     return chosen.manifest_for(None) or next(
         filter(None, (chosen.manifest_for(task) for task in chosen.stored if task != OWN)), None
     )

@@ -115,6 +115,8 @@ def test_refuses_to_infer_from_unknown_fields(put):
     with pytest.raises(DataError, match="'question'") as caught:
         infer_task(put(lines({"question": "a", "answer": "b"})), "jsonl")
     assert caught.value.errors[0]["code"] == "unknown_shape"
+    with pytest.raises(DataError, match="no field with a value"):
+        infer_task(put(lines({}, {"text": None})), "jsonl")
     with pytest.raises(DataError, match="is not JSON"):
         infer_task(put(b'{"text"'), "jsonl")
     with pytest.raises(DataError, match="empty"):

@@ -135,6 +135,9 @@ def test_an_unknown_model_says_what_there_is(client: TestClient, backends: Backe
     assert message.endswith("available: tiny, ft:tiny:1")
     message = client.post("fine_tuning/jobs", json=body | {"model": "mlp"}).json()["error"]["message"]
     assert '{"type": "torch", "architecture": "mlp"' in message
+    spec = {"type": "transformers", "path": "ft:tiny:1", "adapter": {"type": "lora"}}
+    message = client.post("fine_tuning/jobs", json=body | {"model": spec}).json()["error"]["message"]
+    assert "is the result of a job" in message and "available" not in message
 
 
 def test_prefixes_of_a_store(client: TestClient, upload: Upload) -> None:

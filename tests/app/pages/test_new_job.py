@@ -72,6 +72,8 @@ def test_problems_are_named_line_by_line(client: TestClient, upload: Upload) -> 
         ({"model": '{"type": '}, "model", "not JSON in line 1, column"),
         ({"preset": "json", "policy": '{"freeze": ["wieght"]}'}, "freeze_policy", "weight"),
         ({"preset": "json", "policy": "[]"}, "policy", "must be a JSON object"),
+        ({"preset": "json", "policy": " "}, "policy", "write the policy"),
+        ({"more": '{"hyperparameters": "often"}'}, "hyperparameters", "often"),
         ({"preset": "layers", "layers": "many"}, "layers", "no whole number"),
         ({"preset": "nothing"}, "preset", "no preset"),
         ({"n_epochs": "often"}, "hyperparameters.n_epochs", "often"),
@@ -125,8 +127,8 @@ def test_a_model_of_several_tasks_is_planned(client: TestClient, known: None) ->
 
 
 def test_a_preset_is_made_for_the_task_of_the_file(client: TestClient, known: None, upload: Upload) -> None:
-    """A folder's own class has other names than the class for the task that the file is of."""
-    assert "body.**" in fill(client, model="bert", preset="head").text
+    """A folder's own class has other names, and no head, or another than the class for the task of the file."""
+    assert "depends on the task" in fill(client, model="bert", preset="head").text
     texts = upload([{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(4)])
     fields = {"model": "bert", "preset": "head", "training_file": texts}
     assert "1 tensor frozen" in fill(client, **fields).text
