@@ -136,8 +136,29 @@ def folder_of(settings: Settings, name: str, *, param: str) -> Path:
     for folder in folders(settings):
         if folder.name == name:
             return folder
+    _refuse_incomplete(settings, name, param=param)
     known = [folder.name for folder in folders(settings)]
     raise ModelError(f"no model folder is named {name!r}{_nearest(name, known)}", param=param, code="model_not_found")
+
+
+def _refuse_incomplete(settings: Settings, name: str, *, param: str) -> None:
+    """Raises ModelError for a folder in the models folder that is there, and holds no model."""
+    if settings.models.is_dir() and name in (path.name for path in settings.models.iterdir() if path.is_dir()):
+        message = f"the folder {name!r} {_lack(settings.models / name)}"
+        raise ModelError(message, param=param, code="model_not_found")
+
+
+def _lack(folder: Path) -> str:
+    """Why a folder is no model, and what to put in its place."""
+    names = [path.name for path in folder.iterdir()]
+    if "adapter_config.json" in names:
+        return (
+            "holds an adapter, and no model (config.json): put the model that the adapter is for into a folder, and "
+            "train a new adapter on it, or merge the two and save the whole model"
+        )
+    if any(name.endswith(".gguf") for name in names):
+        return "holds GGUF files, and no config.json: take the model as transformers stores it, with .safetensors files"
+    return "has no config.json, which says what kind of model it holds; save_pretrained of transformers writes it"
 
 
 def task_of(folder: Path) -> str | None:
@@ -178,6 +199,7 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str, *,
         return ChosenModel(model_id, TransformersSpec(path=model_id))
     if aliases and (target := aliased(settings, model_id)) is not None:
         return _by_alias(session, settings, project, model_id, target)
+    _refuse_incomplete(settings, model_id, param="model")
     names = [
         *session.scalars(visible(project).with_only_columns(Model.id)),
         *(folder.name for folder in folders(settings)),

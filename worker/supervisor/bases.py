@@ -69,7 +69,11 @@ def _ingest(folder: Path, storage: Storage) -> StoredFolder:
     names = sorted(path.name for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
-        raise ModelError(f"{folder.name}: no .safetensors file; other formats of weights are not read", param="model")
+        message = (
+            f"{folder.name}: no .safetensors file, and other formats of weights are not read; load the model with "
+            "transformers, which reads them, and save it again: save_pretrained writes that format"
+        )
+        raise ModelError(message, param="model")
     names += [*files_in(folder), *templates_in(folder)]
     readings = {name: within(_read(folder / name), name) for name in names if name.endswith(".safetensors")}
     _refuse_variants(folder, readings)

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from app.freeze.plan import TensorInfo
@@ -28,6 +30,29 @@ def test_a_job_may_name_a_folder(client: TestClient, backends: Backends, upload:
         assert job["freeze_plan"] is None
     error = client.post("fine_tuning/jobs", json={"model": "tinny", "training_file": file}).json()["error"]
     assert "did you mean 'tiny'" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("adapter_config.json", "holds an adapter, and no model (config.json): put the model that the adapter is for"),
+        ("weights.Q4_K_M.gguf", "holds GGUF files, and no config.json: take the model as transformers stores it"),
+        ("model.safetensors", "has no config.json, which says what kind of model it holds"),
+    ],
+)
+@pytest.mark.parametrize("model", ["mine", {"type": "transformers", "path": "mine"}])
+def test_a_folder_that_holds_no_model_says_what_it_lacks(
+    client: TestClient, backends: Backends, upload: Upload, file: str, says: str, model: Any
+) -> None:
+    """It is there, so another name of a similar spelling would be no help."""
+    folder(backends, "mine-2")
+    lacking = backends.settings.models / "mine"
+    lacking.mkdir()
+    (lacking / file).write_text("{}")
+    body = {"model": model, "training_file": upload([{"text": "a", "label": "x"}] * 4)}
+    error = client.post("fine_tuning/jobs", json=body).json()["error"]
+    assert error["code"] == "model_not_found"
+    assert f"the folder 'mine' {says}" in error["message"]
 
 
 def test_a_policy_is_resolved_at_once_where_the_tensors_are_known(
