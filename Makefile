@@ -29,7 +29,7 @@ $(READY): pyproject.toml requirements.lock tools/peers.toml
 	@echo "Installing into .venv: some minutes the first time, nothing later."
 	@$(PYTHON) -m venv .venv
 	@$(PIP) "$$(grep '^torch==' requirements.lock)"
-	@$(PIP) -e '.[worker,demo,otel,test,check,guide,mcp,quant]'
+	@$(PIP) -e '.[worker,demo,otel,test,check,guide,mcp,quant,wandb]'
 	@$(BIN)/python -m tools.peers model-signing mlflow openai triton hadolint kubernetes promql schemas >/dev/null
 	@touch $@
 

@@ -115,6 +115,8 @@ class Settings(BaseSettings):
 
     #: Networks beside the public ones from which files may be fetched, and to which results may be sent.
     fetch_allow: str = ""
+    #: Where a worker writes offline runs of Weights & Biases: a folder for each project.
+    offline_runs_dir: Path | None = None
     #: Networks beside the public ones to which webhooks may be sent, such as `10.0.0.0/8,192.168.1.7/32`.
     webhook_allow: str = ""
     #: The file that opens the signing secrets of webhooks; the API makes it, workers need the same one.
@@ -262,6 +264,10 @@ class Settings(BaseSettings):
     @property
     def prefix_cache(self) -> Path:
         return (self.prefix_cache_dir or self.home / "prefix-cache").expanduser().absolute()
+
+    @property
+    def offline_runs(self) -> Path:
+        return (self.offline_runs_dir or self.home / "offline-runs").expanduser().absolute()
 
     @property
     def embedded(self) -> bool:

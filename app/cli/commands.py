@@ -58,7 +58,7 @@ COMMANDS: Final[dict[Callable[..., None], str]] = {
     jobs.show: "Show a job: state, verdict, what comes next.",
     jobs.logs: "Print what a job's trainers printed.",
     jobs.report: "Write a job as one HTML file.",
-    push: "Send a result to a hub, a store or MLflow.",
+    push: "Send a result to a hub, a store or a tracker.",
     bom: "Write a result's bill of materials.",
     pack: "Pack a job for an auditor, in one folder.",
     jobs.cancel: "Cancel jobs.",

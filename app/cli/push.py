@@ -15,7 +15,7 @@ _LOOK_SECONDS = 1.0
 def push(
     job: Annotated[str, typer.Argument(help="Id of the job, ftjob-…")],
     destination: Annotated[
-        str, typer.Argument(help="hf://owner/name, s3://bucket/prefix or mlflow://host/experiment?model=name.")
+        str, typer.Argument(help="hf://owner/name, s3://bucket/prefix, or a tracker such as mlflow://host/experiment.")
     ],
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it has arrived, or was given up.")] = True,
     as_json: AsJson = False,

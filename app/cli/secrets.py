@@ -16,7 +16,9 @@ app = typer.Typer(help="Set, list and delete secrets.", no_args_is_help=True, ri
 @app.command(name="set")
 def set_secret(
     name: Annotated[str, typer.Argument(help="Name of the secret in this project.")],
-    kind: Annotated[str, typer.Option(help="hub or mlflow (a token), or s3 (a JSON object of keys).")] = "hub",
+    kind: Annotated[
+        str, typer.Option(help="hub, mlflow, trackio or wandb (a token), or s3 (a JSON object of keys).")
+    ] = "hub",
     scope: Annotated[str, typer.Option(help="Only for this owner, repository or bucket; default: all.")] = "",
     as_json: AsJson = False,
     server: Server = "",

@@ -18,7 +18,8 @@ class ExportCreate(RequestBody):
         Field(
             min_length=1,
             max_length=512,
-            description="`hf://owner/name`, `s3://bucket/prefix`, or `mlflow://host/experiment?model=name`.",
+            description="`hf://owner/name`, `s3://bucket/prefix`, `mlflow://host/experiment?model=name`, "
+            "`trackio://host/project`, `wandb://host/entity/project` or `wandb+offline://entity/project`.",
         ),
     ]
 

@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 
 from app.errors import InvalidRequest
 
-SecretKind = Literal["hub", "s3", "mlflow"]
+SecretKind = Literal["hub", "s3", "mlflow", "trackio", "wandb"]
 #: What no token or key has: the rest would break a header, or hide in a terminal.
 _WRITTEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
@@ -23,6 +23,8 @@ class _Fields:
 _FIELDS: Final[dict[SecretKind, _Fields]] = {
     "hub": _Fields(("token",)),
     "mlflow": _Fields(("token",), ("username",)),  # with a user name, the token is its password
+    "trackio": _Fields(("token",)),  # the server's write token
+    "wandb": _Fields(("token",)),  # an API key
     "s3": _Fields(("access_key_id", "secret_access_key"), ("session_token", "endpoint_url", "region")),
 }
 KINDS: Final[tuple[SecretKind, ...]] = get_args(SecretKind)

@@ -30,18 +30,20 @@ class SecretSet(RequestBody):
     )
 
     name: Annotated[str, Field(pattern=NAME, description="Its name in this project.")]
-    kind: Annotated[SecretKind, Field(description="What it opens: models and data of a hub, or an object store.")]
+    kind: Annotated[
+        SecretKind, Field(description="What it opens: models and data of a hub, an object store, a tracking server.")
+    ]
     scope: str = Field(
         default="",
         max_length=256,
         pattern=r"^[A-Za-z0-9._/:-]*$",
-        description="What it is used for alone: of a hub an owner or `owner/name`, of a store a bucket, of MLflow a "
-        "host. Empty: everything of its kind. The narrowest scope that fits decides.",
+        description="What it is used for alone: of a hub an owner or `owner/name`, of a store a bucket, of a "
+        "tracking server its host. Empty: everything of its kind. The narrowest scope that fits decides.",
     )
     # Checked by app.secrets.kinds: the schema's own errors would repeat what was sent.
     value: str | dict[str, str] = Field(
         repr=False,
-        description="A hub's or MLflow's token as text; of `s3` an object with `access_key_id` and "
+        description="A hub's or tracking server's token as text; of `s3` an object with `access_key_id` and "
         "`secret_access_key`, and if needed `session_token`, `endpoint_url` and `region`. No answer ever has it.",
     )
 

@@ -69,7 +69,7 @@ def _no_integrations(value: Any) -> Any:
     """Integrations are refused, because one that is accepted and ignored would be missed after the job."""
     if value:
         message = (
-            "integrations are not offered: name an mlflow:// address in destinations for curves and result, "
+            "integrations are not offered: name a wandb://, mlflow:// or trackio:// address in destinations, "
             "or leave them out, and read the curves from /metrics (tensorboard: true)"
         )
         raise PydanticCustomError("not_offered", message)
@@ -149,7 +149,8 @@ class JobCreate(RequestBody):
         default=None,
         max_length=8,
         description="Where the result goes once the job has succeeded: `hf://owner/name`, `s3://bucket/prefix`, "
-        "`mlflow://host/experiment?model=name`. A worker sends it and tries again; nothing of the job waits for it.",
+        "`mlflow://host/experiment?model=name`, `wandb://host/entity/project`, `trackio://host/project`. A worker "
+        "sends it and tries again; nothing of the job waits for it.",
         examples=[["s3://acme-results/encoder"]],
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from app.exports.destinations import parse
 from app.jsontypes import JsonDict
 from app.webhooks.addresses import Reach
-from worker.supervisor.exports import to_hub, to_mlflow, to_store
+from worker.supervisor.exports import to_hub, to_mlflow, to_store, to_trackio, to_wandb, to_wandb_offline
 from worker.supervisor.exports.material import DESCRIPTION, RESULT
 from worker.supervisor.process.fetcher import take
 from worker.supervisor.process.tied import LIFELINE, die_with
@@ -17,26 +17,34 @@ from worker.supervisor.sources.network import confine
 
 def main(answer: str, pipe: str, *arguments: str) -> None:
     die_with(LIFELINE)
-    folder, allowed, name = arguments
+    folder, allowed, name, offline = arguments
     secret = take(pipe)
     told = json.loads((Path(folder) / DESCRIPTION).read_text())
     message = "results may not be sent to the address of this destination (see PERMAFROST_FETCH_ALLOW)"
     write_answer(
         answer,
-        lambda: _send(Path(folder) / RESULT, told, secret, allowed=allowed, name=name),
+        lambda: _send(Path(folder) / RESULT, told, secret, allowed=allowed, name=name, offline=Path(offline)),
         address_refused=(message, "invalid_destination"),
         later="destination_unavailable",
     )
 
 
-def _send(result: Path, told: JsonDict, secret: dict[str, str] | None, *, allowed: str, name: str) -> JsonDict:
+def _send(
+    result: Path, told: JsonDict, secret: dict[str, str] | None, *, allowed: str, name: str, offline: Path
+) -> JsonDict:
     destination = parse(told["destination"], param="destination")
     if destination.kind == "hub":  # at the operator's own choice of a hub
         token = (secret or {}).get("token")
         return to_hub.send(destination, result, job=told["job"], token=token, name=name)
+    if destination.offline:
+        return to_wandb_offline.send(destination, told, into=offline)
     confine(Reach.parse(allowed))
     if destination.kind == "s3":
         return to_store.send(destination, result, keys=secret, name=name)
+    if destination.kind == "trackio":
+        return to_trackio.send(destination, told, secret=secret, name=name)
+    if destination.kind == "wandb":
+        return to_wandb.send(destination, told, secret=secret, name=name)
     return to_mlflow.send(destination, result, told, secret=secret, name=name)
 
 

@@ -91,9 +91,12 @@ class Exporter:
         try:
             ExportMaterial.of(self._db, due.job_id).write(folder, self._storage, destination=due.destination)
             vault = Vault(self._settings.webhook_key_path)
-            secret = secret_for(self._db, vault, due.project, destination.kind, scopes=destination.scopes)
+            secret = None
+            if not destination.offline:
+                secret = secret_for(self._db, vault, due.project, destination.kind, scopes=destination.scopes)
+            offline = self._settings.offline_runs / due.project
             answer = self._fetcher(destination, due).run(
-                [str(folder), self._settings.fetch_allow, secret.name if secret else ""],
+                [str(folder), self._settings.fetch_allow, secret.name if secret else "", str(offline)],
                 answer=folder / "answer.json",
                 secret=secret.fields if secret else None,
                 stop=self._extending(due),

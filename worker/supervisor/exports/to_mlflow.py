@@ -3,7 +3,6 @@
 By MLflow's REST interface. The run has the job's id as a tag, by which sending again finds it.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import httpx2
 from app.exports.destinations import Destination
 from app.jsontypes import JsonDict
 from worker.supervisor.exports.material import ATTESTATION
-from worker.supervisor.sources.arriving import Later, SourceRefused
+from worker.supervisor.exports.tracking import BATCH, TrackingServer, bearer, client, facts, finite
+from worker.supervisor.sources.arriving import SourceRefused
 
 TAG: Final = "permafrost.job"
 _API: Final = "/api/2.0/mlflow"
@@ -23,22 +23,18 @@ _PROXIED: Final = "mlflow-artifacts:/"
 _ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts/"
 _EXISTS: Final = "RESOURCE_ALREADY_EXISTS"
 _MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
-#: What one request to log may hold.
-_METRICS: Final = 1000
+#: What one request to log may hold, beside points.
 _PARAMS: Final = 100
 _PARAM_CHARACTERS: Final = 6000
 _CHUNK: Final = 1 << 20
-_TIMEOUT: Final = httpx2.Timeout(60.0, connect=15.0)
 
 
 def send(
     destination: Destination, result: Path, told: JsonDict, *, secret: Mapping[str, str] | None, name: str
 ) -> JsonDict:
     """Returns the run, and the version of the model. Raises SourceRefused or Later."""
-    with httpx2.Client(
-        base_url=destination.place, trust_env=False, follow_redirects=False, timeout=_TIMEOUT, auth=_auth(secret)
-    ) as client:
-        server = _TrackingServer(client, name)
+    with client(destination.place, auth=_auth(secret)) as connected:
+        server = _Mlflow(TrackingServer(connected, name))
         experiment = _experiment(server, destination.path)
         run = _run(server, experiment, told)
         run_id, artifacts = str(run["run_id"]), str(run["artifact_uri"])
@@ -62,65 +58,30 @@ def _auth(secret: Mapping[str, str] | None) -> Any:
         return None
     if username := secret.get("username"):
         return httpx2.BasicAuth(username, secret["token"])
-
-    def bearer(request: httpx2.Request) -> httpx2.Request:
-        request.headers["authorization"] = f"Bearer {secret['token']}"
-        return request
-
-    return bearer
+    return bearer("authorization", f"Bearer {secret['token']}")
 
 
 @dataclass(frozen=True, slots=True)
-class _TrackingServer:
-    """Requests to one MLflow server, and what its answers mean."""
+class _Mlflow:
+    """MLflow's interface at one server."""
 
-    client: httpx2.Client
-    secret: str
+    asked: TrackingServer
 
     def post(self, path: str, body: JsonDict, *, unless: str = "") -> JsonDict | None:
         """The answer; None where the server refuses with the code `unless`."""
-        return self._ask("POST", f"{_API}/{path}", unless=unless, json=body)
+        return self.asked.ask("POST", f"{_API}/{path}", unless=unless, json=body)
 
     def get(self, path: str, params: Mapping[str, str], *, unless: str = "") -> JsonDict | None:
-        return self._ask("GET", f"{_API}/{path}", unless=unless, params=params)
+        return self.asked.ask("GET", f"{_API}/{path}", unless=unless, params=params)
 
     def put_file(self, path: str, file: Path) -> None:
         with file.open("rb") as source:
             content = iter(lambda: source.read(_CHUNK), b"")
             headers = {"content-length": str(file.stat().st_size), "content-type": "application/octet-stream"}
-            self._ask("PUT", _ARTIFACTS + quote(path), content=content, headers=headers)
-
-    def _ask(self, method: str, path: str, *, unless: str = "", **content: Any) -> JsonDict | None:
-        host = self.client.base_url.host
-        try:
-            answer = self.client.request(method, path, **content)
-        except (httpx2.TransportError, OSError) as error:
-            raise Later(f"{host} does not answer: {str(error) or type(error).__name__}") from None
-        if answer.is_success:
-            return _json(answer) or {}
-        named = (_json(answer) or {}).get("error_code")
-        if unless and named == unless:
-            return None
-        said = f"{host} answers {answer.status_code}"
-        if answer.status_code in (401, 403):
-            who = f"refuses this project's secret {self.secret!r}" if self.secret else "wants a login"
-            message = f"{host} {who}; `permafrost secrets set NAME --kind mlflow --scope {host}` sets one"
-            raise SourceRefused(message, code="secret_refused")
-        if answer.status_code >= 500 or answer.status_code in (408, 425, 429):
-            raise Later(said)
-        reason = (_json(answer) or {}).get("message") or "this is no MLflow server"
-        raise SourceRefused(f"{said} to {path}: {str(reason)[:300]}", code="destination_refused")
+            self.asked.ask("PUT", _ARTIFACTS + quote(path), content=content, headers=headers)
 
 
-def _json(answer: httpx2.Response) -> JsonDict | None:
-    try:
-        body = answer.json()
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _experiment(server: _TrackingServer, name: str) -> str:
+def _experiment(server: _Mlflow, name: str) -> str:
     found = server.get("experiments/get-by-name", {"experiment_name": name}, unless=_MISSING)
     if found is None:
         made = server.post("experiments/create", {"name": name}, unless=_EXISTS)
@@ -130,18 +91,17 @@ def _experiment(server: _TrackingServer, name: str) -> str:
     return str(found["experiment"]["experiment_id"])
 
 
-def _run(server: _TrackingServer, experiment: str, told: JsonDict) -> JsonDict:
+def _run(server: _Mlflow, experiment: str, told: JsonDict) -> JsonDict:
     """The run of this job: an earlier one, or a new one."""
     wanted = {"experiment_ids": [experiment], "filter": f"tags.\"{TAG}\" = '{told['job']}'", "max_results": 1}
     found = (server.post("runs/search", wanted) or {}).get("runs") or []
     if found:
         return dict(found[0]["info"])
-    tags = {TAG: told["job"], "permafrost.model": told["model"], "permafrost.verdict": told["verdict"]}
     body = {
         "experiment_id": experiment,
         "run_name": told["suffix"] or told["job"],
         "start_time": told["started"],
-        "tags": [{"key": key, "value": value} for key, value in tags.items() if value],
+        "tags": [{"key": key, "value": value} for key, value in facts(told).items()],
     }
     return dict((server.post("runs/create", body) or {})["run"]["info"])
 
@@ -150,25 +110,24 @@ def _batches(told: JsonDict) -> Iterator[JsonDict]:
     """Parameters and curves, as many at once as MLflow takes; a point that is there already stays one."""
     params = [{"key": key, "value": value[:_PARAM_CHARACTERS]} for key, value in told["params"].items()]
     points = [
-        {"key": f"{point['split']}/{name}", "value": value, "step": point["step"], "timestamp": told["started"]}
+        {"key": name, "value": value, "step": point["step"], "timestamp": told["started"]}
         for point in told["metrics"]
-        for name, value in point["values"].items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        for name, value in finite(point).items()
     ]
     for start in range(0, len(params), _PARAMS):
         yield {"params": params[start : start + _PARAMS]}
-    for start in range(0, len(points), _METRICS):
-        yield {"metrics": points[start : start + _METRICS]}
+    for start in range(0, len(points), BATCH):
+        yield {"metrics": points[start : start + BATCH]}
 
 
-def _upload(server: _TrackingServer, artifacts: str, result: Path, *, everything: bool) -> None:
+def _upload(server: _Mlflow, artifacts: str, result: Path, *, everything: bool) -> None:
     root = artifacts.removeprefix(_PROXIED).strip("/")
     for path in sorted(result.rglob("*")):
         if path.is_file() and (everything or path.name in (ATTESTATION, "README.md")):
             server.put_file(f"{root}/result/{path.relative_to(result)}", path)
 
 
-def _version(server: _TrackingServer, model: str, run_id: str, artifacts: str, told: JsonDict) -> str:
+def _version(server: _Mlflow, model: str, run_id: str, artifacts: str, told: JsonDict) -> str:
     """The version of the registered model that this run made."""
     if not artifacts.startswith(_PROXIED):
         message = f"the server keeps artifacts at {artifacts.partition(':')[0]}: and does not take them itself"

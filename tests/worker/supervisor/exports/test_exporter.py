@@ -20,6 +20,8 @@ from tests.app.storage.conftest import s3_server
 from tests.conftest import Deployment
 from tests.servers import free_port
 from tests.tracking import mlflow
+from tests.wandb_server import KEY
+from tests.wandb_server import serving as wandb_server
 from tests.worker.supervisor.exports.results import ATTESTATION, FILES, ended_job, set_secret, settings_of
 from worker.supervisor.exports.exporter import Exporter
 from worker.supervisor.sources.object_store import store
@@ -123,9 +125,28 @@ def curve(server: str, run: Any, metric: str) -> list[tuple[int, float]]:
     return sorted((int(each["step"]), each["value"]) for each in found)
 
 
-def test_inner_addresses_are_refused(deployment: Deployment) -> None:
+@pytest.mark.parametrize("place", ["wandb+http://127.0.0.1:{port}/acme/encoders", "wandb+offline://acme/encoders"])
+def test_runs_of_weights_and_biases(deployment: Deployment, exporter: Exporter, place: str) -> None:
+    """By the process of its own: at a server with the project's key, or in the project's folder without one."""
+    with wandb_server() as server:
+        set_secret(deployment, kind="wandb", value=KEY)
+        job = ended_job(deployment, place.format(port=server.url.rpartition(":")[2]))
+        assert exporter.round() == 1
+        (row,) = rows(deployment.db, job)
+        assert row.status == "delivered" and row.receipt is not None, row.error
+        if "offline" in place:
+            folder = exporter._settings.offline_runs / "default" / "wandb" / row.receipt["folder"]
+            assert list(folder.glob("*.wandb")) and server.asked == []
+        else:
+            assert server.runs[f"acme/encoders/{job}"].exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["mlflow+http://localhost:1/a", "trackio+http://localhost:1/a", "wandb://localhost:1/a/b"]
+)
+def test_inner_addresses_are_refused(deployment: Deployment, url: str) -> None:
     """Whatever the row says: the address is looked at when connecting."""
-    job = ended_job(deployment, "mlflow+http://localhost:1/team")
+    job = ended_job(deployment, url)
     closed = Exporter(deployment.db, Storage(deployment.settings.storage), deployment.settings)
     assert closed.round() == 1
     (row,) = rows(deployment.db, job)
