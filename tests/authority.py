@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.listening import QuietHandler, listening
 
 CONFIG = """
 [tsa]
@@ -90,7 +91,7 @@ def expired(authority: Authority) -> None:
 def serving(authority: Authority, *, status: int = 200, answer: bytes | None = None) -> Iterator[str]:
     """The URL of the authority while it serves; `answer` is what it says in the place of a timestamp."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             query = self.rfile.read(int(self.headers["content-length"]))
             body = answer if answer is not None else authority.answer(query)
@@ -100,17 +101,8 @@ def serving(authority: Authority, *, status: int = 200, answer: bytes | None = N
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as url:
+        yield f"{url}/"
 
 
 def openssl(*arguments: object) -> None:

@@ -1,7 +1,6 @@
 """A collector of traces: OTLP over HTTP on a port of its own, as OpenTelemetry's own would take them."""
 
 import gzip
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.listening import listening
 
 
 @dataclass
@@ -40,14 +41,8 @@ def collecting() -> Iterator[Collector]:
     """A collector that serves during the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.collector = Collector(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with listening(server):
         yield server.collector  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def attributes(span: Span) -> dict[str, Any]:

@@ -4,10 +4,9 @@ import base64
 import hashlib
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from app.evidence.transparency.tables import LogEntry, LogState
 from app.evidence.transparency.tile_files import TileFiles
 from app.storage.blobs import Storage
 from tests.conftest import Deployment
+from tests.listening import listening
 from tests.patience import PATIENCE
 from tests.servers import free_port
 from tools import peers
@@ -68,14 +68,9 @@ class Honest(BaseHTTPRequestHandler):
 @pytest.fixture
 def witness() -> Iterator[tuple[Cosigner, type[Honest]]]:
     handler = type("Handler", (Honest,), {})
-    server = HTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
     key = key_of(KEY, NAME, COSIGNATURE)
-    yield read_witnesses(f" {key} http://127.0.0.1:{server.server_port}/ ,")[0], handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(handler) as url:
+        yield read_witnesses(f" {key} {url}/ ,")[0], handler
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
 """`permafrost log`: a log that shrank, forked or lost something is named, and so is a second statement."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from app.evidence.format.tiles import Tree
 from app.evidence.transparency.journal import grown
 from app.evidence.verifier import audit_log
 from app.evidence.verifier.audit_log import entry_of
+from tests.listening import listening
 from tests.tamper.kit import World
 
 KEY, ORIGIN = Ed25519PrivateKey.generate(), "log.example/permafrost"
@@ -241,13 +241,8 @@ def served(log: Log) -> Iterator[str]:
     log.write(OTHERS)
     handler = partial(SimpleHTTPRequestHandler, directory=log.place)
     handler.keywords["directory"] = log.place
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(handler) as url:
+        yield url
 
 
 def test_static_files_over_http_are_a_log(log: Log, served: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,17 +2,16 @@
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.exports.destinations import parse
+from tests.listening import QuietHandler, listening
 from worker.supervisor.exports import to_hub
 from worker.supervisor.sources.arriving import Later, SourceRefused
 
@@ -51,7 +50,7 @@ def taken(hub: Receiver, path: str, body: bytes) -> Any:
 
 @contextmanager
 def receiving(hub: Receiver) -> Iterator[Receiver]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             if self.headers.get("authorization") != f"Bearer {hub.known}":
                 self._send(401, {"error": "unauthorized"})
@@ -64,9 +63,6 @@ def receiving(hub: Receiver) -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             self._send(200, taken(hub, self.path, body))
 
-        def log_message(self, *_: object) -> None:
-            return
-
         def _send(self, status: int, answer: Any) -> None:
             data = json.dumps(answer).encode()
             self.send_response(status)
@@ -75,16 +71,8 @@ def receiving(hub: Receiver) -> Iterator[Receiver]:
             self.end_headers()
             self.wfile.write(data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(Handler) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

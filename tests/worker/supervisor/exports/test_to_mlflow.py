@@ -1,15 +1,14 @@
 """What an MLflow server's answers mean; a real one is in test_exporter.py."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from app.exports.destinations import parse
 from app.jsontypes import JsonDict
+from tests.listening import QuietHandler, listening
 from worker.supervisor.exports import to_mlflow
 from worker.supervisor.sources.arriving import Later, SourceRefused
 
@@ -23,7 +22,7 @@ TOLD: JsonDict = {
 def answering(status: int, body: bytes) -> Iterator[tuple[str, list[str | None]]]:
     seen: list[str | None] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             seen.append(self.headers.get("authorization"))
             self.send_response(status)
@@ -31,18 +30,8 @@ def answering(status: int, body: bytes) -> Iterator[tuple[str, list[str | None]]
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"mlflow+http://127.0.0.1:{server.server_port}/team", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as url:
+        yield f"mlflow+{url}/team", seen
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,15 @@
 """Files by http and https: redirects, cuts, refusals, bounds; against a real server on loopback."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from app.webhooks.addresses import Reach
+from tests.listening import QuietHandler, listening
 from worker.supervisor.sources import web
 from worker.supervisor.sources.arriving import Arriving, Later, SourceRefused
 
@@ -32,7 +31,7 @@ class Site:
 
 @contextmanager
 def serving(site: Site) -> Iterator[Site]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             if site.answers:
                 status, target = site.answers.pop(0)
@@ -55,19 +54,9 @@ def serving(site: Site) -> Iterator[Site]:
             self.wfile.write(site.data[since:end])
             self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    site.url = f"http://127.0.0.1:{server.server_port}/train.jsonl"
-    try:
+    with listening(Handler) as url:
+        site.url = f"{url}/train.jsonl"
         yield site
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture
