@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     project_devices: str = ""
     #: Seconds of waiting that a point of a job's priority is worth, beside other jobs of its project.
     aging_seconds: float = Field(default=3600.0, ge=0, le=31_536_000)
+    #: The address of a private network at which this worker meets others that train a job together; none: it does not.
+    gang_address: str = ""
     #: How often a running job may have to make room for a waiting one of higher priority or of a project with less
     #: than its share; 0: never.
     preempt: int = Field(default=0, ge=0, le=1_000)

@@ -26,6 +26,8 @@ from app.webhooks.courier import Courier
 from worker.supervisor.describe import Describer
 from worker.supervisor.devices import Device, Slots, find_devices, idle_gpu
 from worker.supervisor.exports.exporter import Exporter
+from worker.supervisor.gang.address import find_address
+from worker.supervisor.gang.door import Door
 from worker.supervisor.identity import identity
 from worker.supervisor.installation import read_installation
 from worker.supervisor.maintenance import Maintenance
@@ -50,6 +52,7 @@ class WorkerProcess:
     maintenance: Maintenance
     courier: Courier
     exporter: Exporter
+    door: Door | None = None
 
     def serve(self) -> None:
         """Work until SIGTERM or SIGINT; then trainers save their state and their jobs go back into the queue."""
@@ -61,10 +64,14 @@ class WorkerProcess:
         self.maintenance.start()
         self.courier.start()
         self.exporter.start()
+        if self.door is not None:
+            self.door.open()
         try:
             self._listen()
         finally:
             self.runner.stopping.set()
+            if self.door is not None:
+                self.door.close()
             self.courier.close()
             self.exporter.close()
             self.maintenance.close()
@@ -127,11 +134,18 @@ def make_worker(settings: Settings, *, starts_jobs: bool = True) -> WorkerProces
         wake_model=lambda model_id: wake_model(celery, model_id),
         # As the operator would; the process that started this worker starts another, which looks for devices again.
         shut_down=lambda: os.kill(os.getpid(), signal.SIGTERM),
+        gang_address=find_address(settings.gang_address),
     )
     maintenance = Maintenance(runner, starts_jobs=starts_jobs)
     _add_tasks(celery, runner)
     exporter = Exporter(runner.db, runner.storage, settings)
-    return WorkerProcess(celery, runner, maintenance, Courier(runner.db, settings), exporter)
+    door = _door(runner, maintenance) if runner.gang_address and starts_jobs else None
+    return WorkerProcess(celery, runner, maintenance, Courier(runner.db, settings), exporter, door)
+
+
+def _door(runner: Runner, maintenance: Maintenance) -> Door:
+    free = lambda: runner.slots.free > 0 and not runner.stopping.is_set()  # noqa: E731 - with this runner
+    return Door(runner.db, runner.worker, free=free, start=maintenance.start_waiting)
 
 
 def _devices(settings: Settings) -> list[Device]:

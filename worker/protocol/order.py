@@ -39,6 +39,10 @@ class WorkOrder:
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:0", ...
     devices: int = 1  # processes on this machine, each with a device of its own
+    machines: int = 1  # that train it together, this one among them as number `machine`
+    machine: int = 0
+    meeting: str | None = None  # address:port at which they meet, of the first machine
+    interface: str | None = None  # the network interface of this machine through which they talk
     strategy: str = "ddp"  # "ddp": a replica on each; "fsdp": each holds a part
     prefix_room: int = 0  # bytes that this attempt may add to the results that jobs share
     until: int | None = None  # the run ends after this step, with a checkpoint of it; absent: when it is done

@@ -36,6 +36,7 @@ from app.storage.blobs import Storage
 from worker.protocol import Report, Workspace
 from worker.supervisor import saved_states
 from worker.supervisor.artifacts import WEIGHT_FILES, ResultError, discard, publish_files, read_json
+from worker.supervisor.gang import travelling
 from worker.supervisor.lease import AWAY, LeaseKeeper
 from worker.supervisor.result_models import composed_model
 from worker.supervisor.weight_files import weight_files
@@ -147,7 +148,7 @@ class Publisher:
         except LeaseLost:
             self._discard(stored)
             raise
-        self._discard(stored - {tensor["blob"] for tensor in model.tensors})
+        self._discard(stored - model.blobs)
 
     def _make(self, step: int, stored: set[str]) -> Model | None:
         """The model of a checkpoint, or None when it cannot be made. Adds the blobs that it stores to `stored`."""
@@ -156,6 +157,8 @@ class Publisher:
             self._form = self._form or CheckpointForm.read(self._workspace, self._storage)
             model = self._form.model(self._job, self._base, folder, step, stored)
             self._states[step] = saved_state(folder, step, self._form.moved)
+            if self._job.machines > 1:
+                self._send(model, folder, stored)
             with suppress(OSError):  # a later attempt's recipe lists fewer then
                 saved_states.store(self._workspace, self._states.values())
             return model
@@ -164,6 +167,12 @@ class Publisher:
         except (PermafrostError, ComposeError, TensorFileError, OSError) as error:
             self._warn(f"the checkpoint of step {step} cannot be published as a model: {error}")
             return None
+
+    def _send(self, model: Model, folder: Path, stored: set[str]) -> None:
+        """Store the whole state, so that any gang can go on from it."""
+        model.state = travelling.store(self._storage, folder, (WEIGHTS, *STATE_FILES))
+        stored |= {file["blob"] for file in model.state}
+        model.stored_bytes += sum(file["size"] for file in model.state if file["name"] not in (WEIGHTS, STORED))
 
     def _discard(self, blobs: set[str]) -> None:
         """Delete blobs of a checkpoint that no row refers to. The doctor finds them when the database is away."""

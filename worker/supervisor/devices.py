@@ -55,12 +55,12 @@ class Slots:
     def none_left(self) -> bool:
         return len(self._withdrawn) == len(self.devices)
 
-    def offer(self) -> Offer:
-        """What a job can have of this worker, and what is free of it now."""
+    def offer(self, *, gangs: bool = False) -> Offer:
+        """What a job can have of this worker, and what is free of it now; `gangs`: also together with other workers."""
         withdrawn = {id(device) for device in self._withdrawn}
         left = [device for device in self.devices if id(device) not in withdrawn]
         partitions = frozenset(device.product for device in left if device.partition)
-        return Offer(_count(left), _count(self._free), partitions)
+        return Offer(_count(left), _count(self._free), partitions, gangs)
 
     def memory(self) -> dict[str, tuple[int, int]]:
         """Bytes in use and in all of each CUDA device whose driver says it."""

@@ -2,10 +2,11 @@
 
 import threading
 import time
+from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import structlog
 from sqlalchemy import select
@@ -20,7 +21,10 @@ from app.jobs.queue.tables import Job
 from worker.supervisor.log_shipping import LogShipper
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
+#: Seconds between tries while the database is away.
+RETRY_SECONDS: Final = 0.5
 #: Seconds between writes of news: at most four transactions a second for each job.
 WRITE_SECONDS: Final = 0.25
 #: Seconds between reads of whether the job is to be cancelled or paused.
@@ -85,6 +89,17 @@ class LeaseKeeper:
     def flush(self) -> None:
         """Write queued news now, in the caller's thread. Raises LeaseLost."""
         self._beat()
+
+    def until_stored(self, write: Callable[[], T]) -> T:
+        """Repeat a guarded write while the database is away, for as long as the lease lasts. Raises LeaseLost."""
+        while True:
+            try:
+                return write()
+            except AWAY as error:
+                if self.expired:
+                    raise LeaseLost(self.lease, "unknown, the database does not answer") from error
+                log.warning("the database is away", job=self.lease.job_id, error=str(error))
+                time.sleep(RETRY_SECONDS)
 
     def ship_log(self, *, ended: bool = False) -> None:
         """Store what the trainer has printed since the last call; if that fails, the next call stores it."""

@@ -18,11 +18,13 @@ LINE_CHARACTERS: Final = 4_000
 class LogShipper:
     """One attempt's log. `ship` may be called from any thread; a line is stored once, whole."""
 
-    def __init__(self, db: Database, lease: Lease, path: Path, *, aliases: Mapping[str, str]) -> None:
+    def __init__(self, db: Database, lease: Lease, path: Path, *, aliases: Mapping[str, str], label: str = "") -> None:
+        """Each line begins with the `label`, which says whose log it is where several go to one job."""
         self._db = db
         self._lease = lease
         self._path = path
         self._aliases = aliases
+        self._label = label
         self._offset = 0
         self._lock = threading.Lock()
 
@@ -30,7 +32,7 @@ class LogShipper:
         """Store new lines; an unfinished last line only once the trainer has `ended`."""
         with self._lock:
             text, offset = self._new(ended=ended)
-            lines = _lines(redacted(text, self._aliases)) if text else []
+            lines = [self._label + line for line in _lines(redacted(text, self._aliases))] if text else []
             if lines:
                 with self._db.write() as session:
                     queries.append(session, self._lease.job_id, self._lease.attempt, lines)

@@ -20,6 +20,7 @@ from app.models.catalog import folders
 from app.models.tables import Model
 from app.ops.retention.rounds import enforce
 from app.uploads.assembly import remove_leftovers
+from worker.supervisor.installation import code_digest
 from worker.supervisor.log_entries import catch_up
 from worker.supervisor.runner import Runner
 from worker.supervisor.timestamps import stamp_due
@@ -59,7 +60,7 @@ class Maintenance:
         self._register()
         waiting = lifecycle.recover(self._runner.db, limit=self._runner.settings.max_crashes)
         for _ in waiting[: self._runner.slots.free if self._starts_jobs else 0]:
-            self._start_waiting()
+            self.start_waiting()
         if most := self._runner.settings.preempt:
             making_room.make_room(self._runner.db, self._runner.shares, most=most)
         self._remove_leftovers()
@@ -92,7 +93,7 @@ class Maintenance:
         if days := runner.settings.keep_prefixes_days:
             runner.prefix_folders.forget(days=days)
 
-    def _start_waiting(self) -> None:
+    def start_waiting(self) -> None:
         """Start waiting jobs in a thread of our own: the broker may be away, or its messages lost."""
         self._woken = [each for each in self._woken if each.is_alive()]
         thread = threading.Thread(target=self._work, name="started by maintenance", daemon=True)
@@ -129,8 +130,16 @@ class Maintenance:
     def _register(self) -> None:
         slots = self._runner.slots
         kind, products, memory = slots.devices[0].name, slots.offer().devices, slots.memory()
+        address = self._runner.gang_address
         workers.register(
-            self._runner.db, self._runner.worker, devices=slots.most, kind=kind, products=products, memory=memory
+            self._runner.db,
+            self._runner.worker,
+            devices=slots.most,
+            kind=kind,
+            products=products,
+            memory=memory,
+            gang_address=address.address if address else None,
+            code=code_digest() if address else None,
         )
 
     def _until_due(self, longest: float) -> float:

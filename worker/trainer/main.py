@@ -21,6 +21,7 @@ from worker.trainer.models import card, loading, manifest, merging, quantised
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.outcome import exit_codes, rank_of_process
 from worker.trainer.own_word import own_word
+from worker.trainer.ranks.elastic import launch_on_machines
 from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.ranks.replicas import refuse_different_replicas
@@ -45,8 +46,11 @@ def run(folder: Path) -> None:
     with Reporter(workspace.reports) as reporter, exit_codes(reporter, rank=rank):
         order = WorkOrder.load(workspace.root)
 
-    if order.stage == "train" and order.devices > 1 and "RANK" not in os.environ:
-        raise SystemExit(launch(workspace, order.devices, run))
+    if order.stage == "train" and "RANK" not in os.environ:
+        if order.machines > 1:
+            raise SystemExit(launch_on_machines(workspace, order, run))
+        if order.devices > 1:
+            raise SystemExit(launch(workspace, order.devices, run))
     silent = Reporter(Path(os.devnull), aloud=False)  # for all ranks but the first
 
     with Reporter(workspace.reports) as reporter, silent, StopRequest() as stop, exit_codes(reporter, rank=rank):

@@ -82,8 +82,6 @@ def refuse_device_misfits(hyperparameters: Hyperparameters, task: str, *, device
 
 def refuse_uneven_machines(machines: int, *, devices: int) -> None:
     """Refuses a number of devices that machines cannot share evenly. Raises InvalidRequest."""
-    if machines > 1:
-        raise InvalidRequest("jobs on several machines are not offered yet; use one", param="resources.machines")
     if devices % machines:
         fits = max(1, devices // machines) * machines
         message = (

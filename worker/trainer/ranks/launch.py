@@ -86,11 +86,11 @@ def _fork(workspace: Workspace, number: int, size: int, store: Path, work: Work)
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
-    os._exit(_run(workspace, work))
+    os._exit(exit_code(workspace, work))
 
 
-def _run(workspace: Workspace, work: Work) -> int:
-    """The exit code that the interpreter would give."""
+def exit_code(workspace: Workspace, work: Work) -> int:
+    """Run `work` in this process; returns the exit code that the interpreter would give."""
     try:
         work(workspace.root)
     except SystemExit as ending:

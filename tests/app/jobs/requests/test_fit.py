@@ -117,6 +117,12 @@ MISFITS: dict[str, tuple[Any, Any, Any, dict[str, Any], str, str]] = {
         AFFINE, rows(), None, {"resources": {"devices": 2}, "hyperparameters": {"compile": True}},
         "hyperparameters.compile", "invalid_request",
     ),
+    "devices that machines cannot share": (
+        AFFINE, rows(), None, {"resources": {"devices": 3, "machines": 2}}, "resources.devices", "invalid_request",
+    ),
+    "more machines than devices": (
+        AFFINE, rows(), None, {"resources": {"machines": 2}}, "resources.devices", "invalid_request",
+    ),
     "adafactor with fsdp": (
         AFFINE, rows(), None,
         {"resources": {"devices": 2, "strategy": "fsdp"}, "hyperparameters": {"optimizer": {"name": "adafactor"}}},
@@ -165,6 +171,7 @@ def test_what_does_not_fit_is_refused_before_training(
         (SMALL, TEXTS, None, {"hyperparameters": {"optimizer": {"name": "muon"}}}),
         (AFFINE, rows(), None, sgd(nesterov=True, momentum=0.9)),
         (AFFINE, rows(), None, {"resources": {"devices": 2, "strategy": "fsdp"}}),
+        (AFFINE, rows(), None, {"resources": {"devices": 8, "machines": 2}}),
     ],
 )
 def test_what_fits_is_accepted(
