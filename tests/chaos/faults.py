@@ -39,4 +39,6 @@ FAULTS: Final = {
     34: "an older database restored: files of unknown jobs are put aside",
     35: "power lost after a publish: what was published verifies",
     36: "deleting data that a job needs: refused",
+    37: "kill -9 of a worker of a gang, of either side, on one host or on two: all stop, resumed, equal",
+    38: "the link between the machines of a gang cut: ended by the watchdog, resumed, equal",
 }

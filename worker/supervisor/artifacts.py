@@ -97,7 +97,7 @@ def read_artifacts(workspace: Workspace, base: Model, storage: Storage) -> Artif
 
 
 def read_json(path: Path) -> Any:
-    with _regular(path) as file:
+    with regular(path) as file:
         raw = file.read(JSON_BYTES + 1)
     if len(raw) > JSON_BYTES:
         raise ResultError(f"{path.name} is larger than {JSON_BYTES} bytes")
@@ -193,7 +193,7 @@ def publish_files(folder: Path, storage: Storage) -> list[JsonDict]:
             raise ResultError(
                 f"{path.name} is not a file of a model; the suffixes that are published are {', '.join(SUFFIXES)}"
             )
-        with _regular(path):
+        with regular(path):
             blob = storage.put(path)
         published.append({"name": name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
     return published
@@ -222,7 +222,7 @@ def discard(db: Database, storage: Storage, blobs: set[str]) -> None:
 
 
 @contextmanager
-def _regular(path: Path) -> Iterator[Any]:
+def regular(path: Path) -> Iterator[Any]:
     """Open a regular file, never through a link: the supervisor can read more than the trainer can."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -170,8 +170,7 @@ class Publisher:
 
     def _send(self, model: Model, folder: Path, stored: set[str]) -> None:
         """Store the whole state, so that any gang can go on from it."""
-        model.state = travelling.store(self._storage, folder, (WEIGHTS, *STATE_FILES))
-        stored |= {file["blob"] for file in model.state}
+        model.state = travelling.store(self._storage, folder, stored)
         model.stored_bytes += sum(file["size"] for file in model.state if file["name"] not in (WEIGHTS, STORED))
 
     def _discard(self, blobs: set[str]) -> None:

@@ -13,7 +13,14 @@ class TrainerStopped(Exception):
 
 
 class DiskFull(Exception):
-    """The disk is full. Without checkpoints, hours of training could be lost: the job is paused."""
+    """The disk is full. Without checkpoints, hours of training could be lost: the job is paused.
+
+    `worker` is whose disk it is, where that is a member of a gang.
+    """
+
+    def __init__(self, worker: str = "") -> None:
+        whose = f"the disk of the worker {worker}" if worker else "the worker's disk"
+        super().__init__(f"{whose} is full; make room, then resume the job: it goes on from its last checkpoint")
 
 
 class DeviceLost(Exception):

@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, TypeVar
@@ -52,8 +53,6 @@ from worker.supervisor.timestamps import Authority
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
-
-DISK_FULL: Final = "the worker's disk is full; make room, then resume the job: it goes on from its last checkpoint"
 
 #: Exceptions of the supervisor that depend on the job and its files, and how many attempts may meet one.
 RECURRING: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -216,7 +215,8 @@ class Runner:
         trace.end(status)
         attempt_folder.discard(workspace, ended=status in TERMINAL)
         if lease.machines > 1 and status in TERMINAL:
-            travelling.forget(self.db, self.storage, lease.job_id)
+            with suppress(*AWAY):  # the state goes with the job, then
+                travelling.forget(self.db, self.storage, lease.job_id)
         self.prefix_folders.shrink()
 
     def _settle(self, run: AttemptRun) -> str:
@@ -228,8 +228,9 @@ class Runner:
             return self._requeue(keeper, partial(lifecycle.release, self.db, lease))
         except NotFormed as missing:
             return self._requeue(keeper, partial(lifecycle.postpone, self.db, lease, str(missing)))
-        except DiskFull:
-            return keeper.until_stored(lambda: lifecycle.pause_attempt(self.db, lease, DISK_FULL))
+        except DiskFull as full:
+            reason = str(full)
+            return keeper.until_stored(lambda: lifecycle.pause_attempt(self.db, lease, reason))
         except DeviceLost as lost:
             own = None if isinstance(lost, MemberDeviceLost) else run.device
             lose = partial(lifecycle.lose, self.db, lease, limit=self.settings.max_crashes)

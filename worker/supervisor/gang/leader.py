@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -69,7 +70,7 @@ class Leader:
         deadline = time.monotonic() + JOIN_SECONDS + LOOK_SECONDS
         while missing := [each for each in self._look() if each.state == "invited"]:
             if time.monotonic() > deadline:
-                gang_rows.forget_workers(self.db, [each.worker for each in missing])
+                self._forget(missing)
                 raise NotFormed(f"{_names(missing)} did not answer")
             self._pause()
         names = [self.lease.worker.rpartition("/")[0], *(each.worker for each in self._seen)]
@@ -81,11 +82,11 @@ class Leader:
 
         Raises TrainerCrashed where a member cannot take part.
         """
-        checkpoint = travelling.newest(self.db, order.job_id)
+        checkpoint = self.keeper.until_stored(lambda: travelling.newest(self.db, order.job_id))
         travelling.bring(self.storage, workspace, checkpoint)
         endpoint = f"{self.address.address}:{self.address.free_port()}"
         plan = GangPlan(endpoint, code_digest(), base.id, base.root, checkpoint)
-        gang_rows.publish(self.db, self.lease, plan.to_json())
+        self.keeper.until_stored(lambda: gang_rows.publish(self.db, self.lease, plan.to_json()))
 
         while any(each.state != "ready" for each in self._look()):
             if self.broken() or any(each.outcome is not None for each in self._seen):
@@ -124,13 +125,17 @@ class Leader:
             return reasons[0]
         silent = [each for each in self._seen if each.outcome is None]
         if silent:
-            gang_rows.forget_workers(self.db, [each.worker for each in silent])
+            self._forget(silent)
             return TrainerCrashed(f"{_names(silent)} of the gang stopped answering")
         codes = [(each.worker, MemberOutcome.from_json(each.outcome or {}).code) for each in self._seen]
         if any(code == EXIT_STOPPED for _, code in codes):
             return TrainerStopped()
         bad = [f"{worker} with code {code}" for worker, code in codes if code]
         return TrainerCrashed(f"the trainer ended on {', '.join(bad)}") if bad else None
+
+    def _forget(self, members: list[MemberState]) -> None:
+        with suppress(*AWAY):  # they are taken to be gone after a minute all the same
+            gang_rows.forget_workers(self.db, [each.worker for each in members])
 
     def _look(self) -> list[MemberState]:
         """The members as they are; as they were where the database is away."""
@@ -158,7 +163,7 @@ def _reasons(members: list[MemberState]) -> list[Exception]:
         if outcome.failed is not None:
             reasons.append(TrainerRefused(outcome.failed))
         elif outcome.code == EXIT_NO_ROOM:
-            reasons.append(DiskFull())
+            reasons.append(DiskFull(member.worker))
         elif outcome.code == EXIT_DEVICE_LOST:
             reasons.append(MemberDeviceLost())
         elif outcome.error is not None:

@@ -4,6 +4,7 @@ It changes nothing of the job but its own place. When that is gone, because the 
 trainer ends too.
 """
 
+import errno
 import threading
 import time
 from contextlib import suppress
@@ -25,7 +26,7 @@ from app.models.papers import without_papers
 from app.models.tables import Model
 from app.settings import Settings
 from app.storage.blobs import Storage
-from worker.protocol import EXIT_STOPPED, WorkOrder, Workspace, read_reports
+from worker.protocol import EXIT_NO_ROOM, EXIT_STOPPED, WorkOrder, Workspace, read_reports
 from worker.supervisor import attempt_folder
 from worker.supervisor.devices import Device
 from worker.supervisor.gang import travelling
@@ -155,6 +156,10 @@ class Member:
             raise
         except PermafrostError as error:
             return MemberOutcome(error=error.message)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return MemberOutcome(code=EXIT_NO_ROOM)
+            return MemberOutcome(error=f"{type(error).__name__}: {error}")
         except Exception as error:  # a bug here must not leave the leader waiting
             log.exception("a member of a gang failed", job=self.place.job_id)
             return MemberOutcome(error=f"{type(error).__name__}: {error}")
@@ -257,9 +262,7 @@ class Member:
 
 
 class GangMismatch(PermafrostError):
-    """A member of a gang has something else than its leader."""
-
-    code = "gang_mismatch"
+    """A member of a gang has something else than its leader. The job's error is the crash that this is for it."""
 
 
 def refuse_other_base(workspace: Workspace, base: Model, plan: GangPlan) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import select
 
@@ -13,24 +14,42 @@ from app.jsontypes import JsonDict
 from app.models.tables import Model
 from app.storage.blobs import Storage
 from worker.protocol import Workspace
+from worker.supervisor.artifacts import ResultError, read_json, regular
 from worker.supervisor.gang.plan import TravellingCheckpoint
 
-CHUNK = 1 << 20
+CHUNK: Final = 1 << 20
+MANIFEST: Final = "manifest.json"
 
 
-def store(storage: Storage, folder: Path, names: tuple[str, ...]) -> list[JsonDict]:
-    """The files of a checkpoint as blobs, for the column of its model. FileNotFoundError where the run removed it."""
-    stored = []
-    for name in names:
-        path = folder / name
-        if path.is_symlink():
-            continue
-        if path.exists():
-            blob = storage.put(path)
-            stored.append({"name": name, "size": blob.size, "sha256": blob.sha256, "blob": blob.key})
-    if not any(each["name"] == "manifest.json" for each in stored):
-        raise FileNotFoundError(folder)
-    return stored
+def store(storage: Storage, folder: Path, blobs: set[str]) -> list[JsonDict]:
+    """All files of a checkpoint as blobs, for the column of its model; adds each to `blobs` as it is stored.
+
+    FileNotFoundError where the run has removed the checkpoint meanwhile: half of one is none. ResultError where what
+    the trainer wrote is not a checkpoint.
+    """
+    try:
+        return [_store(storage, folder / name, blobs) for name in (*_names(folder), MANIFEST)]
+    except ResultError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from error
+        raise
+
+
+def _store(storage: Storage, path: Path, blobs: set[str]) -> JsonDict:
+    # Opened once, and never through a link: the trainer could put one there between a look and a reading.
+    with regular(path) as source, storage.writer() as writer:
+        while chunk := source.read(CHUNK):
+            writer.write(chunk)
+    blobs.add(writer.blob.key)
+    return {"name": path.name, "size": writer.blob.size, "sha256": writer.blob.sha256, "blob": writer.blob.key}
+
+
+def _names(folder: Path) -> list[str]:
+    """The files that the manifest names, each a plain name of this folder."""
+    files = read_json(folder / MANIFEST).get("files")
+    if not isinstance(files, dict) or any(Path(name).name != name or name.startswith(".") for name in files):
+        raise ResultError(f"{folder.name}/{MANIFEST} names no files of its own folder")
+    return sorted(files)
 
 
 def newest(db: Database, job_id: str) -> TravellingCheckpoint | None:
@@ -53,7 +72,7 @@ def bring(storage: Storage, workspace: Workspace, checkpoint: TravellingCheckpoi
     name = f"step-{checkpoint.step:08d}" if checkpoint else ""
     for path in folder.glob("step-*"):
         if path.name > name or (path.name == name and checkpoint and not _same(path, checkpoint)):
-            shutil.rmtree(path)
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
     if checkpoint is None or (folder / name).exists():
         return
 

@@ -1,5 +1,8 @@
 """A job on two machines: both train it, one signs; and a member that cannot take part says why."""
 
+import errno
+import os
+import threading
 from typing import Any
 
 import pytest
@@ -9,11 +12,16 @@ from app.evidence.tables import Evidence
 from app.jobs.queue import gang_rows, lifecycle
 from app.jobs.queue.tables import Checkpoint, GangMember
 from app.logs import queries
+from app.storage.blobs import Storage
+from tests.patience import PATIENCE
 from tests.worker.processes import of_job
 from tests.worker.supervisor.gang.pairs import LONG, Pair
 from tests.worker.supervisor.jobs import events_of, eventually, job_of, submit, succeeded
+from worker.protocol import Workspace
+from worker.supervisor import attempt_folder
 from worker.supervisor.devices import Slots, find_devices
-from worker.supervisor.gang import member
+from worker.supervisor.gang import member, travelling
+from worker.supervisor.gang.plan import TravellingCheckpoint
 from worker.supervisor.staging import Staging
 
 
@@ -22,9 +30,10 @@ def evidence_of(pair: Pair, job_id: str) -> Evidence:
         return session.get_one(Evidence, job_id)
 
 
-def test_two_machines_train_one_job(pair: Pair) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_machines_train_one_job(pair: Pair, strategy: str) -> None:
     """The result has the bits of two devices of one machine, and is proved alike."""
-    job_id = pair.submit()
+    job_id = pair.submit(strategy=strategy)
     with pair:
         job = succeeded(pair.deployment, job_id)
     assert (job.attempt, job.crashes) == (1, 0)
@@ -41,7 +50,7 @@ def test_two_machines_train_one_job(pair: Pair) -> None:
     alone = pair.runners[0]
     alone.stopping.clear()
     alone.slots = Slots(find_devices("cpu:2"))
-    same = submit(pair.deployment, devices=2)
+    same = submit(pair.deployment, devices=2, strategy=strategy)
     assert alone.run_next()
     succeeded(pair.deployment, same)
     assert evidence_of(pair, same).result_root == ours.result_root
@@ -60,6 +69,24 @@ def training(pair: Pair, job_id: str, *, step: int) -> None:
 
 def ended_as(pair: Pair, job_id: str, *statuses: str) -> None:
     eventually(lambda: job_of(pair.deployment.db, job_id).status in statuses, says=lambda: story(pair, job_id))
+
+
+ROWS = {
+    "rules": [
+        {"id": "rows", "action": "train", "select": {"name": "weight", "rows": [[0, 2]]}},
+        {"id": "rest", "action": "freeze", "select": {"name": "weight"}},
+    ]
+}
+
+
+def test_what_cannot_be_sharded_is_refused_by_name(pair: Pair) -> None:
+    """Trainable rows with fsdp: once, before the first step, on all machines."""
+    job_id = pair.submit(strategy="fsdp", policy=ROWS)
+    with pair:
+        ended_as(pair, job_id, "failed")
+    job = job_of(pair.deployment.db, job_id)
+    assert (job.attempt, job.crashes) == (1, 0)
+    assert "'weight' is partly frozen, and fsdp cuts its rows by another rule" in (job.error or {})["message"]
 
 
 def test_what_each_machine_prints_is_in_the_log(pair: Pair) -> None:
@@ -152,6 +179,57 @@ def test_another_base_is_refused_before_training(pair: Pair, monkeypatch: pytest
     message = (job_of(pair.deployment.db, job_id).error or {})["message"]
     assert "the bytes of model.safetensors that this worker has staged are not those of the base" in message
     assert "worker" in message and "Stage: training" not in story(pair, job_id)
+
+
+def test_a_member_with_a_full_disk_pauses_the_job(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the leader's own would; the reason names the machine on which room is needed."""
+    real = attempt_folder.create
+
+    def full(workspace: Workspace) -> None:
+        if "rank-1" in str(workspace.root):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(workspace)
+
+    monkeypatch.setattr(attempt_folder, "create", full)
+    job_id = pair.submit()
+    with pair:
+        ended_as(pair, job_id, "paused")
+        assert "Job paused: the disk of the worker worker" in story(pair, job_id)
+        monkeypatch.setattr(attempt_folder, "create", real)
+        lifecycle.resume(pair.deployment.db, "default", job_id)
+        assert succeeded(pair.deployment, job_id).crashes == 0
+
+
+def test_a_member_with_a_slow_disk_is_waited_for(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as it keeps its lease: the leader begins when every machine has its files."""
+    real, gate = travelling.bring, threading.Event()
+
+    def slow(storage: Storage, workspace: Workspace, checkpoint: TravellingCheckpoint | None) -> None:
+        if "rank-1" in str(workspace.root):
+            assert gate.wait(PATIENCE)
+        real(storage, workspace, checkpoint)
+
+    monkeypatch.setattr(travelling, "bring", slow)
+    job_id = pair.submit()
+    with pair:
+        eventually(lambda: state_of_member(pair, job_id) == "joined", says=lambda: story(pair, job_id))
+        eventually(lambda: plan_is_there(pair, job_id), says=lambda: story(pair, job_id))
+        assert "Stage: training" not in story(pair, job_id)
+        gate.set()
+        assert succeeded(pair.deployment, job_id).attempt == 1
+
+
+def state_of_member(pair: Pair, job_id: str) -> str | None:
+    return of_place(pair, job_id, GangMember.state, rank=1)
+
+
+def plan_is_there(pair: Pair, job_id: str) -> bool:
+    return of_place(pair, job_id, GangMember.plan, rank=0) is not None
+
+
+def of_place(pair: Pair, job_id: str, column: Any, *, rank: int) -> Any:
+    with pair.deployment.db.read() as session:
+        return session.scalar(select(column).where(GangMember.job_id == job_id, GangMember.rank == rank))
 
 
 def test_another_version_is_refused_before_training(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

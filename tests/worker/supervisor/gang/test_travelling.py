@@ -1,5 +1,6 @@
 """Checkpoints in the storage, which any machine can go on from."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from tests.conftest import Deployment
 from tests.worker.supervisor.jobs import submit
 from worker.protocol import Workspace
 from worker.supervisor import attempt_folder
+from worker.supervisor.artifacts import ResultError
 from worker.supervisor.gang import travelling
 
-NAMES = ("model.safetensors", "masters.safetensors", "manifest.json")
+WEIGHTS, MANIFEST = "model.safetensors", "manifest.json"
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def saved(made: Workspace, step: int, *, content: str = "weights") -> Path:
     folder = made.checkpoints / f"step-{step:08d}"
     folder.mkdir()
     (folder / "model.safetensors").write_text(f"{content} {step}")
-    (folder / "manifest.json").write_text(f'{{"step": {step}}}')
+    (folder / MANIFEST).write_text(json.dumps({"step": step, "files": {WEIGHTS: {}}}))
     return folder
 
 
@@ -41,7 +43,7 @@ def published(deployment: Deployment, storage: Storage, job_id: str, folder: Pat
     with deployment.db.write() as session:
         model = Model(id=f"m:{step}", project="default", owned_by="default", kind="checkpoint", status="ready", spec={})
         model.created_at, model.job_id = now(session), job_id
-        model.state = travelling.store(storage, folder, NAMES)
+        model.state = travelling.store(storage, folder, set())
         session.add(model)
         row = Checkpoint(id=f"ftckpt-{step}", job_id=job_id, created_at=now(session), step=step, attempt=1, metrics={})
         row.model = model.id
@@ -57,7 +59,7 @@ def test_a_checkpoint_travels(deployment: Deployment, storage: Storage, tmp_path
     saved(there, 5), saved(there, 10, content="other"), saved(there, 15)
 
     found = travelling.newest(deployment.db, job_id)
-    assert found is not None and (found.step, [name for name, _, _ in found.files]) == (10, [NAMES[0], NAMES[2]])
+    assert found is not None and (found.step, [name for name, _, _ in found.files]) == (10, [WEIGHTS, MANIFEST])
     travelling.bring(storage, there, found)
     assert sorted(path.name for path in there.checkpoints.iterdir()) == ["step-00000005", "step-00000010"]
     assert (there.checkpoints / "step-00000010" / "model.safetensors").read_text() == "weights 10"
@@ -83,13 +85,32 @@ def test_without_a_checkpoint_all_begin_at_the_first_step(storage: Storage, tmp_
     assert list(made.checkpoints.iterdir()) == []
 
 
-def test_a_checkpoint_that_the_run_has_removed_is_not_stored(storage: Storage, tmp_path: Path) -> None:
-    """Its files may be half gone: without its manifest it is none."""
+@pytest.mark.parametrize("missing", [WEIGHTS, MANIFEST])
+def test_half_a_checkpoint_is_not_stored(storage: Storage, tmp_path: Path, missing: str) -> None:
+    """The run removes old ones while they are read; what was stored of it is known, to be deleted."""
     made = workspace(tmp_path)
     folder = saved(made, 5)
-    (folder / "manifest.json").unlink()
+    (folder / missing).unlink()
     with pytest.raises(FileNotFoundError):
-        travelling.store(storage, folder, NAMES)
+        travelling.store(storage, folder, set())
+
+
+@pytest.mark.parametrize("name", ["../../../keys/signing.key", "/etc/passwd", "..", ".hidden"])
+def test_a_manifest_names_files_of_its_own_folder_alone(storage: Storage, tmp_path: Path, name: str) -> None:
+    """The trainer writes it, and the trainer is not trusted with what else its worker could read."""
+    folder = saved(workspace(tmp_path), 5)
+    (folder / MANIFEST).write_text(json.dumps({"files": {name: {}}}))
+    with pytest.raises(ResultError):
+        travelling.store(storage, folder, set())
+
+
+def test_a_link_is_no_file_of_a_checkpoint(storage: Storage, tmp_path: Path) -> None:
+    """For the same reason."""
+    folder = saved(workspace(tmp_path), 5)
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ResultError):
+        travelling.store(storage, folder, set())
 
 
 def test_the_state_goes_when_the_job_has_ended(deployment: Deployment, storage: Storage, tmp_path: Path) -> None:
