@@ -49,8 +49,15 @@ class JobForm(BaseModel):
     tags: str = ""
     more: str = Field(default="", max_length=_TEXT)
 
+    def names_file(self) -> bool:
+        """Whether a training file is chosen, or named in the field for any other."""
+        return bool(self.training_file or _object(self.more, param="more").get("training_file"))
+
     def request(self, freeze_policy: JsonDict) -> JobCreate:
         """The request, as if it had been posted. Raises InvalidRequest with the field at fault."""
+        if not self.names_file():
+            message = "upload a training file, or choose one that is here"
+            raise InvalidRequest(message, param="training_file", code="missing_field")
         body: JsonDict = {"model": self.model_field(), "training_file": self.training_file, **self._options()}
         if freeze_policy:
             body["freeze_policy"] = freeze_policy

@@ -98,8 +98,8 @@ def submit_form(
             problem = error
     if previewed is not None and form.do == "submit":
         try:
-            job_request = previewed.request or form.request({})
-            return RedirectResponse(f"/jobs/{_submitted(request, services, caller.project, form, job_request)}", 303)
+            spec = previewed.request or form.request(previewed.policy)
+            return RedirectResponse(f"/jobs/{_submitted(request, services, caller.project, form, spec)}", 303)
         except PermafrostError as error:
             problem = error
     return _form_page(request, form, offers, previewed=previewed, problem=problem)
@@ -132,7 +132,7 @@ def _submitted(request: Request, services: JobServices, project: str, form: JobF
 
 def _preview(context: SubmissionContext, form: JobForm) -> Previewed:
     """Raises what a submission raises, with lines and fields of the file."""
-    if form.training_file:
+    if form.names_file():
         request = _request(context, form)
         seen = outlook(context, request)
         return Previewed(seen.dry_run.freeze_policy, request, seen, seen.plan)

@@ -9,6 +9,7 @@ const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseco
 
 async function refresh() {
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  if (answer.status === 401) return location.reload(); // the session has ended: the page asks for a key
   if (!answer.ok) throw new Error(`the page answered ${answer.status}`);
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   document.title = fresh.title;

@@ -22,12 +22,23 @@ async function preview() {
     const answer = await fetch("/new", { method: "POST", body, headers: { accept: "text/html" }, signal: running.signal });
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#preview");
     if (fresh) shown.innerHTML = fresh.innerHTML;
+    else tellRefused(answer.status);
     tellAway(false);
   } catch (error) {
     if (error.name === "AbortError") return; // a newer one is under way
     tellAway(true);
   }
   shown.classList.remove("stale");
+}
+
+// What is filled in stays; with a session begun in another tab it goes on.
+function tellRefused(status) {
+  const words = `<section class="panel alert" role="alert"><p>${
+    status === 401
+      ? 'The session of this page has ended. <a href="/login" target="_blank">Sign in again</a>, and go on here.'
+      : `No preview: the service answered ${status}.`
+  }</p></section>`;
+  shown.innerHTML = words;
 }
 
 form.addEventListener("input", previewSoon);
@@ -86,4 +97,4 @@ function parsed(text) {
 }
 
 // A form that is opened again by the browser's history is filled in already; so is one that an upload came back to.
-if (!shown.firstElementChild) previewSoon();
+if (!shown.querySelector("section")) previewSoon();

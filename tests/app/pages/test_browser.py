@@ -359,3 +359,26 @@ def test_somebody_signs_in_and_out(guarded_page: Page, guarded: Guarded) -> None
     guarded_page.get_by_role("button", name="Sign out").click()
     guarded_page.goto("/")
     expect(guarded_page.get_by_role("textbox", name="API key")).to_be_visible()
+
+
+def test_a_session_that_has_ended_is_said(guarded_page: Page, guarded: Guarded) -> None:
+    """By the preview, beside what is filled in; a page that follows its jobs asks for the key."""
+    guarded_page.goto("/new")
+    guarded_page.get_by_role("textbox", name="API key").fill(guarded.keys["mine", "writer"])
+    guarded_page.keyboard.press("Enter")
+    guarded_page.get_by_label("Model", exact=True).fill("kept")
+    expect(guarded_page.locator("#preview")).to_contain_text("no model is named 'kept'")
+    signed_in = guarded_page.context.cookies()
+    guarded_page.context.clear_cookies()
+    guarded_page.get_by_label("Train the biases alone").check()
+    expect(guarded_page.locator("#preview")).to_contain_text("session of this page has ended")
+    expect(guarded_page.get_by_label("Model", exact=True)).to_have_value("kept")
+
+    guarded_page.context.add_cookies(signed_in)
+    guarded_page.goto("/")
+    expect(guarded_page.get_by_text("No job yet.")).to_be_visible()
+    guarded_page.wait_for_function("source?.readyState === EventSource.OPEN")
+    guarded_page.context.clear_cookies()
+    with OpenAI(base_url=f"{guarded_page.url}v1", api_key=guarded.keys["mine", "writer"]) as sdk:
+        sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
+    expect(guarded_page.get_by_role("textbox", name="API key")).to_be_visible()

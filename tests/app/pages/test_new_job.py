@@ -47,6 +47,15 @@ def test_a_job_is_previewed_and_submitted(client: TestClient, file: str) -> None
     assert again.headers["location"] == made.headers["location"]
 
 
+def test_a_file_that_is_named_among_other_fields(client: TestClient, file: str) -> None:
+    """A reference has no field of its own: the policy is previewed and submitted with it all the same."""
+    fields = {"preset": "json", "policy": '{"freeze": ["weight"]}', "more": json.dumps({"training_file": file})}
+    assert "8 examples" in Page(fill(client, **fields).text).text
+    made = fill(client, **fields, do="submit")
+    job = client.get(f"http://testserver/v1/fine_tuning{made.headers['location']}").json()
+    assert job["freeze_plan"]["frozen"]["tensors"] == 1
+
+
 def test_without_a_file_the_plan_alone_is_shown(client: TestClient) -> None:
     """With the memory that it saves."""
     text = Page(fill(client, preset="json", policy='{"freeze": ["bias"]}').text).text
@@ -82,6 +91,7 @@ def test_problems_are_named_line_by_line(client: TestClient, upload: Upload) -> 
         ({"more": '{"a": 1, "a": 2}'}, "more", "twice"),
         ({"suffix": "a/b"}, "suffix", "letters"),
         ({"training_file": "file-none"}, "training_file", "no file"),
+        ({"training_file": ""}, "training_file", "upload a training file"),
     ],
 )
 def test_a_wrong_field_is_named(client: TestClient, file: str, fields: dict[str, str], param: str, words: str) -> None:
