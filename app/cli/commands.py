@@ -85,7 +85,10 @@ OWN_PARSER: Final = {
 
 def make_app() -> typer.Typer:
     """The command line, but for the commands that parse their own arguments."""
-    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    settings = {"help_option_names": ["-h", "--help"]}
+    app = typer.Typer(
+        no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=settings
+    )
     app.callback()(options)
     for command, short in COMMANDS.items():
         app.command(short_help=short)(command)  # the docstring's first line is cut in a list of commands

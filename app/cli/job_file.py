@@ -27,6 +27,8 @@ def read_job(path: Path) -> JsonDict:
     except (ValueError, TypeError, YAMLError) as error:
         # YAML has dates, sets and more, which JSON has not: such a value needs quotes.
         raise typer.BadParameter(f"{path} is no job of JSON values: {_first_line(error)}", param_hint=_OPTION) from None
+    except RecursionError:
+        raise typer.BadParameter(f"{path} is nested too deeply to be read", param_hint=_OPTION) from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         message = f"{path} must have the fields of a job, such as `model` and `training_file`"
         raise typer.BadParameter(message, param_hint=_OPTION)

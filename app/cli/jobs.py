@@ -191,7 +191,8 @@ def _work(job: JsonDict) -> Iterator[tuple[str, str]]:
     yield "Training file", job["training_file"]
     if plan := job["freeze_plan"]:
         for side in ("frozen", "trainable"):
-            yield side.capitalize(), f"{plan[side]['tensors']:,} tensors, {size(plan[side]['bytes'])}"
+            count = plan[side]["tensors"]
+            yield side.capitalize(), f"{count:,} tensor{'s' * (count != 1)}, {size(plan[side]['bytes'])}"
     progress = job["progress"]
     if progress["total_steps"]:
         yield "Progress", f"step {progress['step']:,} of {progress['total_steps']:,}, {progress['percent']:.0f}%"

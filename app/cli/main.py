@@ -29,7 +29,7 @@ def main() -> None:
         raise SystemExit(audit_log.main(sys.argv[2:]))
     if name in IN_THE_WORKER:
         in_the_worker(IN_THE_WORKER[name])
-    if name == "--version":
+    if name in ("--version", "version"):
         from app import __version__
 
         print(f"permafrost {__version__}")

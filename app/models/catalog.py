@@ -201,7 +201,7 @@ def _by_id(session: Session, settings: Settings, project: str, model_id: str, *,
         return _by_alias(session, settings, project, model_id, target)
     _refuse_incomplete(settings, model_id, param="model")
     names = [
-        *session.scalars(visible(project).with_only_columns(Model.id)),
+        *session.scalars(visible(project).where(Model.kind != "initial").with_only_columns(Model.id)),
         *(folder.name for folder in folders(settings)),
     ]
     hint = _nearest(model_id, names)

@@ -171,7 +171,8 @@ def _task_of_file(context: SubmissionContext, form: JobForm) -> str:
 
 def _offers(session: Session, settings: Settings, project: str, form: JobForm) -> JsonDict:
     """Models and files to choose from, bases first; also whether the chosen model is a folder that nobody has read."""
-    rows, _ = list_models(session, settings, project, after=None, limit=OFFERED_MODELS, order="desc")
+    kinds = ("base", "fine_tuned", "checkpoint")
+    rows, _ = list_models(session, settings, project, kinds=kinds, after=None, limit=OFFERED_MODELS, order="desc")
     models = sorted((row.id for row in rows), key=lambda name: (name.startswith("ft:"), name))
     usable = visible_files(session, project).where(File.purpose == "fine-tune")
     files = list(session.scalars(usable.order_by(File.created_at.desc(), File.id.desc()).limit(OFFERED_FILES)))

@@ -19,6 +19,13 @@ def test_every_command_prints_json_for_programs() -> None:
     assert plain == WITHOUT_JSON | OWN_PARSER.keys()
 
 
+def test_help_is_short_as_elsewhere(permafrost: Command) -> None:
+    """`-h` at every command and group, and `version` as a word."""
+    for words in ((), ("jobs",), ("models", "list"), ("verify",)):
+        assert "--help" in permafrost(*words, "-h").stdout
+    assert permafrost("version").stdout == permafrost("--version").stdout
+
+
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Every command by the words that call it."""
     inside = getattr(command, "commands", None)

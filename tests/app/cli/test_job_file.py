@@ -46,6 +46,7 @@ def test_a_job_file_is_submitted(permafrost: Command, socket_url: str, tmp_path:
         ("a.json", "{", "JSON values"),
         ("a.json", '{"seed": NaN}', "JSON values"),
         ("a.yaml", "1: 2", "fields of a job"),
+        ("a.yaml", "[" * 20_000, "nested too deeply"),
     ],
 )
 def test_what_is_no_job_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:

@@ -155,6 +155,7 @@ def test_an_unknown_model_says_what_there_is(client: TestClient, backends: Backe
     folder(backends)
     add_model(backends, tmp_path / "a")
     add_model(backends, tmp_path / "b", "ft:tiny:1", kind="fine_tuned", project="default")
+    add_model(backends, tmp_path / "c", "init:ftjob-1", kind="initial", project="default")
     body = {"training_file": "file-1", "freeze_policy": {}}
     message = client.post("fine_tuning/jobs", json=body | {"model": "zzz"}).json()["error"]["message"]
     assert message.endswith("available: tiny, ft:tiny:1")
