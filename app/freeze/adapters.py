@@ -126,7 +126,8 @@ def _is_of(root: str, family: str) -> bool:
 
 def _layers(tensors: Iterable[TensorInfo]) -> dict[str, TensorInfo]:
     """The weight of every module that has one, by the module's path."""
-    return {_module(info): info for info in tensors if info.name.endswith(".weight") and info.kind == "parameter"}
+    ends = (".weight", ".weight_packed")
+    return {_module(info): info for info in tensors if info.name.endswith(ends) and info.kind == "parameter"}
 
 
 def _module(info: TensorInfo) -> str:
@@ -185,7 +186,7 @@ def _live_name(name: str, chosen: Collection[str]) -> str:
 
 def _layer_type(kind: str) -> str:
     """The class with which peft wraps a layer."""
-    return kind if kind in ("Embedding", *quantised.LAYERS) else "Linear"
+    return kind if kind in ("Embedding", "Linear4bit", "Linear8bitLt") else "Linear"
 
 
 def _added(

@@ -99,6 +99,23 @@ def refuse_merge_into_quantised(adapter: AdapterSpec | None) -> None:
         raise InvalidRequest(message, param="model.adapter.merge", code="quantised_model")
 
 
+def refuse_dora_over_codes(adapter: AdapterSpec | None) -> None:
+    """DoRA reads the base's weight itself, which peft cannot where another package packed it."""
+    if isinstance(adapter, LoraSpec) and adapter.use_dora:
+        message = "DoRA reads the weights of the base, and these are packed; leave use_dora out, or take a base in NF4"
+        raise InvalidRequest(message, param="model.adapter.use_dora", code="quantised_model")
+
+
+def refuse_without_adapter(adapter: AdapterSpec | None, quantiser: str) -> None:
+    """Loaders make floats of the codes of this form, so that a whole model would not be what was proved."""
+    if adapter is None and quantiser == "compressed-tensors":
+        message = (
+            f"the base is stored by {quantiser}, and is trained by an adapter beside it: give the model an adapter, or "
+            "take the plain weights"
+        )
+        raise InvalidRequest(message, param="model.adapter", code="quantised_model")
+
+
 def refuse_quantising_again(quantize: str | None) -> None:
     """A base that is stored quantised is loaded as it is stored."""
     if quantize is not None:

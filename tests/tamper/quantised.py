@@ -53,6 +53,18 @@ def reconfigured(world: World, **changes: Any) -> None:
     world.sign()
 
 
+#: As compressed-tensors writes it of a base that is read below an adapter.
+PACKED: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "quantization_status": "compressed",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 16},
+        }
+    },
+}
 CHANGES: dict[str, dict[str, Any]] = {
     "another-quantiser": {"quant_method": "gptq"},
     "a-quantiser-that-nobody-knows": {"quant_method": "shrink"},
@@ -68,6 +80,14 @@ for name, changed in CHANGES.items():
     @attack(f"41-quantised-result-with-{name}", only="quantised", world=quantised_world)
     def _(world: World, changes: dict[str, Any] = changed) -> Options:
         reconfigured(world, **changes)
+
+
+@attack("41-quantised-result-that-loaders-unpack", only="quantised", world=quantised_world)
+def _(world: World) -> Options:
+    world.result_files["config.json"] = json.dumps({"model_type": "toy", "quantization_config": PACKED}).encode()
+    world.write()
+    (world.base / "config.json").write_bytes(configuration())
+    world.sign()
 
 
 @attack(

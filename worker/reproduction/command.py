@@ -16,6 +16,7 @@ from pathlib import Path
 
 from app.errors import PermafrostError
 from app.evidence.format.keys import KeyFileError
+from app.evidence.format.quantised import BITSANDBYTES
 from app.evidence.format.recipe import Recipe
 from app.evidence.verifier.context import CannotCheck, CheckContext, Inputs, Problem, Rejected, printable
 from app.evidence.verifier.stages import without
@@ -105,7 +106,8 @@ def _unequal(recipe: Recipe) -> list[str]:
     from worker.trainer.models import quantised
     from worker.trainer.training.job import choose_device
 
-    here = determinism.environment(choose_device(_device(recipe)), quantiser=quantised.package())
+    used = str(recipe.reported.environment.get("quantiser") or BITSANDBYTES).partition(" ")[0]
+    here = determinism.environment(choose_device(_device(recipe)), quantiser=quantised.package(used))
     return list(reasons(recipe, environment=here, code=code_digest()))
 
 

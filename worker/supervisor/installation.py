@@ -12,7 +12,16 @@ import worker
 from app.evidence.format.digest import sha256_file
 
 #: Packages whose code a run's bits depend on.
-TRAINING: Final = ("bitsandbytes", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
+TRAINING: Final = (
+    "bitsandbytes",
+    "compressed-tensors",
+    "numpy",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 _ROOT: Final = Path(app.__file__).parents[1]
 
 

@@ -1,14 +1,17 @@
 """Quantised weights as files hold them: which stored tensors make up one weight, and which kinds are read as stored.
 
-A quantised weight is stored as its codes (`q_proj.weight`) and its scales beside them (`q_proj.weight.absmax` and
-others of bitsandbytes' 4-bit kinds, `q_proj.SCB` of its 8-bit kind). What a file cannot say of itself is in the
-`quantization_config` of `config.json`.
+bitsandbytes stores a quantised weight as its codes (`q_proj.weight`) and its scales beside them
+(`q_proj.weight.absmax` and others of its 4-bit kinds, `q_proj.SCB` of its 8-bit kind); `compressed` has the other
+package that is read. What a file cannot say of itself is in the `quantization_config` of `config.json`.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from app.evidence.format import compressed
+from app.evidence.format.compressed import COMPRESSED_TENSORS
 
 KEYS: Final = ("quantization_config", "compression_config")
 BITSANDBYTES: Final = "bitsandbytes"
@@ -41,8 +44,7 @@ _REFUSED: Mapping[str, str] = {
     "hqq": _PACKAGE.format("hqq"),
     "quanto": _PACKAGE.format("optimum-quanto"),
     "aqlm": _PACKAGE.format("aqlm"),
-    "torchao": _PACKAGE.format("torchao"),
-    "compressed-tensors": _PACKAGE.format("compressed-tensors"),
+    "torchao": "its weights are tensors of classes of its own, whose parts no list of a model's tensors has",
     "modelopt": "transformers has no class that reads it",
     "nvfp4": "transformers has no class that reads it",
     "mxfp4": "without a GPU and its kernels transformers turns it into bfloat16 while loading, so that the weights in "
@@ -57,12 +59,15 @@ _REFUSED: Mapping[str, str] = {
         _NOT_SHOWN,
     ),
 }
-_CURE = "take the model's plain weights (bfloat16 or float32), or a base that bitsandbytes stored as NF4 or INT8"
+_CURE = (
+    "take the model's plain weights (bfloat16 or float32), or a base that bitsandbytes stored as NF4 or INT8, or "
+    "compressed-tensors as W4A16 or W8A16"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """How a base is quantised: `kind` is "nf4", "fp4" or "int8"; modules in `skipped` are stored plain."""
+    """How a base is quantised: `kind` is "nf4", "fp4", "int4" or "int8"; modules in `skipped` are stored plain."""
 
     method: str
     kind: str
@@ -83,8 +88,10 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
     named = f"{where!r}{f' ({method})' if isinstance(method, str) else ''}"
     if not isinstance(value, Mapping) or where != KEYS[0]:
         raise QuantisationError(f"{named}: {_NOT_SHOWN}; {_CURE}")
+    if method == COMPRESSED_TENSORS:
+        return _compressed(value, named)
     if method != BITSANDBYTES:
-        known = ", ".join((BITSANDBYTES, *_REFUSED))
+        known = ", ".join((BITSANDBYTES, COMPRESSED_TENSORS, *_REFUSED))
         reason = _REFUSED.get(str(method), f"an unknown quantiser; known are {known}")
         raise QuantisationError(f"{named}: {reason}; {_CURE}")
     problem = _problem(value)
@@ -93,6 +100,14 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
     skipped = value.get("llm_int8_skip_modules")
     kind = str(value.get("bnb_4bit_quant_type", "fp4")) if _flag(value, "load_in_4bit") else "int8"
     return Quantisation(BITSANDBYTES, kind, None if skipped is None else tuple(skipped))
+
+
+def _compressed(value: Mapping[str, Any], named: str) -> Quantisation:
+    try:
+        kind = compressed.kind_of(value)
+    except compressed.CompressedFormError as error:
+        raise QuantisationError(f"{named}: {error}") from None
+    return Quantisation(COMPRESSED_TENSORS, kind)
 
 
 def _found(value: Any, at: str = "") -> tuple[str, Any] | None:
@@ -141,7 +156,7 @@ def _flag(value: Mapping[str, Any], key: str) -> bool:
 
 def is_scale(name: str) -> bool:
     """Whether a stored tensor belongs to the quantised weight beside it, by its name."""
-    return _SCALES.fullmatch(name) is not None
+    return _SCALES.fullmatch(name) is not None or compressed.is_beside(name)
 
 
 def scales(names: Iterable[str]) -> dict[str, set[str]]:
@@ -157,7 +172,8 @@ def scales(names: Iterable[str]) -> dict[str, set[str]]:
 def quantised_weights(dtypes: Mapping[str, str]) -> set[str]:
     """Names of the stored tensors that are the codes of a quantised weight, from the dtypes of all stored tensors."""
     by_dtype = {name for name, dtype in dtypes.items() if dtype in ("U8", "I8") and _leaf(name) == "weight"}
-    return by_dtype | {f"{module}weight" for module in scales(dtypes)}
+    packed = {name for name in dtypes if compressed.is_codes(name)}
+    return by_dtype | packed | {f"{module}weight" for module in scales(dtypes)}
 
 
 def left_out(skipped: Sequence[str]) -> Callable[[str], bool]:
@@ -172,6 +188,8 @@ def hole(dtypes: Mapping[str, str], quantisation: Quantisation) -> str | None:
 
     `dtypes` are the dtype codes of all stored tensors by name.
     """
+    if quantisation.method == COMPRESSED_TENSORS:
+        return compressed.hole(dtypes)
     held = scales(dtypes)
     for weight in sorted(quantised_weights(dtypes)):
         module = weight.removesuffix("weight")

@@ -6,7 +6,7 @@ from app.jobs.requests.base_head import read_config
 from app.jobs.requests.context import SubmissionContext
 from app.models.catalog import ChosenModel
 from app.specs.models import TransformersSpec
-from app.specs.rules import refuse_merge_into_quantised, refuse_quantising_again
+from app.specs.rules import refuse_merge_into_quantised, refuse_quantising_again, refuse_without_adapter
 
 
 def refuse_quantised(context: SubmissionContext, model: ChosenModel) -> None:
@@ -30,4 +30,5 @@ def refuse_quantised(context: SubmissionContext, model: ChosenModel) -> None:
         raise ModelError(f"config.json has {error}", param="model", code="quantised_model") from None
     if quantisation is not None:
         refuse_quantising_again(model.spec.quantize)
+        refuse_without_adapter(model.spec.adapter, quantisation.method)
         refuse_merge_into_quantised(model.spec.adapter)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_PACKED = "weight_packed"
 _FOUR_BITS, _EIGHT_BITS = "Params4bit", "Int8Params"
 _LAID_OUT = "_permafrost_laid_out"  # in a module's __dict__: scales of a model without bytes
 _UNPACKED = "_permafrost_unpacked"  # of such a weight
@@ -41,6 +42,30 @@ class Scales(Mapping[str, "Tensor | None"]):
 def holds_scales(module: nn.Module) -> bool:
     """Whether the module's weight is quantised, with scales that are neither parameters nor buffers."""
     return _LAID_OUT in module.__dict__ or type(module._parameters.get("weight")).__name__ in (_FOUR_BITS, _EIGHT_BITS)
+
+
+def holds_codes(module: nn.Module) -> bool:
+    """Whether the module's weight is packed, in parameters of its own."""
+    return _PACKED in module._parameters
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether the module's weight is quantised, in either way."""
+    return holds_scales(module) or holds_codes(module)
+
+
+def lay_out_packed(module: nn.Module, parts: Mapping[str, Tensor], *, unpacked: tuple[int, ...]) -> None:
+    """Makes a plain layer one with a packed weight, whose tensors are `parts` by their names in it."""
+    module.__class__ = type("CompressedLinear", (type(module),), {})
+    del module._parameters["weight"]
+    for leaf, tensor in parts.items():
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    mark_unpacked(module, unpacked)
+
+
+def mark_unpacked(module: nn.Module, shape: tuple[int, ...]) -> None:
+    """Notes the shape of the weight that a module's packed codes stand for."""
+    setattr(module._parameters[_PACKED], _UNPACKED, shape)
 
 
 def scales(model: nn.Module) -> Iterator[Tensor]:

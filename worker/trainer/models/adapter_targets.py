@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from app.errors import ModelError
 from app.freeze.parts import part_of, sees_and_writes
-from worker.trainer.freeze.quantised_parts import holds_scales
+from worker.trainer.freeze.quantised_parts import is_quantised
 
 PARAM = "model.adapter.target_modules"
 #: Layers of a Mamba block whose weight is read without calling them. All blocks have the first two.
@@ -61,7 +61,7 @@ def linear_layers(model: nn.Module, heads: Collection[str]) -> list[str]:
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
-        and (type(module).forward in (nn.Linear.forward, Conv1D.forward) or holds_scales(module))
+        and (type(module).forward in (nn.Linear.forward, Conv1D.forward) or is_quantised(module))
         and module is not embeddings
         and path not in heads
         and path.startswith(body)

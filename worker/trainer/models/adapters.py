@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from app.errors import ModelError, PolicyError
 from app.freeze.plan import FreezePlan
 from app.specs.adapters import AdapterSpec, Ia3Spec, LoraSpec
-from app.specs.rules import refuse_adapter, refuse_merge_into_quantised
-from worker.trainer.freeze.quantised_parts import holds_scales
+from app.specs.rules import refuse_adapter, refuse_dora_over_codes, refuse_merge_into_quantised
+from worker.trainer.freeze.quantised_parts import holds_codes, is_quantised
 from worker.trainer.models import adapter_targets
 from worker.trainer.models.sentence import SentenceDense
 
@@ -59,8 +59,10 @@ def wrap(
     What was chosen otherwise than peft would is added to `notes`.
     """
     refuse_adapter(adapter, task)
-    if any(map(holds_scales, model.modules())):
+    if any(map(is_quantised, model.modules())):
         refuse_merge_into_quantised(adapter)
+    if any(map(holds_codes, model.modules())):
+        refuse_dora_over_codes(adapter)
     config = _config(adapter)
     heads = sorted({name.rpartition(".")[0] for name in new})
     beside = [path for path, module in model.named_modules() if isinstance(module, SentenceDense)]

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
 from app.specs.models import TransformersSpec
-from app.specs.rules import refuse_quantising_again
+from app.specs.rules import refuse_quantising_again, refuse_without_adapter
 from worker.trainer.models import (
     completeness,
     configs,
@@ -96,6 +96,8 @@ def load(
     auto = _auto_class(task, config)
     with _explained(auto, folder, config):
         stored_quantised = quantised.prepare(config, auto, codes)
+        if stored_quantised:
+            refuse_without_adapter(spec.adapter, stored_quantised.method)
     dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
     options: dict[str, Any] = quantised.OPTIONS if stored_quantised else {}
     if spec.quantize:

@@ -20,6 +20,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from app.errors import ModelError
+from app.evidence.format.compressed import CODES, COMPRESSED_TENSORS
 from app.evidence.format.quantised import (
     BITSANDBYTES,
     Quantisation,
@@ -30,7 +31,7 @@ from app.evidence.format.quantised import (
     quantised_weights,
 )
 from app.specs.models import TransformersSpec
-from worker.trainer.freeze.quantised_parts import holds_scales, mark_made
+from worker.trainer.freeze.quantised_parts import holds_codes, holds_scales, mark_made
 from worker.trainer.models import adapter_targets, names
 
 CODE = "quantised_model"
@@ -51,8 +52,12 @@ def prepare(config: Any, auto: Any, codes: Mapping[str, str]) -> Quantisation | 
     problem = hole(codes, quantisation)
     if problem is not None:
         raise ModelError(f"the model's files are not complete: {problem}", param="model", code="missing_tensors")
-    require_package()
-    _keep_plain(config, auto, codes)
+    require_package(quantisation.method)
+    if quantisation.method == COMPRESSED_TENSORS:
+        _refuse_other_layers(config, auto, codes)
+        config.quantization_config = {**_as_dict(config.quantization_config), "dequantize": False}
+    else:
+        _keep_plain(config, auto, codes)
     return quantisation
 
 
@@ -85,27 +90,29 @@ def described(content: Mapping[str, Any]) -> Quantisation | None:
         raise ModelError(f"config.json has {error}", param="model", code=CODE) from None
 
 
-def require_package() -> None:
-    """Raises ModelError where bitsandbytes is not installed."""
-    if package() is None:
+def require_package(name: str = BITSANDBYTES) -> None:
+    """Raises ModelError where the package of a quantised form is not installed."""
+    if package(name) is None:
         message = (
-            f"the base is quantised by {BITSANDBYTES}, which is not installed where the worker runs; install it there: "
+            f"the base is quantised by {name}, which is not installed where the worker runs; install it there: "
             "pip install 'permafrost[quant]'"
         )
         raise ModelError(message, param="model", code="quantiser_missing")
 
 
-def package() -> str | None:
-    """The package that computes with quantised weights, with its version; None where it is not installed."""
+def package(name: str = BITSANDBYTES) -> str | None:
+    """A package that computes with quantised weights, with its version; None where it is not installed."""
     try:
-        return f"{BITSANDBYTES} {version(BITSANDBYTES)}"
+        return f"{name} {version(name)}"
     except PackageNotFoundError:
         return None
 
 
 def package_of(model: nn.Module) -> str | None:
     """The same, for a model with quantised weights; None for others."""
-    return package() if any(map(holds_scales, model.modules())) else None
+    if any(map(holds_scales, model.modules())):
+        return package()
+    return package(COMPRESSED_TENSORS) if any(map(holds_codes, model.modules())) else None
 
 
 def plain(codes: Mapping[str, str]) -> dict[str, str]:
@@ -119,6 +126,11 @@ def settle(model: nn.Module, *, made: bool = False) -> None:
 
     `made`: the weights were quantised while they were loaded.
     """
+    if any(map(holds_codes, model.modules())):
+        from worker.trainer.models.compressed_layers import replace_packed_layers  # imports the package
+
+        replace_packed_layers(model)
+        return
     from worker.trainer.models.bitsandbytes_layers import replace_layers  # imports the package
 
     replace_layers(model)
@@ -161,6 +173,29 @@ def _keep_plain(config: Any, auto: Any, codes: Mapping[str, str]) -> None:
     if more:
         config.quantization_config = {**value, _SKIPPED: sorted({*left_out, *more})}
         _refuse_left_out(quantised, config.quantization_config[_SKIPPED])
+
+
+def _refuse_other_layers(config: Any, auto: Any, codes: Mapping[str, str]) -> None:
+    """Raises ModelError where the model has a linear layer that the files have neither packed nor plain: a new head.
+
+    Loaders go by the configuration, and would look for its codes.
+    """
+    model = skeleton(auto, config)
+    prefix, ties = names.prefix_of(model), getattr(model, "all_tied_weights_keys", None) or {}
+    layers = [path for path, module in model.named_modules() if type(module) is nn.Linear]
+    held = {
+        path
+        for path in layers
+        if f"{path}.weight" in ties
+        or any(names.name_in_base(f"{path}.{leaf}", prefix, codes) is not None for leaf in (CODES, "weight"))
+    }
+    new = next((path for path in layers if path not in held), None)
+    if new is not None:
+        message = (
+            f"the base's files have no {new!r}, a new layer: over a base of {COMPRESSED_TENSORS} adapters of tasks "
+            "that need no new head are trained, such as causal-lm; take a base in NF4, or the plain weights"
+        )
+        raise ModelError(message, param="task", code=CODE)
 
 
 def _refuse_left_out(quantised: list[str], left_out: list[str]) -> None:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from app.errors import ModelError
+from app.evidence.format.compressed import is_codes
 from app.evidence.format.quantised import is_scale, quantised_weights, scales
 from worker.trainer.freeze.inventory import DTYPE_CODES
 from worker.trainer.freeze.quantised_parts import lay_out
-from worker.trainer.models import names
+from worker.trainer.models import names, packed_layout
+from worker.trainer.models.packed_layout import PackedLayout
 
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 _DESCRIPTION = "weight.quant_state."
@@ -54,8 +56,10 @@ class QuantisedLayout:
             lay_out(module, kind, self.tensors[stored], parts, unpacked=self.unpacked[stored])
 
 
-def read(folder: Path, codes: Mapping[str, str]) -> QuantisedLayout:
+def read(folder: Path, codes: Mapping[str, str]) -> QuantisedLayout | PackedLayout:
     """The layout of the base in `folder`, from headers and descriptions. `codes` are the dtypes by name."""
+    if any(map(is_codes, codes)):
+        return packed_layout.read(folder, codes)
     tensors: dict[str, Tensor] = {}
     unpacked: dict[str, tuple[int, ...]] = {}
     weights = quantised_weights(codes)

@@ -11,7 +11,7 @@ from app.freeze.plan import FreezePlan
 from app.specs.fit import refuse_devices
 from worker.trainer.freeze.inventory import tied
 from worker.trainer.freeze.pin import moves_by_itself
-from worker.trainer.freeze.quantised_parts import holds_scales
+from worker.trainer.freeze.quantised_parts import is_quantised
 from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 from worker.trainer.ranks.group import Group
 from worker.trainer.ranks.shards import layers
@@ -61,7 +61,7 @@ def _why_ranks_differ(slot: TensorRef, plan: FreezePlan) -> str | None:
 
 def _unshardable(model: nn.Module, plan: FreezePlan) -> Iterator[str]:
     for path, module in model.named_modules():
-        if holds_scales(module):
+        if is_quantised(module):
             yield f"the weight of '{path}' is quantised, and fsdp would leave its scales behind; use the strategy ddp"
     for decision in plan.split:
         yield f"'{decision.name}' is partly frozen, and fsdp cuts its rows by another rule; use the strategy ddp"

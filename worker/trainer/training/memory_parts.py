@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from worker.trainer.freeze.quantised_parts import holds_scales, scales
+from worker.trainer.freeze.quantised_parts import holds_codes, holds_scales, scales
 from worker.trainer.training.state import TrainingState
 from worker.trainer.witness.observe import stored_bytes
 
@@ -36,7 +36,9 @@ def memory_parts(state: TrainingState, device: torch.device) -> dict[str, int]:
 def _quantised(state: TrainingState) -> int:
     """Of the frozen weights, codes and scales."""
     codes = [module._parameters["weight"] for module in state.model.modules() if holds_scales(module)]
-    return _bytes([*(each for each in codes if each is not None), *scales(state.model)])
+    layers = filter(holds_codes, state.model.modules())
+    packed = [tensor for layer in layers for tensor in layer.parameters(recurse=False)]
+    return _bytes([*(each for each in codes if each is not None), *scales(state.model), *packed])
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

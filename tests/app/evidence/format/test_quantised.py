@@ -46,7 +46,7 @@ def test_kinds_that_are_read() -> None:
     [
         (config({"quant_method": "gptq", "bits": 4}), "'quantization_config' (gptq): transformers reads it with"),
         (config({"quant_method": "mxfp4"}), "turns it into bfloat16 while loading"),
-        (config({"quant_method": "shrink"}), "an unknown quantiser; known are bitsandbytes, gptq"),
+        (config({"quant_method": "shrink"}), "an unknown quantiser; known are bitsandbytes, compressed-tensors, gptq"),
         (config({"bits": 4}), "an unknown quantiser"),
         (config([1]), "plain weights"),
         ({"compression_config": {"format": "packed"}}, "'compression_config' (packed)"),

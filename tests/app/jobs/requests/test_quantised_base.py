@@ -10,6 +10,7 @@ from app.db import Database, now
 from app.models.tables import Model
 from tests.app.conftest import Upload
 from tests.app.jobs.requests.test_base_head import CLASSIFIER, describe
+from tests.tamper.quantised import PACKED
 
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 ROWS = [{"text": f"text {at}", "label": "ab"[at % 2]} for at in range(8)]
@@ -37,6 +38,14 @@ def test_a_form_that_is_not_read(
     error = ask(client, upload, adapter={"type": "lora"})["error"]
     assert (error["param"], error["code"]) == ("model", "quantised_model")
     assert says in error["message"]
+
+
+def test_packed_codes_are_trained_by_an_adapter_alone(client: TestClient, upload: Upload, folder: Path) -> None:
+    """Loaders make floats of them, so that a whole model would not be what was proved."""
+    describe(folder, **CLASSIFIER, quantization_config=PACKED)
+    error = ask(client, upload)["error"]
+    assert (error["param"], error["code"]) == ("model.adapter", "quantised_model")
+    assert ask(client, upload, adapter={"type": "lora"})["valid"] is True
 
 
 def test_an_adapter_over_codes_is_not_merged(client: TestClient, upload: Upload, folder: Path) -> None:

@@ -233,7 +233,7 @@ def test_an_adapter_is_not_merged_into_codes(tmp_path: Path) -> None:
 
 def test_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker without bitsandbytes says what to install, before anything is loaded."""
-    monkeypatch.setattr(quantised, "package", lambda: None)
+    monkeypatch.setattr(quantised, "package", lambda name=None: None)
     done = causal(tmp_path)
     assert (done.code, done.failure["code"]) == (1, "quantiser_missing")
     assert "pip install 'permafrost[quant]'" in done.failure["message"]
