@@ -55,7 +55,7 @@ def test_a_job_is_described(permafrost: Command, socket_url: str, embedded: Fast
     finish(db, claim(db), verdict="violated", model=result("ftjob-a"))
 
     shown = permafrost("show", "ftjob-a", PERMAFROST_SERVER=socket_url).stdout
-    for part in ("violated", "weight at step 1", "1 tensors, 8 B", f"{socket_url}/jobs/ftjob-a"):
+    for part in ("violated", "weight at step 1", "1 tensor, 8 B", f"{socket_url}/jobs/ftjob-a"):
         assert part in shown
     other = permafrost("show", "ftjob-b", PERMAFROST_SERVER=socket_url).stdout
     assert "gpt-x, which stands for tiny" in other

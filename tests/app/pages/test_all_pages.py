@@ -45,6 +45,8 @@ PAGES = {
     "curves": "/curves?job=ftjob-verified&job=ftjob-violated",
     "models": "/models",
     "model": "/models/{model}",
+    "long names": "/models/{long}",
+    "long names of a job": "/curves?job=ftjob-0123456789012345678901234567890123456789",
     "compare": "/compare?base=tiny&result=tiny2",
     "sweeps": "/sweeps",
     "sweep": "/sweeps/{sweep}",
@@ -52,6 +54,12 @@ PAGES = {
     "report": "/v1/fine_tuning/jobs/ftjob-verified/report",
 }
 PHONE = 640  # on a narrower window, tables are cards
+#: Words of a table's cells that stand over others, as a label over what it labels, or stick out of their cell.
+OVERLAPPING = """() => [...document.querySelectorAll("table.cards td")].filter((cell) => {
+  const [a] = [...cell.children].map((each) => each.getBoundingClientRect()), box = cell.getBoundingClientRect();
+  const label = getComputedStyle(cell, "::before").content !== "none" && cell.dataset.label;
+  return a && a.width && (a.right > box.right + 1 || (label && a.left < box.left + 60));
+}).map((cell) => `${cell.dataset.label}: ${cell.innerText}`)"""
 
 
 @pytest.fixture
@@ -62,6 +70,7 @@ def ids(socket_url: str, embedded: FastAPI) -> dict[str, str]:
     _base(db, "tiny2", embedded)
     verified = _ended(db, "ftjob-verified", "verified")
     _ended(db, "ftjob-violated", "violated")
+    long = _ended(db, f"ftjob-{'0123456789' * 4}", "verified", suffix="s" * 64)
     error: dict[str, Any] = {"code": "invalid_training_data", "message": "2 problems", "errors": [{"line": 3}]}
     error["errors"] = [{"line": line, "field": "x", "code": "c", "message": "x is text"} for line in (3, 4)]
     lifecycle.submit(db, new_job(id="ftjob-failed"))
@@ -73,7 +82,7 @@ def ids(socket_url: str, embedded: FastAPI) -> dict[str, str]:
         sweep = {"job": {"model": AFFINE, "training_file": file}, "grid": {"seed": [1, 2]}}
         made = sdk.post("/fine_tuning/sweeps", body=sweep, cast_to=object)
     assert isinstance(made, dict)
-    return {"file": file, "queued": queued, "model": verified, "sweep": str(made["id"])}
+    return {"file": file, "queued": queued, "model": verified, "sweep": str(made["id"]), "long": long}
 
 
 def _base(db: Database, name: str, application: FastAPI) -> None:
@@ -94,10 +103,10 @@ def _base(db: Database, name: str, application: FastAPI) -> None:
         session.add(model)
 
 
-def _ended(db: Database, job_id: str, verdict: str) -> str:
+def _ended(db: Database, job_id: str, verdict: str, *, suffix: str = "a") -> str:
     """A job with curves, a log, checkpoints and a freeze map; the id of the model that it leaves."""
     policy = {"default": "train", "rules": [{"id": "a", "action": "freeze", "select": {"name": ["body.**"]}}]}
-    job = new_job(id=job_id, model="tiny", base_model="tiny", suffix="a", freeze_policy=policy, tags=["x"])
+    job = new_job(id=job_id, model="tiny", base_model="tiny", suffix=suffix, freeze_policy=policy, tags=["x"])
     lifecycle.submit(db, job)
     lease = claim(db)
     values = {"learning_rate": 0.1, "grad_norm": 1.0, "examples_per_second": 50.0}
@@ -147,6 +156,8 @@ def test_every_page(page: Page, ids: dict[str, str], scheme: Any, width: int, he
             found.append(f"{name}: wider than its window")
         if width > PHONE and (cells := page.evaluate(MISPLACED)):
             found.append(f"{name}: not below their headings: {cells[:3]}")
+        if width < PHONE and (cells := page.evaluate(OVERLAPPING)):
+            found.append(f"{name}: over each other: {cells[:3]}")
         if folder:
             page.screenshot(path=Path(folder) / f"{name}-{scheme}-{width}.png", full_page=True)
     assert found == []
