@@ -142,7 +142,8 @@ def _workers(folder: Path, environment: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _running(command: Sequence[str], environment: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    quiet = subprocess.DEVNULL  # its log
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=quiet, text=True)
     try:
         assert process.stdout is not None
         while "permafrost worker ready" not in (line := process.stdout.readline()):

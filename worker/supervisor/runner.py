@@ -254,6 +254,8 @@ class Runner:
             staging = Staging(self.settings, self.db, self.storage, job, workspace)
             with run.trace.part("staging"):
                 base = staging.base(initialise=initialise, should_stop=run.should_stop)
+                if base.status == "pending":
+                    self._wake(self.wake_model, base.id)
                 if job.base_model != base.id:
                     bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
                 quantised = self._quantise(job, run)

@@ -116,9 +116,9 @@ def of_rank(job_id: str, rank: int) -> list[Any]:
 def test_killed_rank_of_a_member_counts_one_crash(pair: Pair) -> None:
     """All machines stop, and the next gang goes on from the checkpoint to the same bits."""
     undisturbed = pair.submit(hyperparameters=LONG)
-    job_id = pair.submit(hyperparameters=LONG)
     with pair:
         succeeded(pair.deployment, undisturbed)
+        job_id = pair.submit(hyperparameters=LONG)
         training(pair, job_id, step=20)
         of_rank(job_id, 1)[-1].kill()
         job = succeeded(pair.deployment, job_id)
