@@ -39,6 +39,31 @@ def test_modules_stay_with_the_model(service: Service, tmp_path: Path) -> None:
     assert not accepted(service, second["id"], tmp_path, "--result", str(again), "--base", str(result))
 
 
+def test_a_reranker_is_loaded_as_a_cross_encoder(service: Service, tmp_path: Path) -> None:
+    """Its predictions are the sigmoid of the one output that was trained."""
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tests.worker.trainer import tiny
+
+    base = tiny.bert(service.settings.models / "tiny-reranker")
+    words = tiny.WORDS
+    rows = [{"query": words[at // 4], "document": f"{words[at]} sat", "score": at % 4 / 3} for at in range(16)]
+    file = service.upload("\n".join(map(json.dumps, rows)).encode(), "ranked.jsonl")
+    spec = {"type": "transformers", "path": base.name, "task": "text-ranking"}
+    job = submit(service, spec, file, {"freeze": ["bert.embeddings.**"]})
+    result = downloaded(service, job["fine_tuned_model"], tmp_path / "result")
+    assert accepted(service, job["id"], tmp_path, "--result", str(result), "--base", str(base))
+
+    pair = ("the cat", "a dog ran")
+    score = sentence_transformers.CrossEncoder(str(result), device="cpu").predict([pair])[0]
+    inputs = transformers.AutoTokenizer.from_pretrained(result)(*pair, return_tensors="pt")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(result)
+    with torch.no_grad():
+        expected = model.eval()(**inputs).logits.sigmoid().item()
+    assert float(score) == pytest.approx(expected, abs=1e-5)
+
+
 def submit(service: Service, model: Any, file: str, policy: dict[str, Any]) -> Any:
     body = {
         "model": model,

@@ -123,3 +123,14 @@ def test_quantised_base_on_the_device(tmp_path: Path, kind: str, quantize: bool)
         assert judge(done, quantised=again).verdict == "verified"
         runs.append(done)
     assert_same(*runs)
+
+
+def test_packed_codes_stay_packed(tmp_path: Path) -> None:
+    """compressed-tensors' function unpacks a weight on the device for a moment; two runs end with the same bits."""
+    from tests.worker.trainer.models.test_compressed_layers import causal as packed
+
+    runs = [packed(tmp_path / name, device="cuda") for name in ("one", "two")]
+    for done in runs:
+        assert done.code == 0, done.reports[-1]
+        assert judge(done).verdict == "verified"
+    assert_same(*runs)
