@@ -20,6 +20,8 @@ from app.freeze.plan import Decision
 WIDTH: Final = 720.0
 #: Heights in pixels: of all rows together, of the lowest row, and of what is between two.
 _HEIGHT, _LOWEST, _GAP = 240.0, 4.0, 1.0
+#: Of a usual row, where there are so many that together they are higher than that.
+_ROW: Final = 5.0
 #: Trained tensors by their relative change: the first limit that is above it gives the shade.
 SHADES: Final = ((1e-4, "t1"), (1e-3, "t2"), (1e-2, "t3"), (1e-1, "t4"), (math.inf, "t5"))
 #: Roles of a plan's tensors, before anything has trained.
@@ -126,7 +128,7 @@ def draw(tensors: Sequence[DrawnTensor], *, full: bool = False) -> Markup | None
     top = 0.0
     for name, inside in layers:
         share = sum(tensor.elements for tensor in inside) / total
-        height = max(_LOWEST, share * max(_HEIGHT, len(layers) * 9.0))
+        height = max(_LOWEST, share * max(_HEIGHT, len(layers) * _ROW))
         parts.append(_layer(name, inside, top=top, height=height, full=full))
         top += height + _GAP
     return Markup(

@@ -147,7 +147,7 @@ function read(svg, x) {
   svg.parentElement.querySelector(".reading").textContent = words.join(" · ");
 }
 
-// Reading the freeze map: the tensor under the pointer, or, by the arrow keys, the next one.
+// Reading the freeze map: the tensor under the pointer, or, by the arrow keys, the next one, or the one above or below.
 document.addEventListener("pointerover", (event) => {
   const tensor = event.target.closest?.("svg.map:not(.strip) path");
   if (tensor?.querySelector("title")) readTensor(tensor);
@@ -155,13 +155,30 @@ document.addEventListener("pointerover", (event) => {
 
 document.addEventListener("keydown", (event) => {
   const map = event.target.closest?.("svg.map:not(.strip)");
-  const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
-  if (!map || !step) return;
+  const go = { ArrowLeft: previous, ArrowRight: next, ArrowUp: above, ArrowDown: below, Home: first, End: last }[event.key];
+  if (!map || !go) return;
   event.preventDefault();
   const tensors = [...map.querySelectorAll("g path")];
   const at = tensors.findIndex((tensor) => tensor.matches(".read"));
-  readTensor(tensors[Math.min(Math.max(at + step, 0), tensors.length - 1)]);
+  const tensor = tensors[at < 0 ? 0 : Math.min(Math.max(go(tensors, at), 0), tensors.length - 1)];
+  readTensor(tensor);
+  tensor.scrollIntoView({ block: "nearest" });
 });
+
+const previous = (tensors, at) => at - 1;
+const next = (tensors, at) => at + 1;
+const first = () => 0;
+const last = (tensors) => tensors.length - 1;
+const above = (tensors, at) => beside(tensors, at, tensors[at].closest("g").previousElementSibling);
+const below = (tensors, at) => beside(tensors, at, tensors[at].closest("g").nextElementSibling);
+
+// The tensor of another layer that is where this one is, from left to right; this one where there is no other layer.
+function beside(tensors, at, layer) {
+  const middle = ({ left, right }) => (left + right) / 2;
+  const x = middle(tensors[at].getBoundingClientRect());
+  const found = [...(layer?.querySelectorAll(":scope > path") ?? [])].find((each) => each.getBoundingClientRect().right > x);
+  return found ? tensors.indexOf(found) : at;
+}
 
 function readTensor(tensor) {
   const map = tensor.closest("svg");

@@ -12,12 +12,13 @@ from openai import OpenAI
 from playwright.sync_api import Browser, BrowserType, Page, expect, sync_playwright
 from playwright.sync_api import Error as BrowserError
 
+from app.evidence.tables import Evidence
 from app.jobs.queue import lifecycle
-from app.jobs.queue.attempt import AttemptUpdates
+from app.jobs.queue.attempt import AttemptUpdates, Outcome
 from app.logs.queries import append
 from tests.app.conftest import AFFINE, rows, serve
 from tests.app.guarded import Guarded, guard
-from tests.app.jobs.jobs import claim, finish, result
+from tests.app.jobs.jobs import claim, finish, parameter, result
 from tests.patience import PATIENCE
 
 #: Five seconds, playwright's own limit, are little on a busy machine.
@@ -214,6 +215,28 @@ def test_the_freeze_map_is_read_by_keys_and_pointer(page: Page, sdk: OpenAI, emb
     expect(page.locator(".tensor")).to_contain_text("bias")
     page.get_by_role("link", name="Report").click()
     expect(page.get_by_role("heading", name="Verdict: violated")).to_be_visible()
+
+
+def test_a_picture_higher_than_the_window_is_read_by_keys(page: Page, sdk: OpenAI, embedded: FastAPI) -> None:
+    """What is read, and the words for it, stay in sight; up and down go by layers."""
+    db = embedded.state.backends.database
+    job = sdk.fine_tuning.jobs.create(model="-", training_file=upload(sdk), extra_body={"model": AFFINE})
+    names = [f"layers.{layer}.{part}" for layer in range(200) for part in ("a", "b", "c")]
+    tensors = [parameter(job.id, at, name, "frozen", False) for at, name in enumerate(names)]
+    evidence = Evidence(job_id=job.id, attempt=1, verdict="verified", frozen_tensors=600, frozen_bytes=8)
+    lifecycle.finish(db, claim(db), Outcome("succeeded", evidence=evidence, parameters=tensors, model=result(job.id)))
+    page.goto(f"/jobs/{job.id}")
+    page.locator("svg.map[role=img]").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    for key, name in [("ArrowDown", "layers.1 · b"), ("End", "layers.199 · c"), ("ArrowUp", "layers.198 · c")]:
+        page.keyboard.press(key)
+        expect(page.locator(".tensor")).to_contain_text(name)
+        expect(page.locator(".tensor")).to_be_in_viewport(ratio=0.9)
+        expect(page.locator("svg.map path.read")).to_be_in_viewport()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowUp")
+    expect(page.locator(".tensor")).to_contain_text("layers.0 · a")
 
 
 def test_a_page_says_when_the_service_is_away(page: Page, sdk: OpenAI) -> None:
