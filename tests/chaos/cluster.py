@@ -48,6 +48,7 @@ class Cluster:
             "PERMAFROST_PORT": str(free_port()),
             "PERMAFROST_DEVICES": "cpu",
             "PERMAFROST_WEBHOOK_ALLOW": "127.0.0.0/8",
+            "PERMAFROST_FETCH_ALLOW": "127.0.0.1/32",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(_offer_architectures(self.root / "site")),
             **QUICK,

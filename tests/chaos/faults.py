@@ -41,4 +41,7 @@ FAULTS: Final = {
     36: "deleting data that a job needs: refused",
     37: "kill -9 of a worker of a gang, of either side, on one host or on two: all stop, resumed, equal",
     38: "the link between the machines of a gang cut: ended by the watchdog, resumed, equal",
+    39: "a store cuts off, vanishes halfway, redirects inwards: gone on with, or refused, and nothing gets there",
+    40: "a hub sends other bytes than it lists for the commit: refused at once by name, nothing of it kept",
+    41: "a tracking server hangs, is down, redirects inwards; a bucket is not there: the job is unaffected",
 }

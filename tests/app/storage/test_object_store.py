@@ -10,7 +10,7 @@ import pytest
 from fsspec import AbstractFileSystem
 from s3fs import S3FileSystem
 
-from app.errors import StorageUnavailable
+from app.errors import NotFound, StorageUnavailable
 from app.evidence.format.digest import sha256_bytes
 from app.storage.blobs import Storage, key_of
 from app.storage.object_store import BLOCK, ObjectStore
@@ -105,3 +105,24 @@ def test_a_store_that_cannot_create_exclusively_still_stores(bucket: str, monkey
     storage = Storage(f"s3://{bucket}")
     with storage.open(stored(storage, b"x")) as file:
         assert file.read() == b"x"
+
+
+def test_a_whole_object_is_one_request(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither one for each block, nor parts at once that are held in memory; and what is not there leaves no file."""
+    storage = Storage(f"s3://{bucket}")
+    data = os.urandom(3 * BLOCK)
+    key = stored(storage, data)
+    monkeypatch.setattr(S3FileSystem, "default_block_size", BLOCK)
+    asked: list[str] = []
+    real = S3FileSystem._call_s3
+
+    async def counting(self: AbstractFileSystem, method: str, *args: object, **kwargs: object) -> object:
+        asked.append(method)
+        return await real(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", counting)
+    assert storage.fetch(key, tmp_path / "there").read_bytes() == data
+    assert asked.count("get_object") == 1
+    with pytest.raises(NotFound):
+        storage.fetch(key_of("0" * 64), tmp_path / "none")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]

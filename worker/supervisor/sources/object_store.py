@@ -5,10 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from app.files.references import StoreObject
+from app.storage.s3 import session
 from app.webhooks.addresses import AddressRefused
 from worker.supervisor.sources.arriving import Arriving, Later, SourceRefused
 
 CHUNK: Final = 4 << 20
+#: Of a request, and seconds that each waits for an answer: a store that hangs holds others up for minutes, not hours.
+ATTEMPTS: Final = 3
+CONNECT_SECONDS: Final = 15
+READ_SECONDS: Final = 60
 #: Seconds before each further try of a connection that was cut off.
 PAUSES: Final = (1.0, 5.0)
 
@@ -63,7 +68,9 @@ def store(keys: Mapping[str, str] | None) -> Any:
 
     keys = keys or {}
     region = {"region_name": keys["region"]} if "region" in keys else {}
-    return S3FileSystem(
+    retries = {"total_max_attempts": ATTEMPTS}
+    waits = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
+    files = S3FileSystem(
         anon=not keys,
         key=keys.get("access_key_id"),
         secret=keys.get("secret_access_key"),
@@ -71,10 +78,13 @@ def store(keys: Mapping[str, str] | None) -> Any:
         endpoint_url=keys.get("endpoint_url"),
         client_kwargs=region,
         cache_regions=not region and "endpoint_url" not in keys,
-        config_kwargs={"retries": {"max_attempts": 3}, "connect_timeout": 15, "read_timeout": 60, "proxies": {}},
+        config_kwargs={"retries": retries, **waits, "proxies": {}},
         use_listings_cache=False,
         skip_instance_cache=True,
+        session=session(),
     )
+    files.retries = 1  # beside those of the client below it: a store that hangs would be waited for five times as long
+    return files
 
 
 class explained:  # noqa: N801 - reads as a word where it is used
