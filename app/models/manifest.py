@@ -8,13 +8,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from app.freeze.tensors import TensorInfo, nbytes
 from app.specs.fit import ONE_OUTPUT
 
 #: Key of the rows for the task that the model was registered with, or else of the class in its config.json.
 OWN = ""
+
+#: Tasks that a base's manifest may lack because a worker of an earlier version read it, and ones with the same tensors.
+_ALIKE: Final = {"text-ranking": "text-regression"}
 
 Stored = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 
@@ -55,7 +58,7 @@ def for_task(stored: Stored, task: str, *, num_labels: int | None = None) -> Man
     """The tensors for a task, with a head of `num_labels` classes; None where they are not known for this task."""
     if not isinstance(stored, Mapping):
         return _read(stored, None)
-    rows: Any = stored.get(task)
+    rows: Any = stored.get(task, stored.get(_ALIKE.get(task, task)))
     if task in ONE_OUTPUT:
         num_labels = num_labels or 1
     for _ in stored:  # a text is the name of another task with the same tensors

@@ -38,6 +38,14 @@ def test_head_has_a_row_per_class() -> None:
     assert shapes("text-ranking")["classifier.weight"] == (1, 4)
 
 
+def test_a_base_that_was_read_before_there_were_rankings() -> None:
+    """Its tensors for them are those of a regression; a base that has neither has none."""
+    earlier = {name: rows for name, rows in STORED.items() if name != "text-ranking"}
+    found = manifest.for_task(earlier, "text-ranking")
+    assert found is not None and found.tensors[1].shape == (1, 4)
+    assert manifest.for_task({"causal-lm": [BODY]}, "text-ranking") is None
+
+
 def test_head_of_another_size_is_initialised() -> None:
     """Two tags are in the files, three are not."""
     for count, new in ((2, set()), (3, {"tags.weight"})):
