@@ -75,6 +75,8 @@ def said(error: BaseException, folder: Path | None = None) -> str:
     if isinstance(error, ImportError):
         text = str(error).strip()
         named = ", ".join(dict.fromkeys(_INSTALL.findall(text)))
+        if not named and "SentencePiece" in text:  # transformers names a page, and not the command
+            named = "pip install sentencepiece"
         cure = f"install it where the worker runs: {named}" if named else "install the package where the worker runs"
         return f"{text.splitlines()[0].partition('You can install')[0].strip()[:200]} ({cure})"
     if isinstance(error, KeyError) and folder is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,15 @@ def test_a_folder_without_a_processor_is_refused(tmp_path: Path) -> None:
     base = save("clip", tmp_path / "base")
     (base / "preprocessor_config.json").unlink()
     assert refusal(trained(tmp_path / "job", base, LIT))[0] == "no_processor"
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed here")
+def test_the_package_of_siglip_s_own_tokenizer_is_named(tmp_path: Path) -> None:
+    """Its first version has a class that reads SentencePiece, whatever else is in the folder."""
+    base = save("siglip", tmp_path / "base")
+    path = base / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "SiglipTokenizer"}))
+    assert "pip install sentencepiece" in refusal(trained(tmp_path / "job", base, LIT))[2]
 
 
 def test_a_model_of_texts_is_refused(tmp_path: Path) -> None:
