@@ -167,16 +167,29 @@ def mcp(server: Server = "") -> None:
     try:
         from mcp.server import MCPServer
         from mcp.server.mcpserver.exceptions import ToolError
+        from mcp.server.mcpserver.tools import Tool
     except ImportError:
         raise SystemExit("permafrost mcp needs the package mcp: pip install 'permafrost[mcp]'") from None
 
     from app import __version__
 
     with connect(server) as client:
-        made = MCPServer("permafrost", version=__version__, instructions=_INSTRUCTIONS.strip(), log_level="WARNING")
-        for tool in Tools(client).all():
-            made.add_tool(_with_errors(tool, ToolError))
+        tools = [_strict(Tool.from_function(_with_errors(tool, ToolError))) for tool in Tools(client).all()]
+        made = MCPServer(
+            "permafrost", version=__version__, instructions=_INSTRUCTIONS.strip(), log_level="WARNING", tools=tools
+        )
         made.run()
+
+
+def _strict(tool: Any) -> Any:
+    """The tool, which refuses an argument that it does not have: a `policy` that was meant as `freeze_policy`.
+
+    The library would leave it out and call the tool without it.
+    """
+    given = tool.fn_metadata.arg_model
+    tool.fn_metadata.arg_model = type(given.__name__, (given,), {}, extra="forbid")
+    tool.parameters = tool.fn_metadata.arg_model.model_json_schema(by_alias=True)
+    return tool
 
 
 def _with_errors(tool: Callable[..., JsonDict], as_error: type[Exception]) -> Callable[..., JsonDict]:
