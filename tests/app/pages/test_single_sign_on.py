@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
@@ -15,6 +16,8 @@ from app.db import Database
 from app.main import create_app
 from app.settings import Settings
 from migrations.tables import tables
+from tests.app.conftest import serve
+from tests.app.pages.test_browser import tab
 from tests.conftest import Deployment
 from tests.provider import CLIENT, SECRET, SignInServer, serving
 
@@ -226,3 +229,19 @@ def test_without_a_provider_both_ways_lead_to_the_form(client: TestClient):
     for path in ("/login/provider", "/login/callback?state=a&code=b"):
         answer = client.get(f"http://testserver{path}", follow_redirects=False)
         assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+
+
+@pytest.mark.slow
+def test_a_browser_goes_there_and_back(settings: Settings) -> None:
+    """By the link of the form, in a real browser; the form, and a page with a choice of projects, are accessible."""
+    application = create_app(settings)
+    with serve(application) as url, tab(url, expected="/authorize") as page:
+        settings.public_url = url
+        page.goto("/login")
+        assert Axe().run(page).response["violations"] == []
+        page.get_by_role("link", name="Sign in at").click()
+        page.get_by_text("ann@example.org (248289761001), writer of search").wait_for()
+        assert Axe().run(page).response["violations"] == []
+        page.get_by_label("Project").select_option("ads")
+        page.get_by_role("button", name="Show").click()
+        page.get_by_text("reader of ads").wait_for()
