@@ -106,7 +106,7 @@ def lacking(hosts: Sequence[GangHost], need: Need) -> str | None:
     able = {machine.name for group in groups(hosts, need).values() for machine in group}
     if len(able) >= need.machines:
         return f"{needed}: {len(able)} are alive, of several versions or on several products, and only {largest} alike"
-    return f"{needed}: {len(able) or 'none'} of the workers alive {'is' if len(able) < 2 else 'are'} so"
+    return f"{needed}: of the workers alive, {len(able) or 'none'} can"
 
 
 def _first(group: Sequence[Machine], need: Need) -> list[Machine]:

@@ -69,7 +69,7 @@ def test_no_place_is_made_before_there_is_room_for_all(db: Database) -> None:
     job_id = submitted(db)
     small, _ = lifecycle.submit(db, new_job())
     alive(db, "a")
-    assert "1 of the workers alive" in (waiting_for(db, job_id) or "")
+    assert "of the workers alive, 1 can" in (waiting_for(db, job_id) or "")
     first = claimed(db, "a")  # no gang could form, so nothing is kept
     assert first is not None and first.job_id == small.id
 

@@ -69,8 +69,8 @@ def test_nothing_is_kept(hosts: list[GangHost]) -> None:
 @pytest.mark.parametrize(
     ("hosts", "says"),
     [
-        ([], "none of the workers alive is so"),
-        ([host("a", (2, None))], "1 of the workers alive is so"),
+        ([], "of the workers alive, none can"),
+        ([host("a", (2, None))], "of the workers alive, 1 can"),
         ([host("a"), host("b", code="other")], "2 are alive, of several versions or on several products, and only 1"),
     ],
 )
