@@ -1,26 +1,35 @@
-"""Only the lifecycle module moves a job: nothing else writes the columns by which workers and requesters agree."""
+"""Only the lifecycle moves a job: nothing else writes the columns by which workers and requesters agree."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOOR = ROOT / "app" / "jobs" / "queue" / "lifecycle.py"
+QUEUE = ROOT / "app" / "jobs" / "queue"
+DOORS = [QUEUE / "lifecycle.py", QUEUE / "moves.py"]
 GUARDED = {"status", "desired", "attempt", "crashes", "lease_owner", "lease_until"}
 
 
 def test_nothing_else_writes_a_jobs_status() -> None:
     """Neither by an attribute of a row called `job`, nor by an UPDATE of the table."""
-    others = [path for folder in ("app", "worker") for path in (ROOT / folder).rglob("*.py") if path != DOOR]
+    others = [path for folder in ("app", "worker") for path in (ROOT / folder).rglob("*.py") if path not in DOORS]
     found = [f"{path.relative_to(ROOT)}: {what}" for path in others for what in writes(path.read_text("utf-8"))]
     assert found == []
 
 
 def test_the_door_is_where_it_is_written() -> None:
-    """The search sees the one place where it is done, so that an empty list elsewhere means something."""
-    assert list(writes(DOOR.read_text("utf-8")))
+    """The search sees the one UPDATE, so that an empty list elsewhere means something."""
+    assert list(writes((QUEUE / "moves.py").read_text("utf-8")))
+
+
+def test_the_lifecycle_alone_makes_moves() -> None:
+    """Its transactions decide; a move of somebody else's would be a second door."""
+    files = [path for folder in ("app", "worker") for path in (ROOT / folder).rglob("*.py")]
+    users = [path for path in files if re.search(r"queue\.moves\b|queue import .*\bmoves\b", path.read_text("utf-8"))]
+    assert users == [DOORS[0]]
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db import Database, now
 from app.errors import Conflict
 from app.exports import queue as exports
-from app.jobs.queue import checkpoints, claims, event_log, gang_rows, usage
+from app.jobs.queue import checkpoints, claims, event_log, gang_rows, moves, usage
 from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost, Outcome
 from app.jobs.queue.attempt_rows import changed_columns, store_outcome, store_updates
 from app.jobs.queue.early_stopping import find_worse
@@ -26,18 +26,13 @@ from app.jobs.queue.making_room import STEP_REACHED, event_of_release, wish
 from app.jobs.queue.new_jobs import Protect, store
 from app.jobs.queue.offers import Offer
 from app.jobs.queue.queries import find_job, waiting_jobs
-from app.jobs.queue.states import CLAIMABLE, LEASED, MOVES, TERMINAL
+from app.jobs.queue.states import CLAIMABLE, LEASED, TERMINAL
 from app.jobs.queue.tables import Job
-from app.webhooks.events import announce
 
-#: Every move out of a worker's hands gives the lease up.
-NO_LEASE: Final[dict[str, Any]] = {"lease_owner": None, "lease_until": None, "preempted_for": None}
-
-GANG_PAUSE: Final = 1.0  #: Seconds until a gang is tried again that did not come together.
-
-LISTED: Final = 1_000  #: Waiting jobs that maintenance hears of: a worker starts no more than it has devices for.
-
-Guard = Sequence[ColumnElement[bool]]
+#: Seconds until a gang is tried again that did not come together.
+GANG_PAUSE: Final = 1.0
+#: Waiting jobs that maintenance hears of: a worker starts no more than it has devices for.
+LISTED: Final = 1_000
 
 
 # ---- the requester's side
@@ -87,7 +82,7 @@ def cancel(db: Database, project: str, job_id: str) -> Job:
         job = find_job(session, project, job_id, lock=True)
         if job.status == "cancelled":
             return job
-        moved = _cancel(session, job_id)
+        moved = moves.cancel(session, job_id)
         return _confirm(session, job, moved=moved, verb="cancelled", event=NewEvent("Job cancelled"))
 
 
@@ -95,7 +90,7 @@ def cancel_jobs_of_sweep(session: Session, project: str, sweep_id: str) -> None:
     """Cancels every job of the sweep that has not ended, in the caller's transaction."""
     mine = select(Job.id).where(Job.project == project, Job.sweep_id == sweep_id, Job.status.not_in(TERMINAL))
     for job_id in session.scalars(mine.order_by(Job.created_at, Job.id).with_for_update()).all():
-        if _cancel(session, job_id):
+        if moves.cancel(session, job_id):
             event_log.append(session, job_id, [NewEvent("Job cancelled with its sweep")])
 
 
@@ -106,7 +101,7 @@ def pause(db: Database, project: str, job_id: str) -> Job:
         if job.status in {"pausing", "paused"}:
             return job
         target = "paused" if job.status in CLAIMABLE else "pausing"
-        moved = _move(session, job_id, to=target, desired="pause")
+        moved = moves.move(session, job_id, to=target, desired="pause")
         return _confirm(session, job, moved=moved, verb="paused", event=NewEvent(f"Job {target}"))
 
 
@@ -117,8 +112,19 @@ def resume(db: Database, project: str, job_id: str) -> Job:
         if job.status in CLAIMABLE | {"running"}:
             return job
         target = "running" if job.status == "pausing" else "queued"
-        moved = _move(session, job_id, to=target, source=job.status, desired="run")
+        moved = moves.move(session, job_id, to=target, source=job.status, desired="run")
         return _confirm(session, job, moved=moved, verb="resumed", event=NewEvent("Job resumed"))
+
+
+def _confirm(session: Session, job: Job, *, moved: bool, verb: str, event: NewEvent) -> Job:
+    """The job after a requester's move, with its event. Raises Conflict where the move was not possible."""
+    session.refresh(job)
+    if not moved:
+        ended = "has already ended" if job.ended else "is"
+        raise Conflict(f"job {job.id} cannot be {verb}: it {ended} ({job.status})")
+    event_log.append(session, job.id, [event])
+    session.refresh(job)
+    return job
 
 
 # ---- the worker's side
@@ -147,9 +153,11 @@ def claim(
 def _start(session: Session, chosen: claims.NextJob, worker: str, seconds: float, at: datetime) -> Lease | None:
     job, gang = chosen.job, chosen.gang
     attempt = job.attempt + 1
-    leased = NO_LEASE | {"lease_owner": worker, "lease_until": at + timedelta(seconds=seconds), "not_before": None}
-    changes = leased | {"attempt": attempt, "attempt_step": STEP_REACHED, "started_at": job.started_at or at}
-    if not _move(session, job.id, to="running", source=job.status, **changes):
+    leased = {"lease_owner": worker, "lease_until": at + timedelta(seconds=seconds), "not_before": None}
+    changes = (
+        moves.NO_LEASE | leased | {"attempt": attempt, "attempt_step": STEP_REACHED, "started_at": job.started_at or at}
+    )
+    if not moves.move(session, job.id, to="running", source=job.status, **changes):
         return None
 
     started = "Job started" if attempt == 1 else f"Job started again, attempt {attempt}"
@@ -170,11 +178,11 @@ def beat(db: Database, lease: Lease, updates: AttemptUpdates | None = None) -> s
     with db.write() as session:
         at = now(session)
         changes = {"lease_until": at + timedelta(seconds=lease.seconds)} | changed_columns(session, lease, updates)
-        statement = update(Job).where(*_lease_guard(lease, at)).values(changes)
+        statement = update(Job).where(*moves.lease_guard(lease, at)).values(changes)
         statement = statement.returning(Job.desired, Job.preempted_for, Job.points_count, Job.early_stopping)
         row = session.execute(statement).one_or_none()
         if row is None:
-            raise _lost(session, lease)
+            raise moves.lost(session, lease)
         if updates:
             store_updates(session, lease, updates, last_point=row.points_count, at=at)
         stopped = bool(row.early_stopping and updates and updates.evaluated) and _stop_early(session, lease)
@@ -187,7 +195,9 @@ def _stop_early(session: Session, lease: Lease) -> bool:
     """Whether the job's sweep has stopped it now, because it is worse than others at the same step."""
     job = session.get_one(Job, lease.job_id, populate_existing=True)
     worse = find_worse(session, job)
-    if worse is None or not _cancel(session, job.id, early_stopping={**(job.early_stopping or {}), **worse.to_json()}):
+    if worse is None:
+        return False
+    if not moves.cancel(session, job.id, early_stopping={**(job.early_stopping or {}), **worse.to_json()}):
         return False
     event_log.append(
         session, job.id, [NewEvent(f"Job cancelled: {worse.reason}", level="warn", data=worse.to_json()["stopped"])]
@@ -201,9 +211,9 @@ def drop_checkpoints(db: Database, lease: Lease, *, kept: Collection[int]) -> li
     Returns the blobs that nothing needs any more. Raises LeaseLost.
     """
     with db.write() as session:
-        owned = select(Job.id).where(*_lease_guard(lease, now(session))).with_for_update()
+        owned = select(Job.id).where(*moves.lease_guard(lease, now(session))).with_for_update()
         if session.scalar(owned) is None:
-            raise _lost(session, lease)
+            raise moves.lost(session, lease)
         return checkpoints.drop(session, lease.job_id, kept=kept)
 
 
@@ -215,14 +225,14 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
     with db.write() as session:
         at = now(session)
         policy: dict[str, Any] = {"freeze_policy": outcome.freeze_policy} if outcome.freeze_policy else {}
-        moved = _move(
+        moved = moves.move(
             session,
             lease.job_id,
-            *_lease_guard(lease, at),
+            *moves.lease_guard(lease, at),
             to=outcome.status,
             error=outcome.error,
             finished_at=at,
-            **NO_LEASE,
+            **moves.NO_LEASE,
             fine_tuned_model=outcome.model.id if outcome.model else None,
             result_files=[file.id for file in outcome.files],
             trained_tokens=outcome.trained_tokens,
@@ -231,7 +241,13 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
         if moved:
             store_outcome(session, lease, outcome, at=at)
         elif not _ended_before(session, lease, outcome.status):
-            raise _lost(session, lease)
+            raise moves.lost(session, lease)
+
+
+def _ended_before(session: Session, lease: Lease, status: str) -> bool:
+    """Whether this attempt has ended the job in the same way already."""
+    row = session.execute(select(Job.attempt, Job.status).where(Job.id == lease.job_id)).one_or_none()
+    return row is not None and row.attempt == lease.attempt and row.status == status
 
 
 def release(db: Database, lease: Lease) -> str:
@@ -243,8 +259,8 @@ def release(db: Database, lease: Lease) -> str:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
         target = "paused" if job.desired == "pause" else "queued"
         released = event_of_release(session, job, target)
-        if not _give_back(session, job, _lease_guard(lease, now(session)), to=target):
-            raise _lost(session, lease)
+        if not moves.give_back(session, job, moves.lease_guard(lease, now(session)), to=target):
+            raise moves.lost(session, lease)
         event_log.append(session, job.id, [released])
         return target
 
@@ -256,18 +272,18 @@ def lose(db: Database, lease: Lease, *, limit: int) -> str:
     """
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
-        guard, losses = _lease_guard(lease, now(session)), job.losses + 1
+        guard, losses = moves.lease_guard(lease, now(session)), job.losses + 1
         target = "failed" if losses >= limit else "paused" if job.desired == "pause" else "queued"
 
         if target == "failed":
             message = f"failed after {losses} devices were lost under it; look at the devices, or at what the job does"
-            moved, event = _fail(session, job, guard, {"code": "device_lost", "message": message}, losses=losses)
+            moved, event = moves.fail(session, job, guard, {"code": "device_lost", "message": message}, losses=losses)
         else:
-            moved = _give_back(session, job, guard, to=target, losses=losses)
+            moved = moves.give_back(session, job, guard, to=target, losses=losses)
             event = NewEvent(f"The device was lost; job {target} again", level="warn")
 
         if not moved:
-            raise _lost(session, lease)
+            raise moves.lost(session, lease)
         event_log.append(session, job.id, [event])
         return target
 
@@ -278,8 +294,8 @@ def postpone(db: Database, lease: Lease, reason: str) -> str:
         job, at = session.get_one(Job, lease.job_id, with_for_update=True), now(session)
         target = "paused" if job.desired == "pause" else "queued"
         wait = at + timedelta(seconds=GANG_PAUSE)
-        if not _give_back(session, job, _lease_guard(lease, at), to=target, not_before=wait):
-            raise _lost(session, lease)
+        if not moves.give_back(session, job, moves.lease_guard(lease, at), to=target, not_before=wait):
+            raise moves.lost(session, lease)
         event_log.append(session, job.id, [NewEvent(f"No gang came together: {reason}; job {target} again", "warn")])
         return target
 
@@ -288,8 +304,8 @@ def pause_attempt(db: Database, lease: Lease, reason: str) -> str:
     """Pauses a job that cannot go on until a person has acted. Its state is saved; not counted as a crash."""
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
-        if not _give_back(session, job, _lease_guard(lease, now(session)), to="paused", desired="pause"):
-            raise _lost(session, lease)
+        if not moves.give_back(session, job, moves.lease_guard(lease, now(session)), to="paused", desired="pause"):
+            raise moves.lost(session, lease)
         event_log.append(session, job.id, [NewEvent(f"Job paused: {reason}", level="error")])
         return "paused"
 
@@ -301,9 +317,9 @@ def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = 
     """
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
-        guard = _lease_guard(lease, now(session))
-        if not _crashed(session, job, guard, reason=reason, tail=log_tail, limit=limit):
-            raise _lost(session, lease)
+        guard = moves.lease_guard(lease, now(session))
+        if not moves.crash(session, job, guard, reason=reason, tail=log_tail, limit=limit):
+            raise moves.lost(session, lease)
         session.refresh(job)
         return job.status
 
@@ -318,110 +334,8 @@ def recover(db: Database, *, limit: int) -> list[str]:
         expired = select(Job).where(Job.status.in_(LEASED), Job.lease_until < at).with_for_update(skip_locked=True)
         for job in session.scalars(expired).all():
             guard = [Job.id == job.id, Job.attempt == job.attempt, Job.lease_until < at]
-            job.takeovers += _crashed(session, job, guard, reason="its worker stopped answering", limit=limit)
+            job.takeovers += moves.crash(session, job, guard, reason="its worker stopped answering", limit=limit)
 
     usage.recount(db)
     with db.read() as session:
         return waiting_jobs(session, now(session), most=LISTED)
-
-
-# ---- the one UPDATE, and what the moves share
-
-
-def _move(
-    session: Session, job_id: str, *guard: ColumnElement[bool], to: str, source: str | None = None, **changes: Any
-) -> bool:
-    """Whether the job was in a state from which it may move `to` there, and the guard matched.
-
-    Its project's usage changes with it, wherever a lease begins or ends.
-    """
-    before = session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
-    if before is None or to not in MOVES[before] or source not in (None, before):
-        return False
-
-    statement = (
-        update(Job)
-        .where(Job.id == job_id, Job.status == before, *guard)
-        .values(status=to, version=Job.version + 1, **changes)
-        .returning(Job.project, Job.devices, Job.machines)
-        .execution_options(synchronize_session=False)
-    )
-    moved = session.execute(statement).one_or_none()
-    if moved is None:
-        return False
-    usage.note(session, moved.project, moved.devices * ((to in LEASED) - (before in LEASED)))
-    if moved.machines > 1 and to not in LEASED:
-        gang_rows.disband(session, job_id)
-    announce(session, f"fine_tuning.job.{to}", project=moved.project, object_id=job_id)
-    if to in TERMINAL:
-        exports.release(session, job_id, to)
-    return True
-
-
-def _cancel(session: Session, job_id: str, **changes: Any) -> bool:
-    changes |= {"desired": "cancel", "finished_at": now(session)}
-    return _move(session, job_id, to="cancelled", **changes, **NO_LEASE)
-
-
-def _lease_guard(lease: Lease, at: datetime) -> list[ColumnElement[bool]]:
-    """The condition of every write by a worker: the lease is still valid."""
-    return [Job.id == lease.job_id, Job.attempt == lease.attempt, Job.status.in_(LEASED), Job.lease_until > at]
-
-
-def _lost(session: Session, lease: Lease) -> LeaseLost:
-    return LeaseLost(lease, session.scalar(select(Job.status).where(Job.id == lease.job_id)) or "gone")
-
-
-def _ended_before(session: Session, lease: Lease, status: str) -> bool:
-    """Whether this attempt has ended the job in the same way already."""
-    row = session.execute(select(Job.attempt, Job.status).where(Job.id == lease.job_id)).one_or_none()
-    return row is not None and row.attempt == lease.attempt and row.status == status
-
-
-def _confirm(session: Session, job: Job, *, moved: bool, verb: str, event: NewEvent) -> Job:
-    """The job after a requester's move, with its event. Raises Conflict where the move was not possible."""
-    session.refresh(job)
-    if not moved:
-        ended = "has already ended" if job.ended else "is"
-        raise Conflict(f"job {job.id} cannot be {verb}: it {ended} ({job.status})")
-    event_log.append(session, job.id, [event])
-    session.refresh(job)
-    return job
-
-
-def _give_back(session: Session, job: Job, guard: Guard, *, to: str, **changes: Any) -> bool:
-    if job.status == "pausing" and to == "queued":
-        # MOVES has no such move: a pausing job whose pause was taken back was running all along.
-        _move(session, job.id, *guard, to="running", source="pausing")
-    if job.status == "running" and to == "paused":
-        _move(session, job.id, *guard, to="pausing", source="running")
-    return _move(session, job.id, *guard, to=to, **NO_LEASE, **changes)
-
-
-def _fail(
-    session: Session, job: Job, guard: Guard, error: dict[str, Any], data: dict[str, Any] | None = None, **changes: Any
-) -> tuple[bool, NewEvent]:
-    changes |= {"error": error | {"param": None}, "finished_at": now(session)}
-    moved = _move(session, job.id, *guard, to="failed", **changes, **NO_LEASE)
-    return moved, NewEvent(error["message"], level="error", data=data)
-
-
-def _crashed(session: Session, job: Job, guard: Guard, *, reason: str, tail: Sequence[str] = (), limit: int) -> bool:
-    """Whether the crash was recorded; the job's own `retries` goes before the service's `limit`."""
-    crashes = job.crashes + 1
-    limit = limit if job.retries is None else job.retries + 1
-    data = {"attempt": job.attempt, "crashes": crashes, "log_tail": list(tail)}
-
-    if crashes >= limit:
-        message = f"failed after {crashes} crash{'es' if crashes > 1 else ''}; the last: {reason}"
-        error = {"code": "trainer_crashed", "message": message, "log_tail": list(tail)}
-        moved, event = _fail(session, job, guard, error, data, crashes=crashes)
-    else:
-        target = "paused" if job.desired == "pause" else "queued"
-        wait = timedelta(seconds=min(2.0**crashes, 60.0))
-        moved = _give_back(session, job, guard, to=target, crashes=crashes, not_before=now(session) + wait)
-        event = NewEvent(f"Attempt {job.attempt} ended: {reason}; job {target} again", level="warn", data=data)
-
-    if moved:
-        event_log.append(session, job.id, [event])
-    return moved
