@@ -56,7 +56,7 @@ def string(value: Any, at: str, check: Any) -> str:
         value.encode()
         check(value)
     except UnicodeEncodeError as error:
-        raise PolicyError("has half of a character (a lone surrogate), as no name has", param=at) from error
+        raise PolicyError("contains half of a surrogate pair, which is not text", param=at) from error
     except ValueError as error:
         raise PolicyError(str(error), param=at) from error
     return value

@@ -127,7 +127,7 @@ def test_digest_is_the_hash_of_the_canonical_normal_form():
         ({"freeze": []}, "freeze_policy.freeze", "at least one"),
         ({"freeze": ["a", 3]}, "freeze_policy.freeze[1]", "must be a string"),
         ({"freeze": ["a", "b..c"]}, "freeze_policy.freeze[1]", "empty segment"),
-        ({"freeze": ["\ud800"]}, "freeze_policy.freeze[0]", "surrogates"),
+        ({"freeze": ["\ud800"]}, "freeze_policy.freeze[0]", "half of a surrogate pair"),
         ({"rules": [{"select": {"name": "a"}}]}, "~.action", "needs 'action'"),
         ({"rules": [{"action": "freeze"}]}, "~.select", "needs 'select'"),
         (rule(actoin="freeze"), "~.actoin", "did you mean 'action'"),
