@@ -31,6 +31,9 @@ REACH: Final = ("HF_ENDPOINT", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 #: A worker's own token would show its owner's private models to every project.
 NO_TOKEN: Final = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_DISABLE_XET": "1"}
 ONLINE: Final = {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
+#: A commit of many files takes its time.
+ANSWER_SECONDS: Final = 120.0
+CONNECT_SECONDS: Final = 15.0
 SUFFIXES: Final = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHARD: Final = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -154,11 +157,20 @@ def _download(wanted: _Wanted, secret: Mapping[str, str] | None, name: str) -> J
         raise _refusal(f"{message}terms with that account, or set another token", str(error.code)) from None
 
 
+def limit_waits() -> None:
+    """Gives huggingface_hub's client a limit for each answer: by itself it waits for most of them without an end."""
+    import httpx2
+    from huggingface_hub import get_session
+
+    get_session().timeout = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+
+
 def refuse_unusable(token: str, name: str) -> None:
     """ModelError where the hub does not know the token; a hub without that question is not asked further."""
     from huggingface_hub import HfApi
     from huggingface_hub import errors as hub
 
+    limit_waits()
     try:
         HfApi(token=token).whoami()
     except hub.HfHubHTTPError as error:
@@ -174,6 +186,7 @@ def _snapshot(wanted: _Wanted, *, token: str | bool) -> str:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub import errors as hub
 
+    limit_waits()
     repository, into = wanted.repository, wanted.into
     try:
         info = HfApi(token=token).model_info(repository, revision=wanted.revision, files_metadata=True)

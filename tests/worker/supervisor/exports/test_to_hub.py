@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,3 +114,12 @@ def test_a_hub_that_is_away(result: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(Later, match="could not be sent"):
         to_hub.send(DESTINATION, result, job="ftjob-1", token=TOKEN, name="ours")
+
+
+def test_a_hub_that_hangs_is_given_up(result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the connection and never answers: tried again later, and others do not wait behind it."""
+    monkeypatch.setattr("worker.supervisor.hub.ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(Later, match="could not be sent"):
+            to_hub.send(DESTINATION, result, job="ftjob-1", token=TOKEN, name="ours")
