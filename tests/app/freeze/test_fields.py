@@ -19,7 +19,7 @@ from app.freeze import fields
         (lambda: fields.entries([0] * (fields.MAX_RANGES + 1), "p"), "at most 10000"),
         (lambda: fields.strings([], "p", str), "at least one string"),
         (lambda: fields.string(7, "p", str), "must be a string, not a number"),
-        (lambda: fields.string("\ud800", "p", str), "half of a character"),
+        (lambda: fields.string("\ud800", "p", str), "half of a surrogate pair"),
         (lambda: fields.identifier("default", "p"), "choose another"),
         (lambda: fields.identifier(" x", "p"), "a letter or digit first"),
         (lambda: fields.choice("x", "p", ("a", "b")), "must be one of 'a', 'b', not 'x'"),

@@ -162,7 +162,7 @@ def test_every_route_says_that_the_database_is_away(tmp_path: Path) -> None:
     with_keys = create_app(settings.model_copy(update={"auth": "required"}))
     for route, answer in asked_of_every_route(with_keys, {"authorization": f"Bearer pf_aaaaaaaa_{'0' * 64}"}):
         # No data, or a form of no page of ours; without a sign-in provider its page is the form for a key.
-        alone = ("GET /docs", "GET /login", "GET /login/provider", "POST /login", "POST /logout")
+        alone = ("GET /docs", "GET /login", "GET /login/provider", "GET /login/callback", "POST /login", "POST /logout")
         assert answer.status_code == 503 or route in alone, (route, answer.status_code)
 
 
