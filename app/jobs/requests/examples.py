@@ -174,6 +174,11 @@ def _task(context: SubmissionContext, request: JobCreate, model: ChosenModel, fi
     if task := request.task or model.spec.task or dpo:
         return str(task)
     task = _inferred_task(context, file, format)
+    if task in specs.TABULAR.values():
+        message = f"this file is a table of numbers, for {task}, which {model.name!r} does not learn: a model of "
+        message += "transformers has texts, pictures or both; a table wants a model such as "
+        message += '{"type": "torch", "architecture": "mlp", "kwargs": {…}}'
+        raise InvalidRequest(message, param="training_file", code="invalid_training_data")
     if task == "text-regression" and isinstance(model.spec, specs.TransformersSpec):
         return _task_of_numbers(context, model, model.spec, file, format)
     return task

@@ -115,14 +115,15 @@ def test_a_file_is_uploaded_without_a_script(client: TestClient) -> None:
     assert refused.status_code == 400 and "is empty" in Page(refused.text).text
 
 
-def test_a_folder_that_nobody_has_read_can_be_read(client: TestClient, embedded: FastAPI, file: str) -> None:
+def test_a_folder_that_nobody_has_read_can_be_read(client: TestClient, embedded: FastAPI, upload: Upload) -> None:
     """A preset needs the model's tensors: the form says how a worker comes to read them."""
     folder = embedded.state.backends.settings.models / "tiny"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
     page = client.get(URL)
     assert '<option value="tiny">' in page.text
-    answer = fill(client, model="tiny", preset="head", training_file=file)
+    texts = upload([{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(4)])
+    answer = fill(client, model="tiny", preset="head", training_file=texts)
     assert "not known yet" in Page(answer.text).text
     assert "Have a worker read it" in answer.text
     client.post(f"{URL}/model", data={"model": "tiny"})

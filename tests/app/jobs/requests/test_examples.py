@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from tests.app.conftest import AFFINE, Upload, rows
@@ -36,6 +37,23 @@ def test_a_label_seen_once_is_refused(client: TestClient, upload: Upload) -> Non
     answer = client.post("fine_tuning/jobs", json={"model": model, "training_file": upload(content, name="a.csv")})
     (error,) = answer.json()["error"]["errors"]
     assert (answer.status_code, error["code"], error["line"]) == (400, "label_seen_once", 4)
+
+
+@pytest.mark.parametrize("target", [0.5, "a"])
+def test_a_table_is_for_no_model_of_transformers(
+    client: TestClient, embedded: FastAPI, upload: Upload, target: Any
+) -> None:
+    """Also where the task is found from the file: such a job failed in the worker."""
+    folder = embedded.state.backends.settings.models / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"architectures": ["BertModel"]}')
+    file = upload([{"x": [n, 2.0], "y": target} for n in range(4)])
+    for model in ("tiny", {"type": "transformers", "path": "tiny"}, {"type": "transformers", "path": "a/b"}):
+        answer = client.post("fine_tuning/jobs", json={"model": model, "training_file": file})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["param"], error["code"]) == ("training_file", "invalid_training_data")
+        assert '"type": "torch"' in error["message"]
 
 
 def test_a_file_for_another_purpose_is_refused(client: TestClient, upload: Upload) -> None:
