@@ -45,11 +45,12 @@ async def _session(server: Any, service: Service, folder: Path) -> None:
         explained = await _answer(client, "explain_policy", model=AFFINE, freeze_policy=policy)
         assert {each["action"] for each in explained["data"]} == {"freeze", "train"}
         file = str(folder / "train.jsonl")
+        before = (await _answer(client, "jobs"))["data"]
         misnamed = {"model": AFFINE, "training_file": file, "policy": policy}
         refused = await client.call_tool("submit", misnamed)
         assert refused.is_error and "policy" in refused.content[0].text
         assert all(tool.input_schema["additionalProperties"] is False for tool in offered)
-        assert (await _answer(client, "jobs"))["data"] == []
+        assert (await _answer(client, "jobs"))["data"] == before
         job = await _answer(client, "submit", model=AFFINE, training_file=file, freeze_policy=policy)
         while job["status"] not in ("succeeded", "failed", "cancelled"):
             job = await _answer(client, "watch", job=job["id"], seconds=20)

@@ -9,6 +9,8 @@ from app.ops.doctor.command import examine
 from tests.end_to_end.conftest import Service
 from tests.worker.supervisor.jobs import eventually
 
+pytestmark = pytest.mark.slow
+
 REVIEWS = [
     {"text": f"{'very ' * (index % 3)}{word} day", "label": word} for index in range(16) for word in ("good", "bad")
 ]

@@ -17,6 +17,8 @@ import pytest
 from tests.patience import PATIENCE
 from tests.servers import free_port
 
+pytestmark = pytest.mark.slow
+
 PERMAFROST = Path(sys.executable).with_name("permafrost")
 #: Modules that some process of ours imports, or that Python and Celery look for by themselves.
 NAMES = (

@@ -14,6 +14,8 @@ from tests.end_to_end.conftest import ROOT, Running
 from tests.patience import PATIENCE
 from tests.servers import free_port
 
+pytestmark = pytest.mark.slow
+
 MODEL = {"type": "torch", "architecture": "affine", "kwargs": {"in_features": 2, "out_features": 1}}
 EXAMPLES = b"".join(b'{"x": [%d, 1], "y": %d}\n' % (n, 2 * n) for n in range(8))
 

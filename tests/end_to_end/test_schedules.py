@@ -12,6 +12,8 @@ from app.evidence.verifier.verify import main as verify
 from tests.end_to_end.conftest import Service
 from tests.end_to_end.test_interruptions import kill
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12_800  # 1,600 epochs of 8 batches: some seconds, so that an interruption never comes too late
 INTERVALS: list[tuple[int, int | None]] = [(0, 200), (700, 1500), (2000, None)]
 POLICY = {

@@ -12,6 +12,8 @@ import pytest
 from tests.end_to_end.conftest import Running
 from tests.servers import free_port
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 TRAIN_TWO_TOWERS = """

@@ -15,6 +15,8 @@ from tests.worker.processes import QUICK, STUB_WORKER
 from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import eventually, job_of, submit
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def once(deployment: Deployment, *, wait: float = 0.0) -> Iterator[subprocess.Popen[bytes]]:

@@ -83,6 +83,7 @@ def put_into_broker(deployment: Deployment, content: bytes) -> None:
         connection.lpush("permafrost", content)
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_jobs(deployment: Deployment) -> None:
     """Every job ends once, whoever runs it."""
     with worker(deployment), worker(deployment):
@@ -140,6 +141,7 @@ def test_stopped_worker_is_fenced_off(deployment: Deployment) -> None:
     assert (job.status, job.attempt) == ("succeeded", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_drains(deployment: Deployment, number: signal.Signals) -> None:
     """A stopped worker lets its trainer save, gives the job back, ends with code 0, and the next worker goes on."""

@@ -12,6 +12,7 @@ from app.storage.blobs import Storage
 from tests.app.storage.conftest import credentials, stored
 
 
+@pytest.mark.slow
 def test_a_put_does_not_wait_for_a_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """The body comes at once, so that `read_timeout` counts; a store that goes away is an error that says so."""
     heard: list[bytes] = []

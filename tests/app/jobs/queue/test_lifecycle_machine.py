@@ -37,6 +37,8 @@ from app.jobs.queue.tables import Event, Job, ProjectUsage
 from app.jobs.queue.usage import differences
 from tests.app.jobs.jobs import new_job
 
+pytestmark = pytest.mark.slow
+
 CRASH_LIMIT = 3
 LARGE = Offer({CPU: 3}, {CPU: 3})
 

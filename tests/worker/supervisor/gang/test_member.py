@@ -24,6 +24,8 @@ from worker.supervisor.gang import member, travelling
 from worker.supervisor.gang.plan import TravellingCheckpoint
 from worker.supervisor.staging import Staging
 
+pytestmark = pytest.mark.slow
+
 
 def evidence_of(pair: Pair, job_id: str) -> Evidence:
     with pair.deployment.db.read() as session:
