@@ -295,7 +295,7 @@ def read_aliases(text: str) -> dict[str, str]:
     text = text.strip()
     if text.startswith("{"):
         try:
-            pairs = list(json.loads(text).items())
+            pairs = json.loads(text, object_pairs_hook=list)
         except ValueError as error:
             raise ValueError(f"not a JSON object of patterns and model ids: {error}") from None
     else:
@@ -303,7 +303,12 @@ def read_aliases(text: str) -> dict[str, str]:
     for pattern, model in pairs:
         if not (isinstance(model, str) and model.strip() and pattern.strip()):
             raise ValueError(f"{pattern!r} must stand for a model's id, such as gpt-4.1-mini*=minilm")
-    return {pattern.strip(): model.strip() for pattern, model in pairs}
+    aliases: dict[str, str] = {}
+    for pattern, model in pairs:
+        if pattern.strip() in aliases:
+            raise ValueError(f"{pattern.strip()!r} stands for two models; leave one of them out")
+        aliases[pattern.strip()] = model.strip()
+    return aliases
 
 
 def read_weights(text: str) -> dict[str, float]:

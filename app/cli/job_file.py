@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
-from yaml import YAMLError, safe_load
+from yaml import MappingNode, SafeLoader, ScalarNode, SequenceNode, YAMLError, compose, safe_load
 
 from app.evidence.format.strict import read_json, repeated_keys
 from app.jsontypes import JsonDict
@@ -20,7 +20,7 @@ def read_job(path: Path) -> JsonDict:
     """The job in a file. BadParameter where it is not one object of JSON values."""
     try:
         raw = path.read_bytes()
-        content = read_json(raw) if path.suffix == ".json" else safe_load(raw)
+        content = read_json(raw) if path.suffix == ".json" else _yaml(raw)
         json.dumps(content, allow_nan=False)
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint=_OPTION) from None
@@ -48,6 +48,32 @@ def local_file(value: Any, folder: Path) -> Path | None:
             param_hint=_OPTION,
         )
     return path
+
+
+def _yaml(raw: bytes) -> Any:
+    """The content of a YAML file. ValueError for a key that is given twice, of which `safe_load` takes the last."""
+    waiting, seen = [compose(raw, SafeLoader)], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, SequenceNode):
+            waiting += node.value
+        elif isinstance(node, MappingNode):
+            names: set[str] = set()
+            for key, value in node.value:
+                waiting.append(value)
+                if isinstance(key, ScalarNode) and key.value in names:
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"line {line}: the key {key.value!r} is given twice; give it once")
+                if isinstance(key, ScalarNode) and key.tag != _MERGE:
+                    names.add(key.value)
+    return safe_load(raw)
+
+
+#: Of `<<`, which takes in the keys of another mapping: those that are given as well count.
+_MERGE: Final = "tag:yaml.org,2002:merge"
 
 
 def _first_line(error: Exception) -> str:

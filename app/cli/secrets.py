@@ -1,6 +1,5 @@
 """`permafrost secrets`: tokens and keys with which workers reach a project's models and data elsewhere."""
 
-import json
 import sys
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from app.cli.output import AsJson, age, print_json, print_table
 from app.cli.service import Server, ask, connect, listed
+from app.evidence.format.strict import read_json, repeated_keys
 from app.jsontypes import JsonDict
 
 app = typer.Typer(help="Set, list and delete secrets.", no_args_is_help=True, rich_markup_mode=None)
@@ -73,7 +73,9 @@ def _value(name: str) -> str | JsonDict:
     if not given.startswith("{"):
         return str(given)
     try:
-        fields: JsonDict = json.loads(given)
+        fields: JsonDict = read_json(given.encode())
     except ValueError as error:
         raise typer.BadParameter(f"the value begins as a JSON object and is not one: {type(error).__name__}") from None
+    for key in repeated_keys(fields):
+        raise typer.BadParameter(f"the value has the key {key!r} twice; give it once")
     return fields

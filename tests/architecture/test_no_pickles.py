@@ -13,7 +13,7 @@ FORBIDDEN_CALLS = {
 }  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
 #: Names of YAML that construct nothing but mappings, lists and scalars.
-SAFE_OF_YAML = {"YAMLError", "safe_load"}
+SAFE_OF_YAML = {"YAMLError", "safe_load", "SafeLoader", "compose", "MappingNode", "ScalarNode", "SequenceNode"}
 FORBIDDEN_ARGUMENTS = {"allow_pickle": True, "trust_remote_code": True, "weights_only": False, "shell": True}
 
 

@@ -22,6 +22,7 @@ from app.evidence.format.examples import ExampleTree
 from app.evidence.format.keys import KeyFileError
 from app.evidence.format.recipe import Recipe
 from app.evidence.format.statement import Predicate
+from app.evidence.format.strict import read_json, repeated_keys
 from app.evidence.verifier.check_example import statement_of
 from app.evidence.verifier.context import CannotCheck, Inputs, Problem, Rejected, printable
 from app.evidence.verifier.verify import CANNOT_CHECK, REJECTED, VERIFIED, read_attestation, trusted_keys
@@ -129,7 +130,10 @@ def _line(rows: Sequence[tuple[int, Row]], line: int) -> Row:
 def _example(given: str, recipe: Recipe) -> Row:
     """An example that is given as a line of JSON, as a training file would have it."""
     try:
-        line = json.dumps(json.loads(Path(given[1:]).read_text("utf-8") if given.startswith("@") else given))
+        document = read_json(Path(given[1:]).read_bytes() if given.startswith("@") else given.encode())
+        for key in repeated_keys(document):
+            raise CannotCheck(f"--example: the key {key!r} is given twice; give it once, as a training file has to")
+        line = json.dumps(document)
     except ValueError as error:
         raise CannotCheck(f"--example is not JSON: {error}") from None
     with tempfile.TemporaryDirectory() as folder:

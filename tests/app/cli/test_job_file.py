@@ -47,6 +47,9 @@ def test_a_job_file_is_submitted(permafrost: Command, socket_url: str, tmp_path:
         ("a.json", '{"seed": NaN}', "JSON values"),
         ("a.yaml", "1: 2", "fields of a job"),
         ("a.yaml", "[" * 20_000, "nested too deeply"),
+        ("a.json", '{"freeze_policy": {"freeze": ["a"], "freeze": ["b"]}}', "'freeze_policy.freeze' is given twice"),
+        ("a.yaml", "freeze_policy:\n  freeze: [a]\n  'freeze': [b]", "line 3.*'freeze' is given twice"),
+        ("a.yaml", "x: [{a: 1, a: 2}]", "'a' is given twice"),
     ],
 )
 def test_what_is_no_job_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -71,3 +74,9 @@ def test_what_is_missing_is_named(permafrost: Command) -> None:
     done = permafrost("submit", "--model", "tiny")
     assert done.returncode == 2
     assert "training file" in done.stderr
+
+
+def test_keys_of_another_mapping_may_be_overridden(tmp_path: Path) -> None:
+    """That is what `<<` is for."""
+    (tmp_path / "a.yaml").write_text("a: &a {n_epochs: 1, seed: 2}\nb:\n  <<: *a\n  seed: 3\n")
+    assert read_job(tmp_path / "a.yaml")["b"] == {"n_epochs": 1, "seed": 3}

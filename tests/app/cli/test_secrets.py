@@ -34,3 +34,5 @@ def test_unusable_values_are_explained(socket_url: str):
     assert "standard input is empty" in run(socket_url, "set", "hub", value="").output
     broken = run(socket_url, "set", "hub", value='{"token": "canary')
     assert broken.exit_code != 0 and "is not one" in broken.output and "canary" not in broken.output
+    twice = run(socket_url, "set", "bucket", "--kind", "s3", value='{"access_key_id": "canary", "access_key_id": "b"}')
+    assert twice.exit_code != 0 and "'access_key_id' twice" in twice.output and "canary" not in twice.output

@@ -61,7 +61,7 @@ def test_the_first_pattern_that_fits_decides(text: str, name: str, model: str | 
     assert aliased(Settings(model_aliases=text), name) == model
 
 
-@pytest.mark.parametrize("text", ["gpt", "=a", "a=", '{"a": 1}', '{"a"', "[]"])
+@pytest.mark.parametrize("text", ["gpt", "=a", "a=", '{"a": 1}', '{"a"', "[]", "a=x,a=y", '{"a": "x", "a": "y"}'])
 def test_what_is_no_pair_is_refused_at_the_start(text: str) -> None:
     """By the variable's name, before anything is served."""
     with pytest.raises(ValueError, match="model_aliases"):

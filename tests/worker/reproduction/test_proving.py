@@ -54,6 +54,8 @@ def test_what_cannot_be_proved_is_named(workshop: Workshop, capsys: pytest.Captu
     assert prove(job, "--line", "99") == 2
     assert prove(job, "--example", "{") == 2
     assert prove(job, "--example", "{}") == 2
+    assert prove(job, "--example", '{"text": "good film", "label": "a", "label": "b"}') == 2
+    assert "'label' is given twice" in capsys.readouterr().out
     content = job.data.read_bytes()
     job.data.write_bytes(content + b"\n")
     assert prove(job, "--line", "1") == 1
