@@ -81,9 +81,11 @@ class ParquetFile:
                 self._file = pq.ParquetFile(path, read_dictionary=_dictionary_columns(self._groups))
                 schema = self._file.schema_arrow
                 names = [str(name) for name in schema.names]
-                self.columns = [name for name in names if not _PANDAS_INDEX.fullmatch(name)]
-                index = (name for name in names if name not in self.columns)
-                self.notes = [f"the column '{name}' is pandas' index, and is not read" for name in index]
+                index = {name for name in names if _PANDAS_INDEX.fullmatch(name)}
+                self.columns = [name for name in names if name not in index]
+                self.notes = [
+                    f"the column '{name}' is pandas' index, and is not read" for name in names if name in index
+                ]
                 self.empty_columns = [str(field.name) for field in schema if pa.types.is_null(field.type)]
         except self._errors as error:
             message = f"is not a Parquet file: {first_line(error)}"
@@ -117,7 +119,8 @@ class ParquetFile:
         number, decoder = 0, _Decoder(self._allowed)
         try:
             for batch in self._file.iter_batches(batch_size=self._batch_rows(len(selected)), columns=selected):
-                columns = [batch.column(name) for name in selected]
+                places = {name: at for at, name in enumerate(batch.schema.names)}  # by name pyarrow looks at each
+                columns = [batch.column(places[name]) for name in selected]
                 if features and (found := decoder.table(columns, features, labelled=labelled)) is not None:
                     yield Numbers(number + 1, *found, tuple(selected))
                     number += batch.num_rows
