@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from tools.making import is_of_self, made_by, making, sets
 
 #: Keys of which a result may have another value than its base: heads, vocabularies, and how the model is used.
 _FREE = {
-    *("vocab_size", "num_labels", "additional_vocab_size", "is_decoder", "is_encoder", "summary_proj_to_labels"),
+    *("vocab_size", "num_labels", "is_encoder", "summary_proj_to_labels"),
     *("pad_token_id", "bos_token_id", "eos_token_id", "problem_type", "use_cache", "tie_word_embeddings", "dtype"),
     *(
         "gradient_checkpointing",
@@ -28,17 +29,27 @@ _FREE = {
         "model_type",
     ),
 }
-_KINDS_OF_VALUES = (bool, int, str, list, NoneType)
+_KINDS_OF_VALUES = (bool, int, float, str, list, NoneType)
 #: Kinds of values by which something is there or not, and is not only of another size.
 _CHOICES = (bool, str, list, NoneType)
+#: Endings of the keys of numbers by which tensors have other sizes, which loaders refuse, or the forward pass differs.
+_MEASURES = (
+    *("_size", "_dim", "_dims", "_width", "_heads", "_channels", "_length", "_embeddings", "d_model", "d_ff", "d_kv"),
+    *("_eps", "epsilon", "_std", "_range", "_theta", "_prob", "_rate", "_coef", "_value", "_weight", "_factor"),
+    *("_threshold", "_loss", "_scale", "_momentum"),
+)
 #: Keys that a class takes from others, or that its model sets, and by which it has the same tensors in any case.
 NO_TENSORS = {
     *("attention_window", "layer_rope_theta", "window_block_indexes", "do_mask_input", "sliding_window"),
     *("time_step_limit", "use_decoder_only_language_model", "use_bidirectional_attention"),
     *("attention_layers", "audio_vocab_size", "output_stride"),
+    *("attention_multiplier", "num_patches", "residual_multiplier", "num_verbalizers", "image_size"),
 }
 #: Keys that decide tensors in these kinds alone: elsewhere they are read in the forward pass.
-ALONE_IN = {"is_encoder_decoder": ("t5gemma", "t5_gemma_module")}
+ALONE_IN = {
+    "is_encoder_decoder": ("t5gemma", "t5_gemma_module"),
+    "is_decoder": ("t5", "mt5", "umt5", "longt5", "switch_transformers", "udop"),  # their encoders by themselves
+}
 #: Sizes that a class takes from its parts, by kind.
 OF_PARTS = {"clap": "hidden_size", "omdet-turbo": "d_model", "voxtral_realtime": "hidden_size"}
 
@@ -54,22 +65,45 @@ def _shape(config_class: Any, path: Path) -> tuple[dict[str, Any], set[str]]:
     config = configuration(config_class)
     if config is None:
         return {}, set()
-    defaults, fields = config.to_dict(), getattr(config, "__dataclass_fields__", {})
+    defaults, fields = in_json(config), getattr(config, "__dataclass_fields__", {})
     made = _made(config_class)
-    choices = {key for key in _read(path) if isinstance(defaults.get(key), _CHOICES)}
+    choices = {key for key in _fields(config_class, _read(path)) if _decides(key, defaults.get(key))}
     deciding = {key for key in _deciding(path) | choices if key in defaults and key not in config.sub_configs}
     sources = {source for key in deciding for source in made.get(key, ()) if source in fields}
     deciding |= {key for key in sources if not key.endswith(LAYERS)}  # layers are compared by their number
-    keys = {key for key in deciding - _FREE if isinstance(defaults.get(key), _KINDS_OF_VALUES) and key in defaults}
+    counted = {key for key in deciding if key.endswith(LAYERS) and type(defaults[key]) is int and defaults[key]}
+    keys = {
+        key for key in deciding - _FREE - counted if isinstance(defaults.get(key), _KINDS_OF_VALUES) and key in defaults
+    }
     keys -= {key for key in keys if key.startswith("_") or "dropout" in key or key in config.attribute_map}
-    keys -= {key for key in keys if key.endswith(("token_id", "token_ids", "_config"))}
+    keys -= {key for key in keys if key.endswith(("token_id", "token_ids", "token_index", "_config"))}
     keys -= without_tensors(config.model_type)
-    derived = {key for key in keys if key in made or key not in fields or key in _written(path)}
+    written = _written(path) - {"is_decoder"}  # of copies for the two halves of a model
+    derived = {key for key in keys if key in made or key not in fields or key in written}
     if any(sets(each, {"out_features"}) for each in made_by(config_class)):
         derived |= {"out_features", "out_indices"}
     if any(sets(each, {"per_layer_config"}) for each in made_by(config_class)):
         derived |= {"per_layer_config"}
     return {key: defaults[key] for key in sorted(keys - derived)}, derived
+
+
+def _fields(config_class: Any, keys: Iterable[str]) -> set[str]:
+    """The keys, and those that properties of the class compute the others from, such as a number from a list."""
+    found: set[str] = set()
+    for key in keys:
+        of = inspect.getattr_static(config_class, key, None)
+        if isinstance(of, property) and of.fget and of.fget.__module__.startswith("transformers.models"):
+            source = ast.parse(dedent(inspect.getsource(of.fget)))
+            read = {node.attr for node in ast.walk(source) if is_of_self(node)} - {key}
+            found |= _fields(config_class, read)
+        else:
+            found.add(key)
+    return found
+
+
+def _decides(key: str, default: Any) -> bool:
+    """Whether a key that a class reads while it is made may leave tensors out of it, and not only size them."""
+    return isinstance(default, _CHOICES) or (isinstance(default, int | float) and not key.endswith(_MEASURES))
 
 
 @cache
@@ -94,7 +128,7 @@ def _extra(config_class: Any, path: Path) -> dict[str, Any]:
     if config is None:
         return {}
     others = {key for _, inner in inside(config) for key in inner.to_dict()}
-    known = {*config.to_dict(), *config.attribute_map, *_FREE, *NO_TENSORS, *others, *_written(path)}
+    known = {*config.to_dict(), *config.attribute_map, *_FREE, *NO_TENSORS, *ALONE_IN, *others, *_written(path)}
     asked = {key: default for key, default in sorted(_asked(path).items()) if key not in known}
     return {key: asked[key] for key in asked if not key.startswith(("_", "rope")) and "dropout" not in key}
 
@@ -139,28 +173,69 @@ def _written(path: Path) -> frozenset[str]:
 
 @cache
 def _deciding(path: Path) -> frozenset[str]:
-    """Keys on which a module's `__init__` decides what is in it, by conditions, biases and lists."""
+    """Keys on which a module's `__init__` decides what is in it: by conditions, biases, lists and numbers of parts."""
     keys: set[str] = set()
-    makers = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef))
-    for node in (inner for maker in makers if maker.name == "__init__" for inner in ast.walk(maker)):
+    for maker in _makers(path):
+        copies = _copies(maker)
+        for found in _decisions(maker):
+            keys.update(_keys_read(found))
+            keys.update(key for name in _plain_names(found) for key in copies.get(name, ()))
+    return frozenset(keys)
+
+
+@cache
+def _makers(path: Path) -> tuple[ast.FunctionDef, ...]:
+    """The `__init__` of a module's classes, and the methods that it calls."""
+    found: list[ast.FunctionDef] = []
+    for each in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(each, ast.ClassDef):
+            methods = {node.name: node for node in each.body if isinstance(node, ast.FunctionDef)}
+            maker = methods.pop("__init__", None)
+            if maker is not None:
+                called = [ast.unparse(node.func) for node in ast.walk(maker) if isinstance(node, ast.Call)]
+                found += [maker, *(methods[name] for name in methods if f"self.{name}" in called)]
+    return tuple(found)
+
+
+def _decisions(maker: ast.FunctionDef) -> Iterator[ast.expr]:
+    """The expressions by which a function decides what is made."""
+    for node in ast.walk(maker):
         match node:
             case ast.If(test=found) | ast.IfExp(test=found) | ast.Subscript(value=found):
-                keys.update(_keys_read(found))
+                yield found
             case ast.keyword(arg="bias" | "affine" | "elementwise_affine", value=found):
-                keys.update(_keys_read(found))
+                yield found
             case ast.Assign(value=ast.BoolOp() | ast.Compare() | ast.UnaryOp() as found):
-                keys.update(_keys_read(found))
-    return frozenset(keys)
+                yield found
+            case ast.Call(func=ast.Name(id="range"), args=bounds):
+                yield from bounds
+
+
+def _copies(maker: ast.FunctionDef) -> dict[str, set[str]]:
+    """Names and attributes that a function sets from keys of the configuration, and those keys."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(maker):
+        if isinstance(node, ast.Assign):
+            keys = set(_keys_read(node.value))
+            for target in node.targets:
+                for name in _plain_names(target) if keys else ():
+                    found.setdefault(name, set()).update(keys)
+    return found
+
+
+def _plain_names(expression: ast.AST) -> Iterator[str]:
+    """Names and attributes of `self` in an expression."""
+    for node in ast.walk(expression):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self"), attr=name) | ast.Name(id=name) if name != "self":
+                yield name
 
 
 @cache
 def _read(path: Path) -> frozenset[str]:
     """Keys that a module reads where its classes are made."""
-    body = ast.parse(path.read_text("utf-8")).body
-    within = (each for node in body for each in (node.body if isinstance(node, ast.ClassDef) else [node]))
-    makers = [each for each in within if isinstance(each, ast.FunctionDef)]
-    made = (each for each in makers if each in body or each.name == "__init__")
-    return frozenset(key for each in made for key in _keys_read(each))
+    functions = [each for each in ast.parse(path.read_text("utf-8")).body if isinstance(each, ast.FunctionDef)]
+    return frozenset(key for each in (*functions, *_makers(path)) for key in _keys_read(each))
 
 
 def _keys_read(expression: ast.AST) -> Iterator[str]:
@@ -185,10 +260,14 @@ def _asked_for(node: ast.AST) -> dict[str, Any]:
 @cache
 def _asked(path: Path) -> dict[str, Any]:
     """Keys that a module's `__init__` asks the configuration for, which need not have them, and the defaults."""
-    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
-    makers = (node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "__init__")
-    asked = (_asked_for(node) for maker in makers for node in ast.walk(maker))
+    asked = (_asked_for(node) for maker in _makers(path) for node in ast.walk(maker))
     return {key: value for each in asked for key, value in each.items()}
+
+
+def in_json(config: Any) -> dict[str, Any]:
+    """The configuration as its file would have it: a tuple is a list there."""
+    content: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=str))
+    return content
 
 
 @cache
@@ -205,6 +284,13 @@ def inside(config: Any) -> Iterator[tuple[str, Any]]:
     keys: list[str] = list(getattr(config, "sub_configs", None) or ())
     for key in keys:
         inner = getattr(config, key, None)
-        if kind := getattr(inner, "model_type", None):
+        if kind := kind_inside(inner):
             yield kind, inner
             yield from inside(inner)
+
+
+def kind_inside(inner: Any) -> str:
+    """The kind of a configuration inside another one: its class's name where it has no `model_type`."""
+    if not hasattr(inner, "sub_configs"):
+        return ""
+    return inner.model_type or type(inner).__name__

@@ -19,7 +19,7 @@ from typing import Any
 
 from app.evidence.verifier.derived import made_of
 from app.evidence.verifier.loaders import EVERY, FILE, KINDS, LAYERS, RULES, layer_count
-from tools.deciding import add_shape, configuration, inside, without_tensors
+from tools.deciding import add_shape, configuration, inside, kind_inside, without_tensors
 from tools.making import is_of_self, made_by
 
 PATH = Path(__file__).parents[1] / "app" / "evidence" / "verifier" / FILE
@@ -32,7 +32,8 @@ ABOUT = (
     "`making` how it takes them, `extra` keys that the class does not have, with what is taken where they are not "
     "given, `aliases` other names of keys, `grown` what the class adds to the end of a list whenever it is made, "
     "`fixed` parts whose kind the class chooses, `inner` what else a part is by default than its class by itself, "
-    "`filled` parts that get it where they are given, too. `every` is all kinds in one."
+    "`filled` parts that get it where they are given, too, `classes` the classes of auto mappings, `choices` those "
+    "between which a mapping chooses by `architectures`, the usual one first. `every` is all kinds in one."
 )
 
 
@@ -54,7 +55,7 @@ def _brief(kind: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kind.items() if value or key not in _RARE}
 
 
-_RARE = ("derived", "grown", "aliases", "making", "extra", "fixed", "inner", "filled")
+_RARE = ("derived", "grown", "aliases", "making", "extra", "fixed", "inner", "filled", "classes", "choices")
 
 
 def _json(value: Any) -> str:
@@ -98,13 +99,19 @@ def merged(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             into["extra"] = {key: default for key, default in into["extra"].items() if key not in own}
             for key in ("fixed", "filled"):
                 into[key] = kind.get(key) or into[key]
+            into["classes"] = sorted({*into["classes"], *kind.get("classes", ())})
+            into["choices"] += [names for names in kind.get("choices", ()) if names not in into["choices"]]
     return {"about": ABOUT, "rules": rules, "kinds": kinds}
 
 
 def _nothing() -> dict[str, Any]:
     loading: dict[str, Any] = {"prefixes": [], "conversions": [], "ties": [], "tied": None}
     shape: dict[str, Any] = {"layers": [], "parts": {}, "shape": {}, "derived": [], "grown": {}, "aliases": {}}
-    return loading | shape | {"making": {}, "extra": {}, "fixed": [], "inner": {}, "filled": []}
+    return (
+        loading
+        | shape
+        | {"making": {}, "extra": {}, "fixed": [], "inner": {}, "filled": [], "classes": [], "choices": []}
+    )
 
 
 def installed() -> dict[str, Any]:
@@ -119,8 +126,8 @@ def installed() -> dict[str, Any]:
         if name not in configured and getattr(model.config_class, "model_type", name) == name:
             configured.add(name)  # a class of a mapping may have the configuration of another kind
             kind |= {"tied": _tied(config)} | _configured(config)
-        if name in configured:
-            add_shape(kind, model.config_class, _module(model))
+        for path in _modules(model) if name in configured else ():
+            add_shape(kind, model.config_class, path)
         for part, inner in inside(config):
             parts.setdefault(part, []).append((inner, _module(model)))
         if isinstance(model.base_model_prefix, str) and model.base_model_prefix:
@@ -132,6 +139,7 @@ def installed() -> dict[str, Any]:
                 kind["conversions"].append(at)
         kind["ties"] += [pair for pair in _ties(model) if pair not in kind["ties"]]
     _add_parts(kinds, parts)
+    _add_classes(kinds)
     for kind in kinds.values():
         kind["prefixes"] = sorted(set(kind["prefixes"]))
         kind["inner"] = dict(_other_defaults(kind, kinds))
@@ -146,6 +154,14 @@ def _add_parts(kinds: dict[str, dict[str, Any]], parts: dict[str, list[tuple[Any
             config_class: Any = type(config)
             kind |= _configured(configuration(config_class))
             add_shape(kind, config_class, path)
+
+
+def _add_classes(kinds: dict[str, dict[str, Any]]) -> None:
+    """Adds the classes of auto mappings, and those between which one chooses."""
+    for name, names in _mapped():
+        if name in kinds:
+            kinds[name]["classes"] = sorted({*kinds[name]["classes"], *names})
+            kinds[name]["choices"] += [names] if len(names) > 1 else []
 
 
 def _configured(config: Any) -> dict[str, Any]:
@@ -196,22 +212,24 @@ def installed_kinds() -> set[str]:
 def _classes() -> Iterator[tuple[str, Any]]:
     """Every class of an auto mapping, with its model_type. Classes that need a missing package are left out."""
     import transformers
-    from transformers.models.auto import modeling_auto
 
-    pairs = {
-        (kind, name)
-        for mapping in dir(modeling_auto)
-        if mapping.startswith("MODEL") and mapping.endswith("MAPPING_NAMES")
-        for kind, names in getattr(modeling_auto, mapping).items()
-        for name in ((names,) if isinstance(names, str) else names)
-    }
-    for kind, name in sorted(pairs):
+    for kind, name in sorted({(kind, name) for kind, names in _mapped() for name in names}):
         try:
             model = getattr(transformers, name)
             model.base_model_prefix  # noqa: B018 - a stand-in for a class that cannot be imported raises here
         except (ImportError, AttributeError, RuntimeError):
             continue
         yield kind, model
+
+
+def _mapped() -> Iterator[tuple[str, list[str]]]:
+    """Every entry of an auto mapping: a model_type and the names of its classes, of which the first is the usual."""
+    from transformers.models.auto import modeling_auto
+
+    for mapping in dir(modeling_auto):
+        if mapping.startswith("MODEL") and mapping.endswith("MAPPING_NAMES"):
+            for kind, names in getattr(modeling_auto, mapping).items():
+                yield kind, [names] if isinstance(names, str) else list(names)
 
 
 def _tied(config: Any) -> bool | None:
@@ -241,14 +259,21 @@ def _parts(config: Any) -> dict[str, str]:
     if config is None:
         return {}
     content = config.to_dict()
-    values = {key: content.get(key) for key in getattr(config, "sub_configs", None) or content}
-    kinds = {key: value.get("model_type") for key, value in values.items() if isinstance(value, dict)}
+    keys = [key for key in getattr(config, "sub_configs", None) or content if isinstance(content.get(key), dict)]
+    kinds = {key: content[key].get("model_type") or kind_inside(getattr(config, key, None)) for key in keys}
     return {key: kind for key, kind in sorted(kinds.items()) if isinstance(kind, str) and kind}
 
 
 def _module(model: Any) -> Path:
     """The source of the module that has the class."""
     return Path(inspect.getsourcefile(sys.modules[model.__module__]) or "")
+
+
+def _modules(model: Any) -> Iterator[Path]:
+    """The sources of the modules that have the class and those it is made from, but what all models have."""
+    for name in dict.fromkeys(each.__module__ for each in model.__mro__):
+        if ".modeling_" in name and name != "transformers.modeling_utils":
+            yield Path(inspect.getsourcefile(sys.modules[name]) or "")
 
 
 def _tables(kind: str, model: Any) -> Iterator[list[list[Any]]]:

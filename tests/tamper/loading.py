@@ -371,6 +371,15 @@ for number, (kind, before, after) in enumerate(
         ("llava", {}, {"text_config": {"attention_bias": True}}),
         ("llava", {}, {"text_config": {"model_type": "qwen2"}}),
         ("mllama", {"text_config": {}}, {"text_config": {"cross_attention_layers": [38]}}),
+        # Numbers, and what only one of a kind's classes reads.
+        ("albert", {"inner_group_num": 2}, {}),
+        ("beit", {}, {"layer_scale_init_value": 0.0}),
+        ("deepseek_v2", {}, {"q_lora_rank": None}),
+        ("jamba", {}, {"num_experts": 1}),
+        ("musicgen", {}, {"decoder": {"num_codebooks": 1}}),
+        ("llama", {}, {"token_classification_bias": False}),
+        ("mt5", {}, {"is_decoder": True}),
+        ("xcodec", {}, {"target_bandwidths": [0.5]}),
     )
 ):
 

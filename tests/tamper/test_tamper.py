@@ -8,7 +8,7 @@ import pytest
 from app.evidence.format.statement import Row
 from app.evidence.verifier.context import Check
 from app.evidence.verifier.stages import STAGES
-from tests.tamper import audited, loading, papers, quantised, recipes
+from tests.tamper import audited, classes, loading, papers, quantised, recipes
 from tests.tamper.attacks import ATTACKS, Attack, look_alike_world, trained_tie
 from tests.tamper.kit import (
     World,
@@ -30,7 +30,7 @@ from tests.tamper.kit import (
     twice_frozen_world,
 )
 
-assert audited and loading and papers and quantised and recipes  # their attacks are in the list as well
+assert audited and classes and loading and papers and quantised and recipes  # their attacks are in the list as well
 CASES = [pytest.param(attack, level, id=f"{attack.id}-level-{level}") for attack in ATTACKS for level in attack.levels]
 # Rejected for every file whose digest is recomputed, which is not done for large ones unless it is asked for.
 MISNAMED = "39-wrong-file-digest"

@@ -19,7 +19,7 @@ def test_what_an_earlier_version_did_stays() -> None:
     rule, newer = [["a"], ["b"], False, ["a"]], [["a"], ["c"], True, ["a"]]
     kind = {"prefixes": ["old"], "conversions": [[0]], "ties": [["x", "y"]], "tied": True, "layers": [], "parts": {}}
     kind |= {"shape": {"bias": False, "window": 2}, "derived": ["depth"], "grown": {"ops": ""}, "aliases": {}}
-    kind |= {"making": {}, "extra": {}, "fixed": [], "inner": {}, "filled": []}
+    kind |= {"making": {}, "extra": {}, "fixed": [], "inner": {}, "filled": [], "classes": ["Toy"], "choices": []}
     newer_kind = {
         "prefixes": ["new"],
         "ties": [],
@@ -28,6 +28,8 @@ def test_what_an_earlier_version_did_stays() -> None:
         "parts": {"text": "toy"},
         "shape": {"bias": True, "depth": 1},
         "derived": ["window"],
+        "classes": ["ToyModel"],
+        "choices": [["ToyModel", "ToyBase"]],
     }
     before = {"rules": [rule], "kinds": {"toy": kind, "gone": kind}}
     after = {"rules": [newer], "kinds": {"toy": kind | newer_kind}}
@@ -50,4 +52,6 @@ def test_what_an_earlier_version_did_stays() -> None:
         "fixed": [],
         "inner": {},
         "filled": [],
+        "classes": ["Toy", "ToyModel"],
+        "choices": [["ToyModel", "ToyBase"]],
     }

@@ -172,16 +172,17 @@ def _is_converted(name: str, dtype: str, config: object) -> bool:
 
 
 def _layers_loaded(context: CheckContext) -> Iterator[Problem]:
-    """Rejects a configuration with fewer layers than are stored frozen, or than the base has: they are not loaded."""
+    """Rejects a configuration with fewer layers than are stored frozen, or with other numbers of them than the base."""
     config = parsed(result_of(context), CONFIG)
     if context.predicate.result_kind == "adapter" or not is_known(config):
         return
     counts = dict(_layer_counts(config, config["model_type"]))
     if context.base is not None:
         base = _counterpart(context.base, config)
-        before = dict(_layer_counts(base, base["model_type"])) if is_known(base) else {}
+        same = is_known(base) and base["model_type"] == config["model_type"]  # else `same_kind` says so
+        before = dict(_layer_counts(base, base["model_type"])) if same else {}
         for path in sorted(before.keys() & counts.keys()):
-            if counts[path] < before[path]:
+            if counts[path] != before[path]:  # with more of them, what only the last one lacks is not loaded
                 reason = f"{path} is {counts[path]}, the base's {before[path]}; set the base's number of layers"
                 yield Problem("layers_loaded", reason, CONFIG)
 
@@ -233,7 +234,7 @@ def _same_tensors(context: CheckContext) -> Iterator[Problem]:
     before, after = shape_of(base), shape_of(config)
     for path in sorted(before.keys() | after.keys()):
         if path not in before or path not in after or before[path] != after[path]:
-            then, now = (_short(each[path]) if path in each else "not given" for each in (before, after))
+            then, now = (short(each[path]) if path in each else "not given" for each in (before, after))
             reason = (
                 f"{path} is {now}, and {then} in the base: the class has other tensors then, and what it lacks is not "
                 f"loaded; {'set the base' + chr(39) + 's value' if path in before else 'remove it'}"
@@ -323,7 +324,8 @@ def _without(value: list[Any], end: object) -> list[Any]:
     return value[:count]
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """The value as JSON, of 60 characters at most."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 

@@ -141,6 +141,8 @@ class Record(TypedDict):
     fixed: NotRequired[list[str]]  # parts whose kind the class chooses, whatever their configuration says
     inner: NotRequired[dict[str, dict[str, object]]]  # what else a part is by default than its class by itself
     filled: NotRequired[list[str]]  # parts that get it where they are given, too
+    classes: NotRequired[list[str]]  # its classes in auto mappings
+    choices: NotRequired[list[list[str]]]  # those between which a mapping chooses by `architectures`, the usual first
 
 
 def kinds_of(config: object) -> list[str]:
@@ -200,6 +202,12 @@ def record(name: str) -> Record:
     """What the file has for a kind that it knows."""
     found: Record = json.loads(_file()[1][name])
     return found
+
+
+def is_class(name: str) -> bool:
+    """Whether a kind has a class of this name."""
+    found = f'"{name}"'
+    return any(found in line and name in record(kind).get("classes", ()) for kind, line in _file()[1].items())
 
 
 @cache

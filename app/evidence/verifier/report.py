@@ -10,6 +10,7 @@ from app.evidence.format.envelope import LOG_PROOF, TIMESTAMP
 from app.evidence.format.keys import iso
 from app.evidence.format.statement import Reading, frozen_readings, total
 from app.evidence.verifier.check_chain import frozen_throughout
+from app.evidence.verifier.check_class import class_notes
 from app.evidence.verifier.check_configuration import loading_notes, some
 from app.evidence.verifier.check_files import base_notes
 from app.evidence.verifier.check_log import described as log_described
@@ -120,6 +121,7 @@ def warnings(context: CheckContext) -> Iterator[str]:
         )
     if context.result is not None:
         yield from loading_notes(context)
+        yield from class_notes(context)
     yield from base_notes(context)
     names += [reading.name for row in rows for reading in (row.base, row.result) if reading]
     yield from (f"names that some systems take for one: {some(group)}" for group in look_alikes(names))

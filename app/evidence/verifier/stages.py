@@ -15,6 +15,7 @@ from app.evidence.format.strict import JsonError, read_json
 from app.evidence.verifier import (
     check_adapters,
     check_chain,
+    check_class,
     check_configuration,
     check_envelope,
     check_files,
@@ -54,6 +55,7 @@ STAGES: dict[str, dict[str, Check]] = {
         **check_files.RESULT_CHECKS,
         **check_loading.CHECKS,
         **check_configuration.CHECKS,
+        **check_class.CHECKS,
         **check_quantised.CHECKS,
         **check_places.CHECKS,
         **check_adapters.CHECKS,
