@@ -69,9 +69,11 @@ def _adapter_reasons(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"init_lora_weights: with {how!r} peft rewrites the base's weights on loading; set it to true"
     if config.get("bias", "none") != "none":
         yield "bias: peft loads biases over those of the base; set 'none'"
-    if config.get("peft_type", "LORA") not in _OWN_TENSORS:
+    if config.get("peft_type", "LORA") not in (*_OWN_TENSORS,):  # which may be any JSON
         reason = f"peft_type {config['peft_type']!r} is not known to leave the base's weights alone"
         yield f"{reason}; the known ones are {', '.join(_OWN_TENSORS)}"
+    if not isinstance(config.get("modules_to_save"), list | None):
+        yield f"modules_to_save is {config['modules_to_save']!r}; it has to be a list of names of modules"
 
     mapping = config.get("auto_mapping")
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
@@ -125,7 +127,7 @@ def _saved_modules(config: Mapping[str, Any]) -> tuple[str, ...]:
     if _peft_type(config) == "PROMPT_TUNING":  # older versions keep none there
         return ()
     modules = config.get("modules_to_save")
-    return tuple(name for name in modules or () if isinstance(name, str) and name)
+    return tuple(name for name in modules if isinstance(name, str) and name) if isinstance(modules, list) else ()
 
 
 def _beside_frozen(context: CheckContext) -> Iterator[Problem]:
