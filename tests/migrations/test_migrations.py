@@ -1,5 +1,6 @@
 """Alembic's revisions make exactly the tables that the code declares, on both databases."""
 
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -124,3 +125,13 @@ def test_jobs_that_are_older_than_their_labels_get_them(database_url: str) -> No
         assert session.execute(text("SELECT urgency, tags FROM jobs")).one()[0] == -3
         assert session.scalars(select(Job.queue_time)).one() == datetime(2026, 1, 2, 0, 4, 5, 6, tzinfo=UTC)
     database.close()
+
+
+def test_revisions_follow_each_other_in_the_order_of_their_files() -> None:
+    """The file with the highest number is the newest version of the tables, for people and for tools."""
+    files = sorted((ROOT / "migrations" / "versions").glob("r*.py"))
+    chain = [
+        re.findall(r'^(?:down_)?revision(?:: [^=]+)? = "?(\w+)"?$', path.read_text(), re.MULTILINE) for path in files
+    ]
+    assert [each[0] for each in chain] == [path.name[1:5] for path in files]
+    assert [each[1] for each in chain[1:]] == [path.name[1:5] for path in files[:-1]]
