@@ -194,7 +194,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def _without_sign_in(variables: Mapping[str, str]) -> dict[str, str]:
-    """A worker signs nobody in: it does not get the secret of this service at the sign-in provider."""
+    """The environment of the worker, without the client secret for the sign-in provider, which it does not need."""
     return {name: value for name, value in variables.items() if not name.upper().startswith("PERMAFROST_OIDC_")}
 
 

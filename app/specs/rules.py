@@ -9,6 +9,17 @@ from app.errors import InvalidRequest, PolicyError
 from app.specs.adapters import AdapterSpec, LoraSpec, PromptTuningSpec
 from app.specs.hyperparameters import Hyperparameters
 
+#: Tasks whose examples are texts, and all whose examples pass through a tokenizer.
+TEXT: Final = (
+    "text-classification",
+    "text-regression",
+    "text-ranking",
+    "token-classification",
+    "causal-lm",
+    "pairs",
+    "preference",
+)
+TOKENIZED: Final = (*TEXT, "image-text", "contrastive-image-text")
 #: Hyperparameters that only these tasks read.
 TASKS_OF_OPTIONS: Final = {
     "beta": ("preference",),
@@ -22,26 +33,8 @@ TASKS_OF_OPTIONS: Final = {
         "causal-lm",
         "image-text",
     ),
-    "padding_free": (
-        "text-classification",
-        "text-regression",
-        "text-ranking",
-        "token-classification",
-        "causal-lm",
-        "pairs",
-        "preference",
-    ),
-    "max_length": (
-        "text-classification",
-        "text-regression",
-        "text-ranking",
-        "token-classification",
-        "causal-lm",
-        "pairs",
-        "preference",
-        "image-text",
-        "contrastive-image-text",
-    ),
+    "padding_free": TEXT,
+    "max_length": TOKENIZED,
 }
 #: Tasks whose inputs have shapes that were not tried with a compiler: pictures come in numbers and sizes of their own.
 _NOT_COMPILED: Final = ("image-text", "contrastive-image-text")

@@ -29,7 +29,7 @@ class CompressedFormError(ValueError):
 
 
 def kind_of(value: Mapping[str, Any]) -> str:
-    """The kind ("int4", "int8") that a `quantization_config` speaks of. CompressedFormError for any other form."""
+    """The kind ("int4", "int8") that a `quantization_config` describes. CompressedFormError for any other form."""
     unknown = sorted(str(key) for key in value if key not in _KNOWN)
     if unknown:
         raise CompressedFormError(f"unknown key {unknown[0]!r}: it may change how the weights are read; remove it")

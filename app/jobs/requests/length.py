@@ -7,19 +7,11 @@ from typing import Any, Final
 from app.jobs.requests.examples import RequestExamples
 from app.specs import auto
 from app.specs.hyperparameters import Hyperparameters
+from app.specs.rules import TEXT
 
 #: Bytes of text per token, and tokens of an example where the request has no max_length.
 TOKEN_BYTES: Final = 4
 MAX_TOKENS: Final = 512
-_TEXT: Final = (
-    "text-classification",
-    "text-regression",
-    "text-ranking",
-    "token-classification",
-    "causal-lm",
-    "pairs",
-    "preference",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +45,7 @@ def length_of(examples: RequestExamples, hyperparameters: Hyperparameters) -> Le
     steps = auto.total_steps(count, n_epochs=epochs, batch_size=batch, max_steps=hyperparameters.max_steps)
 
     tokens = None
-    if examples.task in _TEXT:
+    if examples.task in TEXT:
         tokens = math.ceil(summary.bytes / max(1, summary.examples) / TOKEN_BYTES)
         tokens = max(1, min(tokens, hyperparameters.max_length or MAX_TOKENS))
     return Length(count, epochs, min(batch, count), steps, tokens)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+from safetensors.torch import save_file
 
 from app.evidence.attest.observations import read_observations, rows_needed
 from app.evidence.attest.verdict import JobVerdict
@@ -62,6 +65,21 @@ def verified(done: Attempt, judged: JobVerdict, folder: Path) -> VerificationRep
     sealed = json.dumps(seal(build(statement), [key])).encode()
     trusted = (TrustedKey(key.public_pem),)
     return verify(sealed, Inputs(trusted, datetime.now(UTC), result=folder, base=place))
+
+
+def proved(done: Attempt, folder: Path) -> Path:
+    """The result as a folder that an outsider verified with the base at hand."""
+    assert done.code == 0, done.failure
+    judged = judge(done)
+    assert (judged.verdict, judged.reason, objections_to(done, judged)) == ("verified", None, [])
+    shutil.copytree(done.place.files, folder)
+    adapter = (folder / "adapter_config.json").exists()
+    tensors = done.changed if adapter else done.composed()
+    save_file(tensors, folder / ("adapter_model.safetensors" if adapter else "model.safetensors"), {"format": "pt"})
+    report = verified(done, judged, folder)
+    assert report.problems == ()
+    assert report.level == 3
+    return folder
 
 
 def predicate_of(

@@ -13,13 +13,13 @@ import numpy as np
 from app.errors import InvalidRequest
 from app.specs.adapters import PromptTuningSpec
 from app.specs.models import TransformersSpec
+from app.specs.rules import TEXT
 from worker.protocol import Reporter
 from worker.trainer.data.batch import Batch
 from worker.trainer.data.sampler import Positions
 from worker.trainer.padding.groups import by_length
 from worker.trainer.padding.layers import NoLayersError, PaddingFreeLayers
 from worker.trainer.padding.removal import FIXED, Padding, Removal
-from worker.trainer.training import tasks
 from worker.trainer.training.objectives import LanguageModelling, Preference
 from worker.trainer.training.padding_trial import difference
 from worker.trainer.training.passes import Passes
@@ -43,7 +43,7 @@ def begin(passes: Passes, reporter: Reporter, *, earlier: Padding | None) -> Rem
     InvalidRequest where the job wants padding left out and the model does not give the same without it.
     """
     setting, job = passes.job.settings.padding_free, passes.job
-    if setting is False or job.task not in tasks.TEXT:
+    if setting is False or job.task not in TEXT:
         return Removal()
     if earlier is not None:
         try:

@@ -11,6 +11,7 @@ from torch import nn
 from app.errors import InvalidRequest
 from app.freeze.plan import FreezePlan
 from app.freeze.schedules import refuse_unreached
+from app.specs.rules import TOKENIZED
 from worker.protocol import Reporter, WorkOrder, Workspace
 from worker.trainer import determinism
 from worker.trainer.data.reading import DataSplits
@@ -291,6 +292,6 @@ def _checkpoint_activations(model: nn.Module) -> None:
 def _reloaded(job: TrainingJob) -> TrackedModel:
     order = job.order
     loaded = loading.load(order.model, job.workspace.base, task=job.task, labels=job.splits.labels, seed=order.seed)
-    if job.task in tasks.TOKENIZED:
+    if job.task in TOKENIZED:
         tasks.ready_tokenizer(loaded, job.splits.training, task=job.task)
     return TrackedModel.of(loaded)

@@ -18,6 +18,7 @@ from app.files import formats
 from app.specs.data import DataSpec
 from app.specs.fit import refuse_more_labels, refuse_regression_labels
 from app.specs.models import TABULAR, ModelSpec, TransformersSpec
+from app.specs.rules import TOKENIZED
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data import (
     captioned,
@@ -50,18 +51,6 @@ from worker.trainer.training.objectives import (
     Regression,
     TokenClassification,
 )
-
-TEXT = (
-    "text-classification",
-    "text-regression",
-    "text-ranking",
-    "token-classification",
-    "causal-lm",
-    "pairs",
-    "preference",
-)
-#: Tasks whose examples pass through a tokenizer.
-TOKENIZED = (*TEXT, "image-text", "contrastive-image-text")
 
 
 @dataclass(frozen=True, slots=True)

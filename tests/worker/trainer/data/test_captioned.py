@@ -14,13 +14,12 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
-from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
 
 from app.specs.models import TransformersSpec
 from tests.worker.trainer import tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
-from tests.worker.trainer.judging import judge, objections_to, verified
+from tests.worker.trainer.judging import proved
 from tests.worker.trainer.two_towers import FAMILIES, TEXT, WIDTH, rows, save, tokenizer
 from tests.worker.trainer.vision_language import picture
 from worker.protocol import WorkOrder, Workspace
@@ -62,21 +61,6 @@ def trained(
         policy=policy,
     )
     return attempt(order, place.root)
-
-
-def proved(done: Attempt, folder: Path) -> Path:
-    """The result as a folder that an outsider verified with the base at hand."""
-    assert done.code == 0, done.failure
-    judged = judge(done)
-    assert (judged.verdict, judged.reason, objections_to(done, judged)) == ("verified", None, [])
-    shutil.copytree(done.place.files, folder)
-    adapter = (folder / "adapter_config.json").exists()
-    tensors = done.changed if adapter else done.composed()
-    save_file(tensors, folder / ("adapter_model.safetensors" if adapter else "model.safetensors"), {"format": "pt"})
-    report = verified(done, judged, folder)
-    assert report.problems == ()
-    assert report.level == 3
-    return folder
 
 
 def moved(done: Attempt) -> set[str]:

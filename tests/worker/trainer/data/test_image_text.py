@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from app.specs.models import TransformersSpec
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
-from tests.worker.trainer.judging import judge, objections_to, verified
+from tests.worker.trainer.judging import judge, proved
 from tests.worker.trainer.vision_language import FAMILIES, chats, picture, said, save, shown, url
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data import reading
@@ -59,21 +59,6 @@ def trained(
         policy=policy,
     )
     return attempt(order, place.root)
-
-
-def proved(done: Attempt, folder: Path) -> Path:
-    """The result as a folder that an outsider verified with the base at hand."""
-    assert done.code == 0, done.failure
-    judged = judge(done)
-    assert (judged.verdict, judged.reason, objections_to(done, judged)) == ("verified", None, [])
-    shutil.copytree(done.place.files, folder)
-    adapter = (folder / "adapter_config.json").exists()
-    tensors = done.changed if adapter else done.composed()
-    save_file(tensors, folder / ("adapter_model.safetensors" if adapter else "model.safetensors"), {"format": "pt"})
-    report = verified(done, judged, folder)
-    assert report.problems == ()
-    assert report.level == 3
-    return folder
 
 
 def logits(model: Any, done: Attempt) -> torch.Tensor:
