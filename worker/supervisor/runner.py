@@ -39,6 +39,7 @@ from worker.supervisor.gang import travelling
 from worker.supervisor.gang.address import GangAddress
 from worker.supervisor.gang.leader import Leader, MemberDeviceLost, NotFormed
 from worker.supervisor.gang.member import Member
+from worker.supervisor.initial_bases import InitialBases
 from worker.supervisor.lease import AWAY, RETRY_SECONDS, LeaseKeeper
 from worker.supervisor.log_entries import open_journal
 from worker.supervisor.log_shipping import LogShipper
@@ -80,6 +81,7 @@ class Runner:
     stopping: threading.Event = field(default_factory=threading.Event)
     shares: ProjectShares = field(init=False)
     prefix_folders: PrefixFolders = field(init=False)
+    initial_bases: InitialBases = field(default_factory=InitialBases)
     _wakes: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _woken: int = 0
     _claims: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -248,7 +250,9 @@ class Runner:
             run.leader.call_up()
 
         def initialise() -> None:
-            run.trainer(order_of(job, keeper.lease.attempt, device, "initialise"))
+            if not self.initial_bases.write(job, workspace.base):
+                run.trainer(order_of(job, keeper.lease.attempt, device, "initialise"))
+                self.initial_bases.keep(job, workspace.base)
 
         try:
             staging = Staging(self.settings, self.db, self.storage, job, workspace)

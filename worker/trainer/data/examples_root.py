@@ -20,6 +20,8 @@ Row = Mapping[str, Any]
 
 #: Rows of a table whose numbers are written at once.
 _BLOCK: Final = 4096
+#: Python writes fewer numbers than these in less time than importing pyarrow takes.
+_FEW: Final = 200_000
 #: Within these, pyarrow and Python write a number that is not whole with the same characters.
 _LEAST, _MOST = 1e-4, 1e9
 #: Whole numbers below are written as integers with a `.0`; Python writes larger ones with an exponent.
@@ -53,8 +55,8 @@ def _without_collection() -> Iterator[None]:
 
 
 def _keys(rows: Sequence[Row], labels: Sequence[str] | None) -> Iterator[bytes]:
-    """The key of each row. Python takes half a microsecond to write a number: blocks of a table are written at once."""
-    if not isinstance(rows, Table) or find_spec("pyarrow") is None:
+    """The key of each row. Numbers of a large table are written in blocks: Python takes half a microsecond for each."""
+    if not isinstance(rows, Table) or rows.x.size + rows.y.size < _FEW or find_spec("pyarrow") is None:
         yield from (key_of(as_written(row, labels)) for row in rows)
         return
     for start in range(0, len(rows), _BLOCK):

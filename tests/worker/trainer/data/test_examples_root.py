@@ -1,12 +1,15 @@
 """The tree that a trainer makes of its examples."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.trainer.data import examples_root
 from worker.trainer.data.examples_root import as_written, example_tree, number_lists
 from worker.trainer.data.sampler import Sampler
 from worker.trainer.data.table import Table
@@ -34,14 +37,29 @@ def test_labels_are_as_the_file_has_them() -> None:
 
 
 @pytest.mark.parametrize("labels", [None, ("n\u00e9", 'o"')], ids=["numbers", "labels"])
-def test_a_matrix_has_the_root_of_its_rows(labels: tuple[str, ...] | None) -> None:
+def test_a_matrix_has_the_root_of_its_rows(labels: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever writes the numbers of a block at once, the keys are those of the rows one by one."""
+    monkeypatch.setattr(examples_root, "_FEW", 0)
     numbers = np.random.default_rng(1).normal(size=(9_000, 3)) * 10.0 ** np.arange(-4, 5, 4)
     numbers[::7], numbers[5] = numbers[::7].round(), -0.0
     rows = [{"x": x, "y": x[:1] if labels is None else at % 2} for at, x in enumerate(numbers.tolist())]
     sampler = Sampler(len(rows), 64, seed=5)
     one_by_one, at_once = (example_tree(each, sampler, steps=30, labels=labels) for each in (rows, Table.of(rows)))
     assert at_once.root() == one_by_one.root()
+
+
+def test_a_small_table_needs_no_pyarrow() -> None:
+    """Importing it takes longer than a small job trains."""
+    code = (
+        "import sys\n"
+        "from worker.trainer.data.examples_root import example_tree\n"
+        "from worker.trainer.data.sampler import Sampler\n"
+        "from worker.trainer.data.table import Table\n"
+        "rows = Table.of([{'x': [0.5], 'y': [1.0]}] * 100)\n"
+        "example_tree(rows, Sampler(100, 10, seed=1), steps=10, labels=None)\n"
+        "assert 'pyarrow' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
