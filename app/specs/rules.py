@@ -99,11 +99,11 @@ def refuse_dora_over_codes(adapter: AdapterSpec | None) -> None:
         raise InvalidRequest(message, param="model.adapter.use_dora", code="quantised_model")
 
 
-def refuse_without_adapter(adapter: AdapterSpec | None, quantiser: str) -> None:
-    """Loaders make floats of the codes of this form, so that a whole model would not be what was proved."""
-    if adapter is None and quantiser == "compressed-tensors":
+def refuse_without_adapter(adapter: AdapterSpec | None, form: str) -> None:
+    """Loaders make floats of the codes of such a form, so that a whole model would not be what was proved."""
+    if adapter is None:
         message = (
-            f"the base is stored by {quantiser}, and is trained by an adapter beside it: give the model an adapter, or "
+            f"the base is stored as {form}, and is trained by an adapter beside it: give the model an adapter, or "
             "take the plain weights"
         )
         raise InvalidRequest(message, param="model.adapter", code="quantised_model")

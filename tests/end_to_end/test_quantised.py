@@ -68,6 +68,29 @@ def test_a_plain_base_is_quantised_for_a_job(service: Service, texts: str, tmp_p
     assert again["model_spec"]["quantize"] == "nf4" and again["evidence"]["verdict"] == "verified"
 
 
+def test_an_adapter_over_float8(service: Service, texts: str, tmp_path: Path) -> None:
+    """Codes and block scales are proved as they are stored; what they became has a digest of a process without data."""
+    from tests.worker.trainer import block_scaled_bases
+
+    small = block_scaled_bases.qwen3(service.settings.models / "tiny-fp8").name
+    job = run(service, small, texts, LORA)
+    assert job["evidence"]["verdict"] == "verified"
+    result = download(service, job["fine_tuned_model"], tmp_path / "result")
+    predicate = verified(service, job, result, small, tmp_path)
+    assert predicate["frozen"]["root"] == predicate["base"]["root"]
+    decoded = [row for row in predicate["parameters"] if row.get("decoded")]
+    assert len(decoded) == 14 and all(row["loaded"] == row["trained"] == row["decoded"] for row in decoded)
+    assert {row["base"]["dtype"] for row in decoded} == {"F8_E4M3"}
+    known = service.post(
+        "fine_tuning/jobs", {"training_file": texts, "model": spec(small), "dry_run": True}, status=400
+    )
+    assert known["error"]["param"] == "model.adapter"
+    merged = spec(small) | {"adapter": LORA | {"merge": True}}
+    assert refused(service, texts, model=merged) == ("quantised_model", "model.adapter.merge")
+    again = run(service, small, texts, {}, model=job["fine_tuned_model"])  # its adapter, over the same codes
+    assert again["evidence"]["verdict"] == "verified"
+
+
 def test_what_is_refused_at_the_request(service: Service, packed: str, texts: str) -> None:
     """A form that is not read, and an adapter to merge; by the name of the tensor, once the base is known."""
     other = service.settings.models / "tiny-gptq"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from app.evidence.format.statement import base_readings, total
 from tests.tamper.attacks import Options, attack
 from tests.tamper.kit import Tensor, World, adapter_rows, adapter_world, tensor
 
@@ -65,6 +66,8 @@ PACKED: dict[str, Any] = {
         }
     },
 }
+#: As models in float8 with block scales are published.
+SMALL: dict[str, Any] = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 CHANGES: dict[str, dict[str, Any]] = {
     "another-quantiser": {"quant_method": "gptq"},
     "a-quantiser-that-nobody-knows": {"quant_method": "shrink"},
@@ -82,12 +85,14 @@ for name, changed in CHANGES.items():
         reconfigured(world, **changes)
 
 
-@attack("41-quantised-result-that-loaders-unpack", only="quantised", world=quantised_world)
-def _(world: World) -> Options:
-    world.result_files["config.json"] = json.dumps({"model_type": "toy", "quantization_config": PACKED}).encode()
-    world.write()
-    (world.base / "config.json").write_bytes(configuration())
-    world.sign()
+for name, form in {"unpack": PACKED, "decode": SMALL}.items():
+
+    @attack(f"41-quantised-result-that-loaders-{name}", only="quantised", world=quantised_world)
+    def _(world: World, form: dict[str, Any] = form) -> Options:
+        world.result_files["config.json"] = json.dumps({"model_type": "toy", "quantization_config": form}).encode()
+        world.write()
+        (world.base / "config.json").write_bytes(configuration())
+        world.sign()
 
 
 @attack(
@@ -155,3 +160,53 @@ def _(world: World) -> Options:
     other: dict[str, Any] = {"quantised": "a" * 64, "loaded": "a" * 64, "trained": "a" * 64}
     rows = [row._replace(**other) if row.name == "bert.enc.1.w" else row for row in world.rows()]
     world.sign(world.predicate(rows=tuple(rows)))
+
+
+# A base of codes that were decoded for training
+
+
+def decoded_world(root: Path) -> World:
+    """An adapter over a base with one weight in float8, beside its scales."""
+    world = adapter_world(root)
+    world.base_weights["model.safetensors"] |= {
+        "enc.1.w": tensor("F8_E4M3", 8, 8, seed="codes"),
+        "enc.1.w_scale_inv": tensor("F32", 1, 1, seed="scales"),
+    }
+    world.write()
+    world.pinned = total(base_readings(adapter_rows(world))).root
+    return world
+
+
+def decoded_rows(world: World, **changes: Any) -> None:
+    """Signs the adapter's statement in which `enc.1.w` was decoded for training."""
+    readings = {"decoded": "a" * 64, "loaded": "a" * 64, "trained": "a" * 64} | changes
+    rows = [row._replace(**readings) if row.base and row.base.name == "enc.1.w" else row for row in adapter_rows(world)]
+    world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
+
+
+@attack("41-decoded-for-training-with-other-bytes-at-the-end", only="frozen_while_live", world=decoded_world)
+def _(world: World) -> Options:
+    decoded_rows(world, trained="b" * 64)
+
+
+@attack("41-decoded-for-training-and-never-read", only="quantised_below_adapter", world=decoded_world)
+def _(world: World) -> Options:
+    decoded_rows(world, loaded=None, trained=None)
+
+
+@attack("41-decoded-for-training-and-quantised-as-well", only="quantised_below_adapter", world=decoded_world)
+def _(world: World) -> Options:
+    """One of the two would stand for the other."""
+    decoded_rows(world, quantised="a" * 64)
+
+
+@attack("41-codes-that-were-quantised-for-training", only="quantised_below_adapter", world=decoded_world)
+def _(world: World) -> Options:
+    """Codes are not quantised: a reader would look for codes of codes."""
+    decoded_rows(world, decoded=None, quantised="a" * 64)
+
+
+@attack("41-plain-weight-that-was-decoded-for-training", only="quantised_below_adapter", world=adapter_world)
+def _(world: World) -> Options:
+    """The digest would excuse a plain weight that had other bytes in memory than in the base."""
+    quantised_rows(world, quantised=None, decoded="a" * 64)

@@ -16,7 +16,7 @@ from app.specs.hyperparameters import Hyperparameters
 from app.specs.models import ModelSpec, read_model
 from worker.protocol.workspace import Workspace, write_json
 
-Stage = Literal["initialise", "describe", "quantise", "train"]
+Stage = Literal["initialise", "describe", "make", "train"]
 
 
 class ProtocolError(ValueError):

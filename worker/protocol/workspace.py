@@ -85,9 +85,9 @@ class Workspace:
         return self.out / "form"
 
     @property
-    def quantised(self) -> Path:
-        """Digests of the weights that loading quantises, by their names in the base's files."""
-        return self.out / "quantised.json"
+    def made(self) -> Path:
+        """Digests of what loading makes of stored tensors for the computation, by their names in the base's files."""
+        return self.out / "made.json"
 
     @property
     def manifest(self) -> Path:

@@ -107,11 +107,11 @@ def read_json(path: Path) -> Any:
         raise ResultError(f"{path.name} is not JSON: {error}") from error
 
 
-def read_quantised(workspace: Workspace) -> dict[str, str]:
-    """The digests of a process that quantised the base; ResultError where they are none, or there are none."""
-    document = read_json(workspace.quantised)
+def read_made(workspace: Workspace) -> dict[str, str]:
+    """The digests of a process that made weights of the base; ResultError where they are none, or there are none."""
+    document = read_json(workspace.made)
     if not isinstance(document, dict) or not document or not all(map(is_hex, document.values())):
-        raise ResultError(f"{workspace.quantised.name} has no digests of quantised weights")
+        raise ResultError(f"{workspace.made.name} has no digests of weights")
     return {str(name): str(digest) for name, digest in document.items()}
 
 

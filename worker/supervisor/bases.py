@@ -1,5 +1,6 @@
 """Base models: a folder becomes blobs and a row once, and every later job reads those."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from app.errors import ModelError
 from app.evidence.format.digest import FileChanged, FileReading, read_file, reread
 from app.evidence.format.log_proof import base_entry
 from app.evidence.format.modules import files_in, within
+from app.evidence.format.quantised import quantisation_of
 from app.evidence.format.templates import templates_in
 from app.evidence.format.tensorfile import TensorFileError
 from app.evidence.format.tree import root
@@ -28,6 +30,8 @@ from app.storage.blobs import Storage
 SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")
 #: The most bytes of a README or licence file that is kept beside the model; a larger one is left alone.
 MAX_PAPER: Final = 4 << 20
+#: The largest configuration of a model that a trainer reads.
+MAX_CONFIG: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +172,24 @@ def remember(db: Database, lease: Lease, model_id: str, spec: ModelSpec) -> None
     with db.write() as session:
         mine = update(Job).where(Job.id == lease.job_id, Job.attempt == lease.attempt)
         session.execute(mine.values(base_model=model_id, model_spec=spec.to_json()))
+
+
+def makes_weights(spec: ModelSpec, folder: Path) -> bool:
+    """Whether loading makes other weights of the base's: quantises plain ones, or decodes codes.
+
+    A configuration that cannot be read is left to the trainer, which refuses it.
+    """
+    if not isinstance(spec, TransformersSpec) or spec.adapter is None:
+        return False
+    if spec.quantize is not None:
+        return True
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_CONFIG else None
+        quantisation = quantisation_of(config) if isinstance(config, dict) else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return quantisation is not None and quantisation.decoded
 
 
 def find(db: Database, model_id: str) -> Model | None:

@@ -39,8 +39,8 @@ class Seen:
     checkpoints: tuple[SavedState, ...] = ()
     device: str = "cpu"
     devices: int = 1
-    #: Digests of weights that loading quantises, by base name: computed from the base, in a process without data.
-    quantised: Mapping[str, str] = field(default_factory=dict)
+    #: Digests of what loading makes of stored tensors, by base name: computed from the base, in a process without data.
+    made: Mapping[str, str] = field(default_factory=dict)
 
 
 def recipe(

@@ -95,7 +95,7 @@ def _conclude(
         result=artifacts.result_readings(),
         reported=[*artifacts.observed.get("violations", ()), *reports.violations],
         kind=artifacts.result.kind,
-        quantised=seen.quantised,
+        made=seen.made,
     )
     origin = origin_of(signer.db, job, base)
     payload = statement(signer.db, job, policy, base, judged, artifacts, origin=origin)

@@ -30,7 +30,7 @@ from app.specs.models import ModelSpec, TransformersSpec
 from app.storage.blobs import Storage
 from worker.protocol import EXIT_DEVICE_LOST, Workspace
 from worker.supervisor import attempt_folder, bases, results
-from worker.supervisor.artifacts import read_quantised
+from worker.supervisor.artifacts import read_made
 from worker.supervisor.attempt_run import AttemptRun
 from worker.supervisor.attempt_trace import AttemptTrace
 from worker.supervisor.checkpoints import Publisher
@@ -262,7 +262,7 @@ class Runner:
                     self._wake(self.wake_model, base.id)
                 if job.base_model != base.id:
                     bases.remember(self.db, keeper.lease, base.id, _pinned(job, base))
-                quantised = self._quantise(job, run)
+                made = self._made_weights(job, run)
                 data = staging.data(should_stop=run.should_stop)
                 order = order_of(job, keeper.lease.attempt, device, "train", data=data)
                 if run.leader is not None:
@@ -286,7 +286,7 @@ class Runner:
                 checkpoints=publisher.states,
                 device=device.name,
                 devices=device.count * order.machines,
-                quantised=quantised,
+                made=made,
             )
             with run.trace.part("evidence"):
                 return results.conclude(signer, job, base, workspace, reports, seen)
@@ -303,12 +303,12 @@ class Runner:
         assert self.gang_address is not None  # without one, this worker claims no such job
         return Leader(self.db, self.storage, self.gang_address, keeper, self.stopping)
 
-    def _quantise(self, job: Job, run: AttemptRun) -> Mapping[str, str]:
-        """Digests of the weights that loading quantises, from the base alone, before there is data; empty without."""
-        if not isinstance(job.spec, TransformersSpec) or job.spec.quantize is None:
+    def _made_weights(self, job: Job, run: AttemptRun) -> Mapping[str, str]:
+        """Digests of what loading makes of stored tensors, from the base alone, before there is data; empty without."""
+        if not bases.makes_weights(job.spec, run.workspace.base):
             return {}
-        run.trainer(order_of(job, run.keeper.lease.attempt, run.device, "quantise"))
-        return read_quantised(run.workspace)
+        run.trainer(order_of(job, run.keeper.lease.attempt, run.device, "make"))
+        return read_made(run.workspace)
 
     # ---- endings
 

@@ -17,6 +17,7 @@ from worker.protocol import EXIT_DONE, Reporter, WorkOrder, Workspace, write_jso
 from worker.trainer import checkpoint, determinism, export, foreseen
 from worker.trainer.data import reading
 from worker.trainer.data.reading import DataSplits
+from worker.trainer.freeze.quantised_parts import is_decoded
 from worker.trainer.models import card, loading, manifest, merging, quantised
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.outcome import exit_codes, rank_of_process
@@ -136,13 +137,14 @@ def _export(
     export.write_result(workspace, tracked, trained)
     export.write_observations(workspace, tracked, plan, loaded, trained, report, steps=ending.steps)
 
+    decoded = sum(map(is_decoded, run.state.model.modules()))
     text = card.text(
         job_id=order.job_id,
         task=task,
         spec=order.model,
         data_sha256=sha256_file(workspace.root / reading.training_path(order.data)),
         policy=plan.policy.to_json(),
-        counts=plan.counts() | {"scheduled": {"tensors": len(plan.scheduled)}},
+        counts=plan.counts() | {"scheduled": {"tensors": len(plan.scheduled)}, "decoded": {"tensors": decoded}},
         report=report,
         settings=run.job.settings.to_json(),
         metrics=ending.metrics,
@@ -218,25 +220,25 @@ def describe(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: S
     write_json(workspace.manifest, {"tensors": rows, "files": sizes}, indent=None)
 
 
-def quantise(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: StopRequest) -> None:
-    """Writes out/quantised.json: digests of the weights that loading quantises, from the base alone.
+def make(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: StopRequest) -> None:
+    """Writes out/made.json: digests of what loading makes of stored tensors, from the base alone.
 
     It runs before the job's data is there: what the trainer reports of these weights is compared with it.
     """
     reporter.stage("loading")
     determinism.configure()
     task = order.task or order.model.task or ""
-    tracked = TrackedModel.of(loading.load(_below_adapter(order), workspace.base, task=task, labels=None, seed=0))
-    write_json(workspace.quantised, tracked.digests_of_made(), indent=None)
+    tracked = TrackedModel.of(loading.load(_with_fresh_adapter(order), workspace.base, task=task, labels=None, seed=0))
+    write_json(workspace.made, tracked.digests_of_made(), indent=None)
 
 
-def _below_adapter(order: WorkOrder) -> TransformersSpec:
-    if not isinstance(order.model, TransformersSpec):
-        raise ModelError("only a model in the layout of transformers is quantised", param="model.type")
-    return replace(order.model, adapter=None)
+def _with_fresh_adapter(order: WorkOrder) -> TransformersSpec:
+    if not isinstance(order.model, TransformersSpec) or order.model.adapter is None:
+        raise ModelError("only the base of an adapter, in the layout of transformers, is made anew", param="model")
+    return replace(order.model, adapter=replace(order.model.adapter, start=None))
 
 
-STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "quantise": quantise, "train": train}
+STAGES: dict[str, Stage] = {"initialise": initialise, "describe": describe, "make": make, "train": train}
 
 
 def _explained(diverged: Diverged, workspace: Workspace) -> Diverged | ModelError:

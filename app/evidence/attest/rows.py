@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from app.evidence.attest.observations import ObservedTensor, Piece
+from app.evidence.format.block_scaled import is_coded
 from app.evidence.format.digest import TensorReading
 from app.evidence.format.statement import Reading, Row, RowSlice, changed
 from app.freeze.plan import Decision, FreezePlan
@@ -17,9 +18,9 @@ def rows_of(
     base: Mapping[str, TensorReading],
     result: Mapping[str, TensorReading],
     *,
-    quantised: Mapping[str, str] | None = None,
+    made: Mapping[str, str] | None = None,
 ) -> Iterator[Row]:
-    """`quantised` are digests of weights that loading quantised, by base name."""
+    """`made` are digests of what loading made of stored tensors for the computation, by base name."""
     rows: list[Row] = []
     for tensor in map(_own_name_first, observed):
         decision = plan.decision(tensor.info.name)
@@ -28,11 +29,18 @@ def rows_of(
         else:
             rows.append(_row(decision, tensor, base, result))
             rows += _copies(rows[-1], decision, tensor, base, result)
-    made = quantised or {}
-    yield from (row._replace(quantised=made.get(row.base.name)) if row.base and made else row for row in rows)
+    yield from (_with_made(row, made) if made else row for row in rows)
     used = {row.base.name for row in rows if row.base}
     for name in sorted(set(base) - used):
         yield Row(name=name, role="dropped", base=_reading(base[name]), changed=False)
+
+
+def _with_made(row: Row, made: Mapping[str, str]) -> Row:
+    """The row with the digest of what its stored tensor became: codes of a plain one, or a plain one of codes."""
+    if row.base is None:
+        return row
+    digest = made.get(row.base.name)
+    return row._replace(decoded=digest) if is_coded(row.base.dtype) else row._replace(quantised=digest)
 
 
 def _own_name_first(tensor: ObservedTensor) -> ObservedTensor:

@@ -51,11 +51,11 @@ def judge(
     result: Mapping[str, TensorReading],
     reported: Sequence[Mapping[str, Any]] = (),
     kind: str = "full",
-    quantised: Mapping[str, str] = NONE,
+    made: Mapping[str, str] = NONE,
 ) -> JobVerdict:
     """The verdict on a job. `reported` are the witness's violations; `kind` is "full" or "adapter".
 
-    `quantised` are digests of weights that loading quantised, by base name, which the supervisor had computed.
+    `made` are digests of what loading made of stored tensors, by base name, which the supervisor had computed.
     """
     try:
         plan = resolve(policy, [tensor.info for tensor in observed])
@@ -63,7 +63,7 @@ def judge(
         return JobVerdict(
             (), "incomplete", f"the policy does not fit the tensors that the trainer observed: {error}", (), {}
         )
-    rows = tuple(sorted(rows_of(plan, observed, base, result, quantised=quantised), key=row_order))
+    rows = tuple(sorted(rows_of(plan, observed, base, result, made=made), key=row_order))
     problems = [*_problems(rows, kind=kind), *_strays(rows, result)]
     violations = _violations(problems, reported, observed)
     verdict, reason = _verdict(rows, problems, violations)
@@ -103,9 +103,10 @@ def _of_frozen(row: Row, *, kind: str) -> Iterator[TensorProblem]:
         yield TensorProblem("incomplete", row.name, "was not observed in the live model")
     elif row.loaded != row.trained:
         yield TensorProblem("violated", row.name, "changed during training, though the result has the base's bytes")
-    elif row.quantised is not None and row.loaded != row.quantised:
-        yield TensorProblem("violated", row.name, "was not what quantising the base gives, when that was done again")
-    elif row.quantised is None and row.loaded != row.base.sha256:
+    elif row.made is not None and row.loaded != row.made:
+        what = "decoding" if row.decoded else "quantising"
+        yield TensorProblem("violated", row.name, f"was not what {what} the base gives, when that was done again")
+    elif row.made is None and row.loaded != row.base.sha256:
         yield TensorProblem("incomplete", row.name, "was loaded with other bytes than the base file has")
 
 

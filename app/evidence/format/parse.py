@@ -74,7 +74,7 @@ _FILE = {"name": None, "digest": _DIGEST, "size": None}
 _READING = {"name": None, "dtype": None, "shape": None, "nbytes": None, "digest": _DIGEST}
 _ROW: JsonDict = {
     **dict.fromkeys(("name", "kind", "role", "mechanism", "rule", "aliases", "aliasOf", "moduleTypes", "persistent")),
-    **dict.fromkeys(("dtype", "shape", "part", "loaded", "trained", "quantised", "changed")),
+    **dict.fromkeys(("dtype", "shape", "part", "loaded", "trained", "quantised", "decoded", "changed")),
     **dict.fromkeys(("base", "result", "initial"), _READING),
     "slices": [dict.fromkeys(("rows", "action", "base", "result", "initial"))],
     "intervals": [{"fromStep": None, "toStep": None, "before": None, "after": None}],
@@ -138,6 +138,7 @@ def _row(value: Any, at: str) -> Row:
         loaded=fields.optional_hex(row, "loaded", at),
         trained=fields.optional_hex(row, "trained", at),
         quantised=fields.optional_hex(row, "quantised", at),
+        decoded=fields.optional_hex(row, "decoded", at),
         changed=fields.flag(row, "changed", at),
         slices=tuple(
             _plain_slice(part) or _slice(part, f"{at}.slices[{n}]")

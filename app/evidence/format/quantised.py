@@ -2,7 +2,8 @@
 
 bitsandbytes stores a quantised weight as its codes (`q_proj.weight`) and its scales beside them
 (`q_proj.weight.absmax` and others of its 4-bit kinds, `q_proj.SCB` of its 8-bit kind); `compressed` has the other
-package that is read. What a file cannot say of itself is in the `quantization_config` of `config.json`.
+package that is read, and `block_scaled` small floats. What a file cannot say of itself is in the `quantization_config`
+of `config.json`.
 """
 
 import re
@@ -10,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.evidence.format import compressed
+from app.evidence.format import block_scaled, compressed
+from app.evidence.format.block_scaled import FP8
 from app.evidence.format.compressed import COMPRESSED_TENSORS
 
 KEYS: Final = ("quantization_config", "compression_config")
@@ -21,6 +23,7 @@ _SCALES = re.compile(
     r"(?P<module>(?:.+\.)?)(?P<leaf>weight\.(?:(?:nested_)?(?:absmax|quant_map)|quant_state\.bitsandbytes__\w+)"
     r"|SCB|weight_format)"
 )
+_SKIP: Final = "llm_int8_skip_modules"
 _MOST_SKIPPED: Final = 10_000
 _NAME = re.compile(r"[\w.]+")
 _NEEDED = ("weight.absmax", "weight.quant_map")
@@ -31,7 +34,7 @@ _STATE = "weight.quant_state.bitsandbytes__"
 _KNOWN_KEYS = frozenset(
     (
         *("quant_method", "_load_in_4bit", "_load_in_8bit", "load_in_4bit", "load_in_8bit", "llm_int8_threshold"),
-        *("llm_int8_skip_modules", "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight"),
+        *(_SKIP, "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight"),
         *("bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"),
     )
 )
@@ -49,8 +52,6 @@ _REFUSED: Mapping[str, str] = {
     "nvfp4": "transformers has no class that reads it",
     "mxfp4": "without a GPU and its kernels transformers turns it into bfloat16 while loading, so that the weights in "
     "memory are not those that are stored",
-    "fp8": "without a GPU that computes with it transformers turns it into bfloat16 while loading, so that the weights "
-    "in memory are not those that are stored",
     **dict.fromkeys(
         (
             *("eetq", "fbgemm_fp8", "higgs", "vptq", "spqr", "bitnet", "quark", "auto-round", "fp_quant"),
@@ -61,17 +62,28 @@ _REFUSED: Mapping[str, str] = {
 }
 _CURE = (
     "take the model's plain weights (bfloat16 or float32), or a base that bitsandbytes stored as NF4 or INT8, or "
-    "compressed-tensors as W4A16 or W8A16"
+    "compressed-tensors as W4A16 or W8A16, or in float8 with block scales"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """How a base is quantised: `kind` is "nf4", "fp4", "int4" or "int8"; modules in `skipped` are stored plain."""
+    """How a base is quantised: `kind` is "nf4", "fp4", "int4", "int8" or "fp8"; `skipped` modules are stored plain."""
 
     method: str
     kind: str
     skipped: tuple[str, ...] | None = None  # None: those that transformers leaves out by itself
+    block: tuple[int, int] | None = None  # rows and columns that share a scale, where weights are decoded
+
+    @property
+    def decoded(self) -> bool:
+        """Whether loading makes plain weights of what is stored, for the computation."""
+        return self.method == FP8
+
+    @property
+    def below_adapters(self) -> bool:
+        """Whether it is only read as the base of an adapter: loaders make floats of these codes."""
+        return self.decoded or self.method == COMPRESSED_TENSORS
 
 
 class QuantisationError(ValueError):
@@ -90,14 +102,16 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
         raise QuantisationError(f"{named}: {_NOT_SHOWN}; {_CURE}")
     if method == COMPRESSED_TENSORS:
         return _compressed(value, named)
+    if method == FP8:
+        return _block_scaled(value, named)
     if method != BITSANDBYTES:
-        known = ", ".join((BITSANDBYTES, COMPRESSED_TENSORS, *_REFUSED))
+        known = ", ".join((BITSANDBYTES, COMPRESSED_TENSORS, FP8, *_REFUSED))
         reason = _REFUSED.get(str(method), f"an unknown quantiser; known are {known}")
         raise QuantisationError(f"{named}: {reason}; {_CURE}")
     problem = _problem(value)
     if problem:
         raise QuantisationError(f"{where!r} ({BITSANDBYTES}): {problem}")
-    skipped = value.get("llm_int8_skip_modules")
+    skipped = value.get(_SKIP)
     kind = str(value.get("bnb_4bit_quant_type", "fp4")) if _flag(value, "load_in_4bit") else "int8"
     return Quantisation(BITSANDBYTES, kind, None if skipped is None else tuple(skipped))
 
@@ -108,6 +122,18 @@ def _compressed(value: Mapping[str, Any], named: str) -> Quantisation:
     except compressed.CompressedFormError as error:
         raise QuantisationError(f"{named}: {error}") from None
     return Quantisation(COMPRESSED_TENSORS, kind)
+
+
+def _block_scaled(value: Mapping[str, Any], named: str) -> Quantisation:
+    try:
+        form = block_scaled.form_of(value)
+    except block_scaled.BlockFormError as error:
+        raise QuantisationError(f"{named}: {error}") from None
+    problem = _problem_of_names(form.skipped, "modules_to_not_convert")
+    if problem:
+        raise QuantisationError(f"{named}: {problem}")
+    skipped = None if form.skipped is None else tuple(form.skipped)
+    return Quantisation(FP8, FP8, skipped, form.block)
 
 
 def _found(value: Any, at: str = "") -> tuple[str, Any] | None:
@@ -138,11 +164,15 @@ def _problem(value: Mapping[str, Any]) -> str | None:
         return f"bnb_4bit_quant_storage {storage!r}: only codes that are stored as uint8 are read; quantise it again so"
     if value.get("llm_int8_has_fp16_weight"):
         return "llm_int8_has_fp16_weight: these weights are not stored quantised; remove the quantization_config"
-    skipped = value.get("llm_int8_skip_modules")
+    return _problem_of_names(value.get(_SKIP), _SKIP)
+
+
+def _problem_of_names(skipped: Any, key: str) -> str | None:
+    """What is wrong with a list of modules that stay plain."""
     if skipped is not None and not (isinstance(skipped, list) and all(map(_is_name, skipped))):
-        return "llm_int8_skip_modules is not a list of names of modules; patterns are not read"
+        return f"{key} is not a list of names of modules; patterns are not read"
     if skipped is not None and len(skipped) > _MOST_SKIPPED:
-        return f"llm_int8_skip_modules has {len(skipped):,} names, and {_MOST_SKIPPED:,} is the most that is read"
+        return f"{key} has {len(skipped):,} names, and {_MOST_SKIPPED:,} is the most that is read"
     return None
 
 
@@ -156,7 +186,7 @@ def _flag(value: Mapping[str, Any], key: str) -> bool:
 
 def is_scale(name: str) -> bool:
     """Whether a stored tensor belongs to the quantised weight beside it, by its name."""
-    return _SCALES.fullmatch(name) is not None or compressed.is_beside(name)
+    return _SCALES.fullmatch(name) is not None or compressed.is_beside(name) or block_scaled.is_beside(name)
 
 
 def scales(names: Iterable[str]) -> dict[str, set[str]]:
@@ -172,7 +202,7 @@ def scales(names: Iterable[str]) -> dict[str, set[str]]:
 def quantised_weights(dtypes: Mapping[str, str]) -> set[str]:
     """Names of the stored tensors that are the codes of a quantised weight, from the dtypes of all stored tensors."""
     by_dtype = {name for name, dtype in dtypes.items() if dtype in ("U8", "I8") and _leaf(name) == "weight"}
-    packed = {name for name in dtypes if compressed.is_codes(name)}
+    packed = {name for name in dtypes if compressed.is_codes(name) or block_scaled.is_codes(name, dtypes)}
     return by_dtype | packed | {f"{module}weight" for module in scales(dtypes)}
 
 
@@ -190,6 +220,8 @@ def hole(dtypes: Mapping[str, str], quantisation: Quantisation) -> str | None:
     """
     if quantisation.method == COMPRESSED_TENSORS:
         return compressed.hole(dtypes)
+    if quantisation.method == FP8:
+        return block_scaled.hole(dtypes)
     held = scales(dtypes)
     for weight in sorted(quantised_weights(dtypes)):
         module = weight.removesuffix("weight")

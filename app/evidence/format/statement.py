@@ -94,8 +94,14 @@ class Row(NamedTuple):
     loaded: str | None = None  # digests of the live bytes, the trainer's word
     trained: str | None = None
     quantised: str | None = None  # digest of codes and scales that the base's weight was quantised to for training
+    decoded: str | None = None  # digest of the plain weight that the base's codes were decoded to for training
     slices: tuple[RowSlice, ...] = ()
     intervals: tuple[FrozenInterval, ...] = ()
+
+    @property
+    def made(self) -> str | None:
+        """Digest of what loading made of the stored tensor for the computation; None where it is computed with."""
+        return self.quantised or self.decoded
 
 
 class FileRef(NamedTuple):
@@ -259,6 +265,7 @@ def _row_json(row: Row) -> JsonDict:
         "loaded": row.loaded,
         "trained": row.trained,
         "quantised": row.quantised,
+        "decoded": row.decoded,
         "slices": [
             {"rows": list(part.rows), "action": part.action, "base": part.base, "result": part.result}
             | ({"initial": part.initial} if part.initial else {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from app.evidence.format.block_scaled import is_coded
 from app.evidence.format.statement import FrozenInterval, Reading, Row
 from app.evidence.verifier.check_names import owners
 from app.evidence.verifier.context import Check, CheckContext, Problem
@@ -53,23 +54,27 @@ def _frozen_while_live(context: CheckContext) -> Iterator[Problem]:
     for row in context.predicate.rows:
         if row.role != "frozen" or row.base is None:
             continue
-        expected = row.quantised or row.base.sha256
+        expected = row.made or row.base.sha256
         for when, digest in (("after loading", row.loaded), ("at the end of training", row.trained)):
             if digest is not None and digest != expected:
                 yield Problem("frozen_while_live", f"had other bytes {when}", row.name, expected, digest)
 
 
 def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
-    """Rejects a digest of a quantised weight where it could stand for a tensor that is stored or that trained."""
+    """Rejects a digest of a made weight where it could stand for a tensor that is stored, or trained, or no codes."""
     adapter = context.predicate.result_kind == "adapter"
     for row in context.predicate.rows:
-        if row.quantised is None:
+        if row.made is None:
             continue
+        what = "decoded" if row.decoded else "quantised"
         if not adapter or row.role != "frozen" or row.base is None or row.result is not None:
-            reason = "has the digest of a quantised weight, which only a frozen weight below an adapter has"
+            reason = f"has the digest of a {what} weight, which only a frozen weight below an adapter has"
+            yield Problem("quantised_below_adapter", reason, row.name)
+        elif row.quantised if is_coded(row.base.dtype) else row.decoded:
+            reason = f"is stored as {row.base.dtype}: codes are decoded, and plain weights are quantised"
             yield Problem("quantised_below_adapter", reason, row.name)
         elif row.loaded is None or row.trained is None:
-            reason = "was quantised for training, and not read after loading and at the end"
+            reason = f"was {what} for training, and not read after loading and at the end"
             yield Problem("quantised_below_adapter", reason, row.name)
 
 

@@ -6,7 +6,6 @@ The rules are those of transformers and bitsandbytes. Each refusal names the ten
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.evidence.format.compressed import COMPRESSED_TENSORS
 from app.evidence.format.quantised import (
     Quantisation,
     QuantisationError,
@@ -32,8 +31,8 @@ def _quantised(context: CheckContext) -> Iterator[Problem]:
     except QuantisationError as error:
         yield Problem("quantised", str(error), CONFIG)
         return
-    if quantisation is not None and quantisation.method == COMPRESSED_TENSORS:
-        reason = f"loaders make floats of weights that {COMPRESSED_TENSORS} packed: only the base of an adapter is so"
+    if quantisation is not None and quantisation.below_adapters:
+        reason = f"loaders make floats of the codes of {quantisation.method}: only the base of an adapter has them"
         yield Problem("quantised", reason, CONFIG)
     elif quantisation is not None:
         yield from _parts(context, quantisation)

@@ -93,6 +93,9 @@ def warnings(context: CheckContext) -> Iterator[str]:
         "quantised for training, and what the quantised weights were is the signer's word": [
             row.name for row in rows if row.quantised
         ],
+        "decoded for training, and what the decoded weights were is the signer's word": [
+            row.name for row in rows if row.decoded
+        ],
     }
     yield from (f"{what}: {some(names)}" for what, names in kinds.items() if names)
     if TIMESTAMP in context.envelope.document and context.timestamp is None:

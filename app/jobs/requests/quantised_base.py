@@ -30,5 +30,6 @@ def refuse_quantised(context: SubmissionContext, model: ChosenModel) -> None:
         raise ModelError(f"config.json has {error}", param="model", code="quantised_model") from None
     if quantisation is not None:
         refuse_quantising_again(model.spec.quantize)
-        refuse_without_adapter(model.spec.adapter, quantisation.method)
+        if quantisation.below_adapters:
+            refuse_without_adapter(model.spec.adapter, quantisation.method)
         refuse_merge_into_quantised(model.spec.adapter)

@@ -17,6 +17,8 @@ TENSORS = [
     TensorInfo("up.weight.absmax", (1,), "F32", kind="buffer", module_types=UP),
     TensorInfo("down.weight", (8, 8), "I8", module_types=("Toy", "Linear8bitLt")),
     TensorInfo("down.SCB", (8,), "F32", kind="buffer", module_types=("Toy", "Linear8bitLt")),
+    TensorInfo("gate.weight", (8, 8), "BF16", module_types=("Toy", "DecodedLinear")),
+    TensorInfo("gate.weight_scale_inv", (1, 1), "F32", kind="buffer", module_types=("Toy", "DecodedLinear")),
     TensorInfo("head.weight", (2, 8), "F32", module_types=("Toy", "Linear")),
 ]
 
@@ -34,16 +36,17 @@ def test_which_tensors_are_quantised() -> None:
 def test_scales_follow_their_codes(buffers: str) -> None:
     """Also where the bias beside them trains, and where other buffers may move: a scale is a part of its weight."""
     policy = Policy.from_json({"default": "train", "buffers": buffers, "rules": [
-        {"action": "freeze", "select": {"name": ["up.weight", "down.weight"]}}]})  # fmt: skip
+        {"action": "freeze", "select": {"name": ["up.weight", "down.weight", "gate.weight"]}}]})  # fmt: skip
     plan = resolve(policy, TENSORS)
-    assert {each.name for each in plan.frozen} == {"up.weight", "up.weight.absmax", "down.weight", "down.SCB"}
+    scales = {"up.weight.absmax", "down.SCB", "gate.weight_scale_inv"}
+    assert {each.name for each in plan.frozen} == {"up.weight", "down.weight", "gate.weight", *scales}
 
 
 @pytest.mark.parametrize(
     ("policy", "param", "names"),
     [
         ({"train": ["up.**"]}, "freeze_policy.train", "'up.weight' and 1 more"),
-        ({"freeze": ["up.**"]}, "freeze_policy", "'down.weight' and 1 more"),
+        ({"freeze": ["up.**"]}, "freeze_policy", "'down.weight' and 3 more"),
         (
             {"default": "freeze", "rules": [
                 {"action": "train", "select": {"name": "head.weight"}},

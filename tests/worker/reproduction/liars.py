@@ -13,10 +13,10 @@ from torch import nn
 from worker.protocol import EXIT_STOPPED, WorkOrder, Workspace
 from worker.trainer import main
 from worker.trainer.freeze.quantised_parts import holds_scales
-from worker.trainer.models import quantised
+from worker.trainer.models import decoded_layout, quantised
 from worker.trainer.own_word import own_word
 
-OTHER_SEED, OTHER_DATA, FEWER_STEPS, INTERRUPTED, EXCUSED, OTHER_CODES = 901, 902, 903, 904, 905, 906
+OTHER_SEED, OTHER_DATA, FEWER_STEPS, INTERRUPTED, EXCUSED, OTHER_CODES, OTHER_WEIGHTS = range(901, 908)
 STOPPED_AFTER = 3
 
 
@@ -81,6 +81,18 @@ def over_other_codes(folder: Path, order: WorkOrder) -> None:
     vars(quantised)["settle"] = settle
 
 
+def over_other_weights(folder: Path, order: WorkOrder) -> None:
+    """One value of a base of codes is decoded to another one, and the trainer reports it as what it loaded."""
+    honest = decoded_layout.decode
+
+    def decode(*given: Any) -> Any:
+        weight = honest(*given)
+        weight.view(-1)[0] += 1
+        return weight
+
+    vars(decoded_layout)["decode"] = decode
+
+
 TOKENS = 0
 HABITS = {
     OTHER_SEED: with_another_seed,
@@ -89,4 +101,5 @@ HABITS = {
     INTERRUPTED: interrupted,
     EXCUSED: with_an_excuse,
     OTHER_CODES: over_other_codes,
+    OTHER_WEIGHTS: over_other_weights,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from tests.worker.reproduction import liars
 from tests.worker.reproduction.attested import Workshop
 from tests.worker.supervisor.jobs import CSV, HEADER, job_of, submit
+from tests.worker.trainer import block_scaled_bases, tiny
 
 LORA = {"type": "transformers", "path": "tiny", "adapter": {"type": "lora", "r": 2}}
 SCHEDULE = {"rules": [{"action": "freeze", "select": {"name": "bert.encoder.**"}, "when": [{"to_step": 4}]}]}
@@ -50,6 +52,35 @@ def test_a_trainer_over_other_codes_gets_no_model(workshop: Workshop) -> None:
     job = job_of(workshop.deployment.db, job_id)
     assert (job.status, job.error["code"]) == ("failed", "frozen_parameters_changed")
     assert "was not what quantising the base gives, when that was done again" in job.error["message"]
+
+
+def over_float8(workshop: Workshop, **columns: Any) -> str:
+    """A job over a decoder whose weights are stored as codes with block scales."""
+    block_scaled_bases.qwen3(workshop.deployment.settings.models / "tiny")
+    texts = [{"text": f"the {word} sat"} for word in tiny.WORDS[:16]]
+    return workshop.submitted(rows=texts, model_spec=LORA, policy={}, task="causal-lm", **columns)
+
+
+def test_a_job_over_codes_is_reproduced(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are decoded again, and the statement has the digests of what they became."""
+    job_id = over_float8(workshop)
+    assert workshop.runner.run_next()
+    data, base = workshop.folder / "data.jsonl", workshop.deployment.settings.models / "tiny"
+    job = workshop.attested(job_id, data=data, base=base)
+    statement = json.loads(base64.b64decode(json.loads(job.attestation.read_text())["payload"]))
+    assert sum("decoded" in row for row in statement["predicate"]["parameters"]) == 14
+    capsys.readouterr()  # the worker's own log
+    assert job.reproduce() == 0, capsys.readouterr()
+    assert capsys.readouterr().out.startswith("VERIFIED, level 4")
+
+
+def test_a_trainer_that_decodes_otherwise_gets_no_model(workshop: Workshop) -> None:
+    """The supervisor had the base decoded in a process without data, and compares."""
+    job_id = over_float8(workshop, seed=liars.OTHER_WEIGHTS)
+    assert workshop.runner.run_next()
+    job = job_of(workshop.deployment.db, job_id)
+    assert (job.status, job.error["code"]) == ("failed", "frozen_parameters_changed")
+    assert "was not what decoding the base gives, when that was done again" in job.error["message"]
 
 
 def test_a_job_that_was_interrupted_is_reproduced(workshop: Workshop) -> None:

@@ -3,13 +3,18 @@
 import base64
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from app.evidence.format.templates import FOLDER
 from app.evidence.tables import Evidence
 from app.models.tables import Model
+from app.specs.models import TorchSpec, TransformersSpec
 from tests.conftest import Deployment
 from tests.worker.supervisor import stub_trainer
 from tests.worker.supervisor.jobs import job_of, submit
+from worker.supervisor.bases import makes_weights
 from worker.supervisor.runner import Runner
 
 
@@ -70,3 +75,28 @@ def test_two_variants_of_weights_are_refused_by_name(deployment: Deployment, run
     error = job_of(deployment.db, job_id).error
     assert error is not None and error["code"] == "two_models"
     assert "model.fp16.safetensors and model.safetensors" in error["message"]
+
+
+SMALL = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "makes"),
+    [
+        (json.dumps(SMALL), {"adapter": {"type": "lora"}}, True),
+        (json.dumps({}), {"adapter": {"type": "lora"}, "quantize": "nf4"}, True),
+        (json.dumps({}), {"adapter": {"type": "lora"}}, False),
+        (json.dumps(SMALL), {}, False),  # which the trainer refuses
+        (json.dumps({"quantization_config": {"quant_method": "gptq"}}), {"adapter": {"type": "lora"}}, False),
+        ("[", {"adapter": {"type": "lora"}}, False),
+        ("[]", {"adapter": {"type": "lora"}}, False),
+    ],
+)
+def test_bases_of_which_loading_makes_other_weights(
+    tmp_path: Path, config: str, model: dict[str, Any], makes: bool
+) -> None:
+    """Those that are quantised for a job, and those whose codes are decoded; what cannot be read is the trainer's."""
+    (tmp_path / "config.json").write_text(config)
+    spec = TransformersSpec.from_json({"type": "transformers", "path": "tiny", **model})
+    assert makes_weights(spec, tmp_path) is makes
+    assert not makes_weights(TorchSpec(architecture="affine"), tmp_path)

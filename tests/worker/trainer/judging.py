@@ -25,8 +25,8 @@ from app.freeze.policy import Policy
 from tests.worker.trainer.attempts import Attempt
 
 
-def judge(done: Attempt, *, quantised: Mapping[str, str] | None = None) -> JobVerdict:
-    """As worker.supervisor.results does, from the workspace alone; `quantised` as a process without data gives it."""
+def judge(done: Attempt, *, made: Mapping[str, str] | None = None) -> JobVerdict:
+    """As worker.supervisor.results does, from the workspace alone; `made` as a process without data gives it."""
     observed = done.observations
     policy = Policy.from_json(observed["plan"]["policy"])
     seen = read_observations(observed)
@@ -43,7 +43,7 @@ def judge(done: Attempt, *, quantised: Mapping[str, str] | None = None) -> JobVe
         )
     kind = "adapter" if (done.place.files / "adapter_config.json").exists() else "full"
     return judged_by(
-        policy, seen, base=base, result=result, reported=observed["violations"], kind=kind, quantised=quantised or {}
+        policy, seen, base=base, result=result, reported=observed["violations"], kind=kind, made=made or {}
     )
 
 

@@ -120,7 +120,7 @@ def test_quantised_base_on_the_device(tmp_path: Path, kind: str, quantize: bool)
         else:
             done, again = causal(tmp_path / name, kind, device="cuda"), {}
         assert done.code == 0, done.reports[-1]
-        assert judge(done, quantised=again).verdict == "verified"
+        assert judge(done, made=again).verdict == "verified"
         runs.append(done)
     assert_same(*runs)
 

@@ -18,6 +18,7 @@ _FOUR_BITS, _EIGHT_BITS = "Params4bit", "Int8Params"
 _LAID_OUT = "_permafrost_laid_out"  # in a module's __dict__: scales of a model without bytes
 _UNPACKED = "_permafrost_unpacked"  # of such a weight
 _MADE = "_permafrost_made"  # in a module's __dict__: its weight was quantised while loading, and no file holds it
+_DECODED = "_permafrost_decoded"  # in a module's __dict__: names of its weights that loading decoded from codes
 _FORM = "_permafrost_form"  # in a module's __dict__: what its description was made from, and the description
 
 
@@ -50,8 +51,8 @@ def holds_codes(module: nn.Module) -> bool:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether the module's weight is quantised, in either way."""
-    return holds_scales(module) or holds_codes(module)
+    """Whether the module's weight is quantised, in one of these ways, or was decoded from one that is stored so."""
+    return holds_scales(module) or holds_codes(module) or is_decoded(module)
 
 
 def lay_out_packed(module: nn.Module, parts: Mapping[str, Tensor], *, unpacked: tuple[int, ...]) -> None:
@@ -85,8 +86,30 @@ def is_made(module: nn.Module) -> bool:
     return _MADE in module.__dict__
 
 
+def mark_decoded(module: nn.Module, leaf: str) -> None:
+    """Notes that a weight of the module was decoded while loading: files have its codes."""
+    module.__dict__[_DECODED] = (*module.__dict__.get(_DECODED, ()), leaf)
+
+
+def is_decoded(module: nn.Module) -> bool:
+    """Whether loading decoded a weight of the module."""
+    return _DECODED in module.__dict__
+
+
+def made_weight(module: nn.Module, leaf: str) -> str | None:
+    """The weight of the module, made of stored tensors while loading, that a tensor of it is a part of, if any."""
+    if is_made(module):
+        return None if leaf == "bias" else "weight"
+    return leaf if leaf in module.__dict__.get(_DECODED, ()) else None
+
+
 def digest_of(parts: Mapping[str, str]) -> str:
-    """One SHA-256 (hex) of a quantised weight, from those of its codes (`weight`) and scales by their names in it."""
+    """One SHA-256 (hex) of a made weight: its own where it is one tensor.
+
+    Of a quantised weight it is made of those of its codes (`weight`) and scales, by their names in it.
+    """
+    if len(parts) == 1:
+        return next(iter(parts.values()))
     lines = "".join(f"{parts[name]}  {name}\n" for name in sorted(parts))
     return hashlib.sha256(lines.encode()).hexdigest()
 

@@ -47,7 +47,7 @@ def text(
 ) -> str:
     """The card in Markdown. Its figures are the trainer's own; the attestation is the proof.
 
-    `counts` are the plan's, and under `scheduled` how many tensors a schedule freezes.
+    `counts` are the plan's, and how many tensors a schedule freezes (`scheduled`) or loading decoded from codes (`decoded`).
     """
     frozen, trainable = counts["frozen"], counts["trainable"]
     lines = [
@@ -62,6 +62,7 @@ def text(
         f"- frozen: {frozen['tensors']} tensors, {frozen['elements']:,} elements, {frozen['bytes']:,} bytes",
         f"- trained: {trainable['tensors']} tensors, {trainable['elements']:,} elements",
         *([_scheduled(scheduled)] if (scheduled := counts.get("scheduled", {}).get("tensors")) else []),
+        *([_decoded(decoded)] if (decoded := counts.get("decoded", {}).get("tensors")) else []),
         *([_MERGED] if isinstance(spec, TransformersSpec) and spec.adapter and spec.adapter.merge else []),
         *([f"- labels: {', '.join(labels[:50])}"] if labels else []),
         "",
@@ -85,6 +86,10 @@ def text(
         "",
     ]
     return "\n".join(lines)
+
+
+def _decoded(tensors: int) -> str:
+    return f"- {tensors} weights of the base are stored as codes, and were decoded to plain ones for the computation"
 
 
 def _scheduled(count: int) -> str:

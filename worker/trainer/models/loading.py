@@ -146,6 +146,8 @@ def name_not_finite(folder: Path) -> tuple[str, str] | None:
         with safe_open(path, framework="pt") as file:
             for name in map(str, file.keys()):
                 tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and tensor.element_size() == 1:
+                    tensor = tensor.float()  # torch asks no small float whether it is a number
                 if tensor.is_floating_point() and tensor.isnan().any():
                     return name, "NaN"
                 if tensor.is_floating_point() and name.endswith(("weight", "bias")) and tensor.isinf().any():

@@ -15,11 +15,13 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from app.errors import ModelError
+from app.evidence.format.quantised import Quantisation
 from app.specs.models import TransformersSpec
 from app.specs.rules import refuse_quantising_again, refuse_without_adapter
 from worker.trainer.models import (
     completeness,
     configs,
+    decoded_layout,
     embeddings,
     model_config,
     processors,
@@ -91,23 +93,30 @@ def load(
 
     `codes` are the dtype codes of the stored tensors by name, and `read` reads one of them.
     """
-    _refuse_quantised(codes)
     config = model_config.load(spec, folder, task=task, labels=labels)
     auto = _auto_class(task, config)
     with _explained(auto, folder, config):
         stored_quantised = quantised.prepare(config, auto, codes)
-        if stored_quantised:
-            refuse_without_adapter(spec.adapter, stored_quantised.method)
+    _refuse_small_floats(codes, stored_quantised)
+    if stored_quantised and stored_quantised.below_adapters:
+        refuse_without_adapter(spec.adapter, stored_quantised.method)
     dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
-    options: dict[str, Any] = quantised.OPTIONS if stored_quantised else {}
+    decoded = stored_quantised is not None and stored_quantised.decoded
+    options: dict[str, Any] = quantised.OPTIONS if stored_quantised and not decoded else {}
     if spec.quantize:
         if stored_quantised:
             refuse_quantising_again(spec.quantize)
         with _explained(auto, folder, config):
             made = quantised.at_load(spec, config, auto, codes, dtype)
         options = {**quantised.OPTIONS, "quantization_config": made}
+    layout = decoded_layout.read(folder, codes, stored_quantised) if stored_quantised and decoded else None
+    if layout is not None:
+        auto = quantised.plain_class(auto, config)
+    stand_ins = layout.plain_tensors(dtype) if layout is not None else None
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
-    model, info = _from_files(auto, folder, config, dtype, **options)
+    model, info = _from_files(auto, folder, config, dtype, stand_ins=stand_ins, **options)
+    if layout is not None:
+        layout.apply(model)
     if options:
         quantised.settle(model, made=spec.quantize is not None)
     stored_dtypes.refuse_whole_numbers(model, codes)
@@ -130,6 +139,7 @@ def load(
         notes=(
             *_notes(info),
             *_mixed(kept, dtype),
+            *(layout.notes(dtype) if layout is not None else ()),
             *_ignored_notes(folder, model),
             *notes,
             *_missing_processor(task, pictures),
@@ -146,17 +156,16 @@ def load_skeleton(
 
     Without a task, the class is the one that config.json names.
     """
-    _refuse_quantised(codes)
     config = model_config.load(spec, folder, task=task or "", labels=None)
     auto = _auto_class(task, config) if task else getattr(transformers, (config.architectures or [""])[0], None)
     auto = auto or transformers.AutoModel
     with _explained(auto, folder, config):
         stored_quantised = quantised.prepare(config, auto, codes)
+    _refuse_small_floats(codes, stored_quantised)
     dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
-    layout = quantised_layout.read(folder, codes) if stored_quantised else None
+    layout = quantised_layout.read(folder, codes, stored_quantised) if stored_quantised else None
     if layout is not None:
-        auto = type(quantised.skeleton(auto, config))  # only a class itself loads from something else than a folder
-        del config.quantization_config
+        auto = quantised.plain_class(auto, config)
     stand_ins = layout.plain_tensors(dtype) if layout is not None else None
     model, info = _from_files(auto, folder, config, dtype, stand_ins=stand_ins, device_map="meta")
     ties.tie_as_loading_does(model, folder, codes)
@@ -218,7 +227,10 @@ def _describes_pictures(path: Path, key: str) -> bool:
     return path.exists() and key in ("", *configs.read(path))
 
 
-def _refuse_quantised(codes: Mapping[str, str]) -> None:
+def _refuse_small_floats(codes: Mapping[str, str], known: Quantisation | None) -> None:
+    """Raises ModelError for tensors in floats of 8 bits or less, of which the configuration says nothing."""
+    if known is not None and known.decoded:
+        return
     for name, code in codes.items():
         if code.startswith(("F8", "F4", "F6")) and code not in DTYPES:  # F64 is a plain one
             message = (

@@ -52,9 +52,13 @@ def prepare(config: Any, auto: Any, codes: Mapping[str, str]) -> Quantisation | 
     problem = hole(codes, quantisation)
     if problem is not None:
         raise ModelError(f"the model's files are not complete: {problem}", param="model", code="missing_tensors")
+    if quantisation.below_adapters:
+        _refuse_other_layers(config, auto, codes, quantisation.method)
+    if quantisation.decoded:
+        _refuse_listed(quantisation, codes)
+        return quantisation
     require_package(quantisation.method)
     if quantisation.method == COMPRESSED_TENSORS:
-        _refuse_other_layers(config, auto, codes)
         config.quantization_config = {**_as_dict(config.quantization_config), "dequantize": False}
     else:
         _keep_plain(config, auto, codes)
@@ -156,6 +160,13 @@ def skeleton(auto: Any, config: Any) -> Any:
         return make(unquantised)
 
 
+def plain_class(auto: Any, config: Any) -> Any:
+    """The model's own class, which loads from given tensors; `config` says no more that weights are quantised."""
+    kind = type(skeleton(auto, config))
+    del config.quantization_config
+    return kind
+
+
 def _keep_plain(config: Any, auto: Any, codes: Mapping[str, str]) -> None:
     """Lists the layers that the files do not hold quantised, where transformers would quantise one of them."""
     value = dict(_as_dict(config.quantization_config))
@@ -175,7 +186,7 @@ def _keep_plain(config: Any, auto: Any, codes: Mapping[str, str]) -> None:
         _refuse_left_out(quantised, config.quantization_config[_SKIPPED])
 
 
-def _refuse_other_layers(config: Any, auto: Any, codes: Mapping[str, str]) -> None:
+def _refuse_other_layers(config: Any, auto: Any, codes: Mapping[str, str], method: str) -> None:
     """Raises ModelError where the model has a linear layer that the files have neither packed nor plain: a new head.
 
     Loaders go by the configuration, and would look for its codes.
@@ -192,10 +203,22 @@ def _refuse_other_layers(config: Any, auto: Any, codes: Mapping[str, str]) -> No
     new = next((path for path in layers if path not in held), None)
     if new is not None:
         message = (
-            f"the base's files have no {new!r}, a new layer: over a base of {COMPRESSED_TENSORS} adapters of tasks "
+            f"the base's files have no {new!r}, a new layer: over a base of {method} adapters of tasks "
             "that need no new head are trained, such as causal-lm; take a base in NF4, or the plain weights"
         )
         raise ModelError(message, param="task", code=CODE)
+
+
+def _refuse_listed(quantisation: Quantisation, codes: Mapping[str, str]) -> None:
+    """Raises ModelError where the configuration lists a module as plain whose weight is stored as codes."""
+    layers = sorted(name.removesuffix(".weight") for name in quantised_weights(codes))
+    wrong = next((path for path in layers if not should_convert_module(path, list(quantisation.skipped or ()))), None)
+    if wrong is not None:
+        message = (
+            f"config.json lists {wrong!r} as stored plain (modules_to_not_convert), and its weight is stored as codes; "
+            "correct the list"
+        )
+        raise ModelError(message, param="model", code=CODE)
 
 
 def _refuse_left_out(quantised: list[str], left_out: list[str]) -> None:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from app.errors import ModelError
-from app.evidence.format.compressed import is_codes
-from app.evidence.format.quantised import is_scale, quantised_weights, scales
+from app.evidence.format.compressed import COMPRESSED_TENSORS
+from app.evidence.format.quantised import Quantisation, is_scale, quantised_weights, scales
 from worker.trainer.freeze.inventory import DTYPE_CODES
 from worker.trainer.freeze.quantised_parts import lay_out
-from worker.trainer.models import names, packed_layout
+from worker.trainer.models import decoded_layout, names, packed_layout
+from worker.trainer.models.decoded_layout import DecodedLayout
 from worker.trainer.models.packed_layout import PackedLayout
 
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
@@ -56,9 +57,13 @@ class QuantisedLayout:
             lay_out(module, kind, self.tensors[stored], parts, unpacked=self.unpacked[stored])
 
 
-def read(folder: Path, codes: Mapping[str, str]) -> QuantisedLayout | PackedLayout:
+def read(
+    folder: Path, codes: Mapping[str, str], quantisation: Quantisation
+) -> QuantisedLayout | PackedLayout | DecodedLayout:
     """The layout of the base in `folder`, from headers and descriptions. `codes` are the dtypes by name."""
-    if any(map(is_codes, codes)):
+    if quantisation.decoded:
+        return decoded_layout.read(folder, codes, quantisation, meta=True)
+    if quantisation.method == COMPRESSED_TENSORS:
         return packed_layout.read(folder, codes)
     tensors: dict[str, Tensor] = {}
     unpacked: dict[str, tuple[int, ...]] = {}

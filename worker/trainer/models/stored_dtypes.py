@@ -34,7 +34,7 @@ def restore(model: nn.Module, codes: Mapping[str, str], read: Read | None) -> li
         return []
 
     restored: list[str] = []
-    for live, pieces in _pieces(model, codes).items():
+    for live, pieces in stored_pieces(model, codes).items():
         tensor = state[live]
         stored = {FLOATS.get(codes[name]) for name, _ in pieces}
         dtype = next(iter(stored))
@@ -55,7 +55,7 @@ def refuse_whole_numbers(model: nn.Module, codes: Mapping[str, str]) -> None:
     if not whole:
         return
     state = model.state_dict(keep_vars=True)
-    for live, pieces in _pieces(model, codes).items():
+    for live, pieces in stored_pieces(model, codes).items():
         stored = next((name for name, _ in pieces if name in whole), None)
         if stored is not None and state[live].is_floating_point():
             message = (
@@ -91,7 +91,7 @@ def reader(files: Iterable[Path]) -> Read:
     return read
 
 
-def _pieces(model: nn.Module, codes: Mapping[str, str]) -> dict[str, list[tuple[str, names.RowRange | None]]]:
+def stored_pieces(model: nn.Module, codes: Mapping[str, str]) -> dict[str, list[tuple[str, names.RowRange | None]]]:
     """For each live tensor that the files hold entirely, the names there, with the rows where they are parts."""
     prefix = names.prefix_of(model)
     inventory = tensors(model)

@@ -14,7 +14,7 @@ from app.freeze.implied import implied_policy
 from app.freeze.plan import FreezePlan, TensorInfo, resolve
 from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import dtype_code, tensors
-from worker.trainer.freeze.quantised_parts import digest_of, is_made
+from worker.trainer.freeze.quantised_parts import digest_of, made_weight
 from worker.trainer.freeze.tensor_refs import TensorRef, tensor_refs
 from worker.trainer.models import adapters, names, pretrained, vocabulary
 from worker.trainer.models.loading import Loaded
@@ -86,21 +86,26 @@ class TrackedModel:
 
     @property
     def made(self) -> dict[str, list[TensorRef]]:
-        """Live names of the codes of weights that loading quantised, with the codes and scales of each."""
-        refs: dict[int, list[TensorRef]] = {}
+        """Live names of weights that loading made of stored ones, with the tensors that each consists of.
+
+        A weight that was quantised consists of codes and scales; one that was decoded is a single tensor.
+        """
+        parts: dict[tuple[int, str], list[TensorRef]] = {}
         for ref in tensor_refs(self.model):
-            if is_made(ref.module) and ref.leaf != "bias":
-                refs.setdefault(id(ref.module), []).append(ref)
-        return {ref.name: group for group in refs.values() for ref in group if ref.leaf == "weight"}
+            weight = made_weight(ref.module, ref.leaf)
+            if weight is not None:
+                parts.setdefault((id(ref.module), weight), []).append(ref)
+        return {ref.name: group for (_, weight), group in parts.items() for ref in group if ref.leaf == weight}
 
     def digests_of_made(self) -> dict[str, str]:
-        """Digests of the weights that loading quantised, by their names in the base's files; without an adapter."""
-        prefix, seen = names.prefix_of(self.model), observe(self.model)
+        """Digests of the weights that loading made of stored ones, by the names of these in the base's files."""
+        prefix, made, seen = names.prefix_of(self.model), self.made, observe(self.model)
         digests: dict[str, str] = {}
-        for codes, parts in self.made.items():
-            stored = names.name_in_base(codes, prefix, self.base)
-            if stored is not None:
-                digests[stored] = digest_of({ref.leaf: seen[ref.name] for ref in parts})
+        for each in self.stored():
+            name = names.name_in_base(each.name, prefix, self.base) if each.live in made else None
+            if name is not None:
+                whole = {ref.leaf: seen[ref.name] for ref in made[each.live]}
+                digests[name] = digest(each.tensor) if each.part else digest_of(whole)
         return digests
 
     def read_loaded(self, plan: FreezePlan) -> Readings:

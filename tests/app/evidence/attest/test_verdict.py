@@ -73,6 +73,32 @@ def test_cast_or_reshaped_tensor_is_not_identical(changes: dict[str, Any], says:
     assert re.search(says, found.reason)
 
 
+@pytest.mark.parametrize(
+    ("loaded", "trained", "made", "verdict"),
+    [
+        (NEW, NEW, {"enc.w": NEW}, "verified"),
+        (OTHER, OTHER, {"enc.w": NEW}, "violated"),
+        (NEW, OTHER, {"enc.w": NEW}, "violated"),
+        (NEW, NEW, {}, "incomplete"),
+        (NEW, NEW, {"head.w": NEW}, "incomplete"),
+        (None, None, {"enc.w": NEW}, "incomplete"),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "field"), [("F32", "quantised"), ("F8_E4M3", "decoded")])
+def test_what_loading_made_is_compared_with_what_it_should_make(
+    loaded: str | None, trained: str | None, made: dict[str, str], verdict: str, dtype: str, field: str
+) -> None:
+    """A base below an adapter that is quantised or decoded for training: in memory it is what was made of it again."""
+    base = {"enc.w": reading("enc.w", OLD, dtype=dtype)}
+    tensor = seen("enc.w", loaded, trained, result=None)
+    adapter = seen("lora.w", OTHER, NEW, base=[])
+    found = judged(tensor, adapter, base=base, result={"lora.w": NEW}, kind="adapter", made=made)
+    assert found.verdict == verdict, found.reason
+    assert getattr(found.rows[0], field) == made.get("enc.w")
+    if verdict == "violated" and loaded == trained:
+        assert found.reason is not None and {"quantised": "quantising", "decoded": "decoding"}[field] in found.reason
+
+
 def test_result_file_must_be_what_was_trained() -> None:
     """Also for a tensor that may change: another tensor in the file makes the run unclear, not violated."""
     found = judged(result=RESULT | {"head.w": OTHER})

@@ -39,6 +39,17 @@ def test_kinds_that_are_read() -> None:
     assert quantisation_of(config({**NF4, "bnb_4bit_quant_type": "fp4"})) == Quantisation("bitsandbytes", "fp4")
     skipped = {"quant_method": "bitsandbytes", "_load_in_8bit": True, "llm_int8_skip_modules": ["lm_head"]}
     assert quantisation_of(config(skipped)) == Quantisation("bitsandbytes", "int8", ("lm_head",))
+    small = {"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": ["lm_head"]}
+    assert quantisation_of(config(small)) == Quantisation("fp8", "fp8", ("lm_head",), (128, 128))
+
+
+def test_forms_that_are_read_below_adapters_alone() -> None:
+    """Loaders make floats of them; of codes in float8 so does a job."""
+    small = quantisation_of(config({"quant_method": "fp8", "weight_block_size": [128, 128]}))
+    assert small is not None and small.decoded and small.below_adapters
+    assert not Quantisation("compressed-tensors", "int4").decoded
+    assert Quantisation("compressed-tensors", "int4").below_adapters
+    assert not Quantisation("bitsandbytes", "nf4").below_adapters
 
 
 @pytest.mark.parametrize(
@@ -46,7 +57,15 @@ def test_kinds_that_are_read() -> None:
     [
         (config({"quant_method": "gptq", "bits": 4}), "'quantization_config' (gptq): transformers reads it with"),
         (config({"quant_method": "mxfp4"}), "turns it into bfloat16 while loading"),
-        (config({"quant_method": "shrink"}), "an unknown quantiser; known are bitsandbytes, compressed-tensors, gptq"),
+        (
+            config({"quant_method": "shrink"}),
+            "an unknown quantiser; known are bitsandbytes, compressed-tensors, fp8, gptq",
+        ),
+        (config({"quant_method": "fp8", "activation_scheme": "static"}), "(fp8): activation_scheme is 'static'"),
+        (
+            config({"quant_method": "fp8", "weight_block_size": [1, 1], "modules_to_not_convert": ["a.*"]}),
+            "(fp8): modules_to_not_convert is not a list of names",
+        ),
         (config({"bits": 4}), "an unknown quantiser"),
         (config([1]), "plain weights"),
         ({"compression_config": {"format": "packed"}}, "'compression_config' (packed)"),
@@ -75,6 +94,8 @@ def test_codes_and_scales_by_name() -> None:
     assert scales(WHOLE) == {"up.": {"weight.absmax", "weight.quant_map", "weight.quant_state.bitsandbytes__nf4"}}
     assert quantised_weights(WHOLE) == {"up.weight"}
     assert quantised_weights({"weight": "I8", "SCB": "F32"}) == {"weight"}
+    assert quantised_weights({"up.weight": "F8_E4M3", "down.weight": "BF16"}) == {"up.weight"}
+    assert is_scale("up.weight_scale_inv")
     assert (
         is_scale("a.b.weight.nested_absmax") and is_scale("SCB") and not is_scale("a.weight") and not is_scale("a.bias")
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tamper.kit import adapter_world
-from tests.tamper.quantised import configuration, quantised_rows, quantised_world
+from tests.tamper.quantised import configuration, decoded_rows, decoded_world, quantised_rows, quantised_world
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
@@ -42,3 +42,13 @@ def test_a_base_that_was_quantised_for_training_is_accepted_with_a_note(tmp_path
     report = world.verify(2)
     assert report.problems == ()
     assert any("quantised for training" in note and "enc.1.w" in note for note in report.warnings)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_base_of_codes_that_were_decoded_for_training_is_accepted_with_a_note(tmp_path: Path, level: int) -> None:
+    """Codes and scales are proved as they are stored, and what they became is the signer's word."""
+    world = decoded_world(tmp_path)
+    decoded_rows(world)
+    report = world.verify(level)
+    assert report.problems == ()
+    assert any("decoded for training" in note and "enc.1.w" in note for note in report.warnings)

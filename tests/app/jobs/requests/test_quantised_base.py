@@ -10,7 +10,7 @@ from app.db import Database, now
 from app.models.tables import Model
 from tests.app.conftest import Upload
 from tests.app.jobs.requests.test_base_head import CLASSIFIER, describe
-from tests.tamper.quantised import PACKED
+from tests.tamper.quantised import PACKED, SMALL
 
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 ROWS = [{"text": f"text {at}", "label": "ab"[at % 2]} for at in range(8)]
@@ -28,6 +28,7 @@ def ask(client: TestClient, upload: Upload, **model: Any) -> dict[str, Any]:
         ({"quant_method": "gptq", "bits": 4}, "(gptq): transformers reads it with a package of its own"),
         ({"quant_method": "shrink"}, "an unknown quantiser"),
         (NF4 | {"bnb_4bit_quant_type": "nf5"}, "known are nf4, fp4"),
+        (SMALL | {"activation_scheme": "static"}, "(fp8): activation_scheme is 'static'"),
     ],
 )
 def test_a_form_that_is_not_read(
@@ -40,9 +41,12 @@ def test_a_form_that_is_not_read(
     assert says in error["message"]
 
 
-def test_packed_codes_are_trained_by_an_adapter_alone(client: TestClient, upload: Upload, folder: Path) -> None:
+@pytest.mark.parametrize("value", [PACKED, SMALL], ids=["compressed-tensors", "fp8"])
+def test_some_codes_are_trained_by_an_adapter_alone(
+    client: TestClient, upload: Upload, folder: Path, value: dict[str, Any]
+) -> None:
     """Loaders make floats of them, so that a whole model would not be what was proved."""
-    describe(folder, **CLASSIFIER, quantization_config=PACKED)
+    describe(folder, **CLASSIFIER, quantization_config=value)
     error = ask(client, upload)["error"]
     assert (error["param"], error["code"]) == ("model.adapter", "quantised_model")
     assert ask(client, upload, adapter={"type": "lora"})["valid"] is True
@@ -77,6 +81,14 @@ def test_estimates_count_codes_as_they_are_stored(
     adapter = {"type": "lora", "r": 2, "target_modules": ["query"]}
     memory = ask(client, upload, task="text-classification", adapter=adapter)["estimate"]["memory_bytes"]
     assert memory["weights"] == 2048 + 4 * 2 * (64 + 64) + 4 * 2 * 64
+
+
+def test_estimates_of_a_base_that_is_decoded(client: TestClient, upload: Upload, folder: Path, db: Database) -> None:
+    """As it is in memory: 16 bits a weight, beside its scales."""
+    known(db, layer="DecodedLinear", dtype="BF16")
+    adapter = {"type": "lora", "r": 2, "target_modules": ["query"]}
+    memory = ask(client, upload, task="text-classification", adapter=adapter)["estimate"]["memory_bytes"]
+    assert memory["weights"] == 2 * 64 * 64 + 4 * 2 * (64 + 64) + 4 * 2 * 64
 
 
 def test_estimates_of_a_base_that_is_quantised_for_the_job(

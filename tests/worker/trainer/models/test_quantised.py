@@ -244,9 +244,9 @@ def made(root: Path, kind: str, *, device: str = "cpu") -> tuple[Attempt, dict[s
     place = Workspace(root).create()
     tiny.llama(place.base, hidden_size=64, intermediate_size=128)
     spec = TINY | {"adapter": LORA, "quantize": kind}
-    apart = causal(root, model=spec, stage="quantise", data={})
+    apart = causal(root, model=spec, stage="make", data={})
     assert apart.code == 0, apart.reports[-1]
-    digests = json.loads(place.quantised.read_text())
+    digests = json.loads(place.made.read_text())
     return causal(root, model=spec, device=device), digests
 
 
@@ -261,7 +261,7 @@ def test_a_plain_base_is_quantised_while_it_is_loaded(tmp_path: Path, kind: str)
     assert row["loaded"] == row["trained"] and row["dtype"] == ("U8" if kind == "nf4" else "I8")
     assert {each["name"] for seen in done.observed.values() for each in seen["base"]} == set(done.base)
     assert done.of("step")[-1]["loss"] < done.of("step")[0]["loss"]
-    judged = judge(done, quantised=again)
+    judged = judge(done, made=again)
     assert judged.verdict == "verified", judged.reason
     frozen = {each.base.name: each for each in judged.rows if each.role == "frozen" and each.base}
     assert set(frozen) == set(done.base) and frozen[f"{LAYER}.weight"].quantised == again[f"{LAYER}.weight"]
@@ -280,10 +280,10 @@ def test_a_trainer_that_lies_about_its_codes_is_found(tmp_path: Path) -> None:
         if row["name"] == name:
             row["loaded"] = row["trained"] = "0" * 64
     done.place.observations.write_text(json.dumps(observed))
-    judged = judge(done, quantised=again)
+    judged = judge(done, made=again)
     assert judged.verdict == "violated" and judged.reason is not None
     assert name in judged.reason and "when that was done again" in judged.reason
-    missing = judge(done, quantised={key: digest for key, digest in again.items() if key != f"{LAYER}.weight"})
+    missing = judge(done, made={key: digest for key, digest in again.items() if key != f"{LAYER}.weight"})
     assert missing.verdict != "verified"
 
 

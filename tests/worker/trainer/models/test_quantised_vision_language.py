@@ -69,12 +69,12 @@ def test_a_plain_model_that_is_quantised_at_loading(tmp_path: Path, family: str)
     place = Workspace(tmp_path / "job").create()
     vision_language.save(family, place.base)
     model = {"adapter": LORA, "quantize": "nf4"}
-    apart = run(place.root, model, stage="quantise", data={})
+    apart = run(place.root, model, stage="make", data={})
     assert apart.code == 0, apart.reports[-1]
-    again = json.loads(place.quantised.read_text())
+    again = json.loads(place.made.read_text())
     done = run(place.root, model)
     assert done.code == 0, done.reports[-1]
-    assert again and judge(done, quantised=again).verdict == "verified"
+    assert again and judge(done, made=again).verdict == "verified"
 
 
 def test_a_projector_trains_between_two_quantised_towers(tmp_path: Path) -> None:

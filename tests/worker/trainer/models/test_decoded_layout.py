@@ -1,0 +1,246 @@
+"""Bases in small floats with block scales: decoded once, proved as they are stored, trained by adapters alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, FineGrainedFP8Config
+
+from app.freeze.adapters import adapted
+from app.freeze.tensors import TensorInfo
+from app.specs.adapters import LoraSpec
+from app.specs.models import TransformersSpec
+from tests.worker.trainer import block_scaled_bases, tiny
+from tests.worker.trainer.attempts import Attempt, attempt_json, data
+from tests.worker.trainer.block_scaled_bases import LAYER, plain_of, reconfigure, rewrite
+from tests.worker.trainer.judging import judge, verified
+from tests.worker.trainer.models.test_adapters import published
+from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
+from worker.protocol import Workspace
+from worker.trainer.models import loading
+from worker.trainer.models.manifest import describe
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
+
+TINY = {"type": "transformers", "path": "tiny"}
+LORA = {"type": "lora", "r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+SPEC = TransformersSpec(path="tiny", adapter=LoraSpec(r=4, alpha=8, target_modules=("q_proj", "v_proj")))
+TEXTS = [{"text": "the cat sat on the mat"}, {"text": "a dog ran"}] * 8
+EVERY = {"n_epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_steps": 2, "validation_fraction": 0.25}
+SCALE = f"{LAYER}.weight_scale_inv"
+
+
+def causal(root: Path, *, adapter: dict[str, Any] | None = LORA, **changes: Any) -> Attempt:
+    place = Workspace(root).create()
+    if not (place.base / "config.json").exists():
+        block_scaled_bases.qwen3(place.base)
+    fields = {
+        "job_id": "ftjob-decoded",
+        "stage": "train",
+        "model": TINY | ({"adapter": adapter} if adapter else {}),
+        "task": "causal-lm",
+        "data": data(place, TEXTS, "causal.jsonl"),
+        "hyperparameters": EVERY,
+        "seed": 4,
+        "device": "cpu",
+    }
+    return attempt_json(fields | changes, root)
+
+
+def made(root: Path) -> dict[str, str]:
+    """The digests that a process without data computes."""
+    apart = causal(root, stage="make", data={})
+    assert apart.code == 0, apart.reports[-1]
+    digests: dict[str, str] = json.loads(apart.place.made.read_text())
+    return digests
+
+
+@pytest.mark.parametrize("scales", [torch.bfloat16, torch.float32])
+def test_a_job_over_codes_is_proved_as_they_are_stored(tmp_path: Path, scales: torch.dtype) -> None:
+    """Codes and scales are frozen tensors of the base; a row of codes has the digest of what they were decoded to."""
+    block_scaled_bases.qwen3(Workspace(tmp_path / "job").create().base, scales=scales)
+    again = made(tmp_path / "job")
+    done = causal(tmp_path / "job")
+    assert done.code == 0, done.reports[-1]
+    assert all(".lora_" in name for name in done.result)
+    judged = judge(done, made=again)
+    assert judged.verdict == "verified", judged.reason
+    frozen = {row.base.name: row for row in judged.rows if row.role == "frozen" and row.base}
+    assert set(frozen) == set(done.base)
+    codes = frozen[f"{LAYER}.weight"]
+    assert codes.base is not None and codes.base.dtype == "F8_E4M3" and len(again) == 14
+    assert codes.decoded == codes.loaded == codes.trained == again[f"{LAYER}.weight"] != codes.base.sha256
+    assert all(row.loaded == row.trained == row.base.sha256 for row in frozen.values() if row.base and not row.decoded)
+    report = verified(done, judged, published(done, tmp_path / "adapter"))
+    assert not report.problems, report.problems
+    assert any("decoded for training" in warning for warning in report.warnings)
+    assert done.of("step")[-1]["loss"] < done.of("step")[0]["loss"]
+    said = [str(each["message"]) for each in done.of("event")]
+    assert (
+        "14 weights are stored in float8 and computed with in bfloat16: 36,864 bytes in memory, 18,432 as stored"
+        in said
+    )
+    assert (
+        "14 weights of the base are stored as codes, and were decoded" in (done.place.files / "README.md").read_text()
+    )
+
+
+def test_decoding_is_what_the_format_says_and_what_transformers_does(tmp_path: Path) -> None:
+    """Value by value; and peft over the base, as transformers loads it, gives the logits of the job's model."""
+    done = causal(tmp_path / "job")
+    folder = published(done, tmp_path / "adapter")
+    stored = load_file(done.place.base / "model.safetensors")
+    base = AutoModelForCausalLM.from_pretrained(
+        done.place.base, quantization_config=FineGrainedFP8Config(dequantize=True), dtype=torch.bfloat16
+    )
+    ours = loading.load(SPEC, done.place.base, task="causal-lm", labels=None, seed=0).model
+    theirs, live = base.state_dict(), ours.get_base_model().state_dict()
+    for name in (each for each in stored if each.endswith("_proj.weight")):
+        plain = plain_of(stored[name], stored[f"{name}_scale_inv"])
+        mine = live.get(name, live.get(f"{name.removesuffix('.weight')}.base_layer.weight"))
+        assert torch.equal(plain, theirs[name]) and mine is not None and torch.equal(plain, mine), name
+    model = PeftModel.from_pretrained(base, folder).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)("the cat", return_tensors="pt")["input_ids"]
+    adapter = done.changed
+    with torch.no_grad():
+        for name, tensor in ours.state_dict().items():
+            if ".lora_" in name:
+                tensor.copy_(adapter[name.replace(".default.", ".")])
+        assert torch.equal(model(input_ids=tokens).logits, ours.eval()(input_ids=tokens).logits)
+
+
+def test_a_trainer_over_other_weights_is_found(tmp_path: Path) -> None:
+    """It may have trained beside other weights than the base's: what it reports is not what decoding gives again."""
+    again = made(tmp_path)
+    done = causal(tmp_path)
+    observed = done.observations
+    name = f"base_model.model.{LAYER}.base_layer.weight"
+    for row in observed["tensors"]:
+        if row["name"] == name:
+            row["loaded"] = row["trained"] = "0" * 64
+    done.place.observations.write_text(json.dumps(observed))
+    judged = judge(done, made=again)
+    assert judged.verdict == "violated" and judged.reason is not None
+    assert name in judged.reason and "not what decoding the base gives" in judged.reason
+    assert (
+        judge(done, made={key: each for key, each in again.items() if key != f"{LAYER}.weight"}).verdict != "verified"
+    )
+    assert judge(done).verdict == "incomplete"
+
+
+def test_a_killed_job_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """A checkpoint holds what trains alone; the base is decoded again."""
+    whole = causal(tmp_path / "whole")
+    copy_checkpoints(whole, tmp_path / "again", drop=0)
+    block_scaled_bases.qwen3(Workspace(tmp_path / "again").base)
+    again = causal(tmp_path / "again")
+    assert any("goes on after step" in each["message"] for each in again.of("event"))
+    assert_same(whole, again)
+
+
+def test_the_plan_is_known_without_loading(tmp_path: Path) -> None:
+    """The manifest has the tensors of the loaded model: weights in 16 bits, as they are in memory, and their scales."""
+    done = causal(tmp_path)
+    found = describe(TransformersSpec(path="tiny"), done.place.base, task="causal-lm")
+    assert isinstance(found, dict) and isinstance(found["causal-lm"], list)
+    plain = [TensorInfo.from_json(row) for row in found["causal-lm"]]
+    wrapped = adapted(plain, LoraSpec(r=4, alpha=8, target_modules=("q_proj", "v_proj")))
+    trained = {name: TensorInfo.from_json(each) for name, each in done.observed.items()}
+    assert {info.name: info for info in wrapped.tensors} == trained
+    known = {info.name: info for info in plain}
+    assert (known[f"{LAYER}.weight"].dtype, known[SCALE].dtype, known[SCALE].kind) == ("BF16", "BF16", "buffer")
+
+
+def without(name: str, folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.__delitem__(name))
+
+
+def scaled(value: float, folder: Path) -> None:
+    """One scale has this value."""
+    rewrite(folder, lambda tensors: tensors[SCALE].view(-1)[:1].fill_(value))
+
+
+def stored(name: str, tensor: torch.Tensor, folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({name: tensor}))
+
+
+def spoilt(folder: Path) -> None:
+    """One code is NaN."""
+    rewrite(folder, lambda tensors: tensors[f"{LAYER}.weight"].view(torch.uint8)[0, :1].fill_(0x7F))
+
+
+#: What is changed in a base; then the code of the refusal, and what it says.
+BROKEN: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "no scales": (partial(without, SCALE), "missing_tensors", f"without {SCALE}"),
+    "scales without a weight": (partial(without, f"{LAYER}.weight"), "missing_tensors", "is not, as F8_E4M3"),
+    "scales of another shape": (partial(stored, SCALE, torch.ones(1, 1)), "quantised_model", "has to be [2, 2]"),
+    "scales in another dtype": (partial(stored, SCALE, torch.ones(2, 2).double()), "missing_tensors", "F32 or BF16"),
+    "a scale of NaN": (partial(scaled, float("nan")), "quantised_model", f"'{SCALE}' holds a scale"),
+    "a scale of zero": (partial(scaled, 0.0), "quantised_model", "no positive number"),
+    "a scale below zero": (partial(scaled, -1.0), "quantised_model", "no positive number"),
+    "a scale beyond the dtype": (partial(scaled, 3e38), "quantised_model", "is infinite with its scales"),
+    "a code of NaN": (spoilt, "quantised_model", f"'{LAYER}.weight' holds codes of NaN"),
+    "an embedding in codes": (
+        partial(stored, "model.norm.weight", torch.ones(32).to(torch.float8_e5m2)), "missing_tensors",
+        "'model.norm.weight' is stored as F8_E5M2",
+    ),
+    "static activations": (
+        partial(reconfigure, activation_scheme="static"), "quantised_model", "activation_scheme is 'static'",
+    ),
+    "one scale for a weight": (
+        partial(reconfigure, weight_block_size=None), "quantised_model", "weight_block_size is None",
+    ),
+    "larger blocks": (partial(reconfigure, weight_block_size=[128, 128]), "quantised_model", "do not fill"),
+    "an unknown option": (partial(reconfigure, per_channel=True), "quantised_model", "unknown key 'per_channel'"),
+    "a layer that is said to be plain": (
+        partial(reconfigure, modules_to_not_convert=["lm_head", "model.layers.0.self_attn.q_proj"]), "quantised_model",
+        f"lists '{LAYER}' as stored plain",
+    ),
+    "float8 of which nothing is said": (
+        partial(reconfigure, quant_method="bitsandbytes", load_in_8bit=True, fmt=None, activation_scheme=None,
+                weight_block_size=None, modules_to_not_convert=None), "missing_tensors", "codes of int8 are I8",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_base_that_is_not_whole_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    """Before a step, and not with an error that a second try could mend."""
+    spoil, code, says = BROKEN[case]
+    place = Workspace(tmp_path).create()
+    spoil(block_scaled_bases.qwen3(place.base))
+    done = causal(tmp_path)
+    assert (done.code, done.of("step")) == (1, [])
+    assert (done.failure["code"], done.failure["param"]) == (code, "model"), done.failure
+    assert says in done.failure["message"], done.failure["message"]
+
+
+def refused(done: Attempt) -> tuple[str, str | None, str]:
+    assert (done.code, done.of("step")) == (1, [])
+    return done.failure["code"], done.failure["param"], done.failure["message"]
+
+
+def test_what_is_not_trained_over_codes(tmp_path: Path) -> None:
+    """No whole model, no new head, no merging, no quantising again, and nothing of the codes."""
+    code, param, _ = refused(causal(tmp_path / "whole", adapter=None, policy={"train": ["model.norm.weight"]}))
+    assert (code, param) == ("quantised_model", "model.adapter")
+    code, param, _ = refused(causal(tmp_path / "merged", adapter=LORA | {"merge": True}))
+    assert (code, param) == ("quantised_model", "model.adapter.merge")
+    code, param, _ = refused(causal(tmp_path / "again", model=TINY | {"adapter": LORA, "quantize": "nf4"}))
+    assert (code, param) == ("quantised_model", "model.quantize")
+    labelled = [{"text": f"the {word}", "label": "ab"[at % 2]} for at, word in enumerate(tiny.WORDS[2:12])]
+    given = data(Workspace(tmp_path / "head").create(), labelled, "labels.jsonl")
+    code, param, message = refused(causal(tmp_path / "head", task="text-classification", data=given))
+    assert (code, param) == ("quantised_model", "task") and "'score'" in message
+    for name in (f"**.{LAYER.rpartition('.')[2]}.**.weight", "**.weight_scale_inv"):
+        policy = {"rules": [{"action": "train", "select": {"name": name}}], "default": "freeze"}
+        code, _, message = refused(causal(tmp_path / "codes", policy=policy))
+        assert code == "quantised_weights_train" and "_proj" in message
