@@ -47,7 +47,7 @@ def text(
 ) -> str:
     """The card in Markdown. Its figures are the trainer's own; the attestation is the proof.
 
-    `counts` are the plan's, and how many tensors a schedule freezes (`scheduled`) or loading decoded from codes (`decoded`).
+    `counts` are the plan's, and how many tensors a schedule freezes (`scheduled`) and loading decoded (`decoded`).
     """
     frozen, trainable = counts["frozen"], counts["trainable"]
     lines = [

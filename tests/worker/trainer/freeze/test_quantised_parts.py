@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -9,7 +10,19 @@ import torch
 from torch import nn
 
 from worker.trainer.freeze.inventory import tensors
-from worker.trainer.freeze.quantised_parts import follow, holds_scales, lay_out, scales, shape_of
+from worker.trainer.freeze.quantised_parts import (
+    digest_of,
+    follow,
+    holds_scales,
+    is_decoded,
+    is_quantised,
+    lay_out,
+    made_weight,
+    mark_decoded,
+    mark_made,
+    scales,
+    shape_of,
+)
 from worker.trainer.freeze.tensor_refs import tensor_refs
 from worker.trainer.witness.witness import Witness
 
@@ -99,3 +112,22 @@ def test_what_a_moved_layer_computes_with_is_what_it_holds(kind: str) -> None:
     held = getattr(model[0].weight, "CB", model[0].weight)
     assert held.data_ptr() == model[0].weight.data_ptr()
     assert torch.equal(model.train()(given), before)
+
+
+def test_what_a_made_weight_consists_of() -> None:
+    """A quantised one of all tensors of its module but the bias, a decoded one of itself."""
+    quantised, decoded, plain = (nn.Linear(2, 2) for _ in range(3))
+    mark_made(quantised)
+    mark_decoded(decoded, "weight")
+    assert [made_weight(quantised, leaf) for leaf in ("weight", "SCB", "bias")] == ["weight", "weight", None]
+    assert [made_weight(decoded, leaf) for leaf in ("weight", "weight_scale_inv", "bias")] == ["weight", None, None]
+    assert made_weight(plain, "weight") is None
+    assert [is_decoded(each) for each in (quantised, decoded, plain)] == [False, True, False]
+    assert is_quantised(decoded) and not is_quantised(plain)
+
+
+def test_the_digest_of_a_weight() -> None:
+    """That of its bytes where it is one tensor; of several it is made of theirs."""
+    assert digest_of({"weight": "a" * 64}) == "a" * 64
+    both = hashlib.sha256(f"{'b' * 64}  SCB\n{'a' * 64}  weight\n".encode()).hexdigest()
+    assert digest_of({"weight": "a" * 64, "SCB": "b" * 64}) == both
