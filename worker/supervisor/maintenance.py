@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db import now
 from app.files.usage import blob_in_use
 from app.jobs.queue import lifecycle, making_room, workers
-from app.jobs.queue.states import CLAIMABLE, TERMINAL
+from app.jobs.queue.states import CLAIMABLE, TERMINAL, TO_RUN
 from app.jobs.queue.tables import Job
 from app.models.catalog import folders
 from app.models.tables import Model
@@ -146,7 +146,7 @@ class Maintenance:
         """Seconds until the next job's back-off is over, so that a crashed job is retried on time."""
         with self._runner.db.read() as session:
             at = now(session)
-            later = (Job.status.in_(CLAIMABLE), Job.desired == "run", Job.not_before > at)
+            later = (Job.status.in_(CLAIMABLE), Job.desired.in_(TO_RUN), Job.not_before > at)
             due = session.scalar(select(func.min(Job.not_before)).where(*later))
             left = due - at if due is not None else timedelta(seconds=longest)
         return min(longest, max(PAUSE_SECONDS, left.total_seconds()))

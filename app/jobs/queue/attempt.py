@@ -43,9 +43,10 @@ class AttemptUpdates:
     events: list[NewEvent] = field(default_factory=list)
     metrics: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)  # (step, split, values)
     checkpoints: list[NewCheckpoint] = field(default_factory=list)
+    formed_in: float | None = None  # seconds that its gang took to form
 
     def __bool__(self) -> bool:
-        resolved = self.freeze_plan or self.hyperparameters
+        resolved = self.freeze_plan or self.hyperparameters or self.formed_in is not None
         return bool(self.progress or resolved or self.events or self.metrics or self.checkpoints)
 
     @property

@@ -22,6 +22,8 @@ def changed_columns(session: Session, lease: Lease, updates: AttemptUpdates | No
         changes["progress"] = updates.progress
     if updates.freeze_plan:
         changes["freeze_plan"] = updates.freeze_plan
+    if updates.formed_in is not None:
+        changes |= {"gangs": Job.gangs + 1, "forming_seconds": Job.forming_seconds + updates.formed_in}
     if updates.hyperparameters:
         # Numbers in place of "auto", also where OpenAI's clients look for theirs.
         task = session.scalar(select(Job.task).where(Job.id == lease.job_id)) or ""

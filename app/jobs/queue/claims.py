@@ -17,7 +17,7 @@ from app.jobs.queue.machines import bound_of, hosts, reservation, worker_of
 from app.jobs.queue.offers import Offer, OfferKey
 from app.jobs.queue.queries import waiting_projects
 from app.jobs.queue.reservations import Reservation
-from app.jobs.queue.states import LEASED
+from app.jobs.queue.states import LEASED, TO_RUN
 from app.jobs.queue.tables import WAITING, GangMember, Job, ProjectUsage
 
 #: How often a worker looks at the queue before it takes what it chose although the order has changed meanwhile.
@@ -238,5 +238,5 @@ def _condition(key: OfferKey) -> ColumnElement[bool]:
 
 
 def _first(condition: ColumnElement[bool]) -> Statement:
-    waiting = select(*_COLUMNS).where(WAITING, Job.desired == "run", _DUE, condition)
+    waiting = select(*_COLUMNS).where(WAITING, Job.desired.in_(TO_RUN), _DUE, condition)
     return waiting.order_by(Job.queue_time, Job.id).limit(1)

@@ -26,7 +26,7 @@ from app.jobs.queue.making_room import STEP_REACHED, event_of_release, wish
 from app.jobs.queue.new_jobs import Protect, store
 from app.jobs.queue.offers import Offer
 from app.jobs.queue.queries import find_job, waiting_jobs
-from app.jobs.queue.states import CLAIMABLE, LEASED, TERMINAL
+from app.jobs.queue.states import CLAIMABLE, LEASED, TERMINAL, to_run
 from app.jobs.queue.tables import Job
 
 #: Seconds until a gang is tried again that did not come together.
@@ -112,7 +112,7 @@ def resume(db: Database, project: str, job_id: str) -> Job:
         if job.status in CLAIMABLE | {"running"}:
             return job
         target = "running" if job.status == "pausing" else "queued"
-        moved = moves.move(session, job_id, to=target, source=job.status, desired="run")
+        moved = moves.move(session, job_id, to=target, source=job.status, desired=to_run(job.machines))
         return _confirm(session, job, moved=moved, verb="resumed", event=NewEvent("Job resumed"))
 
 
@@ -292,6 +292,7 @@ def postpone(db: Database, lease: Lease, reason: str) -> str:
     """Gives back a job for which no gang came together, to be tried again in a moment. Not counted as a crash."""
     with db.write() as session:
         job, at = session.get_one(Job, lease.job_id, with_for_update=True), now(session)
+        job.lost_members += 1
         target = "paused" if job.desired == "pause" else "queued"
         wait = at + timedelta(seconds=GANG_PAUSE)
         if not moves.give_back(session, job, moves.lease_guard(lease, at), to=target, not_before=wait):
@@ -310,13 +311,16 @@ def pause_attempt(db: Database, lease: Lease, reason: str) -> str:
         return "paused"
 
 
-def crash(db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = (), limit: int) -> str:
+def crash(
+    db: Database, lease: Lease, reason: str, *, log_tail: Sequence[str] = (), limit: int, member_lost: bool = False
+) -> str:
     """Records that a trainer died: the job is queued again after a while, or fails after `limit` crashes.
 
-    Returns the new status.
+    `member_lost` says that a worker of its gang was not heard of any more. Returns the new status.
     """
     with db.write() as session:
         job = session.get_one(Job, lease.job_id, with_for_update=True)
+        job.lost_members += member_lost
         guard = moves.lease_guard(lease, now(session))
         if not moves.crash(session, job, guard, reason=reason, tail=log_tail, limit=limit):
             raise moves.lost(session, lease)

@@ -20,7 +20,7 @@ from app.jobs.queue.offers import Offer
 from app.jobs.queue.preemption import Balance, Host, Stoppable, Waiting, jobs_to_stop
 from app.jobs.queue.queries import waiting_projects
 from app.jobs.queue.reservations import Machine
-from app.jobs.queue.states import LEASED
+from app.jobs.queue.states import LEASED, RUN, TO_RUN
 from app.jobs.queue.tables import WAITING, Job, ProjectUsage, Worker
 from app.jobs.queue.usage import usage_at
 
@@ -35,7 +35,9 @@ def wish(desired: str, preempted_for: str | None) -> str:
 
     Not computed by the database: SQLite 3.40 answers `RETURNING x IS NOT NULL` with true for a null.
     """
-    return "yield" if desired == "run" and preempted_for is not None else desired
+    if desired not in TO_RUN:
+        return desired
+    return RUN if preempted_for is None else "yield"
 
 
 def make_room(db: Database, shares: ProjectShares, *, most: int) -> list[str]:
@@ -149,7 +151,7 @@ def _stoppable(session: Session, at: datetime, most: int) -> dict[str, list[Stop
     query = select(*columns, Job.progress, Job.attempt_step).where(
         Job.lease_until > at,
         Job.status == "running",
-        Job.desired == "run",
+        Job.desired.in_(TO_RUN),
         Job.preempted_for.is_(None),
         Job.preemptions < most,
         Job.machines == 1,  # a gang is left alone: what it frees is of use on all its machines at once
@@ -178,13 +180,13 @@ def _slots(worker: Worker) -> int:
 
 def _request(session: Session, waiting: Waiting, jobs: Sequence[Stoppable]) -> list[str]:
     """Requests all of these jobs to make room, or none where anything has changed since they were chosen."""
-    still = select(Job.id).where(Job.id == waiting.id, WAITING, Job.desired == "run")
+    still = select(Job.id).where(Job.id == waiting.id, WAITING, Job.desired.in_(TO_RUN))
     if session.scalar(still.with_for_update(skip_locked=True)) is None or session.scalar(
         select(func.count()).where(Job.preempted_for == waiting.id, *_MAKES_ROOM)
     ):
         return []
     ids = [job.id for job in jobs]
-    unchanged = (Job.status == "running", Job.desired == "run", Job.preempted_for.is_(None))
+    unchanged = (Job.status == "running", Job.desired.in_(TO_RUN), Job.preempted_for.is_(None))
     query = select(Job.id, Job.attempt).where(Job.id.in_(ids), *unchanged).order_by(Job.id)
     locked = session.execute(query.with_for_update(skip_locked=True)).all()
     if {(row.id, row.attempt) for row in locked} != {(job.id, job.attempt) for job in jobs}:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.auth.quotas import check
 from app.errors import Gone, NotFound
-from app.jobs.queue.states import MOVES, TERMINAL
+from app.jobs.queue.states import MOVES, TERMINAL, TO_RUN
 from app.jobs.queue.tables import WAITING, DeletedJob, Job
 
 
@@ -57,7 +57,7 @@ def waiting_projects() -> CTE:
 
 def waiting_jobs(session: Session, at: datetime, *, most: int) -> list[str]:
     """Ids of up to `most` jobs that wait for a worker, each project's in the order in which they will be taken."""
-    due = (WAITING, Job.desired == "run", or_(Job.not_before.is_(None), Job.not_before <= at))
+    due = (WAITING, Job.desired.in_(TO_RUN), or_(Job.not_before.is_(None), Job.not_before <= at))
     query = select(Job.id).where(*due).order_by(Job.project, Job.queue_time, Job.id).limit(most)
     return list(session.scalars(query))
 

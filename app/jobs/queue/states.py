@@ -18,7 +18,17 @@ MOVES: Final[dict[str, frozenset[str]]] = {
 }
 
 TERMINAL: Final = frozenset(status for status, moves in MOVES.items() if not moves)
+#: What may be desired of a job besides `pause` and `cancel`: that it runs. For one on several machines there is a word
+#: of its own: a worker of a version before gangs looks for jobs to `run`, and would train it alone, on its own devices.
+RUN: Final = "run"
+RUN_AS_GANG: Final = "gang"
+TO_RUN: Final = (RUN, RUN_AS_GANG)
 #: Waiting for a worker.
 CLAIMABLE: Final = frozenset({"validating_files", "queued"})
 #: Under a worker's lease.
 LEASED: Final = frozenset({"running", "pausing"})
+
+
+def to_run(machines: int) -> str:
+    """What is desired of a job on so many machines that is to run."""
+    return RUN if machines == 1 else RUN_AS_GANG

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db import Base
 from app.freeze.policy import Policy
 from app.jobs.queue.fair_share import queue_time
-from app.jobs.queue.states import TERMINAL
+from app.jobs.queue.states import TERMINAL, to_run
 from app.jsontypes import JsonDict
 from app.specs.data import DataSpec
 from app.specs.evidence import EvidenceSpec
@@ -26,6 +26,10 @@ WAITING: Final = text("status IN ('queued', 'validating_files')")
 def _urgency(context: Any) -> int:
     """The negated priority."""
     return -int(context.get_current_parameters().get("priority") or 0)
+
+
+def _desired(context: Any) -> str:
+    return to_run(context.get_current_parameters().get("machines") or 1)
 
 
 def _queue_time(context: Any) -> datetime:
@@ -55,7 +59,7 @@ class Job(Base):
     version: Mapped[int] = mapped_column(default=1)
 
     status: Mapped[str] = mapped_column(String(24))
-    desired: Mapped[str] = mapped_column(String(8), default="run")
+    desired: Mapped[str] = mapped_column(String(8), default=_desired)
     priority: Mapped[int] = mapped_column(default=0)
     #: The order inside the project. What an API of an earlier version submits during an upgrade goes first.
     queue_time: Mapped[datetime] = mapped_column(default=_queue_time, server_default="1970-01-01 00:00:00.000000")
@@ -100,6 +104,9 @@ class Job(Base):
     attempt_step: Mapped[int] = mapped_column(default=0, server_default="0")  # the step reached when this attempt began
     preempted_for: Mapped[str | None] = mapped_column(String(64))  # the waiting job for which it is to make room
     preemptions: Mapped[int] = mapped_column(default=0, server_default="0")  # how often it had to make room
+    gangs: Mapped[int] = mapped_column(default=0, server_default="0")  # how many have formed for it
+    forming_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")  # in all, until each was complete
+    lost_members: Mapped[int] = mapped_column(default=0, server_default="0")  # attempts that ended without one of them
     lease_owner: Mapped[str | None] = mapped_column(String(128))
     lease_until: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # back-off after a crash

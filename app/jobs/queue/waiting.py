@@ -16,7 +16,7 @@ from app.jobs.queue.gangs import Need
 from app.jobs.queue.machines import durations, hosts, reservation
 from app.jobs.queue.making_room import room_made_for
 from app.jobs.queue.queries import waiting_projects
-from app.jobs.queue.states import CLAIMABLE, LEASED
+from app.jobs.queue.states import CLAIMABLE, LEASED, TO_RUN
 from app.jobs.queue.tables import WAITING, Job, ProjectUsage
 from app.jobs.queue.usage import usage_at
 
@@ -35,7 +35,7 @@ class QueuePosition:
 
 def waits(job: Job) -> bool:
     """Whether the job is in the queue."""
-    return job.status in CLAIMABLE and job.desired == "run"
+    return job.status in CLAIMABLE and job.desired in TO_RUN
 
 
 def queue_positions(
@@ -61,7 +61,7 @@ def queue_positions(
     return positions
 
 
-_OF_PROJECT: Final = (Job.project == bindparam("project"), WAITING, Job.desired == "run")
+_OF_PROJECT: Final = (Job.project == bindparam("project"), WAITING, Job.desired.in_(TO_RUN))
 _EARLIER: Final = tuple_(Job.queue_time, Job.id) < tuple_(
     bindparam("queue_time", type_=UtcDateTime), bindparam("id", type_=String)
 )

@@ -2,14 +2,15 @@
 
 import threading
 from datetime import timedelta
+from typing import Final
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, text, update
 
-from app.db import Database, now
+from app.db import Database, UtcDateTime, now
 from app.jobs import views
 from app.jobs.queue import gang_rows, lifecycle, workers
-from app.jobs.queue.attempt import Lease, LeaseLost
+from app.jobs.queue.attempt import AttemptUpdates, Lease, LeaseLost
 from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.gang_rows import GangPlace, PlaceLost
 from app.jobs.queue.offers import CPU, Offer
@@ -89,6 +90,50 @@ def test_workers_that_join_no_gang_leave_it_alone(db: Database) -> None:
     assert lifecycle.claim(db, worker="a/1", seconds=60, offer=Offer({CPU: 2}, {CPU: 2})) is None
 
 
+#: How a worker finds its next job, of versions that know no gangs: with tables of revision 0008, and of 0025.
+OLDER_CLAIMS: Final = {
+    "0008": """
+        SELECT id FROM jobs WHERE status IN ('queued', 'validating_files') AND desired = 'run'
+        AND (not_before IS NULL OR not_before <= :at) AND devices <= 8 ORDER BY urgency, created_at, id LIMIT 1
+        """,
+    "0025": """
+        SELECT id FROM jobs WHERE status IN ('queued', 'validating_files') AND desired = 'run'
+        AND (not_before IS NULL OR not_before <= :at) AND project = 'default' AND devices <= 2147483647
+        AND (device IS NULL AND devices <= 8 OR 'cpu' LIKE '%' || lower(device) || '%' AND devices <= 8)
+        ORDER BY queue_time, id LIMIT 1
+        """,
+}
+
+
+@pytest.mark.parametrize("version", OLDER_CLAIMS)
+def test_workers_of_versions_before_gangs_do_not_find_them(db: Database, version: str) -> None:
+    """A worker that trained one alone would train something else; it takes the jobs behind, and this one waits.
+
+    Also after a pause, and after an attempt that ended in whatever way.
+    """
+
+    def found() -> str | None:
+        with db.read() as session:
+            at = bindparam("at", now(session) + timedelta(minutes=2), type_=UtcDateTime)
+            return session.scalar(text(OLDER_CLAIMS[version]).bindparams(at))
+
+    job_id = submitted(db)
+    assert found() is None
+    alive(db, "a", "b")
+    small, _ = lifecycle.submit(db, new_job())
+    assert found() == small.id
+    lifecycle.cancel(db, "default", small.id)
+
+    lifecycle.pause(db, "default", job_id)
+    lifecycle.resume(db, "default", job_id)
+    for end in (lifecycle.release, lambda db, lease: lifecycle.crash(db, lease, "killed", limit=9)):
+        lease = claimed(db, "a")
+        assert lease is not None and lifecycle.beat(db, lease) == "run"
+        assert end(db, lease) == "queued" and found() is None
+        with db.write() as session:
+            session.execute(update(Job).values(not_before=None))
+
+
 def test_two_gangs_never_hold_half_each(db: Database) -> None:
     """Of two jobs on two machines each, claimed by two workers at the same moment, one gets both of them."""
     submitted(db)
@@ -161,6 +206,26 @@ def test_members_see_that_the_attempt_has_ended(db: Database, ending: str) -> No
     with db.read() as session:
         assert session.get_one(ProjectUsage, "default").running == 0
         assert session.get_one(Job, job_id).crashes == (ending in ("crash", "recover"))
+
+
+def test_attempts_that_end_without_a_member_are_counted(db: Database) -> None:
+    """Whether it never came, or was lost later; a crash of another kind is none of them. So are gangs that formed."""
+    job_id = submitted(db)
+    alive(db, "a", "b")
+    for end in (
+        lambda lease: lifecycle.postpone(db, lease, "b did not come"),
+        lambda lease: lifecycle.crash(db, lease, "b stopped answering", limit=9, member_lost=True),
+        lambda lease: lifecycle.crash(db, lease, "killed by signal 9", limit=9),
+    ):
+        lease = claimed(db, "a")
+        assert lease is not None
+        lifecycle.beat(db, lease, AttemptUpdates(formed_in=1.5))
+        end(lease)
+        with db.write() as session:
+            session.execute(update(Job).values(not_before=None))
+    with db.read() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.lost_members, job.crashes, job.gangs, job.forming_seconds) == (2, 2, 3, 4.5)
 
 
 def test_a_member_that_is_not_heard_of_is_seen(db: Database) -> None:
