@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -19,10 +19,21 @@ from app.evidence.tables import Evidence
 from app.http.dependencies import Config, Db
 from app.http.telemetry import REGISTRY
 from app.jobs.queue.tables import WAITING, Job
+from app.ops.gangs import gauge_of_gangs
 from app.ops.workers import gauges_of_workers
 from app.settings import Settings
 
 router = APIRouter(tags=["Operations"])
+
+#: Sums over all jobs.
+_COUNTERS: Final = {
+    "attempts": (Job.attempt, "Attempts at jobs so far"),
+    "crashes": (Job.crashes, "Attempts that ended in a crash"),
+    "lease_takeovers": (Job.takeovers, "Crashes of these in which the worker was gone"),
+    "gangs_formed": (Job.gangs, "Attempts on several machines in which all of the gang came together"),
+    "gang_forming_seconds": (Job.forming_seconds, "Seconds from the claim until all had come, of all these"),
+    "gang_members_lost": (Job.lost_members, "Attempts that ended because a member of the gang was not heard of"),
+}
 
 
 @router.get("/healthz", operation_id="live", summary="Is this process alive?")
@@ -91,7 +102,8 @@ class _Service:
 
     def collect(self) -> list[GaugeMetricFamily]:
         with self._db.read() as session:
-            return [*_jobs(session), *_ages(session), _disk(self._settings), *gauges_of_workers(session)]
+            workers = gauges_of_workers(session)
+            return [*_jobs(session), *_ages(session), _disk(self._settings), *workers, gauge_of_gangs(session)]
 
 
 def _jobs(session: Session) -> list[GaugeMetricFamily]:
@@ -101,16 +113,12 @@ def _jobs(session: Session) -> list[GaugeMetricFamily]:
     verdicts = GaugeMetricFamily("permafrost_evidence", "Finished jobs by verdict", labels=["verdict"])
     for verdict, count in session.execute(select(Evidence.verdict, func.count()).group_by(Evidence.verdict)):
         verdicts.add_metric([verdict], count)
-    counters = (Job.attempt, Job.crashes, Job.takeovers)
-    sums = session.execute(select(*(func.coalesce(func.sum(each), 0) for each in counters))).one()
+    sums = session.execute(select(*(func.coalesce(func.sum(column), 0) for column, _ in _COUNTERS.values()))).one()
+    counted = zip(_COUNTERS.items(), sums, strict=True)
     return [
         jobs,
         verdicts,
-        GaugeMetricFamily("permafrost_attempts", "Attempts at jobs so far", value=float(sums[0])),
-        GaugeMetricFamily("permafrost_crashes", "Attempts that ended in a crash", value=float(sums[1])),
-        GaugeMetricFamily(
-            "permafrost_lease_takeovers", "Crashes of these in which the worker was gone", value=float(sums[2])
-        ),
+        *(GaugeMetricFamily(f"permafrost_{name}", meaning, value=float(sum)) for (name, (_, meaning)), sum in counted),
     ]
 
 

@@ -173,6 +173,7 @@ def _join(news: AttemptUpdates, later: AttemptUpdates) -> AttemptUpdates:
     news.progress = later.progress or news.progress
     news.freeze_plan = later.freeze_plan or news.freeze_plan
     news.hyperparameters = later.hyperparameters or news.hyperparameters
+    news.formed_in = news.formed_in if later.formed_in is None else later.formed_in
     news.events += later.events
     news.metrics += later.metrics
     news.checkpoints += later.checkpoints

@@ -37,7 +37,7 @@ from worker.supervisor.checkpoints import Publisher
 from worker.supervisor.devices import Device, Slots
 from worker.supervisor.gang import travelling
 from worker.supervisor.gang.address import GangAddress
-from worker.supervisor.gang.leader import Leader, MemberDeviceLost, NotFormed
+from worker.supervisor.gang.leader import Leader, MemberDeviceLost, MemberLost, NotFormed
 from worker.supervisor.gang.member import Member
 from worker.supervisor.initial_bases import InitialBases
 from worker.supervisor.lease import AWAY, RETRY_SECONDS, LeaseKeeper
@@ -345,10 +345,9 @@ class Runner:
         lines, limit = attempt_folder.log_tail(workspace, self.path_aliases(workspace)), self.settings.max_crashes
         if isinstance(error, RECURRING):
             limit = min(limit, RECURRING_ATTEMPTS)
+        record = partial(lifecycle.crash, self.db, keeper.lease, reason[:2000], log_tail=lines, limit=limit)
         try:
-            return keeper.until_stored(
-                lambda: lifecycle.crash(self.db, keeper.lease, reason[:2000], log_tail=lines, limit=limit),
-            )
+            return keeper.until_stored(partial(record, member_lost=isinstance(error, MemberLost)))
         except LeaseLost as lost:
             return lost.status  # another worker has the job now and records it
 

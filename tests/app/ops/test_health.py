@@ -43,5 +43,6 @@ def test_metrics_count_jobs_of_the_whole_service(api: TestClient, application: F
     assert api.post("fine_tuning/jobs", json={"model": AFFINE, "training_file": file}).status_code == 200
     metrics = api.get("http://testserver/metrics").text
     assert 'permafrost_jobs{status="queued"} 1.0' in metrics
-    for name in ("attempts", "crashes", "oldest_queued_seconds", "lease_overdue_seconds", "disk_free_bytes"):
+    gangs = ("gangs_formed", "gang_forming_seconds", "gang_members_lost")
+    for name in (*gangs, "attempts", "crashes", "oldest_queued_seconds", "lease_overdue_seconds", "disk_free_bytes"):
         assert f"\npermafrost_{name} " in metrics, name

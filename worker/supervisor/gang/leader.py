@@ -44,6 +44,10 @@ class MemberDeviceLost(DeviceLost):
     """A device of a member failed. The job resumes on another gang."""
 
 
+class MemberLost(TrainerCrashed):
+    """A member is not heard of any more: its machine is gone, or the network to it."""
+
+
 @dataclass(slots=True)
 class Leader:
     """Leads the gang of one attempt; `stopping` is set when this worker shuts down."""
@@ -67,7 +71,8 @@ class Leader:
 
     def call_up(self) -> None:
         """Wait until every invited worker has taken its place. Raises NotFormed."""
-        deadline = time.monotonic() + JOIN_SECONDS + LOOK_SECONDS
+        began = time.monotonic()
+        deadline = began + JOIN_SECONDS + LOOK_SECONDS
         while missing := [each for each in self._look() if each.state == "invited"]:
             if time.monotonic() > deadline:
                 self._forget(missing)
@@ -75,7 +80,7 @@ class Leader:
             self._pause()
         names = [self.lease.worker.rpartition("/")[0], *(each.worker for each in self._seen)]
         event = NewEvent(f"Gang of {self.lease.machines} machines formed", data={"workers": names})
-        self.keeper.post(AttemptUpdates(events=[event]), urgent=True)
+        self.keeper.post(AttemptUpdates(events=[event], formed_in=time.monotonic() - began), urgent=True)
 
     def meet(self, base: Model, workspace: Workspace, order: WorkOrder) -> WorkOrder:
         """Tell the plan, wait until every member has staged its files, and return the leader's own order.
@@ -126,7 +131,7 @@ class Leader:
         silent = [each for each in self._seen if each.outcome is None]
         if silent:
             self._forget(silent)
-            return TrainerCrashed(f"{_names(silent)} of the gang stopped answering")
+            return MemberLost(f"{_names(silent)} of the gang stopped answering")
         codes = [(each.worker, MemberOutcome.from_json(each.outcome or {}).code) for each in self._seen]
         if any(code == EXIT_STOPPED for _, code in codes):
             return TrainerStopped()

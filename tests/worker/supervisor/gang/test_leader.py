@@ -15,11 +15,11 @@ from app.jobs.queue.offers import CPU, Offer
 from app.jobs.queue.tables import GangMember, Worker
 from app.storage.blobs import Storage
 from tests.conftest import Deployment
-from tests.worker.supervisor.jobs import submit
+from tests.worker.supervisor.jobs import job_of, submit
 from worker.protocol import EXIT_DEVICE_LOST, EXIT_DONE, EXIT_FAILED, EXIT_NO_ROOM, EXIT_SIGNALLED, EXIT_STOPPED
 from worker.supervisor.gang import leader as module
 from worker.supervisor.gang.address import GangAddress
-from worker.supervisor.gang.leader import Leader, MemberDeviceLost, NotFormed
+from worker.supervisor.gang.leader import Leader, MemberDeviceLost, MemberLost, NotFormed
 from worker.supervisor.gang.plan import MemberOutcome
 from worker.supervisor.lease import LeaseKeeper
 from worker.supervisor.outcomes import DiskFull, TrainerCrashed, TrainerRefused, TrainerStopped
@@ -69,6 +69,16 @@ def test_a_gang_that_does_not_come_together(deployment: Deployment, leader: Lead
         assert session.scalars(select(Worker.id)).all() == ["a"]
 
 
+def test_how_long_a_gang_took_to_form_is_counted(deployment: Deployment, leader: Leader, lease: Lease) -> None:
+    """From the claim until the last member has taken its place."""
+    place = gang_rows.invitation(deployment.db, "b")
+    assert place is not None and gang_rows.join(deployment.db, place, seconds=60)
+    leader.call_up()
+    leader.keeper.flush()
+    job = job_of(deployment.db, lease.job_id)
+    assert job.gangs == 1 and job.forming_seconds >= 0
+
+
 def test_a_stop_is_heard_while_the_gang_forms(leader: Leader) -> None:
     """The worker is shutting down: the job goes back at once."""
     leader.stopping.set()
@@ -110,7 +120,7 @@ def test_a_member_without_a_word_stopped_answering(
     deployment: Deployment, leader: Leader, reports: ReportReader
 ) -> None:
     """Its worker was killed, say: its lease may last for a while, the job does not wait for that."""
-    with pytest.raises(TrainerCrashed, match="b of the gang stopped answering"):
+    with pytest.raises(MemberLost, match="b of the gang stopped answering"):
         leader.explain(EXIT_FAILED, reports)
 
 
@@ -124,7 +134,7 @@ def test_a_member_whose_lease_has_run_out_breaks_the_gang(
         session.execute(update(GangMember).where(GangMember.rank == 1).values(lease_until=late))
     leader._looked_at = float("-inf")
     assert leader.broken()
-    with pytest.raises(TrainerCrashed, match="b of the gang stopped answering"):
+    with pytest.raises(MemberLost, match="b of the gang stopped answering"):
         leader.explain(-9, reports)
 
 
