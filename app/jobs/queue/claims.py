@@ -1,5 +1,6 @@
 """Chooses the job that a worker gets next: of the project that has least by its weight, that project's best job."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -179,8 +180,26 @@ def _device_of(session: Session, job: Job) -> str | None:
 def heads(session: Session, offer: Offer, shares: ProjectShares, at: datetime) -> list[Candidate]:
     """One for each project that has a job for this offer; one query, of a few rows for each project.
 
-    Jobs that need more devices than their project's limit are passed over.
+    Jobs that need more devices than their project's limit are passed over, and so is a gang that cannot form, whatever
+    becomes free.
     """
+    found = _first_jobs(session, offer, shares, at)
+    passed = _passed_over(session, found, at)
+    if not passed:
+        return found
+    alone = _first_jobs(session, replace(offer, gangs=False), shares, at)
+    others = [each for each in found if each.contender.project not in passed]
+    return others + [each for each in alone if each.contender.project in passed]
+
+
+def _passed_over(session: Session, found: Sequence[Candidate], at: datetime) -> set[str]:
+    """Projects whose first job is for a gang that the workers alive could not form."""
+    large = [each for each in found if each.machines > 1]
+    able = hosts(session, at) if large else []
+    return {each.contender.project for each in large if gangs.lacking(able, each.need)}
+
+
+def _first_jobs(session: Session, offer: Offer, shares: ProjectShares, at: datetime) -> list[Candidate]:
     found = session.execute(_heads(offer.key, tuple(sorted(shares.limits.items()))), {"at": at})
     return [
         Candidate(

@@ -4,7 +4,9 @@ A request is a column of the running job's row. Its worker reads it as it reads 
 queue, and its crashes and retries stay as they are.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,16 +14,18 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.db import Database, now
-from app.jobs.queue import claims, event_log, workers
+from app.jobs.queue import claims, event_log, gangs, machines, workers
+from app.jobs.queue.claims import Candidate
 from app.jobs.queue.event_log import NewEvent
-from app.jobs.queue.fair_share import ProjectShares, Usage
+from app.jobs.queue.fair_share import ProjectShares
+from app.jobs.queue.gangs import GangHost
 from app.jobs.queue.machines import running_jobs, worker_of
 from app.jobs.queue.offers import Offer
 from app.jobs.queue.preemption import Balance, Host, Stoppable, Waiting, jobs_to_stop
 from app.jobs.queue.queries import waiting_projects
 from app.jobs.queue.reservations import Machine
 from app.jobs.queue.states import LEASED, RUN, TO_RUN
-from app.jobs.queue.tables import WAITING, Job, ProjectUsage, Worker
+from app.jobs.queue.tables import WAITING, GangMember, Job, ProjectUsage, Worker
 from app.jobs.queue.usage import usage_at
 
 #: The step that a job has reached, over all its attempts.
@@ -88,21 +92,24 @@ def _choose(
     if not found:
         return None, ()
 
-    first = {each.contender.project: each.job_id for each in found}
+    first = {each.contender.project: each for each in found}
     balance = _balance(session, shares, at, devices=sum(_slots(worker) for worker in alive))
+    stoppable, able = _stoppable(session, at, most), machines.hosts(session, at)
     for contender in shares.in_order(each.contender for each in found):
-        waiting, device = _waiting(session, first[contender.project], shares, contender.usage)
-        jobs = jobs_to_stop(waiting, _hosts(session, alive, waiting, device, at, most), balance)
+        job = first[contender.project]
+        waiting = _waiting(session, job, shares)
+        hosts = _gang_hosts(able, job, stoppable) if job.machines > 1 else _hosts(session, alive, job, at, stoppable)
+        jobs = jobs_to_stop(waiting, hosts, balance)
         if jobs or not waiting.over:
             return waiting, jobs
     return None, ()
 
 
-def _waiting(session: Session, job_id: str, shares: ProjectShares, usage: Usage) -> tuple[Waiting, str | None]:
-    job = session.get_one(Job, job_id)
+def _waiting(session: Session, candidate: Candidate, shares: ProjectShares) -> Waiting:
+    job, usage = session.get_one(Job, candidate.job_id), candidate.contender.usage
     limit = shares.limit(job.project)
     over = 0 if limit is None else max(0, usage.running + job.devices - limit)
-    return Waiting(job.id, job.project, job.devices, job.priority, (job.queue_time, job.id), over), job.device
+    return Waiting(job.id, job.project, job.devices, job.priority, (job.queue_time, job.id), over, job.machines)
 
 
 def _balance(session: Session, shares: ProjectShares, at: datetime, *, devices: int) -> Balance:
@@ -122,47 +129,73 @@ def _largest(alive: Sequence[Worker]) -> Offer:
     for worker in alive:
         for product, count in _products(worker).items():
             devices[product] = max(devices.get(product, 0), min(count, worker.devices))
-    return Offer(devices, {})
+    return Offer(devices, {}, gangs=True)
 
 
 def _hosts(
-    session: Session, alive: Sequence[Worker], waiting: Waiting, device: str | None, at: datetime, most: int
+    session: Session, alive: Sequence[Worker], job: Candidate, at: datetime, stoppable: dict[str, list[Stoppable]]
 ) -> list[Host]:
     """Workers that could run the waiting job. Rows do not say which of a worker's devices a job has: where these are
     of several kinds and the waiting job needs one kind, none of its jobs is stopped.
     """
     running = running_jobs(session, at)
-    stoppable = _stoppable(session, at, most)
     hosts = []
     for worker in alive:
         products = _products(worker)
-        capacity = worker.devices if device is None else workers.most_of(device, worker.devices, products)
-        free = _slots(worker) - sum(job.devices for job in running[worker.id])
-        known = len(products) == 1 or (device is None and waiting.devices == 1)
+        capacity = worker.devices if job.device is None else workers.most_of(job.device, worker.devices, products)
+        free = _slots(worker) - sum(each.devices for each in running[worker.id])
+        known = len(products) == 1 or (job.device is None and job.devices == 1)
         machine = Machine(worker.id, capacity, max(0, free), running[worker.id])
-        if capacity >= waiting.devices:
+        if capacity >= job.devices:
             hosts.append(Host(machine, stoppable.get(worker.id, ()) if known else ()))
     return hosts
 
 
+def _gang_hosts(able: Sequence[GangHost], job: Candidate, stoppable: dict[str, list[Stoppable]]) -> list[Host]:
+    """Workers that could have a place of the waiting gang, as it counts their devices when it forms."""
+    one_product = {host.name for host in able if len(host.products) == 1}
+    hosts = []
+    for kind, group in gangs.groups(able, job.need).items():
+        for each in group:
+            free = each.capacity - sum(running.devices for running in each.running)
+            jobs = stoppable.get(each.name, ()) if each.name in one_product else ()
+            hosts.append(Host(replace(each, free=free), jobs, kind))
+    return hosts
+
+
 def _stoppable(session: Session, at: datetime, most: int) -> dict[str, list[Stoppable]]:
-    """By worker, the running jobs that have got further in this attempt than ever before, and are not done yet."""
-    columns = (Job.id, Job.attempt, Job.project, Job.devices, Job.priority, Job.queue_time, Job.lease_owner)
-    query = select(*columns, Job.progress, Job.attempt_step).where(
+    """By worker, the running jobs that have got further in this attempt than ever before, and are not done yet.
+
+    A gang is there for each of its workers.
+    """
+    columns = (Job.id, Job.attempt, Job.project, Job.devices, Job.machines, Job.priority, Job.queue_time)
+    query = select(*columns, Job.lease_owner, Job.progress, Job.attempt_step).where(
         Job.lease_until > at,
         Job.status == "running",
         Job.desired.in_(TO_RUN),
         Job.preempted_for.is_(None),
         Job.preemptions < most,
-        Job.machines == 1,  # a gang is left alone: what it frees is of use on all its machines at once
     )
+    rows = session.execute(query).all()
+    places = _places(session, [row.id for row in rows if row.machines > 1])
     found: dict[str, list[Stoppable]] = {}
-    for row in session.execute(query):
+    for row in rows:
         step, total = (row.progress or {}).get("step") or 0, (row.progress or {}).get("total_steps")
         if step > row.attempt_step and (total is None or step < total):
-            place = (row.queue_time, row.id)
-            job = Stoppable(row.id, row.attempt, row.project, row.devices, row.priority, place)
-            found.setdefault(worker_of(row.lease_owner or ""), []).append(job)
+            on = places[row.id] if row.machines > 1 else {worker_of(row.lease_owner or ""): row.devices}
+            job = Stoppable(row.id, row.attempt, row.project, on, row.priority, (row.queue_time, row.id))
+            for worker in on:
+                found.setdefault(worker, []).append(job)
+    return found
+
+
+def _places(session: Session, gang_jobs: Sequence[str]) -> dict[str, dict[str, int]]:
+    """The devices of running gangs by job and worker."""
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    if gang_jobs:
+        columns = (GangMember.job_id, GangMember.worker, GangMember.devices)
+        for job_id, worker, devices in session.execute(select(*columns).where(GangMember.job_id.in_(gang_jobs))):
+            found[job_id][worker] = devices
     return found
 
 

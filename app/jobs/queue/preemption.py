@@ -4,10 +4,12 @@ Inside a project, a job may be stopped for one of higher priority that goes befo
 job may be stopped where its project has more than its share even without it, and the waiting one's project has no more
 than its share even with it. So the exchange leaves nobody a reason to exchange back, and the devices that become free
 go to the job for which they were freed.
+
+A running gang is stopped as a whole, and frees devices on each of its workers. For a gang that waits, jobs on several
+workers are stopped together, or none: only where they suffice for every place of it.
 """
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -23,7 +25,10 @@ Place = tuple[datetime, str]
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The first job of the queue. `over`: devices of its own project that must become free first, by its limit."""
+    """The first job of the queue, which needs `devices` in all, as many on each of its machines.
+
+    `over`: devices of its own project that must become free first, by its limit.
+    """
 
     id: str
     project: str
@@ -31,6 +36,11 @@ class Waiting:
     priority: int
     place: Place  # queue_time and id: the order inside its project
     over: int = 0
+    machines: int = 1
+
+    @property
+    def on_each(self) -> int:
+        return self.devices // self.machines
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +50,30 @@ class Stoppable:
     id: str
     attempt: int
     project: str
-    devices: int
+    on: Mapping[str, int]  # its devices by worker: of a gang, of several
     priority: int
     place: Place
+
+    @property
+    def devices(self) -> int:
+        return sum(self.on.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A worker that could run the waiting job, and which of its jobs may be stopped."""
+    """A worker that could run the waiting job or a part of it, and which of its jobs may be stopped.
+
+    Workers of one `kind` could be in one gang. As a gang counts, more may be in use than it could have: what is free is
+    less than nothing then.
+    """
 
     machine: Machine
     jobs: Sequence[Stoppable] = ()
+    kind: tuple[str, str] = ("", "")
+
+    def room(self, stopped: Iterable[Stoppable]) -> int:
+        """Devices that are free once these jobs have stopped."""
+        return self.machine.free + sum(job.on.get(self.machine.name, 0) for job in stopped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,42 +107,92 @@ class Balance:
 
 
 def jobs_to_stop(waiting: Waiting, hosts: Sequence[Host], balance: Balance) -> list[Stoppable]:
-    """The jobs of one worker that make room for the waiting one; none where room comes soon, or may not be made.
+    """The jobs that make room for the waiting one; none where room comes soon, or may not be made for all of it.
 
-    Of the workers, the one on which the least work is interrupted: the fewest devices, then the fewest jobs.
+    They are those of one worker, or for a gang of as many as it needs: where the least work is interrupted, which is
+    the fewest devices, then the fewest jobs.
     """
-    if not waiting.over and any(_soon(host.machine, waiting.devices) for host in hosts):
+    groups = [[host] for host in hosts] if waiting.machines == 1 else _alike(hosts)
+    if not waiting.over and any(_soon(group, waiting) for group in groups):
         return []
-    found = [jobs for host in hosts if (jobs := _on(host, waiting, balance))]
-    return min(found, key=lambda jobs: (sum(job.devices for job in jobs), len(jobs), jobs[0].id), default=[])
+    found = [jobs for group in groups if (jobs := _of_group(group, waiting, balance))]
+    return min(found, key=_interrupted, default=[])
 
 
-def _soon(machine: Machine, devices: int) -> bool:
-    seconds = machine.room_in(devices)
-    return machine.capacity >= devices and seconds is not None and seconds <= SOON
+def _alike(hosts: Sequence[Host]) -> list[list[Host]]:
+    kinds = dict.fromkeys(host.kind for host in hosts)
+    return [[host for host in hosts if host.kind == kind] for kind in kinds]
 
 
-def _on(host: Host, waiting: Waiting, balance: Balance) -> list[Stoppable]:
-    """The jobs of this worker that go last, as many as are needed; none where these do not suffice."""
+def _soon(group: Sequence[Host], waiting: Waiting) -> bool:
+    """Whether enough workers have room by themselves in a moment."""
+    rooms = [host.machine.room_in(waiting.on_each) for host in group if host.machine.capacity >= waiting.on_each]
+    return sum(seconds is not None and seconds <= SOON for seconds in rooms) >= waiting.machines
+
+
+def _interrupted(jobs: Sequence[Stoppable]) -> tuple[int, int, str]:
+    return sum(job.devices for job in jobs), len(jobs), jobs[0].id if jobs else ""
+
+
+def _of_group(group: Sequence[Host], waiting: Waiting, balance: Balance) -> list[Stoppable]:
+    """The jobs of a group of workers that make room together; none where these do not suffice.
+
+    One worker after the other, each time the one on which least is interrupted beside what is chosen already.
+    """
     chosen: list[Stoppable] = []
-    for job in sorted(host.jobs, key=balance.last_first, reverse=True):
-        if _enough(host, waiting, chosen):
-            break
-        if balance.may_stop(job, waiting, chosen):
-            chosen.append(job)
+    left = {host.machine.name: host for host in group if host.machine.capacity >= waiting.on_each}
+    for _ in range(waiting.machines):
+        each = {name: _on(host, waiting, balance, chosen) for name, host in left.items()}
+        found = {name: jobs for name, jobs in each.items() if jobs is not None}
+        if not found:
+            return []
+        least = min(found, key=lambda name: (_interrupted(found[name]), name))
+        chosen += found[least]
+        del left[least]
 
-    if not _enough(host, waiting, chosen):
-        return []
-    for job in chosen[::-1]:  # a small job goes on where a larger one that was added later frees enough
+    below_limit = _of_its_own(group, waiting, balance, chosen)
+    return [] if below_limit is None else _without_spare([*chosen, *below_limit], group, waiting)
+
+
+def _on(host: Host, waiting: Waiting, balance: Balance, chosen: Sequence[Stoppable]) -> list[Stoppable] | None:
+    """The jobs of this worker that make room on it; None where these do not suffice."""
+    return _last_ones(host.jobs, waiting, balance, chosen, lambda stopped: host.room(stopped) >= waiting.on_each)
+
+
+def _of_its_own(
+    group: Sequence[Host], waiting: Waiting, balance: Balance, chosen: Sequence[Stoppable]
+) -> list[Stoppable] | None:
+    """The jobs of the waiting one's project that bring it below its limit; None where these do not suffice."""
+    own = {job.id: job for host in group for job in host.jobs if job.project == waiting.project}
+    return _last_ones(own.values(), waiting, balance, chosen, lambda stopped: _below_limit(waiting, stopped))
+
+
+def _last_ones(
+    jobs: Iterable[Stoppable],
+    waiting: Waiting,
+    balance: Balance,
+    chosen: Sequence[Stoppable],
+    enough: Callable[[Sequence[Stoppable]], bool],
+) -> list[Stoppable] | None:
+    """The jobs that go last, as many as are `enough` beside the chosen ones; None where all do not suffice."""
+    stopped = [*chosen]
+    for job in sorted(jobs, key=balance.last_first, reverse=True):
+        if enough(stopped):
+            break
+        if job not in stopped and balance.may_stop(job, waiting, stopped):
+            stopped.append(job)
+    return stopped[len(chosen) :] if enough(stopped) else None
+
+
+def _without_spare(chosen: list[Stoppable], group: Sequence[Host], waiting: Waiting) -> list[Stoppable]:
+    """Without jobs that need not stop: a small one goes on where a larger one that was added later frees enough."""
+    for job in chosen[::-1]:
         others = [each for each in chosen if each is not job]
-        if _enough(host, waiting, others):
+        places = sum(host.room(others) >= waiting.on_each for host in group)
+        if places >= waiting.machines and _below_limit(waiting, others):
             chosen = others
     return chosen
 
 
-def _enough(host: Host, waiting: Waiting, stopped: Sequence[Stoppable]) -> bool:
-    freed = Counter[str]()
-    for job in stopped:
-        freed[job.project] += job.devices
-    room = host.machine.free + freed.total() >= waiting.devices
-    return room and host.machine.capacity >= waiting.devices and freed[waiting.project] >= waiting.over
+def _below_limit(waiting: Waiting, stopped: Iterable[Stoppable]) -> bool:
+    return sum(job.devices for job in stopped if job.project == waiting.project) >= waiting.over

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 
 from app.db import Database
-from app.jobs.queue import lifecycle, workers
+from app.jobs.queue import gang_rows, lifecycle, workers
 from app.jobs.queue.attempt import AttemptUpdates, Lease
 from app.jobs.queue.fair_share import EQUAL, ProjectShares
 from app.jobs.queue.making_room import make_room
@@ -184,6 +184,97 @@ def test_devices_of_several_kinds(db: Database) -> None:
     lifecycle.cancel(db, "default", "ftjob-h100")
     submit(db, "ftjob-any", 5)
     assert make_room(db, EQUAL, most=3) == ["ftjob-2"]
+
+
+def able(db: Database, *names: str, code: str = "c") -> None:
+    """Workers with a device each that form gangs."""
+    for name in names:
+        workers.register(db, name, devices=1, kind=CPU, products={CPU: 1}, gang_address="127.0.0.1", code=code)
+
+
+def claimed(db: Database, worker: str, *, step: int | None = 1) -> Lease:
+    offer = Offer({CPU: 1}, {CPU: 1}, gangs=True)
+    lease = lifecycle.claim(db, worker=f"{worker}/1", seconds=600, offer=offer)
+    assert lease is not None
+    if step is not None:
+        reached(db, lease, step)
+    return lease
+
+
+def test_room_is_made_for_a_gang_on_all_its_workers(db: Database) -> None:
+    """By a request to each of them at once; what becomes free first is kept until the last of them has room."""
+    able(db, "a", "b")
+    submit(db, "ftjob-1")
+    submit(db, "ftjob-2")
+    leases = [claimed(db, "a"), claimed(db, "b")]
+    submit(db, "ftjob-gang", 5, devices=2, machines=2)
+    assert sorted(make_room(db, EQUAL, most=3)) == ["ftjob-1", "ftjob-2"]
+    assert make_room(db, EQUAL, most=3) == []
+    assert [lifecycle.beat(db, lease) for lease in leases] == ["yield", "yield"]
+    assert says(db, "ftjob-gang") == "the end of ftjob-1, ftjob-2, which makes room for it"
+
+    lifecycle.release(db, leases[0])
+    assert lifecycle.claim(db, worker="a/2", seconds=600, offer=Offer(gangs=True)) is None
+    lifecycle.release(db, leases[1])
+    lease = claimed(db, "b")
+    assert (lease.job_id, lease.machines) == ("ftjob-gang", 2)
+
+
+@pytest.mark.parametrize("reason", ["no step yet", "another version", "priority", "alone"])
+def test_nothing_is_stopped_for_a_gang_that_would_still_lack_a_place(db: Database, reason: str) -> None:
+    """Whatever it is that one of the two workers cannot give."""
+    able(db, "a", "b")
+    submit(db, "ftjob-1")
+    submit(db, "ftjob-2", 9 if reason == "priority" else 0)
+    claimed(db, "a")
+    claimed(db, "b", step=0 if reason == "no step yet" else 1)
+    if reason == "another version":
+        able(db, "b", code="other")
+    elif reason == "alone":
+        workers.remove(db, "b")
+    submit(db, "ftjob-gang", 5, devices=2, machines=2)
+    assert make_room(db, EQUAL, most=3) == []
+
+
+def test_a_gang_that_cannot_form_is_passed_over(db: Database) -> None:
+    """Room is made for the job behind it, which the worker that becomes free then takes."""
+    submit(db, "ftjob-low")
+    lease = started(db)
+    submit(db, "ftjob-gang", 9, devices=2, machines=2)
+    submit(db, "ftjob-high", 5)
+    assert make_room(db, EQUAL, most=3) == ["ftjob-low"]
+    lifecycle.release(db, lease)
+    assert started(db).job_id == "ftjob-high"
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_gang_makes_room_as_a_whole(db: Database, machines: int) -> None:
+    """For one job on any of its workers, or for another gang; then its members see that the attempt has ended."""
+    workers.remove(db, "w")
+    able(db, "a", "b")
+    submit(db, "ftjob-gang", devices=2, machines=2)
+    lease = claimed(db, "a", step=None)
+    place = gang_rows.invitation(db, "b")
+    assert place is not None and gang_rows.join(db, place, seconds=600)
+    submit(db, "ftjob-high", 5, devices=machines, machines=machines)
+    assert make_room(db, EQUAL, most=3) == []  # it has made no step yet
+    reached(db, lease, 1)
+    assert make_room(db, EQUAL, most=3) == ["ftjob-gang"]
+    assert lifecycle.beat(db, lease) == "yield"
+    assert lifecycle.release(db, lease) == "queued" and gang_rows.gone(db, place)
+    assert claimed(db, "b").job_id == "ftjob-high"
+
+
+def test_devices_of_several_kinds_are_not_freed_for_a_gang(db: Database) -> None:
+    """Rows do not say which of a worker's devices a job has, and a gang needs one product everywhere."""
+    workers.remove(db, "w")
+    able(db, "a")
+    products = {CPU: 1, "H100": 1}
+    workers.register(db, "b", devices=1, kind=CPU, products=products, gang_address="127.0.0.1", code="c")
+    submit(db, "ftjob-1")
+    claimed(db, "b")
+    submit(db, "ftjob-gang", 5, devices=2, machines=2)
+    assert make_room(db, EQUAL, most=3) == []
 
 
 def test_nothing_is_stopped_for_what_changed_meanwhile(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:

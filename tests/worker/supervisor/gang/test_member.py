@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import select
 
 from app.evidence.tables import Evidence
-from app.jobs.queue import gang_rows, lifecycle
+from app.jobs.queue import gang_rows, lifecycle, making_room, preemption
+from app.jobs.queue.fair_share import EQUAL
 from app.jobs.queue.tables import Checkpoint, GangMember
 from app.logs import queries
 from app.storage.blobs import Storage
@@ -144,6 +145,23 @@ def test_pause_resume_and_cancel_reach_every_machine(pair: Pair) -> None:
         lifecycle.cancel(db, "default", job_id)
         eventually(lambda: not of_job(job_id))
         eventually(lambda: all(runner.slots.free == 1 for runner in pair.runners))
+
+
+def test_a_gang_makes_room_for_another(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It saves its state on all machines, goes on when they are free again, and ends as if it had been left alone."""
+    monkeypatch.setattr(preemption, "SOON", 0.0)  # this job ends within a minute
+    db = pair.deployment.db
+    undisturbed = pair.submit(hyperparameters=LONG)
+    with pair:
+        succeeded(pair.deployment, undisturbed)
+        job_id = pair.submit(hyperparameters=LONG)
+        training(pair, job_id, step=20)
+        urgent = pair.submit(priority=1)
+        assert making_room.make_room(db, EQUAL, most=1) == [job_id]
+        first, job = succeeded(pair.deployment, urgent), succeeded(pair.deployment, job_id)
+    assert first.finished_at is not None and job.finished_at is not None and first.finished_at < job.finished_at
+    assert (job.attempt, job.crashes, job.preemptions) == (2, 0, 1)
+    assert evidence_of(pair, job_id).result_root == evidence_of(pair, undisturbed).result_root
 
 
 def test_a_member_that_stops_has_all_stop(pair: Pair) -> None:
