@@ -60,6 +60,7 @@ class Candidate:
     devices: int
     device: str | None
     machines: int
+    used: bool  # whether the project has a row of its usage
 
     @property
     def need(self) -> Need:
@@ -80,11 +81,12 @@ class KeptDevices:
 
 
 def choose(
-    session: Session, worker: str, offer: Offer, shares: ProjectShares, at: datetime, *, final: bool
+    session: Session, worker: str, offer: Offer, shares: ProjectShares, at: datetime, *, look: int
 ) -> NextJob | None:
     """The next job for this offer, locked, with its project's usage; None where none is for it now.
 
-    Raises OrderChanged where another project may be next by now, unless this is the `final` look.
+    The first `look` does not wait for a project that another claim is at, if it is behind the next one after that
+    claim. Raises OrderChanged where another project may be next by now, unless this is the last of the `LOOKS`.
     """
     candidates = {
         each.contender.project: each
@@ -93,6 +95,7 @@ def choose(
     }
     order = shares.in_order(each.contender for each in candidates.values())
     kept: KeptDevices | None = None
+    passed: list[Contender] = []  # projects that other claims are at, as they will be once these have their jobs
 
     for place, contender in enumerate(order):
         first = candidates[contender.project]
@@ -102,19 +105,43 @@ def choose(
         chosen = _best(session, worker, contender, offer, shares, at, held=kept.workers if kept else frozenset())
         if chosen is None or (kept and not kept.admits(session, chosen)):
             continue  # nothing fits, others have taken it, or it would delay the large job
-        job = chosen.job
-        current = replace(contender, usage=usage.usage_at(usage.lock(session, contender.project), at))
-        # Whatever comes of it, no second project is locked: the order of locks is that of their names.
-        allowed = shares.allows(contender.project, current.usage, job.devices)
-        later = place + 1 < len(order) and shares.rank(current) > shares.rank(order[place + 1])
-        if not final and (later or not allowed):
-            raise OrderChanged
-        if allowed and chosen.gang and not gang_rows.still_free(session, chosen.gang):
-            if final:
-                return None
-            raise OrderChanged
-        return chosen if allowed else None
+
+        rivals = order[place + 1 : place + 2]
+        row = usage.try_lock(session, contender.project) if look == 1 and first.used else None
+        if row is None and look == 1 and first.used:
+            after = contender.with_devices(chosen.job.devices)
+            if shares.behind(after, rivals):
+                passed.append(after)
+                continue
+            if passed:
+                raise OrderChanged  # this claim would wait here, and one of those may be the next meanwhile
+
+        # Whatever comes of it, no second project is waited for: the order of locks is that of their names.
+        current = replace(contender, usage=usage.usage_at(row or usage.lock(session, contender.project), at))
+        return _confirmed(session, chosen, current, [*passed, *rivals], shares, final=look == LOOKS)
+    if passed:
+        raise OrderChanged
     return None
+
+
+def _confirmed(
+    session: Session,
+    chosen: NextJob,
+    current: Contender,
+    rivals: list[Contender],
+    shares: ProjectShares,
+    *,
+    final: bool,
+) -> NextJob | None:
+    """The chosen job, if it still is the next one now that its project is locked; see `choose`."""
+    allowed = shares.allows(current.project, current.usage, chosen.job.devices)
+    if not final and (not allowed or shares.behind(current, rivals)):
+        raise OrderChanged
+    if allowed and chosen.gang and not gang_rows.still_free(session, chosen.gang):
+        if final:
+            return None
+        raise OrderChanged
+    return chosen if allowed else None
 
 
 def _kept_for(session: Session, worker: str, offer: Offer, job: Candidate, at: datetime) -> KeptDevices | None:
@@ -208,6 +235,7 @@ def _first_jobs(session: Session, offer: Offer, shares: ProjectShares, at: datet
             row.devices,
             row.device,
             row.machines,
+            bool(row.at),
         )
         for row in found
     ]

@@ -7,7 +7,7 @@ well, an average of what ran before, which fades with a half-life. See docs/deci
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -48,6 +48,10 @@ class Contender:
     usage: Usage
     since: datetime
 
+    def with_devices(self, devices: int) -> "Contender":
+        """The same project once a job of it runs on so many devices."""
+        return replace(self, usage=replace(self.usage, running=self.usage.running + devices))
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectShares:
@@ -79,6 +83,10 @@ class ProjectShares:
     def rank(self, contender: Contender) -> tuple[float, datetime, str]:
         """The key by which the next project is chosen. Equal levels: the older job goes first."""
         return self.level(contender.project, contender.usage), contender.since, contender.project
+
+    def behind(self, contender: Contender, others: Iterable[Contender]) -> bool:
+        """Whether one of the others goes before this one."""
+        return any(self.rank(other) < self.rank(contender) for other in others)
 
     def in_order(self, contenders: Iterable[Contender]) -> list[Contender]:
         return sorted(contenders, key=self.rank)

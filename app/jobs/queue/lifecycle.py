@@ -143,7 +143,7 @@ def claim(
         try:
             with db.write() as session:
                 at = now(session)
-                chosen = claims.choose(session, worker, offer or Offer(), shares, at, final=look == claims.LOOKS)
+                chosen = claims.choose(session, worker, offer or Offer(), shares, at, look=look)
                 return _start(session, chosen, worker, seconds, at) if chosen else None
         except claims.OrderChanged:
             continue

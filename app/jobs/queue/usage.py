@@ -35,17 +35,31 @@ def note(session: Session, project: str, devices: int) -> None:
 def lock(session: Session, project: str) -> ProjectUsage:
     """The project's row, locked until this transaction ends; a new one where the project has run nothing yet."""
     locked: dict[str, ProjectUsage] = session.info.setdefault(_LOCKED, {})
-    if project in locked:
-        return locked[project]
+    if project not in locked:
+        locked[project] = _lock(session, project, skip=False) or _new(session, project)
+    return locked[project]
 
-    query = select(ProjectUsage).where(ProjectUsage.project == project).with_for_update()
-    row = session.scalar(query.execution_options(populate_existing=True))
-    if row is None:
-        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        new = insert(ProjectUsage).values(project=project, running=0, smoothed=0.0, at=now(session))
-        session.execute(new.on_conflict_do_nothing())
-        row = session.scalars(query).one()
-    locked[project] = row
+
+def try_lock(session: Session, project: str) -> ProjectUsage | None:
+    """The row of a project that has one, locked; None at once where another transaction has locked it."""
+    row = _lock(session, project, skip=True)
+    if row is not None:
+        session.info.setdefault(_LOCKED, {})[project] = row
+    return row
+
+
+def _lock(session: Session, project: str, *, skip: bool) -> ProjectUsage | None:
+    query = select(ProjectUsage).where(ProjectUsage.project == project).with_for_update(skip_locked=skip)
+    return session.scalar(query.execution_options(populate_existing=True))
+
+
+def _new(session: Session, project: str) -> ProjectUsage:
+    """The locked row of a project without one, which another transaction may store in the same moment."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    new = insert(ProjectUsage).values(project=project, running=0, smoothed=0.0, at=now(session))
+    session.execute(new.on_conflict_do_nothing())
+    row = _lock(session, project, skip=False)
+    assert row is not None
     return row
 
 

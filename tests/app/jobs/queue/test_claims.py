@@ -2,9 +2,13 @@
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from sqlalchemy import text
 
 from app.db import Database, now
-from app.jobs.queue import claims, lifecycle, workers
+from app.jobs.queue import claims, lifecycle, usage, workers
 from app.jobs.queue.attempt import AttemptUpdates, Lease
 from app.jobs.queue.fair_share import ProjectShares
 from app.jobs.queue.offers import CPU, Offer
@@ -12,6 +16,7 @@ from app.jobs.queue.tables import Job, ProjectUsage
 from app.jobs.queue.waiting import queue_positions
 from tests.app.jobs.jobs import new_job
 from tests.app.jobs.plans import crowd, plan_of
+from tests.worker.supervisor.jobs import eventually
 
 ONE = Offer({CPU: 1}, {CPU: 1})
 
@@ -88,6 +93,62 @@ def test_claims_at_once_keep_the_shares(db: Database) -> None:
         running = {row.project: row.running for row in session.query(ProjectUsage)}
     # A claim that looked as often as it may takes what it found: one or two may be beside their share.
     assert sum(running.values()) == len(found) and abs(running["a"] - 2 * running["b"]) <= 6
+
+
+@contextmanager
+def another_claim(db: Database, project: str) -> Iterator[None]:
+    """The rest of the block runs while another transaction is at this project's usage."""
+    with db.write() as session:
+        usage.lock(session, project)
+        yield
+
+
+def test_a_claim_passes_the_project_of_another_claim(postgres_with_tables: str) -> None:
+    """With that claim's job, `b` is behind `a`: a claim that waited for it would look again, and then take `a`."""
+    with closing(Database(postgres_with_tables)) as db:
+        submitted(db, "a", 2)
+        submitted(db, "b", 2)
+        assert taken(db, 2) == ["a", "b"]  # `a` has been running longer, so `b` is the next
+        with another_claim(db, "b"):
+            assert taken(db, 1) == ["a"]
+
+
+def test_a_claim_waits_for_a_project_that_stays_the_next(postgres_with_tables: str) -> None:
+    """`a` has nine times the weight: with one job more it still is before `b`, whose turn it is not."""
+    shares = ProjectShares({"a": 9.0})
+    with closing(Database(postgres_with_tables)) as db:
+        submitted(db, "a", 2)
+        submitted(db, "b", 2)
+        assert taken(db, 2, shares=shares) == ["a", "b"]
+        found: list[str] = []
+        thread = threading.Thread(target=lambda: found.extend(taken(db, 1, shares=shares)))
+        with another_claim(db, "a"):
+            thread.start()
+            eventually(lambda: _waiting(db) == 1)
+        thread.join()
+        assert found == ["a"]
+
+
+def test_a_claim_waits_where_every_project_is_passed(postgres_with_tables: str) -> None:
+    """There are other claims at both; the next one is known when the first of them has ended."""
+    with closing(Database(postgres_with_tables)) as db:
+        submitted(db, "a", 2)
+        submitted(db, "b", 2)
+        assert taken(db, 2) == ["a", "b"]
+        found: list[str] = []
+        thread = threading.Thread(target=lambda: found.extend(taken(db, 1)))
+        with another_claim(db, "a"), another_claim(db, "b"):
+            thread.start()
+            eventually(lambda: _waiting(db) == 1)
+        thread.join()
+        assert found == ["b"]
+
+
+def _waiting(db: Database) -> int:
+    """Sessions that wait for a lock."""
+    with db.read() as session:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return int(session.scalar(text(query)) or 0)
 
 
 def claimed(db: Database, worker: str, free: int, shares: ProjectShares | None = None) -> str | None:
