@@ -80,7 +80,7 @@ class JobWitness:
         violations = self._of_all_ranks(violations)
         for violation in violations:  # before the replay, which may take a while
             self._reporter.report("violation", **violation.to_json())
-        if self.explain is not None:
+        if self.explain is not None and any(violation.operation is None for violation in violations):
             violations = self._explained(violations, self.explain)
         if self._abort:
             message = f"frozen tensor {violations[0]}; the policy's on_violation is 'abort'"
@@ -91,16 +91,18 @@ class JobWitness:
             return violations
         by_rank = self.group.gather([asdict(violation) for violation in violations])
         return [
-            Violation(**{**fields, "explanation": NO_REPLAY, "rank": rank})
+            Violation(**{**fields, "explanation": None if fields["operation"] else NO_REPLAY, "rank": rank})
             for rank, rows in enumerate(by_rank)
             for fields in rows
         ]
 
     def _explained(self, violations: list[Violation], explain: Explain) -> list[Violation]:
-        """The same violations with what the replay found, reported once more."""
-        self.witness.explain(explain(violations))
-        names = {violation.name for violation in violations}
-        explained = [violation for violation in self.witness.violations if violation.name in names]
-        for violation in explained:
-            self._reporter.report("violation", **violation.to_json())
-        return explained
+        """The same violations, those without an operation with what the replay found, which are reported once more."""
+        unexplained = [violation for violation in violations if violation.operation is None]
+        self.witness.explain(explain(unexplained))
+        names, without = ({each.name for each in part} for part in (violations, unexplained))
+        found = [violation for violation in self.witness.violations if violation.name in names]
+        for violation in found:
+            if violation.name in without:
+                self._reporter.report("violation", **violation.to_json())
+        return found

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         for name in unchanged:
             if self._drifted(name):
-                self.writes[name] = Write(name, func._schema.name, _caller(), self.step)
+                self.writes[name] = Write(name, func._schema.name, line_of(caller(sys._getframe(1))), self.step)
         return result
 
     def _touched(self, tensor: Tensor) -> Iterator[str]:
@@ -131,11 +132,15 @@ def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
                 yield item
 
 
-def _caller() -> str:
-    """The innermost line of the stack that is neither torch's nor the witness's, as "file:line in function"."""
-    frame = sys._getframe(1)
+def caller(frame: FrameType) -> FrameType:
+    """The innermost frame, from this one outwards, that is neither torch's nor the witness's."""
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_OURS, _TORCH)):
         frame = frame.f_back
+    return frame
+
+
+def line_of(frame: FrameType) -> str:
+    """Where a frame is now, as "file:line in function"."""
     return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 

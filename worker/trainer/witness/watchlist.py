@@ -2,19 +2,31 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from torch import Tensor
 
 from app.freeze.plan import FreezePlan
 from worker.trainer.freeze.tensor_refs import TensorRef
 from worker.trainer.witness.fingerprint import Fingerprints
-from worker.trainer.witness.guard import WriteGuard
+from worker.trainer.witness.guard import Write, WriteGuard
 from worker.trainer.witness.observe import digest, stored_bytes, unreadable
 from worker.trainer.witness.report import IntervalDigests, Violation
 from worker.trainer.witness.tripwires import Signs, Tripwire
 from worker.trainer.witness.watched_tensor import WatchedTensor
 
 Live = Mapping[str, TensorRef]  # the model's tensors as they are now
+
+
+class NoticedWrites(Protocol):
+    """Writes that were noticed as they were made."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are some that were not taken yet. It is asked at every step."""
+
+    def take(self) -> Mapping[str, Write | None]:
+        """Names of tensors that may have been written to since the last call, with what wrote where that is known."""
 
 
 class Watchlist:
@@ -29,6 +41,8 @@ class Watchlist:
             for name in (decision.name, *decision.aliases)
         }
         self._guard = guard
+        self.writes: NoticedWrites | None = None
+        self._written: dict[str, Write | None] = {}  # taken from these, until the tensor's bytes are compared
         self._tripwires: dict[str, Tripwire] = {}
         self._signs: Signs | None = None  # of these tripwires; None when they have changed
         self._boundaries = {
@@ -45,11 +59,12 @@ class Watchlist:
         return step in self._boundaries
 
     def tripped(self) -> list[str]:
-        """Names whose tripwire hints at a write."""
+        """Names that were written to, or whose tripwire hints at a write."""
+        self._take_writes()
         self._signs = self._signs or Signs(self._tripwires.values())
-        if self._signs.unmoved():
+        if self._signs.unmoved() and not self._written:
             return []
-        return [name for name, wire in self._tripwires.items() if wire.tripped()]
+        return [name for name, wire in self._tripwires.items() if name in self._written or wire.tripped()]
 
     def guard_saw_a_write(self) -> bool:
         return self._guard is not None and any(name in self._tripwires for name in self._guard.writes)
@@ -115,6 +130,7 @@ class Watchlist:
 
     def check(self, names: Iterable[str], live: Live, step: int) -> list[Violation]:
         """Compare the bytes behind these names, once per tensor; the violations that are new."""
+        self._take_writes()
         violations = []
         for name in names:
             item, slot = self.watched[name], live.get(name)
@@ -128,6 +144,7 @@ class Watchlist:
                 violations.append(self._violate(item, what, step))
             else:
                 item.last_good = step
+                self._written.pop(name, None)
                 item.watch_own_shard(slot.tensor, self.prints)
                 self._rearm(name, slot)
         return violations
@@ -139,6 +156,11 @@ class Watchlist:
         names = [name for name, item in self.watched.items() if item.open and not self._still_tied(item, live)]
         tensors = {name: live[name].tensor for name in names if name in live}
         self._guard.watch({name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+    def _take_writes(self) -> None:
+        if self.writes is not None and self.writes.pending:
+            taken = self.writes.take()
+            self._written |= {name: write for name, write in taken.items() if name in self._tripwires}
 
     def _end_interval(self, item: WatchedTensor, live: Live) -> None:
         tensor = live[item.name].tensor if item.name in live else None
@@ -167,6 +189,8 @@ class Watchlist:
     def _violate(self, item: WatchedTensor, what: str, step: int) -> Violation:
         item.violated = True
         self._set_tripwire(item.name, None)
-        write = self._guard.writes.get(item.name) if self._guard is not None else None
-        last_good = step - 1 if write else item.last_good
+        write = self._written.pop(item.name, None)
+        if self._guard is not None:
+            write = self._guard.writes.get(item.name)
+        last_good = max(step - 1, item.last_good) if write else item.last_good
         return Violation(item.name, last_good, step, str(write) if write else None, what)

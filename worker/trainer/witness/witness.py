@@ -28,7 +28,7 @@ from worker.trainer.witness.first_changes import FirstChanges
 from worker.trainer.witness.guard import WriteGuard
 from worker.trainer.witness.live_names import live_tensors, own_model
 from worker.trainer.witness.report import Violation, WitnessReport
-from worker.trainer.witness.watchlist import Watchlist
+from worker.trainer.witness.watchlist import NoticedWrites, Watchlist
 
 
 class Witness:
@@ -204,6 +204,10 @@ class Witness:
                 register_optimizer_step_post_hook(lambda other, *_: self._stepped() if self._owns(other) else None)
             )
         return self
+
+    def listen(self, writes: NoticedWrites) -> None:
+        """Have what notices writes as they are made say so: a tensor that it names is compared after the same step."""
+        self._frozen.writes = writes
 
     def compare(self, tensors: Mapping[str, Tensor]) -> list[Violation]:
         """How a state dict (a checkpoint read back, an averaged copy) differs from the frozen bytes; records nothing.

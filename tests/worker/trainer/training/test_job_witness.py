@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from app.freeze.plan import resolve
+from app.freeze.policy import Policy
 from tests.worker.trainer.attempts import AFFINE, affine_order, attempt, work_order
+from tests.worker.trainer.witness.test_watchlist import Heard
+from worker.protocol import Reporter, read_reports
+from worker.trainer.freeze.inventory import tensors
 from worker.trainer.models import architectures
 from worker.trainer.models.architectures import Affine
+from worker.trainer.ranks.group import ALONE
+from worker.trainer.training.job_witness import JobWitness
+from worker.trainer.witness.blame import ReplayFinding
+from worker.trainer.witness.guard import Write
+from worker.trainer.witness.report import Violation
+from worker.trainer.witness.witness import Witness
 
 
 class Graph(Affine):
@@ -55,3 +68,27 @@ def test_a_sparse_tensor_in_the_files_is_refused_by_name(tmp_path: Path, monkeyp
     done = attempt(work_order(job_id="j", stage="initialise", model=model, seed=1), tmp_path)
     assert done.failure["param"] == "model.architecture"
     assert "'graph' has the layout torch.sparse_coo" in done.failure["message"]
+
+
+def test_only_what_has_no_cause_is_replayed(tmp_path: Path) -> None:
+    """A write that was named when it was made needs no replay; what moved beside it does, and is reported once more."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    plan = resolve(Policy.from_json({"freeze": ["0.**"], "on_violation": "continue"}), tensors(model))
+    asked: list[str] = []
+
+    def explain(violations: Sequence[Violation]) -> list[ReplayFinding]:
+        asked.extend(violation.name for violation in violations)
+        return [ReplayFinding(violation.name, 1, "aten::mul_", "b.py:2 in g", "") for violation in violations]
+
+    with Reporter(tmp_path / "reports", aloud=False) as reporter, Witness(model, plan=plan) as witness:
+        job = JobWitness(witness, plan, reporter, ALONE)
+        job.explain = explain
+        witness.listen(Heard({"0.weight": Write("0.weight", "aten::add_", "a.py:1 in f")}))
+        model[0].weight.data.add_(1)
+        model[0].bias.data.mul_(3)
+        job.after_step()
+    assert asked == ["0.bias"]
+    causes = {"0.weight": "aten::add_ at a.py:1 in f", "0.bias": "aten::mul_ at b.py:2 in g"}
+    assert {violation.name: violation.operation for violation in witness.violations} == causes
+    reports = [(each["name"], each["operation"]) for each in read_reports(tmp_path / "reports")[0]]
+    assert sorted(reports, key=str) == sorted([*causes.items(), ("0.bias", None)], key=str)

@@ -1,5 +1,6 @@
 """Freezes that begin and end, ties, and comparison with other tensors."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from app.freeze.plan import resolve
 from app.freeze.policy import Policy
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.witness.fingerprint import Fingerprints
+from worker.trainer.witness.guard import Write
 from worker.trainer.witness.live_names import live_tensors
 from worker.trainer.witness.watchlist import Watchlist
 
@@ -79,3 +81,48 @@ def test_a_tie_is_checked_once_until_it_is_cut() -> None:
     model[1].weight = nn.Parameter(model[1].weight.detach() + 1)
     violations = watched.check(watched.watched, live_tensors(model), 1)
     assert [violation.name for violation in violations] == ["1.weight"]
+
+
+@dataclass
+class Heard:
+    """Writes that something noticed, for a watchlist to take."""
+
+    writes: dict[str, Write | None]
+
+    @property
+    def pending(self) -> bool:
+        return bool(self.writes)
+
+    def take(self) -> dict[str, Write | None]:
+        taken, self.writes = self.writes, {}
+        return taken
+
+
+def test_a_noticed_write_is_a_hint_with_a_cause() -> None:
+    """No other sign is needed; a tensor whose bytes are equal is forgotten, and one that moved has its operation."""
+    model = net()
+    watched = watchlist(model, {"freeze": ["0.**"]})
+    live = live_tensors(model)
+    watched.writes = Heard({"0.weight": Write("0.weight", "numpy.add", "loop.py:3 in step"), "0.bias": None})
+    assert sorted(watched.tripped()) == ["0.bias", "0.weight"]
+    model[0].weight.detach().numpy()[0] += 1
+    (violation,) = watched.check(watched.tripped(), live, 4)
+    assert (violation.name, violation.operation) == ("0.weight", "numpy.add at loop.py:3 in step")
+    assert (violation.last_good_step, violation.first_bad_step) == (3, 4)
+    assert watched.tripped() == []
+
+    model[0].bias.detach().numpy()[0] += 1
+    (violation,) = watched.check(["0.bias"], live, 6)
+    assert (violation.last_good_step, violation.first_bad_step, violation.operation) == (4, 6, None)
+
+
+def test_a_write_after_the_last_look_is_after_its_step() -> None:
+    """In an evaluation, for example: the step itself had been found good."""
+    model = net()
+    watched = watchlist(model, {"freeze": ["0.**"]})
+    assert watched.check(watched.watched, live_tensors(model), 4) == []
+    watched.writes = Heard({"0.bias": Write("0.bias", "aten::add_", "eval.py:9 in look")})
+    model[0].bias.detach().numpy()[0] += 1
+    (violation,) = watched.check(watched.watched, live_tensors(model), 4)
+    assert (violation.last_good_step, violation.first_bad_step) == (4, 4)
+    assert violation.operation == "aten::add_ at eval.py:9 in look"
