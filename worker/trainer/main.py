@@ -26,6 +26,7 @@ from worker.trainer.ranks.elastic import launch_on_machines
 from worker.trainer.ranks.group import Group, joined
 from worker.trainer.ranks.launch import launch
 from worker.trainer.ranks.replicas import refuse_different_replicas
+from worker.trainer.readonly.weights import read_only
 from worker.trainer.training import loop, tasks
 from worker.trainer.training.divergence import Diverged
 from worker.trainer.training.loop import Ending, Run
@@ -92,7 +93,7 @@ def train(order: WorkOrder, workspace: Workspace, reporter: Reporter, stop: Stop
         reporter.stage("training")
         with run.witness.witness:
             try:
-                with run.checkpoints.writer:
+                with run.checkpoints.writer, read_only(run.state, plan, run.witness.witness, reporter):
                     ending = loop.train(run)
             except Diverged as diverged:
                 raise _explained(diverged, workspace) from None
