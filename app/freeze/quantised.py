@@ -9,7 +9,7 @@ from app.freeze.policy import WHOLE_RUN, Intervals, Policy
 from app.freeze.tensors import TensorInfo
 
 #: The classes of layers whose tensors, apart from a bias, are a quantised weight.
-LAYERS: Final = ("Linear4bit", "Linear8bitLt", "CompressedLinear", "DecodedLinear")
+LAYERS: Final = ("Linear4bit", "Linear8bitLt", "CompressedLinear", "DecodedLinear", "DecodedExperts")
 #: Weights of a 4-bit kind that share a scale.
 _BLOCK: Final = 64
 

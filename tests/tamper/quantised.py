@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.evidence.format.statement import base_readings, total
+from app.evidence.format.statement import base_readings, row_order, total
 from tests.tamper.attacks import Options, attack
 from tests.tamper.kit import Tensor, World, adapter_rows, adapter_world, tensor
 
@@ -166,22 +166,25 @@ def _(world: World) -> Options:
 
 
 def decoded_world(root: Path) -> World:
-    """An adapter over a base with one weight in float8, beside its scales."""
+    """An adapter over a base with one weight in float8 and one in MXFP4, beside their scales."""
     world = adapter_world(root)
     world.base_weights["model.safetensors"] |= {
-        "enc.1.w": tensor("F8_E4M3", 8, 8, seed="codes"),
-        "enc.1.w_scale_inv": tensor("F32", 1, 1, seed="scales"),
+        "enc.2.weight": tensor("F8_E4M3", 8, 8, seed="codes"),
+        "enc.2.weight_scale_inv": tensor("F32", 1, 1, seed="scales"),
+        "enc.2.down_proj_blocks": tensor("U8", 2, 8, 1, 16, seed="blocks"),
+        "enc.2.down_proj_scales": tensor("U8", 2, 8, 1, seed="exponents"),
     }
     world.write()
     world.pinned = total(base_readings(adapter_rows(world))).root
     return world
 
 
-def decoded_rows(world: World, **changes: Any) -> None:
-    """Signs the adapter's statement in which `enc.1.w` was decoded for training."""
+def decoded_rows(world: World, *, codes: str = "enc.2.weight", **changes: Any) -> None:
+    """Signs the adapter's statement in which these codes were decoded for training."""
     readings = {"decoded": "a" * 64, "loaded": "a" * 64, "trained": "a" * 64} | changes
-    rows = [row._replace(**readings) if row.base and row.base.name == "enc.1.w" else row for row in adapter_rows(world)]
-    world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
+    rows = [row._replace(**readings) if row.base and row.base.name == codes else row for row in adapter_rows(world)]
+    rows = [row._replace(name=row.name.removesuffix("_blocks")) for row in rows]  # as it is called in the model
+    world.sign(world.predicate(rows=tuple(sorted(rows, key=row_order)), result_kind="adapter"))
 
 
 @attack("41-decoded-for-training-with-other-bytes-at-the-end", only="frozen_while_live", world=decoded_world)
@@ -210,3 +213,16 @@ def _(world: World) -> Options:
 def _(world: World) -> Options:
     """The digest would excuse a plain weight that had other bytes in memory than in the base."""
     quantised_rows(world, quantised=None, decoded="a" * 64)
+
+
+@attack("41-scales-that-were-decoded-for-training", only="quantised_below_adapter", world=decoded_world)
+def _(world: World) -> Options:
+    """Whole numbers, but no codes: it would excuse scales that had other bytes in memory."""
+    decoded_rows(world, codes="enc.2.down_proj_scales")
+
+
+@attack("41-codes-decoded-to-another-name", only="live_names", world=decoded_world)
+def _(world: World) -> Options:
+    """The policy would be about another tensor."""
+    rows = [row._replace(name=row.name.replace("down_proj_blocks", "gate_up_proj")) for row in adapter_rows(world)]
+    world.sign(world.predicate(rows=tuple(sorted(rows, key=row_order)), result_kind="adapter"))

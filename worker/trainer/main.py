@@ -17,7 +17,7 @@ from worker.protocol import EXIT_DONE, Reporter, WorkOrder, Workspace, write_jso
 from worker.trainer import checkpoint, determinism, export, foreseen
 from worker.trainer.data import reading
 from worker.trainer.data.reading import DataSplits
-from worker.trainer.freeze.quantised_parts import is_decoded
+from worker.trainer.freeze.quantised_parts import decoded_weights
 from worker.trainer.models import card, loading, manifest, merging, quantised
 from worker.trainer.models.tracked import Readings, TrackedModel
 from worker.trainer.outcome import exit_codes, rank_of_process
@@ -138,7 +138,7 @@ def _export(
     export.write_result(workspace, tracked, trained)
     export.write_observations(workspace, tracked, plan, loaded, trained, report, steps=ending.steps)
 
-    decoded = sum(map(is_decoded, run.state.model.modules()))
+    decoded = sum(len(decoded_weights(module)) for module in run.state.model.modules())
     text = card.text(
         job_id=order.job_id,
         task=task,

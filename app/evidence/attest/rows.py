@@ -40,7 +40,7 @@ def _with_made(row: Row, made: Mapping[str, str]) -> Row:
     if row.base is None:
         return row
     digest = made.get(row.base.name)
-    return row._replace(decoded=digest) if is_coded(row.base.dtype) else row._replace(quantised=digest)
+    return row._replace(decoded=digest) if is_coded(row.base.name, row.base.dtype) else row._replace(quantised=digest)
 
 
 def _own_name_first(tensor: ObservedTensor) -> ObservedTensor:

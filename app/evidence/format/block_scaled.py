@@ -1,19 +1,41 @@
-"""Weights in small floats with a scale for each block, as DeepSeek, Qwen and others publish them.
+"""Weights in small floats with a scale for each block, as they are published; most devices compute with plain ones.
 
-`q_proj.weight` has codes in float8 (e4m3fn), and `q_proj.weight_scale_inv` a scale for each block of 128 by 128 of
-them: the weight is codes times scales. Most devices compute with that product in 16 bits.
+    fp8    `q_proj.weight` in float8 (e4m3fn), `q_proj.weight_scale_inv`: a scale for each block of 128 by 128
+    mxfp4  `experts.down_proj_blocks`, two codes of 4 bits in a byte; `experts.down_proj_scales`: the exponent of the
+           power of two that 32 codes share, in a byte. Of gpt-oss' experts
+
+A weight is codes times scales; for experts with the last two dimensions exchanged.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 FP8: Final = "fp8"
-SCALE: Final = "weight_scale_inv"
-#: The dtype of codes, and those that publishers give to scales.
-CODES: Final = "F8_E4M3"
-SCALES: Final = ("F32", "BF16")
-_KNOWN: Final = frozenset(
+MXFP4: Final = "mxfp4"
+
+
+class Parts(NamedTuple):
+    """What the codes of a weight, its scales and the weight itself are called in their module, and their dtypes."""
+
+    codes: str
+    scales: str
+    plain: str
+    dtype: str
+    scale_dtypes: tuple[str, ...]
+
+
+#: The weights that a form has, by its name in a configuration.
+FORMS: Final[Mapping[str, tuple[Parts, ...]]] = {
+    FP8: (Parts("weight", "weight_scale_inv", "weight", "F8_E4M3", ("F32", "BF16")),),
+    MXFP4: tuple(
+        Parts(f"{name}_blocks", f"{name}_scales", name, "U8", ("U8",)) for name in ("gate_up_proj", "down_proj")
+    ),
+}
+_BY_CODES: Final = {parts.codes: parts for form in FORMS.values() for parts in form}
+_BY_PLAIN: Final = {parts.plain: parts for form in FORMS.values() for parts in form if parts.plain != parts.codes}
+_BY_SCALES: Final = {parts.scales: parts for form in FORMS.values() for parts in form}
+_KNOWN_FP8: Final = frozenset(
     (
         *("quant_method", "activation_scheme", "weight_block_size", "modules_to_not_convert", "modules_to_convert"),
         *("fmt", "scale_fmt", "expert_dtype", "dequantize"),
@@ -28,6 +50,7 @@ _PLAIN: Final[Mapping[str, tuple[object, ...]]] = {
     "dequantize": (None, False),
     "modules_to_convert": (None, []),
 }
+_KNOWN_MXFP4: Final = frozenset(("quant_method", "modules_to_not_convert", "dequantize"))
 _LARGEST: Final = 1 << 16
 _CURE: Final = "take a base in float8 with a scale for each block and without static activations, or the plain weights"
 
@@ -38,20 +61,23 @@ class BlockFormError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class BlockForm:
-    """Rows and columns of a block, and the value of the list of modules that stay plain."""
+    """Rows and columns of a block, where a form leaves the choice, and the list of modules that stay plain."""
 
-    block: tuple[int, int]
+    block: tuple[int, int] | None
     skipped: Any
 
 
 def form_of(value: Mapping[str, Any]) -> BlockForm:
-    """The form that a `quantization_config` of method "fp8" describes. BlockFormError for any other."""
-    unknown = sorted(str(key) for key in value if key not in _KNOWN)
+    """The form that a `quantization_config` of one of these methods describes. BlockFormError for any other."""
+    known = _KNOWN_FP8 if value.get("quant_method") == FP8 else _KNOWN_MXFP4
+    unknown = sorted(str(key) for key in value if key not in known)
     if unknown:
         raise BlockFormError(f"unknown key {unknown[0]!r}: it may change how the weights are read; remove it")
     for key, plain in _PLAIN.items():
         if value.get(key) not in plain:
             raise BlockFormError(f"{key} is {value[key]!r}, which is not read; {_CURE}")
+    if known is _KNOWN_MXFP4:
+        return BlockForm(None, value.get("modules_to_not_convert"))
     block = value.get("weight_block_size")
     if not isinstance(block, list) or len(block) != 2 or not all(map(_is_size, block)):
         raise BlockFormError(f"weight_block_size is {block!r}, and has to be rows and columns of a block; {_CURE}")
@@ -62,43 +88,66 @@ def _is_size(value: object) -> bool:
     return type(value) is int and 0 < value <= _LARGEST
 
 
-def hole(dtypes: Mapping[str, str]) -> str | None:
+def hole(dtypes: Mapping[str, str], method: str) -> str | None:
     """The first weight without all that it consists of, in words; None where each is complete."""
-    odd = next((name for name in sorted(dtypes) if dtypes[name].startswith("F8") and not is_codes(name, dtypes)), None)
+    form = FORMS[method]
+    codes = sorted(name for name in dtypes if is_codes(name, dtypes) and _BY_CODES[_leaf(name)] in form)
+    odd = next((name for name in sorted(dtypes) if dtypes[name].startswith("F8") and name not in codes), None)
     if odd is not None:
-        return f"{odd!r} is stored as {dtypes[odd]}, and only weights of layers are read so, as {CODES}"
-    codes = sorted(name for name in dtypes if is_codes(name, dtypes))
+        return f"{odd!r} is stored as {dtypes[odd]}, and only codes of weights are read so ({form[0].dtype})"
     for name in codes:
-        scale = scale_of(name)
+        scale, known = scale_of(name), _BY_CODES[_leaf(name)].scale_dtypes
         if scale not in dtypes:
             return f"the quantised weight {name!r} is stored without {scale}"
-        if dtypes[scale] not in SCALES:
-            return f"{scale!r} is stored as {dtypes[scale]}, and scales are {' or '.join(SCALES)}"
-    alone = sorted(name for name in dtypes if is_beside(name) and not is_codes(_weight_of(name), dtypes))
+        if dtypes[scale] not in known:
+            return f"{scale!r} is stored as {dtypes[scale]}, and scales of {method} are {' or '.join(known)}"
+    alone = sorted(name for name in dtypes if is_beside(name) and _codes_of(name) not in codes)
     if alone:
-        return f"{alone[0]} is stored, and the weight {_weight_of(alone[0])!r} is not, as {CODES}"
-    return None if codes else "config.json says that weights are in float8, and none is stored so"
+        expected = _BY_SCALES[_leaf(alone[0])].dtype
+        return f"{alone[0]} is stored, and the weight {_codes_of(alone[0])!r} is not, as {expected}"
+    return None if codes else f"config.json says that weights are stored in {method}, and none is stored so"
 
 
 def is_codes(name: str, dtypes: Mapping[str, str]) -> bool:
     """Whether a stored tensor is the codes of a weight, by its name and dtype."""
-    return dtypes.get(name) == CODES and name.rpartition(".")[2] == "weight"
+    return name in dtypes and is_coded(name, dtypes[name])
+
+
+def is_coded(name: str, dtype: str) -> bool:
+    """Whether a stored tensor of this name and dtype is codes, which are decoded for the computation."""
+    parts = _BY_CODES.get(_leaf(name))
+    return parts is not None and dtype == parts.dtype
 
 
 def is_beside(name: str) -> bool:
     """Whether a stored tensor is the scales of codes, by its name."""
-    return name.rpartition(".")[2] == SCALE
+    return _leaf(name) in _BY_SCALES
 
 
-def is_coded(dtype: str) -> bool:
-    """Whether a stored tensor of this dtype is codes that are decoded for the computation."""
-    return dtype == CODES
-
-
-def scale_of(weight: str) -> str:
+def scale_of(codes: str) -> str:
     """The name of the scales beside codes."""
-    return f"{weight.removesuffix('weight')}{SCALE}"
+    return _within(codes, _BY_CODES[_leaf(codes)].scales)
 
 
-def _weight_of(scale: str) -> str:
-    return f"{scale.removesuffix(SCALE)}weight"
+def plain_of(codes: str) -> str:
+    """The name that the weight has which codes are decoded to."""
+    return _within(codes, _BY_CODES[_leaf(codes)].plain)
+
+
+def codes_of(plain: str) -> tuple[str, ...]:
+    """The names that codes of a weight of this name may have, other than its own."""
+    parts = _BY_PLAIN.get(_leaf(plain))
+    return () if parts is None else (_within(plain, parts.codes),)
+
+
+def _codes_of(scales: str) -> str:
+    return _within(scales, _BY_SCALES[_leaf(scales)].codes)
+
+
+def _within(name: str, leaf: str) -> str:
+    """The name of another tensor of the same module."""
+    return name[: len(name) - len(_leaf(name))] + leaf
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]

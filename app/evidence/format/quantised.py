@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.evidence.format import block_scaled, compressed
-from app.evidence.format.block_scaled import FP8
+from app.evidence.format.block_scaled import FORMS, MXFP4
 from app.evidence.format.compressed import COMPRESSED_TENSORS
 
 KEYS: Final = ("quantization_config", "compression_config")
@@ -26,6 +26,7 @@ _SCALES = re.compile(
 _SKIP: Final = "llm_int8_skip_modules"
 _MOST_SKIPPED: Final = 10_000
 _NAME = re.compile(r"[\w.]+")
+_PATTERN = re.compile(r"\w+(?:\.(?:\w+|\*))*")
 _NEEDED = ("weight.absmax", "weight.quant_map")
 _NESTED = ("weight.nested_absmax", "weight.nested_quant_map")
 _STATE = "weight.quant_state.bitsandbytes__"
@@ -50,8 +51,6 @@ _REFUSED: Mapping[str, str] = {
     "torchao": "its weights are tensors of classes of its own, whose parts no list of a model's tensors has",
     "modelopt": "transformers has no class that reads it",
     "nvfp4": "transformers has no class that reads it",
-    "mxfp4": "without a GPU and its kernels transformers turns it into bfloat16 while loading, so that the weights in "
-    "memory are not those that are stored",
     **dict.fromkeys(
         (
             *("eetq", "fbgemm_fp8", "higgs", "vptq", "spqr", "bitnet", "quark", "auto-round", "fp_quant"),
@@ -62,13 +61,13 @@ _REFUSED: Mapping[str, str] = {
 }
 _CURE = (
     "take the model's plain weights (bfloat16 or float32), or a base that bitsandbytes stored as NF4 or INT8, or "
-    "compressed-tensors as W4A16 or W8A16, or in float8 with block scales"
+    "compressed-tensors as W4A16 or W8A16, or in float8 or MXFP4"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """How a base is quantised: `kind` is "nf4", "fp4", "int4", "int8" or "fp8"; `skipped` modules are stored plain."""
+    """How a base is quantised: `kind` is "nf4", "fp4", "int4", "int8", "fp8" or "mxfp4"; `skipped` is stored plain."""
 
     method: str
     kind: str
@@ -78,7 +77,7 @@ class Quantisation:
     @property
     def decoded(self) -> bool:
         """Whether loading makes plain weights of what is stored, for the computation."""
-        return self.method == FP8
+        return self.method in FORMS
 
     @property
     def below_adapters(self) -> bool:
@@ -102,10 +101,10 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
         raise QuantisationError(f"{named}: {_NOT_SHOWN}; {_CURE}")
     if method == COMPRESSED_TENSORS:
         return _compressed(value, named)
-    if method == FP8:
-        return _block_scaled(value, named)
+    if isinstance(method, str) and method in FORMS:
+        return _block_scaled(value, named, method)
     if method != BITSANDBYTES:
-        known = ", ".join((BITSANDBYTES, COMPRESSED_TENSORS, FP8, *_REFUSED))
+        known = ", ".join((BITSANDBYTES, COMPRESSED_TENSORS, *FORMS, *_REFUSED))
         reason = _REFUSED.get(str(method), f"an unknown quantiser; known are {known}")
         raise QuantisationError(f"{named}: {reason}; {_CURE}")
     problem = _problem(value)
@@ -124,16 +123,16 @@ def _compressed(value: Mapping[str, Any], named: str) -> Quantisation:
     return Quantisation(COMPRESSED_TENSORS, kind)
 
 
-def _block_scaled(value: Mapping[str, Any], named: str) -> Quantisation:
+def _block_scaled(value: Mapping[str, Any], named: str, method: str) -> Quantisation:
     try:
         form = block_scaled.form_of(value)
     except block_scaled.BlockFormError as error:
         raise QuantisationError(f"{named}: {error}") from None
-    problem = _problem_of_names(form.skipped, "modules_to_not_convert")
+    problem = _problem_of_names(form.skipped, "modules_to_not_convert", patterns=method == MXFP4)
     if problem:
         raise QuantisationError(f"{named}: {problem}")
     skipped = None if form.skipped is None else tuple(form.skipped)
-    return Quantisation(FP8, FP8, skipped, form.block)
+    return Quantisation(method, method, skipped, form.block)
 
 
 def _found(value: Any, at: str = "") -> tuple[str, Any] | None:
@@ -167,17 +166,18 @@ def _problem(value: Mapping[str, Any]) -> str | None:
     return _problem_of_names(value.get(_SKIP), _SKIP)
 
 
-def _problem_of_names(skipped: Any, key: str) -> str | None:
-    """What is wrong with a list of modules that stay plain."""
-    if skipped is not None and not (isinstance(skipped, list) and all(map(_is_name, skipped))):
-        return f"{key} is not a list of names of modules; patterns are not read"
+def _problem_of_names(skipped: Any, key: str, *, patterns: bool = False) -> str | None:
+    """What is wrong with a list of modules that stay plain; `patterns` may have `*` for one part of a name."""
+    form = _PATTERN if patterns else _NAME
+    if skipped is not None and not (isinstance(skipped, list) and all(_is_name(each, form) for each in skipped)):
+        return f"{key} is not a list of names of modules; {'other ' if patterns else ''}patterns are not read"
     if skipped is not None and len(skipped) > _MOST_SKIPPED:
         return f"{key} has {len(skipped):,} names, and {_MOST_SKIPPED:,} is the most that is read"
     return None
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+def _is_name(value: object, form: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None
 
 
 def _flag(value: Mapping[str, Any], key: str) -> bool:
@@ -208,7 +208,8 @@ def quantised_weights(dtypes: Mapping[str, str]) -> set[str]:
 
 def left_out(skipped: Sequence[str]) -> Callable[[str], bool]:
     """Whether transformers leaves a module, by its path, out of what is quantised: by how it begins, or by its end."""
-    begins = re.compile(rf"(?:{'|'.join(skipped)})(?:(?<=\.)|(?=\.|$))").match if skipped else lambda path: None
+    names = "|".join(skipped).replace("*", "[^.]+")
+    begins = re.compile(rf"(?:{names})(?:(?<=\.)|(?=\.|$))").match if skipped else lambda path: None
     ends = tuple(skipped)
     return lambda path: begins(path) is not None or path.endswith(ends)
 
@@ -220,8 +221,8 @@ def hole(dtypes: Mapping[str, str], quantisation: Quantisation) -> str | None:
     """
     if quantisation.method == COMPRESSED_TENSORS:
         return compressed.hole(dtypes)
-    if quantisation.method == FP8:
-        return block_scaled.hole(dtypes)
+    if quantisation.decoded:
+        return block_scaled.hole(dtypes, quantisation.method)
     held = scales(dtypes)
     for weight in sorted(quantised_weights(dtypes)):
         module = weight.removesuffix("weight")

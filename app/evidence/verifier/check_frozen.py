@@ -70,7 +70,7 @@ def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
         if not adapter or row.role != "frozen" or row.base is None or row.result is not None:
             reason = f"has the digest of a {what} weight, which only a frozen weight below an adapter has"
             yield Problem("quantised_below_adapter", reason, row.name)
-        elif row.quantised if is_coded(row.base.dtype) else row.decoded:
+        elif row.quantised if is_coded(row.base.name, row.base.dtype) else row.decoded:
             reason = f"is stored as {row.base.dtype}: codes are decoded, and plain weights are quantised"
             yield Problem("quantised_below_adapter", reason, row.name)
         elif row.loaded is None or row.trained is None:

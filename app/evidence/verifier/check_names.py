@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
+from app.evidence.format.block_scaled import is_coded, plain_of
 from app.evidence.format.statement import Row
 from app.evidence.verifier.context import Check, CheckContext, Problem
 from app.evidence.verifier.renames import Table, renamed, tables
@@ -124,7 +125,8 @@ def _named(context: CheckContext, table: Table) -> Iterator[Problem]:
         stored = row.result or row.base
         if stored is None:
             continue
-        prefix = _live_prefix(row, stored.name, table, adapter=adapter)
+        name = plain_of(stored.name) if is_coded(stored.name, stored.dtype) else stored.name
+        prefix = _live_prefix(row, name, table, adapter=adapter)
         if prefix is None:
             yield Problem("live_names", f"stored as {stored.name!r}, which is not its live name", row.name)
         elif not (adapter and row.base is None):

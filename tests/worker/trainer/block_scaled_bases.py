@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from tests.worker.trainer import tiny
 
@@ -80,3 +81,64 @@ def _blocks(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     scales = (blocks.abs().amax((1, 3)) / _LARGEST).to(dtype)
     wide = scales.float().repeat_interleave(rows, 0).repeat_interleave(columns, 1)
     return (weight.float() / wide).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn), scales
+
+
+#: As gpt-oss' configuration has it.
+MXFP4: dict[str, Any] = {
+    "quant_method": "mxfp4",
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+}
+_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def gpt_oss(folder: Path, **changes: Any) -> Path:
+    """A decoder in bfloat16 whose experts are codes of 4 bits, 32 of which share a power of two."""
+    sizes = tiny.SMALL | tiny.DECODER | {"intermediate_size": 32, "head_dim": 16, "tie_word_embeddings": False}
+    sizes |= {"hidden_size": 64, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 16}
+    torch.manual_seed(3)
+    model = GptOssForCausalLM(GptOssConfig(**sizes | changes)).to(torch.bfloat16)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    tiny.tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)
+    rewrite(folder, _encode_experts)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": MXFP4}))
+    return folder
+
+
+def plain_experts_of(blocks: Tensor, scales: Tensor) -> Tensor:
+    """The weight by the published description, value by value: a byte has two codes, the first one in its low half."""
+    experts, outputs, groups, width = blocks.shape
+    weight = torch.empty(experts, 2 * groups * width, outputs)
+    for expert, output, group, at in product(*map(range, blocks.shape)):
+        byte, power = int(blocks[expert, output, group, at]), 2.0 ** (int(scales[expert, output, group]) - 127)
+        for half, code in enumerate((byte & 0xF, byte >> 4)):
+            value = _VALUES[code & 7] * (-1 if code & 8 else 1) * power
+            weight[expert, 2 * (group * width + at) + half, output] = value
+    return weight.to(torch.bfloat16)
+
+
+def _encode_experts(tensors: dict[str, Tensor]) -> None:
+    """Draws codes and exponents: any of them is a weight."""
+    for name in [each for each in tensors if each.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, (experts, outputs, inputs // 32, 16)).to(torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(120, 125, (experts, outputs, inputs // 32)).to(torch.uint8)
+
+
+def decoded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of codes among a file's tensors, by their plain names."""
+    plain = {}
+    for name, tensor in tensors.items():
+        if f"{name}_scale_inv" in tensors:
+            plain[name] = plain_of(tensor, tensors[f"{name}_scale_inv"])
+        elif name.endswith("_blocks"):
+            weight = name.removesuffix("_blocks")
+            plain[weight] = plain_experts_of(tensor, tensors[f"{weight}_scales"])
+    return plain

@@ -52,7 +52,7 @@ def holds_codes(module: nn.Module) -> bool:
 
 def is_quantised(module: nn.Module) -> bool:
     """Whether the module's weight is quantised, in one of these ways, or was decoded from one that is stored so."""
-    return holds_scales(module) or holds_codes(module) or is_decoded(module)
+    return holds_scales(module) or holds_codes(module) or bool(decoded_weights(module))
 
 
 def lay_out_packed(module: nn.Module, parts: Mapping[str, Tensor], *, unpacked: tuple[int, ...]) -> None:
@@ -88,19 +88,20 @@ def is_made(module: nn.Module) -> bool:
 
 def mark_decoded(module: nn.Module, leaf: str) -> None:
     """Notes that a weight of the module was decoded while loading: files have its codes."""
-    module.__dict__[_DECODED] = (*module.__dict__.get(_DECODED, ()), leaf)
+    module.__dict__[_DECODED] = (*decoded_weights(module), leaf)
 
 
-def is_decoded(module: nn.Module) -> bool:
-    """Whether loading decoded a weight of the module."""
-    return _DECODED in module.__dict__
+def decoded_weights(module: nn.Module) -> tuple[str, ...]:
+    """Names in the module of its weights that loading decoded."""
+    found: tuple[str, ...] = module.__dict__.get(_DECODED, ())
+    return found
 
 
 def made_weight(module: nn.Module, leaf: str) -> str | None:
     """The weight of the module, made of stored tensors while loading, that a tensor of it is a part of, if any."""
     if is_made(module):
         return None if leaf == "bias" else "weight"
-    return leaf if leaf in module.__dict__.get(_DECODED, ()) else None
+    return leaf if leaf in decoded_weights(module) else None
 
 
 def digest_of(parts: Mapping[str, str]) -> str:

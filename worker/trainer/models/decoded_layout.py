@@ -1,7 +1,9 @@
 """Bases whose weights are stored as small floats with scales: decoded into plain ones, and loaded as a plain model.
 
-    q_proj.weight (float8), q_proj.weight_scale_inv    as stored
-    q_proj.weight (bfloat16), q_proj.weight_scale_inv  as loaded: the product, and the scales as they are stored
+    q_proj.weight (float8), q_proj.weight_scale_inv       as stored
+    q_proj.weight (bfloat16), q_proj.weight_scale_inv     as loaded: the product, and the scales as they are stored
+    experts.down_proj_blocks, experts.down_proj_scales    as stored
+    experts.down_proj (bfloat16), experts.down_proj_scales
 
 Scales stay in the model as buffers, so that they are read and proved like any tensor. Codes do not: what they became
 is compared with what another process makes of them.
@@ -19,11 +21,16 @@ from torch import Tensor, nn
 
 from app.errors import ModelError
 from app.evidence.format import block_scaled
+from app.evidence.format.block_scaled import FP8
 from app.evidence.format.quantised import Quantisation
 from worker.trainer.freeze.inventory import DTYPE_CODES
 from worker.trainer.freeze.quantised_parts import mark_decoded
 from worker.trainer.models import stored_dtypes
 
+#: By codes of 4 bits: a sign, two bits of an exponent and one of a fraction.
+_MXFP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+_BYTES, _NO_EXPONENT = 16, 0xFF
+_EXPERTS = "DecodedExperts"
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
 
@@ -37,43 +44,48 @@ class DecodedLayout:
 
     tensors: Mapping[str, Tensor]
     codes: Mapping[str, str]
-    block: tuple[int, int]
+    form: Quantisation
 
     def plain_tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """The tensors that the files would hold, were the model not quantised. ModelError for one that is no weight."""
-        plain = {name: tensor for name, tensor in self.tensors.items() if not block_scaled.is_beside(name)}
-        for name in filter(self._is_codes, plain):
-            plain[name] = self._decoded(name, dtype)
+        plain: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            if self._is_codes(name):
+                plain[block_scaled.plain_of(name)] = self._decoded(name, dtype)
+            elif not block_scaled.is_beside(name):
+                plain[name] = tensor
         return plain
 
     def apply(self, model: nn.Module) -> None:
         """Gives the model, loaded from plain tensors, the scales beside its decoded weights, and notes which these are.
 
-        ModelError where a weight is no weight of a layer: its scales would have no place.
+        ModelError where codes are not those of a whole weight: their scales would have no place.
         """
         left = set(filter(self._is_codes, self.tensors))
         for live, pieces in stored_dtypes.stored_pieces(model, self.codes).items():
             path, _, leaf = live.rpartition(".")
-            module, (stored, rows) = model.get_submodule(path), pieces[0]
-            if stored not in left or rows is not None or not isinstance(module, nn.Linear):
+            stored, rows = pieces[0]
+            if stored not in left or rows is not None:
                 continue
             left.remove(stored)
-            module.__class__ = DecodedLinear
-            module.register_buffer(block_scaled.SCALE, self.tensors[block_scaled.scale_of(stored)])
+            module, scale = model.get_submodule(path), block_scaled.scale_of(stored)
+            _as_decoded(module)
+            module.register_buffer(scale.rpartition(".")[2], self.tensors[scale])
             mark_decoded(module, leaf)
         if left:
             message = (
-                f"{min(left)!r} is stored in float8, and in the model it is no weight of a linear layer: experts that "
-                "are joined while loading, for one; take the plain weights (bfloat16)"
+                f"{min(left)!r} is stored as codes, and is a part of a tensor of the model: experts that are joined "
+                "while loading, for one, are not read so; take the plain weights (bfloat16)"
             )
             raise ModelError(message, param="model", code="quantised_model")
 
     def notes(self, dtype: torch.dtype) -> tuple[str, ...]:
         """What a job's log says of it."""
         coded = [tensor for name, tensor in self.tensors.items() if self._is_codes(name)]
-        size, wide = sum(map(torch.numel, coded)), str(dtype).removeprefix("torch.")
-        note = f"{len(coded)} weights are stored in float8 and computed with in {wide}"
-        return (f"{note}: {size * dtype.itemsize:,} bytes in memory, {size:,} as stored",)
+        held, wide = sum(tensor.nbytes for tensor in coded), str(dtype).removeprefix("torch.")
+        size = held * dtype.itemsize * (1 if self.form.method == FP8 else 2)
+        note = f"{len(coded)} weights are stored in {self.form.kind} and computed with in {wide}"
+        return (f"{note}: {size:,} bytes in memory, {held:,} as stored",)
 
     def _is_codes(self, name: str) -> bool:
         return block_scaled.is_codes(name, self.codes)
@@ -81,27 +93,19 @@ class DecodedLayout:
     def _decoded(self, name: str, dtype: torch.dtype) -> Tensor:
         scale = block_scaled.scale_of(name)
         codes, scales = self.tensors[name], self.tensors[scale]
-        self._refuse_other_shape(name, codes, scales)
-        if not scales.is_meta and not bool(((scales > 0) & scales.isfinite()).all()):
+        if self.form.block is not None:
+            _refuse_cut_blocks(name, codes, self.form.block)
+        elif codes.dim() != 4 or codes.shape[-1] != _BYTES:
+            raise _not_whole(f"{name!r} is {list(codes.shape)}, and codes of experts are in blocks of {_BYTES} bytes")
+        expected = _shape_of_scales(codes, self.form.block)
+        if tuple(scales.shape) != expected:
+            raise _not_whole(f"{scale!r} is {list(scales.shape)}, and for {name!r} it has to be {list(expected)}")
+        if not scales.is_meta and not _are_scales(scales):
             raise _not_whole(f"{scale!r} holds a scale that is no positive number")
-        weight = decode(codes, scales, self.block, dtype)
+        weight = decode(codes, scales, self.form.block, dtype)
         if not weight.is_meta and not bool(weight.isfinite().all()):
             raise _not_whole(f"{name!r} holds codes of NaN, or is infinite with its scales")
         return weight
-
-    def _refuse_other_shape(self, name: str, codes: Tensor, scales: Tensor) -> None:
-        """Blocks that are cut off at an edge are refused: loaders take them for smaller blocks of one size."""
-        rows, columns = self.block
-        if codes.dim() != 2 or codes.shape[0] % rows or codes.shape[1] % columns:
-            message = (
-                f"{name!r} is {list(codes.shape)}, which blocks of {rows} by {columns} do not fill: transformers would "
-                "decode it by blocks of another size; take the plain weights (bfloat16)"
-            )
-            raise ModelError(message, param="model", code="quantised_model")
-        expected = (codes.shape[0] // rows, codes.shape[1] // columns)
-        if tuple(scales.shape) != expected:
-            scale = block_scaled.scale_of(name)
-            raise _not_whole(f"{scale!r} is {list(scales.shape)}, and for {name!r} it has to be {list(expected)}")
 
 
 def read(folder: Path, codes: Mapping[str, str], quantisation: Quantisation, *, meta: bool = False) -> DecodedLayout:
@@ -111,15 +115,60 @@ def read(folder: Path, codes: Mapping[str, str], quantisation: Quantisation, *, 
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 tensors[name] = _empty(file.get_slice(name), codes[name]) if meta else file.get_tensor(name)
-    assert quantisation.block is not None
-    return DecodedLayout(tensors, codes, quantisation.block)
+    return DecodedLayout(tensors, codes, quantisation)
 
 
-def decode(codes: Tensor, scales: Tensor, block: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Codes times the scale of their block, in float32, rounded once to `dtype`."""
+def decode(codes: Tensor, scales: Tensor, block: tuple[int, int] | None, dtype: torch.dtype) -> Tensor:
+    """Codes times the scale of their block, in float32, rounded once to `dtype`. Without `block`, they are MXFP4's."""
+    if block is None:
+        return _decode_mxfp4(codes, scales, dtype)
     rows, columns = block
     wide = scales.float().repeat_interleave(rows, 0).repeat_interleave(columns, 1)
     return (codes.float() * wide).to(dtype)
+
+
+def _decode_mxfp4(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """(experts, outputs, blocks, 16 bytes) with (experts, outputs, blocks) to (experts, inputs, outputs).
+
+    An expert at a time: in float32 all of them would take four times the memory of the weight.
+    """
+    experts, outputs, blocks, width = codes.shape
+    weight = torch.empty((experts, 2 * blocks * width, outputs), dtype=dtype, device=codes.device)
+    values = torch.tensor(_MXFP4_VALUES, device=codes.device)
+    for number in range(experts):
+        pairs = torch.stack((codes[number] & 0xF, codes[number] >> 4), -1).flatten(-2)  # the low half comes first
+        powers = scales[number].view(torch.float8_e8m0fnu).float()
+        weight[number] = (values[pairs.long()] * powers.unsqueeze(-1)).flatten(-2).T.to(dtype)
+    return weight
+
+
+def _shape_of_scales(codes: Tensor, block: tuple[int, int] | None) -> tuple[int, ...]:
+    return tuple(codes.shape[:-1]) if block is None else (codes.shape[0] // block[0], codes.shape[1] // block[1])
+
+
+def _are_scales(scales: Tensor) -> bool:
+    """Whether each scale is a positive number. One that is stored as an exponent is none where all its bits are set."""
+    fine = scales != _NO_EXPONENT if scales.dtype == torch.uint8 else (scales > 0) & scales.isfinite()
+    return bool(fine.all())
+
+
+def _refuse_cut_blocks(name: str, codes: Tensor, block: tuple[int, int]) -> None:
+    """Blocks that are cut off at an edge are refused: loaders take them for smaller blocks of one size."""
+    rows, columns = block
+    if codes.dim() != 2 or codes.shape[0] % rows or codes.shape[1] % columns:
+        message = (
+            f"{name!r} is {list(codes.shape)}, which blocks of {rows} by {columns} do not fill: transformers would "
+            "decode it by blocks of another size; take the plain weights (bfloat16)"
+        )
+        raise ModelError(message, param="model", code="quantised_model")
+
+
+def _as_decoded(module: nn.Module) -> None:
+    """Names the module's class for what it holds. It computes as before."""
+    if isinstance(module, nn.Linear):
+        module.__class__ = DecodedLinear
+    elif type(module).__name__ != _EXPERTS:
+        module.__class__ = type(_EXPERTS, (type(module),), {"__module__": __name__})
 
 
 def _empty(header: object, code: str) -> Tensor:

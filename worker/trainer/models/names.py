@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from app.evidence.format.block_scaled import codes_of
 from app.evidence.format.digest import TensorReading
 from app.freeze.implied import is_of_adapter
 from app.freeze.plan import TensorInfo
@@ -200,8 +201,12 @@ def _by_rows(tensor: Tensor) -> Tensor:
 
 
 def name_in_base(name: str, prefix: str, base: Mapping[str, Any]) -> str | None:
-    """The name of a result's tensor in the base's files, which may have or lack the prefix of the body."""
+    """The name of a result's tensor in the base's files, which may have or lack the prefix of the body.
+
+    Where they hold its codes alone, that is the name of these.
+    """
     for candidate in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
-        if candidate in base:
-            return candidate
+        for stored in (candidate, *codes_of(candidate)):
+            if stored in base:
+                return stored
     return None

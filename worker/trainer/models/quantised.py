@@ -30,6 +30,7 @@ from app.evidence.format.quantised import (
     quantisation_of,
     quantised_weights,
 )
+from app.evidence.format.quantised import left_out as listed_in
 from app.specs.models import TransformersSpec
 from worker.trainer.freeze.quantised_parts import holds_codes, holds_scales, mark_made
 from worker.trainer.models import adapter_targets, names
@@ -211,8 +212,8 @@ def _refuse_other_layers(config: Any, auto: Any, codes: Mapping[str, str], metho
 
 def _refuse_listed(quantisation: Quantisation, codes: Mapping[str, str]) -> None:
     """Raises ModelError where the configuration lists a module as plain whose weight is stored as codes."""
-    layers = sorted(name.removesuffix(".weight") for name in quantised_weights(codes))
-    wrong = next((path for path in layers if not should_convert_module(path, list(quantisation.skipped or ()))), None)
+    layers = sorted(name.rpartition(".")[0] for name in quantised_weights(codes))
+    wrong = next(filter(listed_in(quantisation.skipped or ()), layers), None)
     if wrong is not None:
         message = (
             f"config.json lists {wrong!r} as stored plain (modules_to_not_convert), and its weight is stored as codes; "

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from app.errors import ModelError
+from app.evidence.format.block_scaled import is_coded
 from worker.trainer.freeze.inventory import DTYPE_CODES, tensors
 from worker.trainer.models import names
 
@@ -51,7 +52,8 @@ def restore(model: nn.Module, codes: Mapping[str, str], read: Read | None) -> li
 
 def refuse_whole_numbers(model: nn.Module, codes: Mapping[str, str]) -> None:
     """Raises ModelError where the files hold whole numbers for weights, which a quantised model's are."""
-    whole = {name for name, code in codes.items() if code.startswith(("I", "U"))} - _counters(model, codes)
+    whole = {name for name, code in codes.items() if code.startswith(("I", "U")) and not is_coded(name, code)}
+    whole -= _counters(model, codes)
     if not whole:
         return
     state = model.state_dict(keep_vars=True)

@@ -76,12 +76,12 @@ def test_cast_or_reshaped_tensor_is_not_identical(changes: dict[str, Any], says:
 @pytest.mark.parametrize(
     ("loaded", "trained", "made", "verdict"),
     [
-        (NEW, NEW, {"enc.w": NEW}, "verified"),
-        (OTHER, OTHER, {"enc.w": NEW}, "violated"),
-        (NEW, OTHER, {"enc.w": NEW}, "violated"),
+        (NEW, NEW, {"enc.weight": NEW}, "verified"),
+        (OTHER, OTHER, {"enc.weight": NEW}, "violated"),
+        (NEW, OTHER, {"enc.weight": NEW}, "violated"),
         (NEW, NEW, {}, "incomplete"),
         (NEW, NEW, {"head.w": NEW}, "incomplete"),
-        (None, None, {"enc.w": NEW}, "incomplete"),
+        (None, None, {"enc.weight": NEW}, "incomplete"),
     ],
 )
 @pytest.mark.parametrize(("dtype", "field"), [("F32", "quantised"), ("F8_E4M3", "decoded")])
@@ -89,12 +89,12 @@ def test_what_loading_made_is_compared_with_what_it_should_make(
     loaded: str | None, trained: str | None, made: dict[str, str], verdict: str, dtype: str, field: str
 ) -> None:
     """A base below an adapter that is quantised or decoded for training: in memory it is what was made of it again."""
-    base = {"enc.w": reading("enc.w", OLD, dtype=dtype)}
-    tensor = seen("enc.w", loaded, trained, result=None)
+    base = {"enc.weight": reading("enc.weight", OLD, dtype=dtype)}
+    tensor = seen("enc.weight", loaded, trained, result=None)
     adapter = seen("lora.w", OTHER, NEW, base=[])
     found = judged(tensor, adapter, base=base, result={"lora.w": NEW}, kind="adapter", made=made)
     assert found.verdict == verdict, found.reason
-    assert getattr(found.rows[0], field) == made.get("enc.w")
+    assert getattr(found.rows[0], field) == made.get("enc.weight")
     if verdict == "violated" and loaded == trained:
         assert found.reason is not None and {"quantised": "quantising", "decoded": "decoding"}[field] in found.reason
 

@@ -4,7 +4,19 @@ from typing import Any
 
 import pytest
 
-from app.evidence.format.block_scaled import BlockForm, BlockFormError, form_of, hole, is_beside, is_codes, scale_of
+from app.evidence.format.block_scaled import (
+    FP8,
+    MXFP4,
+    BlockForm,
+    BlockFormError,
+    codes_of,
+    form_of,
+    hole,
+    is_beside,
+    is_codes,
+    plain_of,
+    scale_of,
+)
 
 #: As Qwen's and DeepSeek's configurations have it.
 QWEN = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
@@ -55,15 +67,54 @@ def test_codes_and_scales_by_name() -> None:
         ({}, None),
         ({"down.weight": "BF16"}, None),
         ({"up.weight_scale_inv": None}, "without up.weight_scale_inv"),
-        ({"up.weight_scale_inv": "F64"}, "scales are F32 or BF16"),
+        ({"up.weight_scale_inv": "F64"}, "scales of fp8 are F32 or BF16"),
         ({"up.weight": None}, "up.weight_scale_inv is stored, and the weight 'up.weight' is not"),
         ({"up.weight": "BF16"}, "up.weight_scale_inv is stored, and the weight 'up.weight' is not"),
         ({"up.weight": "F8_E5M2"}, "'up.weight' is stored as F8_E5M2"),
-        ({"up.bias": "F8_E4M3"}, "'up.bias' is stored as F8_E4M3, and only weights of layers"),
+        ({"up.bias": "F8_E4M3"}, "'up.bias' is stored as F8_E4M3, and only codes of weights"),
         ({"up.weight": None, "up.weight_scale_inv": None}, "none is stored so"),
     ],
 )
 def test_what_is_missing_is_said(changes: dict[str, str | None], says: str | None) -> None:
     stored = {name: code for name, code in {**WHOLE, **changes}.items() if code is not None}
-    problem = hole(stored)
+    problem = hole(stored, FP8)
+    assert (problem is None) if says is None else (problem is not None and says in problem)
+
+
+#: gpt-oss' experts.
+OSS = {
+    "e.gate_up_proj_blocks": "U8", "e.gate_up_proj_scales": "U8", "e.down_proj_bias": "BF16",
+    "e.down_proj_blocks": "U8", "e.down_proj_scales": "U8",
+}  # fmt: skip
+
+
+def test_experts_of_4_bits() -> None:
+    """Codes, scales and the weight are called after one another."""
+    listed = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    assert form_of(listed) == BlockForm(None, ["lm_head"])
+    with pytest.raises(BlockFormError, match="unknown key 'weight_block_size'"):
+        form_of({**listed, "weight_block_size": [1, 32]})
+    with pytest.raises(BlockFormError, match="dequantize is True"):
+        form_of({**listed, "dequantize": True})
+    assert [name for name in OSS if is_codes(name, OSS)] == ["e.gate_up_proj_blocks", "e.down_proj_blocks"]
+    assert scale_of("e.down_proj_blocks") == "e.down_proj_scales" and is_beside("e.down_proj_scales")
+    assert plain_of("e.down_proj_blocks") == "e.down_proj" and codes_of("e.down_proj") == ("e.down_proj_blocks",)
+    assert plain_of("e.weight") == "e.weight" and codes_of("e.weight") == codes_of("e.bias") == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, None),
+        ({"e.down_proj_scales": None}, "without e.down_proj_scales"),
+        ({"e.down_proj_scales": "BF16"}, "scales of mxfp4 are U8"),
+        ({"e.down_proj_blocks": None}, "the weight 'e.down_proj_blocks' is not, as U8"),
+        ({"e.down_proj_blocks": "I8"}, "the weight 'e.down_proj_blocks' is not, as U8"),
+        ({"up.weight": "F8_E4M3"}, "'up.weight' is stored as F8_E4M3"),
+        (dict.fromkeys(OSS), "in mxfp4, and none is stored so"),
+    ],
+)
+def test_what_is_missing_of_experts_is_said(changes: dict[str, str | None], says: str | None) -> None:
+    stored = {name: code for name, code in {**OSS, **changes}.items() if code is not None}
+    problem = hole(stored, MXFP4)
     assert (problem is None) if says is None else (problem is not None and says in problem)

@@ -47,6 +47,8 @@ def test_forms_that_are_read_below_adapters_alone() -> None:
     """Loaders make floats of them; of codes in float8 so does a job."""
     small = quantisation_of(config({"quant_method": "fp8", "weight_block_size": [128, 128]}))
     assert small is not None and small.decoded and small.below_adapters
+    experts = quantisation_of(config({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.router"]}))
+    assert experts == Quantisation("mxfp4", "mxfp4", ("model.layers.*.router",)) and experts.decoded
     assert not Quantisation("compressed-tensors", "int4").decoded
     assert Quantisation("compressed-tensors", "int4").below_adapters
     assert not Quantisation("bitsandbytes", "nf4").below_adapters
@@ -56,10 +58,12 @@ def test_forms_that_are_read_below_adapters_alone() -> None:
     ("content", "says"),
     [
         (config({"quant_method": "gptq", "bits": 4}), "'quantization_config' (gptq): transformers reads it with"),
-        (config({"quant_method": "mxfp4"}), "turns it into bfloat16 while loading"),
+        (config({"quant_method": "nvfp4"}), "transformers has no class that reads it"),
+        (config({"quant_method": ["fp8"]}), "an unknown quantiser"),
+        (config({"quant_method": "mxfp4", "modules_to_not_convert": ["a.**"]}), "other patterns are not read"),
         (
             config({"quant_method": "shrink"}),
-            "an unknown quantiser; known are bitsandbytes, compressed-tensors, fp8, gptq",
+            "an unknown quantiser; known are bitsandbytes, compressed-tensors, fp8, mxfp4, gptq",
         ),
         (config({"quant_method": "fp8", "activation_scheme": "static"}), "(fp8): activation_scheme is 'static'"),
         (
@@ -134,3 +138,6 @@ def test_modules_that_stay_plain() -> None:
     ] == []
     assert not any(map(is_left_out, ("model.layers.11.mlp.up", "model.layers.0.mlp.gate_proj", "lm_heads")))
     assert not left_out([])("lm_head")
+    any_layer = left_out(["model.layers.*.self_attn", "lm_head"])
+    assert any_layer("model.layers.7.self_attn.q_proj") and any_layer("lm_head")
+    assert not any_layer("model.layers.7.mlp.experts") and not any_layer("model.layers.self_attn")

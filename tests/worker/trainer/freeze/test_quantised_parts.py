@@ -11,10 +11,10 @@ from torch import nn
 
 from worker.trainer.freeze.inventory import tensors
 from worker.trainer.freeze.quantised_parts import (
+    decoded_weights,
     digest_of,
     follow,
     holds_scales,
-    is_decoded,
     is_quantised,
     lay_out,
     made_weight,
@@ -122,7 +122,7 @@ def test_what_a_made_weight_consists_of() -> None:
     assert [made_weight(quantised, leaf) for leaf in ("weight", "SCB", "bias")] == ["weight", "weight", None]
     assert [made_weight(decoded, leaf) for leaf in ("weight", "weight_scale_inv", "bias")] == ["weight", None, None]
     assert made_weight(plain, "weight") is None
-    assert [is_decoded(each) for each in (quantised, decoded, plain)] == [False, True, False]
+    assert [decoded_weights(each) for each in (quantised, decoded, plain)] == [(), ("weight",), ()]
     assert is_quantised(decoded) and not is_quantised(plain)
 
 

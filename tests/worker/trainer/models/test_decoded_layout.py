@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, FineGrainedFP8Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, FineGrainedFP8Config, Mxfp4Config
 
 from app.freeze.adapters import adapted
 from app.freeze.tensors import TensorInfo
@@ -20,7 +20,7 @@ from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
 from tests.worker.trainer import block_scaled_bases, tiny
 from tests.worker.trainer.attempts import Attempt, attempt_json, data
-from tests.worker.trainer.block_scaled_bases import LAYER, plain_of, reconfigure, rewrite
+from tests.worker.trainer.block_scaled_bases import LAYER, reconfigure, rewrite
 from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import published
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
@@ -38,10 +38,25 @@ EVERY = {"n_epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_step
 SCALE = f"{LAYER}.weight_scale_inv"
 
 
-def causal(root: Path, *, adapter: dict[str, Any] | None = LORA, **changes: Any) -> Attempt:
+#: How a base of each form is made.
+FORMS: dict[str, Callable[[Path], Path]] = {
+    "fp8": block_scaled_bases.qwen3,
+    "fp8 with scales in float32": partial(block_scaled_bases.qwen3, scales=torch.float32),
+    "mxfp4": block_scaled_bases.gpt_oss,
+}
+#: What transformers decodes them by.
+OPTIONS = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+#: How many of the tests' weights are codes, and what they are said to take.
+SIZES = {
+    "fp8": "14 weights are stored in fp8 and computed with in bfloat16: 36,864 bytes in memory, 18,432 as stored",
+    "mxfp4": "4 weights are stored in mxfp4 and computed with in bfloat16: 49,152 bytes in memory, 12,288 as stored",
+}
+
+
+def causal(root: Path, form: str = "fp8", *, adapter: dict[str, Any] | None = LORA, **changes: Any) -> Attempt:
     place = Workspace(root).create()
     if not (place.base / "config.json").exists():
-        block_scaled_bases.qwen3(place.base)
+        FORMS[form](place.base)
     fields = {
         "job_id": "ftjob-decoded",
         "stage": "train",
@@ -55,58 +70,56 @@ def causal(root: Path, *, adapter: dict[str, Any] | None = LORA, **changes: Any)
     return attempt_json(fields | changes, root)
 
 
-def made(root: Path) -> dict[str, str]:
+def made(root: Path, form: str = "fp8") -> dict[str, str]:
     """The digests that a process without data computes."""
-    apart = causal(root, stage="make", data={})
+    apart = causal(root, form, stage="make", data={})
     assert apart.code == 0, apart.reports[-1]
     digests: dict[str, str] = json.loads(apart.place.made.read_text())
     return digests
 
 
-@pytest.mark.parametrize("scales", [torch.bfloat16, torch.float32])
-def test_a_job_over_codes_is_proved_as_they_are_stored(tmp_path: Path, scales: torch.dtype) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_job_over_codes_is_proved_as_they_are_stored(tmp_path: Path, form: str) -> None:
     """Codes and scales are frozen tensors of the base; a row of codes has the digest of what they were decoded to."""
-    block_scaled_bases.qwen3(Workspace(tmp_path / "job").create().base, scales=scales)
-    again = made(tmp_path / "job")
-    done = causal(tmp_path / "job")
+    again = made(tmp_path / "job", form)
+    done = causal(tmp_path / "job", form)
     assert done.code == 0, done.reports[-1]
     assert all(".lora_" in name for name in done.result)
     judged = judge(done, made=again)
     assert judged.verdict == "verified", judged.reason
     frozen = {row.base.name: row for row in judged.rows if row.role == "frozen" and row.base}
     assert set(frozen) == set(done.base)
-    codes = frozen[f"{LAYER}.weight"]
-    assert codes.base is not None and codes.base.dtype == "F8_E4M3" and len(again) == 14
-    assert codes.decoded == codes.loaded == codes.trained == again[f"{LAYER}.weight"] != codes.base.sha256
+    for name, digest in again.items():
+        codes = frozen[name]
+        assert codes.base is not None and codes.base.dtype in ("F8_E4M3", "U8")
+        assert codes.decoded == codes.loaded == codes.trained == digest != codes.base.sha256
     assert all(row.loaded == row.trained == row.base.sha256 for row in frozen.values() if row.base and not row.decoded)
     report = verified(done, judged, published(done, tmp_path / "adapter"))
     assert not report.problems, report.problems
     assert any("decoded for training" in warning for warning in report.warnings)
     assert done.of("step")[-1]["loss"] < done.of("step")[0]["loss"]
     said = [str(each["message"]) for each in done.of("event")]
-    assert (
-        "14 weights are stored in float8 and computed with in bfloat16: 36,864 bytes in memory, 18,432 as stored"
-        in said
-    )
-    assert (
-        "14 weights of the base are stored as codes, and were decoded" in (done.place.files / "README.md").read_text()
-    )
+    assert SIZES[form.partition(" ")[0]] in said
+    card = (done.place.files / "README.md").read_text()
+    assert f"{len(again)} weights of the base are stored as codes, and were decoded" in card
 
 
-def test_decoding_is_what_the_format_says_and_what_transformers_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", OPTIONS)
+def test_decoding_is_what_the_format_says_and_what_transformers_does(tmp_path: Path, form: str) -> None:
     """Value by value; and peft over the base, as transformers loads it, gives the logits of the job's model."""
-    done = causal(tmp_path / "job")
+    done = causal(tmp_path / "job", form)
     folder = published(done, tmp_path / "adapter")
     stored = load_file(done.place.base / "model.safetensors")
     base = AutoModelForCausalLM.from_pretrained(
-        done.place.base, quantization_config=FineGrainedFP8Config(dequantize=True), dtype=torch.bfloat16
+        done.place.base, quantization_config=OPTIONS[form](dequantize=True), dtype=torch.bfloat16
     )
     ours = loading.load(SPEC, done.place.base, task="causal-lm", labels=None, seed=0).model
     theirs, live = base.state_dict(), ours.get_base_model().state_dict()
-    for name in (each for each in stored if each.endswith("_proj.weight")):
-        plain = plain_of(stored[name], stored[f"{name}_scale_inv"])
+    decoded = block_scaled_bases.decoded(stored)
+    for name, plain in decoded.items():
         mine = live.get(name, live.get(f"{name.removesuffix('.weight')}.base_layer.weight"))
         assert torch.equal(plain, theirs[name]) and mine is not None and torch.equal(plain, mine), name
+    assert len(decoded) == int(SIZES[form].partition(" ")[0])
     model = PeftModel.from_pretrained(base, folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder)("the cat", return_tensors="pt")["input_ids"]
     adapter = done.changed
@@ -136,27 +149,34 @@ def test_a_trainer_over_other_weights_is_found(tmp_path: Path) -> None:
     assert judge(done).verdict == "incomplete"
 
 
-def test_a_killed_job_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", OPTIONS)
+def test_a_killed_job_ends_with_the_same_bits(tmp_path: Path, form: str) -> None:
     """A checkpoint holds what trains alone; the base is decoded again."""
-    whole = causal(tmp_path / "whole")
+    whole = causal(tmp_path / "whole", form)
     copy_checkpoints(whole, tmp_path / "again", drop=0)
-    block_scaled_bases.qwen3(Workspace(tmp_path / "again").base)
-    again = causal(tmp_path / "again")
+    FORMS[form](Workspace(tmp_path / "again").base)
+    again = causal(tmp_path / "again", form)
     assert any("goes on after step" in each["message"] for each in again.of("event"))
     assert_same(whole, again)
 
 
-def test_the_plan_is_known_without_loading(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", OPTIONS)
+def test_the_plan_is_known_without_loading(tmp_path: Path, form: str) -> None:
     """The manifest has the tensors of the loaded model: weights in 16 bits, as they are in memory, and their scales."""
-    done = causal(tmp_path)
+    done = causal(tmp_path, form)
     found = describe(TransformersSpec(path="tiny"), done.place.base, task="causal-lm")
     assert isinstance(found, dict) and isinstance(found["causal-lm"], list)
     plain = [TensorInfo.from_json(row) for row in found["causal-lm"]]
     wrapped = adapted(plain, LoraSpec(r=4, alpha=8, target_modules=("q_proj", "v_proj")))
     trained = {name: TensorInfo.from_json(each) for name, each in done.observed.items()}
     assert {info.name: info for info in wrapped.tensors} == trained
+    weight, scale = {
+        "fp8": (f"{LAYER}.weight", SCALE),
+        "mxfp4": ("model.layers.0.mlp.experts.down_proj", "model.layers.0.mlp.experts.down_proj_scales"),
+    }[form]
     known = {info.name: info for info in plain}
-    assert (known[f"{LAYER}.weight"].dtype, known[SCALE].dtype, known[SCALE].kind) == ("BF16", "BF16", "buffer")
+    assert (known[weight].dtype, known[weight].kind, known[scale].kind) == ("BF16", "parameter", "buffer")
+    assert known[scale].dtype == {"fp8": "BF16", "mxfp4": "U8"}[form]
 
 
 def without(name: str, folder: Path) -> None:
@@ -223,6 +243,45 @@ def test_a_base_that_is_not_whole_is_refused_by_name(tmp_path: Path, case: str) 
     assert says in done.failure["message"], done.failure["message"]
 
 
+EXPERTS = "model.layers.1.mlp.experts.down_proj"
+#: The same for experts in 4 bits.
+BROKEN_EXPERTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "no scales": (partial(without, f"{EXPERTS}_scales"), "missing_tensors", f"without {EXPERTS}_scales"),
+    "scales without codes": (partial(without, f"{EXPERTS}_blocks"), "missing_tensors", "is not, as U8"),
+    "scales of another shape": (
+        partial(stored, f"{EXPERTS}_scales", torch.ones(2, 64, 2).to(torch.uint8)), "quantised_model",
+        "has to be [2, 64, 1]",
+    ),
+    "codes of another shape": (
+        partial(stored, f"{EXPERTS}_blocks", torch.ones(2, 64, 32).to(torch.uint8)), "quantised_model",
+        "in blocks of 16 bytes",
+    ),
+    "an exponent that is none": (
+        partial(stored, f"{EXPERTS}_scales", torch.full((2, 64, 1), 255).to(torch.uint8)), "quantised_model",
+        f"'{EXPERTS}_scales' holds a scale that is no positive number",
+    ),
+    "an exponent beyond the dtype": (
+        partial(stored, f"{EXPERTS}_scales", torch.full((2, 64, 1), 254).to(torch.uint8)), "quantised_model",
+        "is infinite with its scales",
+    ),
+    "an unknown option": (partial(reconfigure, block_size=32), "quantised_model", "unknown key 'block_size'"),
+    "experts that are said to be plain": (
+        partial(reconfigure, modules_to_not_convert=["lm_head", "model.layers.*.mlp"]), "quantised_model",
+        "lists 'model.layers.0.mlp.experts' as stored plain",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN_EXPERTS)
+def test_experts_that_are_not_whole_are_refused_by_name(tmp_path: Path, case: str) -> None:
+    spoil, code, says = BROKEN_EXPERTS[case]
+    spoil(block_scaled_bases.gpt_oss(Workspace(tmp_path).create().base))
+    done = causal(tmp_path, "mxfp4")
+    assert (done.code, done.of("step")) == (1, [])
+    assert (done.failure["code"], done.failure["param"]) == (code, "model"), done.failure
+    assert says in done.failure["message"], done.failure["message"]
+
+
 def refused(done: Attempt) -> tuple[str, str | None, str]:
     assert (done.code, done.of("step")) == (1, [])
     return done.failure["code"], done.failure["param"], done.failure["message"]
@@ -244,3 +303,7 @@ def test_what_is_not_trained_over_codes(tmp_path: Path) -> None:
         policy = {"rules": [{"action": "train", "select": {"name": name}}], "default": "freeze"}
         code, _, message = refused(causal(tmp_path / "codes", policy=policy))
         assert code == "quantised_weights_train" and "_proj" in message
+    for name in ("**.down_proj", "**.down_proj_scales"):
+        policy = {"rules": [{"action": "train", "select": {"name": name}}], "default": "freeze"}
+        code, _, message = refused(causal(tmp_path / "experts", "mxfp4", policy=policy))
+        assert code == "quantised_weights_train" and ".experts.down_proj" in message
