@@ -120,6 +120,21 @@ def test_every_operation_is_documented(page: Page) -> None:
     expect(page.locator(".errors-wrapper")).to_have_count(0)
 
 
+def test_error_answers_are_read_once_and_shown_in_every_operation(page: Page) -> None:
+    """The page shares them; an opened operation has the words, the example and the status of each."""
+    page.goto("/docs#/Fine-tuning/createFineTuningJob")
+    operation = page.locator("#operations-Fine-tuning-createFineTuningJob")
+    rows = operation.locator("tr.response")
+    document = page.request.get("/openapi.json").json()
+    answers = document["paths"]["/v1/fine_tuning/jobs"]["post"]["responses"]
+    expect(rows).to_have_count(len(answers))
+    row = operation.locator("tr.response[data-code='401']")
+    expect(row).to_contain_text(answers["401"]["description"])
+    expect(row).to_contain_text("invalid_api_key")
+    shared = page.evaluate("Object.keys(ui.specSelectors.specJson().toJS().components.responses).length")
+    assert 0 < shared < 40
+
+
 def test_a_jobs_page_follows_the_job(page: Page, sdk: OpenAI, embedded: FastAPI) -> None:
     """State, progress, curve and verdict change on the open page, without reloading it."""
     db = embedded.state.backends.database
