@@ -1,9 +1,16 @@
 """Pages for people: dashboard, a job, the API's documentation. Every asset comes from this process."""
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import RedirectResponse
-from fastapi.staticfiles import StaticFiles
+from contextlib import suppress
+from typing import Annotated
 
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.security import HTTPAuthorizationCredentials
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.auth.caller import bearer, caller
+from app.errors import PermafrostError
 from app.pages import actions, dashboard, job, live, login, models, new_job, overlay, single_sign_on, sweeps
 from app.pages.render import FOLDER, render_page
 
@@ -22,7 +29,15 @@ def jobs_page() -> Response:
     return RedirectResponse("/")
 
 
-@router.get("/docs")
+async def known_caller(
+    request: Request, presented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> None:
+    """Finds out who looks at a page that is for everybody, so that its menu is that of the other pages."""
+    with suppress(PermafrostError, SQLAlchemyError):
+        await caller(request, presented)
+
+
+@router.get("/docs", dependencies=[Depends(known_caller)])
 async def documentation(request: Request) -> Response:
     """Swagger UI from our own files."""
     return render_page(request, "docs.html", openapi_url=request.app.openapi_url)

@@ -271,6 +271,11 @@ def test_an_unknown_job_is_a_page_too(client: TestClient) -> None:
     assert "no fine-tuning job" in read(client, "/jobs/ftjob-none", 404).text
 
 
+def test_the_menu_is_the_same_on_the_api_page(client: TestClient) -> None:
+    """Without keys everybody may submit a job, from there as well."""
+    assert "/new" in Page(client.get("http://testserver/docs").text).links
+
+
 @pytest.mark.parametrize("path", ["/", "/docs", "/jobs/ftjob-none"])
 def test_nothing_comes_from_elsewhere(client: TestClient, path: str) -> None:
     """Every link of a page is of this service and answers; the browser is told to load nothing else."""
