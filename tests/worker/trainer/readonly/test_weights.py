@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,22 @@ def test_system_calls_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.M
     assert done.failure["code"] == "frozen_tensor_changed"
     assert "read into a tensor of your own" in done.failure["message"]
     assert os.strerror(14) in done.failure["message"]
+
+
+def test_each_rank_watches_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several train together, and no replay could be made: the write of one rank has its operation."""
+
+    def on_the_second(stack: torch.nn.Module) -> None:
+        if os.environ.get("RANK") == "1":
+            in_place(stack)
+
+    order = replace(encoder_order(tmp_path), devices=2)
+    done = run(order, tmp_path, monkeypatch, on_the_second)
+    assert done.failure["code"] == "frozen_tensor_changed"
+    (violation,) = done.of("violation")
+    assert (violation["name"], violation["rank"], violation["first_bad_step"]) == (VOCABULARY, 1, 1)
+    assert violation["operation"].startswith(f"aten::add_ at {HERE}:")
+    assert "explanation" not in violation
 
 
 def test_in_a_trainer_process(tmp_path: Path) -> None:
