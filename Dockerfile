@@ -16,7 +16,7 @@ ENV PATH=/opt/permafrost/bin:$PATH \
 # Dependencies come before the code, so that a change of code does not install them again.
 FROM python AS api-dependencies
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
-RUN apt-get update && apt-get install -y --no-install-recommends python3-venv
+RUN apt-get update && apt-get install -y --no-install-recommends binutils python3-venv
 WORKDIR /build
 COPY pyproject.toml requirements.lock ./
 RUN python3 -m venv /opt/permafrost \
@@ -40,11 +40,10 @@ FROM api-dependencies AS api-build
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
 COPY . .
 COPY --from=guide /build/app/guide/built app/guide/built
-# What nothing here reads goes: descriptions of AWS's other services, tests of packages, and pip itself.
+# What nothing here reads goes: Celery's interactive shell, pip itself, and what tools/api_image.py names.
 RUN pip install --no-cache-dir --no-deps . \
- && find /opt/permafrost -type d -path '*/botocore/data/*' -prune ! -name s3 ! -name sts ! -name 'sso*' -exec rm -r {} + \
- && find /opt/permafrost -type d -name tests -prune -exec rm -r {} + \
- && pip uninstall --quiet --yes setuptools pip
+ && pip uninstall --quiet --yes click-repl prompt_toolkit wcwidth setuptools pip \
+ && python -m tools.api_image /opt/permafrost/lib/python3*/site-packages
 
 FROM worker-dependencies AS worker-build
 ARG PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CERT
