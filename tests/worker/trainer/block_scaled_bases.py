@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GptOssConfig, GptOssForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GptOssConfig,
+    GptOssForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from tests.worker.trainer import tiny
 
@@ -30,16 +38,25 @@ _LARGEST = 448.0  # of float8_e4m3fn
 def qwen3(folder: Path, *, scales: torch.dtype = torch.bfloat16, **changes: Any) -> Path:
     """A decoder in bfloat16 whose linear layers, apart from its head, are float8 with a scale for each block."""
     sizes = tiny.SMALL | tiny.DECODER | {"intermediate_size": 64, "head_dim": 16, "tie_word_embeddings": False}
-    torch.manual_seed(3)
-    model = Qwen3ForCausalLM(Qwen3Config(**sizes | changes)).to(torch.bfloat16)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
-    tiny.tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)
+    _save(Qwen3ForCausalLM, Qwen3Config(**sizes | changes), folder)
     rewrite(folder, lambda tensors: _encode(tensors, scales))
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": FP8}))
+    configure(folder, FP8)
     return folder
+
+
+def qwen3_moe(folder: Path, **changes: Any) -> Path:
+    """The same with experts, which transformers joins while it loads them."""
+    sizes = tiny.SMALL | tiny.DECODER | {"intermediate_size": 64, "head_dim": 16, "tie_word_embeddings": False}
+    sizes |= {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
+    _save(Qwen3MoeForCausalLM, Qwen3MoeConfig(**sizes | changes), folder)
+    rewrite(folder, lambda tensors: _encode(tensors, torch.bfloat16))
+    configure(folder, FP8)
+    return folder
+
+
+def configure(folder: Path, quantisation: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": quantisation}))
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -67,6 +84,15 @@ def plain_of(codes: Tensor, scales: Tensor, block: tuple[int, int] = BLOCK) -> T
             scale = scales[row // block[0], column // block[1]].float()
             weight[row, column] = codes[row, column].float() * scale
     return weight.to(torch.bfloat16)
+
+
+def _save(kind: Any, config: Any, folder: Path) -> None:
+    torch.manual_seed(3)
+    model = kind(config).to(torch.bfloat16)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    tiny.tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)
 
 
 def _encode(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
@@ -100,15 +126,9 @@ def gpt_oss(folder: Path, **changes: Any) -> Path:
     """A decoder in bfloat16 whose experts are codes of 4 bits, 32 of which share a power of two."""
     sizes = tiny.SMALL | tiny.DECODER | {"intermediate_size": 32, "head_dim": 16, "tie_word_embeddings": False}
     sizes |= {"hidden_size": 64, "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 16}
-    torch.manual_seed(3)
-    model = GptOssForCausalLM(GptOssConfig(**sizes | changes)).to(torch.bfloat16)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
-    tiny.tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)
+    _save(GptOssForCausalLM, GptOssConfig(**sizes | changes), folder)
     rewrite(folder, _encode_experts)
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": MXFP4}))
+    configure(folder, MXFP4)
     return folder
 
 
@@ -142,3 +162,15 @@ def decoded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             weight = name.removesuffix("_blocks")
             plain[weight] = plain_experts_of(tensor, tensors[f"{weight}_scales"])
     return plain
+
+
+def part_of(loaded: dict[str, Tensor], name: str) -> Tensor:
+    """The tensor of a loaded model that a stored weight is, or the rows of one that experts are joined to."""
+    found = re.fullmatch(r"(.+\.experts)\.(\d+)\.(\w+)_proj\.weight", name)
+    if found is None:
+        return loaded[name]
+    experts, number, part = found[1], int(found[2]), found[3]
+    if part == "down":
+        return loaded[f"{experts}.down_proj"][number]
+    gate, up = loaded[f"{experts}.gate_up_proj"][number].chunk(2)
+    return {"gate": gate, "up": up}[part]

@@ -89,7 +89,7 @@ def text(
 
 
 def _decoded(tensors: int) -> str:
-    return f"- {tensors} weights of the base are stored as codes, and were decoded to plain ones for the computation"
+    return f"- {tensors} weights of the model were decoded for the computation from codes, which the base stores"
 
 
 def _scheduled(count: int) -> str:

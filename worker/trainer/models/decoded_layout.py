@@ -59,23 +59,27 @@ class DecodedLayout:
     def apply(self, model: nn.Module) -> None:
         """Gives the model, loaded from plain tensors, the scales beside its decoded weights, and notes which these are.
 
-        ModelError where codes are not those of a whole weight: their scales would have no place.
+        ModelError where a weight is made of codes that are not found in it by name: their scales would have no place.
         """
         left = set(filter(self._is_codes, self.tensors))
         for live, pieces in stored_dtypes.stored_pieces(model, self.codes).items():
+            stored = {name for name, _ in pieces}
             path, _, leaf = live.rpartition(".")
-            stored, rows = pieces[0]
-            if stored not in left or rows is not None:
-                continue
-            left.remove(stored)
-            module, scale = model.get_submodule(path), block_scaled.scale_of(stored)
+            joined = any(rows is not None for _, rows in pieces)
+            if not stored <= left or (joined and not all(name.startswith(f"{path}.") for name in stored)):
+                continue  # a plain weight, or what is refused below
+            left -= stored
+            module = model.get_submodule(path)
             _as_decoded(module)
-            module.register_buffer(scale.rpartition(".")[2], self.tensors[scale])
             mark_decoded(module, leaf)
+            for scale in map(block_scaled.scale_of, stored):
+                # Scales of experts stay apart where these are joined: `0.up_proj.weight_scale_inv`, as files name them.
+                inside = scale.removeprefix(f"{path}.") if joined else scale.rpartition(".")[2]
+                module._buffers[inside] = self.tensors[scale]
         if left:
             message = (
-                f"{min(left)!r} is stored as codes, and is a part of a tensor of the model: experts that are joined "
-                "while loading, for one, are not read so; take the plain weights (bfloat16)"
+                f"{min(left)!r} is stored as codes, and transformers gives it another name, or joins it with plain "
+                "weights, while loading, which is not read so; take the plain weights (bfloat16)"
             )
             raise ModelError(message, param="model", code="quantised_model")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,23 @@ SPEC = TransformersSpec(path="tiny", adapter=LoraSpec(r=4, alpha=8, target_modul
 TEXTS = [{"text": "the cat sat on the mat"}, {"text": "a dog ran"}] * 8
 EVERY = {"n_epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_steps": 2, "validation_fraction": 0.25}
 SCALE = f"{LAYER}.weight_scale_inv"
+JOINED = "model.layers.0.mlp.experts"
 
 
 #: How a base of each form is made.
 FORMS: dict[str, Callable[[Path], Path]] = {
     "fp8": block_scaled_bases.qwen3,
     "fp8 with scales in float32": partial(block_scaled_bases.qwen3, scales=torch.float32),
+    "fp8 of experts": block_scaled_bases.qwen3_moe,
     "mxfp4": block_scaled_bases.gpt_oss,
 }
 #: What transformers decodes them by.
-OPTIONS = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+OPTIONS = {"fp8": FineGrainedFP8Config, "fp8 of experts": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
 #: How many of the tests' weights are codes, and what they are said to take.
 SIZES = {
-    "fp8": "14 weights are stored in fp8 and computed with in bfloat16: 36,864 bytes in memory, 18,432 as stored",
-    "mxfp4": "4 weights are stored in mxfp4 and computed with in bfloat16: 49,152 bytes in memory, 12,288 as stored",
+    "fp8": "14 weights are stored in fp8 and computed with in bfloat16: 36,864 bytes in memory, 18,432",
+    "fp8 of experts": "20 weights are stored in fp8 and computed with in bfloat16: 36,864 bytes in memory, 18,432",
+    "mxfp4": "4 weights are stored in mxfp4 and computed with in bfloat16: 49,152 bytes in memory, 12,288",
 }
 
 
@@ -99,9 +103,11 @@ def test_a_job_over_codes_is_proved_as_they_are_stored(tmp_path: Path, form: str
     assert any("decoded for training" in warning for warning in report.warnings)
     assert done.of("step")[-1]["loss"] < done.of("step")[0]["loss"]
     said = [str(each["message"]) for each in done.of("event")]
-    assert SIZES[form.partition(" ")[0]] in said
+    assert f"{SIZES.get(form, SIZES['fp8'])} as stored" in said
     card = (done.place.files / "README.md").read_text()
-    assert f"{len(again)} weights of the base are stored as codes, and were decoded" in card
+    joined = 4 if "experts" in form else 0  # gates and ups of experts are joined, and all of a layer
+    live = joined + sum(".experts." not in name for name in again) if joined else len(again)
+    assert f"{live} weights of the model were decoded for the computation from codes" in card
 
 
 @pytest.mark.parametrize("form", OPTIONS)
@@ -117,8 +123,10 @@ def test_decoding_is_what_the_format_says_and_what_transformers_does(tmp_path: P
     theirs, live = base.state_dict(), ours.get_base_model().state_dict()
     decoded = block_scaled_bases.decoded(stored)
     for name, plain in decoded.items():
-        mine = live.get(name, live.get(f"{name.removesuffix('.weight')}.base_layer.weight"))
-        assert torch.equal(plain, theirs[name]) and mine is not None and torch.equal(plain, mine), name
+        assert torch.equal(plain, block_scaled_bases.part_of(theirs, name)), name
+    for name, tensor in theirs.items():
+        mine = live.get(name, live.get(".base_layer.".join(name.rsplit(".", 1))))
+        assert mine is not None and torch.equal(tensor, mine), name
     assert len(decoded) == int(SIZES[form].partition(" ")[0])
     model = PeftModel.from_pretrained(base, folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder)("the cat", return_tensors="pt")["input_ids"]
@@ -172,11 +180,12 @@ def test_the_plan_is_known_without_loading(tmp_path: Path, form: str) -> None:
     assert {info.name: info for info in wrapped.tensors} == trained
     weight, scale = {
         "fp8": (f"{LAYER}.weight", SCALE),
-        "mxfp4": ("model.layers.0.mlp.experts.down_proj", "model.layers.0.mlp.experts.down_proj_scales"),
+        "fp8 of experts": (f"{JOINED}.down_proj", f"{JOINED}.1.down_proj.weight_scale_inv"),
+        "mxfp4": (f"{JOINED}.down_proj", f"{JOINED}.down_proj_scales"),
     }[form]
     known = {info.name: info for info in plain}
     assert (known[weight].dtype, known[weight].kind, known[scale].kind) == ("BF16", "parameter", "buffer")
-    assert known[scale].dtype == {"fp8": "BF16", "mxfp4": "U8"}[form]
+    assert known[scale].dtype == ("U8" if form == "mxfp4" else "BF16")
 
 
 def without(name: str, folder: Path) -> None:
@@ -282,6 +291,18 @@ def test_experts_that_are_not_whole_are_refused_by_name(tmp_path: Path, case: st
     assert says in done.failure["message"], done.failure["message"]
 
 
+def test_experts_of_which_one_is_plain_are_refused(tmp_path: Path) -> None:
+    """Joined with the others, it would be decoded from what it is not stored as."""
+    place = Workspace(tmp_path).create()
+    block_scaled_bases.qwen3_moe(place.base)
+    name = f"{JOINED}.1.down_proj.weight"
+    without(f"{name}_scale_inv", place.base)
+    stored(name, torch.ones(32, 32).to(torch.bfloat16), place.base)
+    done = causal(tmp_path)
+    assert (done.code, done.failure["code"]) == (1, "quantised_model")
+    assert f"'{JOINED}.0.down_proj.weight' is stored as codes" in done.failure["message"]
+
+
 def refused(done: Attempt) -> tuple[str, str | None, str]:
     assert (done.code, done.of("step")) == (1, [])
     return done.failure["code"], done.failure["param"], done.failure["message"]
@@ -303,7 +324,7 @@ def test_what_is_not_trained_over_codes(tmp_path: Path) -> None:
         policy = {"rules": [{"action": "train", "select": {"name": name}}], "default": "freeze"}
         code, _, message = refused(causal(tmp_path / "codes", policy=policy))
         assert code == "quantised_weights_train" and "_proj" in message
-    for name in ("**.down_proj", "**.down_proj_scales"):
+    for form, name in product(("mxfp4", "fp8 of experts"), ("**.experts.down_proj", "**.experts.**_scale*")):
         policy = {"rules": [{"action": "train", "select": {"name": name}}], "default": "freeze"}
-        code, _, message = refused(causal(tmp_path / "experts", "mxfp4", policy=policy))
-        assert code == "quantised_weights_train" and ".experts.down_proj" in message
+        code, _, message = refused(causal(tmp_path / f"{form}", form, policy=policy))
+        assert code == "quantised_weights_train" and ".experts." in message
