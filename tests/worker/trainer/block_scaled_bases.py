@@ -86,6 +86,12 @@ def plain_of(codes: Tensor, scales: Tensor, block: tuple[int, int] = BLOCK) -> T
     return weight.to(torch.bfloat16)
 
 
+def encode_language_model(tensors: dict[str, Tensor]) -> None:
+    """Makes codes of the linear layers of a vision-language model's language model."""
+    layers = [name for name in tensors if name.endswith("_proj.weight") and "vis" not in name]
+    _encode(tensors, torch.float32, [name for name in layers if tensors[name].shape[0] % BLOCK[0] == 0])
+
+
 def _save(kind: Any, config: Any, folder: Path) -> None:
     torch.manual_seed(3)
     model = kind(config).to(torch.bfloat16)
@@ -95,8 +101,8 @@ def _save(kind: Any, config: Any, folder: Path) -> None:
     tiny.tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)
 
 
-def _encode(tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-    for name in [each for each in tensors if each.endswith("_proj.weight")]:
+def _encode(tensors: dict[str, Tensor], dtype: torch.dtype, names: list[str] | None = None) -> None:
+    for name in names or [each for each in tensors if each.endswith("_proj.weight")]:
         tensors[name], scales = _blocks(tensors[name], dtype)
         tensors[f"{name}_scale_inv"] = scales
 

@@ -111,11 +111,13 @@ def load(
         options = {**quantised.OPTIONS, "quantization_config": made}
     layout = decoded_layout.read(folder, codes, stored_quantised) if stored_quantised and decoded else None
     if layout is not None:
-        auto = quantised.plain_class(auto, config)
+        with _explained(auto, folder, config):
+            auto = quantised.plain_class(auto, config)
     stand_ins = layout.plain_tensors(dtype) if layout is not None else None
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
     model, info = _from_files(auto, folder, config, dtype, stand_ins=stand_ins, **options)
     if layout is not None:
+        quantised.refuse_new_layers(model, _new(info), layout.form.method)
         layout.apply(model)
     if options:
         quantised.settle(model, made=spec.quantize is not None)
@@ -165,10 +167,13 @@ def load_skeleton(
     dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
     layout = quantised_layout.read(folder, codes, stored_quantised) if stored_quantised else None
     if layout is not None:
-        auto = quantised.plain_class(auto, config)
+        with _explained(auto, folder, config):
+            auto = quantised.plain_class(auto, config)
     stand_ins = layout.plain_tensors(dtype) if layout is not None else None
     model, info = _from_files(auto, folder, config, dtype, stand_ins=stand_ins, device_map="meta")
     ties.tie_as_loading_does(model, folder, codes)
+    if stored_quantised and stored_quantised.decoded:
+        quantised.refuse_new_layers(model, _new(info), stored_quantised.method)
     if layout is not None:
         layout.apply(model)
     stored_dtypes.refuse_whole_numbers(model, codes)

@@ -7,7 +7,7 @@ weights are quantised; here the files decide, so that a head that they lack is n
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -53,13 +53,12 @@ def prepare(config: Any, auto: Any, codes: Mapping[str, str]) -> Quantisation | 
     problem = hole(codes, quantisation)
     if problem is not None:
         raise ModelError(f"the model's files are not complete: {problem}", param="model", code="missing_tensors")
-    if quantisation.below_adapters:
-        _refuse_other_layers(config, auto, codes, quantisation.method)
     if quantisation.decoded:
         _refuse_listed(quantisation, codes)
         return quantisation
     require_package(quantisation.method)
     if quantisation.method == COMPRESSED_TENSORS:
+        _refuse_other_layers(config, auto, codes)
         config.quantization_config = {**_as_dict(config.quantization_config), "dequantize": False}
     else:
         _keep_plain(config, auto, codes)
@@ -187,7 +186,13 @@ def _keep_plain(config: Any, auto: Any, codes: Mapping[str, str]) -> None:
         _refuse_left_out(quantised, config.quantization_config[_SKIPPED])
 
 
-def _refuse_other_layers(config: Any, auto: Any, codes: Mapping[str, str], method: str) -> None:
+def refuse_new_layers(model: nn.Module, new: Collection[str], method: str) -> None:
+    """Raises ModelError for a linear layer among the `new` tensors of a loaded model, whose base was decoded."""
+    layers = (path for path, module in model.named_modules() if isinstance(module, nn.Linear))
+    _refuse_new((path for path in layers if f"{path}.weight" in new), method)
+
+
+def _refuse_other_layers(config: Any, auto: Any, codes: Mapping[str, str]) -> None:
     """Raises ModelError where the model has a linear layer that the files have neither packed nor plain: a new head.
 
     Loaders go by the configuration, and would look for its codes.
@@ -201,11 +206,15 @@ def _refuse_other_layers(config: Any, auto: Any, codes: Mapping[str, str], metho
         if f"{path}.weight" in ties
         or any(names.name_in_base(f"{path}.{leaf}", prefix, codes) is not None for leaf in (CODES, "weight"))
     }
-    new = next((path for path in layers if path not in held), None)
+    _refuse_new((path for path in layers if path not in held), COMPRESSED_TENSORS)
+
+
+def _refuse_new(layers: Iterable[str], method: str) -> None:
+    new = next(iter(layers), None)
     if new is not None:
         message = (
-            f"the base's files have no {new!r}, a new layer: over a base of {method} adapters of tasks "
-            "that need no new head are trained, such as causal-lm; take a base in NF4, or the plain weights"
+            f"the base's files have no {new!r}, a new layer: over a base of {method} adapters of tasks that need no "
+            "new head are trained, such as causal-lm; take a base in NF4, or the plain weights"
         )
         raise ModelError(message, param="task", code=CODE)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from tests.worker.trainer import vision_language
+from tests.worker.trainer import block_scaled_bases, vision_language
 from tests.worker.trainer.attempts import Attempt, attempt_json, data
 from tests.worker.trainer.judging import judge, verified
-from tests.worker.trainer.models.test_adapters import composed
+from tests.worker.trainer.models.test_adapters import composed, published
 from worker.protocol import Workspace
 
 pytestmark = pytest.mark.slow  # a minute for five families
@@ -61,6 +61,25 @@ def test_an_adapter_over_a_stored_quantised_model(tmp_path: Path, family: str) -
     assert judged.verdict == "verified", judged.reason
     frozen = {row.base.name for row in judged.rows if row.role == "frozen" and row.base}
     assert frozen == set(done.base) and any(name.endswith(".weight.absmax") for name in frozen)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_language_model_in_float8(tmp_path: Path, family: str) -> None:
+    """Another process decodes the same weights under the base's names, which loading renames."""
+    place = Workspace(tmp_path / "job").create()
+    vision_language.save(family, place.base)
+    block_scaled_bases.rewrite(place.base, block_scaled_bases.encode_language_model)
+    block_scaled_bases.configure(place.base, block_scaled_bases.FP8 | {"modules_to_not_convert": None})
+    apart = run(place.root, {"adapter": LORA}, stage="make", data={})
+    assert apart.code == 0, apart.reports[-1]
+    again = json.loads(place.made.read_text())
+    done = run(place.root, {"adapter": LORA})
+    assert done.code == 0, done.reports[-1]
+    judged = judge(done, made=again)
+    assert (len(again), judged.verdict) == (14, "verified"), judged.reason
+    frozen = {row.base.name for row in judged.rows if row.role == "frozen" and row.base}
+    assert frozen == set(done.base) and any(name.endswith(".weight_scale_inv") for name in frozen)
+    assert not verified(done, judged, published(done, tmp_path / "adapter")).problems
 
 
 @pytest.mark.parametrize("family", FAMILIES)
