@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.freeze.policy import Policy
+from app.specs.models import TransformersSpec
 from tests.patience import PATIENCE
 from tests.worker.trainer.attempts import AFFINE, Attempt, affine_order, attempt
 from tests.worker.trainer.readonly.jobs import VOCABULARY, Write, encoder_order, in_each_step
@@ -235,6 +237,17 @@ def test_system_calls_are_refused_in_words(tmp_path: Path, monkeypatch: pytest.M
     assert done.failure["code"] == "frozen_tensor_changed"
     assert "read into a tensor of your own" in done.failure["message"]
     assert os.strerror(14) in done.failure["message"]
+
+
+def test_below_an_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an adapter is wrapped around is frozen, and still lies in the base's file."""
+    order = encoder_order(tmp_path)
+    model = TransformersSpec.from_json({**order.model.to_json(), "adapter": {"type": "lora", "r": 2}})
+    done = run(replace(order, model=model, policy=Policy()), tmp_path, monkeypatch, in_place)
+    assert done.failure["code"] == "frozen_tensor_changed"
+    (violation,) = done.of("violation")
+    assert violation["name"].endswith(VOCABULARY)
+    assert violation["operation"].startswith(f"aten::add_ at {HERE}:")
 
 
 def test_each_rank_watches_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
