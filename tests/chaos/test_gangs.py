@@ -206,6 +206,8 @@ def test_a_killed_worker_of_either_side(gang: Gang, side: str) -> None:
     assert gang.succeeded(job_id) == undisturbed
     job = job_of(gang.db, job_id)
     assert job.crashes == 1 and gang.said(job_id, "goes on after step"), gang.story(job_id)
+    # A gang that was tried with the dead worker before it was back has lost a member as well.
+    assert (job.takeovers == 1 if side == "leader" else job.lost_members >= 1) and job.gangs == 2
 
 
 def side_of(gang: Gang, job_id: str, side: str) -> int:

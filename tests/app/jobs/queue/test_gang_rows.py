@@ -83,6 +83,17 @@ def test_no_place_is_made_before_there_is_room_for_all(db: Database) -> None:
     assert lease is not None and lease.job_id == job_id
 
 
+def test_behind_a_gang_that_cannot_form_devices_are_kept_as_before_it(db: Database) -> None:
+    """Nothing waits for it: the large job behind it is the first of its project, and no small one passes that."""
+    submitted(db)
+    large, _ = lifecycle.submit(db, new_job(devices=2))
+    lifecycle.submit(db, new_job())
+    alive(db, "a", devices=2)
+    assert claimed(db, "a", free=1, devices=2) is None
+    lease = claimed(db, "a", free=2, devices=2)
+    assert lease is not None and lease.job_id == large.id
+
+
 def test_workers_that_join_no_gang_leave_it_alone(db: Database) -> None:
     """As those of the version before, which do not know of it."""
     submitted(db)
