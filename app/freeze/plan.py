@@ -12,7 +12,7 @@ from app.errors import PolicyError
 from app.freeze.assignment import Assignment, NameDecision, Ranges
 from app.freeze.parts import bound
 from app.freeze.policy import WHOLE_RUN, Intervals, Policy
-from app.freeze.quantised import Decided, is_quantised, refuse_trained, weight_beside
+from app.freeze.quantised import Decided, is_quantised, refuse_trained, weights_beside
 from app.freeze.selectors import Index, matching
 from app.freeze.tensors import TensorInfo, nbytes
 from app.jsontypes import JsonDict
@@ -206,7 +206,8 @@ def _with_buffers(policy: Policy, index: Index, by_rules: list[NameDecision]) ->
 
 def _of_codes(index: Index, by_rules: list[NameDecision], tensor: TensorInfo) -> NameDecision | None:
     """The decision for the codes that a scale belongs to; None for any other buffer."""
-    codes = index.position.get(weight_beside(tensor.name)) if is_quantised(tensor) else None
+    names = weights_beside(tensor.name) if is_quantised(tensor) else ()
+    codes = next((index.position[name] for name in names if name in index.position), None)
     return None if codes is None else by_rules[index.owner[codes]]
 
 

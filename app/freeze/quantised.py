@@ -1,5 +1,6 @@
 """Quantised weights in a policy: their codes and their scales can be frozen, and nothing else."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -10,6 +11,7 @@ from app.freeze.tensors import TensorInfo
 
 #: The classes of layers whose tensors, apart from a bias, are a quantised weight.
 LAYERS: Final = ("Linear4bit", "Linear8bitLt", "CompressedLinear", "DecodedLinear", "DecodedExperts")
+_OF_AN_EXPERT = re.compile(r"(.+)\.\d+\.\w+")
 #: Weights of a 4-bit kind that share a scale.
 _BLOCK: Final = 64
 
@@ -63,6 +65,18 @@ def weight_beside(name: str) -> str:
     """The name of the codes of the quantised weight that a scale belongs to."""
     module, found, _ = name.rpartition(".weight.")
     return f"{module}.weight" if found else f"{name.rpartition('.')[0]}.weight"
+
+
+def weights_beside(name: str) -> tuple[str, ...]:
+    """The names that the weight which a scale belongs to may have in the model, the likeliest first.
+
+    Where experts are joined their scales are not (`experts.3.up_proj.weight_scale_inv`), and those of a module are
+    frozen together.
+    """
+    module, _, leaf = name.rpartition(".")
+    joined = _OF_AN_EXPERT.fullmatch(module)
+    own = (f"{module}.{leaf.removesuffix('_scales')}",) if leaf.endswith("_scales") else ()
+    return (weight_beside(name), *own, *((f"{joined[1]}.down_proj",) if joined else ()))
 
 
 def refuse_trained(policy: Policy, decided: Iterable[Decided]) -> None:

@@ -192,6 +192,21 @@ def _(world: World) -> Options:
     decoded_rows(world, trained="b" * 64)
 
 
+def unscaled_world(root: Path) -> World:
+    """The same without the scales of the weight in float8."""
+    world = decoded_world(root)
+    del world.base_weights["model.safetensors"]["enc.2.weight_scale_inv"]
+    world.write()
+    world.pinned = total(base_readings(adapter_rows(world))).root
+    return world
+
+
+@attack("41-decoded-for-training-with-scales-of-nowhere", only="quantised_below_adapter", world=unscaled_world)
+def _(world: World) -> Options:
+    """What the codes were multiplied by is not in the base."""
+    decoded_rows(world)
+
+
 @attack("41-decoded-for-training-and-never-read", only="quantised_below_adapter", world=decoded_world)
 def _(world: World) -> Options:
     decoded_rows(world, loaded=None, trained=None)

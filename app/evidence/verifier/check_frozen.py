@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from app.evidence.format.block_scaled import is_coded
+from app.evidence.format.block_scaled import is_coded, scale_of
 from app.evidence.format.statement import FrozenInterval, Reading, Row
 from app.evidence.verifier.check_names import owners
 from app.evidence.verifier.context import Check, CheckContext, Problem
@@ -63,6 +63,7 @@ def _frozen_while_live(context: CheckContext) -> Iterator[Problem]:
 def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
     """Rejects a digest of a made weight where it could stand for a tensor that is stored, or trained, or no codes."""
     adapter = context.predicate.result_kind == "adapter"
+    frozen = {row.base.name for row in context.predicate.rows if row.base and row.role == "frozen"}
     for row in context.predicate.rows:
         if row.made is None:
             continue
@@ -72,6 +73,9 @@ def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
             yield Problem("quantised_below_adapter", reason, row.name)
         elif row.quantised if is_coded(row.base.name, row.base.dtype) else row.decoded:
             reason = f"is stored as {row.base.dtype}: codes are decoded, and plain weights are quantised"
+            yield Problem("quantised_below_adapter", reason, row.name)
+        elif row.decoded and scale_of(row.base.name) not in frozen:
+            reason = f"was decoded, and {scale_of(row.base.name)!r} beside it is not frozen"
             yield Problem("quantised_below_adapter", reason, row.name)
         elif row.loaded is None or row.trained is None:
             reason = f"was {what} for training, and not read after loading and at the end"

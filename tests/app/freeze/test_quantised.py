@@ -7,7 +7,7 @@ import pytest
 from app.errors import PolicyError
 from app.freeze.plan import resolve
 from app.freeze.policy import Policy
-from app.freeze.quantised import is_quantised, packed, weight_beside
+from app.freeze.quantised import is_quantised, packed, weight_beside, weights_beside
 from app.freeze.tensors import TensorInfo
 
 UP = ("Toy", "Linear4bit")
@@ -19,6 +19,12 @@ TENSORS = [
     TensorInfo("down.SCB", (8,), "F32", kind="buffer", module_types=("Toy", "Linear8bitLt")),
     TensorInfo("gate.weight", (8, 8), "BF16", module_types=("Toy", "DecodedLinear")),
     TensorInfo("gate.weight_scale_inv", (1, 1), "F32", kind="buffer", module_types=("Toy", "DecodedLinear")),
+    TensorInfo("experts.gate_up_proj", (2, 8, 8), "BF16", module_types=("Toy", "DecodedExperts")),
+    TensorInfo("experts.down_proj", (2, 8, 8), "BF16", module_types=("Toy", "DecodedExperts")),
+    TensorInfo("experts.down_proj_scales", (2, 8, 1), "U8", kind="buffer", module_types=("Toy", "DecodedExperts")),
+    TensorInfo(
+        "experts.1.up_proj.weight_scale_inv", (1, 1), "F32", kind="buffer", module_types=("Toy", "DecodedExperts")
+    ),
     TensorInfo("head.weight", (2, 8), "F32", module_types=("Toy", "Linear")),
 ]
 
@@ -30,23 +36,26 @@ def test_which_tensors_are_quantised() -> None:
     assert (
         weight_beside("a.up.weight.quant_state.x") == "a.up.weight" and weight_beside("a.down.SCB") == "a.down.weight"
     )
+    assert weights_beside("a.down.SCB") == ("a.down.weight",)
+    assert weights_beside("a.down_proj_scales") == ("a.weight", "a.down_proj")
+    assert weights_beside("a.3.up_proj.weight_scale_inv") == ("a.3.up_proj.weight", "a.down_proj")
 
 
 @pytest.mark.parametrize("buffers", ["pin", "track"])
 def test_scales_follow_their_codes(buffers: str) -> None:
     """Also where the bias beside them trains, and where other buffers may move: a scale is a part of its weight."""
+    frozen = ["up.weight", "down.weight", "gate.weight", "experts.*"]
     policy = Policy.from_json({"default": "train", "buffers": buffers, "rules": [
-        {"action": "freeze", "select": {"name": ["up.weight", "down.weight", "gate.weight"]}}]})  # fmt: skip
+        {"action": "freeze", "select": {"name": frozen}}]})  # fmt: skip
     plan = resolve(policy, TENSORS)
-    scales = {"up.weight.absmax", "down.SCB", "gate.weight_scale_inv"}
-    assert {each.name for each in plan.frozen} == {"up.weight", "down.weight", "gate.weight", *scales}
+    assert {each.name for each in plan.frozen} == {each.name for each in TENSORS if is_quantised(each)}
 
 
 @pytest.mark.parametrize(
     ("policy", "param", "names"),
     [
         ({"train": ["up.**"]}, "freeze_policy.train", "'up.weight' and 1 more"),
-        ({"freeze": ["up.**"]}, "freeze_policy", "'down.weight' and 3 more"),
+        ({"freeze": ["up.**"]}, "freeze_policy", "'down.weight' and 7 more"),
         (
             {"default": "freeze", "rules": [
                 {"action": "train", "select": {"name": "head.weight"}},

@@ -138,6 +138,16 @@ def test_decoding_is_what_the_format_says_and_what_transformers_does(tmp_path: P
         assert torch.equal(model(input_ids=tokens).logits, ours.eval()(input_ids=tokens).logits)
 
 
+@pytest.mark.parametrize("form", OPTIONS)
+def test_scales_follow_their_codes_whatever_other_buffers_do(tmp_path: Path, form: str) -> None:
+    """A policy that tracks buffers freezes scales, which are parts of frozen weights."""
+    done = causal(tmp_path, form, policy={"buffers": "track"})
+    assert done.code == 0, done.reports[-1]
+    judged = judge(done, made=made(tmp_path, form))
+    assert judged.verdict == "verified", judged.reason
+    assert {row.base.name for row in judged.rows if row.role == "frozen" and row.base} == set(done.base)
+
+
 def test_a_trainer_over_other_weights_is_found(tmp_path: Path) -> None:
     """It may have trained beside other weights than the base's: what it reports is not what decoding gives again."""
     again = made(tmp_path)
