@@ -42,18 +42,23 @@ class DecodedLinear(nn.Linear):
 class DecodedLayout:
     """Every stored tensor by name, on the meta device where names and shapes are asked for alone."""
 
-    tensors: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
     codes: Mapping[str, str]
     form: Quantisation
+    held: int  # bytes of codes
 
     def plain_tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The tensors that the files would hold, were the model not quantised. ModelError for one that is no weight."""
+        """The tensors that the files would hold, were the model not quantised. ModelError for one that is no weight.
+
+        Each weight's codes are let go of once it is decoded, so that not all of both are in memory.
+        """
         plain: dict[str, Tensor] = {}
-        for name, tensor in self.tensors.items():
+        for name in list(self.tensors):
             if self._is_codes(name):
                 plain[block_scaled.plain_of(name)] = self._decoded(name, dtype)
+                del self.tensors[name]
             elif not block_scaled.is_beside(name):
-                plain[name] = tensor
+                plain[name] = self.tensors[name]
         return plain
 
     def apply(self, model: nn.Module) -> None:
@@ -61,7 +66,7 @@ class DecodedLayout:
 
         ModelError where a weight is made of codes that are not found in it by name: their scales would have no place.
         """
-        left = set(filter(self._is_codes, self.tensors))
+        left = set(filter(self._is_codes, self.codes))
         for live, pieces in stored_dtypes.stored_pieces(model, self.codes).items():
             stored = {name for name, _ in pieces}
             path, _, leaf = live.rpartition(".")
@@ -85,11 +90,10 @@ class DecodedLayout:
 
     def notes(self, dtype: torch.dtype) -> tuple[str, ...]:
         """What a job's log says of it."""
-        coded = [tensor for name, tensor in self.tensors.items() if self._is_codes(name)]
-        held, wide = sum(tensor.nbytes for tensor in coded), str(dtype).removeprefix("torch.")
-        size = held * dtype.itemsize * (1 if self.form.method == FP8 else 2)
-        note = f"{len(coded)} weights are stored in {self.form.kind} and computed with in {wide}"
-        return (f"{note}: {size:,} bytes in memory, {held:,} as stored",)
+        count, wide = sum(map(self._is_codes, self.codes)), str(dtype).removeprefix("torch.")
+        size = self.held * dtype.itemsize * (1 if self.form.method == FP8 else 2)
+        note = f"{count} weights are stored in {self.form.kind} and computed with in {wide}"
+        return (f"{note}: {size:,} bytes in memory, {self.held:,} as stored",)
 
     def _is_codes(self, name: str) -> bool:
         return block_scaled.is_codes(name, self.codes)
@@ -119,7 +123,8 @@ def read(folder: Path, codes: Mapping[str, str], quantisation: Quantisation, *, 
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 tensors[name] = _empty(file.get_slice(name), codes[name]) if meta else file.get_tensor(name)
-    return DecodedLayout(tensors, codes, quantisation)
+    held = sum(tensor.nbytes for name, tensor in tensors.items() if block_scaled.is_codes(name, codes))
+    return DecodedLayout(tensors, codes, quantisation, held)
 
 
 def decode(codes: Tensor, scales: Tensor, block: tuple[int, int] | None, dtype: torch.dtype) -> Tensor:
@@ -138,11 +143,12 @@ def _decode_mxfp4(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """
     experts, outputs, blocks, width = codes.shape
     weight = torch.empty((experts, 2 * blocks * width, outputs), dtype=dtype, device=codes.device)
-    values = torch.tensor(_MXFP4_VALUES, device=codes.device)
+    values, byte = torch.tensor(_MXFP4_VALUES), torch.arange(256)
+    pairs = torch.stack((values[byte & 0xF], values[byte >> 4]), -1).to(codes.device)  # the low half comes first
     for number in range(experts):
-        pairs = torch.stack((codes[number] & 0xF, codes[number] >> 4), -1).flatten(-2)  # the low half comes first
         powers = scales[number].view(torch.float8_e8m0fnu).float()
-        weight[number] = (values[pairs.long()] * powers.unsqueeze(-1)).flatten(-2).T.to(dtype)
+        found = pairs[codes[number].long()].flatten(-2)
+        weight[number] = (found * powers.unsqueeze(-1)).flatten(-2).T.to(dtype)
     return weight
 
 
