@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.evidence.format.modules import SentenceModule
-from app.evidence.format.statement import Row, base_readings, total
+from app.evidence.format.statement import Row, base_readings, row_order, total
 from app.evidence.format.templates import FOLDER
 from tests.tamper.attacks import Options, attack
 from tests.tamper.kit import (
@@ -456,7 +456,8 @@ def overlaid(world: World, stored: str, live: str, **config: Any) -> None:
     world.policy = {"train": ["**.default.**"]}
     rows = [row for row in adapter_rows(world) if row.result is None or row.result.name != stored]
     rows.append(Row(name=live, role="new", rule="rule-1", initial=reading, result=reading, changed=True))
-    world.sign(world.predicate(rows=tuple(rows), result_kind="adapter"))
+    rows = [row._replace(name=row.name.removesuffix("_blocks")) for row in rows]  # as codes are called in the model
+    world.sign(world.predicate(rows=tuple(sorted(rows, key=row_order)), result_kind="adapter"))
 
 
 @attack("33-adapter-with-a-tensor-of-the-base", only="only_own", world=adapter_world)

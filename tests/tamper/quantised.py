@@ -7,6 +7,7 @@ from typing import Any
 from app.evidence.format.statement import base_readings, row_order, total
 from tests.tamper.attacks import Options, attack
 from tests.tamper.kit import Tensor, World, adapter_rows, adapter_world, tensor
+from tests.tamper.loading import overlaid
 
 CONFIG: dict[str, Any] = {
     "quant_method": "bitsandbytes",
@@ -241,3 +242,65 @@ def _(world: World) -> Options:
     """The policy would be about another tensor."""
     rows = [row._replace(name=row.name.replace("down_proj_blocks", "gate_up_proj")) for row in adapter_rows(world)]
     world.sign(world.predicate(rows=tuple(sorted(rows, key=row_order)), result_kind="adapter"))
+
+
+@attack("41-scales-that-were-quantised-for-training", only="quantised_below_adapter", world=decoded_world)
+def _(world: World) -> Options:
+    """It would excuse scales that had other bytes in memory, and with them every weight that they belong to."""
+    decoded_rows(world, codes="enc.2.weight_scale_inv", decoded=None, quantised="a" * 64)
+
+
+@attack("41-copy-of-decoded-experts-in-an-adapter", only="beside_frozen", world=decoded_world)
+def _(world: World) -> Options:
+    """The model computes with the copy, which has the name of the weight and not that of its codes."""
+    overlaid(
+        world,
+        "base_model.model.enc.2.down_proj",
+        "base_model.model.enc.2.modules_to_save.default.down_proj",
+        modules_to_save=["enc.2"],
+    )
+
+
+def packed_world(root: Path) -> World:
+    """An adapter over a base with one weight in packed codes, beside their scales."""
+    world = adapter_world(root)
+    world.base_weights["model.safetensors"] |= {
+        "enc.2.weight_packed": tensor("I32", 8, 1, seed="packed"),
+        "enc.2.weight_scale": tensor("BF16", 8, 1, seed="scale"),
+        "enc.2.weight_shape": tensor("I64", 2, seed="shape"),
+    }
+    world.write()
+    world.pinned = total(base_readings(adapter_rows(world))).root
+    return world
+
+
+@attack("41-copy-of-a-packed-weight-in-an-adapter", only="beside_frozen", world=packed_world)
+def _(world: World) -> Options:
+    """Loaders that unpack a base have a weight of this name, and compute with the copy of it."""
+    overlaid(
+        world,
+        "base_model.model.enc.2.weight",
+        "base_model.model.enc.2.modules_to_save.default.weight",
+        modules_to_save=["enc.2"],
+    )
+
+
+@attack("41-scales-of-a-packed-weight-that-were-quantised", only="quantised_below_adapter", world=packed_world)
+def _(world: World) -> Options:
+    """A base of codes is not quantised again, and its scales are computed with as they are stored."""
+    decoded_rows(world, codes="enc.2.weight_scale", decoded=None, quantised="a" * 64)
+
+
+@attack("41-packed-codes-that-were-quantised", only="quantised_below_adapter", world=packed_world)
+def _(world: World) -> Options:
+    """A reader would look for codes of codes."""
+    decoded_rows(world, codes="enc.2.weight_packed", decoded=None, quantised="a" * 64)
+
+
+@attack("41-whole-numbers-of-a-plain-base-that-were-quantised", only="quantised_below_adapter", world=adapter_world)
+def _(world: World) -> Options:
+    """No codes are made of them, so the digest would excuse a counter or a table that had other bytes in memory."""
+    world.base_weights["model.safetensors"]["enc.2.table"] = tensor("I64", 8, seed="table")
+    world.write()
+    world.pinned = total(base_readings(adapter_rows(world))).root
+    decoded_rows(world, codes="enc.2.table", decoded=None, quantised="a" * 64)

@@ -92,6 +92,11 @@ def is_codes(name: str) -> bool:
     return name.rpartition(".")[2] == CODES
 
 
+def plain_of(codes: str) -> str:
+    """The name that the weight has which packed codes stand for."""
+    return f"{_module(codes)}weight"
+
+
 def is_beside(name: str) -> bool:
     """Whether a stored tensor belongs to packed codes, by its name."""
     return name.rpartition(".")[2] in BESIDE

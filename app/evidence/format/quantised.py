@@ -206,6 +206,13 @@ def quantised_weights(dtypes: Mapping[str, str]) -> set[str]:
     return by_dtype | packed | {f"{module}weight" for module in scales(dtypes)}
 
 
+def computed_name(name: str, dtype: str) -> str:
+    """The name of the weight that a model computes with where a stored tensor is its codes; else the tensor's own."""
+    if compressed.is_codes(name):
+        return compressed.plain_of(name)
+    return block_scaled.plain_of(name) if block_scaled.is_coded(name, dtype) else name
+
+
 def left_out(skipped: Sequence[str]) -> Callable[[str], bool]:
     """Whether transformers leaves a module, by its path, out of what is quantised: by how it begins, or by its end."""
     names = "|".join(skipped).replace("*", "[^.]+")

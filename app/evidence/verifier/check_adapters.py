@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+from app.evidence.format.quantised import computed_name
 from app.evidence.verifier.check_configuration import ADAPTER_CONFIG, CONFIG, parsed
 from app.evidence.verifier.check_places import CLAIMED, collisions, renamings
 from app.evidence.verifier.context import Check, CheckContext, Holdings, Problem, result_of
@@ -139,7 +140,8 @@ def _beside_frozen(context: CheckContext) -> Iterator[Problem]:
         return
     config = _adapter(result_of(context))
     rows = context.predicate.rows
-    frozen = {row.base.name for row in rows if row.base and row.role in CLAIMED}
+    stored = [row.base for row in rows if row.base and row.role in CLAIMED]
+    frozen = {each.name for each in stored} | {computed_name(each.name, each.dtype) for each in stored}
     loaded = {row.result.name for row in rows if row.result}
     own = {name.removeprefix(_MODEL) for name in loaded if _is_own(name, config)}
     copies = {name.removeprefix(_MODEL) for name in loaded if _is_copy(name, _saved_modules(config))} - own

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 
 from app.evidence.format.block_scaled import is_coded, scale_of
+from app.evidence.format.quantised import quantised_weights
 from app.evidence.format.statement import FrozenInterval, Reading, Row
 from app.evidence.verifier.check_names import owners
 from app.evidence.verifier.context import Check, CheckContext, Problem
 from app.freeze.policy import Intervals
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def _adapter_or_model(context: CheckContext) -> Iterator[Problem]:
@@ -64,6 +67,7 @@ def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
     """Rejects a digest of a made weight where it could stand for a tensor that is stored, or trained, or no codes."""
     adapter = context.predicate.result_kind == "adapter"
     frozen = {row.base.name for row in context.predicate.rows if row.base and row.role == "frozen"}
+    codes = quantised_weights({row.base.name: row.base.dtype for row in context.predicate.rows if row.base})
     for row in context.predicate.rows:
         if row.made is None:
             continue
@@ -73,6 +77,12 @@ def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
             yield Problem("quantised_below_adapter", reason, row.name)
         elif row.quantised if is_coded(row.base.name, row.base.dtype) else row.decoded:
             reason = f"is stored as {row.base.dtype}: codes are decoded, and plain weights are quantised"
+            yield Problem("quantised_below_adapter", reason, row.name)
+        elif row.quantised and codes:
+            reason = f"was quantised for training, and the base has codes already, such as {min(codes)!r}"
+            yield Problem("quantised_below_adapter", reason, row.name)
+        elif row.quantised and row.base.dtype not in _FLOATS:
+            reason = f"is stored as {row.base.dtype}, and floats alone are quantised"
             yield Problem("quantised_below_adapter", reason, row.name)
         elif row.decoded and scale_of(row.base.name) not in frozen:
             reason = f"was decoded, and {scale_of(row.base.name)!r} beside it is not frozen"

@@ -7,6 +7,7 @@ import pytest
 from app.evidence.format.quantised import (
     Quantisation,
     QuantisationError,
+    computed_name,
     hole,
     is_scale,
     left_out,
@@ -141,3 +142,20 @@ def test_modules_that_stay_plain() -> None:
     any_layer = left_out(["model.layers.*.self_attn", "lm_head"])
     assert any_layer("model.layers.7.self_attn.q_proj") and any_layer("lm_head")
     assert not any_layer("model.layers.7.mlp.experts") and not any_layer("model.layers.self_attn")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "computed"),
+    [
+        ("up.weight_packed", "I32", "up.weight"),
+        ("weight_packed", "I32", "weight"),
+        ("up.weight_scale", "BF16", "up.weight_scale"),
+        ("experts.down_proj_blocks", "U8", "experts.down_proj"),
+        ("experts.down_proj_blocks", "F32", "experts.down_proj_blocks"),
+        ("experts.down_proj_scales", "U8", "experts.down_proj_scales"),
+        ("up.weight", "F8_E4M3", "up.weight"),
+        ("up.weight", "BF16", "up.weight"),
+    ],
+)
+def test_what_a_model_computes_with(name: str, dtype: str, computed: str) -> None:
+    assert computed_name(name, dtype) == computed
