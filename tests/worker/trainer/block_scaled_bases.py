@@ -39,7 +39,7 @@ def qwen3(folder: Path, *, scales: torch.dtype = torch.bfloat16, **changes: Any)
     """A decoder in bfloat16 whose linear layers, apart from its head, are float8 with a scale for each block."""
     sizes = tiny.SMALL | tiny.DECODER | {"intermediate_size": 64, "head_dim": 16, "tie_word_embeddings": False}
     _save(Qwen3ForCausalLM, Qwen3Config(**sizes | changes), folder)
-    rewrite(folder, lambda tensors: _encode(tensors, scales))
+    rewrite(folder, lambda tensors: encode(tensors, scales))
     configure(folder, FP8)
     return folder
 
@@ -49,7 +49,7 @@ def qwen3_moe(folder: Path, **changes: Any) -> Path:
     sizes = tiny.SMALL | tiny.DECODER | {"intermediate_size": 64, "head_dim": 16, "tie_word_embeddings": False}
     sizes |= {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
     _save(Qwen3MoeForCausalLM, Qwen3MoeConfig(**sizes | changes), folder)
-    rewrite(folder, lambda tensors: _encode(tensors, torch.bfloat16))
+    rewrite(folder, lambda tensors: encode(tensors, torch.bfloat16))
     configure(folder, FP8)
     return folder
 
@@ -76,6 +76,30 @@ def reconfigure(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(content))
 
 
+def listed(names: list[str] | None, folder: Path) -> None:
+    """What config.json says stays plain; null is not the same as nothing said."""
+    configure(folder, FP8 | {"modules_to_not_convert": names})
+
+
+def coded(name: str, folder: Path) -> None:
+    """One more weight in codes; a tied head may be stored beside its embedding."""
+    embedding = "model.embed_tokens.weight"
+    rewrite(folder, lambda tensors: tensors.setdefault(name, tensors[embedding].clone()))
+    rewrite(folder, lambda tensors: encode(tensors, torch.bfloat16, [name]))
+    listed([], folder)
+
+
+def scales_elsewhere(folder: Path) -> None:
+    """Each scale is in another file than its codes."""
+    whole = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    where = {name: f"model-0000{1 + name.endswith('_inv')}-of-00002.safetensors" for name in whole}
+    for file in set(where.values()):
+        tensors = {name: tensor for name, tensor in whole.items() if where[name] == file}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+
 def plain_of(codes: Tensor, scales: Tensor, block: tuple[int, int] = BLOCK) -> Tensor:
     """The weight by the published description, value by value: codes times the scale of their block."""
     weight = torch.empty(codes.shape, dtype=torch.float32)
@@ -89,7 +113,7 @@ def plain_of(codes: Tensor, scales: Tensor, block: tuple[int, int] = BLOCK) -> T
 def encode_language_model(tensors: dict[str, Tensor]) -> None:
     """Makes codes of the linear layers of a vision-language model's language model."""
     layers = [name for name in tensors if name.endswith("_proj.weight") and "vis" not in name]
-    _encode(tensors, torch.float32, [name for name in layers if tensors[name].shape[0] % BLOCK[0] == 0])
+    encode(tensors, torch.float32, [name for name in layers if tensors[name].shape[0] % BLOCK[0] == 0])
 
 
 def _save(kind: Any, config: Any, folder: Path) -> None:
@@ -101,7 +125,8 @@ def _save(kind: Any, config: Any, folder: Path) -> None:
     tiny.tokenizer(folder, ("<unk>", "<s>", "</s>"), bert_like=False)
 
 
-def _encode(tensors: dict[str, Tensor], dtype: torch.dtype, names: list[str] | None = None) -> None:
+def encode(tensors: dict[str, Tensor], dtype: torch.dtype, names: list[str] | None = None) -> None:
+    """Makes codes of these weights, or of all linear layers apart from a head."""
     for name in names or [each for each in tensors if each.endswith("_proj.weight")]:
         tensors[name], scales = _blocks(tensors[name], dtype)
         tensors[f"{name}_scale_inv"] = scales

@@ -100,7 +100,7 @@ def load(
     _refuse_small_floats(codes, stored_quantised)
     if stored_quantised and stored_quantised.below_adapters:
         refuse_without_adapter(spec.adapter, stored_quantised.method)
-    dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
+    dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values(), _decoded_to(config, stored_quantised))
     decoded = stored_quantised is not None and stored_quantised.decoded
     options: dict[str, Any] = quantised.OPTIONS if stored_quantised and not decoded else {}
     if spec.quantize:
@@ -164,7 +164,7 @@ def load_skeleton(
     with _explained(auto, folder, config):
         stored_quantised = quantised.prepare(config, auto, codes)
     _refuse_small_floats(codes, stored_quantised)
-    dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values())
+    dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values(), _decoded_to(config, stored_quantised))
     layout = quantised_layout.read(folder, codes, stored_quantised) if stored_quantised else None
     if layout is not None:
         with _explained(auto, folder, config):
@@ -354,13 +354,23 @@ def _new(info: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(info["missing_keys"]) | {each[0] for each in info["mismatched_keys"]}
 
 
-def _dtype(wanted: str, stored: Iterable[str]) -> torch.dtype:
-    """The dtype to load in. `auto` is the one that most stored tensors have, whatever config.json says."""
+def _decoded_to(config: Any, known: Quantisation | None) -> torch.dtype | None:
+    """What loaders decode codes to, by config.json. Of a base without codes, the stored tensors say it."""
+    return getattr(config, "dtype", None) if known is not None and known.decoded else None
+
+
+def _dtype(wanted: str, stored: Iterable[str], decoded_to: torch.dtype | None) -> torch.dtype:
+    """The dtype to load in. `auto` is the one that most stored tensors have, whatever config.json says.
+
+    Of codes it is the one that they are decoded to, where any tensor is stored so: most may be norms in float32.
+    """
     if wanted != "auto":
         if wanted not in NAMED_DTYPES:
             raise ModelError(f"dtype {wanted!r} is not one of auto, {', '.join(NAMED_DTYPES)}", param="model.dtype")
         return DTYPES[NAMED_DTYPES[wanted]]
     floats = Counter(code for code in stored if code in DTYPES)
+    if decoded_to is not None and decoded_to in {DTYPES[code] for code in floats}:
+        return decoded_to
     return DTYPES[floats.most_common(1)[0][0]] if floats else torch.float32
 
 

@@ -21,7 +21,7 @@ from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
 from tests.worker.trainer import block_scaled_bases, tiny
 from tests.worker.trainer.attempts import Attempt, attempt_json, data
-from tests.worker.trainer.block_scaled_bases import LAYER, reconfigure, rewrite
+from tests.worker.trainer.block_scaled_bases import LAYER, coded, listed, reconfigure, rewrite, scales_elsewhere
 from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import published
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
@@ -136,6 +136,36 @@ def test_decoding_is_what_the_format_says_and_what_transformers_does(tmp_path: P
             if ".lora_" in name:
                 tensor.copy_(adapter[name.replace(".default.", ".")])
         assert torch.equal(model(input_ids=tokens).logits, ours.eval()(input_ids=tokens).logits)
+
+
+#: Ordinary ways of publishing such a base: options of its model, and what is changed then.
+LAYOUTS: dict[str, tuple[dict[str, Any], Callable[[Path], None]]] = {
+    "nothing stays plain": ({}, partial(listed, [])),
+    "null for what stays plain": ({}, partial(listed, None)),
+    "names of tensors stay plain": ({}, partial(listed, ["lm_head.weight", "model.norm.weight"])),
+    "a head in codes": ({}, partial(coded, "lm_head.weight")),
+    "an embedding in codes": ({}, partial(coded, "model.embed_tokens.weight")),
+    "a tied embedding": ({"tie_word_embeddings": True}, partial(listed, ["lm_head"])),
+    "a tied embedding in codes": ({"tie_word_embeddings": True}, partial(coded, "model.embed_tokens.weight")),
+    "a tied head in codes": ({"tie_word_embeddings": True}, partial(coded, "lm_head.weight")),
+    "scales in another shard": ({}, scales_elsewhere),
+    "biases": ({"attention_bias": True}, partial(listed, ["lm_head"])),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ordinary_layouts_are_read_as_transformers_reads_them(tmp_path: Path, layout: str) -> None:
+    options, change = LAYOUTS[layout]
+    folder = block_scaled_bases.qwen3(tmp_path, **options)
+    change(folder)
+    base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=FineGrainedFP8Config(dequantize=True))
+    ours = loading.load(SPEC, folder, task="causal-lm", labels=None, seed=0).model
+    theirs, live = base.state_dict(), ours.get_base_model().state_dict()
+    for name, tensor in theirs.items():
+        mine = live.get(name, live.get(".base_layer.".join(name.rsplit(".", 1))))
+        assert mine is not None and torch.equal(tensor, mine), name
+    shared = [model.get_output_embeddings().weight is model.get_input_embeddings().weight for model in (base, ours)]
+    assert shared[0] == shared[1]
 
 
 @pytest.mark.parametrize("form", OPTIONS)

@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import T5Config, T5EncoderModel, T5Model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config, T5Config, T5EncoderModel, T5Model
 
-from tests.worker.trainer import tiny
+from app.specs.adapters import LoraSpec
+from app.specs.models import TransformersSpec
+from tests.worker.trainer import block_scaled_bases, tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.judging import judge, objections_to
 from tests.worker.trainer.zoo import KINDS
 from worker.protocol import Workspace
+from worker.trainer.models import loading
+from worker.trainer.models.manifest import describe
 
 T5 = T5Config(vocab_size=64, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=0)
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
@@ -121,3 +126,24 @@ def test_a_processor_inside_of_another_is_read(tmp_path: Path) -> None:
     done = run(place, KINDS["vit"].rows(), task="image-classification")  # pictures of 16, which it has to shrink to 8
     assert done.code == 0, done.failure
     assert json.loads((done.place.files / "preprocessor_config.json").read_text())["size"] == {"height": 8, "width": 8}
+
+
+def test_the_dtype_is_the_one_that_loaders_decode_to(tmp_path: Path) -> None:
+    """Where most of what is stored plain are norms in float32, and config.json says what a model computes in."""
+    folder = block_scaled_bases.qwen3(tmp_path)
+    block_scaled_bases.rewrite(
+        folder, lambda tensors: tensors.update({n: t.float() for n, t in tensors.items() if "norm" in n})
+    )
+    base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=FineGrainedFP8Config(dequantize=True))
+    theirs, stored = base.state_dict(), load_file(folder / "model.safetensors")
+    spec = TransformersSpec(path="tiny", adapter=LoraSpec(r=4, alpha=8, target_modules=("q_proj",)))
+    live = loading.load(spec, folder, task="causal-lm", labels=None, seed=0).model.get_base_model().state_dict()
+    for name in block_scaled_bases.decoded(stored):
+        mine = live.get(name, live.get(".base_layer.".join(name.rsplit(".", 1))))
+        assert mine is not None and mine.dtype == theirs[name].dtype == torch.bfloat16, name
+        assert torch.equal(mine, theirs[name]), name
+    assert live["model.norm.weight"].dtype == torch.float32
+    found = describe(TransformersSpec(path="tiny"), folder, task="causal-lm")
+    assert isinstance(found, dict) and isinstance(found["causal-lm"], list)
+    dtypes = {row["name"]: row["dtype"] for row in found["causal-lm"]}
+    assert (dtypes[f"{block_scaled_bases.LAYER}.weight"], dtypes["model.norm.weight"]) == ("BF16", "F32")
