@@ -304,3 +304,20 @@ def _(world: World) -> Options:
     world.write()
     world.pinned = total(base_readings(adapter_rows(world))).root
     decoded_rows(world, codes="enc.2.table", decoded=None, quantised="a" * 64)
+
+
+#: What a base's config.json says of its weights: nothing, or another form.
+OTHER_FORMS: dict[str, dict[str, Any]] = {
+    "nothing": {"model_type": "toy"},
+    "packed-codes": {"model_type": "toy", "quantization_config": PACKED},
+    "codes-of-another-form": {"model_type": "toy", "quantization_config": SMALL},  # of two, one is in the other form
+    "a-quantiser-that-nobody-knows": {"model_type": "toy", "quantization_config": {"quant_method": "shrink"}},
+}
+
+for name, said in OTHER_FORMS.items():
+
+    @attack(f"41-decoded-over-a-base-that-says-{name}", only="quantised", levels=(3,), world=decoded_world)
+    def _(world: World, said: dict[str, Any] = said) -> Options:
+        """Loaders do not decode it, and have other weights below the adapter."""
+        (world.base / "config.json").write_text(json.dumps(said))
+        decoded_rows(world)

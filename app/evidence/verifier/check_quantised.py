@@ -22,7 +22,11 @@ _SKIPPED = "llm_int8_skip_modules"
 
 
 def _quantised(context: CheckContext) -> Iterator[Problem]:
-    """Rejects a result with quantised weights that are not complete, not frozen, or not read as they are stored."""
+    """Rejects a result with quantised weights that are not complete, not frozen, or not read as they are stored.
+
+    With the base at hand, also an adapter over weights that were decoded, where loaders do not decode them.
+    """
+    yield from _decoded_by_loaders(context)
     config = parsed(result_of(context), CONFIG)
     if not isinstance(config, dict) or config.get(QUANTISED) is None or context.predicate.result_kind != "full":
         return
@@ -37,6 +41,25 @@ def _quantised(context: CheckContext) -> Iterator[Problem]:
     elif quantisation is not None:
         yield from _parts(context, quantisation)
         yield from _same_as_base(context, config[QUANTISED])
+
+
+def _decoded_by_loaders(context: CheckContext) -> Iterator[Problem]:
+    decoded = next((row.name for row in context.predicate.rows if row.decoded), None)
+    config = parsed(context.base, CONFIG) if context.base is not None else {}
+    if decoded is None or not config:  # a base without a config.json is no model that a library loads
+        return
+    try:
+        quantisation = quantisation_of(config) if isinstance(config, dict) else None
+    except QuantisationError as error:
+        yield Problem("quantised", f"was decoded for training, and the base's config.json has {error}", decoded)
+        return
+    if quantisation is None or not quantisation.decoded:
+        reason = f"was decoded for training, and the base's config.json has no {QUANTISED} by which loaders decode it"
+        yield Problem("quantised", reason, decoded)
+        return
+    problem = hole({row.base.name: row.base.dtype for row in context.predicate.rows if row.base}, quantisation)
+    if problem is not None:
+        yield Problem("quantised", f"was decoded for training, and of the base {problem}", decoded)
 
 
 def _parts(context: CheckContext, quantisation: Quantisation) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tests.worker.trainer.readonly.jobs import VOCABULARY, Write, encoder_order,
 from worker.protocol import WorkOrder, Workspace, write_json
 from worker.supervisor.process.child import Forkserver
 from worker.trainer.readonly import weights
-from worker.trainer.readonly.handler import CannotProtect
+from worker.trainer.readonly.handler import CannotProtect, FaultHandler, handler
 from worker.trainer.training.replay import Replay
 
 AUDIT = {"freeze": ["bert.**"], "on_violation": "continue"}
@@ -169,17 +169,42 @@ def test_a_run_goes_on_where_the_policy_says_so(tmp_path: Path, monkeypatch: pyt
     assert torch.allclose(result - base, torch.full_like(base, 6.0), atol=1e-3)
 
 
-def test_bits_are_those_of_a_run_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+#: Ways of training that read, save or compute frozen weights at other times.
+WAYS: dict[str, dict[str, Any]] = {
+    "as ever": {},
+    "checkpointing": {"gradient_checkpointing": True},
+    "stopping early": {"validation_fraction": 0.25, "early_stopping_patience": 1, "n_epochs": 4},
+    "a kept prefix": {"prefix_cache": True, "validation_fraction": 0.25},
+    "checkpoints": {"checkpoint_steps": 1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_bits_are_those_of_a_run_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Read-only pages change nothing about what is trained, and where there can be none a run goes on as ever."""
-    done = {}
+    done: dict[str, Attempt] = {}
+    noticed: list[int] = []
+    monkeypatch.setattr(FaultHandler, "end", _counting(FaultHandler.end, noticed))
     for name in ("protected", "plain"):
         if name == "plain":
             monkeypatch.setattr(weights, "handler", _no_handler)
-        done[name] = attempt(encoder_order(tmp_path / name), tmp_path / name)
+        done[name] = attempt(encoder_order(tmp_path / name, **WAYS[way]), tmp_path / name)
+    assert noticed == [0]
+    assert not handler().busy
     assert "there is none here" in str(done["plain"].of("event"))
     assert "read-only while it trains" not in str(done["plain"].of("event"))
     first, second = (load_file(each.place.changed) for each in done.values())
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _counting(end: Callable[[FaultHandler], None], noticed: list[int]) -> Callable[[FaultHandler], None]:
+    """The handler's own end, with how many writes it had noticed."""
+
+    def counted(source: FaultHandler) -> None:
+        noticed.append(source.noticed)
+        end(source)
+
+    return counted
 
 
 def _no_handler() -> Any:
