@@ -23,11 +23,13 @@ OPTIONAL: Final = {"greenlet", "psutil", "sniffio"}
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, Path]:
-    """Every module, of ours and of others, that is there once the API's own and those for later are imported."""
+    """Every module, of ours and of others, that importing the API's own and those for later brings."""
     code = (
-        "import json, sys; from importlib import import_module; from tools.api_image import imported\n"
+        "import sys; before = {*sys.modules}\n"  # those of a *.pth, such as setuptools'
+        "import json; from importlib import import_module; from tools.api_image import imported\n"
         "for name in imported(): import_module(name)\n"
-        "found = {n: m.__file__ for n, m in list(sys.modules.items()) if getattr(m, '__file__', None)}\n"
+        "modules = {n: m for n, m in sys.modules.items() if n not in before}\n"
+        "found = {n: m.__file__ for n, m in modules.items() if getattr(m, '__file__', None)}\n"
         "json.dump(found, sys.stdout)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
