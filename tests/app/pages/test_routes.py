@@ -276,6 +276,12 @@ def test_the_menu_is_the_same_on_the_api_page(client: TestClient) -> None:
     assert "/new" in Page(client.get("http://testserver/docs").text).links
 
 
+def test_the_api_page_says_what_to_read_without_javascript(client: TestClient) -> None:
+    text = client.get("http://testserver/docs").text
+    without = text.partition("<noscript>")[2].partition("</noscript>")[0]
+    assert "/openapi.json" in Page(without).links
+
+
 @pytest.mark.parametrize("path", ["/", "/docs", "/jobs/ftjob-none"])
 def test_nothing_comes_from_elsewhere(client: TestClient, path: str) -> None:
     """Every link of a page is of this service and answers; the browser is told to load nothing else."""
