@@ -107,17 +107,19 @@ def choose(
             continue  # nothing fits, others have taken it, or it would delay the large job
 
         rivals = order[place + 1 : place + 2]
-        row = usage.try_lock(session, contender.project) if look == 1 and first.used else None
-        if row is None and look == 1 and first.used:
+        waits = look > 1 or not first.used  # without a row of its usage there is nothing to lock yet
+        row = usage.lock(session, contender.project) if waits else usage.try_lock(session, contender.project)
+        if row is None:
             after = contender.with_devices(chosen.job.devices)
             if shares.behind(after, rivals):
                 passed.append(after)
                 continue
             if passed:
                 raise OrderChanged  # this claim would wait here, and one of those may be the next meanwhile
+            row = usage.lock(session, contender.project)
 
         # Whatever comes of it, no second project is waited for: the order of locks is that of their names.
-        current = replace(contender, usage=usage.usage_at(row or usage.lock(session, contender.project), at))
+        current = replace(contender, usage=usage.usage_at(row, at))
         return _confirmed(session, chosen, current, [*passed, *rivals], shares, final=look == LOOKS)
     if passed:
         raise OrderChanged
