@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tests.worker.trainer import tiny
+from tests.worker.trainer.quantised_bases import rewrite
 
 LAYER = "model.layers.0.self_attn.q_proj"
 BLOCK = (16, 16)
@@ -57,23 +58,6 @@ def qwen3_moe(folder: Path, **changes: Any) -> Path:
 def configure(folder: Path, quantisation: dict[str, Any]) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": quantisation}))
-
-
-def rewrite(folder: Path, change: Any) -> None:
-    """Changes the tensors of a base's file."""
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def reconfigure(folder: Path, **values: Any) -> None:
-    """Changes keys of a base's quantization_config; None removes one."""
-    path = folder / "config.json"
-    content = json.loads(path.read_text())
-    kept = {**content["quantization_config"], **values}
-    content["quantization_config"] = {key: value for key, value in kept.items() if value is not None}
-    path.write_text(json.dumps(content))
 
 
 def listed(names: list[str] | None, folder: Path) -> None:

@@ -34,7 +34,7 @@ def bert(folder: Path, kind: str = "nf4", **changes: Any) -> Path:
     return _quantise(folder, kind, AutoModel, lambda place: tiny.bert(place, **{"hidden_size": 64} | changes))
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     """Changes the tensors of a base's file."""
     path = folder / "model.safetensors"
     tensors = load_file(path)

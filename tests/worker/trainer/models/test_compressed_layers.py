@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from app.freeze.adapters import adapted
 from app.freeze.tensors import TensorInfo
 from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
-from tests.worker.trainer import packed_bases, tiny
-from tests.worker.trainer.attempts import Attempt, attempt_json, data
+from tests.worker.trainer import over_codes, packed_bases, tiny
+from tests.worker.trainer.attempts import Attempt, data
 from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import published
 from tests.worker.trainer.packed_bases import LAYER, reconfigure
@@ -30,25 +31,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 SPEC = TransformersSpec(path="tiny", adapter=LoraSpec(r=4, target_modules=("q_proj", "v_proj")))
 LORA = {"type": "lora", "r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
-TEXTS = [{"text": "the cat sat on the mat"}, {"text": "a dog ran"}] * 8
-EVERY = {"n_epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_steps": 2, "validation_fraction": 0.25}
 
 
 def causal(root: Path, kind: str = "W4A16", *, adapter: dict[str, Any] | None = LORA, **changes: Any) -> Attempt:
-    place = Workspace(root).create()
-    if not (place.base / "config.json").exists():
-        packed_bases.llama(place.base, kind)
-    fields = {
-        "job_id": "ftjob-packed",
-        "stage": "train",
-        "model": {"type": "transformers", "path": "tiny"} | ({"adapter": adapter} if adapter else {}),
-        "task": "causal-lm",
-        "data": data(place, TEXTS, "causal.jsonl"),
-        "hyperparameters": EVERY,
-        "seed": 4,
-        "device": "cpu",
-    }
-    return attempt_json(fields | changes, root)
+    return over_codes.train(
+        root, partial(packed_bases.llama, kind=kind), adapter=adapter, job_id="ftjob-packed", **changes
+    )
 
 
 @pytest.mark.parametrize("kind", packed_bases.KINDS)

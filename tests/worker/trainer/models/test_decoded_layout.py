@@ -19,11 +19,13 @@ from app.freeze.adapters import adapted
 from app.freeze.tensors import TensorInfo
 from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
-from tests.worker.trainer import block_scaled_bases, tiny
-from tests.worker.trainer.attempts import Attempt, attempt_json, data
-from tests.worker.trainer.block_scaled_bases import LAYER, coded, listed, reconfigure, rewrite, scales_elsewhere
+from tests.worker.trainer import block_scaled_bases, over_codes, tiny
+from tests.worker.trainer.attempts import Attempt, data
+from tests.worker.trainer.block_scaled_bases import LAYER, coded, listed, scales_elsewhere
 from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import published
+from tests.worker.trainer.over_codes import TINY
+from tests.worker.trainer.quantised_bases import reconfigure, rewrite
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import Workspace
 from worker.trainer.models import loading
@@ -31,11 +33,8 @@ from worker.trainer.models.manifest import describe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
 
-TINY = {"type": "transformers", "path": "tiny"}
 LORA = {"type": "lora", "r": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 SPEC = TransformersSpec(path="tiny", adapter=LoraSpec(r=4, alpha=8, target_modules=("q_proj", "v_proj")))
-TEXTS = [{"text": "the cat sat on the mat"}, {"text": "a dog ran"}] * 8
-EVERY = {"n_epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_steps": 2, "validation_fraction": 0.25}
 SCALE = f"{LAYER}.weight_scale_inv"
 JOINED = "model.layers.0.mlp.experts"
 
@@ -58,20 +57,7 @@ SIZES = {
 
 
 def causal(root: Path, form: str = "fp8", *, adapter: dict[str, Any] | None = LORA, **changes: Any) -> Attempt:
-    place = Workspace(root).create()
-    if not (place.base / "config.json").exists():
-        FORMS[form](place.base)
-    fields = {
-        "job_id": "ftjob-decoded",
-        "stage": "train",
-        "model": TINY | ({"adapter": adapter} if adapter else {}),
-        "task": "causal-lm",
-        "data": data(place, TEXTS, "causal.jsonl"),
-        "hyperparameters": EVERY,
-        "seed": 4,
-        "device": "cpu",
-    }
-    return attempt_json(fields | changes, root)
+    return over_codes.train(root, FORMS[form], adapter=adapter, job_id="ftjob-decoded", **changes)
 
 
 def made(root: Path, form: str = "fp8") -> dict[str, str]:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, FineGrainedFP8Config, T5Config, T
 
 from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
-from tests.worker.trainer import block_scaled_bases, tiny
+from tests.worker.trainer import block_scaled_bases, quantised_bases, tiny
 from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from tests.worker.trainer.judging import judge, objections_to
 from tests.worker.trainer.zoo import KINDS
@@ -131,7 +131,7 @@ def test_a_processor_inside_of_another_is_read(tmp_path: Path) -> None:
 def test_the_dtype_is_the_one_that_loaders_decode_to(tmp_path: Path) -> None:
     """Where most of what is stored plain are norms in float32, and config.json says what a model computes in."""
     folder = block_scaled_bases.qwen3(tmp_path)
-    block_scaled_bases.rewrite(
+    quantised_bases.rewrite(
         folder, lambda tensors: tensors.update({n: t.float() for n, t in tensors.items() if "norm" in n})
     )
     base = AutoModelForCausalLM.from_pretrained(folder, quantization_config=FineGrainedFP8Config(dequantize=True))

@@ -17,10 +17,11 @@ from app.freeze.adapters import adapted
 from app.freeze.tensors import TensorInfo
 from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
-from tests.worker.trainer import quantised_bases, tiny
-from tests.worker.trainer.attempts import Attempt, attempt_json, data
+from tests.worker.trainer import over_codes, quantised_bases, tiny
+from tests.worker.trainer.attempts import Attempt, data
 from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import composed, published
+from tests.worker.trainer.over_codes import EVERY, TINY
 from tests.worker.trainer.quantised_bases import reconfigure
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import Workspace
@@ -30,28 +31,14 @@ from worker.trainer.models.manifest import describe
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
 
 LAYER = quantised_bases.LAYER
-TINY = {"type": "transformers", "path": "tiny"}
 LORA = {"type": "lora", "r": 4, "alpha": 8}
-TEXTS = [{"text": "the cat sat on the mat"}, {"text": "a dog ran"}] * 8
 LABELLED = [{"text": f"the {word}", "label": "ab"[at % 2]} for at, word in enumerate(["cat", "dog", "mat", "tree"] * 4)]
-EVERY = {"n_epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_steps": 2, "validation_fraction": 0.25}
 
 
 def causal(root: Path, kind: str = "nf4", *, adapter: dict[str, Any] | None = LORA, **changes: Any) -> Attempt:
-    place = Workspace(root).create()
-    if not (place.base / "config.json").exists():
-        quantised_bases.llama(place.base, kind)
-    fields = {
-        "job_id": "ftjob-quantised",
-        "stage": "train",
-        "model": TINY | ({"adapter": adapter} if adapter else {}),
-        "task": "causal-lm",
-        "data": data(place, TEXTS, "causal.jsonl"),
-        "hyperparameters": EVERY,
-        "seed": 4,
-        "device": "cpu",
-    }
-    return attempt_json(fields | changes, root)
+    return over_codes.train(
+        root, partial(quantised_bases.llama, kind=kind), adapter=adapter, job_id="ftjob-quantised", **changes
+    )
 
 
 @pytest.mark.parametrize("kind", quantised_bases.KINDS)

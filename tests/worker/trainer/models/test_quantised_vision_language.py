@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from tests.worker.trainer import block_scaled_bases, vision_language
+from tests.worker.trainer import block_scaled_bases, quantised_bases, vision_language
 from tests.worker.trainer.attempts import Attempt, attempt_json, data
 from tests.worker.trainer.judging import judge, verified
 from tests.worker.trainer.models.test_adapters import composed, published
@@ -68,7 +68,7 @@ def test_a_language_model_in_float8(tmp_path: Path, family: str) -> None:
     """Another process decodes the same weights under the base's names, which loading renames."""
     place = Workspace(tmp_path / "job").create()
     vision_language.save(family, place.base)
-    block_scaled_bases.rewrite(place.base, block_scaled_bases.encode_language_model)
+    quantised_bases.rewrite(place.base, block_scaled_bases.encode_language_model)
     block_scaled_bases.configure(place.base, block_scaled_bases.FP8 | {"modules_to_not_convert": None})
     apart = run(place.root, {"adapter": LORA}, stage="make", data={})
     assert apart.code == 0, apart.reports[-1]
