@@ -212,7 +212,10 @@ def _slots(worker: Worker) -> int:
 
 
 def _request(session: Session, waiting: Waiting, jobs: Sequence[Stoppable]) -> list[str]:
-    """Requests all of these jobs to make room, or none where anything has changed since they were chosen."""
+    """Requests all of these jobs to make room, or none where anything has changed since they were chosen.
+
+    Nor where another transaction has one of their rows, as each heartbeat does: the next round requests it again.
+    """
     still = select(Job.id).where(Job.id == waiting.id, WAITING, Job.desired.in_(TO_RUN))
     if session.scalar(still.with_for_update(skip_locked=True)) is None or session.scalar(
         select(func.count()).where(Job.preempted_for == waiting.id, *_MAKES_ROOM)

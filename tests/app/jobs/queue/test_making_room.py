@@ -75,6 +75,18 @@ def test_a_running_job_makes_room(db: Database) -> None:
         assert job.preempted_for is None
 
 
+def test_a_row_that_its_worker_is_writing_is_left_for_the_next_round(db: Database) -> None:
+    """Nobody waits for a heartbeat: nothing is requested now, and all of it in the next round."""
+    submit(db, "ftjob-low", devices=1)
+    started(db)
+    submit(db, "ftjob-high", 5)
+    if not db.sqlite:  # which locks no rows
+        with db.write() as heartbeat:
+            heartbeat.get_one(Job, "ftjob-low", with_for_update=True)
+            assert make_room(db, EQUAL, most=3) == []
+    assert make_room(db, EQUAL, most=3) == ["ftjob-low"]
+
+
 def test_a_pause_goes_before(db: Database) -> None:
     """A person's wish is the stronger one: the job is paused and stays so."""
     submit(db, "ftjob-low")

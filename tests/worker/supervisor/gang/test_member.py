@@ -157,7 +157,8 @@ def test_a_gang_makes_room_for_another(pair: Pair, monkeypatch: pytest.MonkeyPat
         job_id = pair.submit(hyperparameters=LONG)
         training(pair, job_id, step=20)
         urgent = pair.submit(priority=1)
-        assert making_room.make_room(db, EQUAL, most=1) == [job_id]
+        # A row that its own worker is writing at this moment is left for the next round.
+        assert eventually(lambda: making_room.make_room(db, EQUAL, most=1)) == [job_id]
         first, job = succeeded(pair.deployment, urgent), succeeded(pair.deployment, job_id)
     assert first.finished_at is not None and job.finished_at is not None and first.finished_at < job.finished_at
     assert (job.attempt, job.crashes, job.preemptions) == (2, 0, 1)
