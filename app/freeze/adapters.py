@@ -186,7 +186,9 @@ def _live_name(name: str, chosen: Collection[str]) -> str:
 
 def _layer_type(kind: str) -> str:
     """The class with which peft wraps a layer."""
-    return kind if kind in ("Embedding", "Linear4bit", "Linear8bitLt") else "Linear"
+    if kind in ("Embedding", "DecodedEmbedding"):
+        return "Embedding"
+    return kind if kind in ("Linear4bit", "Linear8bitLt") else "Linear"
 
 
 def _added(

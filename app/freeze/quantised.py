@@ -10,7 +10,10 @@ from app.freeze.policy import WHOLE_RUN, Intervals, Policy
 from app.freeze.tensors import TensorInfo
 
 #: The classes of layers whose tensors, apart from a bias, are a quantised weight.
-LAYERS: Final = ("Linear4bit", "Linear8bitLt", "CompressedLinear", "DecodedLinear", "DecodedExperts")
+LAYERS: Final = (
+    *("Linear4bit", "Linear8bitLt", "CompressedLinear"),
+    *("DecodedLinear", "DecodedEmbedding", "DecodedExperts"),
+)
 _OF_AN_EXPERT = re.compile(r"(.+)\.\d+\.\w+")
 #: Weights of a 4-bit kind that share a scale.
 _BLOCK: Final = 64

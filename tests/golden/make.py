@@ -1,7 +1,7 @@
 """Makes a folder of signed evidence as the current code writes it: `python -m tests.golden.make tests/golden/NAME`.
 
 Run once per format, never again over the same folder: what it made is kept as it is, and every later version of the
-verifier has to verify it. The keys are thrown away.
+verifier has to verify it. The keys are thrown away. With names of worlds, the folder has these alone.
 """
 
 import json
@@ -32,6 +32,7 @@ from tests.tamper.kit import (
     tied_rows,
     tied_world,
 )
+from tests.tamper.quantised import decoded_world, rows_of_decoded
 
 WORLDS: dict[str, tuple[Callable[[Path], World], Callable[[World], tuple[Row, ...]]]] = {
     "plain": (World, World.rows),
@@ -43,19 +44,21 @@ WORLDS: dict[str, tuple[Callable[[Path], World], Callable[[World], tuple[Row, ..
     "adapter": (adapter_world, adapter_rows),
     "chain": (chained_world, World.rows),
     "tie": (tied_world, tied_rows),
+    "decoded": (decoded_world, rows_of_decoded),
 }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, names: list[str]) -> None:
     keys = [generate("ed25519"), generate("ecdsa-p256")]
-    for name, (make, rows) in WORLDS.items():
+    for name in names or WORLDS:
+        make, rows = WORLDS[name]
         root = folder / name
         if root.exists():
             raise SystemExit(f"{root} is there already; golden files are made once")
         world = make(root)
         if world.previous:
             world.previous.sign(keys=keys)
-        kind = "adapter" if name == "adapter" else "full"
+        kind = "adapter" if name in ("adapter", "decoded") else "full"
         sealed = world.sign(world.predicate(rows=rows(world), result_kind=kind), keys=keys)
         world.publish(sealed | {MEMBER: seal(build(recipes.honest(world)), keys)})
         if name == "changed-only":
@@ -78,4 +81,4 @@ def leave_changed(world: World) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -75,9 +75,11 @@ def test_a_verifier_from_before_recipes_accepts_evidence_with_one(root: Path) ->
 
 def test_there_is_old_evidence() -> None:
     """The folders of the formats are there, with all of their worlds."""
-    first, ties, recipes = (
-        {root.name for root in WORLDS if root.parent.name == name} for name in ("v1", "v1-ties", "v1-recipes")
+    first, ties, recipes, decoded = (
+        {root.name for root in WORLDS if root.parent.name == name}
+        for name in ("v1", "v1-ties", "v1-recipes", "v1-decoded")
     )
     assert first == {"plain", "sharded", "partly-frozen", "scheduled", "fused", "changed-only", "adapter", "chain"}
     assert ties == first | {"tie"}  # rows that say `aliasOf`
     assert recipes == ties
+    assert decoded == {"decoded"}  # a row that says `decoded`

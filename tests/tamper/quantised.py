@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.evidence.format.statement import base_readings, row_order, total
+from app.evidence.format.statement import Row, base_readings, row_order, total
 from tests.tamper.attacks import Options, attack
 from tests.tamper.kit import Tensor, World, adapter_rows, adapter_world, tensor
 from tests.tamper.loading import overlaid
@@ -182,10 +182,15 @@ def decoded_world(root: Path) -> World:
 
 def decoded_rows(world: World, *, codes: str = "enc.2.weight", **changes: Any) -> None:
     """Signs the adapter's statement in which these codes were decoded for training."""
+    world.sign(world.predicate(rows=rows_of_decoded(world, codes=codes, **changes), result_kind="adapter"))
+
+
+def rows_of_decoded(world: World, *, codes: str = "enc.2.weight", **changes: Any) -> tuple[Row, ...]:
+    """The rows of that statement."""
     readings = {"decoded": "a" * 64, "loaded": "a" * 64, "trained": "a" * 64} | changes
     rows = [row._replace(**readings) if row.base and row.base.name == codes else row for row in adapter_rows(world)]
     rows = [row._replace(name=row.name.removesuffix("_blocks")) for row in rows]  # as it is called in the model
-    world.sign(world.predicate(rows=tuple(sorted(rows, key=row_order)), result_kind="adapter"))
+    return tuple(sorted(rows, key=row_order))
 
 
 @attack("41-decoded-for-training-with-other-bytes-at-the-end", only="frozen_while_live", world=decoded_world)

@@ -30,7 +30,7 @@ from worker.trainer.models import stored_dtypes
 #: By codes of 4 bits: a sign, two bits of an exponent and one of a fraction.
 _MXFP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 _BYTES, _NO_EXPONENT = 16, 0xFF
-_EXPERTS = "DecodedExperts"
+_EMBEDDING, _EXPERTS = "DecodedEmbedding", "DecodedExperts"
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
 
@@ -177,8 +177,10 @@ def _as_decoded(module: nn.Module) -> None:
     """Names the module's class for what it holds. It computes as before."""
     if isinstance(module, nn.Linear):
         module.__class__ = DecodedLinear
-    elif type(module).__name__ != _EXPERTS:
-        module.__class__ = type(_EXPERTS, (type(module),), {"__module__": __name__})
+        return
+    name = _EMBEDDING if isinstance(module, nn.Embedding) else _EXPERTS
+    if type(module).__name__ != name:
+        module.__class__ = type(name, (type(module),), {"__module__": __name__})
 
 
 def _empty(header: object, code: str) -> Tensor:

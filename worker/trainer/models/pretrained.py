@@ -24,6 +24,7 @@ from worker.trainer.models import (
     decoded_layout,
     embeddings,
     model_config,
+    packed_layout,
     processors,
     quantised,
     quantised_layout,
@@ -110,15 +111,11 @@ def load(
             made = quantised.at_load(spec, config, auto, codes, dtype)
         options = {**quantised.OPTIONS, "quantization_config": made}
     layout = decoded_layout.read(folder, codes, stored_quantised) if stored_quantised and decoded else None
-    if layout is not None:
-        with _explained(auto, folder, config):
-            auto = quantised.plain_class(auto, config)
-    stand_ins = layout.plain_tensors(dtype) if layout is not None else None
     torch.manual_seed(seed)  # a head that the base does not have is drawn from the seed
-    model, info = _from_files(auto, folder, config, dtype, stand_ins=stand_ins, **options)
     if layout is not None:
-        quantised.refuse_new_layers(model, _new(info), layout.form.method)
-        layout.apply(model)
+        model, info = _over_codes(layout, auto, folder, config, dtype)
+    else:
+        model, info = _from_files(auto, folder, config, dtype, **options)
     if options:
         quantised.settle(model, made=spec.quantize is not None)
     stored_dtypes.refuse_whole_numbers(model, codes)
@@ -167,15 +164,10 @@ def load_skeleton(
     dtype = _dtype(spec.dtype or "auto", quantised.plain(codes).values(), _decoded_to(config, stored_quantised))
     layout = quantised_layout.read(folder, codes, stored_quantised) if stored_quantised else None
     if layout is not None:
-        with _explained(auto, folder, config):
-            auto = quantised.plain_class(auto, config)
-    stand_ins = layout.plain_tensors(dtype) if layout is not None else None
-    model, info = _from_files(auto, folder, config, dtype, stand_ins=stand_ins, device_map="meta")
-    ties.tie_as_loading_does(model, folder, codes)
-    if stored_quantised and stored_quantised.decoded:
-        quantised.refuse_new_layers(model, _new(info), stored_quantised.method)
-    if layout is not None:
-        layout.apply(model)
+        model, info = _over_codes(layout, auto, folder, config, dtype, codes=codes)
+    else:
+        model, info = _from_files(auto, folder, config, dtype, device_map="meta")
+        ties.tie_as_loading_does(model, folder, codes)
     stored_dtypes.refuse_whole_numbers(model, codes)
     if _keeps_dtypes(spec):
         stored_dtypes.restore(model, codes, None)
@@ -334,6 +326,31 @@ def _from_files(
         embeddings=embeddings.input_names(model),
     )
     _refuse_other_shapes(model, info["mismatched_keys"])
+    return model, info
+
+
+def _over_codes(
+    layout: decoded_layout.DecodedLayout | packed_layout.PackedLayout | quantised_layout.QuantisedLayout,
+    auto: Any,
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    *,
+    codes: Mapping[str, str] | None = None,
+) -> tuple[nn.Module, Any]:
+    """The same over a base of codes, from the plain tensors of their layout: decoded ones, with their scales.
+
+    With `codes`, the dtypes of the stored tensors, the model is laid out on the meta device.
+    """
+    with _explained(auto, folder, config):
+        auto = quantised.plain_class(auto, config)
+    options = {} if codes is None else {"device_map": "meta"}
+    model, info = _from_files(auto, folder, config, dtype, stand_ins=layout.plain_tensors(dtype), **options)
+    if codes is not None:
+        ties.tie_as_loading_does(model, folder, codes)
+    if isinstance(layout, decoded_layout.DecodedLayout):
+        quantised.refuse_new_layers(model, _new(info), layout.form.method)
+    layout.apply(model)
     return model, info
 
 

@@ -152,6 +152,8 @@ def test_ordinary_layouts_are_read_as_transformers_reads_them(tmp_path: Path, la
         assert mine is not None and torch.equal(tensor, mine), name
     shared = [model.get_output_embeddings().weight is model.get_input_embeddings().weight for model in (base, ours)]
     assert shared[0] == shared[1]
+    kinds = {type(module).__name__ for module in ours.modules()}
+    assert "DecodedExperts" not in kinds and ("DecodedEmbedding" in kinds or "embedding in codes" not in layout)
 
 
 @pytest.mark.parametrize("form", OPTIONS)
