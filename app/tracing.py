@@ -53,7 +53,7 @@ class TraceSpan:
             self.span.update_name(name)
 
     def note(self, **attributes: Attribute) -> None:
-        """Adds attributes; None is none. `job_id` becomes `permafrost.job_id`, names with a dot stay."""
+        """Adds attributes, except those that are None. `job_id` becomes `permafrost.job_id`, names with a dot stay."""
         if self.span is not None:
             self.span.set_attributes(_named(attributes))
 

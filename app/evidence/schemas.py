@@ -28,7 +28,9 @@ class EvidenceViolation(EvidenceAnswer):
     name: str
     last_good_step: int | None = None
     first_bad_step: int | None = None
-    operation: str | None = Field(default=None, description="What wrote it, and the line of code that asked for it.")
+    operation: str | None = Field(
+        default=None, description="The operation that wrote it, and the line of code that called it."
+    )
     explanation: str | None = Field(
         default=None,
         description="Where no operation is named: why a replay of the steps could not show it, such as a write from "

@@ -53,7 +53,7 @@ def install(app: FastAPI) -> None:
 
 
 def render(error: PermafrostError, request: Request) -> Response:
-    """The error as a response: a page for a browser that asked for one, else the envelope or a problem document."""
+    """The error as a response: a page where a browser requested one, else the envelope or a problem document."""
     error_page = getattr(request.app.state, "error_page", None)
     if error_page is not None and wants_page(request):
         page: Response = error_page(request, error)

@@ -47,7 +47,7 @@ def body_error(request: Request) -> PermafrostError | None:
 
 
 def parse(body: bytes) -> Any:
-    """The JSON document. Raises InvalidRequest if it is none, is nested too deeply, or has a key twice in an object."""
+    """The JSON document. Raises InvalidRequest if it is not JSON, is nested too deeply, or has a key twice."""
     repeated: list[tuple[dict[str, Any], str]] = []
 
     def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def composed_bytes(storage: Storage, composed: ComposedFile) -> Reader:
 
 
 def _named(model: ModelObject, name: str) -> ModelObject:
-    """The model under the name that was asked for, with its own beside it where that is another."""
+    """The model under the requested name, with its own id beside it where that differs."""
     return model if model.id == name else model.model_copy(update={"id": name, "alias_of": model.id})
 
 

@@ -38,7 +38,7 @@ class ModelObject(BaseModel):
     error: str | None = None
     spec: JsonDict
     alias_of: str | None = Field(
-        default=None, description="The model's own id, where it was asked for by an alias (PERMAFROST_MODEL_ALIASES)."
+        default=None, description="The model's own id, where the request named an alias (PERMAFROST_MODEL_ALIASES)."
     )
     base_model: str | None = None
     job_id: str | None = None

@@ -237,7 +237,7 @@ REPORT: Final[dict[int | str, dict[str, Any]]] = {
 
 BOM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "The bill of materials, in the format that was asked for.",
+        "description": "The bill of materials, in the requested format.",
         "content": {
             media_type: {"schema": {"type": "object"}, "example": _BOMS[name]}
             for name, media_type in (

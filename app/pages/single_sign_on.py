@@ -117,7 +117,7 @@ def _begin(request: Request, db: Database, settings: Settings, person: Person) -
         log.warning("none of a person's groups has a role", person=person.label, groups=list(person.groups)[:20])
         raise SignInRefused(
             f"The provider knows you as {person.label}, and none of your groups there has a role here. "
-            "Ask whoever runs this service (PERMAFROST_OIDC_GROUPS)."
+            "Ask the operator of this service, who sets PERMAFROST_OIDC_GROUPS."
         )
     project = next(iter(may))
     action = AuditedAction(

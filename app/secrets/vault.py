@@ -32,7 +32,7 @@ class Vault:
         return self.path.exists()
 
     def seal(self, secret: bytes, *, row_id: str) -> bytes:
-        """Encrypt a secret. Creates the key file if there is none."""
+        """Encrypt a secret. Creates the key file if it does not exist."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + AESGCM(_load_or_create(self.path)).encrypt(nonce, secret, row_id.encode())
 

@@ -1,6 +1,6 @@
 """Asks a time-stamping authority (PERMAFROST_TSA_URL) for RFC 3161 timestamps over signatures of statements.
 
-A job waits some seconds for its own at most. What the authority did not answer by then is asked for again
+A job waits some seconds for its own at most. What the authority did not answer by then is requested again
 by maintenance, less and less often, and attached to evidence that is stored already.
 """
 

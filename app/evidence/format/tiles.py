@@ -158,7 +158,7 @@ def fold(hashes: Sequence[bytes]) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _folded(hashes: bytes) -> bytes:
-    """The root over neighbours. Those of upper levels are asked for again and again, by every proof of a log."""
+    """The root over neighbours. Every proof of a log needs those of the upper levels again."""
     return fold([hashes[at : at + HASH] for at in range(0, len(hashes), HASH)])
 
 

@@ -175,7 +175,7 @@ def base_notes(context: CheckContext) -> Iterator[str]:
     if formats := [name for name in beside if name.lower().endswith(CONTAINERS)]:
         yield (
             f"weights in other formats beside the base's files: {some(formats)}; a loader prefers the safetensors "
-            "files, which were compared, unless it is asked for the others"
+            "files, which were compared, unless the caller requests the others"
         )
     if code := [name for name in beside if name.lower().endswith(CODE)]:
         yield (

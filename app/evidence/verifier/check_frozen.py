@@ -160,7 +160,7 @@ def _intervals(context: CheckContext) -> Iterator[Problem]:
 
 def _planned(context: CheckContext, row: Row, steps: object) -> Intervals:
     """The policy's intervals. A run may end before its last freeze begins, but not before its first."""
-    assert context.plan is not None  # only asked for where there is one
+    assert context.plan is not None  # only called where there is one
     planned = context.plan.decision(row.name).intervals
     if isinstance(steps, int):
         planned = planned[:1] + tuple(bounds for bounds in planned[1:] if bounds[0] < steps)

@@ -56,8 +56,8 @@ class PlaceLost(Exception):
 def still_free(session: Session, gang: Gang) -> bool:
     """Locks the workers of a gang until the transaction ends; False where one of them has been invited meanwhile.
 
-    Whoever makes places for a worker holds this lock, so no two gangs count on the same devices. The rows are locked in
-    the order of their names.
+    Every transaction that makes places for a worker holds this lock, so no two gangs count on the same devices. The
+    rows are locked in the order of their names.
     """
     query = select(Worker.id).where(Worker.id.in_(gang.workers)).order_by(Worker.id).with_for_update()
     present = session.scalars(query).all()

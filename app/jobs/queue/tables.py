@@ -68,7 +68,7 @@ class Job(Base):
 
     # The request.
     model: Mapped[str] = mapped_column(String(256))
-    alias: Mapped[str | None] = mapped_column(String(256))  # the name that was asked for, where it stands for `model`
+    alias: Mapped[str | None] = mapped_column(String(256))  # the requested name, where that is an alias of `model`
     model_spec: Mapped[JsonDict]
     base_model: Mapped[str | None] = mapped_column(String(256))  # models.id once it is known
     task: Mapped[str] = mapped_column(String(40))

@@ -147,7 +147,7 @@ def _refuse_large_micro_batch(hyperparameters: Hyperparameters, examples: int | 
 
 
 def _refuse_muon_without_matrices(known: Manifest | None, plan: FreezePlan | None, spec: ModelSpec) -> None:
-    """Muon trains matrices between the embeddings and the output layer; a new head is none of them."""
+    """Muon trains matrices between the embeddings and the output layer; a new head is not one of them."""
     if plan is None or known is None:
         return
     embeddings = {tensor.name for tensor in known.tensors if "Embedding" in (tensor.module_types or ("",))[-1]}

@@ -83,7 +83,7 @@ async function refreshAtLast() {
       await refresh();
       return tellAway(false);
     } catch {
-      tellAway(true); // and what could not be shown is asked for again
+      tellAway(true); // and what could not be shown is requested again
       await pause(PAUSE);
     }
   }

@@ -56,7 +56,7 @@ for (const [field, preset] of [["policy", "json"], ["layers", "layers"]]) {
 const upload = document.querySelector("#upload");
 upload.addEventListener("submit", (event) => {
   event.preventDefault();
-  const told = document.querySelector("#uploaded");
+  const uploaded = document.querySelector("#uploaded");
   const bar = document.querySelector("#uploading");
   const button = upload.querySelector("button");
   const sent = new XMLHttpRequest(); // fetch does not say how much of a body it has sent
@@ -70,10 +70,10 @@ upload.addEventListener("submit", (event) => {
     bar.hidden = true;
     const answer = parsed(sent.responseText);
     if (sent.status !== 200) {
-      told.textContent = answer?.error?.message ?? "The upload broke off; try again.";
+      uploaded.textContent = answer?.error?.message ?? "The upload broke off; try again.";
       return;
     }
-    told.textContent = `Uploaded ${answer.filename}, ${answer.bytes.toLocaleString()} bytes.`;
+    uploaded.textContent = `Uploaded ${answer.filename}, ${answer.bytes.toLocaleString()} bytes.`;
     const label = `${answer.filename}, ${answer.bytes.toLocaleString()} bytes, ${answer.id.slice(-6)}`;
     form.elements.training_file.add(new Option(label, answer.id, true, true), 1);
     form.elements.validation_file.add(new Option(label, answer.id), 1);
@@ -83,7 +83,7 @@ upload.addEventListener("submit", (event) => {
   button.disabled = true;
   bar.hidden = false;
   progress(0);
-  told.textContent = "";
+  uploaded.textContent = "";
   sent.open("POST", "/v1/files");
   sent.send(new FormData(upload));
 });

@@ -16,6 +16,7 @@ from app.jsontypes import JsonDict
 from app.models.catalog import layout
 from app.models.tables import Model
 from app.storage.blobs import Storage
+from worker.supervisor.exports.tracked_job import TrackedJob
 
 RESULT = "result"
 ATTESTATION = "attestation.json"
@@ -64,24 +65,21 @@ class ExportMaterial:
                         composed.write(chunk)
         if self.envelope is not None:
             (result / ATTESTATION).write_bytes(self.envelope)
-        (folder / DESCRIPTION).write_text(json.dumps(self._description(destination)))
+        (folder / DESCRIPTION).write_text(json.dumps({"destination": destination, "job": self._tracked().to_json()}))
 
-    def _description(self, destination: str) -> JsonDict:
+    def _tracked(self) -> TrackedJob:
         job = self.job
-        ended = job.finished_at
-        return {
-            "destination": destination,
-            "job": job.id,
-            "status": job.status,
-            "model": job.fine_tuned_model,
-            "verdict": self.verdict,
-            "suffix": job.suffix,
-            "started": int((job.started_at or job.created_at).timestamp() * 1000),
-            "ended": int(ended.timestamp() * 1000) if ended else None,
-            "params": _flat({"model": job.model, "task": job.task, "seed": job.seed, **job.hyperparameters}),
-            "policy": job.freeze_policy,
-            "metrics": self.metrics,
-        }
+        return TrackedJob(
+            id=job.id,
+            status=job.status,
+            model=job.fine_tuned_model,
+            verdict=self.verdict,
+            suffix=job.suffix,
+            started=int((job.started_at or job.created_at).timestamp() * 1000),
+            ended=int(job.finished_at.timestamp() * 1000) if job.finished_at else None,
+            params=_flat({"model": job.model, "task": job.task, "seed": job.seed, **job.hyperparameters}),
+            metrics=self.metrics,
+        )
 
 
 def _metrics(session: Session, job_id: str) -> list[JsonDict]:

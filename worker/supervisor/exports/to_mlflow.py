@@ -14,7 +14,8 @@ import httpx2
 from app.exports.destinations import Destination
 from app.jsontypes import JsonDict
 from worker.supervisor.exports.material import ATTESTATION
-from worker.supervisor.exports.tracking import BATCH, TrackingServer, bearer, client, facts, finite
+from worker.supervisor.exports.tracked_job import TrackedJob, finite
+from worker.supervisor.exports.tracking import BATCH, TrackingServer, bearer, client
 from worker.supervisor.sources.arriving import SourceRefused
 
 TAG: Final = "permafrost.job"
@@ -30,24 +31,24 @@ _CHUNK: Final = 1 << 20
 
 
 def send(
-    destination: Destination, result: Path, told: JsonDict, *, secret: Mapping[str, str] | None, name: str
+    destination: Destination, result: Path, job: TrackedJob, *, secret: Mapping[str, str] | None, name: str
 ) -> JsonDict:
     """Returns the run, and the version of the model. Raises SourceRefused or Later."""
     with client(destination.place, auth=_auth(secret)) as connected:
         server = _Mlflow(TrackingServer(connected, name))
         experiment = _experiment(server, destination.path)
-        run = _run(server, experiment, told)
+        run = _run(server, experiment, job)
         run_id, artifacts = str(run["run_id"]), str(run["artifact_uri"])
-        for batch in _batches(told):
+        for batch in _batches(job):
             server.post("runs/log-batch", {"run_id": run_id, **batch})
 
         version = None
         if artifacts.startswith(_PROXIED):
             _upload(server, artifacts, result, everything=destination.model is not None)
-        if destination.model is not None and told["model"]:
-            version = _version(server, destination.model, run_id, artifacts, told)
-        status = "FINISHED" if told["status"] == "succeeded" else "FAILED"
-        server.post("runs/update", {"run_id": run_id, "status": status, "end_time": told["ended"]})
+        if destination.model is not None and job.model:
+            version = _version(server, destination.model, run_id, artifacts, job)
+        status = "FINISHED" if job.succeeded else "FAILED"
+        server.post("runs/update", {"run_id": run_id, "status": status, "end_time": job.ended})
     url = f"{destination.place}/#/experiments/{experiment}/runs/{run_id}"
     return {"url": url, "run_id": run_id} | ({"model": destination.model, "version": version} if version else {})
 
@@ -91,27 +92,27 @@ def _experiment(server: _Mlflow, name: str) -> str:
     return str(found["experiment"]["experiment_id"])
 
 
-def _run(server: _Mlflow, experiment: str, told: JsonDict) -> JsonDict:
+def _run(server: _Mlflow, experiment: str, job: TrackedJob) -> JsonDict:
     """The run of this job: an earlier one, or a new one."""
-    wanted = {"experiment_ids": [experiment], "filter": f"tags.\"{TAG}\" = '{told['job']}'", "max_results": 1}
+    wanted = {"experiment_ids": [experiment], "filter": f"tags.\"{TAG}\" = '{job.id}'", "max_results": 1}
     found = (server.post("runs/search", wanted) or {}).get("runs") or []
     if found:
         return dict(found[0]["info"])
     body = {
         "experiment_id": experiment,
-        "run_name": told["suffix"] or told["job"],
-        "start_time": told["started"],
-        "tags": [{"key": key, "value": value} for key, value in facts(told).items()],
+        "run_name": job.name,
+        "start_time": job.started,
+        "tags": [{"key": key, "value": value} for key, value in job.facts.items()],
     }
     return dict((server.post("runs/create", body) or {})["run"]["info"])
 
 
-def _batches(told: JsonDict) -> Iterator[JsonDict]:
+def _batches(job: TrackedJob) -> Iterator[JsonDict]:
     """Parameters and curves, as many at once as MLflow takes; a point that is there already stays one."""
-    params = [{"key": key, "value": value[:_PARAM_CHARACTERS]} for key, value in told["params"].items()]
+    params = [{"key": key, "value": value[:_PARAM_CHARACTERS]} for key, value in job.params.items()]
     points = [
-        {"key": name, "value": value, "step": point["step"], "timestamp": told["started"]}
-        for point in told["metrics"]
+        {"key": name, "value": value, "step": point["step"], "timestamp": job.started}
+        for point in job.metrics
         for name, value in finite(point).items()
     ]
     for start in range(0, len(params), _PARAMS):
@@ -127,7 +128,7 @@ def _upload(server: _Mlflow, artifacts: str, result: Path, *, everything: bool) 
             server.put_file(f"{root}/result/{path.relative_to(result)}", path)
 
 
-def _version(server: _Mlflow, model: str, run_id: str, artifacts: str, told: JsonDict) -> str:
+def _version(server: _Mlflow, model: str, run_id: str, artifacts: str, job: TrackedJob) -> str:
     """The version of the registered model that this run made."""
     if not artifacts.startswith(_PROXIED):
         message = f"the server keeps artifacts at {artifacts.partition(':')[0]}: and does not take them itself"
@@ -137,7 +138,7 @@ def _version(server: _Mlflow, model: str, run_id: str, artifacts: str, told: Jso
     for version in (server.get("model-versions/search", asked) or {}).get("model_versions") or []:
         if version["name"] == model:
             return str(version["version"])
-    tags = {"permafrost.verdict": told["verdict"] or "none", TAG: told["job"], "permafrost.model": told["model"]}
+    tags = {"permafrost.verdict": job.verdict or "none", TAG: job.id, "permafrost.model": job.model}
     body = {
         "name": model,
         "source": f"{artifacts}/result",

@@ -13,7 +13,8 @@ import httpx2
 
 from app.exports.destinations import Destination
 from app.jsontypes import JsonDict
-from worker.supervisor.exports.tracking import BATCH, TrackingServer, by_step, client, facts
+from worker.supervisor.exports.tracked_job import TrackedJob
+from worker.supervisor.exports.tracking import BATCH, TrackingServer, client
 from worker.supervisor.sources.arriving import SourceRefused
 
 _UPSERT: Final = """
@@ -30,51 +31,47 @@ _PAGES: Final = {"https://api.wandb.ai": "https://wandb.ai"}
 _HISTORY, _SUMMARY = "wandb-history.jsonl", "wandb-summary.json"
 
 
-def send(destination: Destination, told: JsonDict, *, secret: Mapping[str, str] | None, name: str) -> JsonDict:
+def send(destination: Destination, job: TrackedJob, *, secret: Mapping[str, str] | None, name: str) -> JsonDict:
     """Returns the run. Raises SourceRefused or Later."""
     entity, _, project = destination.path.partition("/")
     auth = httpx2.BasicAuth("api", secret["token"]) if secret else None
     with client(destination.place, auth=auth) as connected:
         server = TrackingServer(connected, name, kind="wandb", called="Weights & Biases")
-        _upsert(server, entity, project, told)
+        _upsert(server, entity, project, job)
 
-        history = [json.dumps(line) for line in lines(told)]
-        stream = f"/files/{entity}/{project}/{told['job']}/file_stream"
+        history = [json.dumps(line) for line in lines(job)]
+        stream = f"/files/{entity}/{project}/{job.id}/file_stream"
         for start in range(0, len(history), BATCH):
             chunk = {"offset": start, "content": history[start : start + BATCH]}
             server.ask("POST", stream, json={"files": {_HISTORY: chunk}})
-        done = {"files": {_SUMMARY: {"offset": 0, "content": [json.dumps(summary(told))]}}}
-        server.ask("POST", stream, json=done | {"complete": True, "exitcode": int(told["status"] != "succeeded")})
+        done = {"files": {_SUMMARY: {"offset": 0, "content": [json.dumps(summary(job))]}}}
+        server.ask("POST", stream, json=done | {"complete": True, "exitcode": int(not job.succeeded)})
     pages = _PAGES.get(destination.place, destination.place)
-    return {"url": f"{pages}/{entity}/{project}/runs/{told['job']}", "run_id": told["job"]}
+    return {"url": f"{pages}/{entity}/{project}/runs/{job.id}", "run_id": job.id}
 
 
-def lines(told: JsonDict) -> list[JsonDict]:
+def lines(job: TrackedJob) -> list[JsonDict]:
     """The history: a line a step, with the names that the pages know."""
-    began = told["started"] / 1000
-    return [values | {"_step": step, "_timestamp": began, "_runtime": 0} for step, values in by_step(told["metrics"])]
+    began = job.started / 1000
+    return [values | {"_step": step, "_timestamp": began, "_runtime": 0} for step, values in job.by_step()]
 
 
-def summary(told: JsonDict) -> JsonDict:
+def summary(job: TrackedJob) -> JsonDict:
     """The last value of each curve, and what was proved."""
     last: JsonDict = {}
-    for step, values in by_step(told["metrics"]):
+    for step, values in job.by_step():
         last |= values | {"_step": step}
-    return last | facts(told)
+    return last | job.facts
 
 
-def configuration(told: JsonDict) -> JsonDict:
-    return {**told["params"], **facts(told)}
-
-
-def _upsert(server: TrackingServer, entity: str, project: str, told: JsonDict) -> None:
+def _upsert(server: TrackingServer, entity: str, project: str, job: TrackedJob) -> None:
     variables = {
-        "run": told["job"],
+        "run": job.id,
         "project": project,
         "entity": entity,
-        "shown": told["suffix"] or told["job"],
-        "config": json.dumps({key: {"value": value} for key, value in configuration(told).items()}),
-        "summary": json.dumps(summary(told)),
+        "shown": job.name,
+        "config": json.dumps({key: {"value": value} for key, value in job.configuration.items()}),
+        "summary": json.dumps(summary(job)),
         "tags": ["permafrost"],
     }
     answer = server.ask("POST", "/graphql", json={"query": _UPSERT, "variables": variables}) or {}

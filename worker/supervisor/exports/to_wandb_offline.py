@@ -6,12 +6,12 @@ from pathlib import Path
 
 from app.exports.destinations import Destination
 from app.jsontypes import JsonDict
-from worker.supervisor.exports.to_wandb import configuration, summary
-from worker.supervisor.exports.tracking import by_step, facts
+from worker.supervisor.exports.to_wandb import summary
+from worker.supervisor.exports.tracked_job import TrackedJob
 from worker.supervisor.sources.arriving import SourceRefused
 
 
-def send(destination: Destination, told: JsonDict, *, into: Path) -> JsonDict:
+def send(destination: Destination, job: TrackedJob, *, into: Path) -> JsonDict:
     """Writes below `into`, in the place of an earlier run of the job. Nothing is connected to. Raises SourceRefused."""
     os.environ |= {"WANDB_DIR": str(into), "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
     try:
@@ -21,26 +21,26 @@ def send(destination: Destination, told: JsonDict, *, into: Path) -> JsonDict:
         raise SourceRefused(message, code="destination_refused") from None
 
     into.mkdir(parents=True, exist_ok=True)
-    for earlier in into.glob(f"wandb/offline-run-*-{told['job']}"):
+    for earlier in into.glob(f"wandb/offline-run-*-{job.id}"):
         shutil.rmtree(earlier)
     entity, _, project = destination.path.partition("/")
     run = wandb.init(
         entity=entity,
         project=project,
-        id=told["job"],
-        name=told["suffix"] or told["job"],
+        id=job.id,
+        name=job.name,
         mode="offline",
         dir=into,
-        config=configuration(told),
+        config=job.configuration,
         tags=["permafrost"],
         settings=_quiet(wandb),
     )
-    for step, values in by_step(told["metrics"]):
+    for step, values in job.by_step():
         run.log(values, step=step)
-    run.summary.update(facts(told) | {name: value for name, value in summary(told).items() if name[0] != "_"})
+    run.summary.update(job.facts | {name: value for name, value in summary(job).items() if name[0] != "_"})
     folder = Path(run.dir).parent
-    run.finish(exit_code=int(told["status"] != "succeeded"))
-    return {"folder": folder.name, "run_id": told["job"]}
+    run.finish(exit_code=int(not job.succeeded))
+    return {"folder": folder.name, "run_id": job.id}
 
 
 def _quiet(wandb: object) -> object:

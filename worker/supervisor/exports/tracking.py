@@ -1,7 +1,6 @@
-"""What exports to tracking servers share: requests with their errors explained, and curves by step."""
+"""Requests to tracking servers, with their errors explained."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,30 +57,6 @@ class TrackingServer:
             return Later(said)
         reason = reason or f"this is no {self.called} server"
         return SourceRefused(f"{said} to {path}: {reason[:300]}", code="destination_refused")
-
-
-def by_step(metrics: list[JsonDict]) -> Iterator[tuple[int, dict[str, float]]]:
-    """The curves as one row a step, in order: values by `split/name`, without those that are no numbers."""
-    rows: dict[int, dict[str, float]] = {}
-    for point in metrics:
-        rows.setdefault(point["step"], {}).update(finite(point))
-    yield from sorted(rows.items())
-
-
-def finite(point: JsonDict) -> dict[str, float]:
-    """A point's values by `split/name`, without those that are no numbers."""
-    values: Mapping[str, Any] = point["values"]
-    return {
-        f"{point['split']}/{name}": value
-        for name, value in values.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
-
-
-def facts(told: JsonDict) -> dict[str, str]:
-    """What a run says of its job, beside the parameters: by which it is found again, and what was proved."""
-    named = {"permafrost.job": told["job"], "permafrost.model": told["model"], "permafrost.verdict": told["verdict"]}
-    return {name: value for name, value in named.items() if value}
 
 
 def bearer(header: str, value: str) -> Callable[[httpx2.Request], httpx2.Request]:

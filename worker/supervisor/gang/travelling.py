@@ -24,8 +24,8 @@ MANIFEST: Final = "manifest.json"
 def store(storage: Storage, folder: Path, blobs: set[str]) -> list[JsonDict]:
     """All files of a checkpoint as blobs, for the column of its model; adds each to `blobs` as it is stored.
 
-    FileNotFoundError where the run has removed the checkpoint meanwhile: half of one is none. ResultError where what
-    the trainer wrote is not a checkpoint.
+    FileNotFoundError where the run has removed the checkpoint meanwhile: half of one cannot be used. ResultError where
+    what the trainer wrote is not a checkpoint.
     """
     try:
         return [_store(storage, folder / name, blobs) for name in (*_names(folder), MANIFEST)]

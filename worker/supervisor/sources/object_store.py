@@ -118,7 +118,7 @@ class explained:  # noqa: N801 - reads as a word where it is used
             raise SourceRefused(message, code="source_refused") from None
         if isinstance(error, ValueError):
             raise SourceRefused(
-                f"s3://{self._path} cannot be asked for: {_first(error)}", code="source_refused"
+                f"s3://{self._path} cannot be requested: {_first(error)}", code="source_refused"
             ) from None
         raise Later(f"s3://{bucket} cannot be used: {_first(error)}") from None
 

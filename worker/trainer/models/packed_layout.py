@@ -46,7 +46,7 @@ class PackedLayout:
 
 
 def read(folder: Path, codes: Mapping[str, str]) -> PackedLayout:
-    """The layout of the base in `folder`. `codes` are the dtypes by name. ModelError for a shape that is none."""
+    """The layout of the base in `folder`. `codes` are the dtypes by name. ModelError for a wrong shape."""
     tensors: dict[str, Tensor] = {}
     unpacked: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):

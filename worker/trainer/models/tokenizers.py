@@ -60,7 +60,7 @@ def refuse_empty(tokenizer: Any, folder: Path) -> None:
 
 
 def refuse_odd_length(tokenizer: Any) -> None:
-    """Raises ModelError where the longest text that the tokenizer allows is no number, or none at all."""
+    """Raises ModelError where the longest text that the tokenizer allows is not a number of at least 1."""
     length = tokenizer.model_max_length
     if not isinstance(length, int | float) or length < 1:
         message = f"tokenizer_config.json: model_max_length is {length!r:.40}; it is a number of tokens, at least 1"

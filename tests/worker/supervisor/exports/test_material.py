@@ -11,6 +11,7 @@ from app.storage.blobs import Storage
 from tests.conftest import Deployment
 from tests.worker.supervisor.exports.results import ATTESTATION, FILES, ended_job
 from worker.supervisor.exports.material import ExportMaterial
+from worker.supervisor.exports.tracked_job import TrackedJob
 
 
 def test_the_result_with_its_attestation(deployment: Deployment, tmp_path: Path) -> None:
@@ -20,15 +21,12 @@ def test_the_result_with_its_attestation(deployment: Deployment, tmp_path: Path)
     ExportMaterial.of(deployment.db, job).write(tmp_path / "a", storage, destination="s3://bucket/a")
     result = tmp_path / "a" / "result"
     assert {path.name: path.read_bytes() for path in result.iterdir()} == FILES | {"attestation.json": ATTESTATION}
-    told = json.loads((tmp_path / "a" / "material.json").read_text())
-    assert (told["destination"], told["job"], told["status"], told["verdict"]) == (
-        "s3://bucket/a",
-        job,
-        "succeeded",
-        "verified",
-    )
-    assert (told["params"]["optimizer.name"], told["params"]["n_epochs"]) == ("adamw", "2")
-    assert told["metrics"][-1] == {"step": 2, "split": "valid", "values": {"loss": 1.5}}
+    description = json.loads((tmp_path / "a" / "material.json").read_text())
+    tracked = TrackedJob.from_json(description["job"])
+    assert (description["destination"], tracked.id) == ("s3://bucket/a", job)
+    assert (tracked.status, tracked.verdict) == ("succeeded", "verified")
+    assert (tracked.params["optimizer.name"], tracked.params["n_epochs"]) == ("adamw", "2")
+    assert tracked.metrics[-1] == {"step": 2, "split": "valid", "values": {"loss": 1.5}}
 
 
 def test_a_job_without_a_result_and_one_whose_result_is_gone(deployment: Deployment, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs for Trackio: at a real server of it, on loopback, each point once; and what its refusals mean."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -9,9 +10,10 @@ import pytest
 from app.exports.destinations import parse
 from app.jsontypes import JsonDict
 from tests.tracking import trackio
-from tests.worker.supervisor.exports.test_to_mlflow import answering
-from tests.worker.supervisor.exports.test_to_wandb import TOLD
+from tests.worker.supervisor.exports.test_to_wandb import JOB
+from tests.worker.supervisor.exports.test_tracking import answering
 from worker.supervisor.exports import to_trackio
+from worker.supervisor.exports.tracked_job import TrackedJob
 from worker.supervisor.sources.arriving import Later, SourceRefused
 
 TOKEN = "write-canary"
@@ -23,9 +25,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def send(url: str, told: JsonDict, *, token: str = TOKEN) -> JsonDict:
+def send(url: str, job: TrackedJob, *, token: str = TOKEN) -> JsonDict:
     destination = parse(f"trackio+{url}/encoders", param="d")
-    return to_trackio.send(destination, told, secret={"token": token} if token else None, name="ours")
+    return to_trackio.send(destination, job, secret={"token": token} if token else None, name="ours")
 
 
 def ask(server: str, name: str, **arguments: Any) -> Any:
@@ -42,7 +44,7 @@ def points(server: str, job: str) -> list[dict[str, Any]]:
 def test_a_run_with_curves_and_verdict(server: str) -> None:
     """Parameters and verdict are its configuration. Sent again, no point is there twice."""
     for _ in range(2):
-        receipt = send(server, TOLD)
+        receipt = send(server, JOB)
         assert receipt == {"url": f"{server}/?project=encoders", "run": "tuned", "run_id": "ftjob-1"}
         assert points(server, "ftjob-1") == [
             {"step": 1, "train/loss": 2.0},
@@ -56,7 +58,7 @@ def test_a_run_with_curves_and_verdict(server: str) -> None:
 def test_jobs_of_one_name_are_two_runs(server: str) -> None:
     """A suffix is no id."""
     for job in ("ftjob-a", "ftjob-b"):
-        send(server, TOLD | {"job": job})
+        send(server, replace(JOB, id=job))
     assert len(points(server, "ftjob-a")) == len(points(server, "ftjob-b")) == 2
 
 
@@ -64,7 +66,7 @@ def test_jobs_of_one_name_are_two_runs(server: str) -> None:
 def test_more_points_than_a_request_takes(server: str) -> None:
     """All of them, in order."""
     metrics = [{"step": step, "split": "train", "values": {"loss": float(step)}} for step in range(1_200)]
-    send(server, TOLD | {"job": "ftjob-long", "metrics": metrics})
+    send(server, replace(JOB, id="ftjob-long", metrics=metrics))
     summary = ask(server, "get_run_summary", project="encoders", run="tuned", run_id="ftjob-long")
     assert summary["num_logs"] == 1_200 and summary["last_step"] == 1_199
 
@@ -72,7 +74,7 @@ def test_more_points_than_a_request_takes(server: str) -> None:
 @pytest.mark.slow
 def test_a_job_that_failed_without_a_point(server: str) -> None:
     """Is a run all the same."""
-    send(server, TOLD | {"job": "ftjob-none", "status": "failed", "metrics": [], "verdict": None, "model": None})
+    send(server, replace(JOB, id="ftjob-none", status="failed", metrics=[], verdict=None, model=None))
     assert "ftjob-none" in str(ask(server, "get_runs_for_project", project="encoders"))
 
 
@@ -81,7 +83,7 @@ def test_a_job_that_failed_without_a_point(server: str) -> None:
 def test_a_token_that_is_not_taken(server: str, token: str) -> None:
     """Final, with the command that helps and without the token."""
     with pytest.raises(SourceRefused, match="secrets set NAME --kind trackio") as refused:
-        send(server, TOLD, token=token)
+        send(server, JOB, token=token)
     assert refused.value.code == "secret_refused" and "canary" not in str(refused.value)
 
 
@@ -97,5 +99,5 @@ def test_a_token_that_is_not_taken(server: str, token: str) -> None:
 def test_what_is_no_server_of_this_version(status: int, body: bytes, kind: type[Exception]) -> None:
     """Nothing is sent to it."""
     with answering(status, body) as (url, seen), pytest.raises(kind):
-        send(url.removeprefix("mlflow+").removesuffix("/team"), TOLD)
+        send(url, JOB)
     assert len(seen) == 1

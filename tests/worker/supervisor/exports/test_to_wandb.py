@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,18 @@ from app.exports.destinations import parse
 from app.jsontypes import JsonDict
 from tests.wandb_server import KEY, StoredRun, WandbServer, serving
 from worker.supervisor.exports import to_wandb
+from worker.supervisor.exports.tracked_job import TrackedJob
 from worker.supervisor.sources.arriving import Later, SourceRefused
 
-TOLD: JsonDict = {
-    "job": "ftjob-1", "status": "succeeded", "model": "ft:a", "verdict": "verified", "suffix": "tuned",
-    "started": 1_000, "ended": 2_000, "params": {"model": "a", "optimizer.name": "adamw"},
-    "metrics": [
+JOB = TrackedJob(
+    id="ftjob-1", status="succeeded", model="ft:a", verdict="verified", suffix="tuned",
+    started=1_000, ended=2_000, params={"model": "a", "optimizer.name": "adamw"},
+    metrics=[
         {"step": 1, "split": "train", "values": {"loss": 2.0, "bad": float("nan")}},
         {"step": 2, "split": "train", "values": {"loss": 1.0}},
         {"step": 2, "split": "valid", "values": {"loss": 1.5}},
     ],
-}  # fmt: skip
+)  # fmt: skip
 FACTS = {"permafrost.job": "ftjob-1", "permafrost.model": "ft:a", "permafrost.verdict": "verified"}
 CURVES = [{"_step": 1, "train/loss": 2.0}, {"_step": 2, "train/loss": 1.0, "valid/loss": 1.5}]
 #: A run by wandb itself, of the same curves.
@@ -44,10 +46,10 @@ def server() -> Iterator[WandbServer]:
         yield made
 
 
-def send(server: WandbServer, told: JsonDict = TOLD, *, token: str = KEY) -> JsonDict:
+def send(server: WandbServer, job: TrackedJob = JOB, *, token: str = KEY) -> JsonDict:
     url = f"wandb+http://{server.url.removeprefix('http://')}/acme/encoders"
     secret = {"token": token} if token else None
-    return to_wandb.send(parse(url, param="d"), told, secret=secret, name="ours")
+    return to_wandb.send(parse(url, param="d"), job, secret=secret, name="ours")
 
 
 def seen(run: StoredRun) -> object:
@@ -61,7 +63,7 @@ def test_a_run_with_curves_and_verdict(server: WandbServer) -> None:
         receipt = send(server)
         assert receipt == {"url": f"{server.url}/acme/encoders/runs/ftjob-1", "run_id": "ftjob-1"}
         run = server.runs["acme/encoders/ftjob-1"]
-        assert run.facts() == TOLD["params"] | FACTS
+        assert run.facts() == JOB.params | FACTS
         assert (run.curves(), run.exit_code, run.shown, run.tags) == (CURVES, 0, "tuned", ["permafrost"])
 
 
@@ -80,7 +82,7 @@ def test_their_client_makes_the_same_run(server: WandbServer, tmp_path: Path) ->
 def test_curves_in_parts_that_the_server_takes(server: WandbServer) -> None:
     """A thousand lines at once, each at its place."""
     metrics = [{"step": step, "split": "train", "values": {"loss": float(step)}} for step in range(2_500)]
-    send(server, TOLD | {"metrics": metrics})
+    send(server, replace(JOB, metrics=metrics))
     run = server.runs["acme/encoders/ftjob-1"]
     assert [line["_step"] for line in run.curves()] == list(range(2_500))
     assert len([path for path in server.asked if path.endswith("file_stream")]) == 4
@@ -88,7 +90,7 @@ def test_curves_in_parts_that_the_server_takes(server: WandbServer) -> None:
 
 def test_a_job_that_failed_without_a_point(server: WandbServer) -> None:
     """A run that failed, and is not called verified."""
-    send(server, TOLD | {"status": "failed", "metrics": [], "model": None, "verdict": None})
+    send(server, replace(JOB, status="failed", metrics=[], model=None, verdict=None))
     run = server.runs["acme/encoders/ftjob-1"]
     assert (run.exit_code, run.curves(), run.summary) == (1, [], {"permafrost.job": "ftjob-1"})
 

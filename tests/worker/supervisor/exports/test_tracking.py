@@ -1,18 +1,46 @@
-"""Curves by step, as tracking servers want them."""
+"""What the answers of tracking servers mean; real servers are in the tests of each kind."""
 
-from worker.supervisor.exports.tracking import by_step, facts
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pytest
 
-def test_points_of_a_step_are_one_row():
-    """In the order of steps, by split and name, without what is no number."""
-    metrics = [
-        {"step": 2, "split": "valid", "values": {"loss": 1.5, "text": "x"}},
-        {"step": 1, "split": "train", "values": {"loss": 2, "bad": float("inf")}},
-        {"step": 2, "split": "train", "values": {"loss": 1.0}},
-    ]
-    assert list(by_step(metrics)) == [(1, {"train/loss": 2}), (2, {"valid/loss": 1.5, "train/loss": 1.0})]
+from tests.listening import QuietHandler, listening
+from worker.supervisor.exports.tracking import TrackingServer, bearer, client
+from worker.supervisor.sources.arriving import Later, SourceRefused
 
 
-def test_what_is_not_there_is_not_said():
-    """A job without a result has no model and no verdict."""
-    assert facts({"job": "a", "model": None, "verdict": None}) == {"permafrost.job": "a"}
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[tuple[str, list[str | None]]]:
+    seen: list[str | None] = []
+
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("authorization"))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with listening(Handler) as url:
+        yield url, seen
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code"),
+    [
+        (401, b"", SourceRefused, "secret_refused"),
+        (403, b"{}", SourceRefused, "secret_refused"),
+        (404, b"<html>", SourceRefused, "destination_refused"),
+        (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}', SourceRefused, "destination_refused"),
+        (503, b"", Later, None),
+        (429, b"", Later, None),
+    ],
+)
+def test_what_is_final_and_what_is_not(status: int, body: bytes, kind: type[Exception], code: str | None) -> None:
+    """A server that refuses will refuse again; one that is busy may not. No message has the secret's value."""
+    auth = bearer("authorization", "Bearer canary")
+    with answering(status, body) as (url, seen), client(url, auth=auth) as connected, pytest.raises(kind) as raised:
+        TrackingServer(connected, "ours").ask("GET", "/experiments")
+    assert getattr(raised.value, "code", None) == code and "canary" not in str(raised.value)
+    assert seen == ["Bearer canary"]
