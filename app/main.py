@@ -15,6 +15,7 @@ from app.auth import sessions
 from app.auth.caller import refuse_unsafe_exposure
 from app.auth.key_cache import KeyCache
 from app.auth.provider import Provider
+from app.auth.renewal import Renewal
 from app.broker.celery import make_celery
 from app.broker.notifier import Notifier
 from app.curves.routes import router as curves
@@ -99,7 +100,8 @@ def _add_state(application: FastAPI, settings: Settings) -> None:
     )
     application.state.key_cache = KeyCache(database)
     application.state.session_cache = KeyCache(database, find=partial(sessions.find, settings=settings))
-    application.state.provider = Provider.of(settings) if settings.oidc_issuer else None
+    application.state.provider = provider = Provider.of(settings) if settings.oidc_issuer else None
+    application.state.renewal = Renewal(database, settings, provider) if provider else None
     application.state.watcher = JobWatcher(database)
     application.state.project_looks = ProjectLooks()
     application.state.poll_cache = PollCache(database, ProjectShares.of(settings))

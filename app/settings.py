@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     #: between them, or a JSON object.
     oidc_groups_claim: str = "groups"
     oidc_groups: str = ""
+    #: Seconds after which the provider is asked again about a person with a session.
+    oidc_check_seconds: float = Field(default=900.0, ge=10, le=43200)
     #: Where browsers reach this service: the provider sends them back to it.
     public_url: str = ""
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,10 @@ class SignInServer:
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     client_secret: str = SECRET
+    refreshes: bool = True  # gives a refresh token beside the others
+    refreshed_id_token: bool = True  # and an ID token again for it, without a nonce
+    gone: bool = False  # the person: refresh tokens are refused
+    refresh_tokens: list[str] = field(default_factory=list)  # each is taken once
 
     @cached_property
     def key(self) -> RSAKey:
@@ -60,7 +65,7 @@ class SignInServer:
     def answer(self, path: str, form: dict[str, str], authorization: str) -> tuple[int, dict[str, Any]]:
         """Status and body of what is asked for in the browser's absence."""
         if path == "/token":
-            return self.redeem(form, authorization)
+            return self.tokens(form, authorization)
         if path == "/userinfo" and authorization == "Bearer access":
             return 200, self.person | self.userinfo
         documents = {"/.well-known/openid-configuration": self.discovery, "/keys": self.keys}
@@ -75,6 +80,20 @@ class SignInServer:
         given = {"error": self.refuses} if self.refuses else {"code": code}
         return f"{query['redirect_uri']}?{urlencode(given | {'state': query['state'], 'iss': self.url})}"
 
+    def tokens(self, form: dict[str, str], authorization: str) -> tuple[int, dict[str, Any]]:
+        return (self.refresh if form["grant_type"] == "refresh_token" else self.redeem)(form, authorization)
+
+    def refresh(self, form: dict[str, str], authorization: str) -> tuple[int, dict[str, Any]]:
+        if self._login(form, authorization) != (CLIENT, self.client_secret):
+            return 401, {"error": "invalid_client"}
+        if self.gone or form["refresh_token"] not in self.refresh_tokens:
+            return 400, {"error": "invalid_grant"}
+        self.refresh_tokens.remove(form["refresh_token"])
+        said = self._tokens_for({})
+        if not self.refreshed_id_token:
+            del said["id_token"]
+        return 200, said
+
     def redeem(self, form: dict[str, str], authorization: str) -> tuple[int, dict[str, Any]]:
         asked = self.codes.pop(form["code"], None)
         digest = hashlib.sha256(form["code_verifier"].encode()).digest()
@@ -83,11 +102,17 @@ class SignInServer:
             return 400, {"error": "invalid_grant"}
         if self._login(form, authorization) != (CLIENT, self.client_secret):
             return 401, {"error": "invalid_client"}
+        return 200, self._tokens_for({"nonce": asked["nonce"]})
+
+    def _tokens_for(self, more: dict[str, str]) -> dict[str, Any]:
         at = int(time.time())
-        claims = {"iss": self.url, "aud": CLIENT, "iat": at, "exp": at + 300, "nonce": asked["nonce"], **self.person}
-        claims |= self.claims
+        claims = {"iss": self.url, "aud": CLIENT, "iat": at, "exp": at + 300, **more, **self.person} | self.claims
         left = {name: value for name, value in claims.items() if value is not None and name not in self.in_userinfo}
-        return 200, {"access_token": "access", "token_type": "Bearer", "id_token": self._signed(left)}
+        said = {"access_token": "access", "token_type": "Bearer", "id_token": self._signed(left)}
+        if self.refreshes:
+            self.refresh_tokens.append(f"refresh-{secrets.token_hex(8)}")
+            said["refresh_token"] = self.refresh_tokens[-1]
+        return said
 
     def _signed(self, claims: dict[str, Any]) -> str:
         if self.header.get("alg") == "none":

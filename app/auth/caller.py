@@ -2,6 +2,7 @@
 
 import base64
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, cast
 
 from fastapi import Depends, Request
@@ -137,6 +138,8 @@ async def _presented_key(request: Request, presented: HTTPAuthorizationCredentia
 async def _session_key(request: Request, token: str) -> ApiKey | SignedIn:
     """For whom a cookie stands. Browsers send cookies along unasked: changes must come from our own pages."""
     key = await _key(request.app.state.session_cache, token)
+    if isinstance(key, SignedIn) and key.due(datetime.now(UTC)):
+        key = await _renewed(request, token, key)
     trusted = backends(request).settings.trusted_hosts
     if request.method not in _READS and from_elsewhere(request, trusted=trusted) is not False:
         message = (
@@ -147,16 +150,31 @@ async def _session_key(request: Request, token: str) -> ApiKey | SignedIn:
     return key
 
 
+async def _renewed(request: Request, token: str, person: SignedIn) -> ApiKey | SignedIn:
+    """The same session, once the provider was asked about its person again."""
+    cache: KeyCache = request.app.state.session_cache
+    await request.app.state.renewal.renew(token, wait=person.overdue(datetime.now(UTC)))
+    cache.forget(token)
+    found = await _key(cache, token)
+    if isinstance(found, SignedIn) and found.overdue(datetime.now(UTC)):
+        raise _unauthenticated()
+    return found
+
+
 async def _key(cache: KeyCache, presented: str) -> ApiKey | SignedIn:
-    """One message for every reason, so that a caller without a key cannot find out which keys exist or existed."""
     key = cache.remembered(presented) or await run_in_threadpool(cache.look_up, presented)
     if key is None:
-        message = (
-            "an API key is needed, as `Authorization: Bearer pf_...`; the request has none, or its key is wrong, "
-            "expired or revoked"
-        )
-        raise Unauthenticated(message, headers={"www-authenticate": 'Bearer realm="permafrost"'})
+        raise _unauthenticated()
     return key
+
+
+def _unauthenticated() -> Unauthenticated:
+    """One message for every reason, so that a caller without a key cannot find out which keys exist or existed."""
+    message = (
+        "an API key is needed, as `Authorization: Bearer pf_...`; the request has none, or its key is wrong, "
+        "expired or revoked"
+    )
+    return Unauthenticated(message, headers={"www-authenticate": 'Bearer realm="permafrost"'})
 
 
 def _basic_password(request: Request) -> str:

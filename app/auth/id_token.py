@@ -49,8 +49,11 @@ def read_set(document: JsonDict) -> "KeySet":
     return KeySet(keys)
 
 
-def claims_of(token: str, keys: "KeySet", *, issuer: str, client_id: str, nonce: str) -> JsonDict:
-    """The claims of a token that this provider signed for this client and this very sign-in. Raises IdTokenRefused."""
+def claims_of(token: str, keys: "KeySet", *, issuer: str, client_id: str, nonce: str | None) -> JsonDict:
+    """The claims of a token that this provider signed for this client and this very sign-in. Raises IdTokenRefused.
+
+    One that came for a refresh token answers no sign-in, and has no nonce to compare.
+    """
     from joserfc import jwt
     from joserfc.errors import JoseError
 
@@ -72,7 +75,7 @@ def claims_of(token: str, keys: "KeySet", *, issuer: str, client_id: str, nonce:
     except (JoseError, ValueError, TypeError) as error:
         raise IdTokenRefused(str(error).partition(": ")[2] or type(error).__name__) from None
     _check_party(claims, client_id)
-    if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
+    if nonce is not None and not hmac.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
         raise IdTokenRefused("it is the answer to another sign-in (nonce)")
     if not 1 <= len(claims["sub"]) <= _MAX_SUBJECT:
         raise IdTokenRefused("its subject is empty or too long")

@@ -27,15 +27,32 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Checks:
+    """When the provider is asked again about a person, and until when its last word counts where it does not answer."""
+
+    next: datetime
+    counts_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class SignedIn:
     """A person's session that is not over. `roles` has at least one project, in the order of the settings."""
 
     label: str
     roles: dict[str, Role]
     expires_at: datetime
+    #: None where the provider cannot be asked again: such a session is short.
+    checks: Checks | None = None
 
     def valid(self, at: datetime) -> bool:
-        return at < self.expires_at
+        """Whether it opens something at this moment, without a question to anybody."""
+        return at < self.expires_at and not self.due(at)
+
+    def due(self, at: datetime) -> bool:
+        return self.checks is not None and (self.checks.next <= at or self.overdue(at))
+
+    def overdue(self, at: datetime) -> bool:
+        return self.checks is not None and self.checks.counts_until <= at
 
     def project(self, chosen: str | None) -> str:
         """The project that the browser chose, if the person has a role there; else the first."""

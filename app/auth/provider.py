@@ -27,10 +27,17 @@ _METADATA_SECONDS: Final = 300.0
 _TIMEOUT: Final = httpx2.Timeout(10.0, connect=5.0)
 #: Of one answer: key sets and tokens with hundreds of groups have some tens of kilobytes.
 _MAX_BYTES: Final = 1 << 20
+#: Of a refresh token; those that are JWTs have some kilobytes.
+_MAX_REFRESH_TOKEN: Final = 1 << 14
 
 
 class SignInRefused(Exception):
     """The provider, or what it says, does not let this person in. The message is for the person."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        #: The provider's own word, where it refused by itself.
+        self.code = code
 
 
 class ProviderAway(Exception):
@@ -60,6 +67,14 @@ class SignInAttempt:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         return cls(**json.loads(data))
+
+
+@dataclass(frozen=True, slots=True)
+class VouchedFor:
+    """A person, and the token by which the provider can be asked about them again, if it gave one."""
+
+    person: Person
+    refresh_token: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +118,38 @@ class Provider:
         }
         return metadata.authorization + ("&" if "?" in metadata.authorization else "?") + urlencode(asked)
 
-    async def redeem(self, code: str, attempt: SignInAttempt) -> Person:
+    async def redeem(self, code: str, attempt: SignInAttempt) -> VouchedFor:
         """The person for whom the provider gave the code. Raises SignInRefused or ProviderAway."""
+        form = {"grant_type": "authorization_code", "code": code, "code_verifier": attempt.verifier}
         async with self._client() as client:
             metadata = await self._discover(client)
-            tokens = await self._tokens(client, metadata, code, attempt)
-            keys = await _ask(client, "GET", metadata.keys)
+            tokens = await self._tokens(client, metadata, form | {"redirect_uri": self._redirect_uri})
+            claims = await self._identity(client, metadata, tokens, nonce=attempt.nonce)
+            claims = await self._with_groups(client, metadata, tokens, claims)
+        return VouchedFor(self._person(claims), _refresh_token(tokens))
+
+    async def ask_again(self, refresh_token: str, subject: str) -> VouchedFor:
+        """What the provider says of the person now (OpenID Connect Core 1.0, section 12), and the next token to ask by.
+
+        Raises SignInRefused where it vouches for them no longer. Every other refusal is about this service, not about
+        the person: ProviderAway.
+        """
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        async with self._client() as client:
+            metadata = await self._discover(client)
             try:
-                claims = claims_of(
-                    str(tokens.get("id_token", "")),
-                    read_set(keys),
-                    issuer=self.settings.oidc_issuer,
-                    client_id=self.settings.oidc_client_id,
-                    nonce=attempt.nonce,
-                )
-            except IdTokenRefused as error:
-                raise SignInRefused(f"What the sign-in provider says cannot be trusted: {error}.") from None
-            if self.settings.oidc_groups_claim not in claims and metadata.userinfo:
-                claims = await self._with_userinfo(client, metadata.userinfo, tokens, claims)
-        return self._person(claims)
+                tokens = await self._tokens(client, metadata, form)
+            except SignInRefused as refused:
+                if refused.code == "invalid_grant":
+                    raise
+                raise ProviderAway(str(refused)) from None
+            claims: JsonDict = {"sub": subject}
+            if "id_token" in tokens:
+                claims = await self._identity(client, metadata, tokens, nonce=None)
+            if claims["sub"] != subject:
+                raise SignInRefused("The sign-in provider's two answers are about different people.")
+            claims = await self._with_groups(client, metadata, tokens, claims)
+        return VouchedFor(self._person(claims), _refresh_token(tokens) or refresh_token)
 
     async def _discover(self, client: httpx2.AsyncClient) -> _Metadata:
         """The provider's addresses, which have to be its own: the document names the issuer that was configured."""
@@ -144,29 +172,39 @@ class Provider:
         self._read_at = time.monotonic()
         return self._metadata
 
-    async def _tokens(
-        self, client: httpx2.AsyncClient, metadata: _Metadata, code: str, attempt: SignInAttempt
-    ) -> JsonDict:
-        form = {
-            "grant_type": "authorization_code",
-            "code": code,
-            "redirect_uri": self._redirect_uri,
-            "code_verifier": attempt.verifier,
-        }
+    async def _tokens(self, client: httpx2.AsyncClient, metadata: _Metadata, form: dict[str, str]) -> JsonDict:
         client_id, secret = self.settings.oidc_client_id, self.settings.oidc_client_secret.get_secret_value()
         headers = {}
         if secret and not metadata.secret_in_body:
             headers["authorization"] = _basic(client_id, secret)
         else:
-            form |= {"client_id": client_id} | ({"client_secret": secret} if secret else {})
+            form = form | {"client_id": client_id} | ({"client_secret": secret} if secret else {})
         return await _ask(client, "POST", metadata.token, data=form, headers=headers)
 
-    async def _with_userinfo(
-        self, client: httpx2.AsyncClient, url: str, tokens: JsonDict, claims: JsonDict
+    async def _identity(
+        self, client: httpx2.AsyncClient, metadata: _Metadata, tokens: JsonDict, *, nonce: str | None
     ) -> JsonDict:
-        """Claims that are too many for a token are often there alone; the answer has to be about the same person."""
+        """The claims of the ID token, once they are known to be the provider's."""
+        keys = await _ask(client, "GET", metadata.keys)
+        try:
+            return claims_of(
+                str(tokens.get("id_token", "")),
+                read_set(keys),
+                issuer=self.settings.oidc_issuer,
+                client_id=self.settings.oidc_client_id,
+                nonce=nonce,
+            )
+        except IdTokenRefused as error:
+            raise SignInRefused(f"What the sign-in provider says cannot be trusted: {error}.") from None
+
+    async def _with_groups(
+        self, client: httpx2.AsyncClient, metadata: _Metadata, tokens: JsonDict, claims: JsonDict
+    ) -> JsonDict:
+        """Claims that are too many for a token are often in the userinfo; it has to be about the same person."""
+        if self.settings.oidc_groups_claim in claims or not metadata.userinfo:
+            return claims
         headers = {"authorization": f"Bearer {tokens.get('access_token', '')}"}
-        more = await _ask(client, "GET", url, headers=headers)
+        more = await _ask(client, "GET", metadata.userinfo, headers=headers)
         if more.get("sub") != claims["sub"]:
             raise SignInRefused("The sign-in provider's two answers are about different people.")
         return more | claims
@@ -204,10 +242,16 @@ async def _ask(client: httpx2.AsyncClient, method: str, url: str, **content: Any
     except (ValueError, RecursionError):
         said = None
     if 400 <= answer.status_code < 500 and isinstance(said, dict) and "error" in said:
-        raise SignInRefused(f"The sign-in provider refuses: {_shown(str(said['error']))}.")
+        code = _shown(str(said["error"]))
+        raise SignInRefused(f"The sign-in provider refuses: {code}.", code=code)
     if answer.status_code != 200 or not isinstance(said, dict):
         raise ProviderAway(f"The sign-in provider answers {answer.status_code}, and not as one does.")
     return said
+
+
+def _refresh_token(tokens: JsonDict) -> str | None:
+    given = tokens.get("refresh_token")
+    return given if isinstance(given, str) and 0 < len(given) <= _MAX_REFRESH_TOKEN else None
 
 
 def _endpoint(document: JsonDict, name: str) -> str:

@@ -2,20 +2,26 @@
 
 import hashlib
 import secrets
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from app.auth.person import Person, SignedIn, roles
+from app.auth.person import Checks, Person, SignedIn, roles
+from app.auth.provider import VouchedFor
 from app.auth.tables import ApiKey, BrowserSession, PersonSession
 from app.db import now
+from app.secrets.vault import Vault
 from app.settings import Settings
 
 COOKIE: Final = "permafrost_session"
 #: A working day: who comes back the next morning signs in again.
 LASTS: Final = timedelta(hours=12)
+#: Of a person about whom the provider cannot be asked again: after it the person goes there anew.
+_UNRENEWED: Final = timedelta(hours=1)
+#: How long a session goes on when the provider should be asked about its person, and is away.
+_AWAY: Final = timedelta(hours=1)
 
 
 def begin(session: Session, key: ApiKey) -> str:
@@ -24,20 +30,35 @@ def begin(session: Session, key: ApiKey) -> str:
     session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= at))
     token = secrets.token_urlsafe(32)
     expires = min(filter(None, (at + LASTS, key.expires_at)))
-    session.add(BrowserSession(id=_digest(token), key_id=key.id, created_at=at, expires_at=expires))
+    session.add(BrowserSession(id=digest(token), key_id=key.id, created_at=at, expires_at=expires))
     return token
 
 
-def begin_for(session: Session, person: Person, settings: Settings) -> str:
+def begin_for(session: Session, vouched: VouchedFor, settings: Settings) -> str:
     """A new session's token, for a person of the provider. Of the groups, those that the settings name are kept."""
     at = now(session)
     session.execute(delete(PersonSession).where(PersonSession.expires_at <= at))
-    token = secrets.token_urlsafe(32)
-    row = PersonSession(id=_digest(token), issuer=settings.oidc_issuer, subject=person.subject, name=person.name)
-    row.groups = sorted({grant.group for grant in settings.grants} & set(person.groups))
-    row.created_at, row.expires_at = at, at + LASTS
+    token, person = secrets.token_urlsafe(32), vouched.person
+    row = PersonSession(id=digest(token), issuer=settings.oidc_issuer, subject=person.subject, name=person.name)
+    row.created_at = at
+    row.expires_at = at + (LASTS if vouched.refresh_token else min(LASTS, max(_UNRENEWED, _between(settings))))
+    vouch(row, vouched, settings, at)
     session.add(row)
     return token
+
+
+def vouch(row: PersonSession, vouched: VouchedFor, settings: Settings, at: datetime) -> None:
+    """Takes down what the provider says of the person now, and when to ask it again."""
+    row.groups = sorted({grant.group for grant in settings.grants} & set(vouched.person.groups))
+    row.checked_at = at
+    if vouched.refresh_token:
+        sealed = Vault(settings.webhook_key_path).seal(vouched.refresh_token.encode(), row_id=row.id)
+        row.refresh_token, row.check_at = sealed, at + _between(settings)
+
+
+def counts_until(row: PersonSession, settings: Settings) -> datetime:
+    """Until when the provider's last word counts, although it should have been asked again."""
+    return (row.checked_at or row.created_at) + _between(settings) + _AWAY
 
 
 def find(session: Session, token: str, settings: Settings) -> ApiKey | SignedIn | None:
@@ -48,11 +69,11 @@ def find(session: Session, token: str, settings: Settings) -> ApiKey | SignedIn 
 def end(session: Session, token: str) -> None:
     """Ends a session for good, wherever its cookie was copied to."""
     for table in (BrowserSession, PersonSession):
-        session.execute(delete(table).where(table.id == _digest(token)))
+        session.execute(delete(table).where(table.id == digest(token)))
 
 
 def _key(session: Session, token: str) -> ApiKey | None:
-    row = session.get(BrowserSession, _digest(token))
+    row = session.get(BrowserSession, digest(token))
     at = now(session)
     if row is None or row.expires_at <= at:
         return None
@@ -62,12 +83,19 @@ def _key(session: Session, token: str) -> ApiKey | None:
 
 def _person(session: Session, token: str, settings: Settings) -> SignedIn | None:
     """Settings decide anew at every look: a group that was taken out of them opens nothing, nor does another issuer."""
-    row = session.get(PersonSession, _digest(token)) if settings.oidc_issuer else None
+    row = session.get(PersonSession, digest(token)) if settings.oidc_issuer else None
     if row is None or row.expires_at <= now(session) or row.issuer != settings.oidc_issuer:
         return None
     may = roles(row.groups, settings.grants)
-    return SignedIn(Person(row.subject, row.name, ()).label, may, row.expires_at) if may else None
+    label = Person(row.subject, row.name, ()).label
+    checks = Checks(row.check_at, counts_until(row, settings)) if row.check_at else None
+    return SignedIn(label, may, row.expires_at, checks) if may else None
 
 
-def _digest(token: str) -> str:
+def _between(settings: Settings) -> timedelta:
+    return timedelta(seconds=settings.oidc_check_seconds)
+
+
+def digest(token: str) -> str:
+    """The id of the row of a session with this token."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

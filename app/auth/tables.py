@@ -57,3 +57,8 @@ class PersonSession(Base):
     groups: Mapped[list[Any]]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+    #: By which the provider is asked about the person again, sealed; None where it gave none.
+    refresh_token: Mapped[bytes | None]
+    #: When the provider last vouched for the person, and when it is asked next; None in a session that is not renewed.
+    checked_at: Mapped[datetime | None]
+    check_at: Mapped[datetime | None]

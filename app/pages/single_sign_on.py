@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 
 from app.auth import sessions
 from app.auth.audited_action import CURRENT_ACTION, AuditedAction
-from app.auth.person import PROJECT_COOKIE, Person, roles
-from app.auth.provider import CALLBACK, Provider, ProviderAway, SignInAttempt, SignInRefused
+from app.auth.person import PROJECT_COOKIE, roles
+from app.auth.provider import CALLBACK, Provider, ProviderAway, SignInAttempt, SignInRefused, VouchedFor
 from app.db import Database
 from app.http.dependencies import Config, Db
 from app.pages.login import local, sign_in_page, with_session
@@ -77,8 +77,8 @@ async def finish(request: Request, db: Db, settings: Config, said: Annotated[Pro
             raise SignInRefused("This answer is not from the sign-in provider of this service.")
         if said.error or not said.code:
             raise SignInRefused(_denied(said.error))
-        person = await provider.redeem(said.code, attempt)
-        token = await run_in_threadpool(_begin, request, db, settings, person)
+        vouched = await provider.redeem(said.code, attempt)
+        token = await run_in_threadpool(_begin, request, db, settings, vouched)
     except SignInRefused as refused:
         return _refusal(request, str(refused), 403, attempt.next)
     except ProviderAway as away:
@@ -110,8 +110,9 @@ def _attempt(request: Request, settings: Settings) -> SignInAttempt | None:
     return attempt if attempt.until > time.time() else None
 
 
-def _begin(request: Request, db: Database, settings: Settings, person: Person) -> str:
+def _begin(request: Request, db: Database, settings: Settings, vouched: VouchedFor) -> str:
     """The new session's token. In the audit log it is an action of the person. Raises SignInRefused."""
+    person = vouched.person
     may = roles(person.groups, settings.grants)
     if not may:
         log.warning("none of a person's groups has a role", person=person.label, groups=list(person.groups)[:20])
@@ -131,7 +132,7 @@ def _begin(request: Request, db: Database, settings: Settings, person: Person) -
     )
     CURRENT_ACTION.set(action)  # of this thread's copy of the context
     with db.write() as session:
-        return sessions.begin_for(session, person, settings)
+        return sessions.begin_for(session, vouched, settings)
 
 
 def _denied(error: str) -> str:

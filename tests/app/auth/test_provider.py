@@ -40,7 +40,7 @@ def sign_in(server: SignInServer, *, attempt: SignInAttempt | None = None, **oth
     back = httpx2.get(url, follow_redirects=False).headers["location"]
     assert back.startswith("http://127.0.0.1:8000/login/callback?")
     code = parse_qs(urlsplit(back).query)["code"][0]
-    return asyncio.run(provider.redeem(code, attempt or begun))
+    return asyncio.run(provider.redeem(code, attempt or begun)).person
 
 
 def test_a_person_with_groups(server: SignInServer):
@@ -137,7 +137,7 @@ def test_a_key_changed_by_the_provider_is_taken(server: SignInServer):
         server.__dict__.pop("key", None)
         begun = SignInAttempt.begin("/", seconds=60)
         back = httpx2.get(asyncio.run(provider.authorization_url(begun)), follow_redirects=False).headers["location"]
-        assert asyncio.run(provider.redeem(parse_qs(urlsplit(back).query)["code"][0], begun)).subject
+        assert asyncio.run(provider.redeem(parse_qs(urlsplit(back).query)["code"][0], begun)).person.subject
 
 
 def test_a_code_of_another_browser_is_refused(server: SignInServer):
