@@ -15,8 +15,8 @@ from app.auth import sessions
 from app.auth.provider import Provider, ProviderAway, SignInRefused, VouchedFor
 from app.auth.tables import PersonSession
 from app.db import Database, now
-from app.secrets.vault import Vault, VaultClosed
 from app.settings import Settings
+from app.vault import Vault, VaultClosed
 
 log = structlog.get_logger("app.sign_in")
 

@@ -12,8 +12,8 @@ from app.auth.person import Checks, Person, SignedIn, roles
 from app.auth.provider import VouchedFor
 from app.auth.tables import ApiKey, BrowserSession, PersonSession
 from app.db import now
-from app.secrets.vault import Vault
 from app.settings import Settings
+from app.vault import Vault
 
 COOKIE: Final = "permafrost_session"
 #: A working day: who comes back the next morning signs in again.

@@ -20,8 +20,8 @@ from app.db import Database
 from app.http.dependencies import Config, Db
 from app.pages.login import local, sign_in_page, with_session
 from app.pages.own_pages import FROM_OWN_PAGE
-from app.secrets.vault import Vault, VaultClosed
 from app.settings import PROJECT_NAME, Settings
+from app.vault import Vault, VaultClosed
 
 log = structlog.get_logger("app.sign_in")
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from app.db import Database
 from app.secrets.kinds import OpenedSecret, SecretKind
 from app.secrets.tables import Secret
-from app.secrets.vault import Vault
+from app.vault import Vault
 
 
 def secret_for(

@@ -11,7 +11,7 @@ from app.errors import Conflict, InvalidRequest, NotFound
 from app.secrets.kinds import fields_of
 from app.secrets.schemas import SecretSet
 from app.secrets.tables import Secret
-from app.secrets.vault import Vault
+from app.vault import Vault
 
 #: Secrets per project.
 MAX_SECRETS: Final = 100

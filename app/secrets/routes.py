@@ -15,7 +15,7 @@ from app.paging.tombstones import remove
 from app.secrets import queries
 from app.secrets.schemas import NAME, SecretDeleted, SecretList, SecretObject, SecretSet
 from app.secrets.tables import Secret
-from app.secrets.vault import Vault
+from app.vault import Vault
 
 router = APIRouter(prefix="/secrets", tags=["Secrets"], responses=ERRORS, route_class=JsonRoute)
 

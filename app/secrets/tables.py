@@ -26,5 +26,5 @@ class Secret(Base):
     kind: Mapped[str] = mapped_column(String(16))
     #: What it is used for: an owner or repository on a hub, a bucket; empty: all of its kind.
     scope: Mapped[str] = mapped_column(String(256), default="")
-    #: Its fields as JSON, encrypted by app.secrets.vault for this row's id.
+    #: Its fields as JSON, encrypted by app.vault for this row's id.
     sealed: Mapped[bytes] = mapped_column(LargeBinary)

@@ -9,8 +9,8 @@ import structlog
 
 from app.db import Database
 from app.errors import PermafrostError
-from app.secrets.vault import Vault
 from app.settings import Settings
+from app.vault import Vault
 from app.webhooks import deliveries, signing
 from app.webhooks.addresses import Reach
 from app.webhooks.deliveries import DueDelivery

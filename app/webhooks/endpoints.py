@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db import new_id, now
 from app.errors import InvalidRequest, NotFound
-from app.secrets.vault import Vault
+from app.vault import Vault
 from app.webhooks import signing
 from app.webhooks.addresses import AddressRefused, Reach, parse_url
 from app.webhooks.schemas import EndpointCreate, EndpointUpdate

@@ -14,7 +14,7 @@ from app.http.json_body import JsonRoute
 from app.openapi.prose import CONFLICT, ERRORS
 from app.paging.keyset import AfterQuery, OrderQuery, keyset
 from app.paging.tombstones import remove
-from app.secrets.vault import Vault
+from app.vault import Vault
 from app.webhooks import deliveries, endpoints, signing
 from app.webhooks.addresses import Reach
 from app.webhooks.events import EVENT_TYPES, EventType, payload

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
-from app.secrets.vault import Vault
+from app.vault import Vault
 from app.webhooks.tables import Endpoint
 
 _PREFIX: Final = "whsec_"

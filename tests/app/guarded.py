@@ -17,9 +17,9 @@ from app.jobs.queue.event_log import NewEvent
 from app.jobs.queue.tables import Checkpoint
 from app.main import create_app
 from app.models.tables import Model
-from app.secrets.vault import Vault
 from app.settings import Settings
 from app.storage.blobs import Storage
+from app.vault import Vault
 from app.webhooks.tables import Delivery
 from migrations.tables import tables
 from tests.app.conftest import AFFINE

@@ -14,9 +14,9 @@ from app.files.usage import blob_in_use
 from app.jsontypes import JsonDict
 from app.secrets.kinds import OpenedSecret
 from app.secrets.lookup import secret_for
-from app.secrets.vault import Vault
 from app.settings import Settings
 from app.storage.blobs import Blob, Storage
+from app.vault import Vault
 from worker.supervisor import hub
 from worker.supervisor.process.fetcher import Fetcher
 

@@ -24,10 +24,10 @@ from app.jobs.queue.offers import Offer
 from app.jobs.queue.states import TERMINAL
 from app.jobs.queue.tables import Job
 from app.models.tables import Model
-from app.secrets.vault import VaultClosed
 from app.settings import Settings
 from app.specs.models import ModelSpec, TransformersSpec
 from app.storage.blobs import Storage
+from app.vault import VaultClosed
 from worker.protocol import EXIT_DEVICE_LOST, Workspace
 from worker.supervisor import attempt_folder, bases, results
 from worker.supervisor.artifacts import read_made

@@ -18,11 +18,11 @@ from app.models.hub_ids import hub_model_id, store_model_id
 from app.models.tables import Model
 from app.secrets.kinds import OpenedSecret, SecretKind
 from app.secrets.lookup import secret_for
-from app.secrets.vault import Vault
 from app.settings import Settings
 from app.specs.data import DataSpec
 from app.specs.models import TransformersSpec, adapter_start, folder_name, without_weights
 from app.storage.blobs import Storage
+from app.vault import Vault
 from worker.protocol import Workspace
 from worker.supervisor import attempt_folder, bases, hub
 from worker.supervisor.outcomes import TrainerStopped

@@ -157,7 +157,7 @@ def _secrets(settings: Settings) -> str:
 
     from app.db import Database
     from app.secrets.tables import Secret
-    from app.secrets.vault import Vault
+    from app.vault import Vault
     from app.webhooks.tables import Endpoint
 
     vault, path = Vault(settings.webhook_key_path), settings.webhook_key_path

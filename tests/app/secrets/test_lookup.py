@@ -6,7 +6,7 @@ from app.db import Database
 from app.secrets import queries
 from app.secrets.lookup import secret_for
 from app.secrets.schemas import SecretSet
-from app.secrets.vault import Vault
+from app.vault import Vault
 
 
 def test_the_narrowest_scope_decides(db: Database, tmp_path: Path):

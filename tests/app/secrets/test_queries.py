@@ -11,7 +11,7 @@ from app.secrets import queries
 from app.secrets.kinds import SecretKind
 from app.secrets.lookup import secret_for
 from app.secrets.schemas import SecretSet
-from app.secrets.vault import Vault
+from app.vault import Vault
 
 
 @pytest.fixture

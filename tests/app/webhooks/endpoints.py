@@ -7,7 +7,7 @@ from sqlalchemy import select, update
 
 from app.db import Database, now
 from app.jobs.queue import lifecycle
-from app.secrets.vault import Vault
+from app.vault import Vault
 from app.webhooks import endpoints
 from app.webhooks.schemas import EndpointCreate
 from app.webhooks.tables import Delivery, Endpoint

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from app.db import Database
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import Outcome
-from app.secrets.vault import Vault
 from app.settings import Settings
+from app.vault import Vault
 from app.webhooks import deliveries
 from app.webhooks.courier import Courier, post
 from app.webhooks.sender import Sender

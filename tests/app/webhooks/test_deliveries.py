@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from app.db import Database, now
-from app.secrets.vault import Vault
+from app.vault import Vault
 from app.webhooks import deliveries
 from app.webhooks.deliveries import SCHEDULE
 from app.webhooks.sender import PostResult

@@ -5,8 +5,8 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from app.db import Database, now
-from app.secrets.vault import Vault
 from app.settings import Settings
+from app.vault import Vault
 from app.webhooks.courier import Courier
 from app.webhooks.tables import Endpoint
 from tests.app.webhooks.endpoints import cancelled_job, deliveries_of, new_endpoint

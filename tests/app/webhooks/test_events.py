@@ -8,7 +8,7 @@ from sqlalchemy import update
 from app.db import Database, now
 from app.jobs.queue import lifecycle
 from app.jobs.queue.attempt import LeaseLost, Outcome
-from app.secrets.vault import Vault
+from app.vault import Vault
 from app.webhooks.tables import Endpoint
 from tests.app.jobs.jobs import new_job
 from tests.app.webhooks.endpoints import (

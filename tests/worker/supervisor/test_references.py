@@ -14,8 +14,8 @@ from app.evidence.format.digest import sha256_file
 from app.files.tables import File
 from app.secrets import queries
 from app.secrets.schemas import SecretSet
-from app.secrets.vault import Vault
 from app.storage.blobs import Storage
+from app.vault import Vault
 from tests.app.storage.conftest import s3_server
 from tests.conftest import Deployment
 from tests.hub import COMMIT, Hub, serving

@@ -14,9 +14,9 @@ from app.models.hub_ids import hub_model_id, store_model_id
 from app.models.tables import Model
 from app.secrets import queries
 from app.secrets.schemas import SecretSet
-from app.secrets.vault import Vault, VaultClosed
 from app.specs.models import TransformersSpec
 from app.storage.blobs import Storage
+from app.vault import Vault, VaultClosed
 from tests.app.jobs.jobs import new_job
 from tests.app.storage.conftest import s3_server
 from tests.conftest import Deployment

@@ -17,9 +17,9 @@ from app.jobs.queue import event_log
 from app.jobs.queue.event_log import NewEvent
 from app.jsontypes import JsonDict
 from app.secrets.lookup import secret_for
-from app.secrets.vault import Vault
 from app.settings import Settings
 from app.storage.blobs import Storage
+from app.vault import Vault
 from worker.supervisor import hub
 from worker.supervisor.exports.material import ExportMaterial
 from worker.supervisor.process.fetcher import Fetcher

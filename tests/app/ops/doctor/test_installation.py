@@ -9,8 +9,8 @@ from app.db import Database
 from app.ops.doctor import installation
 from app.secrets import queries
 from app.secrets.schemas import SecretSet
-from app.secrets.vault import Vault
 from app.settings import Settings
+from app.vault import Vault
 from tests.app.cli.commands import Command
 from worker.supervisor.process import landlock
 

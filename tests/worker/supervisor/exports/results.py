@@ -9,9 +9,9 @@ from app.jobs.queue.attempt import AttemptUpdates, Outcome
 from app.models.tables import Model
 from app.secrets import queries
 from app.secrets.schemas import SecretSet
-from app.secrets.vault import Vault
 from app.settings import Settings
 from app.storage.blobs import Storage
+from app.vault import Vault
 from tests.app.jobs.jobs import new_job
 from tests.conftest import Deployment
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.secrets.vault import Vault, VaultClosed
+from app.vault import Vault, VaultClosed
 
 
 @pytest.fixture
