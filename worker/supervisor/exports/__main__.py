@@ -8,7 +8,7 @@ from app.exports.destinations import parse
 from app.jsontypes import JsonDict
 from app.webhooks.addresses import Reach
 from worker.supervisor.exports import to_hub, to_mlflow, to_store, to_trackio, to_wandb, to_wandb_offline
-from worker.supervisor.exports.material import DESCRIPTION, RESULT
+from worker.supervisor.exports.content import DESCRIPTION, RESULT
 from worker.supervisor.exports.tracked_job import TrackedJob
 from worker.supervisor.process.fetcher import take
 from worker.supervisor.process.tied import LIFELINE, die_with

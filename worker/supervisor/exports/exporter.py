@@ -21,7 +21,7 @@ from app.settings import Settings
 from app.storage.blobs import Storage
 from app.vault import Vault
 from worker.supervisor import hub
-from worker.supervisor.exports.material import ExportMaterial
+from worker.supervisor.exports.content import ExportContent
 from worker.supervisor.process.fetcher import Fetcher
 
 log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ class Exporter:
         folder = self._settings.work / "exports" / due.id
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            ExportMaterial.of(self._db, due.job_id).write(folder, self._storage, destination=due.destination)
+            ExportContent.of(self._db, due.job_id).write(folder, self._storage, destination=due.destination)
             vault = Vault(self._settings.webhook_key_path)
             secret = None
             if not destination.offline:

@@ -13,7 +13,7 @@ import httpx2
 
 from app.exports.destinations import Destination
 from app.jsontypes import JsonDict
-from worker.supervisor.exports.material import ATTESTATION
+from worker.supervisor.exports.content import ATTESTATION
 from worker.supervisor.exports.tracked_job import TrackedJob, finite
 from worker.supervisor.exports.tracking import BATCH, TrackingServer, bearer, client
 from worker.supervisor.sources.arriving import SourceRefused

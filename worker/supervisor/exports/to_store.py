@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.exports.destinations import Destination
 from app.jsontypes import JsonDict
-from worker.supervisor.exports.material import ATTESTATION
+from worker.supervisor.exports.content import ATTESTATION
 from worker.supervisor.sources import object_store
 
 

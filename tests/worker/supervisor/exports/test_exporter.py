@@ -173,7 +173,7 @@ def test_a_worker_without_room_tries_again(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("worker.supervisor.exports.material.ExportMaterial.write", full)
+    monkeypatch.setattr("worker.supervisor.exports.content.ExportContent.write", full)
     assert exporter.round() == 1
     (row,) = rows(deployment.db, job)
     assert (row.status, row.lease_until) == ("pending", None) and "No space left" in str(row.error)

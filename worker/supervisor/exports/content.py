@@ -20,11 +20,11 @@ from worker.supervisor.exports.tracked_job import TrackedJob
 
 RESULT = "result"
 ATTESTATION = "attestation.json"
-DESCRIPTION = "material.json"
+DESCRIPTION = "content.json"
 
 
 @dataclass(frozen=True, slots=True)
-class ExportMaterial:
+class ExportContent:
     """A job's rows, as an export needs them."""
 
     job: Job
@@ -34,7 +34,7 @@ class ExportMaterial:
     metrics: list[JsonDict]
 
     @classmethod
-    def of(cls, db: Database, job_id: str) -> "ExportMaterial":
+    def of(cls, db: Database, job_id: str) -> "ExportContent":
         """Raises NotFound where the result is gone."""
         with db.read() as session:
             job = session.get(Job, job_id)
