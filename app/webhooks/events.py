@@ -30,15 +30,16 @@ EVENT_TYPES: Final[dict[EventType, str]] = {
 
 def announce(session: Session, event_type: str, *, project: str, object_id: str) -> None:
     """Add one delivery, due now, for every endpoint of the project that lists the event's type."""
-    endpoints = session.scalars(select(Endpoint).where(Endpoint.project == project, Endpoint.disabled_at.is_(None)))
-    receivers = [endpoint for endpoint in endpoints if event_type in endpoint.event_types]
+    able = (Endpoint.project == project, Endpoint.disabled_at.is_(None))
+    endpoints = session.execute(select(Endpoint.id, Endpoint.event_types).where(*able))
+    receivers = [endpoint.id for endpoint in endpoints if event_type in endpoint.event_types]
     if not receivers:
         return
     at = now(session)
     event_id = new_id("evt")
     body = payload(event_type, event_id=event_id, object_id=object_id, created_at=int(at.timestamp()))
-    for endpoint in receivers:
-        row = Delivery(id=new_id("whdel"), endpoint_id=endpoint.id, created_at=at, due_at=at, status="pending")
+    for endpoint_id in receivers:
+        row = Delivery(id=new_id("whdel"), endpoint_id=endpoint_id, created_at=at, due_at=at, status="pending")
         row.event_id, row.event_type, row.object_id, row.payload = event_id, event_type, object_id, body
         row.attempt, row.log = 0, []
         session.add(row)

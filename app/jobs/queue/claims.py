@@ -28,7 +28,17 @@ UNLIMITED: Final = 2**31 - 1
 
 _DUE: Final = or_(Job.not_before.is_(None), Job.not_before <= bindparam("at", type_=UtcDateTime))
 #: What a claim needs of a job.
-_COLUMNS: Final = (Job.id, Job.project, Job.status, Job.attempt, Job.devices, Job.machines, Job.device, Job.started_at)
+_COLUMNS: Final = (
+    Job.id,
+    Job.project,
+    Job.status,
+    Job.attempt,
+    Job.devices,
+    Job.machines,
+    Job.device,
+    Job.started_at,
+    Job.events_count,
+)
 #: And of its project: columns, since an object for each project of each claim costs more than the query.
 _USAGE: Final = (ProjectUsage.running, ProjectUsage.smoothed, ProjectUsage.at)
 Statement = Select[*tuple[Any, ...]]

@@ -39,9 +39,12 @@ def append(session: Session, job_id: str, events: Sequence[NewEvent], *, at: dat
         .execution_options(synchronize_session=False)
     )
     last = session.execute(count).scalar_one()
+    store(session, job_id, events, after=last - len(events), at=at or now(session))
 
-    at = at or now(session)
-    for seq, event in enumerate(events, start=last - len(events) + 1):
+
+def store(session: Session, job_id: str, events: Sequence[NewEvent], *, after: int, at: datetime) -> None:
+    """Stores events behind the one with the number `after`, for a caller who has locked and changed the counter."""
+    for seq, event in enumerate(events, start=after + 1):
         row = Event(job_id=job_id, seq=seq, id=new_id("ftevent"), created_at=at, data=event.data)
         row.level, row.type, row.message = event.level, event.type, event.message
         session.add(row)

@@ -154,14 +154,14 @@ def _start(session: Session, chosen: claims.NextJob, worker: str, seconds: float
     job, gang = chosen.job, chosen.gang
     attempt = job.attempt + 1
     leased = {"lease_owner": worker, "lease_until": at + timedelta(seconds=seconds), "not_before": None}
-    changes = (
-        moves.NO_LEASE | leased | {"attempt": attempt, "attempt_step": STEP_REACHED, "started_at": job.started_at or at}
-    )
-    if not moves.move(session, job.id, to="running", source=job.status, **changes):
+    begun = {"attempt": attempt, "attempt_step": STEP_REACHED, "started_at": job.started_at or at}
+    counted = {"events_count": job.events_count + 1}
+    changes = moves.NO_LEASE | leased | begun | counted
+    if not moves.move(session, job.id, to="running", locked=job.status, at=at, **changes):
         return None
 
     started = "Job started" if attempt == 1 else f"Job started again, attempt {attempt}"
-    event_log.append(session, job.id, [NewEvent(started)], at=at)
+    event_log.store(session, job.id, [NewEvent(started)], after=job.events_count, at=at)
     lease = Lease(
         job.id, attempt, worker, seconds, chosen.devices, gang.product if gang else job.device, machines=job.machines
     )
@@ -230,6 +230,7 @@ def finish(db: Database, lease: Lease, outcome: Outcome) -> None:
             lease.job_id,
             *moves.lease_guard(lease, at),
             to=outcome.status,
+            at=at,
             error=outcome.error,
             finished_at=at,
             **moves.NO_LEASE,

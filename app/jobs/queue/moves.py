@@ -27,13 +27,21 @@ Guard = Sequence[ColumnElement[bool]]
 
 
 def move(
-    session: Session, job_id: str, *guard: ColumnElement[bool], to: str, source: str | None = None, **changes: Any
+    session: Session,
+    job_id: str,
+    *guard: ColumnElement[bool],
+    to: str,
+    source: str | None = None,
+    locked: str | None = None,
+    at: datetime | None = None,
+    **changes: Any,
 ) -> bool:
     """Whether the job was in a state from which it may move `to` there, and the guard matched.
 
-    Its project's usage changes with it, wherever a lease begins or ends.
+    Its project's usage changes with it, wherever a lease begins or ends. `locked` is the status of a job that this
+    transaction has locked already, and `at` the time that it has asked the database for: both spare a round trip.
     """
-    before = session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
+    before = locked or session.scalar(select(Job.status).where(Job.id == job_id).with_for_update())
     if before is None or to not in MOVES[before] or source not in (None, before):
         return False
 
@@ -47,7 +55,7 @@ def move(
     moved = session.execute(statement).one_or_none()
     if moved is None:
         return False
-    usage.note(session, moved.project, moved.devices * ((to in LEASED) - (before in LEASED)))
+    usage.note(session, moved.project, moved.devices * ((to in LEASED) - (before in LEASED)), at=at)
     if moved.machines > 1 and to not in LEASED:
         gang_rows.disband(session, job_id)
     announce(session, f"fine_tuning.job.{to}", project=moved.project, object_id=job_id)

@@ -18,18 +18,24 @@ from app.jobs.queue.fair_share import Usage
 from app.jobs.queue.states import LEASED
 from app.jobs.queue.tables import Job, ProjectUsage
 
-#: Keys of a session's `info`: changes by project that wait for the commit, and rows that this transaction has locked.
+#: Keys of a session's `info`: changes by project that wait for the commit, with the time of the last one where its
+#: transaction knows it, and rows that this transaction has locked.
 _NOTED: Final = "changes of usage"
+_NOTED_AT: Final = "time of the changes of usage"
 _LOCKED: Final = "locked usage"
 _HELD: Final = (Job.lease_until.is_not(None), Job.status.in_(LEASED))
 
 
-def note(session: Session, project: str, devices: int) -> None:
-    """Has a project's running devices change by so many when this transaction commits."""
+def note(session: Session, project: str, devices: int, *, at: datetime | None = None) -> None:
+    """Has a project's running devices change by so many when this transaction commits.
+
+    `at` is the time of the change, where the transaction has asked the database for it already.
+    """
     if _NOTED not in session.info:
         session.info[_NOTED] = Counter()
         event.listen(session, "before_commit", _store)
     session.info[_NOTED][project] += devices
+    session.info[_NOTED_AT] = at
 
 
 def lock(session: Session, project: str) -> ProjectUsage:
@@ -99,9 +105,10 @@ def differences(session: Session) -> list[tuple[str, int, int]]:
 
 def _store(session: Session) -> None:
     noted: Counter[str] = session.info.pop(_NOTED, Counter())
+    at: datetime | None = session.info.pop(_NOTED_AT, None)
     for project, devices in sorted(noted.items()):
         if devices:
-            _change(lock(session, project), devices, now(session))
+            _change(lock(session, project), devices, at or now(session))
 
 
 def _change(row: ProjectUsage, devices: int, at: datetime) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from app.db import Database, now
 from app.jobs.queue import claims, lifecycle, usage, workers
@@ -37,12 +37,34 @@ def taken(db: Database, count: int, *, shares: ProjectShares | None = None) -> l
     return projects
 
 
+@contextmanager
+def counted(db: Database, asked: list[str]) -> Iterator[None]:
+    """Notes the statements of write transactions."""
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    yield
+    event.remove(db.engine, "before_cursor_execute", note)
+
+
 def test_a_long_queue_of_one_project_does_not_stand_before_others(db: Database) -> None:
     """The project with the least goes first, and of equals the one whose job waits longest."""
     submitted(db, "large", 5)
     submitted(db, "small", 2)
     order = taken(db, 7)
     assert order[:2] == ["large", "small"] and Counter(order[:4]) == {"large": 2, "small": 2}
+
+
+def test_a_claim_asks_the_database_few_times(db: Database) -> None:
+    """Time, heads, job, project, and what it writes: with each question more, claims wait longer for each other."""
+    submitted(db, "a", 3)
+    taken(db, 1)
+    asked: list[str] = []
+    with counted(db, asked):
+        assert taken(db, 1) == ["a"]
+    assert len([each for each in asked if each.startswith(("SELECT", "WITH", "INSERT", "UPDATE"))]) <= 9, asked
 
 
 def test_weights(db: Database) -> None:
