@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class Hub:
     token: str | None = None  # the only one that the hub knows, and that opens the repository
     wrong_bytes: set[str] = field(default_factory=set)  # files of which it sends others than it announces
     cut: list[int] = field(default_factory=list)  # after how many bytes each of the next downloads of a large file ends
+    large: int = 1_000_000  # from how many bytes on a file is one
+    slow: float = 0.0  # seconds before every answer
 
     def info(self) -> dict[str, object]:
         siblings = [
@@ -77,6 +80,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _answer(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.asked.append(path)
+            time.sleep(hub.slow)
             hub.tokens.append(self.headers.get("authorization"))
             shown = (self.headers.get("authorization") or "").removeprefix("Bearer ")
             if path == "/api/whoami-v2":
@@ -116,7 +120,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_header("x-repo-commit", COMMIT)
             self.end_headers()
             if self.command == "GET":
-                end = since + hub.cut.pop(0) if hub.cut and len(data) > 1_000_000 else len(data)
+                end = since + hub.cut.pop(0) if hub.cut and len(data) > hub.large else len(data)
                 self.wfile.write(data[since:end])
                 self.close_connection = True
 

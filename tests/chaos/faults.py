@@ -44,4 +44,5 @@ FAULTS: Final = {
     39: "a store cuts off, vanishes halfway, redirects inwards: gone on with, or refused, and nothing gets there",
     40: "a hub sends other bytes than it lists for the commit: refused at once by name, nothing of it kept",
     41: "a tracking server hangs, is down, redirects inwards; a bucket is not there: the job is unaffected",
+    42: "a hub is slow, and cuts off: the same attempt gets all of it and trains to the same bits",
 }

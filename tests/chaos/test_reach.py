@@ -151,6 +151,16 @@ def test_a_hub_that_sends_other_bytes(cluster: Cluster, gates: Gates) -> None:
     assert "acme/tiny" not in str(cluster.get("models"))
 
 
+@pytest.mark.fault(42)
+def test_a_slow_hub_that_cuts_off(cluster: Cluster, gates: Gates) -> None:
+    """Twice, in the middle of the data: the same attempt gets all of it and trains to the same bits."""
+    slow = Hub("acme/data", {"train.csv": TABLE}, kind="datasets", slow=0.2, large=1_000, cut=[400, 300])
+    with hub_serving(slow) as hub:
+        cluster.replace_worker(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
+        job = cluster.ended(cluster.submit(order(cluster, gates, table="hf://acme/data/train.csv")))
+    assert (job["status"], job["attempts"], slow.cut) == ("succeeded", 1, []), cluster.story(job["id"])
+
+
 @pytest.mark.fault(41)
 def test_destinations_in_trouble(cluster: Cluster, gates: Gates, store: Elsewhere) -> None:
     """The job ends as ever. A redirect is not followed, a bucket that is gone named; who is away gets it later."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,10 @@ def test_causal_adapter(tmp_path: Path) -> None:
     folder = published(done, tmp_path / "adapter")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(done.place.base), folder)
     assert "lora" in str(model.peft_config["default"].peft_type).lower()
+    # By these vLLM's resolver finds it, and takes it: the base to the letter, and nothing beside the matrices.
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", "tiny")
+    assert (config["modules_to_save"], config["bias"], config["use_dora"]) == (None, "none", False)
 
 
 def causal(root: Path, adapter: dict[str, Any], **changes: Any) -> Attempt:
