@@ -2,7 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,8 @@ from app.jsontypes import JsonDict
 #: Bytes of a part, and from how many a file is sent in parts.
 PART: Final = 64 << 20
 IN_PARTS_FROM: Final = 4 * PART
+#: Parts that are under way at the same time: one is read and sent while the service hashes and writes another.
+AT_ONCE: Final = 2
 #: Seconds to wait before a part is sent again, after a connection or a service that failed.
 PAUSES: Final = (1.0, 5.0, 20.0)
 
@@ -32,13 +36,31 @@ def upload_in_parts(client: httpx2.Client, path: Path, *, purpose: str, upload_i
 
     arrived = {(part["sha256"], part["bytes"]): part["id"] for part in upload["parts"]}
     try:
-        part_ids = [_arrived(arrived, data) or _send(client, upload["id"], data) for data in _parts(path)]
+        part_ids = _send_all(client, upload["id"], _parts(path), arrived)
     except (SystemExit, KeyboardInterrupt):
         typer.echo(f"to go on from here: permafrost files put {path} --upload {upload['id']}", err=True)
         raise
     # Joining the parts takes as long as reading and writing them.
     done = ask(client, "POST", f"uploads/{upload['id']}/complete", json={"part_ids": part_ids}, timeout=3600)
     return done["file"]  # type: ignore[no-any-return]
+
+
+def _send_all(
+    client: httpx2.Client, upload_id: str, parts: Iterable[bytes], arrived: dict[tuple[str, int], str]
+) -> list[str]:
+    """Send the parts that have not arrived. Returns the ids of all, in their order; raises as the first that failed."""
+    sent: list[str | Future[str]] = []
+    under_way: deque[Future[str]] = deque()
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for data in parts:
+            if part_id := _arrived(arrived, data):
+                sent.append(part_id)
+                continue
+            if len(under_way) == AT_ONCE:  # so many lie in memory, and nothing more is sent after a failure
+                under_way.popleft().result()
+            under_way.append(threads.submit(_send, client, upload_id, data))
+            sent.append(under_way[-1])
+        return [each if isinstance(each, str) else each.result() for each in sent]
 
 
 def _begin(client: httpx2.Client, path: Path, purpose: str) -> JsonDict:

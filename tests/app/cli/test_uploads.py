@@ -55,6 +55,7 @@ def test_after_a_cut_only_the_rest_is_sent(socket_url: str, tmp_path: Path, monk
         return post(client, url, **content)
 
     monkeypatch.setattr(httpx2.Client, "post", failing)
+    monkeypatch.setattr("app.cli.uploads.AT_ONCE", 1)  # so that it is known which part is which request
     cut = put(socket_url, str(path))
     assert cut.exit_code != 0 and len(sent) == 8
     command = next(line for line in cut.stderr.splitlines() if line.startswith("to go on"))
