@@ -1,6 +1,7 @@
 """Attacks on results with quantised weights: what a loader would not take as it was proved."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ PACKED: dict[str, Any] = {
 }
 #: As models in float8 with block scales are published.
 SMALL: dict[str, Any] = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+#: As AutoGPTQ writes it.
+INTEGERS: dict[str, Any] = {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": True, "sym": False}
 CHANGES: dict[str, dict[str, Any]] = {
     "another-quantiser": {"quant_method": "gptq"},
     "a-quantiser-that-nobody-knows": {"quant_method": "shrink"},
@@ -86,7 +89,7 @@ for name, changed in CHANGES.items():
         reconfigured(world, **changes)
 
 
-for name, form in {"unpack": PACKED, "decode": SMALL}.items():
+for name, form in {"unpack": PACKED, "decode": SMALL, "decode-from-whole-numbers": INTEGERS}.items():
 
     @attack(f"41-quantised-result-that-loaders-{name}", only="quantised", world=quantised_world)
     def _(world: World, form: dict[str, Any] = form) -> Options:
@@ -253,6 +256,96 @@ def _(world: World) -> Options:
 def _(world: World) -> Options:
     """It would excuse scales that had other bytes in memory, and with them every weight that they belong to."""
     decoded_rows(world, codes="enc.2.weight_scale_inv", decoded=None, quantised="a" * 64)
+
+
+# Codes of the other forms, each beside what it is decoded by
+
+
+#: By form: the tensors of a weight in the module `enc.2`, its codes first.
+WEIGHTS: dict[str, dict[str, Tensor]] = {
+    "whole-numbers": {
+        "enc.2.qweight": tensor("I32", 1, 8, seed="qweight"),
+        "enc.2.qzeros": tensor("I32", 1, 1, seed="qzeros"),
+        "enc.2.scales": tensor("F16", 1, 8, seed="scales"),
+        "enc.2.g_idx": tensor("I32", 8, seed="groups"),
+    },
+    "float8": {
+        "enc.2.weight": tensor("F8_E4M3", 8, 8, seed="codes"),
+        "enc.2.weight_scale": tensor("BF16", 8, 1, seed="scales"),
+        "enc.2.input_scale": tensor("F32", 1, seed="inputs"),
+    },
+    "nvfp4": {
+        "enc.2.weight_packed": tensor("U8", 8, 8, seed="packed"),
+        "enc.2.weight_scale": tensor("F8_E4M3", 8, 1, seed="scales"),
+        "enc.2.weight_global_scale": tensor("F32", 1, seed="whole"),
+    },
+}
+
+
+def world_of(form: str, root: Path) -> World:
+    """An adapter over a base with one weight in this form."""
+    world = adapter_world(root)
+    world.base_weights["model.safetensors"] |= WEIGHTS[form]
+    world.write()
+    world.pinned = total(base_readings(adapter_rows(world))).root
+    return world
+
+
+def sign_decoded(world: World, form: str, *, dropped: str | None = None, made: str | None = None) -> None:
+    """Signs the statement in which the codes, or the tensor `made`, were decoded, and `dropped` is not in the model."""
+    readings: dict[str, Any] = {"decoded": "a" * 64, "loaded": "a" * 64, "trained": "a" * 64}
+    codes = made or next(iter(WEIGHTS[form]))
+    rows = []
+    for row in adapter_rows(world):
+        name = row.base.name if row.base else ""
+        row = row._replace(**readings) if name == codes else row
+        row = row._replace(name=row.name.replace("qweight", "weight").replace("weight_packed", "weight"))
+        rows.append(Row(name, role="dropped", base=row.base, changed=False) if name == dropped else row)
+    world.sign(world.predicate(rows=tuple(sorted(rows, key=row_order)), result_kind="adapter"))
+
+
+for name, tensors in WEIGHTS.items():
+    for part in list(tensors)[1:]:
+
+        @attack(
+            f"41-decoded-{name}-whose-{part.removeprefix('up.')}-is-not-in-the-model",
+            only="quantised_below_adapter",
+            world=partial(world_of, name),
+        )
+        def _(world: World, form: str = name, part: str = part) -> Options:
+            """What the codes were decoded by is nothing that was read."""
+            sign_decoded(world, form, dropped=part)
+
+        @attack(
+            f"41-{part.removeprefix('up.')}-of-{name}-that-was-decoded",
+            only="quantised_below_adapter",
+            world=partial(world_of, name),
+        )
+        def _(world: World, form: str = name, part: str = part) -> Options:
+            """The digest would excuse a scale, a zero point or a group that had other bytes in memory."""
+            sign_decoded(world, form, made=part)
+
+        @attack(
+            f"41-decoded-{name}-over-another-{part.removeprefix('up.')}",
+            only=None,
+            levels=(3,),
+            world=partial(world_of, name),
+        )
+        def _(world: World, form: str = name, part: str = part) -> Options:
+            """The base at hand is not the one that was decoded."""
+            sign_decoded(world, form)
+            kind, shape, _ = WEIGHTS[form][part]
+            world.base_weights["model.safetensors"] |= {part: tensor(kind, *shape, seed="another")}
+            world.write()
+
+    @attack(
+        f"41-decoded-{name}-over-a-base-of-another-form", only="quantised", levels=(3,), world=partial(world_of, name)
+    )
+    def _(world: World, form: str = name) -> Options:
+        """Loaders do not decode it so."""
+        said = {"model_type": "toy", "quantization_config": SMALL}
+        (world.base / "config.json").write_text(json.dumps(said))
+        sign_decoded(world, form)
 
 
 @attack("41-copy-of-decoded-experts-in-an-adapter", only="beside_frozen", world=decoded_world)

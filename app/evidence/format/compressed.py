@@ -1,12 +1,15 @@
 """Weights in the form of compressed-tensors: 4-bit and 8-bit whole numbers packed into int32, beside their scales.
 
-Of the forms that the package has, this is the one that is read: `pack-quantized` weights, without rounded activations.
+Of the forms that the package has, this is the one that is computed with as it is stored: `pack-quantized` weights,
+without rounded activations. Small floats are decoded (`block_scaled`).
 A weight is stored as `q_proj.weight_packed`, `weight_scale` and `weight_shape`; one that is not symmetric would have a
 `weight_zero_point` as well, for whose packed form transformers lays out another shape.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
+
+from app.evidence.format.block_scaled import FLOAT8, MXFP4_PACKED, NVFP4_PACKED, Decoding
 
 COMPRESSED_TENSORS: Final = "compressed-tensors"
 FORMAT: Final = "pack-quantized"
@@ -21,20 +24,30 @@ _KNOWN: Final = frozenset(
     )
 )
 _PLAIN: Final = ("kv_cache_scheme", "moe_sparsity_config", "sparsity_config", "transform_config")
-_CURE: Final = "take a base whose weights alone are rounded (W4A16 or W8A16), or the plain weights"
+_CURE: Final = "take a base in W4A16, W8A16 or FP8, or the plain weights"
+#: Forms of small floats: bits of a code, and how many codes share a scale where the form leaves no choice.
+_FLOATS: Final[Mapping[str, tuple[int, str | None, int | None]]] = {
+    FLOAT8: (8, None, None),
+    NVFP4_PACKED: (4, "tensor_group", 16),
+    MXFP4_PACKED: (4, "group", 32),
+}
+_STATUS: Final = ("compressed", "frozen")  # the second in models of 2024, whose codes are stored in the same way
 
 
 class CompressedFormError(ValueError):
     """A form of the package that is not read, with what would work."""
 
 
-def kind_of(value: Mapping[str, Any]) -> str:
-    """The kind ("int4", "int8") that a `quantization_config` describes. CompressedFormError for any other form."""
+def kind_of(value: Mapping[str, Any]) -> str | Decoding:
+    """The kind ("int4", "int8") that a `quantization_config` describes, or how its small floats are decoded.
+
+    CompressedFormError for any other form.
+    """
     unknown = sorted(str(key) for key in value if key not in _KNOWN)
     if unknown:
         raise CompressedFormError(f"unknown key {unknown[0]!r}: it may change how the weights are read; remove it")
-    if value.get("quantization_status") != "compressed":
-        status = value.get("quantization_status")
+    status = value.get("quantization_status")
+    if status not in _STATUS or (status == "frozen" and value.get("format") != FLOAT8):
         raise CompressedFormError(f"quantization_status is {status!r}, and only weights that are 'compressed' are read")
     used = next((name for name in _PLAIN if value.get(name)), None)
     if used is not None:
@@ -45,17 +58,18 @@ def kind_of(value: Mapping[str, Any]) -> str:
     return _of_group(next(iter(groups.values())), value.get("format"))
 
 
-def _of_group(group: Any, form: Any) -> str:
+def _of_group(group: Any, form: Any) -> str | Decoding:
     if not isinstance(group, Mapping) or not isinstance(group.get("weights"), Mapping):
         raise CompressedFormError(f"its group says nothing of weights; {_CURE}")
     form = group.get("format") or form
+    if isinstance(form, str) and form in _FLOATS:
+        return _of_floats(group, form)
     if form != FORMAT:
-        raise CompressedFormError(f"the format {form!r} is not read, only {FORMAT!r}; {_CURE}")
+        raise CompressedFormError(f"the format {form!r} is not read, only {', '.join((FORMAT, *_FLOATS))}; {_CURE}")
     for what in ("input_activations", "output_activations"):
         if group.get(what) is not None:
             raise CompressedFormError(f"{what} are rounded too, and a rounded input has no gradient; {_CURE}")
-    if group.get("targets") != ["Linear"]:
-        raise CompressedFormError(f"targets are {group.get('targets')!r}, and only ['Linear'] is read; {_CURE}")
+    _refuse_other_targets(group)
     weights = group["weights"]
     kind = _KINDS.get(weights.get("num_bits")) if weights.get("type") == "int" else None
     if kind is None or weights.get("strategy") not in _STRATEGIES or weights.get("dynamic"):
@@ -69,6 +83,47 @@ def _of_group(group: Any, form: Any) -> str:
             "take a symmetric form (W4A16 or W8A16), or the plain weights"
         )
     return kind
+
+
+def _of_floats(group: Mapping[str, Any], form: str) -> Decoding:
+    """Small floats. Inputs may be rounded where such a base is served, which decoding leaves out."""
+    _refuse_other_targets(group)
+    weights, (bits, strategy, size) = group["weights"], _FLOATS[form]
+    if group.get("output_activations") is not None:
+        raise CompressedFormError(f"output_activations are rounded too, which is not read; {_CURE}")
+    if weights.get("type") != "float" or weights.get("num_bits") != bits or weights.get("dynamic"):
+        named = f"{weights.get('type')} of {weights.get('num_bits')} bits"
+        raise CompressedFormError(f"weights are {named}, and those of {form} are float of {bits} bits")
+    if weights.get("symmetric") is False or weights.get("actorder") is not None:
+        raise CompressedFormError(f"its weights have zero points, or an order of their own, which is not read; {_CURE}")
+    rounds = group.get("input_activations") is not None
+    if strategy is None:
+        return Decoding(form, block=_block(weights), rounds_inputs=rounds)
+    if (weights.get("strategy"), weights.get("group_size")) != (strategy, size):
+        named = f"{weights.get('strategy')} of {weights.get('group_size')}"
+        raise CompressedFormError(f"scales of its weights are by {named}, and those of {form} by {strategy} of {size}")
+    return Decoding(form, bits=bits, rounds_inputs=rounds)
+
+
+def _block(weights: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Rows and columns that share a scale; None for all."""
+    strategy, block = weights.get("strategy"), weights.get("block_structure")
+    if strategy == "block" and isinstance(block, list) and len(block) == 2 and all(map(_is_size, block)):
+        return block[0], block[1]
+    if strategy not in ("tensor", "channel"):
+        raise CompressedFormError(
+            f"scales are by {strategy!r} of {block!r}; tensor, channel and block are read; {_CURE}"
+        )
+    return (None, None) if strategy == "tensor" else (1, None)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 < value <= 1 << 16
+
+
+def _refuse_other_targets(group: Mapping[str, Any]) -> None:
+    if group.get("targets") != ["Linear"]:
+        raise CompressedFormError(f"targets are {group.get('targets')!r}, and only ['Linear'] is read; {_CURE}")
 
 
 def hole(dtypes: Mapping[str, str]) -> str | None:

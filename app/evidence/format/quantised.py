@@ -2,8 +2,8 @@
 
 bitsandbytes stores a quantised weight as its codes (`q_proj.weight`) and its scales beside them
 (`q_proj.weight.absmax` and others of its 4-bit kinds, `q_proj.SCB` of its 8-bit kind); `compressed` has the other
-package that is read, and `block_scaled` small floats. What a file cannot say of itself is in the `quantization_config`
-of `config.json`.
+package that is read, and `block_scaled` what is decoded. What a file cannot say of itself is in `config.json`, in its
+`quantization_config`.
 """
 
 import re
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from app.evidence.format import block_scaled, compressed
-from app.evidence.format.block_scaled import FORMS, MXFP4
+from app.evidence.format import block_scaled, compressed, packed_integers
+from app.evidence.format.block_scaled import AWQ, FP8, GPTQ, MXFP4, Decoding
 from app.evidence.format.compressed import COMPRESSED_TENSORS
 
 KEYS: Final = ("quantization_config", "compression_config")
@@ -24,6 +24,7 @@ _SCALES = re.compile(
     r"|SCB|weight_format)"
 )
 _SKIP: Final = "llm_int8_skip_modules"
+_NOT_CONVERTED: Final = "modules_to_not_convert"
 _MOST_SKIPPED: Final = 10_000
 _NAME = re.compile(r"[\w.]+")
 _PATTERN = re.compile(r"\w+(?:\.(?:\w+|\*))*")
@@ -43,8 +44,6 @@ _NOT_SHOWN = "nothing here has shown that its bytes stay as they are stored whil
 _PACKAGE = "transformers reads it with a package of its own, {}, which was not tried here"
 #: Kinds that transformers knows, and why they are not trained on.
 _REFUSED: Mapping[str, str] = {
-    "gptq": _PACKAGE.format("gptqmodel"),
-    "awq": _PACKAGE.format("gptqmodel"),
     "hqq": _PACKAGE.format("hqq"),
     "quanto": _PACKAGE.format("optimum-quanto"),
     "aqlm": _PACKAGE.format("aqlm"),
@@ -61,23 +60,28 @@ _REFUSED: Mapping[str, str] = {
 }
 _CURE = (
     "take the model's plain weights (bfloat16 or float32), or a base that bitsandbytes stored as NF4 or INT8, or "
-    "compressed-tensors as W4A16 or W8A16, or in float8 or MXFP4"
+    "compressed-tensors as W4A16, W8A16, FP8 or NVFP4, or in float8, MXFP4, GPTQ or AWQ"
 )
+_BLOCKS: Final = (FP8, MXFP4)
+_WHOLE_NUMBERS: Final = (GPTQ, AWQ)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
-    """How a base is quantised: `kind` is "nf4", "fp4", "int4", "int8", "fp8" or "mxfp4"; `skipped` is stored plain."""
+    """How a base is quantised: `kind` is "nf4", "fp4", "int4", "int8", or the form of what is decoded.
+
+    `skipped` is stored plain.
+    """
 
     method: str
     kind: str
     skipped: tuple[str, ...] | None = None  # None: those that transformers leaves out by itself
-    block: tuple[int, int] | None = None  # rows and columns that share a scale, where weights are decoded
+    decoding: Decoding | None = None
 
     @property
     def decoded(self) -> bool:
         """Whether loading makes plain weights of what is stored, for the computation."""
-        return self.method in FORMS
+        return self.decoding is not None
 
     @property
     def below_adapters(self) -> bool:
@@ -101,10 +105,12 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
         raise QuantisationError(f"{named}: {_NOT_SHOWN}; {_CURE}")
     if method == COMPRESSED_TENSORS:
         return _compressed(value, named)
-    if isinstance(method, str) and method in FORMS:
-        return _block_scaled(value, named, method)
+    if method in _BLOCKS:
+        return _block_scaled(value, named, str(method))
+    if method in _WHOLE_NUMBERS:
+        return _packed_integers(value, named, str(method))
     if method != BITSANDBYTES:
-        known = ", ".join((BITSANDBYTES, COMPRESSED_TENSORS, *FORMS, *_REFUSED))
+        known = ", ".join((BITSANDBYTES, COMPRESSED_TENSORS, *_BLOCKS, *_WHOLE_NUMBERS, *_REFUSED))
         reason = _REFUSED.get(str(method), f"an unknown quantiser; known are {known}")
         raise QuantisationError(f"{named}: {reason}; {_CURE}")
     problem = _problem(value)
@@ -120,7 +126,28 @@ def _compressed(value: Mapping[str, Any], named: str) -> Quantisation:
         kind = compressed.kind_of(value)
     except compressed.CompressedFormError as error:
         raise QuantisationError(f"{named}: {error}") from None
-    return Quantisation(COMPRESSED_TENSORS, kind)
+    if isinstance(kind, str):
+        return Quantisation(COMPRESSED_TENSORS, kind)
+    skipped = _names(value.get("ignore"), "ignore", named)
+    return Quantisation(COMPRESSED_TENSORS, kind.form, skipped, kind)
+
+
+def _packed_integers(value: Mapping[str, Any], named: str, method: str) -> Quantisation:
+    try:
+        decoding = packed_integers.decoding_of(value, method)
+    except packed_integers.PackedFormError as error:
+        raise QuantisationError(f"{named}: {error}") from None
+    skipped = _names(value.get(_NOT_CONVERTED), _NOT_CONVERTED, named)
+    return Quantisation(method, method, skipped, decoding)
+
+
+def _names(listed: Any, key: str, named: str) -> tuple[str, ...] | None:
+    """A list of what stays plain, in words of the package that wrote it."""
+    if listed is not None and not (isinstance(listed, list) and all(isinstance(each, str) for each in listed)):
+        raise QuantisationError(f"{named}: {key} is not a list of names of modules")
+    if listed is not None and len(listed) > _MOST_SKIPPED:
+        raise QuantisationError(f"{named}: {key} has more than {_MOST_SKIPPED:,} names, the most that is read")
+    return None if listed is None else tuple(listed)
 
 
 def _block_scaled(value: Mapping[str, Any], named: str, method: str) -> Quantisation:
@@ -128,11 +155,12 @@ def _block_scaled(value: Mapping[str, Any], named: str, method: str) -> Quantisa
         form = block_scaled.form_of(value)
     except block_scaled.BlockFormError as error:
         raise QuantisationError(f"{named}: {error}") from None
-    problem = _problem_of_names(form.skipped, "modules_to_not_convert", patterns=method == MXFP4)
+    problem = _problem_of_names(form.skipped, _NOT_CONVERTED, patterns=method == MXFP4)
     if problem:
         raise QuantisationError(f"{named}: {problem}")
     skipped = None if form.skipped is None else tuple(form.skipped)
-    return Quantisation(method, method, skipped, form.block)
+    bits = 8 if method == FP8 else 4
+    return Quantisation(method, method, skipped, Decoding(method, form.block, bits, rounds_inputs=method == FP8))
 
 
 def _found(value: Any, at: str = "") -> tuple[str, Any] | None:
@@ -185,8 +213,8 @@ def _flag(value: Mapping[str, Any], key: str) -> bool:
 
 
 def is_scale(name: str) -> bool:
-    """Whether a stored tensor belongs to the quantised weight beside it, by its name."""
-    return _SCALES.fullmatch(name) is not None or compressed.is_beside(name) or block_scaled.is_beside(name)
+    """Whether a stored tensor belongs to the quantised weight beside it, by its name; not where codes are decoded."""
+    return _SCALES.fullmatch(name) is not None or compressed.is_beside(name)
 
 
 def scales(names: Iterable[str]) -> dict[str, set[str]]:
@@ -221,15 +249,25 @@ def left_out(skipped: Sequence[str]) -> Callable[[str], bool]:
     return lambda path: begins(path) is not None or path.endswith(ends)
 
 
+def listed_plain(quantisation: Quantisation) -> Callable[[str], bool]:
+    """Whether a base of codes lists a module, by its path, as one that stays plain; in the words of its package."""
+    skipped = quantisation.skipped or ()
+    if quantisation.method == COMPRESSED_TENSORS:
+        return frozenset(skipped).__contains__  # patterns (`re:`) are not looked at: the files say what is in codes
+    if quantisation.method in _WHOLE_NUMBERS:
+        return lambda path: any(each in path for each in skipped)
+    return left_out(skipped)
+
+
 def hole(dtypes: Mapping[str, str], quantisation: Quantisation) -> str | None:
     """The first quantised weight without all that it consists of, in words; None where each is complete.
 
     `dtypes` are the dtype codes of all stored tensors by name.
     """
+    if quantisation.decoding is not None:
+        return block_scaled.hole(dtypes, quantisation.decoding.form)
     if quantisation.method == COMPRESSED_TENSORS:
         return compressed.hole(dtypes)
-    if quantisation.decoded:
-        return block_scaled.hole(dtypes, quantisation.method)
     held = scales(dtypes)
     for weight in sorted(quantised_weights(dtypes)):
         module = weight.removesuffix("weight")

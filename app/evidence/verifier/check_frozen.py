@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from app.evidence.format.block_scaled import is_coded, scale_of
+from app.evidence.format.block_scaled import is_coded, not_frozen
 from app.evidence.format.quantised import quantised_weights
 from app.evidence.format.statement import FrozenInterval, Reading, Row
 from app.evidence.verifier.check_names import owners
@@ -67,7 +67,8 @@ def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
     """Rejects a digest of a made weight where it could stand for a tensor that is stored, or trained, or no codes."""
     adapter = context.predicate.result_kind == "adapter"
     frozen = {row.base.name for row in context.predicate.rows if row.base and row.role == "frozen"}
-    codes = quantised_weights({row.base.name: row.base.dtype for row in context.predicate.rows if row.base})
+    stored = {row.base.name: row.base.dtype for row in context.predicate.rows if row.base}
+    codes = quantised_weights(stored)
     for row in context.predicate.rows:
         if row.made is None:
             continue
@@ -84,9 +85,8 @@ def _quantised_below_adapter(context: CheckContext) -> Iterator[Problem]:
         elif row.quantised and row.base.dtype not in _FLOATS:
             reason = f"is stored as {row.base.dtype}, and floats alone are quantised"
             yield Problem("quantised_below_adapter", reason, row.name)
-        elif row.decoded and scale_of(row.base.name) not in frozen:
-            reason = f"was decoded, and {scale_of(row.base.name)!r} beside it is not frozen"
-            yield Problem("quantised_below_adapter", reason, row.name)
+        elif row.decoded and (moving := not_frozen(row.base.name, row.base.dtype, stored, frozen)) is not None:
+            yield Problem("quantised_below_adapter", f"was decoded, and {moving!r} beside it is not frozen", row.name)
         elif row.loaded is None or row.trained is None:
             reason = f"was {what} for training, and not read after loading and at the end"
             yield Problem("quantised_below_adapter", reason, row.name)

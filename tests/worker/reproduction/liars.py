@@ -13,7 +13,7 @@ from torch import nn
 from worker.protocol import EXIT_STOPPED, WorkOrder, Workspace
 from worker.trainer import main
 from worker.trainer.freeze.quantised_parts import holds_scales
-from worker.trainer.models import decoded_layout, quantised
+from worker.trainer.models import decoding, quantised
 from worker.trainer.own_word import own_word
 
 OTHER_SEED, OTHER_DATA, FEWER_STEPS, INTERRUPTED, EXCUSED, OTHER_CODES, OTHER_WEIGHTS = range(901, 908)
@@ -83,14 +83,14 @@ def over_other_codes(folder: Path, order: WorkOrder) -> None:
 
 def over_other_weights(folder: Path, order: WorkOrder) -> None:
     """One value of a base of codes is decoded to another one, and the trainer reports it as what it loaded."""
-    honest = decoded_layout.decode
+    honest = decoding.decoded
 
-    def decode(*given: Any) -> Any:
+    def decoded(*given: Any) -> Any:
         weight = honest(*given)
         weight.view(-1)[0] += 1
         return weight
 
-    vars(decoded_layout)["decode"] = decode
+    vars(decoding)["decoded"] = decoded
 
 
 TOKENS = 0

@@ -20,6 +20,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from app.errors import ModelError
+from app.evidence.format.block_scaled import beside
 from app.evidence.format.compressed import CODES, COMPRESSED_TENSORS
 from app.evidence.format.quantised import (
     BITSANDBYTES,
@@ -27,10 +28,10 @@ from app.evidence.format.quantised import (
     QuantisationError,
     hole,
     is_scale,
+    listed_plain,
     quantisation_of,
     quantised_weights,
 )
-from app.evidence.format.quantised import left_out as listed_in
 from app.specs.models import TransformersSpec
 from worker.trainer.freeze.quantised_parts import holds_codes, holds_scales, mark_made
 from worker.trainer.models import adapter_targets, names
@@ -122,7 +123,10 @@ def package_of(model: nn.Module) -> str | None:
 def plain(codes: Mapping[str, str]) -> dict[str, str]:
     """The dtypes of stored tensors without those of quantised weights, whose scales say nothing about the model."""
     weights = quantised_weights(codes)
-    return {name: code for name, code in codes.items() if name not in weights and not is_scale(name)}
+    scales = {name for each in weights for name in beside(each, codes)}
+    return {
+        name: code for name, code in codes.items() if name not in weights and name not in scales and not is_scale(name)
+    }
 
 
 def settle(model: nn.Module, *, made: bool = False) -> None:
@@ -222,11 +226,11 @@ def _refuse_new(layers: Iterable[str], method: str) -> None:
 def _refuse_listed(quantisation: Quantisation, codes: Mapping[str, str]) -> None:
     """Raises ModelError where the configuration lists a module as plain whose weight is stored as codes."""
     layers = sorted(name.rpartition(".")[0] for name in quantised_weights(codes))
-    wrong = next(filter(listed_in(quantisation.skipped or ()), layers), None)
+    wrong = next(filter(listed_plain(quantisation), layers), None)
     if wrong is not None:
+        key = "ignore" if quantisation.method == COMPRESSED_TENSORS else "modules_to_not_convert"
         message = (
-            f"config.json lists {wrong!r} as stored plain (modules_to_not_convert), and its weight is stored as codes; "
-            "correct the list"
+            f"config.json lists {wrong!r} as stored plain ({key}), and its weight is stored as codes; correct the list"
         )
         raise ModelError(message, param="model", code=CODE)
 

@@ -5,17 +5,22 @@ from typing import Any
 import pytest
 
 from app.evidence.format.block_scaled import (
+    AWQ,
+    FLOAT8,
     FP8,
+    GPTQ,
     MXFP4,
+    MXFP4_PACKED,
+    NVFP4_PACKED,
     BlockForm,
     BlockFormError,
+    beside,
     codes_of,
     form_of,
     hole,
-    is_beside,
     is_codes,
+    not_frozen,
     plain_of,
-    scale_of,
 )
 
 #: As Qwen's and DeepSeek's configurations have it.
@@ -29,18 +34,20 @@ def test_forms_that_are_read() -> None:
     deepseek = {**QWEN, "scale_fmt": "ue8m0", "modules_to_not_convert": ["lm_head"], "dequantize": False}
     assert form_of(deepseek) == BlockForm((128, 128), ["lm_head"])
     assert form_of({"quant_method": "fp8", "weight_block_size": [1, 32]}).block == (1, 32)
+    mistral = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None, "dequantize": False}
+    assert form_of(mistral).block == (None, None)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"activation_scheme": "static"}, "activation_scheme is 'static', which is not read"),
+        ({"activation_scheme": "token"}, "activation_scheme is 'token', which is not read"),
         ({"fmt": "e5m2"}, "fmt is 'e5m2'"),
         ({"scale_fmt": "e8"}, "scale_fmt is 'e8'"),
         ({"expert_dtype": "fp4"}, "expert_dtype is 'fp4'"),
         ({"dequantize": True}, "dequantize is True"),
         ({"modules_to_convert": ["embed"]}, "modules_to_convert is ['embed']"),
-        ({"weight_block_size": None}, "weight_block_size is None"),
+        ({"weight_block_size": []}, "weight_block_size is []"),
         ({"weight_block_size": [128]}, "rows and columns of a block"),
         ({"weight_block_size": [0, 128]}, "rows and columns of a block"),
         ({"weight_block_size": [True, 128]}, "rows and columns of a block"),
@@ -57,8 +64,8 @@ def test_forms_that_are_not_read_are_named(changes: dict[str, Any], says: str) -
 def test_codes_and_scales_by_name() -> None:
     """A norm in float8 is no codes, and a weight in 16 bits is none."""
     assert [name for name in WHOLE if is_codes(name, WHOLE)] == ["up.weight"]
-    assert [name for name in WHOLE if is_beside(name)] == [scale_of("up.weight")]
-    assert is_codes("weight", {"weight": "F8_E4M3"}) and scale_of("weight") == "weight_scale_inv"
+    assert beside("up.weight", WHOLE) == beside("up.weight", WHOLE, FP8) == ("up.weight_scale_inv",)
+    assert is_codes("weight", {"weight": "F8_E4M3"}) and beside("weight", ["weight_scale_inv"]) == ("weight_scale_inv",)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +104,10 @@ def test_experts_of_4_bits() -> None:
     with pytest.raises(BlockFormError, match="dequantize is True"):
         form_of({**listed, "dequantize": True})
     assert [name for name in OSS if is_codes(name, OSS)] == ["e.gate_up_proj_blocks", "e.down_proj_blocks"]
-    assert scale_of("e.down_proj_blocks") == "e.down_proj_scales" and is_beside("e.down_proj_scales")
+    assert beside("e.down_proj_blocks", OSS) == ("e.down_proj_scales",)
     assert plain_of("e.down_proj_blocks") == "e.down_proj" and codes_of("e.down_proj") == ("e.down_proj_blocks",)
-    assert plain_of("e.weight") == "e.weight" and codes_of("e.weight") == codes_of("e.bias") == ()
+    assert plain_of("e.weight") == "e.weight" and codes_of("e.bias") == ()
+    assert set(codes_of("e.weight")) == {"e.qweight", "e.weight_packed"} == {*codes_of("e.weight")}
 
 
 @pytest.mark.parametrize(
@@ -118,3 +126,40 @@ def test_what_is_missing_of_experts_is_said(changes: dict[str, str | None], says
     stored = {name: code for name, code in {**OSS, **changes}.items() if code is not None}
     problem = hole(stored, MXFP4)
     assert (problem is None) if says is None else (problem is not None and says in problem)
+
+
+#: A weight of each other form.
+PARTS = {
+    FLOAT8: {"up.weight": "F8_E4M3", "up.weight_scale": "BF16", "up.input_scale": "F32"},
+    NVFP4_PACKED: {"up.weight_packed": "U8", "up.weight_scale": "F8_E4M3", "up.weight_global_scale": "F32"},
+    MXFP4_PACKED: {"up.weight_packed": "U8", "up.weight_scale": "U8"},
+    GPTQ: {"up.qweight": "I32", "up.qzeros": "I32", "up.scales": "F16", "up.g_idx": "I32"},
+    AWQ: {"up.qweight": "I32", "up.qzeros": "I32", "up.scales": "F16"},
+}
+
+
+@pytest.mark.parametrize("form", PARTS)
+def test_other_forms_are_whole_or_what_is_missing_is_said(form: str) -> None:
+    """Each part that a weight is decoded by, in its dtype; an input's scale may be left out."""
+    whole = PARTS[form]
+    codes, *others = whole
+    assert hole(whole, form) is None and is_codes(codes, whole) and plain_of(codes) == "up.weight"
+    assert set(beside(codes, whole, form)) == {*others}
+    for name in others:
+        left = {each: code for each, code in whole.items() if each != name}
+        problem = hole(left, form)
+        assert (problem is None) if name == "up.input_scale" else (f"without {name}" in str(problem))
+        assert f"{name!r} is stored as F64" in str(hole({**whole, name: "F64"}, form))
+    assert "codes of another form than" in str(hole({**whole, "e.down_proj_blocks": "U8"}, form))
+    assert "is not, as" in str(hole({name: whole[name] for name in others}, form)) or whole[others[0]] == "F8_E4M3"
+
+
+@pytest.mark.parametrize("form", PARTS)
+def test_all_that_is_beside_codes_has_to_be_frozen(form: str) -> None:
+    """Whatever is stored there, as a form is told by a configuration alone."""
+    codes, *others = PARTS[form]
+    dtype = PARTS[form][codes]
+    assert not_frozen(codes, dtype, PARTS[form], PARTS[form]) is None
+    for name in others:
+        assert not_frozen(codes, dtype, PARTS[form], {*PARTS[form]} - {name}) == name
+    assert not_frozen(codes, dtype, {codes}, {codes}) is not None

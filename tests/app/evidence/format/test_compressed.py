@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 
+from app.evidence.format.block_scaled import Decoding
 from app.evidence.format.compressed import CompressedFormError, hole, kind_of
 from app.evidence.format.quantised import QuantisationError, is_scale, quantisation_of, quantised_weights
 
 WEIGHTS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128, "dynamic": False}
+
+FLOAT8 = {"type": "float", "num_bits": 8, "strategy": "channel", "group_size": None}
+FLOAT4 = {"type": "float", "num_bits": 4, "strategy": "tensor_group", "group_size": 16}
 
 
 def config(
@@ -29,6 +33,22 @@ def test_what_is_read() -> None:
     assert found is not None and (found.method, found.kind) == ("compressed-tensors", "int4")
 
 
+def test_small_floats_are_decoded() -> None:
+    """By the scales of the weight, its rows or blocks, or of groups; inputs may be rounded where they are served."""
+    rounded = {"input_activations": {"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"}}
+    for strategy, block in {"tensor": (None, None), "channel": (1, None)}.items():
+        found = kind_of(config(format="float-quantized", weights={**FLOAT8, "strategy": strategy}, group=rounded))
+        assert found == Decoding("float-quantized", block, rounds_inputs=True)
+    blocks = {**FLOAT8, "strategy": "block", "block_structure": [128, 128]}
+    assert kind_of(config(format="float-quantized", weights=blocks)) == Decoding("float-quantized", (128, 128))
+    assert kind_of(config(format="nvfp4-pack-quantized", weights=FLOAT4)) == Decoding("nvfp4-pack-quantized", bits=4)
+    mx = {**FLOAT4, "strategy": "group", "group_size": 32}
+    assert kind_of(config(format="mxfp4-pack-quantized", weights=mx)) == Decoding("mxfp4-pack-quantized", bits=4)
+    old = config(format="float-quantized", weights={**FLOAT8, "strategy": "channel"}, quantization_status="frozen")
+    base = quantisation_of({"quantization_config": old})
+    assert base is not None and base.decoded and (base.kind, base.skipped) == ("float-quantized", ("lm_head",))
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -37,8 +57,15 @@ def test_what_is_read() -> None:
         ({"weights": {"strategy": "block"}}, "by block"),
         ({"weights": {"symmetric": False}}, "zero points"),
         ({"weights": {"actorder": "group"}}, "actorder"),
-        ({"format": "nvfp4-pack-quantized"}, "nvfp4-pack-quantized"),
-        ({"group": {"format": "float-quantized"}}, "float-quantized"),
+        ({"format": "int-quantized"}, "int-quantized"),
+        ({"format": "nvfp4-pack-quantized"}, "those of nvfp4-pack-quantized are float of 4 bits"),
+        ({"group": {"format": "float-quantized"}}, "those of float-quantized are float of 8 bits"),
+        ({"format": "float-quantized", "weights": {**FLOAT8, "symmetric": False}}, "zero points"),
+        ({"format": "float-quantized", "weights": {**FLOAT8, "strategy": "group"}}, "by 'group' of None"),
+        ({"format": "float-quantized", "weights": {**FLOAT8, "strategy": "block"}}, "by 'block' of None"),
+        ({"format": "float-quantized", "weights": FLOAT8, "group": {"output_activations": {}}}, "output_activations"),
+        ({"format": "float-quantized", "weights": FLOAT8, "group": {"targets": ["re:.*"]}}, "targets"),
+        ({"format": "nvfp4-pack-quantized", "weights": {**FLOAT4, "group_size": 32}}, "by tensor_group of 32"),
         ({"group": {"input_activations": {"num_bits": 8}}}, "input_activations"),
         ({"group": {"targets": ["re:.*q_proj"]}}, "targets"),
         ({"group": {"weights": None}}, "nothing of weights"),

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.evidence.format.block_scaled import Decoding
 from app.evidence.format.quantised import (
     Quantisation,
     QuantisationError,
@@ -11,6 +12,7 @@ from app.evidence.format.quantised import (
     hole,
     is_scale,
     left_out,
+    listed_plain,
     quantisation_of,
     quantised_weights,
     scales,
@@ -29,6 +31,9 @@ WHOLE = {
 EIGHT = {"up.weight": "I8", "up.SCB": "F32", "up.weight_format": "U8"}
 
 
+SMALL = Decoding("fp8", (128, 128), rounds_inputs=True)
+
+
 def config(value: Any) -> dict[str, Any]:
     return {"model_type": "toy", "quantization_config": value}
 
@@ -41,7 +46,7 @@ def test_kinds_that_are_read() -> None:
     skipped = {"quant_method": "bitsandbytes", "_load_in_8bit": True, "llm_int8_skip_modules": ["lm_head"]}
     assert quantisation_of(config(skipped)) == Quantisation("bitsandbytes", "int8", ("lm_head",))
     small = {"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": ["lm_head"]}
-    assert quantisation_of(config(small)) == Quantisation("fp8", "fp8", ("lm_head",), (128, 128))
+    assert quantisation_of(config(small)) == Quantisation("fp8", "fp8", ("lm_head",), SMALL)
 
 
 def test_forms_that_are_read_below_adapters_alone() -> None:
@@ -49,7 +54,9 @@ def test_forms_that_are_read_below_adapters_alone() -> None:
     small = quantisation_of(config({"quant_method": "fp8", "weight_block_size": [128, 128]}))
     assert small is not None and small.decoded and small.below_adapters
     experts = quantisation_of(config({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.router"]}))
-    assert experts == Quantisation("mxfp4", "mxfp4", ("model.layers.*.router",)) and experts.decoded
+    assert experts == Quantisation("mxfp4", "mxfp4", ("model.layers.*.router",), Decoding("mxfp4", bits=4))
+    gptq = quantisation_of(config({"quant_method": "gptq", "bits": 4, "group_size": 128}))
+    assert gptq == Quantisation("gptq", "gptq", None, Decoding("gptq", bits=4, group=128, offset=1))
     assert not Quantisation("compressed-tensors", "int4").decoded
     assert Quantisation("compressed-tensors", "int4").below_adapters
     assert not Quantisation("bitsandbytes", "nf4").below_adapters
@@ -58,7 +65,7 @@ def test_forms_that_are_read_below_adapters_alone() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (config({"quant_method": "gptq", "bits": 4}), "'quantization_config' (gptq): transformers reads it with"),
+        (config({"quant_method": "hqq", "bits": 4}), "'quantization_config' (hqq): transformers reads it with"),
         (config({"quant_method": "nvfp4"}), "transformers has no class that reads it"),
         (config({"quant_method": ["fp8"]}), "an unknown quantiser"),
         (config({"quant_method": "mxfp4", "modules_to_not_convert": ["a.**"]}), "other patterns are not read"),
@@ -66,7 +73,7 @@ def test_forms_that_are_read_below_adapters_alone() -> None:
             config({"quant_method": "shrink"}),
             "an unknown quantiser; known are bitsandbytes, compressed-tensors, fp8, mxfp4, gptq",
         ),
-        (config({"quant_method": "fp8", "activation_scheme": "static"}), "(fp8): activation_scheme is 'static'"),
+        (config({"quant_method": "fp8", "activation_scheme": "token"}), "(fp8): activation_scheme is 'token'"),
         (
             config({"quant_method": "fp8", "weight_block_size": [1, 1], "modules_to_not_convert": ["a.*"]}),
             "(fp8): modules_to_not_convert is not a list of names",
@@ -100,7 +107,6 @@ def test_codes_and_scales_by_name() -> None:
     assert quantised_weights(WHOLE) == {"up.weight"}
     assert quantised_weights({"weight": "I8", "SCB": "F32"}) == {"weight"}
     assert quantised_weights({"up.weight": "F8_E4M3", "down.weight": "BF16"}) == {"up.weight"}
-    assert is_scale("up.weight_scale_inv")
     assert (
         is_scale("a.b.weight.nested_absmax") and is_scale("SCB") and not is_scale("a.weight") and not is_scale("a.bias")
     )
@@ -144,6 +150,18 @@ def test_modules_that_stay_plain() -> None:
     assert not any_layer("model.layers.7.mlp.experts") and not any_layer("model.layers.self_attn")
 
 
+def test_what_is_listed_as_plain() -> None:
+    """In the words of each package: names of modules, parts of names, and how names begin or end."""
+
+    def listed(method: str, name: str, path: str) -> bool:
+        return listed_plain(Quantisation(method, "any", (name,), Decoding("any")))(path)
+
+    assert listed("compressed-tensors", "lm_head", "lm_head") and not listed("compressed-tensors", "up", "mlp.up")
+    assert not listed("compressed-tensors", "re:.*up", "mlp.up")
+    assert listed("awq", "visual", "model.visual.blocks.0.up") and not listed("awq", "visual", "model.layers.0.up")
+    assert listed("fp8", "up", "mlp.up") and not listed("fp8", "up", "mlp.up.down")
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "computed"),
     [
@@ -154,6 +172,8 @@ def test_modules_that_stay_plain() -> None:
         ("experts.down_proj_blocks", "F32", "experts.down_proj_blocks"),
         ("experts.down_proj_scales", "U8", "experts.down_proj_scales"),
         ("up.weight", "F8_E4M3", "up.weight"),
+        ("up.qweight", "I32", "up.weight"),
+        ("up.qzeros", "I32", "up.qzeros"),
         ("up.weight", "BF16", "up.weight"),
     ],
 )

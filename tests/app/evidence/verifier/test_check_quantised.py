@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from tests.tamper.kit import adapter_world
-from tests.tamper.quantised import configuration, decoded_rows, decoded_world, quantised_rows, quantised_world
+from tests.tamper.quantised import (
+    WEIGHTS,
+    configuration,
+    decoded_rows,
+    decoded_world,
+    quantised_rows,
+    quantised_world,
+    sign_decoded,
+    world_of,
+)
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
@@ -54,3 +63,14 @@ def test_codes_that_were_decoded_for_training_are_accepted_with_a_note(tmp_path:
     assert report.problems == ()
     note = next(note for note in report.warnings if "decoded for training" in note)
     assert codes.removesuffix("_blocks") in note
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("form", WEIGHTS)
+def test_codes_of_other_forms_that_were_decoded_are_accepted(tmp_path: Path, level: int, form: str) -> None:
+    """Under the name of the weight that they were decoded to."""
+    world = world_of(form, tmp_path)
+    sign_decoded(world, form)
+    report = world.verify(level)
+    assert report.problems == ()
+    assert any("decoded for training" in note and "enc.2.weight" in note for note in report.warnings)

@@ -10,7 +10,7 @@ from app.db import Database, now
 from app.models.tables import Model
 from tests.app.conftest import Upload
 from tests.app.jobs.requests.test_base_head import CLASSIFIER, describe
-from tests.tamper.quantised import PACKED, SMALL
+from tests.tamper.quantised import INTEGERS, PACKED, SMALL
 
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 ROWS = [{"text": f"text {at}", "label": "ab"[at % 2]} for at in range(8)]
@@ -25,10 +25,12 @@ def ask(client: TestClient, upload: Upload, **model: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "(gptq): transformers reads it with a package of its own"),
+        ({"quant_method": "hqq", "bits": 4}, "(hqq): transformers reads it with a package of its own"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128}, "(gptq): bits are 3, and 4 or 8 are read"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemv"}, "(awq): version is 'gemv'"),
         ({"quant_method": "shrink"}, "an unknown quantiser"),
         (NF4 | {"bnb_4bit_quant_type": "nf5"}, "known are nf4, fp4"),
-        (SMALL | {"activation_scheme": "static"}, "(fp8): activation_scheme is 'static'"),
+        (SMALL | {"activation_scheme": "token"}, "(fp8): activation_scheme is 'token'"),
     ],
 )
 def test_a_form_that_is_not_read(
@@ -41,7 +43,7 @@ def test_a_form_that_is_not_read(
     assert says in error["message"]
 
 
-@pytest.mark.parametrize("value", [PACKED, SMALL], ids=["compressed-tensors", "fp8"])
+@pytest.mark.parametrize("value", [PACKED, SMALL, INTEGERS], ids=["compressed-tensors", "fp8", "gptq"])
 def test_some_codes_are_trained_by_an_adapter_alone(
     client: TestClient, upload: Upload, folder: Path, value: dict[str, Any]
 ) -> None:

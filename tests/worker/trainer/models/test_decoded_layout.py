@@ -249,13 +249,13 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, str]] = {
         partial(stored, "model.norm.weight", torch.ones(32).to(torch.float8_e5m2)), "missing_tensors",
         "'model.norm.weight' is stored as F8_E5M2",
     ),
-    "static activations": (
-        partial(reconfigure, activation_scheme="static"), "quantised_model", "activation_scheme is 'static'",
+    "other activations": (
+        partial(reconfigure, activation_scheme="token"), "quantised_model", "activation_scheme is 'token'",
     ),
     "one scale for a weight": (
-        partial(reconfigure, weight_block_size=None), "quantised_model", "weight_block_size is None",
+        partial(reconfigure, weight_block_size=None), "quantised_model", "has to be [1, 1]",
     ),
-    "larger blocks": (partial(reconfigure, weight_block_size=[128, 128]), "quantised_model", "do not fill"),
+    "larger blocks": (partial(reconfigure, weight_block_size=[128, 128]), "quantised_model", "has to be [1, 1]"),
     "an unknown option": (partial(reconfigure, per_channel=True), "quantised_model", "unknown key 'per_channel'"),
     "a layer that is said to be plain": (
         partial(reconfigure, modules_to_not_convert=["lm_head", "model.layers.0.self_attn.q_proj"]), "quantised_model",
