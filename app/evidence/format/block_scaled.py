@@ -90,6 +90,7 @@ _PLAIN: Final[Mapping[str, tuple[object, ...]]] = {
     "modules_to_convert": (None, []),
 }
 _KNOWN_MXFP4: Final = frozenset(("quant_method", "modules_to_not_convert", "dequantize"))
+_UNSAID: Final = [128, 128]  # what transformers' FineGrainedFP8Config takes where a configuration has no sizes
 _LARGEST: Final = 1 << 16
 _CURE: Final = "take a base in float8 with a scale for each block or weight, or the plain weights"
 
@@ -129,7 +130,7 @@ def form_of(value: Mapping[str, Any]) -> BlockForm:
             raise BlockFormError(f"{key} is {value[key]!r}, which is not read; {_CURE}")
     if known is _KNOWN_MXFP4:
         return BlockForm(None, value.get("modules_to_not_convert"))
-    block = value.get("weight_block_size", ())
+    block = value.get("weight_block_size", _UNSAID)
     if block is None:
         return BlockForm((None, None), value.get("modules_to_not_convert"))
     if not isinstance(block, list) or len(block) != 2 or not all(map(_is_size, block)):

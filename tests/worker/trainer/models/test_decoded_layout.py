@@ -229,6 +229,14 @@ def stored(name: str, tensor: torch.Tensor, folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.update({name: tensor}))
 
 
+def one_block(folder: Path) -> None:
+    """The configuration says that a weight has one scale."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["quantization_config"]["weight_block_size"] = None
+    path.write_text(json.dumps(content))
+
+
 def spoilt(folder: Path) -> None:
     """One code is NaN."""
     rewrite(folder, lambda tensors: tensors[f"{LAYER}.weight"].view(torch.uint8)[0, :1].fill_(0x7F))
@@ -252,9 +260,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "other activations": (
         partial(reconfigure, activation_scheme="token"), "quantised_model", "activation_scheme is 'token'",
     ),
-    "one scale for a weight": (
+    "no size of blocks": (
         partial(reconfigure, weight_block_size=None), "quantised_model", "has to be [1, 1]",
     ),
+    "one scale for a weight": (one_block, "quantised_model", "has to be [1, 1]"),
     "larger blocks": (partial(reconfigure, weight_block_size=[128, 128]), "quantised_model", "has to be [1, 1]"),
     "an unknown option": (partial(reconfigure, per_channel=True), "quantised_model", "unknown key 'per_channel'"),
     "a layer that is said to be plain": (

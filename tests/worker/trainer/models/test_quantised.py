@@ -147,7 +147,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
         "nf4", partial(reconfigure, quant_method="shrink"), "quantised_model", "an unknown quantiser",
     ),
     "a quantiser that is not read": (
-        "nf4", partial(reconfigure, quant_method="gptq"), "quantised_model", "gptqmodel",
+        "nf4", partial(reconfigure, quant_method="quanto"), "quantised_model", "optimum-quanto",
     ),
     "an unknown key": ("int8", partial(reconfigure, version=9), "quantised_model", "unknown key 'version'"),
     "4 and 8 bits": ("int8", partial(reconfigure, load_in_4bit=True), "quantised_model", "one of them"),
