@@ -1,14 +1,19 @@
 """Operator mistakes end a command with one sentence and exit code 1; tracebacks are for bugs in Permafrost."""
 
+from __future__ import annotations
+
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.errors import PermafrostError
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
 
 #: Errors of files and folders that an operator can fix; other system errors may be bugs.
 _PATH_ERRORS: Final = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -26,7 +31,7 @@ def exit_with_message() -> Iterator[None]:
         if error.title != "Settings":
             raise
         raise SystemExit(_settings_message(error)) from None
-    except (OperationalError, ProgrammingError) as error:
+    except _database_errors() as error:
         raise SystemExit(_database_message(error)) from None
     except OSError as error:
         if error.errno not in _PATH_ERRORS | _DISK_FULL or error.filename is None:
@@ -42,9 +47,15 @@ def _plain(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-def _database_message(error: OperationalError | ProgrammingError) -> str:
+def _database_errors() -> tuple[type[DBAPIError], ...]:
+    """Those of the database, in a command that has imported it: most have not, and start sooner without."""
+    exc = sys.modules.get("sqlalchemy.exc")
+    return () if exc is None else (exc.OperationalError, exc.ProgrammingError)
+
+
+def _database_message(error: DBAPIError) -> str:
     reason = str(error.orig).strip().splitlines()[0]
-    if isinstance(error, ProgrammingError) or "no such table" in reason:
+    if type(error).__name__ == "ProgrammingError" or "no such table" in reason:
         return f"the database tables do not match this version ({reason}): run `permafrost migrate`"
     return f"cannot use the database (PERMAFROST_DATABASE_URL, or the data folder): {reason}"
 

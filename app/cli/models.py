@@ -18,7 +18,6 @@ import typer
 from app.cli.files import download
 from app.cli.output import AsJson, age, print_json, print_table, size
 from app.cli.service import Server, ask, connect, listed
-from app.evidence.verifier import verify as verifier
 from app.jsontypes import JsonDict
 from app.settings import Settings
 
@@ -154,6 +153,8 @@ def _download(client: httpx2.Client, model: str, folder: Path, *, attested: bool
 
 def _verify(folder: Path, key: Path) -> None:
     """SystemExit with the verifier's own code, where it does not verify the folder."""
+    from app.evidence.verifier import verify as verifier  # here, so that the other commands start without it
+
     arguments = [str(folder / "attestation.json"), "--key", str(key), "--result", str(folder)]
     with redirect_stdout(sys.stderr):
         code = verifier.main(arguments)

@@ -14,7 +14,6 @@ from app.cli.files import download
 from app.cli.jobs import JobArgument
 from app.cli.output import AsJson, OutputFile, print_json
 from app.cli.service import Server, ask, connect
-from app.evidence.verifier import packed
 from app.jsontypes import JsonDict
 
 
@@ -71,6 +70,8 @@ def pack(
 
 
 def _fill(client: httpx2.Client, job: JsonDict, folder: Path) -> None:
+    from app.evidence.verifier import packed  # here, so that the other commands start without the verifier
+
     model = job["fine_tuned_model"]
     if model is None:
         raise SystemExit(f"job {job['id']} left no model to pack: it is {job['status']}")

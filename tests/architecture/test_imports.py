@@ -51,6 +51,11 @@ def test_the_api_starts_without_torch_and_worker() -> None:
         assert packages.isdisjoint(TORCH | {"worker"}), module
 
 
+def test_the_command_line_starts_without_the_database() -> None:
+    """Most commands ask a server over HTTP: what only some need is imported by those that run."""
+    assert loaded_by("app.cli.commands")["app.cli.commands"].isdisjoint({"sqlalchemy", "fastapi", "alembic"})
+
+
 def test_the_worker_process_has_neither_torch_nor_fastapi() -> None:
     """The supervisor trains nothing and serves nothing: torch stays in the trainer, FastAPI in the API."""
     for module, packages in loaded_by("worker.tasks", *SUPERVISOR).items():

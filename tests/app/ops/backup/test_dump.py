@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.evidence.format.keys import load_or_create
-from app.ops.backup import command
+from app.ops.backup import copies
 from app.ops.backup.dump import BackupError
 from app.settings import Settings
 from migrations.upgrade import upgrade
@@ -28,10 +28,10 @@ def test_the_other_kind_of_database_is_refused(tmp_path: Path) -> None:
     """A dump of SQLite cannot go into PostgreSQL."""
     settings = Settings(data_dir=tmp_path / "data")
     upgrade(settings.database)
-    command.write(settings, tmp_path / "backup")
+    copies.write(settings, tmp_path / "backup")
     other = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/x"})
     with pytest.raises(BackupError, match="of a sqlite database"):
-        command.read_back(other, tmp_path / "backup")
+        copies.read_back(other, tmp_path / "backup")
 
 
 def test_no_password_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
