@@ -23,6 +23,7 @@ from tests import servers
 #: The leak gauntlet's score; here, and not beside its tests, so that xdist's controller loads it too.
 pytest_plugins = ["tests.leaks.score", "tests.chaos.score"]
 
+HERE = Path(__file__).parent
 #: The embedded way, and the deployed one.
 WAYS = ["embedded", "deployed"]
 
@@ -42,6 +43,20 @@ class Deployment:
     environment: dict[str, str]
     settings: Settings
     db: Database
+
+
+#: What `make slow` and `make chaos` choose, and the word that a file of such tests has in its text or path.
+CHOSEN = {"slow and not chaos": "slow", "chaos": "chaos"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out files without a test that was chosen: to import all of them takes most of a minute in each process."""
+    word = CHOSEN.get(config.option.markexpr)
+    if word is None or not collection_path.name.startswith("test_") or collection_path.suffix != ".py":
+        return None
+    if word in str(collection_path.relative_to(HERE)) or word in collection_path.read_text("utf-8").lower():
+        return None
+    return True
 
 
 def pytest_report_header() -> list[str]:

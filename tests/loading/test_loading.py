@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.depth import DEPTH
 from tests.loading import adapters, folders
 from tests.loading.takes import taken
 from tests.patience import PATIENCE
@@ -28,8 +29,6 @@ pytest.importorskip("transformers", reason="the worker's dependencies are not in
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's
 
 Taker = Callable[[dict[str, Any]], dict[str, str]]
-#: How many times as many folders as usual: PERMAFROST_TEST_DEPTH=5 looks longer than CI has time to.
-DEPTH = int(os.environ.get("PERMAFROST_TEST_DEPTH", "1"))
 CHOICES = st.lists(st.tuples(st.integers(0, len(folders.CHANGES) - 1), st.integers(0, 5_000)), max_size=3)
 OVERLAYS = st.lists(st.tuples(st.integers(0, len(adapters.CHANGES) - 1), st.integers(0, 5_000)), max_size=2)
 
@@ -182,14 +181,14 @@ def test_a_list_that_the_base_lacks_says_what_is_loaded(lie: bool, config: dict[
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", folders.MODELS)
 def test_many_accepted_folders_load_what_was_proved(kind: str) -> None:
-    outcomes = run_folders(kind, quietly, examples=150 * DEPTH)
-    assert outcomes["loaded"] >= 15 * DEPTH, outcomes
+    outcomes = run_folders(kind, quietly, examples=int(150 * DEPTH))
+    assert outcomes["loaded"] >= int(15 * DEPTH), outcomes
 
 
 @pytest.mark.slow
 def test_many_accepted_adapters_leave_the_base_as_it_was_proved() -> None:
-    outcomes = run_adapters(quietly, examples=60 * DEPTH)
-    assert outcomes["loaded"] >= 6 * DEPTH, outcomes
+    outcomes = run_adapters(quietly, examples=int(60 * DEPTH))
+    assert outcomes["loaded"] >= int(6 * DEPTH), outcomes
 
 
 class Release:
@@ -223,7 +222,7 @@ class Release:
 def test_older_releases_load_what_was_proved(name: str, kind: str) -> None:
     release = Release(name)
     try:
-        outcomes = run_folders(kind, release, examples=40 * DEPTH)
+        outcomes = run_folders(kind, release, examples=int(40 * DEPTH))
     finally:
         release.close()
-    assert outcomes["loaded"] >= 4 * DEPTH, outcomes
+    assert outcomes["loaded"] >= int(4 * DEPTH), outcomes

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +17,12 @@ pytest.importorskip("transformers", reason="the worker's dependencies are not in
 import torch
 from transformers.initialization import no_init_weights
 
+from tests.depth import DEPTH
 from tools.deciding import _deciding, configuration, in_json
 from tools.loaders import _classes
 
 #: One class of so many is tried; PERMAFROST_TEST_DEPTH=40 tries all of them, which takes an hour.
-EVERY = max(1, 40 // int(os.environ.get("PERMAFROST_TEST_DEPTH", "1")))
+STEP = max(1, int(40 / DEPTH))
 #: Seconds for a class, of which a few are large or slow to make.
 SECONDS = 20
 #: What a new head or another use changes, and what has no effect on tensors and would be tried often.
@@ -59,13 +59,13 @@ def test_no_key_drops_tensors_unseen() -> None:
     """Each key of a class's configuration is changed in turn: what loses tensors and no size is compared."""
     unseen: dict[str, str] = {}
     tried = 0
-    for kind, model in list(_classes())[::EVERY]:
+    for kind, model in list(_classes())[::STEP]:
         config = configuration(model.config_class)
         if config is not None and getattr(model.config_class, "model_type", kind) == kind:
             tried += 1
             unseen |= {f"{model.__name__}: {key}": tensor for key, tensor in losses(model, in_json(config))}
     assert unseen == {}
-    assert tried * EVERY > 800
+    assert tried * STEP > 800
 
 
 def losses(model: Any, full: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,8 @@
 """Every architecture of transformers is verified or refused by name, as the documentation says."""
 
-import os
-
 import pytest
 
+from tests.depth import EVERY
 from tests.zoo.bases import Entry
 from tests.zoo.runs import Outcome
 from tests.zoo.table import PATH, everything, render, run, score
@@ -16,8 +15,8 @@ def test_every_architecture_is_verified_or_refused_by_name() -> None:
 
     PERMAFROST_TEST_ZOO_EVERY=4 tries every fourth architecture, and holds no page against them.
     """
-    page, every = PATH.read_text("utf-8"), int(os.environ.get("PERMAFROST_TEST_ZOO_EVERY", "1"))
-    tried = {entry: policies for at, (entry, policies) in enumerate(everything().items()) if at % every == 0}
+    page = PATH.read_text("utf-8")
+    tried = {entry: policies for at, (entry, policies) in enumerate(everything().items()) if at % EVERY == 0}
     results = dict(run(tried, jobs=2))
     print(score(results))
     assert score(results).endswith(", 0 anything else"), [
@@ -26,7 +25,7 @@ def test_every_architecture_is_verified_or_refused_by_name() -> None:
         for policy, outcome in each.items()
         if outcome.status == "other"
     ]
-    if every == 1:
+    if EVERY == 1:
         assert page == render(results)
 
 
