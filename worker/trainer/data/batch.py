@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -68,14 +68,10 @@ class Examples(Protocol):
     def outline(self, positions: Positions) -> Batch: ...
 
 
+@lru_cache(maxsize=256)
 def hollow(dtype: torch.dtype, *shape: int) -> Tensor:
     """A tensor that holds nothing, in the memory of one element: NaN where the dtype has it, so that a use shows."""
-    return _nothing(dtype).expand(shape)
-
-
-@cache
-def _nothing(dtype: torch.dtype) -> Tensor:
-    return torch.full((), float("nan") if dtype.is_floating_point else 0, dtype=dtype)
+    return torch.full((), float("nan") if dtype.is_floating_point else 0, dtype=dtype).expand(shape)
 
 
 Kind = TypeVar("Kind", bound=Examples, covariant=True)

@@ -52,7 +52,7 @@ class TextExamples:
             weight = int((targets != IGNORED).sum())
         else:
             assert self._whole is not None
-            targets = self._whole[torch.from_numpy(positions)]
+            targets = self._whole.index_select(0, torch.from_numpy(positions))
             weight = targets.numel()
         tokens = int(self.lengths[positions].sum())
         return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=positions)
@@ -70,7 +70,7 @@ class RankedExamples(TextExamples):
 
     def _with_targets(self, inputs: dict[str, Tensor], positions: Positions) -> Batch:
         batch = super()._with_targets(inputs, positions)
-        return replace(batch, queries=self._queries[torch.from_numpy(positions)])
+        return replace(batch, queries=self._queries.index_select(0, torch.from_numpy(positions)))
 
 
 class PairExamples:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -34,22 +33,17 @@ class Removal:
     divisible: bool = True
     layers: PaddingFreeLayers | None = None
 
-    @contextmanager
-    def computing(self, batch: Batch) -> Iterator[Batch]:
+    def computing(self, batch: Batch) -> AbstractContextManager[Batch]:
         """The batch as it is to be passed through the model, forward and backward, inside."""
         if self.layers is not None:
-            with self.layers.computing(batch) as given:
-                yield given
-        elif self.way == "micro_batches" and not self.divisible:
-            yield replace(batch, groups=self._groups(batch))
-        else:
-            yield batch
+            return self.layers.computing(batch)
+        if self.way == "micro_batches" and not self.divisible:
+            return nullcontext(replace(batch, groups=self._groups(batch)))
+        return nullcontext(batch)
 
-    @contextmanager
-    def pausing(self) -> Iterator[None]:
+    def pausing(self) -> AbstractContextManager[None]:
         """Inside, passes compute with padding."""
-        with self.layers.pausing() if self.layers is not None else nullcontext():
-            yield
+        return nullcontext() if self.layers is None else self.layers.pausing()
 
     def pieces(self, positions: Positions, examples: Examples) -> list[Positions]:
         """A micro-batch's examples as they pass through the model: all at once, or those of similar length."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from worker.trainer.prefix.cut import Cut, Served
+from worker.trainer.prefix.rebuild import rebuilder
 from worker.trainer.prefix.shapes import Leaf
 
 
@@ -33,6 +34,7 @@ class Prefix:
         self._captured: list[Tensor] | None = None  # the results so far, inside `capture`
         self._rows = self._width = self._calls = self._used = 0
         self._wanted = len(cut.kept)
+        self._rebuild = [rebuilder(call.spec, tensors=None not in call.leaves) for call in cut.served]
         self._own_forwards = [(module, module.__dict__.get("forward")) for module in cut.modules]
         for module in cut.modules:
             module.forward = _ServedForward(self, module.forward)
@@ -61,15 +63,14 @@ class Prefix:
                 module.training = mode
         return captured
 
-    @contextmanager
-    def served(self, values: Sequence[Tensor], *, rows: int, width: int) -> Iterator[None]:
+    def served(self, values: Sequence[Tensor], *, rows: int, width: int) -> AbstractContextManager[None]:
         """Inside, the cut's calls return `values` and compute nothing. `rows` and `width` are those of the batch."""
-        self._values, self._rows, self._width = list(values), rows, width
+        return _Serving(self, list(values), rows, width)
+
+    def serve(self, values: list[Tensor] | None, rows: int = 0, width: int = 0) -> None:
+        """Begin to return `values`, as `served` says; None ends it."""
+        self._values, self._rows, self._width = values, rows, width
         self._calls = self._used = 0
-        try:
-            yield
-        finally:
-            self._values = None
 
     def call(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._values is None and self._captured is None:
@@ -99,7 +100,7 @@ class Prefix:
         leaves = [
             other if leaf is None else self._value(leaf) for leaf, other in zip(call.leaves, call.others, strict=True)
         ]
-        return tree_unflatten(leaves, call.spec)
+        return self._rebuild[self._calls - 1](leaves)
 
     def _value(self, leaf: Leaf) -> Tensor:
         assert self._values is not None
@@ -107,13 +108,28 @@ class Prefix:
             value = self._values[self._used]
             self._used += 1
             return value
-        return _placeholder(leaf.dtype, self._values[0].device, leaf.shape.filled(self._rows, self._width))
+        return _placeholder(leaf, self._values[0].device, self._rows, self._width)
 
 
-@lru_cache(maxsize=64)
-def _placeholder(dtype: torch.dtype, device: torch.device, shape: tuple[int, ...]) -> Tensor:
+@lru_cache(maxsize=256)
+def _placeholder(leaf: Leaf, device: torch.device, rows: int, width: int) -> Tensor:
     """For a result that nothing should read: NaN where the dtype has it, so that an unforeseen use shows."""
-    return torch.full((), float("nan") if dtype.is_floating_point else 0, dtype=dtype, device=device).expand(shape)
+    nothing = float("nan") if leaf.dtype.is_floating_point else 0
+    return torch.full((), nothing, dtype=leaf.dtype, device=device).expand(leaf.shape.filled(rows, width))
+
+
+class _Serving(AbstractContextManager[None]):
+    """A class, since a generator's way in and out takes as long as the arithmetic of a small head's layer."""
+
+    def __init__(self, prefix: Prefix, values: list[Tensor], rows: int, width: int) -> None:
+        self._prefix = prefix
+        self._given = (values, rows, width)
+
+    def __enter__(self) -> None:
+        self._prefix.serve(*self._given)
+
+    def __exit__(self, *error: object) -> None:
+        self._prefix.serve(None)
 
 
 class _ServedForward:

@@ -8,7 +8,7 @@ Frozen weights need no copy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +24,17 @@ class MasterWeights:
         self.copies = {name: parameter.detach().float() for name, parameter in self._parameters.items()}
         self._versions = {name: parameter._version for name, parameter in self._parameters.items()}
 
-    @contextmanager
-    def updating(self) -> Iterator[None]:
+    def updating(self) -> AbstractContextManager[None]:
         """Inside, parameters with a gradient are their master copies, and the gradients are in fp32.
 
         Afterwards the weights are the rounded copies, in their own memory, and have no gradients.
         """
         names = [name for name, parameter in self._parameters.items() if parameter.grad is not None]
-        with self._in_place(names):
-            yield
+        return self._in_place(names) if names else nullcontext()  # in fp32 there are none, at every step
 
-    @contextmanager
-    def loading(self) -> Iterator[None]:
+    def loading(self) -> AbstractContextManager[None]:
         """Inside, all parameters are their master copies: an optimizer casts the state that it loads to their dtype."""
-        with self._in_place(list(self._parameters)):
-            yield
+        return self._in_place(list(self._parameters))
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Replace the copies by those of a checkpoint. Without any there, this run trains without, as that one did."""

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,18 +45,16 @@ class PrefixCache:
             return examples.batch(positions)
         return examples.outline(positions)
 
-    @contextmanager
-    def serving(self, batch: Batch, examples: Examples) -> Iterator[None]:
-        """Inside, a pass over this batch starts from the prefix's results."""
+    def serving(self, batch: Batch, examples: Examples) -> AbstractContextManager[None]:
+        """Inside, a pass over this batch starts from the prefix's results, which this call fetches or computes."""
         assert batch.rows is not None
         part = self._part_of(examples)
         if part in self.results:
             stored = self.results[part].get(batch.rows, batch.width)
-            values = [value.to(self.request.device) for value in stored]
+            values = stored if self.request.device.type == "cpu" else [each.to(self.request.device) for each in stored]
         else:
             values = self.prefix.capture(lambda: self.request.compute(batch))
-        with self.prefix.served(values, rows=len(batch.rows), width=batch.width):
-            yield
+        return self.prefix.served(values, rows=len(batch.rows), width=batch.width)
 
     def _part_of(self, examples: Examples) -> str | None:
         return next((name for name, part in self.request.parts.items() if part is examples), None)
