@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from worker.trainer.data import text
 from worker.trainer.data.batch import Batch, Encoded
 from worker.trainer.data.images import ImageExamples, Pixels
 from worker.trainer.data.padded import PaddedTokens, Tokens
+from worker.trainer.data.rows import Column
 from worker.trainer.data.sampler import Positions
 
 Row = Mapping[str, Any]
@@ -39,12 +41,11 @@ class TextForm:
 class CaptionedPictures:
     """Pictures and their texts. In a batch, the texts of the other pictures are a picture's negatives."""
 
-    def __init__(self, texts: Sequence[Tokens], pictures: ImageExamples, *, pad: int, form: TextForm) -> None:
+    def __init__(self, texts: PaddedTokens, pictures: ImageExamples, *, pad: int, form: TextForm) -> None:
         self.texts = texts
         self.pictures = pictures
         self._form = form
         self._pad = pad
-        self._tokens = PaddedTokens(texts, pad=pad)
 
     lengths = None  # sorting by length would choose the negatives by length
 
@@ -57,14 +58,14 @@ class CaptionedPictures:
         return len(self.texts)
 
     def batch(self, positions: Positions) -> Batch:
-        return self._joined(self._tokens.batch(positions), self.pictures.batch(positions), positions)
+        return self._joined(self.texts.batch(positions), self.pictures.batch(positions), positions)
 
     def outline(self, positions: Positions) -> Batch:
-        return self._joined(self._tokens.outline(positions), self.pictures.outline(positions), positions)
+        return self._joined(self.texts.outline(positions), self.pictures.outline(positions), positions)
 
     def _joined(self, tokens: dict[str, Tensor], pictures: Batch, positions: Positions) -> Batch:
         """Target i is the text of picture i."""
-        lengths = self._tokens.lengths[positions].tolist()
+        lengths = self.texts.lengths[positions].tolist()
         if not self._form.masked:
             del tokens["attention_mask"]
         if self._form.width is not None:
@@ -83,7 +84,15 @@ class CaptionedPictures:
 
 
 def encode(
-    rows: Sequence[Row], tokenizer: Any, model: Any, *, pixels: Pixels, limit: int, lines: Sequence[int], param: str
+    rows: Sequence[Row],
+    tokenizer: Any,
+    model: Any,
+    *,
+    pixels: Pixels,
+    limit: int,
+    lines: Sequence[int],
+    param: str,
+    folder: Path | None = None,
 ) -> Encoded[CaptionedPictures]:
     """Encodes rows {"text", "image"}, texts cut to `limit` tokens; `lines` has the line of each row in its file.
 
@@ -95,14 +104,14 @@ def encode(
         message = f"{type(plain).__name__} has no contrastive loss of its own; models such as CLIP and SigLIP have"
         raise ModelError(message, param="task", code="unsupported_model")
 
-    texts, truncated = text.tokenize(tokenizer, [row["text"] for row in rows], None, limit=limit)
+    texts, truncated = text.encode_column(rows, "text", tokenizer, limit=limit, folder=folder)
     _refuse_ends(texts, plain, tokenizer)
     form = TextForm(
         width=limit if plain.config.model_type in LAST_POSITION else None,
         masked="attention_mask" in tokenizer.model_input_names,
         left=tokenizer.padding_side == "left",
     )
-    pictures = ImageExamples([row["image"] for row in rows], range(len(rows)), pixels=pixels)
+    pictures = ImageExamples(Column(rows, "image"), range(len(rows)), pixels=pixels)
     pictures.check(lines=lines, param=param)
     return Encoded(CaptionedPictures(texts, pictures, pad=text.pad_id(tokenizer), form=form), truncated)
 

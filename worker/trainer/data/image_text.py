@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from worker.trainer.data.batch import IGNORED, Batch, Encoded
 from worker.trainer.data.chat_template import Span, text_of
 from worker.trainer.data.images import KEPT_BYTES, UNREADABLE, decode, eight_bit
 from worker.trainer.data.language import nothing_before_cut
-from worker.trainer.data.padded import PaddedRows, PaddedTokens
+from worker.trainer.data.language_example import LanguageWriter
 from worker.trainer.data.picture_inputs import PictureInputs, one_each, other_size, together
 from worker.trainer.data.picture_processor import PictureProcessor, Processed
+from worker.trainer.data.rows import ExampleWriter
 from worker.trainer.data.sampler import Positions
 from worker.trainer.data.text import pad_id, refuse_slow
 
@@ -61,38 +63,36 @@ class Turns:
 class ImageTextExamples:
     """Token sequences with targets, and the pictures that they speak of."""
 
-    def __init__(self, turns: Sequence[Turns], processed: Sequence[Processed], *, encoder: Encoder, pad: int) -> None:
-        self.sequences = [each.example for each in processed]
-        self._tokens = PaddedTokens([each.tokens for each in self.sequences], pad=pad)
-        self._targets = PaddedRows([each.targets for each in self.sequences], fill=IGNORED)
-        self._turns = turns
+    def __init__(self, written: Written, *, encoder: Encoder, pad: int) -> None:
+        self.sequences = written.language.finished(pad=pad)
+        self._turns, self._kinds = written.turns.finished(), written.kinds.finished()
         self._encoder = encoder
-        self._kinds = [each.kinds for each in processed]
-        self._kept: dict[int, PictureInputs] = {}
-        self._keep(processed)
-        self.one_each = one_each([each.pictures for each in processed], nested=encoder.nested)
+        self._kept = written.kept
+        self.one_each = one_each(written.shapes, nested=encoder.nested)
         #: Tokens at the beginning of every example that cannot be cut off: a picture has all of its tokens, or none.
-        self.whole = max((encoder.end_of_pictures(each.example.tokens.ids) for each in processed), default=0)
+        self.whole = written.whole
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        return self._tokens.lengths
+        return self.sequences.tokens.lengths
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def batch(self, positions: Positions) -> Batch:
         """Rows are known by number where each has one picture of one size, since no input else has a row for each."""
-        inputs = self._tokens.batch(positions)
+        inputs = self.sequences.tokens.batch(positions)
         width = inputs["input_ids"].shape[1]
-        for name in self._kinds[int(positions[0])]:
-            kinds = torch.zeros(len(positions), width, dtype=torch.int64)
-            for row, at in enumerate(positions):
-                kinds[row, : self.lengths[at]] = torch.from_numpy(self._kinds[int(at)][name])
-            inputs[name] = kinds
+        kinds = [self._kinds[int(at)] for at in positions]
+        for name in kinds[0]:
+            numbers = np.zeros((len(positions), width), dtype=np.int64)
+            for row, each in zip(numbers, kinds, strict=True):
+                found = np.frombuffer(each[name], dtype=np.int64)
+                row[: len(found)] = found
+            inputs[name] = torch.from_numpy(numbers)
         inputs |= together([self._pictures(int(at)) for at in positions], nested=self._encoder.nested)
 
-        targets = torch.from_numpy(self._targets.batch(positions, width))
+        targets = torch.from_numpy(self.sequences.targets.batch(positions, width))
         weight = int((targets[:, 1:] != IGNORED).sum())
         tokens = int(self.lengths[positions].sum())
         rows = positions if self.one_each else None
@@ -103,15 +103,36 @@ class ImageTextExamples:
 
     def _pictures(self, at: int) -> PictureInputs:
         found = self._kept.get(at)
-        return self._encoder.processed(self._turns[at]).pictures if found is None else found
+        return self._encoder.processed(Turns(**self._turns[at])).pictures if found is None else found
 
-    def _keep(self, processed: Sequence[Processed]) -> None:
-        left = KEPT_BYTES
-        for at, each in enumerate(processed):
-            left -= sum(tensor.nbytes for tensor in each.pictures.values())
-            if left < 0:
-                return
-            self._kept[at] = each.pictures
+
+class Written:
+    """The examples of a file, one by one: their tokens and pictures, and the first inputs of pictures as they fit.
+
+    What does not fit in memory is in files of `folder`.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.language = LanguageWriter(folder)
+        self.turns, self.kinds = ExampleWriter(folder), ExampleWriter(folder)
+        self.shapes: list[PictureInputs] = []  # as many tensors as there are shapes, which hold nothing
+        self.kept: dict[int, PictureInputs] = {}
+        self.whole = 0
+        self._shape: dict[tuple[Any, ...], PictureInputs] = {}
+        self._left = KEPT_BYTES
+
+    def add(self, turns: Turns, made: Processed, *, whole: int) -> None:
+        """`whole` is how many tokens there are up to the end of the last picture."""
+        self._left -= sum(tensor.nbytes for tensor in made.pictures.values())
+        if self._left >= 0:
+            self.kept[len(self.shapes)] = made.pictures
+        sizes = tuple((name, tuple(tensor.shape)) for name, tensor in made.pictures.items())
+        hollow = {name: torch.empty(shape, device="meta") for name, shape in sizes}
+        self.shapes.append(self._shape.setdefault(sizes, hollow))
+        self.language.add(made.example)
+        self.turns.add(asdict(turns))
+        self.kinds.add({name: each.astype(np.int64).tobytes() for name, each in made.kinds.items()})
+        self.whole = max(self.whole, whole)
 
 
 class Encoder:
@@ -188,14 +209,16 @@ def encode(
     limit: int,
     lines: Sequence[int],
     param: str,
+    folder: Path | None = None,
 ) -> Encoded[ImageTextExamples]:
     """Encodes rows {"messages"[, "tools"]}, each cut to `limit` tokens, never within or before a picture.
 
-    Raises DataError, by line, for what cannot be shown to the model or learned from.
+    What does not fit in memory is in files of `folder`. Raises DataError, by line, for what cannot be shown to the
+    model or learned from.
     """
     refuse_slow(tokenizer)
     encoder = Encoder(processor, picture_id=picture_id)
-    found: list[tuple[Turns, Processed]] = []
+    written = Written(folder)
     problems: list[LineProblem] = []
     left_out: Counter[str] = Counter()
 
@@ -205,15 +228,14 @@ def encode(
         if isinstance(turns, LineProblem) or isinstance(made, LineProblem):
             problems.append(made)  # type: ignore[arg-type]
         else:
-            found.append((turns, made))
-    processed = [each for _, each in found]
-    if not problems and (at := other_size([each.pictures for each in processed], nested=encoder.nested)) is not None:
+            written.add(turns, made, whole=encoder.end_of_pictures(made.example.tokens.ids))
+    if not problems and (at := other_size(written.shapes, nested=encoder.nested)) is not None:
         message = "its pictures come out of the processor in another size than those above; resize them"
         problems.append(LineProblem(lines[at], "messages", "other_size", message))
     if problems:
         raise formats.refusal(problems, param=param)
 
-    examples = ImageTextExamples([each for each, _ in found], processed, encoder=encoder, pad=pad_id(tokenizer))
+    examples = ImageTextExamples(written, encoder=encoder, pad=pad_id(tokenizer))
     return Encoded(examples, encoder.truncated, (*chat.notes_of(left_out, tokenizer), *_counted(examples, encoder)))
 
 

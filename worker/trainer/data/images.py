@@ -18,6 +18,7 @@ from app.errors import ModelError
 from app.files import formats
 from app.files.problems import LineProblem, first_line
 from worker.trainer.data.batch import Batch, hollow
+from worker.trainer.data.rows import Column
 from worker.trainer.data.sampler import Positions
 
 KEPT_BYTES = 2 << 30
@@ -137,8 +138,8 @@ class Pixels:
 
 
 def encode(rows: Sequence[Mapping[str, Any]], *, pixels: Pixels, lines: Sequence[int], param: str) -> ImageExamples:
-    """Encodes rows {"image": bytes, "label": index}; `lines` has the line of each in its file."""
-    examples = ImageExamples([row["image"] for row in rows], [row["label"] for row in rows], pixels=pixels)
+    """Encodes rows {"image": bytes, "label": index}, whose bytes stay where they are; `lines` has the line of each."""
+    examples = ImageExamples(Column(rows, "image"), Column(rows, "label"), pixels=pixels)
     examples.check(lines=lines, param=param)
     return examples
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from worker.trainer.data import chat
 from worker.trainer.data.batch import IGNORED, Batch, Encoded
 from worker.trainer.data.chat import RenderedChat
 from worker.trainer.data.chat_template import Span
-from worker.trainer.data.language_example import LanguageExample, learned_tokens
+from worker.trainer.data.language_example import LanguageExample, LanguageSequences, LanguageWriter, learned_tokens
 from worker.trainer.data.packing import pack
-from worker.trainer.data.padded import PaddedRows, PaddedTokens, Tokens
+from worker.trainer.data.padded import Tokens
 from worker.trainer.data.sampler import Positions
 from worker.trainer.data.text import pad_id, refuse_slow, run
 
@@ -32,12 +33,11 @@ class LanguageExamples:
     With `packed`, several examples of a batch share a row.
     """
 
-    def __init__(self, sequences: Sequence[LanguageExample], *, pad: int, packed: bool = False) -> None:
+    def __init__(self, sequences: LanguageSequences, *, pad: int, packed: bool = False) -> None:
         self.sequences = sequences
         self.pad = pad
         self.packed = packed
-        self._tokens = PaddedTokens([each.tokens for each in sequences], pad=pad)
-        self._targets = PaddedRows([each.targets for each in sequences], fill=IGNORED)
+        self._tokens = sequences.tokens
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -48,7 +48,7 @@ class LanguageExamples:
 
     def batch(self, positions: Positions) -> Batch:
         if self.packed:
-            inputs, targets = pack([self.sequences[at] for at in positions], pad=self.pad)
+            inputs, targets = pack([self.sequences[at] for at in positions.tolist()], pad=self.pad)
             return self._of(inputs, targets, positions)
         inputs = self._tokens.batch(positions)
         return self._of(inputs, self._padded_targets(inputs, positions), positions)
@@ -60,7 +60,7 @@ class LanguageExamples:
         return self._of(inputs, self._padded_targets(inputs, positions), positions)
 
     def _padded_targets(self, inputs: dict[str, Tensor], positions: Positions) -> Tensor:
-        return torch.from_numpy(self._targets.batch(positions, inputs["input_ids"].shape[1]))
+        return torch.from_numpy(self.sequences.targets.batch(positions, inputs["input_ids"].shape[1]))
 
     def _of(self, inputs: dict[str, Tensor], targets: Tensor, positions: Positions) -> Batch:
         weight = int((targets[:, 1:] != IGNORED).sum())  # the first token of a row is never predicted
@@ -77,13 +77,15 @@ def encode(
     packed: bool = False,
     lines: Sequence[int] = (),
     param: str = "training_file",
+    folder: Path | None = None,
 ) -> Encoded[LanguageExamples]:
     """Encodes rows {"messages"[, "tools"]}, {"prompt", "completion"} or {"text"}, each cut to `limit` tokens.
 
-    Raises DataError, by line, for an example without a learned token before the cut.
+    Tokens that do not fit in memory are in files of `folder`. Raises DataError, by line, for an example without a
+    learned token before the cut.
     """
     refuse_slow(tokenizer)
-    sequences: list[LanguageExample] = []
+    sequences = LanguageWriter(folder)
     problems: list[LineProblem] = []
     truncated = 0
     left_out: Counter[str] = Counter()
@@ -96,12 +98,13 @@ def encode(
         left_out += rendered.left_out
         if not cut.learns:
             problems.append(_nothing_to_learn(line, rendered, example, limit=limit))
-        sequences.append(cut)
+        sequences.add(cut)
 
     if problems:
         raise formats.refusal(problems, param=param)
     notes = chat.notes_of(left_out, tokenizer)
-    return Encoded(LanguageExamples(sequences, pad=pad_id(tokenizer), packed=packed), truncated, notes)
+    pad = pad_id(tokenizer)
+    return Encoded(LanguageExamples(sequences.finished(pad=pad), pad=pad, packed=packed), truncated, notes)
 
 
 def nothing_before_cut(line: int, part: str, *, limit: int) -> LineProblem:
@@ -129,7 +132,7 @@ def tokenized(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool) -
         learned.append(True)
 
     array = np.array(ids, dtype=np.int32)
-    return LanguageExample(Tokens(array), np.where(np.array(learned, dtype=bool), array, IGNORED).astype(np.int64))
+    return LanguageExample(Tokens(array), np.where(np.array(learned, dtype=bool), array, IGNORED).astype(np.int32))
 
 
 def _rendered(row: Row, tokenizer: Any, *, line: int, param: str) -> RenderedChat:

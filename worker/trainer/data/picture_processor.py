@@ -80,7 +80,7 @@ class PictureProcessor:
 
     def _processed(self, outputs: Any, learned: NDArray[np.bool_]) -> Processed:
         ids = np.asarray(outputs["input_ids"][0]).astype(np.int32)
-        targets = np.where(learned, ids, IGNORED).astype(np.int64)
+        targets = np.where(learned, ids, IGNORED).astype(np.int32)
         kinds, pictures = {}, {}
         for name, value in outputs.items():
             if name in ("input_ids", "attention_mask", "labels") or name not in self._accepted:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -22,9 +23,11 @@ from worker.trainer.data.language import (
     prompt_and_answer,
     tokenized,
 )
-from worker.trainer.data.language_example import LanguageExample
+from worker.trainer.data.language_example import LanguageSequences, LanguageWriter
 from worker.trainer.data.sampler import Positions
 from worker.trainer.data.text import pad_id, refuse_slow
+
+SIDES: Final = ("chosen", "rejected")
 
 
 class PreferenceExamples:
@@ -33,9 +36,12 @@ class PreferenceExamples:
     It is computed once, before the first step, while the model still is the base: no second copy is kept in memory.
     """
 
-    def __init__(self, chosen: Sequence[LanguageExample], rejected: Sequence[LanguageExample], *, pad: int) -> None:
-        self.both = LanguageExamples([*chosen, *rejected], pad=pad)
-        self.lengths = self.both.lengths[: len(chosen)] + self.both.lengths[len(chosen) :]
+    def __init__(self, in_turns: LanguageSequences, *, pad: int) -> None:
+        """`in_turns` are the chosen and the rejected answer of each example, by turns."""
+        count = len(in_turns) // 2
+        order = np.concatenate([np.arange(count) * 2, np.arange(count) * 2 + 1])
+        self.both = LanguageExamples(in_turns.taken(order), pad=pad)
+        self.lengths = self.both.lengths[:count] + self.both.lengths[count:]
         self.reference: Tensor | None = None
 
     def __len__(self) -> int:
@@ -64,32 +70,35 @@ def encode(
     limit: int,
     lines: Sequence[int] = (),
     param: str = "training_file",
+    folder: Path | None = None,
 ) -> Encoded[PreferenceExamples]:
     """Encodes rows {"prompt" or "messages", "chosen", "rejected"[, "tools"]}, each side cut to `limit` tokens.
 
-    Raises DataError, by line, for an example whose chosen or rejected answer is wholly behind the cut.
+    Tokens that do not fit in memory are in files of `folder`. Raises DataError, by line, for an example whose chosen or
+    rejected answer is wholly behind the cut.
     """
     refuse_slow(tokenizer)
-    sides: dict[str, list[LanguageExample]] = {"chosen": [], "rejected": []}
+    answers = LanguageWriter(folder)
     truncated = 0
     left_out: Counter[str] = Counter()
     problems: list[LineProblem] = []
 
     for line, row in zip(lines or range(1, len(rows) + 1), rows, strict=True):
         with chat.refused_by_template(tokenizer, line=line, param=param):
-            rendered = [_rendered(row, side, tokenizer) for side in sides]
+            rendered = [_rendered(row, side, tokenizer) for side in SIDES]
         left_out += rendered[0].left_out
         pair = [tokenized(each.text, each.spans, tokenizer, chat="messages" in row) for each in rendered]
         truncated += any(len(example.tokens.ids) > limit for example in pair)
-        for side, example in zip(sides, pair, strict=True):
+        for side, example in zip(SIDES, pair, strict=True):
             cut = example.cut(limit)
-            sides[side].append(cut)
+            answers.add(cut)
             if not cut.learns:
                 problems.append(nothing_before_cut(line, f"{side} answer", limit=limit))
 
     if problems:
         raise formats.refusal(problems, param=param)
-    examples = PreferenceExamples(sides["chosen"], sides["rejected"], pad=pad_id(tokenizer))
+    pad = pad_id(tokenizer)
+    examples = PreferenceExamples(answers.finished(pad=pad), pad=pad)
     return Encoded(examples, truncated, chat.notes_of(left_out, tokenizer))
 
 

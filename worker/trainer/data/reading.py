@@ -17,6 +17,7 @@ from app.files.columns import Columns
 from app.files.labels import kept_map
 from app.specs.data import DataSpec
 from worker.trainer.data import table
+from worker.trainer.data.rows import StoredRows, store
 from worker.trainer.data.sampler import split
 from worker.trainer.data.table import Row, Table
 
@@ -29,13 +30,17 @@ LEAST_SECONDS, SLOWEST = 300.0, 1e6
 
 @dataclass(frozen=True, slots=True)
 class DataSplits:
-    """Training and validation rows in file order. `labels` are class names by index, None for tasks without classes."""
+    """Training and validation rows in file order. `labels` are class names by index, None for tasks without classes.
+
+    `folder` takes files for what is made of them and does not fit in memory.
+    """
 
     training: Rows
     validation: Rows
     labels: tuple[str, ...] | None
-    training_lines: tuple[int, ...]  # the line of each row in its file
-    validation_lines: tuple[int, ...]
+    training_lines: Sequence[int]  # the line of each row in its file
+    validation_lines: Sequence[int]
+    folder: Path
     warnings: tuple[str, ...] = ()  # of what is accepted, and is likely a mistake: for the job's events
     written: tuple[str, ...] | None = None  # the labels as the training file has them, by index
 
@@ -51,6 +56,8 @@ def read(
 ) -> DataSplits:
     """Reads the files that `data` names. Every line is checked before the first is used; DataError names lines.
 
+    Rows that do not fit in memory are in files of `workspace`: OSError where its disk is full.
+
     `known_labels`, the label map of the base, is kept where it holds every label of the data, or where these are its
     indices. Without a validation
     file, `fraction` of the training file is held out, chosen by `seed`.
@@ -59,7 +66,7 @@ def read(
     form = data.format or formats.detect(path.name, head(path))
     summary = _checked(path, format=form, task=task, columns=columns)
     labels = None if summary.labels is None else kept_map(summary.labels, known_labels)
-    rows, lines = _rows(path, format=form, task=task, columns=columns, labels=labels)
+    rows, lines = _rows(path, workspace, format=form, task=task, columns=columns, labels=labels)
 
     if data.validation:
         held_out = workspace / data.validation
@@ -68,30 +75,27 @@ def read(
             held_out, format=other, task=task, columns=columns, labels=labels, held_out=True, param=VALIDATION
         )
         formats.refuse_other_width(summary, other_summary)
-        rest = _rows(held_out, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
+        rest = _rows(held_out, workspace, format=other, task=task, columns=columns, labels=labels, param=VALIDATION)
         same = (formats.SAME_FILES,) if filecmp.cmp(path, held_out, shallow=False) else ()
-        return _splits((rows, lines), rest, labels, warnings=(*summary.warnings, *same), own=summary.labels)
+        warnings = (*summary.warnings, *same)
+        return _splits(workspace, (rows, lines), rest, labels, warnings=warnings, own=summary.labels)
 
     if fraction > 0 and len(rows) < 2:
         message = f"there is {len(rows)} example, so none can be held out; give a validation file or more examples"
         raise DataError(message, param="hyperparameters.validation_fraction")
 
-    training, validation = (
-        (_taken(rows, each), lines[each]) for each in split(len(rows), fraction=fraction, seed=seed)
-    )
-    return _splits(training, validation, labels, warnings=summary.warnings, own=summary.labels)
+    kept, held = split(len(rows), fraction=fraction, seed=seed)
+    training, validation = ((rows.take(each), lines[each]) for each in (kept, held))
+    if not len(held):
+        training = (rows, lines)  # without a list of all of them
+    return _splits(workspace, training, validation, labels, warnings=summary.warnings, own=summary.labels)
 
 
-def _rows(path: Path, *, task: str, **options: Any) -> tuple[Rows, Lines]:
+def _rows(path: Path, workspace: Path, *, task: str, **options: Any) -> tuple[Table | StoredRows, Lines]:
     """The examples of a file and their lines; those of a table as a matrix."""
     if task in formats.TABULAR:
         return table.read(formats.blocks(path, task=task, **options))
-    numbered = list(formats.read(path, task=task, **options))
-    return [row for _, row in numbered], np.array([line for line, _ in numbered])
-
-
-def _taken(rows: Rows, positions: NDArray[np.int64]) -> Rows:
-    return rows.take(positions) if isinstance(rows, Table) else [rows[at] for at in positions.tolist()]
+    return store(formats.read(path, task=task, **options), workspace)
 
 
 def _checked(path: Path, *, param: str = "training_file", **options: Any) -> formats.Summary:
@@ -116,6 +120,7 @@ def training_path(data: DataSpec) -> str:
 
 
 def _splits(
+    folder: Path,
     training: tuple[Rows, Lines],
     validation: tuple[Rows, Lines],
     labels: tuple[str, ...] | None,
@@ -127,8 +132,9 @@ def _splits(
         training=training[0],
         validation=validation[0],
         labels=labels,
-        training_lines=tuple(training[1].tolist()),
-        validation_lines=tuple(validation[1].tolist()),
+        training_lines=training[1].data,
+        validation_lines=validation[1].data,
+        folder=folder,
         warnings=warnings,
         written=_written(labels, own),
     )

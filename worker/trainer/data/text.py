@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,45 +18,40 @@ from torch import Tensor
 from app.errors import ModelError
 from app.files.problems import first_line
 from worker.trainer.data.batch import IGNORED, Batch, Encoded
-from worker.trainer.data.padded import PaddedRows, PaddedTokens, Tokens
+from worker.trainer.data.padded import PaddedRows, PaddedTokens, RowWriter, Tokens, TokenWriter
 from worker.trainer.data.sampler import Positions
 
 Row = Mapping[str, Any]
 CHUNK = 1024  # texts per call of the tokenizer
+KEY_BYTES = 16  # of a digest that stands for a query
 
 
 class TextExamples:
     """Token sequences with one target each, or one target per token."""
 
-    def __init__(
-        self, sequences: Sequence[Tokens], targets: Sequence[Any], *, pad: int, target_dtype: torch.dtype
-    ) -> None:
+    def __init__(self, sequences: PaddedTokens, targets: PaddedRows | Tensor) -> None:
         self.sequences = sequences
-        self._tokens = PaddedTokens(sequences, pad=pad)
-        self._per_token = len(targets) > 0 and isinstance(targets[0], np.ndarray)
-        self._by_row = PaddedRows(targets, fill=IGNORED) if self._per_token else None
-        self._whole = None if self._per_token else torch.tensor(list(targets), dtype=target_dtype)
+        self._targets = targets
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        return self._tokens.lengths
+        return self.sequences.lengths
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def batch(self, positions: Positions) -> Batch:
-        return self._with_targets(self._tokens.batch(positions), positions)
+        return self._with_targets(self.sequences.batch(positions), positions)
 
     def outline(self, positions: Positions) -> Batch:
-        return self._with_targets(self._tokens.outline(positions), positions)
+        return self._with_targets(self.sequences.outline(positions), positions)
 
     def _with_targets(self, inputs: dict[str, Tensor], positions: Positions) -> Batch:
-        if self._by_row is not None:
-            targets = torch.from_numpy(self._by_row.batch(positions, inputs["input_ids"].shape[1]))
+        if isinstance(self._targets, PaddedRows):
+            targets = torch.from_numpy(self._targets.batch(positions, inputs["input_ids"].shape[1]))
             weight = int((targets != IGNORED).sum())
         else:
-            assert self._whole is not None
-            targets = self._whole.index_select(0, torch.from_numpy(positions))
+            targets = self._targets.index_select(0, torch.from_numpy(positions))
             weight = targets.numel()
         tokens = int(self.lengths[positions].sum())
         return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=positions)
@@ -61,12 +60,9 @@ class TextExamples:
 class RankedExamples(TextExamples):
     """Queries with a document each, their scores, and which examples are about the same query."""
 
-    def __init__(
-        self, sequences: Sequence[Tokens], scores: Sequence[float], queries: Sequence[str], *, pad: int
-    ) -> None:
-        super().__init__(sequences, scores, pad=pad, target_dtype=torch.float32)
-        numbers = {query: number for number, query in enumerate(dict.fromkeys(queries))}
-        self._queries = torch.tensor([numbers[query] for query in queries], dtype=torch.int64)
+    def __init__(self, sequences: PaddedTokens, scores: Tensor, queries: Tensor) -> None:
+        super().__init__(sequences, scores)
+        self._queries = queries
 
     def _with_targets(self, inputs: dict[str, Tensor], positions: Positions) -> Batch:
         batch = super()._with_targets(inputs, positions)
@@ -76,58 +72,73 @@ class RankedExamples(TextExamples):
 class PairExamples:
     """Anchors with their positives. In a batch, the positives of the other anchors are an anchor's negatives."""
 
-    def __init__(self, anchors: Sequence[Tokens], positives: Sequence[Tokens], *, pad: int) -> None:
-        self.anchors = anchors
-        self.positives = positives
-        self._tokens = PaddedTokens([*anchors, *positives], pad=pad)
+    def __init__(self, sequences: PaddedTokens) -> None:
+        """`sequences` are all anchors, and then all positives."""
+        self.sequences = sequences
 
     lengths = None  # sorting by length would choose the negatives by length
 
     def __len__(self) -> int:
-        return len(self.anchors)
+        return len(self.sequences) // 2
 
     def batch(self, positions: Positions) -> Batch:
         """Anchors first, then positives, in one forward pass; target i is the positive of anchor i."""
         rows = self._rows(positions)
-        return self._of_rows(self._tokens.batch(rows), rows)
+        return self._of_rows(self.sequences.batch(rows), rows)
 
     def outline(self, positions: Positions) -> Batch:
         rows = self._rows(positions)
-        return self._of_rows(self._tokens.outline(rows), rows)
+        return self._of_rows(self.sequences.outline(rows), rows)
 
     def _rows(self, positions: Positions) -> Positions:
         return np.concatenate([positions, positions + len(self)])
 
     def _of_rows(self, inputs: dict[str, Tensor], rows: Positions) -> Batch:
-        count, tokens = len(rows) // 2, int(self._tokens.lengths[rows].sum())
+        count, tokens = len(rows) // 2, int(self.sequences.lengths[rows].sum())
         return Batch(inputs, torch.arange(count), weight=count, examples=count, tokens=tokens, rows=rows)
 
 
-def encode_texts(rows: Sequence[Row], tokenizer: Any, *, limit: int, regression: bool) -> Encoded[TextExamples]:
-    """Encodes rows {"text", "label"[, "text_pair"]}, each cut to `limit` tokens."""
-    pairs = [str(row.get("text_pair", "")) for row in rows] if any("text_pair" in row for row in rows) else None
-    sequences, truncated = tokenize(tokenizer, [row["text"] for row in rows], pairs, limit=limit)
-    dtype = torch.float32 if regression else torch.int64
-    labels = [row["label"] for row in rows]
-    return Encoded(TextExamples(sequences, labels, pad=pad_id(tokenizer), target_dtype=dtype), truncated)
+def encode_texts(
+    rows: Sequence[Row], tokenizer: Any, *, limit: int, regression: bool, folder: Path | None = None
+) -> Encoded[TextExamples]:
+    """Encodes rows {"text", "label"[, "text_pair"]}, each cut to `limit` tokens.
+
+    Tokens that do not fit in memory are in files of `folder`, here and below.
+    """
+    paired = any("text_pair" in row for row in rows)
+    sequences, truncated, labels = TokenWriter(folder), 0, array("d" if regression else "q")
+    for part in _chunks(rows):
+        pairs = [str(row.get("text_pair", "")) for row in part] if paired else None
+        truncated += tokenize(tokenizer, [row["text"] for row in part], pairs, limit=limit, into=sequences)
+        labels.extend(row["label"] for row in part)
+    targets = torch.from_numpy(np.array(labels)).to(torch.float32 if regression else torch.int64)
+    return Encoded(TextExamples(sequences.finished(pad=pad_id(tokenizer)), targets), truncated)
 
 
-def encode_ranked(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[RankedExamples]:
+def encode_ranked(
+    rows: Sequence[Row], tokenizer: Any, *, limit: int, folder: Path | None = None
+) -> Encoded[RankedExamples]:
     """Encodes rows {"query", "document", "score"}: both texts in one sequence, the longer one cut to `limit` tokens."""
-    queries, documents = ([row[name] for row in rows] for name in ("query", "document"))
-    sequences, truncated = tokenize(tokenizer, queries, documents, limit=limit)
-    scores = [row["score"] for row in rows]
-    return Encoded(RankedExamples(sequences, scores, queries, pad=pad_id(tokenizer)), truncated)
+    sequences, truncated, scores, keys = TokenWriter(folder), 0, array("d"), bytearray()
+    for part in _chunks(rows):
+        queries, documents = ([row[name] for row in part] for name in ("query", "document"))
+        truncated += tokenize(tokenizer, queries, documents, limit=limit, into=sequences)
+        scores.extend(row["score"] for row in part)
+        keys += b"".join(_key(query) for query in queries)
+    targets = torch.from_numpy(np.array(scores)).to(torch.float32)
+    examples = RankedExamples(sequences.finished(pad=pad_id(tokenizer)), targets, _numbers(keys))
+    return Encoded(examples, truncated)
 
 
-def encode_words(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[TextExamples]:
+def encode_words(
+    rows: Sequence[Row], tokenizer: Any, *, limit: int, folder: Path | None = None
+) -> Encoded[TextExamples]:
     """Encodes rows {"tokens", "labels"}: a word's label goes to its first token, its other tokens carry no loss.
 
     Raises ModelError for a slow tokenizer, which does not say which word a token is of.
     """
     refuse_slow(tokenizer)
-    sequences: list[Tokens] = []
-    targets: list[NDArray[np.int64]] = []
+    sequences, targets = TokenWriter(folder), RowWriter(np.int32, folder)
     truncated = 0
 
     for row in rows:
@@ -136,33 +147,66 @@ def encode_words(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[
         begins = [word is not None and (at == 0 or words[at - 1] != word) for at, word in enumerate(words)]
         labels = [row["labels"][word] if first else IGNORED for word, first in zip(words, begins, strict=True)]
         truncated += max((word for word in words if word is not None), default=-1) < len(row["labels"]) - 1
-        sequences.append(_tokens(encoded["input_ids"], encoded.get("token_type_ids")))
-        targets.append(np.array(labels, dtype=np.int64))
+        sequences.add(_tokens(encoded["input_ids"], encoded.get("token_type_ids")))
+        targets.add(np.array(labels, dtype=np.int32))
 
-    return Encoded(TextExamples(sequences, targets, pad=pad_id(tokenizer), target_dtype=torch.int64), truncated)
+    examples = TextExamples(sequences.finished(pad=pad_id(tokenizer)), targets.finished(fill=IGNORED))
+    return Encoded(examples, truncated)
 
 
-def encode_pairs(rows: Sequence[Row], tokenizer: Any, *, limit: int) -> Encoded[PairExamples]:
+def encode_pairs(
+    rows: Sequence[Row], tokenizer: Any, *, limit: int, folder: Path | None = None
+) -> Encoded[PairExamples]:
     """Encodes rows {"anchor", "positive"}, each text cut to `limit` tokens."""
-    anchors, cut = tokenize(tokenizer, [row["anchor"] for row in rows], None, limit=limit)
-    positives, cut_too = tokenize(tokenizer, [row["positive"] for row in rows], None, limit=limit)
-    return Encoded(PairExamples(anchors, positives, pad=pad_id(tokenizer)), cut + cut_too)
+    sequences, truncated = TokenWriter(folder), 0
+    for name in ("anchor", "positive"):
+        for part in _chunks(rows):
+            truncated += tokenize(tokenizer, [row[name] for row in part], None, limit=limit, into=sequences)
+    return Encoded(PairExamples(sequences.finished(pad=pad_id(tokenizer))), truncated)
+
+
+def encode_column(
+    rows: Sequence[Row], name: str, tokenizer: Any, *, limit: int, folder: Path | None
+) -> tuple[PaddedTokens, int]:
+    """The tokens of one field of all rows, each cut to `limit` tokens, and how many were cut."""
+    sequences = TokenWriter(folder)
+    truncated = sum(
+        tokenize(tokenizer, [row[name] for row in part], None, limit=limit, into=sequences) for part in _chunks(rows)
+    )
+    return sequences.finished(pad=pad_id(tokenizer)), truncated
 
 
 def tokenize(
-    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, *, limit: int
-) -> tuple[list[Tokens], int]:
-    """Token ids of each text (with its pair), cut to `limit` tokens with special tokens kept; and how many were cut."""
-    sequences: list[Tokens] = []
-    truncated = 0
-    for at in range(0, len(texts), CHUNK):
-        part = slice(at, at + CHUNK)
-        both = (list(texts[part]), list(pairs[part])) if pairs else (list(texts[part]),)
-        encoded = run(tokenizer, *both, truncation=True, max_length=limit, return_attention_mask=False)
-        segments = encoded.get("token_type_ids") or [None] * len(both[0])
-        sequences += [_tokens(ids, kinds) for ids, kinds in zip(encoded["input_ids"], segments, strict=True)]
-        truncated += _count_cut(tokenizer, both, encoded["input_ids"], limit)
-    return sequences, truncated
+    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, *, limit: int, into: TokenWriter
+) -> int:
+    """Writes the token ids of each text (with its pair), cut to `limit` tokens with special tokens kept.
+
+    Returns how many were cut.
+    """
+    both = (list(texts),) if pairs is None else (list(texts), list(pairs))
+    encoded = run(tokenizer, *both, truncation=True, max_length=limit, return_attention_mask=False)
+    segments = encoded.get("token_type_ids") or [None] * len(texts)
+    for ids, kinds in zip(encoded["input_ids"], segments, strict=True):
+        into.add(_tokens(ids, kinds))
+    return _count_cut(tokenizer, both, encoded["input_ids"], limit)
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """As many rows as a call of the tokenizer takes."""
+    every = iter(rows)
+    while part := list(islice(every, CHUNK)):
+        yield part
+
+
+def _key(query: str) -> bytes:
+    return hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
+def _numbers(keys: bytes | bytearray) -> Tensor:
+    """A number for each key, equal for equal ones, in the order in which they first occur."""
+    halves = np.frombuffer(keys, dtype=np.dtype([("high", "u8"), ("low", "u8")]))
+    _, first, of = np.unique(halves, return_index=True, return_inverse=True)
+    return torch.from_numpy(np.argsort(np.argsort(first))[of])
 
 
 def pad_id(tokenizer: Any) -> int:

@@ -152,5 +152,4 @@ def _tokens(examples: Examples) -> Iterator[tuple[int, Tokens]]:
     elif isinstance(examples, CaptionedPictures):
         yield from enumerate(examples.texts)
     elif isinstance(examples, PairExamples):
-        yield from enumerate(examples.anchors)
-        yield from enumerate(examples.positives)
+        yield from ((at % len(examples), each) for at, each in enumerate(examples.sequences))

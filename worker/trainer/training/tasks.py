@@ -132,7 +132,7 @@ def encode(
             parts.append(None)
             continue
 
-        part = {"lines": lines, "param": param}
+        part = {"lines": lines, "param": param, "folder": source.folder}
         encoded = _encode(task, rows, loaded, source=source, limit=limit, packed=packed, part=part)
         cut = encoded.truncated
         if cut:
@@ -159,11 +159,11 @@ def _encode(
     if task.startswith("tabular"):
         return Encoded(tabular.encode(rows, classes=source.labels is not None, dtype=_float_dtype(loaded.model)))
     if task == "image-classification":
-        return Encoded(images.encode(rows, pixels=_pixels(loaded), **part))
+        return Encoded(images.encode(rows, pixels=_pixels(loaded), lines=part["lines"], param=part["param"]))
     if task == "contrastive-image-text":
         return captioned.encode(rows, loaded.tokenizer, loaded.model, pixels=_pixels(loaded), limit=limit, **part)
     if task == "token-classification":
-        return text.encode_words(rows, loaded.tokenizer, limit=limit)
+        return text.encode_words(rows, loaded.tokenizer, limit=limit, folder=source.folder)
     if task == "causal-lm":
         return language.encode(rows, loaded.tokenizer, limit=limit, packed=packed, **part)
     if task == "image-text":
@@ -178,10 +178,11 @@ def _encode(
     if task == "preference":
         return preference.encode(rows, loaded.tokenizer, limit=limit, **part)
     if task == "pairs":
-        return text.encode_pairs(rows, loaded.tokenizer, limit=limit)
+        return text.encode_pairs(rows, loaded.tokenizer, limit=limit, folder=source.folder)
     if task == "text-ranking":
-        return text.encode_ranked(rows, loaded.tokenizer, limit=limit)
-    return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=task == "text-regression")
+        return text.encode_ranked(rows, loaded.tokenizer, limit=limit, folder=source.folder)
+    regression = task == "text-regression"
+    return text.encode_texts(rows, loaded.tokenizer, limit=limit, regression=regression, folder=source.folder)
 
 
 def ready_tokenizer(loaded: Loaded, rows: Sequence[Row], *, task: str) -> list[str]:

@@ -19,7 +19,7 @@ from tests.worker.trainer.attempts import Attempt, attempt, data, work_order
 from worker.protocol import WorkOrder, Workspace
 from worker.trainer.data.batch import IGNORED
 from worker.trainer.data.language import LanguageExamples
-from worker.trainer.data.language_example import LanguageExample
+from worker.trainer.data.language_example import LanguageExample, LanguageSequences
 from worker.trainer.data.packing import pack, share
 from worker.trainer.data.padded import Tokens
 from worker.trainer.training.isolation import refuse_leaks
@@ -29,7 +29,7 @@ SHAPE = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2}
 
 def passage(*ids: int, prompt: int = 1) -> LanguageExample:
     array = np.array(ids, dtype=np.int32)
-    targets = array.astype(np.int64)
+    targets = array.copy()
     targets[:prompt] = IGNORED
     return LanguageExample(Tokens(array), targets)
 
@@ -55,8 +55,8 @@ def test_rows_hold_the_examples_and_nothing_of_the_next() -> None:
 def test_as_many_tokens_carry_loss_as_without() -> None:
     """Also where an example learns its first token, which nothing predicts."""
     sequences = [passage(1, 2, 3, prompt=0), passage(4, prompt=0), passage(5, 6, prompt=1), passage(7, 8, 9, prompt=2)]
-    positions = np.arange(4)
-    plain, packed = (LanguageExamples(sequences, pad=0, packed=each).batch(positions) for each in (False, True))
+    rows, positions = LanguageSequences.of(sequences, pad=0), np.arange(4)
+    plain, packed = (LanguageExamples(rows, pad=0, packed=each).batch(positions) for each in (False, True))
     assert (plain.weight, plain.tokens, plain.examples) == (packed.weight, packed.tokens, packed.examples)
     assert packed.inputs["input_ids"].shape == (3, 3)
 

@@ -21,7 +21,7 @@ def sequences(*, segments: bool) -> list[Tokens]:
 def test_rows_are_filled_up_at_their_ends(segments: bool, chosen: list[int]) -> None:
     """To the longest of the batch, with the mask of what is real; segments are 0 there."""
     given = sequences(segments=segments)
-    batch = PaddedTokens(given, pad=99).batch(np.array(chosen))
+    batch = PaddedTokens.of(given, pad=99).batch(np.array(chosen))
     width = max(LENGTHS[at] for at in chosen)
     assert set(batch) == {"input_ids", "attention_mask", *(["token_type_ids"] if segments else [])}
     for row, at in enumerate(chosen):
@@ -36,7 +36,7 @@ def test_rows_are_filled_up_at_their_ends(segments: bool, chosen: list[int]) -> 
 
 def test_an_outline_has_names_shapes_and_dtypes() -> None:
     """And holds nothing."""
-    tokens = PaddedTokens(sequences(segments=True), pad=99)
+    tokens = PaddedTokens.of(sequences(segments=True), pad=99)
     batch, outline = (make(np.array([0, 3])) for make in (tokens.batch, tokens.outline))
     assert {name: (t.dtype, t.shape) for name, t in outline.items()} == {
         name: (t.dtype, t.shape) for name, t in batch.items()
@@ -46,6 +46,6 @@ def test_an_outline_has_names_shapes_and_dtypes() -> None:
 
 def test_targets_are_filled_up_in_their_own_dtype() -> None:
     """Rows of 64-bit targets stay what they are."""
-    rows = PaddedRows([np.array([2**40]), np.array([1, 2])], fill=-100)
+    rows = PaddedRows.of([np.array([2**40]), np.array([1, 2])], fill=-100)
     assert rows.batch(np.array([0, 1]), 2).tolist() == [[2**40, -100], [1, 2]]
     assert rows.lengths.tolist() == [1, 2]

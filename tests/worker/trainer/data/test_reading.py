@@ -24,7 +24,7 @@ def test_both_files_are_read(tmp_path: Path) -> None:
     """Each whole, with the lines that its rows are on."""
     splits = read(tmp_path, ROWS[:2])
     assert (len(splits.training), len(splits.validation)) == (4, 2)
-    assert splits.validation_lines == (1, 2)
+    assert list(splits.validation_lines) == [1, 2]
 
 
 @pytest.mark.parametrize(

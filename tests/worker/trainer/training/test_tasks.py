@@ -16,6 +16,7 @@ from tests.worker.trainer.data.test_images import picture
 from tests.worker.trainer.data.test_images import rows as pictures
 from tests.worker.trainer.training.test_checkpoints import assert_same, copy_checkpoints
 from worker.protocol import WorkOrder, Workspace
+from worker.trainer.data import flat
 from worker.trainer.models.loading import initialise
 
 WORDS = tiny.WORDS
@@ -104,14 +105,18 @@ def _base(model: dict[str, Any], place: Workspace) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_killed_in_an_epoch_the_bits_are_the_same(tmp_path: Path, name: str) -> None:
-    """What a kill leaves is a checkpoint from the midst of an epoch; the next attempt reads the rest by arithmetic."""
+def test_killed_in_an_epoch_the_bits_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What a kill leaves is a checkpoint from the midst of an epoch; the next attempt reads the rest by arithmetic.
+
+    The first attempt has its data in memory, the next one in files.
+    """
     whole = attempt(order(name, tmp_path / "whole"), tmp_path / "whole")
     assert whole.code == 0, whole.failure
     folder = tmp_path / "resumed"
     resumed = order(name, folder)
     steps = len(list(whole.place.checkpoints.iterdir()))
     copy_checkpoints(whole, folder, drop=steps - 2)
+    monkeypatch.setattr(flat, "HELD_BYTES", 0)
     done = attempt(resumed, folder)
     assert any(each["message"].startswith("goes on after step 2") for each in done.of("event"))
     assert_same(whole, done)
