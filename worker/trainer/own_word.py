@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from app.evidence.format.examples import examples_root
 from app.jsontypes import JsonDict
 from worker.trainer import determinism
-from worker.trainer.data.examples_root import example_tree
+from worker.trainer.data.examples_root import TrainedExamples
 from worker.trainer.freeze.quantised_parts import shape_of
 from worker.trainer.models import quantised
 from worker.trainer.training.loop import Ending, Run
@@ -40,7 +41,10 @@ def own_word(run: Run, ending: Ending) -> JsonDict:
 
 def _examples(run: Run, steps: int) -> JsonDict:
     splits = run.job.splits
-    root = example_tree(splits.training, run.job.sampler, steps=steps, labels=splits.written).root()
+    trained = TrainedExamples(
+        splits.training, run.job.sampler, steps=steps, labels=splits.written, folder=splits.folder
+    )
+    root = examples_root(trained.keys(), trained.steps_by_key())
     return {"count": root.count, "root": root.root}
 
 

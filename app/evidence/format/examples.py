@@ -6,6 +6,7 @@ them. What else is in a leaf is blinded: a proof shows the digests of other leav
 
 import hashlib
 import hmac
+import itertools
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +62,10 @@ def key_of_text(text: bytes) -> bytes:
 
 def secret_of(keys: Iterable[bytes]) -> bytes:
     """What blinds the leaves, from all distinct keys in their order: only who has every example can compute it."""
-    return hashlib.sha256(SECRET + b"".join(keys)).digest()
+    hasher = hashlib.sha256(SECRET)
+    for key in keys:
+        hasher.update(key)
+    return hasher.digest()
 
 
 def blind_of(secret: bytes, key: bytes) -> bytes:
@@ -99,8 +103,20 @@ class ExampleTree(NamedTuple):
 
     def root(self) -> ExamplesRoot:
         """What the recipe has."""
-        root = tree.merkle_root([leaf.encoded() for leaf in self.leaves]).hex()
+        root = tree.merkle_root(leaf.encoded() for leaf in self.leaves).hex()
         return ExamplesRoot(count=len(self.leaves), root=root)
+
+
+def examples_root(keys: Iterable[bytes], steps_by_key: Iterable[tuple[bytes, Sequence[int]]]) -> ExamplesRoot:
+    """What `ExampleTree.root` gives, without the tree: of distinct examples in the order of their keys, in two passes.
+
+    `keys` are those of `steps_by_key`, which has the steps of each, from the first on.
+    """
+    secret = secret_of(keys)
+    leaves = (leaf_of(key, blind_of(secret, key), steps).encoded() for key, steps in steps_by_key)
+    counted = itertools.count()
+    root = tree.merkle_root(leaf for leaf, _ in zip(leaves, counted, strict=False)).hex()
+    return ExamplesRoot(count=next(counted), root=root)
 
 
 def _plain(value: Any) -> Any:

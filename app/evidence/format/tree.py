@@ -52,16 +52,22 @@ def root(readings: Iterable[Named]) -> str:
     return merkle_root([leaf(reading) for reading in ordered]).hex()
 
 
-def merkle_root(leaves: Sequence[bytes]) -> bytes:
+def merkle_root(leaves: Iterable[bytes]) -> bytes:
     """RFC 9162 section 2.1.1: 0x00 before a leaf, 0x01 before two nodes, left subtrees as full as they can be."""
-    if not leaves:
+    subtrees: list[bytes] = []  # roots of full ones, each larger than those behind it
+    for index, entry in enumerate(leaves):
+        node = hashlib.sha256(b"\0" + entry).digest()
+        ends = index
+        while ends & 1:  # as many full subtrees end here as the index has ones at its end
+            node = hashlib.sha256(b"\1" + subtrees.pop() + node).digest()
+            ends >>= 1
+        subtrees.append(node)
+    if not subtrees:
         return hashlib.sha256().digest()
-    level = [hashlib.sha256(b"\0" + entry).digest() for entry in leaves]
-    while len(level) > 1:
-        # A node without a sibling moves up as it is: the same tree as the RFC's recursive definition.
-        pairs = [hashlib.sha256(b"\1" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
-        level = pairs + level[len(pairs) * 2 :]
-    return level[0]
+    root = subtrees.pop()
+    while subtrees:
+        root = hashlib.sha256(b"\1" + subtrees.pop() + root).digest()
+    return root
 
 
 def audit_path(leaves: Sequence[bytes], index: int) -> list[bytes]:

@@ -7,18 +7,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.evidence.format.examples import ExampleTree, key_of, key_of_text
+from worker.trainer.data.flat import Flat
 from worker.trainer.data.sampler import Sampler
 from worker.trainer.data.table import Table
 
 Row = Mapping[str, Any]
 
-#: Rows of a table whose numbers are written at once.
+KEY_BYTES: Final = 32
+#: Rows that are handled together: those of a table are written at once.
 _BLOCK: Final = 4096
 #: Python writes fewer numbers than these in less time than importing pyarrow takes.
 _FEW: Final = 200_000
@@ -28,18 +31,85 @@ _LEAST, _MOST = 1e-4, 1e9
 _WHOLE: Final = 1e15
 
 
-def example_tree(rows: Sequence[Row], sampler: Sampler, *, steps: int, labels: Sequence[str] | None) -> ExampleTree:
-    """The tree over the training rows after `steps` steps. `labels` are the file's own, by the rows' indices."""
-    taken: list[list[int]] = [[] for _ in rows]
-    for step in range(1, steps + 1):
-        for position in sampler.positions(step).tolist():
-            taken[position].append(step)
+class TrainedExamples:
+    """The distinct training examples after `steps` steps, in the order of their keys. `labels` are the file's own.
 
-    by_key: dict[bytes, list[int]] = {}
+    What does not fit in memory is in files of `folder`: OSError where the disk is full.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        sampler: Sampler,
+        *,
+        steps: int,
+        labels: Sequence[str] | None,
+        folder: Path | None = None,
+    ) -> None:
+        keys = Flat(np.uint8, folder)
+        for key in _keys(rows, labels):
+            keys.add(key)
+        self._keys = keys.finished().reshape(-1, KEY_BYTES)
+        self._order = _order(self._keys)
+        self._taken = _taken(sampler, steps, folder)
+
+    def keys(self) -> Iterator[bytes]:
+        """Each once."""
+        last = None
+        for block in self._blocks():
+            for key in _each(self._keys[block]):
+                if key != last:
+                    yield key
+                last = key
+
+    def steps_by_key(self) -> Iterator[tuple[bytes, list[int]]]:
+        """Each key with the steps, in their order, at which an example of it was trained on."""
+        last, together = b"", list[int]()
+        for block in self._blocks():
+            for key, taken in zip(_each(self._keys[block]), self._taken[:, block].T.tolist(), strict=True):
+                if key != last and last:
+                    yield last, sorted(together)
+                    together = []
+                last = key
+                together += [step for step in taken if step]
+        if last:
+            yield last, sorted(together)
+
+    def _blocks(self) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(self._order), _BLOCK):
+            yield self._order[start : start + _BLOCK]
+
+
+def example_tree(rows: Sequence[Row], sampler: Sampler, *, steps: int, labels: Sequence[str] | None) -> ExampleTree:
+    """The whole tree over the training rows after `steps` steps. `labels` are the file's own, by the rows' indices."""
     with _without_collection():
-        for key, own in zip(_keys(rows, labels), taken, strict=True):
-            by_key.setdefault(key, []).extend(own)
-        return ExampleTree.of(by_key)
+        return ExampleTree.of(dict(TrainedExamples(rows, sampler, steps=steps, labels=labels).steps_by_key()))
+
+
+def _order(keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The rows of the keys (rows, 32) in the order of these. Few keys, if any, begin as another one does."""
+    begin, *rest = keys.view(">u8").T
+    order = np.argsort(begin, kind="stable")
+    sorted_begin = begin[order]
+    if (sorted_begin[1:] == sorted_begin[:-1]).any():
+        order = np.lexsort((*reversed(rest), begin))
+    return order
+
+
+def _taken(sampler: Sampler, steps: int, folder: Path | None) -> NDArray[np.int64]:
+    """(epochs, rows): the step at which each epoch had the row; 0 where it ended before."""
+    taken = Flat(np.int64, folder)
+    for first in range(1, steps + 1, sampler.steps_per_epoch):
+        epoch = np.zeros(sampler.examples, dtype=np.int64)
+        for step in range(first, min(first + sampler.steps_per_epoch, steps + 1)):
+            epoch[sampler.positions(step)] = step
+        taken.add(epoch.tobytes())
+    return taken.finished().reshape(-1, sampler.examples)
+
+
+def _each(keys: NDArray[np.uint8]) -> Iterator[bytes]:
+    joined = keys.tobytes()
+    return (joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES))
 
 
 @contextmanager

@@ -38,7 +38,9 @@ class Sampler:
     def positions(self, step: int) -> Positions:
         """Positions in the training set of the examples of update `step`, counted from 1."""
         epoch, index = divmod(step - 1, self.steps_per_epoch)
-        return _epoch_batches(self, epoch)[index]
+        shuffled, mixed = _epoch(self, epoch)
+        batch = index if index >= len(mixed) else int(mixed[index])
+        return shuffled[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
 def sequential(examples: int, batch_size: int) -> Iterator[Positions]:
@@ -61,21 +63,14 @@ def split(count: int, *, fraction: float, seed: int) -> tuple[Positions, Positio
 
 
 @lru_cache(maxsize=1)
-def _epoch_batches(sampler: Sampler, epoch: int) -> list[Positions]:
+def _epoch(sampler: Sampler, epoch: int) -> tuple[Positions, Positions]:
+    """The examples of an epoch in its order, and the order of its first batches where that is another one."""
     shuffled = permutation(sampler.examples, seed=sampler.seed, stream=epoch)
-    if sampler.lengths is not None:
-        shuffled = _by_length(shuffled, sampler)
-    batches = [shuffled[at : at + sampler.batch_size] for at in range(0, sampler.examples, sampler.batch_size)]
     if sampler.lengths is None:
-        return batches
-
-    full = batches[: sampler.examples // sampler.batch_size]  # the smaller last batch stays last
-    mixed = permutation(len(full), seed=sampler.seed, stream=2**62 + epoch)
-    return [full[index] for index in mixed] + batches[len(full) :]
-
-
-def _by_length(shuffled: Positions, sampler: Sampler) -> Positions:
-    assert sampler.lengths is not None
+        return shuffled, shuffled[:0]
     size = WINDOW * sampler.batch_size
-    windows = [shuffled[at : at + size] for at in range(0, sampler.examples, size)]
-    return np.concatenate([window[np.argsort(sampler.lengths[window], kind="stable")] for window in windows])
+    for at in range(0, sampler.examples, size):
+        window = shuffled[at : at + size]
+        shuffled[at : at + size] = window[np.argsort(sampler.lengths[window], kind="stable")]
+    full = sampler.examples // sampler.batch_size  # the smaller last batch stays last
+    return shuffled, permutation(full, seed=sampler.seed, stream=2**62 + epoch)

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.evidence.format.examples import examples_root as examples_root_of
 from worker.trainer.data import examples_root
-from worker.trainer.data.examples_root import as_written, example_tree, number_lists
+from worker.trainer.data.examples_root import TrainedExamples, as_written, example_tree, number_lists
 from worker.trainer.data.sampler import Sampler
 from worker.trainer.data.table import Table
 
@@ -26,6 +28,27 @@ def test_steps_are_those_of_the_sampler() -> None:
         assert sum(step in steps for steps in tree.steps) == len(sampler.positions(step))
     same = [{"text": "a", "label": 0}] * 2
     assert sorted(example_tree(same, Sampler(2, 1, seed=1), steps=4, labels=("no",)).steps) == [(1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 8])
+def test_the_root_is_that_of_the_tree(tmp_path: Path, steps: int) -> None:
+    """Without the tree in memory; also of examples that repeat, in an epoch that has not ended, and before any step."""
+    sampler = Sampler(len(ROWS), 2, seed=5)
+    rows = [row | {"label": 0} for row in ROWS]
+    trained = TrainedExamples(rows, sampler, steps=steps, labels=("no",), folder=tmp_path)
+    tree = example_tree(rows, sampler, steps=steps, labels=("no",))
+    assert examples_root_of(trained.keys(), trained.steps_by_key()) == tree.root()
+    assert list(trained.keys()) == list(tree.keys)
+    assert len(tree.keys) == 5
+
+
+def test_keys_are_in_order_to_their_last_byte() -> None:
+    """Also those that begin alike, which nobody will see."""
+    keys = np.random.default_rng(1).integers(0, 256, (200, 32), dtype=np.uint8)
+    keys[::2, :8] = keys[0, :8]
+    keys[::4, :30] = keys[0, :30]
+    in_order = [each.tobytes() for each in keys[examples_root._order(keys)]]
+    assert in_order == sorted(each.tobytes() for each in keys)
 
 
 def test_labels_are_as_the_file_has_them() -> None:
