@@ -88,9 +88,10 @@ def ready(place: Path, peer: Peer) -> bool:
 
 def install(peer: Peer, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)  # left by an install that was interrupted, or of other versions
-    run(peer, [sys.executable, "-m", "venv", str(place)])
-    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    run(peer, [*pip, *(["--ignore-requires-python"] if peer.any_python else []), *peer.versions])
+    run(peer, [sys.executable, "-m", "venv", "--without-pip", str(place)])
+    pip = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "--disable-pip-version-check"]
+    options = ["-qq", "--no-compile", *(["--ignore-requires-python"] if peer.any_python else [])]
+    run(peer, [*pip, "install", *options, *peer.versions])  # most of a peer's modules are never imported
     (place / ".ready").write_text(peer.fingerprint)
 
 
