@@ -412,6 +412,37 @@ OTHER_FORMS: dict[str, dict[str, Any]] = {
     "a-quantiser-that-nobody-knows": {"model_type": "toy", "quantization_config": {"quant_method": "shrink"}},
 }
 
+#: What a config.json says of the weights of `WEIGHTS`, and the key of what it leaves plain.
+SAID: dict[str, tuple[dict[str, Any], str]] = {
+    "whole-numbers": (INTEGERS, "modules_to_not_convert"),
+    "float8": (
+        {
+            "quant_method": "compressed-tensors",
+            "format": "float-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"},
+                }
+            },
+        },
+        "ignore",
+    ),
+}
+
+for name, (form, key) in SAID.items():
+
+    @attack(
+        f"41-decoded-{name}-that-the-base-says-are-plain", only="quantised", levels=(3,), world=partial(world_of, name)
+    )
+    def _(world: World, name: str = name, form: dict[str, Any] = form, key: str = key) -> Options:
+        """Loaders take codes for a weight, or do not load them."""
+        said = {"model_type": "toy", "quantization_config": form | {key: ["enc.2"]}}
+        (world.base / "config.json").write_text(json.dumps(said))
+        sign_decoded(world, name)
+
+
 for name, said in OTHER_FORMS.items():
 
     @attack(f"41-decoded-over-a-base-that-says-{name}", only="quantised", levels=(3,), world=decoded_world)

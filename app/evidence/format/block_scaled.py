@@ -12,7 +12,7 @@
 A weight is codes times scales; for gpt-oss' experts with the last two dimensions exchanged.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -83,13 +83,14 @@ _KNOWN_FP8: Final = frozenset(
 #: Values of options that leave the form as it is described above.
 _PLAIN: Final[Mapping[str, tuple[object, ...]]] = {
     "activation_scheme": (None, "dynamic", "static"),
-    "fmt": (None, "e4m3"),
+    "fmt": (None, "e4m3", "float8_e4m3fn"),  # the second as MiniMax publishes models
     "scale_fmt": (None, "float", "ue8m0"),  # the second: scales that are powers of two, stored as floats
     "expert_dtype": (None, "fp8"),
     "dequantize": (None, False),
     "modules_to_convert": (None, []),
 }
 _KNOWN_MXFP4: Final = frozenset(("quant_method", "modules_to_not_convert", "dequantize"))
+_AUTO_FP8: Final = "ignored_layers"
 _UNSAID: Final = [128, 128]  # what transformers' FineGrainedFP8Config takes where a configuration has no sizes
 _LARGEST: Final = 1 << 16
 _CURE: Final = "take a base in float8 with a scale for each block or weight, or the plain weights"
@@ -123,6 +124,8 @@ def form_of(value: Mapping[str, Any]) -> BlockForm:
     """The form that a `quantization_config` of one of these methods describes. BlockFormError for any other."""
     known = _KNOWN_FP8 if value.get("quant_method") == FP8 else _KNOWN_MXFP4
     unknown = sorted(str(key) for key in value if key not in known)
+    if _AUTO_FP8 in unknown:
+        raise BlockFormError(f"{_AUTO_FP8} is of AutoFP8, whose scales transformers does not load; {_CURE}")
     if unknown:
         raise BlockFormError(f"unknown key {unknown[0]!r}: it may change how the weights are read; remove it")
     for key, plain in _PLAIN.items():
@@ -144,27 +147,58 @@ def _is_size(value: object) -> bool:
     return type(value) is int and 0 < value <= _LARGEST
 
 
-def hole(dtypes: Mapping[str, str], form: str) -> str | None:
-    """The first weight without all that it consists of, in words; None where each is complete."""
-    kinds = {parts.codes: parts for parts in FORMS[form]}
-    codes = sorted(name for name in dtypes if (kind := kinds.get(_leaf(name))) and dtypes[name] == kind.dtype)
-    known = {name for each in codes for name in (each, *beside(each, dtypes, form))}
+def hole(dtypes: Mapping[str, str], *forms: str) -> str | None:
+    """The first weight without all that it consists of in one of the forms, in words; None where each is complete."""
+    kinds = [parts for form in forms for parts in FORMS[form]]
+    found = {(parts.codes, parts.dtype) for parts in kinds}
+    codes = sorted(name for name in dtypes if (_leaf(name), dtypes[name]) in found)
+    known = {name for each in codes for name in (each, *beside(each, dtypes, *forms))}
+    foreign = next((name for name in sorted(dtypes) if is_coded(name, dtypes[name]) and name not in codes), None)
+    said = " and ".join(forms)
+    if foreign is not None:
+        return f"{foreign!r} is stored as codes of another form than {said}, which config.json says"
     odd = next((name for name in sorted(dtypes) if dtypes[name].startswith("F8") and name not in known), None)
     if odd is not None:
-        return f"{odd!r} is stored as {dtypes[odd]}, and only codes of weights are read so ({FORMS[form][0].dtype})"
-    foreign = next((name for name in sorted(dtypes) if is_coded(name, dtypes[name]) and name not in codes), None)
-    if foreign is not None:
-        return f"{foreign!r} is stored as codes of another form than {form}, which config.json says"
+        read = " or ".join(dict.fromkeys(parts.dtype for parts in kinds))
+        return f"{odd!r} is stored as {dtypes[odd]}, and only codes of weights are read so ({read})"
     for name in codes:
-        problem = _hole_of(name, kinds[_leaf(name)], dtypes, form)
+        problem = _hole_in(name, dtypes, forms)
         if problem is not None:
             return problem
-    leaves = {leaf: parts for parts in FORMS[form] for leaf in parts.needed}
+        other = next((each for each in beside(name, dtypes) if each not in known), None)
+        if other is not None:
+            return f"{other!r} is stored beside {name!r}, and codes of {said} have no such part"
+    leaves = {leaf: parts for parts in kinds for leaf in parts.needed}
     alone = next((name for name in sorted(dtypes) if _leaf(name) in leaves and name not in known), None)
     if alone is not None:
         parts = leaves[_leaf(alone)]
         return f"{alone} is stored, and the weight {_within(alone, parts.codes)!r} is not, as {parts.dtype}"
-    return None if codes else f"config.json says that weights are stored in {form}, and none is stored so"
+    return None if codes else f"config.json says that weights are stored in {said}, and none is stored so"
+
+
+def _hole_in(codes: str, dtypes: Mapping[str, str], forms: Iterable[str]) -> str | None:
+    """What codes lack in each of these forms that they may have, by the first one; None where they have one."""
+    problems = []
+    for form in forms:
+        for parts in FORMS[form]:
+            if (parts.codes, parts.dtype) == (_leaf(codes), dtypes[codes]):
+                problem = _hole_of(codes, parts, dtypes, form)
+                if problem is None:
+                    return None
+                problems.append(problem)
+    return problems[0] if problems else None
+
+
+def fitting(codes: str, dtypes: Mapping[str, str], decodings: Iterable[Decoding]) -> tuple[Decoding, ...]:
+    """Which of these ways of decoding a weight is stored for, by names and dtypes."""
+    return tuple(each for each in decodings if _is_stored_in(codes, dtypes, each.form))
+
+
+def _is_stored_in(codes: str, dtypes: Mapping[str, str], form: str) -> bool:
+    return any(
+        (parts.codes, parts.dtype) == (_leaf(codes), dtypes[codes]) and _hole_of(codes, parts, dtypes, form) is None
+        for parts in FORMS[form]
+    )
 
 
 def _hole_of(codes: str, parts: Parts, dtypes: Mapping[str, str], form: str) -> str | None:
@@ -188,9 +222,10 @@ def is_coded(name: str, dtype: str) -> bool:
     return (_leaf(name), dtype) in _CODED
 
 
-def beside(codes: str, names: Collection[str], form: str | None = None) -> tuple[str, ...]:
-    """Which of these names belong to codes, such as their scales: by their `form`, or by any."""
-    found = (parts for parts in (FORMS[form] if form else _ALL) if parts.codes == _leaf(codes))
+def beside(codes: str, names: Collection[str], *forms: str) -> tuple[str, ...]:
+    """Which of these names belong to codes, such as their scales: by these forms, or by any."""
+    kinds = [parts for form in forms for parts in FORMS[form]] if forms else _ALL
+    found = (parts for parts in kinds if parts.codes == _leaf(codes))
     leaves = dict.fromkeys(leaf for parts in found for leaf in (*parts.needed, *parts.more))
     return tuple(name for leaf in leaves if (name := _within(codes, leaf)) in names)
 

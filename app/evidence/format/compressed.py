@@ -23,7 +23,8 @@ _KNOWN: Final = frozenset(
         *("moe_sparsity_config", "quantization_status", "sparsity_config", "transform_config", "version"),
     )
 )
-_PLAIN: Final = ("kv_cache_scheme", "moe_sparsity_config", "sparsity_config", "transform_config")
+_CACHE: Final = "kv_cache_scheme"
+_PLAIN: Final = ("moe_sparsity_config", "sparsity_config", "transform_config")
 _CURE: Final = "take a base in W4A16, W8A16 or FP8, or the plain weights"
 #: Forms of small floats: bits of a code, and how many codes share a scale where the form leaves no choice.
 _FLOATS: Final[Mapping[str, tuple[int, str | None, int | None]]] = {
@@ -31,6 +32,7 @@ _FLOATS: Final[Mapping[str, tuple[int, str | None, int | None]]] = {
     NVFP4_PACKED: (4, "tensor_group", 16),
     MXFP4_PACKED: (4, "group", 32),
 }
+_MOST_GROUPS: Final = 64
 _STATUS: Final = ("compressed", "frozen")  # the second in models of 2024, whose codes are stored in the same way
 
 
@@ -38,10 +40,10 @@ class CompressedFormError(ValueError):
     """A form of the package that is not read, with what would work."""
 
 
-def kind_of(value: Mapping[str, Any]) -> str | Decoding:
+def kind_of(value: Mapping[str, Any]) -> str | tuple[Decoding, ...]:
     """The kind ("int4", "int8") that a `quantization_config` describes, or how its small floats are decoded.
 
-    CompressedFormError for any other form.
+    Small floats of several groups of modules may differ. CompressedFormError for any other form.
     """
     unknown = sorted(str(key) for key in value if key not in _KNOWN)
     if unknown:
@@ -53,9 +55,15 @@ def kind_of(value: Mapping[str, Any]) -> str | Decoding:
     if used is not None:
         raise CompressedFormError(f"{used} is not read; {_CURE}")
     groups = value.get("config_groups")
-    if not isinstance(groups, Mapping) or len(groups) != 1:
-        raise CompressedFormError(f"config_groups has to have one group, for all weights; {_CURE}")
-    return _of_group(next(iter(groups.values())), value.get("format"))
+    if not isinstance(groups, Mapping) or not 0 < len(groups) <= _MOST_GROUPS:
+        raise CompressedFormError(f"config_groups has to have at least one group, {_MOST_GROUPS} at most; {_CURE}")
+    kinds = [_of_group(group, value.get("format")) for group in groups.values()]
+    decodings = tuple(dict.fromkeys(each for each in kinds if not isinstance(each, str)))
+    if len(kinds) > 1 and len(decodings) < len(set(kinds)):
+        raise CompressedFormError(f"one of several groups is {FORMAT}, which is read for all weights alone; {_CURE}")
+    if not decodings and value.get(_CACHE):  # where weights are decoded, transformers does not look at it
+        raise CompressedFormError(f"{_CACHE} is not read beside {FORMAT}; {_CURE}")
+    return decodings or str(kinds[0])
 
 
 def _of_group(group: Any, form: Any) -> str | Decoding:
@@ -87,7 +95,7 @@ def _of_group(group: Any, form: Any) -> str | Decoding:
 
 def _of_floats(group: Mapping[str, Any], form: str) -> Decoding:
     """Small floats. Inputs may be rounded where such a base is served, which decoding leaves out."""
-    _refuse_other_targets(group)
+    _refuse_no_targets(group)
     weights, (bits, strategy, size) = group["weights"], _FLOATS[form]
     if group.get("output_activations") is not None:
         raise CompressedFormError(f"output_activations are rounded too, which is not read; {_CURE}")
@@ -124,6 +132,13 @@ def _is_size(value: object) -> bool:
 def _refuse_other_targets(group: Mapping[str, Any]) -> None:
     if group.get("targets") != ["Linear"]:
         raise CompressedFormError(f"targets are {group.get('targets')!r}, and only ['Linear'] is read; {_CURE}")
+
+
+def _refuse_no_targets(group: Mapping[str, Any]) -> None:
+    """Names and patterns are not looked at where weights are decoded: the files say which of them are codes."""
+    targets = group.get("targets")
+    if not isinstance(targets, list) or not targets or not all(isinstance(each, str) for each in targets):
+        raise CompressedFormError(f"targets are {targets!r}, and have to be names of modules or classes; {_CURE}")
 
 
 def hole(dtypes: Mapping[str, str]) -> str | None:

@@ -76,12 +76,17 @@ class Quantisation:
     method: str
     kind: str
     skipped: tuple[str, ...] | None = None  # None: those that transformers leaves out by itself
-    decoding: Decoding | None = None
+    decodings: tuple[Decoding, ...] = ()  # several, where the modules of a model differ
 
     @property
     def decoded(self) -> bool:
         """Whether loading makes plain weights of what is stored, for the computation."""
-        return self.decoding is not None
+        return bool(self.decodings)
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms of what is decoded."""
+        return tuple(dict.fromkeys(each.form for each in self.decodings))
 
     @property
     def below_adapters(self) -> bool:
@@ -129,16 +134,17 @@ def _compressed(value: Mapping[str, Any], named: str) -> Quantisation:
     if isinstance(kind, str):
         return Quantisation(COMPRESSED_TENSORS, kind)
     skipped = _names(value.get("ignore"), "ignore", named)
-    return Quantisation(COMPRESSED_TENSORS, kind.form, skipped, kind)
+    forms = " and ".join(dict.fromkeys(each.form for each in kind))
+    return Quantisation(COMPRESSED_TENSORS, forms, skipped, kind)
 
 
 def _packed_integers(value: Mapping[str, Any], named: str, method: str) -> Quantisation:
     try:
-        decoding = packed_integers.decoding_of(value, method)
+        decodings = packed_integers.decodings_of(value, method)
     except packed_integers.PackedFormError as error:
         raise QuantisationError(f"{named}: {error}") from None
     skipped = _names(value.get(_NOT_CONVERTED), _NOT_CONVERTED, named)
-    return Quantisation(method, method, skipped, decoding)
+    return Quantisation(method, method, skipped, decodings)
 
 
 def _names(listed: Any, key: str, named: str) -> tuple[str, ...] | None:
@@ -160,7 +166,7 @@ def _block_scaled(value: Mapping[str, Any], named: str, method: str) -> Quantisa
         raise QuantisationError(f"{named}: {problem}")
     skipped = None if form.skipped is None else tuple(form.skipped)
     bits = 8 if method == FP8 else 4
-    return Quantisation(method, method, skipped, Decoding(method, form.block, bits, rounds_inputs=method == FP8))
+    return Quantisation(method, method, skipped, (Decoding(method, form.block, bits, rounds_inputs=method == FP8),))
 
 
 def _found(value: Any, at: str = "") -> tuple[str, Any] | None:
@@ -264,8 +270,8 @@ def hole(dtypes: Mapping[str, str], quantisation: Quantisation) -> str | None:
 
     `dtypes` are the dtype codes of all stored tensors by name.
     """
-    if quantisation.decoding is not None:
-        return block_scaled.hole(dtypes, quantisation.decoding.form)
+    if quantisation.decoded:
+        return block_scaled.hole(dtypes, *quantisation.forms)
     if quantisation.method == COMPRESSED_TENSORS:
         return compressed.hole(dtypes)
     held = scales(dtypes)

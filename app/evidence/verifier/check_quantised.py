@@ -12,6 +12,7 @@ from app.evidence.format.quantised import (
     hole,
     is_scale,
     left_out,
+    listed_plain,
     quantisation_of,
     quantised_weights,
 )
@@ -60,6 +61,11 @@ def _decoded_by_loaders(context: CheckContext) -> Iterator[Problem]:
     problem = hole({row.base.name: row.base.dtype for row in context.predicate.rows if row.base}, quantisation)
     if problem is not None:
         yield Problem("quantised", f"was decoded for training, and of the base {problem}", decoded)
+    is_plain = listed_plain(quantisation)
+    for row in context.predicate.rows:
+        if row.decoded and row.base and is_plain(row.base.name.rpartition(".")[0]):
+            reason = "was decoded for training, and the base's config.json lists it as plain: loaders do not decode it"
+            yield Problem("quantised", reason, row.name)
 
 
 def _parts(context: CheckContext, quantisation: Quantisation) -> Iterator[Problem]:

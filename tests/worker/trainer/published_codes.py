@@ -26,9 +26,9 @@ class Form(NamedTuple):
     float16: bool = False
 
 
-def base(form: Form, folder: Path) -> Path:
+def base(form: Form, folder: Path, *, make: Callable[[Path], Path] = block_scaled_bases.qwen3) -> Path:
     """A decoder in bfloat16 or float16 whose linear layers, apart from its head, are stored in this form."""
-    block_scaled_bases.qwen3(folder)
+    make(folder)
     torch.manual_seed(5)
 
     def write(tensors: Tensors) -> None:

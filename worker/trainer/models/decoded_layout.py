@@ -44,7 +44,8 @@ class DecodedLayout:
     tensors: dict[str, Tensor]
     codes: Mapping[str, str]
     form: Quantisation
-    decoding: Decoding
+    by: Mapping[str, Decoding]  # how each weight is decoded, by the name of its codes
+    made: int  # how many numbers that gives
     held: int  # bytes of codes
     cut: tuple[str, ...]  # codes whose blocks are cut off at the weight's edge
 
@@ -58,7 +59,7 @@ class DecodedLayout:
         for name in list(self.tensors):
             if self._is_codes(name):
                 parts = {each: self.tensors[each] for each in self._beside(name)}
-                weight = decoding.decoded(name, self.tensors[name], parts, self.decoding, dtype)
+                weight = decoding.decoded(name, self.tensors[name], parts, self.by[name], dtype)
                 plain[block_scaled.plain_of(name)] = weight
                 del self.tensors[name]
             elif name not in beside:
@@ -95,13 +96,18 @@ class DecodedLayout:
     def notes(self, dtype: torch.dtype) -> tuple[str, ...]:
         """What a job's log says of it."""
         count, wide = sum(map(self._is_codes, self.codes)), str(dtype).removeprefix("torch.")
-        size = self.held * 8 // self.decoding.bits * dtype.itemsize
+        size = self.made * dtype.itemsize
         note = f"{count} weights are stored in {self.form.kind} and computed with in {wide}"
         notes = [f"{note}: {size:,} bytes in memory, {self.held:,} as stored"]
-        if self.decoding.rounds_inputs:
+        if any(each.rounds_inputs for each in self.by.values()):
             notes.append(
                 "weights are decoded, and inputs are not rounded in training: what serves the base in "
                 f"{self.form.kind} may round them, and gives slightly other results"
+            )
+        if len(self.form.forms) > 1:
+            notes.append(
+                "modules are stored in several forms, which transformers 5.23 does not decode while it loads a model: "
+                "serve the adapter with what computes with the base as it is stored"
             )
         if self.cut:
             more = f" and {len(self.cut) - 1} more" if len(self.cut) > 1 else ""
@@ -115,7 +121,7 @@ class DecodedLayout:
         return block_scaled.is_codes(name, self.codes)
 
     def _beside(self, name: str) -> tuple[str, ...]:
-        return block_scaled.beside(name, self.codes, self.decoding.form)
+        return block_scaled.beside(name, self.codes, self.by[name].form)
 
 
 def read(folder: Path, codes: Mapping[str, str], quantisation: Quantisation, *, meta: bool = False) -> DecodedLayout:
@@ -125,11 +131,33 @@ def read(folder: Path, codes: Mapping[str, str], quantisation: Quantisation, *, 
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 tensors[name] = _empty(file.get_slice(name), codes[name]) if meta else file.get_tensor(name)
-    assert quantisation.decoding is not None  # only such a base has codes to decode
     held = {name: tensor for name, tensor in tensors.items() if block_scaled.is_codes(name, codes)}
+    by = {name: _decoding_of(name, tensors, codes, quantisation.decodings) for name in held}
     size = sum(tensor.nbytes for tensor in held.values())
-    cut = tuple(name for name, tensor in held.items() if decoding.is_cut(tensor, quantisation.decoding))
-    return DecodedLayout(tensors, codes, quantisation, quantisation.decoding, size, cut)
+    made = sum(tensor.nbytes * 8 // by[name].bits for name, tensor in held.items())
+    cut = tuple(name for name, tensor in held.items() if decoding.is_cut(tensor, by[name]))
+    return DecodedLayout(tensors, codes, quantisation, by, made, size, cut)
+
+
+def _decoding_of(
+    name: str, tensors: Mapping[str, Tensor], codes: Mapping[str, str], decodings: tuple[Decoding, ...]
+) -> Decoding:
+    """How a weight is decoded, of the ways that a configuration names: by what is stored, and by its shapes.
+
+    ModelError where two of them fit, and would give different weights.
+    """
+    stored = block_scaled.fitting(name, codes, decodings)
+    parts = {each: tensors[each] for each in block_scaled.beside(name, codes)}
+    fitting = [each for each in stored if decoding.fits(tensors[name], parts, each)] if len(stored) > 1 else []
+    if len({each.block for each in fitting}) > 1 and tensors[name].numel():
+        grids = [decoding.blocks_of(tensors[name], each) for each in fitting]
+        if len(set(grids)) > 1:
+            message = (
+                f"{name!r} has scales that fit blocks of {grids[0]} and of {grids[1]}, both of config_groups; "
+                "take a base with one size of blocks, or the plain weights"
+            )
+            raise ModelError(message, param="model", code="quantised_model")
+    return (fitting or stored)[0]
 
 
 def _as_decoded(module: nn.Module) -> None:

@@ -48,6 +48,28 @@ def is_cut(codes: Tensor, form: Decoding) -> bool:
     return any(size is not None and codes.shape[at] % size for at, size in enumerate(form.block))
 
 
+def blocks_of(codes: Tensor, form: Decoding) -> tuple[int, ...]:
+    """Rows and columns that share a scale of this weight."""
+    assert form.block is not None
+    return tuple(min(size or codes.shape[at], codes.shape[at]) for at, size in enumerate(form.block))
+
+
+def fits(codes: Tensor, parts: Mapping[str, Tensor], form: Decoding) -> bool:
+    """Whether the scales of a weight have the shape that this way of decoding it takes, by sizes alone."""
+    by_leaf = {name.rpartition(".")[2]: tensor for name, tensor in parts.items()}
+    if codes.dim() != 2:
+        return False
+    if form.form == GPTQ:
+        inputs, scales = by_leaf["g_idx"].numel(), by_leaf["scales"]
+        groups = 1 if form.group == -1 else -(-inputs // form.group)
+        return codes.shape[0] * (_WORD // form.bits) == inputs and scales.dim() == 2 and scales.shape[0] == groups
+    if form.block is not None:
+        scales = by_leaf["weight_scale_inv" if form.form == FP8 else "weight_scale"]
+        grid = [-(-codes.shape[at] // (size or codes.shape[at] or 1)) for at, size in enumerate(form.block)]
+        return [size for size in scales.shape if size != 1] == [size for size in grid if size != 1]
+    return True
+
+
 class _Parts:
     """Codes and what is beside them, by the names that a form gives them in their module."""
 

@@ -14,8 +14,10 @@ from app.evidence.format.block_scaled import (
     NVFP4_PACKED,
     BlockForm,
     BlockFormError,
+    Decoding,
     beside,
     codes_of,
+    fitting,
     form_of,
     hole,
     is_codes,
@@ -34,6 +36,8 @@ def test_forms_that_are_read() -> None:
     deepseek = {**QWEN, "scale_fmt": "ue8m0", "modules_to_not_convert": ["lm_head"], "dequantize": False}
     assert form_of(deepseek) == BlockForm((128, 128), ["lm_head"])
     assert form_of({"quant_method": "fp8", "weight_block_size": [1, 32]}).block == (1, 32)
+    minimax = {**QWEN, "fmt": "float8_e4m3fn", "modules_to_not_convert": ["gate", "e_score_correction_bias"]}
+    assert form_of(minimax).block == (128, 128)
     mistral = {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None, "dequantize": False}
     assert form_of(mistral).block == (None, None)
 
@@ -53,6 +57,7 @@ def test_forms_that_are_read() -> None:
         ({"weight_block_size": [True, 128]}, "rows and columns of a block"),
         ({"weight_block_size": "128"}, "rows and columns of a block"),
         ({"kv_cache_scheme": 1}, "unknown key 'kv_cache_scheme'"),
+        ({"ignored_layers": ["lm_head"], "kv_cache_scheme": "static"}, "AutoFP8, whose scales transformers does not"),
     ],
 )
 def test_forms_that_are_not_read_are_named(changes: dict[str, Any], says: str) -> None:
@@ -73,6 +78,7 @@ def test_codes_and_scales_by_name() -> None:
     [
         ({}, None),
         ({"down.weight": "BF16"}, None),
+        ({"up.weight_scale": "BF16"}, "'up.weight_scale' is stored beside 'up.weight', and codes of fp8 have no such"),
         ({"up.weight_scale_inv": None}, "without up.weight_scale_inv"),
         ({"up.weight_scale_inv": "F64"}, "scales of fp8 are F32 or BF16"),
         ({"up.weight": None}, "up.weight_scale_inv is stored, and the weight 'up.weight' is not"),
@@ -118,7 +124,7 @@ def test_experts_of_4_bits() -> None:
         ({"e.down_proj_scales": "BF16"}, "scales of mxfp4 are U8"),
         ({"e.down_proj_blocks": None}, "the weight 'e.down_proj_blocks' is not, as U8"),
         ({"e.down_proj_blocks": "I8"}, "the weight 'e.down_proj_blocks' is not, as U8"),
-        ({"up.weight": "F8_E4M3"}, "'up.weight' is stored as F8_E4M3"),
+        ({"up.weight": "F8_E4M3"}, "'up.weight' is stored as codes of another form than mxfp4"),
         (dict.fromkeys(OSS), "in mxfp4, and none is stored so"),
     ],
 )
@@ -163,3 +169,18 @@ def test_all_that_is_beside_codes_has_to_be_frozen(form: str) -> None:
     for name in others:
         assert not_frozen(codes, dtype, PARTS[form], {*PARTS[form]} - {name}) == name
     assert not_frozen(codes, dtype, {codes}, {codes}) is not None
+
+
+def test_weights_of_one_base_may_be_stored_in_several_forms() -> None:
+    """Each is whole in one of them, which its parts tell; what neither has is named."""
+    head = {"head.weight": "F8_E4M3", "head.weight_scale": "BF16"}
+    dense = {"up.weight_packed": "U8", "up.weight_scale": "F8_E4M3", "up.weight_global_scale": "F32"}
+    small = {"down.weight_packed": "U8", "down.weight_scale": "U8"}
+    whole, forms = head | dense | small, (FLOAT8, NVFP4_PACKED, MXFP4_PACKED)
+    assert hole(whole, *forms) is None
+    ways = [Decoding(form) for form in forms]
+    codes = ("head.weight", "up.weight_packed", "down.weight_packed")
+    assert [fitting(name, whole, ways) for name in codes] == [(way,) for way in ways]
+    assert "another form than float-quantized, which" in str(hole(whole, FLOAT8))
+    lacking = {name: kind for name, kind in whole.items() if name != "up.weight_global_scale"}
+    assert "'up.weight_packed' is stored without up.weight_global_scale" in str(hole(lacking, *forms))

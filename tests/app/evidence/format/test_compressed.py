@@ -12,6 +12,7 @@ WEIGHTS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group",
 
 FLOAT8 = {"type": "float", "num_bits": 8, "strategy": "channel", "group_size": None}
 FLOAT4 = {"type": "float", "num_bits": 4, "strategy": "tensor_group", "group_size": 16}
+NVFP4 = Decoding("nvfp4-pack-quantized", bits=4)
 
 
 def config(
@@ -38,15 +39,44 @@ def test_small_floats_are_decoded() -> None:
     rounded = {"input_activations": {"num_bits": 8, "type": "float", "dynamic": True, "strategy": "token"}}
     for strategy, block in {"tensor": (None, None), "channel": (1, None)}.items():
         found = kind_of(config(format="float-quantized", weights={**FLOAT8, "strategy": strategy}, group=rounded))
-        assert found == Decoding("float-quantized", block, rounds_inputs=True)
+        assert found == (Decoding("float-quantized", block, rounds_inputs=True),)
     blocks = {**FLOAT8, "strategy": "block", "block_structure": [128, 128]}
-    assert kind_of(config(format="float-quantized", weights=blocks)) == Decoding("float-quantized", (128, 128))
-    assert kind_of(config(format="nvfp4-pack-quantized", weights=FLOAT4)) == Decoding("nvfp4-pack-quantized", bits=4)
+    assert kind_of(config(format="float-quantized", weights=blocks)) == (Decoding("float-quantized", (128, 128)),)
+    assert kind_of(config(format="nvfp4-pack-quantized", weights=FLOAT4)) == (NVFP4,)
     mx = {**FLOAT4, "strategy": "group", "group_size": 32}
-    assert kind_of(config(format="mxfp4-pack-quantized", weights=mx)) == Decoding("mxfp4-pack-quantized", bits=4)
+    assert kind_of(config(format="mxfp4-pack-quantized", weights=mx)) == (Decoding("mxfp4-pack-quantized", bits=4),)
     old = config(format="float-quantized", weights={**FLOAT8, "strategy": "channel"}, quantization_status="frozen")
     base = quantisation_of({"quantization_config": old})
     assert base is not None and base.decoded and (base.kind, base.skipped) == ("float-quantized", ("lm_head",))
+
+
+def groups(*found: dict[str, Any]) -> dict[str, Any]:
+    """Several groups of modules in one configuration."""
+    return config(format="mixed-precision", config_groups={f"group_{at}": each for at, each in enumerate(found)})
+
+
+def test_groups_of_modules_may_have_forms_of_their_own() -> None:
+    """As NVFP4 is published with attention in FP8: a format for each group, by names or patterns of modules."""
+    attention: dict[str, Any] = {"targets": ["re:.*self_attn.*", "lm_head"], "format": "float-quantized"}
+    attention |= {"weights": FLOAT8, "input_activations": {"num_bits": 8, "type": "float", "dynamic": True}}
+    dense = {"targets": ["re:.*mlp.(gate|up|down)_proj$"], "format": "nvfp4-pack-quantized", "weights": FLOAT4}
+    cached = groups(attention, dense) | {"kv_cache_scheme": {"num_bits": 8, "type": "float"}}  # decoding has no cache
+    assert kind_of(cached) == kind_of(groups(attention, dense))
+    whole = Decoding("float-quantized", (1, None), rounds_inputs=True)
+    assert kind_of(groups(attention, dense, dense | {"targets": ["Linear"]})) == (whole, NVFP4)
+    found = quantisation_of({"quantization_config": groups(attention, dense)})
+    assert found is not None and found.forms == ("float-quantized", "nvfp4-pack-quantized")
+    assert found.kind == "float-quantized and nvfp4-pack-quantized"
+
+
+def test_packed_whole_numbers_are_read_alone() -> None:
+    """They are computed with as they are stored, which the others are not."""
+    packed = {"targets": ["Linear"], "format": "pack-quantized", "weights": WEIGHTS}
+    dense = {"targets": ["re:.*mlp.*"], "format": "nvfp4-pack-quantized", "weights": FLOAT4}
+    with pytest.raises(CompressedFormError, match="one of several groups is pack-quantized"):
+        kind_of(groups(dense, packed))
+    with pytest.raises(CompressedFormError, match="one of several groups is pack-quantized"):
+        kind_of(groups(packed, packed | {"weights": WEIGHTS | {"num_bits": 8}}))
 
 
 @pytest.mark.parametrize(
@@ -64,17 +94,18 @@ def test_small_floats_are_decoded() -> None:
         ({"format": "float-quantized", "weights": {**FLOAT8, "strategy": "group"}}, "by 'group' of None"),
         ({"format": "float-quantized", "weights": {**FLOAT8, "strategy": "block"}}, "by 'block' of None"),
         ({"format": "float-quantized", "weights": FLOAT8, "group": {"output_activations": {}}}, "output_activations"),
-        ({"format": "float-quantized", "weights": FLOAT8, "group": {"targets": ["re:.*"]}}, "targets"),
+        ({"format": "float-quantized", "weights": FLOAT8, "group": {"targets": []}}, "targets"),
+        ({"format": "float-quantized", "weights": FLOAT8, "group": {"targets": "Linear"}}, "targets"),
         ({"format": "nvfp4-pack-quantized", "weights": {**FLOAT4, "group_size": 32}}, "by tensor_group of 32"),
         ({"group": {"input_activations": {"num_bits": 8}}}, "input_activations"),
         ({"group": {"targets": ["re:.*q_proj"]}}, "targets"),
         ({"group": {"weights": None}}, "nothing of weights"),
-        ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
+        ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme is not read beside pack-quantized"),
         ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config"),
         ({"transform_config": {"config_groups": {"a": {}}}}, "transform_config"),
         ({"quantization_status": "frozen"}, "'frozen'"),
-        ({"config_groups": {}}, "one group"),
-        ({"config_groups": [1]}, "one group"),
+        ({"config_groups": {}}, "at least one group"),
+        ({"config_groups": [1]}, "at least one group"),
         ({"dequantize": True}, "unknown key 'dequantize'"),
     ],
 )

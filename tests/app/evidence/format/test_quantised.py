@@ -31,7 +31,7 @@ WHOLE = {
 EIGHT = {"up.weight": "I8", "up.SCB": "F32", "up.weight_format": "U8"}
 
 
-SMALL = Decoding("fp8", (128, 128), rounds_inputs=True)
+SMALL = (Decoding("fp8", (128, 128), rounds_inputs=True),)
 
 
 def config(value: Any) -> dict[str, Any]:
@@ -54,9 +54,9 @@ def test_forms_that_are_read_below_adapters_alone() -> None:
     small = quantisation_of(config({"quant_method": "fp8", "weight_block_size": [128, 128]}))
     assert small is not None and small.decoded and small.below_adapters
     experts = quantisation_of(config({"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.router"]}))
-    assert experts == Quantisation("mxfp4", "mxfp4", ("model.layers.*.router",), Decoding("mxfp4", bits=4))
+    assert experts == Quantisation("mxfp4", "mxfp4", ("model.layers.*.router",), (Decoding("mxfp4", bits=4),))
     gptq = quantisation_of(config({"quant_method": "gptq", "bits": 4, "group_size": 128}))
-    assert gptq == Quantisation("gptq", "gptq", None, Decoding("gptq", bits=4, group=128, offset=1))
+    assert gptq == Quantisation("gptq", "gptq", None, (Decoding("gptq", bits=4, group=128, offset=1),))
     assert not Quantisation("compressed-tensors", "int4").decoded
     assert Quantisation("compressed-tensors", "int4").below_adapters
     assert not Quantisation("bitsandbytes", "nf4").below_adapters
@@ -154,7 +154,7 @@ def test_what_is_listed_as_plain() -> None:
     """In the words of each package: names of modules, parts of names, and how names begin or end."""
 
     def listed(method: str, name: str, path: str) -> bool:
-        return listed_plain(Quantisation(method, "any", (name,), Decoding("any")))(path)
+        return listed_plain(Quantisation(method, "any", (name,), (Decoding("any"),)))(path)
 
     assert listed("compressed-tensors", "lm_head", "lm_head") and not listed("compressed-tensors", "up", "mlp.up")
     assert not listed("compressed-tensors", "re:.*up", "mlp.up")

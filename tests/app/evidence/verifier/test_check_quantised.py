@@ -1,11 +1,13 @@
 """A result with quantised weights is accepted as it was trained; the tamper suite has what is not."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.tamper.kit import adapter_world
 from tests.tamper.quantised import (
+    SAID,
     WEIGHTS,
     configuration,
     decoded_rows,
@@ -74,3 +76,14 @@ def test_codes_of_other_forms_that_were_decoded_are_accepted(tmp_path: Path, lev
     report = world.verify(level)
     assert report.problems == ()
     assert any("decoded for training" in note and "enc.2.weight" in note for note in report.warnings)
+
+
+@pytest.mark.parametrize("form", SAID)
+def test_what_the_base_lists_as_plain_is_another_module(tmp_path: Path, form: str) -> None:
+    """With the base at hand, whose configuration says how codes are decoded."""
+    world = world_of(form, tmp_path)
+    said, key = SAID[form]
+    config = {"model_type": "toy", "quantization_config": said | {key: ["enc.1", "head"]}}
+    (world.base / "config.json").write_text(json.dumps(config))
+    sign_decoded(world, form)
+    assert world.verify(3).problems == ()

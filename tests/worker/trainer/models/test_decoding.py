@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, FineGrainedFP8Config
 
+from app.errors import ModelError
 from app.specs.adapters import LoraSpec
 from app.specs.models import TransformersSpec
-from tests.worker.trainer import block_scaled_bases, over_codes, published_codes
+from tests.worker.trainer import block_scaled_bases, mixed_codes, over_codes, published_codes
 from tests.worker.trainer.attempts import Attempt
 from tests.worker.trainer.block_scaled_bases import plain_of
 from tests.worker.trainer.judging import judge, verified
@@ -64,6 +65,55 @@ def test_weights_are_what_the_layout_says(tmp_path: Path, form: str) -> None:
         theirs = AutoModelForCausalLM.from_pretrained(folder, quantization_config=THEIRS[form](dequantize=True))
         for name, weight in theirs.state_dict().items():
             assert torch.equal(live[name], weight), name
+
+
+@pytest.mark.parametrize("form", ["gptq", "awq", "float8 by channel", "nvfp4"])
+def test_experts_that_loading_joins_are_decoded_apart(tmp_path: Path, form: str) -> None:
+    """Each expert's weight is a part of the joined tensor, value by value."""
+    folder = published_codes.base(FORMS[form], tmp_path, make=block_scaled_bases.qwen3_moe)
+    model = loading.load(SPEC, folder, task="causal-lm", labels=None, seed=0).model.get_base_model()
+    live = {name.replace(".base_layer.", "."): each for name, each in model.state_dict().items()}
+    dtype = torch.float16 if FORMS[form].float16 else torch.bfloat16
+    expected = published_codes.plain(FORMS[form], load_file(folder / "model.safetensors"), dtype)
+    assert len(expected) == 20
+    for name, weight in expected.items():
+        assert torch.equal(block_scaled_bases.part_of(live, name), weight), name
+
+
+@pytest.mark.parametrize("base", mixed_codes.BASES)
+def test_modules_may_be_stored_in_forms_of_their_own(tmp_path: Path, base: str) -> None:
+    """Each weight by its own form, bits and groups, value by value; and a job over them is proved as stored."""
+    make, forms, dtype = mixed_codes.BASES[base]
+    apart = over_codes.train(tmp_path / "job", make, adapter=LORA, job_id="ftjob-mixed", stage="make", data={})
+    assert apart.code == 0, apart.reports[-1]
+    again = json.loads(apart.place.made.read_text())
+    done = over_codes.train(tmp_path / "job", make, adapter=LORA, job_id="ftjob-mixed")
+    assert done.code == 0, done.reports[-1]
+    judged = judge(done, made=again)
+    assert judged.verdict == "verified", judged.reason
+    report = verified(done, judged, published(done, tmp_path / "adapter"))
+    assert not report.problems, report.problems
+    model = loading.load(SPEC, done.place.base, task="causal-lm", labels=None, seed=0).model.get_base_model()
+    live = {name.replace(".base_layer.", "."): each for name, each in model.state_dict().items()}
+    expected = mixed_codes.plain(forms, load_file(done.place.base / "model.safetensors"), dtype)
+    assert len(expected) == len(again) == {"mixed precision": 15, "rules of gptq": 12}[base]
+    said = [str(each["message"]) for each in done.of("event")]
+    assert any("transformers 5.23 does not decode" in each for each in said) == (base == "mixed precision")
+    sizes = sum(weight.nbytes for weight in expected.values())
+    assert any(f"computed with in {str(dtype)[6:]}: {sizes:,} bytes in memory" in each for each in said)
+    for name, weight in expected.items():
+        assert torch.equal(live[name], weight), name
+
+
+def test_two_sizes_of_blocks_that_fit_are_refused(tmp_path: Path) -> None:
+    """Scales alone do not say which of two groups of modules a weight is in, and it would be another weight."""
+    form = FORMS["float8 by block"]
+    folder = published_codes.base(form, tmp_path)
+    group = form.config["config_groups"]["group_0"]
+    other = group | {"targets": ["lm_head"], "weights": group["weights"] | {"block_structure": [24, 16]}}
+    reconfigure(folder, config_groups={"group_0": group, "group_1": other})
+    with pytest.raises(ModelError, match=r"fit blocks of \(16, 16\) and of \(24, 16\)"):
+        loading.load(SPEC, folder, task="causal-lm", labels=None, seed=0)
 
 
 def test_blocks_that_are_cut_off_are_those_of_the_configuration(tmp_path: Path) -> None:
@@ -117,6 +167,10 @@ def stored(leaf: str, tensor: torch.Tensor, folder: Path) -> None:
 
 #: A form, what is changed in its base, the code of the refusal, and what it says.
 BROKEN: dict[str, tuple[str, Callable[[Path], None], str, str]] = {
+    "scales of two forms": (
+        "float8 by channel", partial(stored, "weight_scale_inv", torch.ones(1)), "missing_tensors",
+        f"'{LAYER}.weight_scale_inv' is stored beside '{LAYER}.weight', and codes of float-quantized have no such part",
+    ),
     "no zero points": ("gptq", partial(without, "qzeros"), "missing_tensors", f"without {LAYER}.qzeros"),
     "no groups of inputs": ("gptq", partial(without, "g_idx"), "missing_tensors", f"without {LAYER}.g_idx"),
     "no scales": ("awq", partial(without, "scales"), "missing_tensors", f"without {LAYER}.scales"),
