@@ -51,8 +51,11 @@ def speed(case: Case, folder: Path, target: str) -> Iterable[Figure]:
             go()  # warm caches, allocators and lazy imports
         rounds = [one_round(ways, order) for order in islice(permutations(ways), ROUNDS)]
 
-    batches = [run.job.training.batch(run.job.sampler.positions(step + 1)) for step in range(SAMPLE)]
-    padded = sum(batch.inputs["input_ids"].numel() for batch in batches) / sum(batch.tokens for batch in batches)
+    examples, lengths = run.job.training, run.job.training.lengths
+    assert lengths is not None
+    chosen = [run.job.sampler.positions(step + 1) for step in range(SAMPLE)]
+    tokens = sum(int(lengths[positions].sum()) for positions in chosen)
+    padded = sum(examples.batch(positions).inputs["input_ids"].numel() for positions in chosen) / tokens
     yield Figure(f"{case.name}: positions of a padded batch per token", padded, "x")
     yield Figure(f"{case.name}: steps per second", statistics.median(each[OURS] for each in rounds), "1/s")
     for name in others:

@@ -24,7 +24,6 @@ class Batch:
     targets: Tensor
     weight: int  # how many examples, elements or tokens carry loss
     examples: int
-    tokens: int = 0  # without padding; 0 for images and tables
     reference: Tensor | None = None  # preference data only: log-probabilities under the base, (examples, 2)
     rows: Positions | None = None  # which sequence of the data set each row of `inputs` is; the same in every epoch
     learned_only: bool = False  # outputs hold the positions whose targets carry loss, in their order, and no others

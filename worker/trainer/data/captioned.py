@@ -71,7 +71,7 @@ class CaptionedPictures:
         if self._form.width is not None:
             tokens = {name: self._widened(name, each, lengths) for name, each in tokens.items()}
         inputs, count = {**tokens, **pictures.inputs}, len(positions)
-        return Batch(inputs, torch.arange(count), weight=count, examples=count, tokens=sum(lengths), rows=positions)
+        return Batch(inputs, torch.arange(count), weight=count, examples=count, rows=positions)
 
     def _widened(self, name: str, tensor: Tensor, lengths: list[int]) -> Tensor:
         """Each row filled up to the family's width, where the tokenizer fills."""

@@ -94,9 +94,8 @@ class ImageTextExamples:
 
         targets = torch.from_numpy(self.sequences.targets.batch(positions, width))
         weight = int((targets[:, 1:] != IGNORED).sum())
-        tokens = int(self.lengths[positions].sum())
         rows = positions if self.one_each else None
-        return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=rows)
+        return Batch(inputs, targets, weight=weight, examples=len(positions), rows=rows)
 
     def outline(self, positions: Positions) -> Batch:
         return self.batch(positions)

@@ -64,9 +64,8 @@ class LanguageExamples:
 
     def _of(self, inputs: dict[str, Tensor], targets: Tensor, positions: Positions) -> Batch:
         weight = int((targets[:, 1:] != IGNORED).sum())  # the first token of a row is never predicted
-        tokens = int(self.lengths[positions].sum())
         rows = None if self.packed else positions
-        return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=rows)
+        return Batch(inputs, targets, weight=weight, examples=len(positions), rows=rows)
 
 
 def encode(

@@ -53,8 +53,7 @@ class TextExamples:
         else:
             targets = self._targets.index_select(0, torch.from_numpy(positions))
             weight = targets.numel()
-        tokens = int(self.lengths[positions].sum())
-        return Batch(inputs, targets, weight=weight, examples=len(positions), tokens=tokens, rows=positions)
+        return Batch(inputs, targets, weight=weight, examples=len(positions), rows=positions)
 
 
 class RankedExamples(TextExamples):
@@ -94,8 +93,8 @@ class PairExamples:
         return np.concatenate([positions, positions + len(self)])
 
     def _of_rows(self, inputs: dict[str, Tensor], rows: Positions) -> Batch:
-        count, tokens = len(rows) // 2, int(self.sequences.lengths[rows].sum())
-        return Batch(inputs, torch.arange(count), weight=count, examples=count, tokens=tokens, rows=rows)
+        count = len(rows) // 2
+        return Batch(inputs, torch.arange(count), weight=count, examples=count, rows=rows)
 
 
 def encode_texts(

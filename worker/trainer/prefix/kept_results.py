@@ -41,6 +41,10 @@ class KeptResults:
             folder.mkdir(parents=True, exist_ok=True)
         pairs = enumerate(zip(self.leaves, self._starts, strict=True))
         self._flat = [_array(leaf, starts, folder, number) for number, (leaf, starts) in pairs]
+        self._whole_rows = [
+            flat.view(count, -1) if leaf.shape.ragged is None and len(flat) else None
+            for leaf, flat in zip(self.leaves, self._flat, strict=True)
+        ]
         self._done = _read_journal(folder / JOURNAL) if folder is not None else {}
 
     @property
@@ -58,11 +62,12 @@ class KeptResults:
     def get(self, rows: Indices, width: int) -> list[Tensor]:
         """The results of these rows as a batch of this width, filled up with zeros where a row is shorter."""
         batches = []
-        for leaf, starts, flat in zip(self.leaves, self._starts, self._flat, strict=True):
+        parts = zip(self.leaves, self._starts, self._flat, self._whole_rows, strict=True)
+        for leaf, starts, flat, whole_rows in parts:
             sizes = leaf.shape.filled(len(rows), width)
-            if leaf.shape.ragged is None and len(flat):
-                chosen = flat.view(self.count, -1).index_select(0, torch.from_numpy(rows))
-                batches.append(chosen.view(sizes))
+            if whole_rows is not None:
+                chosen = whole_rows.index_select(0, torch.from_numpy(rows))
+                batches.append(chosen if chosen.shape == sizes else chosen.view(sizes))
                 continue
             if self._all_of_width(leaf, rows, width):
                 size = math.prod(sizes[1:])

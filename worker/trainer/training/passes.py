@@ -17,7 +17,7 @@ from worker.trainer.data.batch import Batch, Examples
 from worker.trainer.data.sampler import Positions
 from worker.trainer.padding.removal import Removal
 from worker.trainer.ranks.gradients import combine
-from worker.trainer.training import memory
+from worker.trainer.training import memory, quick_step
 from worker.trainer.training.job import TrainingJob
 from worker.trainer.training.objectives import Objective
 from worker.trainer.training.prefix_cache import PrefixCache
@@ -135,9 +135,13 @@ class Passes:
         for batch in batches:
             with self.removal.computing(batch.to(self.job.device)) as given:
                 summed = self.forward(given, self.job.training)[0]  # the outputs, as wide as a vocabulary, are not kept
-                mean = summed / weight if batch.weight else summed * 0.0
-                self.state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
-            total = mean.detach() if total is None else total + mean.detach()
+                if batch.weight and not self.state.scaler.is_enabled():
+                    mean = quick_step.backward(summed, weight)
+                else:
+                    scaled = summed / weight if batch.weight else summed * 0.0
+                    self.state.scaler.scale(scaled).backward()  # type: ignore[no-untyped-call]
+                    mean = scaled.detach()
+            total = mean if total is None else total + mean
         return 0.0 if total is None else float(total.item())
 
     def _deterministic(self, work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""Clipping and AdamW's update in as few calls as their arithmetic needs: the same kernels, and the same bits.
+"""A backward pass, clipping and AdamW's update in as few calls as their arithmetic needs: the same kernels and bits.
 
 torch's own spend several times the arithmetic of a small head on finding out what they were given. Where anything
 is out of the ordinary, torch's own do the work.
@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.optim import Optimizer
 from torch.optim import optimizer as hooks
 
@@ -22,6 +23,24 @@ UPDATES: Final[dict[type, Callable[..., None]]] = {
 }
 #: Below this share of the limit no rounding makes a factor other than 1.
 SAFE_SHARE: Final = 0.999
+
+
+def backward(loss: Tensor, divisor: int) -> Tensor:
+    """As `mean = loss / divisor; mean.backward()`, for a loss that is one number in fp32; returns the mean.
+
+    The division's own backward pass divides 1 by the divisor, and so does this, without a node in the graph.
+    """
+    plain = type(loss) is Tensor and loss.device.type == "cpu" and loss.dtype is torch.float32
+    if not plain or loss.ndim or not loss.requires_grad:
+        mean = loss / divisor
+        mean.backward()  # type: ignore[no-untyped-call]
+        return mean.detach()
+    with torch.no_grad():
+        gradient = torch.ones_like(loss) / divisor
+    Variable._execution_engine.run_backward(
+        (loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+    return loss.detach() / divisor
 
 
 def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> float:

@@ -155,9 +155,9 @@ def test_answer_behind_the_cut_is_refused(tokenizer: Any) -> None:
 
 
 def test_batch_counts_what_carries_loss(tokenizer: Any) -> None:
-    """weight is the learned tokens, tokens are all without padding."""
+    """weight is the learned tokens."""
     rows = [{"prompt": "the cat", "completion": " sat"}, {"prompt": "a", "completion": " dog ran on"}]
     examples = encode(rows, tokenizer, limit=64).examples
     batch = examples.batch(np.array([0, 1]))
-    assert (batch.weight, batch.tokens, batch.examples) == (2 + 4, 4 + 5, 2)
+    assert (batch.weight, batch.examples) == (2 + 4, 2)
     assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]

@@ -57,7 +57,7 @@ def test_as_many_tokens_carry_loss_as_without() -> None:
     sequences = [passage(1, 2, 3, prompt=0), passage(4, prompt=0), passage(5, 6, prompt=1), passage(7, 8, 9, prompt=2)]
     rows, positions = LanguageSequences.of(sequences, pad=0), np.arange(4)
     plain, packed = (LanguageExamples(rows, pad=0, packed=each).batch(positions) for each in (False, True))
-    assert (plain.weight, plain.tokens, plain.examples) == (packed.weight, packed.tokens, packed.examples)
+    assert (plain.weight, plain.examples) == (packed.weight, packed.examples)
     assert packed.inputs["input_ids"].shape == (3, 3)
 
 

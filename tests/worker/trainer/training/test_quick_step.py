@@ -1,4 +1,4 @@
-"""Clipping and AdamW in few calls give the bits of torch's own, which take over where anything is unusual."""
+"""Backward passes, clipping and AdamW in few calls give the bits of torch's own, which see to what is unusual."""
 
 from __future__ import annotations
 
@@ -62,6 +62,33 @@ def test_same_bits_as_torch(name: str, scale: float, idle: bool) -> None:
     """With gradients that are clipped, that are not, and that are not finite."""
     one, other = (trained(OPTIMIZERS[name], quick=quick, scale=scale, idle=idle) for quick in (True, False))
     assert str(one) == str(other)  # as text, NaN equals NaN
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("divisor", [1, 3, 16, 1_000_003])
+def test_gradients_of_a_mean_have_the_bits_of_torch(divisor: int, dtype: torch.dtype) -> None:
+    """The mean of a summed loss as well, over two micro-batches; fp64 goes by torch."""
+    torch.manual_seed(0)
+    model, parts = nn.Linear(33, 4).to(dtype), torch.randn(2, 7, 33, dtype=dtype)
+    means, gradients = [], []
+    for quick in (True, False):
+        model.zero_grad()
+        for part in parts:
+            loss = model(part).square().sum()
+            mean = quick_step.backward(loss, divisor) if quick else loss / divisor
+            if not quick:
+                mean.backward()
+            means.append(mean.detach())
+        gradients.append([each.grad for each in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(means[:2], means[2:], strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert not means[0].requires_grad
+
+
+def test_a_loss_that_nothing_trains_is_an_error() -> None:
+    """The same one as torch's."""
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        quick_step.backward(torch.ones(()), 2)
 
 
 def test_hooks_are_called() -> None:
