@@ -18,10 +18,15 @@ HELD_BYTES: Final = 4 << 20
 
 
 class Flat:
-    """Elements of one dtype, one after the other. Without a `folder` all of them stay in memory."""
+    """Elements of one dtype, one after the other. Without a `folder` all of them stay in memory.
 
-    def __init__(self, dtype: DTypeLike, folder: Path | None = None) -> None:
+    `scattered` ones are read here and there: the kernel then reads no more of the file around them, which may be
+    megabytes for some bytes.
+    """
+
+    def __init__(self, dtype: DTypeLike, folder: Path | None = None, *, scattered: bool = False) -> None:
         self._dtype = np.dtype(dtype)
+        self._scattered = scattered
         self._folder = folder
         self._held = bytearray()
         self._file: IO[bytes] | None = None
@@ -40,8 +45,11 @@ class Flat:
             elements = np.frombuffer(bytes(self._held), dtype=self._dtype)
         else:
             self._write(self._file)
-            elements = np.frombuffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ), dtype=self._dtype)
+            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             self._file.close()
+            if self._scattered:
+                mapped.madvise(mmap.MADV_RANDOM)
+            elements = np.frombuffer(mapped, dtype=self._dtype)
         self._held = bytearray()
         return elements
 

@@ -71,8 +71,8 @@ class RowWriter:
 
     def __init__(self, dtype: DTypeLike, folder: Path | None = None) -> None:
         self._dtype = np.dtype(dtype)
-        self._flat = Flat(self._dtype, folder)
-        self._starts, self._lengths = Flat(np.int64, folder), Flat(np.int64, folder)
+        self._flat = Flat(self._dtype, folder, scattered=True)
+        self._starts, self._lengths = (Flat(np.int64, folder, scattered=True) for _ in range(2))
         self._end = 0
 
     def add(self, row: NDArray[Any]) -> None:

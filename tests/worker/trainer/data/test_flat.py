@@ -23,11 +23,14 @@ from worker.trainer.data.flat import Flat
 from worker.trainer.data.sampler import Sampler
 
 
+@pytest.mark.parametrize("scattered", [False, True])
 @pytest.mark.parametrize("held", [0, 100, 1 << 20], ids=["file", "file with a rest", "memory"])
-def test_elements_are_read_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+def test_elements_are_read_as_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int, scattered: bool
+) -> None:
     """In memory or in a file; nobody can write them."""
     monkeypatch.setattr(flat, "HELD_BYTES", held)
-    written = Flat(np.int32, tmp_path)
+    written = Flat(np.int32, tmp_path, scattered=scattered)
     for at in range(0, 300, 3):
         written.add(np.arange(at, at + 3, dtype=np.int32).tobytes())
     found = written.finished()
