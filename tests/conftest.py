@@ -19,6 +19,7 @@ from app.db import Database
 from app.settings import Settings
 from migrations.tables import tables
 from tests import servers
+from tests.databases import ReusedDatabase
 
 #: The leak gauntlet's score; here, and not beside its tests, so that xdist's controller loads it too.
 pytest_plugins = ["tests.leaks.score", "tests.chaos.score"]
@@ -127,10 +128,18 @@ def postgres_database(postgres_server: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres_with_tables(postgres_server: str, postgres_template: str) -> Iterator[str]:
-    """The URL of a new PostgreSQL database with empty tables."""
-    with servers.fresh_database(postgres_server, template=postgres_template) as url:
+def postgres_with_tables(reused_database: ReusedDatabase) -> Iterator[str]:
+    """The URL of a PostgreSQL database with empty tables."""
+    with reused_database.given() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def reused_database(postgres_server: str, postgres_template: str) -> Iterator[ReusedDatabase]:
+    """What `postgres_with_tables` gives to test after test."""
+    reused = ReusedDatabase(postgres_server, postgres_template)
+    yield reused
+    reused.close()
 
 
 @pytest.fixture(scope="session")
