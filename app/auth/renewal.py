@@ -43,7 +43,7 @@ class Renewal:
     provider: Provider
 
     async def renew(self, token: str, *, wait: bool) -> None:
-        """Has the session's row say what the provider says now. Where another request is asking, waits if told to."""
+        """Has the session's row say what the provider says now. With `wait`, also where another request is asking."""
         question = await run_in_threadpool(self._take, sessions.digest(token))
         if question is None:
             if wait:
