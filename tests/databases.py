@@ -5,15 +5,13 @@ a test changes other than rows makes the next one get a new copy.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import make_url
 
-from app.db import new_id
-from tests.servers import plain
+from tests.servers import fresh_database, plain
 
 #: All that a test could leave in a database but rows: columns, constraints, indexes, and what the planner has measured.
 SHAPE: Final[LiteralString] = """
@@ -26,51 +24,48 @@ SHAPE: Final[LiteralString] = """
         UNION ALL SELECT tgname FROM pg_trigger
         UNION ALL SELECT format('%s %s', tablename, attname) FROM pg_stats WHERE schemaname = 'public'
     ) AS lines"""
+#: Ends the connections of others to this database.
+OTHERS: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 #: Bytes by which a database may have grown, above which dead rows would slow the next tests.
 GROWTH: Final = 4 << 20
 
 
 class ReusedDatabase:
-    """Copies of a template on a server. `server` is a URL, `template` the name of a database with empty tables."""
+    """A copy of a template on a server. `server` is a URL, `template` the name of a database with empty tables."""
 
     def __init__(self, server: str, template: str) -> None:
         self._server = server
         self._template = template
-        self._name: str | None = None
-        self._new: tuple[Any, ...] = ()  # shape and size of a database that no test has had
+        self._copy = ExitStack()  # drops the copy
+        self._url: str | None = None
+        self._new: tuple[Any, ...] = ()  # shape and size of a copy that no test has had
 
     @contextmanager
     def given(self) -> Iterator[str]:
-        """The URL of a database with empty tables. Afterwards nobody is connected to it."""
-        name = self._name or self._copied()
-        self._name = None
+        """The URL of a database with empty tables, to one at a time. Afterwards nobody is connected to it."""
+        url = self._url or self._copied()
         try:
-            yield self._url(name)
+            yield url
         finally:
-            self._disconnect(name)
-            if self._emptied(name):
-                self._name = name
-            else:
-                self._drop(name)
+            if not self._emptied(url):
+                self.close()
 
     def close(self) -> None:
-        if self._name is not None:
-            self._drop(self._name)
+        self._copy.close()
+        self._url = None
 
     def _copied(self) -> str:
-        name = new_id("permafrost-test")
-        self._run("CREATE DATABASE {} TEMPLATE {}", name, self._template)
-        with psycopg.connect(plain(self._url(name)), autocommit=True) as connection:
+        url = self._url = self._copy.enter_context(fresh_database(self._server, template=self._template))
+        with psycopg.connect(plain(url), autocommit=True) as connection:
             self._new = _state(connection)
-        return name
+        return url
 
-    def _disconnect(self, name: str) -> None:
-        with psycopg.connect(plain(self._server), autocommit=True) as connection:
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-
-    def _emptied(self, name: str) -> bool:
-        """Whether the database is as a new one is."""
-        with psycopg.connect(plain(self._url(name)), autocommit=True) as connection:
+    def _emptied(self, url: str) -> bool:
+        """Disconnects everybody else and deletes the rows; whether the database is then as a new one is."""
+        with psycopg.connect(plain(url), autocommit=True) as connection:
+            connection.execute(OTHERS)
             shape, size = _state(connection)
             if shape != self._new[0] or size > self._new[1] + GROWTH:
                 return False
@@ -82,16 +77,6 @@ class ReusedDatabase:
             lines += [sql.SQL("ALTER SEQUENCE {} RESTART").format(sql.Identifier(each)) for (each,) in sequences]
             connection.execute(sql.SQL("; ").join(lines))
         return True
-
-    def _drop(self, name: str) -> None:
-        self._run("DROP DATABASE {} WITH (FORCE)", name)
-
-    def _run(self, statement: LiteralString, *names: str) -> None:
-        with psycopg.connect(plain(self._server), autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-
-    def _url(self, name: str) -> str:
-        return make_url(self._server).set(database=name).render_as_string(hide_password=False)
 
 
 def _state(connection: psycopg.Connection) -> tuple[Any, ...]:

@@ -42,7 +42,7 @@ def test_rows_and_sequences_begin_anew(reused: ReusedDatabase) -> None:
     assert used(reused, ADD.format(1), COUNT) == (filled, [(1, 1)])
 
 
-def test_whoever_is_connected_still_is_sent_away(reused: ReusedDatabase) -> None:
+def test_connections_that_were_left_are_ended(reused: ReusedDatabase) -> None:
     with reused.given() as url:
         left = psycopg.connect(plain(url))
         left.execute("LOCK TABLE log_entries")

@@ -195,3 +195,13 @@ def test_nothing_is_overwritten(live: TestClient, settings: Settings, elsewhere:
     with pytest.raises(BackupError, match="is not a backup"):
         copies.write(settings, tmp_path / "photos")
     assert (tmp_path / "photos" / "holiday.jpg").exists()
+
+
+def test_the_other_kind_of_database_is_refused(tmp_path: Path) -> None:
+    """A dump of SQLite cannot go into PostgreSQL."""
+    settings = Settings(data_dir=tmp_path / "data")
+    upgrade(settings.database)
+    copies.write(settings, tmp_path / "backup")
+    other = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/x"})
+    with pytest.raises(BackupError, match="of a sqlite database"):
+        copies.read_back(other, tmp_path / "backup")

@@ -1,37 +1,11 @@
-"""Dumps of both databases: no password on a command line, and no restore over another kind."""
+"""Dumps of both databases: no password on a command line."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from app.evidence.format.keys import load_or_create
-from app.ops.backup import copies
 from app.ops.backup.dump import BackupError
-from app.settings import Settings
-from migrations.upgrade import upgrade
-from tests.conftest import Deployment
-
-
-@pytest.fixture
-def settings(deployment: Deployment) -> Settings:
-    """A service whose database was made by the migrations, as `permafrost serve` makes it."""
-    from app.db import Base
-
-    Base.metadata.drop_all(deployment.db.engine)
-    upgrade(deployment.settings.database)
-    load_or_create(deployment.settings.signing_key_path)
-    return deployment.settings
-
-
-def test_the_other_kind_of_database_is_refused(tmp_path: Path) -> None:
-    """A dump of SQLite cannot go into PostgreSQL."""
-    settings = Settings(data_dir=tmp_path / "data")
-    upgrade(settings.database)
-    copies.write(settings, tmp_path / "backup")
-    other = settings.model_copy(update={"database_url": "postgresql://nobody@127.0.0.1:1/x"})
-    with pytest.raises(BackupError, match="of a sqlite database"):
-        copies.read_back(other, tmp_path / "backup")
 
 
 def test_no_password_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
