@@ -54,8 +54,10 @@ def _database_errors() -> tuple[type[DBAPIError], ...]:
 
 
 def _database_message(error: DBAPIError) -> str:
+    from sqlalchemy.exc import ProgrammingError
+
     reason = str(error.orig).strip().splitlines()[0]
-    if type(error).__name__ == "ProgrammingError" or "no such table" in reason:
+    if isinstance(error, ProgrammingError) or "no such table" in reason:
         return f"the database tables do not match this version ({reason}): run `permafrost migrate`"
     return f"cannot use the database (PERMAFROST_DATABASE_URL, or the data folder): {reason}"
 

@@ -162,9 +162,9 @@ def hole(dtypes: Mapping[str, str], *forms: str) -> str | None:
         read = " or ".join(dict.fromkeys(parts.dtype for parts in kinds))
         return f"{odd!r} is stored as {dtypes[odd]}, and only codes of weights are read so ({read})"
     for name in codes:
-        problem = _hole_in(name, dtypes, forms)
-        if problem is not None:
-            return problem
+        holes = _holes(name, dtypes, forms)
+        if None not in holes:
+            return holes[0]
         other = next((each for each in beside(name, dtypes) if each not in known), None)
         if other is not None:
             return f"{other!r} is stored beside {name!r}, and codes of {said} have no such part"
@@ -176,29 +176,20 @@ def hole(dtypes: Mapping[str, str], *forms: str) -> str | None:
     return None if codes else f"config.json says that weights are stored in {said}, and none is stored so"
 
 
-def _hole_in(codes: str, dtypes: Mapping[str, str], forms: Iterable[str]) -> str | None:
-    """What codes lack in each of these forms that they may have, by the first one; None where they have one."""
-    problems = []
-    for form in forms:
-        for parts in FORMS[form]:
-            if (parts.codes, parts.dtype) == (_leaf(codes), dtypes[codes]):
-                problem = _hole_of(codes, parts, dtypes, form)
-                if problem is None:
-                    return None
-                problems.append(problem)
-    return problems[0] if problems else None
-
-
 def fitting(codes: str, dtypes: Mapping[str, str], decodings: Iterable[Decoding]) -> tuple[Decoding, ...]:
     """Which of these ways of decoding a weight is stored for, by names and dtypes."""
-    return tuple(each for each in decodings if _is_stored_in(codes, dtypes, each.form))
+    return tuple(each for each in decodings if None in _holes(codes, dtypes, (each.form,)))
 
 
-def _is_stored_in(codes: str, dtypes: Mapping[str, str], form: str) -> bool:
-    return any(
-        (parts.codes, parts.dtype) == (_leaf(codes), dtypes[codes]) and _hole_of(codes, parts, dtypes, form) is None
+def _holes(codes: str, dtypes: Mapping[str, str], forms: Iterable[str]) -> list[str | None]:
+    """What these codes lack in each form that has such codes; None for a form that is complete."""
+    stored = (_leaf(codes), dtypes[codes])
+    return [
+        _hole_of(codes, parts, dtypes, form)
+        for form in forms
         for parts in FORMS[form]
-    )
+        if (parts.codes, parts.dtype) == stored
+    ]
 
 
 def _hole_of(codes: str, parts: Parts, dtypes: Mapping[str, str], form: str) -> str | None:

@@ -104,7 +104,7 @@ def encode(
         message = f"{type(plain).__name__} has no contrastive loss of its own; models such as CLIP and SigLIP have"
         raise ModelError(message, param="task", code="unsupported_model")
 
-    texts, truncated = text.encode_column(rows, "text", tokenizer, limit=limit, folder=folder)
+    texts, truncated = text.encode_fields(rows, ("text",), tokenizer, limit=limit, folder=folder)
     _refuse_ends(texts, plain, tokenizer)
     form = TextForm(
         width=limit if plain.config.model_type in LAST_POSITION else None,

@@ -1,11 +1,12 @@
 """Numbers and bytes that are written once and then read at any place: in memory while they are few, else in a file.
 
-The file lies in the folder of the attempt and has no name there, so that it ends with the process, however that ends.
+The file is in the folder of the attempt and has no name, so the kernel removes it when the process ends or is killed.
 """
 
 from __future__ import annotations
 
 import mmap
+import struct
 import tempfile
 from pathlib import Path
 from typing import IO, Any, Final
@@ -15,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 #: Bytes of one `Flat` that are in memory; a file is written in pieces of this size.
 HELD_BYTES: Final = 4 << 20
+_INT64: Final = struct.Struct("=q")
 
 
 class Flat:
@@ -38,6 +40,10 @@ class Flat:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 - `finished` closes it
             self._write(self._file)
+
+    def add_number(self, number: int) -> None:
+        """Writes one more element, of int64. OSError where the disk is full."""
+        self.add(_INT64.pack(number))
 
     def finished(self) -> NDArray[Any]:
         """All elements, to be read and not written. A mapped file's pages are clean: the kernel may drop them."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from worker.trainer.data.flat import Flat
 from worker.trainer.data.sampler import Positions
 
 Ids = NDArray[np.int32]
-_NUMBER: Final = struct.Struct("=q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +76,8 @@ class RowWriter:
     def add(self, row: NDArray[Any]) -> None:
         """OSError where the disk is full."""
         self._flat.add(row.astype(self._dtype, copy=False).tobytes())
-        self._starts.add(_NUMBER.pack(self._end))
-        self._lengths.add(_NUMBER.pack(len(row)))
+        self._starts.add_number(self._end)
+        self._lengths.add_number(len(row))
         self._end += len(row)
 
     def finished(self, *, fill: int) -> PaddedRows:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from worker.trainer.data.flat import Flat
 from worker.trainer.data.table import Row
 
-_NUMBER: Final = struct.Struct("=q")
 #: Before a row: the length of its JSON, and how many bytes objects come behind that.
 _HEAD: Final = struct.Struct("=QQ")
 
@@ -90,11 +89,11 @@ class ExampleWriter:
         body = text.encode("utf-8", "surrogatepass")
         encoded = b"".join([_HEAD.pack(len(body), len(files)), body, *files])
         self._content.add(encoded)
-        self._starts.add(_NUMBER.pack(self._end))
+        self._starts.add_number(self._end)
         self._end += len(encoded)
 
     def finished(self) -> StoredRows:
-        self._starts.add(_NUMBER.pack(self._end))
+        self._starts.add_number(self._end)
         return StoredRows(self._content.finished(), self._starts.finished(), files=self._files)
 
     def _reference(self, files: list[bytes], value: Any) -> Row:
@@ -131,5 +130,5 @@ def store(numbered: Iterable[tuple[int, Row]], folder: Path | None = None) -> tu
     rows, lines = ExampleWriter(folder), Flat(np.int64, folder)
     for line, row in numbered:
         rows.add(row)
-        lines.add(_NUMBER.pack(line))
+        lines.add_number(line)
     return rows.finished(), lines.finished()

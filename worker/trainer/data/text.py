@@ -157,21 +157,18 @@ def encode_pairs(
     rows: Sequence[Row], tokenizer: Any, *, limit: int, folder: Path | None = None
 ) -> Encoded[PairExamples]:
     """Encodes rows {"anchor", "positive"}, each text cut to `limit` tokens."""
+    sequences, truncated = encode_fields(rows, ("anchor", "positive"), tokenizer, limit=limit, folder=folder)
+    return Encoded(PairExamples(sequences), truncated)
+
+
+def encode_fields(
+    rows: Sequence[Row], names: Sequence[str], tokenizer: Any, *, limit: int, folder: Path | None
+) -> tuple[PaddedTokens, int]:
+    """The tokens of the first field of all rows, then those of the next, each cut to `limit`; and how many were cut."""
     sequences, truncated = TokenWriter(folder), 0
-    for name in ("anchor", "positive"):
+    for name in names:
         for part in _chunks(rows):
             truncated += tokenize(tokenizer, [row[name] for row in part], None, limit=limit, into=sequences)
-    return Encoded(PairExamples(sequences.finished(pad=pad_id(tokenizer))), truncated)
-
-
-def encode_column(
-    rows: Sequence[Row], name: str, tokenizer: Any, *, limit: int, folder: Path | None
-) -> tuple[PaddedTokens, int]:
-    """The tokens of one field of all rows, each cut to `limit` tokens, and how many were cut."""
-    sequences = TokenWriter(folder)
-    truncated = sum(
-        tokenize(tokenizer, [row[name] for row in part], None, limit=limit, into=sequences) for part in _chunks(rows)
-    )
     return sequences.finished(pad=pad_id(tokenizer)), truncated
 
 

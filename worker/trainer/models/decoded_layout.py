@@ -148,7 +148,7 @@ def _decoding_of(
     """
     stored = block_scaled.fitting(name, codes, decodings)
     parts = {each: tensors[each] for each in block_scaled.beside(name, codes)}
-    fitting = [each for each in stored if decoding.fits(tensors[name], parts, each)] if len(stored) > 1 else []
+    fitting = [each for each in stored if decoding.fits(name, tensors[name], parts, each)] if len(stored) > 1 else []
     if len({each.block for each in fitting}) > 1 and tensors[name].numel():
         grids = [decoding.blocks_of(tensors[name], each) for each in fitting]
         if len(set(grids)) > 1:

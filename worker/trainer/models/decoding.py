@@ -54,19 +54,13 @@ def blocks_of(codes: Tensor, form: Decoding) -> tuple[int, ...]:
     return tuple(min(size or codes.shape[at], codes.shape[at]) for at, size in enumerate(form.block))
 
 
-def fits(codes: Tensor, parts: Mapping[str, Tensor], form: Decoding) -> bool:
-    """Whether the scales of a weight have the shape that this way of decoding it takes, by sizes alone."""
-    by_leaf = {name.rpartition(".")[2]: tensor for name, tensor in parts.items()}
-    if codes.dim() != 2:
+def fits(name: str, codes: Tensor, parts: Mapping[str, Tensor], form: Decoding) -> bool:
+    """Whether codes and what is beside them have the shapes that this way of decoding takes."""
+    shapes = {each: tensor.to("meta") for each, tensor in parts.items()}
+    try:
+        decoded(name, codes.to("meta"), shapes, form, torch.float32)
+    except ModelError:
         return False
-    if form.form == GPTQ:
-        inputs, scales = by_leaf["g_idx"].numel(), by_leaf["scales"]
-        groups = 1 if form.group == -1 else -(-inputs // form.group)
-        return codes.shape[0] * (_WORD // form.bits) == inputs and scales.dim() == 2 and scales.shape[0] == groups
-    if form.block is not None:
-        scales = by_leaf["weight_scale_inv" if form.form == FP8 else "weight_scale"]
-        grid = [-(-codes.shape[at] // (size or codes.shape[at] or 1)) for at, size in enumerate(form.block)]
-        return [size for size in scales.shape if size != 1] == [size for size in grid if size != 1]
     return True
 
 

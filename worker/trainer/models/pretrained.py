@@ -121,14 +121,7 @@ def load(
     stored_dtypes.refuse_whole_numbers(model, codes)
     kept = stored_dtypes.restore(model, codes, read) if _keeps_dtypes(spec) else []
 
-    words = tokenizer(folder) if task != "image-classification" else None
-    if words is not None:
-        words.name_or_path = spec.path  # as users know it, for messages
-    pictures = processor(folder) if task == "image-classification" else None
-    if task == "image-text":
-        pictures = processors.load(folder, words, kind=str(config.model_type), options=SAFE)
-    if task == "contrastive-image-text":
-        pictures = processor(folder) or processors.refuse_missing(str(config.model_type))
+    words, pictures = _preprocessors(spec, folder, task=task, kind=str(config.model_type))
     grown, notes = _with_new_tokens(spec, model, words, seed=seed)
     return Pretrained(
         model=model,
@@ -146,6 +139,19 @@ def load(
         grown=grown,
         mixed=bool(kept),
     )
+
+
+def _preprocessors(spec: TransformersSpec, folder: Path, *, task: str, kind: str) -> tuple[Any, Any]:
+    """The tokenizer and the image processor that a task takes; None for one that it does not."""
+    if task == "image-classification":
+        return None, processor(folder)
+    words = tokenizer(folder)
+    words.name_or_path = spec.path  # as users know it, for messages
+    if task == "image-text":
+        return words, processors.load(folder, words, kind=kind, options=SAFE)
+    if task == "contrastive-image-text":
+        return words, processor(folder) or processors.refuse_missing(kind)
+    return words, None
 
 
 def load_skeleton(
